@@ -1,0 +1,196 @@
+"""Sweep files: TOML, checked by pydantic, built in or the user's own; and `--set`."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+
+from sweeps.errors import InputError, nearest
+from sweeps.settings import Setting
+from sweeps.spec import Axis, Spec
+from sweeps.training import Recipe
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"
+LISTS = frozenset(field.name for field in dataclasses.fields(Recipe) if isinstance(field.default, tuple))
+"""The settings whose one value is a list."""
+
+Value = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictInt]
+
+
+class _BoundAxis(BaseModel):
+    """`[axes.learning_rate]`: the values for each value of the setting `by`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, list[Value]]
+    by: StrictStr
+
+
+class _SweepFile(BaseModel):
+    """The shape of a sweep file, before its settings are checked against what they configure."""
+
+    model_config = ConfigDict(extra="forbid")
+    title: StrictStr = ""
+    tables: list[StrictStr] = Field(default_factory=list)
+    keep: Literal["all", "children", "none"] = "all"
+    fixed: dict[str, Value] = Field(default_factory=dict)
+    axes: dict[str, Annotated[list[Value] | _BoundAxis, Field(union_mode="left_to_right")]] = Field(
+        default_factory=dict
+    )
+
+
+def builtin_names() -> list[str]:
+    """The names of the sweeps that come with qsweep."""
+    folder = resources.files("sweeps").joinpath("builtin")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
+    """The built-in sweep or the sweep file called `name`, with the `--set` changes made.
+
+    Raises InputError: no such sweep (with the nearest names), TOML or settings that don't hold.
+    """
+    source, stem = _source(name)
+    text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+    spec = _parse(text, stem, place=name)
+    for change in changes:
+        spec = _change(spec, change)
+    for axis in spec.axes:
+        _check_axis(axis, spec)
+    return spec
+
+
+def source_text(name: str) -> str:
+    """The text of a built-in sweep or a sweep file."""
+    source, _ = _source(name)
+    return source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+
+
+def _source(name: str) -> tuple[Path | str, str]:
+    path = Path(name)
+    if name.endswith(".toml") or path.is_file():
+        if not path.is_file():
+            raise InputError("there is no such sweep file", place=name)
+        if not NAME.fullmatch(path.stem):
+            raise InputError(f"{path.stem!r} can't name a sweep", place=name, allowed=NAME_ALLOWED)
+        return path, path.stem
+    known = builtin_names()
+    if name not in known:
+        raise InputError(f"there is no sweep {name!r}", allowed=f"{nearest(name, known)} (or the path of a .toml file)")
+    return resources.files("sweeps").joinpath("builtin", f"{name}.toml").read_text(encoding="utf-8"), name
+
+
+def _parse(text: str, name: str, *, place: str) -> Spec:
+    try:
+        file = _SweepFile.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"this is not TOML: {error}", place=place) from None
+    except ValidationError as error:
+        raise _explain(error, place) from None
+    if twice := sorted(file.fixed.keys() & file.axes.keys()):
+        raise InputError(f"{twice[0]!r} stands under [fixed] and under [axes]", place=place)
+    return Spec(
+        name=name,
+        title=file.title or name,
+        fixed=tuple((key, _frozen(value)) for key, value in file.fixed.items()),
+        axes=tuple(_axis(key, values) for key, values in file.axes.items()),
+        tables=tuple(file.tables),
+        keep=file.keep,
+        place=place,
+    )
+
+
+def _explain(error: ValidationError, place: str) -> InputError:
+    first = error.errors(include_url=False)[0]
+    keys = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "_BoundAxis"))]
+    if first["type"] == "extra_forbidden":
+        return InputError(
+            f"unknown key {keys[-1]!r}", place=place, allowed=nearest(keys[-1], _SweepFile.model_fields)
+        )
+    at = ".".join(key for key in keys if key not in ("bool", "int", "float", "str"))
+    return InputError(f"{first['input']!r} is not allowed: {first['msg'].lower()}", place=f"{place}: {at}")
+
+
+def _axis(name: str, values: list[Any] | _BoundAxis) -> Axis:
+    if isinstance(values, _BoundAxis):
+        branches = tuple((key, _values(branch)) for key, branch in values.__pydantic_extra__.items())
+        return Axis(name=name, by=values.by, branches=branches)
+    return Axis(name=name, values=_values(values))
+
+
+def _check_axis(axis: Axis, spec: Spec) -> None:
+    place = f"{spec.place}: axes.{axis.name}"
+    groups = [("", axis.values)] if axis.by is None else [(f".{key}", values) for key, values in axis.branches]
+    for suffix, values in groups or [("", ())]:
+        if not values:
+            raise InputError("an axis needs at least one value", place=place + suffix)
+        for index, value in enumerate(values):
+            if any(value == other and type(value) is type(other) for other in values[:index]):
+                raise InputError(f"the value {_shown(value)} stands twice", place=place + suffix)
+    if axis.by is None:
+        return
+    others = {other.name: other for other in spec.axes if other.by is None}
+    if axis.by in others:
+        needed = [str(value) for value in others[axis.by].values]
+    elif axis.by in dict(spec.fixed):
+        needed = [str(dict(spec.fixed)[axis.by])]
+    else:
+        raise InputError(f"{axis.by!r} is neither fixed nor a plain axis", place=f"{place}.by")
+    missing = [value for value in needed if value not in dict(axis.branches)]
+    if missing:
+        raise InputError(
+            f"no values for {axis.by} = {missing[0]!r}",
+            place=place,
+            allowed="given: " + ", ".join(key for key, _ in axis.branches),
+        )
+
+
+def _change(spec: Spec, change: str) -> Spec:
+    """`spec` with one `--set key=value`: a value fixes the setting, a list of values makes it an axis."""
+    place = f"--set {change}"
+    key, equals, text = change.partition("=")
+    key = key.strip()
+    if not equals or not NAME.fullmatch(key) or not text.strip():
+        raise InputError("this is not key=value", place=place, allowed="for example: --set epochs=30 --set bits=[2,4]")
+    value = _toml_value(text.strip(), place)
+    is_axis = isinstance(value, list) and (key not in LISTS or any(isinstance(one, list) for one in value))
+    fixed = {name: old for name, old in spec.fixed if name != key}
+    axes = [axis for axis in spec.axes if axis.name != key]
+    if is_axis:
+        index = next((i for i, axis in enumerate(spec.axes) if axis.name == key), len(axes))
+        axes.insert(index, Axis(name=key, values=_values(value)))
+    else:
+        fixed[key] = _frozen(value)
+    return dataclasses.replace(spec, fixed=tuple(fixed.items()), axes=tuple(axes), place=f"{spec.place} {place}")
+
+
+def _toml_value(text: str, place: str) -> Any:
+    if NAME.fullmatch(text) and not re.match(r"[\d.]", text) and text not in ("true", "false", "inf", "nan"):
+        return text
+    try:
+        value = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        raise InputError(f"{text!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]") from None
+    if value.keys() != {"value"} or not isinstance(value["value"], bool | int | float | str | list):
+        raise InputError(f"{text!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]")
+    return value["value"]
+
+
+def _values(values: list[Any]) -> tuple[Setting, ...]:
+    return tuple(_frozen(value) for value in values)
+
+
+def _frozen(value: Any) -> Setting:
+    frozen: Setting = tuple(value) if isinstance(value, list) else value
+    return frozen
+
+
+def _shown(value: Setting) -> str:
+    return str(list(value)) if isinstance(value, tuple) else repr(value)

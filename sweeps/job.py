@@ -1,0 +1,78 @@
+"""The job: one unit of work, identified by the content of its resolved configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from sweeps.settings import Setting
+from sweeps.training import Training
+
+
+class Kind(StrEnum):
+    """What a job does. `train` makes a model; every other kind takes the model of its parent."""
+
+    TRAIN = "train"
+    MEASURE = "measure"
+    CORRUPT = "corrupt"
+    LANDSCAPE = "landscape"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job. Two jobs with the same configuration are the same job, in whatever sweep they stand.
+
+    How a job is executed (backend, device, cohort, paths, retention) is no part of it.
+    """
+
+    training: Training
+    kind: Kind = Kind.TRAIN
+    parent: str | None = None
+    """Identity of the job whose model this one takes."""
+
+    @cached_property
+    def identity(self) -> str:
+        """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
+        content = {"kind": self.kind.value, "parent": self.parent, **self.training.canonical()}
+        return _digest(content, 32)
+
+    @cached_property
+    def cohort_key(self) -> str:
+        """Equal for jobs that one engine may run side by side."""
+        return f"{self.kind}/{self.training.data.name}/{self.training.model.label}/{_digest(self.training.shared(), 8)}"
+
+    @property
+    def cost(self) -> float:
+        """Estimated arithmetic operations; only the order of jobs and the time left depend on it."""
+        return self.training.operations
+
+    def settings(self) -> dict[str, Setting]:
+        """Every setting by its flat name (`bits`, `learning_rate`, …), for tables, queries and `--where`."""
+        return self.training.settings()
+
+    def to_json(self) -> str:
+        """The whole configuration, from which `from_json` makes an equal job."""
+        return _dumps({"kind": self.kind.value, "parent": self.parent, "settings": self.settings()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        content: Mapping[str, Any] = json.loads(text)
+        return cls(
+            training=Training.from_settings(content["settings"]),
+            kind=Kind(content["kind"]),
+            parent=content["parent"],
+        )
+
+
+def _dumps(content: Mapping[str, Any]) -> str:
+    """Canonical JSON: sorted keys, no spaces; a float always shows as one (`1.0` is not `1`)."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest(content: Mapping[str, Any], digits: int) -> str:
+    return hashlib.sha256(_dumps(content).encode()).hexdigest()[:digits]

@@ -1,0 +1,56 @@
+"""The optimizers a sweep may name, with PyTorch's update rules. Their steps stand in `workers.optimizers`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from sweeps.settings import Rule, setting
+
+RATE = Rule(above=0, high=100)
+DECAY = Rule(low=0, high=1)
+FRACTION = Rule(low=0, high=1)
+EPSILON = Rule(above=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    """`torch.optim.SGD` with coupled L2 weight decay, no dampening, no Nesterov."""
+
+    name: ClassVar[str] = "sgd"
+    semantics: ClassVar[int] = 1
+
+    learning_rate: float = setting(RATE)
+    weight_decay: float = setting(DECAY)
+    momentum: float = setting(FRACTION, default=0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """`torch.optim.Adam` (coupled L2 weight decay, not AdamW)."""
+
+    name: ClassVar[str] = "adam"
+    semantics: ClassVar[int] = 1
+
+    learning_rate: float = setting(RATE)
+    weight_decay: float = setting(DECAY)
+    beta1: float = setting(FRACTION, default=0.9)
+    beta2: float = setting(FRACTION, default=0.999)
+    epsilon: float = setting(EPSILON, default=1e-8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RmsProp:
+    """`torch.optim.RMSprop`, uncentred, without momentum."""
+
+    name: ClassVar[str] = "rmsprop"
+    semantics: ClassVar[int] = 1
+
+    learning_rate: float = setting(RATE)
+    weight_decay: float = setting(DECAY)
+    alpha: float = setting(FRACTION, default=0.99)
+    epsilon: float = setting(EPSILON, default=1e-8)
+
+
+Optimizer: TypeAlias = Sgd | Adam | RmsProp
+OPTIMIZERS: dict[str, type[Optimizer]] = {family.name: family for family in (Sgd, Adam, RmsProp)}

@@ -1,0 +1,130 @@
+"""How one setting of a training is declared: a dataclass field with its allowed values.
+
+A component (model, optimizer, quantizer, the training itself) is a frozen keyword-only dataclass. Each of
+its fields is one setting of a sweep file, checked by the rule that stands in the field's metadata.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar, get_type_hints
+
+from sweeps.errors import InputError
+
+Scalar: TypeAlias = str | int | float | bool
+Setting: TypeAlias = Scalar | tuple[int, ...]
+Component = TypeVar("Component")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What a setting may be: one of `choices`, or a number between `low` and `high`."""
+
+    choices: tuple[Scalar, ...] | None = None
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+    def allowed(self) -> str:
+        """The rule in words, for an error message."""
+        if self.choices is not None:
+            return "allowed: " + ", ".join(str(choice) for choice in self.choices)
+        if self.above is not None:
+            return f"allowed: above {self.above:g}" + (f", up to {self.high:g}" if self.high is not None else "")
+        if self.high is not None:
+            return f"allowed: {self.low:g} to {self.high:g}"
+        return f"allowed: {self.low:g} or more" if self.low is not None else "allowed: any"
+
+    def admits(self, value: Scalar) -> bool:
+        if self.choices is not None:
+            return value in self.choices
+        if not isinstance(value, int | float):
+            return True
+        number = float(value)
+        if not math.isfinite(number):
+            return False
+        if self.above is not None and number <= self.above:
+            return False
+        return (self.low is None or number >= self.low) and (self.high is None or number <= self.high)
+
+
+def setting(rule: Rule | None = None, *, added_later: bool = False, **options: Any) -> Any:
+    """A dataclass field that a sweep file may set, checked by `rule`.
+
+    A field that came after the first release is `added_later`: its default is the old behaviour, and at that
+    default it is left out of a job's identity.
+    """
+    return dataclasses.field(metadata={"rule": rule or Rule(), "added_later": added_later}, **options)
+
+
+def build(component: type[Component], given: Mapping[str, Any], *, place: str | None = None) -> Component:
+    """One `component` from the settings of that name in `given`; the others are left alone.
+
+    Raises InputError, with the place, the value and what is allowed, for a wrong type, a value out of
+    range or a missing setting.
+    """
+    hints = _hints(component)
+    values: dict[str, Setting] = {}
+    for field in dataclasses.fields(component):  # type: ignore[arg-type]
+        if "rule" not in field.metadata:
+            continue
+        where = f"{place}: {field.name}" if place else field.name
+        if field.name in given:
+            values[field.name] = _checked(given[field.name], hints[field.name], field.metadata["rule"], where)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{field.name} is missing", place=place, allowed=field.metadata["rule"].allowed())
+    return component(**values)
+
+
+def settings_of(component: Any) -> dict[str, Setting]:
+    """The settings of a component, by name, in the order of declaration."""
+    return {
+        field.name: getattr(component, field.name)
+        for field in dataclasses.fields(component)
+        if "rule" in field.metadata
+    }
+
+
+def canonical(component: Any) -> dict[str, Setting]:
+    """The settings that make up a component's identity: without later additions at their old behaviour."""
+    kept = settings_of(component)
+    for field in dataclasses.fields(component):
+        if field.metadata.get("added_later") and kept[field.name] == field.default:
+            del kept[field.name]
+    semantics = getattr(type(component), "semantics", 1)
+    return kept if semantics == 1 else {**kept, "semantics": semantics}
+
+
+def names_of(component: type[Any]) -> tuple[str, ...]:
+    """The names of the settings that a component class declares."""
+    return tuple(field.name for field in dataclasses.fields(component) if "rule" in field.metadata)
+
+
+_hints = functools.cache(get_type_hints)
+
+
+def _checked(value: Any, hint: Any, rule: Rule, where: str) -> Setting:
+    if hint == tuple[int, ...]:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{value!r} is not a list of whole numbers", place=where)
+        return tuple(int(_checked(one, int, rule, where)) for one in value)  # type: ignore[arg-type]
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise InputError(f"{value!r} is not true or false", place=where)
+    elif hint is int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"{value!r} is not a whole number", place=where, allowed=rule.allowed())
+    elif hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{value!r} is not a number", place=where, allowed=rule.allowed())
+        value = float(value)
+    elif not isinstance(value, str):
+        raise InputError(f"{value!r} is not a text", place=where, allowed=rule.allowed())
+    if not rule.admits(value):
+        raise InputError(f"{value!r} is not allowed", place=where, allowed=rule.allowed())
+    checked: Setting = value
+    return checked

@@ -1,0 +1,141 @@
+"""The resolved configuration of one training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from sweeps.datasets import DATASETS, DataSet
+from sweeps.errors import InputError, nearest
+from sweeps.models import MODELS, Model
+from sweeps.optimizers import OPTIMIZERS, Optimizer
+from sweeps.quantizers import BITS, FULL_PRECISION, QUANTIZERS, Quantizer
+from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
+
+SEED = Rule(low=0, high=2**31 - 1)
+EPOCH = Rule(low=1, high=100_000)
+Family = TypeVar("Family")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained, whatever the model and the optimizer.
+
+    The learning rate is multiplied by `lr_factor` after each of the `milestones` (in epochs). The model kept
+    is that of the epoch with the lowest training loss: with `select_by = "running"` the mean over the
+    epoch's steps, with `"evaluated"` a full eval-mode pass after each epoch. `seed` draws the
+    initialization, `data_seed` the order and the augmentation of the data. `precision` is that of the
+    arithmetic.
+    """
+
+    semantics: ClassVar[int] = 1
+
+    epochs: int = setting(EPOCH)
+    batch_size: int = setting(Rule(low=2, high=65_536))
+    milestones: tuple[int, ...] = setting(EPOCH, default=())
+    lr_factor: float = setting(Rule(above=0, high=1), default=0.1)
+    augment: str = setting(Rule(choices=("none", "crop-flip")), default="none")
+    select_by: str = setting(Rule(choices=("running", "evaluated")), default="running")
+    seed: int = setting(SEED, default=0)
+    data_seed: int = setting(SEED, default=0)
+    precision: str = setting(Rule(choices=("fp32",)), default="fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training: data, model, quantizer (None is full precision), optimizer and recipe."""
+
+    data: DataSet
+    model: Model
+    quantizer: Quantizer | None
+    optimizer: Optimizer
+    recipe: Recipe
+
+    @classmethod
+    def from_settings(cls, given: Mapping[str, Any], *, place: str | None = None) -> Training:
+        """The training that flat settings (`data`, `model`, `width`, `bits`, …) describe.
+
+        Settings that this training does not use are ignored; `Training.uses` names the used ones. Raises
+        InputError for a missing, unknown or impossible value.
+        """
+        return cls(
+            data=_family(DATASETS, given, "data", place),
+            model=build(_family(MODELS, given, "model", place), given, place=place),
+            quantizer=_quantizer(given, place),
+            optimizer=build(_family(OPTIMIZERS, given, "optimizer", place), given, place=place),
+            recipe=build(Recipe, given, place=place),
+        )
+
+    @staticmethod
+    def uses(given: Mapping[str, Any]) -> frozenset[str]:
+        """The names of the settings that `from_settings` reads, given these families."""
+        names = {"data", "model", "optimizer", "quantizer", "bits", *names_of(Recipe)}
+        for key, families in (("model", MODELS), ("optimizer", OPTIMIZERS), ("quantizer", QUANTIZERS)):
+            family = families.get(given.get(key, "lsq"))  # type: ignore[attr-defined]
+            names.update(names_of(family) if family else ())
+        return frozenset(names)
+
+    @property
+    def bits(self) -> int:
+        """Bit width of the inner layers' weights; 32 is full precision."""
+        return FULL_PRECISION if self.quantizer is None else self.quantizer.bits
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch; the last batch may be smaller."""
+        return -(-self.data.train_images // self.recipe.batch_size)
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of the whole training, a backward counted as two forward passes."""
+        forward = sum(layer.operations for layer in self.model.layers(self.data))
+        return 3.0 * forward * self.data.train_images * self.recipe.epochs
+
+    def settings(self) -> dict[str, Setting]:
+        """Every setting by its flat name, in the order in which a person would list them."""
+        flat: dict[str, Setting] = {"data": self.data.name, "model": self.model.name}
+        flat |= settings_of(self.model)
+        flat |= {"optimizer": self.optimizer.name, **settings_of(self.optimizer), "bits": self.bits}
+        if self.quantizer is not None:
+            flat |= {"quantizer": self.quantizer.name, **settings_of(self.quantizer)}
+        return flat | settings_of(self.recipe)
+
+    def canonical(self) -> dict[str, Any]:
+        """The content that a job's identity is the hash of."""
+        quantizer = self.quantizer
+        return {
+            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "model": {"name": self.model.name, **canonical(self.model)},
+            "optimizer": {"name": self.optimizer.name, **canonical(self.optimizer)},
+            "quantizer": None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)},
+            "recipe": canonical(self.recipe),
+        }
+
+    def shared(self) -> dict[str, Any]:
+        """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
+        content = self.canonical()
+        recipe = {name: value for name, value in content["recipe"].items() if name != "seed"}
+        return {"data": content["data"], "model": content["model"], "recipe": recipe}
+
+
+def _family(families: Mapping[str, Family], given: Mapping[str, Any], key: str, place: str | None) -> Family:
+    where = f"{place}: {key}" if place else key
+    if key not in given:
+        raise InputError(f"{key} is missing", place=place, allowed="allowed: " + ", ".join(families))
+    name = given[key]
+    if not isinstance(name, str) or name not in families:
+        raise InputError(f"{name!r} is not known", place=where, allowed=nearest(str(name), families))
+    return families[name]
+
+
+def _quantizer(given: Mapping[str, Any], place: str | None) -> Quantizer | None:
+    where = f"{place}: bits" if place else "bits"
+    if "bits" not in given:
+        raise InputError("bits is missing", place=place, allowed=BITS.allowed())
+    bits = given["bits"]
+    if isinstance(bits, bool) or not isinstance(bits, int) or not BITS.admits(bits):
+        raise InputError(f"{bits!r} is not allowed", place=where, allowed=BITS.allowed())
+    quantizer = build(_family(QUANTIZERS, {"quantizer": "lsq", **given}, "quantizer", place),
+                      {**given, "bits": 8 if bits == FULL_PRECISION else bits}, place=place)
+    return None if bits == FULL_PRECISION else quantizer
