@@ -40,6 +40,7 @@ class _SweepFile(BaseModel):
     title: StrictStr = ""
     tables: list[StrictStr] = Field(default_factory=list)
     keep: Literal["all", "children", "none"] = "all"
+    compare_with: StrictStr | None = None
     fixed: dict[str, Value] = Field(default_factory=dict)
     axes: dict[str, Annotated[list[Value] | _BoundAxis, Field(union_mode="left_to_right")]] = Field(
         default_factory=dict
@@ -103,6 +104,7 @@ def _parse(text: str, name: str, *, place: str) -> Spec:
         axes=tuple(_axis(key, values) for key, values in file.axes.items()),
         tables=tuple(file.tables),
         keep=file.keep,
+        compare_with=file.compare_with,
         place=place,
     )
 

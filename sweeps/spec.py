@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from sweeps.errors import InputError, nearest
 from sweeps.job import Job
 from sweeps.settings import Scalar, Setting
 from sweeps.training import Training
+from sweeps.where import parse_where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A resolved sweep. Its jobs are the product of the axes: the later an axis, the faster it runs, and an
-    axis that depends on another runs fastest."""
+    """A resolved sweep. Its jobs are the product of the axes: the later an axis, the faster it runs; one that
+    depends on another runs next to that one."""
 
     name: str
     title: str
@@ -50,31 +50,46 @@ class Spec:
     axes: tuple[Axis, ...]
     tables: tuple[str, ...] = ()
     keep: str = "all"
+    """Which trained models stay: all, those with children, or none."""
+    compare_with: str | None = None
+    """The paper's data set to show beside this sweep's, where the paper has not this one."""
     place: str = ""
     """Where it was read, for messages."""
 
     def jobs(self) -> list[Job]:
-        """Every job of the sweep, in order, each once."""
+        """Every job of the sweep, in order, each once. Raises InputError."""
+        given = {*dict(self.fixed), *(axis.name for axis in self.axes)}
+        if unknown := sorted(given - Training.known()):
+            allowed = nearest(unknown[0], Training.known())
+            raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
         jobs: dict[str, Job] = {}
-        used: set[str] = set()
-        given: set[str] = set()
         for point in self._points():
-            used |= Training.uses(point)
-            given |= point.keys()
             job = Job(training=Training.from_settings(point, place=self.place))
             jobs.setdefault(job.identity, job)
-        if unknown := sorted(given - used):
-            raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=nearest(unknown[0], used))
+        if idle := [axis.name for axis in self.axes if axis.name in self.unused()]:
+            raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
         return list(jobs.values())
 
+    def unused(self) -> list[str]:
+        """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
+        used: set[str] = set().union(*(Training.uses(point) for point in self._points()))
+        return [name for name in (*dict(self.fixed), *(axis.name for axis in self.axes)) if name not in used]
+
     def _points(self) -> Iterator[dict[str, Any]]:
-        """The grid's points. An axis that depends on another is resolved once that one is fixed."""
+        """The grid's points. An axis that depends on another comes right after that one."""
         free = [axis for axis in self.axes if axis.by is None]
-        bound = [axis for axis in self.axes if axis.by is not None]
-        for values in itertools.product(*(axis.values for axis in free)):
-            outer = dict(self.fixed) | {axis.name: value for axis, value in zip(free, values, strict=True)}
-            for inner in itertools.product(*(axis.at(outer, self.place) for axis in bound)):
-                yield outer | {axis.name: value for axis, value in zip(bound, inner, strict=True)}
+        placed = {axis.name for axis in free}
+        order = [axis for axis in self.axes if axis.by is not None and axis.by not in placed]
+        for axis in free:
+            order += [axis, *(other for other in self.axes if other.by == axis.name)]
+        return self._spread(dict(self.fixed), order)
+
+    def _spread(self, point: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
+        if not axes:
+            yield point
+            return
+        for value in axes[0].at(point, self.place):
+            yield from self._spread({**point, axes[0].name: value}, axes[1:])
 
     def to_json(self) -> str:
         """Canonical JSON of the resolved specification, from which `from_json` makes an equal one."""
@@ -88,6 +103,7 @@ class Spec:
             "axes": [_axis_content(axis) for axis in self.axes],
             "tables": self.tables,
             "keep": self.keep,
+            "compare_with": self.compare_with,
         }
 
     @classmethod
@@ -100,6 +116,7 @@ class Spec:
             axes=tuple(_axis_from(one) for one in content["axes"]),
             tables=tuple(content["tables"]),
             keep=content["keep"],
+            compare_with=content["compare_with"],
             place=place,
         )
 
@@ -124,3 +141,15 @@ def _axis_from(content: Mapping[str, Any]) -> Axis:
 
 def _frozen(value: Scalar | Sequence[int]) -> Setting:
     return tuple(value) if isinstance(value, list) else value  # type: ignore[return-value]
+
+
+def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> list[Job]:
+    """The jobs that `--where` admits, the first `limit` of them. Raises InputError if there is none."""
+    chosen = list(jobs)
+    if where is not None:
+        examples = {name: value for job in jobs for name, value in job.settings().items()}
+        condition = parse_where(where, examples)
+        chosen = [job for job in jobs if condition(job.settings())]
+        if not chosen:
+            raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {where!r}")
+    return chosen if limit is None else chosen[:limit]

@@ -76,6 +76,12 @@ class Training:
             names.update(names_of(family) if family else ())
         return frozenset(names)
 
+    @staticmethod
+    def known() -> frozenset[str]:
+        """The names of every setting of every family."""
+        families = [*MODELS.values(), *OPTIMIZERS.values(), *QUANTIZERS.values(), Recipe]
+        return frozenset(("data", "model", "optimizer", "quantizer")).union(*(names_of(one) for one in families))
+
     @property
     def bits(self) -> int:
         """Bit width of the inner layers' weights; 32 is full precision."""

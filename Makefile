@@ -1,0 +1,35 @@
+# Everything below sets up what it needs by itself: the virtual environment .venv with qsweep and its tools.
+PYTHON ?= python3
+BIN := .venv/bin
+export QSWEEP_HOME ?= .qsweep
+
+.PHONY: help setup demo test quick lint clean
+
+help: ## Say what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## Make the virtual environment
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/ready ## Train all 972 models of the digits grid and print the paper's Table 1
+	$(BIN)/qsweep launch digits-grid
+
+test: .venv/ready lint ## Run every test
+	$(BIN)/pytest --numprocesses 2
+
+quick: .venv/ready ## Run the tests that take no longer than a few seconds
+	$(BIN)/pytest --numprocesses 2 -m 'not slow and not fault'
+
+lint: .venv/ready ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+clean: ## Remove the virtual environment and caches; sweeps stay
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,42 @@
+"""What a backend has to do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from db.home import Home
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """The agents to start: how many, where their registry and data are, and how long their lease lasts."""
+
+    home: Home
+    workers: int
+    gpus: int
+    lease: float
+    sweep: int | None = None
+    """Identifier of the sweep to work for; None is any."""
+
+
+class Backend(ABC):
+    """Starts agents and watches them. Agents find their work in the registry by themselves."""
+
+    name: str
+
+    @abstractmethod
+    def start(self, fleet: Fleet) -> None:
+        """Start the agents that are missing of `fleet.workers`."""
+
+    @abstractmethod
+    def alive(self) -> int:
+        """How many of the started agents still run."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Ask every agent to write a checkpoint, hand its jobs back and exit. Returns at once."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End every agent at once."""

@@ -1,0 +1,71 @@
+"""Agents as processes of this machine: one per GPU, or one single-threaded one per core."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from db.home import Home
+from orchestrator.backends.base import Backend, Fleet
+
+
+def worker_command(home: Home, *, lease: float, sweep: int | None) -> list[str]:
+    """The command line of one agent. The registry's URL goes through the environment: it may hold a password."""
+    command = [sys.executable, "-m", "orchestrator.supervisor", "--home", str(home.root), "--data", str(home.data)]
+    command += ["--lease", str(lease)]
+    return command if sweep is None else [*command, "--sweep", str(sweep)]
+
+
+def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> dict[str, str]:
+    """The environment of one agent: its registry, its share of the machine, and no module from the current folder."""
+    environment = dict(os.environ) | {"QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"}
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[variable] = str(threads)
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    return environment
+
+
+class LocalBackend(Backend):
+    """Each agent runs in a session of its own, so that Ctrl-C reaches the launcher alone."""
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, fleet: Fleet) -> None:
+        log = fleet.home.logs / "agents"
+        log.mkdir(parents=True, exist_ok=True)
+        for place in range(fleet.workers):
+            running = self._processes.get(place)
+            if running is None or running.poll() is not None:
+                self._processes[place] = self._launch(fleet, place, log)
+
+    def _launch(self, fleet: Fleet, place: int, log: Path) -> subprocess.Popen[bytes]:
+        gpu = place % fleet.gpus if fleet.gpus else None
+        with (log / "supervisors.log").open("ab") as output:
+            return subprocess.Popen(
+                worker_command(fleet.home, lease=fleet.lease, sweep=fleet.sweep),
+                env=worker_environment(fleet.home, threads=1, gpu=gpu),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def alive(self) -> int:
+        return sum(process.poll() is None for process in self._processes.values())
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,73 @@
+"""The examination of a machine and a home by `qsweep doctor`."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from db.home import Home
+from db.registry import Registry
+from orchestrator.launcher import probe
+from sweeps.code import code_version
+from sweeps.datasets import DATASETS
+from sweeps.errors import QsweepError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One finding. What is not `needed` may be absent."""
+
+    part: str
+    ok: bool
+    text: str
+    needed: bool = True
+
+
+def examine(home: Home) -> list[Finding]:
+    """Every finding, in the order of a launch. Changes nothing."""
+    findings = [Finding(part="qsweep", ok=True, text=code_version())]
+    findings.append(_machine(home))
+    findings.append(_home(home))
+    findings.append(_registry(home))
+    findings += [_data(home, name) for name in DATASETS]
+    return findings
+
+
+def _machine(home: Home) -> Finding:
+    try:
+        machine = probe(home, [], download=False)
+    except QsweepError as error:
+        return Finding(part="machine", ok=False, text=str(error))
+    text = f"{machine.gpus} GPUs, {machine.cores} cores: {machine.agents} agents; torch {machine.torch}"
+    return Finding(part="machine", ok=True, text=text)
+
+
+def _home(home: Home) -> Finding:
+    try:
+        home.check()
+    except QsweepError as error:
+        return Finding(part="home", ok=False, text=str(error))
+    folder = next(one for one in (home.root, *home.root.parents) if one.exists())
+    free = shutil.disk_usage(folder).free
+    return Finding(part="home", ok=True, text=f"{home.root}, {free / 1e9:.0f} GB free")
+
+
+def _registry(home: Home) -> Finding:
+    try:
+        registry = Registry.open_if_present(home.registry)
+        if registry is None:
+            return Finding(part="registry", ok=True, text="none yet; the first launch makes it")
+        count = len(registry.sweeps())
+        registry.close()
+    except QsweepError as error:
+        return Finding(part="registry", ok=False, text=str(error))
+    return Finding(part="registry", ok=True, text=f"{count} sweeps")
+
+
+def _data(home: Home, name: str) -> Finding:
+    needed = DATASETS[name].folder is None
+    try:
+        probe(home, [name], download=False)
+    except QsweepError as error:
+        return Finding(part=name, ok=False, text=str(error), needed=needed)
+    return Finding(part=name, ok=True, text="read, and its fingerprint is right", needed=needed)

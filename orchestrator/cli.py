@@ -1,0 +1,67 @@
+"""The command line: `qsweep`. Commands import what they need when they run, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.commands import act, answer, ask, care, look, run
+from sweeps.code import release
+from sweeps.errors import QsweepError
+
+app = typer.Typer(
+    name="qsweep",
+    help="Paper-sized sweeps of quantized trainings: run every one, lose nothing, answer with the paper's tables.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ask.add_to(app)
+run.add_to(app)
+look.add_to(app)
+act.add_to(app)
+answer.add_to(app)
+care.add_to(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qsweep {release()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    home: Annotated[Path | None, typer.Option("--home", metavar="DIR", help="Folder of the sweeps (QSWEEP_HOME).")] = None,
+    registry: Annotated[str | None, typer.Option("--registry", metavar="URL", help="Database of the registry (QSWEEP_REGISTRY).")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of the data sets (QSWEEP_DATA).")] = None,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """The global options may also stand behind the command."""
+    for variable, value in (("QSWEEP_HOME", home), ("QSWEEP_REGISTRY", registry), ("QSWEEP_DATA", data)):
+        if value is not None:
+            os.environ[variable] = str(value)
+
+
+def main() -> None:
+    """Run the command line; errors of qsweep's own become one message and their exit code."""
+    try:
+        app()
+    except QsweepError as error:
+        sys.stderr.write(f"qsweep: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("qsweep: interrupted\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `qsweep`, by what they are for."""

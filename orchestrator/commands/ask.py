@@ -1,0 +1,99 @@
+"""What is asked: `sweeps` and `plan`."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Annotated
+
+import typer
+
+from orchestrator.options import (
+    DEFAULT_HOME,
+    DataOption,
+    HomeOption,
+    JsonOption,
+    LimitOption,
+    RegistryOption,
+    SetOption,
+    SourceArgument,
+    WhereOption,
+    WorkersOption,
+    complete_sweep,
+    home_of,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("sweeps", epilog="Example: qsweep sweeps digits-grid")(sweeps)
+    app.command("plan", epilog="Example: qsweep plan cifar10-grid --where 'bits == 2' --workers 4")(plan)
+
+
+def sweeps(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE]", autocompletion=complete_sweep)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the built-in sweeps, or show one of them as the file that it is."""
+    from sweeps.files import builtin_names, read_sweep, source_text
+
+    if name is not None:
+        spec = read_sweep(name)
+        typer.echo(spec.to_json() if as_json else source_text(name).rstrip())
+        return
+    rows = [(one, len(spec.jobs()), spec.title) for one in builtin_names() for spec in [read_sweep(one)]]
+    if as_json:
+        typer.echo(json.dumps([{"name": one, "jobs": jobs, "title": title} for one, jobs, title in rows]))
+        return
+    for one, jobs, title in rows:
+        typer.echo(f"{one:<16}{jobs:>6} jobs  {title}")
+
+
+def plan(
+    source: SourceArgument,
+    changes: SetOption = None,
+    where: WhereOption = None,
+    limit: LimitOption = None,
+    workers: WorkersOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
+    from orchestrator.planner import make_plan
+    from orchestrator.progress import duration
+    from orchestrator.selection import read_selection
+    from reports.speeds import measured_speeds
+
+    selection = read_selection(source, changes=changes or (), where=where, limit=limit)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    made = make_plan(
+        selection.chosen,
+        workers=workers or cores,
+        device="cpu",
+        keep=selection.spec.keep,
+        speeds=measured_speeds(home_of(home, registry, data)),
+    )
+    if as_json:
+        from dataclasses import asdict
+
+        typer.echo(json.dumps({"sweep": selection.title, "jobs": made.jobs, **asdict(made)}))
+        return
+    typer.echo(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs")
+    for warning in selection.warnings():
+        typer.echo(f"note: {warning}")
+    typer.echo(f"{'cohorts of':<42}{'jobs':>6}{'slots':>7}{'cohorts':>9}{'memory':>10}  form")
+    for cohort in made.cohorts:
+        typer.echo(
+            f"{cohort.key:<42}{cohort.jobs:>6}{cohort.slots:>7}{cohort.cohorts:>9}{cohort.memory / 1e9:>7.1f} GB  {cohort.form}"
+        )
+    typer.echo(f"disk    about {_size(made.disk)} for results and kept models")
+    typer.echo(f"time    about {duration(made.seconds)} on {made.workers} agents ({made.basis})")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

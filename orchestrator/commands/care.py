@@ -1,0 +1,61 @@
+"""What is cared for: `doctor` and `db`."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, RegistryOption, home_of
+
+database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("doctor", epilog="Example: qsweep doctor --data ~/data")(doctor)
+    app.add_typer(database, name="db")
+
+
+def doctor(
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine, the home, the registry and the data sets; exit 1 if a sweep could not run."""
+    from orchestrator.checkup import examine
+
+    findings = examine(home_of(home, registry, data))
+    if as_json:
+        typer.echo(json.dumps([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings]))
+    else:
+        for one in findings:
+            typer.echo(f"{'ok  ' if one.ok else 'FAIL' if one.needed else '-   '}  {one.part:<10} {one.text}")
+    if any(one.needed and not one.ok for one in findings):
+        raise typer.Exit(1)
+
+
+@database.command("upgrade", epilog="Example: qsweep db upgrade")
+def upgrade(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None) -> None:
+    """Bring the registry to this program's schema."""
+    from db.registry import Registry
+
+    place = home_of(home, registry)
+    typer.echo(Registry.upgrade(place.registry))
+
+
+@database.command("check", epilog="Example: qsweep db check")
+def check(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
+    """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
+    from db.audit import audit
+
+    place = home_of(home, registry)
+    problems = audit(place)
+    if as_json:
+        typer.echo(json.dumps(problems))
+    else:
+        for problem in problems:
+            typer.echo(problem)
+        typer.echo("the registry is sound" if not problems else f"{len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)

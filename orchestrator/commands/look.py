@@ -1,0 +1,177 @@
+"""What is looked at: `status`, `jobs`, `show` and `logs`. Looking changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from db.states import State
+from orchestrator.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    LimitOption,
+    RegistryOption,
+    SweepArgument,
+    WhereOption,
+    home_of,
+)
+
+if TYPE_CHECKING:
+    from db.home import Home
+    from db.registry import Registry
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
+StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("status", epilog="Example: qsweep status digits-grid")(status)
+    app.command("jobs", epilog="Example: qsweep jobs digits-grid --state failed --where 'bits == 2'")(jobs)
+    app.command("show", epilog="Example: qsweep show 3fa4c1")(show)
+    app.command("logs", epilog="Example: qsweep logs 3fa4c1")(logs)
+
+
+@contextmanager
+def opened(home: Home) -> Iterator[Registry]:
+    """The registry of a home. Raises InputError if there is none."""
+    from db.registry import Registry
+
+    registry = Registry.open(home.registry)
+    try:
+        yield registry
+    finally:
+        registry.close()
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One sweep; all without.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how far the sweeps are, and which agents are at work."""
+    with opened(home_of(home, registry)) as found:
+        sweeps = [found.find_sweep(name)] if name else found.sweeps()
+        rows: list[dict[str, Any]] = []
+        for sweep in sweeps:
+            counts = found.counts(sweep.id)
+            rows.append(
+                {
+                    "sweep": sweep.title,
+                    "state": str(sweep.state) + (f" ({sweep.reason})" if sweep.reason else ""),
+                    "owner": sweep.owner,
+                    "size": sweep.size,
+                    **{state.value: getattr(counts, state.value) for state in State},
+                }
+            )
+        agents = [{"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()]
+    if as_json:
+        typer.echo(json.dumps({"sweeps": rows, "agents": agents}))
+        return
+    if not rows:
+        typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
+        return
+    width = max(len("sweep"), *(len(row["sweep"]) for row in rows))
+    typer.echo(f"{'sweep':<{width}}" + "".join(f"{state.value:>10}" for state in State) + f"{'of':>8}  state")
+    for row in rows:
+        typer.echo(
+            f"{row['sweep']:<{width}}" + "".join(f"{row[state.value]:>10}" for state in State) + f"{row['size']:>8}  {row['state']}"
+        )
+    for agent in agents:
+        typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
+
+
+def _at_work(note: str) -> str:
+    if not note:
+        return "starting"
+    work = json.loads(note)
+    return f"{work['jobs']} jobs of {work['cohort']}, step {work['step']} of {work['steps']}"
+
+
+def jobs(
+    name: SweepArgument,
+    state: StateOption = None,
+    where: WhereOption = None,
+    limit: LimitOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the jobs of a sweep with their states and settings."""
+    from sweeps.spec import select
+
+    with opened(home_of(home, registry)) as found:
+        sweep = found.find_sweep(name)
+        rows = {row.identity: row for row in found.jobs(sweep.id)}
+    members = [row.job for row in rows.values()]
+    chosen = [job for job in select(members, where=where) if state in (None, rows[job.identity].state)] if members else []
+    chosen = chosen if limit is None else chosen[:limit]
+    if as_json:
+        listed = [{"job": job.identity, "state": rows[job.identity].state.value, "attempt": rows[job.identity].attempt, **job.settings()} for job in chosen]
+        typer.echo(json.dumps(listed))
+        return
+    varying = _varying([job.settings() for job in members])
+    for job in chosen:
+        settings = job.settings()
+        shown = " ".join(f"{key}={settings[key]}" for key in varying if key in settings)
+        typer.echo(f"{job.identity[:12]}  {rows[job.identity].state.value:<10} {shown}")
+    typer.echo(f"{len(chosen)} of {len(rows)} jobs of {sweep.title}", err=True)
+
+
+def _varying(settings: list[dict[str, Any]]) -> list[str]:
+    """The settings in which the jobs differ."""
+    names = list(dict.fromkeys(name for one in settings for name in one))
+    return [name for name in names if len({str(one.get(name)) for one in settings if name in one}) > 1]
+
+
+def show(
+    job: JobArgument,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the whole life of a job: settings, attempts, events."""
+    with opened(home_of(home, registry)) as found:
+        row = found.job(job)
+        attempts, events = found.attempts(row.id), found.events(row.id)
+    if as_json:
+        content = {"job": asdict(row), "attempts": [asdict(one) for one in attempts], "events": [asdict(one) for one in events]}
+        typer.echo(json.dumps(content, default=str))
+        return
+    typer.echo(f"job       {row.identity}\nstate     {row.state.value}, attempt {row.attempt}")
+    for key, value in json.loads(row.content)["settings"].items():
+        typer.echo(f"  {key:<20}{value}")
+    for one in attempts:
+        typer.echo(f"attempt {one.attempt} on {one.host} (agent {one.agent_id}): {one.failure_class or one.outcome or 'running'}, log {one.log}")
+        if one.error:
+            typer.echo("  " + one.error.strip().replace("\n", "\n  "))
+    for event in events:
+        at = datetime.fromtimestamp(event.at).isoformat(" ", "seconds")
+        typer.echo(f"{at}  {event.source.value} → {event.target.value}  {event.detail}".rstrip())
+
+
+def logs(
+    job: JobArgument,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 100,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+) -> None:
+    """Print the log of the agent that ran a job last."""
+    from sweeps.errors import InputError
+
+    place = home_of(home, registry)
+    with opened(place) as found:
+        attempts = found.attempts(found.job(job).id)
+    if not attempts:
+        raise InputError(f"job {job} was not started yet")
+    path = place.root / attempts[-1].log
+    if not path.is_file():
+        raise InputError(f"the log of attempt {attempts[-1].attempt} is not here", place=str(path))
+    typer.echo("\n".join(path.read_text().splitlines()[-lines:]))

@@ -1,0 +1,159 @@
+"""What is run: `launch`, `resume` and `worker`."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.options import (
+    DEFAULT_HOME,
+    DataOption,
+    HomeOption,
+    LimitOption,
+    RegistryOption,
+    SetOption,
+    SourceArgument,
+    SweepArgument,
+    WhereOption,
+    WorkersOption,
+    home_of,
+)
+
+if TYPE_CHECKING:
+    from db.home import Home
+    from db.rows import Sweep
+    from orchestrator.backends.base import Backend
+
+
+class BackendName(StrEnum):
+    """Where agents run."""
+
+    LOCAL = "local"
+
+
+BackendOption = Annotated[BackendName, typer.Option("--backend", help="Where agents run.")]
+LeaseOption = Annotated[
+    float,
+    typer.Option("--lease", envvar="QSWEEP_LEASE", min=1, help="Seconds after its last heartbeat that a silent agent loses its jobs."),
+]
+DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the agents go on.")]
+LEASE = 30.0
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("launch", epilog="Example: qsweep launch cifar10-grid --data ~/data --where 'bits == 2' --set epochs=30")(launch)
+    app.command("resume", epilog="Example: qsweep resume digits-grid")(resume)
+    app.command("worker", epilog="Example: qsweep worker --home /scratch/sweeps")(worker)
+
+
+def launch(
+    source: SourceArgument,
+    changes: SetOption = None,
+    where: WhereOption = None,
+    limit: LimitOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name the variant, instead of by its hash.")] = None,
+    backend: BackendOption = BackendName.LOCAL,
+    workers: WorkersOption = None,
+    detach: DetachOption = False,
+    lease: LeaseOption = LEASE,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    data: DataOption = None,
+) -> None:
+    """Register what is missing of a sweep, run it, show progress, end with its tables. Again: resume."""
+    from rich.console import Console
+
+    from orchestrator.launcher import launch as launch_selection
+    from orchestrator.selection import read_selection
+
+    selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
+    place = home_of(home, registry, data)
+    console = Console(stderr=True)
+    for warning in selection.warnings():
+        console.print(f"note: {warning}", highlight=False)
+    sweep = launch_selection(
+        place, selection, _backend(backend), console, workers=workers, lease=lease, detach=detach
+    )
+    if not detach:
+        _finish(place, sweep)
+
+
+def resume(
+    sweep: SweepArgument,
+    backend: BackendOption = BackendName.LOCAL,
+    workers: WorkersOption = None,
+    detach: DetachOption = False,
+    lease: LeaseOption = LEASE,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    data: DataOption = None,
+) -> None:
+    """Go on with a launched sweep, from the registry alone."""
+    from rich.console import Console
+
+    from db.registry import Registry
+    from db.states import State
+    from orchestrator.launcher import probe, see_through
+
+    place = home_of(home, registry, data)
+    opened = Registry.open(place.registry)
+    console = Console(stderr=True)
+    try:
+        found = opened.find_sweep(sweep)
+        waiting = [row.job for row in opened.jobs(found.id) if row.state in (State.QUEUED, State.RUNNING)]
+        console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False)
+        if waiting:
+            machine = probe(place, sorted({job.training.data.name for job in waiting}))
+            see_through(
+                place, opened, found, _backend(backend), console, machine=machine, workers=workers, lease=lease, detach=detach
+            )
+    finally:
+        opened.close()
+    if not detach:
+        _finish(place, found)
+
+
+def worker(
+    sweep: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.")] = None,
+    lease: LeaseOption = LEASE,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    data: DataOption = None,
+) -> None:
+    """Run one agent here until nothing is left to claim."""
+    from db.registry import Registry
+    from orchestrator.supervisor import supervise
+
+    place = home_of(home, registry, data)
+    opened = Registry.open(place.registry)
+    try:
+        identifier = opened.find_sweep(sweep).id if sweep else None
+    finally:
+        opened.close()
+    sys.exit(supervise(place, lease=lease, sweep=identifier))
+
+
+def _backend(name: BackendName) -> Backend:
+    from orchestrator.backends.local import LocalBackend
+
+    return {BackendName.LOCAL: LocalBackend}[name]()
+
+
+def _finish(home: Home, sweep: Sweep) -> None:
+    """Print the sweep's tables; exit with 1 if some of its jobs failed."""
+    from db.registry import Registry
+    from reports.answers import render_tables
+    from reports.render import Format, Layout
+
+    registry = Registry.open(home.registry)
+    try:
+        typer.echo(render_tables(home, registry, sweep, Format.MARKDOWN, Layout(against_paper=True)), nl=False)
+        failed = registry.counts(sweep.id).failed
+    finally:
+        registry.close()
+    if failed:
+        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.name} --state failed", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,253 @@
+"""Launching a sweep: check, register, start agents, watch until everything is done."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+import psutil
+from rich.console import Console
+
+from db.connection import boot_id
+from db.home import Home
+from db.registry import Registry
+from db.results import ResultStore
+from db.rows import Sweep
+from db.states import State, SweepState
+from orchestrator.backends.base import Backend, Fleet
+from orchestrator.progress import Display, Progress
+from orchestrator.selection import Selection
+from sweeps.code import code_version
+from sweeps.errors import InputError, QsweepError
+
+POLL = 0.5
+STRIKES = 3
+"""Starts of agents without any progress after which the launcher gives up."""
+
+
+class Interrupted(QsweepError):
+    """The user stopped the launch; the sweep can be resumed."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What this machine has to train with."""
+
+    cores: int
+    gpus: int
+    torch: str
+
+    @property
+    def agents(self) -> int:
+        """One agent per GPU, else one per core."""
+        return self.gpus or self.cores
+
+
+def probe(home: Home, datasets: Sequence[str], *, download: bool = True) -> Machine:
+    """Ask a child process with torch what this machine has, and read the data sets. Raises InputError."""
+    command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), *datasets]
+    command += ["--download"] if download else []
+    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False)
+    if answer.returncode:
+        raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
+    found = json.loads(answer.stdout.splitlines()[-1])
+    if "problem" in found:
+        raise InputError(found["problem"])
+    return Machine(cores=found["cores"], gpus=len(found["gpus"]), torch=found["torch"])
+
+
+def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, Sweep, str]:
+    """Write the sweep and its jobs into the registry, made if there is none; what was added, in words."""
+    home.prepare()
+    registry = Registry.open(home.registry, create=True)
+    sweep = registry.add_sweep(
+        name=selection.spec.name,
+        label=selection.label,
+        spec=selection.spec.to_json(),
+        size=len(selection.jobs),
+        owner=getpass.getuser(),
+        code=code,
+    )
+    added = registry.register(sweep.id, selection.chosen)
+    words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"
+    return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
+
+
+def everything_done(home: Home, selection: Selection) -> bool:
+    """Whether every chosen job is registered and finished already. Changes nothing."""
+    registry = Registry.open_if_present(home.registry)
+    if registry is None:
+        return False
+    try:
+        sweep = next((one for one in registry.sweeps() if (one.name, one.label) == (selection.spec.name, selection.label)), None)
+        if sweep is None:
+            return False
+        done = {job.identity for job in registry.jobs(sweep.id, state=State.DONE)}
+    finally:
+        registry.close()
+    return all(job.identity in done for job in selection.chosen)
+
+
+class Watch:
+    """Keeps agents at work on one sweep until nothing is open."""
+
+    def __init__(self, home: Home, registry: Registry, sweep: Sweep, backend: Backend, fleet: Fleet, console: Console) -> None:
+        self.home = home
+        self.registry = registry
+        self.sweep = sweep
+        self.backend = backend
+        self.fleet = fleet
+        self.console = console
+        self.results = ResultStore(home.results)
+        self.progress = Progress(jobs={row.identity: row.job for row in registry.jobs(sweep.id)})
+        self._seen: set[tuple[str, int]] = set()
+        self._strikes = 0
+        self._mark: tuple[int, ...] = ()
+        self._interrupts = 0
+
+    def run(self) -> None:
+        """Watch to the end. Raises Interrupted after Ctrl-C."""
+        previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with Display(self.console, self.sweep.title) as display:
+                self._update()
+                self.progress.mark_start()
+                while self._open() and not self._interrupts:
+                    self._keep_agents()
+                    display.show(self.progress)
+                    time.sleep(POLL)
+                    self._update()
+                display.show(self.progress, last=True)
+            if self._interrupts:
+                self._hand_back()
+            self._farewell()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _update(self) -> None:
+        counts = self.registry.counts(self.sweep.id)
+        self.progress.running, self.progress.queued, self.progress.failed = counts.running, counts.queued, counts.failed
+        self.progress.add_notes([agent.note for agent in self.registry.agents()])
+        fresh = [row for row in self.registry.committed(self.sweep.id) if (row.job, row.attempt) not in self._seen]
+        if fresh:
+            self._seen.update((row.job, row.attempt) for row in fresh)
+            columns = ["job", "bits", "diverged", "train_loss", "test_loss", "generalization_gap", "test_accuracy"]
+            self.progress.add_results(self.results.read("runs", fresh, columns=columns).to_pylist())
+
+    def _open(self) -> bool:
+        sweep = self.registry.find_sweep(self.sweep.title)
+        if sweep.state is not SweepState.ACTIVE:
+            why = f"{sweep.state}: {sweep.reason}" if sweep.reason else sweep.state
+            raise QsweepError(f"{sweep.title} is {why}; go on with: qsweep resume {sweep.title}")
+        return self.progress.running + self.progress.queued > 0
+
+    def _keep_agents(self) -> None:
+        """Take back what dead processes held, and start the agents that are missing while there is work."""
+        bury_dead(self.registry)
+        if self.backend.alive() or not self.progress.queued:
+            return
+        mark = (len(self.progress.done), self.progress.failed)
+        self._strikes = self._strikes + 1 if mark == self._mark else 1
+        self._mark = mark
+        if self._strikes > STRIKES:
+            raise QsweepError(f"agents end without doing anything; their log: {self.home.logs / 'agents'}")
+        self.backend.start(self.fleet)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupts += 1
+        if self._interrupts == 1:
+            self.backend.stop()
+        else:
+            self.backend.kill()
+
+    def _hand_back(self) -> None:
+        self.console.print("Stopping: each agent writes a checkpoint and hands its jobs back. Ctrl-C again stops at once.")
+        while self.backend.alive():
+            time.sleep(0.1)
+        bury_dead(self.registry)
+        counts = self.registry.counts(self.sweep.id)
+        raise Interrupted(
+            f"interrupted with {counts.done} of {self.progress.total} jobs done; "
+            f"go on with: qsweep resume {self.sweep.title}"
+        )
+
+    def _farewell(self) -> None:
+        """Agents leave by themselves when nothing is left; wait for them, but not for ever."""
+        deadline = time.monotonic() + 10
+        while self.backend.alive() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.backend.stop()
+
+
+def bury_dead(registry: Registry) -> None:
+    """Take back at once what dead agents of this machine held."""
+    registry.bury_dead_processes(host=socket.gethostname(), boot_id=boot_id(), is_alive=is_alive)
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Whether the process that had this number and start time still runs."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < 0.5 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def launch(
+    home: Home,
+    selection: Selection,
+    backend: Backend,
+    console: Console,
+    *,
+    workers: int | None,
+    lease: float,
+    detach: bool,
+) -> Sweep:
+    """Register the selection and see it through; the sweep. Raises InputError before anything is written."""
+    home.check()
+    finished = everything_done(home, selection)
+    machine = None if finished else probe(home, sorted({job.training.data.name for job in selection.chosen}))
+    registry, sweep, words = register(home, selection, code=code_version())
+    console.print(f"{selection.title}: {words}", highlight=False)
+    try:
+        if machine is None:
+            console.print("Nothing to do: every job is done.")
+            return sweep
+        see_through(home, registry, sweep, backend, console, machine=machine, workers=workers, lease=lease, detach=detach)
+        return sweep
+    finally:
+        registry.close()
+
+
+def see_through(
+    home: Home,
+    registry: Registry,
+    sweep: Sweep,
+    backend: Backend,
+    console: Console,
+    *,
+    machine: Machine,
+    workers: int | None,
+    lease: float,
+    detach: bool,
+) -> None:
+    """Start agents for a registered sweep; unless detached, watch it to its end."""
+    registry.reactivate(sweep.id)
+    fleet = Fleet(home=home, workers=workers or machine.agents, gpus=machine.gpus, lease=lease, sweep=sweep.id)
+    if detach:
+        backend.start(fleet)
+        console.print(f"{fleet.workers} agents started; look with: qsweep status {sweep.name}")
+        return
+    Watch(home, registry, sweep, backend, fleet, console).run()

@@ -1,0 +1,60 @@
+"""The options that many commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from db.home import Home
+from sweeps.files import builtin_names
+
+HOME = ".qsweep"
+
+
+def complete_sweep(incomplete: str) -> list[str]:
+    """Shell completion of a sweep's name."""
+    return [name for name in builtin_names() if name.startswith(incomplete)]
+
+
+HomeOption = Annotated[
+    Path,
+    typer.Option("--home", envvar="QSWEEP_HOME", help="Folder of the registry, results, models and logs.", show_default=HOME),
+]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option("--registry", envvar="QSWEEP_REGISTRY", help="Database URL of the registry.", show_default="SQLite in the home"),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", envvar="QSWEEP_DATA", help="Folder of the data sets.", show_default="data/ in the home"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SweepArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT.", autocompletion=complete_sweep),
+]
+SourceArgument = Annotated[
+    str,
+    typer.Argument(metavar="NAME|FILE", help="A built-in sweep or the path of a sweep file.", autocompletion=complete_sweep),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: a value fixes it, a [list] makes it an axis. Makes a variant."),
+]
+WhereOption = Annotated[
+    str | None, typer.Option("--where", metavar="EXPR", help="Only these jobs, e.g. \"bits == 2 and depth > 2\".")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N jobs.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, metavar="N", help="Number of agents.", show_default="one per GPU, else one per core"),
+]
+
+DEFAULT_HOME = Path(HOME)
+
+
+def home_of(home: Path, registry: str | None = None, data: Path | None = None) -> Home:
+    """The home that the global options name."""
+    return Home.at(home, registry=registry, data=data)

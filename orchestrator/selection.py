@@ -1,0 +1,61 @@
+"""From what the user typed to the jobs that are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeps.errors import InputError
+from sweeps.files import NAME, NAME_ALLOWED, read_sweep
+from sweeps.job import Job
+from sweeps.spec import Spec, select, variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A variant of a sweep, all its jobs, and those of them that are asked for now."""
+
+    spec: Spec
+    label: str
+    """The variant's name: `--name`, or the hash of its jobs."""
+    jobs: tuple[Job, ...]
+    chosen: tuple[Job, ...]
+
+    @property
+    def title(self) -> str:
+        return f"{self.spec.name}@{self.label}"
+
+    def warnings(self) -> list[str]:
+        """What is allowed but probably not meant."""
+        late = {
+            (milestone, job.training.recipe.epochs)
+            for job in self.chosen
+            for milestone in job.training.recipe.milestones
+            if milestone >= job.training.recipe.epochs
+        }
+        idle = [f"{name} is given, but no job uses it" for name in self.spec.unused()]
+        return idle + [
+            f"milestone {milestone} is never reached in {epochs} epochs: the learning rate does not fall there"
+            for milestone, epochs in sorted(late)
+        ]
+
+
+def read_selection(
+    source: str,
+    *,
+    changes: Sequence[str] = (),
+    where: str | None = None,
+    limit: int | None = None,
+    name: str | None = None,
+) -> Selection:
+    """Read, expand and select. Raises InputError; touches nothing."""
+    if name is not None and not NAME.fullmatch(name):
+        raise InputError(f"{name!r} can't name a variant", place="--name", allowed=NAME_ALLOWED)
+    spec = read_sweep(source, changes)
+    jobs = spec.jobs()
+    return Selection(
+        spec=spec,
+        label=name or variant(jobs),
+        jobs=tuple(jobs),
+        chosen=tuple(select(jobs, where=where, limit=limit)),
+    )

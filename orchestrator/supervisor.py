@@ -1,0 +1,78 @@
+"""The supervisor of one agent: starts it, passes signals on, and reports its death to the registry.
+
+It holds no lease and imports no torch. When its agent dies without a farewell, the agent's jobs are handed
+back at once, as crashed; when both die, the lease runs out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from db.home import Home
+from db.registry import Registry
+from db.states import FailureClass
+from sweeps.errors import QsweepError
+
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+HANDED_BACK = 0
+"""Exit code of an agent that left nothing behind."""
+
+
+def supervise(home: Home, *, lease: float, sweep: int | None) -> int:
+    """Run one agent to its end; its exit code, or 1 if it was killed."""
+    command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
+    command += ["--lease", str(lease), *([] if sweep is None else ["--sweep", str(sweep)])]
+    child = subprocess.Popen(
+        command,
+        env={**os.environ, "QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+    assert child.stdout is not None
+    agent = child.stdout.readline().strip()
+    child.stdout.read()
+    code = child.wait()
+    if code != HANDED_BACK and agent.isdecimal():
+        _report_death(home, int(agent), code)
+    return code if code >= 0 else 1
+
+
+def _report_death(home: Home, agent: int, code: int) -> None:
+    how = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    registry = Registry.open(home.registry)
+    try:
+        registry.bury(agent, FailureClass.CRASH, f"the agent's process was {how}" if code < 0 else f"the agent's process {how}")
+    finally:
+        registry.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--lease", type=float, required=True)
+    parser.add_argument("--sweep", type=int)
+    given = parser.parse_args(arguments)
+    home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
+    try:
+        return supervise(home, lease=given.lease, sweep=given.sweep)
+    except QsweepError as error:
+        sys.stderr.write(f"qsweep worker: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

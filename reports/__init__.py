@@ -1,0 +1,1 @@
+"""What is answered: tables from the committed results."""

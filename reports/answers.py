@@ -1,0 +1,63 @@
+"""From a registered sweep to its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from db.home import Home
+from db.registry import Registry
+from db.results import ResultStore
+from db.rows import Sweep
+from reports.declaration import Declaration, find_table
+from reports.render import Format, Layout, render
+from reports.table import make_table
+from sweeps.errors import InputError
+from sweeps.spec import Spec
+
+
+def spec_of(sweep: Sweep) -> Spec:
+    """The resolved specification of a registered sweep."""
+    return Spec.from_json(sweep.spec, place=sweep.title)
+
+
+def chosen_tables(spec: Spec, number: int | None) -> list[Declaration]:
+    """The sweep's declared tables, or the one with that number. Raises InputError."""
+    tables = [find_table(name) for name in spec.tables]
+    if number is None:
+        return tables
+    chosen = [table for table in tables if table.number == number]
+    if not chosen:
+        raise InputError(
+            f"{spec.name} has no table {number}",
+            place="--table",
+            allowed="allowed: " + (", ".join(str(table.number) for table in tables) or "none"),
+        )
+    return chosen
+
+
+def render_tables(
+    home: Home, registry: Registry, sweep: Sweep, form: Format, layout: Layout, *, number: int | None = None
+) -> str:
+    """The sweep's tables as one text, from its committed results."""
+    spec = spec_of(sweep)
+    jobs = [job.settings() for job in spec.jobs()]
+    committed = registry.committed(sweep.id)
+    store = ResultStore(home.results)
+    texts = []
+    for declaration in chosen_tables(spec, number):
+        columns = ["job", "diverged", *_needed(jobs, declaration)]
+        table = make_table(
+            declaration,
+            heading=sweep.title,
+            jobs=jobs,
+            results=store.read(declaration.kind, committed, columns=columns).to_pylist(),
+            compare_with=spec.compare_with,
+        )
+        texts.append(render(table, form, layout))
+    return "\n".join(texts)
+
+
+def _needed(jobs: Sequence[object], declaration: Declaration) -> list[str]:
+    """The columns of the results that a table needs: settings to group by, and values."""
+    return ["data", "model", "bits", *dict.fromkeys(column.value for column in declaration.columns)]

@@ -1,0 +1,145 @@
+"""Tables as text: Markdown, LaTeX (booktabs), CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reports.declaration import Column
+from reports.table import Cell, Row, Table
+
+
+class Format(StrEnum):
+    """What a table can be written as."""
+
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a table shows beside the means."""
+
+    against_paper: bool = False
+    spread: bool = False
+
+
+MISSING = "–"
+
+
+def render(table: Table, form: Format, layout: Layout) -> str:
+    """The table as text that ends with a newline, equal for equal results on any machine."""
+    return RENDERERS[form](table, layout)
+
+
+def notes(table: Table, layout: Layout) -> list[str]:
+    """What a reader has to know: missing models, diverged ones, and what the paper's values are of."""
+    lines = []
+    for row in table.rows:
+        if row.done < row.expected:
+            lines.append(f"Partial: {' '.join(row.keys)} has {row.done} of {row.expected} models.")
+    for row in table.rows:
+        if row.diverged:
+            names = ", ".join(identity[:12] for identity in row.diverged)
+            lines.append(f"Diverged and left out of the means: {' '.join(row.keys)}: {len(row.diverged)} ({names}).")
+    if layout.against_paper and table.compared_with:
+        lines.append(f"The paper's values are those of {table.compared_with}: compare the trend, not the values.")
+    return lines
+
+
+def _markdown(table: Table, layout: Layout) -> str:
+    header = [*(name.capitalize() for name in table.declaration.rows), *(["Source"] if layout.against_paper else [])]
+    header += [column.label for column in table.declaration.columns] + ["Models"]
+    body = [line for row in table.rows for line in _lines(row, table.declaration.columns, layout)]
+    widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
+    texts = len(header) - len(table.declaration.columns) - 1
+    rule = [("-" * width) if index < texts else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    lines = [f"**Table {table.declaration.number}: {table.declaration.title}** — {table.heading}", ""]
+    for cells in (header, rule, *body):
+        padded = [
+            cell.ljust(width) if index < texts else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        lines.append("| " + " | ".join(padded) + " |")
+    if remarks := notes(table, layout):
+        lines += ["", *(f"- {remark}" for remark in remarks)]
+    return "\n".join(lines) + "\n"
+
+
+def _latex(table: Table, layout: Layout) -> str:
+    columns = table.declaration.columns
+    texts = len(table.declaration.rows) + layout.against_paper
+    header = [*(name.capitalize() for name in table.declaration.rows), *(["Source"] if layout.against_paper else [])]
+    header += [column.label for column in columns] + ["Models"]
+    lines = [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \caption{{{_escape(f'{table.declaration.title} ({table.heading})')}}}",
+        rf"  \begin{{tabular}}{{{'l' * texts}{'r' * (len(columns) + 1)}}}",
+        r"    \toprule",
+        "    " + " & ".join(_escape(name) for name in header) + r" \\",
+        r"    \midrule",
+    ]
+    for row in table.rows:
+        for line in _lines(row, columns, layout):
+            lines.append("    " + " & ".join(_escape(cell) for cell in line) + r" \\")
+    lines += [r"    \bottomrule", r"  \end{tabular}"]
+    lines += [rf"  \par\footnotesize {_escape(remark)}" for remark in notes(table, layout)]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _csv(table: Table, layout: Layout) -> str:
+    """Full precision, one line a row; means in the paper's units."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [column.name for column in table.declaration.columns]
+    extra: list[tuple[str, Callable[[Cell], float | None]]] = [("", lambda cell: cell.mean)]
+    if layout.spread:
+        extra.append(("_standard_error", lambda cell: cell.error))
+    if layout.against_paper:
+        extra += [("_paper", lambda cell: cell.paper), ("_difference", lambda cell: cell.difference)]
+    writer.writerow(
+        [*table.declaration.rows, *(name + suffix for suffix, _ in extra for name in names), "models", "expected", "diverged"]
+    )
+    for row in table.rows:
+        values = [value(cell) for _, value in extra for cell in row.cells]
+        writer.writerow([*row.keys, *("" if value is None else repr(value) for value in values), row.done, row.expected, len(row.diverged)])
+    return text.getvalue()
+
+
+RENDERERS: dict[Format, Callable[[Table, Layout], str]] = {
+    Format.MARKDOWN: _markdown,
+    Format.LATEX: _latex,
+    Format.CSV: _csv,
+}
+
+
+def _lines(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
+    """The printed lines of one row: ours alone, or ours, the paper's and the difference."""
+    pairs = list(zip(row.cells, columns, strict=True))
+    models = f"{row.done - len(row.diverged)}/{row.expected}"
+    ours = [_shown(cell.mean, column, error=cell.error if layout.spread else None) for cell, column in pairs]
+    if not layout.against_paper:
+        return [[*row.keys, *ours, models]]
+    blank = [""] * len(row.keys)
+    return [
+        [*row.keys, "ours", *ours, models],
+        [*blank, "paper", *(_shown(cell.paper, column) for cell, column in pairs), ""],
+        [*blank, "difference", *(_shown(cell.difference, column, signed=True) for cell, column in pairs), ""],
+    ]
+
+
+def _shown(value: float | None, column: Column, *, error: float | None = None, signed: bool = False) -> str:
+    if value is None:
+        return MISSING
+    text = f"{value:{'+' if signed else ''}.{column.decimals}f}"
+    return text if error is None else f"{text} ± {error:.{column.decimals}f}"
+
+
+def _escape(text: str) -> str:
+    escaped = "".join({"\\": r"\textbackslash{}"}.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text)
+    return escaped.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$")

@@ -1,0 +1,69 @@
+"""The built-in grids hold exactly the paper's configurations."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from sweeps.files import builtin_names, read_sweep
+from sweeps.job import Job
+from sweeps.spec import Spec, variant
+
+RATES = {"sgd": {0.1, 0.05, 0.01}, "adam": {0.001, 0.0005, 0.0001}, "rmsprop": {0.001, 0.0005, 0.0001}}
+
+
+@pytest.mark.parametrize(("name", "depths"), [("cifar10-grid", {2, 3, 4}), ("cifar100-grid", {3, 4, 5})])
+def test_a_cifar_grid_is_every_combination_of_the_papers_values_once(name: str, depths: set[int]) -> None:
+    found = [
+        (s["optimizer"], s["learning_rate"], s["weight_decay"], s["width"], s["depth"], s["bits"])
+        for s in (job.settings() for job in read_sweep(name).jobs())
+    ]
+    wanted = {
+        (optimizer, rate, decay, width, depth, bits)
+        for optimizer, rates in RATES.items()
+        for rate, decay, width, depth, bits in itertools.product(
+            rates, (0.0, 1e-4, 2e-4), (8, 10, 12), depths, (32, 8, 4, 2)
+        )
+    }
+    assert len(found) == 972
+    assert set(found) == wanted
+
+
+@pytest.mark.parametrize("name", ["cifar10-grid", "cifar100-grid"])
+def test_every_cifar_training_follows_the_papers_recipe(name: str) -> None:
+    for job in read_sweep(name).jobs():
+        settings = job.settings()
+        assert (settings["epochs"], settings["batch_size"], settings["milestones"]) == (300, 128, (100, 200))
+        assert (settings["lr_factor"], settings["augment"], settings["channels_per_width"]) == (0.1, "crop-flip", 25)
+        assert settings.get("momentum") == (0.9 if settings["optimizer"] == "sgd" else None)
+        assert settings.get("outer_bits") == (None if settings["bits"] == 32 else 8)
+
+
+def test_the_digits_grid_has_the_same_shape() -> None:
+    settings = [job.settings() for job in read_sweep("digits-grid").jobs()]
+    assert len(settings) == 972
+    for name, count in {"optimizer": 3, "weight_decay": 3, "width": 3, "depth": 3, "bits": 4}.items():
+        assert len({one[name] for one in settings}) == count
+    for optimizer in RATES:
+        assert len({one["learning_rate"] for one in settings if one["optimizer"] == optimizer}) == 3
+
+
+def test_every_builtin_sweep_survives_the_registry() -> None:
+    for name in builtin_names():
+        spec = read_sweep(name)
+        again = Spec.from_json(spec.to_json(), place="registry")
+        assert again.jobs() == spec.jobs()
+        assert all(Job.from_json(job.to_json()) == job for job in spec.jobs())
+
+
+def test_expanding_972_jobs_takes_less_than_a_second() -> None:
+    started = time.perf_counter()
+    variant(read_sweep("cifar10-grid").jobs())
+    assert time.perf_counter() - started < 1
+
+
+def test_the_nin_of_the_paper_has_its_number_of_weights() -> None:
+    job = next(job for job in read_sweep("cifar10-grid").jobs() if (job.settings()["depth"], job.settings()["width"]) == (4, 10))
+    assert sum(layer.weights for layer in job.training.model.layers(job.training.data)) == 2_196_750

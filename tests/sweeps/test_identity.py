@@ -1,0 +1,142 @@
+"""A job's identity is its content, for ever."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, ClassVar
+
+import pytest
+
+from sweeps.files import read_sweep
+from sweeps.job import Job
+from sweeps.optimizers import Sgd
+from sweeps.settings import Rule, canonical, setting
+from sweeps.training import Training
+
+BASE: dict[str, Any] = {
+    "data": "cifar10",
+    "model": "nin",
+    "width": 10,
+    "depth": 4,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "weight_decay": 1e-4,
+    "bits": 2,
+    "epochs": 300,
+    "batch_size": 128,
+    "milestones": [100, 200],
+    "augment": "crop-flip",
+}
+
+GOLDEN = {
+    "cifar10-grid": ("e8e9bc3fe2460400efd8615c708fd7f0", "84777ebe11f9f1f474df21b79ca376ac", "164314449e684d10"),
+    "cifar100-grid": ("8f28fc697e58dc5f6c7275dbdad58691", "8dd251b3f94de935b2818f4422d3d555", "25e4aaae8719e860"),
+}
+"""The first job's identity, the last one's, and the hash of all of them in order."""
+
+
+def job(**changes: Any) -> Job:
+    return Job(training=Training.from_settings({**BASE, **changes}))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_identities_of_builtin_jobs_never_change(name: str) -> None:
+    identities = [one.identity for one in read_sweep(name).jobs()]
+    digest = hashlib.sha256("".join(identities).encode()).hexdigest()[:16]
+    assert (identities[0], identities[-1], digest) == GOLDEN[name]
+
+
+def test_an_identity_is_the_hash_of_canonical_typed_json() -> None:
+    content = {
+        "kind": "train",
+        "parent": None,
+        "data": {"name": "cifar10", "fingerprint": "9048fcbac9c08a64d57a7c5a5a66750a"},
+        "model": {"name": "nin", "width": 10, "depth": 4, "channels_per_width": 25},
+        "optimizer": {"name": "sgd", "learning_rate": 0.1, "weight_decay": 0.0001, "momentum": 0.9},
+        "quantizer": {"name": "lsq", "bits": 2, "outer_bits": 8, "decay_step": False},
+        "recipe": {
+            "epochs": 300,
+            "batch_size": 128,
+            "milestones": [100, 200],
+            "lr_factor": 0.1,
+            "augment": "crop-flip",
+            "select_by": "running",
+            "seed": 0,
+            "data_seed": 0,
+            "precision": "fp32",
+        },
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert job().identity == hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bits": 4},
+        {"bits": 32},
+        {"learning_rate": 0.05},
+        {"seed": 1},
+        {"data_seed": 1},
+        {"width": 8},
+        {"optimizer": "adam"},
+        {"momentum": 0.0},
+        {"outer_bits": 4},
+        {"epochs": 299},
+        {"select_by": "evaluated"},
+        {"data": "cifar100"},
+    ],
+)
+def test_every_setting_that_changes_the_result_changes_the_identity(changes: dict[str, Any]) -> None:
+    assert job(**changes).identity != job().identity
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"weight_decay": 0}, {"weight_decay": 0.0}),
+        ({"optimizer": "adam", "momentum": 0.9}, {"optimizer": "adam", "momentum": 0.5}),
+        ({"bits": 32, "outer_bits": 4}, {"bits": 32, "outer_bits": 8}),
+        ({"momentum": 0.9}, {}),
+    ],
+)
+def test_a_setting_that_a_training_does_not_use_or_that_says_the_same_changes_nothing(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert job(**one).identity == job(**other).identity
+
+
+def test_a_child_is_another_job_than_its_parent() -> None:
+    child = Job(training=job().training, parent=job().identity)
+    assert child.identity != job().identity
+
+
+@pytest.mark.parametrize("changes", [{"bits": 32}, {"optimizer": "rmsprop"}, {"learning_rate": 0.01}, {"seed": 7}, {"outer_bits": 4}])
+def test_members_of_a_cohort_may_differ_in_optimizer_bits_and_seed(changes: dict[str, Any]) -> None:
+    assert job(**changes).cohort_key == job().cohort_key
+
+
+@pytest.mark.parametrize("changes", [{"width": 8}, {"depth": 2}, {"batch_size": 64}, {"epochs": 2}, {"data_seed": 3}, {"data": "cifar100"}])
+def test_members_of_a_cohort_share_shape_data_batches_and_epochs(changes: dict[str, Any]) -> None:
+    assert job(**changes).cohort_key != job().cohort_key
+
+
+def test_a_field_added_later_counts_only_away_from_its_old_behaviour() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Later(Sgd):
+        nesterov: bool = setting(default=False, added_later=True)
+
+    old = Sgd(learning_rate=0.1, weight_decay=0.0)
+    assert canonical(Later(learning_rate=0.1, weight_decay=0.0)) == canonical(old)
+    assert canonical(Later(learning_rate=0.1, weight_decay=0.0, nesterov=True)) != canonical(old)
+
+
+def test_an_implementation_whose_results_changed_makes_other_jobs() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Changed:
+        semantics: ClassVar[int] = 2
+        rate: float = setting(Rule(above=0), default=0.1)
+
+    assert canonical(Changed()) == {"rate": 0.1, "semantics": 2}
