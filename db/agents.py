@@ -1,0 +1,76 @@
+"""Agents: their leases, their last words, and the burial of those that died."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import sqlalchemy as sa
+
+from db import outcomes
+from db.claims import RENEW
+from db.connection import Database, Transaction, boot, moment, wall
+from db.errors import LeaseLost
+from db.rows import AgentInfo
+from db.states import AgentState, FailureClass, SweepState
+from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
+
+BEAT = RENEW.values(note=sa.bindparam("new_note"))
+HELD_BY_NOBODY = (
+    sa.select(jobs.c.id)
+    .where(RUNNING, jobs.c.agent_id == sa.bindparam("agent"), sa.not_(jobs.c.wanted))
+    .where(
+        ~sa.exists().where(
+            sweep_jobs.c.job_id == jobs.c.id,
+            sweep_jobs.c.sweep_id == sweeps.c.id,
+            sweeps.c.state != SweepState.CANCELLED.value,
+        )
+    )
+)
+
+
+def enlist(transaction: Transaction, info: AgentInfo) -> int:
+    statement = agents.insert().values(
+        host=info.host, pid=info.pid, process_started=info.process_started, boot_id=info.boot_id,
+        backend=info.backend, device=info.device, build=info.build, precisions=json.dumps(info.precisions),
+        code=info.code, log=info.log, lease=info.lease, state=AgentState.ALIVE.value, note="", reason="",
+        clock=boot(), expires=moment() + info.lease, enlisted_at=wall(), beat_at=wall(),
+    )  # fmt: skip
+    return int(transaction.run(statement.returning(agents.c.id)).scalar_one())
+
+
+def beat(transaction: Transaction, agent_id: int, note: str) -> frozenset[int]:
+    if transaction.run(BEAT, {"agent": agent_id, "new_note": note}).rowcount != 1:
+        raise LeaseLost(agent_id)
+    return frozenset(transaction.run(HELD_BY_NOBODY, {"agent": agent_id}).scalars())
+
+
+def retire(transaction: Transaction, agent_id: int) -> None:
+    outcomes.depart(transaction, agent_id, AgentState.RETIRED, FailureClass.PREEMPTED, "retired")
+
+
+def bury(
+    transaction: Transaction, agent_id: int, failure: FailureClass, error: str, slots: int | None
+) -> int:
+    return outcomes.bury(transaction, agent_id, failure, error, slots)
+
+
+def bury_dead_processes(
+    database: Database, host: str, boot_id: str, is_alive: Callable[[int, float], bool]
+) -> int:
+    living = (
+        sa.select(agents.c.id, agents.c.pid, agents.c.process_started, agents.c.boot_id)
+        .where(agents.c.host == host, agents.c.state == AgentState.ALIVE.value)
+        .order_by(agents.c.id)
+    )
+    # The processes are looked at between the two transactions, not inside of one.
+    dead = [
+        row.id
+        for row in database.read(lambda t: t.run(living).all())
+        if row.boot_id != boot_id or not is_alive(row.pid, row.process_started)
+    ]
+    for agent_id in dead:
+        database.write(
+            lambda t, one=agent_id: outcomes.bury(t, one, FailureClass.LOST, "its process is gone")  # type: ignore[misc]
+        )
+    return len(dead)

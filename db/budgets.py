@@ -1,0 +1,63 @@
+"""What each class of failure costs a job (law 4). No SQL: a rule from what was to what follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from db.states import FailureClass, State
+
+CRASHES_ALONE = 3
+"""A job that dies so often alone, without a newer checkpoint in between, has failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What a job had behind it when its attempt ended."""
+
+    alone: bool
+    slots_limit: int | None
+    crashes: int
+    losses: int
+    advanced: bool
+    """This attempt recorded a checkpoint: it brought the job forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Where the job goes, and what it has behind it then. `delay`: seconds until it may be claimed again."""
+
+    state: State
+    alone: bool
+    slots_limit: int | None
+    crashes: int
+    losses: int
+    delay: float
+
+
+def verdict(record: Record, failure: FailureClass, *, company: int, slots: int, lease: float) -> Verdict:
+    """What follows from one failure.
+
+    `company`: how many jobs the agent ran when it happened, this one included. `slots`: how many slots its
+    engine had. `lease`: the agent's, in seconds; no backoff is longer, so that law 3 holds.
+    """
+    crashes = 0 if record.advanced else record.crashes
+    losses = 0 if record.advanced else record.losses
+    state, alone, limit, delay = State.QUEUED, record.alone, record.slots_limit, 0.0
+    match failure:
+        case FailureClass.PREEMPTED | FailureClass.LOST:
+            delay = min(2.0 ** (losses - 1), lease) if losses else 0.0
+            losses += 1
+        case FailureClass.CRASH if record.advanced:
+            pass
+        case FailureClass.CRASH:
+            crashes += 1 if alone or company == 1 else 0
+            alone = True
+            state = State.FAILED if crashes >= CRASHES_ALONE else State.QUEUED
+        case FailureClass.MEMORY:
+            limit = slots // 2
+            state = State.QUEUED if limit else State.FAILED
+        case FailureClass.TIMEOUT | FailureClass.INPUT:
+            state = State.FAILED
+    if state == State.FAILED:
+        limit = record.slots_limit
+    return Verdict(state=state, alone=alone, slots_limit=limit, crashes=crashes, losses=losses, delay=delay)

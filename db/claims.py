@@ -1,0 +1,276 @@
+"""Claims: which jobs an agent may run, and the taking back of leases that ran out."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import outcomes
+from db.connection import Database, Transaction, boot, moment, wall
+from db.errors import LeaseLost
+from db.journal import event, record
+from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved
+from db.states import AgentState, FailureClass, State
+from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, sweep_jobs
+from sweeps.job import Job
+
+LONGEST_DELAY = 3600.0
+"""A backoff that ends later than this was written before the boot clock began anew: it is over."""
+
+RENEW = (
+    agents.update()
+    .where(agents.c.id == sa.bindparam("agent"), agents.c.state == AgentState.ALIVE.value)
+    .values(expires=moment() + agents.c.lease, clock=boot(), beat_at=wall())
+)
+QUEUED = jobs.c.state == State.QUEUED.value
+IS_EXPIRED = sa.or_(agents.c.expires < moment(), agents.c.clock != boot())
+EXPIRED = (
+    sa.select(agents.c.id, agents.c.lease)
+    .where(sa.text("agents.state = 'alive'"), IS_EXPIRED)
+    .order_by(agents.c.id)
+    .with_for_update(key_share=True, skip_locked=True)
+)
+RESTED = sa.or_(
+    jobs.c.not_before.is_(None), jobs.c.not_before <= moment(), jobs.c.not_before > moment() + LONGEST_DELAY
+)
+PRECISIONS = sa.select(agents.c.precisions).where(
+    agents.c.id == sa.bindparam("agent"), agents.c.state == AgentState.ALIVE.value
+)
+ORDER = (jobs.c.cost.desc(), jobs.c.cohort_key, jobs.c.progress.desc(), jobs.c.id)
+HEAD = (
+    sa.select(
+        jobs.c.id, jobs.c.cost, jobs.c.cohort_key, jobs.c.progress, jobs.c.alone, jobs.c.slots_limit, jobs.c.content
+    )
+    .where(CLAIMABLE, RESTED, jobs.c.precision.in_(sa.bindparam("precisions", expanding=True)))
+    .order_by(*ORDER)
+    .limit(1)
+)
+SHARED = sa.and_(
+    sweep_jobs.c.job_id == jobs.c.id, sweep_jobs.c.sweep_id == sa.bindparam("sweep"), sweep_jobs.c.shared == sa.true()
+)
+# Two questions, so that each has its index: a sweep's own jobs, and those that another registered first.
+HEAD_AT_HOME = HEAD.where(jobs.c.home == sa.bindparam("sweep"))
+HEAD_OF_SHARED = HEAD.join(sweep_jobs, SHARED)
+OF_SWEEP = sa.or_(jobs.c.home == sa.bindparam("sweep"), sa.exists().where(SHARED))
+
+
+def _claim_statement(*more: sa.ColumnElement[bool]) -> sa.ReturningUpdate[Any]:
+    picked = (
+        sa.select(jobs.c.id)
+        .where(
+            CLAIMABLE,
+            RESTED,
+            jobs.c.cohort_key == sa.bindparam("key"),
+            jobs.c.alone == sa.bindparam("runs_alone"),
+            jobs.c.slots_limit.is_not_distinct_from(sa.bindparam("most_slots", type_=sa.Integer)),
+            *more,
+        )
+        .order_by(jobs.c.progress.desc(), jobs.c.id)
+        .limit(sa.bindparam("most"))
+        # On Postgres this also keeps the expression from being evaluated more than once.
+        .with_for_update(key_share=True, skip_locked=True, of=jobs)
+        .cte("picked")
+    )
+    started = {
+        "state": State.RUNNING.value,
+        "agent_id": sa.bindparam("agent"),
+        "attempt": jobs.c.attempt + 1,
+        "advanced": False,
+        "not_before": None,
+    }
+    statement = jobs.update().where(jobs.c.id.in_(sa.select(picked.c.id))).values(started)
+    return statement.returning(*CLAIMED)
+
+
+CLAIMED = (
+    jobs.c.id,
+    jobs.c.attempt,
+    jobs.c.content,
+    jobs.c.progress,
+    jobs.c.alone,
+    jobs.c.slots_limit,
+    jobs.c.keep_model,
+    jobs.c.parent_id,
+)
+CLAIM = _claim_statement()
+CLAIM_OF_SWEEP = _claim_statement(OF_SWEEP)
+START = attempts.insert().values(
+    job_id=sa.bindparam("job_id"),
+    attempt=sa.bindparam("attempt"),
+    agent_id=sa.bindparam("agent_id"),
+    claim=sa.bindparam("claim"),
+    resumed_from=sa.bindparam("resumed_from"),
+    started_at=wall(),
+    error="",
+)
+
+
+def next_cohort(transaction: Transaction, agent_id: int, sweep_id: int | None) -> Head | None:
+    precisions = transaction.run(PRECISIONS, {"agent": agent_id}).scalar()
+    if precisions is None:
+        raise LeaseLost(agent_id)
+    values = {"precisions": json.loads(precisions), "sweep": sweep_id}
+    heads = (HEAD,) if sweep_id is None else (HEAD_AT_HOME, HEAD_OF_SHARED)
+    found = [row for head in heads if (row := transaction.run(head, values).first()) is not None]
+    if not found:
+        return None
+    row = min(found, key=lambda row: (-row.cost, row.cohort_key, -row.progress, row.id))
+    return Head(
+        job_id=row.id,
+        cohort_key=row.cohort_key,
+        job=Job.from_json(row.content),
+        alone=row.alone,
+        slots_limit=row.slots_limit,
+    )
+
+
+def renew(transaction: Transaction, agent_id: int) -> None:
+    if transaction.run(RENEW, {"agent": agent_id}).rowcount != 1:
+        raise LeaseLost(agent_id)
+
+
+def take_back_expired(transaction: Transaction) -> int:
+    expired = transaction.run(EXPIRED).all()
+    for row in expired:
+        outcomes.bury(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
+    return len(expired)
+
+
+def claim(database: Database, agent_id: int, head: Head, limit: int, sweep_id: int | None) -> list[Claim]:
+    # If the answer to a COMMIT is lost, the repetition finds its own claim by this number.
+    number = random.getrandbits(62)
+    return database.write(lambda t: _claim(t, agent_id, head, limit, number, sweep_id))
+
+
+def _claim(
+    transaction: Transaction, agent_id: int, head: Head, limit: int, number: int, sweep_id: int | None
+) -> list[Claim]:
+    # The lock on the agent's row keeps it from being buried before its new jobs can be seen.
+    renew(transaction, agent_id)
+    if transaction.again and (claimed := _claimed_before(transaction, agent_id, number)):
+        return _claims(transaction, claimed)
+    take_back_expired(transaction)
+    values = {
+        "agent": agent_id,
+        "key": head.cohort_key,
+        "runs_alone": head.alone,
+        "most_slots": head.slots_limit,
+        "sweep": sweep_id,
+        "most": 1 if head.alone else min(limit, head.slots_limit or limit),
+    }
+    rows = transaction.run(CLAIM if sweep_id is None else CLAIM_OF_SWEEP, values).all()
+    if not rows:
+        return []
+    transaction.run(
+        START,
+        [
+            {
+                "job_id": row.id,
+                "attempt": row.attempt,
+                "agent_id": agent_id,
+                "claim": number,
+                "resumed_from": row.progress,
+            }
+            for row in rows
+        ],
+    )
+    record(transaction, [event(row, State.QUEUED, State.RUNNING, _detail(row), agent_id) for row in rows])
+    return _claims(transaction, rows)
+
+
+def _detail(row: Any) -> str:
+    return f"claimed, from step {row.progress}" if row.progress else "claimed"
+
+
+def _claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Any]:
+    mine = sa.and_(
+        attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt, attempts.c.claim == number
+    )
+    statement = sa.select(*CLAIMED).where(RUNNING, jobs.c.agent_id == agent_id, mine)
+    return list(transaction.run(statement).all())
+
+
+def _claims(transaction: Transaction, rows: Any) -> list[Claim]:
+    ordered = sorted(rows, key=lambda row: (-row.progress, row.id))
+    saved = _saved(transaction, [row.id for row in ordered if row.progress])
+    parents = _parents(transaction, {row.parent_id: row.id for row in ordered if row.parent_id is not None})
+    return [
+        Claim(
+            job_id=row.id,
+            job=Job.from_json(row.content),
+            attempt=row.attempt,
+            checkpoints=tuple(saved.get(row.id, ())),
+            alone=row.alone,
+            slots_limit=row.slots_limit,
+            keep_model=row.keep_model,
+            parent=parents.get(row.parent_id),
+        )
+        for row in ordered
+    ]
+
+
+def _saved(transaction: Transaction, ids: list[int]) -> dict[int, list[Saved]]:
+    saved: dict[int, list[Saved]] = {}
+    if ids:
+        statement = (
+            sa.select(checkpoints).where(checkpoints.c.job_id.in_(ids)).order_by(checkpoints.c.id.desc())
+        )
+        for row in transaction.run(statement):
+            one = Saved(step=row.step, epoch=row.epoch, file=row.file, checksum=row.checksum)
+            saved.setdefault(row.job_id, []).append(one)
+    return saved
+
+
+def _parents(transaction: Transaction, children: dict[int, int]) -> dict[int, ParentModel]:
+    """The parents' models; each child remembers which attempt of its parent it took."""
+    if not children:
+        return {}
+    rows = transaction.run(
+        sa.select(
+            jobs.c.id, jobs.c.identity, jobs.c.attempt, jobs.c.model_file, jobs.c.model_hash, jobs.c.diverged
+        ).where(jobs.c.id.in_(list(children)))
+    ).all()
+    for row in rows:
+        mine = sa.and_(jobs.c.parent_id == row.id, jobs.c.state == State.RUNNING.value)
+        transaction.run(jobs.update().where(mine).values(parent_attempt=row.attempt))
+    return {
+        row.id: ParentModel(
+            identity=row.identity,
+            attempt=row.attempt,
+            model_file=row.model_file,
+            model_hash=row.model_hash,
+            diverged=row.diverged,
+        )
+        for row in rows
+    }
+
+
+def remaining(transaction: Transaction, sweep_id: int | None) -> Remaining:
+    wanted = jobs.c.wanted if sweep_id is None else sa.and_(jobs.c.wanted, OF_SWEEP)
+    values = {"sweep": sweep_id}
+    queued = transaction.run(sa.select(jobs.c.id).where(QUEUED, wanted).limit(1), values).first()
+    running = transaction.run(sa.select(jobs.c.id).where(RUNNING, wanted).limit(1), values).first()
+    soonest = sa.select(sa.func.min(jobs.c.not_before) - moment()).where(
+        CLAIMABLE, wanted, jobs.c.not_before.is_not(None), sa.not_(RESTED)
+    )
+    delay = transaction.run(soonest, values).scalar() if queued else None
+    return Remaining(
+        queued=queued is not None,
+        running=running is not None,
+        delay=None if delay is None else max(float(delay), 0.0),
+    )
+
+
+def calibration(
+    transaction: Transaction, cohort_key: str, device: str, build: str, proposed: Calibration
+) -> Calibration:
+    key = {"cohort_key": cohort_key, "device": device, "build": build}
+    statement = transaction.insert(calibrations).values(
+        **key, slots=proposed.slots, form=proposed.form, made_at=wall()
+    )
+    transaction.run(statement.on_conflict_do_nothing())
+    row = transaction.run(sa.select(calibrations).filter_by(**key)).one()
+    return Calibration(slots=row.slots, form=row.form)

@@ -1,0 +1,149 @@
+"""What a user may do to a sweep: pause it, go on, give it up, retry its failures, invalidate its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.connection import Transaction, wall
+from db.journal import batches, event, move, record
+from db.states import FailureClass, State, SweepState
+from db.tables import attempts, checkpoints, events, jobs, sweep_jobs, sweeps
+
+FRESH_BUDGET: dict[str, Any] = {
+    "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "not_before": None,
+    "ended_at": None,
+}  # fmt: skip
+
+
+def pause(transaction: Transaction, sweep_id: int, reason: str) -> None:
+    _set(transaction, sweep_id, SweepState.PAUSED, reason)
+
+
+def pause_for(transaction: Transaction, job_ids: Sequence[int], reason: str) -> None:
+    holding = (
+        sa.select(sweeps.c.id)
+        .join(sweep_jobs, sweep_jobs.c.sweep_id == sweeps.c.id)
+        .where(sweep_jobs.c.job_id.in_(job_ids), sweeps.c.state == SweepState.ACTIVE.value)
+        .distinct()
+    )
+    for sweep_id in transaction.run(holding).scalars().all():
+        pause(transaction, sweep_id, reason)
+
+
+def reactivate(transaction: Transaction, sweep_id: int) -> None:
+    last = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
+    _set(transaction, sweep_id, SweepState.ACTIVE, "", watched_from=last)
+    found = _locked(transaction, sweep_id, State.CANCELLED)
+    move(transaction, found, State.CANCELLED, State.QUEUED, "wanted again", {"not_before": None, "ended_at": None})
+    backing_off = sa.and_(jobs.c.state == State.QUEUED.value, jobs.c.not_before.is_not(None))
+    transaction.run(jobs.update().where(_members(sweep_id), backing_off).values(not_before=None))
+
+
+def cancel(transaction: Transaction, sweep_id: int) -> int:
+    _set(transaction, sweep_id, SweepState.CANCELLED, "cancelled")
+    others = sa.exists().where(
+        sweep_jobs.c.job_id == jobs.c.id,
+        sweep_jobs.c.sweep_id == sweeps.c.id,
+        sweeps.c.state != SweepState.CANCELLED.value,
+    )
+    found = _locked(transaction, sweep_id, State.QUEUED, sa.not_(others))
+    move(transaction, found, State.QUEUED, State.CANCELLED, "cancelled", {"ended_at": wall(), "not_before": None})
+    return len(found)
+
+
+def retry(
+    transaction: Transaction, sweep_id: int, state: State, failure_class: FailureClass | None
+) -> int:
+    assert state in (State.FAILED, State.CANCELLED), "only an ended job can be retried"
+    more = () if failure_class is None else (jobs.c.failure_class == failure_class.value,)
+    found = _locked(transaction, sweep_id, state, *more)
+    move(transaction, found, state, State.QUEUED, "retried", FRESH_BUDGET)
+    return len(found)
+
+
+def invalidate(transaction: Transaction, ids: Sequence[int], reason: str) -> int:
+    """The given done jobs, then level by level their descendants, parents first."""
+    changed = 0
+    level = [row for row in _rows(transaction, jobs.c.id, ids) if row.state == State.DONE]
+    blocked = False
+    while level:
+        _supersede(transaction, level, reason, blocked)
+        changed += len(level)
+        families = [row.id for row in level if row.has_children]
+        level = _rows(transaction, jobs.c.parent_id, families)
+        blocked = True
+    return changed
+
+
+def _rows(transaction: Transaction, column: sa.Column[Any], values: Sequence[int]) -> list[Any]:
+    wanted = (jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.has_children)
+    return [
+        row
+        for batch in batches(values)
+        for row in transaction.run(
+            sa.select(*wanted).where(column.in_(batch)).order_by(jobs.c.id).with_for_update(key_share=True)
+        )
+    ]
+
+
+def _supersede(transaction: Transaction, rows: Sequence[Any], reason: str, blocked: bool) -> None:
+    """Sends jobs back to their first step. What they had done stays in their attempts, and counts no more."""
+    for batch in batches(rows):
+        ids = [row.id for row in batch]
+        transaction.run(
+            jobs.update()
+            .where(jobs.c.id.in_(ids))
+            .values(
+                state=sa.case(
+                    (jobs.c.state == State.CANCELLED.value, State.CANCELLED.value), else_=State.QUEUED.value
+                ),
+                blocked=blocked,
+                publication=None, model_file=None, model_hash=None, diverged=False, parent_attempt=None,
+                agent_id=None, progress=0, epoch=0, advanced=False,
+                **FRESH_BUDGET,
+            )
+        )  # fmt: skip
+        counted = sa.and_(attempts.c.job_id.in_(ids), attempts.c.superseded.is_(None))
+        transaction.run(attempts.update().where(counted).values(superseded=reason))
+        running = [row.id for row in batch if row.state == State.RUNNING]
+        open_ones = sa.and_(attempts.c.job_id.in_(running), attempts.c.ended_at.is_(None))
+        transaction.run(attempts.update().where(open_ones).values(ended_at=wall(), outcome=State.QUEUED.value))
+        transaction.run(checkpoints.delete().where(checkpoints.c.job_id.in_(ids)))
+        record(transaction, [
+            event(row, State(row.state), State.QUEUED, f"invalidated: {reason}")
+            for row in batch
+            if row.state not in (State.QUEUED, State.CANCELLED)
+        ])  # fmt: skip
+
+
+def _members(sweep_id: int) -> sa.ColumnElement[bool]:
+    return jobs.c.id.in_(sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep_id == sweep_id))
+
+
+def _locked(
+    transaction: Transaction, sweep_id: int, state: State, *more: sa.ColumnElement[bool]
+) -> Sequence[Any]:
+    return transaction.run(
+        sa.select(jobs.c.id, jobs.c.attempt)
+        .where(_members(sweep_id), jobs.c.state == state.value, *more)
+        .order_by(jobs.c.id)
+        .with_for_update(key_share=True)
+    ).all()
+
+
+def _set(transaction: Transaction, sweep_id: int, state: SweepState, reason: str, **more: Any) -> None:
+    """Sets the sweep's state, and anew for each of its jobs whether some active sweep wants it."""
+    # All sweeps are locked: of two that share a job, each must see what becomes of the other.
+    transaction.run(sa.select(sweeps.c.id).order_by(sweeps.c.id).with_for_update())
+    transaction.run(
+        sweeps.update().where(sweeps.c.id == sweep_id).values(state=state.value, reason=reason, **more)
+    )
+    wanted = sa.exists().where(
+        sweep_jobs.c.job_id == jobs.c.id,
+        sweep_jobs.c.sweep_id == sweeps.c.id,
+        sweeps.c.state == SweepState.ACTIVE.value,
+    )
+    transaction.run(jobs.update().where(_members(sweep_id), jobs.c.wanted != wanted).values(wanted=wanted))

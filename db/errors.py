@@ -1,0 +1,27 @@
+"""What goes wrong between a process and the registry."""
+
+from __future__ import annotations
+
+from sweeps.errors import InputError, QsweepError
+
+
+class LeaseLost(QsweepError):
+    """Another process took this agent's lease back: its jobs run elsewhere. Stop, and discard their work."""
+
+    def __init__(self, agent_id: int) -> None:
+        super().__init__(f"agent {agent_id} lost its lease: its jobs were handed to others, its work is discarded")
+
+
+class RegistryUnavailable(QsweepError):
+    """The registry did not answer for as long as we were willing to wait."""
+
+
+class RegistryFull(QsweepError):
+    """The disk that holds the registry is full; nothing was written."""
+
+
+class NoRegistry(InputError):
+    """Nothing was registered here yet."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__("there is no registry here", place=place, allowed="`qsweep launch` makes one")

@@ -1,0 +1,68 @@
+"""The home folder of a user's sweeps: where the registry, the results and the models are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.errors import InputError
+
+VERSION = "1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """The folders of one home, the URL of its registry and the folder of the data sets."""
+
+    root: Path
+    registry: str
+    data: Path
+
+    @classmethod
+    def at(cls, root: Path, *, registry: str | None = None, data: Path | None = None) -> Home:
+        """The home at `root`, with its own registry and data folder where none is named."""
+        root = root.expanduser().absolute()
+        return cls(
+            root=root,
+            registry=registry or f"sqlite:///{root / 'registry.db'}",
+            data=(data or root / "data").expanduser().absolute(),
+        )
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def check(self) -> None:
+        """Raise InputError if this home can't be used. Changes nothing."""
+        stamp = self.root / "VERSION"
+        if stamp.is_file() and (found := stamp.read_text().strip()) != VERSION:
+            raise InputError(
+                f"this home has layout version {found!r}", place=str(self.root), allowed=f"this program's is {VERSION!r}"
+            )
+        nearest = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{nearest} is not a folder that can be written",
+                place=f"home {self.root}",
+                allowed="name another with --home DIR or QSWEEP_HOME",
+            )
+
+    def prepare(self) -> None:
+        """Make the folders."""
+        self.check()
+        for folder in (self.results, self.models, self.checkpoints, self.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        (self.root / "VERSION").write_text(VERSION + "\n")

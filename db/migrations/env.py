@@ -1,0 +1,16 @@
+"""Run by Alembic with a connection that `db.upgrade` opened, inside its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from db.migrations import VERSION_TABLE
+from db.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    transactional_ddl=True,
+)
+context.run_migrations()

@@ -1,0 +1,192 @@
+"""Looking at the registry (law 5): nothing here changes a row or waits for a writer."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import sqlalchemy as sa
+
+from db.connection import Transaction, boot, moment
+from db.rows import AgentRow, AttemptRow, Calibration, Committed, Counts, EventRow, JobRow, Sweep
+from db.states import AgentState, FailureClass, State, SweepState
+from db.tables import agents as agents_table
+from db.tables import attempts as attempts_table
+from db.tables import calibrations, checkpoints, sweep_jobs
+from db.tables import events as events_table
+from db.tables import jobs as jobs_table
+from db.tables import sweeps as sweeps_table
+from sweeps.errors import InputError, nearest
+
+SWEEP = sa.select(sweeps_table)
+LAST_ATTEMPT = sa.and_(
+    attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt
+)
+JOB = sa.select(
+    *(jobs_table.c[name] for name in JobRow.__dataclass_fields__ if name != "error"),
+    sa.func.coalesce(attempts_table.c.error, "").label("error"),
+).select_from(jobs_table.outerjoin(attempts_table, LAST_ATTEMPT))
+
+
+def sweep_of(row: Any) -> Sweep:
+    values = {name: getattr(row, name) for name in Sweep.__dataclass_fields__}
+    return Sweep(**(values | {"state": SweepState(row.state)}))
+
+
+def find_sweep(transaction: Transaction, text: str) -> Sweep:
+    name, _, label = text.partition("@")
+    statement = SWEEP.where(sweeps_table.c.name == name).order_by(
+        sweeps_table.c.launched_at.desc(), sweeps_table.c.id.desc()
+    )
+    if label:
+        statement = statement.where(sweeps_table.c.label == label)
+    row = transaction.run(statement.limit(1)).first()
+    if row is not None:
+        return sweep_of(row)
+    known = [one.title for one in sweeps(transaction)]
+    known += sorted({one.partition("@")[0] for one in known})
+    allowed = nearest(text, known) if known else "none was launched yet"
+    raise InputError(f"no sweep {text!r} was launched here", allowed=allowed)
+
+
+def sweeps(transaction: Transaction) -> list[Sweep]:
+    order = (sweeps_table.c.launched_at.desc(), sweeps_table.c.id.desc())
+    return [sweep_of(row) for row in transaction.run(SWEEP.order_by(*order))]
+
+
+def counts(transaction: Transaction, sweep_id: int) -> Counts:
+    """Most jobs are counted in the index of their home sweep alone; only shared ones are looked up."""
+    columns = (jobs_table.c.state, jobs_table.c.diverged)
+    count = sa.func.count().label("jobs")
+    at_home = sa.select(*columns, count).where(jobs_table.c.home == sweep_id).group_by(*columns)
+    shared = (
+        sa.select(*columns, count)
+        .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
+        .where(sweep_jobs.c.sweep_id == sweep_id, sweep_jobs.c.shared == sa.true())
+        .group_by(*columns)
+    )
+    found: dict[str, int] = {}
+    for statement in (at_home, shared):
+        for row in transaction.run(statement):
+            found[row.state] = found.get(row.state, 0) + row.jobs
+            if row.diverged:
+                found["diverged"] = found.get("diverged", 0) + row.jobs
+    return Counts(**found)
+
+
+def _job_row(row: Any) -> JobRow:
+    values = dict(row._mapping)
+    failure = values["failure_class"]
+    values["failure_class"] = None if failure is None else FailureClass(failure)
+    return JobRow(**(values | {"state": State(values["state"])}))
+
+
+def jobs(
+    transaction: Transaction, sweep_id: int, state: State | None, limit: int | None
+) -> list[JobRow]:
+    statement = (
+        JOB.join_from(jobs_table, sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
+        .where(sweep_jobs.c.sweep_id == sweep_id)
+        .order_by(sweep_jobs.c.job_id)
+        .limit(limit)
+    )
+    if state is not None:
+        statement = statement.where(jobs_table.c.state == state.value)
+    return [_job_row(row) for row in transaction.run(statement)]
+
+
+def job(transaction: Transaction, prefix: str) -> JobRow:
+    if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
+        raise InputError(f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity")
+    identity = jobs_table.c.identity
+    # A range, so that the index serves whatever the collation: "g" comes after every hex digit.
+    rows = transaction.run(JOB.where(identity >= prefix, identity < prefix + "g").limit(2)).all()
+    if not rows:
+        raise InputError(f"there is no job {prefix!r} here", allowed="`qsweep jobs NAME` lists them")
+    if len(rows) > 1:
+        raise InputError(f"more than one job begins with {prefix!r}", allowed="give more digits")
+    return _job_row(rows[0])
+
+
+def attempts(transaction: Transaction, job_id: int) -> list[AttemptRow]:
+    of_agent = ("host", "pid", "backend", "device", "log", "beat_at")
+    columns = [
+        (agents_table if name in of_agent else attempts_table).c[name]
+        for name in AttemptRow.__dataclass_fields__
+    ]
+    statement = (
+        sa.select(*columns)
+        .join_from(attempts_table, agents_table, agents_table.c.id == attempts_table.c.agent_id)
+        .where(attempts_table.c.job_id == job_id)
+        .order_by(attempts_table.c.attempt)
+    )
+    return [_attempt_row(row) for row in transaction.run(statement)]
+
+
+def _attempt_row(row: Any) -> AttemptRow:
+    values = dict(row._mapping)
+    values["outcome"] = None if row.outcome is None else State(row.outcome)
+    values["failure_class"] = None if row.failure_class is None else FailureClass(row.failure_class)
+    if row.ended_at is not None:  # The agent may have lived on with other jobs.
+        values["beat_at"] = min(row.beat_at, row.ended_at)
+    return AttemptRow(**values)
+
+
+def events(
+    transaction: Transaction, *, job_id: int | None, since: int, sweep_id: int | None, limit: int | None
+) -> list[EventRow]:
+    statement = (
+        sa.select(events_table).where(events_table.c.id > since).order_by(events_table.c.id).limit(limit)
+    )
+    if job_id is not None:
+        statement = statement.where(events_table.c.job_id == job_id)
+    if sweep_id is not None:
+        members = sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep_id == sweep_id)
+        statement = statement.where(events_table.c.job_id.in_(members))
+    return [
+        EventRow(**(dict(row._mapping) | {"source": State(row.source), "target": State(row.target)}))
+        for row in transaction.run(statement)
+    ]
+
+
+def agents(transaction: Transaction, state: AgentState | None) -> list[AgentRow]:
+    over = sa.or_(agents_table.c.expires < moment(), agents_table.c.clock != boot())
+    expired = sa.and_(agents_table.c.state == AgentState.ALIVE.value, over).label("expired")
+    columns = [agents_table.c[name] for name in AgentRow.__dataclass_fields__ if name != "expired"]
+    statement = sa.select(*columns, expired).order_by(agents_table.c.id)
+    if state is not None:
+        statement = statement.where(agents_table.c.state == state.value)
+    return [
+        AgentRow(**(dict(row._mapping) | {"state": AgentState(row.state), "expired": bool(row.expired)}))
+        for row in transaction.run(statement)
+    ]
+
+
+def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
+    statement = (
+        sa.select(jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication)
+        .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
+        .where(sweep_jobs.c.sweep_id == sweep_id, jobs_table.c.state == State.DONE.value)
+        .order_by(sweep_jobs.c.job_id)
+    )
+    return [
+        Committed(job=row.identity, attempt=row.attempt, publication=row.publication)
+        for row in transaction.run(statement)
+    ]
+
+
+def checkpoint_files(transaction: Transaction) -> set[str]:
+    return set(transaction.run(sa.select(checkpoints.c.file)).scalars())
+
+
+def publications(transaction: Transaction) -> set[str]:
+    done = jobs_table.c.publication.is_not(None)
+    return set(transaction.run(sa.select(jobs_table.c.publication).where(done).distinct()).scalars())
+
+
+def find_calibration(
+    transaction: Transaction, cohort_key: str, device: str, build: str
+) -> Calibration | None:
+    key = {"cohort_key": cohort_key, "device": device, "build": build}
+    row = transaction.run(sa.select(calibrations).filter_by(**key)).first()
+    return None if row is None else Calibration(slots=row.slots, form=row.form)

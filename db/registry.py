@@ -1,0 +1,299 @@
+"""The job registry: what every process of a sweep agrees on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from db import agents, claims, control, outcomes, reading, registration, upgrade
+from db.connection import Database
+from db.rows import (
+    Accepted,
+    AgentInfo,
+    AgentRow,
+    AttemptRow,
+    Calibration,
+    Checkpoint,
+    Claim,
+    Committed,
+    Counts,
+    EventRow,
+    Fenced,
+    Finished,
+    Head,
+    JobRow,
+    Registered,
+    Remaining,
+    Sweep,
+)
+from db.states import AgentState, FailureClass, State
+from sweeps.job import Job
+
+
+class Registry:
+    """Jobs, sweeps and agents in one SQLite file or one Postgres database.
+
+    The laws, held on both databases by the same suite (`tests/db`):
+
+    1. At most one live lease a job. A claim is one short transaction (`FOR UPDATE SKIP LOCKED` on Postgres,
+       `BEGIN IMMEDIATE` on SQLite); none is open while work is done. The lease stands on the agent's row:
+       one heartbeat renews it for all its jobs, and taking it back marks that row dead and requeues all its
+       jobs in one transaction. A heartbeat that changes no row raises LeaseLost.
+    2. Exactly one counted result a job. `checkpointed`, `finish`, `release` and `fail` change a job only
+       where its id, its attempt and the state `running` still hold, and return which jobs passed; the rest
+       is to be discarded. A finish commits whichever members of a cohort pass.
+    3. A dead agent's jobs run again within two leases, without a repair command: every claim first takes
+       back expired leases. Postgres' `clock_timestamp()` decides there; on SQLite the boot clock together
+       with the boot id, so no change of the wall clock matters.
+    4. Each failure has a class and a budget (`db.budgets`). When most of a sweep's recent jobs fail alike,
+       the sweep is paused and says why.
+    5. Reading never changes state: it takes back no lease, creates no file, and waits for no writer.
+
+    Every change of a job writes one event; heartbeats write none. Each call is one transaction of its own
+    (`register` one per chunk), repeated with jitter while the database is locked, restarting or
+    unreachable, and safe to repeat when the connection broke before the answer came.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @classmethod
+    def open(cls, url: str | Path, *, create: bool = False) -> Self:
+        """The registry at `url`: a path, `sqlite:///…` or `postgresql+psycopg://…`.
+
+        Raises InputError, with nothing changed, if it is missing (unless `create`), is no registry, has
+        another schema version, can't be reached, or is a SQLite file on a network file system.
+        """
+        return cls(upgrade.open_database(url, create=create))
+
+    @classmethod
+    def open_if_present(cls, url: str | Path) -> Self | None:
+        """The registry at `url`; None if there is none yet. Raises InputError as `open` does."""
+        database = upgrade.open_if_present(url)
+        return None if database is None else cls(database)
+
+    @staticmethod
+    def upgrade(url: str | Path) -> tuple[str, str]:
+        """Brings the schema to this version; returns the versions before and after."""
+        return upgrade.upgrade(url)
+
+    @property
+    def url(self) -> str:
+        """Where it is, without the password."""
+        return self._database.place
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Registry({self.url!r})"
+
+    # Sweeps and their jobs
+
+    def add_sweep(
+        self, *, name: str, label: str, spec: str, size: int, owner: str = "", code: str = "",
+        keep: str = "all",
+    ) -> Sweep:
+        """The variant `name@label`, added or launched again: sets `code`, `size`, `keep` and the time of launch.
+
+        Its state stays as it is (see `reactivate`). InputError if the label has another specification.
+        """
+        return self._database.write(
+            lambda t: registration.add_sweep(
+                t, name=name, label=label, spec=spec, size=size, owner=owner, code=code, keep=keep
+            )
+        )
+
+    def register(self, sweep_id: int, jobs: Sequence[Job]) -> Registered:
+        """Makes `jobs` members of the sweep, in this order, parents before children. Idempotent."""
+        return registration.register(self._database, sweep_id, jobs)
+
+    def find_sweep(self, name: str) -> Sweep:
+        """The variant `NAME@label`; for a bare NAME the one launched last. InputError if there is none."""
+        return self._database.read(lambda t: reading.find_sweep(t, name))
+
+    def sweeps(self) -> list[Sweep]:
+        """Every variant, the one launched last first."""
+        return self._database.read(reading.sweeps)
+
+    def pause(self, sweep_id: int, reason: str) -> None:
+        """No more of its jobs are claimed; those that run go on."""
+        self._database.write(lambda t: control.pause(t, sweep_id, reason))
+
+    def pause_for(self, claims: Sequence[Fenced], reason: str) -> None:
+        """Pauses every active sweep that holds one of these jobs."""
+        ids = [one.job_id for one in claims]
+        self._database.write(lambda t: control.pause_for(t, ids, reason))
+
+    def reactivate(self, sweep_id: int) -> None:
+        """Active again, whatever it was: its cancelled jobs are queued, its backoffs end."""
+        self._database.write(lambda t: control.reactivate(t, sweep_id))
+
+    def cancel(self, sweep_id: int) -> int:
+        """Gives the sweep up; returns how many queued jobs are thereby cancelled.
+
+        A job that another sweep holds stays as it is. A running one that no sweep holds is named by its
+        agent's next `beat`, and is cancelled when that agent releases it.
+        """
+        return self._database.write(lambda t: control.cancel(t, sweep_id))
+
+    def retry(
+        self, sweep_id: int, state: State = State.FAILED, failure_class: FailureClass | None = None
+    ) -> int:
+        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget; returns how many."""
+        return self._database.write(lambda t: control.retry(t, sweep_id, state, failure_class))
+
+    def invalidate(self, job_ids: Iterable[int], reason: str) -> int:
+        """Supersedes the results of these done jobs and all their descendants; returns how many jobs changed.
+
+        They are queued again from the first step. Their attempts and files stay, and no longer count.
+        """
+        ids = list(job_ids)
+        return self._database.write(lambda t: control.invalidate(t, ids, reason))
+
+    # Looking (law 5)
+
+    def counts(self, sweep_id: int) -> Counts:
+        return self._database.read(lambda t: reading.counts(t, sweep_id))
+
+    def jobs(
+        self, sweep_id: int, state: State | None = None, *, limit: int | None = None
+    ) -> list[JobRow]:
+        """The sweep's jobs in the order of their registration."""
+        return self._database.read(lambda t: reading.jobs(t, sweep_id, state, limit))
+
+    def job(self, identity_prefix: str) -> JobRow:
+        """The one job whose identity begins so; InputError if there is none, or more than one."""
+        return self._database.read(lambda t: reading.job(t, identity_prefix))
+
+    def attempts(self, job_id: int) -> list[AttemptRow]:
+        """Every execution of the job, the first one first."""
+        return self._database.read(lambda t: reading.attempts(t, job_id))
+
+    def events(
+        self, job_id: int | None = None, *, since: int = 0, sweep_id: int | None = None, limit: int | None = None
+    ) -> list[EventRow]:
+        """The events after the event `since`, of one job, one sweep or all, in order."""
+        return self._database.read(
+            lambda t: reading.events(t, job_id=job_id, since=since, sweep_id=sweep_id, limit=limit)
+        )
+
+    def agents(self, state: AgentState | None = AgentState.ALIVE) -> list[AgentRow]:
+        return self._database.read(lambda t: reading.agents(t, state))
+
+    def committed(self, sweep_id: int) -> list[Committed]:
+        """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
+        return self._database.read(lambda t: reading.committed(t, sweep_id))
+
+    def checkpoint_files(self) -> set[str]:
+        """Every checkpoint file that some job may still resume from."""
+        return self._database.read(reading.checkpoint_files)
+
+    def publications(self) -> set[str]:
+        """Every publication that a job of any sweep points to."""
+        return self._database.read(reading.publications)
+
+    # Agents
+
+    def enlist(self, info: AgentInfo) -> int:
+        """A new incarnation of an agent, with a lease; returns its id."""
+        return self._database.write(lambda t: agents.enlist(t, info))
+
+    def beat(self, agent_id: int, note: str = "") -> frozenset[int]:
+        """Renews the lease; returns the claimed jobs that no sweep wants any more (release them).
+
+        Raises LeaseLost when the lease was taken back.
+        """
+        return self._database.write(lambda t: agents.beat(t, agent_id, note))
+
+    def retire(self, agent_id: int) -> None:
+        """The agent leaves; what it still held is queued again."""
+        self._database.write(lambda t: agents.retire(t, agent_id))
+
+    def bury(self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None) -> int:
+        """Its supervisor saw it die: its jobs end in this class; returns how many. `slots` as in `fail`."""
+        return self._database.write(lambda t: agents.bury(t, agent_id, failure_class, error, slots))
+
+    def bury_dead_processes(
+        self, *, host: str, boot_id: str, is_alive: Callable[[int, float], bool]
+    ) -> int:
+        """Takes back at once the leases of this host's dead agents; returns how many agents.
+
+        `is_alive(pid, process_started)` is asked about each agent enlisted since this boot.
+        """
+        return agents.bury_dead_processes(self._database, host, boot_id, is_alive)
+
+    def take_back_expired(self) -> int:
+        """Takes back expired leases (as every claim does first); returns how many agents."""
+        return self._database.write(claims.take_back_expired)
+
+    # Claims and what becomes of them
+
+    def next_cohort(self, agent_id: int, sweep_id: int | None = None) -> Head | None:
+        """What this agent should claim next, of one sweep or of all. Reads only."""
+        return self._database.read(lambda t: claims.next_cohort(t, agent_id, sweep_id))
+
+    def claim(self, agent_id: int, head: Head, limit: int, sweep_id: int | None = None) -> list[Claim]:
+        """Up to `limit` jobs of the head's cohort, further progress first. Renews the lease.
+
+        With `sweep_id` only jobs that this sweep holds. A head that has to run alone yields one job. Empty when others were faster. Raises LeaseLost.
+        """
+        return claims.claim(self._database, agent_id, head, limit, sweep_id)
+
+    def remaining(self, sweep_id: int | None = None) -> Remaining:
+        """What is left, of one sweep or of all, for an agent that found nothing to claim. Reads only."""
+        return self._database.read(lambda t: claims.remaining(t, sweep_id))
+
+    def calibration(
+        self, *, cohort_key: str, device: str, build: str, slots: int, form: str
+    ) -> Calibration:
+        """The recorded slots and form; these, if none are recorded yet. Fixed from then on."""
+        return self._database.write(
+            lambda t: claims.calibration(t, cohort_key, device, build, Calibration(slots=slots, form=form))
+        )
+
+    def find_calibration(self, *, cohort_key: str, device: str, build: str) -> Calibration | None:
+        return self._database.read(lambda t: reading.find_calibration(t, cohort_key, device, build))
+
+    def resumed(self, agent_id: int, claim: Fenced, step: int) -> None:
+        """Corrects the step that this attempt started from, if it was not the newest checkpoint."""
+        self._database.write(lambda t: outcomes.resumed(t, agent_id, claim, step))
+
+    def checkpointed(self, agent_id: int, checkpoints: Sequence[Checkpoint]) -> Accepted:
+        """Records checkpoints, the last two a job; `deletable` names the files that fell out."""
+        return self._database.write(lambda t: outcomes.checkpointed(t, agent_id, checkpoints))
+
+    def finish(self, agent_id: int, finished: Sequence[Finished]) -> Accepted:
+        """Commits results: the pointers and the state, together. Only accepted jobs count."""
+        return self._database.write(lambda t: outcomes.finish(t, agent_id, finished))
+
+    def release(self, agent_id: int, claims: Sequence[Fenced], detail: str = "") -> frozenset[int]:
+        """Hands jobs back as preempted; returns those that passed the fence."""
+        return self.fail(agent_id, claims, FailureClass.PREEMPTED, detail)
+
+    def fail(
+        self,
+        agent_id: int,
+        claims: Sequence[Fenced],
+        failure_class: FailureClass,
+        error: str,
+        *,
+        slots: int | None = None,
+    ) -> frozenset[int]:
+        """Ends these attempts in this class, and queues or fails the jobs by budget.
+
+        `slots`: how many slots the engine had when it ran out of memory.
+        """
+        return self._database.write(
+            lambda t: outcomes.fail(t, agent_id, claims, failure_class, error, slots)
+        )

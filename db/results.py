@@ -1,0 +1,141 @@
+"""The result store: one Parquet file per kind and publication. Only what the registry points to counts."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as fs
+import pyarrow.parquet as pq
+
+from db.schema import KINDS, VERSION, Kind
+from sweeps.errors import QsweepError
+
+FILE = "__filename"
+"""The column in which Arrow names the file of each row."""
+
+
+class Pointer(Protocol):
+    """What `Registry.committed` returns: whose rows, of which attempt, in which publication."""
+
+    @property
+    def job(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def publication(self) -> str: ...
+
+
+class DamagedResults(QsweepError):
+    """A committed file is missing, unreadable or lacks rows that the registry counts."""
+
+
+class ResultStore:
+    """Results in a folder, or at a URL that pyarrow knows (`s3://…`, `gs://…`).
+
+    A file appears whole or not at all: in a folder by a temporary name, fsync and rename, at a URL by one
+    put. It counts for nothing until a finish in the registry points to it.
+    """
+
+    def __init__(self, place: Path | str) -> None:
+        self._files: fs.FileSystem
+        if isinstance(place, Path) or "://" not in place:
+            self._files, self._root = fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
+        else:
+            self._files, self._root = fs.FileSystem.from_uri(place)
+        self.place = str(place)
+
+    def write(self, kind: str, publication: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Publishes rows of one kind under a name that nobody used before. Missing columns become null."""
+        columns = KINDS[kind].columns
+        unknown = set[str]().union(*(row.keys() for row in rows)) - set(columns.names)
+        assert not unknown, f"{kind} has no columns {sorted(unknown)}"
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=columns)
+        labelled = table.replace_schema_metadata({"qsweep.kind": kind, "qsweep.schema": str(VERSION)})
+        buffer = pa.BufferOutputStream()
+        pq.write_table(labelled, buffer, compression="zstd")
+        self._put(self._path(kind, publication), buffer.getvalue())
+
+    def read(self, kind: str, committed: Iterable[Pointer], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows that these pointers count, in the pointers' order. Raises DamagedResults."""
+        pointers = list(committed)
+        known = KINDS[kind]
+        names = list(columns or known.columns.names)
+        schema = pa.schema([known.columns.field(name) for name in names])
+        if not pointers:
+            return schema.empty_table()
+        wanted = dict.fromkeys(["job", "attempt", *names])
+        paths = {name: self._path(kind, name) for name in dict.fromkeys(one.publication for one in pointers)}
+        # The schema given, a file that lacks a column has nulls in it, and one that has more loses the rest.
+        dataset = ds.dataset(list(paths.values()), known.columns, "parquet", self._files)
+        try:
+            table = dataset.to_table([*wanted, FILE])
+        except FileNotFoundError as error:
+            raise DamagedResults(f"a results file that the registry counts is gone: {error}") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DamagedResults(f"a results file can't be read: {error}") from None
+        keys = [f"{one.job}/{one.attempt}/{paths[one.publication]}" for one in pointers]
+        return _counted(table.combine_chunks(), keys, known, self.place).select(names).cast(schema)
+
+    def publications(self, kind: str) -> set[str]:
+        """Every publication of this kind that lies in the store, counted or not."""
+        selector = fs.FileSelector(f"{self._root}/{kind}", allow_not_found=True)
+        names = (Path(one.path).name for one in self._files.get_file_info(selector))
+        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+
+    def path(self, kind: str, publication: str) -> str:
+        """Where that file lies or would lie, as a path of the file system."""
+        return self._path(kind, publication)
+
+    def remove(self, kind: str, publication: str) -> None:
+        """Deletes one file: for garbage collection, which knows that nothing points to it."""
+        self._files.delete_file(self._path(kind, publication))
+
+    def _path(self, kind: str, publication: str) -> str:
+        assert kind in KINDS, f"{kind} is no kind of result"
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", publication), f"{publication!r} is no publication"
+        return f"{self._root}/{kind}/{publication}.parquet"
+
+    def _put(self, path: str, content: pa.Buffer) -> None:
+        if isinstance(self._files, fs.LocalFileSystem):
+            _put_local(Path(path), content)
+        else:
+            with self._files.open_output_stream(path) as stream:
+                stream.write(content)
+
+
+def _counted(table: pa.Table, keys: Sequence[str], kind: Kind, place: str) -> pa.Table:
+    """The rows whose job, attempt and file are exactly one of the keys, in the keys' order."""
+    given = pc.binary_join_element_wise(table["job"], pc.cast(table["attempt"], pa.string()), table[FILE], "/")
+    order = pc.index_in(given, value_set=pa.array(keys, pa.string()))
+    if kind.one_row_a_job and pc.count(order).as_py() != len(keys):
+        raise DamagedResults(
+            f"{place}: the registry counts {len(keys)} {kind.name}, their files hold {pc.count(order).as_py()}"
+        )
+    table = table.append_column("order", order).filter(pc.is_valid(order))
+    return table.take(pc.sort_indices(table, sort_keys=[("order", "ascending")]))
+
+
+def _put_local(path: Path, content: pa.Buffer) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

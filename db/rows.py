@@ -1,0 +1,292 @@
+"""What goes into the registry and what comes out of it, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from db.states import AgentState, FailureClass, State, SweepState
+from sweeps.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """One variant of a sweep, `NAME@label`. Times are Unix seconds."""
+
+    id: int
+    name: str
+    label: str
+    spec: str
+    size: int
+    owner: str
+    code: str
+    keep: str
+    state: SweepState
+    reason: str
+    created_at: float
+    launched_at: float
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}@{self.label}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """What a registration found: jobs new to the registry, known from other sweeps, already in this one."""
+
+    new: int
+    shared: int
+    known: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many jobs of a sweep stand in each state. `diverged` are among `done`."""
+
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    diverged: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.queued + self.running + self.done + self.failed + self.cancelled
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentInfo:
+    """Who enlists. `process_started` and `boot_id` tell this process from a later one of the same pid."""
+
+    host: str
+    pid: int
+    process_started: float
+    boot_id: str
+    backend: str
+    device: str
+    build: str
+    precisions: tuple[str, ...] = ("fp32",)
+    code: str = ""
+    log: str = ""
+    lease: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentRow:
+    """One incarnation of an agent. `expired`: alive by the book, but its lease has run out."""
+
+    id: int
+    host: str
+    pid: int
+    backend: str
+    device: str
+    build: str
+    code: str
+    log: str
+    lease: float
+    state: AgentState
+    reason: str
+    note: str
+    enlisted_at: float
+    beat_at: float
+    ended_at: float | None
+    expired: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """One job as it stands. `progress` counts the optimizer steps of its newest checkpoint."""
+
+    id: int
+    identity: str
+    kind: str
+    cohort_key: str
+    cost: float
+    content: str
+    parent_id: int | None
+    state: State
+    wanted: bool
+    blocked: bool
+    alone: bool
+    slots_limit: int | None
+    attempt: int
+    progress: int
+    epoch: int
+    agent_id: int | None
+    failure_class: FailureClass | None
+    error: str
+    publication: str | None
+    model_file: str | None
+    model_hash: str | None
+    diverged: bool
+    registered_at: float
+    ended_at: float | None
+
+    @cached_property
+    def job(self) -> Job:
+        return Job.from_json(self.content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRow:
+    """One execution of a job. `outcome` is the state that it left the job in; None while it runs."""
+
+    job_id: int
+    attempt: int
+    agent_id: int
+    host: str
+    pid: int
+    backend: str
+    device: str
+    log: str
+    started_at: float
+    beat_at: float
+    ended_at: float | None
+    resumed_from: int
+    outcome: State | None
+    failure_class: FailureClass | None
+    error: str
+    publication: str | None
+    superseded: str | None
+    """Why its results no longer count; None while they do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRow:
+    """One change of one job."""
+
+    id: int
+    job_id: int
+    at: float
+    source: State
+    target: State
+    agent_id: int | None
+    attempt: int
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What an agent should claim next: the cohort of the first claimable job."""
+
+    job_id: int
+    cohort_key: str
+    job: Job
+    alone: bool
+    """It crashed in company: run it with every other slot vacant."""
+    slots_limit: int | None
+    """After running out of memory: the most slots that the engine may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """One recorded checkpoint of a job."""
+
+    step: int
+    epoch: int
+    file: str
+    checksum: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParentModel:
+    """The trained model that a child job takes, as it stood when the child was claimed."""
+
+    identity: str
+    attempt: int
+    model_file: str | None
+    model_hash: str | None
+    diverged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One job that this agent alone may run, as attempt `attempt`. `checkpoints` has the newest first."""
+
+    job_id: int
+    job: Job
+    attempt: int
+    checkpoints: tuple[Saved, ...] = ()
+    alone: bool = False
+    slots_limit: int | None = None
+    keep_model: bool = True
+    """Some sweep asks for the trained model."""
+    parent: ParentModel | None = None
+
+
+class Fenced(Protocol):
+    """Anything that names one execution of a job: a Claim, a Checkpoint, a Finished."""
+
+    @property
+    def job_id(self) -> int: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint that lies complete on the disk and asks to be recorded."""
+
+    job_id: int
+    attempt: int
+    step: int
+    epoch: int
+    file: str
+    checksum: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A result that lies complete in the store and asks to be counted."""
+
+    job_id: int
+    attempt: int
+    publication: str
+    model_file: str | None = None
+    model_hash: str | None = None
+    diverged: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """Which jobs passed the fence, and which checkpoint files nobody needs any more."""
+
+    jobs: frozenset[int]
+    deletable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The slots and the form of a cohort key on one device class and build: fixed once recorded."""
+
+    slots: int
+    form: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remaining:
+    """What an agent that found nothing to claim may wait for.
+
+    `queued`: wanted jobs that wait for a backoff, a parent, or an agent of another precision. `running`:
+    jobs that others run, and that may come back. `delay`: seconds until the first backoff ends.
+    """
+
+    queued: bool
+    running: bool
+    delay: float | None
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.queued or self.running)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """The pointer from a job to its counted rows in the result store."""
+
+    job: str
+    attempt: int
+    publication: str

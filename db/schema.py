@@ -1,0 +1,114 @@
+"""The columns of every kind of result. Writer and readers share them.
+
+The settings' columns follow from the declarations in `sweeps`, so that a new model, optimizer or quantizer
+brings its columns along. A column is only ever added: older files have nulls in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import pyarrow as pa
+
+from sweeps.models import MODELS
+from sweeps.optimizers import OPTIMIZERS
+from sweeps.quantizers import QUANTIZERS
+from sweeps.settings import names_of
+from sweeps.training import Recipe
+
+VERSION = 1
+"""Raised when a column changes its meaning, which the old files do not follow."""
+
+KEY = (
+    pa.field("job", pa.string(), nullable=False),
+    pa.field("attempt", pa.int32(), nullable=False),
+)
+
+TYPES: dict[Any, pa.DataType] = {
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    str: pa.string(),
+    tuple[int, ...]: pa.list_(pa.int64()),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of result: its columns, and whether a job has exactly one row of it."""
+
+    name: str
+    columns: pa.Schema
+    one_row_a_job: bool
+
+
+def _settings() -> tuple[pa.Field, ...]:
+    """One column for each setting that any training may have, families first."""
+    found: dict[str, pa.DataType] = {"data": pa.string()}
+    for name, families in (("model", MODELS), ("optimizer", OPTIMIZERS), ("quantizer", QUANTIZERS)):
+        found[name] = pa.string()
+        for family in families.values():
+            found |= _columns_of(family)
+    found |= _columns_of(Recipe)
+    return tuple(pa.field(name, kind) for name, kind in found.items())
+
+
+def _columns_of(component: type[Any]) -> dict[str, pa.DataType]:
+    hints = get_type_hints(component)
+    return {name: TYPES[hints[name]] for name in names_of(component)}
+
+
+PROVENANCE = (
+    pa.field("code", pa.string()),
+    pa.field("torch", pa.string()),
+    pa.field("device", pa.string()),
+    pa.field("host", pa.string()),
+    pa.field("slots", pa.int32()),
+    pa.field("form", pa.string()),
+    pa.field("seconds", pa.float64()),
+    pa.field("steps_per_second", pa.float64()),
+    pa.field("finished_at", pa.timestamp("us", tz="UTC")),
+)
+
+RUN = (
+    pa.field("train_loss", pa.float64()),
+    pa.field("train_accuracy", pa.float64()),
+    pa.field("test_loss", pa.float64()),
+    pa.field("test_accuracy", pa.float64()),
+    pa.field("generalization_gap", pa.float64()),
+    pa.field("chosen_epoch", pa.int32()),
+    pa.field("diverged", pa.bool_()),
+    pa.field("last_train_loss", pa.float64()),
+    pa.field("init_hash", pa.string()),
+    pa.field("weight_norm", pa.float64()),
+    pa.field("distance", pa.float64()),
+)
+
+EPOCH = (
+    pa.field("epoch", pa.int32()),
+    pa.field("train_loss", pa.float64()),
+    pa.field("train_accuracy", pa.float64()),
+    pa.field("learning_rate", pa.float64()),
+)
+
+LAYER = (
+    pa.field("layer", pa.string()),
+    pa.field("index", pa.int32()),
+    pa.field("bits", pa.int32()),
+    pa.field("step_size", pa.float64()),
+    pa.field("step_size_init", pa.float64()),
+    pa.field("weights", pa.int64()),
+    pa.field("weight_norm", pa.float64()),
+    pa.field("init_norm", pa.float64()),
+    pa.field("distance", pa.float64()),
+)
+
+KINDS: dict[str, Kind] = {
+    one.name: one
+    for one in (
+        Kind(name="runs", columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *RUN]), one_row_a_job=True),
+        Kind(name="epochs", columns=pa.schema([*KEY, *EPOCH]), one_row_a_job=False),
+        Kind(name="layers", columns=pa.schema([*KEY, *LAYER]), one_row_a_job=False),
+    )
+}

@@ -1,0 +1,72 @@
+"""The states of jobs, sweeps and agents, the classes of failure, and every transition that a job may make."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a job stands, who moves it out of there, and what happens when that process dies.
+
+    QUEUED: waits for an agent. A claim moves it to running; a cancel to cancelled. Nobody's death matters.
+    RUNNING: one agent works on it under that agent's lease. The agent's fenced finish, release or fail moves
+        it on. When the agent dies, its supervisor, a launcher on the same host, or whichever agent claims
+        next takes its lease back, and the job is queued (or failed, once its budget is spent).
+    DONE: one attempt's results are committed. Only an invalidation moves it, back to queued.
+    FAILED: its budget is spent. Only a retry (or the invalidation of its parent) moves it, back to queued.
+    CANCELLED: every sweep that holds it is cancelled. Launching one of them again moves it back to queued.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
+    {
+        (State.QUEUED, State.RUNNING),  # claimed
+        (State.QUEUED, State.CANCELLED),  # no sweep wants it any more
+        (State.RUNNING, State.DONE),  # finished
+        (State.RUNNING, State.QUEUED),  # handed back, taken back, failed within its budget, or superseded
+        (State.RUNNING, State.FAILED),  # failed beyond its budget
+        (State.RUNNING, State.CANCELLED),  # handed back, and no sweep wants it any more
+        (State.DONE, State.QUEUED),  # invalidated
+        (State.FAILED, State.QUEUED),  # retried
+        (State.CANCELLED, State.QUEUED),  # wanted again
+    }
+)
+
+
+class FailureClass(StrEnum):
+    """Why an attempt ended without a result. `db.budgets` says what each class costs."""
+
+    PREEMPTED = "preempted"
+    """Handed back on request: a signal, Ctrl-C, a full disk."""
+    LOST = "lost"
+    """The machine or the whole process tree vanished, and its lease was taken back."""
+    CRASH = "crash"
+    """The agent's child died or raised an exception."""
+    MEMORY = "memory"
+    """Out of memory."""
+    TIMEOUT = "timeout"
+    """Longer than the job's time limit."""
+    INPUT = "input"
+    """The job itself can't be run as it is written."""
+
+
+class SweepState(StrEnum):
+    """Whether a sweep wants its jobs. PAUSED keeps them queued; CANCELLED gives them up."""
+
+    ACTIVE = "active"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+
+
+class AgentState(StrEnum):
+    """An incarnation of an agent: ALIVE until it retires by itself, or its lease is taken back (DEAD)."""
+
+    ALIVE = "alive"
+    RETIRED = "retired"
+    DEAD = "dead"

@@ -1,0 +1,73 @@
+"""The command line explains itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer.main
+
+from orchestrator.cli import app
+from tests.conftest import Qsweep
+
+COMMANDS = ["sweeps", "plan", "launch", "resume", "worker", "status", "jobs", "show", "logs", "retry", "cancel", "tables", "doctor", "db"]
+
+
+def leaves() -> list[tuple[str, ...]]:
+    group = typer.main.get_command(app)
+    found: list[tuple[str, ...]] = []
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found += [(name, sub) for sub in inner] if inner else [(name,)]
+    return found
+
+
+def test_every_command_of_the_design_is_there() -> None:
+    assert {path[0] for path in leaves()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("path", leaves(), ids=" ".join)
+def test_the_help_of_every_command_has_an_example_of_that_command(path: tuple[str, ...]) -> None:
+    command = typer.main.get_command(app)
+    for name in path:
+        command = command.commands[name]  # type: ignore[attr-defined]
+    assert command.help
+    assert (command.epilog or "").startswith(f"Example: qsweep {' '.join(path)}")
+
+
+def test_the_command_line_never_imports_torch() -> None:
+    code = "import sys, orchestrator.cli, orchestrator.launcher, orchestrator.planner, orchestrator.supervisor, reports.answers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
+    listed = json.loads(qsweep("sweeps", "--json").stdout)
+    assert {(one["name"], one["jobs"]) for one in listed} == {("cifar10-grid", 972), ("cifar100-grid", 972), ("digits-grid", 972)}
+    assert "[axes.learning_rate]" in qsweep("sweeps", "cifar10-grid").stdout
+
+
+def test_plan_shows_cohorts_memory_disk_and_time_and_starts_nothing(qsweep: Qsweep) -> None:
+    answer = qsweep("plan", "cifar10-grid", "--where", "bits == 2", "--json")
+    plan = json.loads(answer.stdout)
+    assert plan["jobs"] == 243
+    assert sum(cohort["jobs"] for cohort in plan["cohorts"]) == 243
+    assert all(cohort["memory"] > 0 for cohort in plan["cohorts"])
+    assert plan["disk"] > 0
+    assert plan["seconds"] > 0
+    assert "guess" in plan["basis"]
+
+
+def test_plan_tells_of_a_milestone_that_is_never_reached(qsweep: Qsweep) -> None:
+    text = qsweep("plan", "cifar10-grid", "--set", "epochs=150").stdout
+    assert "milestone 200 is never reached in 150 epochs" in text
+    assert "milestone 100 is" not in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_is_there(qsweep: Qsweep, shell: str) -> None:
+    answer = qsweep("--show-completion", shell)
+    if answer.returncode != 0:
+        answer = qsweep(environment={"_QSWEEP_COMPLETE": f"source_{shell}"})
+    assert "_QSWEEP_COMPLETE" in answer.stdout

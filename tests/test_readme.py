@@ -1,0 +1,94 @@
+"""Every command and every piece of code in the README runs.
+
+A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 4`, `cifar` needs the real
+CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps.files import read_sweep
+from sweeps.training import Training
+from tests.conftest import QSWEEP, Qsweep, environment
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCK = re.compile(r"^```(\w+)(?: ([\w-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str, mark: str) -> list[str]:
+    return [text for kind, label, text in BLOCK.findall(README.read_text()) if (kind, label) == (language, mark)]
+
+
+def commands(mark: str) -> list[list[str]]:
+    lines = [line for block in blocks("sh", mark) for line in block.splitlines()]
+    return [shlex.split(line) for line in lines]
+
+
+def test_every_block_has_a_known_mark() -> None:
+    found = {(kind, mark) for kind, mark, _ in BLOCK.findall(README.read_text())}
+    assert found <= {("sh", ""), ("sh", "long"), ("sh", "cifar"), ("sh", "no-test"), ("python", ""), ("toml", "")}
+
+
+def test_the_quick_commands_run(qsweep: Qsweep) -> None:
+    for program, *arguments in commands(""):
+        assert program in ("qsweep", "make")
+        if program == "make":
+            assert re.search(rf"^{arguments[0]}:", (README.parent / "Makefile").read_text(), re.MULTILINE)
+        else:
+            assert qsweep(*arguments).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_long_commands_run_one_after_the_other_and_then_the_python(qsweep: Qsweep, home: Path, tmp_path: Path) -> None:
+    for program, *arguments in commands("long"):
+        assert program == "qsweep"
+        if arguments[0] == "launch" and "--limit" not in arguments:
+            arguments += ["--limit", "4"]
+        answer = qsweep(*arguments)
+        assert answer.returncode == 0, answer.stderr
+    (code,) = blocks("python", "")
+    answer = subprocess.run([sys.executable, "-c", code], env=environment(home), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "Table 1" in answer.stdout
+
+
+@pytest.mark.slow
+def test_the_cifar_commands_run_on_the_real_images(qsweep: Qsweep) -> None:
+    folder = os.environ.get("QSWEEP_TEST_DATA")
+    if not folder:
+        if "data" in os.environ.get("QSWEEP_REQUIRE", ""):
+            pytest.fail("QSWEEP_TEST_DATA has to name the folder of the real CIFAR-10")
+        pytest.skip("QSWEEP_TEST_DATA names no folder with the real CIFAR-10")
+    launch, tables = commands("cifar")
+    launch[launch.index("--data") + 1] = folder
+    answer = qsweep(*launch[1:], "--limit", "1")
+    assert answer.returncode == 0, answer.stderr
+    answer = qsweep(*tables[1:])
+    assert answer.returncode == 0
+    assert "1/243" in answer.stdout
+
+
+def test_the_sweep_file_can_be_launched(qsweep: Qsweep, tmp_path: Path) -> None:
+    (text,) = blocks("toml", "")
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    assert len(read_sweep(str(path)).jobs()) == 12
+    assert qsweep("plan", str(path)).returncode == 0
+
+
+def test_the_table_of_settings_names_every_setting() -> None:
+    text = README.read_text()
+    named = set(re.findall(r"`(\w+)`", text[text.index("| setting |") : text.index("## What it promises")]))
+    assert Training.known() - {"quantizer", "precision"} <= named
+
+
+def test_the_program_of_the_readme_is_installed() -> None:
+    assert Path(QSWEEP).is_file()

@@ -1,0 +1,138 @@
+"""The same trainings as plain PyTorch, one model at a time: what the engine is compared with.
+
+Nothing here comes from the engine: layers, LSQ, optimizers and schedule are written, or taken from torch,
+on their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sweeps.training import Training
+
+
+class PlainLsq(torch.autograd.Function):
+    """LSQ of one tensor, term by term as in the paper (arXiv 1902.08153, equations 1 to 3)."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, s: Tensor, bits: int) -> Tensor:
+        ctx.save_for_backward(v, s)
+        ctx.bits = bits
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        return torch.clamp(v / s, low, high).round() * s
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        v, s = ctx.saved_tensors
+        low, high = -(2 ** (ctx.bits - 1)), 2 ** (ctx.bits - 1) - 1
+        below, above = v / s < low, v / s > high
+        inside = ~(below | above)
+        of_step = torch.where(below, float(low), torch.where(above, float(high), (v / s).round() - v / s))
+        return grad * inside, (grad * of_step).sum() / (v.numel() * high) ** 0.5, None
+
+
+class PlainConv(nn.Conv2d):
+    """A convolution whose weight may be quantized."""
+
+    bits: int = 32
+
+    def quantize_to(self, bits: int) -> None:
+        self.bits = bits
+        high = 2 ** (bits - 1) - 1
+        self.step = nn.Parameter(2 * self.weight.detach().abs().mean() / high**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.bits == 32 else PlainLsq.apply(self.weight, self.step, self.bits)
+        return self._conv_forward(x, weight, self.bias)
+
+
+class PlainNin(nn.Module):
+    """Network in Network as the reference code builds it."""
+
+    def __init__(self, training: Training) -> None:
+        super().__init__()
+        torch.manual_seed(training.recipe.seed)
+        model, data = training.model, training.data
+        channels, inputs = model.channels_per_width * model.width, data.channels
+        layers: list[nn.Module] = []
+        for _ in range(model.depth):
+            for index in range(3):
+                if index == 0:
+                    conv = PlainConv(inputs, channels, 3, stride=2, padding=1)
+                else:
+                    conv = PlainConv(channels, channels, 1)
+                layers += [conv, nn.BatchNorm2d(channels), nn.ReLU()]
+                inputs = channels
+        layers += [PlainConv(channels, data.classes, 1), nn.BatchNorm2d(data.classes), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        if training.quantizer is not None:
+            convs = self.convs()
+            for index, conv in enumerate(convs):
+                outer = index in (0, len(convs) - 1)
+                conv.quantize_to(training.quantizer.outer_bits if outer else training.quantizer.bits)
+
+    def convs(self) -> list[PlainConv]:
+        return [layer for layer in self.body if isinstance(layer, PlainConv)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).mean((2, 3))
+
+
+def named(net: PlainNin, training: Training) -> dict[str, Tensor]:
+    """The tensors of a plain model under the engine's names."""
+    found: dict[str, Tensor] = {}
+    norms = [layer for layer in net.body if isinstance(layer, nn.BatchNorm2d)]
+    for layer, conv, norm in zip(training.model.layers(training.data), net.convs(), norms, strict=True):
+        found[f"{layer.name}.weight"] = conv.weight.detach()
+        found[f"{layer.name}.bias"] = conv.bias.detach()
+        if conv.bits != 32:
+            found[f"{layer.name}.step"] = conv.step.detach()
+        found[f"{layer.name}.norm.weight"] = norm.weight.detach()
+        found[f"{layer.name}.norm.bias"] = norm.bias.detach()
+        found[f"{layer.name}.norm.running_mean"] = norm.running_mean
+        found[f"{layer.name}.norm.running_var"] = norm.running_var
+    return found
+
+
+class PlainTraining:
+    """One training with torch.optim and MultiStepLR, in float64."""
+
+    def __init__(self, training: Training) -> None:
+        self.net = PlainNin(training).double()
+        steps = [p for name, p in self.net.named_parameters() if name.endswith("step")]
+        others = [p for name, p in self.net.named_parameters() if not name.endswith("step")]
+        chosen = training.optimizer
+        decays = training.quantizer is not None and training.quantizer.decay_step
+        groups = [
+            {"params": others, "weight_decay": chosen.weight_decay},
+            {"params": steps, "weight_decay": chosen.weight_decay if decays else 0.0},
+        ]
+        if not steps:
+            del groups[1]
+        if chosen.name == "sgd":
+            self.optimizer = torch.optim.SGD(groups, lr=chosen.learning_rate, momentum=chosen.momentum)
+        elif chosen.name == "adam":
+            betas = (chosen.beta1, chosen.beta2)
+            self.optimizer = torch.optim.Adam(groups, lr=chosen.learning_rate, betas=betas, eps=chosen.epsilon)
+        else:
+            self.optimizer = torch.optim.RMSprop(
+                groups, lr=chosen.learning_rate, alpha=chosen.alpha, eps=chosen.epsilon
+            )
+        recipe = training.recipe
+        self.schedule = torch.optim.lr_scheduler.MultiStepLR(
+            self.optimizer, list(recipe.milestones), gamma=recipe.lr_factor
+        )
+        self.steps = steps
+
+    def step(self, images: Tensor, labels: Tensor) -> float:
+        loss = nn.functional.cross_entropy(self.net(images), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for step in self.steps:
+                step.clamp_(min=torch.finfo(torch.float32).eps)
+        return float(loss.detach())

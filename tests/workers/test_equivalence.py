@@ -1,0 +1,82 @@
+"""A cohort computes what plain modules with torch.optim compute, each trained alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sweeps.training import Training
+from tests.workers.plain import PlainTraining, named
+from tests.workers.trainings import mixture, training
+from workers.cohort import Cohort
+from workers.data import Images
+from workers.data.batches import Batches
+from workers.forms import Form
+
+CPU = torch.device("cpu")
+STEPS = 20
+"""With batches of 150 images these are two epochs, each with a last batch of 92, and a milestone between."""
+
+
+def tensors(cohort: Cohort, member: int, one: Training) -> dict[str, torch.Tensor]:
+    state = cohort.state(member)
+    layout = cohort.layout
+    found = dict(layout.named(state["parameters"], state["statistics"]))
+    if one.quantizer is None:
+        found = {name: tensor for name, tensor in found.items() if not name.endswith(".step")}
+    return found
+
+
+@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_mixed_cohort_equals_plain_models_trained_alone(digits: Images, form: Form, depth: int) -> None:
+    trainings = mixture(depth=depth)
+    cohort = Cohort(trainings, digits, slots=14, form=form, device=CPU, dtype=torch.float64)
+    plain = [PlainTraining(one) for one in trainings]
+    batches = Batches(digits, trainings[0].recipe, CPU, torch.float64)
+    for step in range(STEPS):
+        epoch, number = divmod(step, trainings[0].steps_per_epoch)
+        if number == 0:
+            batches.open(epoch)
+            if epoch:
+                for one in plain:
+                    one.schedule.step()
+        cohort.step()
+        for one in plain:
+            one.step(*batches.batch(number))
+    for member, (one, reference) in enumerate(zip(trainings, plain, strict=True)):
+        found, wanted = tensors(cohort, member, one), named(reference.net, one)
+        assert found.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10, msg=f"{one.optimizer.name} {one.bits} {name}")
+
+
+def test_results_are_full_passes_of_the_epoch_with_the_lowest_training_loss(digits: Images) -> None:
+    one = training(optimizer="sgd", learning_rate=0.3, milestones=[], epochs=4, bits=4)
+    plain = PlainTraining(one)
+    batches = Batches(digits, one.recipe, CPU, torch.float64)
+    losses, kept = [], []
+    for epoch in range(one.recipe.epochs):
+        batches.open(epoch)
+        steps = [plain.step(*batches.batch(number)) for number in range(one.steps_per_epoch)]
+        losses.append(sum(steps) / len(steps))
+        kept.append({name: tensor.clone() for name, tensor in plain.net.state_dict().items()})
+    best = min(range(len(losses)), key=losses.__getitem__)
+    plain.net.load_state_dict(kept[best])
+    plain.net.eval()
+
+    cohort = Cohort([one], digits, slots=2, form=Form.GATHER, device=CPU, dtype=torch.float64)
+    while not cohort.finished:
+        cohort.step()
+    result = cohort.results()[0]
+    assert result.run["chosen_epoch"] == best + 1
+    assert [row["train_loss"] for row in result.epochs] == pytest.approx(losses, abs=1e-9)
+    for name, (images, labels) in {"train": batches.train, "test": batches.test}.items():
+        logits = plain.net(batches.standardized(images))
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        assert result.run[f"{name}_loss"] == pytest.approx(float(loss), abs=1e-9)
+        assert result.run[f"{name}_accuracy"] == float((logits.argmax(1) == labels).double().mean())
+    weights = torch.cat([conv.weight.flatten() for conv in plain.net.convs()])
+    assert result.run["weight_norm"] == pytest.approx(float(weights.norm()), abs=1e-9)
+    initial = torch.cat([conv.weight.flatten() for conv in PlainTraining(one).net.convs()])
+    assert result.run["distance"] == pytest.approx(float((weights - initial).norm()), abs=1e-9)

@@ -1,0 +1,46 @@
+"""Trainings for tests, from settings with short defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sweeps.training import Training
+
+RATES = {"sgd": 0.1, "adam": 0.01, "rmsprop": 0.002}
+
+
+def training(**settings: Any) -> Training:
+    """A small NiN on digits with everything that `settings` leaves open at a default."""
+    base: dict[str, Any] = {
+        "data": "digits",
+        "model": "nin",
+        "width": 8,
+        "depth": 3,
+        "channels_per_width": 2,
+        "optimizer": "sgd",
+        "weight_decay": 1e-2,
+        "bits": 32,
+        "epochs": 2,
+        "batch_size": 150,
+        "milestones": [1],
+    }
+    base |= settings
+    base.setdefault("learning_rate", RATES[base["optimizer"]])
+    return Training.from_settings(base)
+
+
+def mixture(**settings: Any) -> list[Training]:
+    """Every optimizer with every kind of width, under seeds, decays and rates of their own."""
+    return [
+        training(
+            optimizer=optimizer,
+            bits=bits,
+            learning_rate=RATES[optimizer] / (1 + number),
+            weight_decay=1e-2 * (1 + number),
+            seed=10 * number + bits,
+            decay_step=bits == 4,
+            **settings,
+        )
+        for optimizer in RATES
+        for number, bits in enumerate((32, 8, 4, 2))
+    ]

@@ -1,0 +1,1 @@
+"""What is computed: data, models, quantizers, training. The only home of torch."""

@@ -1,0 +1,265 @@
+"""The pull loop: claim a cohort, run it, publish, again until nothing is left."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from db.home import Home
+from db.registry import Registry
+from db.results import ResultStore
+from db.rows import Checkpoint, Claim, Finished, Head
+from db.states import FailureClass
+from sweeps.errors import InputError
+from workers import checkpoints
+from workers.agent.heart import Heart
+from workers.agent.rows import Provenance, result_rows
+from workers.cohort import Cohort
+from workers.data import Images, load
+from workers.results import Result
+from workers.forms import Form, build, default_form, device_class
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY = 10.0
+"""Seconds between two checkpoints of a cohort, at least."""
+CHECKPOINT_SHARE = 0.02
+"""Share of the time that may go into checkpoints."""
+
+
+class Stopped(Exception):
+    """The agent was asked to stop: its jobs go back."""
+
+
+class LeaseGone(Exception):
+    """The agent's jobs belong to somebody else now: whatever it has is discarded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How cohorts of one key are run on this device."""
+
+    slots: int
+    form: Form
+
+
+class Agent:
+    """One agent on one device."""
+
+    def __init__(
+        self,
+        home: Home,
+        registry: Registry,
+        device: torch.device,
+        *,
+        agent: int,
+        code: str,
+        heart: Heart,
+        stop: threading.Event,
+        sweep: int | None = None,
+    ) -> None:
+        self.home = home
+        self.registry = registry
+        self.results = ResultStore(home.results)
+        self.device = device
+        self.agent = agent
+        self.code = code
+        self.heart = heart
+        self.stop = stop
+        self.sweep = sweep
+        self._images: dict[str, Images] = {}
+        self._plans: dict[str, Plan] = {}
+
+    def run(self) -> None:
+        """Work until nothing can be claimed, or until asked to stop. Raises LeaseGone."""
+        while not self.stop.is_set():
+            head = self.registry.next_cohort(self.agent, self.sweep)
+            if head is None:
+                return
+            plan = self._plan(head)
+            claims = self.registry.claim(self.agent, head, plan.slots, self.sweep)
+            if claims:
+                self._work(claims, plan)
+
+    def _plan(self, head: Head) -> Plan:
+        """Slots and form of the head's cohorts: fixed in the registry from their first use on this device.
+
+        Only running out of memory lowers the slots.
+        """
+        if head.cohort_key not in self._plans:
+            device = device_class(self.device)
+            slots, form = default_form(head.job.training, device)
+            fixed = self.registry.calibration(
+                cohort_key=head.cohort_key, device=device, build=build(), slots=slots, form=form.value
+            )
+            self._plans[head.cohort_key] = Plan(slots=fixed.slots, form=Form(fixed.form))
+        plan = self._plans[head.cohort_key]
+        return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots))
+
+    def _work(self, claims: Sequence[Claim], plan: Plan) -> None:
+        try:
+            self._train(claims, plan)
+        except Stopped:
+            log.info("handing %d jobs back", len(claims))
+            self.registry.release(self.agent, claims)
+        except LeaseGone:
+            raise
+        except InputError as error:
+            self.registry.fail(self.agent, claims, FailureClass.INPUT, str(error))
+        except torch.OutOfMemoryError:
+            error_text = traceback.format_exc()
+            self.registry.fail(self.agent, claims, FailureClass.MEMORY, error_text, slots=plan.slots)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.error("the disk is full: %s", error)
+            self.registry.release(self.agent, claims, "the disk is full")
+            self.registry.pause_for(claims, f"the disk is full: {error}")
+        except Exception:
+            log.exception("a cohort of %d jobs failed", len(claims))
+            self.registry.fail(self.agent, claims, FailureClass.CRASH, traceback.format_exc())
+
+    def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
+        started = time.monotonic()
+        cohort = self._cohort(claims, plan)
+        first, pace = cohort.position, Pace()
+        log.info("%s: %d jobs from step %d of %d", claims[0].job.cohort_key, len(claims), first, cohort.steps)
+        while not cohort.finished:
+            cohort.step()
+            self._report(claims, cohort)
+            if self.stop.is_set() or self._unwanted(claims):
+                self._save(claims, cohort)
+                raise Stopped
+            if pace.due():
+                with pace:
+                    self._save(claims, cohort)
+        results = cohort.results()
+        seconds = time.monotonic() - started
+        self._publish(claims, results, plan, seconds, steps=cohort.steps - first)
+
+    def _cohort(self, claims: Sequence[Claim], plan: Plan) -> Cohort:
+        data = claims[0].job.training.data
+        if data.name not in self._images:
+            self._images[data.name] = load(data, self.home.data, download=False)
+        cohort = Cohort(
+            [claim.job.training for claim in claims],
+            self._images[data.name],
+            slots=plan.slots,
+            form=plan.form,
+            device=self.device,
+        )
+        for member, claim in enumerate(claims):
+            self._restore(cohort, member, claim)
+        return cohort
+
+    def _restore(self, cohort: Cohort, member: int, claim: Claim) -> None:
+        """Go on from the newest checkpoint that can be read."""
+        for checkpoint in claim.checkpoints:
+            path = self.home.checkpoints / checkpoint.file
+            try:
+                state = checkpoints.load(path, checkpoint.checksum)
+            except checkpoints.DamagedFile as error:
+                log.warning("%s", error)
+                continue
+            cohort.restore(member, state)
+            self.registry.resumed(self.agent, claim, checkpoint.step)
+            return
+
+    def _report(self, claims: Sequence[Claim], cohort: Cohort) -> None:
+        if self.heart.lost.is_set():
+            raise LeaseGone
+        key = claims[0].job.cohort_key
+        note = {"cohort": key, "jobs": len(claims), "step": cohort.position, "steps": cohort.steps}
+        self.heart.progress(json.dumps(note))
+
+    def _unwanted(self, claims: Sequence[Claim]) -> bool:
+        """Whether no sweep wants any of these jobs any more. One that is still wanted carries the others on."""
+        return self.heart.unwanted.issuperset(claim.job_id for claim in claims)
+
+    def _save(self, claims: Sequence[Claim], cohort: Cohort) -> None:
+        """Write a checkpoint of every member, then record them in one transaction."""
+        records = []
+        for member, claim in enumerate(claims):
+            step = cohort.position_of(member)
+            file = f"{claim.job.identity}/{claim.attempt}-{step}.pt"
+            checksum = checkpoints.save(self.home.checkpoints / file, cohort.state(member))
+            records.append(
+                Checkpoint(
+                    job_id=claim.job_id,
+                    attempt=claim.attempt,
+                    step=step,
+                    epoch=step // claim.job.training.steps_per_epoch,
+                    file=file,
+                    checksum=checksum,
+                )
+            )
+        for file in self.registry.checkpointed(self.agent, records).deletable:
+            (self.home.checkpoints / file).unlink(missing_ok=True)
+
+    def _publish(
+        self, claims: Sequence[Claim], results: Sequence[Result], plan: Plan, seconds: float, *, steps: int
+    ) -> None:
+        """Models and rows on disk first, then the pointers to them in one fenced transaction."""
+        publication = f"{self.agent:06d}-{uuid.uuid4().hex[:12]}"
+        provenance = Provenance(
+            code=self.code,
+            torch=build(),
+            device=device_class(self.device),
+            slots=plan.slots,
+            form=plan.form.value,
+            seconds=seconds / len(claims),
+            steps_per_second=steps * len(claims) / seconds,
+            finished_at=datetime.now(UTC),
+        )
+        finished = []
+        for claim, result in zip(claims, results, strict=True):
+            file = Path(claim.job.identity[:2]) / f"{claim.job.identity}-{claim.attempt}.pt"
+            digest = checkpoints.save(self.home.models / file, result.model) if claim.keep_model else None
+            finished.append(
+                Finished(
+                    job_id=claim.job_id,
+                    attempt=claim.attempt,
+                    publication=publication,
+                    model_file=str(file) if digest else None,
+                    model_hash=digest,
+                    diverged=bool(result.run["diverged"]),
+                )
+            )
+        for kind, rows in result_rows(claims, results, provenance).items():
+            self.results.write(kind, publication, rows)
+        if self.heart.lost.is_set():
+            raise LeaseGone
+        accepted = self.registry.finish(self.agent, finished)
+        log.info("%d of %d results counted", len(accepted.jobs), len(claims))
+        for done in accepted.deletable:
+            (self.home.checkpoints / done).unlink(missing_ok=True)
+
+
+class Pace:
+    """When the next checkpoint is due: often enough to lose little, rarely enough to cost little."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._interval = CHECKPOINT_EVERY
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= self._interval
+
+    def __enter__(self) -> None:
+        self._last = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        now = time.monotonic()
+        self._interval = max(CHECKPOINT_EVERY, (now - self._last) / CHECKPOINT_SHARE)
+        self._last = now

@@ -1,0 +1,70 @@
+"""Files of tensors that are whole or refused: checkpoints and trained models."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeps.errors import QsweepError
+
+
+class DamagedFile(QsweepError):
+    """A file of tensors is missing, truncated or altered: use an older one."""
+
+
+def save(path: Path, state: Mapping[str, Any]) -> str:
+    """Write `state` (tensors and plain values) so that `path` is the old file or the whole new one.
+
+    Returns the SHA-256 of the content in hex.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    content = buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load(path: Path, checksum: str) -> dict[str, Any]:
+    """Read what `save` wrote. Raises DamagedFile if the content is not that of `checksum`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedFile(f"{path} can't be read: {error.strerror or error}") from error
+    if hashlib.sha256(content).hexdigest() != checksum:
+        raise DamagedFile(f"{path} is damaged: its checksum is not the recorded one")
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
+def discard(folder: Path) -> None:
+    """Remove a job's checkpoints."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,249 @@
+"""The engine: up to M trainings of one cohort key, side by side on one device, as if each were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweeps.errors import InputError
+from sweeps.optimizers import OPTIMIZERS
+from sweeps.training import Training
+from workers.data.batches import Batches
+from workers.data.images import Images
+from workers.forms import Form
+from workers.models import NETWORKS
+from workers.models.network import slope_views, stage_tensors, trained
+from workers.models.statistics import RunningStatistics
+from workers.optimizers import CohortOptimizer
+from workers.quantizers.deployment import Deployment
+from workers.results import Result, Trained, describe, initial_row
+
+EVALUATION_BATCH = 256
+"""Images of one pass in evaluation mode: part of the numerics, so it is no setting."""
+
+
+class Cohort:
+    """Trainings that share data, model and recipe (but for the seed), each in a slot of its own.
+
+    Every tensor has one row a slot, and every operation works on rows apart: what a training computes
+    depends on the training, the number of slots and the form, never on its neighbours or its slot. Nothing
+    in `step` waits for the device.
+    """
+
+    def __init__(
+        self,
+        trainings: Sequence[Training],
+        images: Images,
+        *,
+        slots: int,
+        form: Form,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        _check(trainings, slots)
+        self._members = tuple(trainings)
+        places = sorted(range(len(trainings)), key=lambda member: _neighbourhood(trainings[member]))
+        self._slot_of = {member: slot for slot, member in enumerate(places)}
+        placed = [trainings[member] for member in places]
+        first = trainings[0]
+        self._recipe = first.recipe
+        self._steps_per_epoch = first.steps_per_epoch
+        self.steps = self._steps_per_epoch * first.recipe.epochs
+        self._network = NETWORKS[first.model.name](first.model, first.data)
+        self.layout = self._network.layout
+        self._device, self._dtype = device, dtype
+        self._batches = Batches(images, first.recipe, device, dtype)
+        self._optimizer = CohortOptimizer(placed, self.layout.steps.start, device, dtype)
+        self._deployment = Deployment(placed, self.layout, device, dtype)
+        self._rows = self._initial_rows(placed, slots)
+        parameters = self._rows["parameters"]
+        self._deployed = self._deployment.buffer(parameters)
+        self._stages = stage_tensors(self.layout, parameters, self._deployed, self._rows["statistics"])
+        self._statistics = RunningStatistics(self.layout, self._rows["statistics"])
+        self._slopes = torch.zeros_like(parameters)
+        self._slope_views = slope_views(self.layout, self._slopes)
+        self._ahead: dict[int, Mapping[str, Any]] = {}
+        self._position = 0
+        self._open_epoch: int | None = None
+
+    @property
+    def position(self) -> int:
+        """Optimizer steps done: those of the member that is furthest behind."""
+        if len(self._ahead) == len(self._members):
+            return min(int(state["position"]) for state in self._ahead.values())
+        return self._position
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self.position // self._steps_per_epoch
+
+    @property
+    def finished(self) -> bool:
+        return self.position == self.steps
+
+    def restore(self, member: int, state: Mapping[str, Any]) -> None:
+        """Put a member where `state` left it. If that is ahead of others, it waits there for them."""
+        if self._position:
+            raise ValueError("members are restored before the first step")
+        self._ahead[member] = state
+
+    def position_of(self, member: int) -> int:
+        """Optimizer steps that this member has done: ahead of `position` while it waits."""
+        return int(self._ahead[member]["position"]) if member in self._ahead else self._position
+
+    def state(self, member: int) -> dict[str, Any]:
+        """Everything that an exact resume needs: CPU tensors and the position."""
+        if member in self._ahead:
+            return dict(self._ahead[member])
+        slot = self._slot_of[member]
+        rows = {name: row[slot].to("cpu", copy=True) for name, row in self._rows.items()}
+        return {"position": self._position, **rows}
+
+    def step(self) -> None:
+        """One optimizer step of every member that is not ahead; at the end of an epoch also its bookkeeping."""
+        self._admit()
+        epoch, number = divmod(self._position, self._steps_per_epoch)
+        if self._open_epoch != epoch:
+            self._batches.open(epoch)
+            self._optimizer.open(epoch)
+            self._open_epoch = epoch
+        losses, hits = self._descend(*self._batches.batch(number))
+        self._rows["losses"][:, epoch] += losses
+        self._rows["hits"][:, epoch] += hits
+        self._position += 1
+        if number == self._steps_per_epoch - 1:
+            self._close(epoch)
+        self._admit()
+
+    def results(self) -> list[Result]:
+        """What each training found, in the order of the members: the chosen epoch's model, fully evaluated."""
+        if not self.finished:
+            raise ValueError(f"{self.position} of {self.steps} steps are done")
+        self._admit()
+        rows = self._rows
+        passes = []
+        for images, labels in (self._batches.train, self._batches.test):
+            passes += [one.cpu() for one in self._evaluate("best_", images, labels)]
+        kept = {name: row.cpu() for name, row in rows.items()}
+        found = []
+        for member, training in enumerate(self._members):
+            slot = self._slot_of[member]
+            rows_of = {name: row[slot] for name, row in kept.items()}
+            evaluation = [float(one[slot]) for one in passes]
+            found.append(describe(Trained(training=training, layout=self.layout, rows=rows_of, passes=evaluation)))
+        return found
+
+    def _descend(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One step down the sum of the models' own mean losses; each model's loss (float64) and hits."""
+        rows = self._rows
+        parameters = rows["parameters"]
+        with torch.no_grad():
+            roundings = self._deployment.deploy(parameters, self._deployed)
+        logits, means, variances = self._network.train(_innermost(images), self._stages)
+        losses = _cross_entropy(logits, labels).mean(1)
+        slopes = torch.autograd.grad(losses.sum(), trained(self._stages))
+        with torch.no_grad():
+            self._statistics.update(rows["statistics"], parameters, means, variances, len(labels))
+            torch._foreach_copy_(self._slope_views, slopes)
+            self._slopes[:, self.layout.biases] = 0.0
+            self._deployment.differentiate(roundings, self._slopes)
+            self._optimizer.step(parameters, self._slopes, rows["first"], rows["second"], self._position + 1)
+            self._deployment.restrain(parameters)
+            return losses.detach().double(), (logits.argmax(1) == labels).sum(1)
+
+    def _close(self, epoch: int) -> None:
+        """End an epoch: its mean training loss, and the copy of the best model so far."""
+        rows = self._rows
+        rows["losses"][:, epoch] /= self._steps_per_epoch
+        loss = rows["losses"][:, epoch]
+        if self._recipe.select_by == "evaluated":
+            loss = self._evaluate("", *self._batches.train)[0]
+        better = loss.isfinite() & (loss < rows["best_loss"])
+        rows["best_loss"].copy_(torch.where(better, loss, rows["best_loss"]))
+        rows["best_epoch"].masked_fill_(better, epoch + 1)
+        for name in ("parameters", "statistics"):
+            best = rows[f"best_{name}"]
+            best.copy_(torch.where(better[:, None], rows[name], best))
+
+    @torch.no_grad()
+    def _evaluate(self, prefix: str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss (float64) and accuracy of every slot's current or best model in evaluation mode."""
+        parameters, statistics = self._rows[f"{prefix}parameters"], self._rows[f"{prefix}statistics"]
+        deployed = self._deployment.buffer(parameters)
+        self._deployment.deploy(parameters, deployed)
+        stages = stage_tensors(self.layout, parameters, deployed, statistics)
+        loss = torch.zeros(len(parameters), dtype=torch.float64, device=self._device)
+        hits = torch.zeros(len(parameters), dtype=torch.int64, device=self._device)
+        for some, names in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+            some = _innermost(self._batches.standardized(some))
+            logits = self._network.evaluate(some, stages)
+            loss += _cross_entropy(logits, names).sum(1, dtype=torch.float64)
+            hits += (logits.argmax(1) == names).sum(1)
+        return loss / len(labels), hits.double() / len(labels)
+
+    def _admit(self) -> None:
+        """Let those members in whose position the cohort has reached."""
+        self._position = self.position
+        for member, state in list(self._ahead.items()):
+            if state["position"] == self._position:
+                for name, row in self._rows.items():
+                    row[self._slot_of[member]].copy_(state[name])
+                del self._ahead[member]
+
+    def _initial_rows(self, placed: Sequence[Training], slots: int) -> dict[str, Tensor]:
+        """The rows of every slot at step 0. Vacant slots are zero, and stay out of optimizer and quantizer."""
+        layout, epochs = self.layout, self._recipe.epochs
+        parameters = torch.zeros(slots, layout.parameters_length, dtype=self._dtype)
+        statistics = torch.zeros(slots, layout.statistics_length, dtype=self._dtype)
+        for slot, training in enumerate(placed):
+            parameters[slot] = initial_row(training, layout)
+            statistics[slot] = layout.initial_statistics()
+        rows = {
+            "parameters": parameters,
+            "statistics": statistics,
+            "first": torch.zeros_like(parameters),
+            "second": torch.zeros_like(parameters),
+            "best_parameters": parameters.clone(),
+            "best_statistics": statistics.clone(),
+            "best_loss": torch.full((slots,), torch.inf, dtype=torch.float64),
+            "best_epoch": torch.zeros(slots, dtype=torch.int64),
+            "losses": torch.zeros(slots, epochs, dtype=torch.float64),
+            "hits": torch.zeros(slots, epochs, dtype=torch.int64),
+        }
+        return {name: row.to(self._device) for name, row in rows.items()}
+
+
+def _check(trainings: Sequence[Training], slots: int) -> None:
+    """Refuse what can't be trained side by side, or not at all."""
+    if not 1 <= len(trainings) <= slots:
+        raise ValueError(f"{len(trainings)} trainings for {slots} slots")
+    first = trainings[0]
+    if any(one.shared() != first.shared() for one in trainings):
+        raise ValueError("the trainings of a cohort share data, model and recipe")
+    last_batch = first.data.train_images % first.recipe.batch_size
+    if last_batch == 1 and first.model.layers(first.data)[-1].side == 1:
+        raise InputError(
+            f"batches of {first.recipe.batch_size} leave a last one of a single image, which batch norm can't normalize",
+            place="batch_size",
+        )
+
+
+def _neighbourhood(training: Training) -> tuple[int, bool]:
+    """Sorted by this, models with one optimizer stand together, and quantized models in few runs."""
+    optimizer = list(OPTIMIZERS).index(training.optimizer.name)
+    return optimizer, (training.quantizer is None) == bool(optimizer % 2)
+
+
+def _innermost(images: Tensor) -> Tensor:
+    """Images (B, channels, side, side) as one model's activations (1, channels, side, side, B)."""
+    return images.permute(1, 2, 3, 0).contiguous().unsqueeze(0)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """−log softmax(logits)[label]: (M, B) from logits (M, classes, B) and labels (B)."""
+    places = labels.expand(len(logits), 1, -1)
+    return -logits.log_softmax(1).gather(1, places).squeeze(1)

@@ -1,0 +1,102 @@
+"""The batches of a training: order and augmentation from counters, images from the device's memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sweeps.training import Recipe
+from workers.data.images import Images
+
+PADDING = 4
+"""Black pixels around an image before a crop of its own size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifts:
+    """Crop offsets (0 to 2·PADDING) and flips of images, int64 and bool (N)."""
+
+    down: Tensor
+    across: Tensor
+    flipped: Tensor
+
+
+class Batches:
+    """A data set on a device, standardized per channel with the training set's mean and deviation."""
+
+    def __init__(self, images: Images, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
+        self._recipe = recipe
+        self._device, self._dtype = device, dtype
+        self.train = (images.train_images.to(device), images.train_labels.to(device))
+        self.test = (images.test_images.to(device), images.test_labels.to(device))
+        mean, deviation = moments(images.train_images)
+        self._mean = mean.to(device, dtype)[:, None, None]
+        self._deviation = deviation.to(device, dtype)[:, None, None]
+        self._order = torch.empty(0, dtype=torch.int64)
+        self._shifts: Shifts | None = None
+
+    def open(self, epoch: int) -> None:
+        """Draw the order and the augmentation of an epoch (from 0) on the CPU, and move them over at once."""
+        count = len(self.train[0])
+        self._order = torch.randperm(count, generator=self._generator(epoch, "order")).to(self._device)
+        if self._recipe.augment == "crop-flip":
+            shifts = draw_shifts(count, self._generator(epoch, "shifts"))
+            self._shifts = Shifts(
+                down=shifts.down.to(self._device),
+                across=shifts.across.to(self._device),
+                flipped=shifts.flipped.to(self._device),
+            )
+
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Images (B, channels, side, side) and labels (B) of one step of the open epoch; the last may be smaller."""
+        size = self._recipe.batch_size
+        places = slice(number * size, (number + 1) * size)
+        order = self._order[places]
+        all_images, all_labels = self.train
+        images = all_images[order]
+        if self._shifts is not None:
+            one = self._shifts
+            images = shifted(
+                images, Shifts(down=one.down[order], across=one.across[order], flipped=one.flipped[order])
+            )
+        return self.standardized(images), all_labels[order]
+
+    def standardized(self, images: Tensor) -> Tensor:
+        """(x − mean) / deviation per channel, in the working precision."""
+        return images.to(self._dtype).sub_(self._mean).div_(self._deviation)
+
+    def _generator(self, epoch: int, purpose: str) -> torch.Generator:
+        counter = f"{self._recipe.data_seed}/{epoch}/{purpose}".encode()
+        seed = int.from_bytes(hashlib.sha256(counter).digest()[:7], "big")
+        return torch.Generator().manual_seed(seed)
+
+
+def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), float64, from exact sums."""
+    pixels = images.transpose(0, 1).flatten(1).long()
+    mean = pixels.sum(1).double() / pixels.shape[1]
+    square = pixels.square().sum(1).double() / pixels.shape[1]
+    return mean, (square - mean.square()).sqrt()
+
+
+def draw_shifts(count: int, generator: torch.Generator) -> Shifts:
+    """Uniform crops and fair flips for `count` images."""
+    return Shifts(
+        down=torch.randint(2 * PADDING + 1, (count,), generator=generator),
+        across=torch.randint(2 * PADDING + 1, (count,), generator=generator),
+        flipped=torch.randint(2, (count,), generator=generator).bool(),
+    )
+
+
+def shifted(images: Tensor, shifts: Shifts) -> Tensor:
+    """Each image padded with black, cropped at its offsets, and flipped left to right if so drawn."""
+    side = images.shape[-1]
+    padded = torch.nn.functional.pad(images, (PADDING,) * 4)
+    line = torch.arange(side, device=images.device)
+    rows = shifts.down[:, None] + line
+    columns = shifts.across[:, None] + torch.where(shifts.flipped[:, None], line.flip(0), line)
+    every = torch.arange(len(images), device=images.device)[:, None, None]
+    return padded[every, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

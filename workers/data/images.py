@@ -1,0 +1,64 @@
+"""A data set in memory: found, read and checked by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweeps.datasets import DataSet
+from sweeps.errors import InputError
+from workers.data.cifar import read_cifar
+from workers.data.digits import read_digits
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Reader = Callable[[DataSet, Path | None, bool], Arrays]
+
+READERS: dict[str, Reader] = {"digits": read_digits, "cifar10": read_cifar, "cifar100": read_cifar}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """One data set on the CPU: images uint8 (N, channels, height, width), labels int64 (N)."""
+
+    data: DataSet
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def load(data: DataSet, folder: Path | None, *, download: bool) -> Images:
+    """Read `data` (from `folder`, unless it comes with a package) and check its fingerprint.
+
+    Raises InputError if it is missing, can't be read, or holds something else.
+    """
+    arrays = READERS[data.name](data, folder, download)
+    found = fingerprint(arrays)
+    if found != data.fingerprint:
+        raise InputError(
+            f"this is not the published {data.title}: its fingerprint is {found}, not {data.fingerprint}",
+            place=str(folder / data.folder) if folder and data.folder else data.name,
+            allowed="remove it and get it again",
+        )
+    train_images, train_labels, test_images, test_labels = (torch.from_numpy(one) for one in arrays)
+    return Images(
+        data=data,
+        train_images=train_images,
+        train_labels=train_labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+
+
+def fingerprint(arrays: Arrays) -> str:
+    """32 hex digits of the SHA-256 over the bytes of the four arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,36 @@
+"""The running statistics of batch norm, of all layers of M models at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from workers.models.layout import Layout
+
+MOMENTUM = 0.1
+"""Share of a new batch in the running statistics, as in `torch.nn.BatchNorm2d`."""
+
+
+class RunningStatistics:
+    """running ← (1 − 0.1)·running + 0.1·batch, of the mean with the convolution's bias and the unbiased variance."""
+
+    def __init__(self, layout: Layout, rows: Tensor) -> None:
+        self._layout = layout
+        self._batch = torch.zeros_like(rows)
+        self._views = [one.mean.of(self._batch) for one in layout.spans]
+        self._views += [one.variance.of(self._batch) for one in layout.spans]
+        pixels = [torch.full((one.outputs,), float(one.side**2)) for one in layout.layers]
+        self._pixels = torch.cat(pixels).to(rows.device, rows.dtype)
+
+    def update(
+        self, rows: Tensor, parameters: Tensor, means: Sequence[Tensor], variances: Sequence[Tensor], images: int
+    ) -> None:
+        """Move `rows` (M, S) by the moments of a batch of `images`, each (M, C) a layer."""
+        torch._foreach_copy_(self._views, [*means, *variances])
+        layout, batch = self._layout, self._batch
+        batch[:, layout.means] += parameters[:, layout.biases]
+        pixels = self._pixels * images
+        batch[:, layout.variances] *= pixels / (pixels - 1)
+        rows.mul_(1 - MOMENTUM).add_(batch.mul_(MOMENTUM))

@@ -1,0 +1,93 @@
+"""How a convolution's kernel meets its images: the gather that makes a convolution a matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from sweeps.models import ConvLayer
+
+
+class Window:
+    """The taps of one convolution's kernel that ever meet a pixel, and the pixels that each of them meets.
+
+    A 3×3 kernel with stride 2 and padding 1 meets a 2×2 image with 4 of its taps, and a 1×1 image with the
+    central one alone; the weights of the others have no effect and no gradient. Images are
+    (M, channels, side, side, B) with the batch innermost, so that a gather copies runs of whole batches.
+    """
+
+    def __init__(self, layer: ConvLayer, side: int) -> None:
+        self._layer = layer
+        self._side = side
+        reached = [self._reach(tap) for tap in range(layer.kernel)]
+        met = [tap for tap, (low, high) in enumerate(reached) if low < high]
+        self._taps = slice(met[0], met[-1] + 1)
+        self._reached = reached[self._taps]
+        self._whole = len(met) == layer.kernel
+        self._pointwise = len(met) == 1 and layer.side == side
+        self._places = list(self._find_places())
+        front = layer.padding - self._taps.start
+        self._padded = (layer.side - 1) * layer.stride + len(met)
+        self._kept = slice(0, self._padded - front)
+        self._margin = slice(front, min(front + side, self._padded))
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """The matrices (M, outputs, inputs·taps²) in weights (M, outputs, inputs, kernel, kernel)."""
+        return (weight if self._whole else weight[..., self._taps, self._taps]).flatten(2)
+
+    def spread(self, kernel: Tensor) -> Tensor:
+        """The adjoint of `kernel`: weights with zeros where no tap meets a pixel."""
+        layer, taps = self._layer, len(self._reached)
+        small = kernel.view(*kernel.shape[:2], layer.inputs, taps, taps)
+        if self._whole:
+            return small
+        weight = small.new_zeros(*small.shape[:3], layer.kernel, layer.kernel)
+        weight[..., self._taps, self._taps] = small
+        return weight
+
+    def gather(self, images: Tensor) -> Tensor:
+        """The pixels under each tap (M, channels·taps², side'²·B)."""
+        if self._pointwise:
+            return images.flatten(2)
+        models, channels, *_, batch = images.shape
+        padded = images.new_zeros(models, channels, self._padded, self._padded, batch)
+        padded[:, :, self._margin, self._margin] = images[:, :, self._kept, self._kept]
+        taps, stride = len(self._reached), self._layer.stride
+        columns = padded.unfold(2, taps, stride).unfold(3, taps, stride).permute(0, 1, 5, 6, 2, 3, 4)
+        return columns.reshape(models, channels * taps * taps, -1)
+
+    def scatter(self, columns: Tensor) -> Tensor:
+        """The adjoint of `gather`: each pixel's sum over the taps that read it."""
+        taps, side = len(self._reached), self._layer.side
+        models, channels, batch = len(columns), self._layer.inputs, columns.shape[2] // side**2
+        if self._pointwise:
+            return columns.view(models, channels, side, side, batch)
+        columns = columns.view(models, channels, taps, taps, side, side, batch)
+        images = columns.new_zeros(models, channels, self._side, self._side, batch)
+        for row, column, (down, across), (y, x) in self._places:
+            images[:, :, y, x] += columns[:, :, row, column, down, across]
+        return images
+
+    def outputs(self, rows: Tensor) -> Tensor:
+        """The output images (M, outputs, side', side', B) in rows (M, outputs, side'²·B)."""
+        return rows.unflatten(2, (self._layer.side, self._layer.side, -1))
+
+    def _find_places(self) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+        """For each tap: its row and column, the outputs that it serves, and the inputs that they read."""
+        for row, (top, bottom) in enumerate(self._reached):
+            y = self._inputs(row, top, bottom)
+            for column, (left, right) in enumerate(self._reached):
+                x = self._inputs(column, left, right)
+                yield row, column, (slice(top, bottom), slice(left, right)), (y, x)
+
+    def _reach(self, tap: int) -> tuple[int, int]:
+        """The outputs [low, high) whose input at `tap` is a pixel and not padding."""
+        layer = self._layer
+        met = [o for o in range(layer.side) if 0 <= o * layer.stride + tap - layer.padding < self._side]
+        return (met[0], met[-1] + 1) if met else (0, 0)
+
+    def _inputs(self, tap: int, low: int, high: int) -> slice:
+        layer = self._layer
+        first = low * layer.stride + tap + self._taps.start - layer.padding
+        return slice(first, first + (high - low - 1) * layer.stride + 1, layer.stride)

@@ -1,0 +1,42 @@
+"""What a machine has and whether a data set can be read there: `python -m workers.probe`, one JSON line.
+
+The orchestrator, which never imports torch, asks this before it registers or starts anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from sweeps.datasets import DATASETS
+from sweeps.errors import QsweepError
+from workers.data import load
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--download", action="store_true", help="download what is missing")
+    parser.add_argument("datasets", nargs="*", choices=[*DATASETS, []], help="data sets to read and check")
+    given = parser.parse_args(arguments)
+    found: dict[str, object] = {
+        "torch": torch.__version__,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+    try:
+        for name in given.datasets:
+            load(DATASETS[name], given.folder, download=given.download)
+    except QsweepError as error:
+        found["problem"] = str(error)
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+"""The quantizers' forward and backward passes, under their names in `sweeps.quantizers`."""
+
+from __future__ import annotations
+
+from workers.quantizers.lsq import LsqWeights
+
+QUANTIZATIONS = {"lsq": LsqWeights}

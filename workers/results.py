@@ -1,0 +1,127 @@
+"""What one training found: the columns of its rows in the results, and its model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from sweeps.quantizers import FULL_PRECISION
+from sweeps.training import Training
+from workers.models.layout import Layout
+from workers.optimizers import rate_at
+from workers.quantizers.lsq import initial_steps, layer_bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One training's columns of `runs`, its rows of `epochs` and `layers`, and its model by tensor names."""
+
+    run: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+    model: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A finished training: its rows on the CPU, and the passes over its chosen model.
+
+    `passes` are train loss, train accuracy, test loss and test accuracy.
+    """
+
+    training: Training
+    layout: Layout
+    rows: Mapping[str, Tensor]
+    passes: Sequence[float]
+
+
+def initial_row(training: Training, layout: Layout) -> Tensor:
+    """The parameters (P) of a training before its first step, from its seed (CPU, float32)."""
+    row = layout.initial_parameters(training.recipe.seed)
+    if training.quantizer is not None:
+        steps = initial_steps(training.quantizer, layout.layers, row[: layout.weights])
+        layout.steps.of(row[None])[0] = steps
+    return row
+
+
+def describe(trained: Trained) -> Result:
+    """The result of a finished training. A diverged one has no chosen epoch, no metrics and no model norms."""
+    rows, layout, training = trained.rows, trained.layout, trained.training
+    initial = initial_row(training, layout)
+    final = rows["best_parameters"]
+    chosen = int(rows["best_epoch"])
+    passes = [_finite(value) if chosen else None for value in trained.passes]
+    train_loss, train_accuracy, test_loss, test_accuracy = passes
+    weights = slice(0, layout.weights)
+    run = {
+        "train_loss": train_loss,
+        "train_accuracy": train_accuracy,
+        "test_loss": test_loss,
+        "test_accuracy": test_accuracy,
+        "generalization_gap": None if train_loss is None or test_loss is None else test_loss - train_loss,
+        "chosen_epoch": chosen or None,
+        "diverged": not chosen,
+        "last_train_loss": _finite(float(rows["losses"][-1])),
+        "init_hash": hashlib.sha256(initial[weights].numpy().tobytes()).hexdigest()[:32],
+        "weight_norm": _norm(final[weights]) if chosen else None,
+        "distance": _norm(final[weights].double() - initial[weights].double()) if chosen else None,
+    }
+    return Result(
+        run=run,
+        epochs=_epochs(trained),
+        layers=_layers(trained, initial),
+        model={name: tensor.clone() for name, tensor in layout.named(final, rows["best_statistics"])},
+    )
+
+
+def _epochs(trained: Trained) -> list[dict[str, Any]]:
+    training = trained.training
+    return [
+        {
+            "epoch": epoch + 1,
+            "train_loss": _finite(float(trained.rows["losses"][epoch])),
+            "train_accuracy": int(trained.rows["hits"][epoch]) / training.data.train_images,
+            "learning_rate": rate_at(training.recipe, training.optimizer.learning_rate, epoch),
+        }
+        for epoch in range(training.recipe.epochs)
+    ]
+
+
+def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
+    layout, quantizer = trained.layout, trained.training.quantizer
+    final, chosen = trained.rows["best_parameters"], int(trained.rows["best_epoch"])
+    count = len(layout.layers)
+    bits = layer_bits(quantizer, count) if quantizer else [FULL_PRECISION] * count
+    found = []
+    for index, (layer, spans) in enumerate(zip(layout.layers, layout.spans, strict=True)):
+        start = spans.weight.of(initial[None])[0]
+        end = spans.weight.of(final[None])[0]
+        steps = [float(layout.steps.of(row[None])[0, index]) for row in (final, initial)]
+        found.append(
+            {
+                "layer": layer.name,
+                "index": index,
+                "bits": bits[index],
+                "step_size": _finite(steps[0]) if quantizer and chosen else None,
+                "step_size_init": steps[1] if quantizer else None,
+                "weights": layer.weights,
+                "weight_norm": _norm(end) if chosen else None,
+                "init_norm": _norm(start),
+                "distance": _norm(end.double() - start.double()) if chosen else None,
+            }
+        )
+    return found
+
+
+def _norm(values: Tensor) -> float | None:
+    return _finite(float(values.double().norm()))
+
+
+def _finite(value: float) -> float | None:
+    """Parquet and JSON keep a missing value, and no NaN."""
+    return value if math.isfinite(value) else None
