@@ -1,10 +1,10 @@
 """The public Python API of qsweep.
 
-    import qsweep
+import qsweep
 
-    runs = qsweep.results("digits-grid")             # one row a trained model
-    epochs = qsweep.results("digits-grid", "epochs")  # one row an epoch of each model
-    print(qsweep.tables("digits-grid", against_paper=True))
+runs = qsweep.results("digits-grid")             # one row a trained model
+epochs = qsweep.results("digits-grid", "epochs")  # one row an epoch of each model
+print(qsweep.tables("digits-grid", against_paper=True))
 """
 
 from __future__ import annotations

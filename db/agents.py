@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from db import outcomes
 from db.claims import RENEW
-from db.connection import Database, Transaction, boot, moment, wall
+from db.clock import boot, moment, wall
+from db.connection import Database, Transaction
 from db.errors import LeaseLost
 from db.rows import AgentInfo
 from db.states import AgentState, FailureClass, SweepState
@@ -40,9 +41,9 @@ def enlist(transaction: Transaction, info: AgentInfo) -> int:
 
 
 def beat(transaction: Transaction, agent_id: int, note: str) -> frozenset[int]:
-    if transaction.run(BEAT, {"agent": agent_id, "new_note": note}).rowcount != 1:
+    if not transaction.quick(BEAT, {"agent": agent_id, "new_note": note}):
         raise LeaseLost(agent_id)
-    return frozenset(transaction.run(HELD_BY_NOBODY, {"agent": agent_id}).scalars())
+    return frozenset(row.id for row in transaction.quick(HELD_BY_NOBODY, {"agent": agent_id}))
 
 
 def retire(transaction: Transaction, agent_id: int) -> None:

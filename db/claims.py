@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import Any
 
 import sqlalchemy as sa
 
 from db import outcomes
-from db.connection import Database, Transaction, boot, moment, wall
+from db.clock import boot, moment, wall
+from db.connection import Database, Transaction
 from db.errors import LeaseLost
 from db.journal import event, record
 from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved
@@ -24,32 +24,43 @@ RENEW = (
     agents.update()
     .where(agents.c.id == sa.bindparam("agent"), agents.c.state == AgentState.ALIVE.value)
     .values(expires=moment() + agents.c.lease, clock=boot(), beat_at=wall())
+    .returning(agents.c.id)
 )
 QUEUED = jobs.c.state == State.QUEUED.value
 IS_EXPIRED = sa.or_(agents.c.expires < moment(), agents.c.clock != boot())
-EXPIRED = (
-    sa.select(agents.c.id, agents.c.lease)
-    .where(sa.text("agents.state = 'alive'"), IS_EXPIRED)
-    .order_by(agents.c.id)
-    .with_for_update(key_share=True, skip_locked=True)
-)
+ANY_EXPIRED = sa.select(agents.c.id, agents.c.lease).where(sa.text("agents.state = 'alive'"), IS_EXPIRED)
+EXPIRED = ANY_EXPIRED.order_by(agents.c.id).with_for_update(key_share=True, skip_locked=True)
 RESTED = sa.or_(
     jobs.c.not_before.is_(None), jobs.c.not_before <= moment(), jobs.c.not_before > moment() + LONGEST_DELAY
 )
-PRECISIONS = sa.select(agents.c.precisions).where(
+ALIVE = sa.select(agents.c.id).where(
     agents.c.id == sa.bindparam("agent"), agents.c.state == AgentState.ALIVE.value
+)
+# A subquery, not a join: the order has to come from the index of jobs.
+FITTING = sa.exists().where(
+    agents.c.id == sa.bindparam("agent"),
+    agents.c.state == AgentState.ALIVE.value,
+    agents.c.precisions.contains('"' + jobs.c.precision + '"'),
 )
 ORDER = (jobs.c.cost.desc(), jobs.c.cohort_key, jobs.c.progress.desc(), jobs.c.id)
 HEAD = (
     sa.select(
-        jobs.c.id, jobs.c.cost, jobs.c.cohort_key, jobs.c.progress, jobs.c.alone, jobs.c.slots_limit, jobs.c.content
+        jobs.c.id,
+        jobs.c.cost,
+        jobs.c.cohort_key,
+        jobs.c.progress,
+        jobs.c.alone,
+        jobs.c.slots_limit,
+        jobs.c.content,
     )
-    .where(CLAIMABLE, RESTED, jobs.c.precision.in_(sa.bindparam("precisions", expanding=True)))
+    .where(CLAIMABLE, RESTED, FITTING)
     .order_by(*ORDER)
     .limit(1)
 )
 SHARED = sa.and_(
-    sweep_jobs.c.job_id == jobs.c.id, sweep_jobs.c.sweep_id == sa.bindparam("sweep"), sweep_jobs.c.shared == sa.true()
+    sweep_jobs.c.job_id == jobs.c.id,
+    sweep_jobs.c.sweep_id == sa.bindparam("sweep"),
+    sweep_jobs.c.shared == sa.true(),
 )
 # Two questions, so that each has its index: a sweep's own jobs, and those that another registered first.
 HEAD_AT_HOME = HEAD.where(jobs.c.home == sa.bindparam("sweep"))
@@ -108,32 +119,39 @@ START = attempts.insert().values(
 )
 
 
-def next_cohort(transaction: Transaction, agent_id: int, sweep_id: int | None) -> Head | None:
-    precisions = transaction.run(PRECISIONS, {"agent": agent_id}).scalar()
-    if precisions is None:
-        raise LeaseLost(agent_id)
-    values = {"precisions": json.loads(precisions), "sweep": sweep_id}
+def next_cohort(database: Database, agent_id: int, sweep_id: int | None) -> Head | None:
+    head = database.read(lambda t: _head(t, agent_id, sweep_id))
+    if head is None and database.read(lambda t: t.quick(ANY_EXPIRED, {})):
+        database.write(take_back_expired)
+        head = database.read(lambda t: _head(t, agent_id, sweep_id))
+    return head
+
+
+def _head(transaction: Transaction, agent_id: int, sweep_id: int | None) -> Head | None:
+    values = {"agent": agent_id, "sweep": sweep_id}
     heads = (HEAD,) if sweep_id is None else (HEAD_AT_HOME, HEAD_OF_SHARED)
-    found = [row for head in heads if (row := transaction.run(head, values).first()) is not None]
+    found = [row for head in heads for row in transaction.quick(head, values)]
     if not found:
+        if not transaction.quick(ALIVE, {"agent": agent_id}):
+            raise LeaseLost(agent_id)
         return None
     row = min(found, key=lambda row: (-row.cost, row.cohort_key, -row.progress, row.id))
     return Head(
         job_id=row.id,
         cohort_key=row.cohort_key,
         job=Job.from_json(row.content),
-        alone=row.alone,
+        alone=bool(row.alone),
         slots_limit=row.slots_limit,
     )
 
 
 def renew(transaction: Transaction, agent_id: int) -> None:
-    if transaction.run(RENEW, {"agent": agent_id}).rowcount != 1:
+    if not transaction.quick(RENEW, {"agent": agent_id}):
         raise LeaseLost(agent_id)
 
 
 def take_back_expired(transaction: Transaction) -> int:
-    expired = transaction.run(EXPIRED).all()
+    expired = transaction.quick(EXPIRED, {})
     for row in expired:
         outcomes.bury(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
     return len(expired)
@@ -161,10 +179,10 @@ def _claim(
         "sweep": sweep_id,
         "most": 1 if head.alone else min(limit, head.slots_limit or limit),
     }
-    rows = transaction.run(CLAIM if sweep_id is None else CLAIM_OF_SWEEP, values).all()
+    rows = transaction.quick(CLAIM if sweep_id is None else CLAIM_OF_SWEEP, values)
     if not rows:
         return []
-    transaction.run(
+    transaction.quick_many(
         START,
         [
             {
@@ -203,9 +221,9 @@ def _claims(transaction: Transaction, rows: Any) -> list[Claim]:
             job=Job.from_json(row.content),
             attempt=row.attempt,
             checkpoints=tuple(saved.get(row.id, ())),
-            alone=row.alone,
+            alone=bool(row.alone),
             slots_limit=row.slots_limit,
-            keep_model=row.keep_model,
+            keep_model=bool(row.keep_model),
             parent=parents.get(row.parent_id),
         )
         for row in ordered

@@ -1,104 +1,91 @@
-"""The one place that knows which database it is: URLs, connections, transactions, clocks, retries."""
+"""The one place, with `db.clock`, that knows which database it is: connections, transactions, retries."""
 
 from __future__ import annotations
 
 import random
-import re
 import sqlite3
-import subprocess
 import time
+from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.exc import DBAPIError
 
+from db.clock import boot_id as boot_id
+from db.clock import boot_seconds
 from db.errors import NoRegistry, RegistryFull, RegistryUnavailable
 from db.filesystems import refuse_network
+from db.urls import parse_url, secrets, shown
 from sweeps.errors import InputError
 
 Answer = TypeVar("Answer")
 
 PATIENCE = 60.0
 """Seconds for which a call is repeated while the database is locked, restarting or unreachable."""
-BUSY = 10_000
-"""Milliseconds that SQLite itself waits for a lock before we begin again, with jitter."""
+BUSY = 10.0
+"""Seconds that a transaction waits for SQLite's write lock before it counts as refused."""
 LONGEST_PAUSE = 1.0
 # A process stopped in the middle of a transaction must not hold its row locks for ever.
 # Without a sort the next job comes from the head of an index, even before Postgres has any statistics.
 POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15s -c enable_sort=off -c jit=off"
-RETRIED_STATES = ("08", "40001", "40P01", "57P01", "57P02", "57P03", "25P03", "53300")
+GONE_STATES = ("08", "57P01", "57P02", "57P03", "25P03")
+RETRIED_STATES = (*GONE_STATES, "40001", "40P01", "53300")
 FULL_STATE = "53100"
 SCHEMA_LOCK = 0x715377656570  # "qSweep"
 
 
-class moment(FunctionElement[float]):  # noqa: N801 - it stands for a function of SQL
-    """The clock that leases are measured by, in seconds, evaluated anew at each use."""
+class Prepared:
+    """A statement compiled once, handed straight to the driver."""
 
-    type = sa.Double()
-    inherit_cache = True
+    def __init__(self, statement: sa.Executable, dialect: sa.Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+        self.sql = str(compiled)
+        self.constants = dict(compiled.params)
+        self.order: Sequence[str] | None = compiled.positiontup
+        names = [column[0] for column in compiled._result_columns]
+        self.row: Any = namedtuple("Row", names) if names else None
 
+    def bound(self, values: Mapping[str, Any]) -> Any:
+        given = {**self.constants, **values}
+        if self.order is None:
+            return given
+        return [given.get(name) for name in self.order]
 
-class wall(FunctionElement[float]):  # noqa: N801
-    """Unix seconds, for people to read. Nothing is decided by it."""
+    def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> list[Any]:
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute(self.sql, self.bound(values))
+            return [] if self.row is None else [self.row._make(row) for row in cursor.fetchall()]
+        finally:
+            cursor.close()
 
-    type = sa.Double()
-    inherit_cache = True
-
-
-class boot(FunctionElement[str]):  # noqa: N801
-    """Which run of that clock this is: the boot id on SQLite; always '' on Postgres, whose clock has one."""
-
-    type = sa.String()
-    inherit_cache = True
-
-
-@compiles(moment, "sqlite")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "qsweep_moment()"
-
-
-@compiles(wall, "sqlite")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "qsweep_wall()"
-
-
-@compiles(boot, "sqlite")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "qsweep_boot()"
-
-
-@compiles(moment, "postgresql")
-@compiles(wall, "postgresql")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "cast(extract(epoch from clock_timestamp()) as double precision)"
+    def each(self, connection: sa.Connection, values: Sequence[Mapping[str, Any]]) -> None:
+        if len(values) == 1:  # Drivers take a detour for many rows.
+            self.rows(connection, values[0])
+            return
+        cursor = connection.connection.cursor()
+        try:
+            cursor.executemany(self.sql, [self.bound(one) for one in values])
+        finally:
+            cursor.close()
 
 
-@compiles(boot, "postgresql")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "''"
+class Statements:
+    """The prepared statements of one database."""
 
+    def __init__(self, dialect: sa.Dialect) -> None:
+        self._dialect = dialect
+        self._prepared: dict[sa.Executable, Prepared] = {}
 
-def boot_seconds() -> float:
-    """Seconds since boot, time asleep included where the system can tell. No change of the date moves it."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
-
-
-@cache
-def boot_id() -> str:
-    """What tells this boot of the machine from the next one."""
-    linux = Path("/proc/sys/kernel/random/boot_id")
-    if linux.exists():
-        return linux.read_text().strip()
-    asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
+    def prepared(self, statement: sa.Executable) -> Prepared:
+        found = self._prepared.get(statement)
+        if found is None:
+            found = self._prepared[statement] = Prepared(statement, self._dialect)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +93,19 @@ class Transaction:
     """One open transaction. `again`: it ran before, and may have been committed without our hearing of it."""
 
     connection: sa.Connection
+    statements: Statements
     again: bool = False
+
+    def quick(self, statement: sa.Executable, values: Mapping[str, Any]) -> list[Any]:
+        """The rows of a statement that is kept for ever, past SQLAlchemy's execution and result layers.
+
+        These cost more than the statement itself. Booleans come as SQLite has them: 0 and 1.
+        """
+        return self.statements.prepared(statement).rows(self.connection, values)
+
+    def quick_many(self, statement: sa.Executable, values: Sequence[Mapping[str, Any]]) -> None:
+        """The same for one statement about many rows, without an answer."""
+        self.statements.prepared(statement).each(self.connection, values)
 
     def run(
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -158,6 +157,8 @@ class Database:
             self.engine = _sqlite_engine(Path(str(self._url.database)), create)
         else:
             self.engine = _postgres_engine(self._url)
+        self._statements = Statements(self.engine.dialect)
+        self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self._writer = self.engine.execution_options(qsweep_begin="BEGIN IMMEDIATE")
 
     def close(self) -> None:
@@ -168,6 +169,7 @@ class Database:
         if self.engine.dialect.name == "sqlite":
             raw = self.engine.raw_connection()
             try:
+                raw.cursor().execute(f"PRAGMA busy_timeout = {1000 * BUSY:.0f}")
                 raw.cursor().execute("PRAGMA journal_mode = WAL")
             finally:
                 raw.close()
@@ -184,20 +186,28 @@ class Database:
         started, pause, again = time.monotonic(), 0.01, False
         while True:
             try:
-                with engine.begin() as connection:
-                    return work(Transaction(connection=connection, again=again))
-            except DBAPIError as error:
+                return self._once(engine, work, again)
+            except (DBAPIError, self._driver_error) as error:
                 if is_full(error):
                     raise RegistryFull(f"{self.place}: the disk is full, nothing was written") from None
                 if not is_passing(error):
                     raise
                 if time.monotonic() - started > self.patience:
-                    raise self.unavailable(error) from None
+                    raise self._unavailable(error) from None
             # Not the seeded generator of any training: only meant to keep two processes from meeting again.
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause, again = min(2 * pause, LONGEST_PAUSE), True
 
-    def unavailable(self, error: DBAPIError) -> RegistryUnavailable:
+    def _once(self, engine: sa.Engine, work: Callable[[Transaction], Answer], again: bool) -> Answer:
+        with engine.begin() as connection:
+            try:
+                return work(Transaction(connection=connection, statements=self._statements, again=again))
+            except self._driver_error as error:
+                if is_disconnect(error):  # SQLAlchemy did not see it: this connection must not be used again.
+                    connection.invalidate(error)
+                raise
+
+    def _unavailable(self, error: Exception) -> RegistryUnavailable:
         return RegistryUnavailable(
             f"{self.place}: the registry did not answer for {self.patience:.0f} s ({self.clean(error)}); "
             "nothing is lost: start the same command again once it does"
@@ -210,41 +220,6 @@ class Database:
         for secret in secrets(self._url):
             line = line.replace(secret, "***")
         return line
-
-
-def parse_url(url: str | Path) -> sa.URL:
-    """The SQLAlchemy URL of a registry. A text without `://` is the path of a SQLite file."""
-    text = str(url)
-    allowed = "allowed: the path of a SQLite file, or postgresql+psycopg://user:password@host:port/database"
-    if "://" not in text:
-        return sa.URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
-    try:
-        parsed = sa.make_url(text)
-    except (ArgumentError, ValueError):
-        # Not the text itself: a mistyped URL still holds its password.
-        raise InputError("the registry's URL can't be read", allowed=allowed) from None
-    scheme = parsed.get_backend_name()
-    if scheme in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
-    if scheme == "sqlite" and parsed.database and parsed.database != ":memory:":
-        return sa.URL.create("sqlite", database=str(Path(parsed.database).expanduser().absolute()))
-    raise InputError(f"{scheme!r} holds no registry", place="registry URL", allowed=allowed)
-
-
-SECRET_KEYS = ("password", "sslpassword", "passfile")
-
-
-def shown(url: sa.URL) -> str:
-    """The URL (for SQLite the path) without its secrets."""
-    if url.get_backend_name() == "sqlite":
-        return str(url.database)
-    hidden = {key: "***" if key in SECRET_KEYS else value for key, value in url.query.items()}
-    return url.set(query=hidden).render_as_string(hide_password=True)
-
-
-def secrets(url: sa.URL) -> list[str]:
-    given = [url.password, *(url.query.get(key) for key in SECRET_KEYS)]
-    return [str(one) for one in given if one]
 
 
 def _sqlite_engine(path: Path, create: bool) -> sa.Engine:
@@ -260,13 +235,16 @@ def _sqlite_engine(path: Path, create: bool) -> sa.Engine:
 
     def connect() -> sqlite3.Connection:
         # isolation_level None: the driver must not begin transactions by itself; `_begin` does.
-        raw = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY / 1000)
+        raw = sqlite3.connect(
+            place, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY
+        )
         raw.create_function("qsweep_moment", 0, boot_seconds)
         raw.create_function("qsweep_wall", 0, time.time)
         raw.create_function("qsweep_boot", 0, boot_id)
         raw.execute("PRAGMA synchronous = FULL")
         raw.execute("PRAGMA cache_size = -65536")
         raw.execute("PRAGMA temp_store = MEMORY")
+        raw.execute("PRAGMA busy_timeout = 2")
         return raw
 
     engine = sa.create_engine("sqlite+pysqlite://", creator=connect, poolclass=sa.pool.QueuePool)
@@ -275,13 +253,34 @@ def _sqlite_engine(path: Path, create: bool) -> sa.Engine:
 
 
 def _begin(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("qsweep_begin", "BEGIN"))
+    """Begins on the driver's own connection, and waits for SQLite's write lock if it has to.
+
+    SQLite's own waiting sleeps longer and longer, up to 100 ms, and so starves whoever waits; ours asks
+    again after a fraction of a transaction's time.
+    """
+    raw = connection.connection.driver_connection
+    assert raw is not None
+    command = connection.get_execution_options().get("qsweep_begin", "BEGIN")
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            raw.execute(command)
+            return
+        except sqlite3.OperationalError as error:
+            if _sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.0002, 0.001))
 
 
 def _postgres_engine(url: sa.URL) -> sa.Engine:
     arguments = {"connect_timeout": 10, "application_name": "qsweep", "options": POSTGRES_OPTIONS}
     # A connection whose other end vanished is noticed within half a minute.
-    arguments |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
+    arguments |= {
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 25_000,
+    }
     try:
         return sa.create_engine(url, connect_args=arguments, hide_parameters=True)
     except ImportError:
@@ -290,28 +289,42 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
         ) from None
 
 
-def is_passing(error: DBAPIError) -> bool:
+def is_passing(error: Exception) -> bool:
     """Whether the same transaction may succeed when it is begun again."""
-    if error.connection_invalidated:
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    if isinstance(error.orig, sqlite3.Error):
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    state = getattr(error.orig, "sqlstate", None)
-    if state is None:  # The server was not reached, or went away in the middle.
-        return isinstance(error, OperationalError | InterfaceError)
-    return str(state).startswith(RETRIED_STATES)
+    raw = _driver_error(error)
+    if isinstance(raw, sqlite3.Error):
+        return _sqlite_code(raw) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return is_disconnect(raw) or str(getattr(raw, "sqlstate", "")).startswith(RETRIED_STATES)
 
 
-def is_full(error: DBAPIError) -> bool:
-    if isinstance(error.orig, sqlite3.Error):
-        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
-    return getattr(error.orig, "sqlstate", None) == FULL_STATE
+def is_disconnect(error: BaseException) -> bool:
+    """Whether Postgres was not reached, or went away in the middle."""
+    if isinstance(error, sqlite3.Error):
+        return False
+    state = getattr(error, "sqlstate", None)
+    if state is None:
+        return type(error).__name__ in ("OperationalError", "InterfaceError")
+    return str(state).startswith(GONE_STATES)
 
 
-def refused(database: Database, error: DBAPIError) -> str:
+def is_full(error: Exception) -> bool:
+    raw = _driver_error(error)
+    return _sqlite_code(raw) == sqlite3.SQLITE_FULL or getattr(raw, "sqlstate", None) == FULL_STATE
+
+
+def _driver_error(error: Exception) -> BaseException:
+    return (error.orig or error) if isinstance(error, DBAPIError) else error
+
+
+def _sqlite_code(error: BaseException) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def refused(database: Database, error: Exception) -> str:
     """Why the database can't be used, in one sentence."""
-    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    code = _sqlite_code(_driver_error(error))
     if code == sqlite3.SQLITE_NOTADB:
         return "this file is not a database"
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):

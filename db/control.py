@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.connection import Transaction, wall
+from db.clock import wall
+from db.connection import Transaction
 from db.journal import batches, event, move, record
 from db.states import FailureClass, State, SweepState
 from db.tables import attempts, checkpoints, events, jobs, sweep_jobs, sweeps
@@ -37,7 +38,14 @@ def reactivate(transaction: Transaction, sweep_id: int) -> None:
     last = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
     _set(transaction, sweep_id, SweepState.ACTIVE, "", watched_from=last)
     found = _locked(transaction, sweep_id, State.CANCELLED)
-    move(transaction, found, State.CANCELLED, State.QUEUED, "wanted again", {"not_before": None, "ended_at": None})
+    move(
+        transaction,
+        found,
+        State.CANCELLED,
+        State.QUEUED,
+        "wanted again",
+        {"not_before": None, "ended_at": None},
+    )
     backing_off = sa.and_(jobs.c.state == State.QUEUED.value, jobs.c.not_before.is_not(None))
     transaction.run(jobs.update().where(_members(sweep_id), backing_off).values(not_before=None))
 
@@ -50,13 +58,18 @@ def cancel(transaction: Transaction, sweep_id: int) -> int:
         sweeps.c.state != SweepState.CANCELLED.value,
     )
     found = _locked(transaction, sweep_id, State.QUEUED, sa.not_(others))
-    move(transaction, found, State.QUEUED, State.CANCELLED, "cancelled", {"ended_at": wall(), "not_before": None})
+    move(
+        transaction,
+        found,
+        State.QUEUED,
+        State.CANCELLED,
+        "cancelled",
+        {"ended_at": wall(), "not_before": None},
+    )
     return len(found)
 
 
-def retry(
-    transaction: Transaction, sweep_id: int, state: State, failure_class: FailureClass | None
-) -> int:
+def retry(transaction: Transaction, sweep_id: int, state: State, failure_class: FailureClass | None) -> int:
     assert state in (State.FAILED, State.CANCELLED), "only an ended job can be retried"
     more = () if failure_class is None else (jobs.c.failure_class == failure_class.value,)
     found = _locked(transaction, sweep_id, state, *more)
@@ -110,7 +123,9 @@ def _supersede(transaction: Transaction, rows: Sequence[Any], reason: str, block
         transaction.run(attempts.update().where(counted).values(superseded=reason))
         running = [row.id for row in batch if row.state == State.RUNNING]
         open_ones = sa.and_(attempts.c.job_id.in_(running), attempts.c.ended_at.is_(None))
-        transaction.run(attempts.update().where(open_ones).values(ended_at=wall(), outcome=State.QUEUED.value))
+        transaction.run(
+            attempts.update().where(open_ones).values(ended_at=wall(), outcome=State.QUEUED.value)
+        )
         transaction.run(checkpoints.delete().where(checkpoints.c.job_id.in_(ids)))
         record(transaction, [
             event(row, State(row.state), State.QUEUED, f"invalidated: {reason}")

@@ -11,11 +11,39 @@ MOUNTS = Path("/proc/self/mountinfo")
 
 # SQLite's WAL needs memory shared by all its processes, which no network file system gives to two machines.
 NETWORK = frozenset(
-    """9p acfs afs beegfs ceph cifs coda davfs fhgfs gfs gfs2 glusterfs gpfs lustre mfs ncpfs nfs nfs4 ocfs2
-    orangefs panfs pvfs2 smb2 smb3 smbfs wekafs""".split()
+    [
+        "9p",
+        "acfs",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "coda",
+        "davfs",
+        "fhgfs",
+        "gfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "mfs",
+        "ncpfs",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "panfs",
+        "pvfs2",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "wekafs",
+    ]
 )
 # A FUSE file system is taken for a network one unless it is known to be local.
-LOCAL_FUSE = frozenset({"fuse.ext4", "fuse.ntfs", "fuse.ntfs-3g", "fuse.exfat", "fuse.fuse-overlayfs", "fuse.lxcfs"})
+LOCAL_FUSE = frozenset(
+    {"fuse.ext4", "fuse.ntfs", "fuse.ntfs-3g", "fuse.exfat", "fuse.fuse-overlayfs", "fuse.lxcfs"}
+)
 
 
 def is_network(kind: str) -> bool:

@@ -42,6 +42,11 @@ class Home:
         return self.root / "checkpoints"
 
     @property
+    def code(self) -> Path:
+        """Snapshots of the code that sweeps were launched with."""
+        return self.root / "code"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -50,7 +55,9 @@ class Home:
         stamp = self.root / "VERSION"
         if stamp.is_file() and (found := stamp.read_text().strip()) != VERSION:
             raise InputError(
-                f"this home has layout version {found!r}", place=str(self.root), allowed=f"this program's is {VERSION!r}"
+                f"this home has layout version {found!r}",
+                place=str(self.root),
+                allowed=f"this program's is {VERSION!r}",
             )
         nearest = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -63,6 +70,6 @@ class Home:
     def prepare(self) -> None:
         """Make the folders."""
         self.check()
-        for folder in (self.results, self.models, self.checkpoints, self.logs):
+        for folder in (self.results, self.models, self.checkpoints, self.logs, self.code):
             folder.mkdir(parents=True, exist_ok=True)
         (self.root / "VERSION").write_text(VERSION + "\n")

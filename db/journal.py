@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.connection import Transaction, wall
+from db.clock import wall
+from db.connection import Transaction
 from db.states import TRANSITIONS, State
 from db.tables import events, jobs
 
@@ -25,9 +26,7 @@ RECORD = events.insert().values(
 )
 
 
-def event(
-    row: Any, source: State, target: State, detail: str, agent_id: int | None = None
-) -> dict[str, Any]:
+def event(row: Any, source: State, target: State, detail: str, agent_id: int | None = None) -> dict[str, Any]:
     """The values of one event about `row`, which has an id and an attempt."""
     assert (source, target) in TRANSITIONS, f"{source} → {target} is no transition"
     return {
@@ -42,7 +41,7 @@ def event(
 
 def record(transaction: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
-        transaction.run(RECORD, list(rows))
+        transaction.quick_many(RECORD, rows)
 
 
 def move(

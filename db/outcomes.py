@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from db.budgets import Record, verdict
-from db.connection import Transaction, moment, wall
+from db.clock import moment, wall
+from db.connection import Transaction
 from db.journal import event, record
 from db.pausing import pause_failing_sweeps
 from db.rows import Accepted, Checkpoint, Fenced, Finished
@@ -44,8 +46,25 @@ LOCKED = (
     .order_by(jobs.c.id)
     .with_for_update(key_share=True)
 )
-LOCKED_BY_ID = LOCKED.where(jobs.c.id.in_(sa.bindparam("ids", expanding=True)))
 LOCKED_BY_AGENT = LOCKED.where(RUNNING, jobs.c.agent_id == sa.bindparam("agent"))
+
+
+@cache
+def _locked_by_id(count: int) -> sa.Select[Any]:
+    """LOCKED for `count` ids, bound as id0, id1, …"""
+    return LOCKED.where(
+        jobs.c.id.in_([sa.bindparam(f"id{index}", type_=sa.BigInteger) for index in range(count)])
+    )
+
+
+def _locked(transaction: Transaction, ids: Sequence[int]) -> list[Any]:
+    if not ids:
+        return []
+    return transaction.quick(
+        _locked_by_id(len(ids)), {f"id{index}": one for index, one in enumerate(sorted(ids))}
+    )
+
+
 FINISH = (
     jobs.update()
     .where(*_FENCE)
@@ -61,7 +80,9 @@ FINISH = (
 )
 END_ATTEMPT = (
     attempts.update()
-    .where(attempts.c.job_id == sa.bindparam("fenced_id"), attempts.c.attempt == sa.bindparam("fenced_attempt"))
+    .where(
+        attempts.c.job_id == sa.bindparam("fenced_id"), attempts.c.attempt == sa.bindparam("fenced_attempt")
+    )
     .values(
         ended_at=wall(),
         outcome=sa.bindparam("new_outcome"),
@@ -100,7 +121,7 @@ END = (
 def _held(transaction: Transaction, agent_id: int, given: Sequence[Fenced]) -> dict[int, Any]:
     """The rows of those jobs that this agent runs as exactly these attempts, locked."""
     asked = {one.job_id: one.attempt for one in given}
-    rows = transaction.run(LOCKED_BY_ID, {"ids": sorted(asked)}).all() if asked else []
+    rows = _locked(transaction, list(asked))
     return {
         row.id: row
         for row in rows
@@ -134,7 +155,7 @@ def checkpointed(transaction: Transaction, agent_id: int, given: Sequence[Checkp
         for one in passed
     ]
     transaction.run(transaction.insert(checkpoints).on_conflict_do_nothing(), rows)
-    transaction.run(
+    transaction.quick_many(
         ADVANCE,
         [
             {
@@ -172,7 +193,7 @@ def _forget(transaction: Transaction, ids: Sequence[int], kept: int) -> tuple[st
 
 def finish(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -> Accepted:
     asked = {one.job_id: one for one in given}
-    rows = transaction.run(LOCKED_BY_ID, {"ids": sorted(asked)}).all() if asked else []
+    rows = _locked(transaction, list(asked))
     passed, before = [], set()
     for row in rows:
         one = asked[row.id]
@@ -205,8 +226,8 @@ def _commit(transaction: Transaction, agent_id: int, rows: Sequence[Any], asked:
         }
         for row in rows
     ]
-    transaction.run(FINISH, values)
-    transaction.run(END_ATTEMPT, values)
+    transaction.quick_many(FINISH, values)
+    transaction.quick_many(END_ATTEMPT, values)
     record(transaction, [
         event(row, State.RUNNING, State.DONE, "diverged" if asked[row.id].diverged else "", agent_id)
         for row in rows
@@ -278,11 +299,11 @@ def end(
     values, journal, failed = [], [], []
     for row in rows:
         past = Record(
-            alone=row.alone,
+            alone=bool(row.alone),
             slots_limit=row.slots_limit,
             crashes=row.crashes,
             losses=row.losses,
-            advanced=row.advanced,
+            advanced=bool(row.advanced),
         )
         next_one = verdict(past, failure, company=company, slots=slots or company, lease=lease)
         state = next_one.state
@@ -307,8 +328,8 @@ def end(
             }
         )
         journal.append(event(row, State.RUNNING, state, detail, agent_id))
-    transaction.run(END, values)
-    transaction.run(END_ATTEMPT, values)
+    transaction.quick_many(END, values)
+    transaction.quick_many(END_ATTEMPT, values)
     record(transaction, journal)
     if failed:
         pause_failing_sweeps(transaction, failed)

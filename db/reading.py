@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.connection import Transaction, boot, moment
+from db.clock import boot, moment
+from db.connection import Transaction
 from db.rows import AgentRow, AttemptRow, Calibration, Committed, Counts, EventRow, JobRow, Sweep
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import agents as agents_table
@@ -81,9 +82,7 @@ def _job_row(row: Any) -> JobRow:
     return JobRow(**(values | {"state": State(values["state"])}))
 
 
-def jobs(
-    transaction: Transaction, sweep_id: int, state: State | None, limit: int | None
-) -> list[JobRow]:
+def jobs(transaction: Transaction, sweep_id: int, state: State | None, limit: int | None) -> list[JobRow]:
     statement = (
         JOB.join_from(jobs_table, sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
         .where(sweep_jobs.c.sweep_id == sweep_id)
@@ -97,7 +96,9 @@ def jobs(
 
 def job(transaction: Transaction, prefix: str) -> JobRow:
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
-        raise InputError(f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity")
+        raise InputError(
+            f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity"
+        )
     identity = jobs_table.c.identity
     # A range, so that the index serves whatever the collation: "g" comes after every hex digit.
     rows = transaction.run(JOB.where(identity >= prefix, identity < prefix + "g").limit(2)).all()

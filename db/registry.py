@@ -101,7 +101,14 @@ class Registry:
     # Sweeps and their jobs
 
     def add_sweep(
-        self, *, name: str, label: str, spec: str, size: int, owner: str = "", code: str = "",
+        self,
+        *,
+        name: str,
+        label: str,
+        spec: str,
+        size: int,
+        owner: str = "",
+        code: str = "",
         keep: str = "all",
     ) -> Sweep:
         """The variant `name@label`, added or launched again: sets `code`, `size`, `keep` and the time of launch.
@@ -166,9 +173,7 @@ class Registry:
     def counts(self, sweep_id: int) -> Counts:
         return self._database.read(lambda t: reading.counts(t, sweep_id))
 
-    def jobs(
-        self, sweep_id: int, state: State | None = None, *, limit: int | None = None
-    ) -> list[JobRow]:
+    def jobs(self, sweep_id: int, state: State | None = None, *, limit: int | None = None) -> list[JobRow]:
         """The sweep's jobs in the order of their registration."""
         return self._database.read(lambda t: reading.jobs(t, sweep_id, state, limit))
 
@@ -181,7 +186,12 @@ class Registry:
         return self._database.read(lambda t: reading.attempts(t, job_id))
 
     def events(
-        self, job_id: int | None = None, *, since: int = 0, sweep_id: int | None = None, limit: int | None = None
+        self,
+        job_id: int | None = None,
+        *,
+        since: int = 0,
+        sweep_id: int | None = None,
+        limit: int | None = None,
     ) -> list[EventRow]:
         """The events after the event `since`, of one job, one sweep or all, in order."""
         return self._database.read(
@@ -220,13 +230,13 @@ class Registry:
         """The agent leaves; what it still held is queued again."""
         self._database.write(lambda t: agents.retire(t, agent_id))
 
-    def bury(self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None) -> int:
+    def bury(
+        self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None
+    ) -> int:
         """Its supervisor saw it die: its jobs end in this class; returns how many. `slots` as in `fail`."""
         return self._database.write(lambda t: agents.bury(t, agent_id, failure_class, error, slots))
 
-    def bury_dead_processes(
-        self, *, host: str, boot_id: str, is_alive: Callable[[int, float], bool]
-    ) -> int:
+    def bury_dead_processes(self, *, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:
         """Takes back at once the leases of this host's dead agents; returns how many agents.
 
         `is_alive(pid, process_started)` is asked about each agent enlisted since this boot.
@@ -240,8 +250,11 @@ class Registry:
     # Claims and what becomes of them
 
     def next_cohort(self, agent_id: int, sweep_id: int | None = None) -> Head | None:
-        """What this agent should claim next, of one sweep or of all. Reads only."""
-        return self._database.read(lambda t: claims.next_cohort(t, agent_id, sweep_id))
+        """What this agent should claim next, of one sweep or of all. Raises LeaseLost.
+
+        Only if there is nothing it takes back expired leases, and looks again.
+        """
+        return claims.next_cohort(self._database, agent_id, sweep_id)
 
     def claim(self, agent_id: int, head: Head, limit: int, sweep_id: int | None = None) -> list[Claim]:
         """Up to `limit` jobs of the head's cohort, further progress first. Renews the lease.
@@ -254,9 +267,7 @@ class Registry:
         """What is left, of one sweep or of all, for an agent that found nothing to claim. Reads only."""
         return self._database.read(lambda t: claims.remaining(t, sweep_id))
 
-    def calibration(
-        self, *, cohort_key: str, device: str, build: str, slots: int, form: str
-    ) -> Calibration:
+    def calibration(self, *, cohort_key: str, device: str, build: str, slots: int, form: str) -> Calibration:
         """The recorded slots and form; these, if none are recorded yet. Fixed from then on."""
         return self._database.write(
             lambda t: claims.calibration(t, cohort_key, device, build, Calibration(slots=slots, form=form))
@@ -294,6 +305,4 @@ class Registry:
 
         `slots`: how many slots the engine had when it ran out of memory.
         """
-        return self._database.write(
-            lambda t: outcomes.fail(t, agent_id, claims, failure_class, error, slots)
-        )
+        return self._database.write(lambda t: outcomes.fail(t, agent_id, claims, failure_class, error, slots))

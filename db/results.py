@@ -112,7 +112,9 @@ class ResultStore:
 
 def _counted(table: pa.Table, keys: Sequence[str], kind: Kind, place: str) -> pa.Table:
     """The rows whose job, attempt and file are exactly one of the keys, in the keys' order."""
-    given = pc.binary_join_element_wise(table["job"], pc.cast(table["attempt"], pa.string()), table[FILE], "/")
+    given = pc.binary_join_element_wise(
+        table["job"], pc.cast(table["attempt"], pa.string()), table[FILE], "/"
+    )
     order = pc.index_in(given, value_set=pa.array(keys, pa.string()))
     if kind.one_row_a_job and pc.count(order).as_py() != len(keys):
         raise DamagedResults(

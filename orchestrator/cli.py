@@ -37,10 +37,19 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    home: Annotated[Path | None, typer.Option("--home", metavar="DIR", help="Folder of the sweeps (QSWEEP_HOME).")] = None,
-    registry: Annotated[str | None, typer.Option("--registry", metavar="URL", help="Database of the registry (QSWEEP_REGISTRY).")] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of the data sets (QSWEEP_DATA).")] = None,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    home: Annotated[
+        Path | None, typer.Option("--home", metavar="DIR", help="Folder of the sweeps (QSWEEP_HOME).")
+    ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option("--registry", metavar="URL", help="Database of the registry (QSWEEP_REGISTRY)."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Folder of the data sets (QSWEEP_DATA).")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """The global options may also stand behind the command."""
     for variable, value in (("QSWEEP_HOME", home), ("QSWEEP_REGISTRY", registry), ("QSWEEP_DATA", data)):

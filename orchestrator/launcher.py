@@ -17,16 +17,17 @@ from types import FrameType
 import psutil
 from rich.console import Console
 
-from db.connection import boot_id
+from db.clock import boot_id
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
 from db.rows import Sweep
 from db.states import State, SweepState
 from orchestrator.backends.base import Backend, Fleet
+from orchestrator.freezing import Code, choose_code
 from orchestrator.progress import Display, Progress
 from orchestrator.selection import Selection
-from sweeps.code import code_version
+from sweeps.code import code_version, freeze
 from sweeps.errors import InputError, QsweepError
 
 POLL = 0.5
@@ -58,7 +59,9 @@ def probe(home: Home, datasets: Sequence[str], *, download: bool = True) -> Mach
     """Ask a child process with torch what this machine has, and read the data sets. Raises InputError."""
     command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), *datasets]
     command += ["--download"] if download else []
-    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False)
+    answer = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
+    )
     if answer.returncode:
         raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
     found = json.loads(answer.stdout.splitlines()[-1])
@@ -84,25 +87,25 @@ def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, 
     return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
 
 
-def everything_done(home: Home, selection: Selection) -> bool:
-    """Whether every chosen job is registered and finished already. Changes nothing."""
+def find_launched(home: Home, selection: Selection) -> tuple[Sweep | None, bool]:
+    """The selection's sweep if it was launched before, and whether every chosen job is done. Changes nothing."""
     registry = Registry.open_if_present(home.registry)
     if registry is None:
-        return False
-    try:
-        sweep = next((one for one in registry.sweeps() if (one.name, one.label) == (selection.spec.name, selection.label)), None)
+        return None, False
+    with registry:
+        sweep = next((one for one in registry.sweeps() if one.title == selection.title), None)
         if sweep is None:
-            return False
+            return None, False
         done = {job.identity for job in registry.jobs(sweep.id, state=State.DONE)}
-    finally:
-        registry.close()
-    return all(job.identity in done for job in selection.chosen)
+    return sweep, all(job.identity in done for job in selection.chosen)
 
 
 class Watch:
     """Keeps agents at work on one sweep until nothing is open."""
 
-    def __init__(self, home: Home, registry: Registry, sweep: Sweep, backend: Backend, fleet: Fleet, console: Console) -> None:
+    def __init__(
+        self, home: Home, registry: Registry, sweep: Sweep, backend: Backend, fleet: Fleet, console: Console
+    ) -> None:
         self.home = home
         self.registry = registry
         self.sweep = sweep
@@ -138,12 +141,24 @@ class Watch:
 
     def _update(self) -> None:
         counts = self.registry.counts(self.sweep.id)
-        self.progress.running, self.progress.queued, self.progress.failed = counts.running, counts.queued, counts.failed
+        self.progress.running, self.progress.queued, self.progress.failed = (
+            counts.running,
+            counts.queued,
+            counts.failed,
+        )
         self.progress.add_notes([agent.note for agent in self.registry.agents()])
         fresh = [row for row in self.registry.committed(self.sweep.id) if (row.job, row.attempt) not in self._seen]
         if fresh:
             self._seen.update((row.job, row.attempt) for row in fresh)
-            columns = ["job", "bits", "diverged", "train_loss", "test_loss", "generalization_gap", "test_accuracy"]
+            columns = [
+                "job",
+                "bits",
+                "diverged",
+                "train_loss",
+                "test_loss",
+                "generalization_gap",
+                "test_accuracy",
+            ]
             self.progress.add_results(self.results.read("runs", fresh, columns=columns).to_pylist())
 
     def _open(self) -> bool:
@@ -173,7 +188,9 @@ class Watch:
             self.backend.kill()
 
     def _hand_back(self) -> None:
-        self.console.print("Stopping: each agent writes a checkpoint and hands its jobs back. Ctrl-C again stops at once.")
+        self.console.print(
+            "Stopping: each agent writes a checkpoint and hands its jobs back. Ctrl-C again stops at once."
+        )
         while self.backend.alive():
             time.sleep(0.1)
         bury_dead(self.registry)
@@ -214,18 +231,33 @@ def launch(
     workers: int | None,
     lease: float,
     detach: bool,
+    code: Code | None,
 ) -> Sweep:
     """Register the selection and see it through; the sweep. Raises InputError before anything is written."""
     home.check()
-    finished = everything_done(home, selection)
-    machine = None if finished else probe(home, sorted({job.training.data.name for job in selection.chosen}))
-    registry, sweep, words = register(home, selection, code=code_version())
-    console.print(f"{selection.title}: {words}", highlight=False)
+    known, finished = find_launched(home, selection)
+    if known is not None and finished:
+        version, machine = known.code, None
+    else:
+        version = choose_code(known, code)
+        machine = probe(home, sorted({job.training.data.name for job in selection.chosen}))
+    registry, sweep, words = register(home, selection, code=version)
+    console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
     try:
         if machine is None:
             console.print("Nothing to do: every job is done.")
             return sweep
-        see_through(home, registry, sweep, backend, console, machine=machine, workers=workers, lease=lease, detach=detach)
+        see_through(
+            home,
+            registry,
+            sweep,
+            backend,
+            console,
+            machine=machine,
+            workers=workers,
+            lease=lease,
+            detach=detach,
+        )
         return sweep
     finally:
         registry.close()
@@ -244,8 +276,17 @@ def see_through(
     detach: bool,
 ) -> None:
     """Start agents for a registered sweep; unless detached, watch it to its end."""
+    if sweep.code == code_version():
+        freeze(home.code)
     registry.reactivate(sweep.id)
-    fleet = Fleet(home=home, workers=workers or machine.agents, gpus=machine.gpus, lease=lease, sweep=sweep.id)
+    fleet = Fleet(
+        home=home,
+        workers=workers or machine.agents,
+        gpus=machine.gpus,
+        lease=lease,
+        sweep=sweep.id,
+        code=sweep.code,
+    )
     if detach:
         backend.start(fleet)
         console.print(f"{fleet.workers} agents started; look with: qsweep status {sweep.name}")

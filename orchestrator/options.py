@@ -20,11 +20,21 @@ def complete_sweep(incomplete: str) -> list[str]:
 
 HomeOption = Annotated[
     Path,
-    typer.Option("--home", envvar="QSWEEP_HOME", help="Folder of the registry, results, models and logs.", show_default=HOME),
+    typer.Option(
+        "--home",
+        envvar="QSWEEP_HOME",
+        help="Folder of the registry, results, models and logs.",
+        show_default=HOME,
+    ),
 ]
 RegistryOption = Annotated[
     str | None,
-    typer.Option("--registry", envvar="QSWEEP_REGISTRY", help="Database URL of the registry.", show_default="SQLite in the home"),
+    typer.Option(
+        "--registry",
+        envvar="QSWEEP_REGISTRY",
+        help="Database URL of the registry.",
+        show_default="SQLite in the home",
+    ),
 ]
 DataOption = Annotated[
     Path | None,
@@ -33,23 +43,40 @@ DataOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SweepArgument = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT.", autocompletion=complete_sweep),
+    typer.Argument(
+        metavar="NAME",
+        help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT.",
+        autocompletion=complete_sweep,
+    ),
 ]
 SourceArgument = Annotated[
     str,
-    typer.Argument(metavar="NAME|FILE", help="A built-in sweep or the path of a sweep file.", autocompletion=complete_sweep),
+    typer.Argument(
+        metavar="SWEEP", help="A built-in sweep or the path of a sweep file.", autocompletion=complete_sweep
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: a value fixes it, a [list] makes it an axis. Makes a variant."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting: a value fixes it, a [list] makes it an axis. Makes a variant.",
+    ),
 ]
 WhereOption = Annotated[
-    str | None, typer.Option("--where", metavar="EXPR", help="Only these jobs, e.g. \"bits == 2 and depth > 2\".")
+    str | None,
+    typer.Option("--where", metavar="EXPR", help='Only these jobs, e.g. "bits == 2 and depth > 2".'),
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N jobs.")]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, metavar="N", help="Number of agents.", show_default="one per GPU, else one per core"),
+    typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        help="Number of agents.",
+        show_default="one per GPU, else one per core",
+    ),
 ]
 
 DEFAULT_HOME = Path(HOME)

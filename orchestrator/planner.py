@@ -52,9 +52,7 @@ class Plan:
         return sum(cohort.jobs for cohort in self.cohorts)
 
 
-def make_plan(
-    jobs: Sequence[Job], *, workers: int, device: str, keep: str, speeds: Mapping[str, float]
-) -> Plan:
+def make_plan(jobs: Sequence[Job], *, workers: int, device: str, keep: str, speeds: Mapping[str, float]) -> Plan:
     """Group `jobs` into cohorts and estimate what they take.
 
     `speeds` holds measured operations a second of one agent by cohort key, from earlier runs on this machine.

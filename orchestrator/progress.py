@@ -120,7 +120,10 @@ def averages_table(progress: Progress) -> Table:
         table.add_column(label, justify="right")
     for precision in PRECISION_ORDER:
         if values := progress.averages.get(precision):
-            means = [f"{scale * math.fsum(values[name]) / len(values[name]):.{digits}f}" for name, _, scale, digits in AVERAGES]
+            means = [
+                f"{scale * math.fsum(values[name]) / len(values[name]):.{digits}f}"
+                for name, _, scale, digits in AVERAGES
+            ]
             table.add_row(precision, str(len(values[AVERAGES[0][0]])), *means)
     return table
 
@@ -148,7 +151,9 @@ class Display:
     def show(self, progress: Progress, *, last: bool = False) -> None:
         if self._live:
             bar = ProgressBar(total=progress.total, completed=len(progress.done), width=min(self.console.width, 80))
-            self._live.update(Group(Text(self.title, style="bold"), bar, Text(progress.summary()), averages_table(progress)))
+            self._live.update(
+                Group(Text(self.title, style="bold"), bar, Text(progress.summary()), averages_table(progress))
+            )
         elif last or time.monotonic() - self._said >= self.PLAIN_EVERY:
             self._said = time.monotonic()
             self.console.print(f"{self.title}: {progress.summary()}", highlight=False, soft_wrap=True)

@@ -17,20 +17,23 @@ from types import FrameType
 from db.home import Home
 from db.registry import Registry
 from db.states import FailureClass
-from sweeps.errors import QsweepError
+from sweeps.errors import InputError, QsweepError
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 HANDED_BACK = 0
 """Exit code of an agent that left nothing behind."""
 
 
-def supervise(home: Home, *, lease: float, sweep: int | None) -> int:
-    """Run one agent to its end; its exit code, or 1 if it was killed."""
+def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None) -> int:
+    """Run one agent to its end; its exit code, or 1 if it was killed.
+
+    With `code`, the agent runs that snapshot instead of the installed packages.
+    """
     command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *([] if sweep is None else ["--sweep", str(sweep)])]
     child = subprocess.Popen(
         command,
-        env={**os.environ, "QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"},
+        env=agent_environment(home, code),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -44,17 +47,36 @@ def supervise(home: Home, *, lease: float, sweep: int | None) -> int:
     assert child.stdout is not None
     agent = child.stdout.readline().strip()
     child.stdout.read()
-    code = child.wait()
-    if code != HANDED_BACK and agent.isdecimal():
-        _report_death(home, int(agent), code)
-    return code if code >= 0 else 1
+    ended = child.wait()
+    if ended != HANDED_BACK and agent.isdecimal():
+        _report_death(home, int(agent), ended)
+    return ended if ended >= 0 else 1
+
+
+def agent_environment(home: Home, code: str | None) -> dict[str, str]:
+    """The agent's environment: its registry, its code, and no module from the current folder."""
+    environment = {**os.environ, "QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"}
+    if code is not None:
+        snapshot = home.code / code
+        if not snapshot.is_dir():
+            raise InputError(
+                f"the snapshot of code {code} is gone",
+                place=str(snapshot),
+                allowed="launch with --code current",
+            )
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(snapshot), os.environ.get("PYTHONPATH")]))
+    return environment
 
 
 def _report_death(home: Home, agent: int, code: int) -> None:
     how = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     registry = Registry.open(home.registry)
     try:
-        registry.bury(agent, FailureClass.CRASH, f"the agent's process was {how}" if code < 0 else f"the agent's process {how}")
+        registry.bury(
+            agent,
+            FailureClass.CRASH,
+            f"the agent's process was {how}" if code < 0 else f"the agent's process {how}",
+        )
     finally:
         registry.close()
 
@@ -65,10 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--lease", type=float, required=True)
     parser.add_argument("--sweep", type=int)
+    parser.add_argument("--code")
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     try:
-        return supervise(home, lease=given.lease, sweep=given.sweep)
+        return supervise(home, lease=given.lease, sweep=given.sweep, code=given.code)
     except QsweepError as error:
         sys.stderr.write(f"qsweep worker: {error}\n")
         return error.exit_code

@@ -39,9 +39,9 @@ def render(table: Table, form: Format, layout: Layout) -> str:
 def notes(table: Table, layout: Layout) -> list[str]:
     """What a reader has to know: missing models, diverged ones, and what the paper's values are of."""
     lines = []
-    for row in table.rows:
-        if row.done < row.expected:
-            lines.append(f"Partial: {' '.join(row.keys)} has {row.done} of {row.expected} models.")
+    done, expected = sum(row.done for row in table.rows), sum(row.expected for row in table.rows)
+    if done < expected:
+        lines.append(f"Partial: {done} of {expected} models are done.")
     for row in table.rows:
         if row.diverged:
             names = ", ".join(identity[:12] for identity in row.diverged)
@@ -52,7 +52,10 @@ def notes(table: Table, layout: Layout) -> list[str]:
 
 
 def _markdown(table: Table, layout: Layout) -> str:
-    header = [*(name.capitalize() for name in table.declaration.rows), *(["Source"] if layout.against_paper else [])]
+    header = [
+        *(name.capitalize() for name in table.declaration.rows),
+        *(["Source"] if layout.against_paper else []),
+    ]
     header += [column.label for column in table.declaration.columns] + ["Models"]
     body = [line for row in table.rows for line in _lines(row, table.declaration.columns, layout)]
     widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
@@ -73,7 +76,10 @@ def _markdown(table: Table, layout: Layout) -> str:
 def _latex(table: Table, layout: Layout) -> str:
     columns = table.declaration.columns
     texts = len(table.declaration.rows) + layout.against_paper
-    header = [*(name.capitalize() for name in table.declaration.rows), *(["Source"] if layout.against_paper else [])]
+    header = [
+        *(name.capitalize() for name in table.declaration.rows),
+        *(["Source"] if layout.against_paper else []),
+    ]
     header += [column.label for column in columns] + ["Models"]
     lines = [
         r"\begin{table}",
@@ -84,9 +90,8 @@ def _latex(table: Table, layout: Layout) -> str:
         "    " + " & ".join(_escape(name) for name in header) + r" \\",
         r"    \midrule",
     ]
-    for row in table.rows:
-        for line in _lines(row, columns, layout):
-            lines.append("    " + " & ".join(_escape(cell) for cell in line) + r" \\")
+    body = [line for row in table.rows for line in _lines(row, columns, layout)]
+    lines += ["    " + " & ".join(_escape(cell) for cell in line) + r" \\" for line in body]
     lines += [r"    \bottomrule", r"  \end{tabular}"]
     lines += [rf"  \par\footnotesize {_escape(remark)}" for remark in notes(table, layout)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
@@ -103,11 +108,25 @@ def _csv(table: Table, layout: Layout) -> str:
     if layout.against_paper:
         extra += [("_paper", lambda cell: cell.paper), ("_difference", lambda cell: cell.difference)]
     writer.writerow(
-        [*table.declaration.rows, *(name + suffix for suffix, _ in extra for name in names), "models", "expected", "diverged"]
+        [
+            *table.declaration.rows,
+            *(name + suffix for suffix, _ in extra for name in names),
+            "models",
+            "expected",
+            "diverged",
+        ]
     )
     for row in table.rows:
         values = [value(cell) for _, value in extra for cell in row.cells]
-        writer.writerow([*row.keys, *("" if value is None else repr(value) for value in values), row.done, row.expected, len(row.diverged)])
+        writer.writerow(
+            [
+                *row.keys,
+                *("" if value is None else repr(value) for value in values),
+                row.done,
+                row.expected,
+                len(row.diverged),
+            ]
+        )
     return text.getvalue()
 
 
@@ -141,5 +160,7 @@ def _shown(value: float | None, column: Column, *, error: float | None = None, s
 
 
 def _escape(text: str) -> str:
-    escaped = "".join({"\\": r"\textbackslash{}"}.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text)
+    escaped = "".join(
+        {"\\": r"\textbackslash{}"}.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text
+    )
     return escaped.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$")

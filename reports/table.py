@@ -13,7 +13,7 @@ from sweeps.datasets import DATASETS
 from sweeps.models import MODELS
 from sweeps.quantizers import FULL_PRECISION
 
-PRECISION_ORDER = tuple(["FP32", *(f"Int{bits}" for bits in range(8, 1, -1))])
+PRECISION_ORDER = ("FP32", *(f"Int{bits}" for bits in range(8, 1, -1)))
 
 ROW_KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dataset": lambda settings: DATASETS[settings["data"]].title,

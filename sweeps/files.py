@@ -10,7 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from sweeps.errors import InputError, nearest
 from sweeps.settings import Setting
@@ -113,9 +122,7 @@ def _explain(error: ValidationError, place: str) -> InputError:
     first = error.errors(include_url=False)[0]
     keys = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "_BoundAxis"))]
     if first["type"] == "extra_forbidden":
-        return InputError(
-            f"unknown key {keys[-1]!r}", place=place, allowed=nearest(keys[-1], _SweepFile.model_fields)
-        )
+        return InputError(f"unknown key {keys[-1]!r}", place=place, allowed=nearest(keys[-1], _SweepFile.model_fields))
     at = ".".join(key for key in keys if key not in ("bool", "int", "float", "str"))
     return InputError(f"{first['input']!r} is not allowed: {first['msg'].lower()}", place=f"{place}: {at}")
 
@@ -179,7 +186,9 @@ def _toml_value(text: str, place: str) -> Any:
     try:
         value = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        raise InputError(f"{text!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]") from None
+        raise InputError(
+            f"{text!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]"
+        ) from None
     if value.keys() != {"value"} or not isinstance(value["value"], bool | int | float | str | list):
         raise InputError(f"{text!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]")
     return value["value"]

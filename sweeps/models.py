@@ -74,9 +74,7 @@ class NiN:
                     )
                 )
                 inputs = channels
-        head = ConvLayer(
-            name="head", inputs=inputs, outputs=data.classes, kernel=1, stride=1, padding=0, side=side
-        )
+        head = ConvLayer(name="head", inputs=inputs, outputs=data.classes, kernel=1, stride=1, padding=0, side=side)
         return (*layers, head)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, get_type_hints
+from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
 
 from sweeps.errors import InputError
 
@@ -67,7 +67,7 @@ def build(component: type[Component], given: Mapping[str, Any], *, place: str | 
     Raises InputError, with the place, the value and what is allowed, for a wrong type, a value out of
     range or a missing setting.
     """
-    hints = _hints(component)
+    hints = _hints(cast("Hashable", component))
     values: dict[str, Setting] = {}
     for field in dataclasses.fields(component):  # type: ignore[arg-type]
         if "rule" not in field.metadata:
@@ -104,7 +104,9 @@ def names_of(component: type[Any]) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(component) if "rule" in field.metadata)
 
 
-_hints = functools.cache(get_type_hints)
+@functools.cache
+def _hints(component: Hashable) -> dict[str, Any]:
+    return get_type_hints(component)
 
 
 def _checked(value: Any, hint: Any, rule: Rule, where: str) -> Setting:

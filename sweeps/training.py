@@ -72,7 +72,7 @@ class Training:
         """The names of the settings that `from_settings` reads, given these families."""
         names = {"data", "model", "optimizer", "quantizer", "bits", *names_of(Recipe)}
         for key, families in (("model", MODELS), ("optimizer", OPTIMIZERS), ("quantizer", QUANTIZERS)):
-            family = families.get(given.get(key, "lsq"))  # type: ignore[attr-defined]
+            family = families.get(given.get(key, "lsq"))
             names.update(names_of(family) if family else ())
         return frozenset(names)
 
@@ -142,6 +142,9 @@ def _quantizer(given: Mapping[str, Any], place: str | None) -> Quantizer | None:
     bits = given["bits"]
     if isinstance(bits, bool) or not isinstance(bits, int) or not BITS.admits(bits):
         raise InputError(f"{bits!r} is not allowed", place=where, allowed=BITS.allowed())
-    quantizer = build(_family(QUANTIZERS, {"quantizer": "lsq", **given}, "quantizer", place),
-                      {**given, "bits": 8 if bits == FULL_PRECISION else bits}, place=place)
+    quantizer = build(
+        _family(QUANTIZERS, {"quantizer": "lsq", **given}, "quantizer", place),
+        {**given, "bits": 8 if bits == FULL_PRECISION else bits},
+        place=place,
+    )
     return None if bits == FULL_PRECISION else quantizer

@@ -1,8 +1,8 @@
 """The language of `--where`: comparisons of settings joined by `and`, `or`, `not`. Parsed, never evaluated.
 
-    bits == 2 and depth > 2
-    optimizer in ['sgd', 'adam'] and not learning_rate < 0.05
-    2 <= depth < 4
+bits == 2 and depth > 2
+optimizer in ['sgd', 'adam'] and not learning_rate < 0.05
+2 <= depth < 4
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from sweeps.settings import Setting
 
 Condition = Callable[[Mapping[str, Setting]], bool]
 
-ALLOWED = "allowed: comparisons (== != < <= > >= in, not in) of settings with numbers or 'texts', joined by and, or, not"
+ALLOWED = (
+    "allowed: comparisons (== != < <= > >= in, not in) of settings with numbers or 'texts', joined by and, or, not"
+)
 ORDERINGS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
@@ -91,7 +93,9 @@ class _Parser:
         match node:
             case ast.Name(id=name):
                 if name not in self.settings:
-                    raise InputError(f"{name!r} is not a setting", place=self.place, allowed=nearest(name, self.settings))
+                    raise InputError(
+                        f"{name!r} is not a setting", place=self.place, allowed=nearest(name, self.settings)
+                    )
                 return name, self.settings[name]
             case ast.Constant(value=str() | bool() | int() | float() as value):
                 return None, value

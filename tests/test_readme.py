@@ -34,7 +34,14 @@ def commands(mark: str) -> list[list[str]]:
 
 def test_every_block_has_a_known_mark() -> None:
     found = {(kind, mark) for kind, mark, _ in BLOCK.findall(README.read_text())}
-    assert found <= {("sh", ""), ("sh", "long"), ("sh", "cifar"), ("sh", "no-test"), ("python", ""), ("toml", "")}
+    assert found <= {
+        ("sh", ""),
+        ("sh", "long"),
+        ("sh", "cifar"),
+        ("sh", "no-test"),
+        ("python", ""),
+        ("toml", ""),
+    }
 
 
 def test_the_quick_commands_run(qsweep: Qsweep) -> None:
@@ -47,7 +54,9 @@ def test_the_quick_commands_run(qsweep: Qsweep) -> None:
 
 
 @pytest.mark.slow
-def test_the_long_commands_run_one_after_the_other_and_then_the_python(qsweep: Qsweep, home: Path, tmp_path: Path) -> None:
+def test_the_long_commands_run_one_after_the_other_and_then_the_python(
+    qsweep: Qsweep, home: Path, tmp_path: Path
+) -> None:
     for program, *arguments in commands("long"):
         assert program == "qsweep"
         if arguments[0] == "launch" and "--limit" not in arguments:
@@ -55,7 +64,14 @@ def test_the_long_commands_run_one_after_the_other_and_then_the_python(qsweep: Q
         answer = qsweep(*arguments)
         assert answer.returncode == 0, answer.stderr
     (code,) = blocks("python", "")
-    answer = subprocess.run([sys.executable, "-c", code], env=environment(home), cwd=tmp_path, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(home),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert answer.returncode == 0, answer.stderr
     assert "Table 1" in answer.stdout
 

@@ -21,6 +21,8 @@ from workers.optimizers import CohortOptimizer
 from workers.quantizers.deployment import Deployment
 from workers.results import Result, Trained, describe, initial_row
 
+__all__ = ["Cohort", "Result"]
+
 EVALUATION_BATCH = 256
 """Images of one pass in evaluation mode: part of the numerics, so it is no setting."""
 
@@ -104,7 +106,7 @@ class Cohort:
         return {"position": self._position, **rows}
 
     def step(self) -> None:
-        """One optimizer step of every member that is not ahead; at the end of an epoch also its bookkeeping."""
+        """One optimizer step of every member that is not ahead; ends the epoch after its last."""
         self._admit()
         epoch, number = divmod(self._position, self._steps_per_epoch)
         if self._open_epoch != epoch:
@@ -120,7 +122,7 @@ class Cohort:
         self._admit()
 
     def results(self) -> list[Result]:
-        """What each training found, in the order of the members: the chosen epoch's model, fully evaluated."""
+        """What each training found, in the members' order: the chosen epoch's model, fully evaluated."""
         if not self.finished:
             raise ValueError(f"{self.position} of {self.steps} steps are done")
         self._admit()
@@ -134,7 +136,9 @@ class Cohort:
             slot = self._slot_of[member]
             rows_of = {name: row[slot] for name, row in kept.items()}
             evaluation = [float(one[slot]) for one in passes]
-            found.append(describe(Trained(training=training, layout=self.layout, rows=rows_of, passes=evaluation)))
+            found.append(
+                describe(Trained(training=training, layout=self.layout, rows=rows_of, passes=evaluation))
+            )
         return found
 
     def _descend(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +182,9 @@ class Cohort:
         stages = stage_tensors(self.layout, parameters, deployed, statistics)
         loss = torch.zeros(len(parameters), dtype=torch.float64, device=self._device)
         hits = torch.zeros(len(parameters), dtype=torch.int64, device=self._device)
-        for some, names in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+        for some, names in zip(
+            torch.split(images, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
+        ):
             some = _innermost(self._batches.standardized(some))
             logits = self._network.evaluate(some, stages)
             loss += _cross_entropy(logits, names).sum(1, dtype=torch.float64)
@@ -195,7 +201,7 @@ class Cohort:
                 del self._ahead[member]
 
     def _initial_rows(self, placed: Sequence[Training], slots: int) -> dict[str, Tensor]:
-        """The rows of every slot at step 0. Vacant slots are zero, and stay out of optimizer and quantizer."""
+        """The rows of every slot at step 0. Vacant slots are zero: optimizer and quantizer leave them out."""
         layout, epochs = self.layout, self._recipe.epochs
         parameters = torch.zeros(slots, layout.parameters_length, dtype=self._dtype)
         statistics = torch.zeros(slots, layout.statistics_length, dtype=self._dtype)
@@ -227,7 +233,7 @@ def _check(trainings: Sequence[Training], slots: int) -> None:
     last_batch = first.data.train_images % first.recipe.batch_size
     if last_batch == 1 and first.model.layers(first.data)[-1].side == 1:
         raise InputError(
-            f"batches of {first.recipe.batch_size} leave a last one of a single image, which batch norm can't normalize",
+            f"with {first.recipe.batch_size}, the last batch is a single image, which has no variance",
             place="batch_size",
         )
 

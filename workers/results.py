@@ -50,7 +50,7 @@ def initial_row(training: Training, layout: Layout) -> Tensor:
 
 
 def describe(trained: Trained) -> Result:
-    """The result of a finished training. A diverged one has no chosen epoch, no metrics and no model norms."""
+    """The result of a finished training. A diverged one has no chosen epoch, no metrics and no norms."""
     rows, layout, training = trained.rows, trained.layout, trained.training
     initial = initial_row(training, layout)
     final = rows["best_parameters"]

@@ -18,6 +18,8 @@ class Fleet:
     lease: float
     sweep: int | None = None
     """Identifier of the sweep to work for; None is any."""
+    code: str
+    """Version of the snapshot of the code that the agents run."""
 
 
 class Backend(ABC):

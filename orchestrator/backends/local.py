@@ -12,11 +12,20 @@ from db.home import Home
 from orchestrator.backends.base import Backend, Fleet
 
 
-def worker_command(home: Home, *, lease: float, sweep: int | None) -> list[str]:
+def worker_command(fleet: Fleet) -> list[str]:
     """The command line of one agent. The registry's URL goes through the environment: it may hold a password."""
-    command = [sys.executable, "-m", "orchestrator.supervisor", "--home", str(home.root), "--data", str(home.data)]
-    command += ["--lease", str(lease)]
-    return command if sweep is None else [*command, "--sweep", str(sweep)]
+    home = fleet.home
+    command = [
+        sys.executable,
+        "-m",
+        "orchestrator.supervisor",
+        "--home",
+        str(home.root),
+        "--data",
+        str(home.data),
+    ]
+    command += ["--lease", str(fleet.lease), "--code", fleet.code]
+    return command if fleet.sweep is None else [*command, "--sweep", str(fleet.sweep)]
 
 
 def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> dict[str, str]:
@@ -49,7 +58,7 @@ class LocalBackend(Backend):
         gpu = place % fleet.gpus if fleet.gpus else None
         with (log / "supervisors.log").open("ab") as output:
             return subprocess.Popen(
-                worker_command(fleet.home, lease=fleet.lease, sweep=fleet.sweep),
+                worker_command(fleet),
                 env=worker_environment(fleet.home, threads=1, gpu=gpu),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

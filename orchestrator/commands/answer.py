@@ -19,7 +19,9 @@ def tables(
     name: SweepArgument,
     number: Annotated[int | None, typer.Option("--table", metavar="N", help="Only the paper's table N.")] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the tables.")] = Format.MARKDOWN,
-    against_paper: Annotated[bool, typer.Option("--against-paper", help="Put the paper's values and the differences beside.")] = False,
+    against_paper: Annotated[
+        bool, typer.Option("--against-paper", help="Put the paper's values and the differences beside.")
+    ] = False,
     spread: Annotated[bool, typer.Option("--spread", help="Add the standard errors of the means.")] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,

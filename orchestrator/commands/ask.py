@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def sweeps(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE]", autocompletion=complete_sweep)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", autocompletion=complete_sweep)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the built-in sweeps, or show one of them as the file that it is."""
@@ -84,9 +84,9 @@ def plan(
         typer.echo(f"note: {warning}")
     typer.echo(f"{'cohorts of':<42}{'jobs':>6}{'slots':>7}{'cohorts':>9}{'memory':>10}  form")
     for cohort in made.cohorts:
-        typer.echo(
-            f"{cohort.key:<42}{cohort.jobs:>6}{cohort.slots:>7}{cohort.cohorts:>9}{cohort.memory / 1e9:>7.1f} GB  {cohort.form}"
-        )
+        memory = f"{cohort.memory / 1e9:.1f} GB"
+        counted = f"{cohort.jobs:>6}{cohort.slots:>7}{cohort.cohorts:>9}{memory:>10}"
+        typer.echo(f"{cohort.key:<42}{counted}  {cohort.form}")
     typer.echo(f"disk    about {_size(made.disk)} for results and kept models")
     typer.echo(f"time    about {duration(made.seconds)} on {made.workers} agents ({made.basis})")
 

@@ -41,7 +41,8 @@ def upgrade(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None) ->
     from db.registry import Registry
 
     place = home_of(home, registry)
-    typer.echo(Registry.upgrade(place.registry))
+    before, after = Registry.upgrade(place.registry)
+    typer.echo(f"schema {after}: nothing to do" if before == after else f"schema {before} upgraded to {after}")
 
 
 @database.command("check", epilog="Example: qsweep db check")

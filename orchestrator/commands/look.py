@@ -71,7 +71,9 @@ def status(
                     **{state.value: getattr(counts, state.value) for state in State},
                 }
             )
-        agents = [{"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()]
+        agents: list[dict[str, Any]] = [
+            {"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()
+        ]
     if as_json:
         typer.echo(json.dumps({"sweeps": rows, "agents": agents}))
         return
@@ -82,7 +84,9 @@ def status(
     typer.echo(f"{'sweep':<{width}}" + "".join(f"{state.value:>10}" for state in State) + f"{'of':>8}  state")
     for row in rows:
         typer.echo(
-            f"{row['sweep']:<{width}}" + "".join(f"{row[state.value]:>10}" for state in State) + f"{row['size']:>8}  {row['state']}"
+            f"{row['sweep']:<{width}}"
+            + "".join(f"{row[state.value]:>10}" for state in State)
+            + f"{row['size']:>8}  {row['state']}"
         )
     for agent in agents:
         typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
@@ -111,10 +115,20 @@ def jobs(
         sweep = found.find_sweep(name)
         rows = {row.identity: row for row in found.jobs(sweep.id)}
     members = [row.job for row in rows.values()]
-    chosen = [job for job in select(members, where=where) if state in (None, rows[job.identity].state)] if members else []
+    chosen = (
+        [job for job in select(members, where=where) if state in (None, rows[job.identity].state)] if members else []
+    )
     chosen = chosen if limit is None else chosen[:limit]
     if as_json:
-        listed = [{"job": job.identity, "state": rows[job.identity].state.value, "attempt": rows[job.identity].attempt, **job.settings()} for job in chosen]
+        listed = [
+            {
+                "job": job.identity,
+                "state": rows[job.identity].state.value,
+                "attempt": rows[job.identity].attempt,
+                **job.settings(),
+            }
+            for job in chosen
+        ]
         typer.echo(json.dumps(listed))
         return
     varying = _varying([job.settings() for job in members])
@@ -142,14 +156,19 @@ def show(
         row = found.job(job)
         attempts, events = found.attempts(row.id), found.events(row.id)
     if as_json:
-        content = {"job": asdict(row), "attempts": [asdict(one) for one in attempts], "events": [asdict(one) for one in events]}
+        content = {
+            "job": asdict(row),
+            "attempts": [asdict(one) for one in attempts],
+            "events": [asdict(one) for one in events],
+        }
         typer.echo(json.dumps(content, default=str))
         return
     typer.echo(f"job       {row.identity}\nstate     {row.state.value}, attempt {row.attempt}")
-    for key, value in json.loads(row.content)["settings"].items():
+    for key, value in row.job.settings().items():
         typer.echo(f"  {key:<20}{value}")
     for one in attempts:
-        typer.echo(f"attempt {one.attempt} on {one.host} (agent {one.agent_id}): {one.failure_class or one.outcome or 'running'}, log {one.log}")
+        ended = one.failure_class or one.outcome or "running"
+        typer.echo(f"attempt {one.attempt} on {one.host} (agent {one.agent_id}): {ended}, log {one.log}")
         if one.error:
             typer.echo("  " + one.error.strip().replace("\n", "\n  "))
     for event in events:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.freezing import Code, choose_code
 from orchestrator.options import (
     DEFAULT_HOME,
     DataOption,
@@ -37,14 +38,30 @@ class BackendName(StrEnum):
 BackendOption = Annotated[BackendName, typer.Option("--backend", help="Where agents run.")]
 LeaseOption = Annotated[
     float,
-    typer.Option("--lease", envvar="QSWEEP_LEASE", min=1, help="Seconds after its last heartbeat that a silent agent loses its jobs."),
+    typer.Option(
+        "--lease",
+        envvar="QSWEEP_LEASE",
+        min=1,
+        help="Seconds after its last heartbeat that a silent agent loses its jobs.",
+    ),
 ]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the agents go on.")]
+CodeOption = Annotated[
+    Code | None,
+    typer.Option(
+        "--code",
+        help="If the code differs from the sweep's: go on with its frozen code, or the current one.",
+        show_default="ask",
+    ),
+]
 LEASE = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("launch", epilog="Example: qsweep launch cifar10-grid --data ~/data --where 'bits == 2' --set epochs=30")(launch)
+    app.command(
+        "launch",
+        epilog="Example: qsweep launch cifar10-grid --data ~/data --where 'bits == 2' --set epochs=30",
+    )(launch)
     app.command("resume", epilog="Example: qsweep resume digits-grid")(resume)
     app.command("worker", epilog="Example: qsweep worker --home /scratch/sweeps")(worker)
 
@@ -59,6 +76,7 @@ def launch(
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
+    code: CodeOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     data: DataOption = None,
@@ -73,9 +91,9 @@ def launch(
     place = home_of(home, registry, data)
     console = Console(stderr=True)
     for warning in selection.warnings():
-        console.print(f"note: {warning}", highlight=False)
+        console.print(f"note: {warning}", highlight=False, soft_wrap=True)
     sweep = launch_selection(
-        place, selection, _backend(backend), console, workers=workers, lease=lease, detach=detach
+        place, selection, _backend(backend), console, workers=workers, lease=lease, detach=detach, code=code
     )
     if not detach:
         _finish(place, sweep)
@@ -87,6 +105,7 @@ def resume(
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
+    code: CodeOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     data: DataOption = None,
@@ -104,11 +123,27 @@ def resume(
     try:
         found = opened.find_sweep(sweep)
         waiting = [row.job for row in opened.jobs(found.id) if row.state in (State.QUEUED, State.RUNNING)]
-        console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False)
+        console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
+            found = opened.add_sweep(
+                name=found.name,
+                label=found.label,
+                spec=found.spec,
+                size=found.size,
+                owner=found.owner,
+                code=choose_code(found, code),
+            )
             machine = probe(place, sorted({job.training.data.name for job in waiting}))
             see_through(
-                place, opened, found, _backend(backend), console, machine=machine, workers=workers, lease=lease, detach=detach
+                place,
+                opened,
+                found,
+                _backend(backend),
+                console,
+                machine=machine,
+                workers=workers,
+                lease=lease,
+                detach=detach,
             )
     finally:
         opened.close()
@@ -130,10 +165,11 @@ def worker(
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
     try:
-        identifier = opened.find_sweep(sweep).id if sweep else None
+        found = opened.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
-    sys.exit(supervise(place, lease=lease, sweep=identifier))
+    identifier, code = (None, None) if found is None else (found.id, found.code)
+    sys.exit(supervise(place, lease=lease, sweep=identifier, code=code))
 
 
 def _backend(name: BackendName) -> Backend:

@@ -12,7 +12,22 @@ import typer.main
 from orchestrator.cli import app
 from tests.conftest import Qsweep
 
-COMMANDS = ["sweeps", "plan", "launch", "resume", "worker", "status", "jobs", "show", "logs", "retry", "cancel", "tables", "doctor", "db"]
+COMMANDS = [
+    "sweeps",
+    "plan",
+    "launch",
+    "resume",
+    "worker",
+    "status",
+    "jobs",
+    "show",
+    "logs",
+    "retry",
+    "cancel",
+    "tables",
+    "doctor",
+    "db",
+]
 
 
 def leaves() -> list[tuple[str, ...]]:
@@ -38,13 +53,18 @@ def test_the_help_of_every_command_has_an_example_of_that_command(path: tuple[st
 
 
 def test_the_command_line_never_imports_torch() -> None:
-    code = "import sys, orchestrator.cli, orchestrator.launcher, orchestrator.planner, orchestrator.supervisor, reports.answers; sys.exit('torch' in sys.modules)"
+    modules = "orchestrator.cli, orchestrator.launcher, orchestrator.planner, orchestrator.supervisor, reports.answers"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
     listed = json.loads(qsweep("sweeps", "--json").stdout)
-    assert {(one["name"], one["jobs"]) for one in listed} == {("cifar10-grid", 972), ("cifar100-grid", 972), ("digits-grid", 972)}
+    assert {(one["name"], one["jobs"]) for one in listed} == {
+        ("cifar10-grid", 972),
+        ("cifar100-grid", 972),
+        ("digits-grid", 972),
+    }
     assert "[axes.learning_rate]" in qsweep("sweeps", "cifar10-grid").stdout
 
 

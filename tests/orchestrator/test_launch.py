@@ -20,7 +20,13 @@ pytestmark = pytest.mark.slow
 
 SMALL = ("digits-grid", "--set", "epochs=3", "--where", "width == 8 and depth == 2 and weight_decay == 0")
 """36 jobs: 9 rates of 3 optimizers × 4 precisions."""
-LONG = ("digits-grid", "--set", "epochs=400", "--where", "width == 8 and depth == 2 and optimizer == 'sgd' and weight_decay == 0")
+LONG = (
+    "digits-grid",
+    "--set",
+    "epochs=150",
+    "--where",
+    "width == 8 and depth == 2 and optimizer == 'sgd' and weight_decay == 0",
+)
 """12 jobs that take long enough to be interrupted."""
 
 
@@ -102,9 +108,13 @@ def test_a_sweep_is_launched_once_and_then_there_is_nothing_to_do(qsweep: Qsweep
 
 
 @pytest.mark.fault
-def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(qsweep: Qsweep, home: Path, tmp_path: Path) -> None:
+def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
+    qsweep: Qsweep, home: Path, tmp_path: Path
+) -> None:
     uninterrupted = tmp_path / "uninterrupted"
-    launched = subprocess.Popen([QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    launched = subprocess.Popen(
+        [QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     wait_until_running(qsweep, 12)
     deadline = time.monotonic() + 60
     while not list((home / "checkpoints").rglob("*.pt")) and time.monotonic() < deadline:
@@ -132,7 +142,13 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(qswe
 
 @pytest.mark.fault
 def test_ctrl_c_hands_the_jobs_back_and_says_how_to_resume(qsweep: Qsweep, home: Path) -> None:
-    launched = subprocess.Popen([QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    launched = subprocess.Popen(
+        [QSWEEP, "launch", *LONG],
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     wait_until_running(qsweep, 12)
     launched.send_signal(signal.SIGINT)
     _, said = launched.communicate(timeout=60)
@@ -151,7 +167,9 @@ def test_decoys_in_the_current_folder_change_nothing(home: Path, tmp_path: Path)
         (decoys / name / "__init__.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
         (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
     command = [QSWEEP, "launch", "digits-grid", "--set", "epochs=1", "--limit", "2"]
-    answer = subprocess.run(command, cwd=decoys, env=environment(home), capture_output=True, text=True, timeout=300, check=False)
+    answer = subprocess.run(
+        command, cwd=decoys, env=environment(home), capture_output=True, text=True, timeout=300, check=False
+    )
     assert answer.returncode == 0, answer.stderr
     assert "decoy" not in answer.stderr
     assert "Table 1" in answer.stdout

@@ -31,7 +31,11 @@ def test_a_users_file_spans_the_same_jobs_as_the_builtin_it_copies(tmp_path: Pat
         ("[fixed]", "colour = 1\n[fixed]", ["unknown key 'colour'", "allowed: axes"]),
         ("[fixed]", "[fixd]", ["unknown key 'fixd'", "did you mean 'fixed'"]),
         ("lr_factor = 0.1", "lr_facto = 0.1", ["'lr_facto' is not a setting", "did you mean 'lr_factor'"]),
-        ("batch_size = 64", "batch_size = '64'", ["batch_size", "'64' is not a whole number", "allowed: 2 to 65536"]),
+        (
+            "batch_size = 64",
+            "batch_size = '64'",
+            ["batch_size", "'64' is not a whole number", "allowed: 2 to 65536"],
+        ),
         ("batch_size = 64", "batch_size = 64.5", ["batch_size", "64.5 is not a whole number"]),
         ("batch_size = 64", "batch_size = true", ["batch_size", "True is not a whole number"]),
         ("lr_factor = 0.1", "lr_factor = nan", ["lr_factor", "nan is not allowed"]),
@@ -46,7 +50,7 @@ def test_a_users_file_spans_the_same_jobs_as_the_builtin_it_copies(tmp_path: Pat
         ('by = "optimizer"', 'by = "optimiser"', ["axes.learning_rate.by", "'optimiser'"]),
         ('model = "nin"', 'model = "nim"', ["model", "'nim' is not known", "nin"]),
         ("epochs =", "# epochs =", ["epochs is missing", "allowed: 1 to 100000"]),
-        ('[axes]', '[axes]\nepochs = [1]', ["'epochs' stands under [fixed] and under [axes]"]),
+        ("[axes]", "[axes]\nepochs = [1]", ["'epochs' stands under [fixed] and under [axes]"]),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_place(tmp_path: Path, old: str, new: str, messages: list[str]) -> None:

@@ -36,7 +36,11 @@ def test_every_cifar_training_follows_the_papers_recipe(name: str) -> None:
     for job in read_sweep(name).jobs():
         settings = job.settings()
         assert (settings["epochs"], settings["batch_size"], settings["milestones"]) == (300, 128, (100, 200))
-        assert (settings["lr_factor"], settings["augment"], settings["channels_per_width"]) == (0.1, "crop-flip", 25)
+        assert (settings["lr_factor"], settings["augment"], settings["channels_per_width"]) == (
+            0.1,
+            "crop-flip",
+            25,
+        )
         assert settings.get("momentum") == (0.9 if settings["optimizer"] == "sgd" else None)
         assert settings.get("outer_bits") == (None if settings["bits"] == 32 else 8)
 
@@ -65,5 +69,9 @@ def test_expanding_972_jobs_takes_less_than_a_second() -> None:
 
 
 def test_the_nin_of_the_paper_has_its_number_of_weights() -> None:
-    job = next(job for job in read_sweep("cifar10-grid").jobs() if (job.settings()["depth"], job.settings()["width"]) == (4, 10))
+    job = next(
+        job
+        for job in read_sweep("cifar10-grid").jobs()
+        if (job.settings()["depth"], job.settings()["width"]) == (4, 10)
+    )
     assert sum(layer.weights for layer in job.training.model.layers(job.training.data)) == 2_196_750

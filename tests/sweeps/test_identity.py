@@ -31,8 +31,16 @@ BASE: dict[str, Any] = {
 }
 
 GOLDEN = {
-    "cifar10-grid": ("e8e9bc3fe2460400efd8615c708fd7f0", "84777ebe11f9f1f474df21b79ca376ac", "164314449e684d10"),
-    "cifar100-grid": ("8f28fc697e58dc5f6c7275dbdad58691", "8dd251b3f94de935b2818f4422d3d555", "25e4aaae8719e860"),
+    "cifar10-grid": (
+        "e8e9bc3fe2460400efd8615c708fd7f0",
+        "84777ebe11f9f1f474df21b79ca376ac",
+        "164314449e684d10",
+    ),
+    "cifar100-grid": (
+        "8f28fc697e58dc5f6c7275dbdad58691",
+        "8dd251b3f94de935b2818f4422d3d555",
+        "25e4aaae8719e860",
+    ),
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""
 
@@ -113,12 +121,18 @@ def test_a_child_is_another_job_than_its_parent() -> None:
     assert child.identity != job().identity
 
 
-@pytest.mark.parametrize("changes", [{"bits": 32}, {"optimizer": "rmsprop"}, {"learning_rate": 0.01}, {"seed": 7}, {"outer_bits": 4}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"bits": 32}, {"optimizer": "rmsprop"}, {"learning_rate": 0.01}, {"seed": 7}, {"outer_bits": 4}],
+)
 def test_members_of_a_cohort_may_differ_in_optimizer_bits_and_seed(changes: dict[str, Any]) -> None:
     assert job(**changes).cohort_key == job().cohort_key
 
 
-@pytest.mark.parametrize("changes", [{"width": 8}, {"depth": 2}, {"batch_size": 64}, {"epochs": 2}, {"data_seed": 3}, {"data": "cifar100"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"width": 8}, {"depth": 2}, {"batch_size": 64}, {"epochs": 2}, {"data_seed": 3}, {"data": "cifar100"}],
+)
 def test_members_of_a_cohort_share_shape_data_batches_and_epochs(changes: dict[str, Any]) -> None:
     assert job(**changes).cohort_key != job().cohort_key
 

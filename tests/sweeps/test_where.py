@@ -21,14 +21,16 @@ numbers = st.tuples(
     st.sampled_from(["==", "!=", "<", "<=", ">", ">="]),
     st.sampled_from([0, 2, 3, 4, 8, 10, 0.1, 1e-4, -1]),
 ).map(lambda parts: f"{parts[0]} {parts[1]} {parts[2]}")
-texts = st.tuples(
-    st.sampled_from(["==", "!="]), st.sampled_from(["sgd", "adam"])
-).map(lambda parts: f"optimizer {parts[0]} '{parts[1]}'")
+texts = st.tuples(st.sampled_from(["==", "!="]), st.sampled_from(["sgd", "adam"])).map(
+    lambda parts: f"optimizer {parts[0]} '{parts[1]}'"
+)
 lists = st.sampled_from(["bits in [2, 4]", "optimizer not in ('sgd', 'adam')", "2 <= depth < 4"])
 conditions = st.recursive(
     numbers | texts | lists,
     lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(lambda parts: f"({parts[0]} {parts[1]} {parts[2]})"),
+        st.tuples(inner, st.sampled_from(["and", "or"]), inner).map(
+            lambda parts: f"({parts[0]} {parts[1]} {parts[2]})"
+        ),
         inner.map(lambda part: f"not ({part})"),
     ),
     max_leaves=6,

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from db.connection import boot_id
+from db.clock import boot_id
 from db.home import Home
 from db.registry import Registry
 from db.rows import AgentInfo

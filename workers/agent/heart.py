@@ -16,7 +16,8 @@ class Heart:
     """Beats for an agent from a thread of its own, as long as the agent makes progress.
 
     Without progress for `patience` seconds it stops beating, so that the lease runs out and another agent
-    takes the work. When the lease turns out to be lost, `lost` is set and the agent has to stop. `unwanted` holds the claimed jobs that no sweep wants any more.
+    takes the work. When the lease turns out to be lost, `lost` is set and the agent has to stop.
+    `unwanted` holds the claimed jobs that no sweep wants any more.
     """
 
     def __init__(self, registry: Registry, agent: int, *, lease: float, patience: float) -> None:

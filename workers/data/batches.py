@@ -51,7 +51,7 @@ class Batches:
             )
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Images (B, channels, side, side) and labels (B) of one step of the open epoch; the last may be smaller."""
+        """Images (B, channels, side, side) and labels (B) of one step of the open epoch."""
         size = self._recipe.batch_size
         places = slice(number * size, (number + 1) * size)
         order = self._order[places]
@@ -76,10 +76,14 @@ class Batches:
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel of uint8 images (N, C, H, W), float64, from exact sums."""
-    pixels = images.transpose(0, 1).flatten(1).long()
-    mean = pixels.sum(1).double() / pixels.shape[1]
-    square = pixels.square().sum(1).double() / pixels.shape[1]
-    return mean, (square - mean.square()).sqrt()
+    count = images.numel() // images.shape[1]
+    total, square = (torch.zeros(images.shape[1], dtype=torch.int64) for _ in range(2))
+    for some in torch.split(images, 1024):  # in parts, because int64 takes eight times the memory
+        pixels = some.long()
+        total += pixels.sum((0, 2, 3))
+        square += pixels.square().sum((0, 2, 3))
+    mean = total.double() / count
+    return mean, (square.double() / count - mean.square()).sqrt()
 
 
 def draw_shifts(count: int, generator: torch.Generator) -> Shifts:

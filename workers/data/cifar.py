@@ -23,7 +23,9 @@ def read_cifar(data: DataSet, folder: Path | None, download: bool) -> tuple[np.n
         try:
             part = source(str(folder), train=train, download=download)
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise InputError(_problem(data, folder, error), place=str(folder), allowed=_remedy(data)) from error
+            raise InputError(
+                _problem(data, folder, error), place=str(folder), allowed=_remedy(data)
+            ) from error
         images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
         parts += [images, np.asarray(part.targets, dtype="<i8")]
     return tuple(parts)
@@ -32,7 +34,8 @@ def read_cifar(data: DataSet, folder: Path | None, download: bool) -> tuple[np.n
 def _problem(data: DataSet, folder: Path, error: Exception) -> str:
     if data.folder is not None and not (folder / data.folder).exists():
         return f"{data.title} is not here: there is no {data.folder}"
-    return f"{data.title} can't be read, a file is missing, truncated or damaged ({type(error).__name__}: {error})"
+    reason = f"{type(error).__name__}: {error}"
+    return f"{data.title} can't be read: a file is missing, truncated or damaged ({reason})"
 
 
 def _remedy(data: DataSet) -> str:

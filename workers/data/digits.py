@@ -10,7 +10,7 @@ from sweeps.datasets import DataSet
 
 
 def read_digits(data: DataSet, folder: Path | None, download: bool) -> tuple[np.ndarray, ...]:
-    """Train and test images and labels. Every fifth image of each class, in the original order, is for the test."""
+    """Train and test images and labels; every fifth image of each class, in order, is for the test."""
     from sklearn.datasets import load_digits  # here, because scikit-learn takes a second to import
 
     bunch = load_digits()

@@ -16,7 +16,7 @@ from sweeps.errors import InputError
 from workers.data.cifar import read_cifar
 from workers.data.digits import read_digits
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Arrays = tuple[np.ndarray, ...]
 Reader = Callable[[DataSet, Path | None, bool], Arrays]
 
 READERS: dict[str, Reader] = {"digits": read_digits, "cifar10": read_cifar, "cifar100": read_cifar}
@@ -60,5 +60,5 @@ def fingerprint(arrays: Arrays) -> str:
     """32 hex digits of the SHA-256 over the bytes of the four arrays."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(array.tobytes())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:32]

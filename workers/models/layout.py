@@ -12,7 +12,7 @@ from torch import Tensor
 from sweeps.models import ConvLayer
 
 ALIGNMENT = 32
-"""Row lengths are multiples of this many elements: whole cache lines, and no slot in a kernel's scalar tail."""
+"""Row lengths are multiples of this many elements: no row ends in a vector kernel's scalar tail."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Span:
 
     def of(self, rows: Tensor) -> Tensor:
         """The tensor of every row: a view (M, *shape) into `rows` (M, P)."""
-        return rows[:, self.start : self.stop].unflatten(1, self.shape)
+        return rows[:, self.start : self.stop].view(-1, *self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from workers.models.layout import Layout
 from workers.models.stage import StageTensors
 
 
-def stage_tensors(layout: Layout, parameters: Tensor, weights: Tensor, statistics: Tensor) -> tuple[StageTensors, ...]:
+def stage_tensors(
+    layout: Layout, parameters: Tensor, weights: Tensor, statistics: Tensor
+) -> tuple[StageTensors, ...]:
     """Views into rows of parameters (M, P), deployed weights (M, ω or more) and statistics (M, S).
 
     They follow the rows when those are changed in place; the trained ones are leaves of a graph.

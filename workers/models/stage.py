@@ -42,7 +42,7 @@ class StageTensors:
 
 
 def train_stage(images: Tensor, window: Window, tensors: StageTensors) -> tuple[Tensor, Tensor, Tensor]:
-    """One stage with the batch's own statistics: the output, and mean and biased variance (M, C) before it."""
+    """One stage with the batch's own statistics; also returns these, mean and biased variance (M, C)."""
     outputs: tuple[Tensor, Tensor, Tensor] = _Stage.apply(
         images, tensors.weight, tensors.gamma, tensors.beta, window
     )
@@ -74,9 +74,7 @@ class _Stage(torch.autograd.Function):
         scale, shift = gamma.reshape(-1, 1), beta.reshape(-1, 1)
         rows = centred.flatten(0, 1)
         output = torch.empty_like(rows)
-        moments = [
-            _normalize(rows[some], scale[some], shift[some], output[some]) for some in _blocks(rows)
-        ]
+        moments = [_normalize(rows[some], scale[some], shift[some], output[some]) for some in _blocks(rows)]
         mean, variance, inverse = (_joined(parts) for parts in zip(*moments, strict=True))
         output = window.outputs(output.view_as(centred))
         ctx.window = window
@@ -133,4 +131,4 @@ def _blocks(rows: Tensor) -> Iterator[slice]:
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(-1)
+    return (parts[0] if len(parts) == 1 else torch.cat(list(parts))).view(-1)

@@ -14,7 +14,7 @@ MOMENTUM = 0.1
 
 
 class RunningStatistics:
-    """running ← (1 − 0.1)·running + 0.1·batch, of the mean with the convolution's bias and the unbiased variance."""
+    """running ← 0.9·running + 0.1·batch, of the mean (with the conv's bias) and the unbiased variance."""
 
     def __init__(self, layout: Layout, rows: Tensor) -> None:
         self._layout = layout
@@ -25,7 +25,12 @@ class RunningStatistics:
         self._pixels = torch.cat(pixels).to(rows.device, rows.dtype)
 
     def update(
-        self, rows: Tensor, parameters: Tensor, means: Sequence[Tensor], variances: Sequence[Tensor], images: int
+        self,
+        rows: Tensor,
+        parameters: Tensor,
+        means: Sequence[Tensor],
+        variances: Sequence[Tensor],
+        images: int,
     ) -> None:
         """Move `rows` (M, S) by the moments of a batch of `images`, each (M, C) a layer."""
         torch._foreach_copy_(self._views, [*means, *variances])

@@ -71,7 +71,7 @@ class Window:
 
     def outputs(self, rows: Tensor) -> Tensor:
         """The output images (M, outputs, side', side', B) in rows (M, outputs, side'²·B)."""
-        return rows.unflatten(2, (self._layer.side, self._layer.side, -1))
+        return rows.view(*rows.shape[:2], self._layer.side, self._layer.side, -1)
 
     def _find_places(self) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
         """For each tap: its row and column, the outputs that it serves, and the inputs that they read."""

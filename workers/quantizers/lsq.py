@@ -17,8 +17,9 @@ SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 
 def initial_steps(quantizer: Lsq, layers: Sequence[ConvLayer], weights: Tensor) -> Tensor:
     """s = 2·mean|v|/√Qp of each layer in one model's `weights` (ω)."""
-    means = torch.stack([part.abs().mean() for part in weights.split([layer.weights for layer in layers])])
-    highest = torch.tensor([2.0 ** (bits - 1) - 1 for bits in layer_bits(quantizer, len(layers))], dtype=means.dtype)
+    parts = torch.split(weights, [layer.weights for layer in layers])
+    means = torch.stack([part.abs().mean() for part in parts])
+    highest = torch.tensor([2.0 ** (bits - 1) - 1 for bits in layer_bits(quantizer, len(layers))])
     return (2 * means / highest.sqrt()).clamp_(min=SMALLEST_STEP)
 
 
@@ -29,7 +30,7 @@ def layer_bits(quantizer: Lsq, layers: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """What a forward pass leaves for its backward pass, each (M, ω): u, round(clip(u)), and 1 where u is inside."""
+    """What a forward pass leaves for its backward pass (M, ω): u, round(clip(u)), and 1 where u is inside."""
 
     ratio: Tensor
     rounded: Tensor
@@ -71,6 +72,6 @@ class LsqWeights:
         """Turn ∂v̂ in `slopes` (M, ω) into ∂v, in place, and write ∂s to `step_slopes` (M, layers)."""
         step_slope = (rounding.rounded - rounding.ratio * rounding.inside).mul_(slopes)
         slopes.mul_(rounding.inside)
-        for layer, part in enumerate(step_slope.split(self._counts, 1)):
+        for layer, part in enumerate(torch.split(step_slope, self._counts, 1)):
             torch.sum(part, 1, out=step_slopes[:, layer])
         step_slopes.mul_(self._scale)

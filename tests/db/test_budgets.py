@@ -1,0 +1,172 @@
+"""Law 4: what each class of failure costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from db.registry import Registry
+from db.rows import Finished, Sweep
+from db.states import FailureClass, State, SweepState
+from tests.db.conftest import agent_info, claim, trained
+from tests.db.test_claims import saved
+
+Execute = Callable[[str], list[Any]]
+RESTED = "UPDATE jobs SET not_before = NULL"
+
+
+@pytest.fixture
+def agent(registry: Registry) -> int:
+    return registry.enlist(agent_info(lease=8.0))
+
+
+def test_after_a_crash_in_company_each_member_runs_alone(
+    registry: Registry, sweep: Sweep, agent: int
+) -> None:
+    registry.register(sweep.id, trained(3))
+    registry.fail(agent, claim(registry, agent), FailureClass.CRASH, "boom")
+    assert registry.counts(sweep.id).queued == 3
+    head = registry.next_cohort(agent)
+    assert head is not None
+    assert head.alone
+    claims = registry.claim(agent, head, 16)
+    assert [one.alone for one in claims] == [True]
+
+
+def test_a_poisoned_job_fails_after_dying_alone_three_times_and_takes_nobody_with_it(
+    registry: Registry, sweep: Sweep, agent: int
+) -> None:
+    registry.register(sweep.id, trained(3))
+    poisoned = registry.jobs(sweep.id)[1].id
+    executions = 0
+    while claims := claim(registry, agent):
+        if poisoned in {one.job_id for one in claims}:
+            executions += 1
+            registry.bury(agent, FailureClass.CRASH, "the process died\nSIGSEGV")
+            agent = registry.enlist(agent_info())
+        else:
+            registry.finish(agent, [Finished(job_id=c.job_id, attempt=c.attempt, publication="p") for c in claims])
+    assert executions == 1 + 3
+    counts = registry.counts(sweep.id)
+    assert (counts.done, counts.failed) == (2, 1)
+    row = registry.jobs(sweep.id, State.FAILED)[0]
+    assert (row.id, row.failure_class) == (poisoned, FailureClass.CRASH)
+    assert "SIGSEGV" in row.error
+
+
+def test_a_crash_after_a_newer_checkpoint_costs_nothing(registry: Registry, sweep: Sweep, agent: int) -> None:
+    registry.register(sweep.id, trained(2))
+    for step in range(1, 6):
+        claims = claim(registry, agent)
+        assert len(claims) == 2
+        registry.checkpointed(agent, [saved(one, step) for one in claims])
+        registry.fail(agent, claims, FailureClass.CRASH, "boom")
+    assert registry.counts(sweep.id).queued == 2
+
+
+def test_out_of_memory_halves_the_slots_down_to_one(registry: Registry, sweep: Sweep, agent: int) -> None:
+    registry.register(sweep.id, trained(4))
+    limits: list[int | None] = []
+    slots = 8
+    while head := registry.next_cohort(agent):
+        limits.append(head.slots_limit)
+        slots = min(slots, head.slots_limit or slots)
+        registry.fail(agent, registry.claim(agent, head, slots), FailureClass.MEMORY, "out of memory", slots=slots)
+    # Four jobs at 8 slots; at 4 slots again all four; at 2 slots two claims of two; at 1 slot each alone.
+    assert limits == [None, 4, 2, 2, 1, 1, 1, 1]
+    assert registry.counts(sweep.id).failed == 4
+
+
+def test_jobs_with_other_slots_do_not_join_a_halved_cohort(
+    registry: Registry, sweep: Sweep, agent: int
+) -> None:
+    registry.register(sweep.id, trained(4))
+    registry.fail(agent, claim(registry, agent, 2), FailureClass.MEMORY, "out of memory", slots=2)
+    assert {one.slots_limit for one in claim(registry, agent)} in ({None}, {1})
+
+
+@pytest.mark.parametrize("failure", [FailureClass.TIMEOUT, FailureClass.INPUT])
+def test_a_timeout_and_bad_input_fail_at_once(
+    registry: Registry, sweep: Sweep, agent: int, failure: FailureClass
+) -> None:
+    registry.register(sweep.id, trained(1))
+    registry.fail(agent, claim(registry, agent), failure, "no")
+    assert registry.counts(sweep.id).failed == 1
+
+
+def test_losses_are_unlimited_and_wait_longer_each_time_but_never_longer_than_a_lease(
+    registry: Registry, sweep: Sweep, agent: int, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(1))
+    delays = []
+    for _ in range(7):
+        registry.release(agent, claim(registry, agent), "SIGTERM")
+        delays.append(registry.remaining().delay)
+        assert (registry.next_cohort(agent) is None) == (delays[-1] is not None)
+        execute(RESTED)
+    assert delays[0] is None
+    for delay, full in zip(delays[1:], (1, 2, 4, 8, 8, 8), strict=True):
+        assert delay is not None
+        assert full - 0.5 < delay <= full
+    assert registry.counts(sweep.id).queued == 1
+
+
+def test_a_backoff_from_before_a_reboot_is_over(
+    registry: Registry, sweep: Sweep, agent: int, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(1))
+    execute("UPDATE jobs SET not_before = 1e12")
+    assert registry.next_cohort(agent) is not None
+
+
+def test_a_sweep_whose_jobs_fail_alike_is_paused_and_says_why(
+    registry: Registry, sweep: Sweep, agent: int
+) -> None:
+    registry.register(sweep.id, trained(30))
+    while claims := claim(registry, agent, 1):
+        registry.fail(agent, claims, FailureClass.INPUT, "Traceback\nValueError: no such file")
+    found = registry.find_sweep("grid")
+    assert found.state == SweepState.PAUSED
+    assert "ValueError: no such file" in found.reason
+    assert registry.counts(sweep.id).failed == 10
+    registry.reactivate(sweep.id)
+    registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "Traceback\nValueError: no such file")
+    assert registry.find_sweep("grid").state == SweepState.ACTIVE
+
+
+def test_failures_of_different_kinds_do_not_pause_a_sweep(registry: Registry, sweep: Sweep, agent: int) -> None:
+    registry.register(sweep.id, trained(30))
+    for number in range(30):
+        registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, f"problem {number}")
+    assert registry.find_sweep("grid").state == SweepState.ACTIVE
+
+
+def test_a_retry_gives_a_fresh_budget_to_failures_of_one_class(
+    registry: Registry, sweep: Sweep, agent: int
+) -> None:
+    registry.register(sweep.id, trained(2))
+    registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "no")
+    registry.fail(agent, claim(registry, agent, 1), FailureClass.TIMEOUT, "late")
+    assert registry.retry(sweep.id, failure_class=FailureClass.TIMEOUT) == 1
+    assert registry.counts(sweep.id).failed == 1
+    assert registry.retry(sweep.id) == 1
+    assert len(claim(registry, agent)) == 2
+
+
+def test_every_attempt_keeps_its_own_story(registry: Registry, sweep: Sweep, agent: int) -> None:
+    registry.register(sweep.id, trained(1))
+    one = claim(registry, agent)[0]
+    registry.checkpointed(agent, [saved(one, 40)])
+    registry.fail(agent, [one], FailureClass.CRASH, "x" * 100_000 + "\nKeyError: 'y'")
+    again = claim(registry, agent)[0]
+    registry.finish(agent, [Finished(job_id=again.job_id, attempt=again.attempt, publication="p")])
+    first, second = registry.attempts(one.job_id)
+    assert (first.attempt, first.resumed_from, first.outcome) == (1, 0, State.QUEUED)
+    assert first.error.endswith("KeyError: 'y'")
+    assert len(first.error) < 10_000
+    assert (second.attempt, second.resumed_from, second.outcome) == (2, 40, State.DONE)
+    assert (second.publication, second.host, second.log) == ("p", "here", "agent.log")
+    assert first.ended_at is not None
+    assert first.started_at <= first.ended_at <= second.started_at

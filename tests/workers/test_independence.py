@@ -1,0 +1,147 @@
+"""What a training computes depends on nothing but itself: no neighbour, no slot, no interruption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sweeps.training import Training
+from tests.workers.trainings import mixture, training
+from workers import checkpoints
+from workers.cohort import Cohort
+from workers.data import Images
+from workers.forms import Form
+from workers.results import Result
+
+CPU = torch.device("cpu")
+SLOTS = 13
+FORMS = list(Form)
+
+
+def cohort_of(trainings: list[Training], digits: Images, form: Form) -> Cohort:
+    return Cohort(trainings, digits, slots=SLOTS, form=form, device=CPU)
+
+
+def finish(cohort: Cohort) -> list[Result]:
+    while not cohort.finished:
+        cohort.step()
+    return cohort.results()
+
+
+def assert_same_bits(one: Result, other: Result) -> None:
+    assert (one.run, one.epochs, one.layers) == (other.run, other.epochs, other.layers)
+    assert one.model.keys() == other.model.keys()
+    for name, tensor in one.model.items():
+        assert torch.equal(tensor, other.model[name]), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("depth", "width", "batch_size"), [(2, 8, 64), (3, 9, 97), (4, 12, 64)])
+def test_neighbours_and_slots_change_no_bit(
+    digits: Images, form: Form, depth: int, width: int, batch_size: int
+) -> None:
+    trainings = mixture(depth=depth, width=width, batch_size=batch_size)
+    together = finish(cohort_of(trainings, digits, form))
+    reversed_order = finish(cohort_of(trainings[::-1], digits, form))[::-1]
+    for member, result in enumerate(together):
+        assert_same_bits(result, reversed_order[member])
+    for member in (0, 3, 5, 11):
+        alone = finish(cohort_of([trainings[member]], digits, form))[0]
+        assert_same_bits(together[member], alone)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_diverging_neighbour_changes_no_bit(digits: Images, form: Form) -> None:
+    quiet = [training(bits=bits, optimizer=name) for bits in (32, 2) for name in ("sgd", "adam", "rmsprop")]
+    wild = [training(bits=bits, learning_rate=100.0, weight_decay=1.0) for bits in (32, 4)]
+    beside = finish(cohort_of(quiet + wild, digits, form))
+    alone = finish(cohort_of(quiet, digits, form))
+    for one, other in zip(alone, beside, strict=False):
+        assert_same_bits(one, other)
+
+
+def poisoned(digits: Images, form: Form, trainings: list[Training]) -> Cohort:
+    """A cohort whose last member holds nothing but NaN from its first step on."""
+    cohort = cohort_of(trainings, digits, form)
+    state = cohort.state(len(trainings) - 1)
+    state["parameters"].fill_(float("nan"))
+    cohort.restore(len(trainings) - 1, state)
+    return cohort
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_neighbour_of_nan_changes_no_bit_and_is_called_diverged(digits: Images, form: Form) -> None:
+    trainings = [training(bits=8), training(bits=2, optimizer="adam"), training(bits=4)]
+    results = finish(poisoned(digits, form, trainings))
+    for one, other in zip(finish(cohort_of(trainings[:2], digits, form)), results, strict=False):
+        assert_same_bits(one, other)
+    broken = results[2].run
+    assert broken["diverged"]
+    for column in (
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "generalization_gap",
+        "chosen_epoch",
+    ):
+        assert broken[column] is None
+    assert [row["train_loss"] for row in results[2].epochs] == [None, None]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("select_by", ["running", "evaluated"])
+@pytest.mark.parametrize("stop", [1, 7, 10, 13, 20])
+def test_resume_continues_bit_for_bit_from_any_step(
+    digits: Images, form: Form, select_by: str, stop: int, tmp_path: Path
+) -> None:
+
+    trainings = [one for one in mixture(select_by=select_by, depth=2) if one.bits in (32, 2)]
+    whole = finish(cohort_of(trainings, digits, form))
+    first = cohort_of(trainings, digits, form)
+    for _ in range(stop):
+        first.step()
+    second = cohort_of(trainings, digits, form)
+    for member in range(len(trainings)):
+        path = tmp_path / f"{member}.pt"
+        checksum = checkpoints.save(path, first.state(member))
+        second.restore(member, checkpoints.load(path, checksum))
+    assert second.position == stop
+    for one, other in zip(whole, finish(second), strict=True):
+        assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_members_at_different_steps_meet_and_end_as_if_never_stopped(digits: Images, form: Form) -> None:
+    trainings = [one for one in mixture(depth=2) if one.bits in (32, 4)]
+    whole = finish(cohort_of(trainings, digits, form))
+    states = []
+    for member, steps in enumerate((0, 3, 10, 12, 20, 12)):
+        other = cohort_of([trainings[member], trainings[0]], digits, form)
+        for _ in range(steps):
+            other.step()
+        states.append(other.state(0))
+    places = [3, 0, 5, 1, 4, 2]
+    mixed = cohort_of([trainings[place] for place in places], digits, form)
+    for member, place in enumerate(places):
+        if states[place]["position"]:
+            mixed.restore(member, states[place])
+    assert mixed.position == 0
+    assert [mixed.position_of(member) for member in range(6)] == [12, 0, 12, 3, 20, 10]
+    for member, result in enumerate(finish(mixed)):
+        assert_same_bits(whole[places[member]], result)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_finished_cohort_restored_whole_gives_its_results_again(digits: Images, form: Form) -> None:
+    trainings = [training(bits=4), training(optimizer="rmsprop")]
+    first = cohort_of(trainings, digits, form)
+    results = finish(first)
+    again = cohort_of(trainings, digits, form)
+    for member in range(2):
+        again.restore(member, first.state(member))
+    assert again.finished
+    for one, other in zip(results, again.results(), strict=True):
+        assert_same_bits(one, other)
