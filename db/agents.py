@@ -50,15 +50,11 @@ def retire(transaction: Transaction, agent_id: int) -> None:
     outcomes.depart(transaction, agent_id, AgentState.RETIRED, FailureClass.PREEMPTED, "retired")
 
 
-def bury(
-    transaction: Transaction, agent_id: int, failure: FailureClass, error: str, slots: int | None
-) -> int:
+def bury(transaction: Transaction, agent_id: int, failure: FailureClass, error: str, slots: int | None) -> int:
     return outcomes.bury(transaction, agent_id, failure, error, slots)
 
 
-def bury_dead_processes(
-    database: Database, host: str, boot_id: str, is_alive: Callable[[int, float], bool]
-) -> int:
+def bury_dead_processes(database: Database, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:
     living = (
         sa.select(agents.c.id, agents.c.pid, agents.c.process_started, agents.c.boot_id)
         .where(agents.c.host == host, agents.c.state == AgentState.ALIVE.value)

@@ -33,9 +33,7 @@ EXPIRED = ANY_EXPIRED.order_by(agents.c.id).with_for_update(key_share=True, skip
 RESTED = sa.or_(
     jobs.c.not_before.is_(None), jobs.c.not_before <= moment(), jobs.c.not_before > moment() + LONGEST_DELAY
 )
-ALIVE = sa.select(agents.c.id).where(
-    agents.c.id == sa.bindparam("agent"), agents.c.state == AgentState.ALIVE.value
-)
+ALIVE = sa.select(agents.c.id).where(agents.c.id == sa.bindparam("agent"), agents.c.state == AgentState.ALIVE.value)
 # A subquery, not a join: the order has to come from the index of jobs.
 FITTING = sa.exists().where(
     agents.c.id == sa.bindparam("agent"),
@@ -68,7 +66,7 @@ HEAD_OF_SHARED = HEAD.join(sweep_jobs, SHARED)
 OF_SWEEP = sa.or_(jobs.c.home == sa.bindparam("sweep"), sa.exists().where(SHARED))
 
 
-def _claim_statement(*more: sa.ColumnElement[bool]) -> sa.ReturningUpdate[Any]:
+def _claim_statement(*more: sa.ColumnElement[bool]) -> sa.Executable:
     picked = (
         sa.select(jobs.c.id)
         .where(
@@ -204,9 +202,7 @@ def _detail(row: Any) -> str:
 
 
 def _claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Any]:
-    mine = sa.and_(
-        attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt, attempts.c.claim == number
-    )
+    mine = sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt, attempts.c.claim == number)
     statement = sa.select(*CLAIMED).where(RUNNING, jobs.c.agent_id == agent_id, mine)
     return list(transaction.run(statement).all())
 
@@ -233,9 +229,7 @@ def _claims(transaction: Transaction, rows: Any) -> list[Claim]:
 def _saved(transaction: Transaction, ids: list[int]) -> dict[int, list[Saved]]:
     saved: dict[int, list[Saved]] = {}
     if ids:
-        statement = (
-            sa.select(checkpoints).where(checkpoints.c.job_id.in_(ids)).order_by(checkpoints.c.id.desc())
-        )
+        statement = sa.select(checkpoints).where(checkpoints.c.job_id.in_(ids)).order_by(checkpoints.c.id.desc())
         for row in transaction.run(statement):
             one = Saved(step=row.step, epoch=row.epoch, file=row.file, checksum=row.checksum)
             saved.setdefault(row.job_id, []).append(one)
@@ -286,9 +280,7 @@ def calibration(
     transaction: Transaction, cohort_key: str, device: str, build: str, proposed: Calibration
 ) -> Calibration:
     key = {"cohort_key": cohort_key, "device": device, "build": build}
-    statement = transaction.insert(calibrations).values(
-        **key, slots=proposed.slots, form=proposed.form, made_at=wall()
-    )
+    statement = transaction.insert(calibrations).values(**key, slots=proposed.slots, form=proposed.form, made_at=wall())
     transaction.run(statement.on_conflict_do_nothing())
     row = transaction.run(sa.select(calibrations).filter_by(**key)).one()
     return Calibration(slots=row.slots, form=row.form)

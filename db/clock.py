@@ -72,7 +72,5 @@ def boot_id() -> str:
     linux = Path("/proc/sys/kernel/random/boot_id")
     if linux.exists():
         return linux.read_text().strip()
-    asked = subprocess.run(
-        ["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False
-    )
+    asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or "unknown"

@@ -110,7 +110,7 @@ class Transaction:
     def run(
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> sa.CursorResult[Any]:
-        return self.connection.execute(statement, values)  # type: ignore[return-value]
+        return self.connection.execute(statement, values)
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that has `on_conflict_do_nothing`, in this database's dialect."""
@@ -127,7 +127,7 @@ class Transaction:
         raw = self.connection.connection.cursor()
         try:
             if self.connection.dialect.name == "postgresql":
-                with raw.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:  # type: ignore[attr-defined]
+                with raw.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
                     for row in rows:
                         copy.write_row(row)
             else:
@@ -235,9 +235,7 @@ def _sqlite_engine(path: Path, create: bool) -> sa.Engine:
 
     def connect() -> sqlite3.Connection:
         # isolation_level None: the driver must not begin transactions by itself; `_begin` does.
-        raw = sqlite3.connect(
-            place, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY
-        )
+        raw = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY)
         raw.create_function("qsweep_moment", 0, boot_seconds)
         raw.create_function("qsweep_wall", 0, time.time)
         raw.create_function("qsweep_boot", 0, boot_id)

@@ -123,9 +123,7 @@ def _supersede(transaction: Transaction, rows: Sequence[Any], reason: str, block
         transaction.run(attempts.update().where(counted).values(superseded=reason))
         running = [row.id for row in batch if row.state == State.RUNNING]
         open_ones = sa.and_(attempts.c.job_id.in_(running), attempts.c.ended_at.is_(None))
-        transaction.run(
-            attempts.update().where(open_ones).values(ended_at=wall(), outcome=State.QUEUED.value)
-        )
+        transaction.run(attempts.update().where(open_ones).values(ended_at=wall(), outcome=State.QUEUED.value))
         transaction.run(checkpoints.delete().where(checkpoints.c.job_id.in_(ids)))
         record(transaction, [
             event(row, State(row.state), State.QUEUED, f"invalidated: {reason}")
@@ -138,9 +136,7 @@ def _members(sweep_id: int) -> sa.ColumnElement[bool]:
     return jobs.c.id.in_(sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep_id == sweep_id))
 
 
-def _locked(
-    transaction: Transaction, sweep_id: int, state: State, *more: sa.ColumnElement[bool]
-) -> Sequence[Any]:
+def _locked(transaction: Transaction, sweep_id: int, state: State, *more: sa.ColumnElement[bool]) -> Sequence[Any]:
     return transaction.run(
         sa.select(jobs.c.id, jobs.c.attempt)
         .where(_members(sweep_id), jobs.c.state == state.value, *more)
@@ -153,9 +149,7 @@ def _set(transaction: Transaction, sweep_id: int, state: SweepState, reason: str
     """Sets the sweep's state, and anew for each of its jobs whether some active sweep wants it."""
     # All sweeps are locked: of two that share a job, each must see what becomes of the other.
     transaction.run(sa.select(sweeps.c.id).order_by(sweeps.c.id).with_for_update())
-    transaction.run(
-        sweeps.update().where(sweeps.c.id == sweep_id).values(state=state.value, reason=reason, **more)
-    )
+    transaction.run(sweeps.update().where(sweeps.c.id == sweep_id).values(state=state.value, reason=reason, **more))
     wanted = sa.exists().where(
         sweep_jobs.c.job_id == jobs.c.id,
         sweep_jobs.c.sweep_id == sweeps.c.id,

@@ -9,9 +9,7 @@ class LeaseLost(QsweepError):
     """Another process took this agent's lease back: its jobs run elsewhere. Stop, and discard their work."""
 
     def __init__(self, agent_id: int) -> None:
-        super().__init__(
-            f"agent {agent_id} lost its lease: its jobs were handed to others, its work is discarded"
-        )
+        super().__init__(f"agent {agent_id} lost its lease: its jobs were handed to others, its work is discarded")
 
 
 class RegistryUnavailable(QsweepError):

@@ -41,9 +41,7 @@ NETWORK = frozenset(
     ]
 )
 # A FUSE file system is taken for a network one unless it is known to be local.
-LOCAL_FUSE = frozenset(
-    {"fuse.ext4", "fuse.ntfs", "fuse.ntfs-3g", "fuse.exfat", "fuse.fuse-overlayfs", "fuse.lxcfs"}
-)
+LOCAL_FUSE = frozenset({"fuse.ext4", "fuse.ntfs", "fuse.ntfs-3g", "fuse.exfat", "fuse.fuse-overlayfs", "fuse.lxcfs"})
 
 
 def is_network(kind: str) -> bool:

@@ -52,17 +52,13 @@ LOCKED_BY_AGENT = LOCKED.where(RUNNING, jobs.c.agent_id == sa.bindparam("agent")
 @cache
 def _locked_by_id(count: int) -> sa.Select[Any]:
     """LOCKED for `count` ids, bound as id0, id1, …"""
-    return LOCKED.where(
-        jobs.c.id.in_([sa.bindparam(f"id{index}", type_=sa.BigInteger) for index in range(count)])
-    )
+    return LOCKED.where(jobs.c.id.in_([sa.bindparam(f"id{index}", type_=sa.BigInteger) for index in range(count)]))
 
 
 def _locked(transaction: Transaction, ids: Sequence[int]) -> list[Any]:
     if not ids:
         return []
-    return transaction.quick(
-        _locked_by_id(len(ids)), {f"id{index}": one for index, one in enumerate(sorted(ids))}
-    )
+    return transaction.quick(_locked_by_id(len(ids)), {f"id{index}": one for index, one in enumerate(sorted(ids))})
 
 
 FINISH = (
@@ -80,9 +76,7 @@ FINISH = (
 )
 END_ATTEMPT = (
     attempts.update()
-    .where(
-        attempts.c.job_id == sa.bindparam("fenced_id"), attempts.c.attempt == sa.bindparam("fenced_attempt")
-    )
+    .where(attempts.c.job_id == sa.bindparam("fenced_id"), attempts.c.attempt == sa.bindparam("fenced_attempt"))
     .values(
         ended_at=wall(),
         outcome=sa.bindparam("new_outcome"),
@@ -94,9 +88,7 @@ END_ATTEMPT = (
 ADVANCE = (
     jobs.update()
     .where(*_FENCE)
-    .values(
-        progress=sa.bindparam("new_step"), epoch=sa.bindparam("new_epoch"), advanced=True, crashes=0, losses=0
-    )
+    .values(progress=sa.bindparam("new_step"), epoch=sa.bindparam("new_epoch"), advanced=True, crashes=0, losses=0)
 )
 END = (
     jobs.update()
@@ -253,9 +245,7 @@ def fail(
     return frozenset(held)
 
 
-def bury(
-    transaction: Transaction, agent_id: int, failure: FailureClass, reason: str, slots: int | None = None
-) -> int:
+def bury(transaction: Transaction, agent_id: int, failure: FailureClass, reason: str, slots: int | None = None) -> int:
     """Marks an agent dead and ends all that it ran, in one transaction; returns how many jobs."""
     return depart(transaction, agent_id, AgentState.DEAD, failure, reason, slots)
 

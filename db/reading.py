@@ -20,9 +20,7 @@ from db.tables import sweeps as sweeps_table
 from sweeps.errors import InputError, nearest
 
 SWEEP = sa.select(sweeps_table)
-LAST_ATTEMPT = sa.and_(
-    attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt
-)
+LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
 JOB = sa.select(
     *(jobs_table.c[name] for name in JobRow.__dataclass_fields__ if name != "error"),
     sa.func.coalesce(attempts_table.c.error, "").label("error"),
@@ -96,9 +94,7 @@ def jobs(transaction: Transaction, sweep_id: int, state: State | None, limit: in
 
 def job(transaction: Transaction, prefix: str) -> JobRow:
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
-        raise InputError(
-            f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity"
-        )
+        raise InputError(f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity")
     identity = jobs_table.c.identity
     # A range, so that the index serves whatever the collation: "g" comes after every hex digit.
     rows = transaction.run(JOB.where(identity >= prefix, identity < prefix + "g").limit(2)).all()
@@ -112,8 +108,7 @@ def job(transaction: Transaction, prefix: str) -> JobRow:
 def attempts(transaction: Transaction, job_id: int) -> list[AttemptRow]:
     of_agent = ("host", "pid", "backend", "device", "log", "beat_at")
     columns = [
-        (agents_table if name in of_agent else attempts_table).c[name]
-        for name in AttemptRow.__dataclass_fields__
+        (agents_table if name in of_agent else attempts_table).c[name] for name in AttemptRow.__dataclass_fields__
     ]
     statement = (
         sa.select(*columns)
@@ -136,9 +131,7 @@ def _attempt_row(row: Any) -> AttemptRow:
 def events(
     transaction: Transaction, *, job_id: int | None, since: int, sweep_id: int | None, limit: int | None
 ) -> list[EventRow]:
-    statement = (
-        sa.select(events_table).where(events_table.c.id > since).order_by(events_table.c.id).limit(limit)
-    )
+    statement = sa.select(events_table).where(events_table.c.id > since).order_by(events_table.c.id).limit(limit)
     if job_id is not None:
         statement = statement.where(events_table.c.job_id == job_id)
     if sweep_id is not None:
@@ -185,9 +178,7 @@ def publications(transaction: Transaction) -> set[str]:
     return set(transaction.run(sa.select(jobs_table.c.publication).where(done).distinct()).scalars())
 
 
-def find_calibration(
-    transaction: Transaction, cohort_key: str, device: str, build: str
-) -> Calibration | None:
+def find_calibration(transaction: Transaction, cohort_key: str, device: str, build: str) -> Calibration | None:
     key = {"cohort_key": cohort_key, "device": device, "build": build}
     row = transaction.run(sa.select(calibrations).filter_by(**key)).first()
     return None if row is None else Calibration(slots=row.slots, form=row.form)

@@ -55,14 +55,10 @@ def add_sweep(
         )
         .on_conflict_do_nothing()
     )  # fmt: skip
-    found = transaction.run(
-        SWEEP.where(sweeps.c.name == name, sweeps.c.label == label).with_for_update()
-    ).one()
+    found = transaction.run(SWEEP.where(sweeps.c.name == name, sweeps.c.label == label).with_for_update()).one()
     if found.spec != spec:
         place = f"{name}@{label}"
-        raise InputError(
-            "this name belongs to another specification", place=place, allowed="choose another --name"
-        )
+        raise InputError("this name belongs to another specification", place=place, allowed="choose another --name")
     transaction.run(
         sweeps.update()
         .where(sweeps.c.id == found.id)
@@ -168,17 +164,13 @@ def _insert(transaction: Transaction, sweep_id: int, wishes: dict[str, Any]) -> 
     }
     # WHERE true: without it SQLite takes ON CONFLICT for the condition of a join.
     rows = sa.select(*values.values()).where(staged.c.position >= 0).order_by(staged.c.position)
-    return transaction.count(
-        transaction.insert(jobs).from_select(list(values), rows).on_conflict_do_nothing()
-    )
+    return transaction.count(transaction.insert(jobs).from_select(list(values), rows).on_conflict_do_nothing())
 
 
 def _join(transaction: Transaction, sweep_id: int) -> int:
     """Adds the memberships that are missing; returns how many."""
     shared = sa.select(jobs.c.home != sweep_id).where(jobs.c.id == staged.c.job_id).scalar_subquery()
-    rows = sa.select(sa.literal(sweep_id, sa.BigInteger), shared, staged.c.job_id).where(
-        staged.c.position >= 0
-    )
+    rows = sa.select(sa.literal(sweep_id, sa.BigInteger), shared, staged.c.job_id).where(staged.c.position >= 0)
     statement = transaction.insert(sweep_jobs).from_select(["sweep_id", "shared", "job_id"], rows)
     return transaction.count(statement.on_conflict_do_nothing())
 

@@ -154,9 +154,7 @@ class Registry:
         """
         return self._database.write(lambda t: control.cancel(t, sweep_id))
 
-    def retry(
-        self, sweep_id: int, state: State = State.FAILED, failure_class: FailureClass | None = None
-    ) -> int:
+    def retry(self, sweep_id: int, state: State = State.FAILED, failure_class: FailureClass | None = None) -> int:
         """Queues the sweep's failed (or cancelled) jobs again with a fresh budget; returns how many."""
         return self._database.write(lambda t: control.retry(t, sweep_id, state, failure_class))
 
@@ -230,9 +228,7 @@ class Registry:
         """The agent leaves; what it still held is queued again."""
         self._database.write(lambda t: agents.retire(t, agent_id))
 
-    def bury(
-        self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None
-    ) -> int:
+    def bury(self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None) -> int:
         """Its supervisor saw it die: its jobs end in this class; returns how many. `slots` as in `fail`."""
         return self._database.write(lambda t: agents.bury(t, agent_id, failure_class, error, slots))
 
@@ -257,9 +253,10 @@ class Registry:
         return claims.next_cohort(self._database, agent_id, sweep_id)
 
     def claim(self, agent_id: int, head: Head, limit: int, sweep_id: int | None = None) -> list[Claim]:
-        """Up to `limit` jobs of the head's cohort, further progress first. Renews the lease.
+        """Up to `limit` jobs of the head's cohort, further progress first, of one sweep or of all.
 
-        With `sweep_id` only jobs that this sweep holds. A head that has to run alone yields one job. Empty when others were faster. Raises LeaseLost.
+        Takes back expired leases before, and renews this agent's. A head that has to run alone yields one
+        job. Empty when others were faster. Raises LeaseLost.
         """
         return claims.claim(self._database, agent_id, head, limit, sweep_id)
 

@@ -73,8 +73,8 @@ class ResultStore:
         wanted = dict.fromkeys(["job", "attempt", *names])
         paths = {name: self._path(kind, name) for name in dict.fromkeys(one.publication for one in pointers)}
         # The schema given, a file that lacks a column has nulls in it, and one that has more loses the rest.
-        dataset = ds.dataset(list(paths.values()), known.columns, "parquet", self._files)
         try:
+            dataset = ds.dataset(list(paths.values()), known.columns, "parquet", self._files)
             table = dataset.to_table([*wanted, FILE])
         except FileNotFoundError as error:
             raise DamagedResults(f"a results file that the registry counts is gone: {error}") from None
@@ -112,9 +112,7 @@ class ResultStore:
 
 def _counted(table: pa.Table, keys: Sequence[str], kind: Kind, place: str) -> pa.Table:
     """The rows whose job, attempt and file are exactly one of the keys, in the keys' order."""
-    given = pc.binary_join_element_wise(
-        table["job"], pc.cast(table["attempt"], pa.string()), table[FILE], "/"
-    )
+    given = pc.binary_join_element_wise(table["job"], pc.cast(table["attempt"], pa.string()), table[FILE], "/")
     order = pc.index_in(given, value_set=pa.array(keys, pa.string()))
     if kind.one_row_a_job and pc.count(order).as_py() != len(keys):
         raise DamagedResults(

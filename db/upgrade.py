@@ -103,9 +103,7 @@ def _migrate(database: Database) -> None:
     def run(transaction: Transaction) -> None:
         transaction.lock_schema()
         config = Config()
-        config.set_main_option(
-            "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
-        )
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         config.attributes["connection"] = transaction.connection
         command.upgrade(config, "head")
 

@@ -52,7 +52,8 @@ class Row:
     expected: int
     done: int
     diverged: tuple[str, ...]
-    """Identities of the models that diverged: counted in `done`, left out of the means."""
+    """Identities of the models that diverged, or whose values are not finite: counted in `done`, left out of
+    the means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +115,19 @@ def _row(
     expected: int,
     paper: Mapping[str, float],
 ) -> Row:
-    counted = [result for result in results if not result["diverged"]]
+    names = [column.value for column in declaration.columns]
+    counted = [result for result in results if _is_finite(result, names)]
     cells = []
     for column in declaration.columns:
         mean, error = mean_and_error([column.scale * float(result[column.value]) for result in counted])
         cells.append(Cell(mean=mean, error=error, count=len(counted), paper=paper.get(column.name)))
-    diverged = tuple(sorted(str(result["job"]) for result in results if result["diverged"]))
+    diverged = tuple(sorted(str(result["job"]) for result in results if not _is_finite(result, names)))
     return Row(keys=keys, cells=tuple(cells), expected=expected, done=len(results), diverged=diverged)
+
+
+def _is_finite(result: Mapping[str, Any], names: list[str]) -> bool:
+    """Whether a model has every value. One may have a finite training loss and overflow in evaluation."""
+    return not result["diverged"] and all(result[name] is not None for name in names)
 
 
 def mean_and_error(values: list[float]) -> tuple[float | None, float | None]:

@@ -136,9 +136,7 @@ class Cohort:
             slot = self._slot_of[member]
             rows_of = {name: row[slot] for name, row in kept.items()}
             evaluation = [float(one[slot]) for one in passes]
-            found.append(
-                describe(Trained(training=training, layout=self.layout, rows=rows_of, passes=evaluation))
-            )
+            found.append(describe(Trained(training=training, layout=self.layout, rows=rows_of, passes=evaluation)))
         return found
 
     def _descend(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

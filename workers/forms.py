@@ -1,11 +1,11 @@
-"""How a cohort is computed on a device: the number of slots and the form of its convolutions."""
+"""How a cohort is computed on a device: the number of slots and the form of its convolutions.
+
+The planner reads this too, so it knows no torch.
+"""
 
 from __future__ import annotations
 
-import platform
 from enum import StrEnum
-
-import torch
 
 from sweeps.training import Training
 
@@ -29,20 +29,3 @@ def default_form(training: Training, device_class: str) -> tuple[int, Form]:
         return GPU_SLOTS, Form.GATHER
     small = training.data.size**2 <= SMALL_IMAGE
     return (CPU_SLOTS if small else 1), Form.GATHER
-
-
-def device_class(device: torch.device) -> str:
-    """The name under which calibrations of this device are kept: what decides its numerics."""
-    if device.type == "cuda":
-        return f"cuda {torch.cuda.get_device_name(device)}"
-    return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-
-
-def build() -> str:
-    """The version of torch, whose kernels decide the numerics."""
-    return str(torch.__version__)
-
-
-def precisions(device: torch.device) -> tuple[str, ...]:
-    """The precisions in which a device trains."""
-    return ("fp32",)

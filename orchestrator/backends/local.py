@@ -11,6 +11,9 @@ from pathlib import Path
 from db.home import Home
 from orchestrator.backends.base import Backend, Fleet
 
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+"""Tells glibc to keep the memory that each step frees and asks for again, instead of returning it page by page."""
+
 
 def worker_command(fleet: Fleet) -> list[str]:
     """The command line of one agent. The registry's URL goes through the environment: it may hold a password."""
@@ -33,6 +36,7 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
     environment = dict(os.environ) | {"QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"}
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[variable] = str(threads)
+    environment = KEEP_MEMORY | environment
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     return environment

@@ -26,9 +26,7 @@ SETTINGS: dict[str, Any] = {
 
 def trained(count: int, **settings: Any) -> list[Job]:
     """Different jobs of one cohort."""
-    return [
-        Job(training=Training.from_settings(SETTINGS | settings | {"seed": seed})) for seed in range(count)
-    ]
+    return [Job(training=Training.from_settings(SETTINGS | settings | {"seed": seed})) for seed in range(count)]
 
 
 def agent_info(**changes: Any) -> AgentInfo:

@@ -22,9 +22,7 @@ def agent(registry: Registry) -> int:
     return registry.enlist(agent_info(lease=8.0))
 
 
-def test_after_a_crash_in_company_each_member_runs_alone(
-    registry: Registry, sweep: Sweep, agent: int
-) -> None:
+def test_after_a_crash_in_company_each_member_runs_alone(registry: Registry, sweep: Sweep, agent: int) -> None:
     registry.register(sweep.id, trained(3))
     registry.fail(agent, claim(registry, agent), FailureClass.CRASH, "boom")
     assert registry.counts(sweep.id).queued == 3
@@ -69,19 +67,17 @@ def test_a_crash_after_a_newer_checkpoint_costs_nothing(registry: Registry, swee
 def test_out_of_memory_halves_the_slots_down_to_one(registry: Registry, sweep: Sweep, agent: int) -> None:
     registry.register(sweep.id, trained(4))
     limits: list[int | None] = []
-    slots = 8
     while head := registry.next_cohort(agent):
         limits.append(head.slots_limit)
-        slots = min(slots, head.slots_limit or slots)
-        registry.fail(agent, registry.claim(agent, head, slots), FailureClass.MEMORY, "out of memory", slots=slots)
-    # Four jobs at 8 slots; at 4 slots again all four; at 2 slots two claims of two; at 1 slot each alone.
-    assert limits == [None, 4, 2, 2, 1, 1, 1, 1]
+        slots = head.slots_limit or 8
+        claims = registry.claim(agent, head, slots)
+        registry.fail(agent, claims, FailureClass.MEMORY, "out of memory", slots=slots)
+    # All four at 8 slots, then at 4; two at 2, each of them at 1; the other two the same way.
+    assert limits == [None, 4, 2, 1, 1, 2, 1, 1]
     assert registry.counts(sweep.id).failed == 4
 
 
-def test_jobs_with_other_slots_do_not_join_a_halved_cohort(
-    registry: Registry, sweep: Sweep, agent: int
-) -> None:
+def test_jobs_with_other_slots_do_not_join_a_halved_cohort(registry: Registry, sweep: Sweep, agent: int) -> None:
     registry.register(sweep.id, trained(4))
     registry.fail(agent, claim(registry, agent, 2), FailureClass.MEMORY, "out of memory", slots=2)
     assert {one.slots_limit for one in claim(registry, agent)} in ({None}, {1})
@@ -113,17 +109,13 @@ def test_losses_are_unlimited_and_wait_longer_each_time_but_never_longer_than_a_
     assert registry.counts(sweep.id).queued == 1
 
 
-def test_a_backoff_from_before_a_reboot_is_over(
-    registry: Registry, sweep: Sweep, agent: int, execute: Execute
-) -> None:
+def test_a_backoff_from_before_a_reboot_is_over(registry: Registry, sweep: Sweep, agent: int, execute: Execute) -> None:
     registry.register(sweep.id, trained(1))
     execute("UPDATE jobs SET not_before = 1e12")
     assert registry.next_cohort(agent) is not None
 
 
-def test_a_sweep_whose_jobs_fail_alike_is_paused_and_says_why(
-    registry: Registry, sweep: Sweep, agent: int
-) -> None:
+def test_a_sweep_whose_jobs_fail_alike_is_paused_and_says_why(registry: Registry, sweep: Sweep, agent: int) -> None:
     registry.register(sweep.id, trained(30))
     while claims := claim(registry, agent, 1):
         registry.fail(agent, claims, FailureClass.INPUT, "Traceback\nValueError: no such file")
@@ -143,9 +135,7 @@ def test_failures_of_different_kinds_do_not_pause_a_sweep(registry: Registry, sw
     assert registry.find_sweep("grid").state == SweepState.ACTIVE
 
 
-def test_a_retry_gives_a_fresh_budget_to_failures_of_one_class(
-    registry: Registry, sweep: Sweep, agent: int
-) -> None:
+def test_a_retry_gives_a_fresh_budget_to_failures_of_one_class(registry: Registry, sweep: Sweep, agent: int) -> None:
     registry.register(sweep.id, trained(2))
     registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "no")
     registry.fail(agent, claim(registry, agent, 1), FailureClass.TIMEOUT, "late")

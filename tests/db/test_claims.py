@@ -53,7 +53,10 @@ def test_within_a_cohort_the_furthest_job_comes_first_with_its_checkpoints_newes
         registry.checkpointed(agent, [saved(last, step)])
     registry.retire(agent)
     claims = claim(registry, registry.enlist(agent_info()))
-    assert [one.job_id for one in claims] == [last.job_id, *sorted({one.job_id for one in claims} - {last.job_id})]
+    assert [one.job_id for one in claims] == [
+        last.job_id,
+        *sorted({one.job_id for one in claims} - {last.job_id}),
+    ]
     assert [one.step for one in claims[0].checkpoints] == [30, 20]
 
 
@@ -169,9 +172,7 @@ def test_processes_that_race_never_share_a_job(
 ) -> None:
     registry.register(sweep.id, trained(120))
     answers = SPAWN.Queue()
-    processes = [
-        SPAWN.Process(target=work_until_nothing_is_left, args=(url, seed, answers)) for seed in range(4)
-    ]
+    processes = [SPAWN.Process(target=work_until_nothing_is_left, args=(url, seed, answers)) for seed in range(4)]
     for process in processes:
         process.start()
     finished = [one for _ in processes for one in answers.get(timeout=60)]

@@ -68,7 +68,11 @@ def test_a_zombie_changes_nothing(registry: Registry, sweep: Sweep, execute: Exe
     old = claim(registry, zombie)[0]
     execute(f"{LEASE_OVER}{zombie}")
     new = claim(registry, heir)[0]
-    before = execute("SELECT * FROM jobs"), execute("SELECT * FROM events"), execute("SELECT * FROM checkpoints")
+    before = (
+        execute("SELECT * FROM jobs"),
+        execute("SELECT * FROM events"),
+        execute("SELECT * FROM checkpoints"),
+    )
     assert registry.finish(zombie, [result(old, "zombie")]).jobs == frozenset()
     assert registry.checkpointed(zombie, [saved(old, 50)]).jobs == frozenset()
     assert registry.release(zombie, [old]) == frozenset()
@@ -77,7 +81,11 @@ def test_a_zombie_changes_nothing(registry: Registry, sweep: Sweep, execute: Exe
     assert registry.finish(zombie, [result(new, "zombie")]).jobs == frozenset()
     with pytest.raises(LeaseLost):
         registry.beat(zombie)
-    after = execute("SELECT * FROM jobs"), execute("SELECT * FROM events"), execute("SELECT * FROM checkpoints")
+    after = (
+        execute("SELECT * FROM jobs"),
+        execute("SELECT * FROM events"),
+        execute("SELECT * FROM checkpoints"),
+    )
     assert before == after
     assert registry.finish(heir, [result(new, "heir")]).jobs == {new.job_id}
     assert [one.publication for one in registry.committed(sweep.id)] == ["heir"]
@@ -102,9 +110,7 @@ def test_a_second_result_of_a_done_job_is_refused(registry: Registry, sweep: Swe
     assert registry.job(one.job.identity).publication == "first"
 
 
-def test_a_checkpoint_keeps_the_last_two_and_names_the_files_that_fell_out(
-    registry: Registry, sweep: Sweep
-) -> None:
+def test_a_checkpoint_keeps_the_last_two_and_names_the_files_that_fell_out(registry: Registry, sweep: Sweep) -> None:
     registry.register(sweep.id, trained(1))
     agent = registry.enlist(agent_info())
     one = claim(registry, agent)[0]
@@ -112,7 +118,10 @@ def test_a_checkpoint_keeps_the_last_two_and_names_the_files_that_fell_out(
     assert files == [(), (), (saved(one, 1).file,), (saved(one, 2).file,)]
     assert registry.job(one.job.identity).progress == 4
     assert registry.checkpoint_files() == {saved(one, 3).file, saved(one, 4).file}
-    assert set(registry.finish(agent, [result(one, "p")]).deletable) == {saved(one, 3).file, saved(one, 4).file}
+    assert set(registry.finish(agent, [result(one, "p")]).deletable) == {
+        saved(one, 3).file,
+        saved(one, 4).file,
+    }
     assert registry.checkpoint_files() == set()
 
 
@@ -153,9 +162,7 @@ def hold_a_claim(url: str, answers: Any) -> None:
             registry.release(agent, more)
 
 
-def test_jobs_of_a_killed_process_run_again_within_two_leases(
-    url: str, registry: Registry, sweep: Sweep
-) -> None:
+def test_jobs_of_a_killed_process_run_again_within_two_leases(url: str, registry: Registry, sweep: Sweep) -> None:
     registry.register(sweep.id, trained(4))
     answers = SPAWN.Queue()
     process = SPAWN.Process(target=hold_a_claim, args=(url, answers))

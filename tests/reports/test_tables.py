@@ -76,6 +76,14 @@ def test_diverged_models_are_left_out_counted_and_named() -> None:
         assert f"({lost['job'][:12]})" in text
 
 
+def test_a_model_that_overflows_in_evaluation_is_left_out_like_a_diverged_one() -> None:
+    rows = results()
+    rows[0] = {**rows[0], "test_loss": None, "generalization_gap": None}
+    first = table(rows).rows[0]
+    assert first.diverged == (rows[0]["job"],)
+    assert {cell.count for cell in first.cells} == {242}
+
+
 def test_a_partial_sweep_gives_a_partial_table_that_says_so() -> None:
     text = render(table(results(6)), Format.MARKDOWN, Layout())
     assert "Partial: 6 of 972 models are done." in text

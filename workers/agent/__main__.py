@@ -22,7 +22,7 @@ from sweeps.code import code_version
 from sweeps.errors import QsweepError
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent, LeaseGone
-from workers.forms import build, device_class, precisions
+from workers.device import build, device_class, precisions
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""

@@ -27,7 +27,8 @@ from workers.agent.heart import Heart
 from workers.agent.rows import Provenance, result_rows
 from workers.cohort import Cohort
 from workers.data import Images, load
-from workers.forms import Form, build, default_form, device_class
+from workers.device import build, device_class
+from workers.forms import Form, default_form
 from workers.results import Result
 
 log = logging.getLogger(__name__)

@@ -59,9 +59,7 @@ class Batches:
         images = all_images[order]
         if self._shifts is not None:
             one = self._shifts
-            images = shifted(
-                images, Shifts(down=one.down[order], across=one.across[order], flipped=one.flipped[order])
-            )
+            images = shifted(images, Shifts(down=one.down[order], across=one.across[order], flipped=one.flipped[order]))
         return self.standardized(images), all_labels[order]
 
     def standardized(self, images: Tensor) -> Tensor:

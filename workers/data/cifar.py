@@ -23,9 +23,7 @@ def read_cifar(data: DataSet, folder: Path | None, download: bool) -> tuple[np.n
         try:
             part = source(str(folder), train=train, download=download)
         except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise InputError(
-                _problem(data, folder, error), place=str(folder), allowed=_remedy(data)
-            ) from error
+            raise InputError(_problem(data, folder, error), place=str(folder), allowed=_remedy(data)) from error
         images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
         parts += [images, np.asarray(part.targets, dtype="<i8")]
     return tuple(parts)

@@ -10,9 +10,7 @@ from workers.models.layout import Layout
 from workers.models.stage import StageTensors
 
 
-def stage_tensors(
-    layout: Layout, parameters: Tensor, weights: Tensor, statistics: Tensor
-) -> tuple[StageTensors, ...]:
+def stage_tensors(layout: Layout, parameters: Tensor, weights: Tensor, statistics: Tensor) -> tuple[StageTensors, ...]:
     """Views into rows of parameters (M, P), deployed weights (M, ω or more) and statistics (M, S).
 
     They follow the rows when those are changed in place; the trained ones are leaves of a graph.

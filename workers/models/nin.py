@@ -22,9 +22,7 @@ class NinNetwork:
         sides = (data.size, *(layer.side for layer in layers))
         self.windows = tuple(Window(layer, side) for layer, side in zip(layers, sides, strict=False))
 
-    def train(
-        self, images: Tensor, stages: Sequence[StageTensors]
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def train(self, images: Tensor, stages: Sequence[StageTensors]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Logits (M, classes, B) of images (M or 1, channels, side, side, B), and the stages' batch moments.
 
         The moments are mean and biased variance (M, C) of each stage.

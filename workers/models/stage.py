@@ -43,9 +43,7 @@ class StageTensors:
 
 def train_stage(images: Tensor, window: Window, tensors: StageTensors) -> tuple[Tensor, Tensor, Tensor]:
     """One stage with the batch's own statistics; also returns these, mean and biased variance (M, C)."""
-    outputs: tuple[Tensor, Tensor, Tensor] = _Stage.apply(
-        images, tensors.weight, tensors.gamma, tensors.beta, window
-    )
+    outputs: tuple[Tensor, Tensor, Tensor] = _Stage.apply(images, tensors.weight, tensors.gamma, tensors.beta, window)
     return outputs
 
 

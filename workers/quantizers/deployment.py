@@ -16,9 +16,7 @@ from workers.quantizers.lsq import SMALLEST_STEP, LsqWeights, Rounding
 class Deployment:
     """The quantizers of the models in rows 0 to m−1 of parameters (M, P); full precision has none."""
 
-    def __init__(
-        self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
         self._layout = layout
         self._quantized: list[tuple[slice, LsqWeights]] = []
         self._plain: list[slice] = []

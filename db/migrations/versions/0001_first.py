@@ -179,10 +179,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", "label", name="sweeps_by_name"),
     )
     claimable = sa.text("state = 'queued' AND wanted AND NOT blocked")
-    order = ["cohort_key", sa.text("progress DESC"), "id"]
-    for name, columns in (
-        ("jobs_head", [sa.text("cost DESC"), *order]),
-        ("jobs_head_of_home", ["home", sa.text("cost DESC"), *order]),
-        ("jobs_of_cohort", order),
-    ):
+    order: list[str | sa.TextClause] = ["cohort_key", sa.text("progress DESC"), "id"]
+    indexes = {
+        "jobs_head": [sa.text("cost DESC"), *order],
+        "jobs_head_of_home": ["home", sa.text("cost DESC"), *order],
+        "jobs_of_cohort": order,
+    }
+    for name, columns in indexes.items():
         op.create_index(name, "jobs", columns, sqlite_where=claimable, postgresql_where=claimable)
