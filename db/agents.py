@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from db import outcomes
+from db import failures
 from db.claims import RENEW
 from db.clock import boot, moment, wall
 from db.connection import Database, Transaction
@@ -47,11 +47,11 @@ def beat(transaction: Transaction, agent_id: int, note: str) -> frozenset[int]:
 
 
 def retire(transaction: Transaction, agent_id: int) -> None:
-    outcomes.depart(transaction, agent_id, AgentState.RETIRED, FailureClass.PREEMPTED, "retired")
+    failures.depart(transaction, agent_id, AgentState.RETIRED, FailureClass.PREEMPTED, "retired")
 
 
 def bury(transaction: Transaction, agent_id: int, failure: FailureClass, error: str, slots: int | None) -> int:
-    return outcomes.bury(transaction, agent_id, failure, error, slots)
+    return failures.bury(transaction, agent_id, failure, error, slots)
 
 
 def bury_dead_processes(database: Database, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:
@@ -68,6 +68,6 @@ def bury_dead_processes(database: Database, host: str, boot_id: str, is_alive: C
     ]
     for agent_id in dead:
         database.write(
-            lambda t, one=agent_id: outcomes.bury(t, one, FailureClass.LOST, "its process is gone")  # type: ignore[misc]
+            lambda t, one=agent_id: failures.bury(t, one, FailureClass.LOST, "its process is gone")  # type: ignore[misc]
         )
     return len(dead)

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import outcomes
+from db import failures
 from db.clock import boot, moment, wall
 from db.connection import Database, Transaction
 from db.errors import LeaseLost
@@ -151,7 +151,7 @@ def renew(transaction: Transaction, agent_id: int) -> None:
 def take_back_expired(transaction: Transaction) -> int:
     expired = transaction.quick(EXPIRED, {})
     for row in expired:
-        outcomes.bury(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
+        failures.bury(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
     return len(expired)
 
 

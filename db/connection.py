@@ -31,7 +31,7 @@ BUSY = 10.0
 LONGEST_PAUSE = 1.0
 # A process stopped in the middle of a transaction must not hold its row locks for ever.
 # Without a sort the next job comes from the head of an index, even before Postgres has any statistics.
-POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15s -c enable_sort=off -c jit=off"
+POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15s -c enable_sort=off -c jit=off -c plan_cache_mode=force_generic_plan"
 GONE_STATES = ("08", "57P01", "57P02", "57P03", "25P03")
 RETRIED_STATES = (*GONE_STATES, "40001", "40P01", "53300")
 FULL_STATE = "53100"

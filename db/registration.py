@@ -104,19 +104,15 @@ def _chunks(given: Sequence[Job]) -> Iterator[Sequence[Job]]:
 
 def _rows(given: Sequence[Job]) -> list[tuple[Any, ...]]:
     once = {job.identity: job for job in given}
-    return [
-        (
-            position,
-            identity,
-            job.kind.value,
-            job.cost,
-            job.cohort_key,
-            job.training.recipe.precision,
-            job.to_json(),
-            job.parent,
-        )
-        for position, (identity, job) in enumerate(once.items())
-    ]
+    costs: dict[str, float] = {}
+    rows = []
+    for position, (identity, job) in enumerate(once.items()):
+        key = job.cohort_key
+        if key not in costs:  # Jobs of one cohort do the same work.
+            costs[key] = job.cost
+        precision = job.training.recipe.precision
+        rows.append((position, identity, job.kind.value, costs[key], key, precision, job.to_json(), job.parent))
+    return rows
 
 
 def _register(transaction: Transaction, sweep_id: int, rows: list[tuple[Any, ...]]) -> Registered:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from db import agents, claims, control, outcomes, reading, registration, upgrade
+from db import agents, claims, control, failures, outcomes, reading, registration, upgrade
 from db.connection import Database
 from db.rows import (
     Accepted,
@@ -302,4 +302,4 @@ class Registry:
 
         `slots`: how many slots the engine had when it ran out of memory.
         """
-        return self._database.write(lambda t: outcomes.fail(t, agent_id, claims, failure_class, error, slots))
+        return self._database.write(lambda t: failures.fail(t, agent_id, claims, failure_class, error, slots))

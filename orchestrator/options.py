@@ -85,3 +85,12 @@ DEFAULT_HOME = Path(HOME)
 def home_of(home: Path, registry: str | None = None, data: Path | None = None) -> Home:
     """The home that the global options name."""
     return Home.at(home, registry=registry, data=data)
+
+
+def size_text(count: float) -> str:
+    """Bytes as a person says them: `512 B`, `38 MB`, `1.2 TB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

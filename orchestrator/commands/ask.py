@@ -21,6 +21,7 @@ from orchestrator.options import (
     WorkersOption,
     complete_sweep,
     home_of,
+    size_text,
 )
 
 
@@ -87,13 +88,5 @@ def plan(
         memory = f"{cohort.memory / 1e9:.1f} GB"
         counted = f"{cohort.jobs:>6}{cohort.slots:>7}{cohort.cohorts:>9}{memory:>10}"
         typer.echo(f"{cohort.key:<42}{counted}  {cohort.form}")
-    typer.echo(f"disk    about {_size(made.disk)} for results and kept models")
+    typer.echo(f"disk    about {size_text(made.disk)} for results and kept models")
     typer.echo(f"time    about {duration(made.seconds)} on {made.workers} agents ({made.basis})")
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import Annotated
 
 import typer
 
-from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, RegistryOption, home_of
+from orchestrator.commands.look import opened
+from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, RegistryOption, home_of, size_text
 
 database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
 
 
 def add_to(app: typer.Typer) -> None:
     app.command("doctor", epilog="Example: qsweep doctor --data ~/data")(doctor)
+    app.command("du", epilog="Example: qsweep du")(du)
+    app.command("gc", epilog="Example: qsweep gc --dry-run")(gc)
     app.add_typer(database, name="db")
 
 
@@ -33,6 +38,41 @@ def doctor(
             typer.echo(f"{'ok  ' if one.ok else 'FAIL' if one.needed else '-   '}  {one.part:<10} {one.text}")
     if any(one.needed and not one.ok for one in findings):
         raise typer.Exit(1)
+
+
+def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
+    """Show what the home takes on the disk, and how much of it nothing points to."""
+    from db.garbage import find_garbage, measure_usage
+
+    place = home_of(home, registry)
+    with opened(place) as found:
+        usage = measure_usage(place, find_garbage(place, found))
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in usage]))
+        return
+    typer.echo(f"{'folder':<12}{'files':>8}{'size':>10}{'garbage':>10}")
+    for one in usage:
+        typer.echo(f"{one.name:<12}{one.files:>8}{size_text(one.size):>10}{size_text(one.garbage):>10}")
+
+
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+) -> None:
+    """Delete files that no job points to and that nobody is writing."""
+    from db.garbage import find_garbage
+
+    place = home_of(home, registry)
+    with opened(place) as found:
+        garbage = find_garbage(place, found)
+    freed = sum(path.stat().st_size for path in garbage)
+    for path in garbage:
+        if dry_run:
+            typer.echo(str(path.relative_to(place.root)))
+        else:
+            path.unlink(missing_ok=True)
+    typer.echo(f"{len(garbage)} files, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
 
 
 @database.command("upgrade", epilog="Example: qsweep db upgrade")
