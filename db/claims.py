@@ -11,7 +11,7 @@ from db import failures
 from db.clock import boot, moment, wall
 from db.connection import Database, Transaction
 from db.errors import LeaseLost
-from db.journal import event, record
+from db.journal import RECORD, event
 from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved
 from db.states import AgentState, FailureClass, State
 from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, sweep_jobs
@@ -20,16 +20,17 @@ from sweeps.job import Job
 LONGEST_DELAY = 3600.0
 """A backoff that ends later than this was written before the boot clock began anew: it is over."""
 
+QUEUED = jobs.c.state == State.QUEUED.value
+OTHERS = agents.alias("others")
+IS_EXPIRED = sa.or_(OTHERS.c.expires < moment(), OTHERS.c.clock != boot())
+ANY_EXPIRED = sa.select(OTHERS.c.id, OTHERS.c.lease).where(sa.text("others.state = 'alive'"), IS_EXPIRED)
+EXPIRED = ANY_EXPIRED.order_by(OTHERS.c.id).with_for_update(key_share=True, skip_locked=True)
 RENEW = (
     agents.update()
     .where(agents.c.id == sa.bindparam("agent"), agents.c.state == AgentState.ALIVE.value)
     .values(expires=moment() + agents.c.lease, clock=boot(), beat_at=wall())
-    .returning(agents.c.id)
+    .returning(agents.c.id, ANY_EXPIRED.exists().label("others_expired"))
 )
-QUEUED = jobs.c.state == State.QUEUED.value
-IS_EXPIRED = sa.or_(agents.c.expires < moment(), agents.c.clock != boot())
-ANY_EXPIRED = sa.select(agents.c.id, agents.c.lease).where(sa.text("agents.state = 'alive'"), IS_EXPIRED)
-EXPIRED = ANY_EXPIRED.order_by(agents.c.id).with_for_update(key_share=True, skip_locked=True)
 RESTED = sa.or_(
     jobs.c.not_before.is_(None), jobs.c.not_before <= moment(), jobs.c.not_before > moment() + LONGEST_DELAY
 )
@@ -106,22 +107,27 @@ CLAIMED = (
 )
 CLAIM = _claim_statement()
 CLAIM_OF_SWEEP = _claim_statement(OF_SWEEP)
-START = attempts.insert().values(
-    job_id=sa.bindparam("job_id"),
-    attempt=sa.bindparam("attempt"),
-    agent_id=sa.bindparam("agent_id"),
-    claim=sa.bindparam("claim"),
-    resumed_from=sa.bindparam("resumed_from"),
-    started_at=wall(),
-    error="",
+START = (
+    attempts.insert()
+    .inline()
+    .values(
+        job_id=sa.bindparam("job_id"),
+        attempt=sa.bindparam("attempt"),
+        agent_id=sa.bindparam("agent_id"),
+        claim=sa.bindparam("claim"),
+        resumed_from=sa.bindparam("resumed_from"),
+        started_at=wall(),
+        error="",
+    )
 )
 
 
 def next_cohort(database: Database, agent_id: int, sweep_id: int | None) -> Head | None:
-    head = database.read(lambda t: _head(t, agent_id, sweep_id))
-    if head is None and database.read(lambda t: t.quick(ANY_EXPIRED, {})):
+    look = database.glance if sweep_id is None else database.read
+    head = look(lambda t: _head(t, agent_id, sweep_id))
+    if head is None and database.glance(lambda t: t.quick(ANY_EXPIRED, {})):
         database.write(take_back_expired)
-        head = database.read(lambda t: _head(t, agent_id, sweep_id))
+        head = look(lambda t: _head(t, agent_id, sweep_id))
     return head
 
 
@@ -143,11 +149,6 @@ def _head(transaction: Transaction, agent_id: int, sweep_id: int | None) -> Head
     )
 
 
-def renew(transaction: Transaction, agent_id: int) -> None:
-    if not transaction.quick(RENEW, {"agent": agent_id}):
-        raise LeaseLost(agent_id)
-
-
 def take_back_expired(transaction: Transaction) -> int:
     expired = transaction.quick(EXPIRED, {})
     for row in expired:
@@ -165,10 +166,13 @@ def _claim(
     transaction: Transaction, agent_id: int, head: Head, limit: int, number: int, sweep_id: int | None
 ) -> list[Claim]:
     # The lock on the agent's row keeps it from being buried before its new jobs can be seen.
-    renew(transaction, agent_id)
+    renewed = transaction.quick(RENEW, {"agent": agent_id})
+    if not renewed:
+        raise LeaseLost(agent_id)
     if transaction.again and (claimed := _claimed_before(transaction, agent_id, number)):
         return _claims(transaction, claimed)
-    take_back_expired(transaction)
+    if renewed[0].others_expired:
+        take_back_expired(transaction)
     values = {
         "agent": agent_id,
         "key": head.cohort_key,
@@ -180,20 +184,13 @@ def _claim(
     rows = transaction.quick(CLAIM if sweep_id is None else CLAIM_OF_SWEEP, values)
     if not rows:
         return []
-    transaction.quick_many(
-        START,
-        [
-            {
-                "job_id": row.id,
-                "attempt": row.attempt,
-                "agent_id": agent_id,
-                "claim": number,
-                "resumed_from": row.progress,
-            }
-            for row in rows
-        ],
-    )
-    record(transaction, [event(row, State.QUEUED, State.RUNNING, _detail(row), agent_id) for row in rows])
+    started = [
+        {"job_id": row.id, "attempt": row.attempt, "agent_id": agent_id, "claim": number, "resumed_from": row.progress}
+        for row in rows
+    ]
+    claimed = [event(row, State.QUEUED, State.RUNNING, _detail(row), agent_id) for row in rows]
+    transaction.quick(START, started)
+    transaction.quick(RECORD, claimed)
     return _claims(transaction, rows)
 
 

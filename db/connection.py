@@ -9,7 +9,7 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -23,6 +23,7 @@ from db.urls import parse_url, secrets, shown
 from sweeps.errors import InputError
 
 Answer = TypeVar("Answer")
+Values: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 PATIENCE = 60.0
 """Seconds for which a call is repeated while the database is locked, restarting or unreachable."""
@@ -31,7 +32,7 @@ BUSY = 10.0
 LONGEST_PAUSE = 1.0
 # A process stopped in the middle of a transaction must not hold its row locks for ever.
 # Without a sort the next job comes from the head of an index, even before Postgres has any statistics.
-POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15s -c enable_sort=off -c jit=off -c plan_cache_mode=force_generic_plan"
+POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15s -c enable_sort=off -c jit=off"
 GONE_STATES = ("08", "57P01", "57P02", "57P03", "25P03")
 RETRIED_STATES = (*GONE_STATES, "40001", "40P01", "53300")
 FULL_STATE = "53100"
@@ -55,23 +56,16 @@ class Prepared:
             return given
         return [given.get(name) for name in self.order]
 
-    def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> list[Any]:
-        cursor = connection.connection.cursor()
-        try:
+    def start(self, cursor: Any, values: Values) -> None:
+        if isinstance(values, Mapping):
             cursor.execute(self.sql, self.bound(values))
-            return [] if self.row is None else [self.row._make(row) for row in cursor.fetchall()]
-        finally:
-            cursor.close()
-
-    def each(self, connection: sa.Connection, values: Sequence[Mapping[str, Any]]) -> None:
-        if len(values) == 1:  # Drivers take a detour for many rows.
-            self.rows(connection, values[0])
-            return
-        cursor = connection.connection.cursor()
-        try:
+        elif len(values) == 1:  # Drivers take a detour for many rows.
+            cursor.execute(self.sql, self.bound(values[0]))
+        else:
             cursor.executemany(self.sql, [self.bound(one) for one in values])
-        finally:
-            cursor.close()
+
+    def answer(self, cursor: Any) -> list[Any]:
+        return [] if self.row is None else [self.row._make(row) for row in cursor.fetchall()]
 
 
 class Statements:
@@ -96,16 +90,18 @@ class Transaction:
     statements: Statements
     again: bool = False
 
-    def quick(self, statement: sa.Executable, values: Mapping[str, Any]) -> list[Any]:
+    def quick(self, statement: sa.Executable, values: Values) -> list[Any]:
         """The rows of a statement that is kept for ever, past SQLAlchemy's execution and result layers.
 
-        These cost more than the statement itself. Booleans come as SQLite has them: 0 and 1.
+        These cost more than the statement itself. Booleans come as SQLite has them: 0 and 1. With many
+        values there is no answer.
         """
-        return self.statements.prepared(statement).rows(self.connection, values)
-
-    def quick_many(self, statement: sa.Executable, values: Sequence[Mapping[str, Any]]) -> None:
-        """The same for one statement about many rows, without an answer."""
-        self.statements.prepared(statement).each(self.connection, values)
+        prepared, cursor = self.statements.prepared(statement), self.connection.connection.cursor()
+        try:
+            prepared.start(cursor, values)
+            return prepared.answer(cursor)
+        finally:
+            cursor.close()
 
     def run(
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -159,6 +155,8 @@ class Database:
             self.engine = _postgres_engine(self._url)
         self._statements = Statements(self.engine.dialect)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
+        alone = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+        self._glancer = self.engine.execution_options(**alone)
         self._writer = self.engine.execution_options(qsweep_begin="BEGIN IMMEDIATE")
 
     def close(self) -> None:
@@ -181,6 +179,10 @@ class Database:
     def read(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers about one snapshot (SQLite) or committed state (Postgres). Takes no lock."""
         return self._patiently(self.engine, work)
+
+    def glance(self, work: Callable[[Transaction], Answer]) -> Answer:
+        """What `work` answers by a single statement, which needs no transaction."""
+        return self._patiently(self._glancer, work)
 
     def _patiently(self, engine: sa.Engine, work: Callable[[Transaction], Answer]) -> Answer:
         started, pause, again = time.monotonic(), 0.01, False

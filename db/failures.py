@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from db.budgets import Record, verdict
 from db.clock import moment, wall
 from db.connection import Transaction
-from db.journal import event, record
+from db.journal import RECORD, event
 from db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
 from db.pausing import pause_failing_sweeps
 from db.rows import Fenced
@@ -130,9 +130,9 @@ def end(
             }
         )
         journal.append(event(row, State.RUNNING, state, detail, agent_id))
-    transaction.quick_many(END, values)
-    transaction.quick_many(END_ATTEMPT, values)
-    record(transaction, journal)
+    transaction.quick(END, values)
+    transaction.quick(END_ATTEMPT, values)
+    transaction.quick(RECORD, journal)
     if failed:
         pause_failing_sweeps(transaction, failed)
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db.clock import wall
 from db.connection import Transaction
-from db.journal import event, record
+from db.journal import RECORD, event
 from db.rows import Accepted, Checkpoint, Fenced, Finished
 from db.states import State
 from db.tables import attempts, checkpoints, jobs
@@ -50,7 +50,7 @@ def _locked_by_id(count: int) -> sa.Select[Any]:
     return LOCKED.where(jobs.c.id.in_([sa.bindparam(f"id{index}", type_=sa.BigInteger) for index in range(count)]))
 
 
-def _locked(transaction: Transaction, ids: Sequence[int]) -> list[Any]:
+def locked(transaction: Transaction, ids: Sequence[int]) -> list[Any]:
     if not ids:
         return []
     return transaction.quick(_locked_by_id(len(ids)), {f"id{index}": one for index, one in enumerate(sorted(ids))})
@@ -58,7 +58,7 @@ def _locked(transaction: Transaction, ids: Sequence[int]) -> list[Any]:
 
 FINISH = (
     jobs.update()
-    .where(*FENCE)
+    .where(*FENCE, jobs.c.agent_id == sa.bindparam("agent"))
     .values(
         state=State.DONE.value,
         publication=sa.bindparam("new_publication"),
@@ -68,6 +68,7 @@ FINISH = (
         failure_class=None,
         ended_at=wall(),
     )
+    .returning(jobs.c.id, jobs.c.attempt, jobs.c.progress, jobs.c.has_children, jobs.c.diverged)
 )
 END_ATTEMPT = (
     attempts.update()
@@ -90,7 +91,7 @@ ADVANCE = (
 def held(transaction: Transaction, agent_id: int, given: Sequence[Fenced]) -> dict[int, Any]:
     """The rows of those jobs that this agent runs as exactly these attempts, locked."""
     asked = {one.job_id: one.attempt for one in given}
-    rows = _locked(transaction, list(asked))
+    rows = locked(transaction, list(asked))
     return {
         row.id: row
         for row in rows
@@ -124,7 +125,7 @@ def checkpointed(transaction: Transaction, agent_id: int, given: Sequence[Checkp
         for one in passed
     ]
     transaction.run(transaction.insert(checkpoints).on_conflict_do_nothing(), rows)
-    transaction.quick_many(
+    transaction.quick(
         ADVANCE,
         [
             {
@@ -142,6 +143,8 @@ def checkpointed(transaction: Transaction, agent_id: int, given: Sequence[Checkp
 
 def _forget(transaction: Transaction, ids: Sequence[int], kept: int) -> tuple[str, ...]:
     """Drops all but the newest `kept` checkpoints of each job; returns the files that nobody needs now."""
+    if not ids:
+        return ()
     rows = transaction.run(
         sa.select(checkpoints.c.id, checkpoints.c.job_id, checkpoints.c.file)
         .where(checkpoints.c.job_id.in_(ids))
@@ -161,45 +164,51 @@ def _forget(transaction: Transaction, ids: Sequence[int], kept: int) -> tuple[st
 
 
 def finish(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -> Accepted:
-    asked = {one.job_id: one for one in given}
-    rows = _locked(transaction, list(asked))
-    passed, before = [], set()
-    for row in rows:
-        one = asked[row.id]
-        if row.attempt != one.attempt or row.agent_id != agent_id:
-            continue
-        if row.state == State.RUNNING:
-            passed.append(row)
-        elif row.state == State.DONE and row.publication == one.publication:
-            # Committed already: the answer to our first try was lost.
-            before.add(row.id)
-    if passed:
-        _commit(transaction, agent_id, passed, asked)
-    with_files = [row.id for row in passed if row.progress]
-    deletable = _forget(transaction, with_files, 0) if with_files else ()
-    return Accepted(jobs=frozenset({row.id for row in passed} | before), deletable=deletable)
+    passed: dict[int, Any] = {}
+    refused = []
+    for one in sorted(given, key=lambda one: one.job_id):
+        values = _result(one) | {"agent": agent_id}
+        if rows := transaction.quick(FINISH, values):
+            passed[one.job_id] = rows[0]
+        else:
+            refused.append(one)
+    counted = [_result(one) for one in given if one.job_id in passed]
+    if counted:
+        _record(transaction, agent_id, counted, list(passed.values()))
+    deletable = _forget(transaction, [row.id for row in passed.values() if row.progress], 0)
+    return Accepted(jobs=frozenset(passed) | _counted_before(transaction, agent_id, refused), deletable=deletable)
 
 
-def _commit(transaction: Transaction, agent_id: int, rows: Sequence[Any], asked: dict[int, Finished]) -> None:
-    values = [
-        {
-            "fenced_id": row.id,
-            "fenced_attempt": row.attempt,
-            "new_publication": asked[row.id].publication,
-            "new_model_file": asked[row.id].model_file,
-            "new_model_hash": asked[row.id].model_hash,
-            "new_diverged": asked[row.id].diverged,
-            "new_outcome": State.DONE.value,
-            "new_class": None,
-            "new_error": "",
-        }
-        for row in rows
-    ]
-    transaction.quick_many(FINISH, values)
-    transaction.quick_many(END_ATTEMPT, values)
-    record(transaction, [
-        event(row, State.RUNNING, State.DONE, "diverged" if asked[row.id].diverged else "", agent_id)
-        for row in rows
-    ])  # fmt: skip
+def _result(one: Finished) -> dict[str, Any]:
+    return {
+        "fenced_id": one.job_id,
+        "fenced_attempt": one.attempt,
+        "new_publication": one.publication,
+        "new_model_file": one.model_file,
+        "new_model_hash": one.model_hash,
+        "new_diverged": one.diverged,
+        "new_outcome": State.DONE.value,
+        "new_class": None,
+        "new_error": "",
+    }
+
+
+def _record(transaction: Transaction, agent_id: int, counted: Sequence[dict[str, Any]], rows: Sequence[Any]) -> None:
+    transaction.quick(END_ATTEMPT, counted)
+    detail = {True: "diverged", False: ""}
+    transaction.quick(
+        RECORD, [event(row, State.RUNNING, State.DONE, detail[bool(row.diverged)], agent_id) for row in rows]
+    )
     if parents := [row.id for row in rows if row.has_children]:
         transaction.run(jobs.update().where(jobs.c.parent_id.in_(parents)).values(blocked=False))
+
+
+def _counted_before(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -> frozenset[int]:
+    """Those whose very result counts already: the answer to our first try was lost."""
+    asked = {one.job_id: one for one in given}
+    return frozenset(
+        row.id
+        for row in locked(transaction, list(asked))
+        if (row.state, row.attempt, row.agent_id, row.publication)
+        == (State.DONE, asked[row.id].attempt, agent_id, asked[row.id].publication)
+    )

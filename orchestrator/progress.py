@@ -151,9 +151,9 @@ class Display:
     def show(self, progress: Progress, *, last: bool = False) -> None:
         if self._live:
             bar = ProgressBar(total=progress.total, completed=len(progress.done), width=min(self.console.width, 80))
-            self._live.update(
-                Group(Text(self.title, style="bold"), bar, Text(progress.summary()), averages_table(progress))
-            )
+            end_of_bar = Text("")  # a ProgressBar does not end its line
+            summary = Text(progress.summary())
+            self._live.update(Group(Text(self.title, style="bold"), bar, end_of_bar, summary, averages_table(progress)))
         elif last or time.monotonic() - self._said >= self.PLAIN_EVERY:
             self._said = time.monotonic()
             self.console.print(f"{self.title}: {progress.summary()}", highlight=False, soft_wrap=True)

@@ -96,7 +96,9 @@ class Training:
     def operations(self) -> float:
         """Multiplications and additions of the whole training, a backward counted as two forward passes."""
         forward = sum(layer.operations for layer in self.model.layers(self.data))
-        return 3.0 * forward * self.data.train_images * self.recipe.epochs
+        passes = 3 + (self.recipe.select_by == "evaluated")
+        images = passes * self.data.train_images * self.recipe.epochs + self.data.train_images + self.data.test_images
+        return float(forward * images)
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,6 +84,41 @@ def upgrade(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None) ->
     place = home_of(home, registry)
     before, after = Registry.upgrade(place.registry)
     typer.echo(f"schema {after}: nothing to do" if before == after else f"schema {before} upgraded to {after}")
+
+
+@database.command("serve", epilog="Example: qsweep db serve --dir /local/disk/qsweep --host 0.0.0.0 --port 5544")
+def serve(
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir", metavar="DIR", help="Where its data lies: a local disk.", show_default="postgres/ in the home"
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="The address it listens at; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1024, max=65535)] = 5544,
+    stopping: Annotated[bool, typer.Option("--stop", help="Stop it; the data stays.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Start a Postgres for the registry, in the background, and print its URL.
+
+    For whoever has no Postgres and a home on a network file system. The password stands in a file of the home
+    that only you can read; the URL names that file.
+    """
+    from orchestrator.serving import Server, start, stop
+
+    place = home_of(home)
+    server = Server(
+        folder=(folder or place.root / "postgres").absolute(),
+        passwords=place.root / "postgres.pgpass",
+        host=host,
+        port=port,
+    )
+    if stopping:
+        stop(server)
+        typer.echo("stopped")
+        return
+    start(server)
+    typer.echo(server.url)
 
 
 @database.command("check", epilog="Example: qsweep db check")

@@ -116,9 +116,7 @@ class PlainTraining:
             self.optimizer = torch.optim.SGD(groups, lr=chosen.learning_rate, momentum=chosen.momentum)
         elif chosen.name == "adam":
             betas = (chosen.beta1, chosen.beta2)
-            self.optimizer = torch.optim.Adam(
-                groups, lr=chosen.learning_rate, betas=betas, eps=chosen.epsilon
-            )
+            self.optimizer = torch.optim.Adam(groups, lr=chosen.learning_rate, betas=betas, eps=chosen.epsilon)
         else:
             self.optimizer = torch.optim.RMSprop(
                 groups, lr=chosen.learning_rate, alpha=chosen.alpha, eps=chosen.epsilon

@@ -53,9 +53,7 @@ def ours(
     return out, slopes, step_slopes
 
 
-@pytest.mark.parametrize(
-    ("ratio", "of_weight", "of_step"), [(1.3, 0.0, 1.0), (-2.3, 0.0, -2.0), (0.8, 1.0, 0.2)]
-)
+@pytest.mark.parametrize(("ratio", "of_weight", "of_step"), [(1.3, 0.0, 1.0), (-2.3, 0.0, -2.0), (0.8, 1.0, 0.2)])
 def test_clipping_is_decided_before_rounding(ratio: float, of_weight: float, of_step: float) -> None:
     """At 2 bits 1.3 rounds to 1, which is allowed, but it is clipped all the same."""
     step = 0.25
@@ -95,9 +93,7 @@ def test_forward_equals_torchs_fake_quantizer_and_at_8_bits_backward_too(bits: i
     torch.manual_seed(bits)
     count, high = 999, 2 ** (bits - 1) - 1
     weights, slopes = torch.randn(1, count), torch.randn(1, count)
-    steps = (
-        torch.tensor([[float(weights.abs().max()) / (high - 0.4)]]) if bits == 8 else torch.tensor([[0.37]])
-    )
+    steps = torch.tensor([[float(weights.abs().max()) / (high - 0.4)]]) if bits == 8 else torch.tensor([[0.37]])
     out, slope, step_slope = ours(weights, steps, [Lsq(bits=bits, outer_bits=bits)], [count], slopes)
     v, s = weights[0].clone().requires_grad_(), steps[0].clone().requires_grad_()
     wanted = torch._fake_quantize_learnable_per_tensor_affine(
@@ -134,9 +130,7 @@ def test_steps_stay_positive_and_decay_only_if_asked(digits: Images) -> None:
     cohort = Cohort(both, digits, slots=2, form=Form.GATHER, device=CPU)
     before = [cohort.layout.steps.of(cohort.state(member)["parameters"][None])[0] for member in range(2)]
     cohort.step()
-    kept, decayed = (
-        cohort.layout.steps.of(cohort.state(member)["parameters"][None])[0] for member in range(2)
-    )
+    kept, decayed = (cohort.layout.steps.of(cohort.state(member)["parameters"][None])[0] for member in range(2))
     assert (decayed == SMALLEST_STEP).all()
     assert not (kept == SMALLEST_STEP).all()
     assert (kept > 0).all()

@@ -58,17 +58,13 @@ def test_a_model_kept_as_tensors_is_packed_into_the_same_rows() -> None:
     assert torch.equal(again[1], statistics)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [(3, 2, 1), (1, 1, 0), (3, 1, 1), (5, 2, 2), (1, 2, 0)]
-)
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 2, 1), (1, 1, 0), (3, 1, 1), (5, 2, 2), (1, 2, 0)])
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 8])
 def test_gathered_product_equals_convolution_and_its_gradients(
     kernel: int, stride: int, padding: int, side: int
 ) -> None:
     outputs = (side + 2 * padding - kernel) // stride + 1
-    layer = ConvLayer(
-        name="one", inputs=3, outputs=4, kernel=kernel, stride=stride, padding=padding, side=outputs
-    )
+    layer = ConvLayer(name="one", inputs=3, outputs=4, kernel=kernel, stride=stride, padding=padding, side=outputs)
     window = Window(layer, side)
     torch.manual_seed(0)
     images = torch.randn(2, 3, side, side, 5, dtype=torch.float64)

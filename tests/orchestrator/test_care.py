@@ -1,0 +1,93 @@
+"""Looking after a home: what is garbage, what is invalid, and which code runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import qsweep as api
+from tests.conftest import Qsweep
+
+pytestmark = pytest.mark.slow
+
+SWEEP = ("launch", "digits-grid", "--set", "epochs=1", "--limit", "4")
+
+
+def files(home: Path) -> set[str]:
+    return {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file() and "logs" not in path.parts}
+
+
+def test_garbage_goes_and_nothing_else_does(qsweep: Qsweep, home: Path) -> None:
+    assert qsweep(*SWEEP).returncode == 0
+    kept = files(home)
+    job = api.results("digits-grid", home=home).job[0]
+    lost = [
+        home / "results" / "runs" / "000099-abcdef012345.parquet",
+        home / "results" / "runs" / ".000099-abcdef012345.parquet.77.tmp",
+        home / "models" / job[:2] / f"{job}-9.pt",
+        home / "checkpoints" / job / "9-20.pt",
+        home / "checkpoints" / job / f".9-20.pt.{'a' * 32}",
+    ]
+    for path in lost:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 100)
+    usage = {one["name"]: one for one in json.loads(qsweep("du", "--json").stdout)}
+    assert (usage["results"]["garbage"], usage["models"]["garbage"], usage["checkpoints"]["garbage"]) == (200, 100, 200)
+    assert "5 files, 500 B would go" in qsweep("gc", "--dry-run").stdout
+    assert files(home) == kept | {str(path.relative_to(home)) for path in lost}
+    assert "5 files, 500 B deleted" in qsweep("gc").stdout
+    assert files(home) == kept
+    assert qsweep("db", "check").returncode == 0
+
+
+def test_invalid_results_count_no_more_and_are_computed_again(qsweep: Qsweep, home: Path) -> None:
+    assert qsweep(*SWEEP).returncode == 0
+    before = api.results("digits-grid", home=home)
+    said = qsweep("invalidate", "digits-grid", "--where", "bits == 2", "--reason", "an example").stdout
+    assert "1 results superseded" in said
+    assert set(api.results("digits-grid", home=home).bits.fillna(32)) == {32, 8, 4}
+    assert qsweep("resume", "digits-grid").returncode == 0
+    after = api.results("digits-grid", home=home)
+    assert sorted(after.attempt) == [1, 1, 1, 2]
+    assert after.set_index("job").train_loss.sort_index().equals(before.set_index("job").train_loss.sort_index())
+    redone = after[after.attempt == 2].job.item()
+    shown = json.loads(qsweep("show", redone, "--json").stdout)
+    assert [one["superseded"] for one in shown["attempts"]] == ["an example", None]
+
+
+def test_a_cancelled_sweep_leaves_the_jobs_of_another_alone(qsweep: Qsweep, home: Path) -> None:
+    first = ("digits-grid", "--set", "epochs=1", "--name", "first", "--limit", "4")
+    assert qsweep("launch", *first).returncode == 0
+    answer = qsweep("launch", "digits-grid", "--set", "epochs=[1, 2]", "--name", "second", "--limit", "4")
+    assert answer.returncode == 0, answer.stderr
+    assert "4 jobs: 2 new, 0 known, 2 shared with other sweeps" in answer.stderr
+    assert qsweep("cancel", "digits-grid@first").returncode == 0
+    assert (api.results("digits-grid@second", home=home).attempt == 1).all()
+
+
+def test_the_code_is_frozen_at_launch_and_a_launch_with_other_code_asks(qsweep: Qsweep, home: Path) -> None:
+    assert qsweep(*SWEEP).returncode == 0
+    (version,) = (path.name for path in (home / "code").iterdir())
+    assert set(api.results("digits-grid", home=home).code) == {version}
+
+    other = f"{version}.other"
+    (home / "code" / version).rename(home / "code" / other)
+    (home / "code" / other / "CODE").write_text(other)
+    import sqlite3
+
+    with sqlite3.connect(home / "registry.db") as connection:
+        connection.execute("UPDATE sweeps SET code = ?", (other,))
+    connection.close()
+
+    more = (*SWEEP[:-1], "5")
+    refused = qsweep(*more)
+    assert refused.returncode == 2
+    assert f"was launched with code {other}" in refused.stderr
+    assert "--code frozen" in refused.stderr
+    assert qsweep(*more, "--code", "frozen").returncode == 0
+    runs = api.results("digits-grid", home=home)
+    assert sorted(runs.code) == sorted([version] * 4 + [other])
+    assert qsweep(*SWEEP[:-1], "6", "--code", "current").returncode == 0
+    assert sorted(api.results("digits-grid", home=home).code) == sorted([version] * 5 + [other])

