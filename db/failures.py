@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from db.budgets import Record, verdict
+from db.budgets import Record, Verdict, verdict
 from db.clock import moment, wall
 from db.connection import Transaction
 from db.journal import RECORD, event
@@ -98,43 +99,43 @@ def end(
     given_up = _given_up(transaction, [row.id for row in rows if not row.wanted])
     tail = error[-ERROR_TAIL:]
     detail = f"{failure}: {_last_line(tail)}" if tail.strip() else failure.value
-    values, journal, failed = [], [], []
+    values, journal = [], []
     for row in rows:
-        past = Record(
-            alone=bool(row.alone),
-            slots_limit=row.slots_limit,
-            crashes=row.crashes,
-            losses=row.losses,
-            advanced=bool(row.advanced),
-        )
-        next_one = verdict(past, failure, company=company, slots=slots or company, lease=lease)
-        state = next_one.state
-        if state == State.QUEUED and row.id in given_up:
-            state = State.CANCELLED
-        if state == State.FAILED:
-            failed.append(row.id)
-        values.append(
-            {
-                "fenced_id": row.id,
-                "fenced_attempt": row.attempt,
-                "new_state": state.value,
-                "new_outcome": state.value,
-                "new_class": failure.value,
-                "new_error": tail,
-                "new_publication": None,
-                "new_alone": next_one.alone,
-                "new_limit": next_one.slots_limit,
-                "new_crashes": next_one.crashes,
-                "new_losses": next_one.losses,
-                "delay": next_one.delay if state == State.QUEUED else 0.0,
-            }
-        )
-        journal.append(event(row, State.RUNNING, state, detail, agent_id))
+        next_one = verdict(_past(row), failure, company=company, slots=slots or company, lease=lease)
+        if next_one.state == State.QUEUED and row.id in given_up:
+            next_one = replace(next_one, state=State.CANCELLED, delay=0.0)
+        values.append(_changes(row, next_one) | {"new_class": failure.value, "new_error": tail})
+        journal.append(event(row, State.RUNNING, next_one.state, detail, agent_id))
     transaction.quick(END, values)
     transaction.quick(END_ATTEMPT, values)
     transaction.quick(RECORD, journal)
-    if failed:
+    if failed := [one["fenced_id"] for one in values if one["new_state"] == State.FAILED]:
         pause_failing_sweeps(transaction, failed)
+
+
+def _past(row: Any) -> Record:
+    return Record(
+        alone=bool(row.alone),
+        slots_limit=row.slots_limit,
+        crashes=row.crashes,
+        losses=row.losses,
+        advanced=bool(row.advanced),
+    )
+
+
+def _changes(row: Any, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "fenced_id": row.id,
+        "fenced_attempt": row.attempt,
+        "new_state": verdict.state.value,
+        "new_outcome": verdict.state.value,
+        "new_publication": None,
+        "new_alone": verdict.alone,
+        "new_limit": verdict.slots_limit,
+        "new_crashes": verdict.crashes,
+        "new_losses": verdict.losses,
+        "delay": verdict.delay,
+    }
 
 
 def _last_line(text: str) -> str:

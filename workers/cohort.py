@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class Cohort:
 
     Every tensor has one row a slot, and every operation works on rows apart: what a training computes
     depends on the training, the number of slots and the form, never on its neighbours or its slot. Nothing
-    in `step` waits for the device.
+    in `step` waits for the device. A pass over a whole data set calls `tick` with each batch, so that
+    whoever watches sees that it goes on.
     """
 
     def __init__(
@@ -44,9 +45,11 @@ class Cohort:
         form: Form,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        tick: Callable[[], None] = lambda: None,
     ) -> None:
         _check(trainings, slots)
         self._members = tuple(trainings)
+        self._tick = tick
         places = sorted(range(len(trainings)), key=lambda member: _neighbourhood(trainings[member]))
         self._slot_of = {member: slot for slot, member in enumerate(places)}
         placed = [trainings[member] for member in places]
@@ -187,6 +190,7 @@ class Cohort:
             logits = self._network.evaluate(some, stages)
             loss += _cross_entropy(logits, names).sum(1, dtype=torch.float64)
             hits += (logits.argmax(1) == names).sum(1)
+            self._tick()
         return loss / len(labels), hits.double() / len(labels)
 
     def _admit(self) -> None:

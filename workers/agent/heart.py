@@ -42,6 +42,10 @@ class Heart:
     def progress(self, note: str) -> None:
         """The agent has got on: `note` says with what."""
         self._note = note
+        self.touch()
+
+    def touch(self) -> None:
+        """The agent still gets on with the same."""
         self._progressed = time.monotonic()
 
     def _beat(self) -> None:

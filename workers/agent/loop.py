@@ -159,6 +159,7 @@ class Agent:
             slots=plan.slots,
             form=plan.form,
             device=self.device,
+            tick=self.heart.touch,
         )
         for member, claim in enumerate(claims):
             self._restore(cohort, member, claim)
