@@ -56,13 +56,10 @@ def add_sweep(
         .on_conflict_do_nothing()
     )  # fmt: skip
     found = transaction.run(SWEEP.where(sweeps.c.name == name, sweeps.c.label == label).with_for_update()).one()
-    if found.spec != spec:
-        place = f"{name}@{label}"
-        raise InputError("this name belongs to another specification", place=place, allowed="choose another --name")
     transaction.run(
         sweeps.update()
         .where(sweeps.c.id == found.id)
-        .values(size=size, keep=keep, code=code or found.code, launched_at=wall())
+        .values(spec=spec, size=size, keep=keep, code=code or found.code, launched_at=wall())
     )
     return sweep_of(transaction.run(SWEEP.where(sweeps.c.id == found.id)).one())
 

@@ -111,9 +111,9 @@ class Registry:
         code: str = "",
         keep: str = "all",
     ) -> Sweep:
-        """The variant `name@label`, added or launched again: sets `code`, `size`, `keep` and the time of launch.
+        """The variant `name@label`, added or launched again: sets `spec`, `code`, `size`, `keep` and the time of launch.
 
-        Its state stays as it is (see `reactivate`). InputError if the label has another specification.
+        Its state stays as it is (see `reactivate`). That a label always spans the same jobs is the caller's care.
         """
         return self._database.write(
             lambda t: registration.add_sweep(

@@ -27,8 +27,10 @@ from orchestrator.backends.base import Backend, Fleet
 from orchestrator.freezing import Code, choose_code
 from orchestrator.progress import Display, Progress
 from orchestrator.selection import Selection
+from reports.answers import spec_of
 from sweeps.code import code_version, freeze
 from sweeps.errors import InputError, QsweepError
+from sweeps.spec import variant
 
 POLL = 0.5
 STRIKES = 3
@@ -81,6 +83,7 @@ def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, 
         size=len(selection.jobs),
         owner=getpass.getuser(),
         code=code,
+        keep=selection.spec.keep,
     )
     added = registry.register(sweep.id, selection.chosen)
     words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"
@@ -96,6 +99,10 @@ def find_launched(home: Home, selection: Selection) -> tuple[Sweep | None, bool]
         sweep = next((one for one in registry.sweeps() if one.title == selection.title), None)
         if sweep is None:
             return None, False
+        if variant(spec_of(sweep).jobs()) != variant(selection.jobs):
+            raise InputError(
+                f"{sweep.title} names another variant already", place="--name", allowed="choose another name"
+            )
         done = {job.identity for job in registry.jobs(sweep.id, state=State.DONE)}
     return sweep, all(job.identity in done for job in selection.chosen)
 

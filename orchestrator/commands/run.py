@@ -116,6 +116,7 @@ def resume(
     from db.registry import Registry
     from db.states import State
     from orchestrator.launcher import probe, see_through
+    from reports.answers import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
@@ -132,6 +133,7 @@ def resume(
                 size=found.size,
                 owner=found.owner,
                 code=choose_code(found, code),
+                keep=spec_of(found).keep,
             )
             machine = probe(place, sorted({job.training.data.name for job in waiting}))
             see_through(

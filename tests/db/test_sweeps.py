@@ -62,11 +62,10 @@ def test_more_jobs_than_a_chunk_are_registered(registry: Registry, sweep: Sweep,
     assert [row.job for row in registry.jobs(sweep.id)] == trained(30)
 
 
-def test_a_variant_keeps_its_specification(registry: Registry, sweep: Sweep) -> None:
-    again = registry.add_sweep(name="grid", label="a", spec="{}", size=4, code="c2")
-    assert (again.id, again.size, again.code) == (sweep.id, 4, "c2")
-    with pytest.raises(InputError, match="another specification"):
-        registry.add_sweep(name="grid", label="a", spec='{"x":1}', size=4)
+def test_a_variant_launched_again_is_the_same_with_its_newest_text(registry: Registry, sweep: Sweep) -> None:
+    again = registry.add_sweep(name="grid", label="a", spec='{"title":"x"}', size=4, code="c2", keep="none")
+    assert (again.id, again.size, again.code, again.spec) == (sweep.id, 4, "c2", '{"title":"x"}')
+    assert len(registry.sweeps()) == 1
 
 
 def test_a_bare_name_means_the_variant_launched_last(registry: Registry, sweep: Sweep) -> None:

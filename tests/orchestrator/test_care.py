@@ -91,3 +91,11 @@ def test_the_code_is_frozen_at_launch_and_a_launch_with_other_code_asks(qsweep: 
     assert sorted(runs.code) == sorted([version] * 4 + [other])
     assert qsweep(*SWEEP[:-1], "6", "--code", "current").returncode == 0
     assert sorted(api.results("digits-grid", home=home).code) == sorted([version] * 5 + [other])
+
+
+def test_a_variants_name_belongs_to_its_jobs(qsweep: Qsweep, home: Path) -> None:
+    assert qsweep(*SWEEP, "--name", "mine").returncode == 0
+    other = qsweep("launch", "digits-grid", "--set", "epochs=2", "--limit", "4", "--name", "mine")
+    assert other.returncode == 2
+    assert "digits-grid@mine names another variant already" in other.stderr
+    assert len(api.results("digits-grid", home=home)) == 4

@@ -167,7 +167,7 @@ class Agent:
 
     def _restore(self, cohort: Cohort, member: int, claim: Claim) -> None:
         """Go on from the newest checkpoint that can be read."""
-        for checkpoint in claim.checkpoints:
+        for age, checkpoint in enumerate(claim.checkpoints):
             path = self.home.checkpoints / checkpoint.file
             try:
                 state = checkpoints.load(path, checkpoint.checksum)
@@ -175,8 +175,11 @@ class Agent:
                 log.warning("%s", error)
                 continue
             cohort.restore(member, state)
-            self.registry.resumed(self.agent, claim, checkpoint.step)
+            if age:
+                self.registry.resumed(self.agent, claim, checkpoint.step)
             return
+        if claim.checkpoints:
+            self.registry.resumed(self.agent, claim, 0)
 
     def _report(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         if self.heart.lost.is_set():
