@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from db.home import Home
 from orchestrator.backends.base import Backend, Fleet
 
@@ -79,6 +81,9 @@ class LocalBackend(Backend):
                 process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        ended: list[psutil.Process] = []
         for process in self._processes.values():
             if process.poll() is None:
+                ended += psutil.Process(process.pid).children(recursive=True)
                 os.killpg(process.pid, signal.SIGKILL)
+        psutil.wait_procs(ended, timeout=5)  # only then can their jobs be taken back

@@ -173,3 +173,23 @@ def test_decoys_in_the_current_folder_change_nothing(home: Path, tmp_path: Path)
     assert answer.returncode == 0, answer.stderr
     assert "decoy" not in answer.stderr
     assert "Table 1" in answer.stdout
+
+
+@pytest.mark.fault
+def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(qsweep: Qsweep, home: Path) -> None:
+    launched = subprocess.Popen(
+        [QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_until_running(qsweep, 12)
+    agents = [process for process in descendants_by_home(home) if "workers.agent" in " ".join(process.cmdline())]
+    for agent in agents:
+        agent.suspend()  # so that it can't answer the first one
+    launched.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert launched.poll() is None
+    launched.send_signal(signal.SIGINT)
+    launched.communicate(timeout=60)
+    assert launched.returncode == 130
+    assert not descendants_by_home(home)
+    state = counts(qsweep)
+    assert (state["queued"], state["running"], state["failed"]) == (12, 0, 0)
