@@ -111,7 +111,7 @@ class Registry:
         code: str = "",
         keep: str = "all",
     ) -> Sweep:
-        """The variant `name@label`, added or launched again: sets `spec`, `code`, `size`, `keep` and the time of launch.
+        """The variant `name@label`, added or launched again, with these values and a new time of launch.
 
         Its state stays as it is (see `reactivate`). That a label always spans the same jobs is the caller's care.
         """

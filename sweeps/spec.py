@@ -145,11 +145,15 @@ def _frozen(value: Scalar | Sequence[int]) -> Setting:
 
 def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> list[Job]:
     """The jobs that `--where` admits, the first `limit` of them. Raises InputError if there is none."""
-    chosen = list(jobs)
-    if where is not None:
-        examples = {name: value for job in jobs for name, value in job.settings().items()}
-        condition = parse_where(where, examples)
-        chosen = [job for job in jobs if condition(job.settings())]
-        if not chosen:
-            raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {where!r}")
+    chosen = matching(jobs, where)
+    if jobs and not chosen:
+        raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {where!r}")
     return chosen if limit is None else chosen[:limit]
+
+
+def matching(jobs: Sequence[Job], where: str | None) -> list[Job]:
+    """The jobs that `--where` admits, in their order; all of them without one. Raises InputError if it is malformed."""
+    if where is None:
+        return list(jobs)
+    condition = parse_where(where, {name: value for job in jobs for name, value in job.settings().items()})
+    return [job for job in jobs if condition(job.settings())]

@@ -41,8 +41,7 @@ def qsweep(home: Path, tmp_path: Path) -> Qsweep:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=300,
-            **options,
+            **{"timeout": 300, **options},
         )
 
     return run

@@ -109,15 +109,14 @@ def jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the jobs of a sweep with their states and settings."""
-    from sweeps.spec import select
+    from sweeps.spec import matching
 
     with opened(home_of(home, registry)) as found:
         sweep = found.find_sweep(name)
         rows = {row.identity: row for row in found.jobs(sweep.id)}
     members = [row.job for row in rows.values()]
-    chosen = (
-        [job for job in select(members, where=where) if state in (None, rows[job.identity].state)] if members else []
-    )
+    admitted = matching(members, where) if members else []
+    chosen = [job for job in admitted if state in (None, rows[job.identity].state)]
     chosen = chosen if limit is None else chosen[:limit]
     if as_json:
         listed = [
