@@ -83,9 +83,7 @@ def plain_model(one: Training) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def plain_step(
-    one: Training, batches: Iterator[tuple[Tensor, Tensor]], memory_format: torch.memory_format
-) -> Step:
+def plain_step(one: Training, batches: Iterator[tuple[Tensor, Tensor]], memory_format: torch.memory_format) -> Step:
     """One step of one model with torch.optim."""
     net = plain_model(one).to(memory_format=memory_format)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -170,9 +168,7 @@ def contender(name: str, shape: str, images: Images, bits: int) -> Step:
 
     def training(width: int, seed: int = 0) -> Training:
         settings = {"model": "nin", "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4}
-        return Training.from_settings(
-            {**settings, **SHAPES[shape], "bits": width, "epochs": 1000, "seed": seed}
-        )
+        return Training.from_settings({**settings, **SHAPES[shape], "bits": width, "epochs": 1000, "seed": seed})
 
     one = training(bits)
     if name == "loop with DataLoader":
@@ -197,9 +193,7 @@ CONTENDERS = (
 )
 
 
-def measure(
-    name: str, shape: str, folder: Path | None, seconds: float, core: int, start: Any, results: Any
-) -> None:
+def measure(name: str, shape: str, folder: Path | None, seconds: float, core: int, start: Any, results: Any) -> None:
     """In a process of its own: warm up, wait for the others, then count steps for `seconds`."""
     torch.set_num_threads(1)
     torch.manual_seed(core)
@@ -259,9 +253,7 @@ def table(figures: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder that holds cifar-10-batches-py")
     parser.add_argument("--seconds", type=float, default=10.0, help="time of each measurement")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
@@ -282,9 +274,7 @@ def main() -> None:
         "seconds": given.seconds,
     }
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "train_throughput.json").write_text(
-        json.dumps({**machine, "figures": figures}, indent=1) + "\n"
-    )
+    (given.out / "train_throughput.json").write_text(json.dumps({**machine, "figures": figures}, indent=1) + "\n")
     print(table(figures))
 
 

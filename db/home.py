@@ -53,7 +53,7 @@ class Home:
     def check(self) -> None:
         """Raise InputError if this home can't be used. Changes nothing."""
         stamp = self.root / "VERSION"
-        if stamp.is_file() and (found := stamp.read_text().strip()) != VERSION:
+        if stamp.is_file() and (found := stamp.read_text(errors="replace").strip()) != VERSION:
             raise InputError(
                 f"this home has layout version {found!r}",
                 place=str(self.root),
@@ -68,8 +68,15 @@ class Home:
             )
 
     def prepare(self) -> None:
-        """Make the folders."""
+        """Make the folders. Raises InputError if they can't be made."""
         self.check()
-        for folder in (self.results, self.models, self.checkpoints, self.logs, self.code):
-            folder.mkdir(parents=True, exist_ok=True)
-        (self.root / "VERSION").write_text(VERSION + "\n")
+        try:
+            for folder in (self.results, self.models, self.checkpoints, self.logs, self.code):
+                folder.mkdir(parents=True, exist_ok=True)
+            stamp = self.root / "VERSION"
+            if not stamp.is_file():
+                temporary = self.root / f".VERSION.{os.getpid()}"
+                temporary.write_text(VERSION + "\n")
+                temporary.replace(stamp)
+        except OSError as error:
+            raise InputError(str(error), place=f"home {self.root}", allowed="name another with --home DIR") from None

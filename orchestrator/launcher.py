@@ -74,6 +74,9 @@ def probe(home: Home, datasets: Sequence[str], *, download: bool = True) -> Mach
 
 def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, Sweep, str]:
     """Write the sweep and its jobs into the registry, made if there is none; what was added, in words."""
+    owner = _user()
+    if home.registry != Home.at(home.root).registry:
+        Registry.open(home.registry, create=True).close()  # if it can't be made, nothing else is
     home.prepare()
     registry = Registry.open(home.registry, create=True)
     sweep = registry.add_sweep(
@@ -81,13 +84,20 @@ def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, 
         label=selection.label,
         spec=selection.spec.to_json(),
         size=len(selection.jobs),
-        owner=getpass.getuser(),
+        owner=owner,
         code=code,
         keep=selection.spec.keep,
     )
     added = registry.register(sweep.id, selection.chosen)
     words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"
     return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in many containers
+        return str(os.getuid())
 
 
 def find_launched(home: Home, selection: Selection) -> tuple[Sweep | None, bool]:
@@ -142,6 +152,9 @@ class Watch:
             if self._interrupts:
                 self._hand_back()
             self._farewell()
+        except BaseException:
+            self.backend.stop()
+            raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -200,6 +213,7 @@ class Watch:
         )
         while self.backend.alive():
             time.sleep(0.1)
+            self.backend.stop()  # one may have been started since
         bury_dead(self.registry)
         counts = self.registry.counts(self.sweep.id)
         raise Interrupted(

@@ -48,7 +48,7 @@ class Progress:
         """Take in the rows of jobs that have finished."""
         for row in rows:
             self.done.add(str(row["job"]))
-            if row["diverged"]:
+            if row["diverged"] or any(row[column] is None for column, *_ in AVERAGES):
                 continue
             for column, _, _, _ in AVERAGES:
                 value = row[column]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reports.answers import check_answers
 from sweeps.errors import InputError
 from sweeps.files import NAME, NAME_ALLOWED, read_sweep
 from sweeps.job import Job
@@ -53,6 +54,7 @@ def read_selection(
         raise InputError(f"{name!r} can't name a variant", place="--name", allowed=NAME_ALLOWED)
     spec = read_sweep(source, changes)
     jobs = spec.jobs()
+    check_answers(spec)
     return Selection(
         spec=spec,
         label=name or variant(jobs),

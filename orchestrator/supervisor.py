@@ -31,11 +31,14 @@ def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None) 
     """
     command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *([] if sweep is None else ["--sweep", str(sweep)])]
+    environment = agent_environment(home, code)
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is an agent to pass them on to
     child = subprocess.Popen(
         command,
-        env=agent_environment(home, code),
+        env=environment,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=_receive,
     )
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -44,6 +47,7 @@ def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None) 
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)
+    _receive()
     assert child.stdout is not None
     agent = child.stdout.readline().strip()
     child.stdout.read()
@@ -51,6 +55,10 @@ def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None) 
     if ended != HANDED_BACK and agent.isdecimal():
         _report_death(home, int(agent), ended)
     return ended if ended >= 0 else 1
+
+
+def _receive() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
 
 
 def agent_environment(home: Home, code: str | None) -> dict[str, str]:

@@ -8,16 +8,29 @@ from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
 from db.rows import Sweep
-from reports.declaration import Declaration, find_table
+from reports.declaration import Declaration, declared_tables, find_table, paper_values
 from reports.render import Format, Layout, render
 from reports.table import make_table
-from sweeps.errors import InputError
+from sweeps.errors import InputError, nearest
 from sweeps.spec import Spec
 
 
 def spec_of(sweep: Sweep) -> Spec:
     """The resolved specification of a registered sweep."""
     return Spec.from_json(sweep.spec, place=sweep.title)
+
+
+def check_answers(spec: Spec) -> None:
+    """Raise InputError if the sweep names a table, or a data set of the paper, that there is not."""
+    for name in spec.tables:
+        if name not in declared_tables():
+            place = f"{spec.place}: tables"
+            raise InputError(f"there is no table {name!r}", place=place, allowed=nearest(name, declared_tables()))
+    known = {keys[0] for name in spec.tables for keys in paper_values(find_table(name))}
+    if spec.compare_with is not None and spec.compare_with not in known:
+        place = f"{spec.place}: compare_with"
+        allowed = "allowed: " + (", ".join(sorted(known)) or "none without a table")
+        raise InputError(f"the paper has no {spec.compare_with!r}", place=place, allowed=allowed)
 
 
 def chosen_tables(spec: Spec, number: int | None) -> list[Declaration]:

@@ -12,30 +12,37 @@ from pathlib import Path
 
 PACKAGES = ("sweeps", "db", "workers")
 """The packages that an agent runs."""
+DIRTY = ".dirty"
 STAMP = "CODE"
 """The file of a snapshot that holds its version."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def sources(root: Path = ROOT) -> list[Path]:
-    """Every file of code that an agent may run, below the folder that holds the packages."""
-    return [path for package in PACKAGES for path in sorted((root / package).rglob("*.py"))]
+@functools.cache
+def _files() -> dict[str, bytes]:
+    """Every file of code that an agent may run, read once: what is hashed is what is kept."""
+    paths = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
+    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
 
 
 @functools.cache
 def code_version() -> str:
-    """The release and 12 hex digits of the hash of the code's files, e.g. `0.1.0+5f0c3a9e1d2b`.
+    """The release and 12 hex digits of the hash of the code's files, e.g. `0.1.0+5f0c3a9e1d2b`."""
+    return code_origin().removesuffix(DIRTY)
 
-    `.dirty` behind it says that the files differ from the commit that they were checked out from.
-    """
+
+@functools.cache
+def code_origin() -> str:
+    """The version as it stands in the provenance of results: `.dirty` behind it says that the files differed from
+    the commit that they were checked out from when the sweep was launched."""
     stamp = ROOT / STAMP
     if stamp.is_file():
         return stamp.read_text(encoding="utf-8").strip()
     digest = hashlib.sha256()
-    for path in sources():
-        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"{release()}+{digest.hexdigest()[:12]}{'.dirty' if _is_dirty() else ''}"
+    for name, content in _files().items():
+        digest.update(name.encode() + b"\0" + content + b"\0")
+    return f"{release()}+{digest.hexdigest()[:12]}{DIRTY if _is_dirty() else ''}"
 
 
 def release() -> str:
@@ -53,17 +60,18 @@ def freeze(folder: Path) -> str:
     if target.is_dir():
         return version
     temporary = folder / f".{uuid.uuid4().hex}"
-    for path in sources():
-        copy = temporary / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-    (temporary / STAMP).write_text(version + "\n", encoding="utf-8")
     try:
+        for name, content in _files().items():
+            copy = temporary / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(content)
+        (temporary / STAMP).write_text(code_origin() + "\n", encoding="utf-8")
         temporary.rename(target)
     except OSError:
-        if not target.is_dir():
+        if not target.is_dir():  # else another launch was faster
             raise
-        shutil.rmtree(temporary)  # another launch was faster
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return version
 
 

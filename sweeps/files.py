@@ -67,8 +67,7 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
 
     Raises InputError: no such sweep (with the nearest names), TOML or settings that don't hold.
     """
-    source, stem = _source(name)
-    text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+    text, stem = _source(name)
     spec = _parse(text, stem, place=name)
     for change in changes:
         spec = _change(spec, change)
@@ -79,18 +78,23 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
 
 def source_text(name: str) -> str:
     """The text of a built-in sweep or a sweep file."""
-    source, _ = _source(name)
-    return source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+    return _source(name)[0]
 
 
-def _source(name: str) -> tuple[Path | str, str]:
+def _source(name: str) -> tuple[str, str]:
+    """Text and name of a sweep."""
     path = Path(name)
     if name.endswith(".toml") or path.is_file():
         if not path.is_file():
             raise InputError("there is no such sweep file", place=name)
         if not NAME.fullmatch(path.stem):
             raise InputError(f"{path.stem!r} can't name a sweep", place=name, allowed=NAME_ALLOWED)
-        return path, path.stem
+        try:
+            return path.read_text(encoding="utf-8"), path.stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"this file can't be read: {error}", place=name, allowed="allowed: TOML in UTF-8"
+            ) from None
     known = builtin_names()
     if name not in known:
         raise InputError(f"there is no sweep {name!r}", allowed=f"{nearest(name, known)} (or the path of a .toml file)")
@@ -100,12 +104,13 @@ def _source(name: str) -> tuple[Path | str, str]:
 def _parse(text: str, name: str, *, place: str) -> Spec:
     try:
         file = _SweepFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"this is not TOML: {error}", place=place) from None
     except ValidationError as error:
         raise _explain(error, place) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"this is not TOML: {error}", place=place) from None
     if twice := sorted(file.fixed.keys() & file.axes.keys()):
         raise InputError(f"{twice[0]!r} stands under [fixed] and under [axes]", place=place)
+    _check_branches(file, place)
     return Spec(
         name=name,
         title=file.title or name,
@@ -118,13 +123,25 @@ def _parse(text: str, name: str, *, place: str) -> Spec:
     )
 
 
+def _check_branches(file: _SweepFile, place: str) -> None:
+    """A branch for a value that the other setting never has is a slip of the pen."""
+    for name, axis in file.axes.items():
+        if isinstance(axis, _BoundAxis):
+            other = file.axes.get(axis.by, [file.fixed[axis.by]] if axis.by in file.fixed else None)
+            for key in axis.__pydantic_extra__:
+                if isinstance(other, list) and key not in map(str, other):
+                    allowed = nearest(key, [str(value) for value in other])
+                    raise InputError(f"{axis.by} is never {key!r}", place=f"{place}: axes.{name}", allowed=allowed)
+
+
 def _explain(error: ValidationError, place: str) -> InputError:
     first = error.errors(include_url=False)[0]
     keys = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "_BoundAxis"))]
     if first["type"] == "extra_forbidden":
         return InputError(f"unknown key {keys[-1]!r}", place=place, allowed=nearest(keys[-1], _SweepFile.model_fields))
     at = ".".join(key for key in keys if key not in ("bool", "int", "float", "str"))
-    return InputError(f"{first['input']!r} is not allowed: {first['msg'].lower()}", place=f"{place}: {at}")
+    wanted = "a list" if first["type"] == "list_type" else "a number, a text, true, false or a list of them"
+    return InputError(f"{first['input']!r} is not allowed", place=f"{place}: {at}", allowed=f"allowed: {wanted}")
 
 
 def _axis(name: str, values: list[Any] | _BoundAxis) -> Axis:
@@ -141,7 +158,7 @@ def _check_axis(axis: Axis, spec: Spec) -> None:
         if not values:
             raise InputError("an axis needs at least one value", place=place + suffix)
         for index, value in enumerate(values):
-            if any(value == other and type(value) is type(other) for other in values[:index]):
+            if any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in values[:index]):
                 raise InputError(f"the value {_shown(value)} stands twice", place=place + suffix)
     if axis.by is None:
         return
@@ -185,7 +202,7 @@ def _toml_value(text: str, place: str) -> Any:
         return text
     try:
         value = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         raise InputError(
             f"{text!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]"
         ) from None

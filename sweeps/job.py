@@ -44,7 +44,9 @@ class Job:
     @cached_property
     def cohort_key(self) -> str:
         """Equal for jobs that one engine may run side by side."""
-        return f"{self.kind}/{self.training.data.name}/{self.training.model.label}/{_digest(self.training.shared(), 8)}"
+        return (
+            f"{self.kind}/{self.training.data.name}/{self.training.model.label}/{_digest(self.training.shared(), 16)}"
+        )
 
     @property
     def cost(self) -> float:

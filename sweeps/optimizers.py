@@ -9,7 +9,7 @@ from sweeps.settings import Rule, setting
 
 RATE = Rule(above=0, high=100)
 DECAY = Rule(low=0, high=1)
-FRACTION = Rule(low=0, high=1)
+FRACTION = Rule(low=0, below=1)
 EPSILON = Rule(above=0, high=1)
 
 

@@ -28,28 +28,28 @@ class Rule:
     low: float | None = None
     high: float | None = None
     above: float | None = None
+    below: float | None = None
 
     def allowed(self) -> str:
         """The rule in words, for an error message."""
         if self.choices is not None:
             return "allowed: " + ", ".join(str(choice) for choice in self.choices)
-        if self.above is not None:
-            return f"allowed: above {self.above:g}" + (f", up to {self.high:g}" if self.high is not None else "")
-        if self.high is not None:
-            return f"allowed: {self.low:g} to {self.high:g}"
-        return f"allowed: {self.low:g} or more" if self.low is not None else "allowed: any"
+        lower = f"above {self.above}" if self.above is not None else f"{self.low} or more"
+        upper = f", up to {self.high}" if self.high is not None else ""
+        upper = f", below {self.below}" if self.below is not None else upper
+        bounded = self.above is not None or self.low is not None
+        return f"allowed: {lower}{upper}" if bounded else "allowed: any"
 
     def admits(self, value: Scalar) -> bool:
         if self.choices is not None:
             return value in self.choices
         if not isinstance(value, int | float):
             return True
-        number = float(value)
-        if not math.isfinite(number):
+        if isinstance(value, float) and not math.isfinite(value):
             return False
-        if self.above is not None and number <= self.above:
+        if (self.above is not None and value <= self.above) or (self.below is not None and value >= self.below):
             return False
-        return (self.low is None or number >= self.low) and (self.high is None or number <= self.high)
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
 
 def setting(rule: Rule | None = None, *, added_later: bool = False, **options: Any) -> Any:
@@ -123,7 +123,10 @@ def _checked(value: Any, hint: Any, rule: Rule, where: str) -> Setting:
     elif hint is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{value!r} is not a number", place=where, allowed=rule.allowed())
-        value = float(value)
+        try:
+            value = float(value) + 0.0  # and −0.0 is 0.0
+        except OverflowError:
+            raise InputError("the number is too large", place=where, allowed=rule.allowed()) from None
     elif not isinstance(value, str):
         raise InputError(f"{value!r} is not a text", place=where, allowed=rule.allowed())
     if not rule.admits(value):

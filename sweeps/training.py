@@ -59,19 +59,38 @@ class Training:
         Settings that this training does not use are ignored; `Training.uses` names the used ones. Raises
         InputError for a missing, unknown or impossible value.
         """
-        return cls(
+        training = cls(
             data=_family(DATASETS, given, "data", place),
             model=build(_family(MODELS, given, "model", place), given, place=place),
             quantizer=_quantizer(given, place),
             optimizer=build(_family(OPTIMIZERS, given, "optimizer", place), given, place=place),
             recipe=build(Recipe, given, place=place),
         )
+        training._check(place)
+        return training
+
+    def _check(self, place: str | None) -> None:
+        """Raise InputError for what each setting allows and all of them together don't."""
+        where = f"{place}: " if place else ""
+        milestones, batch = self.recipe.milestones, self.recipe.batch_size
+        if list(milestones) != sorted(set(milestones)):
+            allowed = "allowed: each milestone once, in rising order"
+            raise InputError(f"{list(milestones)} is not allowed", place=f"{where}milestones", allowed=allowed)
+        if self.data.train_images % batch == 1 and self.model.layers(self.data)[-1].side == 1:
+            raise InputError(
+                f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
+                place=f"{where}batch_size",
+                allowed="allowed: any other size",
+            )
 
     @staticmethod
     def uses(given: Mapping[str, Any]) -> frozenset[str]:
         """The names of the settings that `from_settings` reads, given these families."""
         names = {"data", "model", "optimizer", "quantizer", "bits", *names_of(Recipe)}
-        for key, families in (("model", MODELS), ("optimizer", OPTIMIZERS), ("quantizer", QUANTIZERS)):
+        used: dict[str, Mapping[str, type[Any]]] = {"model": MODELS, "optimizer": OPTIMIZERS}
+        if given.get("bits") != FULL_PRECISION:
+            used["quantizer"] = QUANTIZERS
+        for key, families in used.items():
             family = families.get(given.get(key, "lsq"))
             names.update(names_of(family) if family else ())
         return frozenset(names)
@@ -110,14 +129,21 @@ class Training:
         return flat | settings_of(self.recipe)
 
     def canonical(self) -> dict[str, Any]:
-        """The content that a job's identity is the hash of."""
+        """The content that a job's identity is the hash of: what has no effect is no part of it."""
         quantizer = self.quantizer
+        recipe = canonical(self.recipe)
+        recipe["milestones"] = tuple(one for one in self.recipe.milestones if one < self.recipe.epochs)
+        if not recipe["milestones"]:
+            del recipe["lr_factor"]
+        quantized = None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)}
+        if quantized is not None and self.optimizer.weight_decay == 0:
+            del quantized["decay_step"]
         return {
             "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
             "model": {"name": self.model.name, **canonical(self.model)},
             "optimizer": {"name": self.optimizer.name, **canonical(self.optimizer)},
-            "quantizer": None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)},
-            "recipe": canonical(self.recipe),
+            "quantizer": quantized,
+            "recipe": recipe,
         }
 
     def shared(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.errors import InputError
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.training import Training
 from workers.data.batches import Batches
@@ -232,12 +231,6 @@ def _check(trainings: Sequence[Training], slots: int) -> None:
     first = trainings[0]
     if any(one.shared() != first.shared() for one in trainings):
         raise ValueError("the trainings of a cohort share data, model and recipe")
-    last_batch = first.data.train_images % first.recipe.batch_size
-    if last_batch == 1 and first.model.layers(first.data)[-1].side == 1:
-        raise InputError(
-            f"with {first.recipe.batch_size}, the last batch is a single image, which has no variance",
-            place="batch_size",
-        )
 
 
 def _neighbourhood(training: Training) -> tuple[int, bool]:

@@ -123,7 +123,7 @@ def resume(
     console = Console(stderr=True)
     try:
         found = opened.find_sweep(sweep)
-        waiting = [row.job for row in opened.jobs(found.id) if row.state in (State.QUEUED, State.RUNNING)]
+        waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
             found = opened.add_sweep(

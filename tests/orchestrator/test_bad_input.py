@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from db.migrations import VERSION_TABLE
 from tests.conftest import Qsweep
 
 CHEAP = ("launch", "digits-grid", "--set", "epochs=1", "--limit", "1")
@@ -81,11 +82,12 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(qsweep: Qsweep, ho
 def test_a_registry_newer_than_the_program_is_refused(qsweep: Qsweep, home: Path) -> None:
     home.mkdir()
     with sqlite3.connect(home / "registry.db") as connection:
-        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
-        connection.execute("INSERT INTO alembic_version VALUES ('9999')")
+        connection.execute(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL)")
+        connection.execute(f"INSERT INTO {VERSION_TABLE} VALUES ('9999')")
     connection.close()
     before = (home / "registry.db").read_bytes()
-    answer = qsweep(*CHEAP)
-    assert answer.returncode == 2, answer.stderr
-    assert "newer" in answer.stderr
+    for command in (CHEAP, ("status",), ("resume", "digits-grid"), ("tables", "digits-grid")):
+        answer = qsweep(*command)
+        assert answer.returncode == 2, answer.stderr
+        assert "newer" in answer.stderr
     assert (home / "registry.db").read_bytes() == before

@@ -34,7 +34,7 @@ def test_a_users_file_spans_the_same_jobs_as_the_builtin_it_copies(tmp_path: Pat
         (
             "batch_size = 64",
             "batch_size = '64'",
-            ["batch_size", "'64' is not a whole number", "allowed: 2 to 65536"],
+            ["batch_size", "'64' is not a whole number", "allowed: 2 or more, up to 65536"],
         ),
         ("batch_size = 64", "batch_size = 64.5", ["batch_size", "64.5 is not a whole number"]),
         ("batch_size = 64", "batch_size = true", ["batch_size", "True is not a whole number"]),
@@ -43,13 +43,22 @@ def test_a_users_file_spans_the_same_jobs_as_the_builtin_it_copies(tmp_path: Pat
         ("depth = [2, 3, 4]", "depth = 2", ["axes.depth", "list"]),
         ("depth = [2, 3, 4]", "depth = [2, 3, 2]", ["axes.depth", "the value 2 stands twice"]),
         ("depth = [2, 3, 4]", "depth = [2, 3", ["not TOML"]),
-        ("depth = [2, 3, 4]", "depth = [0]", ["depth", "0 is not allowed", "allowed: 1 to 16"]),
+        ("weight_decay = [0.0, 1e-4, 2e-4]", "weight_decay = [0, 0.0]", ["axes.weight_decay", "stands twice"]),
+        ("adam = [0.01", "adm = [1.0]\nadam = [0.01", ["axes.learning_rate", "optimizer is never 'adm'", "'adam'"]),
+        ("batch_size = 64", "batch_size = 1441\nseed = 1", ["batch_size", "single image"]),
+        ("batch_size = 64", f"batch_size = {10**400}", ["batch_size", "is not allowed"]),
+        ("lr_factor = 0.1", f"lr_factor = {10**400}", ["lr_factor", "too large"]),
+        ("lr_factor = 0.1", f"lr_factor = {'1' * 5000}", ["not TOML"]),
+        ("milestones = [12, 18]", "milestones = [18, 12]", ["milestones", "in rising order"]),
+        ("momentum = 0.9", "momentum = 1.0", ["momentum", "allowed: 0 or more, below 1"]),
+        ("lr_factor = 0.1", "lr_factor = 2020-02-02", ["lr_factor", "a number, a text"]),
+        ("depth = [2, 3, 4]", "depth = [0]", ["depth", "0 is not allowed", "allowed: 1 or more, up to 16"]),
         ("bits = [32, 8, 4, 2]", "bits = [32, 9]", ["bits", "9 is not allowed", "2, 3, 4, 5, 6, 7, 8, 32"]),
         ("bits = [32, 8, 4, 2]", "bits = [1]", ["bits", "1 is not allowed"]),
         ('"rmsprop"]', '"rmsprop", "lion"]', ["axes.learning_rate", "no values for optimizer = 'lion'"]),
         ('by = "optimizer"', 'by = "optimiser"', ["axes.learning_rate.by", "'optimiser'"]),
         ('model = "nin"', 'model = "nim"', ["model", "'nim' is not known", "nin"]),
-        ("epochs =", "# epochs =", ["epochs is missing", "allowed: 1 to 100000"]),
+        ("epochs =", "# epochs =", ["epochs is missing", "allowed: 1 or more, up to 100000"]),
         ("[axes]", "[axes]\nepochs = [1]", ["'epochs' stands under [fixed] and under [axes]"]),
     ],
 )
@@ -120,7 +129,7 @@ def test_a_set_makes_a_variant_and_one_that_changes_nothing_makes_none() -> None
         ("epochs=[3", "is not a value"),
         ("epochs={a=1}", "is not a value"),
         ("epochs=1\nbits=2", "is not a value"),
-        ("epochs=0", "allowed: 1 to 100000"),
+        ("epochs=0", "allowed: 1 or more, up to 100000"),
         ("epohs=3", "did you mean 'epochs'"),
         ("bits=[2, 2]", "stands twice"),
         ("bits=[]", "at least one value"),
@@ -139,3 +148,15 @@ def test_an_axis_that_no_job_uses_is_refused_and_a_fixed_setting_is_told() -> No
         read_sweep("digits-grid", ["optimizer=adam", "momentum=[0.5, 0.9]"]).jobs()
     assert read_sweep("digits-grid", ["optimizer=adam"]).unused() == ["momentum"]
     assert read_sweep("digits-grid").unused() == []
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'title = "\xff"')
+    with pytest.raises(InputError, match="can't be read"):
+        read_sweep(str(path))
+
+
+def test_an_axis_of_the_quantizer_without_one_is_refused() -> None:
+    with pytest.raises(InputError, match=r"axes\.outer_bits"):
+        read_sweep("digits-grid", ["bits=32", "outer_bits=[4, 8]"]).jobs()

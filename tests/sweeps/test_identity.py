@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sweeps.files import read_sweep
+from sweeps.files import builtin_names, read_sweep
 from sweeps.job import Job
 from sweeps.optimizers import Sgd
 from sweeps.settings import Rule, canonical, setting
@@ -31,22 +31,19 @@ BASE: dict[str, Any] = {
 }
 
 GOLDEN = {
-    "cifar10-grid": (
-        "e8e9bc3fe2460400efd8615c708fd7f0",
-        "84777ebe11f9f1f474df21b79ca376ac",
-        "164314449e684d10",
-    ),
-    "cifar100-grid": (
-        "8f28fc697e58dc5f6c7275dbdad58691",
-        "8dd251b3f94de935b2818f4422d3d555",
-        "25e4aaae8719e860",
-    ),
+    "cifar10-grid": ("e8e9bc3fe2460400efd8615c708fd7f0", "84777ebe11f9f1f474df21b79ca376ac", "9758948569a3291c"),
+    "cifar100-grid": ("8f28fc697e58dc5f6c7275dbdad58691", "8dd251b3f94de935b2818f4422d3d555", "8537e3e1f383afd6"),
+    "digits-grid": ("fbb9a236bf1d4661fe41c83164610b43", "267b3b4feee8b9089b0d5b1c2c3dad1a", "6654a65cbb9d8b24"),
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""
 
 
 def job(**changes: Any) -> Job:
     return Job(training=Training.from_settings({**BASE, **changes}))
+
+
+def test_every_builtin_sweep_has_a_golden_hash() -> None:
+    assert GOLDEN.keys() == set(builtin_names())
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -108,6 +105,10 @@ def test_every_setting_that_changes_the_result_changes_the_identity(changes: dic
         ({"optimizer": "adam", "momentum": 0.9}, {"optimizer": "adam", "momentum": 0.5}),
         ({"bits": 32, "outer_bits": 4}, {"bits": 32, "outer_bits": 8}),
         ({"momentum": 0.9}, {}),
+        ({"weight_decay": -0.0}, {"weight_decay": 0.0}),
+        ({"milestones": [100, 200, 300]}, {"milestones": [100, 200]}),
+        ({"milestones": [400], "lr_factor": 0.5}, {"milestones": []}),
+        ({"weight_decay": 0, "decay_step": True}, {"weight_decay": 0}),
     ],
 )
 def test_a_setting_that_a_training_does_not_use_or_that_says_the_same_changes_nothing(

@@ -18,7 +18,7 @@ from db.clock import boot_id
 from db.home import Home
 from db.registry import Registry
 from db.rows import AgentInfo
-from sweeps.code import code_version
+from sweeps.code import code_origin
 from sweeps.errors import QsweepError
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent, LeaseGone
@@ -64,7 +64,7 @@ def run(home: Home, *, lease: float, sweep: int | None, stop: threading.Event) -
             device=device_class(device),
             build=build(),
             precisions=precisions(device),
-            code=code_version(),
+            code=code_origin(),
             log=str(log_file.relative_to(home.root)),
             lease=lease,
         )
@@ -76,7 +76,7 @@ def run(home: Home, *, lease: float, sweep: int | None, stop: threading.Event) -
     heart = Heart(registry, agent, lease=lease, patience=PATIENCE)
     heart.start()
     try:
-        Agent(home, registry, device, agent=agent, code=code_version(), heart=heart, stop=stop, sweep=sweep).run()
+        Agent(home, registry, device, agent=agent, code=code_origin(), heart=heart, stop=stop, sweep=sweep).run()
     except LeaseGone:
         return LEASE_GONE
     finally:

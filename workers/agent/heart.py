@@ -8,6 +8,7 @@ import time
 
 from db.errors import LeaseLost
 from db.registry import Registry
+from sweeps.errors import QsweepError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Heart:
         while not self._over.wait(self.interval):
             if time.monotonic() - self._progressed > self.patience:
                 log.error("no progress for %.0f s (%s): the heartbeat stops", self.patience, self._note)
+                self.lost.set()
                 return
             try:
                 self.unwanted = self.registry.beat(self.agent, self._note)
@@ -59,3 +61,5 @@ class Heart:
                 log.error("the lease of agent %d is lost: its work is discarded", self.agent)
                 self.lost.set()
                 return
+            except QsweepError as error:
+                log.error("no heartbeat: %s", error)  # the next one may get through

@@ -19,6 +19,7 @@ def read_cifar(data: DataSet, folder: Path | None, download: bool) -> tuple[np.n
 
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[data.name]
     parts: list[np.ndarray] = []
+    download = download and not (folder / str(data.folder)).exists()  # never over what the user has
     for train in (True, False):
         try:
             part = source(str(folder), train=train, download=download)
