@@ -8,6 +8,7 @@ import time
 
 from db.errors import LeaseLost
 from db.registry import Registry
+from sweeps.faults import point
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Heart:
                 log.error("no progress for %.0f s (%s): the heartbeat stops", self.patience, self._note)
                 return
             try:
+                point("heartbeat")
                 self.unwanted = self.registry.beat(self.agent, self._note)
             except LeaseLost:
                 log.error("the lease of agent %d is lost: its work is discarded", self.agent)
