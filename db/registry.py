@@ -111,7 +111,7 @@ class Registry:
         code: str = "",
         keep: str = "all",
     ) -> Sweep:
-        """The variant `name@label`, added or launched again: sets `spec`, `code`, `size`, `keep` and the time of launch.
+        """The variant `name@label`, added or launched again: sets `spec`, `code`, `size`, `keep` and the launch time.
 
         Its state stays as it is (see `reactivate`). That a label always spans the same jobs is the caller's care.
         """
@@ -202,6 +202,10 @@ class Registry:
     def committed(self, sweep_id: int) -> list[Committed]:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
         return self._database.read(lambda t: reading.committed(t, sweep_id))
+
+    def newest_checkpoint(self) -> int:
+        """A number that changes with every checkpoint recorded: whether any job gets on."""
+        return self._database.read(reading.newest_checkpoint)
 
     def checkpoint_files(self) -> set[str]:
         """Every checkpoint file that some job may still resume from."""
