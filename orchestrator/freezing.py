@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from db.rows import Sweep
 
 
+DIRTY = ".dirty"
+
+
 class Code(StrEnum):
     """The code that a sweep was launched with, or the one that is installed now."""
 
@@ -27,7 +30,8 @@ def choose_code(sweep: Sweep | None, choice: Code | None) -> str:
     InputError.
     """
     current = code_version()
-    if sweep is None or sweep.code == current:
+    # Committing files, which takes their mark away, changes no code.
+    if sweep is None or sweep.code.removesuffix(DIRTY) == current.removesuffix(DIRTY):
         return current
     differs = f"{sweep.title} was launched with code {sweep.code}, here is {current}"
     if choice is None and not sys.stdin.isatty():
