@@ -15,6 +15,7 @@ from db.journal import RECORD, event
 from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved
 from db.states import AgentState, FailureClass, State
 from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, sweep_jobs
+from sweeps.faults import point
 from sweeps.job import Job
 
 LONGEST_DELAY = 3600.0
@@ -191,6 +192,7 @@ def _claim(
     claimed = [event(row, State.QUEUED, State.RUNNING, _detail(row), agent_id) for row in rows]
     transaction.quick(START, started)
     transaction.quick(RECORD, claimed)
+    point("claim.uncommitted", len(rows))
     return _claims(transaction, rows)
 
 

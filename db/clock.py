@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -64,6 +66,22 @@ def boot_seconds() -> float:
     """Seconds since boot, time asleep included where the system can tell. No change of the date moves it."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+def process_started(pid: int) -> float:
+    """When this process started, on a clock that no change of the date moves. Raises psutil.NoSuchProcess.
+
+    On Linux from the kernel's count since boot: psutil's own answer is the date of the boot, as it seems now,
+    plus that count, so it moves when the wall clock is set, and a live agent would look like another process.
+    """
+    stat = Path(f"/proc/{pid}/stat")
+    if not Path("/proc/self/stat").exists():
+        return float(psutil.Process(pid).create_time())
+    try:
+        after_name = stat.read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    return int(after_name[19]) / os.sysconf("SC_CLK_TCK")
 
 
 @cache

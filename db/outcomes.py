@@ -14,6 +14,7 @@ from db.journal import RECORD, event
 from db.rows import Accepted, Checkpoint, Fenced, Finished
 from db.states import State
 from db.tables import attempts, checkpoints, jobs
+from sweeps.faults import point
 
 KEPT = 2
 """Checkpoints recorded per job."""
@@ -175,6 +176,7 @@ def finish(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -
     counted = [_result(one) for one in given if one.job_id in passed]
     if counted:
         _record(transaction, agent_id, counted, list(passed.values()))
+        point("finish.uncommitted", len(counted))
     deletable = _forget(transaction, [row.id for row in passed.values() if row.progress], 0)
     return Accepted(jobs=frozenset(passed) | _counted_before(transaction, agent_id, refused), deletable=deletable)
 

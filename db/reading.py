@@ -169,6 +169,10 @@ def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
     ]
 
 
+def newest_checkpoint(transaction: Transaction) -> int:
+    return int(transaction.run(sa.select(sa.func.coalesce(sa.func.max(checkpoints.c.id), 0))).scalar_one())
+
+
 def checkpoint_files(transaction: Transaction) -> set[str]:
     return set(transaction.run(sa.select(checkpoints.c.file)).scalars())
 

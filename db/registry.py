@@ -203,6 +203,10 @@ class Registry:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
         return self._database.read(lambda t: reading.committed(t, sweep_id))
 
+    def newest_checkpoint(self) -> int:
+        """A number that changes with every checkpoint recorded: whether any job gets on."""
+        return self._database.read(reading.newest_checkpoint)
+
     def checkpoint_files(self) -> set[str]:
         """Every checkpoint file that some job may still resume from."""
         return self._database.read(reading.checkpoint_files)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from db.schema import KINDS, VERSION, Kind
 from sweeps.errors import QsweepError
+from sweeps.faults import point
 
 FILE = "__filename"
 """The column in which Arrow names the file of each row."""
@@ -130,7 +131,9 @@ def _put_local(path: Path, content: pa.Buffer) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        point("parquet.written", temporary)
         temporary.rename(path)
+        point("parquet.renamed", path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

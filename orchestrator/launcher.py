@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
 import psutil
 from rich.console import Console
 
-from db.clock import boot_id
+from db.clock import boot_id, process_started
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
@@ -30,11 +30,16 @@ from orchestrator.selection import Selection
 from reports.answers import spec_of
 from sweeps.code import code_version, freeze
 from sweeps.errors import InputError, QsweepError
+from sweeps.faults import point
 from sweeps.spec import variant
 
 POLL = 0.5
 STRIKES = 3
 """Starts of agents without any progress after which the launcher gives up."""
+
+
+GRACE = 3.0
+"""Seconds that a dead agent's supervisor has to report the death itself: only it knows a crash from a loss."""
 
 
 class Interrupted(QsweepError):
@@ -135,6 +140,7 @@ class Watch:
         self._strikes = 0
         self._mark: tuple[int, ...] = ()
         self._interrupts = 0
+        self._deaths = Deaths()
 
     def run(self) -> None:
         """Watch to the end. Raises Interrupted after Ctrl-C."""
@@ -145,6 +151,7 @@ class Watch:
                 self.progress.mark_start()
                 while self._open() and not self._interrupts:
                     self._keep_agents()
+                    point("launcher.watching")
                     display.show(self.progress)
                     time.sleep(POLL)
                     self._update()
@@ -190,10 +197,10 @@ class Watch:
 
     def _keep_agents(self) -> None:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
-        bury_dead(self.registry)
-        if self.backend.alive() or not self.progress.queued:
+        bury_dead(self.registry, self._deaths.is_over)
+        if self.backend.alive() >= self.fleet.workers or not self.progress.queued:
             return
-        mark = (len(self.progress.done), self.progress.failed)
+        mark = (len(self.progress.done), self.progress.failed, self.registry.newest_checkpoint())
         self._strikes = self._strikes + 1 if mark == self._mark else 1
         self._mark = mark
         if self._strikes > STRIKES:
@@ -229,16 +236,34 @@ class Watch:
         self.backend.stop()
 
 
-def bury_dead(registry: Registry) -> None:
-    """Take back at once what dead agents of this machine held."""
-    registry.bury_dead_processes(host=socket.gethostname(), boot_id=boot_id(), is_alive=is_alive)
+class Deaths:
+    """Which agents' deaths their supervisors have had time to report."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[tuple[int, float], float] = {}
+
+    def is_over(self, pid: int, started: float) -> bool:
+        """Whether this process has been gone for longer than the grace."""
+        return not is_alive(pid, started) and (
+            self._clock() - self._since.setdefault((pid, started), self._clock()) >= GRACE
+        )
+
+
+def bury_dead(registry: Registry, is_over: Callable[[int, float], bool] | None = None) -> None:
+    """Take back what dead agents of this machine held."""
+    registry.bury_dead_processes(
+        host=socket.gethostname(),
+        boot_id=boot_id(),
+        is_alive=is_alive if is_over is None else lambda pid, started: not is_over(pid, started),
+    )
 
 
 def is_alive(pid: int, started: float) -> bool:
     """Whether the process that had this number and start time still runs."""
     try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 0.5 and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process_started(pid) - started) < 0.5
+        return same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

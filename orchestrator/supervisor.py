@@ -18,6 +18,7 @@ from db.home import Home
 from db.registry import Registry
 from db.states import FailureClass
 from sweeps.errors import InputError, QsweepError
+from sweeps.faults import point
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 HANDED_BACK = 0
@@ -50,9 +51,11 @@ def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None) 
     _receive()
     assert child.stdout is not None
     agent = child.stdout.readline().strip()
+    point("supervisor.started", agent)
     child.stdout.read()
     ended = child.wait()
     if ended != HANDED_BACK and agent.isdecimal():
+        point("supervisor.reporting", agent)
         _report_death(home, int(agent), ended)
     return ended if ended >= 0 else 1
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sweeps.errors import QsweepError
+from sweeps.faults import point
 
 
 class DamagedFile(QsweepError):
@@ -35,7 +36,9 @@ def save(path: Path, state: Mapping[str, Any]) -> str:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        point("checkpoint.written", temporary)
         temporary.replace(path)
+        point("checkpoint.renamed", path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -44,6 +47,7 @@ def save(path: Path, state: Mapping[str, Any]) -> str:
 
 def load(path: Path, checksum: str) -> dict[str, Any]:
     """Read what `save` wrote. Raises DamagedFile if the content is not that of `checksum`."""
+    point("checkpoint.reading", path)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -95,6 +95,11 @@ class Cohort:
             raise ValueError("members are restored before the first step")
         self._ahead[member] = state
 
+    @property
+    def active(self) -> int:
+        """How many members train; the others wait until the cohort reaches them."""
+        return len(self._members) - len(self._ahead)
+
     def position_of(self, member: int) -> int:
         """Optimizer steps that this member has done: ahead of `position` while it waits."""
         return int(self._ahead[member]["position"]) if member in self._ahead else self._position

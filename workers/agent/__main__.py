@@ -11,10 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
-import psutil
 import torch
 
-from db.clock import boot_id
+from db.clock import boot_id, process_started
 from db.home import Home
 from db.registry import Registry
 from db.rows import AgentInfo
@@ -58,7 +57,7 @@ def run(home: Home, *, lease: float, sweep: int | None, stop: threading.Event) -
         AgentInfo(
             host=socket.gethostname(),
             pid=os.getpid(),
-            process_started=psutil.Process().create_time(),
+            process_started=process_started(os.getpid()),
             boot_id=boot_id(),
             backend=os.environ.get("QSWEEP_BACKEND", "local"),
             device=device_class(device),

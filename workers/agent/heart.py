@@ -9,6 +9,7 @@ import time
 from db.errors import LeaseLost
 from db.registry import Registry
 from sweeps.errors import QsweepError
+from sweeps.faults import point
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Heart:
                 self.lost.set()
                 return
             try:
+                point("heartbeat")
                 self.unwanted = self.registry.beat(self.agent, self._note)
             except LeaseLost:
                 log.error("the lease of agent %d is lost: its work is discarded", self.agent)

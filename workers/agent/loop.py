@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import threading
 import time
 import traceback
@@ -22,6 +23,7 @@ from db.results import ResultStore
 from db.rows import Checkpoint, Claim, Finished, Head
 from db.states import FailureClass
 from sweeps.errors import InputError
+from sweeps.faults import point
 from workers import checkpoints
 from workers.agent.heart import Heart
 from workers.agent.rows import Provenance, result_rows
@@ -37,6 +39,10 @@ CHECKPOINT_EVERY = 10.0
 """Seconds between two checkpoints of a cohort, at least."""
 CHECKPOINT_SHARE = 0.02
 """Share of the time that may go into checkpoints."""
+CHECKPOINT_STEPS = int(os.environ.get("QSWEEP_CHECKPOINT_STEPS", "0"))
+"""If set, a checkpoint after every so many steps instead: for tests that count what was lost."""
+WAIT = 1.0
+"""Seconds after which an idle agent looks again for work that may come back."""
 
 
 class Stopped(Exception):
@@ -83,15 +89,27 @@ class Agent:
         self._plans: dict[str, Plan] = {}
 
     def run(self) -> None:
-        """Work until nothing can be claimed, or until asked to stop. Raises LeaseGone."""
+        """Work until nothing is left that may be claimed, or until asked to stop. Raises LeaseGone."""
         while not self.stop.is_set():
             head = self.registry.next_cohort(self.agent, self.sweep)
             if head is None:
-                return
+                if not self._wait():
+                    return
+                continue
             plan = self._plan(head)
             claims = self.registry.claim(self.agent, head, plan.slots, self.sweep)
+            point("claimed", len(claims))
             if claims:
                 self._work(claims, plan)
+
+    def _wait(self) -> bool:
+        """Wait for work that may come back: a backoff's end, or what others run now. False if there is none."""
+        remaining = self.registry.remaining(self.sweep)
+        if not remaining.running and remaining.delay is None:
+            return False
+        self.heart.progress("")
+        self.stop.wait(min(WAIT, remaining.delay if remaining.delay else WAIT))
+        return True
 
     def _plan(self, head: Head) -> Plan:
         """Slots and form of the head's cohorts: fixed in the registry from their first use on this device.
@@ -125,8 +143,9 @@ class Agent:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             log.error("the disk is full: %s", error)
-            self.registry.release(self.agent, claims, "the disk is full")
-            self.registry.pause_for(claims, f"the disk is full: {error}")
+            # Only what was still ours: an agent that lost its lease has no say in the sweep any more.
+            held = self.registry.release(self.agent, claims, "the disk is full")
+            self.registry.pause_for([one for one in claims if one.job_id in held], f"the disk is full: {error}")
         except Exception:
             log.exception("a cohort of %d jobs failed", len(claims))
             self.registry.fail(self.agent, claims, FailureClass.CRASH, traceback.format_exc())
@@ -138,11 +157,12 @@ class Agent:
         log.info("%s: %d jobs from step %d of %d", claims[0].job.cohort_key, len(claims), first, cohort.steps)
         while not cohort.finished:
             cohort.step()
+            point("step", cohort.active)
             self._report(claims, cohort)
             if self.stop.is_set() or self._unwanted(claims):
                 self._save(claims, cohort)
                 raise Stopped
-            if pace.due():
+            if pace.due(cohort.position):
                 with pace:
                     self._save(claims, cohort)
         results = cohort.results()
@@ -209,7 +229,9 @@ class Agent:
                     checksum=checksum,
                 )
             )
-        for file in self.registry.checkpointed(self.agent, records).deletable:
+        deletable = self.registry.checkpointed(self.agent, records).deletable
+        point("checkpoint.recorded", len(records))
+        for file in deletable:
             (self.home.checkpoints / file).unlink(missing_ok=True)
 
     def _publish(
@@ -246,6 +268,7 @@ class Agent:
         if self.heart.lost.is_set():
             raise LeaseGone
         accepted = self.registry.finish(self.agent, finished)
+        point("finished", len(accepted.jobs))
         log.info("%d of %d results counted", len(accepted.jobs), len(claims))
         for done in accepted.deletable:
             (self.home.checkpoints / done).unlink(missing_ok=True)
@@ -258,7 +281,9 @@ class Pace:
         self._last = time.monotonic()
         self._interval = CHECKPOINT_EVERY
 
-    def due(self) -> bool:
+    def due(self, step: int) -> bool:
+        if CHECKPOINT_STEPS:
+            return step % CHECKPOINT_STEPS == 0
         return time.monotonic() - self._last >= self._interval
 
     def __enter__(self) -> None:
