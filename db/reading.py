@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db import tables
 from db.clock import boot, moment
 from db.connection import Transaction
 from db.rows import AgentRow, AttemptRow, Calibration, Committed, Counts, EventRow, JobRow, Sweep
@@ -169,8 +170,8 @@ def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
     ]
 
 
-def newest_checkpoint(transaction: Transaction) -> int:
-    return int(transaction.run(sa.select(sa.func.coalesce(sa.func.max(checkpoints.c.id), 0))).scalar_one())
+def newest_event(transaction: Transaction) -> int:
+    return int(transaction.run(sa.select(sa.func.coalesce(sa.func.max(tables.events.c.id), 0))).scalar_one())
 
 
 def checkpoint_files(transaction: Transaction) -> set[str]:

@@ -203,9 +203,9 @@ class Registry:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
         return self._database.read(lambda t: reading.committed(t, sweep_id))
 
-    def newest_checkpoint(self) -> int:
-        """A number that changes with every checkpoint recorded: whether any job gets on."""
-        return self._database.read(reading.newest_checkpoint)
+    def newest_event(self) -> int:
+        """The number of the newest event: it changes whenever a job does."""
+        return self._database.read(reading.newest_event)
 
     def checkpoint_files(self) -> set[str]:
         """Every checkpoint file that some job may still resume from."""

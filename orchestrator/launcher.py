@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 import psutil
@@ -138,7 +138,7 @@ class Watch:
         self.progress = Progress(jobs={row.identity: row.job for row in registry.jobs(sweep.id)})
         self._seen: set[tuple[str, int]] = set()
         self._strikes = 0
-        self._mark: tuple[int, ...] = ()
+        self._mark = -1
         self._interrupts = 0
         self._deaths = Deaths()
 
@@ -198,14 +198,16 @@ class Watch:
     def _keep_agents(self) -> None:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
         bury_dead(self.registry, self._deaths.is_over)
-        if self.backend.alive() >= self.fleet.workers or not self.progress.queued:
+        here = [agent for agent in self.registry.agents() if agent.host == socket.gethostname()]
+        others = sum(not self.backend.started(agent.pid) for agent in here)
+        if self.backend.alive() >= self.fleet.workers - others or not self.progress.queued:
             return
-        mark = (len(self.progress.done), self.progress.failed, self.registry.newest_checkpoint())
+        mark = self.registry.newest_event()  # an agent that claims does something, even if it dies of it
         self._strikes = self._strikes + 1 if mark == self._mark else 1
         self._mark = mark
         if self._strikes > STRIKES:
             raise QsweepError(f"agents end without doing anything; their log: {self.home.logs / 'agents'}")
-        self.backend.start(self.fleet)
+        self.backend.start(replace(self.fleet, workers=self.fleet.workers - others))
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += 1

@@ -36,6 +36,10 @@ class Backend(ABC):
         """How many of the started agents still run."""
 
     @abstractmethod
+    def started(self, pid: int) -> bool:
+        """Whether this agent's process on this machine was started by this backend, or is gone already."""
+
+    @abstractmethod
     def stop(self) -> None:
         """Ask every agent to write a checkpoint, hand its jobs back and exit. Returns at once."""
 

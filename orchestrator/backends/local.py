@@ -75,6 +75,13 @@ class LocalBackend(Backend):
     def alive(self) -> int:
         return sum(process.poll() is None for process in self._processes.values())
 
+    def started(self, pid: int) -> bool:
+        try:
+            parent = psutil.Process(pid).ppid()
+        except psutil.NoSuchProcess:
+            return True
+        return parent in [process.pid for process in self._processes.values()]
+
     def stop(self) -> None:
         for process in self._processes.values():
             if process.poll() is None:
