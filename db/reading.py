@@ -18,6 +18,7 @@ from db.tables import events as events_table
 from db.tables import jobs as jobs_table
 from db.tables import sweeps as sweeps_table
 from sweeps.errors import InputError, nearest
+from sweeps.job import Kind
 
 SWEEP = sa.select(sweeps_table)
 LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
@@ -158,13 +159,13 @@ def agents(transaction: Transaction, state: AgentState | None) -> list[AgentRow]
 
 def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
     statement = (
-        sa.select(jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication)
+        sa.select(jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication, jobs_table.c.kind)
         .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
         .where(sweep_jobs.c.sweep_id == sweep_id, jobs_table.c.state == State.DONE.value)
         .order_by(sweep_jobs.c.job_id)
     )
     return [
-        Committed(job=row.identity, attempt=row.attempt, publication=row.publication)
+        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=Kind(row.kind))
         for row in transaction.run(statement)
     ]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sweeps.datasets import DataSet
 from sweeps.models import NiN
 from workers.models.layout import Layout
-from workers.models.stage import StageTensors, evaluate_stage, train_stage
+from workers.models.stage import EvaluationStage, StageTensors, evaluate_stage, train_stage
 from workers.models.window import Window
 
 
@@ -34,8 +34,10 @@ class NinNetwork:
             variances.append(variance)
         return images.mean((2, 3)), means, variances
 
-    def evaluate(self, images: Tensor, stages: Sequence[StageTensors]) -> Tensor:
-        """Logits (M, classes, B) with the running statistics; differentiable."""
+    def evaluate(
+        self, images: Tensor, stages: Sequence[StageTensors], stage: EvaluationStage = evaluate_stage
+    ) -> Tensor:
+        """Logits (M, classes, B) with the running statistics; differentiable, unless `stage` is not."""
         for window, tensors in zip(self.windows, stages, strict=True):
-            images = evaluate_stage(images, window, tensors)
+            images = stage(images, window, tensors)
         return images.mean((2, 3))

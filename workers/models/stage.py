@@ -8,9 +8,9 @@ gradient is zero. It enters the running mean, and so the evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -41,6 +41,10 @@ class StageTensors:
         return self.weight, self.gamma, self.beta
 
 
+EvaluationStage: TypeAlias = Callable[[Tensor, Window, StageTensors], Tensor]
+"""A stage in evaluation mode: from images, the convolution's window and its tensors to images."""
+
+
 def train_stage(images: Tensor, window: Window, tensors: StageTensors) -> tuple[Tensor, Tensor, Tensor]:
     """One stage with the batch's own statistics; also returns these, mean and biased variance (M, C)."""
     outputs: tuple[Tensor, Tensor, Tensor] = _Stage.apply(images, tensors.weight, tensors.gamma, tensors.beta, window)
@@ -54,6 +58,20 @@ def evaluate_stage(images: Tensor, window: Window, tensors: StageTensors) -> Ten
     models = len(tensors.weight)
     product = torch.bmm(window.kernel(tensors.weight), window.gather(images).expand(models, -1, -1))
     return window.outputs((product * scale[:, :, None]).add_(shift[:, :, None]).relu_())
+
+
+@torch.no_grad()
+def infer_stage(images: Tensor, window: Window, tensors: StageTensors) -> Tensor:
+    """`evaluate_stage` without a graph, in fewer passes: batch norm goes into the kernel and one addend."""
+    scale = tensors.gamma * (tensors.variance + EPSILON).rsqrt()
+    shift = tensors.beta + (tensors.bias - tensors.mean) * scale
+    kernel = window.kernel(tensors.weight) * scale[:, :, None]
+    columns = window.gather(images)
+    if len(columns) == 1:
+        product = torch.mm(kernel.flatten(0, 1), columns[0]).view(*kernel.shape[:2], -1)
+    else:
+        product = torch.bmm(kernel, columns)
+    return window.outputs(product.add_(shift[:, :, None]).relu_())
 
 
 class _Stage(torch.autograd.Function):
