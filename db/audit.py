@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from db.home import Home
 from db.registry import Registry
-from db.schema import KINDS
 from db.results import DamagedResults, ResultStore
 from db.rows import EventRow, JobRow
+from db.schema import KINDS
 from db.states import TRANSITIONS, AgentState, State
 
 SHOWN = 20

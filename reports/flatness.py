@@ -151,7 +151,8 @@ def _compared(table: Table) -> Table:
     if "convention" not in table.declaration.rows:
         return table
     full = {(row.keys[0], row.keys[1], row.keys[3]): row for row in table.rows if row.keys[2] == "FP32"}
-    rows, verdicts = [], defaultdict(list)
+    rows: list[Row] = []
+    verdicts: dict[str, list[str]] = defaultdict(list)
     for row in table.rows:
         beside = full.get((row.keys[0], row.keys[1], row.keys[3]))
         if row.keys[2] == "FP32" or beside is None:

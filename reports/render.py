@@ -161,7 +161,7 @@ def _lines(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
     ]
     if not layout.against_paper:
         return [[*row.keys, *ours, models]]
-    if len(row.keys) > 3 and all(cell.paper is None for cell in row.cells):
+    if all(cell.paper is None for cell in row.cells):
         return [[*row.keys, "ours", *ours, models]]
     blank = [""] * len(row.keys)
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -50,5 +50,5 @@ def _parent(claim: Claim) -> ParentModel:
     return claim.parent
 
 
-def _origin(parent: ParentModel) -> Mapping[str, Any]:
+def _origin(parent: ParentModel) -> dict[str, Any]:
     return {"parent": parent.identity, "parent_attempt": parent.attempt, "model_hash": parent.model_hash}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sweeps.models import ConvLayer
-from workers.models.stage import infer_stage
 from workers.measures.point import tensors_of
+from workers.models.stage import infer_stage
 
 CPU_ACTIVATION = 1 << 20
 """Bytes of the largest activation of one pass on a CPU: its cache."""

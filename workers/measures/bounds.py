@@ -78,7 +78,7 @@ def _logarithms(distance_sq: float, squares: Tensor, scale: float, more: float, 
     _check_square(distance_sq)
     omega = squares.numel()
     if not omega or not bool((squares >= 0).all()):
-        raise InputError("these are not squares of distances", place="squares", allowed="allowed: 0 or more, at least one")
+        raise InputError("these are no squares", place="squares", allowed="allowed: at least one, all 0 or more")
     above = math.log(epsilon**2 + (scale + more) * distance_sq / omega)
     below = float(torch.log(squares.double() * scale + epsilon**2).sum())
     return (omega * above - below) / 4

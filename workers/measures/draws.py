@@ -47,7 +47,7 @@ def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
     order = torch.randperm(len(labels), generator=generator(seed, "sample"))
     drawn = labels[order]
     turn = torch.zeros_like(order)
-    for label in drawn.unique():
+    for label in torch.arange(int(labels.max()) + 1):
         mine = drawn == label
         turn[mine] = torch.arange(int(mine.sum()))
     rank = torch.argsort(turn * (int(labels.max()) + 1) + drawn)

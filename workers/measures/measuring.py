@@ -84,12 +84,14 @@ def measure_models(
 
 
 def _moved(point: Point, device: torch.device) -> Point:
-    tensors = {
-        field.name: value.to(device)
-        for field in dataclasses.fields(point)
-        if isinstance(value := getattr(point, field.name), Tensor)
-    }
-    return dataclasses.replace(point, **tensors)
+    return dataclasses.replace(
+        point,
+        parameters=point.parameters.to(device),
+        statistics=point.statistics.to(device),
+        initial=point.initial.to(device),
+        mask=point.mask.to(device),
+        scale=None if point.scale is None else point.scale.to(device),
+    )
 
 
 def _describe(

@@ -75,7 +75,8 @@ class Climb:
             moved += ascent.slopes(moved, *self.images(places)) * measure.ascent_rate
             for number, (limit, radius) in enumerate(zip(limits, radii, strict=True)):
                 project(moved[number * measure.copies : (number + 1) * measure.copies], limit, radius)
-        return ascent.centres + moved
+        ends: Tensor = ascent.centres + moved
+        return ends
 
 
 def ball_limits(measure: Sharpness, point: Point) -> Tensor | None:
@@ -94,15 +95,15 @@ def start(measure: Sharpness, point: Point, limit: Tensor | None, radius: float,
     if limit is not None:
         return draws.uniform(seed, iteration, copies, like.numel()).to(like.device, like.dtype) * limit * radius
     direction = draws.gaussian(seed, iteration, copies, like.numel()).to(like.device, like.dtype) * point.mask
-    reach = draws.radii(seed, iteration, copies).double() ** (1 / float(point.mask.sum()))
+    reach = draws.radii(seed, iteration, copies).double().pow(1 / float(point.mask.sum()))
     reach = reach.to(like.device, like.dtype)
-    return direction * (radius * reach[:, None] / direction.norm(dim=1, keepdim=True))
+    return direction * (radius * reach[:, None] / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
 
 
 def project(moved: Tensor, limit: Tensor | None, radius: float) -> None:
     """Bring displacements (copies, P) back into the ball, in place: ‖u‖₂ ≤ α, or |uᵢ| ≤ α'·limitᵢ."""
     if limit is None:
-        length = moved.norm(dim=1, keepdim=True)
+        length = torch.linalg.vector_norm(moved, dim=1, keepdim=True)
         moved.mul_((radius / length).clamp(max=1.0))
     else:
         torch.clamp(moved, -limit * radius, limit * radius, out=moved)

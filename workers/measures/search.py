@@ -75,7 +75,7 @@ def _iterate(
     for first in range(0, len(points), together):
         some = slice(first, first + together)
         rows = perturbation.rows(points[some], radii[some], iteration)
-        judged, low = _judged(points[some], layout, examinees, rows.split(measure.copies))
+        judged, low = _judged(points[some], layout, examinees, torch.split(rows, measure.copies))
         hits.append(judged)
         clamped.append(low)
     return torch.cat(hits).cpu(), torch.cat(clamped).cpu()
