@@ -81,6 +81,7 @@ def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, 
         size=len(selection.jobs),
         owner=getpass.getuser(),
         code=code,
+        keep=selection.spec.keep,
     )
     added = registry.register(sweep.id, selection.chosen)
     words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"

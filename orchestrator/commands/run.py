@@ -132,6 +132,7 @@ def resume(
                 size=found.size,
                 owner=found.owner,
                 code=choose_code(found, code),
+                keep=found.keep,
             )
             machine = probe(place, sorted({job.training.data.name for job in waiting}))
             see_through(
