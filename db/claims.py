@@ -118,9 +118,7 @@ START = attempts.insert().values(
 )
 
 
-def next_cohort(
-    database: Database, agent_id: int, sweep_id: int | None, parents: Sequence[int] = ()
-) -> Head | None:
+def next_cohort(database: Database, agent_id: int, sweep_id: int | None, parents: Sequence[int] = ()) -> Head | None:
     if parents and (child := database.read(lambda t: _child(t, agent_id, sweep_id, parents))):
         return child
     head = database.read(lambda t: _head(t, agent_id, sweep_id))

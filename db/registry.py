@@ -245,9 +245,7 @@ class Registry:
 
     # Claims and what becomes of them
 
-    def next_cohort(
-        self, agent_id: int, sweep_id: int | None = None, *, parents: Sequence[int] = ()
-    ) -> Head | None:
+    def next_cohort(self, agent_id: int, sweep_id: int | None = None, *, parents: Sequence[int] = ()) -> Head | None:
         """What this agent should claim next, of one sweep or of all: first of all a child of `parents`.
 
         Only if there is nothing it takes back expired leases, and looks again. Raises LeaseLost.

@@ -83,7 +83,8 @@ class Spec:
         try:
             asked = asked_of(measure, parent.training)
         except InputError as error:
-            raise InputError(error.problem, place=f"{self.place}: measures: {error.place}", allowed=error.allowed) from None
+            place = f"{self.place}: measures: {error.place}"
+            raise InputError(error.problem, place=place, allowed=error.allowed) from None
         return Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=asked)
 
     def declared_measures(self) -> list[Measure]:

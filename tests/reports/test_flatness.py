@@ -150,6 +150,4 @@ def test_figure_1_is_the_mean_step_size_of_each_layer() -> None:
         for job, sizes in {"a": (1.0, 3.0), "b": (2.0, 5.0), "c": (7.0, None), "d": (9.0, 9.0)}.items()
         for index, (layer, size) in enumerate(zip(("first", "second"), sizes, strict=True))
     ]
-    assert step_sizes(given, networks) == {
-        "net": {4: [("first", 1.5), ("second", 4.0)], 2: [("first", 7.0)]}
-    }
+    assert step_sizes(given, networks) == {"net": {4: [("first", 1.5), ("second", 4.0)], 2: [("first", 7.0)]}}

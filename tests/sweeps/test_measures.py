@@ -160,5 +160,5 @@ def test_a_wrong_convention_is_refused_with_its_place(tmp_path: Path, wrong: str
 
 
 def test_measures_of_models_that_are_not_kept_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"keep: measures take the trained models.*allowed with measures: all, children"):
+    with pytest.raises(InputError, match=r"keep: measures take the trained models.*with measures: all, children"):
         sweep(tmp_path, f'keep = "none"\n{FILE}').jobs()

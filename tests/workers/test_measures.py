@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -27,11 +27,12 @@ from workers.measures.point import Point, make_point, round_weights, tensors_of
 from workers.measures.search import run_searches
 from workers.models import NETWORKS
 from workers.models.layout import Layout
-from workers.models.stage import EPSILON, EvaluationStage, StageTensors
+from workers.models.stage import EPSILON, Affine
 from workers.models.window import Window
 
 CPU = torch.device("cpu")
 Model = Mapping[str, Tensor]
+Step = Callable[[Tensor, Window, Affine], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +121,10 @@ class _Linear:
 
     def __init__(self, layer: ConvLayer) -> None:
         self.layout = Layout([layer])
-        self.window = Window(layer, layer.side)
+        self.windows = [Window(layer, layer.side)]
 
-    def evaluate(self, images: Tensor, stages: Sequence[StageTensors], stage: EvaluationStage) -> Tensor:
-        return stage(images, self.window, stages[0]).mean((2, 3))
+    def walk(self, images: Tensor, stages: Sequence[Affine], step: Step) -> Tensor:
+        return step(images, self.windows[0], stages[0]).mean((2, 3))
 
 
 def test_the_bisection_finds_the_noise_that_a_linear_softmax_model_bears() -> None:

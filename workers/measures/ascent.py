@@ -72,14 +72,10 @@ def _leaves(stage: StageTensors) -> StageTensors:
     weight, bias, gamma, beta = (
         one.detach().requires_grad_() for one in (stage.weight, stage.bias, stage.gamma, stage.beta)
     )
-    return StageTensors(
-        weight=weight, bias=bias, gamma=gamma, beta=beta, mean=stage.mean, variance=stage.variance
-    )
+    return StageTensors(weight=weight, bias=bias, gamma=gamma, beta=beta, mean=stage.mean, variance=stage.variance)
 
 
-def _differentiate(
-    layout: Layout, point: Point, roundings: Sequence[tuple[Tensor, Tensor]], slopes: Tensor
-) -> None:
+def _differentiate(layout: Layout, point: Point, roundings: Sequence[tuple[Tensor, Tensor]], slopes: Tensor) -> None:
     """Turn the slopes (1, P) of deployed weights into those of latent weights and step sizes, by LSQ's rules."""
     assert point.bits is not None
     for index, ((rounded, ratio), bits, spans) in enumerate(zip(roundings, point.bits, layout.spans, strict=True)):

@@ -97,7 +97,8 @@ def start(measure: Sharpness, point: Point, limit: Tensor | None, radius: float,
     direction = draws.gaussian(seed, iteration, copies, like.numel()).to(like.device, like.dtype) * point.mask
     reach = draws.radii(seed, iteration, copies).double().pow(1 / float(point.mask.sum()))
     reach = reach.to(like.device, like.dtype)
-    return direction * (radius * reach[:, None] / torch.linalg.vector_norm(direction, dim=1, keepdim=True))
+    length: Tensor = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+    return direction * (reach[:, None] / length * radius)
 
 
 def project(moved: Tensor, limit: Tensor | None, radius: float) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
 from sweeps.datasets import DataSet
 from sweeps.models import NiN
 from workers.models.layout import Layout
-from workers.models.stage import EvaluationStage, StageTensors, evaluate_stage, train_stage
+from workers.models.stage import StageTensors, evaluate_stage, train_stage
 from workers.models.window import Window
+
+Stage = TypeVar("Stage")
 
 
 class NinNetwork:
@@ -34,10 +37,12 @@ class NinNetwork:
             variances.append(variance)
         return images.mean((2, 3)), means, variances
 
-    def evaluate(
-        self, images: Tensor, stages: Sequence[StageTensors], stage: EvaluationStage = evaluate_stage
-    ) -> Tensor:
-        """Logits (M, classes, B) with the running statistics; differentiable, unless `stage` is not."""
-        for window, tensors in zip(self.windows, stages, strict=True):
-            images = stage(images, window, tensors)
+    def evaluate(self, images: Tensor, stages: Sequence[StageTensors]) -> Tensor:
+        """Logits (M, classes, B) with the running statistics; differentiable."""
+        return self.walk(images, stages, evaluate_stage)
+
+    def walk(self, images: Tensor, stages: Sequence[Stage], step: Callable[[Tensor, Window, Stage], Tensor]) -> Tensor:
+        """The chain of stages, each computed by `step`, and the mean over the remaining pixels."""
+        for window, stage in zip(self.windows, stages, strict=True):
+            images = step(images, window, stage)
         return images.mean((2, 3))

@@ -8,9 +8,9 @@ gradient is zero. It enters the running mean, and so the evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,10 +41,6 @@ class StageTensors:
         return self.weight, self.gamma, self.beta
 
 
-EvaluationStage: TypeAlias = Callable[[Tensor, Window, StageTensors], Tensor]
-"""A stage in evaluation mode: from images, the convolution's window and its tensors to images."""
-
-
 def train_stage(images: Tensor, window: Window, tensors: StageTensors) -> tuple[Tensor, Tensor, Tensor]:
     """One stage with the batch's own statistics; also returns these, mean and biased variance (M, C)."""
     outputs: tuple[Tensor, Tensor, Tensor] = _Stage.apply(images, tensors.weight, tensors.gamma, tensors.beta, window)
@@ -60,18 +56,32 @@ def evaluate_stage(images: Tensor, window: Window, tensors: StageTensors) -> Ten
     return window.outputs((product * scale[:, :, None]).add_(shift[:, :, None]).relu_())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """What a stage computes in evaluation mode where nothing is trained: a kernel (M, C, K·taps²) with batch
+    norm in it, and an addend (M, C, 1)."""
+
+    kernel: Tensor
+    shift: Tensor
+
+
 @torch.no_grad()
-def infer_stage(images: Tensor, window: Window, tensors: StageTensors) -> Tensor:
-    """`evaluate_stage` without a graph, in fewer passes: batch norm goes into the kernel and one addend."""
+def affine(window: Window, tensors: StageTensors) -> Affine:
+    """A stage without a graph, made once for many batches."""
     scale = tensors.gamma * (tensors.variance + EPSILON).rsqrt()
     shift = tensors.beta + (tensors.bias - tensors.mean) * scale
-    kernel = window.kernel(tensors.weight) * scale[:, :, None]
-    columns = window.gather(images)
+    return Affine(kernel=window.kernel(tensors.weight) * scale[:, :, None], shift=shift[:, :, None])
+
+
+@torch.no_grad()
+def infer(columns: Tensor, stage: Affine) -> Tensor:
+    """Rows (M, C, pixels) of a stage on gathered pixels (M or 1, K·taps², pixels): one product, add, ReLU."""
+    kernel = stage.kernel
     if len(columns) == 1:
         product = torch.mm(kernel.flatten(0, 1), columns[0]).view(*kernel.shape[:2], -1)
     else:
         product = torch.bmm(kernel, columns)
-    return window.outputs(product.add_(shift[:, :, None]).relu_())
+    return product.add_(stage.shift).relu_()
 
 
 class _Stage(torch.autograd.Function):
