@@ -8,6 +8,7 @@ from db.home import Home
 from db.registry import Registry
 from db.results import DamagedResults, ResultStore
 from db.rows import EventRow, JobRow
+from db.schema import KINDS
 from db.states import TRANSITIONS, AgentState, State
 
 SHOWN = 20
@@ -59,10 +60,12 @@ def job_problems(row: JobRow, events: Iterable[EventRow], alive: set[int]) -> It
 
 def _result_problems(home: Home, registry: Registry, sweep_id: int) -> Iterator[str]:
     """Every pointer has to lead to exactly one row, and every kept model to its file."""
-    try:
-        ResultStore(home.results).read("runs", registry.committed(sweep_id), columns=["job"])
-    except DamagedResults as error:
-        yield str(error)
+    committed = registry.committed(sweep_id)
+    for kind in (one.name for one in KINDS.values() if one.one_row_a_job):
+        try:
+            ResultStore(home.results).read(kind, committed, columns=["job"])
+        except DamagedResults as error:
+            yield str(error)
     for row in registry.jobs(sweep_id, state=State.DONE):
         if row.model_file and not (home.models / row.model_file).is_file():
             yield f"job {row.identity[:12]}: its model {row.model_file} is gone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -123,7 +124,9 @@ START = (
 )
 
 
-def next_cohort(database: Database, agent_id: int, sweep_id: int | None) -> Head | None:
+def next_cohort(database: Database, agent_id: int, sweep_id: int | None, parents: Sequence[int] = ()) -> Head | None:
+    if parents and (child := database.read(lambda t: _child(t, agent_id, sweep_id, parents))):
+        return child
     look = database.glance if sweep_id is None else database.read
     head = look(lambda t: _head(t, agent_id, sweep_id))
     if head is None and database.glance(lambda t: t.quick(ANY_EXPIRED, {})):
@@ -140,7 +143,17 @@ def _head(transaction: Transaction, agent_id: int, sweep_id: int | None) -> Head
         if not transaction.quick(ALIVE, {"agent": agent_id}):
             raise LeaseLost(agent_id)
         return None
-    row = min(found, key=lambda row: (-row.cost, row.cohort_key, -row.progress, row.id))
+    return _head_of(min(found, key=lambda row: (-row.cost, row.cohort_key, -row.progress, row.id)))
+
+
+def _child(transaction: Transaction, agent_id: int, sweep_id: int | None, parents: Sequence[int]) -> Head | None:
+    """The first claimable child of these jobs, whose models the agent still has in memory."""
+    heads = HEAD.where(jobs.c.parent_id.in_(list(parents)), *(() if sweep_id is None else (OF_SWEEP,)))
+    row = transaction.run(heads, {"agent": agent_id, "sweep": sweep_id}).first()
+    return None if row is None else _head_of(row)
+
+
+def _head_of(row: Any) -> Head:
     return Head(
         job_id=row.id,
         cohort_key=row.cohort_key,

@@ -7,7 +7,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import tables
 from db.clock import boot, moment
 from db.connection import Transaction
 from db.rows import AgentRow, AttemptRow, Calibration, Committed, Counts, EventRow, JobRow, Sweep
@@ -19,6 +18,7 @@ from db.tables import events as events_table
 from db.tables import jobs as jobs_table
 from db.tables import sweeps as sweeps_table
 from sweeps.errors import InputError, nearest
+from sweeps.job import Kind
 
 SWEEP = sa.select(sweeps_table)
 LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
@@ -159,19 +159,19 @@ def agents(transaction: Transaction, state: AgentState | None) -> list[AgentRow]
 
 def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
     statement = (
-        sa.select(jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication)
+        sa.select(jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication, jobs_table.c.kind)
         .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
         .where(sweep_jobs.c.sweep_id == sweep_id, jobs_table.c.state == State.DONE.value)
         .order_by(sweep_jobs.c.job_id)
     )
     return [
-        Committed(job=row.identity, attempt=row.attempt, publication=row.publication)
+        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=Kind(row.kind))
         for row in transaction.run(statement)
     ]
 
 
 def newest_event(transaction: Transaction) -> int:
-    return int(transaction.run(sa.select(sa.func.coalesce(sa.func.max(tables.events.c.id), 0))).scalar_one())
+    return int(transaction.run(sa.select(sa.func.coalesce(sa.func.max(events_table.c.id), 0))).scalar_one())
 
 
 def checkpoint_files(transaction: Transaction) -> set[str]:

@@ -249,12 +249,12 @@ class Registry:
 
     # Claims and what becomes of them
 
-    def next_cohort(self, agent_id: int, sweep_id: int | None = None) -> Head | None:
-        """What this agent should claim next, of one sweep or of all. Raises LeaseLost.
+    def next_cohort(self, agent_id: int, sweep_id: int | None = None, *, parents: Sequence[int] = ()) -> Head | None:
+        """What this agent should claim next, of one sweep or of all: first of all a child of `parents`.
 
-        Only if there is nothing it takes back expired leases, and looks again.
+        Only if there is nothing it takes back expired leases, and looks again. Raises LeaseLost.
         """
-        return claims.next_cohort(self._database, agent_id, sweep_id)
+        return claims.next_cohort(self._database, agent_id, sweep_id, parents)
 
     def claim(self, agent_id: int, head: Head, limit: int, sweep_id: int | None = None) -> list[Claim]:
         """Up to `limit` jobs of the head's cohort, further progress first, of one sweep or of all.

@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 from db.schema import KINDS, VERSION, Kind
 from sweeps.errors import QsweepError
 from sweeps.faults import point
+from sweeps.job import Kind as JobKind
 
 FILE = "__filename"
 """The column in which Arrow names the file of each row."""
 
 
 class Pointer(Protocol):
-    """What `Registry.committed` returns: whose rows, of which attempt, in which publication."""
+    """What `Registry.committed` returns: whose rows, of which attempt, in which publication; the job's kind."""
 
     @property
     def job(self) -> str: ...
@@ -31,6 +32,8 @@ class Pointer(Protocol):
     def attempt(self) -> int: ...
     @property
     def publication(self) -> str: ...
+    @property
+    def kind(self) -> JobKind: ...
 
 
 class DamagedResults(QsweepError):
@@ -64,9 +67,12 @@ class ResultStore:
         self._put(self._path(kind, publication), buffer.getvalue())
 
     def read(self, kind: str, committed: Iterable[Pointer], columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows that these pointers count, in the pointers' order. Raises DamagedResults."""
-        pointers = list(committed)
+        """The rows that these pointers count, in the pointers' order; those of jobs of another kind have none.
+
+        Raises DamagedResults.
+        """
         known = KINDS[kind]
+        pointers = [one for one in committed if one.kind is known.of]
         names = list(columns or known.columns.names)
         schema = pa.schema([known.columns.field(name) for name in names])
         if not pointers:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Protocol
 
 from db.states import AgentState, FailureClass, State, SweepState
-from sweeps.job import Job
+from sweeps.job import Job, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,3 +290,4 @@ class Committed:
     job: str
     attempt: int
     publication: str
+    kind: Kind = Kind.TRAIN

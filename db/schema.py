@@ -11,6 +11,8 @@ from typing import Any, get_type_hints
 
 import pyarrow as pa
 
+from sweeps.job import Kind as JobKind
+from sweeps.measures import MEASURES
 from sweeps.models import MODELS
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.quantizers import QUANTIZERS
@@ -36,11 +38,12 @@ TYPES: dict[Any, pa.DataType] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of result: its columns, and whether a job has exactly one row of it."""
+    """One kind of result: its columns, the jobs that have it, and whether one has exactly one row of it."""
 
     name: str
     columns: pa.Schema
     one_row_a_job: bool
+    of: JobKind = JobKind.TRAIN
 
 
 def _settings() -> tuple[pa.Field, ...]:
@@ -51,6 +54,14 @@ def _settings() -> tuple[pa.Field, ...]:
         for family in families.values():
             found |= _columns_of(family)
     found |= _columns_of(Recipe)
+    return tuple(pa.field(name, kind) for name, kind in found.items())
+
+
+def _measure_settings() -> tuple[pa.Field, ...]:
+    """One column for each setting that any measure may have."""
+    found: dict[str, pa.DataType] = {"measure": pa.string()}
+    for family in MEASURES.values():
+        found |= _columns_of(family)
     return tuple(pa.field(name, kind) for name, kind in found.items())
 
 
@@ -104,11 +115,55 @@ LAYER = (
     pa.field("distance", pa.float64()),
 )
 
+CANDIDATE = pa.struct(
+    [
+        pa.field("radius", pa.float64()),
+        pa.field("accuracies", pa.list_(pa.float64())),
+        pa.field("accuracy", pa.float64()),
+        pa.field("displacement", pa.float64()),
+        pa.field("clamped_steps", pa.int64()),
+    ]
+)
+"""One candidate of a search: σ or α, the copies' accuracies, the mean or the worst of them, how far that is
+from the clean accuracy, and how many perturbed step sizes had to be kept above zero."""
+
+MEASURE = (
+    pa.field("parent", pa.string()),
+    pa.field("parent_attempt", pa.int32()),
+    pa.field("model_hash", pa.string()),
+    pa.field("init_hash", pa.string()),
+    pa.field("diverged", pa.bool_()),
+    pa.field("radius", pa.float64()),
+    pa.field("flatness", pa.float64()),
+    pa.field("value_init", pa.float64()),
+    pa.field("value_orig", pa.float64()),
+    pa.field("candidates", pa.int32()),
+    pa.field("reached", pa.float64()),
+    pa.field("converged", pa.bool_()),
+    pa.field("saturated", pa.bool_()),
+    pa.field("saturated_end", pa.string()),
+    pa.field("clean_accuracy", pa.float64()),
+    pa.field("samples", pa.int64()),
+    pa.field("m", pa.int64()),
+    pa.field("omega", pa.int64()),
+    pa.field("folded", pa.bool_()),
+    pa.field("weight_norm", pa.float64()),
+    pa.field("init_norm", pa.float64()),
+    pa.field("distance", pa.float64()),
+    pa.field("trace", pa.list_(CANDIDATE)),
+)
+
 KINDS: dict[str, Kind] = {
     one.name: one
     for one in (
         Kind(name="runs", columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *RUN]), one_row_a_job=True),
         Kind(name="epochs", columns=pa.schema([*KEY, *EPOCH]), one_row_a_job=False),
         Kind(name="layers", columns=pa.schema([*KEY, *LAYER]), one_row_a_job=False),
+        Kind(
+            name="measures",
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *_measure_settings(), *MEASURE]),
+            one_row_a_job=True,
+            of=JobKind.MEASURE,
+        ),
     )
 }

@@ -122,6 +122,33 @@ def find_launched(home: Home, selection: Selection) -> tuple[Sweep | None, bool]
     return sweep, all(job.identity in done for job in selection.chosen)
 
 
+def check_models(home: Home, selection: Selection) -> None:
+    """Raise InputError if a measure is asked of a trained model that was not kept. Changes nothing."""
+    asked = {job.parent for job in selection.chosen if job.parent is not None}
+    registry = Registry.open_if_present(home.registry) if asked else None
+    if registry is None:
+        return
+    with registry:
+        known = {row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id, state=State.DONE)}
+    measured = {job.identity for job in selection.chosen if job.parent is not None and job.identity in known}
+    lost = sorted(
+        {
+            job.parent
+            for job in selection.chosen
+            if job.parent in known
+            and job.identity not in measured
+            and known[job.parent].model_file is None
+            and not known[job.parent].diverged
+        }
+    )
+    if lost:
+        raise InputError(
+            f"measures are asked of {len(lost)} trained models that were not kept, such as that of job {lost[0][:12]}",
+            place=selection.title,
+            allowed='measure trainings of sweeps with keep = "all", or train these again in another home',
+        )
+
+
 class Watch:
     """Keeps agents at work on one sweep until nothing is open."""
 
@@ -187,6 +214,7 @@ class Watch:
                 "test_accuracy",
             ]
             self.progress.add_results(self.results.read("runs", fresh, columns=columns).to_pylist())
+            self.progress.done.update(row.job for row in fresh)
 
     def _open(self) -> bool:
         sweep = self.registry.find_sweep(self.sweep.title)
@@ -284,6 +312,7 @@ def launch(
     """Register the selection and see it through; the sweep. Raises InputError before anything is written."""
     home.check()
     known, finished = find_launched(home, selection)
+    check_models(home, selection)
     if known is not None and finished:
         version, machine = known.code, None
     else:

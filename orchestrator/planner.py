@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sweeps.job import Job
+from sweeps.job import Job, Kind
 from sweeps.training import Training
 from workers.forms import default_form
 
@@ -75,8 +75,8 @@ def make_plan(jobs: Sequence[Job], *, workers: int, device: str, keep: str, spee
             )
         )
     seconds, basis = _time(cohorts, workers, speeds)
-    kept = 0 if keep == "none" else sum(model_bytes(job.training) for job in jobs)
-    results = sum(120.0 * job.training.recipe.epochs + 4_000 for job in jobs)
+    kept = 0 if keep == "none" else sum(model_bytes(job.training) for job in jobs if job.kind is Kind.TRAIN)
+    results = sum(4_000 + (120.0 * job.training.recipe.epochs if job.kind is Kind.TRAIN else 0) for job in jobs)
     return Plan(cohorts=tuple(cohorts), workers=workers, disk=kept + results, seconds=seconds, basis=basis)
 
 

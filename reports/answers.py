@@ -9,10 +9,15 @@ from db.registry import Registry
 from db.results import ResultStore
 from db.rows import Sweep
 from reports.declaration import Declaration, declared_tables, find_table, paper_values
+from reports.flatness import make_flatness_table
 from reports.render import Format, Layout, render
 from reports.table import make_table
 from sweeps.errors import InputError, nearest
+from sweeps.job import Kind
 from sweeps.spec import Spec
+
+MEASURED = ["job", "diverged", "saturated", "value_init", "value_orig", "flatness", "weight_norm"]
+"""Columns of `measures` that Tables 2 and 3 need."""
 
 
 def spec_of(sweep: Sweep) -> Spec:
@@ -53,11 +58,16 @@ def render_tables(
 ) -> str:
     """The sweep's tables as one text, from its committed results."""
     spec = spec_of(sweep)
-    jobs = [job.settings() for job in spec.jobs()]
+    jobs = [job.settings() for job in spec.jobs() if job.kind is Kind.TRAIN]
     committed = registry.committed(sweep.id)
     store = ResultStore(home.results)
     texts = []
     for declaration in chosen_tables(spec, number):
+        if declaration.kind == "measures":
+            found = store.read("measures", committed, columns=MEASURED).to_pylist()
+            made = make_flatness_table(declaration, heading=sweep.title, spec=spec, results=found)
+            texts.append(render(made, form, layout))
+            continue
         columns = ["job", "diverged", *_needed(jobs, declaration)]
         table = make_table(
             declaration,

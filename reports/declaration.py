@@ -33,6 +33,8 @@ class Declaration(BaseModel):
     rows: list[str]
     columns: list[Column]
     paper: str | None = None
+    paper_keys: dict[str, str] = Field(default_factory=dict)
+    """What the paper's file calls a row key, where it has another name."""
 
 
 def declared_tables() -> dict[str, Declaration]:
@@ -59,7 +61,7 @@ def paper_values(declaration: Declaration) -> Mapping[tuple[str, ...], Mapping[s
         return {}
     text = resources.files("reports").joinpath("paper", declaration.paper).read_text(encoding="utf-8")
     return {
-        tuple(row[key] for key in declaration.rows): {
+        tuple(row[name] for key in declaration.rows if (name := declaration.paper_keys.get(key, key)) in row): {
             column.name: float(row[column.name]) for column in declaration.columns if row.get(column.name)
         }
         for row in csv.DictReader(text.splitlines())

@@ -29,6 +29,19 @@ class Layout:
 
 
 MISSING = "–"
+SYMBOLS = str.maketrans(
+    {
+        "↓": r"$\downarrow$",
+        "↑": r"$\uparrow$",
+        "‖": r"$\Vert$",
+        "₂": r"$_2$",
+        "²": r"$^2$",
+        "σ": r"$\sigma$",
+        "α": r"$\alpha$",
+        "·": r"$\cdot$",
+    }
+)
+"""What LaTeX has other names for."""
 
 
 def render(table: Table, form: Format, layout: Layout) -> str:
@@ -48,7 +61,7 @@ def notes(table: Table, layout: Layout) -> list[str]:
             lines.append(f"Diverged and left out of the means: {' '.join(row.keys)}: {len(row.diverged)} ({names}).")
     if layout.against_paper and table.compared_with:
         lines.append(f"The paper's values are those of {table.compared_with}: compare the trend, not the values.")
-    return lines
+    return lines + list(table.remarks)
 
 
 def _markdown(table: Table, layout: Layout) -> str:
@@ -102,7 +115,9 @@ def _csv(table: Table, layout: Layout) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [column.name for column in table.declaration.columns]
-    extra: list[tuple[str, Callable[[Cell], float | None]]] = [("", lambda cell: cell.mean)]
+    extra: list[tuple[str, Callable[[Cell], float | str | None]]] = [("", lambda cell: cell.mean)]
+    if table.remarks:
+        extra.append(("_marks", lambda cell: cell.marks))
     if layout.spread:
         extra.append(("_standard_error", lambda cell: cell.error))
     if layout.against_paper:
@@ -121,7 +136,7 @@ def _csv(table: Table, layout: Layout) -> str:
         writer.writerow(
             [
                 *row.keys,
-                *("" if value is None else repr(value) for value in values),
+                *("" if value is None else value if isinstance(value, str) else repr(value) for value in values),
                 row.done,
                 row.expected,
                 len(row.diverged),
@@ -141,9 +156,13 @@ def _lines(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
     """The printed lines of one row: ours alone, or ours, the paper's and the difference."""
     pairs = list(zip(row.cells, columns, strict=True))
     models = f"{row.done - len(row.diverged)}/{row.expected}"
-    ours = [_shown(cell.mean, column, error=cell.error if layout.spread else None) for cell, column in pairs]
+    ours = [
+        _shown(cell.mean, column, error=cell.error if layout.spread else None) + cell.marks for cell, column in pairs
+    ]
     if not layout.against_paper:
         return [[*row.keys, *ours, models]]
+    if all(cell.paper is None for cell in row.cells):
+        return [[*row.keys, "ours", *ours, models]]
     blank = [""] * len(row.keys)
     return [
         [*row.keys, "ours", *ours, models],
@@ -163,4 +182,4 @@ def _escape(text: str) -> str:
     escaped = "".join(
         {"\\": r"\textbackslash{}"}.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text
     )
-    return escaped.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$")
+    return escaped.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$").translate(SYMBOLS)

@@ -20,7 +20,9 @@ def measured_speeds(home: Home) -> dict[str, float]:
         for sweep in registry.sweeps():
             jobs = {row.identity: row.job for row in registry.jobs(sweep.id)}
             committed = registry.committed(sweep.id)
-            for row in ResultStore(home.results).read("runs", committed, columns=["job", "seconds"]).to_pylist():
+            store = ResultStore(home.results)
+            tables = [store.read(kind, committed, columns=["job", "seconds"]) for kind in ("runs", "measures")]
+            for row in (row for table in tables for row in table.to_pylist()):
                 job = jobs[row["job"]]
                 operations[job.cohort_key] += job.cost
                 seconds[job.cohort_key] += row["seconds"]

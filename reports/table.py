@@ -36,6 +36,8 @@ class Cell:
     error: float | None
     count: int
     paper: float | None
+    marks: str = ""
+    """Signs behind the value, which the table's remarks explain."""
 
     @property
     def difference(self) -> float | None:
@@ -65,6 +67,8 @@ class Table:
     rows: tuple[Row, ...]
     compared_with: str | None
     """The paper's data set that the values stand beside, if it is not the sweep's own."""
+    remarks: tuple[str, ...] = ()
+    """What a reader has to know of the marks."""
 
 
 def make_table(

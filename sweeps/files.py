@@ -22,7 +22,8 @@ from pydantic import (
 )
 
 from sweeps.errors import InputError, nearest
-from sweeps.settings import Setting
+from sweeps.measures import MEASURES, known_measure_settings
+from sweeps.settings import Setting, names_of
 from sweeps.spec import Axis, Spec
 from sweeps.training import Recipe
 
@@ -32,6 +33,7 @@ LISTS = frozenset(field.name for field in dataclasses.fields(Recipe) if isinstan
 """The settings whose one value is a list."""
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictInt]
+Values = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictBool | StrictInt | StrictFloat | StrictStr]
 
 
 class _BoundAxis(BaseModel):
@@ -49,6 +51,7 @@ class _SweepFile(BaseModel):
     title: StrictStr = ""
     tables: list[StrictStr] = Field(default_factory=list)
     keep: Literal["all", "children", "none"] = "all"
+    measures: list[dict[str, Values]] = Field(default_factory=list)
     compare_with: StrictStr | None = None
     fixed: dict[str, Value] = Field(default_factory=dict)
     axes: dict[str, Annotated[list[Value] | _BoundAxis, Field(union_mode="left_to_right")]] = Field(
@@ -118,6 +121,7 @@ def _parse(text: str, name: str, *, place: str) -> Spec:
         axes=tuple(_axis(key, values) for key, values in file.axes.items()),
         tables=tuple(file.tables),
         keep=file.keep,
+        measures=tuple(_measure(entry, f"{place}: measures {number}") for number, entry in enumerate(file.measures, 1)),
         compare_with=file.compare_with,
         place=place,
     )
@@ -142,6 +146,14 @@ def _explain(error: ValidationError, place: str) -> InputError:
     at = ".".join(key for key in keys if key not in ("bool", "int", "float", "str"))
     wanted = "a list" if first["type"] == "list_type" else "a number, a text, true, false or a list of them"
     return InputError(f"{first['input']!r} is not allowed", place=f"{place}: {at}", allowed=f"allowed: {wanted}")
+
+
+def _measure(entry: dict[str, Any], place: str) -> tuple[tuple[str, tuple[Setting, ...]], ...]:
+    """One entry of `[[measures]]`: each setting with its values; a list is an axis."""
+    for name, value in entry.items():
+        if value == []:
+            raise InputError("an axis needs at least one value", place=f"{place}: {name}")
+    return tuple((name, _values(value if isinstance(value, list) else [value])) for name, value in entry.items())
 
 
 def _axis(name: str, values: list[Any] | _BoundAxis) -> Axis:
@@ -186,6 +198,8 @@ def _change(spec: Spec, change: str) -> Spec:
     if not equals or not NAME.fullmatch(key) or not text.strip():
         raise InputError("this is not key=value", place=place, allowed="for example: --set epochs=30 --set bits=[2,4]")
     value = _toml_value(text.strip(), place)
+    if key in known_measure_settings():
+        return _change_measures(spec, key, value, place)
     is_axis = isinstance(value, list) and (key not in LISTS or any(isinstance(one, list) for one in value))
     fixed = {name: old for name, old in spec.fixed if name != key}
     axes = [axis for axis in spec.axes if axis.name != key]
@@ -195,6 +209,19 @@ def _change(spec: Spec, change: str) -> Spec:
     else:
         fixed[key] = _frozen(value)
     return dataclasses.replace(spec, fixed=tuple(fixed.items()), axes=tuple(axes), place=f"{spec.place} {place}")
+
+
+def _change_measures(spec: Spec, key: str, value: Any, place: str) -> Spec:
+    """`spec` with a setting changed in every entry of its measures that has it."""
+    values = _values(value if isinstance(value, list) else [value])
+    entries = []
+    for entry in spec.measures:
+        kinds = dict(entry).get("measure", ())
+        has = key == "measure" or any(key in names_of(MEASURES[str(kind)]) for kind in kinds if kind in MEASURES)
+        entries.append(tuple({**dict(entry), key: values}.items()) if has else entry)
+    if tuple(entries) == spec.measures:
+        raise InputError(f"no measure of {spec.name} is changed by {key}", place=place)
+    return dataclasses.replace(spec, measures=tuple(entries), place=f"{spec.place} {place}")
 
 
 def _toml_value(text: str, place: str) -> Any:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from sweeps.measures import Measure, measure_content, measure_from, measure_settings
 from sweeps.settings import Setting
 from sweeps.training import Training
 
@@ -34,28 +35,36 @@ class Job:
     kind: Kind = Kind.TRAIN
     parent: str | None = None
     """Identity of the job whose model this one takes."""
+    measure: Measure | None = None
+    """What a `measure` job asks of that model."""
 
     @cached_property
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
         content = {"kind": self.kind.value, "parent": self.parent, **self.training.canonical()}
+        if self.measure is not None:
+            content["measure"] = measure_content(self.measure)
         return _digest(content, 32)
 
     @cached_property
     def cohort_key(self) -> str:
         """Equal for jobs that one engine may run side by side."""
-        return (
-            f"{self.kind}/{self.training.data.name}/{self.training.model.label}/{_digest(self.training.shared(), 16)}"
-        )
+        shared = self.training.shared()
+        kind = self.kind.value
+        if self.measure is not None:
+            shared["measure"] = measure_content(self.measure)
+            kind = f"{kind}-{self.measure.name}"
+        return f"{kind}/{self.training.data.name}/{self.training.model.label}/{_digest(shared, 16)}"
 
     @property
     def cost(self) -> float:
         """Estimated arithmetic operations; only the order of jobs and the time left depend on it."""
-        return self.training.operations
+        return self.training.operations if self.measure is None else self.measure.operations(self.training)
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name (`bits`, `learning_rate`, …), for tables, queries and `--where`."""
-        return self.training.settings()
+        flat = self.training.settings()
+        return flat if self.measure is None else flat | measure_settings(self.measure)
 
     def to_json(self) -> str:
         """The whole configuration, from which `from_json` makes an equal job."""
@@ -64,10 +73,12 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Job:
         content: Mapping[str, Any] = json.loads(text)
+        settings = content["settings"]
         return cls(
-            training=Training.from_settings(content["settings"]),
+            training=Training.from_settings(settings),
             kind=Kind(content["kind"]),
             parent=content["parent"],
+            measure=measure_from(settings) if "measure" in settings else None,
         )
 
 

@@ -54,6 +54,11 @@ class NiN:
     def label(self) -> str:
         return f"nin-{self.depth}x{self.width}"
 
+    @property
+    def shape(self) -> str:
+        """What the paper's tables call this one of its family: `4x10`."""
+        return f"{self.depth}x{self.width}"
+
     def layers(self, data: DataSet) -> tuple[ConvLayer, ...]:
         """Every convolution in the order of the forward pass; the first and the last are the outer ones."""
         channels = self.channels_per_width * self.width

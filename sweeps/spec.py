@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sweeps.errors import InputError, nearest
-from sweeps.job import Job
-from sweeps.settings import Scalar, Setting
+from sweeps.job import Job, Kind
+from sweeps.measures import Measure, asked_of, measure_from
+from sweeps.settings import Scalar, Setting, names_of
 from sweeps.training import Training
 from sweeps.where import parse_where
 
@@ -51,13 +53,15 @@ class Spec:
     tables: tuple[str, ...] = ()
     keep: str = "all"
     """Which trained models stay: all, those with children, or none."""
+    measures: tuple[tuple[tuple[str, tuple[Setting, ...]], ...], ...] = ()
+    """Measures of each trained model: settings with their values, each entry a grid of its own."""
     compare_with: str | None = None
     """The paper's data set to show beside this sweep's, where the paper has not this one."""
     place: str = ""
     """Where it was read, for messages."""
 
     def jobs(self) -> list[Job]:
-        """Every job of the sweep, in order, each once. Raises InputError."""
+        """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
         given = {*dict(self.fixed), *(axis.name for axis in self.axes)}
         if unknown := sorted(given - Training.known()):
             allowed = nearest(unknown[0], Training.known())
@@ -68,7 +72,45 @@ class Spec:
             jobs.setdefault(job.identity, job)
         if idle := [axis.name for axis in self.axes if axis.name in self.unused()]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
+        for parent in list(jobs.values()):
+            for measure in self.declared_measures():
+                job = self.child(parent, measure)
+                jobs.setdefault(job.identity, job)
         return list(jobs.values())
+
+    def child(self, parent: Job, measure: Measure) -> Job:
+        """The job that takes this measure of the parent's model. Raises InputError."""
+        try:
+            asked = asked_of(measure, parent.training)
+        except InputError as error:
+            place = f"{self.place}: measures: {error.place}"
+            raise InputError(error.problem, place=place, allowed=error.allowed) from None
+        return Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=asked)
+
+    def declared_measures(self) -> list[Measure]:
+        """Every point of the measures' grids, as declared. Raises InputError."""
+        if self.measures and self.keep == "none":
+            raise InputError(
+                "measures take the trained models, and these are not kept",
+                place=f"{self.place}: keep",
+                allowed="allowed with measures: all, children",
+            )
+        found = []
+        for number, entry in enumerate(self.measures, 1):
+            place = f"{self.place}: measures {number}"
+            names = [name for name, _ in entry]
+            for values in itertools.product(*(values for _, values in entry)):
+                given = dict(zip(names, values, strict=True))
+                measure = measure_from(given, place=place)
+                allowed = {"measure", *names_of(type(measure))}
+                if unknown := sorted(set(names) - allowed):
+                    raise InputError(
+                        f"{unknown[0]!r} is not a setting of {measure.name}",
+                        place=place,
+                        allowed=nearest(unknown[0], allowed),
+                    )
+                found.append(measure)
+        return found
 
     def unused(self) -> list[str]:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
@@ -96,7 +138,8 @@ class Spec:
         return json.dumps(self._content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def _content(self) -> dict[str, Any]:
-        return {
+        measures = {"measures": self.measures} if self.measures else {}
+        return measures | {
             "name": self.name,
             "title": self.title,
             "fixed": dict(self.fixed),
@@ -116,6 +159,10 @@ class Spec:
             axes=tuple(_axis_from(one) for one in content["axes"]),
             tables=tuple(content["tables"]),
             keep=content["keep"],
+            measures=tuple(
+                tuple((name, tuple(_frozen(value) for value in values)) for name, values in entry)
+                for entry in content.get("measures", ())
+            ),
             compare_with=content["compare_with"],
             place=place,
         )
@@ -144,11 +191,13 @@ def _frozen(value: Scalar | Sequence[int]) -> Setting:
 
 
 def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> list[Job]:
-    """The jobs that `--where` admits, the first `limit` of them. Raises InputError if there is none."""
+    """The jobs that `--where` admits, the first `limit` of them, and their parents. Raises InputError if none."""
     chosen = matching(jobs, where)
     if jobs and not chosen:
         raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {where!r}")
-    return chosen if limit is None else chosen[:limit]
+    kept = {job.identity for job in chosen[:limit]}
+    needed = kept | {job.parent for job in chosen[:limit] if job.parent is not None}
+    return [job for job in jobs if job.identity in needed]
 
 
 def matching(jobs: Sequence[Job], where: str | None) -> list[Job]:

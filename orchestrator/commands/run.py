@@ -116,7 +116,6 @@ def resume(
     from db.registry import Registry
     from db.states import State
     from orchestrator.launcher import probe, see_through
-    from reports.answers import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
@@ -133,7 +132,7 @@ def resume(
                 size=found.size,
                 owner=found.owner,
                 code=choose_code(found, code),
-                keep=spec_of(found).keep,
+                keep=found.keep,
             )
             machine = probe(place, sorted({job.training.data.name for job in waiting}))
             see_through(

@@ -10,10 +10,10 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,16 +22,19 @@ from db.registry import Registry
 from db.results import ResultStore
 from db.rows import Checkpoint, Claim, Finished, Head
 from db.states import FailureClass
+from sweeps.datasets import DataSet
 from sweeps.errors import InputError
 from sweeps.faults import point
+from sweeps.job import Kind
 from workers import checkpoints
 from workers.agent.heart import Heart
-from workers.agent.rows import Provenance, result_rows
+from workers.agent.measuring import measure_claims
+from workers.agent.models import Models
+from workers.agent.rows import Provenance, measure_rows, result_rows
 from workers.cohort import Cohort
 from workers.data import Images, load
 from workers.device import build, device_class
 from workers.forms import Form, default_form
-from workers.results import Result
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +88,16 @@ class Agent:
         self.heart = heart
         self.stop = stop
         self.sweep = sweep
+        self._models = Models(home.models)
+        self._trained: tuple[int, ...] = ()
         self._images: dict[str, Images] = {}
         self._plans: dict[str, Plan] = {}
 
     def run(self) -> None:
         """Work until nothing is left that may be claimed, or until asked to stop. Raises LeaseGone."""
         while not self.stop.is_set():
-            head = self.registry.next_cohort(self.agent, self.sweep)
+            # Measures of what was just trained come first: the models are still in memory.
+            head = self.registry.next_cohort(self.agent, self.sweep, parents=self._trained)
             if head is None:
                 if not self._wait():
                     return
@@ -128,7 +134,10 @@ class Agent:
 
     def _work(self, claims: Sequence[Claim], plan: Plan) -> None:
         try:
-            self._train(claims, plan)
+            if claims[0].job.kind is Kind.MEASURE:
+                self._measure(claims, plan)
+            else:
+                self._train(claims, plan)
         except Stopped:
             log.info("handing %d jobs back", len(claims))
             self.registry.release(self.agent, claims)
@@ -166,16 +175,31 @@ class Agent:
                 with pace:
                     self._save(claims, cohort)
         results = cohort.results()
-        seconds = time.monotonic() - started
-        self._publish(claims, results, plan, seconds, steps=cohort.steps - first)
+        kept = self._models.keep(claims, results)
+        provenance = self._provenance(claims, plan, time.monotonic() - started, steps=cohort.steps - first)
+        diverged = [bool(result.run["diverged"]) for result in results]
+        self._publish(claims, result_rows(claims, results, provenance), diverged, kept)
+        self._trained = tuple(claim.job_id for claim in claims)
+
+    def _measure(self, claims: Sequence[Claim], plan: Plan) -> None:
+        started, key = time.monotonic(), claims[0].job.cohort_key
+        log.info("%s: %d jobs", key, len(claims))
+
+        def tick(done: int, of: int) -> None:
+            self._beat({"cohort": key, "jobs": len(claims), "step": done, "steps": of})
+            if self.stop.is_set() or self._unwanted(claims):
+                raise Stopped
+
+        images = self._data(claims[0].job.training.data)
+        measured = measure_claims(claims, self._models, images, self.device, tick)
+        provenance = self._provenance(claims, plan, time.monotonic() - started, steps=None)
+        diverged = [bool(row["diverged"]) for row in measured]
+        self._publish(claims, measure_rows(claims, measured, provenance), diverged, [None] * len(claims))
 
     def _cohort(self, claims: Sequence[Claim], plan: Plan) -> Cohort:
-        data = claims[0].job.training.data
-        if data.name not in self._images:
-            self._images[data.name] = load(data, self.home.data, download=False)
         cohort = Cohort(
             [claim.job.training for claim in claims],
-            self._images[data.name],
+            self._data(claims[0].job.training.data),
             slots=plan.slots,
             form=plan.form,
             device=self.device,
@@ -184,6 +208,11 @@ class Agent:
         for member, claim in enumerate(claims):
             self._restore(cohort, member, claim)
         return cohort
+
+    def _data(self, data: DataSet) -> Images:
+        if data.name not in self._images:
+            self._images[data.name] = load(data, self.home.data, download=False)
+        return self._images[data.name]
 
     def _restore(self, cohort: Cohort, member: int, claim: Claim) -> None:
         """Go on from the newest checkpoint that can be read."""
@@ -202,10 +231,12 @@ class Agent:
             self.registry.resumed(self.agent, claim, 0)
 
     def _report(self, claims: Sequence[Claim], cohort: Cohort) -> None:
+        key = claims[0].job.cohort_key
+        self._beat({"cohort": key, "jobs": len(claims), "step": cohort.position, "steps": cohort.steps})
+
+    def _beat(self, note: dict[str, object]) -> None:
         if self.heart.lost.is_set():
             raise LeaseGone
-        key = claims[0].job.cohort_key
-        note = {"cohort": key, "jobs": len(claims), "step": cohort.position, "steps": cohort.steps}
         self.heart.progress(json.dumps(note))
 
     def _unwanted(self, claims: Sequence[Claim]) -> bool:
@@ -234,37 +265,40 @@ class Agent:
         for file in deletable:
             (self.home.checkpoints / file).unlink(missing_ok=True)
 
-    def _publish(
-        self, claims: Sequence[Claim], results: Sequence[Result], plan: Plan, seconds: float, *, steps: int
-    ) -> None:
-        """Models and rows on disk first, then the pointers to them in one fenced transaction."""
-        publication = f"{self.agent:06d}-{uuid.uuid4().hex[:12]}"
-        provenance = Provenance(
+    def _provenance(self, claims: Sequence[Claim], plan: Plan, seconds: float, *, steps: int | None) -> Provenance:
+        return Provenance(
             code=self.code,
             torch=build(),
             device=device_class(self.device),
             slots=plan.slots,
             form=plan.form.value,
             seconds=seconds / len(claims),
-            steps_per_second=steps * len(claims) / seconds,
+            steps_per_second=None if steps is None else steps * len(claims) / seconds,
             finished_at=datetime.now(UTC),
         )
-        finished = []
-        for claim, result in zip(claims, results, strict=True):
-            file = Path(claim.job.identity[:2]) / f"{claim.job.identity}-{claim.attempt}.pt"
-            digest = checkpoints.save(self.home.models / file, result.model) if claim.keep_model else None
-            finished.append(
-                Finished(
-                    job_id=claim.job_id,
-                    attempt=claim.attempt,
-                    publication=publication,
-                    model_file=str(file) if digest else None,
-                    model_hash=digest,
-                    diverged=bool(result.run["diverged"]),
-                )
+
+    def _publish(
+        self,
+        claims: Sequence[Claim],
+        rows: Mapping[str, Sequence[Mapping[str, Any]]],
+        diverged: Sequence[bool],
+        kept: Sequence[tuple[str, str] | None],
+    ) -> None:
+        """Rows on disk first (the models are), then the pointers to both in one fenced transaction."""
+        publication = f"{self.agent:06d}-{uuid.uuid4().hex[:12]}"
+        finished = [
+            Finished(
+                job_id=claim.job_id,
+                attempt=claim.attempt,
+                publication=publication,
+                model_file=model[0] if model else None,
+                model_hash=model[1] if model else None,
+                diverged=lost,
             )
-        for kind, rows in result_rows(claims, results, provenance).items():
-            self.results.write(kind, publication, rows)
+            for claim, lost, model in zip(claims, diverged, kept, strict=True)
+        ]
+        for kind, some in rows.items():
+            self.results.write(kind, publication, some)
         if self.heart.lost.is_set():
             raise LeaseGone
         accepted = self.registry.finish(self.agent, finished)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ from workers.cohort import Result
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Where a result comes from. `seconds` is one job's share of its cohort's wall time, and
-    `steps_per_second` the optimizer steps of all its models together."""
+    `steps_per_second` the optimizer steps of all its models together (None where nothing was trained)."""
 
     code: str
     torch: str
@@ -23,7 +23,7 @@ class Provenance:
     slots: int
     form: str
     seconds: float
-    steps_per_second: float
+    steps_per_second: float | None
     finished_at: datetime
 
 
@@ -39,3 +39,16 @@ def result_rows(
         rows["epochs"] += [key | row for row in result.epochs]
         rows["layers"] += [key | row for row in result.layers]
     return rows
+
+
+def measure_rows(
+    claims: Sequence[Claim], measured: Sequence[Mapping[str, Any]], provenance: Provenance
+) -> dict[str, list[dict[str, Any]]]:
+    """One row of `measures` a job."""
+    origin = asdict(provenance) | {"host": socket.gethostname()}
+    return {
+        "measures": [
+            {"job": claim.job.identity, "attempt": claim.attempt} | origin | claim.job.settings() | dict(row)
+            for claim, row in zip(claims, measured, strict=True)
+        ]
+    }

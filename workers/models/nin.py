@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from sweeps.models import NiN
 from workers.models.layout import Layout
 from workers.models.stage import StageTensors, evaluate_stage, train_stage
 from workers.models.window import Window
+
+Stage = TypeVar("Stage")
 
 
 class NinNetwork:
@@ -36,6 +39,10 @@ class NinNetwork:
 
     def evaluate(self, images: Tensor, stages: Sequence[StageTensors]) -> Tensor:
         """Logits (M, classes, B) with the running statistics; differentiable."""
-        for window, tensors in zip(self.windows, stages, strict=True):
-            images = evaluate_stage(images, window, tensors)
+        return self.walk(images, stages, evaluate_stage)
+
+    def walk(self, images: Tensor, stages: Sequence[Stage], step: Callable[[Tensor, Window, Stage], Tensor]) -> Tensor:
+        """The chain of stages, each computed by `step`, and the mean over the remaining pixels."""
+        for window, stage in zip(self.windows, stages, strict=True):
+            images = step(images, window, stage)
         return images.mean((2, 3))

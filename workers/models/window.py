@@ -51,11 +51,26 @@ class Window:
         if self._pointwise:
             return images.flatten(2)
         models, channels, *_, batch = images.shape
+        if not images.requires_grad:
+            return self._copied(images)
         padded = images.new_zeros(models, channels, self._padded, self._padded, batch)
         padded[:, :, self._margin, self._margin] = images[:, :, self._kept, self._kept]
         taps, stride = len(self._reached), self._layer.stride
         columns = padded.unfold(2, taps, stride).unfold(3, taps, stride).permute(0, 1, 5, 6, 2, 3, 4)
         return columns.reshape(models, channels * taps * taps, -1)
+
+    def _copied(self, images: Tensor) -> Tensor:
+        """`gather` without a graph, in one pass: each tap's pixels, and zeros where it meets padding."""
+        models, channels, *_, batch = images.shape
+        taps, side = len(self._reached), self._layer.side
+        columns = images.new_empty(models, channels, taps, taps, side, side, batch)
+        for row, column, (down, across), (y, x) in self._places:
+            tap = columns[:, :, row, column]
+            tap[:, :, down, across] = images[:, :, y, x]
+            for line, kept in ((2, down), (3, across)):
+                tap.narrow(line, 0, kept.start).zero_()
+                tap.narrow(line, kept.stop, side - kept.stop).zero_()
+        return columns.view(models, channels * taps * taps, -1)
 
     def scatter(self, columns: Tensor) -> Tensor:
         """The adjoint of `gather`: each pixel's sum over the taps that read it."""

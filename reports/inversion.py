@@ -1,0 +1,170 @@
+"""What the paper's Tables 2 and 3 imply: σ, α, ‖w₀‖ and saturation, by inverting the bounds' formulas.
+
+With v the reported √(value/m), value = ‖r‖²/(4σ²) + ln(m/σ) + 10 for PAC-Bayes and
+‖r‖²·ln(2ω)/(4α²) + ln m + 10 for sharpness. "Orig" has r = w, whose norm is in Table 2, and gives σ and α;
+"Init" has r = w − w₀ and then gives its norm. Where w and w₀ are nearly orthogonal,
+‖w − w₀‖² − ‖w‖² = ‖w₀‖². (mag-init)² − (mag-orig)² = ω/(4m)·ln(‖w − w₀‖²/‖w‖²) gives ω back.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from sweeps.datasets import DATASETS
+from sweeps.models import NiN
+
+UPPER = 2.0
+"""Upper end of the paper's searches."""
+NEAR = 0.002
+"""Relative distance within which a radius counts as an end of its interval: the tables have three decimals."""
+LOWEST = 2 / 256
+"""The largest of the lower ends at which the paper's searches stopped: eight halvings."""
+HALVINGS = 512
+"""27 of the paper's 40 rows give σ and α on multiples of 1/512."""
+
+OMEGA = {
+    ("CIFAR-10", "ResNet-18"): 688_304,
+    ("CIFAR-100", "ResNet-18"): 699_824,
+    ("CIFAR-10", "ResNet-50"): 1_297_840,
+    ("CIFAR-100", "ResNet-50"): 1_343_920,
+    ("ImageNet-1K", "ResNet-18"): 11_678_912,
+    ("ImageNet-1K", "ResNet-50"): 25_502_912,
+}
+"""Weights of convolutions and linear layers, on CIFAR without those of the shortcuts."""
+IMAGES = {"CIFAR-10": 50_000, "CIFAR-100": 50_000, "ImageNet-1K": 100_000}
+"""m; on ImageNet the paper's rows fit a subset of this size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implied:
+    """What one row of Table 3 implies, given its norm in Table 2. None where the formula has no solution."""
+
+    sigma: float | None
+    alpha: float | None
+    distance: float | None
+    initial: float | None
+    omega: float | None
+    """ω by the identity of the magnitude-aware columns."""
+
+    @property
+    def saturated(self) -> tuple[str, ...]:
+        """The searches that ended at an end of their interval: such a number is a bound."""
+        found = []
+        for name, radius in (("σ", self.sigma), ("α", self.alpha)):
+            if radius is not None and radius >= UPPER * (1 - NEAR):
+                found.append(f"{name} upper")
+            elif radius is not None and _is_lower_end(radius):
+                found.append(f"{name} lower")
+        return tuple(found)
+
+
+def invert(norm: float, values: Mapping[str, float], *, omega: int, m: int) -> Implied:
+    """What the `values` of one row of Table 3 imply for a network with ‖w‖ = `norm` and ω = `omega`."""
+    square = norm**2
+    sigma = _solve_sigma(square, m * values["pac_orig"] ** 2, m)
+    rest = m * values["sharp_orig"] ** 2 - math.log(m) - 10
+    alpha = math.sqrt(square * math.log(2 * omega) / (4 * rest)) if rest > 0 else None
+    distance_sq = None
+    if sigma is not None:
+        distance_sq = 4 * sigma**2 * (m * values["pac_init"] ** 2 - math.log(m / sigma) - 10)
+    more = None if distance_sq is None else distance_sq - square
+    found = None
+    if distance_sq is not None and distance_sq > 0 and distance_sq != square:
+        magnitudes = values["pac_mag_init"] ** 2 - values["pac_mag_orig"] ** 2
+        found = 4 * m * magnitudes / math.log(distance_sq / square)
+    return Implied(
+        sigma=sigma,
+        alpha=alpha,
+        distance=math.sqrt(distance_sq) if distance_sq is not None and distance_sq > 0 else None,
+        initial=math.sqrt(more) if more is not None and more > 0 else None,
+        omega=found,
+    )
+
+
+def paper_rows() -> list[tuple[tuple[str, str, str], int, Implied]]:
+    """Keys, ω and what is implied, for every row of the paper's Table 3 that has a norm in Table 2."""
+    norms = {_keys(row): float(row["weight_l2_norm"]) for row in _read("table2.csv")}
+    found = []
+    for row in _read("table3.csv"):
+        keys = _keys(row)
+        if keys not in norms:
+            continue
+        omega = weights_of(keys[0], keys[1])
+        values = {name: float(value) for name, value in row.items() if name.startswith(("pac", "sharp"))}
+        found.append((keys, omega, invert(norms[keys], values, omega=omega, m=IMAGES[keys[0]])))
+    return found
+
+
+def weights_of(dataset: str, network: str) -> int:
+    """ω of one of the paper's networks, such as `NiN (4x10)`."""
+    if (dataset, network) in OMEGA:
+        return OMEGA[dataset, network]
+    shape = re.fullmatch(r"NiN \((\d+)x(\d+)\)", network)
+    assert shape is not None, f"{network} is none of the paper's networks"
+    data = next(one for one in DATASETS.values() if one.title == dataset)
+    return sum(layer.weights for layer in NiN(depth=int(shape[1]), width=int(shape[2])).layers(data))
+
+
+def render_paper() -> str:
+    """The inversion of the paper's tables as Markdown."""
+    lines = [
+        "| Dataset | Network | Precision | ω | σ | σ·512 | α | α·512 | ‖w − w₀‖ | ‖w₀‖ | ω by identity | Saturated |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for keys, omega, one in paper_rows():
+        grid = [None if radius is None else radius * HALVINGS for radius in (one.sigma, one.alpha)]
+        cells = [
+            *keys,
+            f"{omega:,}",
+            _shown(one.sigma, 4),
+            _shown(grid[0], 1),
+            _shown(one.alpha, 4),
+            _shown(grid[1], 1),
+            _shown(one.distance, 2),
+            _shown(one.initial, 2),
+            _shown(one.omega, 0),
+            ", ".join(one.saturated),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _solve_sigma(square: float, value: float, m: int) -> float | None:
+    """σ with square/(4σ²) + ln(m/σ) + 10 = value, by halving; the left side falls with σ."""
+    low, high = 1e-9, 1e3
+    if not _pac(square, high, m) < value < _pac(square, low, m):
+        return None
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if _pac(square, middle, m) > value else (low, middle)
+    return math.sqrt(low * high)
+
+
+def _pac(square: float, sigma: float, m: int) -> float:
+    return square / (4 * sigma**2) + math.log(m / sigma) + 10
+
+
+def _is_lower_end(radius: float) -> bool:
+    """Whether only halvings of the lower end lead here: UPPER / 2^k, small."""
+    if radius > LOWEST * (1 + NEAR):
+        return False
+    halvings = math.log2(UPPER / radius)
+    return abs(2 ** (halvings - round(halvings)) - 1) < NEAR
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    text = resources.files("reports").joinpath("paper", name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def _keys(row: Mapping[str, str]) -> tuple[str, str, str]:
+    return row["dataset"], row["model"], row["precision"]
+
+
+def _shown(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:,.{decimals}f}"

@@ -1,0 +1,157 @@
+"""The flatness measures a sweep may ask of a trained model. Their searches stand in `workers.measures`.
+
+One measure is one search under one set of conventions: every field is stored beside the number it led to.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from sweeps.errors import InputError, nearest
+from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
+from sweeps.training import Training
+
+COUNT = Rule(low=1, high=1000)
+SEED = Rule(low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What both measures share: which weights are perturbed, and the bisection for the largest perturbation.
+
+    The bisection halves [0, `search_upper`] up to `iterations` times, until the training accuracy has moved
+    by `target` to within `tolerance`. A candidate is judged by `copies` perturbed copies of the model.
+    `scaling = "magnitude"` perturbs each weight in proportion to its size. `perturb = "latent"` perturbs the
+    full-precision weights that the quantizer then rounds, `"quantized"` the rounded ones; `perturb_step` the
+    step sizes too. `fold_bn = "reference"` folds batch norm into the convolutions of full-precision models
+    alone, as the reference code does. `denominator` is the vector in the magnitude-aware bound's denominator:
+    w − w₀ (`"distance"`, as in the reference code) or r. `measure_samples` images of the training set, 0 for
+    all, drawn class by class under `measure_seed`, decide the accuracies; m stays the full size.
+    """
+
+    semantics: ClassVar[int] = 1
+
+    scaling: str = setting(Rule(choices=("plain", "magnitude")), default="plain")
+    perturb: str = setting(Rule(choices=("latent", "quantized")), default="latent")
+    perturb_step: bool = setting(default=True)
+    fold_bn: str = setting(Rule(choices=("reference", "all", "none")), default="reference")
+    denominator: str = setting(Rule(choices=("distance", "r")), default="distance")
+    magnitude_epsilon: float = setting(Rule(above=0, high=1), default=1e-3)
+    search_upper: float = setting(Rule(above=0, high=1000), default=2.0)
+    target: float = setting(Rule(above=0, high=1), default=0.1)
+    tolerance: float = setting(Rule(low=0, high=1), default=0.01)
+    iterations: int = setting(COUNT, default=15)
+    copies: int = setting(COUNT, default=10)
+    measure_samples: int = setting(Rule(low=0, high=10_000_000), default=0)
+    measure_seed: int = setting(SEED, default=0)
+
+    def samples(self, training: Training) -> int:
+        """Images that decide the accuracies."""
+        return self.measure_samples or training.data.train_images
+
+    def folds(self, training: Training) -> bool:
+        """Whether batch norm is folded into this training's convolutions."""
+        return self.fold_bn == "all" or (self.fold_bn == "reference" and training.quantizer is None)
+
+    def operations(self, training: Training) -> float:
+        """Multiplications and additions of a search that takes every iteration."""
+        return self.iterations * self.copies * float(self.samples(training)) * _forward(training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PacBayes(Search):
+    """PAC-Bayes: the Gaussian noise that moves the training accuracy by the target.
+
+    `noise_std = "reference"` hands the variance to the sampler where it expects a deviation (σ² plain,
+    σ²w² + ε² magnitude-aware), as the reference code does; `"corrected"` hands the deviation.
+    """
+
+    name: ClassVar[str] = "pac_bayes"
+
+    noise_std: str = setting(Rule(choices=("reference", "corrected")), default="reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharpness(Search):
+    """Sharpness: the radius of the ball in which the worst of `copies` ascents moves the accuracy by the target.
+
+    An ascent starts at a random point of the ball (`start`) and takes `ascent_steps` steps of gradient ascent
+    on the loss of `ascent_batch` training images, projected on ‖u‖₂ ≤ α (plain), |uᵢ| ≤ α'|wᵢ| (`ball =
+    "relative"`) or |uᵢ| ≤ α'(|wᵢ| + 1) (`"relative-plus-one"`). None ends early (`early_stop`).
+    """
+
+    name: ClassVar[str] = "sharpness"
+
+    delta: float = setting(Rule(above=0, high=1), default=0.01)
+    ball: str = setting(Rule(choices=("relative", "relative-plus-one")), default="relative")
+    start: str = setting(Rule(choices=("uniform", "centre")), default="uniform")
+    early_stop: str = setting(Rule(choices=("none",)), default="none")
+    ascent_steps: int = setting(Rule(low=0, high=10_000), default=20)
+    ascent_rate: float = setting(Rule(above=0, high=1000), default=1e-4)
+    ascent_batch: int = setting(Rule(low=1, high=65_536), default=128)
+
+    def operations(self, training: Training) -> float:
+        ascent = 3.0 * self.ascent_steps * self.ascent_batch * self.copies * self.iterations
+        return super().operations(training) + ascent * _forward(training)
+
+
+Measure: TypeAlias = PacBayes | Sharpness
+MEASURES: dict[str, type[PacBayes] | type[Sharpness]] = {one.name: one for one in (PacBayes, Sharpness)}
+
+
+def measure_from(given: Mapping[str, Any], *, place: str | None = None) -> Measure:
+    """The measure that flat settings (`measure`, `noise_std`, …) describe. Raises InputError."""
+    where = f"{place}: measure" if place else "measure"
+    name = given.get("measure")
+    if not isinstance(name, str) or name not in MEASURES:
+        problem = "measure is missing" if name is None else f"{name!r} is not known"
+        raise InputError(problem, place=where, allowed=nearest(str(name or ""), MEASURES))
+    return build(MEASURES[name], given, place=place)
+
+
+def asked_of(measure: Measure, training: Training) -> Measure:
+    """`measure` with every convention that makes no difference for this training at its default.
+
+    Full precision has nothing to round and no step sizes; a perturbed quantized weight has no step size
+    either. Raises InputError if the training set is smaller than the sample.
+    """
+    if measure.measure_samples and not training.data.classes <= measure.measure_samples <= training.data.train_images:
+        raise InputError(
+            f"{measure.measure_samples} is not allowed",
+            place="measure_samples",
+            allowed=f"allowed: 0 (all), or {training.data.classes} to {training.data.train_images} images "
+            f"of {training.data.title}",
+        )
+    changes: dict[str, Any] = {}
+    if training.quantizer is None:
+        changes |= {"perturb": "latent", "perturb_step": True}
+        changes |= {"fold_bn": "reference"} if measure.fold_bn == "all" else {}
+    else:
+        changes |= {"perturb_step": True} if measure.perturb == "quantized" else {}
+        changes |= {"fold_bn": "reference"} if measure.fold_bn == "none" else {}
+    if measure.scaling == "plain":
+        changes |= {"denominator": "distance", "magnitude_epsilon": 1e-3}
+        changes |= {"ball": "relative", "delta": 0.01} if isinstance(measure, Sharpness) else {}
+    return dataclasses.replace(measure, **changes)
+
+
+def measure_settings(measure: Measure) -> dict[str, Setting]:
+    """Every setting of a measure by its flat name."""
+    return {"measure": measure.name, **settings_of(measure)}
+
+
+def measure_content(measure: Measure) -> dict[str, Any]:
+    """What a measure adds to a job's identity."""
+    return {"name": measure.name, **canonical(measure)}
+
+
+def known_measure_settings() -> frozenset[str]:
+    """The names of every setting of every measure."""
+    return frozenset(("measure",)).union(*(names_of(one) for one in MEASURES.values()))
+
+
+def _forward(training: Training) -> float:
+    return float(sum(layer.operations for layer in training.model.layers(training.data)))

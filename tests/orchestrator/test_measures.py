@@ -1,0 +1,146 @@
+"""Measures run as children of trainings, as a user launches them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import qsweep as api
+from db.registry import Registry
+from db.states import State
+from tests.conftest import Qsweep
+
+TRAININGS = """
+title = "Three small models"
+{head}
+[fixed]
+data = "digits"
+model = "nin"
+width = 8
+depth = 1
+channels_per_width = 1
+optimizer = "sgd"
+weight_decay = 0.0
+epochs = 2
+batch_size = 128
+
+[axes]
+bits = [32, 4]
+learning_rate = [0.05{more}]
+"""
+MEASURES = """
+[[measures]]
+measure = "pac_bayes"
+scaling = ["plain", "magnitude"]
+measure_samples = 200
+copies = 2
+iterations = 4
+
+[[measures]]
+measure = "sharpness"
+measure_samples = 200
+copies = 2
+iterations = 2
+ascent_steps = 2
+"""
+BOTH = 'tables = ["table2", "table3"]'
+
+
+def sweep_file(folder: Path, name: str, text: str, *, head: str = "", more: str = "") -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(text.format(head=head, more=more))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_measures_are_added_to_a_finished_sweep_without_training_again(
+    qsweep: Qsweep, home: Path, tmp_path: Path
+) -> None:
+    trained = qsweep("launch", sweep_file(tmp_path, "trained", TRAININGS), "--workers", "1")
+    assert trained.returncode == 0, trained.stderr
+    measured = qsweep("launch", sweep_file(tmp_path, "measured", TRAININGS + MEASURES, head=BOTH), "--workers", "1")
+    assert measured.returncode == 0, measured.stderr
+    assert "8 jobs: 6 new, 0 known, 2 shared" in measured.stderr
+    assert "**Table 3: Flatness measures**" in measured.stdout
+    with Registry.open(f"sqlite:///{home / 'registry.db'}") as registry:
+        attempts = {row.kind: row.attempt for row in registry.jobs(registry.find_sweep("measured").id)}
+    assert attempts == {"train": 1, "measure": 1}
+    runs, rows = api.results("measured", home=home), api.results("measured", "measures", home=home)
+    assert (len(runs), len(rows)) == (2, 6)
+    joined = rows.merge(runs, left_on="parent", right_on="job", suffixes=("", "_run"))
+    assert (joined.init_hash == joined.init_hash_run).all()
+    assert (joined.m == 1442).all()
+    assert (joined.samples == 200).all()
+    full = joined[joined.bits == 32]
+    assert full.folded.all()
+    quantized = joined[joined.bits == 4]
+    assert quantized.weight_norm.tolist() == pytest.approx(quantized.weight_norm_run.tolist(), rel=1e-6)
+    assert quantized.distance.tolist() == pytest.approx(quantized.distance_run.tolist(), rel=1e-6)
+    for row in rows.itertuples():
+        assert len(row.trace) == row.candidates
+        assert row.trace[-1]["radius"] == row.radius
+        assert row.flatness == pytest.approx(row.radius**-2)
+    again = qsweep("launch", str(tmp_path / "measured.toml"))
+    assert "Nothing to do" in again.stderr
+    assert qsweep("db", "check").returncode == 0
+    drawn = qsweep("figures", "measured", "--out", str(tmp_path / "figures"))
+    assert drawn.returncode == 0, drawn.stderr
+    assert sorted(path.suffix for path in (tmp_path / "figures").iterdir()) == [".png", ".svg"]
+
+
+@pytest.mark.slow
+def test_measures_of_a_diverged_model_end_done_and_flagged(qsweep: Qsweep, home: Path, tmp_path: Path) -> None:
+    text = TRAININGS.replace("weight_decay = 0.0", "weight_decay = 1.0")
+    launched = qsweep(
+        "launch", sweep_file(tmp_path, "lost", text + MEASURES, head=BOTH, more=", 100.0"), "--workers", "1"
+    )
+    assert launched.returncode == 0, launched.stderr
+    with Registry.open(f"sqlite:///{home / 'registry.db'}") as registry:
+        rows = registry.jobs(registry.find_sweep("lost").id)
+    assert {row.state for row in rows} == {State.DONE}
+    lost = {row.id for row in rows if row.kind == "train" and row.diverged}
+    assert lost
+    assert all(row.diverged == (row.parent_id in lost) for row in rows if row.kind == "measure")
+    found = api.results("lost", "measures", home=home)
+    assert found[found.diverged].radius.isna().all()
+    assert found[~found.diverged].radius.notna().all()
+
+
+@pytest.mark.slow
+def test_a_measure_of_a_model_that_was_not_kept_is_refused_before_anything_is_registered(
+    qsweep: Qsweep, home: Path, tmp_path: Path
+) -> None:
+    thrown = qsweep("launch", sweep_file(tmp_path, "thrown", TRAININGS, head='keep = "none"'), "--workers", "1")
+    assert thrown.returncode == 0, thrown.stderr
+    refused = qsweep("launch", sweep_file(tmp_path, "wanting", TRAININGS + MEASURES, head=BOTH))
+    assert refused.returncode == 2
+    assert "measures are asked of 2 trained models that were not kept" in refused.stderr.replace("\n", " ")
+    with Registry.open(f"sqlite:///{home / 'registry.db'}") as registry:
+        assert [sweep.name for sweep in registry.sweeps()] == ["thrown"]
+
+
+def test_the_papers_tables_are_inverted_by_a_command(qsweep: Qsweep) -> None:
+    answer = qsweep("analyze", "--paper")
+    assert answer.returncode == 0, answer.stderr
+    line = next(one for one in answer.stdout.splitlines() if one.startswith("| CIFAR-10 | NiN (4x10) | FP32"))
+    assert [cell.strip() for cell in line.split("|")[4:8]] == ["2,196,750", "0.1328", "68.0", "1.9993"]
+    assert line.rstrip(" |").endswith("α upper")
+    assert qsweep("analyze").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("noise_std=exact",), "allowed: reference, corrected"),
+        (("measure_samples=3",), "images of Digits"),
+        (("search_upper=-1.0",), "search_upper"),
+    ],
+)
+def test_a_wrong_convention_is_refused_before_anything_is_written(
+    qsweep: Qsweep, home: Path, changes: tuple[str, ...], message: str
+) -> None:
+    refused = qsweep("launch", "digits-flatness", *(part for one in changes for part in ("--set", one)))
+    assert refused.returncode == 2
+    assert message in refused.stderr.replace("\n", " ")
+    assert not home.exists()

@@ -1,0 +1,164 @@
+"""Measures are jobs of their own kind: declared in sweep files, children of trainings, with identities that last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.errors import InputError
+from sweeps.files import read_sweep
+from sweeps.job import Job, Kind
+from sweeps.measures import MEASURES, PacBayes, Sharpness, asked_of, measure_from
+from sweeps.settings import names_of
+from sweeps.spec import Spec, select
+from sweeps.training import Training
+
+BASE: dict[str, Any] = {
+    "data": "digits", "model": "nin", "width": 8, "depth": 2, "optimizer": "sgd", "learning_rate": 0.1,
+    "weight_decay": 1e-4, "epochs": 3, "batch_size": 64,
+}  # fmt: skip
+FILE = """
+[fixed]
+data = "digits"
+model = "nin"
+width = 8
+depth = 2
+optimizer = "sgd"
+learning_rate = 0.1
+weight_decay = 0.0
+epochs = 3
+batch_size = 64
+
+[axes]
+bits = [32, 4]
+
+[[measures]]
+measure = "pac_bayes"
+noise_std = ["reference", "corrected"]
+perturb = ["latent", "quantized"]
+
+[[measures]]
+measure = "sharpness"
+copies = 3
+"""
+
+
+def training(**changes: Any) -> Training:
+    return Training.from_settings({**BASE, "bits": 4, **changes})
+
+
+def child(measure: PacBayes | Sharpness, **changes: Any) -> Job:
+    parent = Job(training=training(**changes))
+    return Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=measure)
+
+
+def sweep(tmp_path: Path, text: str = FILE) -> Spec:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return read_sweep(str(path))
+
+
+def test_the_identity_of_a_measure_never_changes() -> None:
+    assert child(PacBayes()).identity == "159f026222e2ee2b389adf5b38a20470"
+    assert child(Sharpness()).identity == "26b134a5826a3a80bcc6ae4edcd644e7"
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_kind_of_job_comes_back_from_its_json(name: str) -> None:
+    for bits in (32, 2):
+        job = child(MEASURES[name](copies=7, perturb="quantized", measure_samples=500), bits=bits)
+        assert Job.from_json(job.to_json()) == job
+        assert Job.from_json(job.to_json()).identity == job.identity
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_every_convention_changes_the_identity(name: str) -> None:
+    plain = MEASURES[name]()
+    for setting in names_of(MEASURES[name]):
+        for value in ("magnitude", "quantized", "all", "r", "corrected", "relative-plus-one", "centre", False, 3, 0.5):
+            try:
+                other = measure_from({"measure": name, setting: value})
+            except InputError:
+                continue
+            if other != plain:
+                assert child(other).identity != child(plain).identity
+                assert child(other).cohort_key != child(plain).cohort_key
+
+
+def test_no_setting_of_a_measure_is_called_like_one_of_a_training() -> None:
+    for measure in MEASURES.values():
+        assert not set(names_of(measure)) & Training.known()
+
+
+def test_jobs_are_the_trainings_and_then_their_measures(tmp_path: Path) -> None:
+    jobs = sweep(tmp_path).jobs()
+    assert [job.kind for job in jobs[:2]] == [Kind.TRAIN, Kind.TRAIN]
+    # Full precision has nothing to round: two noises and one sharpness; four bits have all four, and sharpness.
+    assert [sum(job.parent == one.identity for job in jobs) for one in jobs[:2]] == [3, 5]
+    assert len({job.identity for job in jobs}) == len(jobs) == 10
+
+
+def test_a_sweep_with_measures_comes_back_from_its_json(tmp_path: Path) -> None:
+    spec = sweep(tmp_path)
+    again = Spec.from_json(spec.to_json(), place=spec.place)
+    assert [job.identity for job in again.jobs()] == [job.identity for job in spec.jobs()]
+
+
+def test_a_sweep_without_measures_has_the_json_that_it_always_had() -> None:
+    assert "measures" not in read_sweep("cifar10-grid").to_json()
+
+
+def test_whoever_selects_a_measure_gets_its_parent_first(tmp_path: Path) -> None:
+    chosen = select(sweep(tmp_path).jobs(), where="measure == 'sharpness' and bits == 4")
+    assert [job.kind for job in chosen] == [Kind.TRAIN, Kind.MEASURE]
+    assert chosen[1].parent == chosen[0].identity
+
+
+def test_a_setting_of_the_measures_can_be_set(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(FILE)
+    jobs = read_sweep(str(path), ["measure_samples=100", "noise_std=corrected"]).jobs()
+    measures = [job.measure for job in jobs if job.measure is not None]
+    assert {one.measure_samples for one in measures} == {100}
+    assert {one.noise_std for one in measures if isinstance(one, PacBayes)} == {"corrected"}
+    with pytest.raises(InputError, match="no measure of digits-grid"):
+        read_sweep("digits-grid", ["copies=3"])
+
+
+def test_conventions_that_make_no_difference_are_one_job() -> None:
+    full = training(bits=32)
+    assert asked_of(PacBayes(perturb="quantized", perturb_step=False, fold_bn="all"), full) == PacBayes()
+    assert asked_of(PacBayes(fold_bn="none"), full) == PacBayes(fold_bn="none")
+    assert asked_of(PacBayes(perturb="quantized", perturb_step=False), training()) == PacBayes(perturb="quantized")
+    assert asked_of(Sharpness(delta=0.05, ball="relative-plus-one"), training()) == Sharpness()
+    assert asked_of(Sharpness(scaling="magnitude", delta=0.05), training()).delta == 0.05  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ('measure = "pac_bayez"', "did you mean 'pac_bayes'"),
+        ('noise_std = "exact"', "allowed: reference, corrected"),
+        ('perturb = ["latent", "both"]', "allowed: latent, quantized"),
+        ("search_upper = -1.0", "search_upper: -1.0 is not allowed"),
+        ("copies = 0", "copies: 0 is not allowed"),
+        ("delta = 0.05", "'delta' is not a setting of pac_bayes"),
+        ("noise_sdt = 1", "did you mean 'noise_std'"),
+        ("measure_samples = 100000", "10 to 1442 images of Digits"),
+        ("measure_samples = 5", "10 to 1442 images of Digits"),
+        ("copies = []", "at least one value"),
+    ],
+)
+def test_a_wrong_convention_is_refused_with_its_place(tmp_path: Path, wrong: str, message: str) -> None:
+    first = FILE[: FILE.index("[[measures]]")]
+    entry = wrong if wrong.startswith("measure =") else f'measure = "pac_bayes"\n{wrong}'
+    with pytest.raises(InputError, match="measures") as caught:
+        sweep(tmp_path, f"{first}[[measures]]\n{entry}\n").jobs()
+    assert message in str(caught.value)
+
+
+def test_measures_of_models_that_are_not_kept_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"keep: measures take the trained models.*with measures: all, children"):
+        sweep(tmp_path, f'keep = "none"\n{FILE}').jobs()

@@ -1,0 +1,183 @@
+"""A slow oracle of the searches: one plain model after another, float64, nothing of the engine but its draws."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sweeps.measures import PacBayes, Search, Sharpness
+from sweeps.training import Training
+from tests.workers.plain import PlainLsq, PlainNin
+from workers.data import Images
+from workers.data.batches import moments
+from workers.measures import draws
+from workers.models.layout import Layout
+
+
+def plain_model(training: Training, model: Mapping[str, Tensor]) -> PlainNin:
+    """A kept model as plain modules in evaluation mode, float64."""
+    net = PlainNin(training).double()
+    norms = [one for one in net.body if isinstance(one, nn.BatchNorm2d)]
+    for layer, conv, norm in zip(training.model.layers(training.data), net.convs(), norms, strict=True):
+        conv.weight.data = model[f"{layer.name}.weight"].double()
+        conv.bias.data = model[f"{layer.name}.bias"].double()
+        if conv.bits != 32:
+            conv.step.data = model[f"{layer.name}.step"].double()
+        norm.weight.data = model[f"{layer.name}.norm.weight"].double()
+        norm.bias.data = model[f"{layer.name}.norm.bias"].double()
+        norm.running_mean = model[f"{layer.name}.norm.running_mean"].double()
+        norm.running_var = model[f"{layer.name}.norm.running_var"].double()
+    return net.eval()
+
+
+def fold(net: PlainNin) -> None:
+    """Fold each batch norm into its convolution; only for models that round nothing."""
+    for index, conv in enumerate(net.body):
+        if isinstance(conv, nn.Conv2d):
+            norm = net.body[index + 1]
+            factor = norm.weight.data / (norm.running_var + norm.eps).sqrt()
+            conv.weight.data = conv.weight.data * factor[:, None, None, None]
+            conv.bias.data = norm.bias.data + (conv.bias.data - norm.running_mean) * factor
+            net.body[index + 1] = nn.Identity()
+
+
+def deploy(net: PlainNin) -> None:
+    """Put the rounded weights in the place of the latent ones."""
+    for conv in net.convs():
+        if conv.bits != 32:
+            conv.weight.data = PlainLsq.apply(conv.weight.data, conv.step.data, conv.bits)
+            conv.bits = 32
+            del conv.step
+
+
+def clamp(net: PlainNin) -> None:
+    """Keep the step sizes above zero."""
+    for conv in net.convs():
+        if conv.bits != 32:
+            conv.step.data.clamp_(min=torch.finfo(torch.float32).eps)
+
+
+def standardized(images: Images, places: Tensor) -> tuple[Tensor, Tensor]:
+    mean, deviation = (one[:, None, None] for one in moments(images.train_images))
+    return (images.train_images[places].double() - mean) / deviation, images.train_labels[places]
+
+
+class Oracle:
+    """One search, written straight down from science.md."""
+
+    def __init__(self, training: Training, model: Mapping[str, Tensor], measure: Search, images: Images) -> None:
+        self.measure, self.images = measure, images
+        self.net = plain_model(training, model)
+        if measure.perturb == "quantized":
+            deploy(self.net)
+        if measure.folds(training):
+            fold(self.net)
+        self.layout = Layout(training.model.layers(training.data))
+        self.pixels, self.labels = standardized(
+            images, draws.balanced(images.train_labels, measure.measure_samples, measure.measure_seed)
+        )
+
+    def places(self, net: PlainNin) -> list[tuple[nn.Parameter, slice]]:
+        """Each perturbed parameter, and where its noise lies in a row of draws."""
+        found: list[tuple[nn.Parameter, slice]] = []
+        norms = [net.body[index + 1] for index, one in enumerate(net.body) if isinstance(one, nn.Conv2d)]
+        for index, (conv, norm, spans) in enumerate(zip(net.convs(), norms, self.layout.spans, strict=True)):
+            found.append((conv.weight, slice(spans.weight.start, spans.weight.stop)))
+            found.append((conv.bias, slice(spans.bias.start, spans.bias.stop)))
+            if isinstance(norm, nn.BatchNorm2d):
+                found.append((norm.weight, slice(spans.gamma.start, spans.gamma.stop)))
+                found.append((norm.bias, slice(spans.beta.start, spans.beta.stop)))
+            if conv.bits != 32 and self.measure.perturb_step:
+                start = self.layout.steps.start + index
+                found.append((conv.step, slice(start, start + 1)))
+        return found
+
+    @torch.no_grad()
+    def accuracy(self, net: PlainNin) -> float:
+        return float((net(self.pixels).argmax(1) == self.labels).double().mean())
+
+    def noisy(self, sigma: float, noise: Tensor) -> float:
+        assert isinstance(self.measure, PacBayes)
+        net = copy.deepcopy(self.net)
+        for parameter, place in self.places(net):
+            if self.measure.scaling == "plain":
+                variance = torch.full_like(parameter, sigma**2)
+            else:
+                variance = sigma**2 * parameter.data**2 + self.measure.magnitude_epsilon**2
+            std = variance if self.measure.noise_std == "reference" else variance.sqrt()
+            parameter.data += noise[place].double().view_as(parameter) * std
+        return self._judged(net)
+
+    def _judged(self, net: PlainNin) -> float:
+        clamp(net)
+        return self.accuracy(net)
+
+    def climbed(self, radius: float, iteration: int, copy_: int) -> float:
+        """The accuracy at the end of one ascent."""
+        measure = self.measure
+        assert isinstance(measure, Sharpness)
+        net = copy.deepcopy(self.net)
+        places = self.places(net)
+        centre = [parameter.data.clone() for parameter, _ in places]
+        length, total = self.layout.parameters_length, sum(one.numel() for one in centre)
+        if measure.scaling == "plain":
+            row = draws.gaussian(measure.measure_seed, iteration, measure.copies, length)[copy_].double()
+            start = torch.cat([row[place] for _, place in places])
+            reach = float(draws.radii(measure.measure_seed, iteration, measure.copies)[copy_]) ** (1 / total)
+            start *= radius * reach / start.norm()
+            parts = torch.split(start, [one.numel() for one in centre])
+            moved = [part.view_as(one) for part, one in zip(parts, centre, strict=True)]
+        else:
+            row = draws.uniform(measure.measure_seed, iteration, measure.copies, length)[copy_].double()
+            moved = [
+                row[place].view_as(one) * one.abs() * radius for (_, place), one in zip(places, centre, strict=True)
+            ]
+        for step in range(measure.ascent_steps):
+            count = len(self.images.train_labels)
+            seen = draws.places(measure.measure_seed, iteration, step, measure.ascent_batch, count)
+            pixels, labels = standardized(self.images, seen)
+            self._move(net, places, centre, moved)
+            loss = nn.functional.cross_entropy(net(pixels), labels)
+            slopes = torch.autograd.grad(loss, [parameter for parameter, _ in places])
+            moved = [one + measure.ascent_rate * slope for one, slope in zip(moved, slopes, strict=True)]
+            if measure.scaling == "plain":
+                norm = torch.cat([one.flatten() for one in moved]).norm()
+                moved = [one * min(1.0, radius / float(norm)) for one in moved]
+            else:
+                limits = [radius * one.abs() for one in centre]
+                moved = [one.clamp(-limit, limit) for one, limit in zip(moved, limits, strict=True)]
+        self._move(net, places, centre, moved)
+        return self._judged(net)
+
+    @staticmethod
+    def _move(net: PlainNin, places: list[Any], centre: list[Tensor], moved: list[Tensor]) -> None:
+        for (parameter, _), one, by in zip(places, centre, moved, strict=True):
+            parameter.data = one + by
+        clamp(net)
+
+    def search(self) -> list[tuple[float, float]]:
+        """Each candidate radius with its displacement, in order."""
+        measure = self.measure
+        clean = self.accuracy(self.net)
+        low, high, trace = 0.0, measure.search_upper, []
+        for iteration in range(measure.iterations):
+            radius = (low + high) / 2
+            if isinstance(measure, PacBayes):
+                noise = draws.gaussian(measure.measure_seed, iteration, measure.copies, self.layout.parameters_length)
+                found = [self.noisy(radius, row) for row in noise]
+                accuracy = sum(found) / len(found)
+            else:
+                accuracy = min(self.climbed(radius, iteration, one) for one in range(measure.copies))
+            displacement = abs(accuracy - clean)
+            trace.append((radius, displacement))
+            if abs(displacement - measure.target) < measure.tolerance:
+                break
+            if displacement > measure.target:
+                high = radius
+            else:
+                low = radius
+        return trace

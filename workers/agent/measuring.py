@@ -1,0 +1,54 @@
+"""What an agent does with a cohort of measure jobs: models, measures, rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from db.rows import Claim, ParentModel
+from sweeps.errors import QsweepError
+from workers.agent.models import Models
+from workers.data import Images
+from workers.measures import measure_models
+
+
+class OtherInitialization(QsweepError):
+    """The initial weights, drawn again from their seed, are not those that the training started from."""
+
+
+def measure_claims(
+    claims: Sequence[Claim],
+    models: Models,
+    images: Images,
+    device: torch.device,
+    tick: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """The measure's columns of each claim's row. A diverged parent has no model: its row says so."""
+    sound = [claim for claim in claims if not _parent(claim).diverged]
+    found = [models.of(_parent(claim)) for claim in sound]
+    measured: list[dict[str, Any]] = []
+    if sound:
+        measure = sound[0].job.measure
+        assert measure is not None
+        trainings = [claim.job.training for claim in sound]
+        tensors = [one for one, _ in found]
+        measured = measure_models(trainings, tensors, measure, images, device=device, tick=tick)
+    for claim, (_, initial), row in zip(sound, found, measured, strict=True):
+        if initial is not None and initial != row["init_hash"]:
+            raise OtherInitialization(
+                f"job {claim.job.identity[:12]}: seed {claim.job.training.recipe.seed} draws other initial weights "
+                f"here than where its model was trained (another version of torch?)"
+            )
+    rows = dict(zip((claim.job_id for claim in sound), measured, strict=True))
+    return [_origin(_parent(claim)) | rows.get(claim.job_id, {"diverged": True}) for claim in claims]
+
+
+def _parent(claim: Claim) -> ParentModel:
+    assert claim.parent is not None, "a measure job has a parent"
+    return claim.parent
+
+
+def _origin(parent: ParentModel) -> dict[str, Any]:
+    return {"parent": parent.identity, "parent_attempt": parent.attempt, "model_hash": parent.model_hash}

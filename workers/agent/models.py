@@ -1,0 +1,57 @@
+"""The trained models that an agent's measure jobs take: still in memory, or from their files."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from db.rows import Claim, ParentModel
+from sweeps.errors import InputError
+from workers import checkpoints
+from workers.results import Result
+
+KEPT = 64
+"""Models that an agent keeps in memory after it trained them."""
+INIT_HASH = "init_hash"
+"""The entry of a model's file that says from which weights the training started."""
+
+
+class Models:
+    """Models by job and attempt: those trained last in memory, all kept ones below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._recent: OrderedDict[tuple[str, int], dict[str, Any]] = OrderedDict()
+
+    def keep(self, claims: Sequence[Claim], results: Sequence[Result]) -> list[tuple[str, str] | None]:
+        """Write the models that a sweep wants kept; file and hash of each. All stay in memory for a while."""
+        found: list[tuple[str, str] | None] = []
+        for claim, result in zip(claims, results, strict=True):
+            content = {**result.model, INIT_HASH: result.run["init_hash"]}
+            self._recent[claim.job.identity, claim.attempt] = content
+            file = f"{claim.job.identity[:2]}/{claim.job.identity}-{claim.attempt}.pt"
+            found.append((file, checkpoints.save(self.folder / file, content)) if claim.keep_model else None)
+        while len(self._recent) > KEPT:
+            self._recent.popitem(last=False)
+        return found
+
+    def of(self, parent: ParentModel) -> tuple[Mapping[str, Tensor], str | None]:
+        """The parent's tensors, and the hash of its initial weights if known.
+
+        Raises InputError if it was not kept, DamagedFile if its file is not what was written.
+        """
+        content = self._recent.get((parent.identity, parent.attempt))
+        if content is None:
+            if parent.model_file is None or parent.model_hash is None:
+                raise InputError(
+                    f"the model of job {parent.identity[:12]} was not kept",
+                    allowed='train it again under a sweep with keep = "all"',
+                )
+            content = checkpoints.load(self.folder / parent.model_file, parent.model_hash)
+        tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        initial = content.get(INIT_HASH)
+        return tensors, None if initial is None else str(initial)

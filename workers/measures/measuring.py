@@ -1,0 +1,180 @@
+"""One measure of the trained models of a cohort: points, searches, bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweeps.measures import Measure, PacBayes, Sharpness
+from sweeps.training import Training
+from workers.data.batches import Batches
+from workers.data.images import Images
+from workers.measures import bounds, draws
+from workers.measures.accuracy import Examinees
+from workers.measures.bisection import Bisection
+from workers.measures.perturbation import Climb, Noise
+from workers.measures.point import Point, make_point
+from workers.measures.search import Perturbation, run_searches
+from workers.models import NETWORKS
+from workers.models.layout import Layout
+from workers.results import initial_row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distances:
+    """What the bounds need of a point, over the weights of convolutions alone."""
+
+    norm_sq: float
+    distance_sq: float
+    initial_sq: float
+    squares: Tensor
+    """(wᵢ − w₀ᵢ)² (ω), float64."""
+    own_squares: Tensor
+    """wᵢ² (ω), float64."""
+
+
+Measured = dict[str, Any]
+"""The measure's columns of one row of `measures`."""
+
+
+def measure_models(
+    trainings: Sequence[Training],
+    models: Sequence[Mapping[str, Tensor]],
+    measure: Measure,
+    images: Images,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    tick: Callable[[int, int], None] = lambda done, of: None,
+) -> list[Measured]:
+    """Measure trained models of one shape and data set side by side, each as if it were alone."""
+    first = trainings[0]
+    network = NETWORKS[first.model.name](first.model, first.data)
+    layout = network.layout
+    points = [
+        _moved(make_point(one, model, layout, measure, dtype), device)
+        for one, model in zip(trainings, models, strict=True)
+    ]
+    batches = Batches(images, first.recipe, device, dtype)
+    pictures, labels = batches.train
+    places = draws.balanced(images.train_labels, measure.measure_samples, measure.measure_seed).to(device)
+    examinees = Examinees(network, batches.standardized(pictures[places]), labels[places])
+
+    def at(some: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = some.to(device)
+        return batches.standardized(pictures[chosen]), labels[chosen]
+
+    perturbation: Perturbation
+    if isinstance(measure, PacBayes):
+        perturbation = Noise(measure=measure)
+    else:
+        perturbation = Climb(measure=measure, network=network, images=at, train_images=len(labels))
+    clean, searches = run_searches(points, measure, layout, examinees, perturbation, tick)
+    return [
+        _describe(training, measure, layout, point, accuracy, search, len(examinees))
+        for training, point, accuracy, search in zip(trainings, points, clean, searches, strict=True)
+    ]
+
+
+def _moved(point: Point, device: torch.device) -> Point:
+    return dataclasses.replace(
+        point,
+        parameters=point.parameters.to(device),
+        statistics=point.statistics.to(device),
+        initial=point.initial.to(device),
+        mask=point.mask.to(device),
+        scale=None if point.scale is None else point.scale.to(device),
+    )
+
+
+def _describe(
+    training: Training,
+    measure: Measure,
+    layout: Layout,
+    point: Point,
+    clean: float,
+    search: Bisection,
+    samples: int,
+) -> Measured:
+    distances = distances_of(point, layout)
+    m = training.data.train_images
+    last = search.trace[-1]
+    of_init, of_orig = (
+        BOUNDS[measure.name](measure, distances, square, last.radius, m)
+        for square in (distances.distance_sq, distances.norm_sq)
+    )
+    initial = initial_row(training, layout)[: layout.weights]
+    return {
+        "init_hash": hashlib.sha256(initial.numpy().tobytes()).hexdigest()[:32],
+        "diverged": False,
+        "radius": last.radius,
+        "flatness": 1 / last.radius**2,
+        "value_init": _finite(of_init),
+        "value_orig": _finite(of_orig),
+        "candidates": len(search.trace),
+        "reached": last.displacement,
+        "converged": search.converged,
+        "saturated": search.saturated_end is not None,
+        "saturated_end": search.saturated_end,
+        "clean_accuracy": clean,
+        "samples": samples,
+        "m": m,
+        "omega": layout.weights,
+        "folded": point.folded,
+        "weight_norm": math.sqrt(distances.norm_sq),
+        "init_norm": math.sqrt(distances.initial_sq),
+        "distance": math.sqrt(distances.distance_sq),
+        "trace": [dataclasses.asdict(candidate) for candidate in search.trace],
+    }
+
+
+def distances_of(point: Point, layout: Layout) -> Distances:
+    """Norms of w, w − w₀ and w₀ in the coordinates of the point, in float64."""
+    weights = point.parameters[: layout.weights].double()
+    initial = point.initial.double()
+    squares, own = (weights - initial).square(), weights.square()
+    return Distances(
+        norm_sq=float(own.sum()),
+        distance_sq=float(squares.sum()),
+        initial_sq=float(initial.square().sum()),
+        squares=squares,
+        own_squares=own,
+    )
+
+
+def _pac_bayes(measure: PacBayes, distances: Distances, square: float, sigma: float, m: int) -> float:
+    if measure.scaling == "plain":
+        return bounds.pac_bayes(square, sigma, m)
+    squares = _denominator(measure, distances, square)
+    return bounds.pac_bayes_magnitude(square, squares, sigma, m, epsilon=measure.magnitude_epsilon)
+
+
+def _sharpness(measure: Sharpness, distances: Distances, square: float, alpha: float, m: int) -> float:
+    if measure.scaling == "plain":
+        return bounds.sharpness(square, alpha, distances.squares.numel(), m)
+    squares, epsilon = _denominator(measure, distances, square), measure.magnitude_epsilon
+    return bounds.sharpness_magnitude(square, squares, alpha, m, delta=measure.delta, epsilon=epsilon)
+
+
+def _denominator(measure: Measure, distances: Distances, square: float) -> Tensor:
+    """w − w₀ for Init and Orig alike, as the reference code has it; or each one's own r."""
+    own = measure.denominator == "r" and square == distances.norm_sq
+    return distances.own_squares if own else distances.squares
+
+
+BOUNDS: dict[str, Callable[[Any, Distances, float, float, int], float]] = {
+    "pac_bayes": _pac_bayes,
+    "sharpness": _sharpness,
+}
+"""√(bound/m) of a measure, by its name: from its conventions, the distances, ‖r‖², the radius and m."""
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
