@@ -288,10 +288,8 @@ def remaining(transaction: Transaction, sweep_id: int | None) -> Remaining:
     )
 
 
-def calibration(
-    transaction: Transaction, cohort_key: str, device: str, build: str, proposed: Calibration
-) -> Calibration:
-    key = {"cohort_key": cohort_key, "device": device, "build": build}
+def calibration(transaction: Transaction, shape: str, device: str, build: str, proposed: Calibration) -> Calibration:
+    key = {"shape": shape, "device": device, "build": build}
     statement = transaction.insert(calibrations).values(**key, slots=proposed.slots, form=proposed.form, made_at=wall())
     transaction.run(statement.on_conflict_do_nothing())
     row = transaction.run(sa.select(calibrations).filter_by(**key)).one()

@@ -183,7 +183,7 @@ def publications(transaction: Transaction) -> set[str]:
     return set(transaction.run(sa.select(jobs_table.c.publication).where(done).distinct()).scalars())
 
 
-def find_calibration(transaction: Transaction, cohort_key: str, device: str, build: str) -> Calibration | None:
-    key = {"cohort_key": cohort_key, "device": device, "build": build}
+def find_calibration(transaction: Transaction, shape: str, device: str, build: str) -> Calibration | None:
+    key = {"shape": shape, "device": device, "build": build}
     row = transaction.run(sa.select(calibrations).filter_by(**key)).first()
     return None if row is None else Calibration(slots=row.slots, form=row.form)

@@ -268,14 +268,14 @@ class Registry:
         """What is left, of one sweep or of all, for an agent that found nothing to claim. Reads only."""
         return self._database.read(lambda t: claims.remaining(t, sweep_id))
 
-    def calibration(self, *, cohort_key: str, device: str, build: str, slots: int, form: str) -> Calibration:
+    def calibration(self, *, shape: str, device: str, build: str, slots: int, form: str) -> Calibration:
         """The recorded slots and form; these, if none are recorded yet. Fixed from then on."""
         return self._database.write(
-            lambda t: claims.calibration(t, cohort_key, device, build, Calibration(slots=slots, form=form))
+            lambda t: claims.calibration(t, shape, device, build, Calibration(slots=slots, form=form))
         )
 
-    def find_calibration(self, *, cohort_key: str, device: str, build: str) -> Calibration | None:
-        return self._database.read(lambda t: reading.find_calibration(t, cohort_key, device, build))
+    def find_calibration(self, *, shape: str, device: str, build: str) -> Calibration | None:
+        return self._database.read(lambda t: reading.find_calibration(t, shape, device, build))
 
     def resumed(self, agent_id: int, claim: Fenced, step: int) -> None:
         """Corrects the step that this attempt started from, if it was not the newest checkpoint."""

@@ -260,7 +260,7 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The slots and the form of a cohort key on one device class and build: fixed once recorded."""
+    """The slots and the form of a shape on one device class and build: fixed once recorded."""
 
     slots: int
     form: str

@@ -192,7 +192,7 @@ events = sa.Table(
 calibrations = sa.Table(
     "calibrations",
     metadata,
-    sa.Column("cohort_key", sa.Text, primary_key=True),
+    sa.Column("shape", sa.Text, primary_key=True),
     sa.Column("device", sa.Text, primary_key=True),
     sa.Column("build", sa.Text, primary_key=True),
     sa.Column("slots", sa.Integer, nullable=False),

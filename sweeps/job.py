@@ -56,6 +56,15 @@ class Job:
             kind = f"{kind}-{self.measure.name}"
         return f"{kind}/{self.training.data.name}/{self.training.model.label}/{_digest(shared, 16)}"
 
+    @cached_property
+    def shape(self) -> str:
+        """What the best number of slots depends on: the model and the batches, not how long or how they train."""
+        training = self.training
+        content = {key: training.canonical()[key] for key in ("data", "model")}
+        content["batches"] = [training.recipe.batch_size, training.recipe.precision]
+        kind = self.kind.value if self.measure is None else f"{self.kind.value}-{self.measure.name}"
+        return f"{kind}/{training.data.name}/{training.model.label}/{_digest(content, 16)}"
+
     @property
     def cost(self) -> float:
         """Estimated arithmetic operations; only the order of jobs and the time left depend on it."""

@@ -251,7 +251,7 @@ def test_looking_waits_for_no_writer(registry: Registry, sweep: Sweep, url: str)
 
 
 def test_a_calibration_is_fixed_by_the_first_who_makes_it(registry: Registry) -> None:
-    key = {"cohort_key": "k", "device": "cpu", "build": "1"}
+    key = {"shape": "k", "device": "cpu", "build": "1"}
     assert registry.find_calibration(**key) is None
     assert registry.calibration(**key, slots=16, form="loop").slots == 16
     assert registry.calibration(**key, slots=4, form="grouped") == registry.find_calibration(**key)

@@ -141,6 +141,13 @@ def test_members_of_a_cohort_share_shape_data_batches_and_epochs(changes: dict[s
     assert job(**changes).cohort_key != job().cohort_key
 
 
+def test_slots_are_fixed_for_a_shape_however_long_it_trains() -> None:
+    same = [job(), job(epochs=1), job(data_seed=3), job(milestones=[5]), job(bits=32), job(optimizer="adam")]
+    assert len({one.shape for one in same}) == 1
+    others = [job(width=8), job(depth=2), job(batch_size=64), job(data="cifar100")]
+    assert len({one.shape for one in [job(), *others]}) == 5
+
+
 def test_a_field_added_later_counts_only_away_from_its_old_behaviour() -> None:
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Later(Sgd):

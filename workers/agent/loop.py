@@ -118,18 +118,17 @@ class Agent:
         return True
 
     def _plan(self, head: Head) -> Plan:
-        """Slots and form of the head's cohorts: fixed in the registry from their first use on this device.
+        """Slots and form of the head's shape: fixed in the registry from its first use on this device.
 
         Only running out of memory lowers the slots.
         """
-        if head.cohort_key not in self._plans:
+        shape = head.job.shape
+        if shape not in self._plans:
             device = device_class(self.device)
             slots, form = default_form(head.job.training, device)
-            fixed = self.registry.calibration(
-                cohort_key=head.cohort_key, device=device, build=build(), slots=slots, form=form.value
-            )
-            self._plans[head.cohort_key] = Plan(slots=fixed.slots, form=Form(fixed.form))
-        plan = self._plans[head.cohort_key]
+            fixed = self.registry.calibration(shape=shape, device=device, build=build(), slots=slots, form=form.value)
+            self._plans[shape] = Plan(slots=fixed.slots, form=Form(fixed.form))
+        plan = self._plans[shape]
         return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots))
 
     def _work(self, claims: Sequence[Claim], plan: Plan) -> None:

@@ -64,13 +64,13 @@ def upgrade() -> None:
     )
     op.create_table(
         "calibrations",
-        sa.Column("cohort_key", sa.Text(), nullable=False),
+        sa.Column("shape", sa.Text(), nullable=False),
         sa.Column("device", sa.Text(), nullable=False),
         sa.Column("build", sa.Text(), nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("form", sa.Text(), nullable=False),
         sa.Column("made_at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("cohort_key", "device", "build"),
+        sa.PrimaryKeyConstraint("shape", "device", "build"),
     )
     op.create_table(
         "checkpoints",
