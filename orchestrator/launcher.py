@@ -25,6 +25,7 @@ from db.rows import Sweep
 from db.states import State, SweepState
 from orchestrator.backends.base import Backend, Fleet
 from orchestrator.freezing import Code, choose_code
+from orchestrator.kept_models import check_models
 from orchestrator.progress import Display, Progress
 from orchestrator.selection import Selection
 from reports.answers import spec_of
@@ -120,33 +121,6 @@ def find_launched(home: Home, selection: Selection) -> tuple[Sweep | None, bool]
             )
         done = {job.identity for job in registry.jobs(sweep.id, state=State.DONE)}
     return sweep, all(job.identity in done for job in selection.chosen)
-
-
-def check_models(home: Home, selection: Selection) -> None:
-    """Raise InputError if a measure is asked of a trained model that was not kept. Changes nothing."""
-    asked = {job.parent for job in selection.chosen if job.parent is not None}
-    registry = Registry.open_if_present(home.registry) if asked else None
-    if registry is None:
-        return
-    with registry:
-        known = {row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id, state=State.DONE)}
-    measured = {job.identity for job in selection.chosen if job.parent is not None and job.identity in known}
-    lost = sorted(
-        {
-            job.parent
-            for job in selection.chosen
-            if job.parent in known
-            and job.identity not in measured
-            and known[job.parent].model_file is None
-            and not known[job.parent].diverged
-        }
-    )
-    if lost:
-        raise InputError(
-            f"measures are asked of {len(lost)} trained models that were not kept, such as that of job {lost[0][:12]}",
-            place=selection.title,
-            allowed='measure trainings of sweeps with keep = "all", or train these again in another home',
-        )
 
 
 class Watch:
