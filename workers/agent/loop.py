@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -49,6 +50,10 @@ class Stopped(Exception):
     """The agent was asked to stop: its jobs go back."""
 
 
+class TooLong(Exception):
+    """The jobs run for longer than their time limit."""
+
+
 class LeaseGone(Exception):
     """The agent's jobs belong to somebody else now: whatever it has is discarded."""
 
@@ -75,6 +80,7 @@ class Agent:
         heart: Heart,
         stop: threading.Event,
         sweep: int | None = None,
+        time_limit: float = math.inf,
     ) -> None:
         self.home = home
         self.registry = registry
@@ -85,6 +91,7 @@ class Agent:
         self.heart = heart
         self.stop = stop
         self.sweep = sweep
+        self.time_limit = time_limit
         self._images: dict[str, Images] = {}
         self._plans: dict[str, Plan] = {}
 
@@ -134,6 +141,8 @@ class Agent:
             self.registry.release(self.agent, claims)
         except LeaseGone:
             raise
+        except TooLong as error:
+            self.registry.fail(self.agent, claims, FailureClass.TIMEOUT, str(error))
         except InputError as error:
             self.registry.fail(self.agent, claims, FailureClass.INPUT, str(error))
         except torch.OutOfMemoryError:
@@ -162,6 +171,8 @@ class Agent:
             if self.stop.is_set() or self._unwanted(claims):
                 self._save(claims, cohort)
                 raise Stopped
+            if time.monotonic() - started > self.time_limit:
+                raise TooLong(f"not done after {self.time_limit:g} s, at step {cohort.position} of {cohort.steps}")
             if pace.due(cohort.position):
                 with pace:
                     self._save(claims, cohort)
