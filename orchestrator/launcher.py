@@ -280,6 +280,7 @@ def launch(
     *,
     workers: int | None,
     lease: float,
+    time_limit: float | None,
     detach: bool,
     code: Code | None,
 ) -> Sweep:
@@ -307,6 +308,7 @@ def launch(
             machine=machine,
             workers=workers,
             lease=lease,
+            time_limit=time_limit,
             detach=detach,
         )
         return sweep
@@ -324,6 +326,7 @@ def see_through(
     machine: Machine,
     workers: int | None,
     lease: float,
+    time_limit: float | None,
     detach: bool,
 ) -> None:
     """Start agents for a registered sweep; unless detached, watch it to its end."""
@@ -335,6 +338,7 @@ def see_through(
         workers=workers or machine.agents,
         gpus=machine.gpus,
         lease=lease,
+        time_limit=time_limit,
         sweep=sweep.id,
         code=sweep.code,
     )

@@ -25,13 +25,14 @@ HANDED_BACK = 0
 """Exit code of an agent that left nothing behind."""
 
 
-def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None) -> int:
+def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None, time_limit: float | None = None) -> int:
     """Run one agent to its end; its exit code, or 1 if it was killed.
 
     With `code`, the agent runs that snapshot instead of the installed packages.
     """
     command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *([] if sweep is None else ["--sweep", str(sweep)])]
+    command += [] if time_limit is None else ["--time-limit", str(time_limit)]
     environment = agent_environment(home, code)
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is an agent to pass them on to
     child = subprocess.Popen(
@@ -99,10 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lease", type=float, required=True)
     parser.add_argument("--sweep", type=int)
     parser.add_argument("--code")
+    parser.add_argument("--time-limit", type=float)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     try:
-        return supervise(home, lease=given.lease, sweep=given.sweep, code=given.code)
+        return supervise(home, lease=given.lease, sweep=given.sweep, code=given.code, time_limit=given.time_limit)
     except QsweepError as error:
         sys.stderr.write(f"qsweep worker: {error}\n")
         return error.exit_code

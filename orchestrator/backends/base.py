@@ -18,6 +18,8 @@ class Fleet:
     lease: float
     sweep: int | None = None
     """Identifier of the sweep to work for; None is any."""
+    time_limit: float | None = None
+    """Seconds after which an attempt of a job fails; None is no limit."""
     code: str
     """Version of the snapshot of the code that the agents run."""
 

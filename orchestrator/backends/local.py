@@ -30,6 +30,7 @@ def worker_command(fleet: Fleet) -> list[str]:
         str(home.data),
     ]
     command += ["--lease", str(fleet.lease), "--code", fleet.code]
+    command += [] if fleet.time_limit is None else ["--time-limit", str(fleet.time_limit)]
     return command if fleet.sweep is None else [*command, "--sweep", str(fleet.sweep)]
 
 

@@ -45,6 +45,15 @@ LeaseOption = Annotated[
         help="Seconds after its last heartbeat that a silent agent loses its jobs.",
     ),
 ]
+TimeLimitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        min=1,
+        help="Seconds that one attempt of a job may train before it fails (class timeout).",
+        show_default="none",
+    ),
+]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the agents go on.")]
 CodeOption = Annotated[
     Code | None,
@@ -76,6 +85,7 @@ def launch(
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
+    time_limit: TimeLimitOption = None,
     code: CodeOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
@@ -93,7 +103,15 @@ def launch(
     for warning in selection.warnings():
         console.print(f"note: {warning}", highlight=False, soft_wrap=True)
     sweep = launch_selection(
-        place, selection, _backend(backend), console, workers=workers, lease=lease, detach=detach, code=code
+        place,
+        selection,
+        _backend(backend),
+        console,
+        workers=workers,
+        lease=lease,
+        time_limit=time_limit,
+        detach=detach,
+        code=code,
     )
     if not detach:
         _finish(place, sweep)
@@ -105,6 +123,7 @@ def resume(
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
+    time_limit: TimeLimitOption = None,
     code: CodeOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
@@ -144,6 +163,7 @@ def resume(
                 machine=machine,
                 workers=workers,
                 lease=lease,
+                time_limit=time_limit,
                 detach=detach,
             )
     finally:
@@ -155,6 +175,7 @@ def resume(
 def worker(
     sweep: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.")] = None,
     lease: LeaseOption = LEASE,
+    time_limit: TimeLimitOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     data: DataOption = None,
@@ -170,7 +191,7 @@ def worker(
     finally:
         opened.close()
     identifier, code = (None, None) if found is None else (found.id, found.code)
-    sys.exit(supervise(place, lease=lease, sweep=identifier, code=code))
+    sys.exit(supervise(place, lease=lease, sweep=identifier, code=code, time_limit=time_limit))
 
 
 def _backend(name: BackendName) -> Backend:

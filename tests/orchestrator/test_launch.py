@@ -140,6 +140,19 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
         assert (runs.set_index("job")[column] == other[column].reindex(runs.job)).all()
 
 
+def test_a_job_over_its_time_limit_fails_as_timeout_and_can_be_retried(qsweep: Qsweep) -> None:
+    limited = qsweep("launch", *LONG, "--set", "epochs=4000", "--limit", "2", "--workers", "1", "--time-limit", "2")
+    assert limited.returncode == 1, limited.stderr
+    failed = json.loads(qsweep("jobs", "digits-grid", "--state", "failed", "--json").stdout)
+    assert len(failed) == 2
+    attempts = json.loads(qsweep("show", failed[0]["job"], "--json").stdout)["attempts"]
+    assert [one["failure_class"] for one in attempts] == ["timeout"]
+    assert "not done after 2 s, at step" in attempts[0]["error"]
+    again = qsweep("retry", "digits-grid", "--state", "failed", "--class", "timeout")
+    assert again.returncode == 0, again.stderr
+    assert counts(qsweep)["queued"] == 2
+
+
 @pytest.mark.fault
 def test_ctrl_c_hands_the_jobs_back_and_says_how_to_resume(qsweep: Qsweep, home: Path) -> None:
     launched = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import signal
 import socket
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--lease", type=float, required=True)
     parser.add_argument("--sweep", type=int)
+    parser.add_argument("--time-limit", type=float, default=math.inf)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     stop = threading.Event()
@@ -42,13 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     torch.set_num_threads(1)
     try:
-        return run(home, lease=given.lease, sweep=given.sweep, stop=stop)
+        return run(home, lease=given.lease, sweep=given.sweep, time_limit=given.time_limit, stop=stop)
     except QsweepError as error:
         sys.stderr.write(f"qsweep agent: {error}\n")
         return error.exit_code
 
 
-def run(home: Home, *, lease: float, sweep: int | None, stop: threading.Event) -> int:
+def run(home: Home, *, lease: float, sweep: int | None, time_limit: float, stop: threading.Event) -> int:
     """Enlist, work, retire; the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     registry = Registry.open(home.registry)
@@ -75,7 +77,17 @@ def run(home: Home, *, lease: float, sweep: int | None, stop: threading.Event) -
     heart = Heart(registry, agent, lease=lease, patience=PATIENCE)
     heart.start()
     try:
-        Agent(home, registry, device, agent=agent, code=code_origin(), heart=heart, stop=stop, sweep=sweep).run()
+        Agent(
+            home,
+            registry,
+            device,
+            agent=agent,
+            code=code_origin(),
+            heart=heart,
+            stop=stop,
+            sweep=sweep,
+            time_limit=time_limit,
+        ).run()
     except LeaseGone:
         return LEASE_GONE
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -52,6 +53,10 @@ class Stopped(Exception):
     """The agent was asked to stop: its jobs go back."""
 
 
+class TooLong(Exception):
+    """The jobs run for longer than their time limit."""
+
+
 class LeaseGone(Exception):
     """The agent's jobs belong to somebody else now: whatever it has is discarded."""
 
@@ -78,6 +83,7 @@ class Agent:
         heart: Heart,
         stop: threading.Event,
         sweep: int | None = None,
+        time_limit: float = math.inf,
     ) -> None:
         self.home = home
         self.registry = registry
@@ -90,6 +96,7 @@ class Agent:
         self.sweep = sweep
         self._models = Models(home.models)
         self._trained: tuple[int, ...] = ()
+        self.time_limit = time_limit
         self._images: dict[str, Images] = {}
         self._plans: dict[str, Plan] = {}
 
@@ -142,6 +149,8 @@ class Agent:
             self.registry.release(self.agent, claims)
         except LeaseGone:
             raise
+        except TooLong as error:
+            self.registry.fail(self.agent, claims, FailureClass.TIMEOUT, str(error))
         except InputError as error:
             self.registry.fail(self.agent, claims, FailureClass.INPUT, str(error))
         except torch.OutOfMemoryError:
@@ -170,6 +179,8 @@ class Agent:
             if self.stop.is_set() or self._unwanted(claims):
                 self._save(claims, cohort)
                 raise Stopped
+            if time.monotonic() - started > self.time_limit:
+                raise TooLong(f"not done after {self.time_limit:g} s, at step {cohort.position} of {cohort.steps}")
             if pace.due(cohort.position):
                 with pace:
                     self._save(claims, cohort)

@@ -1,0 +1,66 @@
+"""The databases of the trials: a SQLite file of each home, or one real Postgres that can be restarted."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator import serving
+from tests.fault.trial import Database
+
+MakeDatabase = Callable[[], Database]
+
+
+@contextmanager
+def databases(name: str) -> Iterator[MakeDatabase]:
+    """Makes a fresh database for each trial; everything is gone at the end."""
+    if name == "sqlite":
+        yield lambda: Database(name="sqlite")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="qsweep-fault-pg-"))
+    folder.chmod(0o711)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = serving.Server(folder=folder / "pg", passwords=folder / "postgres.pgpass", host=serving.LOCAL, port=port)
+    serving.start(server)
+    try:
+        yield lambda: _fresh(server)
+    finally:
+        serving.stop(server)
+        shutil.rmtree(folder)
+
+
+def _fresh(server: serving.Server) -> Database:
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex[:12]}"
+    words = f"host={serving.LOCAL} port={server.port} user={serving.USER} passfile={server.passwords}"
+
+    def drop() -> None:
+        with psycopg.connect(f"{words} dbname=postgres", autocommit=True) as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+
+    with psycopg.connect(f"{words} dbname=postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    url = server.url.replace(f"/{serving.USER}?", f"/{name}?").replace(socket.gethostname(), serving.LOCAL)
+    return Database(
+        name="postgres", url=url, conninfo=f"{words} dbname={name}", restart=lambda: _restart(server), drop=drop
+    )
+
+
+def _restart(server: serving.Server) -> None:
+    """As after a crash: stopped at once, without a checkpoint of its own, and started again."""
+    account: dict[str, Any] = serving._as(serving._account())
+    stop = [str(serving._programs() / "pg_ctl"), "-w", "-m", "immediate", "-D", str(server.data), "stop"]
+    subprocess.run(stop, **account, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    time.sleep(0.5)
+    serving.start(server)

@@ -1,0 +1,222 @@
+"""The saboteur: listens at the product's named points, and there does what its plan says to the process."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socketserver
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from sweeps.faults import DISK_FULL
+
+AGENT = ("claimed", "heartbeat", "step", "checkpoint.written", "checkpoint.renamed", "checkpoint.recorded")
+AGENT += ("parquet.written", "parquet.renamed", "finish.uncommitted", "finished", "claim.uncommitted")
+WHERE: dict[str, tuple[str, ...]] = {
+    "kill": AGENT,
+    "kill both": AGENT,
+    "kill supervisor": ("step", "heartbeat", "checkpoint.recorded"),
+    "die supervisor": ("supervisor.started", "supervisor.reporting"),
+    "kill launcher": ("launcher.watching",),
+    "stop": AGENT,
+    "terminate": ("step", "heartbeat", "checkpoint.written", "parquet.renamed", "claimed"),
+    "full disk": ("checkpoint.written", "parquet.written"),
+    "truncate": ("checkpoint.reading",),
+    "flip": ("checkpoint.reading",),
+    "clock": ("step", "heartbeat", "claimed"),
+    "lock": ("step", "claimed", "checkpoint.recorded", "parquet.renamed"),
+    "drop": ("step", "claim.uncommitted", "finish.uncommitted", "checkpoint.recorded", "heartbeat"),
+    "restart": ("step", "claim.uncommitted", "finish.uncommitted", "checkpoint.recorded", "heartbeat"),
+}
+"""What can be done, and at which points."""
+COMMON = ("kill", "kill", "kill", "kill both", "kill supervisor", "die supervisor", "kill launcher", "stop", "stop")
+COMMON += ("terminate", "full disk", "truncate", "flip", "clock")
+OF_DATABASE = {"sqlite": ("lock", "lock"), "postgres": ("drop", "restart")}
+ARMED = 6
+"""Faults of the plan that wait for their points at the same time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Do `action` when `point` is passed for the `after`-th time since this fault was armed."""
+
+    action: str
+    point: str
+    after: int
+
+
+def draw_plan(seed: int, count: int, database: str, *, clock: bool = True) -> list[Fault]:
+    """The faults of one trial."""
+    dice = random.Random(seed)
+    actions = [one for one in COMMON + OF_DATABASE[database] if clock or one != "clock"]
+    plan = []
+    for _ in range(count):
+        action = dice.choice(actions)
+        point = dice.choice(WHERE[action])
+        after = dice.randint(1, {"step": 80, "launcher.watching": 12, "heartbeat": 3}.get(point, 2))
+        plan.append(Fault(action=action, point=point, after=after))
+    return plan
+
+
+@dataclass
+class Saboteur:
+    """Carries out a plan on every process that reports to its socket, and keeps count of what it saw."""
+
+    socket: Path
+    plan: list[Fault]
+    lease: float
+    clock: Path
+    database_file: Path | None = None
+    restart_database: Callable[[], None] | None = None
+    drop_connections: Callable[[], None] | None = None
+    fired: list[Fault] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
+    steps: int = 0
+    pids: set[int] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._armed: list[list[Fault | int]] = []
+        self._timers: list[threading.Thread] = []
+        saboteur = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                pid, name, subject = self.rfile.readline().decode().rstrip("\n").split("\t")
+                answer = saboteur.hear(int(pid), name, subject)
+                try:
+                    self.wfile.write(answer)
+                except BrokenPipeError:
+                    saboteur.notes.append(f"{name}: gone before the answer")
+
+        class Server(socketserver.ThreadingUnixStreamServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+        self._server = Server(str(self.socket), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        for timer in self._timers:
+            timer.join()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def settle(self) -> None:
+        """Waits until every stopped process goes on and every lock is given back."""
+        for timer in list(self._timers):
+            timer.join()
+
+    def hear(self, pid: int, name: str, subject: str) -> bytes:
+        with self._lock:
+            self.pids.add(pid)
+            self.passed[name] += 1
+            if name == "step":
+                self.steps += int(subject)
+            fault = self._due(name)
+            if fault is not None:
+                self.fired.append(fault)
+                self.notes.append(f"{fault.action} {pid} at {name} {Path(subject).name}")
+        return b"on" if fault is None else self._do(fault.action, pid, subject)
+
+    def _due(self, name: str) -> Fault | None:
+        while len(self._armed) < ARMED and self.plan:
+            one = self.plan.pop(0)
+            self._armed.append([one, one.after])
+        due = None
+        for slot in self._armed:
+            fault, left = slot
+            assert isinstance(fault, Fault)
+            assert isinstance(left, int)
+            if fault.point == name:
+                slot[1] = left - 1
+                if left <= 1 and due is None:
+                    due = slot
+        if due is None:
+            return None
+        self._armed.remove(due)
+        assert isinstance(due[0], Fault)
+        return due[0]
+
+    def _do(self, action: str, pid: int, subject: str) -> bytes:
+        match action:
+            case "kill" | "kill launcher" | "die supervisor":
+                os.kill(pid, signal.SIGKILL)
+            case "kill both" | "kill supervisor":
+                self._kill_supervisor(pid)
+                if action == "kill both":
+                    os.kill(pid, signal.SIGKILL)
+            case "stop":
+                os.kill(pid, signal.SIGSTOP)
+                self._later(1.5 * self.lease, lambda: os.kill(pid, signal.SIGCONT))
+            case "terminate":
+                os.kill(pid, signal.SIGTERM)
+            case "full disk":
+                return DISK_FULL
+            case "truncate" | "flip":
+                damage(Path(subject), truncate=action == "truncate")
+            case "clock":
+                self.clock.write_text(f"{random.Random(pid).choice((-86_400, 3_600, 86_400)):>12d}")
+            case "lock":
+                self._lock_file()
+            case "drop":
+                assert self.drop_connections is not None
+                self.drop_connections()
+            case "restart":
+                assert self.restart_database is not None
+                self.restart_database()
+        return b"on"
+
+    def _kill_supervisor(self, pid: int) -> None:
+        parent = psutil.Process(pid).parent()
+        if parent is not None and "orchestrator.supervisor" in " ".join(parent.cmdline()):
+            parent.kill()
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        def wait() -> None:
+            time.sleep(seconds)
+            try:
+                act()
+            except ProcessLookupError:
+                self.notes.append("it was gone before it could go on")
+
+        self._timers.append(threading.Thread(target=wait, daemon=True))
+        self._timers[-1].start()
+
+    def _lock_file(self) -> None:
+        """Holds SQLite's write lock for longer than a lease."""
+        assert self.database_file is not None
+        file = self.database_file
+
+        def hold() -> None:
+            connection = sqlite3.connect(file, timeout=30, isolation_level=None)
+            connection.execute("BEGIN EXCLUSIVE")
+            time.sleep(1.3 * self.lease)
+            connection.execute("ROLLBACK")
+            connection.close()
+
+        self._timers.append(threading.Thread(target=hold, daemon=True))
+        self._timers[-1].start()
+
+
+def damage(path: Path, *, truncate: bool) -> None:
+    """Cuts a file in half, or flips one bit in its middle."""
+    if not path.is_file():
+        return
+    content = bytearray(path.read_bytes())
+    if truncate:
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1
+    path.write_bytes(content)
