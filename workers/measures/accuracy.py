@@ -46,6 +46,11 @@ class Examinees:
     @torch.no_grad()
     def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         """Images that each of the models in `rows` (M, P, their weights as deployed) gets right (M, int64)."""
+        chunk = max(1, 4 * self._budget // (self._pixels * SMALLEST_BATCH))
+        starts = range(0, len(rows), chunk)
+        return torch.cat([self._hits(rows[one : one + chunk], statistics[one : one + chunk]) for one in starts])
+
+    def _hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         network = self._network
         stages = tensors_of(network.layout, rows, rows, statistics)
         ready = [affine(window, stage) for window, stage in zip(network.windows, stages, strict=True)]
