@@ -39,7 +39,7 @@ from workers.forms import Form, default_form
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_EVERY = 10.0
+CHECKPOINT_EVERY = 2.0
 """Seconds between two checkpoints of a cohort, at least."""
 CHECKPOINT_SHARE = 0.02
 """Share of the time that may go into checkpoints."""
