@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,11 +55,6 @@ def load(path: Path, checksum: str) -> dict[str, Any]:
         raise DamagedFile(f"{path} is damaged: its checksum is not the recorded one")
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
-
-
-def discard(folder: Path) -> None:
-    """Remove a job's checkpoints."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

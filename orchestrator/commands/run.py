@@ -213,5 +213,5 @@ def _finish(home: Home, sweep: Sweep) -> None:
     finally:
         registry.close()
     if failed:
-        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.name} --state failed", err=True)
+        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)

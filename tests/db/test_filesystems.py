@@ -75,4 +75,8 @@ def test_a_registry_on_a_network_file_system_is_refused_with_the_way_out(
 
 
 def test_without_a_mount_table_nothing_is_refused(tmp_path: Path) -> None:
-    filesystems.refuse_network(tmp_path, mounts=tmp_path / "none")
+    mounts = tmp_path / "mountinfo"
+    filesystems.refuse_network(tmp_path, mounts=mounts)  # raises nothing
+    mounts.write_text(f"1 1 0:1 / {tmp_path} rw - nfs4 server:/ rw\n")
+    with pytest.raises(InputError):
+        filesystems.refuse_network(tmp_path, mounts=mounts)

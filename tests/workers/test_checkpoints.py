@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.checkpoints import DamagedFile, discard, load, save
+from workers.checkpoints import DamagedFile, load, save
 
 STATE = {"position": 7, "row": torch.arange(1000.0), "name": "x"}
 
@@ -47,7 +47,3 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> N
         save(path, {"bad": lambda: None})
     assert load(path, checksum)["position"] == 7
     assert [file.name for file in tmp_path.iterdir()] == ["one.pt"]
-
-
-def test_discarding_what_is_not_there_is_fine(tmp_path: Path) -> None:
-    discard(tmp_path / "nothing")
