@@ -67,13 +67,14 @@ def stop(server: Server) -> None:
     """Stop the server; its data stays."""
     if not is_running(server):
         raise InputError("no server runs there", place=str(server.folder))
-    _run(_programs() / "pg_ctl", ["-w", "-m", "fast", "-D", str(server.data), "stop"], _account())
+    _run(_programs() / "pg_ctl", ["-w", "-t", "120", "-m", "fast", "-D", str(server.data), "stop"], _account())
 
 
 def is_running(server: Server) -> bool:
     """Whether a server runs on this data."""
     command = [str(_programs() / "pg_ctl"), "-D", str(server.data), "status"]
-    return subprocess.run(command, **_as(_account()), capture_output=True, check=False).returncode == 0
+    answer = subprocess.run(command, **_as(_account()), cwd="/", capture_output=True, check=False)
+    return answer.returncode == 0
 
 
 def _initialize(server: Server, programs: Path, account: str | None) -> None:
