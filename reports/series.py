@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,8 @@ BAND = (0.1, 0.9)
 BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of a box: ends of the whiskers, of the box, and the median."""
 NORMAL = 1.96
-BINS = 60
+BINS = (8, 60)
+"""Fewest and most bins of a throughput; one in about four moments at which jobs were done."""
 POINTS = 400
 UNITS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0), ("s", 1.0))
 
@@ -82,12 +84,13 @@ def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
     longest = max(float(seconds.max()), 1.0)
     unit, size = next((one for one in UNITS if longest >= 2 * one[1]), UNITS[-1])
     scaled = np.sort(seconds) / size
-    edges = np.linspace(0.0, longest / size, BINS + 1)
     times = np.unique(np.concatenate([[0.0], scaled]))
+    bins = int(np.clip(len(times) // 4, *BINS))
+    edges = np.linspace(0.0, longest / size, bins + 1)
     if len(times) > POINTS:
         times = np.linspace(0.0, longest / size, POINTS)
     kind = done["job"].map(kinds).to_numpy()
-    per_minute = 60.0 / (longest / BINS)
+    per_minute = 60.0 / (longest / bins)
     counts = {name: np.sort(seconds[kind == name]) / size for name in sorted(set(kind), reverse=True)}
     return Timeline(
         start=start,
@@ -156,7 +159,9 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     grouped = keyed.groupby(["network", "bits", "index", "layer"], sort=True)["step_size"]
     found = grouped.quantile([BAND[0], 0.5, BAND[1]]).unstack()
     found.columns = pd.Index(["low", "median", "high"])
-    return found.assign(models=grouped.count()).reset_index()
+    counted = found.assign(models=grouped.count()).reset_index()
+    sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"[\d.]+", name))))
+    return counted.assign(size=sizes).sort_values(["size", "network", "bits", "index"]).drop(columns=["size"])
 
 
 def networks(models: Models) -> pd.Series:

@@ -91,7 +91,7 @@ def analyze(
 ) -> Analysis:
     """Analyze the committed rows of `runs`, `measures` and `layers` of the sweep `spec`, in any order."""
     options = options or Options()
-    known = runs[~runs["diverged"].astype(bool) & runs[list(METRICS)].notna().all(axis=1)]
+    known = finite_runs(runs)
     associations: list[Association] = []
     comparisons: list[tuple[str, Paired]] = []
     claims: list[Claim] = []
@@ -114,6 +114,11 @@ def analyze(
         comparisons=tuple(comparisons),
         claims=tuple(claims),
     )
+
+
+def finite_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that every average counts: neither diverged, nor with a value that overflowed."""
+    return runs[~runs["diverged"].astype(bool) & runs[list(METRICS)].notna().all(axis=1)]
 
 
 def group_models(spec: Spec, runs: pd.DataFrame) -> Iterator[Models]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from reports.analysis.analysis import Analysis, Association
-from reports.analysis.claims import Claim, Number
+from reports.analysis.analysis import Analysis, Association, Options
+from reports.analysis.claims import ALPHA, Claim, Number
 from reports.analysis.correlation import Environment
 from reports.analysis.pairing import Paired
 
@@ -29,21 +29,49 @@ def render_analysis(analysis: Analysis) -> str:
     head = f"# {analysis.sweep}: {analysis.done} of {analysis.expected} models"
     if analysis.left_out:
         head += f", {analysis.left_out} of them diverged and left out"
-    parts = [head, "## The paper's claims", _claims(analysis.claims), *_numbers(analysis.claims)]
+    parts = [head, "## The paper's claims", _claims(analysis.claims)]
+    parts += [*_numbers(analysis.claims), claim_note(analysis.options)]
     if analysis.comparisons:
         parts += ["## Each precision against FP32, over matched configurations", _comparisons(analysis)]
-        parts.append(_comparison_note(analysis))
+        parts.append(_listed(comparison_notes(analysis.options)))
     if analysis.associations:
-        parts += ["## What goes with the generalization gap", _associations(analysis.associations), ASSOCIATION_NOTE]
+        parts += ["## What goes with the generalization gap", _associations(analysis.associations)]
+        parts.append(_listed(ASSOCIATION_NOTES))
     return "\n\n".join(parts) + "\n"
 
 
-ASSOCIATION_NOTE = """\
-- τ: Kendall's τ-b over all models; p after Holm. A positive τ: larger goes with a larger gap.
-- Ψ and ψ: the granulated coefficient (Jiang et al. 2019) over models that differ in one hyperparameter alone.
-- Sign-error (Dziugaite et al. 2020) over pairs that differ in one hyperparameter alone; 0.5 is a coin flip. Mean and
-  worst over the environments (a hyperparameter and two of its values). Filtered: on the gap of accuracies, weighted by
-  how surely two gaps differ, with the effective number of pairs."""
+ASSOCIATION_NOTES = (
+    "τ: Kendall's τ-b over all models; p after Holm. A positive τ: larger goes with a larger gap.",
+    "Ψ and ψ: the granulated coefficient (Jiang et al. 2019) over models that differ in one hyperparameter alone.",
+    "Sign-error (Dziugaite et al. 2020): how often a pair of models that differ in one hyperparameter alone is ordered "
+    "the wrong way; 0.5 is a coin flip. Mean and worst over the environments (a hyperparameter and two of its values). "
+    "Filtered: on the gap of accuracies, weighted by how surely two gaps differ, with the effective number of pairs.",
+)
+
+
+def comparison_notes(options: Options) -> tuple[str, ...]:
+    """What a reader has to know of the paired comparisons."""
+    bootstrap = options.bootstrap
+    return (
+        "A difference is precision − FP32, averaged over configurations that differ in nothing else; bootstrap "
+        f"(BCa, {bootstrap.resamples:,} resamples, seed {bootstrap.seed}). Improved: the share of configurations with "
+        "a smaller gap or loss, or a higher accuracy (ties half), with Wilson's 95% interval.",
+        "A grid is no random sample: intervals and tests speak of configurations like those of the grid.",
+    )
+
+
+def claim_note(options: Options) -> str:
+    """What a verdict means."""
+    margins = options.margins
+    return (
+        f"Supported or contradicted: p < {ALPHA} by the test that is named; undecided: neither. Steps within a claim are "
+        f"adjusted by Holm. Equal means within ±{100 * margins.relative:g}% of FP32's mean for losses and the gap, "
+        f"±{100 * margins.accuracy:g} points for accuracies."
+    )
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def _claims(claims: Sequence[Claim]) -> str:
@@ -95,16 +123,6 @@ def comparison_cells(one: Paired) -> list[str]:
         f"{100 * one.improved:.0f}% [{100 * one.improved_low:.0f}, {100 * one.improved_high:.0f}]",
         str(one.pairs),
     ]
-
-
-def _comparison_note(analysis: Analysis) -> str:
-    bootstrap = analysis.options.bootstrap
-    return (
-        "- A difference is precision − FP32, averaged over configurations that differ in nothing else; bootstrap "
-        f"(BCa, {bootstrap.resamples:,} resamples, seed {bootstrap.seed}). Improved: the share of configurations "
-        "with a smaller gap or loss, or a higher accuracy (ties half), with Wilson's 95% interval.\n"
-        "- A grid is no random sample: intervals and tests speak of configurations like those of the grid."
-    )
 
 
 def _associations(associations: Iterable[Association]) -> str:
