@@ -20,7 +20,7 @@ BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of a box: ends of the whiskers, of the box, and the median."""
 NORMAL = 1.96
 BINS = (8, 60)
-"""Fewest and most bins of a throughput; one in about four moments at which jobs were done."""
+"""Fewest and most bins of a throughput; one for about four cohorts."""
 POINTS = 400
 UNITS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0), ("s", 1.0))
 
@@ -85,7 +85,7 @@ def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
     unit, size = next((one for one in UNITS if longest >= 2 * one[1]), UNITS[-1])
     scaled = np.sort(seconds) / size
     times = np.unique(np.concatenate([[0.0], scaled]))
-    bins = int(np.clip(len(times) // 4, *BINS))
+    bins = int(np.clip(done["started_at"].nunique() // 4, *BINS))
     edges = np.linspace(0.0, longest / size, bins + 1)
     if len(times) > POINTS:
         times = np.linspace(0.0, longest / size, POINTS)

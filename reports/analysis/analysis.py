@@ -11,7 +11,7 @@ import pandas as pd
 
 from reports.analysis.claims import Claim, Margins, eight_bits_equal, flatter, trend
 from reports.analysis.coordinates import hyperparameters, is_ordered, place_in_grid
-from reports.analysis.correlation import Environment, Granulated, Kendall, granulate, kendall, sign_errors
+from reports.analysis.correlation import Environment, Granulated, Kendall, Lines, granulate, kendall, lines_of, sign_errors
 from reports.analysis.measured import Quantity, flatness_quantities, quantities
 from reports.analysis.pairing import METRICS, Bootstrap, Paired, adjust, compare, holm, matched
 from reports.table import PRECISION_ORDER, precision_name
@@ -151,7 +151,8 @@ def _associate(models: Models, spec: Spec, measures: pd.DataFrame) -> list[Assoc
         for name in names
         if is_ordered(name)
     ]
-    raw = [_association(kind, one, models, names) for kind, one in found]
+    lines = lines_of(models.grid, names)
+    raw = [_association(kind, one, models, lines) for kind, one in found]
     adjusted = holm([one.kendall.p_value for one in raw])
     return [_with_adjusted(one, p_value) for one, p_value in zip(raw, adjusted, strict=True)]
 
@@ -160,10 +161,10 @@ def _with_adjusted(association: Association, p_value: float | None) -> Associati
     return replace(association, adjusted_p=p_value)
 
 
-def _association(kind: str, quantity: Quantity, models: Models, names: Sequence[str]) -> Association:
+def _association(kind: str, quantity: Quantity, models: Models, lines: Sequence[Lines]) -> Association:
     values = quantity.values.reindex(models.runs.index)
     gap = models.runs[GAP]
-    own = [quantity.name] if kind == "hyperparameter" else names
+    own = [line for line in lines if kind == "measure" or line.hyperparameter == quantity.name]
     accuracy_gap = models.runs["train_accuracy"] - models.runs["test_accuracy"]
     images = DATASETS[str(models.runs["data"].iloc[0])].test_images
     precisions = models.runs["bits"].map(precision_name)
@@ -179,9 +180,9 @@ def _association(kind: str, quantity: Quantity, models: Models, names: Sequence[
             for precision in PRECISION_ORDER
             if (precisions == precision).any()
         },
-        granulated=granulate(values, gap, models.grid, own),
-        environments=tuple(sign_errors(values, gap, models.grid, own)),
-        weighted=tuple(sign_errors(values, accuracy_gap, models.grid, own, test_images=images)),
+        granulated=granulate(values, gap, own),
+        environments=tuple(sign_errors(values, gap, own)),
+        weighted=tuple(sign_errors(values, accuracy_gap, own, test_images=images)),
     )
 
 

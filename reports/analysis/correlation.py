@@ -62,35 +62,59 @@ def kendall(quantity: pd.Series, gap: pd.Series) -> Kendall:
     return Kendall(tau=float(found.statistic), p_value=float(found.pvalue), models=len(left))
 
 
-def granulate(quantity: pd.Series, gap: pd.Series, grid: pd.DataFrame, names: Sequence[str]) -> Granulated:
-    """Jiang's granulated coefficient over the hyperparameters `names`, all columns of `grid`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lines:
+    """The models in groups that differ in one hyperparameter alone: each model's group, and its place in it."""
+
+    hyperparameter: str
+    groups: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+    def spread(self, column: pd.Series) -> Matrix:
+        """A column of the models as [groups, places]; NaN where there is no model."""
+        found = np.full((int(self.groups.max()) + 1, int(self.places.max()) + 1), np.nan)
+        found[self.groups, self.places] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return found
+
+
+def lines_of(grid: pd.DataFrame, names: Sequence[str]) -> list[Lines]:
+    """The groups along each of the hyperparameters `names`. `grid` holds one model a row, and no two alike."""
+    found = []
+    for name in names:
+        others = [other for other in grid.columns if other != name]
+        groups = grid.groupby(others, sort=True).ngroup() if others else pd.Series(0, index=grid.index)
+        found.append(Lines(hyperparameter=name, groups=groups.to_numpy(), places=grid[name].to_numpy()))
+    return found
+
+
+def granulate(quantity: pd.Series, gap: pd.Series, lines: Sequence[Lines]) -> Granulated:
+    """Jiang's granulated coefficient; `quantity` and `gap` are aligned with the models of `lines`.
 
     τ within a group is the mean of sign(ΔC)·sign(Δg) over its pairs (their equation 3), so a tie counts zero.
     """
     found: dict[str, float | None] = {}
-    for name in names:
-        products = [agree for *_, agree in _pairs(name, quantity, gap, grid)]
-        if not products:
-            found[name] = None
-            continue
-        groups = np.stack(products)  # [pairs of values, groups]
-        some = groups[:, ~np.isnan(groups).all(axis=0)]
-        found[name] = float(np.nanmean(some, axis=0).mean()) if some.size else None
-    known = [value for value in found.values() if value is not None]
-    return Granulated(by_hyperparameter=found, overall=float(np.mean(known)) if known else None)
+    for line in lines:
+        products = [agree for *_, agree in _pairs(line, quantity, gap)]
+        groups = np.stack(products) if products else np.empty((0, 0))  # [pairs of values, groups]
+        known = ~np.isnan(groups)
+        some = known.any(axis=0)
+        taus = np.where(known, groups, 0.0).sum(axis=0)[some] / known.sum(axis=0)[some]
+        found[line.hyperparameter] = float(taus.mean()) if taus.size else None
+    values = [value for value in found.values() if value is not None]
+    return Granulated(by_hyperparameter=found, overall=float(np.mean(values)) if values else None)
 
 
 def sign_errors(
-    quantity: pd.Series, gap: pd.Series, grid: pd.DataFrame, names: Sequence[str], *, test_images: int | None = None
+    quantity: pd.Series, gap: pd.Series, lines: Sequence[Lines], *, test_images: int | None = None
 ) -> list[Environment]:
-    """The sign-error in each environment that has a pair, in the order of `names`.
+    """The sign-error in each environment that has a pair, in the order of `lines`.
 
     With `test_images`, `gap` is a difference of accuracies over that many test images, and a pair is weighted
     by `hoeffding_weight`: pairs whose gaps differ by less than chance may explain drop out.
     """
     found = []
-    for name in names:
-        for low, high, difference, agree in _pairs(name, quantity, gap, grid):
+    for line in lines:
+        for low, high, difference, agree in _pairs(line, quantity, gap):
             known = ~np.isnan(agree)
             weights = np.ones(int(known.sum()))
             if test_images is not None:
@@ -99,7 +123,7 @@ def sign_errors(
                 continue
             found.append(
                 Environment(
-                    hyperparameter=name,
+                    hyperparameter=line.hyperparameter,
                     low=low,
                     high=high,
                     error=float(((1 - agree[known]) / 2 * weights).sum() / weights.sum()),
@@ -120,19 +144,12 @@ def hoeffding_weight(difference: Matrix, images: int) -> Matrix:
     return np.asarray(np.maximum(chance - 0.5, 0.0))
 
 
-def _pairs(
-    name: str, quantity: pd.Series, gap: pd.Series, grid: pd.DataFrame
-) -> Iterator[tuple[int, int, Matrix, Matrix]]:
-    """For each pair of values of one axis, over the groups that share every other coordinate: the positions,
-    the differences of the gap, and sign(ΔC)·sign(Δg); NaN where either model is missing."""
-    others = [other for other in grid.columns if other != name]
-    keys = grid.groupby(others, sort=True).ngroup() if others else pd.Series(0, index=grid.index)
-    frame = pd.DataFrame({"group": keys, "value": grid[name], "quantity": quantity, "gap": gap}).dropna()
-    table = frame.pivot_table(index="group", columns="value", values=["quantity", "gap"], aggfunc="mean")
-    if table.empty:
-        return
-    values = sorted({int(value) for value in frame["value"]})
-    for low, high in itertools.combinations(values, 2):
-        gaps = (table["gap"][high] - table["gap"][low]).to_numpy(dtype=np.float64)
-        quantities = (table["quantity"][high] - table["quantity"][low]).to_numpy(dtype=np.float64)
-        yield low, high, gaps, np.sign(quantities) * np.sign(gaps)
+def _pairs(line: Lines, quantity: pd.Series, gap: pd.Series) -> Iterator[tuple[int, int, Matrix, Matrix]]:
+    """For each two places: their numbers, and over the groups the differences of the gap and
+    sign(ΔC)·sign(Δg); NaN where either model is missing."""
+    quantities, gaps = line.spread(quantity), line.spread(gap)
+    for low, high in itertools.combinations(range(quantities.shape[1]), 2):
+        difference = gaps[:, high] - gaps[:, low]
+        agree = np.sign(quantities[:, high] - quantities[:, low]) * np.sign(difference)
+        if not np.isnan(agree).all():
+            yield low, high, difference, agree

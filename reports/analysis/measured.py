@@ -13,6 +13,9 @@ from sweeps.spec import Spec
 OF_RUN = ("weight_norm", "distance", "train_loss")
 """‖w‖₂, ‖w − w₀‖₂ and the training loss, which every run has."""
 
+NO_NOISE = "– · "
+"""How the convention of sharpness begins, which draws no noise."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quantity:
@@ -53,7 +56,7 @@ def flatness_quantities(spec: Spec, measures: pd.DataFrame) -> list[Quantity]:
         found += [
             Quantity(
                 name=f"{PREFIX[measure.name, measure.scaling]}_{name}",
-                convention=convention_name(measure, varying),
+                convention=convention_name(measure, varying).removeprefix(NO_NOISE),
                 values=taken[column].astype(float),
                 saturated=taken["saturated"].astype(bool),
             )

@@ -145,7 +145,8 @@ ASSOCIATION_HEADER = (
 
 def association_cells(one: Association) -> list[str]:
     """The cells below ASSOCIATION_HEADER."""
-    within = " ".join(f"{name} {shown(found.tau, 2, signed=True)}" for name, found in one.by_precision.items())
+    taus = {name: found.tau for name, found in one.by_precision.items() if found.tau is not None}
+    within = " ".join(f"{name} {shown(tau, 2, signed=True)}" for name, tau in taus.items())
     own = {name: value for name, value in one.granulated.by_hyperparameter.items() if value is not None}
     fine = " ".join(f"{name} {shown(value, 2, signed=True)}" for name, value in own.items())
     errors = [environment.error for environment in one.environments]

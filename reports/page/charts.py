@@ -43,6 +43,8 @@ MEASURE_TITLES = {
         for column, word in {"init": "Init", "orig": "Orig", "flatness": "1/radius²"}.items()
     },
 }
+FEW = 5
+"""Fewest models for which a box, and fewest pairs for which a sign-error, is drawn."""
 KINDS = {"train": "trainings", "measure": "measures"}
 
 
@@ -140,6 +142,8 @@ def _distributions(models: Models, jobs: JobList) -> Chart:
                 dots = {"type": "dots", "series": SLOTS[name], "x": place, "y": _short(values), "jobs": rows}
                 marks.append(dots)
             summary = box(values)
+            if rows is not None and summary.count < FEW:
+                continue
             marks.append(
                 {
                     "type": "box",
@@ -312,18 +316,19 @@ def _scatter(models: Models, evidence: Evidence, jobs: JobList) -> Chart | None:
 
 
 def _signs(associations: Sequence[Association]) -> Chart | None:
-    found = [one for one in associations if one.environments]
+    found = [one for one in associations if any(each.pairs >= FEW for each in one.environments)]
     if not found:
         return None
     labels, marks = [], [{"type": "rule", "x": 0.5}]
     for place, one in enumerate(found):
         name = MEASURE_TITLES.get(one.name, one.name.replace("_", " "))
         labels.append(f"{name} · {one.convention}" if one.convention else name)
-        errors = [each.error for each in one.environments]
+        environments = [each for each in one.environments if each.pairs >= FEW]
+        errors = [each.error for each in environments]
         tips = [
             f"{each.hyperparameter.replace('_', ' ')}: values {each.low + 1} and {each.high + 1}\n"
             f"sign-error {each.error:.2f} over {each.pairs} pairs"
-            for each in one.environments
+            for each in environments
         ]
         count = len(errors)
         blank = [None] * count

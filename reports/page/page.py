@@ -35,6 +35,13 @@ from sweeps.job import Kind
 from sweeps.quantizers import FULL_PRECISION
 
 ASSETS = resources.files("reports.page").joinpath("assets")
+SECTIONS = (
+    ("effects-0", "effects", "Hyperparameters"),
+    ("curves-0", "training", "Training"),
+    ("scatter-0", "measures", "Measures"),
+    ("steps-0", "steps", "Step sizes"),
+)
+"""Sections that are there only with their chart: chart, anchor and name."""
 SCRIPTS = ("charts.js", "page.js")
 
 
@@ -144,11 +151,9 @@ def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str,
     yield "tables", "Tables"
     if evidence.models:
         yield "precision", "By precision"
-        yield "effects", "Hyperparameters"
-        yield "training", "Training"
-        yield "measures", "Measures"
-    if "steps-0" in charts:
-        yield "steps", "Step sizes"
+    for chart, anchor, name in SECTIONS:
+        if chart in charts:
+            yield anchor, name
     yield "progress", "Progress"
     yield "provenance", "Provenance"
 

@@ -13,6 +13,7 @@ from reports.analysis.text import ASSOCIATION_HEADER, COMPARISON_HEADER, associa
 from reports.declaration import Declaration, find_table
 from reports.evidence import Evidence
 from reports.flatness import PREFIX, make_flatness_table, placed, row_keys
+from reports.page.charts import MEASURE_TITLES
 from reports.page.joblist import JobList
 from reports.render import Layout, notes
 from reports.table import ROW_KEYS, Table, make_table
@@ -20,6 +21,8 @@ from sweeps.job import Kind
 
 Behind = dict[tuple[tuple[str, ...], str], tuple[str, list[str]]]
 """The kind and the identities of the jobs behind a value, by row keys and value."""
+
+BLANK = ("", "–")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class PageCell:
     @property
     def shown(self) -> str:
         """The text with real minus signs."""
-        return self.text.replace("-", "−") if self.numeric else self.text
+        return self.text.replace("-", "−").replace("< ", "<\u00a0") if self.numeric else self.text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ class PageTable:
 
     def filled(self) -> PageTable:
         """The table without the columns in which no cell says anything."""
-        kept = [index for index in range(len(self.header)) if not self.rows or any(row[index].text for row in self.rows)]
+        kept = [index for index in range(len(self.header)) if not self.rows or any(row[index].text not in BLANK for row in self.rows)]
         return replace(
             self,
             header=tuple(self.header[index] for index in kept),
@@ -194,9 +197,10 @@ def association_table(associations: Sequence[Association]) -> PageTable:
             6: sum(errors) / len(errors) if errors else None,
             7: max(errors, default=None),
         }
-        cells = [PageCell(text=one.name.replace("_", " ")), PageCell(text=one.convention)]
+        title = MEASURE_TITLES.get(one.name, one.name.replace("_", " "))
+        cells = [PageCell(text=title), PageCell(text=one.convention)]
         cells += [
-            PageCell(text=text, sort=values.get(index), numeric=index in values, wrap=index in (3, 5))
+            PageCell(text=text.replace("-", "−"), sort=values.get(index), numeric=index in values, wrap=index in (3, 5))
             for index, text in enumerate(texts)
         ]
         rows.append(tuple(cells))

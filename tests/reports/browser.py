@@ -59,10 +59,10 @@ class Browser:
         """What the console has said since it was asked last."""
         return [entry["message"] for entry in self._command("se/log", {"type": "browser"})]
 
-    def look(self, *, width: int, height: int = 900, dark: bool = False, media: str = "screen") -> None:
-        """A window of that size (in CSS pixels), light or dark, on a screen or in print."""
+    def look(self, *, width: int, height: int = 900, dark: bool = False) -> None:
+        """A window of that size (in CSS pixels), light or dark."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.devtools("Emulation.setEmulatedMedia", media=media, features=[scheme])
+        self.devtools("Emulation.setEmulatedMedia", media="", features=[scheme])
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.devtools("Emulation.setDeviceMetricsOverride", **size)
         time.sleep(0.5)
@@ -77,6 +77,7 @@ class Browser:
 
     def printed(self, path: Path) -> None:
         """The page as PDF, on A4."""
+        self.devtools("Emulation.setEmulatedMedia", media="", features=[])
         found = self.devtools("Page.printToPDF", paperWidth=8.27, paperHeight=11.69, preferCSSPageSize=True)
         path.write_bytes(base64.b64decode(found["data"]))
 
