@@ -20,7 +20,7 @@ from sweeps.errors import InputError, QsweepError, nearest
 if TYPE_CHECKING:
     import duckdb
 
-LOCKS = {
+LOCKS: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
