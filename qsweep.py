@@ -11,6 +11,7 @@ print(qsweep.tables("digits-grid", against_paper=True))
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,14 +36,18 @@ def query(
     """The answer of one SELECT (in DuckDB's dialect) over all sweeps, or over `sweep` alone, or over a bundle.
 
     It may name `runs`, `epochs`, `layers`, `measures`, `jobs`, `attempts`, `events` and `sweeps`
-    (`qsweep query --schema` lists their columns). Times are UTC. Raises InputError for anything else.
+    (`qsweep query --schema` lists their columns). Times are UTC. Warns where jobs that several sweeps share
+    count more than once. Raises InputError for anything else.
     """
     from reports.query import run_query
     from reports.source import all_sources
 
     with all_sources(_home(home, registry), sweep=sweep, bundle=_path(bundle)) as sources:
-        answer: pd.DataFrame = run_query(sql, sources).to_pandas()
-    return answer
+        answer = run_query(sql, sources)
+    for note in answer.notes:
+        warnings.warn(note, stacklevel=2)
+    frame: pd.DataFrame = answer.table.to_pandas()
+    return frame
 
 
 def results(

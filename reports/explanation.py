@@ -48,7 +48,7 @@ def find_cell(tables: Sequence[Table], address: str) -> tuple[Table, Row, Column
         endings = list(dict.fromkeys(name[len(wanted) + 1 :] for name in below))
         allowed = "go on with: " + ", ".join(endings[:12]) + (", …" if len(endings) > 12 else "")
     else:
-        allowed = nearest(address, known) if len(known) < 30 else _near(address, list(known))
+        allowed = nearest(address, known) if len(known) < 8 else _near(address, list(known))
     raise InputError(f"there is no cell {address!r}", place="--explain", allowed=allowed)
 
 
@@ -82,8 +82,8 @@ def _varying(source: Source, jobs: list[str]) -> dict[str, list[str]]:
     known = {job.identity: job.settings() for job in source.jobs}
     rows = [known.get(job, {}) for job in jobs]
     names = dict.fromkeys(name for row in rows for name in row)
-    texts = {name: [str(row.get(name, "")) for row in rows] for name in names}
-    return {name: values for name, values in texts.items() if len(set(values)) > 1}
+    varying = [name for name in names if len({str(row[name]) for row in rows if name in row}) > 1]
+    return {name: [str(row.get(name, "")) for row in rows] for name in varying}
 
 
 def told(explanation: Explanation) -> str:

@@ -80,7 +80,10 @@ def query(
         answer = describe_columns(sql)
     else:
         with all_sources(home_of(home, registry), sweep=sweep, bundle=bundle) as sources:
-            answer = run_query(_given(sql), sources)
+            found = run_query(_given(sql), sources)
+        answer = found.table
+        for note in found.notes:
+            typer.echo(f"note: {note}", err=True)
     if form is RowFormat.PARQUET and out is None and sys.stdout.isatty():
         raise InputError("Parquet is not for terminals", place="--format parquet", allowed="name a file by --out")
     bounded = out is None and sys.stdout.isatty() and not (tables or schema)
