@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -78,37 +78,36 @@ class RegistrySource(Source):
         self.sweep = sweep
         self._registry = registry
         self._store = ResultStore(home.results)
-        self._pointers, self._views = registry.snapshot(sweep.id, together)
+        self._together = together
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         check_columns(name, columns)
-        if name in self._views:
-            table = self._views[name]
+        if name in self._together:
+            table = self._moment[1][name]
             return table if columns is None else table.select(list(columns))
         if name in VIEWS:
             return self._registry.view(name, self.sweep.id, columns)
-        return read_counted(self._store, name, self._pointers, columns, self._moved)
+        try:
+            return self._store.read(name, self._moment[0], columns)
+        except VanishedResults:  # a compaction has replaced the files
+            return self._store.read(name, self._moved(), columns)
 
     def place_of(self, kind: str, publication: str) -> str:
         return self._store.path(kind, publication)
 
+    @cached_property
+    def _moment(self) -> tuple[pa.Table, dict[str, pa.Table]]:
+        """The pointers, and the views of the same moment."""
+        return self._registry.snapshot(self.sweep.id, self._together)
+
     def _moved(self) -> pa.Table:
-        """Where the counted rows of this moment lie now."""
-        now = self._registry.pointers(self.sweep.id)
+        """Where the counted rows of that moment lie now."""
+        then, views = self._moment
         keys = ["job", "attempt", "kind"]
-        then = self._pointers.append_column("order", pa.array(range(self._pointers.num_rows)))
-        self._pointers = then.drop(["publication"]).join(now, keys, join_type="inner").sort_by("order").drop(["order"])
-        return self._pointers
-
-
-def read_counted(
-    store: ResultStore, kind: str, pointers: pa.Table, columns: Sequence[str] | None, moved: Callable[[], pa.Table]
-) -> pa.Table:
-    """The rows that `pointers` count. When a compaction has replaced their files, `moved` names the new ones."""
-    try:
-        return store.read(kind, pointers, columns)
-    except VanishedResults:
-        return store.read(kind, moved(), columns)
+        numbered = then.drop(["publication"]).append_column("order", pa.array(range(then.num_rows)))
+        found = numbered.join(self._registry.pointers(self.sweep.id), keys, join_type="inner").sort_by("order")
+        self._moment = found.drop(["order"]), views
+        return self._moment[0]
 
 
 def known_schema(name: str) -> pa.Schema:
@@ -148,3 +147,14 @@ def opened_source(
         raise InputError("name a launched sweep, or a bundle by --from DIR", place="NAME")
     with Registry.open(home.registry) as registry:
         yield RegistrySource(home, registry, registry.find_sweep(name), together=together)
+
+
+@contextmanager
+def all_sources(home: Home, *, sweep: str | None = None, bundle: Path | None = None) -> Iterator[list[Source]]:
+    """Every sweep of the registry, the one launched last first; or only `sweep`, or the one in `bundle`."""
+    if bundle is not None or sweep is not None:
+        with opened_source(sweep, home, bundle) as source:
+            yield [source]
+        return
+    with Registry.open(home.registry) as registry:
+        yield [RegistrySource(home, registry, one) for one in registry.sweeps()]
