@@ -9,7 +9,9 @@ import pandas as pd
 
 from db.rows import Sweep
 from reports.analysis.analysis import Analysis, Models, Options, analyze, finite_runs, group_models
+from reports.answers import make_tables
 from reports.source import Source
+from reports.table import Table
 from sweeps.spec import Spec
 
 VIEWS = ("jobs", "attempts")
@@ -28,6 +30,7 @@ class Evidence:
     epochs: pd.DataFrame
     layers: pd.DataFrame
     measures: pd.DataFrame
+    tables: tuple[Table, ...]
     options: Options
 
     @property
@@ -55,5 +58,6 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         epochs=source.frame("epochs", ["job", "epoch", "train_loss", "train_accuracy"]),
         layers=source.frame("layers", ["job", "layer", "index", "bits", "step_size"]),
         measures=source.frame("measures").drop(columns=["trace"]),
+        tables=tuple(make_tables(source)),
         options=options or Options(),
     )

@@ -13,7 +13,6 @@ from sweeps.datasets import DATASETS
 from sweeps.job import Kind
 from sweeps.measures import Measure, PacBayes, measure_settings
 from sweeps.spec import Spec
-from sweeps.training import Training
 
 SATURATED = "*"
 FLATTER, SHARPER = "↓", "↑"
@@ -53,10 +52,13 @@ def make_flatness_table(
     rows_of = {row["job"]: row for row in results}
     groups: dict[Keys, Group] = {}
     for parent in (job for job in spec.jobs() if job.kind is Kind.TRAIN):
+        training = parent.training
+        shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title
+        keys = (DATASETS[training.data.name].title, shape, precision_name(training.bits))
         for measure, conventions in placed(spec.declared_measures()):
             row = rows_of.get(spec.child(parent, measure).identity)
             for convention in conventions:
-                place = row_keys(parent.training, declaration, convention)
+                place = (*keys, convention) if "convention" in declaration.rows else keys
                 _add(groups.setdefault(place, Group()), declaration, measure, parent.identity, row)
     paper = paper_values(declaration)
     table = Table(
@@ -66,13 +68,6 @@ def make_flatness_table(
         compared_with=None,
     )
     return _compared(table)
-
-
-def row_keys(training: Training, declaration: Declaration, convention: str) -> Keys:
-    """In which row a model stands under that convention."""
-    shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title
-    keys = (DATASETS[training.data.name].title, shape, precision_name(training.bits))
-    return (*keys, convention) if "convention" in declaration.rows else keys
 
 
 def placed(measures: Sequence[Measure]) -> list[tuple[Measure, list[str]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from reports.analysis.analysis import GAP, Association, Models
 from reports.analysis.measured import quantities
 from reports.analysis.pairing import Paired
 from reports.evidence import Evidence
+from reports.labels import FEW, MEASURE_TITLES, METRICS, short_layer
 from reports.page.joblist import JobList, rounded
 from reports.series import box, curves, effects, step_sizes, timeline
 from reports.table import PRECISION_ORDER, precision_name
@@ -21,30 +21,6 @@ Chart = dict[str, Any]
 SLOTS = {name: slot for slot, name in enumerate(("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7"))}
 """The colour, marker and dash of each precision."""
 NAMES = list(SLOTS)
-METRICS = {
-    GAP: ("Generalization gap", "test − train loss (nats)", 1.0),
-    "train_loss": ("Training loss", "cross-entropy (nats)", 1.0),
-    "test_loss": ("Test loss", "cross-entropy (nats)", 1.0),
-    "test_accuracy": ("Test accuracy", "images (%)", 100.0),
-}
-"""What is drawn of the models: title, axis and scale."""
-MEASURE_TITLES = {
-    "weight_norm": "‖w‖₂",
-    "distance": "‖w − w₀‖₂",
-    "train_loss": "Training loss",
-    **{
-        f"{prefix}_{column}": f"{title}, {word}"
-        for prefix, title in {
-            "pac": "PAC-Bayes",
-            "pac_mag": "PAC-Bayes magn.",
-            "sharp": "Sharpness",
-            "sharp_mag": "Sharpness magn.",
-        }.items()
-        for column, word in {"init": "Init", "orig": "Orig", "flatness": "1/radius²"}.items()
-    },
-}
-FEW = 5
-"""Fewest models for which a box, and fewest pairs for which a sign-error, is drawn."""
 KINDS = {"train": "trainings", "measure": "measures"}
 
 
@@ -384,11 +360,6 @@ def _steps(models: Models, evidence: Evidence) -> Chart | None:
             }
         )
     return {"names": NAMES, "panels": panels, "minimum": 300, "columns": 3, "lines": "solid"}
-
-
-def short_layer(name: str) -> str:
-    """A layer's name, short enough to stand many on an axis: `block1.conv2` is 1.2."""
-    return re.sub(r"^block(\d+)\.conv(\d+)$", r"\1.\2", name)
 
 
 assert set(NAMES) == set(PRECISION_ORDER)

@@ -56,6 +56,10 @@ class JobList:
             self._rows[kind] = {identity: row for row, identity in enumerate(self.ids[kind])}
         return self._rows[kind].get(job)
 
+    def kind_of(self, jobs: Sequence[str]) -> str:
+        """The kind of jobs that are all of one kind."""
+        return next((kind for kind in self.ids if jobs and self.row(kind, jobs[0]) is not None), "train")
+
     def rows(self, kind: str, jobs: Iterable[str]) -> list[int] | None:
         """The numbers of these jobs; None if the page carries no jobs of that kind."""
         found = [self.row(kind, job) for job in jobs]

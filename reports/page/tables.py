@@ -10,17 +10,11 @@ import pandas as pd
 from reports.analysis.analysis import Association
 from reports.analysis.pairing import Paired
 from reports.analysis.text import ASSOCIATION_HEADER, COMPARISON_HEADER, association_cells, comparison_cells, shown
-from reports.declaration import Declaration, find_table
 from reports.evidence import Evidence
-from reports.flatness import PREFIX, make_flatness_table, placed, row_keys
-from reports.page.charts import MEASURE_TITLES
+from reports.labels import MEASURE_TITLES
 from reports.page.joblist import JobList
 from reports.render import Layout, notes
-from reports.table import ROW_KEYS, Table, make_table
-from sweeps.job import Kind
-
-Behind = dict[tuple[tuple[str, ...], str], tuple[str, list[str]]]
-"""The kind and the identities of the jobs behind a value, by row keys and value."""
+from reports.table import Table
 
 BLANK = ("", "–")
 
@@ -66,72 +60,17 @@ class PageTable:
 
 def paper_tables(evidence: Evidence, jobs: JobList) -> list[PageTable]:
     """The tables that the sweep declares, beside the paper's values."""
-    found = []
-    for name in evidence.spec.tables:
-        declaration = find_table(name)
-        if declaration.kind == "measures":
-            made = make_flatness_table(
-                declaration,
-                heading=evidence.title,
-                spec=evidence.spec,
-                results=_records(evidence.measures),
-            )
-            behind = _behind_measures(declaration, evidence)
-        else:
-            made = make_table(
-                declaration,
-                heading=evidence.title,
-                jobs=[job.settings() for job in evidence.spec.jobs() if job.kind is Kind.TRAIN],
-                results=_records(evidence.runs),
-                compare_with=evidence.spec.compare_with,
-            )
-            behind = _behind_runs(declaration, evidence)
-        found.append(_page_table(made, behind, jobs))
-    return found
+    return [_page_table(table, jobs) for table in evidence.tables]
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
-    rows = frame.astype(object).where(frame.notna(), None)
-    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
-
-
-def _behind_runs(declaration: Declaration, evidence: Evidence) -> Behind:
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for row in evidence.runs[["job", "data", "model", "bits"]].to_dict("records"):
-        groups.setdefault(tuple(ROW_KEYS[name](row) for name in declaration.rows), []).append(str(row["job"]))
-    return {
-        (keys, column.value): ("train", jobs) for keys, jobs in groups.items() for column in declaration.columns
-    }
-
-
-def _behind_measures(declaration: Declaration, evidence: Evidence) -> Behind:
-    done = set(evidence.measures["job"])
-    found: Behind = {}
-    measures = placed(evidence.spec.declared_measures())
-    for parent in (job for job in evidence.spec.jobs() if job.kind is Kind.TRAIN):
-        for measure, conventions in measures:
-            child = evidence.spec.child(parent, measure).identity
-            if child not in done:
-                continue
-            for convention in conventions:
-                keys = row_keys(parent.training, declaration, convention)
-                if declaration.number == 2:
-                    jobs = found.setdefault((keys, "weight_norm"), ("train", []))[1]
-                    jobs += [] if parent.identity in jobs else [parent.identity]
-                    continue
-                prefix = PREFIX[measure.name, measure.scaling]
-                for suffix in ("init", "orig", "flatness"):
-                    found.setdefault((keys, f"{prefix}_{suffix}"), ("measure", []))[1].append(child)
-    return found
-
-
-def _page_table(table: Table, behind: Behind, jobs: JobList) -> PageTable:
+def _page_table(table: Table, jobs: JobList) -> PageTable:
     declaration = table.declaration
     rows = []
     for row in table.rows:
         cells = [PageCell(text=key) for key in row.keys]
         for cell, column in zip(row.cells, declaration.columns, strict=True):
-            kind, members = behind.get((row.keys, column.value), ("train", []))
+            members = [job for job, _ in cell.behind]
+            kind = jobs.kind_of(members)
             small = [] if cell.error is None else [f"± {cell.error:.{column.decimals}f}"]
             small += [] if cell.paper is None else [f"paper {cell.paper:.{column.decimals}f}"]
             cells.append(
@@ -146,13 +85,13 @@ def _page_table(table: Table, behind: Behind, jobs: JobList) -> PageTable:
                     title=f"{' '.join(row.keys)}: {column.label}",
                 )
             )
-        models = f"{row.done - len(row.diverged)}/{row.expected}"
+        models = f"{row.counted}/{row.expected}"
         cells.append(PageCell(text=models, sort=float(row.done), numeric=True))
         rows.append(tuple(cells))
     texts = [(name.capitalize(), False) for name in declaration.rows]
     numbers = [(column.label, True) for column in declaration.columns]
     return PageTable(
-        caption=f"Table {declaration.number}. {declaration.title}.",
+        caption=f"{declaration.heading}.",
         header=(*texts, *numbers, ("Models", True)),
         rows=tuple(rows),
         remarks=tuple(notes(table, Layout(against_paper=True))),
