@@ -94,6 +94,7 @@ def launch(
     """Register what is missing of a sweep, run it, show progress, end with its tables. Again: resume."""
     from rich.console import Console
 
+    from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
     from orchestrator.selection import read_selection
 
@@ -107,10 +108,7 @@ def launch(
         selection,
         _backend(backend),
         console,
-        workers=workers,
-        lease=lease,
-        time_limit=time_limit,
-        detach=detach,
+        Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
         code=code,
     )
     if not detach:
@@ -134,7 +132,8 @@ def resume(
 
     from db.registry import Registry
     from db.states import State
-    from orchestrator.launcher import probe, see_through
+    from orchestrator.launcher import Execution, see_through
+    from orchestrator.machine import probe
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
@@ -160,11 +159,8 @@ def resume(
                 found,
                 _backend(backend),
                 console,
+                Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
                 machine=machine,
-                workers=workers,
-                lease=lease,
-                time_limit=time_limit,
-                detach=detach,
             )
     finally:
         opened.close()
