@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from db import agents, claims, control, failures, outcomes, reading, registration, upgrade
 from db.connection import Database
@@ -30,6 +30,9 @@ from db.rows import (
 )
 from db.states import AgentState, FailureClass, State
 from sweeps.job import Job
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Registry:
@@ -202,6 +205,29 @@ class Registry:
     def committed(self, sweep_id: int) -> list[Committed]:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
         return self._database.read(lambda t: reading.committed(t, sweep_id))
+
+    def pointers(self, sweep_id: int) -> pa.Table:
+        """What `committed` says, as Arrow: `job`, `attempt`, `publication`, `kind`."""
+        from db import views  # here: Arrow takes longer to import than `qsweep status` to answer
+
+        return self._database.read(lambda t: views.read_pointers(t, sweep_id))
+
+    def view(self, name: str, sweep_id: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The sweep's `jobs`, `attempts` or `events` as Arrow, with these columns (see `db.views`)."""
+        from db import views
+
+        return self._database.read(lambda t: views.read_view(t, name, sweep_id, columns))
+
+    def snapshot(self, sweep_id: int, names: Sequence[str] = ()) -> tuple[pa.Table, dict[str, pa.Table]]:
+        """The sweep's pointers and these views, all at one moment."""
+        from db import views
+
+        return self._database.snapshot(
+            lambda t: (
+                views.read_pointers(t, sweep_id),
+                {name: views.read_view(t, name, sweep_id) for name in names},
+            )
+        )
 
     def newest_event(self) -> int:
         """The number of the newest event: it changes whenever a job does."""
