@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from db.home import Home
 from db.registry import Registry
-from orchestrator.launcher import probe
+from orchestrator.machine import probe
 from sweeps.code import code_version
 from sweeps.datasets import DATASETS
 from sweeps.errors import QsweepError

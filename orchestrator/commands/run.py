@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.backends.choice import BackendName, Wish, choose
 from orchestrator.freezing import Code, choose_code
 from orchestrator.options import (
     DEFAULT_HOME,
@@ -26,16 +26,13 @@ from orchestrator.options import (
 if TYPE_CHECKING:
     from db.home import Home
     from db.rows import Sweep
-    from orchestrator.backends.base import Backend
 
-
-class BackendName(StrEnum):
-    """Where agents run."""
-
-    LOCAL = "local"
-
-
-BackendOption = Annotated[BackendName, typer.Option("--backend", help="Where agents run.")]
+BackendOption = Annotated[
+    BackendName | None,
+    typer.Option(
+        "--backend", help="Where agents run.", show_default="local; `resume`: where the sweep was started last"
+    ),
+]
 LeaseOption = Annotated[
     float,
     typer.Option(
@@ -81,7 +78,7 @@ def launch(
     where: WhereOption = None,
     limit: LimitOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Name the variant, instead of by its hash.")] = None,
-    backend: BackendOption = BackendName.LOCAL,
+    backend: BackendOption = None,
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -94,6 +91,7 @@ def launch(
     """Register what is missing of a sweep, run it, show progress, end with its tables. Again: resume."""
     from rich.console import Console
 
+    from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
     from orchestrator.selection import read_selection
 
@@ -105,12 +103,9 @@ def launch(
     sweep = launch_selection(
         place,
         selection,
-        _backend(backend),
+        choose(_wish(backend)),
         console,
-        workers=workers,
-        lease=lease,
-        time_limit=time_limit,
-        detach=detach,
+        Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
         code=code,
     )
     if not detach:
@@ -119,7 +114,7 @@ def launch(
 
 def resume(
     sweep: SweepArgument,
-    backend: BackendOption = BackendName.LOCAL,
+    backend: BackendOption = None,
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -134,7 +129,9 @@ def resume(
 
     from db.registry import Registry
     from db.states import State
-    from orchestrator.launcher import probe, see_through
+    from orchestrator.launcher import Execution, see_through
+    from orchestrator.launcher import survey as survey_ground
+    from orchestrator.starts import recorded
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
@@ -144,28 +141,20 @@ def resume(
         waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
+            chosen = choose(_wish(backend), recorded(place, found.id))
+            execution = Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach)
+            version = choose_code(found, code)
+            ground = survey_ground(place, chosen, execution, waiting)
             found = opened.add_sweep(
                 name=found.name,
                 label=found.label,
                 spec=found.spec,
                 size=found.size,
                 owner=found.owner,
-                code=choose_code(found, code),
+                code=version,
                 keep=found.keep,
             )
-            machine = probe(place, sorted({job.training.data.name for job in waiting}))
-            see_through(
-                place,
-                opened,
-                found,
-                _backend(backend),
-                console,
-                machine=machine,
-                workers=workers,
-                lease=lease,
-                time_limit=time_limit,
-                detach=detach,
-            )
+            see_through(place, opened, found, chosen, console, execution, ground)
     finally:
         opened.close()
     if not detach:
@@ -194,10 +183,8 @@ def worker(
     sys.exit(supervise(place, lease=lease, sweep=identifier, code=code, time_limit=time_limit))
 
 
-def _backend(name: BackendName) -> Backend:
-    from orchestrator.backends.local import LocalBackend
-
-    return {BackendName.LOCAL: LocalBackend}[name]()
+def _wish(name: BackendName | None) -> Wish:
+    return Wish(name=name, options={})
 
 
 def _finish(home: Home, sweep: Sweep) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from db.clock import boot_seconds, process_started
-from orchestrator.launcher import GRACE, Deaths, is_alive
+from orchestrator.deaths import GRACE, Deaths, is_alive
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere psutil's clock is used")

@@ -1,0 +1,47 @@
+"""Dead agents of this machine, and the taking back of what they held."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import psutil
+
+from db.clock import boot_id, process_started
+from db.registry import Registry
+
+GRACE = 3.0
+"""Seconds that a dead agent's supervisor has to report the death itself: only it knows a crash from a loss."""
+
+
+class Deaths:
+    """Which agents' deaths their supervisors have had time to report."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[tuple[int, float], float] = {}
+
+    def is_over(self, pid: int, started: float) -> bool:
+        """Whether this process has been gone for longer than the grace."""
+        return not is_alive(pid, started) and (
+            self._clock() - self._since.setdefault((pid, started), self._clock()) >= GRACE
+        )
+
+
+def bury_dead(registry: Registry, is_over: Callable[[int, float], bool] | None = None) -> None:
+    """Take back what dead agents of this machine held."""
+    registry.bury_dead_processes(
+        host=socket.gethostname(),
+        boot_id=boot_id(),
+        is_alive=is_alive if is_over is None else lambda pid, started: not is_over(pid, started),
+    )
+
+
+def is_alive(pid: int, started: float) -> bool:
+    """Whether the process that had this number and start time still runs."""
+    try:
+        same = abs(process_started(pid) - started) < 0.5
+        return same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,60 @@
+"""A selection in the registry: whether it was launched before, and how it comes in."""
+
+from __future__ import annotations
+
+import getpass
+import os
+
+from db.home import Home
+from db.registry import Registry
+from db.rows import Sweep
+from db.states import State
+from orchestrator.selection import Selection
+from reports.answers import spec_of
+from sweeps.errors import InputError
+from sweeps.spec import variant
+
+
+def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, Sweep, str]:
+    """Write the sweep and its jobs into the registry, made if there is none; what was added, in words."""
+    owner = _user()
+    if home.registry != Home.at(home.root).registry:
+        Registry.open(home.registry, create=True).close()  # if it can't be made, nothing else is
+    home.prepare()
+    registry = Registry.open(home.registry, create=True)
+    sweep = registry.add_sweep(
+        name=selection.spec.name,
+        label=selection.label,
+        spec=selection.spec.to_json(),
+        size=len(selection.jobs),
+        owner=owner,
+        code=code,
+        keep=selection.spec.keep,
+    )
+    added = registry.register(sweep.id, selection.chosen)
+    words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"
+    return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in many containers
+        return str(os.getuid())
+
+
+def find_launched(home: Home, selection: Selection) -> tuple[Sweep | None, bool]:
+    """The selection's sweep if it was launched before, and whether every chosen job is done. Changes nothing."""
+    registry = Registry.open_if_present(home.registry)
+    if registry is None:
+        return None, False
+    with registry:
+        sweep = next((one for one in registry.sweeps() if one.title == selection.title), None)
+        if sweep is None:
+            return None, False
+        if variant(spec_of(sweep).jobs()) != variant(selection.jobs):
+            raise InputError(
+                f"{sweep.title} names another variant already", place="--name", allowed="choose another name"
+            )
+        done = {job.identity for job in registry.jobs(sweep.id, state=State.DONE)}
+    return sweep, all(job.identity in done for job in selection.chosen)
