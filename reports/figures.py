@@ -207,6 +207,9 @@ def _effects(evidence: Evidence, models: Models) -> Drawn:
         found = effects(models, evidence.spec.axes, metric)
         line = panels[row * len(names) : (row + 1) * len(names)]
         for axes, name in zip(line, names, strict=True):
+            if axes is not line[0]:
+                axes.sharey(line[0])
+                axes.tick_params(labelleft=False)
             for one in (effect for effect in found if effect.hyperparameter == name):
                 means = factor * np.array([np.nan if mean is None else mean for mean in one.means])
                 errors = factor * NORMAL * np.array([np.nan if error is None else error for error in one.errors])
@@ -215,9 +218,6 @@ def _effects(evidence: Evidence, models: Models) -> Drawn:
             axes.margins(x=0.15)
             if row == 0:
                 axes.set_title(name.replace("_", " "))
-            if axes is not line[0]:
-                axes.sharey(line[0])
-                axes.tick_params(labelleft=False)
         line[0].set_ylabel(f"{title}{' (%)' if factor != 1 else ''}")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=max(len(labels), 1))
@@ -279,6 +279,8 @@ def _step_sizes(evidence: Evidence, models: Models) -> Drawn:
     networks = list(dict.fromkeys(found["network"]))
     figure, panels = _grid(len(networks), columns=3, height=2.1)
     for axes, network in zip(panels, networks, strict=True):
+        if axes is not panels[0]:
+            axes.sharey(panels[0])
         rows = found[found["network"] == network]
         layers = rows.drop_duplicates("index").sort_values("index")
         places = {index: place for place, index in enumerate(layers["index"])}

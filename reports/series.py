@@ -85,7 +85,8 @@ def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
     unit, size = next((one for one in UNITS if longest >= 2 * one[1]), UNITS[-1])
     scaled = np.sort(seconds) / size
     times = np.unique(np.concatenate([[0.0], scaled]))
-    bins = int(np.clip(done["started_at"].nunique() // 4, *BINS))
+    cohorts = done["started_at"].dt.round("1s").groupby(done["agent"]).nunique().sum()
+    bins = int(np.clip(cohorts // 4, *BINS))
     edges = np.linspace(0.0, longest / size, bins + 1)
     if len(times) > POINTS:
         times = np.linspace(0.0, longest / size, POINTS)

@@ -189,11 +189,8 @@ def eight_bits_equal(tables: dict[str, pd.DataFrame], *, group: str, margins: Ma
         return Claim(**about, verdict=Verdict.NO_DATA, reason="No configuration is done at 8 bits and in FP32.")
     verdicts = [number.verdict for number in numbers]
     equal = verdicts.count(Verdict.SUPPORTED)
-    verdict = Verdict.UNDECIDED if equal == 0 else Verdict.PARTLY
-    if equal == len(verdicts):
-        verdict = Verdict.SUPPORTED
-    elif Verdict.CONTRADICTED in verdicts:
-        verdict = Verdict.CONTRADICTED
+    verdict = Verdict.CONTRADICTED if Verdict.CONTRADICTED in verdicts else Verdict.UNDECIDED
+    verdict = Verdict.SUPPORTED if equal == len(verdicts) else verdict
     reason = f"Two one-sided paired tests: equivalent in {equal} of {len(verdicts)} metrics within the margins."
     return Claim(**about, verdict=verdict, reason=reason, numbers=tuple(numbers))
 
