@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -202,13 +202,9 @@ def _events(recent: Sequence[Change], most: int) -> Iterator[Text]:
     def kind(change: Change) -> tuple[str, State, State, str]:
         return _clock(change.at), change.source, change.target, change.detail
 
-    groups = []
-    for (at, source, target, detail), members in groupby(recent, key=kind):
-        if len(groups) == most:
-            break
-        groups.append((at, source, target, detail, list(members)))
-    for at, source, target, detail, members in reversed(groups):
-        what = members[0].identity[:12] if len(members) == 1 else f"{len(members)} jobs"
+    groups = ((key, list(members)) for key, members in groupby(recent, key=kind))
+    for (at, source, target, detail), changes in reversed(list(islice(groups, most))):
+        what = changes[0].identity[:12] if len(changes) == 1 else f"{len(changes)} jobs"
         yield Text.assemble(
             (f"{at}  ", "dim"),
             f"{what:<13}{source.value} → ",

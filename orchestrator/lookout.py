@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -179,8 +180,10 @@ def partial_work(agents: Sequence[AgentRow], recent: Sequence[Change]) -> float:
     """Operations that running cohorts have done, as far as a job of theirs is among the newest events."""
     costs = {change.cohort_key: change.cost for change in recent}
     notes = [note_of(agent) for agent in agents]
-    return sum(
-        costs[note["cohort"]] * note["jobs"] * note["step"] / note["steps"] for note in notes if note.get("cohort") in costs
+    return math.fsum(
+        costs[note["cohort"]] * note["jobs"] * note["step"] / note["steps"]
+        for note in notes
+        if note.get("cohort") in costs
     )
 
 

@@ -18,7 +18,7 @@ from reports.analysis.measured import quantities
 from reports.evidence import Evidence
 from reports.formats import FileFormat, Picture
 from reports.labels import FEW, MEASURE_TITLES, METRICS, short_layer
-from reports.series import BOX, NORMAL, curves, effects, step_sizes, timeline
+from reports.series import BOX, NORMAL, by_bits, curves, effects, step_sizes, timeline
 from reports.table import precision_name
 from sweeps.errors import InputError
 
@@ -38,7 +38,7 @@ COLOURS = {
 }
 """Of each precision; Okabe and Ito's palette, which people with any colour vision tell apart."""
 MARKERS = {"FP32": "o", "Int8": "s", "Int4": "^", "Int2": "D", "Int3": "P", "Int5": "v", "Int6": "X", "Int7": "<"}
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
@@ -114,6 +114,10 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower().replace("+", "-and-")).strip("-")
 
 
+TRAINED = (
+    ("train_loss", "Training loss", "cross-entropy (nats)", 1.0),
+    ("train_accuracy", "Training accuracy", "images (%)", 100.0),
+)
 Drawn = list[tuple[str, "Figure"]]
 
 
@@ -141,18 +145,18 @@ def _look(bits: int) -> dict[str, Any]:
 
 
 def _distributions(evidence: Evidence, models: Models) -> Drawn:
-    groups = sorted(models.runs.groupby("bits"), key=lambda one: -int(one[0]))
+    groups = by_bits(models.runs)
     figure, panels = _grid(len(METRICS), columns=2, height=2.5)
     draw = np.random.default_rng(0)
     for axes, (metric, (title, label, factor)) in zip(panels, METRICS.items(), strict=True):
         for place, (bits, group) in enumerate(groups):
             values = (group[metric] * factor).to_numpy(dtype=np.float64)
             offsets = draw.uniform(-0.28, 0.28, len(values)) if len(values) >= FEW else np.zeros(len(values))
-            look = _look(int(bits))
+            look = _look(bits)
             axes.scatter(place + offsets, values, s=5, alpha=0.45, linewidths=0, color=look["color"])
             if len(values) >= FEW:
                 _box(axes, place, values)
-        axes.set_xticks(range(len(groups)), [precision_name(int(bits)) for bits, _ in groups])
+        axes.set_xticks(range(len(groups)), [precision_name(bits) for bits, _ in groups])
         axes.set_title(title)
         axes.set_ylabel(label)
     return [("", figure)]
@@ -225,15 +229,15 @@ def _effects(evidence: Evidence, models: Models) -> Drawn:
 
 
 def _curves(evidence: Evidence, models: Models) -> Drawn:
-    metrics = (("train_loss", "Training loss", "cross-entropy (nats)", 1.0), ("train_accuracy", "Training accuracy", "images (%)", 100.0))  # fmt: skip
-    found = [(curves(evidence.epochs, models, metric), *about) for metric, *about in metrics]
-    if any(rows.empty for rows, *_ in found):
-        return []
-    figure, panels = _grid(2, columns=2, height=2.6)
-    for axes, (rows, title, label, factor) in zip(panels, found, strict=True):
-        for bits, one in sorted(rows.groupby("bits"), key=lambda pair: -int(pair[0])):
-            look = _look(int(bits)) | {"marker": ""}
-            axes.fill_between(one["epoch"], factor * one["low"], factor * one["high"], alpha=0.12, color=look["color"], linewidth=0)  # fmt: skip
+    figure, panels = _grid(len(TRAINED), columns=2, height=2.6)
+    for axes, (metric, title, label, factor) in zip(panels, TRAINED, strict=True):
+        rows = curves(evidence.epochs, models, metric)
+        if rows.empty:
+            return []
+        for bits, one in by_bits(rows):
+            look = _look(bits) | {"marker": ""}
+            low, high = factor * one["low"], factor * one["high"]
+            axes.fill_between(one["epoch"], low, high, alpha=0.12, color=look["color"], linewidth=0)
             axes.plot(one["epoch"], factor * one["median"], **look)
         axes.set_title(title)
         axes.set_xlabel("epoch")
@@ -246,7 +250,8 @@ def _curves(evidence: Evidence, models: Models) -> Drawn:
 
 def _measures(evidence: Evidence, models: Models) -> Drawn:
     gap = models.runs[GAP]
-    taus = {(one.name, one.convention): one.kendall.tau for one in evidence.analysis.associations if one.group == models.group}  # fmt: skip
+    known = [one for one in evidence.analysis.associations if one.group == models.group]
+    taus = {(one.name, one.convention): one.kendall.tau for one in known}
     by_convention: dict[str, list[tuple[str, pd.Series]]] = {}
     for one in quantities(evidence.spec, models.runs, evidence.measures):
         values = one.values.reindex(gap.index).dropna()
@@ -256,9 +261,9 @@ def _measures(evidence: Evidence, models: Models) -> Drawn:
     for convention, members in by_convention.items():
         figure, panels = _grid(len(members), columns=3, height=2.2)
         for axes, (name, values) in zip(panels, members, strict=True):
-            for bits, group in sorted(models.runs.groupby("bits"), key=lambda pair: -int(pair[0])):
+            for bits, group in by_bits(models.runs):
                 here = values[values.index.isin(group.index)]
-                look = _look(int(bits))
+                look = _look(bits)
                 size, alpha = (7, 0.55) if len(values) > 100 else (22, 0.9)
                 axes.scatter(here, gap[here.index], s=size, alpha=alpha, linewidths=0, **look)
             tau = taus.get((name, convention))
@@ -284,9 +289,9 @@ def _step_sizes(evidence: Evidence, models: Models) -> Drawn:
         rows = found[found["network"] == network]
         layers = rows.drop_duplicates("index").sort_values("index")
         places = {index: place for place, index in enumerate(layers["index"])}
-        for bits, one in sorted(rows.groupby("bits"), key=lambda pair: -int(pair[0])):
+        for bits, one in by_bits(rows):
             errors = np.stack([one["median"] - one["low"], one["high"] - one["median"]])
-            axes.errorbar(one["index"].map(places), one["median"], errors, elinewidth=0.8, **_look(int(bits)))
+            axes.errorbar(one["index"].map(places), one["median"], errors, elinewidth=0.8, **_look(bits))
         axes.set_xticks(range(len(layers)), [short_layer(name) for name in layers["layer"]], rotation=60, ha="right")
         axes.set_yscale("log")
         axes.set_title(network)

@@ -107,9 +107,15 @@ def curves(epochs: pd.DataFrame, models: Models, metric: str) -> pd.DataFrame:
     """Quantiles of a metric over the models of a precision at each epoch: `bits`, `epoch`, `low`, `median`, `high`."""
     rows = epochs[epochs["job"].isin(models.runs.index)]
     grouped = rows.groupby([rows["job"].map(models.runs["bits"]).rename("bits"), "epoch"], sort=True)[metric]
-    found = grouped.quantile([BAND[0], 0.5, BAND[1]]).unstack()
+    found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
     found.columns = pd.Index(["low", "median", "high"])
     return found.reset_index().dropna()
+
+
+def by_bits(rows: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    """The rows of each bit width, the highest first."""
+    widths = sorted({int(bits) for bits in rows["bits"]}, reverse=True)
+    return [(bits, rows[rows["bits"] == bits]) for bits in widths]
 
 
 def effects(models: Models, axes: Sequence[Axis], metric: str) -> list[Effect]:
@@ -120,14 +126,14 @@ def effects(models: Models, axes: Sequence[Axis], metric: str) -> list[Effect]:
         if name == "bits" or models.grid[name].nunique() < 2:
             continue
         labels = value_labels(by_name[name])
-        for bits, group in models.runs.groupby("bits", sort=False):
+        for bits, group in by_bits(models.runs):
             values = group[metric].groupby(models.grid.loc[group.index, name])
             means, errors, counts = values.mean(), values.sem(), values.count()
             found.append(
                 Effect(
                     hyperparameter=name,
                     labels=labels,
-                    bits=int(bits),
+                    bits=bits,
                     means=tuple(_at(means, one) for one in range(len(labels))),
                     errors=tuple(_at(errors, one) for one in range(len(labels))),
                     counts=tuple(int(counts.get(one, 0)) for one in range(len(labels))),
@@ -158,7 +164,7 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     shapes = networks(models)
     keyed = rows.assign(network=rows["job"].map(shapes), bits=rows["job"].map(models.runs["bits"]))
     grouped = keyed.groupby(["network", "bits", "index", "layer"], sort=True)["step_size"]
-    found = grouped.quantile([BAND[0], 0.5, BAND[1]]).unstack()
+    found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
     found.columns = pd.Index(["low", "median", "high"])
     counted = found.assign(models=grouped.count()).reset_index()
     sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"[\d.]+", name))))
@@ -178,7 +184,7 @@ def networks(models: Models) -> pd.Series:
 def _in_order(values: Sequence[Setting]) -> list[Setting]:
     distinct = list(dict.fromkeys(values))
     if all(isinstance(value, int | float) for value in distinct):
-        return sorted(distinct)  # type: ignore[type-var]
+        return sorted(distinct)
     return distinct
 
 

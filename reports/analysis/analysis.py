@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pandas as pd
 
-from reports.analysis.claims import Claim, Margins, eight_bits_equal, flatter, trend
+from reports.analysis.claims import (
+    GAP_SHRINKS,
+    LOSS_GROWS,
+    STEPS_GROW,
+    Claim,
+    Margins,
+    eight_bits_equal,
+    flatter,
+    trend,
+)
 from reports.analysis.coordinates import hyperparameters, is_ordered, place_in_grid
-from reports.analysis.correlation import Environment, Granulated, Kendall, Lines, granulate, kendall, lines_of, sign_errors
+from reports.analysis.correlation import (
+    Environment,
+    Granulated,
+    Kendall,
+    Lines,
+    granulate,
+    kendall,
+    lines_of,
+    sign_errors,
+)
 from reports.analysis.measured import Quantity, flatness_quantities, quantities
 from reports.analysis.pairing import METRICS, Bootstrap, Paired, adjust, compare, holm, matched
 from reports.table import PRECISION_ORDER, precision_name
@@ -49,8 +67,8 @@ class Association:
 class Options:
     """How to analyze."""
 
-    bootstrap: Bootstrap = Bootstrap()
-    margins: Margins = Margins()
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    margins: Margins = field(default_factory=Margins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +155,7 @@ def _configurations(runs: pd.DataFrame) -> pd.Series:
     """Every setting but those of the quantizer, as one text a model: equal for models to compare."""
     quantizer = {"quantizer", "bits"}.union(*(names_of(one) for one in QUANTIZERS.values()))
     names = [name for name in runs.columns if name in Training.known() - quantizer]
-    texts = [
-        json.dumps([str(value) for value in row]) for row in runs[names].itertuples(index=False, name=None)
-    ]
+    texts = [json.dumps([str(value) for value in row]) for row in runs[names].itertuples(index=False, name=None)]
     return pd.Series(texts, index=runs.index)
 
 
@@ -186,46 +202,21 @@ def _association(kind: str, quantity: Quantity, models: Models, lines: Sequence[
     )
 
 
-def _judge(
-    models: Models, spec: Spec, measures: pd.DataFrame, layers: pd.DataFrame, options: Options
-) -> list[Claim]:
-    bits, configuration = models.runs["bits"], models.configuration
-    shared = {"group": models.group, "bootstrap": options.bootstrap}
+def _judge(models: Models, spec: Spec, measures: pd.DataFrame, layers: pd.DataFrame, options: Options) -> list[Claim]:
+    group, bootstrap = models.group, options.bootstrap
+    gap, loss, steps = models.table(GAP), models.table("train_loss"), _step_sizes(models, layers)
+    flatness = flatness_quantities(spec, measures)
     return [
-        trend(
-            models.table(GAP),
-            name="gap-shrinks",
-            quantity="gap",
-            statement="The generalization gap shrinks as bits fall",
-            where="Table 1",
-            rises=True,
-            **shared,
-        ),
-        trend(
-            models.table("train_loss"),
-            name="train-loss-grows",
-            quantity="train loss",
-            statement="The training loss grows as bits fall",
-            where="Table 1",
-            rises=False,
-            **shared,
-        ),
+        trend(GAP_SHRINKS, gap, quantity="gap", rises=True, group=group, bootstrap=bootstrap),
+        trend(LOSS_GROWS, loss, quantity="train loss", rises=False, group=group, bootstrap=bootstrap),
         eight_bits_equal(
             {metric: models.table(metric) for metric in METRICS},
-            group=models.group,
+            group=group,
             margins=options.margins,
-            bootstrap=options.bootstrap,
+            bootstrap=bootstrap,
         ),
-        flatter(flatness_quantities(spec, measures), bits, configuration, **shared),
-        trend(
-            _step_sizes(models, layers),
-            name="step-size-grows",
-            quantity="mean log₁₀ s",
-            statement="The learned step size grows as bits fall",
-            where="Figure 1",
-            rises=False,
-            **shared,
-        ),
+        flatter(flatness, models.runs["bits"], models.configuration, group=group, bootstrap=bootstrap),
+        trend(STEPS_GROW, steps, quantity="mean log₁₀ s", rises=False, group=group, bootstrap=bootstrap),
     ]
 
 
@@ -238,5 +229,5 @@ def _step_sizes(models: Models, layers: pd.DataFrame) -> pd.DataFrame:
     rows = layers[layers["job"].isin(bits.index) & layers["step_size"].notna()]
     last = rows.groupby("job")["index"].transform("max")
     inner = rows[(rows["index"] > 0) & (rows["index"] < last)]
-    logarithms = np.log10(inner["step_size"].astype(float)).groupby(inner["job"]).mean()
+    logarithms = inner["step_size"].astype(float).map(math.log10).groupby(inner["job"]).mean()
     return matched(logarithms.reindex(bits.index), bits, models.configuration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,6 +59,36 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What the paper says, and where."""
+
+    name: str
+    text: str
+    where: str
+
+    def judged(self, group: str, verdict: Verdict, reason: str, numbers: Sequence[Number] = ()) -> Claim:
+        """The claim about one group of models."""
+        return Claim(
+            name=self.name,
+            statement=self.text,
+            where=self.where,
+            group=group,
+            verdict=verdict,
+            reason=reason,
+            numbers=tuple(numbers),
+        )
+
+
+GAP_SHRINKS = Statement(name="gap-shrinks", text="The generalization gap shrinks as bits fall", where="Table 1")
+LOSS_GROWS = Statement(name="train-loss-grows", text="The training loss grows as bits fall", where="Table 1")
+EIGHT_EQUAL = Statement(name="int8-equals-fp32", text="8 bits equal full precision", where="Table 1")
+FLATTER = Statement(
+    name="quantized-is-flatter", text="Quantized models have flatter minima than full precision", where="Table 3"
+)
+STEPS_GROW = Statement(name="step-size-grows", text="The learned step size grows as bits fall", where="Figure 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Margins:
     """Within what 8 bits count as equal to FP32: a share of FP32's mean for losses and the gap, an absolute
     difference (a fraction of the images) for accuracies."""
@@ -67,11 +98,9 @@ class Margins:
 
 
 def trend(
+    statement: Statement,
     table: pd.DataFrame,
     *,
-    name: str,
-    statement: str,
-    where: str,
     quantity: str,
     group: str,
     rises: bool,
@@ -82,12 +111,11 @@ def trend(
     Page's test for ordered alternatives decides over the whole, Wilcoxon's signed-rank test (Holm) over each
     step. `table` is that of `matched`.
     """
-    about = {"name": name, "statement": statement, "where": where, "group": group}
     widths = sorted(int(column) for column in table.columns)
     complete = table.dropna()
     if len(widths) < 2 or complete.empty:
-        return Claim(**about, verdict=Verdict.NO_DATA, reason="No configuration is done at two precisions.")
-    steps = list(zip(widths[:-1], widths[1:], strict=True))
+        return statement.judged(group, Verdict.NO_DATA, "No configuration is done at two precisions.")
+    steps = list(itertools.pairwise(widths))
     differences = [(complete[high] - complete[low]).to_numpy(dtype=np.float64) for low, high in steps]
     p_values = holm([wilcoxon(one) for one in differences])
     sign = 1 if rises else -1
@@ -109,7 +137,7 @@ def trend(
             )
         )
     verdict, reason = _of_trend(complete[widths if rises else widths[::-1]], numbers[len(widths) :])
-    return Claim(**about, verdict=verdict, reason=reason, numbers=tuple(numbers))
+    return statement.judged(group, verdict, reason, numbers)
 
 
 def _of_difference(signed: float, p_value: float | None) -> Verdict:
@@ -153,12 +181,6 @@ def eight_bits_equal(tables: dict[str, pd.DataFrame], *, group: str, margins: Ma
     The claim holds if every metric is equivalent within its margin (an intersection–union test, so no
     adjustment), and is contradicted if any difference lies outside its margin with its whole interval.
     """
-    about = {
-        "name": "int8-equals-fp32",
-        "statement": "8 bits equal full precision",
-        "where": "Table 1",
-        "group": group,
-    }
     numbers = []
     for metric, table in tables.items():
         if EIGHT not in table or FULL_PRECISION not in table:
@@ -186,13 +208,13 @@ def eight_bits_equal(tables: dict[str, pd.DataFrame], *, group: str, margins: Ma
             )
         )
     if not numbers:
-        return Claim(**about, verdict=Verdict.NO_DATA, reason="No configuration is done at 8 bits and in FP32.")
+        return EIGHT_EQUAL.judged(group, Verdict.NO_DATA, "No configuration is done at 8 bits and in FP32.")
     verdicts = [number.verdict for number in numbers]
     equal = verdicts.count(Verdict.SUPPORTED)
     verdict = Verdict.CONTRADICTED if Verdict.CONTRADICTED in verdicts else Verdict.UNDECIDED
     verdict = Verdict.SUPPORTED if equal == len(verdicts) else verdict
     reason = f"Two one-sided paired tests: equivalent in {equal} of {len(verdicts)} metrics within the margins."
-    return Claim(**about, verdict=verdict, reason=reason, numbers=tuple(numbers))
+    return EIGHT_EQUAL.judged(group, verdict, reason, numbers)
 
 
 def flatter(
@@ -202,12 +224,6 @@ def flatter(
 
     A measure is smaller where a minimum is flatter. Wilcoxon's signed-rank test, Holm over all of them.
     """
-    about = {
-        "name": "quantized-is-flatter",
-        "statement": "Quantized models have flatter minima than full precision",
-        "where": "Table 3",
-        "group": group,
-    }
     rows: list[tuple[str, np.ndarray, bool]] = []
     for quantity in found:
         table = matched(quantity.values, bits, configuration)
@@ -222,13 +238,13 @@ def flatter(
             difference = (both[width] - both[FULL_PRECISION]).to_numpy(dtype=np.float64)
             rows.append((f"{quantity.label}: {precision_name(width)} − FP32", difference, saturated))
     if not rows:
-        return Claim(**about, verdict=Verdict.NO_DATA, reason="No flatness was measured at two precisions.")
+        return FLATTER.judged(group, Verdict.NO_DATA, "No flatness was measured at two precisions.")
     p_values = holm([wilcoxon(difference) for _, difference, _ in rows])
     numbers = tuple(
         _flatness_number(label, difference, saturated, p_value, bootstrap)
         for (label, difference, saturated), p_value in zip(rows, p_values, strict=True)
     )
-    return Claim(**about, **_of_flatness(numbers), numbers=numbers)
+    return FLATTER.judged(group, *_of_flatness(numbers), numbers)
 
 
 def _flatness_number(
@@ -247,17 +263,17 @@ def _flatness_number(
     )
 
 
-def _of_flatness(numbers: Sequence[Number]) -> dict[str, Verdict | str]:
+def _of_flatness(numbers: Sequence[Number]) -> tuple[Verdict, str]:
     verdicts = [number.verdict for number in numbers]
     count = len(numbers)
     lower = sum(number.value < 0 for number in numbers)
     yes, no = verdicts.count(Verdict.SUPPORTED), verdicts.count(Verdict.CONTRADICTED)
     text = f"Lower than FP32 in {lower} of {count} comparisons of measure, convention and precision"
     if all(number.p_value is None for number in numbers):
-        return {"verdict": Verdict.UNDECIDED, "reason": f"{text}; one configuration each: no test."}
+        return Verdict.UNDECIDED, f"{text}; one configuration each: no test."
     verdict = Verdict.PARTLY if yes and no < yes else Verdict.CONTRADICTED if no > yes else Verdict.UNDECIDED
     verdict = Verdict.SUPPORTED if yes == count else verdict
-    return {"verdict": verdict, "reason": f"{text}; significantly lower in {yes}, higher in {no}."}
+    return verdict, f"{text}; significantly lower in {yes}, higher in {no}."
 
 
 def _as_number(flags: pd.Series | None) -> pd.Series:

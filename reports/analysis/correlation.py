@@ -83,7 +83,11 @@ def lines_of(grid: pd.DataFrame, names: Sequence[str]) -> list[Lines]:
     for name in names:
         others = [other for other in grid.columns if other != name]
         groups = grid.groupby(others, sort=True).ngroup() if others else pd.Series(0, index=grid.index)
-        found.append(Lines(hyperparameter=name, groups=groups.to_numpy(), places=grid[name].to_numpy()))
+        found.append(
+            Lines(
+                hyperparameter=name, groups=groups.to_numpy().astype(np.int64), places=grid[name].to_numpy(dtype=np.int64)
+            )
+        )
     return found
 
 

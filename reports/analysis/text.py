@@ -64,8 +64,8 @@ def claim_note(options: Options) -> str:
     """What a verdict means."""
     margins = options.margins
     return (
-        f"Supported or contradicted: p < {ALPHA} by the test that is named; undecided: neither. Steps within a claim are "
-        f"adjusted by Holm. Equal means within ±{100 * margins.relative:g}% of FP32's mean for losses and the gap, "
+        f"Supported or contradicted: p < {ALPHA} by the test that is named; undecided: neither. Steps within a claim "
+        f"are adjusted by Holm. Equal means within ±{100 * margins.relative:g}% of FP32's mean for losses and the gap, "
         f"±{100 * margins.accuracy:g} points for accuracies."
     )
 
@@ -101,9 +101,7 @@ def _number(number: Number) -> list[str]:
 
 
 def _comparisons(analysis: Analysis) -> str:
-    rows = [
-        [group, one.metric, one.precision, *comparison_cells(one)] for group, one in analysis.comparisons
-    ]
+    rows = [[group, one.metric, one.precision, *comparison_cells(one)] for group, one in analysis.comparisons]
     header = ["Models", "Metric", "Precision", *COMPARISON_HEADER]
     return table(header, rows, texts=3)
 
@@ -193,7 +191,7 @@ def shown(value: float | None, decimals: int = 4, *, signed: bool = False) -> st
     if value is None or not math.isfinite(value):
         return MISSING
     sign = "+" if signed and value else ""
-    if value and not 1e-3 <= abs(value) < 1e4 and round(abs(value), decimals) == 0 or abs(value) >= 1e4:
+    if (value and round(abs(value), decimals) == 0) or abs(value) >= 1e4:
         return f"{value:{sign}.3e}"
     return f"{value:{sign}.{decimals}f}"
 

@@ -14,7 +14,7 @@ from reports.analysis.pairing import Paired
 from reports.evidence import Evidence
 from reports.labels import FEW, MEASURE_TITLES, METRICS, short_layer
 from reports.page.joblist import JobList, rounded
-from reports.series import box, curves, effects, step_sizes, timeline
+from reports.series import box, by_bits, curves, effects, step_sizes, timeline
 from reports.table import PRECISION_ORDER, precision_name
 
 Chart = dict[str, Any]
@@ -41,10 +41,9 @@ def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, Chart]:
     return {name: chart for name, chart in charts.items() if chart}
 
 
-def _precisions(models: Models) -> list[tuple[int, str, pd.DataFrame]]:
-    """The bit widths there are, highest first, with their models."""
-    groups = {int(bits): group for bits, group in models.runs.groupby("bits")}
-    return [(bits, precision_name(bits), groups[bits]) for bits in sorted(groups, reverse=True)]
+def _precisions(models: Models) -> list[tuple[str, pd.DataFrame]]:
+    """The precisions there are, highest first, with their models."""
+    return [(precision_name(bits), group) for bits, group in by_bits(models.runs)]
 
 
 def _axis(values: Sequence[float | None], *, label: str = "", log: bool = False, short: str = "") -> dict[str, Any]:
@@ -64,7 +63,13 @@ def _progress(evidence: Evidence) -> Chart | None:
     if found is None:
         return None
     names = [KINDS.get(kind, kind) for kind in found.done]
-    time = {"type": "linear", "low": 0, "high": rounded(found.edges[-1]), "label": f"time ({found.unit})", "tight": True}
+    time = {
+        "type": "linear",
+        "low": 0,
+        "high": rounded(found.edges[-1]),
+        "label": f"time ({found.unit})",
+        "tight": True,
+    }
     lines, bars = [], []
     base = np.zeros(len(found.edges) - 1)
     for series, kind in enumerate(found.done):
@@ -111,7 +116,7 @@ def _distributions(models: Models, jobs: JobList) -> Chart:
     panels = []
     for metric, (title, label, factor) in METRICS.items():
         marks = []
-        for place, (_, name, group) in enumerate(found):
+        for place, (name, group) in enumerate(found):
             values = group[metric] * factor
             rows = jobs.rows("train", group.index)
             if rows is not None:
@@ -131,12 +136,12 @@ def _distributions(models: Models, jobs: JobList) -> Chart:
                 }
             )
         marks.sort(key=lambda mark: mark["type"] == "box")
-        values = [float(value) for value in models.runs[metric] * factor]
+        every = [float(value) for value in models.runs[metric] * factor]
         panels.append(
             {
                 "title": title,
-                "x": {"type": "category", "labels": [name for _, name, _ in found]},
-                "y": _axis(values, label=label),
+                "x": {"type": "category", "labels": [name for name, _ in found]},
+                "y": _axis(every, label=label),
                 "marks": marks,
             }
         )
@@ -154,7 +159,11 @@ def _paired(comparisons: Sequence[Paired]) -> Chart | None:
         for place, one in enumerate(rows):
             low, high = (None if value is None else rounded(factor * value) for value in (one.low, one.high))
             tip = f"{one.precision} − FP32: {factor * one.difference:+.4g}\nover {one.pairs} configurations"
-            tip += "" if one.low is None or one.high is None else f"\n95% {factor * one.low:+.4g} to {factor * one.high:+.4g}"
+            tip += (
+                ""
+                if one.low is None or one.high is None
+                else f"\n95% {factor * one.low:+.4g} to {factor * one.high:+.4g}"
+            )
             marks.append(
                 {
                     "type": "interval",
@@ -235,8 +244,8 @@ def _curves(models: Models, evidence: Evidence) -> Chart | None:
         if found.empty:
             continue
         marks = []
-        for bits, rows in sorted(found.groupby("bits"), key=lambda one: -int(one[0])):
-            series, x = SLOTS[precision_name(int(bits))], rows["epoch"].tolist()
+        for bits, rows in by_bits(found):
+            series, x = SLOTS[precision_name(bits)], rows["epoch"].tolist()
             band = {side: _short(rows[side] * factor) for side in ("low", "high")}
             marks.append({"type": "band", "series": series, "x": x, **band})
             marks.append({"type": "line", "series": series, "x": x, "y": _short(rows["median"] * factor)})
@@ -245,7 +254,7 @@ def _curves(models: Models, evidence: Evidence) -> Chart | None:
         panels.append(
             {
                 "title": title,
-                "x": {**_axis(found["epoch"].astype(float).tolist(), label="epoch"), "tight": True},
+                "x": _axis(found["epoch"].astype(float).tolist(), label="epoch") | {"tight": True},
                 "y": _axis(ends, label=label, log=log),
                 "marks": marks,
             }
@@ -267,7 +276,7 @@ def _scatter(models: Models, evidence: Evidence, jobs: JobList) -> Chart | None:
             continue
         tau = taus.get((quantity.name, quantity.convention))
         marks = []
-        for _, name, group in _precisions(models):
+        for name, group in _precisions(models):
             here = values[values.index.isin(group.index)]
             mark = {"type": "dots", "series": SLOTS[name], "x": _short(here), "y": _short(gap[here.index])}
             rows = jobs.rows("train", here.index)
@@ -295,7 +304,8 @@ def _signs(associations: Sequence[Association]) -> Chart | None:
     found = [one for one in associations if any(each.pairs >= FEW for each in one.environments)]
     if not found:
         return None
-    labels, marks = [], [{"type": "rule", "x": 0.5}]
+    labels: list[str] = []
+    marks: list[dict[str, Any]] = [{"type": "rule", "x": 0.5}]
     for place, one in enumerate(found):
         name = MEASURE_TITLES.get(one.name, one.name.replace("_", " "))
         labels.append(f"{name} · {one.convention}" if one.convention else name)
@@ -338,13 +348,13 @@ def _steps(models: Models, evidence: Evidence) -> Chart | None:
         layers = rows.drop_duplicates("index").sort_values("index")
         places = {index: place for place, index in enumerate(layers["index"])}
         marks = []
-        for bits, group in sorted(rows.groupby("bits"), key=lambda one: -int(one[0])):
+        for bits, group in by_bits(rows):
             ordered = group.sort_values("index")
             marks.append(
                 {
                     "type": "line",
                     "points": True,
-                    "series": SLOTS[precision_name(int(bits))],
+                    "series": SLOTS[precision_name(bits)],
                     "x": [places[index] for index in ordered["index"]],
                     "y": _short(ordered["median"]),
                     "low": _short(ordered["low"]),

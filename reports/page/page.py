@@ -112,7 +112,13 @@ def _hash(text: str) -> str:
 def _embedded(content: Any) -> Markup:
     """JSON that can't end its script element, whatever the names in it."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+    escapes: dict[str, str | int | None] = {
+        "<": "\\u003c",
+        ">": "\\u003e",
+        "&": "\\u0026",
+        "\u2028": "\\u2028",
+        "\u2029": "\\u2029",
+    }
     return Markup(text.translate(str.maketrans(escapes)))
 
 
@@ -173,13 +179,18 @@ def _claim_table(claim: Claim) -> PageTable:
             PageCell(text=number.note),
             PageCell(text=shown(number.value), sort=number.value, numeric=True),
             PageCell(text=span(number.low, number.high), sort=number.low, numeric=True),
-            PageCell(
-                text="" if number.p_value is None else p_text(number.p_value), sort=number.p_value, numeric=True
-            ),
+            PageCell(text="" if number.p_value is None else p_text(number.p_value), sort=number.p_value, numeric=True),
         )
         for number in claim.numbers
     )
-    header = (("Quantity", False), ("Verdict", False), ("Note", False), ("Value", True), ("95% interval", True), ("p", True))
+    header = (
+        ("Quantity", False),
+        ("Verdict", False),
+        ("Note", False),
+        ("Value", True),
+        ("95% interval", True),
+        ("p", True),
+    )
     return PageTable(caption=f"{claim.statement}: the numbers.", header=header, rows=rows)
 
 

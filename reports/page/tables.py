@@ -50,7 +50,11 @@ class PageTable:
 
     def filled(self) -> PageTable:
         """The table without the columns in which no cell says anything."""
-        kept = [index for index in range(len(self.header)) if not self.rows or any(row[index].text not in BLANK for row in self.rows)]
+        kept = [
+            index
+            for index in range(len(self.header))
+            if not self.rows or any(row[index].text not in BLANK for row in self.rows)
+        ]
         return replace(
             self,
             header=tuple(self.header[index] for index in kept),
@@ -100,7 +104,10 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
 
 def _column(value: str, kind: str) -> str:
     """The column of the list of jobs that holds this value of a table."""
-    return next((f"value_{end}" for end in ("init", "orig") if value.endswith(f"_{end}")), value) if kind == "measure" else value  # fmt: skip
+    if kind != "measure":
+        return value
+    end = value.rpartition("_")[2]
+    return f"value_{end}" if end in ("init", "orig") else end
 
 
 def comparison_table(comparisons: Sequence[Paired]) -> PageTable:
@@ -196,20 +203,15 @@ def trouble_table(evidence: Evidence, jobs: JobList) -> PageTable | None:
     if found.empty:
         return None
     rows = []
-    for one in found.itertuples():
-        what = one.state + (", diverged" if one.diverged else "")
+    for one in found.to_dict("records"):
+        job, kind = str(one["job"]), str(one["kind"])
         rows.append(
             (
-                PageCell(
-                    text=str(one.job)[:12],
-                    jobs=jobs.add(str(one.kind), [str(one.job)]),
-                    kind=str(one.kind),
-                    title=str(one.job)[:12],
-                ),
-                PageCell(text=str(one.kind)),
-                PageCell(text=what),
-                _count(int(one.attempt)),
-                PageCell(text=_last_line([one.error]), wrap=True),
+                PageCell(text=job[:12], jobs=jobs.add(kind, [job]), kind=kind, title=job[:12]),
+                PageCell(text=kind),
+                PageCell(text=f"{one['state']}{', diverged' if one['diverged'] else ''}"),
+                _count(int(one["attempt"])),
+                PageCell(text=_last_line([one["error"]]), wrap=True),
             )
         )
     header = ("Job", "Kind", "State", "Attempts", "Last error")
