@@ -21,7 +21,7 @@ from reports.evidence import gather
 from sweeps.files import read_sweep
 from tests.reports.made import made_source
 
-QUICK = Bootstrap(resamples=200)
+QUICK = Bootstrap(resamples=100)
 
 
 def grid_of(widths: int, depths: int) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def test_a_paired_difference_is_that_of_the_matched_configurations() -> None:
 def test_an_interval_depends_on_the_seed_alone() -> None:
     values = np.random.default_rng(2).random(30)
     assert interval(values, QUICK) == interval(values, QUICK)
-    assert interval(values, QUICK) != interval(values, Bootstrap(resamples=200, seed=1))
+    assert interval(values, QUICK) != interval(values, Bootstrap(resamples=100, seed=1))
     assert interval(values[:1], QUICK) == (None, None)
     assert interval(np.full(5, 0.25), QUICK) == (0.25, 0.25)
 
