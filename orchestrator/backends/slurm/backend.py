@@ -23,6 +23,9 @@ from sweeps.errors import InputError, QsweepError
 GLANCE = 2.0
 """Seconds for which an answer of Slurm's is good: a controller serves many."""
 
+IDLE = 300
+"""Seconds after which an agent without work gives its allocation back."""
+
 
 class SlurmBackend(Backend):
     """Pilot agents in arrays, never one element a job: the elements pull their work from the registry."""
@@ -181,7 +184,8 @@ def logs(home: Home) -> Path:
 def environment(home: Home) -> Iterator[None]:
     """What an array takes along: its registry, its share of the machine, and no module from the current folder."""
     before = dict(os.environ)
-    os.environ.update(worker_environment(home, threads=1) | {"QSWEEP_BACKEND": "slurm"})
+    own = {"QSWEEP_BACKEND": SlurmBackend.name, "QSWEEP_IDLE": str(IDLE)}
+    os.environ.update(worker_environment(home, threads=1) | own)
     # A launch from within a job must not hand that job's own allocation on, nor an SBATCH_EXPORT keep ours back.
     for name in before:
         if name == "SBATCH_EXPORT" or (name.startswith("SLURM_") and name != "SLURM_CONF"):
