@@ -94,7 +94,7 @@ def test_a_folder_of_somebody_else_is_not_trusted(data: DataSet, tmp_path: Path)
 
 def _stage(data: DataSet, shared: Path, node: Path, barrier: object) -> None:
     images.READERS["small"] = read
-    logging.basicConfig(filename=node.with_suffix(".log"), level=logging.INFO)
+    logging.basicConfig(filename=node.with_suffix(".log"), level=logging.INFO, force=True)
     barrier.wait()  # type: ignore[attr-defined]
     load_staged(data, shared, node)
     os._exit(0 if (node / data.fingerprint / "small" / "all.npz").is_file() else 1)
