@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -25,10 +26,18 @@ HANDED_BACK = 0
 """Exit code of an agent that left nothing behind."""
 
 
-def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None, time_limit: float | None = None) -> int:
+def supervise(
+    home: Home,
+    *,
+    lease: float,
+    sweep: int | None,
+    code: str | None,
+    time_limit: float | None = None,
+    heard: Callable[[int], None] = lambda _: None,
+) -> int:
     """Run one agent to its end; its exit code, or 1 if it was killed.
 
-    With `code`, the agent runs that snapshot instead of the installed packages.
+    With `code`, the agent runs that snapshot instead of the installed packages. `heard` is told each signal.
     """
     command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *([] if sweep is None else ["--sweep", str(sweep)])]
@@ -44,6 +53,7 @@ def supervise(home: Home, *, lease: float, sweep: int | None, code: str | None, 
     )
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        heard(number)
         if child.poll() is None:
             child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
 

@@ -100,3 +100,8 @@ class Backend(ABC):
     def describe(cls, home: Home, starts: Sequence[Start]) -> list[str]:
         """What became of these earlier starts, in plain words, a line each; nothing about agents at work."""
         return []
+
+    @classmethod
+    def withdraw(cls, starts: Sequence[Start]) -> None:
+        """Take those agents of a given-up sweep back that still wait for their turn; the others leave by themselves."""
+        return

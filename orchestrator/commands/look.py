@@ -57,7 +57,8 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
-    with opened(home_of(home, registry)) as found:
+    place = home_of(home, registry)
+    with opened(place) as found:
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         rows: list[dict[str, Any]] = []
         for sweep in sweeps:
@@ -74,8 +75,11 @@ def status(
         agents: list[dict[str, Any]] = [
             {"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()
         ]
+    remarks = _remarks(
+        place, [sweep.id for sweep, row in zip(sweeps, rows, strict=True) if row["queued"] + row["running"]]
+    )
     if as_json:
-        typer.echo(json.dumps({"sweeps": rows, "agents": agents}))
+        typer.echo(json.dumps({"sweeps": rows, "agents": agents, "remarks": remarks}))
         return
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
@@ -90,6 +94,20 @@ def status(
         )
     for agent in agents:
         typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
+    for remark in remarks:
+        typer.echo(remark)
+
+
+def _remarks(home: Home, open_ones: list[int]) -> list[str]:
+    """What the clusters say about the agents of the sweeps that are not done."""
+    from orchestrator.backends.choice import BackendName, backend_class
+    from orchestrator.starts import by_backend, recorded
+
+    lines: list[str] = []
+    for sweep in open_ones:
+        for name, starts in by_backend(recorded(home, sweep)).items():
+            lines += backend_class(BackendName(name)).describe(home, starts)
+    return lines
 
 
 def _at_work(note: str) -> str:

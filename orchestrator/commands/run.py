@@ -33,6 +33,15 @@ BackendOption = Annotated[
         "--backend", help="Where agents run.", show_default="local; `resume`: where the sweep was started last"
     ),
 ]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="What to ask Slurm for: partition, account, qos, time, gres, constraint, mem, cpus_per_task, "
+        "array_parallelism, … (see docs/howto/slurm.md).",
+    ),
+]
 LeaseOption = Annotated[
     float,
     typer.Option(
@@ -79,6 +88,7 @@ def launch(
     limit: LimitOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Name the variant, instead of by its hash.")] = None,
     backend: BackendOption = None,
+    slurm: SlurmOption = None,
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -103,7 +113,7 @@ def launch(
     sweep = launch_selection(
         place,
         selection,
-        choose(_wish(backend)),
+        choose(_wish(backend, slurm)),
         console,
         Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
         code=code,
@@ -115,6 +125,7 @@ def launch(
 def resume(
     sweep: SweepArgument,
     backend: BackendOption = None,
+    slurm: SlurmOption = None,
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -141,8 +152,10 @@ def resume(
         waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
-            chosen = choose(_wish(backend), recorded(place, found.id))
-            execution = Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach)
+            starts = recorded(place, found.id)
+            chosen = choose(_wish(backend, slurm), starts)
+            before = max((one.agents for one in starts if one.backend == chosen.name), default=None)
+            execution = Execution(workers=workers or before, lease=lease, time_limit=time_limit, detach=detach)
             version = choose_code(found, code)
             ground = survey_ground(place, chosen, execution, waiting)
             found = opened.add_sweep(
@@ -183,8 +196,10 @@ def worker(
     sys.exit(supervise(place, lease=lease, sweep=identifier, code=code, time_limit=time_limit))
 
 
-def _wish(name: BackendName | None) -> Wish:
-    return Wish(name=name, options={})
+def _wish(name: BackendName | None, slurm: list[str] | None) -> Wish:
+    from orchestrator.backends.slurm.request import parse_options
+
+    return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or [])})
 
 
 def _finish(home: Home, sweep: Sweep) -> None:

@@ -22,6 +22,7 @@ from sweeps.code import code_origin
 from sweeps.errors import QsweepError
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent, LeaseGone
+from workers.agent.node import check_device
 from workers.device import build, device_class, precisions
 
 PATIENCE = 600.0
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(home: Home, *, lease: float, sweep: int | None, time_limit: float, stop: threading.Event) -> int:
     """Enlist, work, retire; the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     registry = Registry.open(home.registry)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
     agent = registry.enlist(

@@ -31,10 +31,11 @@ from workers import checkpoints
 from workers.agent.heart import Heart
 from workers.agent.measuring import measure_claims
 from workers.agent.models import Models
+from workers.agent.node import data_folder
 from workers.agent.rows import Provenance, measure_rows, result_rows
 from workers.cohort import Cohort
-from workers.data import Images, load
-from workers.device import build, device_class
+from workers.data import Images, load, load_staged
+from workers.device import build, device_class, precisions
 from workers.forms import Form, default_form
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ CHECKPOINT_SHARE = 0.02
 """Share of the time that may go into checkpoints."""
 CHECKPOINT_STEPS = int(os.environ.get("QSWEEP_CHECKPOINT_STEPS", "0"))
 """If set, a checkpoint after every so many steps instead: for tests that count what was lost."""
+IDLE = float(os.environ.get("QSWEEP_IDLE", "inf"))
+"""Seconds after which an agent leaves, if all that it could wait for is that others fail: where it occupies a node
+that somebody else could use."""
 WAIT = 1.0
 """Seconds after which an idle agent looks again for work that may come back."""
 
@@ -98,6 +102,7 @@ class Agent:
         self._trained: tuple[int, ...] = ()
         self.time_limit = time_limit
         self._images: dict[str, Images] = {}
+        self._worked = time.monotonic()
         self._plans: dict[str, Plan] = {}
 
     def run(self) -> None:
@@ -114,11 +119,21 @@ class Agent:
             point("claimed", len(claims))
             if claims:
                 self._work(claims, plan)
+                self._worked = time.monotonic()
 
     def _wait(self) -> bool:
         """Wait for work that may come back: a backoff's end, or what others run now. False if there is none."""
         remaining = self.registry.remaining(self.sweep)
         if not remaining.running and remaining.delay is None:
+            if remaining.queued:
+                log.info(
+                    "jobs are left that this device can't run: %s in %s",
+                    device_class(self.device),
+                    ", ".join(precisions(self.device)),
+                )
+            return False
+        if not remaining.queued and time.monotonic() - self._worked > IDLE:
+            log.info("nothing to do for %.0f s but wait for others to fail: leaving", IDLE)
             return False
         self.heart.progress("")
         self.stop.wait(min(WAIT, remaining.delay if remaining.delay else WAIT))
@@ -221,7 +236,10 @@ class Agent:
 
     def _data(self, data: DataSet) -> Images:
         if data.name not in self._images:
-            self._images[data.name] = load(data, self.home.data, download=False)
+            near = data_folder(self.home.data, os.environ)
+            self._images[data.name] = (
+                load(data, self.home.data, download=False) if near is None else load_staged(data, self.home.data, near)
+            )
         return self._images[data.name]
 
     def _restore(self, cohort: Cohort, member: int, claim: Claim) -> None:
