@@ -183,6 +183,11 @@ def publications(transaction: Transaction) -> set[str]:
     return set(transaction.run(sa.select(jobs_table.c.publication).where(done).distinct()).scalars())
 
 
+def published(transaction: Transaction) -> set[str]:
+    done = attempts_table.c.publication.is_not(None)
+    return set(transaction.run(sa.select(attempts_table.c.publication).where(done).distinct()).scalars())
+
+
 def find_calibration(transaction: Transaction, shape: str, device: str, build: str) -> Calibration | None:
     key = {"shape": shape, "device": device, "build": build}
     row = transaction.run(sa.select(calibrations).filter_by(**key)).first()

@@ -24,6 +24,7 @@ from db.rows import (
     Finished,
     Head,
     JobRow,
+    Move,
     Registered,
     Remaining,
     Sweep,
@@ -241,6 +242,10 @@ class Registry:
         """Every publication that a job of any sweep points to."""
         return self._database.read(reading.publications)
 
+    def published(self) -> set[str]:
+        """Every publication that counted once, whether or not a job still points to it."""
+        return self._database.read(reading.published)
+
     # Agents
 
     def enlist(self, info: AgentInfo) -> int:
@@ -314,6 +319,13 @@ class Registry:
     def finish(self, agent_id: int, finished: Sequence[Finished]) -> Accepted:
         """Commits results: the pointers and the state, together. Only accepted jobs count."""
         return self._database.write(lambda t: outcomes.finish(t, agent_id, finished))
+
+    def move(self, moves: Sequence[Move]) -> int:
+        """Moves the pointers of results that were copied to another publication; how many still counted.
+
+        All in one transaction; one that was superseded meanwhile stays where it is.
+        """
+        return self._database.write(lambda t: outcomes.move(t, moves))
 
     def release(self, agent_id: int, claims: Sequence[Fenced], detail: str = "") -> frozenset[int]:
         """Hands jobs back as preempted; returns those that passed the fence."""

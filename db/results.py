@@ -64,7 +64,10 @@ class ResultStore:
         columns = KINDS[kind].columns
         unknown = set[str]().union(*(row.keys() for row in rows)) - set(columns.names)
         assert not unknown, f"{kind} has no columns {sorted(unknown)}"
-        table = pa.Table.from_pylist([dict(row) for row in rows], schema=columns)
+        self.write_table(kind, publication, pa.Table.from_pylist([dict(row) for row in rows], schema=columns))
+
+    def write_table(self, kind: str, publication: str, table: pa.Table) -> None:
+        """Publishes a table that has the columns of its kind."""
         labelled = table.replace_schema_metadata({"qsweep.kind": kind, "qsweep.schema": str(VERSION)})
         buffer = pa.BufferOutputStream()
         pq.write_table(labelled, buffer, compression="zstd")
@@ -109,6 +112,23 @@ class ResultStore:
     def path(self, kind: str, publication: str) -> str:
         """Where that file lies or would lie, as a path of the file system."""
         return self._path(kind, publication)
+
+    def has_unknown(self, kind: str, publication: str) -> bool:
+        """Whether a newer version wrote that file, with columns or meanings that this one does not know."""
+        try:
+            with self._files.open_input_file(self._path(kind, publication)) as file:
+                schema = pq.read_schema(file)
+        except FileNotFoundError as error:
+            raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DamagedResults(f"a results file can't be read: {error}") from None
+        version = int((schema.metadata or {}).get(b"qsweep.schema", VERSION))
+        return version > VERSION or not set(schema.names) <= set(KINDS[kind].columns.names)
+
+    def touch(self, kind: str, publication: str) -> None:
+        """Dates a file to now: from when garbage collection counts, if nothing points to it any more."""
+        if isinstance(self._files, fs.LocalFileSystem):
+            os.utime(self._path(kind, publication))
 
     def remove(self, kind: str, publication: str) -> None:
         """Deletes one file: for garbage collection, which knows that nothing points to it."""

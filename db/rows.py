@@ -291,3 +291,13 @@ class Committed:
     attempt: int
     publication: str
     kind: Kind = Kind.TRAIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A counted result whose rows now lie in the publication `target` as well as in `source`."""
+
+    job: str
+    attempt: int
+    source: str
+    target: str

@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
@@ -83,6 +84,8 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
         self._name = name
         self._sources = list(zip(names_of(sources), sources, strict=True))
         self.failure: Exception | None = None
+        self.shared = 0
+        """Jobs that stood more than once in what was read, once for each of their sweeps, unseen by the query."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -105,7 +108,14 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
         if condition is not None and columns is not None:
             named |= _named_in(condition, schema)
         kept = pa.schema([field for field in schema if field.name in named] or [schema.field(0)])
-        tables = [self._of(number, kept) for number in self._admitted(condition)]
+        admitted = self._admitted(condition)
+        blind = len(admitted) > 1 and "job" in schema.names and not named & {*SWEEP.names}
+        if blind and "job" not in kept.names:
+            kept = kept.append(schema.field("job"))
+        tables = [self._of(number, kept) for number in admitted]
+        if blind:
+            jobs = [pc.unique(table["job"]) for table in tables]
+            self.shared = sum(map(len, jobs)) - len(pc.unique(pa.chunked_array(jobs, pa.string())))
         return pa.concat_tables(tables) if tables else kept.empty_table()
 
     def _of(self, number: int, kept: pa.Schema) -> pa.Table:

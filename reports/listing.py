@@ -8,12 +8,13 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types
+
+from reports.formats import RowFormat
 
 MISSING = "–"
 GAP = "  "
@@ -23,15 +24,6 @@ DIGITS = 6
 WIDEST = 60
 NARROW = 19
 """Most characters of a cell in a terminal, and where the columns don't fit into it then."""
-
-
-class RowFormat(StrEnum):
-    """What the rows of an answer can be written as."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-    PARQUET = "parquet"
 
 
 def written(table: pa.Table, form: RowFormat, *, width: int | None = None, rows: int | None = None) -> bytes:

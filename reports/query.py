@@ -7,7 +7,8 @@ tables, and nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from sweeps.errors import InputError, QsweepError, nearest
 if TYPE_CHECKING:
     import duckdb
 
-LOCKS = {
+LOCKS: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -34,7 +35,15 @@ ALLOWED = "allowed: SELECT, WITH, FROM, VALUES, PIVOT, DESCRIBE, SUMMARIZE, SHOW
 PLACE = "query"
 
 
-def run_query(sql: str, sources: Sequence[Source]) -> pa.Table:
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The rows that SQL asked for, and what whoever asked may not be aware of."""
+
+    table: pa.Table
+    notes: tuple[str, ...]
+
+
+def run_query(sql: str, sources: Sequence[Source]) -> Answer:
     """What one statement answers about these sweeps, the one launched last first.
 
     Raises InputError for anything but one statement that reads, and with DuckDB's own words for what does not
@@ -50,12 +59,21 @@ def run_query(sql: str, sources: Sequence[Source]) -> pa.Table:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET lock_configuration = true")  # from here on no statement changes a setting
         _check(connection, sql)
-        answer = connection.sql(sql)
-        return plain(answer.to_arrow_table())
+        table = plain(connection.sql(sql).to_arrow_table())
     except duckdb.Error as error:
         raise _explained(error, sql, views) from None
     finally:
         connection.close()
+    return Answer(table=table, notes=tuple(_notes(views)))
+
+
+def _notes(views: Mapping[str, Catalogued]) -> Iterator[str]:
+    for name, view in views.items():
+        if view.shared:
+            yield (
+                f"{view.shared} jobs in {name} belong to several sweeps and count in each of them: "
+                "name one, by WHERE sweep = '…' or --sweep"
+            )
 
 
 def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

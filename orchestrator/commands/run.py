@@ -206,11 +206,15 @@ def _finish(home: Home, sweep: Sweep) -> None:
     """Print the sweep's tables; exit with 1 if some of its jobs failed."""
     from db.registry import Registry
     from reports.answers import render_tables
-    from reports.render import Format, Layout
+    from reports.formats import Format
+    from reports.render import Layout
+    from reports.source import RegistrySource
 
     registry = Registry.open(home.registry)
     try:
-        typer.echo(render_tables(home, registry, sweep, Format.MARKDOWN, Layout(against_paper=True)), nl=False)
+        typer.echo(
+            render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
+        )
         failed = registry.counts(sweep.id).failed
     finally:
         registry.close()
