@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import State
+from db.states import AgentState, State
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
@@ -74,8 +74,9 @@ def status(
         agents: list[dict[str, Any]] = [
             {"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()
         ]
+        away = [one for one in found.bundles() if one.state is AgentState.AWAY]
     if as_json:
-        typer.echo(json.dumps({"sweeps": rows, "agents": agents}))
+        typer.echo(json.dumps({"sweeps": rows, "agents": agents, "bundles": [asdict(one) for one in away]}))
         return
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
@@ -90,6 +91,9 @@ def status(
         )
     for agent in agents:
         typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
+    for one in away:
+        packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
+        typer.echo(f"bundle {one.id}, {one.name}: {one.jobs} jobs are away since {packed} (counted as running)")
 
 
 def _at_work(note: str) -> str:
