@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from workers.bundle.manifest import Manifest, read_manifest
 from workers.bundle.parcel import unpack, write_results
 from workers.bundle.runner import Crew, Runner
 
+FAREWELL = 20.0
+"""Seconds in which the agents of an earlier run notice that it is gone."""
 DESCRIPTION = """Train and measure the jobs of a bundle that `qsweep pack` made, with every GPU of this machine, or one
 process a core. The same command goes on where it was, whatever ended it. `qsweep import` takes the results."""
 
@@ -100,17 +103,24 @@ def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namesp
 
 
 def _take_hold(folder: Path) -> int:
-    """A lock that ends with the last process that inherited it. Raises InputError if somebody works here."""
+    """A lock that ends with the last process that inherited it. Raises InputError if somebody works here.
+
+    The agents of a killed run end by themselves at their next heartbeat: they are waited for.
+    """
     hold = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            "another run works on this bundle, or its agents are about to end", place=str(folder)
-        ) from None
-    except OSError as error:
-        sys.stderr.write(f"note: no lock on {folder} ({error}): let no second run work on it\n")
-    return hold
+    deadline = time.monotonic() + FAREWELL
+    while True:
+        try:
+            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InputError("another run works on this bundle", place=str(folder)) from None
+            time.sleep(0.2)
+        except OSError as error:
+            sys.stderr.write(f"note: no lock on {folder} ({error}): let no second run work on it\n")
+            return hold
+        else:
+            return hold
 
 
 def _work(folder: Path, manifest: Manifest, given: argparse.Namespace, hold: int) -> int:
