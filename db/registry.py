@@ -7,14 +7,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from db import agents, claims, control, failures, outcomes, reading, registration, upgrade
+from db import agents, bundles, claims, control, failures, outcomes, reading, registration, upgrade
 from db.connection import Database
 from db.rows import (
     Accepted,
     AgentInfo,
     AgentRow,
     AttemptRow,
+    BundleRow,
     Calibration,
+    CalibrationRow,
     Checkpoint,
     Claim,
     Committed,
@@ -278,6 +280,28 @@ class Registry:
         """Takes back expired leases (as every claim does first); returns how many agents."""
         return self._database.write(claims.take_back_expired)
 
+    # Bundles: a holder without a heartbeat, whose jobs no clock takes back
+
+    def pack(self, name: str, info: AgentInfo, job_ids: Iterable[int]) -> tuple[int, list[Claim]]:
+        """Claims for the bundle `name` those of these jobs that wait; its holder's id, and what it holds now.
+
+        A child goes only if its parent is done or goes too. `info.boot_id` is the bundle's token.
+        """
+        ids = list(job_ids)
+        return self._database.write(lambda t: bundles.pack(t, name, info, ids))
+
+    def bundles(self) -> list[BundleRow]:
+        """All that were ever packed; those that are away hold jobs."""
+        return self._database.read(bundles.bundles)
+
+    def recall(self, holder: int) -> int:
+        """Takes back what a bundle holds; returns how many jobs. Its results no longer pass the fence."""
+        return self._database.write(lambda t: bundles.recall(t, holder))
+
+    def land(self, holder: int, *, host: str, device: str, build: str) -> None:
+        """Notes where a bundle was computed. When nothing of it is out any more, its holder retires."""
+        self._database.write(lambda t: bundles.land(t, holder, host=host, device=device, build=build))
+
     # Claims and what becomes of them
 
     def next_cohort(self, agent_id: int, sweep_id: int | None = None, *, parents: Sequence[int] = ()) -> Head | None:
@@ -307,6 +331,11 @@ class Registry:
 
     def find_calibration(self, *, shape: str, device: str, build: str) -> Calibration | None:
         return self._database.read(lambda t: reading.find_calibration(t, shape, device, build))
+
+    def calibrations_of(self, shapes: Iterable[str]) -> list[CalibrationRow]:
+        """Every calibration of these shapes, on whatever device."""
+        wanted = list(shapes)
+        return self._database.read(lambda t: reading.calibrations_of(t, wanted))
 
     def resumed(self, agent_id: int, claim: Fenced, step: int) -> None:
         """Corrects the step that this attempt started from, if it was not the newest checkpoint."""

@@ -79,10 +79,11 @@ class Watch:
     def _update(self) -> None:
         counts = self.registry.counts(self.sweep.id)
         self.progress.running, self.progress.queued, self.progress.failed = (
-            counts.running,
+            counts.running - counts.away,
             counts.queued,
             counts.failed,
         )
+        self.progress.away = counts.away
         self.progress.add_notes([agent.note for agent in self.registry.agents()])
         fresh = [row for row in self.registry.committed(self.sweep.id) if (row.job, row.attempt) not in self._seen]
         if fresh:

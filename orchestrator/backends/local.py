@@ -16,9 +16,7 @@ from db.home import Home
 from db.rows import AgentRow
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.machine import Machine
-
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-"""Tells glibc to keep the memory that each step frees and asks for again, instead of returning it page by page."""
+from workers.environment import KEEP_MEMORY
 
 
 def worker_command(fleet: Fleet) -> list[str]:

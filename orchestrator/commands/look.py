@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import State
+from db.states import AgentState, State
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
@@ -75,11 +75,13 @@ def status(
         agents: list[dict[str, Any]] = [
             {"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()
         ]
+        away = [one for one in found.bundles() if one.state is AgentState.AWAY]
     remarks = _remarks(
         place, [sweep.id for sweep, row in zip(sweeps, rows, strict=True) if row["queued"] + row["running"]]
     )
     if as_json:
-        typer.echo(json.dumps({"sweeps": rows, "agents": agents, "remarks": remarks}))
+        bundles = [asdict(one) for one in away]
+        typer.echo(json.dumps({"sweeps": rows, "agents": agents, "bundles": bundles, "remarks": remarks}))
         return
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
@@ -94,6 +96,9 @@ def status(
         )
     for agent in agents:
         typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
+    for one in away:
+        packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
+        typer.echo(f"bundle {one.id}, {one.name}: {one.jobs} jobs are away since {packed} (counted as running)")
     for remark in remarks:
         typer.echo(remark)
 

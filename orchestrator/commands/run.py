@@ -215,9 +215,12 @@ def _finish(home: Home, sweep: Sweep) -> None:
         typer.echo(
             render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
         )
-        failed = registry.counts(sweep.id).failed
+        counts = registry.counts(sweep.id)
     finally:
         registry.close()
+    failed = counts.failed
+    if counts.away:
+        typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
     if failed:
         typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from db.home import Home
-from db.registry import Registry
 from db.results import ResultStore
 from db.rows import Checkpoint, Claim, Finished, Head
 from db.states import FailureClass
@@ -32,6 +31,7 @@ from workers.agent.heart import Heart
 from workers.agent.measuring import measure_claims
 from workers.agent.models import Models
 from workers.agent.node import data_folder
+from workers.agent.queue import JobQueue
 from workers.agent.rows import Provenance, measure_rows, result_rows
 from workers.cohort import Cohort
 from workers.data import Images, load, load_staged
@@ -79,7 +79,7 @@ class Agent:
     def __init__(
         self,
         home: Home,
-        registry: Registry,
+        registry: JobQueue,
         device: torch.device,
         *,
         agent: int,
