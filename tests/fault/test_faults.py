@@ -21,7 +21,7 @@ EVERYWHERE = [
     fault("kill", "checkpoint.written", 3),
     fault("truncate", "checkpoint.reading"),
     fault("stop", "step", 60),
-    fault("kill launcher", "launcher.watching", 8),
+    fault("die", "launcher.watching", 8),
     fault("clock", "heartbeat"),
     fault("kill both", "checkpoint.recorded", 2),
     fault("kill supervisor", "step", 30),
