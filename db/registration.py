@@ -33,7 +33,6 @@ staged = sa.Table(
     sa.Column("precision", sa.Text, nullable=False),
     sa.Column("content", sa.Text, nullable=False),
     sa.Column("parent", sa.String(32)),
-    sa.Column("job_id", sa.BigInteger),
     prefixes=["TEMPORARY"],
 )
 LOADED = ("position", "identity", "kind", "cost", "cohort_key", "precision", "content", "parent")
@@ -123,8 +122,6 @@ def _register(transaction: Transaction, sweep_id: int, rows: list[tuple[Any, ...
     if parents := {row[-1] for row in rows if row[-1] is not None}:
         _lock_parents(transaction, parents)
     new = _insert(transaction, sweep_id, wishes)
-    known_id = sa.select(jobs.c.id).where(jobs.c.identity == staged.c.identity).scalar_subquery()
-    transaction.run(staged.update().values(job_id=known_id))
     joined = _join(transaction, sweep_id)
     if new < len(rows):
         _wish(transaction, wishes)
@@ -162,15 +159,19 @@ def _insert(transaction: Transaction, sweep_id: int, wishes: dict[str, Any]) -> 
 
 def _join(transaction: Transaction, sweep_id: int) -> int:
     """Adds the memberships that are missing; returns how many."""
-    shared = sa.select(jobs.c.home != sweep_id).where(jobs.c.id == staged.c.job_id).scalar_subquery()
-    rows = sa.select(sa.literal(sweep_id, sa.BigInteger), shared, staged.c.job_id).where(staged.c.position >= 0)
+    # Looked up one by one: of a join with a table that it knows nothing of, Postgres would read all jobs.
+    shared, job_id = (
+        sa.select(value).where(jobs.c.identity == staged.c.identity).scalar_subquery()
+        for value in (jobs.c.home != sweep_id, jobs.c.id)
+    )
+    rows = sa.select(sa.literal(sweep_id, sa.BigInteger), shared, job_id).where(staged.c.position >= 0)
     statement = transaction.insert(sweep_jobs).from_select(["sweep_id", "shared", "job_id"], rows)
     return transaction.count(statement.on_conflict_do_nothing())
 
 
 def _wish(transaction: Transaction, wishes: dict[str, Any]) -> None:
     """Known jobs that this sweep holds too: what it wishes of them holds, whatever the others do."""
-    known = jobs.c.id.in_(sa.select(staged.c.job_id))
+    known = jobs.c.identity.in_(sa.select(staged.c.identity))
     if wishes["keep_model"]:
         transaction.run(jobs.update().where(known, sa.not_(jobs.c.keep_model)).values(keep_model=True))
     if not wishes["wanted"]:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from db.home import Home
 from db.registry import Registry
-from db.rows import Sweep
+from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
@@ -53,8 +53,10 @@ def launch(
     with registry:
         if machine is None:
             console.print("Nothing to do: every job is done.")
-        else:
-            see_through(home, registry, sweep, backend, console, execution, machine=machine)
+            return sweep
+        whole = len(selection.chosen) == len(selection.jobs)
+        scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
+        see_through(home, registry, sweep, backend, console, execution, machine=machine, scope=scope)
     return sweep
 
 
@@ -67,8 +69,9 @@ def see_through(
     execution: Execution,
     *,
     machine: Machine,
+    scope: Scope,
 ) -> None:
-    """Start agents for a registered sweep; unless detached, watch it to its end."""
+    """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
     if sweep.code == code_version():
         freeze(home.code)
     registry.reactivate(sweep.id)
@@ -78,7 +81,7 @@ def see_through(
         gpus=machine.gpus,
         lease=execution.lease,
         time_limit=execution.time_limit,
-        sweep=sweep.id,
+        scope=scope,
         code=sweep.code,
     )
     if execution.detach:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from db.home import Home
+from db.rows import EVERYTHING, Scope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +17,8 @@ class Fleet:
     workers: int
     gpus: int
     lease: float
-    sweep: int | None = None
-    """Identifier of the sweep to work for; None is any."""
+    scope: Scope = EVERYTHING
+    """What to work for: a sweep, or a selection of its jobs."""
     time_limit: float | None = None
     """Seconds after which an attempt of a job fails; None is no limit."""
     code: str

@@ -72,7 +72,8 @@ def status(
                 }
             )
         agents: list[dict[str, Any]] = [
-            {"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()
+            {"agent": one.id, "host": one.host, "pid": one.pid, "device": one.device, "note": one.note}
+            for one in found.agents()
         ]
     if as_json:
         typer.echo(json.dumps({"sweeps": rows, "agents": agents}))

@@ -131,6 +131,7 @@ def resume(
     from rich.console import Console
 
     from db.registry import Registry
+    from db.rows import Scope
     from db.states import State
     from orchestrator.launcher import Execution, see_through
     from orchestrator.machine import probe
@@ -161,6 +162,7 @@ def resume(
                 console,
                 Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
                 machine=machine,
+                scope=Scope(sweep=found.id),
             )
     finally:
         opened.close()
@@ -178,6 +180,7 @@ def worker(
 ) -> None:
     """Run one agent here until nothing is left to claim."""
     from db.registry import Registry
+    from db.rows import Scope
     from orchestrator.supervisor import supervise
 
     place = home_of(home, registry, data)
@@ -186,8 +189,8 @@ def worker(
         found = opened.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
-    identifier, code = (None, None) if found is None else (found.id, found.code)
-    sys.exit(supervise(place, lease=lease, sweep=identifier, code=code, time_limit=time_limit))
+    scope, code = (Scope(), None) if found is None else (Scope(sweep=found.id), found.code)
+    sys.exit(supervise(place, lease=lease, scope=scope, code=code, time_limit=time_limit))
 
 
 def _backend(name: BackendName) -> Backend:

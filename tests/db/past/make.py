@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from db.migrations import HEAD  # noqa: E402
 from db.registry import Registry  # noqa: E402
-from db.rows import Checkpoint, Claim, Finished, Sweep  # noqa: E402
+from db.rows import Checkpoint, Claim, Finished, Scope, Sweep  # noqa: E402
 from db.states import FailureClass  # noqa: E402
 from sweeps.job import Job, Kind  # noqa: E402
 from sweeps.measures import PacBayes  # noqa: E402
@@ -27,9 +27,7 @@ from tests.db.conftest import agent_info, trained  # noqa: E402
 def fill(registry: Registry) -> None:
     """Sweeps, jobs, agents, attempts and events in every state, checkpoints, a calibration, a measure."""
     trainings = trained(6)
-    child = Job(
-        training=trainings[0].training, kind=Kind.MEASURE, parent=trainings[0].identity, measure=PacBayes()
-    )
+    child = Job(training=trainings[0].training, kind=Kind.MEASURE, parent=trainings[0].identity, measure=PacBayes())
     grid = _sweep(registry, "grid", [*trainings, child])
     _sweep(registry, "part", trainings[:2])
     given_up = _sweep(registry, "given-up", trained(2, depth=2))
@@ -65,9 +63,9 @@ def _sweep(registry: Registry, name: str, jobs: list[Job]) -> Sweep:
 
 
 def _claim(registry: Registry, agent: int, sweep: Sweep, most: int = 16) -> list[Claim]:
-    head = registry.next_cohort(agent, sweep.id)
+    head = registry.next_cohort(agent, Scope(sweep=sweep.id))
     assert head is not None
-    return registry.claim(agent, head, most, sweep.id)
+    return registry.claim(agent, head, most, Scope(sweep=sweep.id))
 
 
 def _checkpoint(registry: Registry, agent: int, claim: Claim, step: int) -> None:
