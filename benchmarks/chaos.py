@@ -78,8 +78,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=17, help="how many sweeps")
     parser.add_argument("--first", type=int, help="the first seed; by default the one after those in the file")
-    parser.add_argument("--faults", type=int, default=16, help="faults planned for each")
+    parser.add_argument("--faults", type=int, default=20, help="faults planned for each")
     parser.add_argument("--database", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--patience", type=float, default=1800.0, help="seconds until a sweep counts as hung")
     parser.add_argument("--minutes", type=float, default=600.0, help="begin no further seed after this time")
     parser.add_argument("--output", type=Path, help="the file of figures; what it holds already stays")
     given = parser.parse_args()
@@ -96,7 +97,7 @@ def main() -> int:
             if time.monotonic() - started > 60 * given.minutes:
                 break
             plan = draw_plan(seed, given.faults, given.database)
-            outcome = run_trial(folder / str(seed), plan, make(), reference=reference)
+            outcome = run_trial(folder / str(seed), plan, make(), reference=reference, patience=given.patience)
             rows.append(row_of(seed, outcome))
             shown = rows[-1] | {"violations": len(outcome.violations)}
             print("  ".join(f"{shown[name]:>9}" for name in COLUMNS), flush=True)
