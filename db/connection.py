@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import time
@@ -37,6 +38,7 @@ GONE_STATES = ("08", "57P01", "57P02", "57P03", "25P03")
 RETRIED_STATES = (*GONE_STATES, "40001", "40P01", "53300")
 FULL_STATE = "53100"
 SCHEMA_LOCK = 0x715377656570  # "qSweep"
+REGISTRATION_LOCK = SCHEMA_LOCK + 1
 
 
 class Prepared:
@@ -117,8 +119,25 @@ class Transaction:
         """Runs an INSERT from a SELECT; how many rows it inserted."""
         return int(self.run(statement.execution_options(preserve_rowcount=True)).rowcount)
 
+    def new_ids(self, table: sa.Table, count: int) -> Sequence[int]:
+        """So many ids that no row of the table has had. Nobody else may draw any meanwhile."""
+        if self.connection.dialect.name == "postgresql":
+            sequence = self.run(sa.select(sa.func.pg_get_serial_sequence(table.name, "id"))).scalar_one()
+            first = self.run(sa.select(sa.func.nextval(sequence))).scalar_one()
+            self.run(sa.select(sa.func.setval(sequence, first + count - 1)))
+        else:
+            first = 1 + self.run(sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0))).scalar_one()
+        return range(first, first + count)
+
+    def among(self, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
+        """`column IN values`, however many they are, as a single bound value."""
+        if self.connection.dialect.name == "postgresql":
+            return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text)))
+        given = sa.func.json_each(json.dumps(list(values))).table_valued("value")
+        return column.in_(sa.select(given.c.value))
+
     def load(self, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Many rows into a table that nobody else sees: by COPY on Postgres, several times faster there."""
+        """Many rows into a table: by COPY on Postgres, several times faster there."""
         names = ", ".join(columns)
         raw = self.connection.connection.cursor()
         try:
@@ -136,6 +155,11 @@ class Transaction:
         """Waits until no other process makes or migrates the tables. SQLite's write lock does so already."""
         if self.connection.dialect.name == "postgresql":
             self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
+
+    def lock_registration(self) -> None:
+        """Waits until no other process registers jobs. SQLite's write lock does so already."""
+        if self.connection.dialect.name == "postgresql":
+            self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({REGISTRATION_LOCK})"))
 
     def schema_tables(self) -> set[str]:
         """The names of the tables that stand where ours would."""
