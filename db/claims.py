@@ -10,12 +10,13 @@ import sqlalchemy as sa
 
 from db import failures
 from db.clock import boot, moment, wall
-from db.connection import Database, Transaction
+from db.connection import Database
 from db.errors import LeaseLost
 from db.journal import RECORD, event
 from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved, Scope
 from db.states import AgentState, FailureClass, State
 from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, selections, sweep_jobs
+from db.transaction import Transaction
 from sweeps.faults import point
 from sweeps.job import Job
 

@@ -8,7 +8,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.clock import boot, moment
-from db.connection import Transaction
 from db.rows import AgentRow, AttemptRow, Calibration, Committed, Counts, EventRow, JobRow, Sweep
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import agents as agents_table
@@ -17,6 +16,7 @@ from db.tables import calibrations, checkpoints, selections, sweep_jobs
 from db.tables import events as events_table
 from db.tables import jobs as jobs_table
 from db.tables import sweeps as sweeps_table
+from db.transaction import Transaction
 from sweeps.errors import InputError, nearest
 from sweeps.job import Kind
 

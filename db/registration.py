@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 
 from db.clock import wall
-from db.connection import Database, Transaction
+from db.connection import Database
 from db.journal import move
 from db.reading import SWEEP, sweep_of
 from db.rows import Registered, Sweep
 from db.states import State, SweepState
 from db.tables import jobs, sweep_jobs, sweeps
+from db.transaction import Transaction
 from sweeps.errors import InputError
 from sweeps.job import Job
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from db.connection import Transaction
 from db.journal import batches
 from db.tables import jobs, selections
+from db.transaction import Transaction
 
 
 def select(transaction: Transaction, identities: Sequence[str]) -> int:

@@ -8,10 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from db.clock import boot, moment
-from db.connection import Database, Transaction, refused
+from db.connection import Database, refused
 from db.errors import NoRegistry, RegistryUnavailable
 from db.migrations import HEAD, REVISIONS, VERSION_TABLE
 from db.tables import metadata
+from db.transaction import Transaction
 from sweeps.errors import InputError
 
 OPENING_PATIENCE = 2.0
