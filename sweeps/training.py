@@ -132,26 +132,39 @@ class Training:
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
         quantizer = self.quantizer
-        recipe = canonical(self.recipe)
-        recipe["milestones"] = tuple(one for one in self.recipe.milestones if one < self.recipe.epochs)
-        if not recipe["milestones"]:
-            del recipe["lr_factor"]
         quantized = None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)}
         if quantized is not None and self.optimizer.weight_decay == 0:
             del quantized["decay_step"]
         return {
-            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "data": _data_content(self.data),
             "model": {"name": self.model.name, **canonical(self.model)},
             "optimizer": {"name": self.optimizer.name, **canonical(self.optimizer)},
             "quantizer": quantized,
-            "recipe": recipe,
+            "recipe": _recipe_content(self.recipe),
         }
 
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
-        content = self.canonical()
-        recipe = {name: value for name, value in content["recipe"].items() if name != "seed"}
-        return {"data": content["data"], "model": content["model"], "recipe": recipe}
+        return shared_content(self.data, self.model, self.recipe)
+
+
+def shared_content(data: DataSet, model: Model, recipe: Recipe) -> dict[str, Any]:
+    """The canonical content of trainings that may differ in optimizer, quantizer and `seed`."""
+    content = _recipe_content(recipe)
+    del content["seed"]
+    return {"data": _data_content(data), "model": {"name": model.name, **canonical(model)}, "recipe": content}
+
+
+def _data_content(data: DataSet) -> dict[str, Any]:
+    return {"name": data.name, "fingerprint": data.fingerprint}
+
+
+def _recipe_content(recipe: Recipe) -> dict[str, Any]:
+    content: dict[str, Any] = canonical(recipe)
+    content["milestones"] = tuple(one for one in recipe.milestones if one < recipe.epochs)
+    if not content["milestones"]:
+        del content["lr_factor"]
+    return content
 
 
 def _family(families: Mapping[str, Family], given: Mapping[str, Any], key: str, place: str | None) -> Family:

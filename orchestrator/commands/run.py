@@ -139,6 +139,7 @@ def resume(
     from rich.console import Console
 
     from db.registry import Registry
+    from db.rows import Scope
     from db.states import State
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
@@ -167,7 +168,7 @@ def resume(
                 code=version,
                 keep=found.keep,
             )
-            see_through(place, opened, found, chosen, console, execution, ground)
+            see_through(place, opened, found, chosen, console, execution, ground, scope=Scope(sweep=found.id))
     finally:
         opened.close()
     if not detach:
@@ -184,6 +185,7 @@ def worker(
 ) -> None:
     """Run one agent here until nothing is left to claim."""
     from db.registry import Registry
+    from db.rows import Scope
     from orchestrator.supervisor import supervise
 
     place = home_of(home, registry, data)
@@ -192,8 +194,8 @@ def worker(
         found = opened.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
-    identifier, code = (None, None) if found is None else (found.id, found.code)
-    sys.exit(supervise(place, lease=lease, sweep=identifier, code=code, time_limit=time_limit))
+    scope, code = (Scope(), None) if found is None else (Scope(sweep=found.id), found.code)
+    sys.exit(supervise(place, lease=lease, scope=scope, code=code, time_limit=time_limit))
 
 
 def _wish(name: BackendName | None, slurm: list[str] | None) -> Wish:

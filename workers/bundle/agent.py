@@ -18,16 +18,17 @@ import torch
 from db.home import Home
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
+from workers.agent.endings import LeaseGone
+from workers.agent.exits import Exit
 from workers.agent.heart import Heart
-from workers.agent.loop import Agent, LeaseGone
+from workers.agent.loop import Agent
+from workers.agent.workplace import Workplace
 from workers.bundle.desk import LEASE
 from workers.bundle.line import Line
 from workers.device import build, device_class, precisions
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""
-LEASE_GONE = 3
-"""Exit code of an agent whose work somebody else has now."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,11 +65,21 @@ def run(home: Home, line: Line, number: int, *, stop: threading.Event, time_limi
         }
     )
     heart = Heart(line, number, lease=LEASE, patience=PATIENCE)
+    place = Workplace(
+        home=home,
+        registry=line,
+        device=device,
+        agent=number,
+        code=code_origin(),
+        heart=heart,
+        stop=stop,
+        time_limit=time_limit,
+    )
     heart.start()
     try:
-        Agent(home, line, device, agent=number, code=code_origin(), heart=heart, stop=stop, time_limit=time_limit).run()
+        Agent(place).run()
     except LeaseGone:
-        return LEASE_GONE
+        return Exit.LEASE_GONE
     finally:
         heart.stop()
     return 0
