@@ -75,8 +75,8 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
         ("cifar10-grid", 972),
         ("cifar100-grid", 972),
         ("digits-grid", 972),
-        ("cifar10-flatness", 128),
-        ("cifar100-flatness", 128),
+        ("cifar10-flatness", 256),
+        ("cifar100-flatness", 256),
         ("digits-flatness", 52),
     }
     assert "[axes.learning_rate]" in qsweep("sweeps", "cifar10-grid").stdout
