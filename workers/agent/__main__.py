@@ -6,7 +6,6 @@ import argparse
 import logging
 import math
 import os
-import signal
 import socket
 import sys
 import threading
@@ -23,6 +22,7 @@ from sweeps.errors import QsweepError
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent, LeaseGone
 from workers.agent.node import check_device
+from workers.agent.stopping import listen
 from workers.device import build, device_class, precisions
 
 PATIENCE = 600.0
@@ -40,9 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--time-limit", type=float, default=math.inf)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: stop.set())
+    stop = listen()
     torch.set_num_threads(1)
     try:
         return run(home, lease=given.lease, sweep=given.sweep, time_limit=given.time_limit, stop=stop)
