@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,13 +81,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("backends", nargs="*", default=list(BACKENDS), metavar="BACKEND", help=", ".join(BACKENDS))
     parser.add_argument("--workers", type=int, default=psutil.cpu_count(logical=False) or 2)
-    parser.add_argument("--sweep", nargs="+", default=["digits-grid"], help="a sweep, and how to select in it")
+    parser.add_argument("--sweep", default="digits-grid", help="a sweep, and launch's options that select in it")
     given = parser.parse_args()
     if unknown := set(given.backends) - set(BACKENDS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"machine": "", "runs": {}}
     for backend in given.backends:
-        known["runs"][backend] = run(backend, given.sweep, given.workers)
+        known["runs"][backend] = run(backend, shlex.split(given.sweep), given.workers)
         known["machine"] = f"{psutil.cpu_count()} cores, {platform.machine()}"
         RESULTS.write_text(json.dumps(known, indent=1) + "\n")
     local = known["runs"].get("local")
