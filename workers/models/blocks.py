@@ -8,16 +8,18 @@ but results before batch norm is kept for the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sweeps.models import ConvLayer
+from sweeps.layers import Pool
+from workers.models.arithmetic import pool_planes
 from workers.models.products import Pointwise, Products, products_of, room
-from workers.models.stage import EPSILON, StageTensors
+from workers.models.stage import EPSILON, Moments, StageTensors
+from workers.models.window import Window
 
 ROWS = 2048
 """Rows of the matrix products of one block where one product serves all pixels: high enough for a fast product."""
@@ -27,7 +29,7 @@ TRANSFORMED_ROWS = 384
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """The batch norm that a result still awaits, with the batch's own moments: all (M, C)."""
+    """The batch norm and ReLU that a result still awaits, with the batch's own moments: all (M, C)."""
 
     gamma: Tensor
     beta: Tensor
@@ -35,50 +37,76 @@ class Norm:
     inverse: Tensor
 
 
-class BlockStages:
-    """A chain of convolutions, each with batch norm and ReLU."""
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Images (M or 1, B, side, side, C), and what they still await."""
 
-    def __init__(self, layers: Sequence[ConvLayer], sides: Sequence[int], dtype: torch.dtype) -> None:
-        self._products = [products_of(layer, side, dtype) for layer, side in zip(layers, sides, strict=True)]
-        self._sides = [layer.side for layer in layers]
-
-    def train(self, images: Tensor, stages: Sequence[StageTensors]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Logits (M, classes, B) of images (B, channels, side, side), and each stage's mean and variance (M, C)."""
-        rows = images.permute(0, 2, 3, 1).contiguous().unsqueeze(0)
-        norm: Norm | None = None
-        means, variances = [], []
-        for products, side, tensors in zip(self._products, self._sides, stages, strict=True):
-            rows, moments = _convolved(rows, norm, tensors.weight, products, side)
-            mean, variance = moments.unbind(0)
-            inverse = (variance + EPSILON).rsqrt()
-            norm = Norm(gamma=tensors.gamma, beta=tensors.beta, mean=mean, inverse=inverse)
-            means.append(mean)
-            variances.append(variance)
-        assert norm is not None, "a model has a layer"
-        return _activated(rows, norm).mean((2, 3)).mT, means, variances
+    images: Tensor
+    norm: Norm | None = None
 
 
-def _convolved(rows: Tensor, norm: Norm | None, weight: Tensor, products: Products, side: int) -> tuple[Tensor, Tensor]:
-    given = (None, None, None, None) if norm is None else (norm.gamma, norm.beta, norm.mean, norm.inverse)
-    outputs: tuple[Tensor, Tensor] = _Convolution.apply(rows, weight, *given, products, side)
-    return outputs
+class Blocked:
+    """One model after another, block after block."""
+
+    def enter(self, images: Tensor) -> Rows:
+        return Rows(images=images.permute(0, 2, 3, 1).contiguous().unsqueeze(0))
+
+    def pool(self, signal: Rows, pool: Pool) -> Rows:
+        images = _settled(signal)
+        small = pool_planes(images.flatten(0, 1).permute(0, 3, 1, 2), pool).permute(0, 2, 3, 1).contiguous()
+        return Rows(images=small.view(*images.shape[:2], *small.shape[1:]))
+
+    def stage(
+        self, signal: Rows, window: Window, tensors: StageTensors, residual: Rows | None
+    ) -> tuple[Rows, Moments | None]:
+        norm = signal.norm
+        given = (None, None, None, None) if norm is None else (norm.gamma, norm.beta, norm.mean, norm.inverse)
+        images, moments = _Convolution.apply(signal.images, tensors.weight, *given, window)
+        if tensors.norm is None:
+            return Rows(images=_finished(images + _aligned(tensors.bias), window, residual)), None
+        mean, variance = moments.unbind(0)
+        inverse = (variance + EPSILON).rsqrt()
+        norm = Norm(gamma=tensors.norm.gamma, beta=tensors.norm.beta, mean=mean, inverse=inverse)
+        if residual is None and window.layer.relu:
+            return Rows(images=images, norm=norm), (mean, variance)
+        return Rows(images=_finished(_normalized(images, norm), window, residual)), (mean, variance)
+
+    def leave(self, signal: Rows) -> Tensor:
+        return _settled(signal).mean((2, 3)).mT
 
 
-def _activated(rows: Tensor, norm: Norm) -> Tensor:
-    """max(γ·(y − mean)·r + β, 0) of the last results (M, B, side, side, C), which are small."""
-    models, channels = norm.gamma.shape
-    planes = rows.movedim(-1, 1).reshape(1, models * channels, -1)
-    planes = torch.nn.functional.batch_norm(
-        planes, None, None, norm.gamma.reshape(-1), norm.beta.reshape(-1), training=True, eps=EPSILON
-    )
-    return planes.relu().view(models, channels, *rows.shape[1:-1]).movedim(1, -1)
+def _settled(signal: Rows) -> Tensor:
+    """The images with nothing left to do."""
+    return signal.images if signal.norm is None else _normalized(signal.images, signal.norm).relu()
+
+
+def _finished(images: Tensor, window: Window, residual: Rows | None) -> Tensor:
+    if residual is not None:
+        images = images + _settled(residual)
+    return images.relu() if window.layer.relu else images
+
+
+def _normalized(images: Tensor, norm: Norm) -> Tensor:
+    """γ·(x − mean)·r + β, with the gradient through the moments of x."""
+    parts = [
+        torch.nn.functional.batch_norm(
+            one.permute(0, 3, 1, 2), None, None, gamma, beta, training=True, eps=EPSILON
+        ).permute(0, 2, 3, 1)
+        for one, gamma, beta in zip(images, norm.gamma, norm.beta, strict=True)
+    ]
+    return torch.stack(parts)
+
+
+def _aligned(columns: Tensor) -> Tensor:
+    """Columns (M, C) beside images (M, B, side, side, C)."""
+    return columns[:, None, None, None]
 
 
 class _Convolution(torch.autograd.Function):
     """y = W * max(γ·(x − mean)·r + β, 0) of x (M, B, s, s, K), and mean and biased variance of y (2, M, C).
 
-    Without γ, x (1, B, s, s, K) is taken as it is and gets no gradient. The gradient of x includes that
-    through its moments, which batch norm takes from it.
+    Without γ, x is taken as it is. The gradient of x includes that through its moments. One x (1, …) may serve all
+    models, and gets no gradient then.
     """
 
     @staticmethod
@@ -90,10 +118,10 @@ class _Convolution(torch.autograd.Function):
         beta: Tensor | None,
         mean: Tensor | None,
         inverse: Tensor | None,
-        products: Products,
-        side: int,
+        window: Window,
     ) -> tuple[Tensor, Tensor]:
         models, outputs = weight.shape[:2]
+        side, products = window.layer.side, products_of(window.layer, images.shape[2], images.dtype)
         result = images.new_empty(models, images.shape[1], side, side, outputs)
         moments = images.new_empty(2, models, outputs)
         affine = None
@@ -113,16 +141,16 @@ class _Convolution(torch.autograd.Function):
         images, weight, gamma, mean, inverse, affine = ctx.saved_tensors
         slopes = gradients[0].contiguous()
         slope_weight = torch.empty_like(weight)
-        below, slope_gamma, slope_beta = (None if affine is None else torch.empty_like(one) for one in (images, gamma, gamma))
+        below = torch.empty_like(images) if ctx.needs_input_grad[0] else None
+        slope_gamma, slope_beta = (None if gamma is None else torch.empty_like(gamma) for _ in range(2))
         for model in range(len(weight)):
             work = _Model(images, affine, weight, ctx.products, model)
-            if affine is None:
-                slope_weight[model] = work.backward(slopes[model], None)
-                continue
-            norm = Norm(gamma=gamma[model], beta=gamma[model], mean=mean[model], inverse=inverse[model])
-            slope_weight[model] = work.backward(slopes[model], below[model])
-            slope_gamma[model], slope_beta[model] = work.normalize_backward(below[model], norm)
-        return below, slope_weight, slope_gamma, slope_beta, None, None, None, None
+            lower = None if below is None else below[model]
+            slope_weight[model] = work.backward(slopes[model], lower)
+            if slope_gamma is not None and slope_beta is not None and lower is not None:
+                moments = (mean[model], inverse[model])
+                slope_gamma[model], slope_beta[model] = work.normalize_backward(lower, gamma[model], *moments)
+        return below, slope_weight, slope_gamma, slope_beta, None, None, None
 
 
 class _Model:
@@ -165,32 +193,33 @@ class _Model:
                 torch.mm(spread[0], self._matrices[0].t(), out=_rows(out))
             else:
                 self._products.collect(torch.bmm(spread, self._matrices.mT), out)
-            torch.ops.aten.threshold_backward.grad_input(out, inner, 0, grad_input=out)
+            if self._affine is not None:
+                torch.ops.aten.threshold_backward.grad_input(out, inner, 0, grad_input=out)
         return self._products.weight(total)
 
-    def normalize_backward(self, below: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    def normalize_backward(self, below: Tensor, gamma: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """Turn the gradient of γ·(x − mean)·r + β in `below` into that of x; those of γ and β."""
-        _, gamma, beta = torch.ops.aten.native_batch_norm_backward(
+        _, slope_gamma, slope_beta = torch.ops.aten.native_batch_norm_backward(
             _planes(below),
             _planes(self._images),
-            norm.gamma,
+            gamma,
             None,
             None,
-            norm.mean,
-            norm.inverse,
+            mean,
+            inverse,
             True,
             EPSILON,
             (False, True, True),
         )
-        scale = norm.gamma * norm.inverse
+        scale = gamma * inverse
         share = scale / (below.numel() // below.shape[-1])
-        factor = -share * norm.inverse * gamma
-        addend = -share * beta - factor * norm.mean
+        factor = -share * inverse * slope_gamma
+        addend = -share * slope_beta - factor * mean
         for start in range(0, len(below), self._block):
             block = slice(start, start + self._block)
             out = below[block]
             torch.addcmul(torch.addcmul(addend, self._images[block], factor), out, scale, out=out)
-        return gamma, beta
+        return slope_gamma, slope_beta
 
     def _operands(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Each block of images: its place, the operands of its products, and its normalized pixels.
