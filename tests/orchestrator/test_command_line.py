@@ -90,7 +90,7 @@ def test_plan_shows_cohorts_memory_disk_and_time_and_starts_nothing(qsweep: Qswe
     assert all(cohort["memory"] > 0 for cohort in plan["cohorts"])
     assert plan["disk"] > 0
     assert plan["seconds"] > 0
-    assert "guess" in plan["basis"]
+    assert plan["basis"] == {"a guess": 1.0}
 
 
 def test_plan_tells_of_a_milestone_that_is_never_reached(qsweep: Qsweep) -> None:
