@@ -13,7 +13,7 @@ from reports.trackers.run import TrackedRun
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 
-import wandb  # noqa: E402
+import wandb
 
 
 def write(runs: Iterable[TrackedRun], title: str, folder: Path) -> None:
