@@ -302,6 +302,7 @@ def test_a_wide_answer_keeps_to_the_terminal_and_says_what_it_left_out(made: Mad
     assert all(row["job"] in everything for row in made.rows["runs"])
 
 
+@pytest.mark.slow
 def test_the_command_line_answers_and_fails_with_one_message(qsweep: Qsweep, home: Path) -> None:
     work(launch(home_at(home.parent)))
     answer = qsweep("query", "SELECT bits, count(*) AS n FROM runs GROUP BY bits ORDER BY bits", "--format", "csv")
@@ -319,6 +320,7 @@ def test_the_command_line_answers_and_fails_with_one_message(qsweep: Qsweep, hom
         assert "Traceback" not in wrong.stderr
 
 
+@pytest.mark.slow
 def test_no_password_of_a_registry_is_shown(qsweep: Qsweep) -> None:
     address = "postgresql+psycopg://me:s3cr3t@127.0.0.1:1/none"
     for arguments in (["query", "FROM runs"], ["tables", "made"], ["compact"], ["export", "made", "--out", "x"]):
