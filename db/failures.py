@@ -10,13 +10,13 @@ import sqlalchemy as sa
 
 from db.budgets import Record, Verdict, verdict
 from db.clock import moment, wall
-from db.connection import Transaction
 from db.journal import RECORD, event
 from db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
 from db.pausing import pause_failing_sweeps
 from db.rows import Fenced
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
+from db.transaction import Transaction
 
 ERROR_TAIL = 8_000
 """Characters of an error that an attempt keeps: its end, where the cause stands."""
@@ -70,10 +70,12 @@ def depart(
     failure: FailureClass,
     reason: str,
     slots: int | None = None,
+    *,
+    was: AgentState = AgentState.ALIVE,
 ) -> int:
     left = transaction.run(
         agents.update()
-        .where(agents.c.id == agent_id, agents.c.state == AgentState.ALIVE.value)
+        .where(agents.c.id == agent_id, agents.c.state == was.value)
         .values(state=state.value, reason=reason[-ERROR_TAIL:], ended_at=wall())
         .returning(agents.c.lease)
     ).first()

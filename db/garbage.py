@@ -10,7 +10,7 @@ from pathlib import Path
 from db.home import Home
 from db.registry import Registry
 from db.rows import JobRow
-from db.states import AgentState, State
+from db.states import HOLDING, State
 
 MODEL = re.compile(r"(?P<job>[0-9a-f]{32})-(?P<attempt>\d+)\.pt")
 CHECKPOINT = re.compile(r"(?P<attempt>\d+)-\d+\.pt")
@@ -40,7 +40,7 @@ def find_garbage(home: Home, registry: Registry, *, now: float) -> list[Path]:
     """
     listed = {folder: list(_files(folder)) for folder in (home.results, home.models, home.checkpoints)}
     jobs = {row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id)}
-    alive = {agent.id for agent in registry.agents(AgentState.ALIVE)}
+    alive = {agent.id for state in HOLDING for agent in registry.agents(state)}
     publications, saved, published = registry.publications(), registry.checkpoint_files(), registry.published()
     models = {row.model_file for row in jobs.values() if row.model_file}
     found = []

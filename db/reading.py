@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from db.clock import boot, moment
-from db.connection import Transaction
-from db.rows import AgentRow, AttemptRow, Calibration, Committed, Counts, EventRow, JobRow, Sweep
+from db.rows import AgentRow, AttemptRow, Calibration, CalibrationRow, Committed, Counts, EventRow, JobRow, Sweep
 from db.states import AgentState, FailureClass, State, SweepState
+from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
 from db.tables import agents as agents_table
 from db.tables import attempts as attempts_table
-from db.tables import calibrations, checkpoints, sweep_jobs
 from db.tables import events as events_table
 from db.tables import jobs as jobs_table
 from db.tables import sweeps as sweeps_table
+from db.transaction import Transaction
 from sweeps.errors import InputError, nearest
 from sweeps.job import Kind
 
 SWEEP = sa.select(sweeps_table)
+AWAY = (
+    sa.select(sa.func.count())
+    .select_from(jobs_table.join(agents_table, agents_table.c.id == jobs_table.c.agent_id))
+    .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
+    .where(RUNNING, agents_table.c.state == AgentState.AWAY.value, sweep_jobs.c.sweep_id == sa.bindparam("sweep"))
+)
 LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
 JOB = sa.select(
     *(jobs_table.c[name] for name in JobRow.__dataclass_fields__ if name != "error"),
@@ -54,8 +61,8 @@ def sweeps(transaction: Transaction) -> list[Sweep]:
     return [sweep_of(row) for row in transaction.run(SWEEP.order_by(*order))]
 
 
-def counts(transaction: Transaction, sweep_id: int) -> Counts:
-    """Most jobs are counted in the index of their home sweep alone; only shared ones are looked up."""
+def counts(transaction: Transaction, sweep_id: int, selection: int | None) -> Counts:
+    """Most jobs are counted in the index of their home sweep alone; only shared and selected ones are looked up."""
     columns = (jobs_table.c.state, jobs_table.c.diverged)
     count = sa.func.count().label("jobs")
     at_home = sa.select(*columns, count).where(jobs_table.c.home == sweep_id).group_by(*columns)
@@ -65,13 +72,19 @@ def counts(transaction: Transaction, sweep_id: int) -> Counts:
         .where(sweep_jobs.c.sweep_id == sweep_id, sweep_jobs.c.shared == sa.true())
         .group_by(*columns)
     )
+    selected = (
+        sa.select(*columns, count)
+        .join(selections, selections.c.job_id == jobs_table.c.id)
+        .where(selections.c.selection == selection)
+        .group_by(*columns)
+    )
     found: dict[str, int] = {}
-    for statement in (at_home, shared):
+    for statement in (at_home, shared) if selection is None else (selected,):
         for row in transaction.run(statement):
             found[row.state] = found.get(row.state, 0) + row.jobs
             if row.diverged:
                 found["diverged"] = found.get("diverged", 0) + row.jobs
-    return Counts(**found)
+    return Counts(**found, away=int(transaction.run(AWAY, {"sweep": sweep_id}).scalar_one()))
 
 
 def _job_row(row: Any) -> JobRow:
@@ -81,7 +94,9 @@ def _job_row(row: Any) -> JobRow:
     return JobRow(**(values | {"state": State(values["state"])}))
 
 
-def jobs(transaction: Transaction, sweep_id: int, state: State | None, limit: int | None) -> list[JobRow]:
+def jobs(
+    transaction: Transaction, sweep_id: int, state: State | None, selection: int | None, limit: int | None
+) -> list[JobRow]:
     statement = (
         JOB.join_from(jobs_table, sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
         .where(sweep_jobs.c.sweep_id == sweep_id)
@@ -90,6 +105,9 @@ def jobs(transaction: Transaction, sweep_id: int, state: State | None, limit: in
     )
     if state is not None:
         statement = statement.where(jobs_table.c.state == state.value)
+    if selection is not None:
+        selected = sa.select(selections.c.job_id).where(selections.c.selection == selection)
+        statement = statement.where(jobs_table.c.id.in_(selected))
     return [_job_row(row) for row in transaction.run(statement)]
 
 
@@ -186,6 +204,13 @@ def publications(transaction: Transaction) -> set[str]:
 def published(transaction: Transaction) -> set[str]:
     done = attempts_table.c.publication.is_not(None)
     return set(transaction.run(sa.select(attempts_table.c.publication).where(done).distinct()).scalars())
+
+
+def calibrations_of(transaction: Transaction, shapes: Sequence[str]) -> list[CalibrationRow]:
+    rows = transaction.run(sa.select(calibrations).where(calibrations.c.shape.in_(shapes)).order_by(*calibrations.c))
+    return [
+        CalibrationRow(**{name: getattr(row, name) for name in CalibrationRow.__dataclass_fields__}) for row in rows
+    ]
 
 
 def find_calibration(transaction: Transaction, shape: str, device: str, build: str) -> Calibration | None:

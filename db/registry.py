@@ -7,14 +7,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from db import agents, claims, control, failures, outcomes, reading, registration, upgrade, watching
+from db import (
+    agents,
+    bundles,
+    claims,
+    control,
+    failures,
+    outcomes,
+    reading,
+    registration,
+    selections,
+    upgrade,
+    watching,
+)
 from db.connection import Database
 from db.rows import (
+    EVERYTHING,
     Accepted,
     AgentInfo,
     AgentRow,
     AttemptRow,
+    BundleRow,
     Calibration,
+    CalibrationRow,
     Change,
     Checkpoint,
     Claim,
@@ -29,6 +44,7 @@ from db.rows import (
     Move,
     Registered,
     Remaining,
+    Scope,
     Sweep,
 )
 from db.states import AgentState, FailureClass, State
@@ -131,6 +147,11 @@ class Registry:
         """Makes `jobs` members of the sweep, in this order, parents before children. Idempotent."""
         return registration.register(self._database, sweep_id, jobs)
 
+    def select(self, jobs: Iterable[Job]) -> int:
+        """The number of the selection of these registered jobs, for the scope of agents. The same again later."""
+        identities = [job.identity for job in jobs]
+        return self._database.write(lambda t: selections.select(t, identities))
+
     def find_sweep(self, name: str) -> Sweep:
         """The variant `NAME@label`; for a bare NAME the one launched last. InputError if there is none."""
         return self._database.read(lambda t: reading.find_sweep(t, name))
@@ -174,12 +195,15 @@ class Registry:
 
     # Looking (law 5)
 
-    def counts(self, sweep_id: int) -> Counts:
-        return self._database.read(lambda t: reading.counts(t, sweep_id))
+    def counts(self, sweep_id: int, selection: int | None = None) -> Counts:
+        """How many of the sweep's jobs, or of a selection of them, stand in each state."""
+        return self._database.read(lambda t: reading.counts(t, sweep_id, selection))
 
-    def jobs(self, sweep_id: int, state: State | None = None, *, limit: int | None = None) -> list[JobRow]:
-        """The sweep's jobs in the order of their registration."""
-        return self._database.read(lambda t: reading.jobs(t, sweep_id, state, limit))
+    def jobs(
+        self, sweep_id: int, state: State | None = None, *, selection: int | None = None, limit: int | None = None
+    ) -> list[JobRow]:
+        """The sweep's jobs, or a selection of them, in the order of their registration."""
+        return self._database.read(lambda t: reading.jobs(t, sweep_id, state, selection, limit))
 
     def job(self, identity_prefix: str) -> JobRow:
         """The one job whose identity begins so; InputError if there is none, or more than one."""
@@ -296,26 +320,48 @@ class Registry:
         """Takes back expired leases (as every claim does first); returns how many agents."""
         return self._database.write(claims.take_back_expired)
 
+    # Bundles: a holder without a heartbeat, whose jobs no clock takes back
+
+    def pack(self, name: str, info: AgentInfo, job_ids: Iterable[int]) -> tuple[int, list[Claim]]:
+        """Claims for the bundle `name` those of these jobs that wait; its holder's id, and what it holds now.
+
+        A child goes only if its parent is done or goes too. `info.boot_id` is the bundle's token.
+        """
+        ids = list(job_ids)
+        return self._database.write(lambda t: bundles.pack(t, name, info, ids))
+
+    def bundles(self) -> list[BundleRow]:
+        """All that were ever packed; those that are away hold jobs."""
+        return self._database.read(bundles.bundles)
+
+    def recall(self, holder: int) -> int:
+        """Takes back what a bundle holds; returns how many jobs. Its results no longer pass the fence."""
+        return self._database.write(lambda t: bundles.recall(t, holder))
+
+    def land(self, holder: int, *, host: str, device: str, build: str) -> None:
+        """Notes where a bundle was computed. When nothing of it is out any more, its holder retires."""
+        self._database.write(lambda t: bundles.land(t, holder, host=host, device=device, build=build))
+
     # Claims and what becomes of them
 
-    def next_cohort(self, agent_id: int, sweep_id: int | None = None, *, parents: Sequence[int] = ()) -> Head | None:
-        """What this agent should claim next, of one sweep or of all: first of all a child of `parents`.
+    def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:
+        """What this agent should claim next within the scope: first of all a child of `parents`.
 
         Only if there is nothing it takes back expired leases, and looks again. Raises LeaseLost.
         """
-        return claims.next_cohort(self._database, agent_id, sweep_id, parents)
+        return claims.next_cohort(self._database, agent_id, scope, parents)
 
-    def claim(self, agent_id: int, head: Head, limit: int, sweep_id: int | None = None) -> list[Claim]:
-        """Up to `limit` jobs of the head's cohort, further progress first, of one sweep or of all.
+    def claim(self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING) -> list[Claim]:
+        """Up to `limit` jobs of the head's cohort within the scope, further progress first.
 
         Takes back expired leases before, and renews this agent's. A head that has to run alone yields one
         job. Empty when others were faster. Raises LeaseLost.
         """
-        return claims.claim(self._database, agent_id, head, limit, sweep_id)
+        return claims.claim(self._database, agent_id, head, limit, scope)
 
-    def remaining(self, sweep_id: int | None = None) -> Remaining:
-        """What is left, of one sweep or of all, for an agent that found nothing to claim. Reads only."""
-        return self._database.read(lambda t: claims.remaining(t, sweep_id))
+    def remaining(self, scope: Scope = EVERYTHING) -> Remaining:
+        """What is left within the scope, for an agent that found nothing to claim. Reads only."""
+        return self._database.read(lambda t: claims.remaining(t, scope))
 
     def calibration(self, *, shape: str, device: str, build: str, slots: int, form: str) -> Calibration:
         """The recorded slots and form; these, if none are recorded yet. Fixed from then on."""
@@ -325,6 +371,11 @@ class Registry:
 
     def find_calibration(self, *, shape: str, device: str, build: str) -> Calibration | None:
         return self._database.read(lambda t: reading.find_calibration(t, shape, device, build))
+
+    def calibrations_of(self, shapes: Iterable[str]) -> list[CalibrationRow]:
+        """Every calibration of these shapes, on whatever device."""
+        wanted = list(shapes)
+        return self._database.read(lambda t: reading.calibrations_of(t, wanted))
 
     def resumed(self, agent_id: int, claim: Fenced, step: int) -> None:
         """Corrects the step that this attempt started from, if it was not the newest checkpoint."""

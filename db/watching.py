@@ -6,10 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.connection import Transaction
 from db.rows import Change, Done
 from db.states import State
 from db.tables import events, jobs, sweep_jobs
+from db.transaction import Transaction
 
 NEWEST = 20_000
 """How many of the registry's newest events are searched for those of one sweep."""

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,6 +36,14 @@ def record(home: Home, start: Start) -> None:
     temporary = home.starts / f".{name}.{os.getpid()}"
     temporary.write_text(json.dumps(asdict(start) | {"at": now}) + "\n", encoding="utf-8")
     temporary.replace(home.starts / name)
+
+
+def by_backend(starts: Iterable[Start]) -> dict[str, list[Start]]:
+    """These starts, apart by the backend that made them."""
+    groups: dict[str, list[Start]] = {}
+    for start in starts:
+        groups.setdefault(start.backend, []).append(start)
+    return groups
 
 
 def recorded(home: Home, sweep: int) -> list[Start]:

@@ -41,3 +41,11 @@ class FileFormat(StrEnum):
     PDF = "pdf"
     PNG = "png"
     SVG = "svg"
+
+
+class Tracker(StrEnum):
+    """Where finished jobs may be exported to."""
+
+    MLFLOW = "mlflow"
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb-offline"

@@ -13,12 +13,13 @@ from reports.declaration import Column, Declaration, paper_values
 from sweeps.datasets import DATASETS
 from sweeps.models import MODELS
 from sweeps.quantizers import FULL_PRECISION
+from sweeps.settings import build
 
 PRECISION_ORDER = ("FP32", *(f"Int{bits}" for bits in range(8, 1, -1)))
 
 ROW_KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dataset": lambda settings: DATASETS[settings["data"]].title,
-    "model": lambda settings: MODELS[settings["model"]].title,
+    "model": lambda settings: build(MODELS[settings["model"]], settings).title,
     "precision": lambda settings: precision_name(settings["bits"]),
 }
 """What the paper calls the rows of a table, from a job's settings; any other key is a setting as it stands."""

@@ -26,7 +26,8 @@ class Recipe:
     is that of the epoch with the lowest training loss: with `select_by = "running"` the mean over the
     epoch's steps, with `"evaluated"` a full eval-mode pass after each epoch. `seed` draws the
     initialization, `data_seed` the order and the augmentation of the data. `precision` is that of the
-    arithmetic.
+    training pass: `"tf32"` rounds the factors of its products to 10 bits, `"bf16"` its weights and activations
+    to 7; parameters, optimizer, batch norm's statistics and evaluation stay in single precision.
     """
 
     semantics: ClassVar[int] = 1
@@ -39,7 +40,7 @@ class Recipe:
     select_by: str = setting(Rule(choices=("running", "evaluated")), default="running")
     seed: int = setting(SEED, default=0)
     data_seed: int = setting(SEED, default=0)
-    precision: str = setting(Rule(choices=("fp32",)), default="fp32")
+    precision: str = setting(Rule(choices=("fp32", "tf32", "bf16")), default="fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,8 @@ class Training:
         if list(milestones) != sorted(set(milestones)):
             allowed = "allowed: each milestone once, in rising order"
             raise InputError(f"{list(milestones)} is not allowed", place=f"{where}milestones", allowed=allowed)
-        if self.data.train_images % batch == 1 and self.model.layers(self.data)[-1].side == 1:
+        layers = self.model.layers(self.data)
+        if self.data.train_images % batch == 1 and any(one.norm and one.side == 1 for one in layers):
             raise InputError(
                 f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
                 place=f"{where}batch_size",
@@ -131,26 +133,39 @@ class Training:
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
         quantizer = self.quantizer
-        recipe = canonical(self.recipe)
-        recipe["milestones"] = tuple(one for one in self.recipe.milestones if one < self.recipe.epochs)
-        if not recipe["milestones"]:
-            del recipe["lr_factor"]
         quantized = None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)}
         if quantized is not None and self.optimizer.weight_decay == 0:
             del quantized["decay_step"]
         return {
-            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "data": _data_content(self.data),
             "model": {"name": self.model.name, **canonical(self.model)},
             "optimizer": {"name": self.optimizer.name, **canonical(self.optimizer)},
             "quantizer": quantized,
-            "recipe": recipe,
+            "recipe": _recipe_content(self.recipe),
         }
 
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
-        content = self.canonical()
-        recipe = {name: value for name, value in content["recipe"].items() if name != "seed"}
-        return {"data": content["data"], "model": content["model"], "recipe": recipe}
+        return shared_content(self.data, self.model, self.recipe)
+
+
+def shared_content(data: DataSet, model: Model, recipe: Recipe) -> dict[str, Any]:
+    """The canonical content of trainings that may differ in optimizer, quantizer and `seed`."""
+    content = _recipe_content(recipe)
+    del content["seed"]
+    return {"data": _data_content(data), "model": {"name": model.name, **canonical(model)}, "recipe": content}
+
+
+def _data_content(data: DataSet) -> dict[str, Any]:
+    return {"name": data.name, "fingerprint": data.fingerprint}
+
+
+def _recipe_content(recipe: Recipe) -> dict[str, Any]:
+    content: dict[str, Any] = canonical(recipe)
+    content["milestones"] = tuple(one for one in recipe.milestones if one < recipe.epochs)
+    if not content["milestones"]:
+        del content["lr_factor"]
+    return content
 
 
 def _family(families: Mapping[str, Family], given: Mapping[str, Any], key: str, place: str | None) -> Family:

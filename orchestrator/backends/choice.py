@@ -19,10 +19,12 @@ class BackendName(StrEnum):
     """Where agents run."""
 
     LOCAL = "local"
+    SLURM = "slurm"
 
 
 PLACES = {
     BackendName.LOCAL: "orchestrator.backends.local:LocalBackend",
+    BackendName.SLURM: "orchestrator.backends.slurm:SlurmBackend",
 }
 """Imported when they are used: each needs packages that the others do not."""
 

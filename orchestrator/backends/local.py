@@ -16,9 +16,8 @@ from db.home import Home
 from db.rows import AgentRow
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.machine import Machine
-
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-"""Tells glibc to keep the memory that each step frees and asks for again, instead of returning it page by page."""
+from orchestrator.supervisor import scope_options
+from workers.environment import KEEP_MEMORY
 
 
 def worker_command(fleet: Fleet) -> list[str]:
@@ -35,7 +34,7 @@ def worker_command(fleet: Fleet) -> list[str]:
     ]
     command += ["--lease", str(fleet.lease), "--code", fleet.code]
     command += [] if fleet.time_limit is None else ["--time-limit", str(fleet.time_limit)]
-    return command if fleet.sweep is None else [*command, "--sweep", str(fleet.sweep)]
+    return command + scope_options(fleet.scope)
 
 
 def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> dict[str, str]:

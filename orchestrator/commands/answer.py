@@ -19,8 +19,9 @@ from orchestrator.options import (
     RegistryOption,
     complete_sweep,
     home_of,
+    size_text,
 )
-from reports.formats import FileFormat, Format, Picture, RowFormat
+from reports.formats import FileFormat, Format, Picture, RowFormat, Tracker
 from sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ BundleOption = Annotated[
 def add_to(app: typer.Typer) -> None:
     app.command("query", epilog="Example: qsweep query 'SELECT bits, avg(test_loss) FROM runs GROUP BY bits'")(query)
     app.command("tables", epilog="Example: qsweep tables cifar10-grid --against-paper --format latex")(tables)
+    app.command("export", epilog="Example: qsweep export digits-grid --out digits-grid-results")(export)
     app.command("figures", epilog="Example: qsweep figures digits-flatness --out figures")(figures)
     app.command("report", epilog="Example: qsweep report digits-grid --out digits.html")(report)
     app.command("analyze", epilog="Example: qsweep analyze digits-grid")(analyze)
@@ -161,6 +163,44 @@ def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format)
         raise InputError(f"an explanation is no {form}", place="--format", allowed="allowed: markdown, csv")
     found = explain(source, tables, cell)
     return told(found) if form is Format.MARKDOWN else written(found.jobs, RowFormat.CSV).decode()
+
+
+def export(
+    name: OptionalSweepArgument = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default="needed")
+    ] = None,
+    tracker: Annotated[
+        Tracker | None,
+        typer.Option("--to", help="One run a finished job for this program.", show_default="a bundle"),
+    ] = None,
+    bundle: BundleOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+) -> None:
+    """Export the committed results: a bundle to publish, from which every table comes by --from, or tracker runs."""
+    from reports.bundle import write_bundle
+    from reports.source import opened_source
+    from reports.trackers import export_to
+
+    if out is None:
+        raise InputError("say where to", place="export", allowed="name a new folder by --out DIR")
+    with opened_source(name, home_of(home, registry), bundle, together=("jobs", "attempts", "events")) as source:
+        typer.echo(source.title, err=True)
+        if tracker is None:
+            files = write_bundle(source, out)["files"]
+            size = sum(entry["bytes"] for entry in files)
+            rows = ", ".join(f"{entry['rows']} {Path(entry['file']).stem}" for entry in files if entry["rows"])
+            typer.echo(f"{out}: {rows}; {size_text(size)}")
+        else:
+            count = export_to(tracker, source, out, told=_tell)
+            typer.echo(f"{out}: {count} runs for {tracker}")
+
+
+def _tell(count: int) -> None:
+    """Progress of an export, now and then."""
+    if count % 100 == 0:
+        typer.echo(f"{count} runs", err=True)
 
 
 FigureOption = Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import State
+from db.states import AgentState, State
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
@@ -60,10 +60,11 @@ def status(
     ] = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
+    place = home_of(home, registry)
     if watching:
-        _watch(home_of(home, registry), name, as_json=as_json)
+        _watch(place, name, as_json=as_json)
         return
-    with opened(home_of(home, registry)) as found:
+    with opened(place) as found:
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         rows: list[dict[str, Any]] = []
         for sweep in sweeps:
@@ -78,10 +79,16 @@ def status(
                 }
             )
         agents: list[dict[str, Any]] = [
-            {"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()
+            {"agent": one.id, "host": one.host, "pid": one.pid, "device": one.device, "note": one.note}
+            for one in found.agents()
         ]
+        away = [one for one in found.bundles() if one.state is AgentState.AWAY]
+    remarks = _remarks(
+        place, [sweep.id for sweep, row in zip(sweeps, rows, strict=True) if row["queued"] + row["running"]]
+    )
     if as_json:
-        typer.echo(json.dumps({"sweeps": rows, "agents": agents}))
+        bundles = [asdict(one) for one in away]
+        typer.echo(json.dumps({"sweeps": rows, "agents": agents, "bundles": bundles, "remarks": remarks}))
         return
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
@@ -96,6 +103,23 @@ def status(
         )
     for agent in agents:
         typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
+    for one in away:
+        packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
+        typer.echo(f"bundle {one.id}, {one.name}: {one.jobs} jobs are away since {packed} (counted as running)")
+    for remark in remarks:
+        typer.echo(remark)
+
+
+def _remarks(home: Home, open_ones: list[int]) -> list[str]:
+    """What the clusters say about the agents of the sweeps that are not done."""
+    from orchestrator.backends.choice import BackendName, backend_class
+    from orchestrator.starts import by_backend, recorded
+
+    lines: list[str] = []
+    for sweep in open_ones:
+        for name, starts in by_backend(recorded(home, sweep)).items():
+            lines += backend_class(BackendName(name)).describe(home, starts)
+    return lines
 
 
 def _watch(home: Home, name: str | None, *, as_json: bool) -> None:

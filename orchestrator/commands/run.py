@@ -33,6 +33,15 @@ BackendOption = Annotated[
         "--backend", help="Where agents run.", show_default="local; `resume`: where the sweep was started last"
     ),
 ]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="What to ask Slurm for: partition, account, qos, time, gres, constraint, mem, cpus_per_task, "
+        "array_parallelism, … (see docs/howto/slurm.md).",
+    ),
+]
 LeaseOption = Annotated[
     float,
     typer.Option(
@@ -79,6 +88,7 @@ def launch(
     limit: LimitOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Name the variant, instead of by its hash.")] = None,
     backend: BackendOption = None,
+    slurm: SlurmOption = None,
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -103,7 +113,7 @@ def launch(
     sweep = launch_selection(
         place,
         selection,
-        choose(_wish(backend)),
+        choose(_wish(backend, slurm)),
         console,
         Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
         code=code,
@@ -115,6 +125,7 @@ def launch(
 def resume(
     sweep: SweepArgument,
     backend: BackendOption = None,
+    slurm: SlurmOption = None,
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -128,6 +139,7 @@ def resume(
     from rich.console import Console
 
     from db.registry import Registry
+    from db.rows import Scope
     from db.states import State
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
@@ -141,8 +153,10 @@ def resume(
         waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
-            chosen = choose(_wish(backend), recorded(place, found.id))
-            execution = Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach)
+            starts = recorded(place, found.id)
+            chosen = choose(_wish(backend, slurm), starts)
+            before = max((one.agents for one in starts if one.backend == chosen.name), default=None)
+            execution = Execution(workers=workers or before, lease=lease, time_limit=time_limit, detach=detach)
             version = choose_code(found, code)
             ground = survey_ground(place, chosen, execution, waiting)
             found = opened.add_sweep(
@@ -154,7 +168,7 @@ def resume(
                 code=version,
                 keep=found.keep,
             )
-            see_through(place, opened, found, chosen, console, execution, ground)
+            see_through(place, opened, found, chosen, console, execution, ground, scope=Scope(sweep=found.id))
     finally:
         opened.close()
     if not detach:
@@ -171,6 +185,7 @@ def worker(
 ) -> None:
     """Run one agent here until nothing is left to claim."""
     from db.registry import Registry
+    from db.rows import Scope
     from orchestrator.supervisor import supervise
 
     place = home_of(home, registry, data)
@@ -179,12 +194,14 @@ def worker(
         found = opened.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
-    identifier, code = (None, None) if found is None else (found.id, found.code)
-    sys.exit(supervise(place, lease=lease, sweep=identifier, code=code, time_limit=time_limit))
+    scope, code = (Scope(), None) if found is None else (Scope(sweep=found.id), found.code)
+    sys.exit(supervise(place, lease=lease, scope=scope, code=code, time_limit=time_limit))
 
 
-def _wish(name: BackendName | None) -> Wish:
-    return Wish(name=name, options={})
+def _wish(name: BackendName | None, slurm: list[str] | None) -> Wish:
+    from orchestrator.backends.slurm.request import parse_options
+
+    return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or [])})
 
 
 def _finish(home: Home, sweep: Sweep) -> None:
@@ -200,9 +217,12 @@ def _finish(home: Home, sweep: Sweep) -> None:
         typer.echo(
             render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
         )
-        failed = registry.counts(sweep.id).failed
+        counts = registry.counts(sweep.id)
     finally:
         registry.close()
+    failed = counts.failed
+    if counts.away:
+        typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
     if failed:
         typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)

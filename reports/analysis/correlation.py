@@ -85,7 +85,9 @@ def lines_of(grid: pd.DataFrame, names: Sequence[str]) -> list[Lines]:
         groups = grid.groupby(others, sort=True).ngroup() if others else pd.Series(0, index=grid.index)
         found.append(
             Lines(
-                hyperparameter=name, groups=groups.to_numpy().astype(np.int64), places=grid[name].to_numpy(dtype=np.int64)
+                hyperparameter=name,
+                groups=groups.to_numpy().astype(np.int64),
+                places=grid[name].to_numpy(dtype=np.int64),
             )
         )
     return found

@@ -126,7 +126,14 @@ def test_the_picture_fits_a_terminal_of_80_columns_and_24_lines(registry: Regist
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
-    for part in ("grid@abc  paused (9 of the last", "done              5", "Int2  ", "paused", "starting", "more agents"):
+    for part in (
+        "grid@abc  paused (9 of the last",
+        "done              5",
+        "Int2  ",
+        "paused",
+        "starting",
+        "more agents",
+    ):
         assert part in text, text
     assert "5 jobs       running → done" in text
 

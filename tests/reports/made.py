@@ -1,192 +1,161 @@
-"""A made-up sweep: results drawn by a fixed seed for the jobs of a real specification, behind the laws of a source."""
+"""Made-up results of real sweeps, put into a real registry and a real store as an agent would. No torch."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from db.rows import Sweep
-from db.states import SweepState
-from reports.source import Source, known_schema
+from db.home import Home
+from db.registry import Registry
+from db.results import ResultStore
+from db.rows import Claim, Finished, Sweep
+from reports.source import RegistrySource
 from sweeps.files import read_sweep
-from sweeps.job import Job, Kind
-from sweeps.quantizers import FULL_PRECISION
-from sweeps.spec import Spec, matching
+from sweeps.job import Kind
+from sweeps.spec import variant
+from tests.db.conftest import agent_info
 
-START = pd.Timestamp("2026-01-02 03:04:05", tz="UTC")
-
-
-class MadeSource(Source):
-    """Rows as a source. `order` is a seed that shuffles them."""
-
-    def __init__(self, spec: Spec, rows: Mapping[str, list[dict[str, Any]]], *, order: int | None = None) -> None:
-        self.sweep = Sweep(
-            id=1,
-            name=spec.name,
-            label="made",
-            spec=spec.to_json(),
-            size=len(spec.jobs()),
-            owner="somebody",
-            code="1",
-            keep="all",
-            state=SweepState.ACTIVE,
-            reason="",
-            created_at=0.0,
-            launched_at=0.0,
-        )
-        self.rows = {
-            name: list(given) if order is None else random.Random(order).sample(given, len(given))
-            for name, given in rows.items()
-        }
-
-    def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        schema = known_schema(name)
-        chosen = pa.schema([schema.field(one) for one in (schema.names if columns is None else columns)])
-        return pa.Table.from_pylist(self.rows[name], schema=chosen)
-
-    def place_of(self, kind: str, publication: str) -> str:
-        return f"{kind}/{publication}.parquet"
-
-
-def made_source(
-    name: str = "digits-grid", *, where: str | None = None, done: int | None = None, order: int | None = None
-) -> MadeSource:
-    """The first `done` trainings of a built-in sweep that `where` admits, and their measures.
-
-    The gap falls and the training loss rises with fewer bits, by more than the noise between models.
-    """
-    spec = read_sweep(name)
-    trainings = [job for job in matching(spec.jobs(), where) if job.kind is Kind.TRAIN][:done]
-    kept = {job.identity for job in trainings}
-    measures = [job for job in spec.jobs() if job.kind is Kind.MEASURE and job.parent in kept]
-    draw = np.random.default_rng(3)
-    runs = [_run(job, draw) for job in trainings]
-    rows = {
-        "runs": runs,
-        "measures": [_measure(job, draw) for job in measures],
-        "epochs": [row for job, run in zip(trainings, runs, strict=True) for row in _epochs(job, run)],
-        "layers": [row for job in trainings for row in _layers(job, draw)],
-        "jobs": [_job(job) for job in [*trainings, *measures]],
-        "attempts": [_attempt(job, index) for index, job in enumerate([*trainings, *measures])],
-    }
-    return MadeSource(spec, rows, order=order)
-
-
+SWEEP = """
+title = "Made up"
+tables = ["table1"]
+compare_with = "CIFAR-10"
+[fixed]
+data = "digits"
+model = "nin"
+channels_per_width = 2
+depth = 2
+weight_decay = 0.0
+epochs = 3
+batch_size = 64
+[axes]
+optimizer = ["sgd", "adam"]
+width = [2, 3, 4]
+bits = [32, 8, 4, 2]
+learning_rate = [0.01]
+"""
+"""24 trainings in three cohorts."""
 PROVENANCE = {
-    "attempt": 1,
-    "code": "1",
-    "torch": "2",
-    "device": "cpu",
-    "host": "here",
-    "slots": 4,
-    "form": "loop",
-    "seconds": 2.0,
-    "diverged": False,
-}
+    "code": "1.0+made", "torch": "2.0", "device": "cpu", "host": "here", "slots": 4, "form": "grouped",
+    "seconds": 1.5, "steps_per_second": 100.0,
+}  # fmt: skip
 
 
-def _run(job: Job, draw: np.random.Generator) -> dict[str, Any]:
-    fewer = 5 - np.log2(job.training.bits)  # 0 for full precision, 4 for 2 bits
-    train = 0.2 + 0.02 * fewer + 0.01 * draw.random()
-    gap = 0.15 - 0.01 * fewer + 0.01 * draw.random()
+@dataclass
+class Made:
+    """A sweep with made-up results, and the rows that count, kind by kind, for an independent computation."""
+
+    home: Home
+    sweep: Sweep
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"runs": [], "epochs": [], "layers": []})
+
+    def frame(self, kind: str = "runs") -> pd.DataFrame:
+        return pd.DataFrame(self.rows[kind])
+
+
+def launch(home: Home, text: str = SWEEP, name: str = "made") -> Made:
+    """Registers the sweep that `text` describes, without results. A built-in one if `text` is empty."""
+    path = home.root.parent / f"{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    spec = read_sweep(str(path) if text else name)
+    jobs = spec.jobs()
+    home.results.mkdir(parents=True, exist_ok=True)
+    with Registry.open(home.registry, create=True) as registry:
+        sweep = registry.add_sweep(
+            name=spec.name, label=variant(jobs), spec=spec.to_json(), size=len(jobs), owner="me", code="1.0+made"
+        )
+        registry.register(sweep.id, jobs)
+    return Made(home=home, sweep=sweep)
+
+
+def work(made: Made, *, cohorts: int | None = None, seed: int = 0, diverged: Sequence[int] = ()) -> Made:
+    """Finishes the sweep's next cohorts. Beside each counted file lie rows of an attempt that never counted."""
+    dice = random.Random(seed)
+    store = ResultStore(made.home.results)
+    with Registry.open(made.home.registry) as registry:
+        agent = registry.enlist(agent_info())
+        number = 0
+        while cohorts is None or number < cohorts:
+            head = registry.next_cohort(agent, made.sweep.id)
+            claims = [] if head is None else registry.claim(agent, head, 4, made.sweep.id)
+            if not claims:
+                break
+            publication = f"{agent:06d}-{number:012x}"
+            rows = _rows(claims, dice, diverged, len(made.rows["runs"]))
+            for kind, some in rows.items():
+                store.write(kind, publication, some)
+                zombie = [{**row, "attempt": row["attempt"] + 1, "seconds": 1e9} for row in some if "seconds" in row]
+                store.write(kind, publication.replace("-", "-f"), zombie)
+                made.rows.setdefault(kind, []).extend(some)
+            lost = {row["job"] for kind in ("runs", "measures") for row in rows.get(kind, ()) if row["diverged"]}
+            finished = [
+                Finished(
+                    job_id=one.job_id, attempt=one.attempt, publication=publication, diverged=one.job.identity in lost
+                )
+                for one in claims
+            ]
+            assert len(registry.finish(agent, finished).jobs) == len(claims)
+            number += 1
+        registry.retire(agent)
+    return made
+
+
+def _rows(
+    claims: Sequence[Claim], dice: random.Random, diverged: Sequence[int], before: int
+) -> dict[str, list[dict[str, Any]]]:
+    origin = PROVENANCE | {"finished_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)}
+    if claims[0].job.kind is Kind.MEASURE:
+        return {"measures": [_measure(claim, dice) | origin for claim in claims]}
+    rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
+    for index, claim in enumerate(claims, before):
+        key = {"job": claim.job.identity, "attempt": claim.attempt}
+        lost = index in diverged
+        train, test = dice.random(), dice.random()
+        numbers = {
+            "train_loss": train, "test_loss": test, "generalization_gap": test - train,
+            "train_accuracy": dice.random(), "test_accuracy": dice.random(),
+        }  # fmt: skip
+        rows["runs"].append(
+            key
+            | origin
+            | claim.job.settings()
+            | {name: None if lost else value for name, value in numbers.items()}
+            | {"diverged": lost, "chosen_epoch": None if lost else 3}
+        )
+        rows["epochs"] += [
+            key | {"epoch": epoch, "train_loss": float("nan") if lost else dice.random(), "learning_rate": 0.01}
+            for epoch in (1, 2, 3)
+        ]
+        rows["layers"] += [
+            key | {"layer": name, "index": place, "step_size": dice.random(), "weights": 10}
+            for place, name in enumerate(("first", "last"))
+        ]
+    return rows
+
+
+def _measure(claim: Claim, dice: random.Random) -> dict[str, Any]:
+    radius = dice.random()
     return {
-        "job": job.identity,
-        **PROVENANCE,
-        **job.settings(),
-        "train_loss": train,
-        "test_loss": train + gap,
-        "generalization_gap": gap,
-        "train_accuracy": 1 - train / 10,
-        "test_accuracy": 1 - (train + gap) / 10,
-        "chosen_epoch": 3,
-        "weight_norm": 10 + draw.random(),
-        "distance": 5 + draw.random(),
-    }
+        "job": claim.job.identity, "attempt": claim.attempt, **claim.job.settings(), "parent": claim.job.parent,
+        "diverged": False, "saturated": dice.random() < 0.2, "radius": radius, "flatness": radius**-2,
+        "value_init": dice.random(), "value_orig": dice.random(), "weight_norm": dice.random(),
+        "trace": [{"radius": radius, "accuracies": [0.5, 0.25], "accuracy": 0.375, "displacement": 0.1}],
+    }  # fmt: skip
 
 
-def _measure(job: Job, draw: np.random.Generator) -> dict[str, Any]:
-    value = 2 + draw.random() + (job.training.bits == FULL_PRECISION)
-    return {
-        "job": job.identity,
-        "parent": job.parent,
-        **PROVENANCE,
-        **job.settings(),
-        "radius": 1 / value,
-        "flatness": value**2,
-        "value_init": value,
-        "value_orig": value + 1,
-        "saturated": False,
-        "reached": 0.1,
-        "weight_norm": 10.0,
-    }
+@contextmanager
+def sources(made: Made) -> Iterator[list[RegistrySource]]:
+    """Every sweep of the home, the one launched last first."""
+    with Registry.open(made.home.registry) as registry:
+        yield [RegistrySource(made.home, registry, one) for one in registry.sweeps()]
 
 
-def _epochs(job: Job, run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "job": job.identity,
-            "attempt": 1,
-            "epoch": epoch,
-            "train_loss": run["train_loss"] * 4 / epoch,
-            "train_accuracy": run["train_accuracy"] * epoch / 4,
-        }
-        for epoch in range(1, 5)
-    ]
-
-
-def _layers(job: Job, draw: np.random.Generator) -> list[dict[str, Any]]:
-    if job.training.quantizer is None:
-        return []
-    layers = job.training.model.layers(job.training.data)
-    inner = 2.0**-job.training.bits
-    return [
-        {
-            "job": job.identity,
-            "attempt": 1,
-            "layer": layer.name,
-            "index": index,
-            "bits": 8 if index in (0, len(layers) - 1) else job.training.bits,
-            "step_size": (0.01 if index in (0, len(layers) - 1) else inner) * (1 + 0.1 * draw.random()),
-        }
-        for index, layer in enumerate(layers)
-    ]
-
-
-def _job(job: Job) -> dict[str, Any]:
-    return {
-        "job": job.identity,
-        "kind": job.kind.value,
-        "state": "done",
-        "attempt": 1,
-        "diverged": False,
-        "parent": job.parent,
-        "error": "",
-        "progress": 0,
-        "epoch": 0,
-        "cost": job.cost,
-        "cohort_key": job.cohort_key,
-        "publication": "p",
-        "registered_at": START,
-        "ended_at": START,
-        **job.settings(),
-    }
-
-
-def _attempt(job: Job, index: int) -> dict[str, Any]:
-    started = START + pd.Timedelta(seconds=10 * (index // 4))
-    return {
-        "job": job.identity,
-        "attempt": 1,
-        "outcome": "done",
-        "error": "",
-        "started_at": started,
-        "ended_at": started + pd.Timedelta(seconds=10),
-        "resumed_from": 0,
-        "agent": 1,
-        "host": "here",
-    }
+def home_at(folder: Path, registry: str | None = None) -> Home:
+    return Home.at(folder / "home", registry=registry)

@@ -19,7 +19,7 @@ from reports.analysis.pairing import Bootstrap, compare, equivalence, holm, inte
 from reports.analysis.text import analysis_content, render_analysis
 from reports.evidence import gather
 from sweeps.files import read_sweep
-from tests.reports.made import made_source
+from tests.reports.drawn import made_source
 
 QUICK = Bootstrap(resamples=100)
 

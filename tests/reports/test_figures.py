@@ -14,7 +14,7 @@ from reports.figures import draw_figures
 from reports.formats import FileFormat, Picture
 from reports.series import box, curves, effects, step_sizes, timeline, value_labels
 from sweeps.errors import InputError
-from tests.reports.made import START, made_source
+from tests.reports.drawn import START, made_source
 
 QUICK = Options(bootstrap=Bootstrap(resamples=100))
 

@@ -22,7 +22,7 @@ from reports.page.joblist import JobList, runs_of
 from reports.table import precision_name
 from sweeps.spec import Spec
 from tests.reports.browser import CHROMEDRIVER, CHROMIUM, Browser, started
-from tests.reports.made import MadeSource, made_source
+from tests.reports.drawn import MadeSource, made_source
 
 QUICK = Options(bootstrap=Bootstrap(resamples=100))
 SMALL = "depth == 2 and weight_decay == 0"

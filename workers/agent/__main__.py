@@ -6,7 +6,6 @@ import argparse
 import logging
 import math
 import os
-import signal
 import socket
 import sys
 import threading
@@ -15,19 +14,23 @@ from pathlib import Path
 import torch
 
 from db.clock import boot_id, process_started
+from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
-from db.rows import AgentInfo
+from db.rows import AgentInfo, Scope
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
+from workers.agent.endings import LeaseGone
+from workers.agent.exits import Exit
 from workers.agent.heart import Heart
-from workers.agent.loop import Agent, LeaseGone
+from workers.agent.loop import Agent
+from workers.agent.node import check_device
+from workers.agent.stopping import listen
+from workers.agent.workplace import Workplace
 from workers.device import build, device_class, precisions
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""
-LEASE_GONE = 3
-"""Exit code of an agent that lost its lease."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,23 +39,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--lease", type=float, required=True)
     parser.add_argument("--sweep", type=int)
+    parser.add_argument("--selection", type=int)
     parser.add_argument("--time-limit", type=float, default=math.inf)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: stop.set())
+    stop = listen()
     torch.set_num_threads(1)
+    scope = Scope(sweep=given.sweep, selection=given.selection)
     try:
-        return run(home, lease=given.lease, sweep=given.sweep, time_limit=given.time_limit, stop=stop)
+        return run(home, lease=given.lease, scope=scope, time_limit=given.time_limit, stop=stop)
+    except (RegistryUnavailable, RegistryFull) as error:
+        sys.stderr.write(f"qsweep agent: {error}\n")
+        return Exit.REGISTRY_GONE
     except QsweepError as error:
         sys.stderr.write(f"qsweep agent: {error}\n")
         return error.exit_code
 
 
-def run(home: Home, *, lease: float, sweep: int | None, time_limit: float, stop: threading.Event) -> int:
+def run(home: Home, *, lease: float, scope: Scope, time_limit: float, stop: threading.Event) -> int:
     """Enlist, work, retire; the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     registry = Registry.open(home.registry)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
     agent = registry.enlist(
@@ -75,26 +82,26 @@ def run(home: Home, *, lease: float, sweep: int | None, time_limit: float, stop:
     log_file.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     heart = Heart(registry, agent, lease=lease, patience=PATIENCE)
+    place = Workplace(
+        home=home,
+        registry=registry,
+        device=device,
+        agent=agent,
+        code=code_origin(),
+        heart=heart,
+        stop=stop,
+        time_limit=time_limit,
+    )
     heart.start()
     try:
-        Agent(
-            home,
-            registry,
-            device,
-            agent=agent,
-            code=code_origin(),
-            heart=heart,
-            stop=stop,
-            sweep=sweep,
-            time_limit=time_limit,
-        ).run()
-    except LeaseGone:
-        return LEASE_GONE
+        Agent(place, scope).run()
+    except (LeaseGone, LeaseLost):
+        return Exit.LEASE_GONE
     finally:
         heart.stop()
     registry.retire(agent)
     registry.close()
-    return 0
+    return Exit.LEFT
 
 
 if __name__ == "__main__":
