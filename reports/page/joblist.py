@@ -106,9 +106,9 @@ def list_jobs(evidence: Evidence) -> JobList:
 def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
     columns = [_coded("parent", "model", jobs["parent"].str[:12])] if kind == "measure" and len(jobs) else []
     columns += [_coded(name, name.replace("_", " "), jobs[name], setting=True) for name in varying(jobs, kind)]
-    columns += [_coded(name, name, jobs[name]) for name in STATES]
     found = results.set_index("job").reindex(jobs["job"])
     columns += [_numbers(name, label, found[name]) for name, label in RESULTS[kind]]
+    columns += [_coded(name, name, jobs[name]) for name in STATES]
     for flag in ("diverged", "saturated"):
         if flag in found and found[flag].eq(other=True).any():
             columns.append(_coded(flag, flag, found[flag].map({True: flag})))
@@ -116,10 +116,10 @@ def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[
 
 
 def varying(jobs: pd.DataFrame, kind: str) -> list[str]:
-    """The settings in which jobs of a kind differ; of a measure its own ones."""
+    """The settings in which those jobs of a kind differ that have them; of a measure its own ones."""
     known = known_measure_settings() if kind == "measure" else Training.known()
     names = [name for name in jobs.columns if name in known]
-    return [name for name in names if jobs[name].map(str).nunique() > 1]
+    return [name for name in names if jobs[name].dropna().map(str).nunique() > 1]
 
 
 def _coded(name: str, label: str, values: pd.Series, *, setting: bool = False) -> dict[str, Any]:
