@@ -4,12 +4,14 @@ import qsweep
 
 runs = qsweep.results("digits-grid")             # one row a trained model
 epochs = qsweep.results("digits-grid", "epochs")  # one row an epoch of each model
+gaps = qsweep.query("SELECT bits, avg(generalization_gap) AS gap FROM runs GROUP BY bits")
 print(qsweep.tables("digits-grid", against_paper=True))
 """
 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,51 +22,82 @@ if TYPE_CHECKING:
 
     from db.home import Home
 
-__all__ = ["InputError", "QsweepError", "results", "tables"]
+__all__ = ["InputError", "QsweepError", "query", "results", "tables"]
+
+
+def query(
+    sql: str,
+    *,
+    sweep: str | None = None,
+    home: str | Path | None = None,
+    registry: str | None = None,
+    bundle: str | Path | None = None,
+) -> pd.DataFrame:
+    """The answer of one SELECT (in DuckDB's dialect) over all sweeps, or over `sweep` alone, or over a bundle.
+
+    It may name `runs`, `epochs`, `layers`, `measures`, `jobs`, `attempts`, `events` and `sweeps`
+    (`qsweep query --schema` lists their columns). Times are UTC. Warns where jobs that several sweeps share
+    count more than once. Raises InputError for anything else.
+    """
+    from reports.query import run_query
+    from reports.source import all_sources
+
+    with all_sources(_home(home, registry), sweep=sweep, bundle=_path(bundle)) as sources:
+        answer = run_query(sql, sources)
+    for note in answer.notes:
+        warnings.warn(note, stacklevel=2)
+    frame: pd.DataFrame = answer.table.to_pandas()
+    return frame
 
 
 def results(
-    sweep: str, kind: str = "runs", *, home: str | Path | None = None, registry: str | None = None
+    sweep: str | None = None,
+    kind: str = "runs",
+    *,
+    home: str | Path | None = None,
+    registry: str | None = None,
+    bundle: str | Path | None = None,
 ) -> pd.DataFrame:
     """The committed results of a launched sweep, while it runs or after.
 
-    `kind` is `runs` (one row a job: settings, losses, accuracies as fractions), `epochs` or `layers`. `sweep`
-    is NAME (the variant launched last) or NAME@VARIANT; `home` and `registry` default to `QSWEEP_HOME` and
-    `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind or registry.
+    `kind` is `runs` (one row a job: settings, losses, accuracies as fractions), `epochs`, `layers` or
+    `measures`; or `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the variant launched
+    last) or NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
+    `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.
     """
-    from db.registry import Registry
-    from db.results import ResultStore
+    from reports.source import opened_source
 
-    place = _home(home, registry)
-    with Registry.open(place.registry) as opened:
-        committed = opened.committed(opened.find_sweep(sweep).id)
-    return ResultStore(place.results).read(kind, committed).to_pandas()
+    with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
+        return source.frame(kind)
 
 
 def tables(
-    sweep: str,
+    sweep: str | None = None,
     *,
     form: str = "markdown",
     against_paper: bool = False,
     spread: bool = False,
     home: str | Path | None = None,
     registry: str | None = None,
+    bundle: str | Path | None = None,
 ) -> str:
-    """The paper's tables from the results so far, as `markdown`, `latex` or `csv`.
+    """The paper's tables from the results so far, as `markdown`, `latex`, `csv` or `html`.
 
-    Raises InputError for an unknown sweep, format or registry.
+    Raises InputError for an unknown sweep, format, registry or bundle.
     """
-    from db.registry import Registry
     from reports.answers import render_tables
-    from reports.render import Format, Layout
+    from reports.formats import Format
+    from reports.render import Layout
+    from reports.source import opened_source
 
     if form not in list(Format):
         raise InputError(f"{form!r} is not a format", allowed="allowed: " + ", ".join(Format))
-    place = _home(home, registry)
-    with Registry.open(place.registry) as opened:
-        found = opened.find_sweep(sweep)
-        layout = Layout(against_paper=against_paper, spread=spread)
-        return render_tables(place, opened, found, Format(form), layout)
+    with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
+        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread))
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _home(home: str | Path | None, registry: str | None) -> Home:

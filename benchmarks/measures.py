@@ -97,8 +97,8 @@ def places(net: nn.Sequential, layout: Layout) -> list[tuple[nn.Parameter, slice
         found.append((conv.weight, slice(spans.weight.start, spans.weight.stop)))
         found.append((conv.bias, slice(spans.bias.start, spans.bias.stop)))
         if isinstance(norm, nn.BatchNorm2d):
-            found.append((norm.weight, slice(spans.gamma.start, spans.gamma.stop)))
-            found.append((norm.bias, slice(spans.beta.start, spans.beta.stop)))
+            found.append((norm.weight, slice(spans.norm.gamma.start, spans.norm.gamma.stop)))
+            found.append((norm.bias, slice(spans.norm.beta.start, spans.norm.beta.stop)))
         if conv.bits != 32:
             found.append((conv.step, slice(layout.steps.start + number, layout.steps.start + number + 1)))
     return found

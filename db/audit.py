@@ -9,7 +9,7 @@ from db.registry import Registry
 from db.results import DamagedResults, ResultStore
 from db.rows import EventRow, JobRow
 from db.schema import KINDS
-from db.states import TRANSITIONS, AgentState, State
+from db.states import HOLDING, TRANSITIONS, State
 
 SHOWN = 20
 """Violations of one kind that are listed."""
@@ -22,7 +22,7 @@ def audit(home: Home) -> list[str]:
     """
     with Registry.open(home.registry) as registry:
         jobs = {row.id: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id)}
-        alive = {agent.id for agent in registry.agents(AgentState.ALIVE)}
+        alive = {agent.id for state in HOLDING for agent in registry.agents(state)}
         events: dict[int, list[EventRow]] = {}
         for event in registry.events():
             events.setdefault(event.job_id, []).append(event)

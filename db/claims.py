@@ -193,7 +193,7 @@ def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, numb
     if not renewed:
         raise LeaseLost(agent_id)
     if transaction.again and (claimed := _claimed_before(transaction, agent_id, number)):
-        return _claims(transaction, claimed)
+        return claims_of(transaction, claimed)
     if renewed[0].others_expired:
         take_back_expired(transaction)
     values = {
@@ -216,7 +216,7 @@ def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, numb
     transaction.quick(START, started)
     transaction.quick(RECORD, claimed)
     point("claim.uncommitted", len(rows))
-    return _claims(transaction, rows)
+    return claims_of(transaction, rows)
 
 
 def _detail(row: Any) -> str:
@@ -229,7 +229,7 @@ def _claimed_before(transaction: Transaction, agent_id: int, number: int) -> lis
     return list(transaction.run(statement).all())
 
 
-def _claims(transaction: Transaction, rows: Any) -> list[Claim]:
+def claims_of(transaction: Transaction, rows: Any) -> list[Claim]:
     ordered = sorted(rows, key=lambda row: (-row.progress, row.id))
     saved = _saved(transaction, [row.id for row in ordered if row.progress])
     parents = _parents(transaction, {row.parent_id: row.id for row in ordered if row.parent_id is not None})
@@ -286,7 +286,8 @@ def remaining(transaction: Transaction, scope: Scope) -> Remaining:
     wanted = sa.and_(jobs.c.wanted, *INSIDE[scope.kind])
     values = {"sweep": scope.sweep, "selection": scope.selection}
     queued = transaction.run(sa.select(jobs.c.id).where(QUEUED, wanted).limit(1), values).first()
-    running = transaction.run(sa.select(jobs.c.id).where(RUNNING, wanted).limit(1), values).first()
+    here = jobs.c.agent_id.not_in(sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value))
+    running = transaction.run(sa.select(jobs.c.id).where(RUNNING, wanted, here).limit(1), values).first()
     soonest = sa.select(sa.func.min(jobs.c.not_before) - moment()).where(
         CLAIMABLE, wanted, jobs.c.not_before.is_not(None), sa.not_(RESTED)
     )

@@ -54,6 +54,8 @@ class Database:
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         alone = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
         self._glancer = self.engine.execution_options(**alone)
+        steady = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+        self._snapshotter = self.engine.execution_options(**steady)
         self._writer = self.engine.execution_options(qsweep_begin="BEGIN IMMEDIATE")
 
     def close(self) -> None:
@@ -76,6 +78,10 @@ class Database:
     def read(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers about one snapshot (SQLite) or committed state (Postgres). Takes no lock."""
         return self._patiently(self.engine, work)
+
+    def snapshot(self, work: Callable[[Transaction], Answer]) -> Answer:
+        """What `work` answers by several statements about one and the same state, on Postgres too."""
+        return self._patiently(self._snapshotter, work)
 
     def glance(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers by a single statement, which needs no transaction."""

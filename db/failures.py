@@ -70,10 +70,12 @@ def depart(
     failure: FailureClass,
     reason: str,
     slots: int | None = None,
+    *,
+    was: AgentState = AgentState.ALIVE,
 ) -> int:
     left = transaction.run(
         agents.update()
-        .where(agents.c.id == agent_id, agents.c.state == AgentState.ALIVE.value)
+        .where(agents.c.id == agent_id, agents.c.state == was.value)
         .values(state=state.value, reason=reason[-ERROR_TAIL:], ended_at=wall())
         .returning(agents.c.lease)
     ).first()

@@ -63,12 +63,17 @@ def kind_of(path: Path, mounts: str) -> str:
     return found
 
 
+def network_kind(path: Path, *, mounts: Path = MOUNTS) -> str | None:
+    """The type of the network file system that `path` lies on; None if it is a local one, or nothing is known."""
+    if not mounts.exists():
+        return None
+    kind = kind_of(path.resolve(), mounts.read_text(errors="replace"))
+    return kind if is_network(kind) else None
+
+
 def refuse_network(path: Path, *, mounts: Path = MOUNTS) -> None:
     """Raises InputError if `path` lies on a network file system. Without a mount table nothing is known."""
-    if not mounts.exists():
-        return
-    kind = kind_of(path.resolve(), mounts.read_text(errors="replace"))
-    if is_network(kind):
+    if kind := network_kind(path, mounts=mounts):
         raise InputError(
             f"SQLite can't be trusted on a network file system ({kind}): two machines may both believe that "
             "they hold a job",

@@ -10,12 +10,16 @@ from pathlib import Path
 from db.home import Home
 from db.registry import Registry
 from db.rows import JobRow
-from db.states import AgentState, State
+from db.states import HOLDING, State
 
 MODEL = re.compile(r"(?P<job>[0-9a-f]{32})-(?P<attempt>\d+)\.pt")
 CHECKPOINT = re.compile(r"(?P<attempt>\d+)-\d+\.pt")
-PUBLICATION = re.compile(r"(?P<agent>\d+)-[0-9a-f]+\.parquet")
+PUBLICATION = re.compile(r"((?P<agent>\d+)|compact)-[0-9a-f]+\.parquet")
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-f]{32}|\d+\.tmp)")
+
+
+GRACE = 3600.0
+"""Seconds for which a results file stays after it counted, or after a compaction wrote it: longer than any query."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +32,26 @@ class Usage:
     garbage: int
 
 
-def find_garbage(home: Home, registry: Registry) -> list[Path]:
-    """Files that no job points to and that no live attempt may still be writing.
+def find_garbage(home: Home, registry: Registry, *, now: float) -> list[Path]:
+    """Files that no job points to and that no live attempt may still be writing. `now` in Unix seconds.
 
-    The files are listed before the registry is asked: what is committed in between counts as pointed to.
+    The files are listed before the registry is asked: what is committed in between counts as pointed to. Results
+    that counted once stay for `GRACE` seconds more: a query may have taken its pointers before.
     """
     listed = {folder: list(_files(folder)) for folder in (home.results, home.models, home.checkpoints)}
     jobs = {row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id)}
-    alive = {agent.id for agent in registry.agents(AgentState.ALIVE)}
-    publications, saved = registry.publications(), registry.checkpoint_files()
+    alive = {agent.id for state in HOLDING for agent in registry.agents(state)}
+    publications, saved, published = registry.publications(), registry.checkpoint_files(), registry.published()
     models = {row.model_file for row in jobs.values() if row.model_file}
     found = []
     for path in listed[home.results]:
         match = PUBLICATION.fullmatch(_final_name(path))
-        if match and path.stem not in publications and int(match["agent"]) not in alive:
+        if not match or path.stem in publications:
+            continue
+        if match["agent"] is None or path.stem in published:
+            if _age(path, now) > GRACE:
+                found.append(path)
+        elif int(match["agent"]) not in alive:
             found.append(path)
     for path in listed[home.models]:
         match = MODEL.fullmatch(_final_name(path))
@@ -72,6 +82,14 @@ def measure_usage(home: Home, garbage: list[Path]) -> list[Usage]:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _age(path: Path, now: float) -> float:
+    """Seconds since it was written or dated; 0 for one that another collector has just deleted."""
+    try:
+        return now - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _final_name(path: Path) -> str:

@@ -50,6 +50,11 @@ class Home:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def starts(self) -> Path:
+        """Records of what was started on clusters."""
+        return self.root / "starts"
+
     def check(self) -> None:
         """Raise InputError if this home can't be used. Changes nothing."""
         stamp = self.root / "VERSION"

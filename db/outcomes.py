@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from db.clock import wall
 from db.journal import RECORD, event
-from db.rows import Accepted, Checkpoint, Fenced, Finished
+from db.rows import Accepted, Checkpoint, Fenced, Finished, Move
 from db.states import State
 from db.tables import attempts, checkpoints, jobs
 from db.transaction import Transaction
@@ -214,3 +214,29 @@ def _counted_before(transaction: Transaction, agent_id: int, given: Sequence[Fin
         if (row.state, row.attempt, row.agent_id, row.publication)
         == (State.DONE, asked[row.id].attempt, agent_id, asked[row.id].publication)
     )
+
+
+def move(transaction: Transaction, given: Sequence[Move]) -> int:
+    """Each pointer moves only where the very result still counts that was copied."""
+    statement = (
+        jobs.update()
+        .where(
+            jobs.c.identity == sa.bindparam("moved_job"),
+            jobs.c.attempt == sa.bindparam("moved_attempt"),
+            jobs.c.publication == sa.bindparam("moved_source"),
+            jobs.c.state == State.DONE.value,
+        )
+        .values(publication=sa.bindparam("moved_target"))
+    )
+    values = [
+        {
+            "moved_job": one.job,
+            "moved_attempt": one.attempt,
+            "moved_source": one.source,
+            "moved_target": one.target,
+        }
+        for one in given
+    ]
+    answer = transaction.run(statement.execution_options(preserve_rowcount=True), values) if values else None
+    point("move.uncommitted", len(values))
+    return 0 if answer is None else int(answer.rowcount)

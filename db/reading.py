@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from db.clock import boot, moment
-from db.rows import AgentRow, AttemptRow, Calibration, Committed, Counts, EventRow, JobRow, Sweep
+from db.rows import AgentRow, AttemptRow, Calibration, CalibrationRow, Committed, Counts, EventRow, JobRow, Sweep
 from db.states import AgentState, FailureClass, State, SweepState
+from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
 from db.tables import agents as agents_table
 from db.tables import attempts as attempts_table
-from db.tables import calibrations, checkpoints, selections, sweep_jobs
 from db.tables import events as events_table
 from db.tables import jobs as jobs_table
 from db.tables import sweeps as sweeps_table
@@ -21,6 +22,12 @@ from sweeps.errors import InputError, nearest
 from sweeps.job import Kind
 
 SWEEP = sa.select(sweeps_table)
+AWAY = (
+    sa.select(sa.func.count())
+    .select_from(jobs_table.join(agents_table, agents_table.c.id == jobs_table.c.agent_id))
+    .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
+    .where(RUNNING, agents_table.c.state == AgentState.AWAY.value, sweep_jobs.c.sweep_id == sa.bindparam("sweep"))
+)
 LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
 JOB = sa.select(
     *(jobs_table.c[name] for name in JobRow.__dataclass_fields__ if name != "error"),
@@ -65,19 +72,18 @@ def counts(transaction: Transaction, sweep_id: int, selection: int | None) -> Co
         .where(sweep_jobs.c.sweep_id == sweep_id, sweep_jobs.c.shared == sa.true())
         .group_by(*columns)
     )
-    selected = (
-        sa.select(*columns, count)
-        .join(selections, selections.c.job_id == jobs_table.c.id)
-        .where(selections.c.selection == selection)
-        .group_by(*columns)
-    )
+    statements, away = [at_home, shared], AWAY
+    if selection is not None:
+        chosen = sa.select(selections.c.job_id).where(selections.c.selection == selection)
+        statements = [sa.select(*columns, count).where(jobs_table.c.id.in_(chosen)).group_by(*columns)]
+        away = AWAY.where(jobs_table.c.id.in_(chosen))
     found: dict[str, int] = {}
-    for statement in (at_home, shared) if selection is None else (selected,):
+    for statement in statements:
         for row in transaction.run(statement):
             found[row.state] = found.get(row.state, 0) + row.jobs
             if row.diverged:
                 found["diverged"] = found.get("diverged", 0) + row.jobs
-    return Counts(**found)
+    return Counts(**found, away=int(transaction.run(away, {"sweep": sweep_id}).scalar_one()))
 
 
 def _job_row(row: Any) -> JobRow:
@@ -192,6 +198,18 @@ def checkpoint_files(transaction: Transaction) -> set[str]:
 def publications(transaction: Transaction) -> set[str]:
     done = jobs_table.c.publication.is_not(None)
     return set(transaction.run(sa.select(jobs_table.c.publication).where(done).distinct()).scalars())
+
+
+def published(transaction: Transaction) -> set[str]:
+    done = attempts_table.c.publication.is_not(None)
+    return set(transaction.run(sa.select(attempts_table.c.publication).where(done).distinct()).scalars())
+
+
+def calibrations_of(transaction: Transaction, shapes: Sequence[str]) -> list[CalibrationRow]:
+    rows = transaction.run(sa.select(calibrations).where(calibrations.c.shape.in_(shapes)).order_by(*calibrations.c))
+    return [
+        CalibrationRow(**{name: getattr(row, name) for name in CalibrationRow.__dataclass_fields__}) for row in rows
+    ]
 
 
 def find_calibration(transaction: Transaction, shape: str, device: str, build: str) -> Calibration | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from db import agents, claims, control, failures, outcomes, reading, registration, selections, upgrade
+from db import agents, bundles, claims, control, failures, outcomes, reading, registration, selections, upgrade
 from db.connection import Database
 from db.rows import (
     EVERYTHING,
@@ -15,7 +15,9 @@ from db.rows import (
     AgentInfo,
     AgentRow,
     AttemptRow,
+    BundleRow,
     Calibration,
+    CalibrationRow,
     Checkpoint,
     Claim,
     Committed,
@@ -25,6 +27,7 @@ from db.rows import (
     Finished,
     Head,
     JobRow,
+    Move,
     Registered,
     Remaining,
     Scope,
@@ -32,6 +35,9 @@ from db.rows import (
 )
 from db.states import AgentState, FailureClass, State
 from sweeps.job import Job
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Registry:
@@ -213,6 +219,29 @@ class Registry:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
         return self._database.read(lambda t: reading.committed(t, sweep_id))
 
+    def pointers(self, sweep_id: int) -> pa.Table:
+        """What `committed` says, as Arrow: `job`, `attempt`, `publication`, `kind`."""
+        from db import views  # here: Arrow takes longer to import than `qsweep status` to answer
+
+        return self._database.read(lambda t: views.read_pointers(t, sweep_id))
+
+    def view(self, name: str, sweep_id: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The sweep's `jobs`, `attempts` or `events` as Arrow, with these columns (see `db.views`)."""
+        from db import views
+
+        return self._database.read(lambda t: views.read_view(t, name, sweep_id, columns))
+
+    def snapshot(self, sweep_id: int, names: Sequence[str] = ()) -> tuple[pa.Table, dict[str, pa.Table]]:
+        """The sweep's pointers and these views, all at one moment."""
+        from db import views
+
+        return self._database.snapshot(
+            lambda t: (
+                views.read_pointers(t, sweep_id),
+                {name: views.read_view(t, name, sweep_id) for name in names},
+            )
+        )
+
     def newest_event(self) -> int:
         """The number of the newest event: it changes whenever a job does."""
         return self._database.read(reading.newest_event)
@@ -224,6 +253,10 @@ class Registry:
     def publications(self) -> set[str]:
         """Every publication that a job of any sweep points to."""
         return self._database.read(reading.publications)
+
+    def published(self) -> set[str]:
+        """Every publication that counted once, whether or not a job still points to it."""
+        return self._database.read(reading.published)
 
     # Agents
 
@@ -257,6 +290,28 @@ class Registry:
         """Takes back expired leases (as every claim does first); returns how many agents."""
         return self._database.write(claims.take_back_expired)
 
+    # Bundles: a holder without a heartbeat, whose jobs no clock takes back
+
+    def pack(self, name: str, info: AgentInfo, job_ids: Iterable[int]) -> tuple[int, list[Claim]]:
+        """Claims for the bundle `name` those of these jobs that wait; its holder's id, and what it holds now.
+
+        A child goes only if its parent is done or goes too. `info.boot_id` is the bundle's token.
+        """
+        ids = list(job_ids)
+        return self._database.write(lambda t: bundles.pack(t, name, info, ids))
+
+    def bundles(self) -> list[BundleRow]:
+        """All that were ever packed; those that are away hold jobs."""
+        return self._database.read(bundles.bundles)
+
+    def recall(self, holder: int) -> int:
+        """Takes back what a bundle holds; returns how many jobs. Its results no longer pass the fence."""
+        return self._database.write(lambda t: bundles.recall(t, holder))
+
+    def land(self, holder: int, *, host: str, device: str, build: str) -> None:
+        """Notes where a bundle was computed. When nothing of it is out any more, its holder retires."""
+        self._database.write(lambda t: bundles.land(t, holder, host=host, device=device, build=build))
+
     # Claims and what becomes of them
 
     def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:
@@ -287,6 +342,11 @@ class Registry:
     def find_calibration(self, *, shape: str, device: str, build: str) -> Calibration | None:
         return self._database.read(lambda t: reading.find_calibration(t, shape, device, build))
 
+    def calibrations_of(self, shapes: Iterable[str]) -> list[CalibrationRow]:
+        """Every calibration of these shapes, on whatever device."""
+        wanted = list(shapes)
+        return self._database.read(lambda t: reading.calibrations_of(t, wanted))
+
     def resumed(self, agent_id: int, claim: Fenced, step: int) -> None:
         """Corrects the step that this attempt started from, if it was not the newest checkpoint."""
         self._database.write(lambda t: outcomes.resumed(t, agent_id, claim, step))
@@ -298,6 +358,13 @@ class Registry:
     def finish(self, agent_id: int, finished: Sequence[Finished]) -> Accepted:
         """Commits results: the pointers and the state, together. Only accepted jobs count."""
         return self._database.write(lambda t: outcomes.finish(t, agent_id, finished))
+
+    def move(self, moves: Sequence[Move]) -> int:
+        """Moves the pointers of results that were copied to another publication; how many still counted.
+
+        All in one transaction; one that was superseded meanwhile stays where it is.
+        """
+        return self._database.write(lambda t: outcomes.move(t, moves))
 
     def release(self, agent_id: int, claims: Sequence[Fenced], detail: str = "") -> frozenset[int]:
         """Hands jobs back as preempted; returns those that passed the fence."""

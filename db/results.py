@@ -40,6 +40,10 @@ class DamagedResults(QsweepError):
     """A committed file is missing, unreadable or lacks rows that the registry counts."""
 
 
+class VanishedResults(DamagedResults):
+    """A committed file is gone: lost, or replaced by a compaction since the pointers were read."""
+
+
 class ResultStore:
     """Results in a folder, or at a URL that pyarrow knows (`s3://…`, `gs://…`).
 
@@ -60,35 +64,48 @@ class ResultStore:
         columns = KINDS[kind].columns
         unknown = set[str]().union(*(row.keys() for row in rows)) - set(columns.names)
         assert not unknown, f"{kind} has no columns {sorted(unknown)}"
-        table = pa.Table.from_pylist([dict(row) for row in rows], schema=columns)
+        self.write_table(kind, publication, pa.Table.from_pylist([dict(row) for row in rows], schema=columns))
+
+    def write_table(self, kind: str, publication: str, table: pa.Table) -> None:
+        """Publishes a table that has the columns of its kind."""
         labelled = table.replace_schema_metadata({"qsweep.kind": kind, "qsweep.schema": str(VERSION)})
         buffer = pa.BufferOutputStream()
         pq.write_table(labelled, buffer, compression="zstd")
         self._put(self._path(kind, publication), buffer.getvalue())
 
-    def read(self, kind: str, committed: Iterable[Pointer], columns: Sequence[str] | None = None) -> pa.Table:
+    def adopt(self, kind: str, publication: str, content: bytes) -> None:
+        """Publishes a file that another store wrote, byte for byte: it keeps its provenance."""
+        self._put(self._path(kind, publication), pa.py_buffer(content))
+
+    def read(
+        self, kind: str, committed: Iterable[Pointer] | pa.Table, columns: Sequence[str] | None = None
+    ) -> pa.Table:
         """The rows that these pointers count, in the pointers' order; those of jobs of another kind have none.
 
-        Raises DamagedResults.
+        The pointers are values or a table of them (`Registry.pointers`); each job stands there once. Raises
+        DamagedResults.
         """
         known = KINDS[kind]
-        pointers = [one for one in committed if one.kind is known.of]
-        names = list(columns or known.columns.names)
+        pointers = committed if isinstance(committed, pa.Table) else _table_of(committed)
+        pointers = pointers.filter(pc.equal(pointers["kind"], known.of.value)).combine_chunks()
+        names = list(known.columns.names if columns is None else columns)
         schema = pa.schema([known.columns.field(name) for name in names])
-        if not pointers:
+        if not pointers.num_rows:
             return schema.empty_table()
         wanted = dict.fromkeys(["job", "attempt", *names])
-        paths = {name: self._path(kind, name) for name in dict.fromkeys(one.publication for one in pointers)}
+        publications = pc.unique(pointers["publication"]).to_pylist()
+        paths = [self._path(kind, publication) for publication in publications]
         # The schema given, a file that lacks a column has nulls in it, and one that has more loses the rest.
         try:
-            dataset = ds.dataset(list(paths.values()), known.columns, "parquet", self._files)
+            dataset = ds.dataset(paths, known.columns, "parquet", self._files)
             table = dataset.to_table([*wanted, FILE])
         except FileNotFoundError as error:
-            raise DamagedResults(f"a results file that the registry counts is gone: {error}") from None
+            raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
         except (pa.ArrowInvalid, OSError) as error:
             raise DamagedResults(f"a results file can't be read: {error}") from None
-        keys = [f"{one.job}/{one.attempt}/{paths[one.publication]}" for one in pointers]
-        return _counted(table.combine_chunks(), keys, known, self.place).select(names).cast(schema)
+        files = pc.index_in(pointers["publication"], value_set=pa.array(publications, pa.string()))
+        counted = _counted(table, pointers, files, paths, known, self.place)
+        return counted.select(names).cast(schema)
 
     def publications(self, kind: str) -> set[str]:
         """Every publication of this kind that lies in the store, counted or not."""
@@ -99,6 +116,23 @@ class ResultStore:
     def path(self, kind: str, publication: str) -> str:
         """Where that file lies or would lie, as a path of the file system."""
         return self._path(kind, publication)
+
+    def has_unknown(self, kind: str, publication: str) -> bool:
+        """Whether a newer version wrote that file, with columns or meanings that this one does not know."""
+        try:
+            with self._files.open_input_file(self._path(kind, publication)) as file:
+                schema = pq.read_schema(file)
+        except FileNotFoundError as error:
+            raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DamagedResults(f"a results file can't be read: {error}") from None
+        version = int((schema.metadata or {}).get(b"qsweep.schema", VERSION))
+        return version > VERSION or not set(schema.names) <= set(KINDS[kind].columns.names)
+
+    def touch(self, kind: str, publication: str) -> None:
+        """Dates a file to now: from when garbage collection counts, if nothing points to it any more."""
+        if isinstance(self._files, fs.LocalFileSystem):
+            os.utime(self._path(kind, publication))
 
     def remove(self, kind: str, publication: str) -> None:
         """Deletes one file: for garbage collection, which knows that nothing points to it."""
@@ -117,15 +151,33 @@ class ResultStore:
                 stream.write(content)
 
 
-def _counted(table: pa.Table, keys: Sequence[str], kind: Kind, place: str) -> pa.Table:
-    """The rows whose job, attempt and file are exactly one of the keys, in the keys' order."""
-    given = pc.binary_join_element_wise(table["job"], pc.cast(table["attempt"], pa.string()), table[FILE], "/")
-    order = pc.index_in(given, value_set=pa.array(keys, pa.string()))
-    if kind.one_row_a_job and pc.count(order).as_py() != len(keys):
+def _table_of(pointers: Iterable[Pointer]) -> pa.Table:
+    listed = list(pointers)
+    return pa.table(
+        {
+            "job": pa.array([one.job for one in listed], pa.string()),
+            "attempt": pa.array([one.attempt for one in listed], pa.int64()),
+            "publication": pa.array([one.publication for one in listed], pa.string()),
+            "kind": pa.array([one.kind.value for one in listed], pa.string()),
+        }
+    )
+
+
+def _counted(
+    table: pa.Table, pointers: pa.Table, files: pa.Array, paths: Sequence[str], kind: Kind, place: str
+) -> pa.Table:
+    """The rows whose job, attempt and file are exactly those of a pointer, in the pointers' order."""
+    table = table.combine_chunks()
+    order = pc.index_in(table["job"], value_set=pointers["job"])
+    file = pc.index_in(table[FILE], value_set=pa.array(paths, pa.string()))
+    counts = pc.and_(
+        pc.equal(table["attempt"], pc.take(pointers["attempt"], order)), pc.equal(file, pc.take(files, order))
+    )
+    table = table.append_column("order", order).filter(counts)  # null where there is no pointer: filtered out
+    if kind.one_row_a_job and table.num_rows != pointers.num_rows:
         raise DamagedResults(
-            f"{place}: the registry counts {len(keys)} {kind.name}, their files hold {pc.count(order).as_py()}"
+            f"{place}: the registry counts {pointers.num_rows} {kind.name}, their files hold {table.num_rows}"
         )
-    table = table.append_column("order", order).filter(pc.is_valid(order))
     return table.take(pc.sort_indices(table, sort_keys=[("order", "ascending")]))
 
 

@@ -43,7 +43,8 @@ class Registered:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many jobs of a sweep stand in each state. `diverged` are among `done`."""
+    """How many jobs of a sweep stand in each state. `diverged` are among `done`, and `away`, which a bundle
+    holds, among `running`."""
 
     queued: int = 0
     running: int = 0
@@ -51,6 +52,7 @@ class Counts:
     failed: int = 0
     cancelled: int = 0
     diverged: int = 0
+    away: int = 0
 
     @property
     def total(self) -> int:
@@ -94,6 +96,21 @@ class AgentRow:
     beat_at: float
     ended_at: float | None
     expired: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleRow:
+    """A bundle: the number of its holder among the agents, and how many jobs it still holds.
+
+    AWAY until the last of them was imported (RETIRED), or it was recalled (DEAD).
+    """
+
+    id: int
+    name: str
+    token: str
+    state: AgentState
+    jobs: int
+    packed_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,11 +299,23 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationRow:
+    """A calibration with what it holds for."""
+
+    shape: str
+    device: str
+    build: str
+    slots: int
+    form: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Remaining:
     """What an agent that found nothing to claim may wait for.
 
     `queued`: wanted jobs that wait for a backoff, a parent, or an agent of another precision. `running`:
-    jobs that others run, and that may come back. `delay`: seconds until the first backoff ends.
+    jobs that others run, and that may come back; for those in a bundle nobody waits. `delay`: seconds until
+    the first backoff ends.
     """
 
     queued: bool
@@ -306,3 +335,13 @@ class Committed:
     attempt: int
     publication: str
     kind: Kind = Kind.TRAIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A counted result whose rows now lie in the publication `target` as well as in `source`."""
+
+    job: str
+    attempt: int
+    source: str
+    target: str

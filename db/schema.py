@@ -153,6 +153,11 @@ MEASURE = (
     pa.field("trace", pa.list_(CANDIDATE)),
 )
 
+SETTINGS = pa.schema(
+    {field.name: field for field in (*_settings(), *_measure_settings())}.values(),
+)
+"""One column for each setting that any job may have."""
+
 KINDS: dict[str, Kind] = {
     one.name: one
     for one in (

@@ -11,7 +11,8 @@ class State(StrEnum):
     QUEUED: waits for an agent. A claim moves it to running; a cancel to cancelled. Nobody's death matters.
     RUNNING: one agent works on it under that agent's lease. The agent's fenced finish, release or fail moves
         it on. When the agent dies, its supervisor, a launcher on the same host, or whichever agent claims
-        next takes its lease back, and the job is queued (or failed, once its budget is spent).
+        next takes its lease back, and the job is queued (or failed, once its budget is spent). A job that is
+    away in a bundle runs too: an import moves it on, or a recall by the user.
     DONE: one attempt's results are committed. Only an invalidation moves it, back to queued.
     FAILED: its budget is spent. Only a retry (or the invalidation of its parent) moves it, back to queued.
     CANCELLED: every sweep that holds it is cancelled. Launching one of them again moves it back to queued.
@@ -65,8 +66,17 @@ class SweepState(StrEnum):
 
 
 class AgentState(StrEnum):
-    """An incarnation of an agent: ALIVE until it retires by itself, or its lease is taken back (DEAD)."""
+    """An incarnation of an agent: ALIVE until it retires by itself, or its lease is taken back (DEAD).
+
+    AWAY is a bundle: it holds the jobs that were packed into it and has no heartbeat, so no clock takes them
+    back. It retires when an import brings the last of them home, and is DEAD once they were recalled.
+    """
 
     ALIVE = "alive"
+    AWAY = "away"
     RETIRED = "retired"
     DEAD = "dead"
+
+
+HOLDING = (AgentState.ALIVE, AgentState.AWAY)
+"""The states in which an agent may hold jobs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -9,14 +10,16 @@ from rich.console import Console
 from db.home import Home
 from db.registry import Registry
 from db.rows import Scope, Sweep
-from orchestrator.backends.base import Backend, Fleet
+from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import Machine, probe
+from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
 from orchestrator.watch import Watch
 from sweeps.code import code_version, freeze
+from sweeps.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +27,26 @@ class Execution:
     """How a sweep is run: what a user asks of one launch, and no job depends on."""
 
     workers: int | None
-    """Agents; None is as many as the machine holds."""
+    """Agents; None is as many as there is room for."""
     lease: float
     time_limit: float | None
     detach: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """Where a sweep will run, looked at before anything is registered."""
+
+    machine: Machine
+    site: Site
+
+
+def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
+    """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing."""
+    machine = probe(home, sorted({job.training.data.name for job in jobs}))
+    site = backend.survey(machine, execution.workers)
+    check_reach(home, site.hosts)
+    return Ground(machine=machine, site=site)
 
 
 def launch(
@@ -44,19 +63,19 @@ def launch(
     known, finished = find_launched(home, selection)
     check_models(home, selection)
     if known is not None and finished:
-        version, machine = known.code, None
+        version, ground = known.code, None
     else:
         version = choose_code(known, code)
-        machine = probe(home, sorted({job.training.data.name for job in selection.chosen}))
+        ground = survey(home, backend, execution, selection.chosen)
     registry, sweep, words = register(home, selection, code=version)
     console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
     with registry:
-        if machine is None:
+        if ground is None:
             console.print("Nothing to do: every job is done.")
             return sweep
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
-        see_through(home, registry, sweep, backend, console, execution, machine=machine, scope=scope)
+        see_through(home, registry, sweep, backend, console, execution, ground, scope)
     return sweep
 
 
@@ -67,8 +86,7 @@ def see_through(
     backend: Backend,
     console: Console,
     execution: Execution,
-    *,
-    machine: Machine,
+    ground: Ground,
     scope: Scope,
 ) -> None:
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
@@ -77,15 +95,20 @@ def see_through(
     registry.reactivate(sweep.id)
     fleet = Fleet(
         home=home,
-        workers=execution.workers or machine.agents,
-        gpus=machine.gpus,
+        workers=ground.site.agents,
+        gpus=ground.machine.gpus,
         lease=execution.lease,
         time_limit=execution.time_limit,
         scope=scope,
+        title=sweep.title,
         code=sweep.code,
     )
+    backend.adopt(fleet)
     if execution.detach:
-        backend.start(fleet)
-        console.print(f"{fleet.workers} agents started; look with: qsweep status {sweep.name}")
+        present = backend.alive() + backend.others(registry.agents())
+        missing = max(fleet.workers - present, 0)
+        backend.start(missing)
+        already = f" beside {present} that were there" if present else ""
+        console.print(f"{missing} agents started{already}; look with: qsweep status {sweep.name}", soft_wrap=True)
         return
     Watch(home, registry, sweep, backend, fleet, console).run()

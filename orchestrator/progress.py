@@ -38,6 +38,8 @@ class Progress:
     running: int = 0
     failed: int = 0
     queued: int = 0
+    away: int = 0
+    """Held by bundles: nobody here waits for them."""
     partial: float = 0.0
     """Operations done by cohorts that still run."""
     averages: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
@@ -97,6 +99,7 @@ class Progress:
         left = "unknown" if math.isnan(self.seconds_left) else duration(self.seconds_left)
         return (
             f"{len(self.done)}/{self.total} done, {self.running} running, {self.queued} queued, {self.failed} failed"
+            f"{f', {self.away} away in bundles' if self.away else ''}"
             f" · {self.rate:.0f} models/min · {left} left"
         )
 

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -28,11 +29,17 @@ PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def supervise(
-    home: Home, *, lease: float, scope: Scope = EVERYTHING, code: str | None, time_limit: float | None = None
+    home: Home,
+    *,
+    lease: float,
+    scope: Scope = EVERYTHING,
+    code: str | None,
+    time_limit: float | None = None,
+    heard: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Run one agent to its end; its exit code, or 1 if it was killed.
 
-    With `code`, the agent runs that snapshot instead of the installed packages.
+    With `code`, the agent runs that snapshot instead of the installed packages. `heard` is told each signal.
     """
     command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *scope_options(scope)]
@@ -48,6 +55,7 @@ def supervise(
     )
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        heard(number)
         if child.poll() is None:
             child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
-from dataclasses import replace
+from collections.abc import Sequence
 from types import FrameType
 
 from rich.console import Console
@@ -52,6 +51,7 @@ class Watch:
         self._mark = -1
         self._interrupts = 0
         self._deaths = Deaths()
+        self._said: frozenset[str] = frozenset()
 
     def run(self) -> None:
         """Watch to the end. Raises Interrupted after Ctrl-C."""
@@ -80,10 +80,11 @@ class Watch:
     def _update(self) -> None:
         counts = self._counts()
         self.progress.running, self.progress.queued, self.progress.failed = (
-            counts.running,
+            counts.running - counts.away,
             counts.queued,
             counts.failed,
         )
+        self.progress.away = counts.away
         self.progress.add_notes([agent.note for agent in self.registry.agents()])
         fresh = [
             row
@@ -117,16 +118,24 @@ class Watch:
     def _keep_agents(self) -> None:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
         bury_dead(self.registry, self._deaths.is_over)
-        here = [agent for agent in self.registry.agents() if agent.host == socket.gethostname()]
-        others = sum(not self.backend.started(agent.pid) for agent in here)
-        if self.backend.alive() >= self.fleet.workers - others or not self.progress.queued:
+        others = self.backend.others(self.registry.agents())
+        missing = self.fleet.workers - self.backend.alive() - others
+        self._say(self.backend.remarks())
+        if missing <= 0 or not self.progress.queued:
             return
         mark = self.registry.newest_event()  # an agent that claims does something, even if it dies of it
         self._strikes = self._strikes + 1 if mark == self._mark else 1
         self._mark = mark
         if self._strikes > STRIKES:
-            raise QsweepError(f"agents end without doing anything; their log: {self.home.logs / 'agents'}")
-        self.backend.start(replace(self.fleet, workers=self.fleet.workers - others))
+            raise QsweepError(f"agents end without doing anything; see {self.home.logs}")
+        self.backend.start(missing)
+
+    def _say(self, remarks: Sequence[str]) -> None:
+        """Print what keeps agents from working, once as long as it stays the same."""
+        for remark in remarks:
+            if remark not in self._said:
+                self.console.print(remark, highlight=False, soft_wrap=True)
+        self._said = frozenset(remarks)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._interrupts += 1

@@ -1,20 +1,21 @@
-"""From a registered sweep to its tables."""
+"""From a source of answers to the sweep's tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
 from db.rows import Sweep
-from reports.declaration import Declaration, declared_tables, find_table, paper_values
+from db.schema import KINDS
+from reports.declaration import Declaration, declared_tables, paper_values, read_table, tables_of
 from reports.flatness import make_flatness_table
-from reports.render import Format, Layout, render
-from reports.table import make_table
+from reports.formats import Format
+from reports.render import Layout, render_all
+from reports.source import Source
+from reports.table import Table, make_table
 from sweeps.errors import InputError, nearest
-from sweeps.job import Kind
-from sweeps.spec import Spec
+from sweeps.spec import Spec, matching
 
 MEASURED = ["job", "diverged", "saturated", "value_init", "value_orig", "flatness", "weight_norm"]
 """Columns of `measures` that Tables 2 and 3 need."""
@@ -27,59 +28,70 @@ def spec_of(sweep: Sweep) -> Spec:
 
 def check_answers(spec: Spec) -> None:
     """Raise InputError if the sweep names a table, or a data set of the paper, that there is not."""
+    own = dict(spec.declarations)
     for name in spec.tables:
-        if name not in declared_tables():
+        if name not in own and name not in declared_tables():
             place = f"{spec.place}: tables"
-            raise InputError(f"there is no table {name!r}", place=place, allowed=nearest(name, declared_tables()))
-    known = {keys[0] for name in spec.tables for keys in paper_values(find_table(name))}
+            allowed = f"{nearest(name, declared_tables())} (or a file beside it, NAME.toml)"
+            raise InputError(f"there is no table {name!r}", place=place, allowed=allowed)
+    tables = tables_of(spec)
+    for table in tables:
+        _jobs(table, spec, f"{spec.place}: {table.name}: where")
+    known = {keys[0] for table in tables for keys in paper_values(table)}
     if spec.compare_with is not None and spec.compare_with not in known:
         place = f"{spec.place}: compare_with"
         allowed = "allowed: " + (", ".join(sorted(known)) or "none without a table")
         raise InputError(f"the paper has no {spec.compare_with!r}", place=place, allowed=allowed)
 
 
-def chosen_tables(spec: Spec, number: int | None) -> list[Declaration]:
-    """The sweep's declared tables, or the one with that number. Raises InputError."""
-    tables = [find_table(name) for name in spec.tables]
-    if number is None:
+def chosen_tables(spec: Spec, chosen: str | None) -> list[Declaration]:
+    """The sweep's declared tables; or the one of that number or name, or in that file. Raises InputError."""
+    if chosen is not None and chosen.endswith(".toml") and chosen not in dict(spec.declarations):
+        return [read_table(Path(chosen))]
+    tables = tables_of(spec)
+    if chosen is None:
         return tables
-    chosen = [table for table in tables if table.number == number]
-    if not chosen:
+    found = [table for table in tables if chosen in (str(table.number), table.name, f"{table.name}.toml")]
+    if not found:
+        names = ", ".join(table.name if table.number is None else str(table.number) for table in tables)
         raise InputError(
-            f"{spec.name} has no table {number}",
-            place="--table",
-            allowed="allowed: " + (", ".join(str(table.number) for table in tables) or "none"),
+            f"{spec.name} has no table {chosen}", place="--table", allowed=f"allowed: {names or 'none'}, or a FILE.toml"
         )
-    return chosen
+    return found
 
 
-def render_tables(
-    home: Home, registry: Registry, sweep: Sweep, form: Format, layout: Layout, *, number: int | None = None
-) -> str:
-    """The sweep's tables as one text, from its committed results."""
-    spec = spec_of(sweep)
-    jobs = [job.settings() for job in spec.jobs() if job.kind is Kind.TRAIN]
-    committed = registry.committed(sweep.id)
-    store = ResultStore(home.results)
-    texts = []
-    for declaration in chosen_tables(spec, number):
-        if declaration.kind == "measures":
-            found = store.read("measures", committed, columns=MEASURED).to_pylist()
-            made = make_flatness_table(declaration, heading=sweep.title, spec=spec, results=found)
-            texts.append(render(made, form, layout))
-            continue
-        columns = ["job", "diverged", *_needed(jobs, declaration)]
-        table = make_table(
-            declaration,
-            heading=sweep.title,
-            jobs=jobs,
-            results=store.read(declaration.kind, committed, columns=columns).to_pylist(),
-            compare_with=spec.compare_with,
-        )
-        texts.append(render(table, form, layout))
-    return "\n".join(texts)
+def make_tables(source: Source, chosen: str | None = None) -> list[Table]:
+    """The sweep's tables, or the chosen one, from its results so far. Raises InputError."""
+    return [_made(source, declaration) for declaration in chosen_tables(source.spec, chosen)]
 
 
-def _needed(jobs: Sequence[object], declaration: Declaration) -> list[str]:
-    """The columns of the results that a table needs: settings to group by, and values."""
-    return ["data", "model", "bits", *dict.fromkeys(column.value for column in declaration.columns)]
+def render_tables(source: Source, form: Format, layout: Layout, *, chosen: str | None = None) -> str:
+    """The sweep's tables as one text."""
+    return render_all(make_tables(source, chosen), form, layout)
+
+
+def _made(source: Source, declaration: Declaration) -> Table:
+    if declaration.made_by == "flatness":
+        found = source.read("measures", MEASURED).to_pylist()
+        return make_flatness_table(declaration, heading=source.title, spec=source.spec, results=found)
+    known = KINDS[declaration.kind].columns.names
+    columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]
+    return make_table(
+        declaration,
+        heading=source.title,
+        jobs=_jobs(declaration, source.spec, f"{declaration.name}: where"),
+        results=source.read(declaration.kind, list(dict.fromkeys(columns))).to_pylist(),
+        compare_with=source.spec.compare_with,
+    )
+
+
+def _jobs(declaration: Declaration, spec: Spec, place: str) -> Mapping[str, Mapping[str, Any]]:
+    """The settings of every job of the sweep that the table is about. Raises InputError."""
+    if declaration.made_by == "flatness":
+        return {}
+    jobs = [job for job in spec.jobs() if job.kind is KINDS[declaration.kind].of]
+    try:
+        chosen = matching(jobs, declaration.where)
+    except InputError as error:
+        raise InputError(error.problem, place=place, allowed=error.allowed) from None
+    return {job.identity: job.settings() for job in chosen}

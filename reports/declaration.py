@@ -3,47 +3,91 @@
 from __future__ import annotations
 
 import csv
+import json
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+import pyarrow as pa
+import pyarrow.types
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from db.schema import KINDS
 from sweeps.errors import InputError, nearest
+from sweeps.measures import known_measure_settings
+from sweeps.spec import Spec
+from sweeps.training import Training
+
+Statistic: TypeAlias = Literal["mean", "median", "min", "max"]
+
+ROW_NAMES = ("dataset", "model", "precision")
+"""Row keys that show a setting as the paper does."""
+AVERAGED = {
+    kind.name: [
+        field.name
+        for field in kind.columns
+        if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
+    ]
+    for kind in KINDS.values()
+}
+"""The columns that a table may average, by kind of result."""
+PAPERS = ("table1.csv",)
+"""The paper's values that a table of one's own may stand beside."""
 
 
 class Column(BaseModel):
-    """One column: the mean of `value` times `scale`, shown with `decimals`. `name` is the paper's."""
+    """One column: the mean (or another statistic) of `value` times `scale`, shown with `decimals`.
+
+    `name` is the paper's, and what a cell is called by; `value` a column of the results.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     label: str
     value: str
+    statistic: Statistic = "mean"
     scale: float = 1.0
     decimals: int = Field(ge=0, le=9)
 
 
 class Declaration(BaseModel):
-    """One table: which results it averages, by what, and the file of the paper's values."""
+    """One table: which results it averages, by what, and the file of the paper's values.
+
+    `rows` are `dataset`, `model`, `precision` or any setting of a job; `where` admits some of the jobs, in the
+    language of `--where`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    number: int
+    number: int | None = None
     title: str
     kind: str
-    rows: list[str]
-    columns: list[Column]
+    rows: list[str] = Field(min_length=1)
+    columns: list[Column] = Field(min_length=1)
+    where: str | None = None
+    made_by: Literal["means", "flatness"] = "means"
+    """`flatness` compares measures under each convention (Tables 2 and 3)."""
     paper: str | None = None
     paper_keys: dict[str, str] = Field(default_factory=dict)
     """What the paper's file calls a row key, where it has another name."""
+    name: str = ""
+    """Of its file."""
+
+    @property
+    def heading(self) -> str:
+        """`Table 1: …`; the title alone where it has no number."""
+        return self.title if self.number is None else f"Table {self.number}: {self.title}"
 
 
 def declared_tables() -> dict[str, Declaration]:
-    """Every declared table by its name (`table1`)."""
+    """Every declared table that comes with qsweep, by its name (`table1`)."""
     folder = resources.files("reports").joinpath("declarations")
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda one: one.name)
     return {
-        entry.name.removesuffix(".toml"): Declaration.model_validate(tomllib.loads(entry.read_text(encoding="utf-8")))
+        name: Declaration.model_validate(tomllib.loads(entry.read_text(encoding="utf-8")) | {"name": name})
         for entry in files
+        for name in [entry.name.removesuffix(".toml")]
     }
 
 
@@ -53,6 +97,49 @@ def find_table(name: str) -> Declaration:
     if name not in tables:
         raise InputError(f"there is no table {name!r}", allowed=nearest(name, tables))
     return tables[name]
+
+
+def tables_of(spec: Spec) -> list[Declaration]:
+    """The tables of a sweep, in its order: those that come with qsweep, and its own. Raises InputError."""
+    own = dict(spec.declarations)
+    return [parse_table(json.loads(own[name]), name) if name in own else find_table(name) for name in spec.tables]
+
+
+def read_table(path: Path) -> Declaration:
+    """The table that a file declares. Raises InputError."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"this table can't be read: {error}", place=str(path), allowed="allowed: TOML") from None
+    return parse_table(content, str(path))
+
+
+def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
+    """The table that the content of a file declares. Raises InputError for what does not hold in it."""
+    try:
+        table = Declaration.model_validate(dict(content) | {"name": Path(name).stem})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"])
+        raise InputError(first["msg"], place=f"{name}: {place}") from None
+    if table.made_by != "means":
+        raise InputError("a table of one's own takes means", place=f"{name}: made_by")
+    if table.kind not in AVERAGED:
+        raise InputError(
+            f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, AVERAGED)
+        )
+    for column in table.columns:
+        if column.value not in AVERAGED[table.kind]:
+            allowed = nearest(column.value, AVERAGED[table.kind])
+            raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
+    known = {*ROW_NAMES, *Training.known(), *known_measure_settings(), "bits"}
+    if unknown := [key for key in table.rows if key not in known]:
+        raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: rows", allowed=nearest(unknown[0], known))
+    if table.paper is not None and table.paper not in PAPERS:
+        raise InputError(
+            f"there is no {table.paper!r}", place=f"{name}: paper", allowed="allowed: " + ", ".join(PAPERS)
+        )
+    return table
 
 
 def paper_values(declaration: Declaration) -> Mapping[tuple[str, ...], Mapping[str, float]]:

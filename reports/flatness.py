@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reports.declaration import Declaration, paper_values
-from reports.table import Cell, Row, Table, mean_and_error, precision_name
+from reports.table import Cell, Row, Table, make_cell, precision_name
 from sweeps.datasets import DATASETS
 from sweeps.job import Kind
 from sweeps.measures import Measure, PacBayes, measure_settings
@@ -32,12 +32,12 @@ Keys = tuple[str, ...]
 
 @dataclass(kw_only=True)
 class Group:
-    """The models behind one row: how many there should be, and the values found, by column."""
+    """The models behind one row: how many there should be, and the values found with their jobs, by column."""
 
     expected: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     diverged: set[str] = field(default_factory=set)
-    values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    values: dict[str, list[tuple[str, float]]] = field(default_factory=lambda: defaultdict(list))
     saturated: set[str] = field(default_factory=set)
 
 
@@ -124,7 +124,7 @@ def _add(group: Group, declaration: Declaration, measure: Measure, parent: str, 
     group.done.add(parent)
     for name, value in values.items():
         if value is not None:
-            group.values[name].append(float(value))
+            group.values[name].append((row["job"], float(value)))
         if row["saturated"]:
             group.saturated.add(name)
 
@@ -133,10 +133,9 @@ def _row(declaration: Declaration, keys: Keys, group: Group, paper: Mapping[Keys
     beside = paper.get(keys[:3], {}) if len(keys) == 3 or keys[3].startswith(REFERENCE) else {}
     cells = []
     for column in declaration.columns:
-        found = [column.scale * value for value in group.values[column.value]]
-        mean, error = mean_and_error(found)
+        behind = tuple(sorted((job, column.scale * value) for job, value in group.values[column.value]))
         marks = SATURATED if column.value in group.saturated else ""
-        cells.append(Cell(mean=mean, error=error, count=len(found), paper=beside.get(column.name), marks=marks))
+        cells.append(make_cell(column, behind, beside.get(column.name), marks=marks))
     return Row(
         keys=keys,
         cells=tuple(cells),

@@ -1,23 +1,16 @@
-"""Tables as text: Markdown, LaTeX (booktabs), CSV."""
+"""Tables as text: Markdown, LaTeX (booktabs), CSV, HTML."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
+from reports import html
 from reports.declaration import Column
+from reports.formats import Format as Format
 from reports.table import Cell, Row, Table
-
-
-class Format(StrEnum):
-    """What a table can be written as."""
-
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-    CSV = "csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +19,7 @@ class Layout:
 
     against_paper: bool = False
     spread: bool = False
+    """Standard errors, and the number of models where it is not that of the row."""
 
 
 MISSING = "–"
@@ -49,12 +43,20 @@ def render(table: Table, form: Format, layout: Layout) -> str:
     return RENDERERS[form](table, layout)
 
 
+def render_all(tables: Sequence[Table], form: Format, layout: Layout) -> str:
+    """Several tables as one text."""
+    text = "\n".join(render(table, form, layout) for table in tables)
+    return html.document(text, tables[0].heading if tables else "") if form is Format.HTML else text
+
+
 def notes(table: Table, layout: Layout) -> list[str]:
     """What a reader has to know: missing models, diverged ones, and what the paper's values are of."""
     lines = []
     done, expected = sum(row.done for row in table.rows), sum(row.expected for row in table.rows)
     if done < expected:
         lines.append(f"Partial: {done} of {expected} models are done.")
+    if layout.spread and any(cell.error is not None for row in table.rows for cell in row.cells):
+        lines.append("± standard error of the mean over the models; n where fewer models have the value.")
     for row in table.rows:
         if row.diverged:
             names = ", ".join(identity[:12] for identity in row.diverged)
@@ -64,17 +66,20 @@ def notes(table: Table, layout: Layout) -> list[str]:
     return lines + list(table.remarks)
 
 
+def header_of(table: Table, layout: Layout) -> list[str]:
+    """The labels of the columns."""
+    keys = [name.replace("_", " ").capitalize() for name in table.declaration.rows]
+    source = ["Source"] if layout.against_paper else []
+    return [*keys, *source, *(column.label for column in table.declaration.columns), "Models"]
+
+
 def _markdown(table: Table, layout: Layout) -> str:
-    header = [
-        *(name.capitalize() for name in table.declaration.rows),
-        *(["Source"] if layout.against_paper else []),
-    ]
-    header += [column.label for column in table.declaration.columns] + ["Models"]
-    body = [line for row in table.rows for line in _lines(row, table.declaration.columns, layout)]
+    header = header_of(table, layout)
+    body = [line for row in table.rows for line in lines_of(row, table.declaration.columns, layout)]
     widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
     texts = len(header) - len(table.declaration.columns) - 1
     rule = [("-" * width) if index < texts else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    lines = [f"**Table {table.declaration.number}: {table.declaration.title}** — {table.heading}", ""]
+    lines = [f"**{table.declaration.heading}** — {table.heading}", ""]
     for cells in (header, rule, *body):
         padded = [
             cell.ljust(width) if index < texts else cell.rjust(width)
@@ -89,21 +94,18 @@ def _markdown(table: Table, layout: Layout) -> str:
 def _latex(table: Table, layout: Layout) -> str:
     columns = table.declaration.columns
     texts = len(table.declaration.rows) + layout.against_paper
-    header = [
-        *(name.capitalize() for name in table.declaration.rows),
-        *(["Source"] if layout.against_paper else []),
-    ]
-    header += [column.label for column in columns] + ["Models"]
+    header = header_of(table, layout)
     lines = [
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{_escape(f'{table.declaration.title} ({table.heading})')}}}",
+        rf"  \label{{tab:{table.declaration.name}}}",
         rf"  \begin{{tabular}}{{{'l' * texts}{'r' * (len(columns) + 1)}}}",
         r"    \toprule",
         "    " + " & ".join(_escape(name) for name in header) + r" \\",
         r"    \midrule",
     ]
-    body = [line for row in table.rows for line in _lines(row, columns, layout)]
+    body = [line for row in table.rows for line in lines_of(row, columns, layout)]
     lines += ["    " + " & ".join(_escape(cell) for cell in line) + r" \\" for line in body]
     lines += [r"    \bottomrule", r"  \end{tabular}"]
     lines += [rf"  \par\footnotesize {_escape(remark)}" for remark in notes(table, layout)]
@@ -115,11 +117,12 @@ def _csv(table: Table, layout: Layout) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [column.name for column in table.declaration.columns]
-    extra: list[tuple[str, Callable[[Cell], float | str | None]]] = [("", lambda cell: cell.mean)]
+    extra: list[tuple[str, Callable[[Cell], float | int | str | None]]] = [("", lambda cell: cell.mean)]
     if table.remarks:
         extra.append(("_marks", lambda cell: cell.marks))
     if layout.spread:
         extra.append(("_standard_error", lambda cell: cell.error))
+        extra.append(("_n", lambda cell: cell.count))
     if layout.against_paper:
         extra += [("_paper", lambda cell: cell.paper), ("_difference", lambda cell: cell.difference)]
     writer.writerow(
@@ -145,20 +148,31 @@ def _csv(table: Table, layout: Layout) -> str:
     return text.getvalue()
 
 
+def _html(table: Table, layout: Layout) -> str:
+    body = [line for row in table.rows for line in lines_of(row, table.declaration.columns, layout)]
+    texts = len(table.declaration.rows) + layout.against_paper
+    return html.fragment(
+        f"{table.declaration.heading} — {table.heading}",
+        header_of(table, layout),
+        body,
+        texts=texts,
+        notes=notes(table, layout),
+    )
+
+
 RENDERERS: dict[Format, Callable[[Table, Layout], str]] = {
     Format.MARKDOWN: _markdown,
     Format.LATEX: _latex,
     Format.CSV: _csv,
+    Format.HTML: _html,
 }
 
 
-def _lines(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
+def lines_of(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
     """The printed lines of one row: ours alone, or ours, the paper's and the difference."""
     pairs = list(zip(row.cells, columns, strict=True))
-    models = f"{row.done - len(row.diverged)}/{row.expected}"
-    ours = [
-        _shown(cell.mean, column, error=cell.error if layout.spread else None) + cell.marks for cell, column in pairs
-    ]
+    models = f"{row.counted}/{row.expected}"
+    ours = [_ours(cell, column, row, layout) for cell, column in pairs]
     if not layout.against_paper:
         return [[*row.keys, *ours, models]]
     if all(cell.paper is None for cell in row.cells):
@@ -171,6 +185,13 @@ def _lines(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
     ]
 
 
+def _ours(cell: Cell, column: Column, row: Row, layout: Layout) -> str:
+    """Our value as it is printed, with its spread and its marks."""
+    text = _shown(cell.mean, column, error=cell.error if layout.spread else None)
+    fewer = layout.spread and cell.mean is not None and cell.count != row.counted
+    return text + (f" (n={cell.count})" if fewer else "") + cell.marks
+
+
 def _shown(value: float | None, column: Column, *, error: float | None = None, signed: bool = False) -> str:
     if value is None:
         return MISSING
@@ -179,7 +200,6 @@ def _shown(value: float | None, column: Column, *, error: float | None = None, s
 
 
 def _escape(text: str) -> str:
-    escaped = "".join(
-        {"\\": r"\textbackslash{}"}.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text
-    )
+    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    escaped = "".join(named.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text)
     return escaped.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$").translate(SYMBOLS)

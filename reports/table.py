@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reports.declaration import Declaration, paper_values
+from reports.declaration import Column, Declaration, paper_values
 from sweeps.datasets import DATASETS
 from sweeps.models import MODELS
 from sweeps.quantizers import FULL_PRECISION
+from sweeps.settings import build
 
 PRECISION_ORDER = ("FP32", *(f"Int{bits}" for bits in range(8, 1, -1)))
 
 ROW_KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dataset": lambda settings: DATASETS[settings["data"]].title,
-    "model": lambda settings: MODELS[settings["model"]].title,
+    "model": lambda settings: build(MODELS[settings["model"]], settings).title,
     "precision": lambda settings: precision_name(settings["bits"]),
 }
-"""What the rows of a table may be grouped by, from a job's settings."""
+"""What the paper calls the rows of a table, from a job's settings; any other key is a setting as it stands."""
 
 
 def precision_name(bits: int) -> str:
@@ -38,6 +40,8 @@ class Cell:
     paper: float | None
     marks: str = ""
     """Signs behind the value, which the table's remarks explain."""
+    behind: tuple[tuple[str, float], ...] = ()
+    """The jobs that it is computed from, each with its value, by identity."""
 
     @property
     def difference(self) -> float | None:
@@ -57,6 +61,11 @@ class Row:
     """Identities of the models that diverged, or whose values are not finite: counted in `done`, left out of
     the means."""
 
+    @property
+    def counted(self) -> int:
+        """Models that are in the means."""
+        return self.done - len(self.diverged)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -75,24 +84,25 @@ def make_table(
     declaration: Declaration,
     *,
     heading: str,
-    jobs: Iterable[Mapping[str, Any]],
+    jobs: Mapping[str, Mapping[str, Any]],
     results: Iterable[Mapping[str, Any]],
     compare_with: str | None = None,
 ) -> Table:
     """Average `results` by the declared rows.
 
-    `jobs` holds the settings of every job of the sweep, `results` the committed rows, each with the job's
-    identity and `diverged`. The order of either does not matter: sums are exact (`math.fsum`).
+    `jobs` holds the settings of every job of the sweep by its identity, in the sweep's order; `results` the
+    committed rows, each with its `job`, and `diverged` where its kind has that. The order of the results does
+    not matter: sums are exact (`math.fsum`).
     """
-    expected: dict[tuple[str, ...], int] = defaultdict(int)
-    for settings in jobs:
-        expected[_keys(declaration, settings)] += 1
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    keys_of = {job: row_keys(declaration, settings) for job, settings in jobs.items()}
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {keys: [] for keys in keys_of.values()}
     for result in results:
-        groups[_keys(declaration, result)].append(result)
+        if result["job"] in keys_of:
+            groups[keys_of[result["job"]]].append(result)
+    expected = Counter(keys_of.values())
     paper = paper_values(declaration)
     rows = []
-    for keys in sorted(expected, key=lambda one: _order(declaration, one)):
+    for keys in sorted(groups, key=lambda one: _order(declaration, one)):
         beside = tuple(
             compare_with if name == "dataset" and compare_with else key
             for name, key in zip(declaration.rows, keys, strict=True)
@@ -101,15 +111,35 @@ def make_table(
     return Table(declaration=declaration, heading=heading, rows=tuple(rows), compared_with=compare_with)
 
 
-def _keys(declaration: Declaration, settings: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(ROW_KEYS[name](settings) for name in declaration.rows)
+def row_keys(declaration: Declaration, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The row that a job with these settings belongs to."""
+    return tuple(
+        ROW_KEYS[name](settings) if name in ROW_KEYS else _setting_text(settings.get(name)) for name in declaration.rows
+    )
+
+
+def _setting_text(value: Any) -> str:
+    """A setting in a table; a job that has none of that name shows a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _order(declaration: Declaration, keys: tuple[str, ...]) -> tuple[object, ...]:
+    """Precisions as the paper has them, numbers by size, texts by the alphabet."""
     return tuple(
-        PRECISION_ORDER.index(key) if name == "precision" else key
+        PRECISION_ORDER.index(key) if name == "precision" else _natural(key)
         for name, key in zip(declaration.rows, keys, strict=True)
     )
+
+
+def _natural(key: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(key), key)
+    except ValueError:
+        return (1, 0.0, key)
 
 
 def _row(
@@ -120,18 +150,33 @@ def _row(
     paper: Mapping[str, float],
 ) -> Row:
     names = [column.value for column in declaration.columns]
-    counted = [result for result in results if _is_finite(result, names)]
+    lost = {str(result["job"]) for result in results if not _is_finite(result, names)}
+    counted = sorted((one for one in results if str(one["job"]) not in lost), key=lambda one: str(one["job"]))
     cells = []
     for column in declaration.columns:
-        mean, error = mean_and_error([column.scale * float(result[column.value]) for result in counted])
-        cells.append(Cell(mean=mean, error=error, count=len(counted), paper=paper.get(column.name)))
-    diverged = tuple(sorted(str(result["job"]) for result in results if not _is_finite(result, names)))
-    return Row(keys=keys, cells=tuple(cells), expected=expected, done=len(results), diverged=diverged)
+        behind = tuple((str(one["job"]), column.scale * float(one[column.value])) for one in counted)
+        cells.append(make_cell(column, behind, paper.get(column.name)))
+    done = {str(result["job"]) for result in results}
+    return Row(keys=keys, cells=tuple(cells), expected=expected, done=len(done), diverged=tuple(sorted(lost)))
+
+
+def make_cell(column: Column, behind: tuple[tuple[str, float], ...], paper: float | None, *, marks: str = "") -> Cell:
+    """The cell that these jobs and their values make. The standard error is that of a mean."""
+    values = [value for _, value in behind]
+    value, error = mean_and_error(values)
+    if column.statistic != "mean" and values:
+        value, error = float(STATISTICS[column.statistic](values)), None
+    return Cell(mean=value, error=error, count=len({job for job, _ in behind}), paper=paper, marks=marks, behind=behind)
+
+
+STATISTICS: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "min": min, "max": max}
 
 
 def _is_finite(result: Mapping[str, Any], names: list[str]) -> bool:
     """Whether a model has every value. One may have a finite training loss and overflow in evaluation."""
-    return not result["diverged"] and all(result[name] is not None for name in names)
+    if result.get("diverged"):
+        return False
+    return all(result[name] is not None and math.isfinite(result[name]) for name in names)
 
 
 def mean_and_error(values: list[float]) -> tuple[float | None, float | None]:

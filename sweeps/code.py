@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import subprocess
 import uuid
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -20,10 +21,27 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @functools.cache
-def _files() -> dict[str, bytes]:
+def _files(root: Path = ROOT) -> dict[str, bytes]:
     """Every file of code that an agent may run, read once: what is hashed is what is kept."""
-    paths = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
-    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
+    paths = (path for package in PACKAGES for path in sorted((root / package).rglob("*.py")))
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    """12 hex digits of the hash of names and contents."""
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(name.encode() + b"\0" + content + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def is_intact(snapshot: Path) -> bool:
+    """Whether the files of a snapshot are still those that its version names."""
+    stamp = snapshot / STAMP
+    if not stamp.is_file():
+        return False
+    version = stamp.read_text(encoding="utf-8").strip().removesuffix(DIRTY)
+    return version.rpartition("+")[2] == _digest(_files(snapshot))
 
 
 @functools.cache
@@ -39,10 +57,7 @@ def code_origin() -> str:
     stamp = ROOT / STAMP
     if stamp.is_file():
         return stamp.read_text(encoding="utf-8").strip()
-    digest = hashlib.sha256()
-    for name, content in _files().items():
-        digest.update(name.encode() + b"\0" + content + b"\0")
-    return f"{release()}+{digest.hexdigest()[:12]}{DIRTY if _is_dirty() else ''}"
+    return f"{release()}+{_digest(_files())}{DIRTY if _is_dirty() else ''}"
 
 
 def release() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
 from collections.abc import Sequence
@@ -120,11 +121,27 @@ def _parse(text: str, name: str, *, place: str) -> Spec:
         fixed=tuple((key, _frozen(value)) for key, value in file.fixed.items()),
         axes=tuple(_axis(key, values) for key, values in file.axes.items()),
         tables=tuple(file.tables),
+        declarations=_declarations(file.tables, place),
         keep=file.keep,
         measures=tuple(_measure(entry, f"{place}: measures {number}") for number, entry in enumerate(file.measures, 1)),
         compare_with=file.compare_with,
         place=place,
     )
+
+
+def _declarations(tables: Sequence[str], place: str) -> tuple[tuple[str, str], ...]:
+    """The tables that stand in files beside the sweep file: `NAME.toml`, with their content."""
+    found = []
+    for name in (one for one in tables if one.endswith(".toml")):
+        path = Path(place).parent / name
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            found.append((name, json.dumps(content, sort_keys=True)))
+        except FileNotFoundError:
+            raise InputError(f"there is no file {name!r} beside it", place=f"{place}: tables") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{name} is no table: {error}", place=f"{place}: tables") from None
+    return tuple(found)
 
 
 def _check_branches(file: _SweepFile, place: str) -> None:

@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from sweeps.datasets import DataSet
+from sweeps.layers import ConvLayer, Pool
 from sweeps.settings import Rule, setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvLayer:
-    """One convolution: its name, its weight's shape and the side of its output."""
-
-    name: str
-    inputs: int
-    outputs: int
-    kernel: int
-    stride: int
-    padding: int
-    side: int
-    """Height and width of the output, in pixels."""
-
-    @property
-    def weights(self) -> int:
-        """Number of weights, without the bias: N of the step size's gradient scale."""
-        return self.outputs * self.inputs * self.kernel**2
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions of one forward pass over one image."""
-        return 2 * self.weights * self.side**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,5 +60,102 @@ class NiN:
         return (*layers, head)
 
 
-Model: TypeAlias = NiN
-MODELS: dict[str, type[Model]] = {family.name: family for family in (NiN,)}
+@dataclass(frozen=True, kw_only=True)
+class ResNet:
+    """ResNet for small images (He et al. 2016), as the paper trains it on CIFAR.
+
+    A 3×3 stem with stride 1 and no pooling, then four stages of `width`, 2, 4 and 8 × `width` channels, of
+    which all but the first begin with stride 2: of two 3×3 convolutions a block (`depth` 18 and 34), or of
+    1×1, 3×3 and 1×1 with four times the channels at the end (`depth` 50). A linear head follows the mean over
+    the pixels. Convolutions have no bias and are followed by BN. Where a block changes the shape, its input is
+    added through a 1×1 convolution with BN: a shortcut, whose weights the paper's ω and norms leave out.
+    """
+
+    name: ClassVar[str] = "resnet"
+    semantics: ClassVar[int] = 1
+    usual_width: ClassVar[int] = 16
+    """The paper's on CIFAR."""
+
+    depth: int = setting(Rule(choices=(18, 34, 50)))
+    width: int = setting(Rule(low=1, high=1024))
+
+    @property
+    def title(self) -> str:
+        return f"ResNet-{self.depth}"
+
+    @property
+    def label(self) -> str:
+        return f"resnet-{self.depth}x{self.width}"
+
+    @property
+    def shape(self) -> str:
+        """What sets it apart in tables from the paper's network of this name."""
+        return "" if self.width == self.usual_width else f"width {self.width}"
+
+    def layers(self, data: DataSet) -> tuple[ConvLayer, ...]:
+        """Every convolution in the order of the forward pass, a block's shortcut first; the head is the last."""
+        stem = _conv("stem", data.channels, self.width, data.size, kernel=3)
+        layers = [stem]
+        for stage, blocks in enumerate(RESNET_BLOCKS[self.depth]):
+            for block in range(blocks):
+                stride = 2 if stage and not block else 1
+                layers += self._block(f"stage{stage + 1}.{block}", layers[-1], self.width * 2**stage, stride)
+        last = layers[-1]
+        mean = Pool(kind="mean", kernel=last.side, stride=last.side)
+        head = ConvLayer(
+            name="head", inputs=last.outputs, outputs=data.classes, kernel=1, stride=1, padding=0, side=1,
+            norm=False, relu=False, pool=mean,
+        )  # fmt: skip
+        return (*layers, head)
+
+    def _block(self, name: str, before: ConvLayer, channels: int, stride: int) -> list[ConvLayer]:
+        side = -(-before.side // stride)
+        kernels = (1, 3, 1) if self.depth >= 50 else (3, 3)
+        outputs = 4 * channels if self.depth >= 50 else channels
+        layers, residual = [], before.name
+        if stride > 1 or before.outputs != outputs:
+            residual = f"{name}.shortcut"
+            layers.append(_conv(residual, before.outputs, outputs, side, stride=stride, relu=False, counted=False))
+        inputs, source = before.outputs, before.name
+        strided = kernels.index(3)
+        for index, kernel in enumerate(kernels):
+            last = index == len(kernels) - 1
+            layers.append(
+                _conv(
+                    f"{name}.conv{index + 1}",
+                    inputs,
+                    outputs if last else channels,
+                    before.side if index < strided else side,
+                    kernel=kernel,
+                    stride=stride if index == strided else 1,
+                    source=source if index == 0 else None,
+                    residual=residual if last else None,
+                )
+            )
+            inputs = channels
+        return layers
+
+
+RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Blocks of each stage."""
+
+
+def _conv(
+    name: str, inputs: int, outputs: int, side: int, *, kernel: int = 1, stride: int = 1, **more: Any
+) -> ConvLayer:
+    """A convolution without a bias whose padding keeps the side at stride 1."""
+    return ConvLayer(
+        name=name,
+        inputs=inputs,
+        outputs=outputs,
+        kernel=kernel,
+        stride=stride,
+        padding=kernel // 2,
+        side=side,
+        bias=False,
+        **more,
+    )
+
+
+Model: TypeAlias = NiN | ResNet
+MODELS: dict[str, type[NiN] | type[ResNet]] = {family.name: family for family in (NiN, ResNet)}

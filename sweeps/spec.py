@@ -51,6 +51,8 @@ class Spec:
     fixed: tuple[tuple[str, Setting], ...]
     axes: tuple[Axis, ...]
     tables: tuple[str, ...] = ()
+    declarations: tuple[tuple[str, str], ...] = ()
+    """Tables of the sweep's own, declared in files beside it: name and content, as JSON."""
     keep: str = "all"
     """Which trained models stay: all, those with children, or none."""
     measures: tuple[tuple[tuple[str, tuple[Setting, ...]], ...], ...] = ()
@@ -139,15 +141,20 @@ class Spec:
 
     def _content(self) -> dict[str, Any]:
         measures = {"measures": self.measures} if self.measures else {}
-        return measures | {
-            "name": self.name,
-            "title": self.title,
-            "fixed": dict(self.fixed),
-            "axes": [_axis_content(axis) for axis in self.axes],
-            "tables": self.tables,
-            "keep": self.keep,
-            "compare_with": self.compare_with,
-        }
+        own = {"declarations": {name: json.loads(text) for name, text in self.declarations}}
+        return (
+            measures
+            | (own if self.declarations else {})
+            | {
+                "name": self.name,
+                "title": self.title,
+                "fixed": dict(self.fixed),
+                "axes": [_axis_content(axis) for axis in self.axes],
+                "tables": self.tables,
+                "keep": self.keep,
+                "compare_with": self.compare_with,
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str, *, place: str) -> Spec:
@@ -158,6 +165,9 @@ class Spec:
             fixed=tuple((name, _frozen(value)) for name, value in content["fixed"].items()),
             axes=tuple(_axis_from(one) for one in content["axes"]),
             tables=tuple(content["tables"]),
+            declarations=tuple(
+                (name, json.dumps(own, sort_keys=True)) for name, own in content.get("declarations", {}).items()
+            ),
             keep=content["keep"],
             measures=tuple(
                 tuple((name, tuple(_frozen(value) for value in values)) for name, values in entry)

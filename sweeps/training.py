@@ -76,7 +76,8 @@ class Training:
         if list(milestones) != sorted(set(milestones)):
             allowed = "allowed: each milestone once, in rising order"
             raise InputError(f"{list(milestones)} is not allowed", place=f"{where}milestones", allowed=allowed)
-        if self.data.train_images % batch == 1 and self.model.layers(self.data)[-1].side == 1:
+        layers = self.model.layers(self.data)
+        if self.data.train_images % batch == 1 and any(one.norm and one.side == 1 for one in layers):
             raise InputError(
                 f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
                 place=f"{where}batch_size",

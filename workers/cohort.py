@@ -14,7 +14,7 @@ from workers.data.batches import Batches
 from workers.data.images import Images
 from workers.forms import Form
 from workers.models import NETWORKS
-from workers.models.network import slope_views, stage_tensors, trained
+from workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
 from workers.models.statistics import RunningStatistics
 from workers.optimizers import CohortOptimizer
 from workers.quantizers.deployment import Deployment
@@ -65,7 +65,8 @@ class Cohort:
         self._rows = self._initial_rows(placed, slots)
         parameters = self._rows["parameters"]
         self._deployed = self._deployment.buffer(parameters)
-        self._stages = stage_tensors(self.layout, parameters, self._deployed, self._rows["statistics"])
+        stages = stage_tensors(self.layout, parameters, self._deployed, self._rows["statistics"])
+        self._stages = leaf_tensors(stages)
         self._statistics = RunningStatistics(self.layout, self._rows["statistics"])
         self._slopes = torch.zeros_like(parameters)
         self._slope_views = slope_views(self.layout, self._slopes)

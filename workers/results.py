@@ -68,8 +68,8 @@ def describe(trained: Trained) -> Result:
         "diverged": not chosen,
         "last_train_loss": _finite(float(rows["losses"][-1])),
         "init_hash": hashlib.sha256(initial[weights].numpy().tobytes()).hexdigest()[:32],
-        "weight_norm": _norm(final[weights]) if chosen else None,
-        "distance": _norm(final[weights].double() - initial[weights].double()) if chosen else None,
+        "weight_norm": _norm(layout.counted(final)) if chosen else None,
+        "distance": _norm(layout.counted(final).double() - layout.counted(initial).double()) if chosen else None,
     }
     return Result(
         run=run,

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 from db.home import Home
-from db.rows import EVERYTHING, Scope
+from db.rows import EVERYTHING, AgentRow, Scope
+from orchestrator.machine import Machine
+from orchestrator.starts import Start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where agents would run, and how many."""
+
+    hosts: frozenset[str]
+    """The machines' names, as `socket.gethostname()` gives them there."""
+    agents: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """The agents to start: how many, where their registry and data are, and how long their lease lasts."""
+    """The agents of one sweep: how many, where their registry and data are, and how long their lease lasts."""
 
     home: Home
     workers: int
@@ -19,6 +32,8 @@ class Fleet:
     lease: float
     scope: Scope = EVERYTHING
     """What to work for: a sweep, or a selection of its jobs."""
+    title: str = ""
+    """The sweep's name, for people."""
     time_limit: float | None = None
     """Seconds after which an attempt of a job fails; None is no limit."""
     code: str
@@ -26,21 +41,52 @@ class Fleet:
 
 
 class Backend(ABC):
-    """Starts agents and watches them. Agents find their work in the registry by themselves."""
+    """Starts agents and watches them. It schedules no machine and hands out no job.
 
-    name: str
+    1. Agents find their work in the registry by themselves, and outlive the launcher.
+    2. `survey` refuses what can't be had, and changes nothing. It comes first, before anything is registered.
+    3. `adopt` names the fleet to keep up, and finds what an earlier launch of it started. All below is about that
+       fleet.
+    4. `start` may return before an agent runs: one that waits in a queue is alive too.
+    5. What `start` began can be found again from the home alone: it leaves a record there (`orchestrator.starts`),
+       from whose options `resume` makes the same backend, and which `describe` puts in words for `qsweep status`.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """The backend with these options of its own, as a record holds them. Raises InputError for unknown ones."""
+        assert not options, f"{cls.name} has no options"
+        return cls()
 
     @abstractmethod
-    def start(self, fleet: Fleet) -> None:
-        """Start the agents that are missing of `fleet.workers`."""
+    def survey(self, machine: Machine, workers: int | None) -> Site:
+        """Where the agents would run, and how many: `workers`, or as many as there is room for.
+
+        `machine` is the one that asks. Raises InputError for a cluster that can't be reached and for resources that
+        none of its nodes has.
+        """
+
+    @abstractmethod
+    def adopt(self, fleet: Fleet) -> None:
+        """Take this fleet over. Called once, before all that follows."""
+
+    @abstractmethod
+    def start(self, count: int) -> None:
+        """Start that many more agents."""
 
     @abstractmethod
     def alive(self) -> int:
-        """How many of the started agents still run."""
+        """How many agents run or wait to run, those of an earlier launch included if they can be found."""
 
-    @abstractmethod
-    def started(self, pid: int) -> bool:
-        """Whether this agent's process on this machine was started by this backend, or is gone already."""
+    def others(self, agents: Sequence[AgentRow]) -> int:
+        """How many of the registry's living agents do the fleet's work and are not counted by `alive`."""
+        return 0
+
+    def remarks(self) -> list[str]:
+        """What keeps agents from working, in plain words, a line each."""
+        return []
 
     @abstractmethod
     def stop(self) -> None:
@@ -49,3 +95,13 @@ class Backend(ABC):
     @abstractmethod
     def kill(self) -> None:
         """End every agent at once."""
+
+    @classmethod
+    def describe(cls, home: Home, starts: Sequence[Start]) -> list[str]:
+        """What became of these earlier starts, in plain words, a line each; nothing about agents at work."""
+        return []
+
+    @classmethod
+    def withdraw(cls, starts: Sequence[Start]) -> None:
+        """Take those agents of a given-up sweep back that still wait for their turn; the others leave by themselves."""
+        return

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
 from db.home import Home
-from orchestrator.backends.base import Backend, Fleet
+from db.rows import AgentRow
+from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.machine import Machine
 from orchestrator.supervisor import scope_options
-
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-"""Tells glibc to keep the memory that each step frees and asks for again, instead of returning it page by page."""
+from workers.environment import KEEP_MEMORY
 
 
 def worker_command(fleet: Fleet) -> list[str]:
@@ -53,14 +55,24 @@ class LocalBackend(Backend):
 
     def __init__(self) -> None:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._fleet: Fleet | None = None
 
-    def start(self, fleet: Fleet) -> None:
-        log = fleet.home.logs / "agents"
+    def survey(self, machine: Machine, workers: int | None) -> Site:
+        return Site(hosts=frozenset({socket.gethostname()}), agents=workers or machine.agents)
+
+    def adopt(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def start(self, count: int) -> None:
+        assert self._fleet is not None
+        log = self._fleet.home.logs / "agents"
         log.mkdir(parents=True, exist_ok=True)
-        for place in range(fleet.workers):
-            running = self._processes.get(place)
-            if running is None or running.poll() is not None:
-                self._processes[place] = self._launch(fleet, place, log)
+        free = [place for place in range(self._fleet.workers) if not self._runs(place)]
+        for place in free[:count]:
+            self._processes[place] = self._launch(self._fleet, place, log)
+
+    def _runs(self, place: int) -> bool:
+        return place in self._processes and self._processes[place].poll() is None
 
     def _launch(self, fleet: Fleet, place: int, log: Path) -> subprocess.Popen[bytes]:
         gpu = place % fleet.gpus if fleet.gpus else None
@@ -77,7 +89,12 @@ class LocalBackend(Backend):
     def alive(self) -> int:
         return sum(process.poll() is None for process in self._processes.values())
 
-    def started(self, pid: int) -> bool:
+    def others(self, agents: Sequence[AgentRow]) -> int:
+        here = [agent for agent in agents if agent.host == socket.gethostname()]
+        return sum(not self._started(agent.pid) for agent in here)
+
+    def _started(self, pid: int) -> bool:
+        """Whether this process is one of ours, or is gone already."""
         try:
             parent = psutil.Process(pid).ppid()
         except psutil.NoSuchProcess:

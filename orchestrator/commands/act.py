@@ -43,9 +43,15 @@ def retry(
 
 def cancel(name: SweepArgument, home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None) -> None:
     """Withdraw a sweep: its unfinished jobs stop, unless another sweep wants them. Results stay."""
-    with opened(home_of(home, registry)) as found:
+    from orchestrator.backends.choice import BackendName, backend_class
+    from orchestrator.starts import by_backend, recorded
+
+    place = home_of(home, registry)
+    with opened(place) as found:
         sweep = found.find_sweep(name)
         count = found.cancel(sweep.id)
+    for backend, starts in by_backend(recorded(place, sweep.id)).items():
+        backend_class(BackendName(backend)).withdraw(starts)
     typer.echo(f"{sweep.title}: {count} jobs cancelled")
 
 

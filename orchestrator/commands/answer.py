@@ -2,44 +2,204 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orchestrator.commands.look import opened
-from orchestrator.options import DEFAULT_HOME, HomeOption, RegistryOption, SweepArgument, home_of
-from reports.render import Format
+from orchestrator.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    RegistryOption,
+    SweepArgument,
+    complete_sweep,
+    home_of,
+    size_text,
+)
+from reports.formats import Format, RowFormat, Tracker
 from sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from reports.source import Source
+    from reports.table import Table
+
+
+OptionalSweepArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]",
+        help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT. Not needed with --from.",
+        autocompletion=complete_sweep,
+    ),
+]
+SHOWN_ROWS = 100
+"""Rows of an answer that a terminal shows."""
+
+BundleOption = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="DIR", help="Answer from this exported bundle instead of a registry."),
+]
 
 
 def add_to(app: typer.Typer) -> None:
+    app.command("query", epilog="Example: qsweep query 'SELECT bits, avg(test_loss) FROM runs GROUP BY bits'")(query)
     app.command("tables", epilog="Example: qsweep tables cifar10-grid --against-paper --format latex")(tables)
+    app.command("export", epilog="Example: qsweep export digits-grid --out digits-grid-results")(export)
     app.command("figures", epilog="Example: qsweep figures digits-flatness --out figures")(figures)
     app.command("analyze", epilog="Example: qsweep analyze --paper")(analyze)
 
 
+def query(
+    sql: Annotated[
+        str | None, typer.Argument(metavar="SQL", help="One SELECT, in DuckDB's dialect; - reads it from stdin.")
+    ] = None,
+    form: Annotated[RowFormat, typer.Option("--format", help="How to write the answer.")] = RowFormat.TABLE,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it to a file.")] = None,
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", metavar="NAME", help="Only this sweep.", autocompletion=complete_sweep)
+    ] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="List the views that SQL may name.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="List the columns of a view (named instead of SQL), or of every view.")
+    ] = False,
+    bundle: BundleOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+) -> None:
+    """Ask results and registry by SQL, read-only, while sweeps run or after."""
+    from reports.listing import written
+    from reports.query import describe_columns, describe_views, run_query
+    from reports.source import all_sources
+
+    if tables:
+        answer = describe_views()
+    elif schema:
+        answer = describe_columns(sql)
+    else:
+        with all_sources(home_of(home, registry), sweep=sweep, bundle=bundle) as sources:
+            found = run_query(_given(sql), sources)
+        answer = found.table
+        for note in found.notes:
+            typer.echo(f"note: {note}", err=True)
+    if form is RowFormat.PARQUET and out is None and sys.stdout.isatty():
+        raise InputError("Parquet is not for terminals", place="--format parquet", allowed="name a file by --out")
+    bounded = out is None and sys.stdout.isatty() and not (tables or schema)
+    width = shutil.get_terminal_size().columns if bounded else None
+    deliver(written(answer, form, width=width, rows=SHOWN_ROWS if bounded else None), out)
+
+
+def _given(sql: str | None) -> str:
+    if sql is None:
+        raise InputError("there is no SQL", place="query", allowed="to learn the names: --tables and --schema")
+    return sys.stdin.read() if sql == "-" else sql
+
+
+def deliver(content: bytes, out: Path | None) -> None:
+    """Write an answer to stdout, or to a file that appears whole."""
+    if out is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(out)
+    except OSError as error:
+        raise InputError(f"this file can't be written: {error.strerror}", place=f"--out {out}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    typer.echo(str(out), err=True)
+
+
 def tables(
-    name: SweepArgument,
-    number: Annotated[int | None, typer.Option("--table", metavar="N", help="Only the paper's table N.")] = None,
+    name: OptionalSweepArgument = None,
+    chosen: Annotated[
+        str | None,
+        typer.Option("--table", metavar="N|NAME|FILE", help="Only this one, or one that a FILE.toml declares."),
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the tables.")] = Format.MARKDOWN,
     against_paper: Annotated[
         bool, typer.Option("--against-paper", help="Put the paper's values and the differences beside.")
     ] = False,
-    spread: Annotated[bool, typer.Option("--spread", help="Add the standard errors of the means.")] = False,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Add the standard errors of the means, and counts that differ.")
+    ] = False,
+    cell: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. CIFAR-10/NiN/Int2/test_loss."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write them to a file.")] = None,
+    bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
     """Print the paper's tables from the results so far."""
-    from reports.answers import render_tables
-    from reports.render import Layout
+    from reports.answers import make_tables
+    from reports.render import Layout, render_all
+    from reports.source import opened_source
 
-    place = home_of(home, registry)
-    with opened(place) as found:
-        sweep = found.find_sweep(name)
-        typer.echo(f"{sweep.title}", err=True)
-        layout = Layout(against_paper=against_paper, spread=spread)
-        typer.echo(render_tables(place, found, sweep, form, layout, number=number), nl=False)
+    with opened_source(name, home_of(home, registry), bundle) as source:
+        typer.echo(source.title, err=True)
+        made = make_tables(source, chosen)
+        if cell is not None:
+            text = _explained(source, made, cell, form)
+        else:
+            text = render_all(made, form, Layout(against_paper=against_paper, spread=spread))
+    deliver(text.encode(), out)
+
+
+def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format) -> str:
+    from reports.explanation import explain, told
+    from reports.listing import written
+
+    if form not in (Format.MARKDOWN, Format.CSV):
+        raise InputError(f"an explanation is no {form}", place="--format", allowed="allowed: markdown, csv")
+    found = explain(source, tables, cell)
+    return told(found) if form is Format.MARKDOWN else written(found.jobs, RowFormat.CSV).decode()
+
+
+def export(
+    name: OptionalSweepArgument = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="A new or empty folder.", show_default="needed")
+    ] = None,
+    tracker: Annotated[
+        Tracker | None,
+        typer.Option("--to", help="One run a finished job for this program.", show_default="a bundle"),
+    ] = None,
+    bundle: BundleOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+) -> None:
+    """Export the committed results: a bundle to publish, from which every table comes by --from, or tracker runs."""
+    from reports.bundle import write_bundle
+    from reports.source import opened_source
+    from reports.trackers import export_to
+
+    if out is None:
+        raise InputError("say where to", place="export", allowed="name a new folder by --out DIR")
+    with opened_source(name, home_of(home, registry), bundle, together=("jobs", "attempts", "events")) as source:
+        typer.echo(source.title, err=True)
+        if tracker is None:
+            files = write_bundle(source, out)["files"]
+            size = sum(entry["bytes"] for entry in files)
+            rows = ", ".join(f"{entry['rows']} {Path(entry['file']).stem}" for entry in files if entry["rows"])
+            typer.echo(f"{out}: {rows}; {size_text(size)}")
+        else:
+            count = export_to(tracker, source, out, told=_tell)
+            typer.echo(f"{out}: {count} runs for {tracker}")
+
+
+def _tell(count: int) -> None:
+    """Progress of an export, now and then."""
+    if count % 100 == 0:
+        typer.echo(f"{count} runs", err=True)
 
 
 def figures(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,16 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands.look import opened
-from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, RegistryOption, home_of, size_text
+from orchestrator.options import (
+    DEFAULT_HOME,
+    DataOption,
+    HomeOption,
+    JsonOption,
+    RegistryOption,
+    complete_sweep,
+    home_of,
+    size_text,
+)
 
 database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
 
@@ -19,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("doctor", epilog="Example: qsweep doctor --data ~/data")(doctor)
     app.command("du", epilog="Example: qsweep du")(du)
     app.command("gc", epilog="Example: qsweep gc --dry-run")(gc)
+    app.command("compact", epilog="Example: qsweep compact digits-grid")(compact)
     app.add_typer(database, name="db")
 
 
@@ -47,7 +58,7 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
 
     place = home_of(home, registry)
     with opened(place) as found:
-        usage = measure_usage(place, find_garbage(place, found))
+        usage = measure_usage(place, find_garbage(place, found, now=time.time()))
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in usage]))
         return
@@ -66,7 +77,7 @@ def gc(
 
     place = home_of(home, registry)
     with opened(place) as found:
-        garbage = find_garbage(place, found)
+        garbage = find_garbage(place, found, now=time.time())
     freed = sum(path.stat().st_size for path in garbage)
     for path in garbage:
         if dry_run:
@@ -74,6 +85,36 @@ def gc(
         else:
             path.unlink(missing_ok=True)
     typer.echo(f"{len(garbage)} files, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
+
+
+def compact(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One launched sweep; all without.", autocompletion=complete_sweep),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Merge thousands of small results files into a few, while sweeps run or after. No answer changes."""
+    from db.compaction import compact as merge
+
+    place = home_of(home, registry)
+    with opened(place) as found:
+        sweeps = [found.find_sweep(name)] if name else found.sweeps()
+        merged = merge(place, found, [sweep.id for sweep in sweeps])
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in merged]))
+        return
+    for one in merged:
+        if one.skipped:
+            typer.echo(f"{one.skipped} publications of {one.kind} jobs were written by a newer qsweep: left alone")
+        if one.before:
+            typer.echo(f"{one.moved} results of {one.kind} jobs: {one.before} publications are now {one.after}")
+    if any(one.before for one in merged):
+        typer.echo("qsweep gc deletes the old files once they are an hour old")
+    else:
+        typer.echo("nothing to merge")
 
 
 @database.command("upgrade", epilog="Example: qsweep db upgrade")

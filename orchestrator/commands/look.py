@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import State
+from db.states import AgentState, State
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
@@ -57,7 +57,8 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
-    with opened(home_of(home, registry)) as found:
+    place = home_of(home, registry)
+    with opened(place) as found:
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         rows: list[dict[str, Any]] = []
         for sweep in sweeps:
@@ -75,8 +76,13 @@ def status(
             {"agent": one.id, "host": one.host, "pid": one.pid, "device": one.device, "note": one.note}
             for one in found.agents()
         ]
+        away = [one for one in found.bundles() if one.state is AgentState.AWAY]
+    remarks = _remarks(
+        place, [sweep.id for sweep, row in zip(sweeps, rows, strict=True) if row["queued"] + row["running"]]
+    )
     if as_json:
-        typer.echo(json.dumps({"sweeps": rows, "agents": agents}))
+        bundles = [asdict(one) for one in away]
+        typer.echo(json.dumps({"sweeps": rows, "agents": agents, "bundles": bundles, "remarks": remarks}))
         return
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
@@ -91,6 +97,23 @@ def status(
         )
     for agent in agents:
         typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
+    for one in away:
+        packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
+        typer.echo(f"bundle {one.id}, {one.name}: {one.jobs} jobs are away since {packed} (counted as running)")
+    for remark in remarks:
+        typer.echo(remark)
+
+
+def _remarks(home: Home, open_ones: list[int]) -> list[str]:
+    """What the clusters say about the agents of the sweeps that are not done."""
+    from orchestrator.backends.choice import BackendName, backend_class
+    from orchestrator.starts import by_backend, recorded
+
+    lines: list[str] = []
+    for sweep in open_ones:
+        for name, starts in by_backend(recorded(home, sweep)).items():
+            lines += backend_class(BackendName(name)).describe(home, starts)
+    return lines
 
 
 def _at_work(note: str) -> str:

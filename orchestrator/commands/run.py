@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orchestrator.backends.choice import BackendName, Wish, choose
 from orchestrator.freezing import Code, choose_code
 from orchestrator.options import (
     DEFAULT_HOME,
@@ -26,16 +26,22 @@ from orchestrator.options import (
 if TYPE_CHECKING:
     from db.home import Home
     from db.rows import Sweep
-    from orchestrator.backends.base import Backend
 
-
-class BackendName(StrEnum):
-    """Where agents run."""
-
-    LOCAL = "local"
-
-
-BackendOption = Annotated[BackendName, typer.Option("--backend", help="Where agents run.")]
+BackendOption = Annotated[
+    BackendName | None,
+    typer.Option(
+        "--backend", help="Where agents run.", show_default="local; `resume`: where the sweep was started last"
+    ),
+]
+SlurmOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="What to ask Slurm for: partition, account, qos, time, gres, constraint, mem, cpus_per_task, "
+        "array_parallelism, … (see docs/howto/slurm.md).",
+    ),
+]
 LeaseOption = Annotated[
     float,
     typer.Option(
@@ -81,7 +87,8 @@ def launch(
     where: WhereOption = None,
     limit: LimitOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Name the variant, instead of by its hash.")] = None,
-    backend: BackendOption = BackendName.LOCAL,
+    backend: BackendOption = None,
+    slurm: SlurmOption = None,
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -106,7 +113,7 @@ def launch(
     sweep = launch_selection(
         place,
         selection,
-        _backend(backend),
+        choose(_wish(backend, slurm)),
         console,
         Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
         code=code,
@@ -117,7 +124,8 @@ def launch(
 
 def resume(
     sweep: SweepArgument,
-    backend: BackendOption = BackendName.LOCAL,
+    backend: BackendOption = None,
+    slurm: SlurmOption = None,
     workers: WorkersOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -134,7 +142,8 @@ def resume(
     from db.rows import Scope
     from db.states import State
     from orchestrator.launcher import Execution, see_through
-    from orchestrator.machine import probe
+    from orchestrator.launcher import survey as survey_ground
+    from orchestrator.starts import recorded
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
@@ -144,26 +153,22 @@ def resume(
         waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
+            starts = recorded(place, found.id)
+            chosen = choose(_wish(backend, slurm), starts)
+            before = max((one.agents for one in starts if one.backend == chosen.name), default=None)
+            execution = Execution(workers=workers or before, lease=lease, time_limit=time_limit, detach=detach)
+            version = choose_code(found, code)
+            ground = survey_ground(place, chosen, execution, waiting)
             found = opened.add_sweep(
                 name=found.name,
                 label=found.label,
                 spec=found.spec,
                 size=found.size,
                 owner=found.owner,
-                code=choose_code(found, code),
+                code=version,
                 keep=found.keep,
             )
-            machine = probe(place, sorted({job.training.data.name for job in waiting}))
-            see_through(
-                place,
-                opened,
-                found,
-                _backend(backend),
-                console,
-                Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
-                machine=machine,
-                scope=Scope(sweep=found.id),
-            )
+            see_through(place, opened, found, chosen, console, execution, ground, Scope(sweep=found.id))
     finally:
         opened.close()
     if not detach:
@@ -193,24 +198,31 @@ def worker(
     sys.exit(supervise(place, lease=lease, scope=scope, code=code, time_limit=time_limit))
 
 
-def _backend(name: BackendName) -> Backend:
-    from orchestrator.backends.local import LocalBackend
+def _wish(name: BackendName | None, slurm: list[str] | None) -> Wish:
+    from orchestrator.backends.slurm.request import parse_options
 
-    return {BackendName.LOCAL: LocalBackend}[name]()
+    return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or [])})
 
 
 def _finish(home: Home, sweep: Sweep) -> None:
     """Print the sweep's tables; exit with 1 if some of its jobs failed."""
     from db.registry import Registry
     from reports.answers import render_tables
-    from reports.render import Format, Layout
+    from reports.formats import Format
+    from reports.render import Layout
+    from reports.source import RegistrySource
 
     registry = Registry.open(home.registry)
     try:
-        typer.echo(render_tables(home, registry, sweep, Format.MARKDOWN, Layout(against_paper=True)), nl=False)
-        failed = registry.counts(sweep.id).failed
+        typer.echo(
+            render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
+        )
+        counts = registry.counts(sweep.id)
     finally:
         registry.close()
+    failed = counts.failed
+    if counts.away:
+        typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
     if failed:
         typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)

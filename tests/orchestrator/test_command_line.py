@@ -32,6 +32,12 @@ COMMANDS = [
     "tables",
     "doctor",
     "db",
+    "query",
+    "compact",
+    "export",
+    "pack",
+    "import",
+    "recall",
 ]
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from reports.declaration import declared_tables, find_table, paper_values
-from reports.render import Format, Layout, render
+from reports.formats import Format
+from reports.render import Layout, render
 from reports.table import Table, make_table, mean_and_error
 from sweeps.errors import InputError
 from sweeps.files import read_sweep
@@ -34,7 +35,7 @@ def results(count: int = len(JOBS), *, diverged: int = 0) -> list[dict[str, Any]
 
 
 def table(rows: list[dict[str, Any]], **options: Any) -> Table:
-    settings = [job.settings() for job in JOBS]
+    settings = {job.identity: job.settings() for job in JOBS}
     return make_table(find_table("table1"), heading="cifar10-grid@test", jobs=settings, results=rows, **options)
 
 
@@ -113,9 +114,8 @@ def test_the_papers_values_stand_beside_with_the_differences() -> None:
 
 
 def test_another_data_set_may_stand_beside_and_is_named() -> None:
-    rows = [{**row, "data": "digits"} for row in results()]
-    settings = [{**job.settings(), "data": "digits"} for job in JOBS]
-    made = make_table(find_table("table1"), heading="h", jobs=settings, results=rows, compare_with="CIFAR-10")
+    settings = {job.identity: {**job.settings(), "data": "digits"} for job in JOBS}
+    made = make_table(find_table("table1"), heading="h", jobs=settings, results=results(), compare_with="CIFAR-10")
     assert made.rows[3].keys[0] == "Digits"
     assert made.rows[3].cells[0].paper == 93.4
     assert "those of CIFAR-10" in render(made, Format.MARKDOWN, PAPER)

@@ -11,41 +11,34 @@ from torch import Tensor, nn
 
 from sweeps.measures import PacBayes, Search, Sharpness
 from sweeps.training import Training
-from tests.workers.plain import PlainLsq, PlainNin
+from tests.workers.plain import PLAIN, Plain, PlainLsq, named
 from workers.data import Images
 from workers.data.batches import moments
 from workers.measures import draws
 from workers.models.layout import Layout
 
 
-def plain_model(training: Training, model: Mapping[str, Tensor]) -> PlainNin:
+def plain_model(training: Training, model: Mapping[str, Tensor]) -> Plain:
     """A kept model as plain modules in evaluation mode, float64."""
-    net = PlainNin(training).double()
-    norms = [one for one in net.body if isinstance(one, nn.BatchNorm2d)]
-    for layer, conv, norm in zip(training.model.layers(training.data), net.convs(), norms, strict=True):
-        conv.weight.data = model[f"{layer.name}.weight"].double()
-        conv.bias.data = model[f"{layer.name}.bias"].double()
-        if conv.bits != 32:
-            conv.step.data = model[f"{layer.name}.step"].double()
-        norm.weight.data = model[f"{layer.name}.norm.weight"].double()
-        norm.bias.data = model[f"{layer.name}.norm.bias"].double()
-        norm.running_mean = model[f"{layer.name}.norm.running_mean"].double()
-        norm.running_var = model[f"{layer.name}.norm.running_var"].double()
+    net = PLAIN[training.model.name](training).double()
+    for name, place in named(net, training).items():
+        place.copy_(model[name].double())
     return net.eval()
 
 
-def fold(net: PlainNin) -> None:
-    """Fold each batch norm into its convolution; only for models that round nothing."""
-    for index, conv in enumerate(net.body):
-        if isinstance(conv, nn.Conv2d):
-            norm = net.body[index + 1]
+def fold(net: Plain) -> None:
+    """Fold each batch norm into its convolution, which then has a bias; only for models that round nothing."""
+    for pair in net.pairs():
+        conv, norm = pair.conv, pair.norm
+        if isinstance(norm, nn.BatchNorm2d):
             factor = norm.weight.data / (norm.running_var + norm.eps).sqrt()
             conv.weight.data = conv.weight.data * factor[:, None, None, None]
-            conv.bias.data = norm.bias.data + (conv.bias.data - norm.running_mean) * factor
-            net.body[index + 1] = nn.Identity()
+            before = torch.zeros_like(norm.running_mean) if conv.bias is None else conv.bias.data
+            conv.bias = nn.Parameter(norm.bias.data + (before - norm.running_mean) * factor)
+            pair.norm = nn.Identity()
 
 
-def deploy(net: PlainNin) -> None:
+def deploy(net: Plain) -> None:
     """Put the rounded weights in the place of the latent ones."""
     for conv in net.convs():
         if conv.bits != 32:
@@ -54,7 +47,7 @@ def deploy(net: PlainNin) -> None:
             del conv.step
 
 
-def clamp(net: PlainNin) -> None:
+def clamp(net: Plain) -> None:
     """Keep the step sizes above zero."""
     for conv in net.convs():
         if conv.bits != 32:
@@ -81,23 +74,25 @@ class Oracle:
             images, draws.balanced(images.train_labels, measure.measure_samples, measure.measure_seed)
         )
 
-    def places(self, net: PlainNin) -> list[tuple[nn.Parameter, slice]]:
+    def places(self, net: Plain) -> list[tuple[nn.Parameter, slice]]:
         """Each perturbed parameter, and where its noise lies in a row of draws."""
         found: list[tuple[nn.Parameter, slice]] = []
-        norms = [net.body[index + 1] for index, one in enumerate(net.body) if isinstance(one, nn.Conv2d)]
-        for index, (conv, norm, spans) in enumerate(zip(net.convs(), norms, self.layout.spans, strict=True)):
+        for index, (pair, spans) in enumerate(zip(net.pairs(), self.layout.spans, strict=True)):
+            conv, norm = pair.conv, pair.norm
             found.append((conv.weight, slice(spans.weight.start, spans.weight.stop)))
-            found.append((conv.bias, slice(spans.bias.start, spans.bias.stop)))
+            if conv.bias is not None:
+                found.append((conv.bias, slice(spans.bias.start, spans.bias.stop)))
             if isinstance(norm, nn.BatchNorm2d):
-                found.append((norm.weight, slice(spans.gamma.start, spans.gamma.stop)))
-                found.append((norm.bias, slice(spans.beta.start, spans.beta.stop)))
+                assert spans.norm is not None
+                found.append((norm.weight, slice(spans.norm.gamma.start, spans.norm.gamma.stop)))
+                found.append((norm.bias, slice(spans.norm.beta.start, spans.norm.beta.stop)))
             if conv.bits != 32 and self.measure.perturb_step:
                 start = self.layout.steps.start + index
                 found.append((conv.step, slice(start, start + 1)))
         return found
 
     @torch.no_grad()
-    def accuracy(self, net: PlainNin) -> float:
+    def accuracy(self, net: Plain) -> float:
         return float((net(self.pixels).argmax(1) == self.labels).double().mean())
 
     def noisy(self, sigma: float, noise: Tensor) -> float:
@@ -112,7 +107,7 @@ class Oracle:
             parameter.data += noise[place].double().view_as(parameter) * std
         return self._judged(net)
 
-    def _judged(self, net: PlainNin) -> float:
+    def _judged(self, net: Plain) -> float:
         clamp(net)
         return self.accuracy(net)
 
@@ -154,7 +149,7 @@ class Oracle:
         return self._judged(net)
 
     @staticmethod
-    def _move(net: PlainNin, places: list[Any], centre: list[Tensor], moved: list[Tensor]) -> None:
+    def _move(net: Plain, places: list[Any], centre: list[Tensor], moved: list[Tensor]) -> None:
         for (parameter, _), one, by in zip(places, centre, moved, strict=True):
             parameter.data = one + by
         clamp(net)

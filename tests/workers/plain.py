@@ -49,12 +49,44 @@ class PlainConv(nn.Conv2d):
         return self._conv_forward(x, weight, self.bias)
 
 
-class PlainNin(nn.Module):
-    """Network in Network as the reference code builds it."""
+class ConvNorm(nn.Module):
+    """A convolution and its batch norm; a linear head has none."""
+
+    def __init__(self, conv: PlainConv, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm if norm is not None else nn.BatchNorm2d(conv.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Plain(nn.Module):
+    """A model of plain modules, initialized under the training's seed, with its layers in the engine's order."""
 
     def __init__(self, training: Training) -> None:
         super().__init__()
         torch.manual_seed(training.recipe.seed)
+        self.build(training)
+        if training.quantizer is not None:
+            convs = self.convs()
+            for index, conv in enumerate(convs):
+                outer = index in (0, len(convs) - 1)
+                conv.quantize_to(training.quantizer.outer_bits if outer else training.quantizer.bits)
+
+    def build(self, training: Training) -> None:
+        raise NotImplementedError
+
+    def pairs(self) -> list[ConvNorm]:
+        return [layer for layer in self.modules() if isinstance(layer, ConvNorm)]
+
+    def convs(self) -> list[PlainConv]:
+        return [one.conv for one in self.pairs()]
+
+
+class PlainNin(Plain):
+    """Network in Network as the reference code builds it."""
+
+    def build(self, training: Training) -> None:
         model, data = training.model, training.data
         channels, inputs = model.channels_per_width * model.width, data.channels
         layers: list[nn.Module] = []
@@ -64,36 +96,79 @@ class PlainNin(nn.Module):
                     conv = PlainConv(inputs, channels, 3, stride=2, padding=1)
                 else:
                     conv = PlainConv(channels, channels, 1)
-                layers += [conv, nn.BatchNorm2d(channels), nn.ReLU()]
+                layers += [ConvNorm(conv), nn.ReLU()]
                 inputs = channels
-        layers += [PlainConv(channels, data.classes, 1), nn.BatchNorm2d(data.classes), nn.ReLU()]
+        layers += [ConvNorm(PlainConv(channels, data.classes, 1)), nn.ReLU()]
         self.body = nn.Sequential(*layers)
-        if training.quantizer is not None:
-            convs = self.convs()
-            for index, conv in enumerate(convs):
-                outer = index in (0, len(convs) - 1)
-                conv.quantize_to(training.quantizer.outer_bits if outer else training.quantizer.bits)
-
-    def convs(self) -> list[PlainConv]:
-        return [layer for layer in self.body if isinstance(layer, PlainConv)]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x).mean((2, 3))
 
 
-def named(net: PlainNin, training: Training) -> dict[str, Tensor]:
+class PlainBlock(nn.Module):
+    """A residual block as in `torchvision.models.resnet`, whose downsampling is made first too."""
+
+    def __init__(self, inputs: int, planes: int, stride: int, *, bottleneck: bool) -> None:
+        super().__init__()
+        outputs = 4 * planes if bottleneck else planes
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = ConvNorm(PlainConv(inputs, outputs, 1, stride, bias=False))
+        if bottleneck:
+            self.first = ConvNorm(PlainConv(inputs, planes, 1, bias=False))
+            self.second = ConvNorm(PlainConv(planes, planes, 3, stride, 1, bias=False))
+            self.third = ConvNorm(PlainConv(planes, outputs, 1, bias=False))
+        else:
+            self.first = ConvNorm(PlainConv(inputs, planes, 3, stride, 1, bias=False))
+            self.second = ConvNorm(PlainConv(planes, planes, 3, 1, 1, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.second(self.first(x).relu())
+        if hasattr(self, "third"):
+            y = self.third(y.relu())
+        return (y + self.shortcut(x)).relu()
+
+
+class PlainResNet(Plain):
+    """ResNet for CIFAR: 3×3 stem with stride 1, no max-pool, and a linear head."""
+
+    def build(self, training: Training) -> None:
+        model, data = training.model, training.data
+        bottleneck = model.depth == 50
+        blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}[model.depth]
+        self.stem = ConvNorm(PlainConv(data.channels, model.width, 3, 1, 1, bias=False))
+        body, inputs = [], model.width
+        for stage, count in enumerate(blocks):
+            planes = model.width * 2**stage
+            for block in range(count):
+                body.append(PlainBlock(inputs, planes, 2 if stage and not block else 1, bottleneck=bottleneck))
+                inputs = planes * (4 if bottleneck else 1)
+        self.body = nn.Sequential(*body)
+        self.head = ConvNorm(PlainConv(inputs, data.classes, 1), nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.stem(x).relu()).mean((2, 3), keepdim=True)
+        return self.head(x).flatten(1)
+
+
+PLAIN: dict[str, type[Plain]] = {"nin": PlainNin, "resnet": PlainResNet}
+
+
+def named(net: Plain, training: Training) -> dict[str, Tensor]:
     """The tensors of a plain model under the engine's names."""
     found: dict[str, Tensor] = {}
-    norms = [layer for layer in net.body if isinstance(layer, nn.BatchNorm2d)]
-    for layer, conv, norm in zip(training.model.layers(training.data), net.convs(), norms, strict=True):
+    for layer, pair in zip(training.model.layers(training.data), net.pairs(), strict=True):
+        conv, norm = pair.conv, pair.norm
         found[f"{layer.name}.weight"] = conv.weight.detach()
-        found[f"{layer.name}.bias"] = conv.bias.detach()
+        if conv.bias is not None:
+            found[f"{layer.name}.bias"] = conv.bias.detach()
         if conv.bits != 32:
             found[f"{layer.name}.step"] = conv.step.detach()
-        found[f"{layer.name}.norm.weight"] = norm.weight.detach()
-        found[f"{layer.name}.norm.bias"] = norm.bias.detach()
-        found[f"{layer.name}.norm.running_mean"] = norm.running_mean
-        found[f"{layer.name}.norm.running_var"] = norm.running_var
+        if isinstance(norm, nn.BatchNorm2d):
+            found[f"{layer.name}.norm.weight"] = norm.weight.detach()
+            found[f"{layer.name}.norm.bias"] = norm.bias.detach()
+            found[f"{layer.name}.norm.running_mean"] = norm.running_mean
+            found[f"{layer.name}.norm.running_var"] = norm.running_var
     return found
 
 
@@ -101,7 +176,7 @@ class PlainTraining:
     """One training with torch.optim and MultiStepLR, in float64."""
 
     def __init__(self, training: Training) -> None:
-        self.net = PlainNin(training).double()
+        self.net = PLAIN[training.model.name](training).double()
         steps = [p for name, p in self.net.named_parameters() if name.endswith("step")]
         others = [p for name, p in self.net.named_parameters() if not name.endswith("step")]
         chosen = training.optimizer

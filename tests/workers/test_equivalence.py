@@ -30,7 +30,19 @@ def tensors(cohort: Cohort, member: int, one: Training) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("form", list(Form))
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_mixed_cohort_equals_plain_models_trained_alone(digits: Images, form: Form, depth: int) -> None:
-    trainings = mixture(depth=depth)
+    assert_equal_to_plain_models(digits, form, mixture(depth=depth))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize(("depth", "width"), [(18, 4), (50, 2)])
+def test_mixed_cohort_of_resnets_equals_plain_ones_trained_alone(
+    digits: Images, form: Form, depth: int, width: int
+) -> None:
+    assert_equal_to_plain_models(digits, form, mixture(model="resnet", depth=depth, width=width))
+
+
+def assert_equal_to_plain_models(digits: Images, form: Form, trainings: list[Training]) -> None:
     cohort = Cohort(trainings, digits, slots=14, form=form, device=CPU, dtype=torch.float64)
     plain = [PlainTraining(one) for one in trainings]
     batches = Batches(digits, trainings[0].recipe, CPU, torch.float64)

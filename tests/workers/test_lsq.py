@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.models import ConvLayer
+from sweeps.layers import ConvLayer
 from sweeps.quantizers import Lsq
 from tests.workers.trainings import training
 from workers.cohort import Cohort

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from sweeps.layers import ConvLayer
 from sweeps.measures import MEASURES, Measure, PacBayes, Search, Sharpness
-from sweeps.models import ConvLayer
 from sweeps.training import Training
 from tests.workers.oracle import Oracle, plain_model, standardized
 from tests.workers.trainings import training
@@ -23,16 +23,16 @@ from workers.measures.accuracy import Examinees
 from workers.measures.ascent import Ascent
 from workers.measures.bisection import Bisection, Candidate
 from workers.measures.perturbation import Climb, Noise, ball_limits, project, start
-from workers.measures.point import Point, make_point, round_weights, tensors_of
+from workers.measures.point import Point, make_point, round_weights
 from workers.measures.search import run_searches
 from workers.models import NETWORKS
+from workers.models.graph import Step, make_nodes
 from workers.models.layout import Layout
-from workers.models.stage import EPSILON, Affine
-from workers.models.window import Window
+from workers.models.network import stage_tensors
+from workers.models.stage import Affine
 
 CPU = torch.device("cpu")
 Model = Mapping[str, Tensor]
-Step = Callable[[Tensor, Window, Affine], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +92,12 @@ def test_a_linear_softmax_model_is_displaced_as_probability_theory_says() -> Non
     """Weights ±μ/2 see the image 1 with the margin μ; noise N(0, s²) on both makes the margin N(μ, 2s²), so that
     the image is right with probability Φ(μ/(s·√2)). The engine counts it with 4,000 noisy copies."""
     margin, copies = 1.0, 4_000
-    layer = ConvLayer(name="head", inputs=1, outputs=2, kernel=1, stride=1, padding=0, side=1)
+    layer = ConvLayer(name="head", inputs=1, outputs=2, kernel=1, stride=1, padding=0, side=1, norm=False, relu=False)
     network = _Linear(layer)
     layout = network.layout
     parameters = torch.zeros(layout.parameters_length, dtype=torch.float64)
-    parameters[:2] = torch.tensor([margin / 2, -margin / 2]) + 50  # so large that no ReLU cuts
-    gamma = layout.spans[0].gamma
-    parameters[gamma.start : gamma.stop] = 1.0
+    parameters[:2] = torch.tensor([margin / 2, -margin / 2])
     statistics = layout.initial_statistics().double()
-    for span in (layout.spans[0].variance,):
-        statistics[span.start : span.stop] = 1.0 - EPSILON
     mask = torch.zeros_like(parameters)
     mask[: layout.weights] = 1.0
     point = Point(
@@ -121,10 +117,10 @@ class _Linear:
 
     def __init__(self, layer: ConvLayer) -> None:
         self.layout = Layout([layer])
-        self.windows = [Window(layer, layer.side)]
+        self.nodes = make_nodes([layer], layer.side)
 
-    def walk(self, images: Tensor, stages: Sequence[Affine], step: Step) -> Tensor:
-        return step(images, self.windows[0], stages[0]).mean((2, 3))
+    def walk(self, images: Tensor, stages: Sequence[Affine], step: Step[Affine]) -> Tensor:
+        return step(images, self.nodes[0].window, stages[0], None).mean((2, 3))
 
 
 def test_the_bisection_finds_the_noise_that_a_linear_softmax_model_bears() -> None:
@@ -213,7 +209,7 @@ def test_an_ascent_raises_the_loss(trained: list[tuple[Training, Model]], digits
         deployed = rows.clone()
         if point.bits is not None:
             round_weights(network.layout, point.bits, point.scale, deployed, network.layout.steps.of(rows))
-        stages = tensors_of(network.layout, rows, deployed, point.statistics[None])
+        stages = stage_tensors(network.layout, rows, deployed, point.statistics[None])
         pixels, labels = standardized(digits, torch.arange(1442))
         logits = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0]
         return float(torch.nn.functional.cross_entropy(logits.T, labels))
@@ -250,7 +246,7 @@ def test_folding_batch_norm_leaves_outputs_unchanged(
         rows = point.parameters[None].clone()
         if point.bits is not None:
             round_weights(network.layout, point.bits, point.scale, rows, network.layout.steps.of(rows))
-        stages = tensors_of(network.layout, rows, rows, point.statistics[None])
+        stages = stage_tensors(network.layout, rows, rows, point.statistics[None])
         found = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0].T
         torch.testing.assert_close(found, plain_model(one, model)(pixels).detach(), rtol=1e-7, atol=1e-9)
         assert point.folded

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sweeps.datasets import DATASETS
-from sweeps.models import MODELS, ConvLayer, NiN
+from sweeps.layers import ConvLayer
+from sweeps.models import MODELS, NiN
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.quantizers import QUANTIZERS
 from tests.workers.plain import PlainNin

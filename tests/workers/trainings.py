@@ -24,6 +24,9 @@ def training(**settings: Any) -> Training:
         "batch_size": 150,
         "milestones": [1],
     }
+    if settings.get("model") == "resnet":
+        base |= {"depth": 18, "width": 4}
+        del base["channels_per_width"]
     base |= settings
     base.setdefault("learning_rate", RATES[base["optimizer"]])
     return Training.from_settings(base)

@@ -25,6 +25,7 @@ from workers.agent.endings import LeaseGone
 from workers.agent.exits import Exit
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent
+from workers.agent.node import check_device
 from workers.agent.workplace import Workplace
 from workers.device import build, device_class, precisions
 
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run(home: Home, *, lease: float, scope: Scope, time_limit: float, stop: threading.Event) -> int:
     """Enlist, work, retire; the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
     registry = Registry.open(home.registry)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
     agent = registry.enlist(

@@ -7,9 +7,9 @@ import threading
 import time
 
 from db.errors import LeaseLost
-from db.registry import Registry
 from sweeps.errors import QsweepError
 from sweeps.faults import point
+from workers.agent.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Heart:
     `unwanted` holds the claimed jobs that no sweep wants any more.
     """
 
-    def __init__(self, registry: Registry, agent: int, *, lease: float, patience: float) -> None:
+    def __init__(self, registry: JobQueue, agent: int, *, lease: float, patience: float) -> None:
         self.registry = registry
         self.agent = agent
         self.interval = lease / 3

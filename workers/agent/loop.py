@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,16 +16,20 @@ from sweeps.job import Kind
 from workers.agent.endings import LeaseGone, failure_class, is_disk_full, story
 from workers.agent.measuring import measure_claims
 from workers.agent.models import Models
+from workers.agent.node import data_folder
 from workers.agent.publishing import provenance, publish
 from workers.agent.rows import measure_rows, result_rows
 from workers.agent.training import train_claims
 from workers.agent.workplace import Plan, Workplace
-from workers.data import Images, load
-from workers.device import build, device_class
+from workers.data import Images, load, load_staged
+from workers.device import build, device_class, precisions
 from workers.forms import Form, default_form
 
 log = logging.getLogger(__name__)
 
+IDLE = float(os.environ.get("QSWEEP_IDLE", "inf"))
+"""Seconds after which an agent leaves, if all that it could wait for is that others fail: where it occupies a node
+that somebody else could use."""
 WAIT = 1.0
 """Seconds after which an idle agent looks again for work that may come back."""
 
@@ -38,6 +43,7 @@ class Agent:
         self._models = Models(place.home.models)
         self._trained: tuple[int, ...] = ()
         self._images: dict[str, Images] = {}
+        self._worked = time.monotonic()
         self._plans: dict[str, Plan] = {}
 
     def run(self) -> None:
@@ -58,11 +64,21 @@ class Agent:
             point("claimed", len(claims))
             if claims:
                 self._work(claims, plan)
+                self._worked = time.monotonic()
 
     def _wait(self) -> bool:
         """Wait for work that may come back: a backoff's end, or what others run now. False if there is none."""
         remaining = self.place.registry.remaining(self.scope)
         if not remaining.running and remaining.delay is None:
+            if remaining.queued:
+                log.info(
+                    "jobs are left that this device can't run: %s in %s",
+                    device_class(self.place.device),
+                    ", ".join(precisions(self.place.device)),
+                )
+            return False
+        if not remaining.queued and time.monotonic() - self._worked > IDLE:
+            log.info("nothing to do for %.0f s but wait for others to fail: leaving", IDLE)
             return False
         self.place.check_lease()
         self.place.heart.progress("")
@@ -131,5 +147,8 @@ class Agent:
 
     def _data(self, data: DataSet) -> Images:
         if data.name not in self._images:
-            self._images[data.name] = load(data, self.place.home.data, download=False)
+            shared = self.place.home.data
+            near = data_folder(shared, os.environ)
+            found = load(data, shared, download=False) if near is None else load_staged(data, shared, near)
+            self._images[data.name] = found
         return self._images[data.name]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from db.home import Home
-from db.registry import Registry
 from db.rows import Claim
 from workers.agent.endings import LeaseGone, Stopped, TooLong
 from workers.agent.heart import Heart
+from workers.agent.queue import JobQueue
 from workers.forms import Form
 
 
@@ -32,7 +32,7 @@ class Workplace:
     """One agent's registry, folders, device and signals."""
 
     home: Home
-    registry: Registry
+    registry: JobQueue
     device: torch.device
     agent: int
     code: str

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sweeps.datasets import DataSet
 from sweeps.errors import InputError
+from workers.data.archive import read_archive
 from workers.data.cifar import read_cifar
 from workers.data.digits import read_digits
 
@@ -34,11 +35,13 @@ class Images:
 
 
 def load(data: DataSet, folder: Path | None, *, download: bool) -> Images:
-    """Read `data` (from `folder`, unless it comes with a package) and check its fingerprint.
+    """Read `data` and check its fingerprint: from an archive in `folder` if there is one, else from where it
+    usually lies, in `folder` or in a package.
 
     Raises InputError if it is missing, can't be read, or holds something else.
     """
-    arrays = READERS[data.name](data, folder, download)
+    archived = read_archive(data, folder)
+    arrays = READERS[data.name](data, folder, download) if archived is None else archived
     found = fingerprint(arrays)
     if found != data.fingerprint:
         raise InputError(

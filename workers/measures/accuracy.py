@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.models import ConvLayer
-from workers.measures.point import tensors_of
+from sweeps.layers import ConvLayer
+from workers.models.network import stage_tensors
 from workers.models.stage import Affine, affine, infer
 from workers.models.window import Window
 
@@ -52,8 +52,8 @@ class Examinees:
 
     def _hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         network = self._network
-        stages = tensors_of(network.layout, rows, rows, statistics)
-        ready = [affine(window, stage) for window, stage in zip(network.windows, stages, strict=True)]
+        stages = stage_tensors(network.layout, rows, rows, statistics)
+        ready = [affine(node.window, stage) for node, stage in zip(network.nodes, stages, strict=True)]
         found = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         for batch in self._batches(len(rows)):
             logits = network.walk(batch.images, ready, batch.step)
@@ -78,7 +78,7 @@ class Examinees:
 
     def _batch(self, some: slice) -> Batch:
         images = self._images[some].permute(1, 2, 3, 0).contiguous().unsqueeze(0)
-        columns = self._network.windows[0].gather(images)
+        columns = self._network.nodes[0].window.gather(images)
         return Batch(images=images, columns=columns, labels=self._labels[some])
 
 
@@ -90,10 +90,10 @@ class Batch:
     columns: Tensor
     labels: Tensor
 
-    def step(self, images: Tensor, window: Window, stage: Affine) -> Tensor:
+    def step(self, images: Tensor, window: Window, stage: Affine, residual: Tensor | None) -> Tensor:
         """One stage of all models; the first one's gathered pixels are shared."""
         columns = self.columns if images is self.images else window.gather(images)
-        return window.outputs(infer(columns, stage))
+        return infer(columns, window, stage, residual)
 
 
 def largest_activation(layers: Sequence[ConvLayer]) -> int:

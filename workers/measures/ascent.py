@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from workers.measures.accuracy import largest_activation
-from workers.measures.point import Point, clamp_steps, round_weights, tensors_of
+from workers.measures.point import Point, clamp_steps, round_weights
 from workers.models.layout import Layout
-from workers.models.stage import StageTensors
+from workers.models.network import leaf_tensors, stage_tensors
 
 GRAPH = 1 << 30
 """Bytes that the activations of one backward pass may take."""
@@ -55,24 +55,16 @@ class Ascent:
                 steps = layout.steps.of(rows[one])
                 kept[number] = round_weights(layout, point.bits, point.scale, deployed[one], steps)
         slopes = torch.zeros_like(rows)
-        stages = [_leaves(stage) for stage in tensors_of(layout, rows, deployed, self._statistics[some])]
-        leaves = [leaf for stage in stages for leaf in (stage.weight, stage.bias, stage.gamma, stage.beta)]
+        stages = leaf_tensors(stage_tensors(layout, rows, deployed, self._statistics[some]))
         logits = self._network.evaluate(images, stages)
         loss = -logits.log_softmax(1).gather(1, labels.expand(len(rows), 1, -1)).squeeze(1).mean(1).sum()
-        found = torch.autograd.grad(loss, leaves)
-        places = [one for spans in layout.spans for one in (spans.weight, spans.bias, spans.gamma, spans.beta)]
+        found = torch.autograd.grad(loss, [leaf for stage in stages for leaf in stage.affine])
+        places = [one for spans in layout.spans for one in spans.affine]
         for place, slope in zip(places, found, strict=True):
             place.of(slopes).copy_(slope)
         for number, roundings in kept.items():
             _differentiate(layout, points[number], roundings, slopes[number : number + 1])
         return slopes.mul_(self._masks[some])
-
-
-def _leaves(stage: StageTensors) -> StageTensors:
-    weight, bias, gamma, beta = (
-        one.detach().requires_grad_() for one in (stage.weight, stage.bias, stage.gamma, stage.beta)
-    )
-    return StageTensors(weight=weight, bias=bias, gamma=gamma, beta=beta, mean=stage.mean, variance=stage.variance)
 
 
 def _differentiate(layout: Layout, point: Point, roundings: Sequence[tuple[Tensor, Tensor]], slopes: Tensor) -> None:

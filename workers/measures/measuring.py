@@ -29,7 +29,7 @@ from workers.results import initial_row
 
 @dataclass(frozen=True, kw_only=True)
 class Distances:
-    """What the bounds need of a point, over the weights of convolutions alone."""
+    """What the bounds need of a point, over the counted weights alone."""
 
     norm_sq: float
     distance_sq: float
@@ -126,7 +126,7 @@ def _describe(
         "clean_accuracy": clean,
         "samples": samples,
         "m": m,
-        "omega": layout.weights,
+        "omega": layout.omega,
         "folded": point.folded,
         "weight_norm": math.sqrt(distances.norm_sq),
         "init_norm": math.sqrt(distances.initial_sq),
@@ -137,8 +137,8 @@ def _describe(
 
 def distances_of(point: Point, layout: Layout) -> Distances:
     """Norms of w, w − w₀ and w₀ in the coordinates of the point, in float64."""
-    weights = point.parameters[: layout.weights].double()
-    initial = point.initial.double()
+    weights = layout.counted(point.parameters).double()
+    initial = layout.counted(point.initial).double()
     squares, own = (weights - initial).square(), weights.square()
     return Distances(
         norm_sq=float(own.sum()),

@@ -11,17 +11,18 @@ from torch import Tensor
 from sweeps.measures import Search
 from sweeps.training import Training
 from workers.models.layout import Layout
-from workers.models.stage import EPSILON, StageTensors
+from workers.models.network import stage_tensors
+from workers.models.stage import EPSILON
 from workers.quantizers.lsq import SMALLEST_STEP, layer_bits
 from workers.results import initial_row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One trained model: its row of parameters (P) and statistics (S), w₀ (ω), and what is perturbed (P, 0 or 1).
+    """One trained model: its parameters (P), statistics (S), w₀ (all weights), and what is perturbed (P, 0 or 1).
 
     With batch norm folded, the row holds the folded weights and biases, γ = 1 and β = 0, and the statistics
-    are such that batch norm changes nothing. `scale` (ω) then takes a latent weight of a quantized model to
+    are such that batch norm changes nothing. `scale` (all weights) then takes a latent weight of a quantized model to
     its folded one: the model computes with scale·Q(w / scale). `bits` is None where nothing is rounded.
     """
 
@@ -52,12 +53,7 @@ def make_point(
     if folded:
         scale = _fold(layout, parameters, statistics)
         _fold(layout, initial, first)
-    mask = torch.ones_like(parameters)
-    mask[layout.steps.start :] = 0.0
-    if folded:
-        for spans in layout.spans:
-            for span in (spans.gamma, spans.beta):
-                mask[span.start : span.stop] = 0.0
+    mask = _perturbed(layout, parameters, folded=folded)
     if bits is not None and search.perturb_step:
         mask[layout.steps.start : layout.steps.stop] = 1.0
     return Point(
@@ -71,22 +67,38 @@ def make_point(
     )
 
 
-def _fold(layout: Layout, parameters: Tensor, statistics: Tensor) -> Tensor:
-    """Fold batch norm into weights and biases, in place; the factor of each weight (ω)."""
-    factors = []
-    rows, moments = parameters[None], statistics[None]
+def _perturbed(layout: Layout, like: Tensor, *, folded: bool) -> Tensor:
+    """1 at every parameter that the model has, but its step sizes; folding leaves biases in the place of γ and β."""
+    mask = torch.zeros_like(like)
     for layer, spans in zip(layout.layers, layout.spans, strict=True):
-        gamma, beta, bias = (span.of(rows)[0] for span in (spans.gamma, spans.beta, spans.bias))
-        mean, variance = spans.mean.of(moments)[0], spans.variance.of(moments)[0]
-        factor = gamma * (variance + EPSILON).rsqrt()
-        bias.copy_(beta + (bias - mean) * factor)
-        spans.weight.of(rows)[0].mul_(factor[:, None, None, None])
-        gamma.fill_(1.0)
-        beta.fill_(0.0)
-        mean.fill_(0.0)
-        variance.fill_(1.0 - EPSILON)
-        factors.append(factor.repeat_interleave(layer.weights // layer.outputs))
-    return torch.cat(factors)
+        there = [spans.weight]
+        if layer.bias or (folded and layer.norm):
+            there.append(spans.bias)
+        if spans.norm is not None and not folded:
+            there += [spans.norm.gamma, spans.norm.beta]
+        for span in there:
+            mask[span.start : span.stop] = 1.0
+    return mask
+
+
+def _fold(layout: Layout, parameters: Tensor, statistics: Tensor) -> Tensor:
+    """Fold batch norm into weights and biases, in place; the factor of each weight (all weights)."""
+    scale = torch.ones_like(parameters[: layout.weights])
+    stages = stage_tensors(layout, parameters[None], parameters[None], statistics[None])
+    for spans, stage in zip(layout.spans, stages, strict=True):
+        factor, shift = stage.scale_and_shift()
+        if stage.norm is None or factor is None:
+            continue
+        spans.weight.of(scale[None]).mul_(factor[:, :, None, None, None])
+        stage.weight.mul_(factor[:, :, None, None, None])
+        stage.bias.copy_(shift)
+        for tensor, value in zip(
+            (stage.norm.gamma, stage.norm.beta, stage.norm.mean, stage.norm.variance),
+            (1.0, 0.0, 0.0, 1.0 - EPSILON),
+            strict=True,
+        ):
+            tensor.fill_(value)
+    return scale
 
 
 def round_weights(
@@ -118,18 +130,3 @@ def clamp_steps(layout: Layout, rows: Tensor) -> Tensor:
     low = (steps < SMALLEST_STEP).sum(1)
     steps.clamp_(min=SMALLEST_STEP)
     return low
-
-
-def tensors_of(layout: Layout, rows: Tensor, weights: Tensor, statistics: Tensor) -> tuple[StageTensors, ...]:
-    """The stages of models with these rows (M, P), deployed weights (M, ω or more) and statistics (M, S)."""
-    return tuple(
-        StageTensors(
-            weight=spans.weight.of(weights),
-            bias=spans.bias.of(rows),
-            gamma=spans.gamma.of(rows),
-            beta=spans.beta.of(rows),
-            mean=spans.mean.of(statistics),
-            variance=spans.variance.of(statistics),
-        )
-        for spans in layout.spans
-    )

@@ -1,7 +1,7 @@
-"""The forward passes of the model families, under their names in `sweeps.models`."""
+"""The implementations of the model families, under their names in `sweeps.models`."""
 
 from __future__ import annotations
 
-from workers.models.nin import NinNetwork
+from workers.models.graph import ConvNetwork
 
-NETWORKS = {"nin": NinNetwork}
+NETWORKS = {"nin": ConvNetwork, "resnet": ConvNetwork}

@@ -6,36 +6,57 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workers.models.layout import Layout
-from workers.models.stage import StageTensors
+from workers.models.layout import LayerSpans, Layout
+from workers.models.stage import NormTensors, StageTensors
 
 
 def stage_tensors(layout: Layout, parameters: Tensor, weights: Tensor, statistics: Tensor) -> tuple[StageTensors, ...]:
     """Views into rows of parameters (M, P), deployed weights (M, ω or more) and statistics (M, S).
 
-    They follow the rows when those are changed in place; the trained ones are leaves of a graph.
+    They follow the rows when those are changed in place.
     """
+    return tuple(_views(spans, parameters, weights, statistics) for spans in layout.spans)
+
+
+def leaf_tensors(stages: Sequence[StageTensors]) -> tuple[StageTensors, ...]:
+    """The same tensors as leaves of a graph, all but the running statistics."""
     return tuple(
         StageTensors(
-            weight=_leaf(spans.weight.of(weights)),
-            bias=spans.bias.of(parameters),
-            gamma=_leaf(spans.gamma.of(parameters)),
-            beta=_leaf(spans.beta.of(parameters)),
-            mean=spans.mean.of(statistics),
-            variance=spans.variance.of(statistics),
+            weight=_leaf(one.weight),
+            bias=_leaf(one.bias),
+            norm=None
+            if one.norm is None
+            else NormTensors(
+                gamma=_leaf(one.norm.gamma),
+                beta=_leaf(one.norm.beta),
+                mean=one.norm.mean,
+                variance=one.norm.variance,
+            ),
         )
-        for spans in layout.spans
+        for one in stages
     )
 
 
 def slope_views(layout: Layout, slopes: Tensor) -> list[Tensor]:
     """Where the gradients of `trained(…)` lie in rows of gradients (M, P), in the same order."""
-    return [one.of(slopes) for spans in layout.spans for one in (spans.weight, spans.gamma, spans.beta)]
+    return [span.of(slopes) for spans in layout.spans for span in spans.trained]
 
 
 def trained(stages: Sequence[StageTensors]) -> list[Tensor]:
-    """The leaves of all stages."""
+    """The tensors of all stages that training gives a gradient."""
     return [tensor for stage in stages for tensor in stage.trained]
+
+
+def _views(spans: LayerSpans, parameters: Tensor, weights: Tensor, statistics: Tensor) -> StageTensors:
+    norm = None
+    if spans.norm is not None:
+        norm = NormTensors(
+            gamma=spans.norm.gamma.of(parameters),
+            beta=spans.norm.beta.of(parameters),
+            mean=spans.norm.mean.of(statistics),
+            variance=spans.norm.variance.of(statistics),
+        )
+    return StageTensors(weight=spans.weight.of(weights), bias=spans.bias.of(parameters), norm=norm)
 
 
 def _leaf(view: Tensor) -> Tensor:

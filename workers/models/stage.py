@@ -1,4 +1,4 @@
-"""Convolution, batch norm and ReLU of M models at once, as gather and batched matrix product.
+"""Convolution, batch norm, residual and ReLU of M models at once, as gather and batched matrix product.
 
 Activations are (M, channels, height, width, B) with the batch innermost: a 1×1 convolution is one matrix
 product (outputs × inputs)·(inputs × pixels) a model without any copy, and a channel's pixels are one run of
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,35 +25,68 @@ CACHE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageTensors:
-    """What one stage of M models computes with: weight (M, C, K, k, k), all others (M, C)."""
+class NormTensors:
+    """Batch norm of one stage of M models, all (M, C)."""
 
-    weight: Tensor
-    bias: Tensor
     gamma: Tensor
     beta: Tensor
     mean: Tensor
     variance: Tensor
 
+
+@dataclass(frozen=True, kw_only=True)
+class StageTensors:
+    """What one stage of M models computes with: weight (M, C, K, k, k), bias (M, C), and batch norm if it has one."""
+
+    weight: Tensor
+    bias: Tensor
+    norm: NormTensors | None
+
     @property
-    def trained(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The tensors that get a gradient from the loss."""
-        return self.weight, self.gamma, self.beta
+    def trained(self) -> tuple[Tensor, ...]:
+        """The tensors that get a gradient from the training loss."""
+        return (self.weight, self.bias) if self.norm is None else (self.weight, self.norm.gamma, self.norm.beta)
+
+    @property
+    def affine(self) -> tuple[Tensor, ...]:
+        """Weight, bias, and γ and β of batch norm."""
+        return (self.weight, self.bias) if self.norm is None else (self.weight, self.bias, *self.trained[1:])
+
+    def scale_and_shift(self) -> tuple[Tensor | None, Tensor]:
+        """What the running statistics make of a convolution's output y: scale·y + shift, each (M, C)."""
+        if self.norm is None:
+            return None, self.bias
+        scale = self.norm.gamma * (self.norm.variance + EPSILON).rsqrt()
+        return scale, self.norm.beta + (self.bias - self.norm.mean) * scale
 
 
-def train_stage(images: Tensor, window: Window, tensors: StageTensors) -> tuple[Tensor, Tensor, Tensor]:
-    """One stage with the batch's own statistics; also returns these, mean and biased variance (M, C)."""
-    outputs: tuple[Tensor, Tensor, Tensor] = _Stage.apply(images, tensors.weight, tensors.gamma, tensors.beta, window)
-    return outputs
+Moments: TypeAlias = tuple[Tensor, Tensor]
+"""Mean and biased variance of a batch, each (M, C)."""
 
 
-def evaluate_stage(images: Tensor, window: Window, tensors: StageTensors) -> Tensor:
+def train_stage(
+    images: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None
+) -> tuple[Tensor, Moments | None]:
+    """One stage with the batch's own statistics; also returns these, if it has batch norm."""
+    if tensors.norm is None:
+        return evaluate_stage(images, window, tensors, residual), None
+    outputs: tuple[Tensor, Tensor, Tensor] = _Stage.apply(
+        images, tensors.weight, tensors.norm.gamma, tensors.norm.beta, residual, window
+    )
+    return outputs[0], outputs[1:]
+
+
+def evaluate_stage(images: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None) -> Tensor:
     """One stage with the running statistics; differentiable."""
-    scale = tensors.gamma * (tensors.variance + EPSILON).rsqrt()
-    shift = tensors.beta + (tensors.bias - tensors.mean) * scale
+    scale, shift = tensors.scale_and_shift()
     models = len(tensors.weight)
     product = torch.bmm(window.kernel(tensors.weight), window.gather(images).expand(models, -1, -1))
-    return window.outputs((product * scale[:, :, None]).add_(shift[:, :, None]).relu_())
+    if scale is not None:
+        product = product * scale[:, :, None]
+    output = window.outputs(product.add_(shift[:, :, None]))
+    if residual is not None:
+        output.add_(residual)
+    return output.relu_() if window.layer.relu else output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,54 +101,65 @@ class Affine:
 @torch.no_grad()
 def affine(window: Window, tensors: StageTensors) -> Affine:
     """A stage without a graph, made once for many batches."""
-    scale = tensors.gamma * (tensors.variance + EPSILON).rsqrt()
-    shift = tensors.beta + (tensors.bias - tensors.mean) * scale
-    return Affine(kernel=window.kernel(tensors.weight) * scale[:, :, None], shift=shift[:, :, None])
+    scale, shift = tensors.scale_and_shift()
+    kernel = window.kernel(tensors.weight)
+    return Affine(kernel=kernel if scale is None else kernel * scale[:, :, None], shift=shift[:, :, None])
 
 
 @torch.no_grad()
-def infer(columns: Tensor, stage: Affine) -> Tensor:
-    """Rows (M, C, pixels) of a stage on gathered pixels (M or 1, K·taps², pixels): one product, add, ReLU."""
+def infer(columns: Tensor, window: Window, stage: Affine, residual: Tensor | None) -> Tensor:
+    """The output images of a stage on gathered pixels (M or 1, K·taps², pixels), which it leaves as they are."""
     kernel = stage.kernel
     if len(columns) == 1:
         product = torch.mm(kernel.flatten(0, 1), columns[0]).view(*kernel.shape[:2], -1)
     else:
         product = torch.bmm(kernel, columns)
-    return product.add_(stage.shift).relu_()
+    output = window.outputs(product.add_(stage.shift))
+    if residual is not None:
+        output.add_(residual)
+    return output.relu_() if window.layer.relu else output
 
 
 class _Stage(torch.autograd.Function):
-    """z = max(γ·(y − mean)·r + β, 0) with y = W·x and r = 1/√(var + ε), over each channel's own pixels.
+    """z = max(γ·(y − mean)·r + β + residual, 0) with y = W·x and r = 1/√(var + ε), over each channel's own pixels.
 
-    Returns z (M, C, side, side, B), and the mean and biased variance of y (M, C). The backward pass of batch
-    norm is PyTorch's; its forward pass is three times slower than these few vectorized ones.
+    The residual, and the maximum, only where the layer has them. Returns z (M, C, side, side, B), and the mean
+    and biased variance of y (M, C). The backward pass of batch norm is PyTorch's; its forward pass is three
+    times slower than these few vectorized ones.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, window: Window
+        ctx: Any, images: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, window: Window
     ) -> tuple[Tensor, Tensor, Tensor]:
         columns, kernel = window.gather(images), window.kernel(weight)
         centred = torch.bmm(kernel, columns.expand(len(kernel), -1, -1))
         scale, shift = gamma.reshape(-1, 1), beta.reshape(-1, 1)
         rows = centred.flatten(0, 1)
         output = torch.empty_like(rows)
-        moments = [_normalize(rows[some], scale[some], shift[some], output[some]) for some in _blocks(rows)]
+        added = None if residual is None else residual.reshape(rows.shape)
+        moments = []
+        for some in _blocks(rows):
+            moments.append(_normalize(rows[some], scale[some], shift[some], output[some]))
+            if added is not None:
+                output[some].add_(added[some])
+            if window.layer.relu:
+                output[some].relu_()
         mean, variance, inverse = (_joined(parts) for parts in zip(*moments, strict=True))
         output = window.outputs(output.view_as(centred))
         ctx.window = window
-        ctx.save_for_backward(columns, kernel, scale, centred, inverse, output)
+        ctx.save_for_backward(columns, kernel, scale, centred, inverse, output if window.layer.relu else None)
         mean, variance = mean.view_as(gamma), variance.view_as(gamma)
         ctx.mark_non_differentiable(mean, variance)
         return output, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         columns, kernel, gamma, centred, inverse, output = ctx.saved_tensors
         models, channels, pixels = centred.shape
-        inner = torch.ops.aten.threshold_backward(gradients[0], output, 0)
+        outer = gradients[0] if output is None else torch.ops.aten.threshold_backward(gradients[0], output, 0)
         inner, slope_gamma, slope_beta = torch.ops.aten.native_batch_norm_backward(
-            inner.view(1, -1, pixels),
+            outer.reshape(1, -1, pixels),
             centred.view(1, -1, pixels),
             gamma.view(-1),
             None,
@@ -134,17 +178,18 @@ class _Stage(torch.autograd.Function):
             ctx.window.spread(slope),
             slope_gamma.view(models, channels),
             slope_beta.view(models, channels),
+            outer if ctx.needs_input_grad[4] else None,
             None,
         )
 
 
 def _normalize(rows: Tensor, gamma: Tensor, beta: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centre `rows` (R, N) in place and write their normalized ReLU; mean, variance and 1/√(var + ε) (R)."""
+    """Centre `rows` (R, N) in place and write them normalized; mean, variance and 1/√(var + ε) (R)."""
     mean = rows.mean(1, keepdim=True)
     rows.sub_(mean)
     variance = torch.linalg.vector_norm(rows, dim=1, keepdim=True).square_().div_(rows.shape[1])
     inverse = (variance + EPSILON).rsqrt_()
-    torch.mul(rows, gamma * inverse, out=output).add_(beta).relu_()
+    torch.mul(rows, gamma * inverse, out=output).add_(beta)
     return mean, variance, inverse
 
 

@@ -19,9 +19,10 @@ class RunningStatistics:
     def __init__(self, layout: Layout, rows: Tensor) -> None:
         self._layout = layout
         self._batch = torch.zeros_like(rows)
-        self._views = [one.mean.of(self._batch) for one in layout.spans]
-        self._views += [one.variance.of(self._batch) for one in layout.spans]
-        pixels = [torch.full((one.outputs,), float(one.side**2)) for one in layout.layers]
+        norms = [one.norm for one in layout.spans if one.norm is not None]
+        self._views = [one.mean.of(self._batch) for one in norms]
+        self._views += [one.variance.of(self._batch) for one in norms]
+        pixels = [torch.full((one.outputs,), float(one.side**2)) for one in layout.layers if one.norm]
         self._pixels = torch.cat(pixels).to(rows.device, rows.dtype)
 
     def update(
@@ -32,7 +33,7 @@ class RunningStatistics:
         variances: Sequence[Tensor],
         images: int,
     ) -> None:
-        """Move `rows` (M, S) by the moments of a batch of `images`, each (M, C) a layer."""
+        """Move `rows` (M, S) by the moments of a batch of `images`, each (M, C) a layer with batch norm."""
         torch._foreach_copy_(self._views, [*means, *variances])
         layout, batch = self._layout, self._batch
         batch[:, layout.means] += parameters[:, layout.biases]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from sweeps.models import ConvLayer
+from sweeps.layers import ConvLayer
 
 
 class Window:
@@ -31,6 +31,11 @@ class Window:
         self._padded = (layer.side - 1) * layer.stride + len(met)
         self._kept = slice(0, self._padded - front)
         self._margin = slice(front, min(front + side, self._padded))
+
+    @property
+    def layer(self) -> ConvLayer:
+        """The convolution."""
+        return self._layer
 
     def kernel(self, weight: Tensor) -> Tensor:
         """The matrices (M, outputs, inputs·taps²) in weights (M, outputs, inputs, kernel, kernel)."""

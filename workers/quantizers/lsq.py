@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweeps.models import ConvLayer
+from sweeps.layers import ConvLayer
 from sweeps.quantizers import Lsq
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)

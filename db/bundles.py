@@ -1,0 +1,131 @@
+"""Bundles: jobs that left for a machine which reaches no registry. Their holder stands among the agents, away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from db import failures
+from db.claims import CLAIMED, START, claims_of
+from db.clock import boot, moment, wall
+from db.journal import batches, event, record
+from db.rows import AgentInfo, BundleRow, Claim
+from db.states import AgentState, FailureClass, State
+from db.tables import RUNNING, agents, attempts, jobs
+from db.transaction import Transaction
+
+BACKEND = "bundle"
+"""The backend of a bundle's holder."""
+AWAY = agents.c.state == AgentState.AWAY.value
+QUEUED = jobs.c.state == State.QUEUED.value
+
+
+def pack(transaction: Transaction, name: str, info: AgentInfo, ids: Sequence[int]) -> tuple[int, list[Claim]]:
+    """Enlists a holder, which claims those of these jobs that wait: with a child only if its parent is done or
+    comes along. Ids are handed out parents first, so in their order each parent is seen before its children."""
+    before = transaction.run(sa.select(agents.c.id).where(agents.c.boot_id == info.boot_id, AWAY)).scalar()
+    if before is not None:  # the answer to our first try was lost
+        return before, _held(transaction, before)
+    holder = _enlist(transaction, name, info)
+    packed: set[int] = set()
+    for batch in batches(sorted(ids)):
+        rows = list(_packable(transaction, batch, packed))
+        packed.update(row.id for row in rows)
+        _start(transaction, holder, rows, f"packed into bundle {holder}, {name}")
+    return holder, _held(transaction, holder)
+
+
+def _enlist(transaction: Transaction, name: str, info: AgentInfo) -> int:
+    """A row without a lease: no clock decides about it."""
+    statement = agents.insert().values(
+        host=info.host, pid=info.pid, process_started=info.process_started, boot_id=info.boot_id,
+        backend=BACKEND, device=info.device, build=info.build, precisions=json.dumps(info.precisions),
+        code=info.code, log=info.log, lease=0.0, state=AgentState.AWAY.value, note=name, reason="",
+        clock=boot(), expires=moment(), enlisted_at=wall(), beat_at=wall(),
+    )  # fmt: skip
+    return int(transaction.run(statement.returning(agents.c.id)).scalar_one())
+
+
+def _packable(transaction: Transaction, ids: Sequence[int], packed: set[int]) -> Iterator[Any]:
+    """The given jobs that may go, locked. Adds no more than it yields: whoever asks keeps `packed`."""
+    rows = transaction.run(
+        sa.select(jobs.c.id, jobs.c.attempt, jobs.c.parent_id, jobs.c.blocked)
+        .where(jobs.c.id.in_(ids), QUEUED, jobs.c.wanted)
+        .order_by(jobs.c.id)
+        .with_for_update(key_share=True)
+    ).all()
+    going = set(packed)
+    for row in rows:
+        if not row.blocked or row.parent_id in going:
+            going.add(row.id)
+            yield row
+
+
+def _start(transaction: Transaction, holder: int, rows: Sequence[Any], detail: str) -> None:
+    """One attempt of each of these locked jobs begins, under the holder. What it has trained stays behind."""
+    if not rows:
+        return
+    values = {"state": State.RUNNING.value, "agent_id": holder, "attempt": jobs.c.attempt + 1, "not_before": None}
+    ids = [row.id for row in rows]
+    changed = transaction.run(
+        jobs.update().where(jobs.c.id.in_(ids)).values(advanced=False, **values).returning(jobs.c.id, jobs.c.attempt)
+    ).all()
+    started = [
+        {"job_id": row.id, "attempt": row.attempt, "agent_id": holder, "claim": 0, "resumed_from": 0} for row in changed
+    ]
+    transaction.quick(START, started)
+    record(transaction, [event(row, State.QUEUED, State.RUNNING, detail, holder) for row in changed])
+
+
+def _held(transaction: Transaction, holder: int) -> list[Claim]:
+    ids = transaction.run(sa.select(jobs.c.id).where(RUNNING, jobs.c.agent_id == holder).order_by(jobs.c.id))
+    return [
+        claim
+        for batch in batches(list(ids.scalars()))
+        for claim in claims_of(transaction, transaction.run(sa.select(*CLAIMED).where(jobs.c.id.in_(batch))).all())
+    ]
+
+
+def bundles(transaction: Transaction) -> list[BundleRow]:
+    """All that were ever packed, the oldest first."""
+    held = sa.select(sa.func.count()).where(RUNNING, jobs.c.agent_id == agents.c.id).scalar_subquery()
+    columns = (agents.c.id, agents.c.note, agents.c.boot_id, agents.c.state, agents.c.enlisted_at)
+    statement = sa.select(*columns, held.label("jobs")).where(agents.c.backend == BACKEND).order_by(agents.c.id)
+    return [
+        BundleRow(
+            id=row.id,
+            name=row.note,
+            token=row.boot_id,
+            state=AgentState(row.state),
+            jobs=row.jobs,
+            packed_at=row.enlisted_at,
+        )
+        for row in transaction.run(statement)
+    ]
+
+
+def recall(transaction: Transaction, holder: int) -> int:
+    """What it holds is queued again, to be claimed at once; returns how many jobs."""
+    count = failures.depart(
+        transaction, holder, AgentState.DEAD, FailureClass.PREEMPTED, "recalled", was=AgentState.AWAY
+    )
+    mine = sa.select(attempts.c.job_id).where(attempts.c.agent_id == holder)
+    transaction.run(
+        jobs.update().where(jobs.c.id.in_(mine), QUEUED, jobs.c.not_before.is_not(None)).values(not_before=None)
+    )
+    return count
+
+
+def land(transaction: Transaction, holder: int, *, host: str, device: str, build: str) -> None:
+    """Notes where the bundle was computed; once nothing is held any more, it has retired."""
+    mine = agents.c.id == holder
+    transaction.run(agents.update().where(mine).values(host=host, device=device, build=build, beat_at=wall()))
+    more = sa.exists().where(RUNNING, jobs.c.agent_id == holder)
+    transaction.run(
+        agents.update()
+        .where(mine, AWAY, sa.not_(more))
+        .values(state=AgentState.RETIRED.value, reason="imported", ended_at=wall())
+    )

@@ -1,0 +1,221 @@
+"""The backend that starts agents as elements of Slurm arrays."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from db.home import Home
+from db.urls import parse_url, shown
+from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.backends.local import worker_environment
+from orchestrator.backends.slurm import commands, queue
+from orchestrator.backends.slurm.pilot import Pilot
+from orchestrator.backends.slurm.request import Request
+from orchestrator.machine import Machine
+from orchestrator.starts import Start, record, recorded
+from sweeps.errors import InputError, QsweepError
+
+GLANCE = 2.0
+"""Seconds for which an answer of Slurm's is good: a controller serves many."""
+
+IDLE = 300
+"""Seconds after which an agent without work gives its allocation back."""
+
+
+class SlurmBackend(Backend):
+    """Pilot agents in arrays, never one element a job: the elements pull their work from the registry."""
+
+    name: ClassVar[str] = "slurm"
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._fleet: Fleet | None = None
+        self._arrays: list[str] = []
+        self._seen: list[queue.Element] = []
+        self._looked = -GLANCE
+        self._trouble = ""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        return cls(Request(options=dict(options)))
+
+    def survey(self, machine: Machine, workers: int | None) -> Site:
+        commands.check_present()
+        _submitit()
+        if workers is None:
+            raise InputError(
+                "how many agents shall be submitted?",
+                place="--workers",
+                allowed="each is one element of an array, with one GPU or one core",
+            )
+        self._request.check()
+        return Site(hosts=self._request.hosts(), agents=workers)
+
+    def adopt(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        assert fleet.scope.sweep is not None, "a fleet on Slurm works for one sweep"
+        self._arrays = [
+            one.reference
+            for one in recorded(fleet.home, fleet.scope.sweep)
+            if one.backend == self.name and one.selection in (None, fleet.scope.selection)
+        ]
+
+    def start(self, count: int) -> None:
+        most = commands.largest_array()
+        while count > 0:
+            size = min(count, most)
+            try:
+                self._submit(size)
+            except QsweepError as error:
+                if self.alive() == 0:
+                    raise
+                self._trouble = f"{count} more agents could not be submitted: {error}"
+                return
+            count -= size
+        self._trouble = ""
+
+    def _submit(self, size: int) -> None:
+        """Submit one array of that size, and record it."""
+        fleet = self._fleet
+        assert fleet is not None
+        assert fleet.scope.sweep is not None
+        submitit = _submitit()
+        folder = logs(fleet.home)
+        folder.mkdir(parents=True, exist_ok=True)
+        pilot = Pilot(
+            home=str(fleet.home.root),
+            data=str(fleet.home.data),
+            registry=shown(parse_url(fleet.home.registry)),
+            scope=fleet.scope,
+            code=fleet.code,
+            lease=fleet.lease,
+            time_limit=fleet.time_limit,
+            handover=self._request.handover,
+        )
+        with environment(fleet.home):
+            executor = submitit.SlurmExecutor(folder)
+            executor.update_parameters(**self._parameters(fleet))
+            try:
+                jobs = executor.map_array(pilot, range(size))
+            except submitit.core.utils.FailedJobError as error:
+                raise QsweepError(f"Slurm took no array: {_last_line(str(error))}") from None
+        array = str(jobs[0].job_id).partition("_")[0]
+        start = Start(
+            backend=self.name,
+            sweep=fleet.scope.sweep,
+            reference=array,
+            agents=size,
+            selection=fleet.scope.selection,
+            options=dict(self._request.options),
+        )
+        record(fleet.home, start)
+        self._arrays.append(array)
+        self._looked = -GLANCE
+
+    def _parameters(self, fleet: Fleet) -> dict[str, Any]:
+        """submitit's parameters. Its own defaults for time (5 min) and wckey are taken out."""
+        own = {
+            "requeue": True,
+            "export": "ALL",
+            "chdir": str(fleet.home.root),
+            # Only for a preemption that warns: the pilot itself knows the end, and to the second.
+            "signal": "USR1@1",
+        }
+        return {
+            "job_name": f"qsweep-{fleet.title}",
+            "time": None,
+            "wckey": None,
+            "stderr_to_stdout": True,
+            "array_parallelism": self._request.array_parallelism or fleet.workers,
+            "setup": self._request.setup,
+            "additional_parameters": own | self._request.parameters,
+        }
+
+    def alive(self) -> int:
+        return sum(not element.over for element in self._look())
+
+    def remarks(self) -> list[str]:
+        fleet = self._fleet
+        assert fleet is not None
+        trouble = [self._trouble] if self._trouble else []
+        return trouble + queue.describe(self._look(), str(logs(fleet.home)))
+
+    def _look(self) -> list[queue.Element]:
+        """What Slurm said last; what it said before, while it does not answer."""
+        if time.monotonic() - self._looked >= GLANCE:
+            try:
+                self._seen = queue.elements(self._arrays)
+            except commands.SlurmUnavailable as error:
+                self._trouble = str(error)
+            self._looked = time.monotonic()
+        return self._seen
+
+    def stop(self) -> None:
+        """scancel sends SIGTERM, upon which an agent hands over; those that wait are gone at once."""
+        open_ones = {element.array for element in self._look() if not element.over}
+        if open_ones:
+            commands.run("scancel", *sorted(open_ones))
+
+    def kill(self) -> None:
+        if self._arrays:
+            commands.run("scancel", "--full", "--signal=KILL", *self._arrays)
+            commands.run("scancel", *self._arrays)
+
+    @classmethod
+    def describe(cls, home: Home, starts: Sequence[Start]) -> list[str]:
+        arrays = [one.reference for one in starts]
+        try:
+            found = queue.elements(arrays)
+        except commands.SlurmUnavailable as error:
+            return [f"Slurm arrays {', '.join(arrays)}: {error}"]
+        words = queue.describe(found, str(logs(home)))
+        if starts and starts[-1].reference not in {element.array for element in found}:
+            last = starts[-1]
+            words.append(f"Slurm array {last.reference}: its {last.agents} agents are over; their logs: {logs(home)}")
+        return words
+
+    @classmethod
+    def withdraw(cls, starts: Sequence[Start]) -> None:
+        commands.run("scancel", "--state=PENDING", *(one.reference for one in starts))
+
+
+def logs(home: Home) -> Path:
+    """Where Slurm writes what agents print; an agent's own log lies with all others."""
+    return home.logs / "slurm"
+
+
+@contextmanager
+def environment(home: Home) -> Iterator[None]:
+    """What an array takes along: its registry, its share of the machine, and no module from the current folder."""
+    before = dict(os.environ)
+    own = {"QSWEEP_BACKEND": SlurmBackend.name, "QSWEEP_IDLE": str(IDLE)}
+    os.environ.update(worker_environment(home, threads=1) | own)
+    # A launch from within a job must not hand that job's own allocation on, nor an SBATCH_EXPORT keep ours back.
+    for name in before:
+        if name == "SBATCH_EXPORT" or (name.startswith("SLURM_") and name != "SLURM_CONF"):
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise InputError(
+            "submitit is not installed", place="--backend slurm", allowed="pip install 'qsweep[slurm]'"
+        ) from None
+    return submitit
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

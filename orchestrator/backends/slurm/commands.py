@@ -1,0 +1,77 @@
+"""Slurm's own commands, as a user would call them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+from sweeps.errors import InputError, QsweepError
+
+TIMEOUT = 60.0
+
+
+class SlurmUnavailable(QsweepError):
+    """Slurm does not answer; it may later."""
+
+
+def check_present() -> None:
+    """Raises InputError if this machine has no Slurm, or its controller does not answer."""
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "there is no Slurm on this machine: sbatch is not found",
+            place="--backend slurm",
+            allowed="launch on a machine from which jobs are submitted, or leave --backend out",
+        )
+    answer = run("scontrol", "ping")
+    if answer.returncode:
+        raise InputError(f"Slurm's controller does not answer: {complaint(answer)}", place="--backend slurm")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """One command of Slurm's, its answer in plain C. Raises SlurmUnavailable if it hangs or is not there."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SINFO_"))}
+    try:
+        return subprocess.run(
+            command,
+            env=environment | {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SlurmUnavailable(f"{command[0]} is not found on this machine") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmUnavailable(f"{command[0]} did not answer within {TIMEOUT:g} s") from None
+
+
+def ask(*command: str) -> str:
+    """What a command prints. Raises SlurmUnavailable if it fails."""
+    answer = run(*command)
+    if answer.returncode:
+        raise SlurmUnavailable(f"{command[0]} failed: {complaint(answer)}")
+    return answer.stdout
+
+
+def complaint(answer: subprocess.CompletedProcess[str]) -> str:
+    """What went wrong, in Slurm's words, on one line."""
+    lines = [re.sub(r"^\w+: (error: |fatal: )?", "", line) for line in answer.stderr.splitlines() if line.strip()]
+    return "; ".join(lines) or f"exit code {answer.returncode}"
+
+
+def largest_array() -> int:
+    """How many elements an array may have; the largest index is one less."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
+    return max(int(found[1]), 1) if found else 1
+
+
+def seconds(text: str) -> float | None:
+    """A duration as Slurm prints it, `[days-][hours:]minutes:seconds`; None for one without an end."""
+    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if not found:
+        return None
+    days, hours, minutes, rest = (int(one or 0) for one in found.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + rest)

@@ -1,0 +1,160 @@
+"""Where answers come from: everything that is known of one sweep, from a registry or from an exported bundle."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from db.home import Home
+from db.registry import Registry
+from db.results import ResultStore, VanishedResults
+from db.rows import Sweep
+from db.schema import KINDS
+from db.views import VIEWS
+from sweeps.errors import InputError, nearest
+from sweeps.job import Job
+from sweeps.spec import Spec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Source(ABC):
+    """One sweep as Arrow tables: its results (`runs`, `epochs`, …) and what the registry says of it.
+
+    Laws, so that an answer is the same from a registry and from the bundle that was exported of it:
+
+    1. `read` gives jobs in the order of their registration, and the rows of one job in the order in which
+       they were written; events in their own order.
+    2. Results are those that the registry counts, at one moment for all of `read`: the same trainings stand
+       behind every table made from one source.
+    3. Reading changes nothing.
+    """
+
+    sweep: Sweep
+    """The variant as it is registered."""
+
+    @abstractmethod
+    def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """These columns (or all) of a kind of result or of `jobs`, `attempts` or `events`.
+
+        Raises InputError for an unknown name, DamagedResults where a counted file is not as it was written.
+        """
+
+    @abstractmethod
+    def place_of(self, kind: str, publication: str) -> str:
+        """The file in which the rows of that kind and publication lie, for a person to find it."""
+
+    @property
+    def title(self) -> str:
+        return self.sweep.title
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The resolved specification."""
+        return Spec.from_json(self.sweep.spec, place=self.title)
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """Every job that the specification spans, registered or not."""
+        return self.spec.jobs()
+
+    def frame(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """`read` as a pandas DataFrame."""
+        frame: pd.DataFrame = self.read(name, columns).to_pandas()
+        return frame
+
+
+class RegistrySource(Source):
+    """A sweep of a registry, as it stands now. The views in `together` are of the same moment as the results."""
+
+    def __init__(self, home: Home, registry: Registry, sweep: Sweep, *, together: Sequence[str] = ()) -> None:
+        self.sweep = sweep
+        self._registry = registry
+        self._store = ResultStore(home.results)
+        self._together = together
+
+    def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        check_columns(name, columns)
+        if name in self._together:
+            table = self._moment[1][name]
+            return table if columns is None else table.select(list(columns))
+        if name in VIEWS:
+            return self._registry.view(name, self.sweep.id, columns)
+        try:
+            return self._store.read(name, self._moment[0], columns)
+        except VanishedResults:  # a compaction has replaced the files
+            return self._store.read(name, self._moved(), columns)
+
+    def place_of(self, kind: str, publication: str) -> str:
+        return self._store.path(kind, publication)
+
+    @cached_property
+    def _moment(self) -> tuple[pa.Table, dict[str, pa.Table]]:
+        """The pointers, and the views of the same moment."""
+        return self._registry.snapshot(self.sweep.id, self._together)
+
+    def _moved(self) -> pa.Table:
+        """Where the counted rows of that moment lie now."""
+        then, views = self._moment
+        keys = ["job", "attempt", "kind"]
+        numbered = then.drop(["publication"]).append_column("order", pa.array(range(then.num_rows)))
+        found = numbered.join(self._registry.pointers(self.sweep.id), keys, join_type="inner").sort_by("order")
+        self._moment = found.drop(["order"]), views
+        return self._moment[0]
+
+
+def known_schema(name: str) -> pa.Schema:
+    """The columns of a kind of result or of a view of the registry. Raises InputError."""
+    if name in KINDS:
+        return KINDS[name].columns
+    if name in VIEWS:
+        return VIEWS[name].schema
+    raise InputError(f"there is no {name!r}", allowed=nearest(name, [*KINDS, *VIEWS]))
+
+
+def check_columns(name: str, columns: Sequence[str] | None) -> None:
+    """Raise InputError if that view, or one of these columns of it, does not exist."""
+    known = known_schema(name).names
+    for column in columns or ():
+        if column not in known:
+            raise InputError(f"{name} has no column {column!r}", allowed=nearest(column, known))
+
+
+@contextmanager
+def opened_source(
+    name: str | None, home: Home, bundle: Path | None = None, *, together: Sequence[str] = ()
+) -> Iterator[Source]:
+    """The sweep `name` of the home's registry, or the one that was exported to the folder `bundle`.
+
+    Raises InputError if there is none, or if the bundle holds another sweep than `name`.
+    """
+    if bundle is not None:
+        from reports.bundle import BundleSource
+
+        source = BundleSource(bundle)
+        if name is not None and name not in (source.sweep.name, source.title):
+            raise InputError(f"this bundle holds {source.title}, not {name}", place=f"--from {bundle}")
+        yield source
+        return
+    if name is None:
+        raise InputError("name a launched sweep, or a bundle by --from DIR", place="NAME")
+    with Registry.open(home.registry) as registry:
+        yield RegistrySource(home, registry, registry.find_sweep(name), together=together)
+
+
+@contextmanager
+def all_sources(home: Home, *, sweep: str | None = None, bundle: Path | None = None) -> Iterator[list[Source]]:
+    """Every sweep of the registry, the one launched last first; or only `sweep`, or the one in `bundle`."""
+    if bundle is not None or sweep is not None:
+        with opened_source(sweep, home, bundle) as source:
+            yield [source]
+        return
+    with Registry.open(home.registry) as registry:
+        yield [RegistrySource(home, registry, one) for one in registry.sweeps()]

@@ -1,0 +1,53 @@
+"""One layer of a convolutional network: its own geometry, and how it hangs together with the other layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A pooling of images before a layer reads them: the `max` or the `mean` of each window."""
+
+    kind: str
+    kernel: int
+    stride: int
+    padding: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvLayer:
+    """One convolution, or a linear layer as a 1×1 convolution of one pixel, with what stands around it.
+
+    In this order: the input is pooled, convolved, normalized by batch norm, a residual is added, and ReLU is
+    taken. A network is a list of layers of which each reads one, and may add another, that stands before it.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    kernel: int
+    stride: int
+    padding: int
+    side: int
+    """Height and width of the output, in pixels."""
+    bias: bool = True
+    norm: bool = True
+    relu: bool = True
+    pool: Pool | None = None
+    source: str | None = None
+    """The layer whose output it reads; None is the one before it in the list, or the images."""
+    residual: str | None = None
+    """The layer whose output is added before ReLU."""
+    counted: bool = True
+    """Whether its weights count in ω and in the norms of the flatness measures."""
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, without the bias: N of the step size's gradient scale."""
+        return self.outputs * self.inputs * self.kernel**2
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of one forward pass over one image."""
+        return 2 * self.weights * self.side**2

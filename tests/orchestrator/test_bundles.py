@@ -1,0 +1,337 @@
+"""The door to machines that reach no registry: packed, worked off without any of qsweep's services, brought home."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import qsweep as api
+from db.home import Home
+from db.registry import Registry
+from db.states import State
+from tests.conftest import Qsweep
+
+pytestmark = pytest.mark.slow
+
+LONG = (
+    "digits-grid", "--set", "epochs=25", "--where",
+    "width == 8 and depth == 2 and optimizer != 'rmsprop' and learning_rate == 0.005 and weight_decay < 0.00015",
+)  # fmt: skip
+"""16 jobs: more than one cohort."""
+SHORT = (*LONG[:2], "epochs=1", *LONG[3:])
+MEASURED = """
+title = "Two models and their flatness"
+[fixed]
+data = "digits"
+model = "nin"
+width = 2
+depth = 1
+channels_per_width = 2
+optimizer = "sgd"
+learning_rate = 0.05
+weight_decay = 0.0
+epochs = 2
+batch_size = 128
+[axes]
+bits = [32, 4]
+"""
+MEASURES = """
+[[measures]]
+measure = "pac_bayes"
+measure_samples = 200
+copies = 2
+iterations = 3
+"""
+FAR = {"torch", "numpy", "pyarrow"}
+BLOCKER = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+Far = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Far:
+    """Run Python in an empty folder, where of all that qsweep depends on only torch, numpy and pyarrow can be
+    imported, and qsweep itself can't."""
+    declared = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^a-z-]", one)[0] for one in declared} - FAR
+    names = names - {"scikit-learn"} | {"sklearn", "qsweep", "orchestrator", "reports"}
+    assert {"sqlalchemy", "pydantic", "typer", "sklearn", "torchvision"} <= names
+    folder = tmp_path / "absent"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(BLOCKER.format(names=names))
+
+    def start(*arguments: str, **extra: str) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("QSWEEP_")}
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env=environment | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", **extra},
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    error = process.communicate(timeout=240)[1]
+    assert process.returncode == code, error
+    return error
+
+
+def wait_for(path: Path, lines: int) -> None:
+    """Until a ledger has so many lines."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_bytes().count(b"\n") >= lines:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"{path} did not grow")
+
+
+def events(home: Path) -> int:
+    with Registry.open(Home.at(home).registry) as registry:
+        return registry.newest_event()
+
+
+def runs_of(home: Path, name: str = "digits-grid") -> pd.DataFrame:
+    """What does not depend on when and where a job ran."""
+    varying = ["seconds", "steps_per_second", "finished_at", "host", "attempt"]
+    return api.results(name, home=home).drop(columns=varying).sort_values("job").reset_index(drop=True)
+
+
+def kept(home: Path) -> dict[str, dict[str, Any]]:
+    """The kept models by job."""
+    with Registry.open(Home.at(home).registry) as registry:
+        rows = registry.jobs(registry.sweeps()[0].id, state=State.DONE)
+    return {row.identity: torch.load(home / "models" / str(row.model_file), weights_only=True) for row in rows}
+
+
+def test_a_bundle_killed_twice_brings_home_the_same_bits_as_agents_here(
+    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
+) -> None:
+    assert qsweep("pack", *LONG, "--out", str(tmp_path / "far.zip")).returncode == 0
+    steps = {"QSWEEP_CHECKPOINT_STEPS": "20"}
+    first = far("far.zip", "--workers", "2", **steps)
+    wait_for(tmp_path / "far" / "checkpoints.jsonl", 16)
+    agents = psutil.Process(first.pid).children()
+    agents[0].kill()
+    wait_for(tmp_path / "far" / "checkpoints.jsonl", 48)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    half = qsweep("import", str(tmp_path / "far"))
+    assert half.returncode == 0, half.stderr
+    assert "16 still away" in half.stdout
+    finish(far("far", "--results", "results.zip", **steps))
+    log = "".join(path.read_text() for path in (tmp_path / "far" / "logs").glob("*.log"))
+    resumed = [int(step) for step in re.findall(r"jobs from step (\d+)", log)]
+    assert max(resumed) > 0
+    assert "16 jobs counted" in qsweep("import", str(tmp_path / "results.zip")).stdout
+    assert "the registry is sound" in qsweep("db", "check").stdout
+    here = tmp_path / "here"
+    local = qsweep("launch", *LONG, "--home", str(here))
+    assert local.returncode == 0, local.stderr
+    pd.testing.assert_frame_equal(runs_of(home), runs_of(here), check_exact=True)
+    ours, theirs = kept(home), kept(here)
+    assert ours.keys() == theirs.keys()
+    for identity, model in ours.items():
+        assert all(
+            torch.equal(value, theirs[identity][name]) if isinstance(value, torch.Tensor) else True
+            for name, value in model.items()
+        )
+
+
+def test_what_is_away_is_neither_run_nor_waited_for_and_comes_back_when_recalled(
+    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
+) -> None:
+    bundle = str(tmp_path / "far")
+    assert "16 jobs" in qsweep("pack", *SHORT, "--out", bundle).stdout
+    status = json.loads(qsweep("status", "--json").stdout)
+    assert [(one["name"], one["jobs"]) for one in status["bundles"]] == [("far", 16)]
+    assert "none of the 16 jobs waits" in qsweep("pack", *SHORT, "--out", str(tmp_path / "more")).stderr
+    assert not (tmp_path / "more").exists()
+    launched = qsweep("launch", *SHORT, timeout=60)
+    assert launched.returncode == 0, launched.stderr
+    assert "16 jobs are away in bundles" in launched.stderr
+
+    finish(far("far", "--workers", "1"))
+    assert "16 jobs queued again" in qsweep("recall", "far").stdout
+    late = qsweep("import", bundle)
+    assert "0 jobs counted" in late.stdout
+    assert "16 refused" in late.stdout
+    assert qsweep("launch", *SHORT).returncode == 0
+    before = runs_of(home)
+    assert "16 refused" in qsweep("import", bundle).stdout
+    pd.testing.assert_frame_equal(before, runs_of(home))
+    assert (api.results("digits-grid", home=home).attempt == 2).all()
+    assert "the registry is sound" in qsweep("db", "check").stdout
+
+
+def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
+    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
+) -> None:
+    qsweep("pack", *SHORT, "--out", str(tmp_path / "far"))
+    finish(far("-m", "workers", "far", "--results", "results.zip", "--no-models", PYTHONPATH=code_path(tmp_path)))
+    first = qsweep("import", str(tmp_path / "results.zip"))
+    assert "16 jobs counted" in first.stdout
+    assert "16 of them without their models" in first.stdout
+    mark = events(home)
+    again = qsweep("import", str(tmp_path / "far"))
+    assert "16 were counted before" in again.stdout
+    assert events(home) == mark
+    runs = api.results("digits-grid", home=home)
+    manifest = json.loads((tmp_path / "far" / "bundle.json").read_text())
+    began = json.loads((tmp_path / "far" / "ledger.jsonl").read_text().splitlines()[0].partition(" ")[2])
+    assert set(runs.code.str.removesuffix(".dirty")) == {manifest["code"]}
+    assert set(runs.host) == {began["host"]}
+    assert set(runs.device) == {began["device"]}
+    assert (runs.seconds > 0).all()
+    assert json.loads(qsweep("status", "--json").stdout)["bundles"] == []
+    job = runs.job.iloc[0]
+    shown = json.loads(qsweep("show", job, "--json").stdout)
+    assert shown["attempts"][0]["host"] == began["host"]
+    assert "results counted" in qsweep("logs", job).stdout
+
+
+def code_path(tmp_path: Path) -> str:
+    """Where `workers` is found, and the blocker of other imports."""
+    return os.pathsep.join([str(tmp_path / "far" / "code"), str(tmp_path / "absent")])
+
+
+def test_measures_travel_with_their_models_or_after_them(qsweep: Qsweep, home: Path, far: Far, tmp_path: Path) -> None:
+    trained, measured = tmp_path / "trained.toml", tmp_path / "measured.toml"
+    trained.write_text(MEASURED)
+    measured.write_text(MEASURED + MEASURES)
+    assert "with 4 jobs" in qsweep("pack", str(measured), "--out", str(tmp_path / "both.zip")).stdout
+    finish(far("both.zip", "--workers", "1"))
+    assert "4 jobs counted" in qsweep("import", str(tmp_path / "both")).stdout
+    together = api.results("measured", "measures", home=home)
+
+    other = str(tmp_path / "other")
+    assert qsweep("launch", str(trained), "--home", other).returncode == 0
+    assert "with 2 jobs" in qsweep("pack", str(measured), "--out", str(tmp_path / "after"), "--home", other).stdout
+    finish(far("after", "--workers", "1"))
+    assert "2 jobs counted" in qsweep("import", str(tmp_path / "after"), "--home", other).stdout
+    after = api.results("measured", "measures", home=Path(other))
+    assert len(together) == len(after) == 2
+    assert dict(zip(together.job, together.radius, strict=True)) == dict(zip(after.job, after.radius, strict=True))
+    assert (together.parent_attempt == 1).all()
+
+
+def test_sigterm_checkpoints_and_the_same_command_goes_on(qsweep: Qsweep, home: Path, far: Far, tmp_path: Path) -> None:
+    qsweep("pack", *LONG, "--out", str(tmp_path / "far"))
+    steps = {"QSWEEP_CHECKPOINT_STEPS": "20"}
+    first = far("far", "--workers", "1", **steps)
+    wait_for(tmp_path / "far" / "checkpoints.jsonl", 12)
+    first.terminate()
+    assert "goes on from here" in finish(first, code=130)
+    lines = (tmp_path / "far" / "checkpoints.jsonl").read_text().splitlines()
+    stopped_at = json.loads(lines[-1].partition(" ")[2])["step"]
+    finish(far("far", "--workers", "1"))
+    log = "".join(path.read_text() for path in (tmp_path / "far" / "logs").glob("*.log"))
+    assert f"jobs from step {stopped_at} of" in log
+    assert "16 jobs counted" in qsweep("import", str(tmp_path / "far")).stdout
+    assert "nothing to do" in finish(far("far"))
+
+
+def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
+    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
+) -> None:
+    qsweep("pack", *SHORT, "--out", str(tmp_path / "far"))
+    finish(far("far", "--results", "results.zip"))
+    mark = events(home)
+
+    def refused(name: str, damage: Callable[[Path], None], words: str) -> None:
+        copy = tmp_path / name
+        shutil.copytree(tmp_path / "far", copy)
+        damage(copy)
+        answer = qsweep("import", str(copy))
+        assert answer.returncode == 2, (name, answer.stdout)
+        assert words in answer.stderr, (name, answer.stderr)
+        assert events(home) == mark
+        assert api.results("digits-grid", home=home).empty
+
+    def any_of(folder: Path, pattern: str) -> Path:
+        return sorted(folder.glob(pattern))[0]
+
+    def replace(path: Path, old: str, new: str) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def better(folder: Path) -> None:
+        """A loss made better, and written as a sound Parquet file."""
+        path = any_of(folder, "results/runs/*")
+        table = pq.read_table(path)
+        place = table.column_names.index("test_loss")
+        pq.write_table(table.set_column(place, table.schema.field(place), [[0.0] * len(table)]), path)
+
+    refused("cut", lambda one: os.truncate(any_of(one, "results/runs/*"), 1000), "truncated or was altered")
+    refused("better", better, "truncated or was altered")
+    refused("gone", lambda one: any_of(one, "models/*/*").unlink(), "is not here")
+    refused("model", lambda one: any_of(one, "models/*/*").write_bytes(b""), "truncated or was altered")
+    refused("ledger", lambda one: replace(one / "ledger.jsonl", "false", "true"), "was altered")
+    refused("jobs", lambda one: replace(one / "bundle.json", '"bits": 8', '"bits": 2'), "was altered")
+    refused("empty", lambda one: (one / "bundle.json").unlink(), "this is no bundle")
+    os.truncate(tmp_path / "results.zip", 3000)
+    cut = qsweep("import", str(tmp_path / "results.zip"))
+    assert cut.returncode == 2
+    assert "truncated or damaged" in cut.stderr
+    elsewhere = qsweep("launch", *SHORT, "--limit", "1", "--home", str(tmp_path / "another"))
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert "another registry" in qsweep("import", str(tmp_path / "far"), "--home", str(tmp_path / "another")).stderr
+
+    replace(any_of(tmp_path / "far", "code/workers/cohort.py"), "The engine", "An engine")
+    assert "the code of this bundle is not" in finish(far("far"), code=2)
+    assert "16 jobs counted" in qsweep("import", str(tmp_path / "far")).stdout
+
+
+def test_a_bundle_without_data_says_so_and_takes_it_from_a_folder(qsweep: Qsweep, far: Far, tmp_path: Path) -> None:
+    qsweep("pack", *SHORT, "--out", str(tmp_path / "far.zip"))
+    with zipfile.ZipFile(tmp_path / "far.zip") as archive:
+        archive.extractall(tmp_path / "far")
+    data = tmp_path / "given"
+    (tmp_path / "far" / "data").rename(data)
+    finish(far("far", "--data", str(data), "--workers", "1"))
+    os.truncate(data / "digits.npz", 5000)
+    shutil.rmtree(tmp_path / "far")
+    missing = finish(far("far.zip", "--data", str(data)), code=0)
+    assert "16/16 done" in missing
+
+
+def test_bad_input_is_refused_before_anything_is_held(qsweep: Qsweep, home: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    for arguments, words in (
+        (("--out", str(taken)), "exists already"),
+        (("--out", str(tmp_path / "no" / "folder")), "can't be written"),
+        (("--out", str(tmp_path / "far"), "--where", "bits == 5"), "none of the 972 jobs matches"),
+    ):
+        answer = qsweep("pack", "digits-grid", *arguments)
+        assert answer.returncode == 2
+        assert words in answer.stderr
+    assert not (home / "registry.db").exists()
+    assert "there is no such bundle" in qsweep("import", "nowhere.zip").stderr

@@ -1,0 +1,90 @@
+"""`python -m workers.bundle.agent`: one agent of a bundle on one GPU or core. Started by the runner alone."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from db.errors import LeaseLost
+from db.home import Home
+from sweeps.code import code_origin
+from sweeps.errors import QsweepError
+from workers.agent.endings import LeaseGone
+from workers.agent.exits import Exit
+from workers.agent.heart import Heart
+from workers.agent.loop import Agent
+from workers.agent.workplace import Workplace
+from workers.bundle.desk import LEASE
+from workers.bundle.line import Line
+from workers.device import build, device_class, precisions
+
+PATIENCE = 600.0
+"""Seconds without an optimizer step after which an agent counts as hung."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--number", type=int, required=True)
+    parser.add_argument("--line", type=int, required=True, help="descriptor of the line to the desk")
+    parser.add_argument("--time-limit", type=float, default=math.inf)
+    given = parser.parse_args(arguments)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    torch.set_num_threads(1)
+    home = Home.at(given.bundle, data=given.data)
+    log_file = home.logs / f"{socket.gethostname()}-{os.getpid()}.log"
+    logging.basicConfig(filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        return run(home, Line(Connection(given.line)), given.number, stop=stop, time_limit=given.time_limit)
+    except QsweepError as error:
+        sys.stderr.write(f"agent {given.number}: {error}\n")
+        return error.exit_code
+
+
+def run(home: Home, line: Line, number: int, *, stop: threading.Event, time_limit: float) -> int:
+    """Enlist and work until nothing is left; the exit code."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    line.enlist(number, precisions(device))
+    line.began(
+        {
+            "host": socket.gethostname(),
+            "device": device_class(device),
+            "torch": build(),
+            "code": code_origin(),
+        }
+    )
+    heart = Heart(line, number, lease=LEASE, patience=PATIENCE)
+    heart.start()
+    place = Workplace(
+        home=home,
+        registry=line,
+        device=device,
+        agent=number,
+        code=code_origin(),
+        heart=heart,
+        stop=stop,
+        time_limit=time_limit,
+    )
+    try:
+        Agent(place).run()
+    except (LeaseGone, LeaseLost):
+        return Exit.LEASE_GONE
+    finally:
+        heart.stop()
+    return Exit.LEFT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""`python -m workers BUNDLE`: work off a bundle on this machine. Needs Python 3.11, torch, numpy and pyarrow alone."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from db.home import Home
+from sweeps.code import ROOT, is_intact
+from sweeps.errors import InputError, QsweepError
+from workers.bundle.desk import Desk
+from workers.bundle.manifest import Manifest, read_manifest
+from workers.bundle.parcel import unpack, write_results
+from workers.bundle.runner import Crew, Runner
+
+FAREWELL = 20.0
+"""Seconds in which the agents of an earlier run notice that it is gone."""
+DESCRIPTION = """Train and measure the jobs of a bundle that `qsweep pack` made, with every GPU of this machine, or one
+process a core. The same command goes on where it was, whatever ended it. `qsweep import` takes the results."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
+    try:
+        folder = _folder(given.bundle)
+        manifest = read_manifest(folder)
+        _become_packed_code(folder, manifest, given)
+        hold = _take_hold(folder)
+        code = _work(folder, manifest, given, hold)
+        if given.results is not None:
+            size = write_results(folder, given.results, models=given.models)
+            sys.stderr.write(f"results: {given.results}, {size / 1e6:.1f} MB; bring them home with: qsweep import\n")
+        return code
+    except QsweepError as error:
+        sys.stderr.write(f"workers: {error}\n")
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workers", description=DESCRIPTION)
+    parser.add_argument("bundle", type=Path, help="the folder or .zip file that `qsweep pack` wrote")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets, if the bundle has them not")
+    parser.add_argument("--workers", type=_count, metavar="N", help="agents [one per GPU, else one per core]")
+    parser.add_argument(
+        "--time-limit", type=float, default=math.inf, metavar="S", help="seconds after which a job fails"
+    )
+    parser.add_argument("--results", type=Path, metavar="FILE", help="at the end, write the results alone as one .zip")
+    parser.add_argument(
+        "--no-models", dest="models", action="store_false", help="leave the trained models out of --results"
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of agents")
+    return int(text)
+
+
+def _folder(path: Path) -> Path:
+    """The bundle's folder: that of a file is unpacked beside it, once."""
+    path = path.absolute()
+    if path.is_dir() or path.suffix != ".zip":
+        return path
+    folder = path.with_suffix("")
+    if not folder.exists():
+        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        try:
+            unpack(path, temporary)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namespace) -> None:
+    """What computes is the code that came along, not what may be installed here. Raises InputError if it is altered."""
+    code = folder / "code"
+    if not is_intact(code):
+        raise InputError(
+            f"the code of this bundle is not {manifest.code}", place=str(code), allowed="copy the bundle again"
+        )
+    if code.resolve() == ROOT:
+        return
+    sys.stderr.flush()
+    arguments = [str(folder)]
+    for option, value in (("--data", given.data), ("--workers", given.workers), ("--results", given.results)):
+        arguments += [] if value is None else [option, str(value)]
+    arguments += [] if math.isinf(given.time_limit) else ["--time-limit", str(given.time_limit)]
+    arguments += [] if given.models else ["--no-models"]
+    search = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": search, "PYTHONSAFEPATH": "1"}
+    os.execve(sys.executable, [sys.executable, "-m", "workers", *arguments], environment)
+
+
+def _take_hold(folder: Path) -> int:
+    """A lock that ends with the last process that inherited it. Raises InputError if somebody works here.
+
+    The agents of a killed run end by themselves at their next heartbeat: they are waited for.
+    """
+    hold = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + FAREWELL
+    while True:
+        try:
+            fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InputError("another run works on this bundle", place=str(folder)) from None
+            time.sleep(0.2)
+        except OSError as error:
+            sys.stderr.write(f"note: no lock on {folder} ({error}): let no second run work on it\n")
+            return hold
+        else:
+            return hold
+
+
+def _work(folder: Path, manifest: Manifest, given: argparse.Namespace, hold: int) -> int:
+    home = Home.at(folder, data=_data(folder, manifest, given.data))
+    for place in (home.results, home.models, home.checkpoints, home.logs):
+        place.mkdir(exist_ok=True)
+    desk = Desk(home, manifest)
+    try:
+        if desk.remaining().nothing:
+            sys.stderr.write(f"{manifest.title}: nothing to do\n")
+            return 0
+        crew = _crew(home, manifest, given)
+        kind = "GPUs" if crew.gpus else "cores"
+        sys.stderr.write(f"{manifest.title}: {len(manifest.claims)} jobs, {crew.workers} agents on {kind}\n")
+        return Runner(home, desk, crew, hold=hold).run()
+    finally:
+        desk.close()
+
+
+def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
+    """Where the data sets are: in the bundle if they came along."""
+    came = folder / "data"
+    return came if given is None or all((came / f"{one}.npz").is_file() for one in manifest.datasets()) else given
+
+
+def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
+    """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
+    command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), *manifest.datasets()]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
+    found = json.loads(answer.stdout.splitlines()[-1])
+    if "problem" in found:
+        raise InputError(found["problem"])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    named = tuple(visible.split(",")) if visible else ()
+    gpus = tuple(str(index) for index in range(len(found["gpus"])))
+    return Crew(
+        workers=given.workers or len(gpus) or found["cores"],
+        gpus=named if gpus and len(named) == len(gpus) else gpus,
+        time_limit=given.time_limit,
+    )

@@ -1,0 +1,109 @@
+"""The line between an agent of a bundle and the desk: each call of the one is answered by the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+from db.errors import LeaseLost
+from db.rows import EVERYTHING, Accepted, Calibration, Checkpoint, Claim, Fenced, Finished, Head, Remaining, Scope
+from db.states import FailureClass
+from sweeps.errors import QsweepError
+from workers.bundle.desk import Desk
+
+ANSWERED, LOST, BROKEN = "answered", "lost", "broken"
+
+
+class DeskFailed(QsweepError):
+    """The desk could not do what it was asked."""
+
+
+class Line:
+    """The agent's end: the desk as a `JobQueue`. With the runner gone every lease is lost."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()  # the heart calls from a thread of its own
+
+    def enlist(self, agent: int, precisions: tuple[str, ...]) -> None:
+        self._ask("enlist", agent, precisions)
+
+    def began(self, facts: dict[str, Any]) -> None:
+        self._ask("began", facts)
+
+    def beat(self, agent_id: int, note: str = "") -> frozenset[int]:
+        return cast("frozenset[int]", self._ask("beat", agent_id, note))
+
+    def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:
+        return cast("Head | None", self._ask("next_cohort", agent_id, scope, parents=tuple(parents)))
+
+    def claim(self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING) -> list[Claim]:
+        return cast("list[Claim]", self._ask("claim", agent_id, head, limit, scope))
+
+    def remaining(self, scope: Scope = EVERYTHING) -> Remaining:
+        return cast("Remaining", self._ask("remaining", scope))
+
+    def calibration(self, *, shape: str, device: str, build: str, slots: int, form: str) -> Calibration:
+        given = {"shape": shape, "device": device, "build": build, "slots": slots, "form": form}
+        return cast("Calibration", self._ask("calibration", **given))
+
+    def resumed(self, agent_id: int, claim: Fenced, step: int) -> None:
+        self._ask("resumed", agent_id, claim, step)
+
+    def checkpointed(self, agent_id: int, checkpoints: Sequence[Checkpoint]) -> Accepted:
+        return cast("Accepted", self._ask("checkpointed", agent_id, checkpoints))
+
+    def finish(self, agent_id: int, finished: Sequence[Finished]) -> Accepted:
+        return cast("Accepted", self._ask("finish", agent_id, finished))
+
+    def release(self, agent_id: int, claims: Sequence[Fenced], detail: str = "") -> frozenset[int]:
+        return cast("frozenset[int]", self._ask("release", agent_id, claims, detail))
+
+    def fail(
+        self,
+        agent_id: int,
+        claims: Sequence[Fenced],
+        failure_class: FailureClass,
+        error: str,
+        *,
+        slots: int | None = None,
+    ) -> frozenset[int]:
+        return cast("frozenset[int]", self._ask("fail", agent_id, claims, failure_class, error, slots=slots))
+
+    def pause_for(self, claims: Sequence[Fenced], reason: str) -> None:
+        self._ask("pause_for", claims, reason)
+
+    def _ask(self, call: str, *arguments: Any, **options: Any) -> Any:
+        with self._lock:
+            try:
+                self._connection.send((call, arguments, options))
+                how, answer = self._connection.recv()
+            except (EOFError, OSError):
+                raise LeaseLost(0) from None
+        if how == LOST:
+            raise LeaseLost(answer)
+        if how == BROKEN:
+            raise DeskFailed(answer)
+        return answer
+
+
+def answer_calls(connection: Connection, desk: Desk, lock: threading.Lock) -> None:
+    """The desk's end, until the agent hangs up. `lock` keeps the calls of all agents apart."""
+    while True:
+        try:
+            call, arguments, options = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            with lock:
+                answer = (ANSWERED, getattr(desk, call)(*arguments, **options))
+        except LeaseLost:
+            answer = (LOST, arguments[0])
+        except Exception as error:  # the agent reports it: this end has to stay up for the others
+            answer = (BROKEN, f"{call}: {type(error).__name__}: {error}")
+        try:
+            connection.send(answer)
+        except OSError:
+            return

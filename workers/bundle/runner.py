@@ -1,0 +1,187 @@
+"""The runner of a bundle: starts its agents, keeps the desk, and sees the work through."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from types import FrameType
+
+from db.home import Home
+from db.states import FailureClass, State
+from sweeps.errors import QsweepError
+from workers.bundle.desk import Desk
+from workers.bundle.line import answer_calls
+from workers.bundle.progress import Pace
+from workers.environment import KEEP_MEMORY
+
+POLL = 0.1
+SILENCE = 90.0
+"""Seconds without a heartbeat after which an agent is ended: it hangs."""
+STRIKES = 3
+"""Agents in each place that may end one after another without any result or checkpoint between them."""
+DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """The agents to start: how many, on which GPUs (none: single-threaded on cores), and their time limit."""
+
+    workers: int
+    gpus: tuple[str, ...]
+    time_limit: float = math.inf
+
+
+class Member:
+    """One agent's process, and the thread that answers it."""
+
+    def __init__(
+        self, home: Home, desk: Desk, lock: threading.Lock, *, number: int, place: int, crew: Crew, hold: int
+    ) -> None:
+        self.number = number
+        self.place = place
+        mine, its = Pipe()
+        command = [sys.executable, "-m", "workers.bundle.agent", "--bundle", str(home.root), "--data", str(home.data)]
+        command += ["--number", str(number), "--line", str(its.fileno())]
+        command += [] if math.isinf(crew.time_limit) else ["--time-limit", str(crew.time_limit)]
+        # It inherits the hold on the bundle, so that no other runner begins before the last agent is gone.
+        self.process = subprocess.Popen(
+            command,
+            env=_environment(crew, place),
+            stdin=subprocess.DEVNULL,
+            pass_fds=(its.fileno(), hold),
+            start_new_session=True,
+        )
+        its.close()
+        self._line = mine
+        self._thread = threading.Thread(target=answer_calls, args=(mine, desk, lock), daemon=True)
+        self._thread.start()
+
+    def bury(self) -> int:
+        """After its end: the line closed; its exit code."""
+        self._thread.join()
+        self._line.close()
+        return self.process.wait()
+
+
+class Runner:
+    """Works off one bundle with a crew of agents. SIGTERM, SIGUSR1 and Ctrl-C: checkpoint, and leave."""
+
+    def __init__(self, home: Home, desk: Desk, crew: Crew, *, hold: int) -> None:
+        self.home = home
+        self.desk = desk
+        self.crew = crew
+        self._hold = hold
+        self._lock = threading.Lock()
+        self._members: list[Member] = []
+        self._started = 0
+        self._stopping = 0
+        self._strikes = 0
+        self._mark = -1
+
+    def run(self) -> int:
+        """The exit code: 0 all done, 1 some failed, 130 stopped before the end."""
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._interrupt)
+        pace = Pace(self.desk)
+        try:
+            while self._open() or self._members:
+                self._bury_dead()
+                if self._stopping:
+                    self._end_all()  # one may have been started since
+                elif self._open():
+                    self._start_missing()
+                with self._lock:
+                    pace.show()
+                time.sleep(POLL)
+        finally:
+            for member in self._members:
+                member.process.kill()
+        pace.show(last=True)
+        return self._outcome()
+
+    def _outcome(self) -> int:
+        if self.desk.paused:
+            raise QsweepError(f"stopped: {self.desk.paused}; go on with the same command")
+        if self._open():
+            sys.stderr.write("stopped; the same command goes on from here\n")
+            return INTERRUPTED
+        return SOME_FAILED if self.desk.count(State.FAILED) else DONE
+
+    def _open(self) -> bool:
+        with self._lock:
+            return not self.desk.remaining().nothing
+
+    def _start_missing(self) -> None:
+        """Never more agents than there are jobs left."""
+        with self._lock:
+            left = self.desk.count(State.QUEUED) + self.desk.count(State.RUNNING)
+        while len(self._members) < min(self.crew.workers, left):
+            self._started += 1
+            taken = {member.place for member in self._members}
+            place = next(free for free in range(self.crew.workers) if free not in taken)
+            self._members.append(
+                Member(
+                    self.home,
+                    self.desk,
+                    self._lock,
+                    number=self._started,
+                    place=place,
+                    crew=self.crew,
+                    hold=self._hold,
+                )
+            )
+
+    def _bury_dead(self) -> None:
+        for member in list(self._members):
+            if self._hangs(member):
+                member.process.kill()
+            if member.process.poll() is None:
+                continue
+            self._members.remove(member)
+            code = member.bury()
+            with self._lock:
+                self.desk.bury(member.number, FailureClass.CRASH, f"the agent's process ended with {code}")
+            if self._open() and not self._stopping:
+                self._strike(code)
+
+    def _hangs(self, member: Member) -> bool:
+        with self._lock:
+            beat = self.desk.beats.get(member.number)
+        return beat is not None and time.monotonic() - beat > SILENCE
+
+    def _strike(self, code: int) -> None:
+        """An agent left although there is work. That is its jobs' matter, unless agents do nothing but leave."""
+        with self._lock:
+            mark = sum(entry.progress for entry in self.desk.entries.values()) + self.desk.count(State.DONE)
+        mark += self.desk.count(State.FAILED)
+        self._strikes = self._strikes + 1 if mark == self._mark else 1
+        self._mark = mark
+        if self._strikes > STRIKES * self.crew.workers:
+            raise QsweepError(
+                f"agents end (exit code {code}) without getting on: see their logs in {self.home.logs}. "
+                f"Jobs in a precision that this device has not stay queued."
+            )
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._stopping += 1
+        self._end_all()
+
+    def _end_all(self) -> None:
+        for member in self._members:
+            if member.process.poll() is None:
+                (member.process.kill if self._stopping > 1 else member.process.terminate)()
+
+
+def _environment(crew: Crew, place: int) -> dict[str, str]:
+    environment = KEEP_MEMORY | dict(os.environ) | {"PYTHONSAFEPATH": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if crew.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = crew.gpus[place % len(crew.gpus)]
+    return environment

@@ -1,0 +1,64 @@
+"""A data set as one file that numpy alone can read: `NAME.npz`, with the four arrays that its fingerprint is over.
+
+`python -m workers.data.archive` writes such files, for machines that have neither scikit-learn nor torchvision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from sweeps.datasets import DATASETS, DataSet
+from sweeps.errors import InputError, QsweepError
+
+PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] | None:
+    """The arrays of `NAME.npz` in the folder; None if there is none. Raises InputError if it can't be read."""
+    path = None if folder is None else folder / f"{data.name}.npz"
+    if path is None or not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return tuple(np.ascontiguousarray(archive[part]) for part in PARTS)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"the archive of {data.title} is truncated or damaged ({reason})",
+            place=str(path),
+            allowed="copy it again, or remove it",
+        ) from None
+
+
+def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None:
+    """Write the data set `name` of `folder` as `out/NAME.npz`. Raises InputError as `load` does."""
+    from workers.data.images import load  # here, because that module reads archives
+
+    images = load(DATASETS[name], folder, download=download)
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(out / f"{name}.npz", **{part: getattr(images, part).numpy() for part in PARTS})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="where the archives shall lie")
+    parser.add_argument("--download", action="store_true", help="download what is missing")
+    parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
+    given = parser.parse_args(arguments)
+    try:
+        for name in given.datasets:
+            write_archive(name, given.folder, given.out, download=given.download)
+    except QsweepError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
