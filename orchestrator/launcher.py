@@ -75,7 +75,7 @@ def launch(
             return sweep
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
-        see_through(home, registry, sweep, backend, console, execution, ground, scope)
+        see_through(home, registry, sweep, backend, console, execution, ground, scope=scope)
     return sweep
 
 
@@ -87,6 +87,7 @@ def see_through(
     console: Console,
     execution: Execution,
     ground: Ground,
+    *,
     scope: Scope,
 ) -> None:
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""

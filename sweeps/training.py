@@ -26,7 +26,8 @@ class Recipe:
     is that of the epoch with the lowest training loss: with `select_by = "running"` the mean over the
     epoch's steps, with `"evaluated"` a full eval-mode pass after each epoch. `seed` draws the
     initialization, `data_seed` the order and the augmentation of the data. `precision` is that of the
-    arithmetic.
+    training pass: `"tf32"` rounds the factors of its products to 10 bits, `"bf16"` its weights and activations
+    to 7; parameters, optimizer, batch norm's statistics and evaluation stay in single precision.
     """
 
     semantics: ClassVar[int] = 1
@@ -39,7 +40,7 @@ class Recipe:
     select_by: str = setting(Rule(choices=("running", "evaluated")), default="running")
     seed: int = setting(SEED, default=0)
     data_seed: int = setting(SEED, default=0)
-    precision: str = setting(Rule(choices=("fp32",)), default="fp32")
+    precision: str = setting(Rule(choices=("fp32", "tf32", "bf16")), default="fp32")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -168,7 +168,7 @@ def resume(
                 code=version,
                 keep=found.keep,
             )
-            see_through(place, opened, found, chosen, console, execution, ground, Scope(sweep=found.id))
+            see_through(place, opened, found, chosen, console, execution, ground, scope=Scope(sweep=found.id))
     finally:
         opened.close()
     if not detach:

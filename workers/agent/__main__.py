@@ -6,7 +6,6 @@ import argparse
 import logging
 import math
 import os
-import signal
 import socket
 import sys
 import threading
@@ -26,6 +25,7 @@ from workers.agent.exits import Exit
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent
 from workers.agent.node import check_device
+from workers.agent.stopping import listen
 from workers.agent.workplace import Workplace
 from workers.device import build, device_class, precisions
 
@@ -43,9 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--time-limit", type=float, default=math.inf)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: stop.set())
+    stop = listen()
     torch.set_num_threads(1)
     scope = Scope(sweep=given.sweep, selection=given.selection)
     try:
