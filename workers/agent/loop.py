@@ -130,7 +130,10 @@ class Agent:
     def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
         started = time.monotonic()
         trained = train_claims(self.place, claims, plan, self._data(claims[0].job.training.data))
+        ended = time.monotonic()
         kept = self._models.keep(claims, trained.results)
+        saving = trained.saving + time.monotonic() - ended
+        log.info("%.2f s of %.2f s went into checkpoints and models", saving, time.monotonic() - started)
         origin = provenance(self.place, claims, plan, time.monotonic() - started, steps=trained.steps)
         diverged = [bool(result.run["diverged"]) for result in trained.results]
         publish(self.place, claims, result_rows(claims, trained.results, origin), diverged, kept)
