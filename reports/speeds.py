@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,11 +54,11 @@ def ran_cohorts(home: Home) -> list[Ran]:
     return list(found.values())
 
 
-def _by_publication(rows: pa.Table, publications: dict[str, str]) -> Sequence[dict[str, object]]:
+def _by_publication(rows: pa.Table, publications: dict[str, str]) -> list[dict[str, Any]]:
     """A cohort finishes as one publication; each of its rows has its share of the seconds."""
     names = pa.array([publications[job] for job in rows["job"].to_pylist()], pa.string())
     rows = rows.filter(pc.is_valid(rows["seconds"])) if rows["seconds"].null_count else rows
     table = rows.append_column("publication", names)
     wanted = [("job", "first"), ("job", "count"), ("device", "first"), ("slots", "first"), ("seconds", "sum")]
-    grouped: list[dict[str, object]] = table.group_by("publication", use_threads=False).aggregate(wanted).to_pylist()
+    grouped: list[dict[str, Any]] = table.group_by("publication", use_threads=False).aggregate(wanted).to_pylist()
     return grouped

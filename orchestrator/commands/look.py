@@ -20,6 +20,7 @@ from orchestrator.options import (
     RegistryOption,
     SweepArgument,
     WhereOption,
+    complete_launched,
     home_of,
 )
 
@@ -51,7 +52,9 @@ def opened(home: Home) -> Iterator[Registry]:
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One sweep; all without.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One sweep; all without.", autocompletion=complete_launched)
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,

@@ -20,6 +20,7 @@ from orchestrator.options import (
     SweepArgument,
     WhereOption,
     WorkersOption,
+    complete_launched,
     home_of,
 )
 
@@ -176,7 +177,9 @@ def resume(
 
 
 def worker(
-    sweep: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.", autocompletion=complete_launched)
+    ] = None,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
     home: HomeOption = DEFAULT_HOME,
