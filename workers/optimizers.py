@@ -1,8 +1,9 @@
 """The optimizers' steps over the rows of several models, under their names in `sweeps.optimizers`.
 
 Each works on the `parameters` and `slopes` (m, P) of the m models that use it, with two rows of state a
-model, and follows PyTorch's update; `rate` (m, 1) is the current learning rate and `number` (a float64 scalar on
-the device, like all that changes from step to step) counts the steps from 1. Columns are float64 where PyTorch computes on Python numbers, and rounded once.
+model, and follows PyTorch's update; `rate` (m, 1) is the current learning rate and `number` counts the steps from
+1, a float64 scalar: what changes from step to step is on the device. Columns are float64 where PyTorch computes
+on Python numbers, and rounded once.
 """
 
 from __future__ import annotations

@@ -47,9 +47,7 @@ def test_mixed_cohort_of_resnets_equals_plain_ones_trained_alone(
     assert_equal_to_plain_models(digits, form, mixture(model="resnet", depth=depth, width=width))
 
 
-def assert_equal_to_plain_models(
-    digits: Images, form: Form, trainings: list[Training], steps: int = STEPS
-) -> None:
+def assert_equal_to_plain_models(digits: Images, form: Form, trainings: list[Training], steps: int = STEPS) -> None:
     cohort = Cohort(trainings, digits, slots=14, form=form, device=CPU, dtype=torch.float64)
     plain = [PlainTraining(one) for one in trainings]
     batches = Batches(digits, trainings[0].recipe, CPU, torch.float64)

@@ -214,9 +214,7 @@ def epoch_of(cohort: Cohort, steps: int) -> None:
         cohort.step()
 
 
-@pytest.mark.parametrize(
-    ("form", "select_by"), [(Form.GATHER, "evaluated"), *((form, "running") for form in FOR_GPUS)]
-)
+@pytest.mark.parametrize(("form", "select_by"), [(Form.GATHER, "evaluated"), *((form, "running") for form in FOR_GPUS)])
 def test_two_epochs_never_read_anything_back(digits: Images, form: Form, select_by: str) -> None:
     # Tensors on the meta device have no values: whatever reads one, or copies it to the CPU, raises.
     chosen = zip(("sgd", "adam", "rmsprop"), (32, 8, 2), strict=True)
