@@ -306,7 +306,7 @@ def run_shape(shape: str, folder: Path | None, seconds: float, cores: int) -> li
 def table(figures: list[dict[str, Any]]) -> str:
     """Markdown, with each figure as a multiple of the best plain fp32 loop of its shape."""
     lines = [
-        "| shape | contender | model-steps/s, all cores | × best plain loop | of the roofline | peak memory a process |",
+        "| shape | contender | model-steps/s, all cores | × best plain loop | of the roofline | memory a process |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for one in figures:
