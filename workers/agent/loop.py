@@ -96,7 +96,7 @@ class Agent:
         shape = head.job.shape
         if shape not in self._plans:
             device = device_class(self.place.device)
-            slots, form = default_form(head.job.training, device)
+            slots, form = default_form(head.job.training, device, trains=head.job.kind is Kind.TRAIN)
             fixed = self.place.registry.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
