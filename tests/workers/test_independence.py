@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,4 +159,31 @@ def test_a_finished_cohort_restored_whole_gives_its_results_again(digits: Images
         again.restore(member, first.state(member))
     assert again.finished
     for one, other in zip(results, again.results(), strict=True):
+        assert_same_bits(one, other)
+
+
+RESNETS: dict[str, Any] = {"model": "resnet", "batch_size": 300, "epochs": 1, "milestones": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_neighbours_slots_and_an_interruption_change_no_bit_of_a_resnet(
+    digits: Images, form: Form, tmp_path: Path
+) -> None:
+    trainings = [
+        training(bits=32, **RESNETS),
+        training(bits=4, optimizer="adam", **RESNETS),
+        training(bits=2, optimizer="rmsprop", **RESNETS),
+    ]
+    whole = finish(cohort_of(trainings, digits, form))
+    assert_same_bits(whole[1], finish(cohort_of([trainings[1]], digits, form))[0])
+    first = cohort_of(trainings[::-1], digits, form)
+    for _ in range(3):
+        first.step()
+    second = cohort_of(trainings, digits, form)
+    for member in range(len(trainings)):
+        path = tmp_path / f"{member}.pt"
+        checksum = checkpoints.save(path, first.state(len(trainings) - 1 - member))
+        second.restore(member, checkpoints.load(path, checksum))
+    for one, other in zip(whole, finish(second), strict=True):
         assert_same_bits(one, other)
