@@ -41,7 +41,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 @dataclass(frozen=True, kw_only=True)
 class Pilot:
-    """One agent in one allocation. The registry's URL, which may hold a password, comes through the environment."""
+    """One agent in one allocation. The registry's URL, which may hold a password, comes through the environment.
+
+    An array may wait in the queue for days, and qsweep be upgraded meanwhile: a field that is added here needs a
+    default, which stands in for what an older pickle does not have.
+    """
 
     home: str
     data: str
@@ -50,8 +54,8 @@ class Pilot:
     scope: Scope
     code: str
     lease: float
-    time_limit: float | None
-    handover: float | None
+    time_limit: float | None = None
+    handover: float | None = None
     """Seconds before the allocation's end; None is HANDOVER."""
 
     def __call__(self, number: int) -> None:
@@ -117,7 +121,11 @@ class Flight:
 
     def _set_alarm(self) -> None:
         """Have this process get SIGUSR1 in time before the end of the allocation."""
-        left = commands.seconds(commands.ask("squeue", "--noheader", f"--jobs={self._job}", "--format=%L"))
+        try:
+            left = commands.seconds(commands.ask("squeue", "--noheader", f"--jobs={self._job}", "--format=%L"))
+        except commands.SlurmUnavailable as error:
+            log.warning("the end of the allocation is unknown: %s", error)
+            return
         if left is None:
             return
         before = min(HANDOVER, left / 4) if self._pilot.handover is None else self._pilot.handover
