@@ -23,7 +23,6 @@ from db.registry import Registry
 from db.rows import Scope
 from db.urls import parse_url, shown
 from orchestrator.backends.slurm import commands
-from orchestrator.starts import recorded
 from orchestrator.supervisor import supervise
 from sweeps.errors import InputError, QsweepError
 from workers.agent.exits import Exit
@@ -141,7 +140,8 @@ class Flight:
             log.info("handed over on %s; nothing is left to do", names)
             return
         state = commands.run("squeue", "--noheader", f"--jobs={self._job}", "--format=%T").stdout.strip()
-        if signal.SIGUSR1 not in self._heard and state != "RUNNING":
+        warned = signal.SIGUSR1 in self._heard and not state  # Slurm itself says nothing just now
+        if state != "RUNNING" and not warned:
             log.info("handed over on %s; the job is %s", names, state or "gone")
             return
         answer = commands.run("scontrol", "requeue", self._job)
@@ -150,13 +150,12 @@ class Flight:
         log.info("handed over on %s, and requeued", names)
 
     def _nothing_left(self) -> None:
-        """The sweep is done: what still waits in the queue would find nothing either."""
+        """Everything is done: the elements of this array that still wait in the queue would find nothing either."""
         remaining = self._registry_says(lambda registry: registry.remaining(self._pilot.scope))
         log.info("nothing is left that this agent can do")
-        if remaining.nothing:
-            assert self._pilot.scope.sweep is not None
-            arrays = [one.reference for one in recorded(self._home, self._pilot.scope.sweep) if one.backend == "slurm"]
-            commands.run("scancel", "--state=PENDING", *arrays)
+        array = os.environ.get("SLURM_ARRAY_JOB_ID")
+        if remaining.nothing and array is not None:
+            commands.run("scancel", "--state=PENDING", array)
 
     def _registry_says(self, question: Callable[[Registry], Answer]) -> Answer:
         with Registry.open(self._home.registry) as registry:
