@@ -72,7 +72,7 @@ class _Import:
     ) -> None:
         self.home = home
         self.registry = registry
-        self.results = ResultStore(home.results)
+        self.results = ResultStore(home.store)
         self.folder = folder
         self.manifest = manifest
         self.bundle = bundle

@@ -31,7 +31,7 @@ def ran_cohorts(home: Home) -> list[Ran]:
     registry = Registry.open_if_present(home.registry)
     if registry is None:
         return []
-    store = ResultStore(home.results)
+    store = ResultStore(home.store)
     found: dict[str, Ran] = {}
     with registry:
         for sweep in registry.sweeps():
