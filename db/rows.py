@@ -186,6 +186,35 @@ class EventRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """One event with what is now known of its job. `publication` is that of the job's counted result, if any."""
+
+    id: int
+    job_id: int
+    at: float
+    source: State
+    target: State
+    attempt: int
+    detail: str
+    identity: str
+    kind: str
+    cohort_key: str
+    cost: float
+    publication: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """One done job, with the pointer to its counted result."""
+
+    id: int
+    identity: str
+    attempt: int
+    publication: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """Which jobs an agent works for: those of a selection, else those of a sweep, else all."""
 

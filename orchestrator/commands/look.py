@@ -37,7 +37,7 @@ StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("status", epilog="Example: qsweep status digits-grid")(status)
+    app.command("status", epilog="Example: qsweep status digits-grid --watch")(status)
     app.command("jobs", epilog="Example: qsweep jobs digits-grid --state failed --where 'bits == 2'")(jobs)
     app.command("show", epilog="Example: qsweep show 3fa4c1")(show)
     app.command("logs", epilog="Example: qsweep logs 3fa4c1")(logs)
@@ -62,9 +62,15 @@ def status(
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Keep showing one sweep (without NAME the one launched last).")
+    ] = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
     place = home_of(home, registry)
+    if watching:
+        _watch(place, name, as_json=as_json)
+        return
     with opened(place) as found:
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         rows: list[dict[str, Any]] = []
@@ -121,6 +127,29 @@ def _remarks(home: Home, open_ones: list[int]) -> list[str]:
         for name, starts in by_backend(recorded(home, sweep)).items():
             lines += backend_class(BackendName(name)).describe(home, starts)
     return lines
+
+
+def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from db.results import ResultStore
+    from orchestrator.board import contents, watch
+    from orchestrator.lookout import Lookout
+    from sweeps.errors import InputError
+
+    with opened(home) as found:
+        sweeps = found.sweeps()
+        if not sweeps:
+            raise InputError("no sweep was launched here yet", place="--watch", allowed="qsweep launch digits-grid")
+        lookout = Lookout(found, ResultStore(home.results), found.find_sweep(name or sweeps[0].title))
+        try:
+            if not as_json:
+                watch(lookout, Console())
+                return
+            for content in contents(lookout):
+                typer.echo(json.dumps(content))
+        except KeyboardInterrupt:
+            return
 
 
 def _at_work(note: str) -> str:
