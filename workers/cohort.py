@@ -89,6 +89,10 @@ class Cohort:
         return self.position // self._steps_per_epoch
 
     @property
+    def between_epochs(self) -> bool:
+        return self.position % self._steps_per_epoch == 0
+
+    @property
     def finished(self) -> bool:
         return self.position == self.steps
 

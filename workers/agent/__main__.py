@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from db.registry import Registry
 from db.rows import AgentInfo
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
+from workers.agent.directed import DirectedAgent, Orders
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent, LeaseGone
 from workers.agent.node import check_device
@@ -38,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lease", type=float, required=True)
     parser.add_argument("--sweep", type=int)
     parser.add_argument("--time-limit", type=float, default=math.inf)
+    parser.add_argument("--directed", action="store_true", help="take orders from the standard input")
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     stop = threading.Event()
@@ -45,13 +48,28 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     torch.set_num_threads(1)
     try:
-        return run(home, lease=given.lease, sweep=given.sweep, time_limit=given.time_limit, stop=stop)
+        return run(
+            home,
+            lease=given.lease,
+            sweep=given.sweep,
+            time_limit=given.time_limit,
+            stop=stop,
+            orders=Orders(sys.stdin, stop) if given.directed else None,
+        )
     except QsweepError as error:
         sys.stderr.write(f"qsweep agent: {error}\n")
         return error.exit_code
 
 
-def run(home: Home, *, lease: float, sweep: int | None, time_limit: float, stop: threading.Event) -> int:
+def run(
+    home: Home,
+    *,
+    lease: float,
+    sweep: int | None,
+    time_limit: float,
+    stop: threading.Event,
+    orders: Orders | None = None,
+) -> int:
     """Enlist, work, retire; the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
@@ -78,8 +96,9 @@ def run(home: Home, *, lease: float, sweep: int | None, time_limit: float, stop:
     logging.basicConfig(filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     heart = Heart(registry, agent, lease=lease, patience=PATIENCE)
     heart.start()
+    make = Agent if orders is None else partial(DirectedAgent, orders)
     try:
-        Agent(
+        make(
             home,
             registry,
             device,

@@ -161,7 +161,7 @@ class Agent:
                 self._train(claims, plan)
         except Stopped:
             log.info("handing %d jobs back", len(claims))
-            self.registry.release(self.agent, claims)
+            self._hand_back(claims)
         except LeaseGone:
             raise
         except TooLong as error:
@@ -182,6 +182,9 @@ class Agent:
             log.exception("a cohort of %d jobs failed", len(claims))
             self.registry.fail(self.agent, claims, FailureClass.CRASH, traceback.format_exc())
 
+    def _hand_back(self, claims: Sequence[Claim]) -> None:
+        self.registry.release(self.agent, claims)
+
     def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
         started = time.monotonic()
         cohort = self._cohort(claims, plan)
@@ -191,6 +194,8 @@ class Agent:
             cohort.step()
             point("step", cohort.active)
             self._report(claims, cohort)
+            if cohort.between_epochs:
+                self._close_epoch(claims, cohort)
             if self.stop.is_set() or self._unwanted(claims):
                 self._save(claims, cohort)
                 raise Stopped
@@ -205,6 +210,9 @@ class Agent:
         diverged = [bool(result.run["diverged"]) for result in results]
         self._publish(claims, result_rows(claims, results, provenance), diverged, kept)
         self._trained = tuple(claim.job_id for claim in claims)
+
+    def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
+        """An epoch of the whole cohort has ended."""
 
     def _measure(self, claims: Sequence[Claim], plan: Plan) -> None:
         started, key = time.monotonic(), claims[0].job.cohort_key
