@@ -232,6 +232,10 @@ class Registry:
             )
         )
 
+    def committed_job(self, job_id: int) -> list[Committed]:
+        """The pointer of one job, if it is done."""
+        return self._database.read(lambda t: reading.committed_job(t, job_id))
+
     def newest_event(self) -> int:
         """The number of the newest event: it changes whenever a job does."""
         return self._database.read(reading.newest_event)

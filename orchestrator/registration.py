@@ -15,9 +15,7 @@ from sweeps.errors import InputError
 from sweeps.spec import variant
 
 
-def register(
-    home: Home, selection: Selection, *, code: str, paused: str | None = None
-) -> tuple[Registry, Sweep, str]:
+def register(home: Home, selection: Selection, *, code: str, paused: str | None = None) -> tuple[Registry, Sweep, str]:
     """Write the sweep and its jobs into the registry, made if there is none; what was added, in words.
 
     With a reason to be `paused`, no agent claims the jobs by itself.

@@ -1,7 +1,7 @@
 """The supervisor of one agent: starts it, passes signals on, and reports its death to the registry.
 
 It holds no lease and imports no torch. When its agent dies without a farewell, the agent's jobs are handed
-back at once, as crashed; when both die, the lease runs out.
+back at once, as crashed; when both die, the lease runs out. What stands on its standard input is its agent's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +22,8 @@ from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+PASSED_DOWN = ("--leash", "--directed")
+"""Options of the agent, see `workers.agent`."""
 HANDED_BACK = 0
 """Exit code of an agent that left nothing behind."""
 
@@ -33,15 +35,18 @@ def supervise(
     sweep: int | None,
     code: str | None,
     time_limit: float | None = None,
+    options: Sequence[str] = (),
     heard: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Run one agent to its end; its exit code, or 1 if it was killed.
 
-    With `code`, the agent runs that snapshot instead of the installed packages. `heard` is told each signal.
+    With `code`, the agent runs that snapshot instead of the installed packages. `options` are the agent's
+    `--leash` and `--directed`. `heard` is told each signal.
     """
     command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *([] if sweep is None else ["--sweep", str(sweep)])]
     command += [] if time_limit is None else ["--time-limit", str(time_limit)]
+    command += options
     environment = agent_environment(home, code)
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is an agent to pass them on to
     child = subprocess.Popen(
@@ -63,7 +68,9 @@ def supervise(
     assert child.stdout is not None
     agent = child.stdout.readline().strip()
     point("supervisor.started", agent)
-    child.stdout.read()
+    for line in child.stdout:  # what a directed agent says
+        sys.stdout.write(line)
+        sys.stdout.flush()
     ended = child.wait()
     if ended != HANDED_BACK and agent.isdecimal():
         point("supervisor.reporting", agent)
@@ -111,10 +118,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sweep", type=int)
     parser.add_argument("--code")
     parser.add_argument("--time-limit", type=float)
+    for option in PASSED_DOWN:
+        parser.add_argument(option, action="append_const", dest="options", const=option)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     try:
-        return supervise(home, lease=given.lease, sweep=given.sweep, code=given.code, time_limit=given.time_limit)
+        return supervise(
+            home,
+            lease=given.lease,
+            sweep=given.sweep,
+            code=given.code,
+            time_limit=given.time_limit,
+            options=given.options or (),
+        )
     except QsweepError as error:
         sys.stderr.write(f"qsweep worker: {error}\n")
         return error.exit_code

@@ -71,6 +71,11 @@ class Tuning:
         return float("inf") if self.mode is Mode.MIN else float("-inf")
 
     @property
+    def samples_or_default(self) -> int:
+        """Trials of a search that has no end of its own."""
+        return self.samples or SAMPLES
+
+    @property
     def label(self) -> str:
         """8 hex digits that tell this run from another one over the same jobs."""
         return hashlib.sha256(json.dumps(self.content(), sort_keys=True).encode()).hexdigest()[:8]
@@ -89,8 +94,13 @@ class Tuning:
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> Tuning:
-        enums = {"mode": Mode, "scheduler": Scheduler, "search": Search}
-        return cls(**{name: enums[name](value) if name in enums else value for name, value in content.items()})
+        enums: dict[str, type[StrEnum]] = {"mode": Mode, "scheduler": Scheduler, "search": Search}
+        values: dict[str, Any] = {name: enums.get(name, _same)(value) for name, value in content.items()}
+        return cls(**values)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def check_metric(metric: str, mode: Mode | None) -> Mode:

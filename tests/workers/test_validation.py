@@ -144,5 +144,5 @@ def test_no_split_leaves_the_identity_and_a_split_changes_it() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.95, 0.001, True, "half"])
 def test_an_impossible_fraction_is_refused(fraction: object) -> None:
-    with pytest.raises(InputError, match="val_fraction: .*allowed"):
+    with pytest.raises(InputError, match=r"val_fraction: .*allowed"):
         training(val_fraction=fraction)

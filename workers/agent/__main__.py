@@ -40,12 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lease", type=float, required=True)
     parser.add_argument("--sweep", type=int)
     parser.add_argument("--time-limit", type=float, default=math.inf)
+    parser.add_argument("--leash", action="store_true", help="leave when the standard input ends")
     parser.add_argument("--directed", action="store_true", help="take orders from the standard input")
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: stop.set())
+    orders = Orders(sys.stdin, stop) if given.leash or given.directed else None
     torch.set_num_threads(1)
     try:
         return run(
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             sweep=given.sweep,
             time_limit=given.time_limit,
             stop=stop,
-            orders=Orders(sys.stdin, stop) if given.directed else None,
+            orders=orders if given.directed else None,
         )
     except QsweepError as error:
         sys.stderr.write(f"qsweep agent: {error}\n")
