@@ -75,6 +75,10 @@ class Wanted:
     gpus: float | None = None
     memory: str | None = None
 
+    def given(self) -> dict[str, Any]:
+        """What is not left to the default, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
     def on(self, found: Sequence[Node]) -> Resources:
         """What that means on these nodes. Raises InputError if none of them could ever hold one agent."""
         has_gpus = any(node.gpus for node in found)
@@ -100,6 +104,7 @@ def parse_memory(text: str) -> float:
 class Node:
     """One living node of a Ray cluster, with what it has in all."""
 
+    id: str
     host: str
     cpus: float
     gpus: float
@@ -118,10 +123,20 @@ def load_ray() -> Any:
     return ray
 
 
-def connect(address: str) -> None:
-    """Connect this process with the Ray cluster at `address`, HOST:PORT. Raises InputError if there is none."""
+def named_address(given: str | None) -> str | None:
+    """The address of the cluster to use: the given one, else that of the environment; None is a Ray of our own."""
+    return given or os.environ.get("RAY_ADDRESS") or None
+
+
+def connect(address: str, *, own: bool = False) -> None:
+    """Connect this process with the Ray cluster at `address`, HOST:PORT. Raises InputError if there is none.
+
+    For an own one, started here by another process, it shows the token that only this user can read.
+    """
     ray = load_ray()
     _check_address(address)
+    if own:
+        use_token()
     try:
         with _nowhere():
             ray.init(address=address, **_calm())
@@ -132,15 +147,22 @@ def connect(address: str) -> None:
         ) from None
 
 
+def use_token() -> None:
+    """A Ray of our own takes orders only from who knows the token in the user's home (`~/.ray`)."""
+    from ray._raylet import Config  # type: ignore[attr-defined]
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    Config.initialize("")  # Ray has read its environment already
+
+
 def start_own(machine: Machine, wanted: Wanted, workers: int | None) -> str:
     """Start a Ray on this machine that ends with this process, with room for so many agents; its address.
 
     Raises InputError if one agent asks for more than the machine has.
     """
     ray = load_ray()
-    memory = psutil.virtual_memory().total
-    here = Node(host=socket.gethostname(), cpus=machine.cores, gpus=machine.gpus, memory=memory)
-    cpus = max(machine.cores, math.ceil((workers or 0) * wanted.on([here]).cpus))
+    use_token()
+    cpus = max(machine.cores, math.ceil((workers or 0) * wanted.on([own_node(machine)]).cpus))
     with _nowhere():
         context = ray.init(
             address="local", num_cpus=cpus, num_gpus=machine.gpus, object_store_memory=OBJECT_STORE,
@@ -154,6 +176,7 @@ def nodes() -> list[Node]:
     ray = load_ray()
     return [
         Node(
+            id=one["NodeID"],
             host=one["NodeManagerHostname"],
             cpus=one["Resources"].get("CPU", 0.0),
             gpus=one["Resources"].get("GPU", 0.0),
@@ -162,6 +185,18 @@ def nodes() -> list[Node]:
         for one in ray.nodes()
         if one["Alive"]
     ]
+
+
+def own_node(machine: Machine) -> Node:
+    """This machine, as the node of a Ray of our own."""
+    memory = psutil.virtual_memory().total
+    return Node(id="", host=socket.gethostname(), cpus=machine.cores, gpus=machine.gpus, memory=memory)
+
+
+def our_actors() -> list[str]:
+    """The names of qsweep's actors on the connected cluster that run, wait for room or are started again."""
+    ray = load_ray()
+    return [one["name"] for one in ray.util.list_named_actors(all_namespaces=True) if one["namespace"] == NAMESPACE]
 
 
 def check_resources(wanted: Resources, found: Sequence[Node]) -> None:

@@ -82,9 +82,8 @@ RayAddressOption = Annotated[
     str | None,
     typer.Option(
         "--ray-address",
-        envvar="RAY_ADDRESS",
         metavar="HOST:PORT",
-        help="Head of a running Ray cluster.",
+        help="Head of a running Ray cluster (RAY_ADDRESS).",
         show_default="a Ray of our own on this machine",
     ),
 ]

@@ -11,9 +11,13 @@ from orchestrator.backends.choice import BackendName, Wish, choose
 from orchestrator.freezing import Code, choose_code
 from orchestrator.options import (
     DEFAULT_HOME,
+    CpusOption,
     DataOption,
+    GpusOption,
     HomeOption,
     LimitOption,
+    MemoryOption,
+    RayAddressOption,
     RegistryOption,
     SetOption,
     SourceArgument,
@@ -90,6 +94,10 @@ def launch(
     backend: BackendOption = None,
     slurm: SlurmOption = None,
     workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
@@ -113,7 +121,7 @@ def launch(
     sweep = launch_selection(
         place,
         selection,
-        choose(_wish(backend, slurm)),
+        choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory)),
         console,
         Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
         code=code,
@@ -127,6 +135,10 @@ def resume(
     backend: BackendOption = None,
     slurm: SlurmOption = None,
     workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
@@ -153,7 +165,9 @@ def resume(
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
             starts = recorded(place, found.id)
-            chosen = choose(_wish(backend, slurm), starts)
+            chosen = choose(
+                _wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory), starts
+            )
             before = max((one.agents for one in starts if one.backend == chosen.name), default=None)
             execution = Execution(workers=workers or before, lease=lease, time_limit=time_limit, detach=detach)
             version = choose_code(found, code)
@@ -196,10 +210,11 @@ def worker(
     sys.exit(supervise(place, lease=lease, sweep=identifier, code=code, time_limit=time_limit))
 
 
-def _wish(name: BackendName | None, slurm: list[str] | None) -> Wish:
+def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float | None) -> Wish:
     from orchestrator.backends.slurm.request import parse_options
 
-    return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or [])})
+    of_ray = {key: value for key, value in ray.items() if value is not None}
+    return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or []), BackendName.RAY: of_ray})
 
 
 def _finish(home: Home, sweep: Sweep) -> None:

@@ -76,7 +76,7 @@ def tune(
     """Tune over a sweep's axes with Ray Tune, bit width among them; end with the best trials. Again: resume."""
     from rich.console import Console
 
-    from orchestrator.cluster import Wanted
+    from orchestrator.cluster import Wanted, named_address
     from orchestrator.selection import read_selection
     from orchestrator.tuning.run import Ground, make_selection
     from orchestrator.tuning.run import tune as see_through
@@ -95,7 +95,7 @@ def tune(
     )  # fmt: skip
     place = home_of(home, registry, data)
     ground = Ground(
-        address=address, wanted=Wanted(cpus=cpus, gpus=gpus, memory=memory), workers=workers, lease=lease
+        address=named_address(address), wanted=Wanted(cpus=cpus, gpus=gpus, memory=memory), workers=workers, lease=lease
     )  # fmt: skip
     sweep = see_through(place, make_selection(selection, tuning, name), ground, console, code=code)
     answer(place, sweep, as_json=as_json)

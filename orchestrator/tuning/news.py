@@ -54,8 +54,6 @@ class News(Callback):
             return
         self._said = time.monotonic()
         best = "" if self._best is None else f" · best {self._tuning.metric} so far {self._best:.4f}"
-        self._console.print(
-            f"{self._title}: {self._ended}/{self._trials} trials ended, {self._ended - len(self._whole)} of them early{best}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        early = self._ended - len(self._whole)
+        text = f"{self._title}: {self._ended}/{self._trials} trials ended, {early} of them early{best}"
+        self._console.print(text, highlight=False, soft_wrap=True)
