@@ -83,9 +83,9 @@ class Backend(ABC):
     def alive(self) -> int:
         """How many agents run or wait to run, those of an earlier launch included if they can be found."""
 
-    @abstractmethod
-    def size(self) -> int:
+    def size(self, fleet: Fleet) -> int:
         """How many agents the fleet should have by now: more than at first if the cluster has grown since."""
+        return fleet.workers
 
     def others(self, agents: Sequence[AgentRow]) -> int:
         """How many of the registry's living agents do the fleet's work and are not counted by `alive`."""

@@ -85,10 +85,6 @@ class LocalBackend(Backend):
                 start_new_session=True,
             )
 
-    def size(self) -> int:
-        assert self._fleet is not None
-        return self._fleet.workers
-
     def alive(self) -> int:
         return sum(process.poll() is None for process in self._processes.values())
 

@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import ray
 
@@ -47,7 +47,7 @@ WAITING = 10.0
 class RayBackend(Backend):
     """`address` is that of a running cluster; without one, a Ray of our own is started with the first agent."""
 
-    name = "ray"
+    name: ClassVar[str] = "ray"
 
     def __init__(self, address: str | None = None, wanted: Wanted | None = None) -> None:
         load_ray()
@@ -114,11 +114,9 @@ class RayBackend(Backend):
             start = Start(backend=self.name, sweep=self._sweep, reference=self._address, agents=wished, options=options)
             record(self._fleet.home, start)
 
-    def size(self) -> int:
-        assert self._fleet is not None
-        if self._workers is not None or self._own or self._address is None:
-            return self._fleet.workers
-        return max(self._fleet.workers, self._room())
+    def size(self, fleet: Fleet) -> int:
+        fixed = self._workers or self._own or self._address is None
+        return fleet.workers if fixed else max(fleet.workers, self._room())
 
     def alive(self) -> int:
         return len(self._actors())

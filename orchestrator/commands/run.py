@@ -165,9 +165,7 @@ def resume(
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
             starts = recorded(place, found.id)
-            chosen = choose(
-                _wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory), starts
-            )
+            chosen = choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory), starts)
             before = max((one.agents for one in starts if one.backend == chosen.name), default=None)
             execution = Execution(workers=workers or before, lease=lease, time_limit=time_limit, detach=detach)
             version = choose_code(found, code)

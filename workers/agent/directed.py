@@ -15,6 +15,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+import torch
+
+from db.home import Home
+from db.registry import Registry
 from db.rows import Claim, Head
 from db.states import FailureClass
 from workers.agent.loop import Agent, LeaseGone, Stopped
@@ -47,9 +51,10 @@ class Orders:
 class DirectedAgent(Agent):
     """An agent that claims nothing but what it is told to."""
 
-    def __init__(self, orders: Orders, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
+    def __init__(self, orders: Orders, home: Home, registry: Registry, device: torch.device, **more: Any) -> None:
+        super().__init__(home, registry, device, **more)
         self._orders = orders
+        self._trials = registry
         self._stopped_at: int | None = None
 
     def run(self) -> None:
@@ -62,7 +67,7 @@ class DirectedAgent(Agent):
 
     def _run(self, job: int) -> None:
         self._stopped_at = None
-        claim = self.registry.claim_job(self.agent, job)
+        claim = self._trials.claim_job(self.agent, job)
         if claim is not None:
             head = Head(job_id=job, cohort_key=claim.job.cohort_key, job=claim.job, alone=True,
                         slots_limit=claim.slots_limit)  # fmt: skip
@@ -81,7 +86,7 @@ class DirectedAgent(Agent):
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         rows = cohort.history(0)
-        self.registry.report(self.agent, claims[0], rows)
+        self._trials.report(self.agent, claims[0], rows)
         if cohort.finished:
             return
         _say({"epochs": rows})
