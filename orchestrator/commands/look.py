@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import AgentState, State
+from db.states import AgentState, FailureClass, State
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
@@ -26,6 +26,7 @@ from orchestrator.options import (
 if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
+    from db.rows import JobRow
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
@@ -157,8 +158,15 @@ def jobs(
     for job in chosen:
         settings = job.settings()
         shown = " ".join(f"{key}={settings[key]}" for key in varying if key in settings)
-        typer.echo(f"{job.identity[:12]}  {rows[job.identity].state.value:<10} {shown}")
+        typer.echo(f"{job.identity[:12]}  {_state_text(rows[job.identity]):<10} {shown}")
     typer.echo(f"{len(chosen)} of {len(rows)} jobs of {sweep.title}", err=True)
+
+
+def _state_text(row: JobRow) -> str:
+    """A job's state, and how far it got if a tuning scheduler ended it."""
+    if row.state is State.CANCELLED and row.failure_class is FailureClass.STOPPED:
+        return f"cancelled (stopped at epoch {row.epoch})"
+    return row.state.value
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:
@@ -185,7 +193,7 @@ def show(
         }
         typer.echo(json.dumps(content, default=str))
         return
-    typer.echo(f"job       {row.identity}\nstate     {row.state.value}, attempt {row.attempt}")
+    typer.echo(f"job       {row.identity}\nstate     {_state_text(row)}, attempt {row.attempt}")
     for key, value in row.job.settings().items():
         typer.echo(f"  {key:<20}{value}")
     for one in attempts:

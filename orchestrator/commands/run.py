@@ -152,15 +152,24 @@ def resume(
 
     from db.registry import Registry
     from db.states import State
+    from orchestrator.cluster import Wanted, named_address
+    from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
     from orchestrator.starts import recorded
+    from orchestrator.tuning.run import Ground
+    from reports.answers import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
     console = Console(stderr=True)
     try:
         found = opened.find_sweep(sweep)
+        if spec_of(found).tuning is not None:
+            wanted = Wanted(cpus=cpus, gpus=gpus, memory=memory)
+            trials = Ground(address=named_address(ray_address), wanted=wanted, workers=workers, lease=lease)
+            go_on(place, found, trials, console, code=code)
+            return
         waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:

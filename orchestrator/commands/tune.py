@@ -27,8 +27,12 @@ from orchestrator.options import (
 from sweeps.tuning import Mode, Scheduler, Search
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from db.home import Home
     from db.rows import Sweep
+    from orchestrator.freezing import Code
+    from orchestrator.tuning.run import Ground
 
 
 def add_to(app: typer.Typer) -> None:
@@ -99,6 +103,14 @@ def tune(
     )  # fmt: skip
     sweep = see_through(place, make_selection(selection, tuning, name), ground, console, code=code)
     answer(place, sweep, as_json=as_json)
+
+
+def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: Code | None) -> None:
+    """See a launched tuning run through to its end, from the registry alone; print the best trials."""
+    from orchestrator.tuning.run import launched_selection
+    from orchestrator.tuning.run import tune as see_through
+
+    answer(home, see_through(home, launched_selection(sweep), ground, console, code=code))
 
 
 def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:

@@ -26,6 +26,7 @@ from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
 from orchestrator.tuning.space import Space, drawn_jobs
 from orchestrator.watch import Interrupted
+from reports.answers import spec_of
 from sweeps.code import code_version, freeze
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job, Kind
@@ -68,6 +69,14 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
         jobs=trainings,
         chosen=tuple(chosen),
     )
+
+
+def launched_selection(sweep: Sweep) -> Selection:
+    """The selection that a tuning run was launched with, from what the registry keeps of it."""
+    spec = spec_of(sweep)
+    assert spec.tuning is not None
+    jobs = spec.jobs()
+    return Selection(spec=spec, label=sweep.label, jobs=tuple(jobs), chosen=tuple(matching(jobs, spec.tuning.where)))
 
 
 def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, code: Code | None) -> Sweep:

@@ -32,14 +32,14 @@ channels_per_width = 2
 depth = 2
 weight_decay = 0.0
 optimizer = "sgd"
-epochs = 120
+epochs = 60
 batch_size = 64
 [axes]
-width = [2, 3]
+width = [2, 3, 4]
 bits = [32, 4]
 learning_rate = [0.02, 0.01]
 """
-"""8 trainings in two cohorts."""
+"""12 trainings in three cohorts."""
 DECOYS = ("db", "workers", "sweeps", "reports", "orchestrator", "qsweep", "torch", "numpy", "ray")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -119,44 +119,38 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
         stderr=subprocess.PIPE,
         text=True,
     )
-    first = until(lambda: agents_at_work(home), "an agent at work")[0]
+    until(lambda: len(agents_at_work(home)) == 2, "an agent at work on each core")
+    grown = cluster.add_node()
+    agents = until(lambda: len(found := agents_at_work(home)) == 3 and found, "the third agent on the new node")
     with Registry.open(home / "registry.db") as registry:
         sweep = registry.find_sweep("mine")
-        frozen = str(home / "code" / sweep.code)
-        assert frozen in psutil.Process(first).environ()["PYTHONPATH"]
-        assert psutil.Process(first).environ()["PYTHONSAFEPATH"] == "1"
+        environments = [psutil.Process(one).environ() for one in agents]
+        assert all(str(home / "code" / sweep.code) in one["PYTHONPATH"] for one in environments)
+        assert all(one["PYTHONSAFEPATH"] == "1" for one in environments)
 
-        actor_of(first).kill()
-        until(lambda: not psutil.pid_exists(first), "the agent of a dead actor leaves")
-        until(lambda: [one for one in agents_at_work(home) if one != first], "another agent at work")
-
+        on_grown = [one for one in agents if grown in actor_of(one).parents()]
+        elsewhere = [one for one in agents if one not in on_grown]
+        assert len(on_grown) == 1
         launcher.kill()
-        assert launcher.communicate()[1] is not None
-        assert agents_at_work(home)
-
-        lost = cluster.add_node()  # has room for the third agent, which waited for it
-        there = until(
-            lambda: (
-                [one for one in agents_at_work(home) if lost in actor_of(one).parents()]
-                or registry.counts(sweep.id).done == 8
-            ),
-            "an agent at work on the new node",
-        )
-        lost.kill()
+        grown.kill()
+        actor_of(elsewhere[0]).kill()
+        launcher.communicate()
+        for gone in (on_grown[0], elsewhere[0]):
+            until(lambda gone=gone: not psutil.pid_exists(gone), "an agent without its actor leaves")
+        assert psutil.pid_exists(elsewhere[1])
 
         resumed = run("resume", "mine")
         assert resumed.returncode == 0, resumed.stderr
         assert "decoy" not in resumed.stderr
         assert "ray" not in resumed.stderr.lower().replace("mine@", "")
-        assert registry.counts(sweep.id).done == 8
+        assert registry.counts(sweep.id).done == 12
         attempts = [one for row in registry.jobs(sweep.id) for one in registry.attempts(row.id)]
         assert {one.backend for one in attempts} == {"ray"}
         assert {one.failure_class for one in attempts} <= {None, FailureClass.PREEMPTED, FailureClass.LOST}
         assert FailureClass.PREEMPTED in {one.failure_class for one in attempts}
         assert max(one.resumed_from for one in attempts) > 0
-        assert there
     runs = api.results("mine", home=home)
-    assert len(runs) == runs.job.nunique() == 8
+    assert len(runs) == runs.job.nunique() == 12
     assert {one.removesuffix(".dirty") for one in runs.code} == {sweep.code}
     assert run("db", "check").returncode == 0
 
@@ -168,7 +162,7 @@ def test_a_ray_of_our_own_outlives_the_launcher_and_ends_with_the_work(run: Run,
     assert "2 agents started" in launched.stderr
     with Registry.open(home / "registry.db") as registry:
         sweep = registry.find_sweep("mine")
-        until(lambda: registry.counts(sweep.id).done == 8, "the sweep finishes without its launcher")
+        until(lambda: registry.counts(sweep.id).done == 12, "the sweep finishes without its launcher")
     again = run("resume", "mine")
     assert again.returncode == 0, again.stderr
     assert "0 jobs to do" in again.stderr
@@ -200,10 +194,10 @@ def test_ctrl_c_hands_back_what_ray_agents_hold(cluster: RayCluster, run: Run, h
     launcher.send_signal(signal.SIGINT)
     said = launcher.communicate(timeout=120)[1]
     assert launcher.returncode == 130, said
-    assert "interrupted with 0 of 8 jobs done; go on with: qsweep resume mine@" in said
+    assert "interrupted with 0 of 12 jobs done; go on with: qsweep resume mine@" in said
     until(lambda: not any(psutil.pid_exists(one) for one in agents), "the agents leave")
     with Registry.open(home / "registry.db") as registry:
-        assert registry.counts(registry.find_sweep("mine").id).queued == 8
+        assert registry.counts(registry.find_sweep("mine").id).queued == 12
 
 
 @pytest.mark.parametrize(
