@@ -47,15 +47,15 @@ def verdict(record: Record, failure: FailureClass, *, company: int, slots: int, 
         case FailureClass.PREEMPTED | FailureClass.LOST:
             delay = min(2.0 ** (losses - 1), lease) if losses else 0.0
             losses += 1
-        case FailureClass.CRASH if record.advanced:
+        case FailureClass.MEMORY if slots > 1:
+            limit = slots // 2
+        case FailureClass.CRASH | FailureClass.MEMORY if record.advanced:
             pass
-        case FailureClass.CRASH:
+        # A single model without room may have had bad neighbours: it has as many chances as after crashes.
+        case FailureClass.CRASH | FailureClass.MEMORY:
             crashes += 1 if alone or company == 1 else 0
             alone = True
             state = State.FAILED if crashes >= CRASHES_ALONE else State.QUEUED
-        case FailureClass.MEMORY:
-            limit = slots // 2
-            state = State.QUEUED if limit else State.FAILED
         case FailureClass.TIMEOUT | FailureClass.INPUT:
             state = State.FAILED
         case FailureClass.STOPPED:

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from db import failures
 from db.claims import CLAIMED, START, claims_of
 from db.clock import boot, moment, wall
-from db.connection import Transaction
 from db.journal import batches, event, record
 from db.rows import AgentInfo, BundleRow, Claim
 from db.states import AgentState, FailureClass, State
 from db.tables import RUNNING, agents, attempts, jobs
+from db.transaction import Transaction
 
 BACKEND = "bundle"
 """The backend of a bundle's holder."""

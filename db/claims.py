@@ -10,12 +10,13 @@ import sqlalchemy as sa
 
 from db import failures
 from db.clock import boot, moment, wall
-from db.connection import Database, Transaction
+from db.connection import Database
 from db.errors import LeaseLost
 from db.journal import RECORD, event
-from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved
+from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved, Scope
 from db.states import AgentState, FailureClass, State
-from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, sweep_jobs
+from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, selections, sweep_jobs
+from db.transaction import Transaction
 from sweeps.faults import point
 from sweeps.job import Job
 
@@ -67,6 +68,17 @@ SHARED = sa.and_(
 HEAD_AT_HOME = HEAD.where(jobs.c.home == sa.bindparam("sweep"))
 HEAD_OF_SHARED = HEAD.join(sweep_jobs, SHARED)
 OF_SWEEP = sa.or_(jobs.c.home == sa.bindparam("sweep"), sa.exists().where(SHARED))
+# Looked up job by job in the order of the claims, so that nothing has to be sorted.
+OF_SELECTION = sa.exists().where(
+    selections.c.selection == sa.bindparam("selection", type_=sa.BigInteger), selections.c.job_id == jobs.c.id
+)
+INSIDE: dict[str, tuple[sa.ColumnElement[bool], ...]] = {
+    "all": (),
+    "sweep": (OF_SWEEP,),
+    "selection": (OF_SELECTION,),
+}
+"""What a query of jobs adds for each kind of scope."""
+HEADS = {"all": (HEAD,), "sweep": (HEAD_AT_HOME, HEAD_OF_SHARED), "selection": (HEAD.where(OF_SELECTION),)}
 
 
 def _claim_statement(*more: sa.ColumnElement[bool]) -> sa.Executable:
@@ -106,8 +118,7 @@ CLAIMED = (
     jobs.c.keep_model,
     jobs.c.parent_id,
 )
-CLAIM = _claim_statement()
-CLAIM_OF_SWEEP = _claim_statement(OF_SWEEP)
+CLAIM = {kind: _claim_statement(*inside) for kind, inside in INSIDE.items()}
 START = (
     attempts.insert()
     .inline()
@@ -123,21 +134,20 @@ START = (
 )
 
 
-def next_cohort(database: Database, agent_id: int, sweep_id: int | None, parents: Sequence[int] = ()) -> Head | None:
-    if parents and (child := database.read(lambda t: _child(t, agent_id, sweep_id, parents))):
+def next_cohort(database: Database, agent_id: int, scope: Scope, parents: Sequence[int] = ()) -> Head | None:
+    if parents and (child := database.read(lambda t: _child(t, agent_id, scope, parents))):
         return child
-    look = database.glance if sweep_id is None else database.read
-    head = look(lambda t: _head(t, agent_id, sweep_id))
+    look = database.read if scope.kind == "sweep" else database.glance
+    head = look(lambda t: _head(t, agent_id, scope))
     if head is None and database.glance(lambda t: t.quick(ANY_EXPIRED, {})):
         database.write(take_back_expired)
-        head = look(lambda t: _head(t, agent_id, sweep_id))
+        head = look(lambda t: _head(t, agent_id, scope))
     return head
 
 
-def _head(transaction: Transaction, agent_id: int, sweep_id: int | None) -> Head | None:
-    values = {"agent": agent_id, "sweep": sweep_id}
-    heads = (HEAD,) if sweep_id is None else (HEAD_AT_HOME, HEAD_OF_SHARED)
-    found = [row for head in heads for row in transaction.quick(head, values)]
+def _head(transaction: Transaction, agent_id: int, scope: Scope) -> Head | None:
+    values = {"agent": agent_id, "sweep": scope.sweep, "selection": scope.selection}
+    found = [row for head in HEADS[scope.kind] for row in transaction.quick(head, values)]
     if not found:
         if not transaction.quick(ALIVE, {"agent": agent_id}):
             raise LeaseLost(agent_id)
@@ -145,10 +155,11 @@ def _head(transaction: Transaction, agent_id: int, sweep_id: int | None) -> Head
     return _head_of(min(found, key=lambda row: (-row.cost, row.cohort_key, -row.progress, row.id)))
 
 
-def _child(transaction: Transaction, agent_id: int, sweep_id: int | None, parents: Sequence[int]) -> Head | None:
+def _child(transaction: Transaction, agent_id: int, scope: Scope, parents: Sequence[int]) -> Head | None:
     """The first claimable child of these jobs, whose models the agent still has in memory."""
-    heads = HEAD.where(jobs.c.parent_id.in_(list(parents)), *(() if sweep_id is None else (OF_SWEEP,)))
-    row = transaction.run(heads, {"agent": agent_id, "sweep": sweep_id}).first()
+    heads = HEAD.where(jobs.c.parent_id.in_(list(parents)), *INSIDE[scope.kind])
+    values = {"agent": agent_id, "sweep": scope.sweep, "selection": scope.selection}
+    row = transaction.run(heads, values).first()
     return None if row is None else _head_of(row)
 
 
@@ -169,15 +180,13 @@ def take_back_expired(transaction: Transaction) -> int:
     return len(expired)
 
 
-def claim(database: Database, agent_id: int, head: Head, limit: int, sweep_id: int | None) -> list[Claim]:
+def claim(database: Database, agent_id: int, head: Head, limit: int, scope: Scope) -> list[Claim]:
     # If the answer to a COMMIT is lost, the repetition finds its own claim by this number.
     number = random.getrandbits(62)
-    return database.write(lambda t: _claim(t, agent_id, head, limit, number, sweep_id))
+    return database.write(lambda t: _claim(t, agent_id, head, limit, number, scope))
 
 
-def _claim(
-    transaction: Transaction, agent_id: int, head: Head, limit: int, number: int, sweep_id: int | None
-) -> list[Claim]:
+def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, number: int, scope: Scope) -> list[Claim]:
     # The lock on the agent's row keeps it from being buried before its new jobs can be seen.
     renewed = transaction.quick(RENEW, {"agent": agent_id})
     if not renewed:
@@ -191,10 +200,11 @@ def _claim(
         "key": head.cohort_key,
         "runs_alone": head.alone,
         "most_slots": head.slots_limit,
-        "sweep": sweep_id,
+        "sweep": scope.sweep,
+        "selection": scope.selection,
         "most": 1 if head.alone else min(limit, head.slots_limit or limit),
     }
-    rows = transaction.quick(CLAIM if sweep_id is None else CLAIM_OF_SWEEP, values)
+    rows = transaction.quick(CLAIM[scope.kind], values)
     return start(transaction, agent_id, rows, number) if rows else []
 
 
@@ -274,9 +284,9 @@ def _parents(transaction: Transaction, children: dict[int, int]) -> dict[int, Pa
     }
 
 
-def remaining(transaction: Transaction, sweep_id: int | None) -> Remaining:
-    wanted = jobs.c.wanted if sweep_id is None else sa.and_(jobs.c.wanted, OF_SWEEP)
-    values = {"sweep": sweep_id}
+def remaining(transaction: Transaction, scope: Scope) -> Remaining:
+    wanted = sa.and_(jobs.c.wanted, *INSIDE[scope.kind])
+    values = {"sweep": scope.sweep, "selection": scope.selection}
     queued = transaction.run(sa.select(jobs.c.id).where(QUEUED, wanted).limit(1), values).first()
     here = jobs.c.agent_id.not_in(sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value))
     running = transaction.run(sa.select(jobs.c.id).where(RUNNING, wanted, here).limit(1), values).first()

@@ -1,145 +1,42 @@
-"""The one place, with `db.clock`, that knows which database it is: connections, transactions, retries."""
+"""Connections to both databases: how they are opened, and how a transaction that met a locked door is repeated."""
 
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 import time
-from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from db.clock import boot_id as boot_id
 from db.clock import boot_seconds
 from db.errors import NoRegistry, RegistryFull, RegistryUnavailable
 from db.filesystems import refuse_network
+from db.transaction import Statements, Transaction
 from db.urls import parse_url, secrets, shown
 from sweeps.errors import InputError
 
 Answer = TypeVar("Answer")
-Values: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
 
 PATIENCE = 60.0
 """Seconds for which a call is repeated while the database is locked, restarting or unreachable."""
 BUSY = 10.0
 """Seconds that a transaction waits for SQLite's write lock before it counts as refused."""
 LONGEST_PAUSE = 1.0
+LEAST_ROOM = 1_000_000
+"""Bytes: with less on its disk, an I/O error of SQLite means that the disk is full."""
 # A process stopped in the middle of a transaction must not hold its row locks for ever.
 # Without a sort the next job comes from the head of an index, even before Postgres has any statistics.
 POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15s -c enable_sort=off -c jit=off"
 GONE_STATES = ("08", "57P01", "57P02", "57P03", "25P03")
 RETRIED_STATES = (*GONE_STATES, "40001", "40P01", "53300")
 FULL_STATE = "53100"
-SCHEMA_LOCK = 0x715377656570  # "qSweep"
-
-
-class Prepared:
-    """A statement compiled once, handed straight to the driver."""
-
-    def __init__(self, statement: sa.Executable, dialect: sa.Dialect) -> None:
-        compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
-        self.sql = str(compiled)
-        self.constants = dict(compiled.params)
-        self.order: Sequence[str] | None = compiled.positiontup
-        names = [column[0] for column in compiled._result_columns]
-        self.row: Any = namedtuple("Row", names) if names else None
-
-    def bound(self, values: Mapping[str, Any]) -> Any:
-        given = {**self.constants, **values}
-        if self.order is None:
-            return given
-        return [given.get(name) for name in self.order]
-
-    def start(self, cursor: Any, values: Values) -> None:
-        if isinstance(values, Mapping):
-            cursor.execute(self.sql, self.bound(values))
-        elif len(values) == 1:  # Drivers take a detour for many rows.
-            cursor.execute(self.sql, self.bound(values[0]))
-        else:
-            cursor.executemany(self.sql, [self.bound(one) for one in values])
-
-    def answer(self, cursor: Any) -> list[Any]:
-        return [] if self.row is None else [self.row._make(row) for row in cursor.fetchall()]
-
-
-class Statements:
-    """The prepared statements of one database."""
-
-    def __init__(self, dialect: sa.Dialect) -> None:
-        self._dialect = dialect
-        self._prepared: dict[sa.Executable, Prepared] = {}
-
-    def prepared(self, statement: sa.Executable) -> Prepared:
-        found = self._prepared.get(statement)
-        if found is None:
-            found = self._prepared[statement] = Prepared(statement, self._dialect)
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Transaction:
-    """One open transaction. `again`: it ran before, and may have been committed without our hearing of it."""
-
-    connection: sa.Connection
-    statements: Statements
-    again: bool = False
-
-    def quick(self, statement: sa.Executable, values: Values) -> list[Any]:
-        """The rows of a statement that is kept for ever, past SQLAlchemy's execution and result layers.
-
-        These cost more than the statement itself. Booleans come as SQLite has them: 0 and 1. With many
-        values there is no answer.
-        """
-        prepared, cursor = self.statements.prepared(statement), self.connection.connection.cursor()
-        try:
-            prepared.start(cursor, values)
-            return prepared.answer(cursor)
-        finally:
-            cursor.close()
-
-    def run(
-        self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
-    ) -> sa.CursorResult[Any]:
-        return self.connection.execute(statement, values)
-
-    def insert(self, table: sa.Table) -> Any:
-        """An INSERT that has `on_conflict_do_nothing`, in this database's dialect."""
-        dialects: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-        return dialects[self.connection.dialect.name](table)
-
-    def count(self, statement: sa.Executable) -> int:
-        """Runs an INSERT from a SELECT; how many rows it inserted."""
-        return int(self.run(statement.execution_options(preserve_rowcount=True)).rowcount)
-
-    def load(self, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Many rows into a table that nobody else sees: by COPY on Postgres, several times faster there."""
-        names = ", ".join(columns)
-        raw = self.connection.connection.cursor()
-        try:
-            if self.connection.dialect.name == "postgresql":
-                with raw.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
-                    for row in rows:
-                        copy.write_row(row)
-            else:
-                marks = ", ".join("?" * len(columns))
-                raw.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows)
-        finally:
-            raw.close()
-
-    def lock_schema(self) -> None:
-        """Waits until no other process makes or migrates the tables. SQLite's write lock does so already."""
-        if self.connection.dialect.name == "postgresql":
-            self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
-
-    def schema_tables(self) -> set[str]:
-        """The names of the tables that stand where ours would."""
-        return set(sa.inspect(self.connection).get_table_names())
 
 
 class Database:
@@ -196,7 +93,7 @@ class Database:
             try:
                 return self._once(engine, work, again)
             except (DBAPIError, self._driver_error) as error:
-                if is_full(error):
+                if self._is_full(error):
                     raise RegistryFull(f"{self.place}: the disk is full, nothing was written") from None
                 if not is_passing(error):
                     raise
@@ -214,6 +111,13 @@ class Database:
                 if is_disconnect(error):  # SQLAlchemy did not see it: this connection must not be used again.
                     connection.invalidate(error)
                 raise
+
+    def _is_full(self, error: Exception) -> bool:
+        raw = _driver_error(error)
+        if _sqlite_code(raw) == sqlite3.SQLITE_IOERR:
+            # SQLite says no more than this when it can't make its log, or the index of its log.
+            return shutil.disk_usage(Path(str(self._url.database)).parent).free < LEAST_ROOM
+        return _sqlite_code(raw) == sqlite3.SQLITE_FULL or getattr(raw, "sqlstate", None) == FULL_STATE
 
     def _unavailable(self, error: Exception) -> RegistryUnavailable:
         return RegistryUnavailable(
@@ -313,11 +217,6 @@ def is_disconnect(error: BaseException) -> bool:
     if state is None:
         return type(error).__name__ in ("OperationalError", "InterfaceError")
     return str(state).startswith(GONE_STATES)
-
-
-def is_full(error: Exception) -> bool:
-    raw = _driver_error(error)
-    return _sqlite_code(raw) == sqlite3.SQLITE_FULL or getattr(raw, "sqlstate", None) == FULL_STATE
 
 
 def _driver_error(error: Exception) -> BaseException:

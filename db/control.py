@@ -8,10 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.clock import wall
-from db.connection import Transaction
 from db.journal import batches, event, move, record
 from db.states import FailureClass, State, SweepState
 from db.tables import attempts, checkpoints, events, jobs, reports, sweep_jobs, sweeps
+from db.transaction import Transaction
 
 FRESH_BUDGET: dict[str, Any] = {
     "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "not_before": None,

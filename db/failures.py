@@ -10,13 +10,13 @@ import sqlalchemy as sa
 
 from db.budgets import Record, Verdict, verdict
 from db.clock import moment, wall
-from db.connection import Transaction
 from db.journal import RECORD, event
 from db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
 from db.pausing import pause_failing_sweeps
 from db.rows import Fenced
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
+from db.transaction import Transaction
 
 ERROR_TAIL = 8_000
 """Characters of an error that an attempt keeps: its end, where the cause stands."""

@@ -8,9 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.clock import wall
-from db.connection import Transaction
 from db.states import TRANSITIONS, State
 from db.tables import events, jobs
+from db.transaction import Transaction
 
 BATCH = 5_000
 """Most ids that one statement lists: SQLite takes 32,766 bound values."""

@@ -9,11 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.clock import wall
-from db.connection import Transaction
 from db.journal import RECORD, event
 from db.rows import Accepted, Checkpoint, Fenced, Finished, Move
 from db.states import State
 from db.tables import attempts, checkpoints, jobs
+from db.transaction import Transaction
 from sweeps.faults import point
 
 KEPT = 2

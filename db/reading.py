@@ -9,15 +9,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.clock import boot, moment
-from db.connection import Transaction
 from db.rows import AgentRow, AttemptRow, Calibration, CalibrationRow, Committed, Counts, EventRow, JobRow, Sweep
 from db.states import AgentState, FailureClass, State, SweepState
-from db.tables import RUNNING, calibrations, checkpoints, sweep_jobs
+from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
 from db.tables import agents as agents_table
 from db.tables import attempts as attempts_table
 from db.tables import events as events_table
 from db.tables import jobs as jobs_table
 from db.tables import sweeps as sweeps_table
+from db.transaction import Transaction
 from sweeps.errors import InputError, nearest
 from sweeps.job import Kind
 
@@ -61,8 +61,8 @@ def sweeps(transaction: Transaction) -> list[Sweep]:
     return [sweep_of(row) for row in transaction.run(SWEEP.order_by(*order))]
 
 
-def counts(transaction: Transaction, sweep_id: int) -> Counts:
-    """Most jobs are counted in the index of their home sweep alone; only shared ones are looked up."""
+def counts(transaction: Transaction, sweep_id: int, selection: int | None) -> Counts:
+    """Most jobs are counted in the index of their home sweep alone; only shared and selected ones are looked up."""
     columns = (jobs_table.c.state, jobs_table.c.diverged)
     count = sa.func.count().label("jobs")
     at_home = sa.select(*columns, count).where(jobs_table.c.home == sweep_id).group_by(*columns)
@@ -72,8 +72,14 @@ def counts(transaction: Transaction, sweep_id: int) -> Counts:
         .where(sweep_jobs.c.sweep_id == sweep_id, sweep_jobs.c.shared == sa.true())
         .group_by(*columns)
     )
+    selected = (
+        sa.select(*columns, count)
+        .join(selections, selections.c.job_id == jobs_table.c.id)
+        .where(selections.c.selection == selection)
+        .group_by(*columns)
+    )
     found: dict[str, int] = {}
-    for statement in (at_home, shared):
+    for statement in (at_home, shared) if selection is None else (selected,):
         for row in transaction.run(statement):
             found[row.state] = found.get(row.state, 0) + row.jobs
             if row.diverged:
@@ -88,7 +94,9 @@ def _job_row(row: Any) -> JobRow:
     return JobRow(**(values | {"state": State(values["state"])}))
 
 
-def jobs(transaction: Transaction, sweep_id: int, state: State | None, limit: int | None) -> list[JobRow]:
+def jobs(
+    transaction: Transaction, sweep_id: int, state: State | None, selection: int | None, limit: int | None
+) -> list[JobRow]:
     statement = (
         JOB.join_from(jobs_table, sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
         .where(sweep_jobs.c.sweep_id == sweep_id)
@@ -97,6 +105,9 @@ def jobs(transaction: Transaction, sweep_id: int, state: State | None, limit: in
     )
     if state is not None:
         statement = statement.where(jobs_table.c.state == state.value)
+    if selection is not None:
+        selected = sa.select(selections.c.job_id).where(selections.c.selection == selection)
+        statement = statement.where(jobs_table.c.id.in_(selected))
     return [_job_row(row) for row in transaction.run(statement)]
 
 

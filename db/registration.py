@@ -4,43 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
 from db.clock import wall
-from db.connection import Database, Transaction
+from db.connection import Database
 from db.journal import move
 from db.reading import SWEEP, sweep_of
 from db.rows import Registered, Sweep
 from db.states import State, SweepState
 from db.tables import jobs, sweep_jobs, sweeps
+from db.transaction import Transaction
 from sweeps.errors import InputError
 from sweeps.job import Job
 
 CHUNK = 5_000
 """Jobs per transaction: others wait for it a few tenths of a second at most."""
 
-# A chunk is loaded here first, a temporary table of this connection, and goes on as a set.
-staged = sa.Table(
-    "qsweep_staged",
-    sa.MetaData(),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("identity", sa.String(32), nullable=False),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("cost", sa.Double, nullable=False),
-    sa.Column("cohort_key", sa.Text, nullable=False),
-    sa.Column("precision", sa.Text, nullable=False),
-    sa.Column("content", sa.Text, nullable=False),
-    sa.Column("parent", sa.String(32)),
-    sa.Column("job_id", sa.BigInteger),
-    prefixes=["TEMPORARY"],
-)
-LOADED = ("position", "identity", "kind", "cost", "cohort_key", "precision", "content", "parent")
 FRESH: dict[str, Any] = {
     "state": State.QUEUED.value, "progress": 0, "epoch": 0, "alone": False, "crashes": 0, "losses": 0,
     "advanced": False, "attempt": 0, "has_children": False, "diverged": False,
 }  # fmt: skip
+WORDS = ("identity", "kind", "cost", "cohort_key", "precision", "content")
+"""The columns that a job itself fills."""
+COLUMNS = ("id", *WORDS, "parent_id", "blocked", *FRESH, "wanted", "keep_model", "home", "registered_at")
+Row: TypeAlias = tuple[tuple[Any, ...], str | None]
+"""What a job fills, in the order of WORDS, and the identity of its parent."""
 AWAKE: dict[str, Any] = {"not_before": None, "ended_at": None}
 
 
@@ -83,7 +73,7 @@ def register(database: Database, sweep_id: int, given: Sequence[Job]) -> Registe
     )
 
 
-def _write(database: Database, sweep_id: int, rows: list[tuple[Any, ...]]) -> Registered:
+def _write(database: Database, sweep_id: int, rows: list[Row]) -> Registered:
     return database.write(lambda t: _register(t, sweep_id, rows))
 
 
@@ -99,78 +89,87 @@ def _chunks(given: Sequence[Job]) -> Iterator[Sequence[Job]]:
         yield given[start:]
 
 
-def _rows(given: Sequence[Job]) -> list[tuple[Any, ...]]:
+def _rows(given: Sequence[Job]) -> list[Row]:
     once = {job.identity: job for job in given}
     costs: dict[str, float] = {}
     rows = []
-    for position, (identity, job) in enumerate(once.items()):
+    for identity, job in once.items():
         key = job.cohort_key
         if key not in costs:  # Jobs of one cohort do the same work.
             costs[key] = job.cost
         precision = job.training.recipe.precision
-        rows.append((position, identity, job.kind.value, costs[key], key, precision, job.to_json(), job.parent))
+        rows.append(((identity, job.kind.value, costs[key], key, precision, job.to_json()), job.parent))
     return rows
 
 
-def _register(transaction: Transaction, sweep_id: int, rows: list[tuple[Any, ...]]) -> Registered:
-    # Held until the end of this chunk, so that no cancel of the sweep comes between.
+def _register(transaction: Transaction, sweep_id: int, rows: list[Row]) -> Registered:
+    # Held until the end of this chunk, so that nobody else registers one of its jobs, or cancels the sweep.
+    transaction.lock_registration()
     sweep = transaction.run(
         sa.select(sweeps.c.state, sweeps.c.keep).where(sweeps.c.id == sweep_id).with_for_update(read=True)
     ).one()
     wishes = {"wanted": sweep.state == SweepState.ACTIVE, "keep_model": sweep.keep != "none"}
-    staged.create(transaction.connection, checkfirst=False)
-    transaction.load(staged, LOADED, rows)
-    if parents := {row[-1] for row in rows if row[-1] is not None}:
-        _lock_parents(transaction, parents)
-    new = _insert(transaction, sweep_id, wishes)
-    known_id = sa.select(jobs.c.id).where(jobs.c.identity == staged.c.identity).scalar_subquery()
-    transaction.run(staged.update().values(job_id=known_id))
-    joined = _join(transaction, sweep_id)
-    if new < len(rows):
-        _wish(transaction, wishes)
-    staged.drop(transaction.connection, checkfirst=False)
-    return Registered(new=new, shared=joined - new, known=len(rows) - joined)
+    parents = _lock_parents(transaction, {parent for _, parent in rows if parent is not None})
+    known = _known(transaction, [words[0] for words, _ in rows])
+    fresh = [row for row in rows if row[0][0] not in known]
+    _insert(transaction, sweep_id, fresh, parents, wishes)
+    joined = _join(transaction, sweep_id, list(known.values()))
+    if known:
+        _wish(transaction, list(known.values()), wishes)
+    return Registered(new=len(fresh), shared=joined, known=len(known) - joined)
 
 
-def _lock_parents(transaction: Transaction, parents: set[str]) -> None:
-    """Locks the parents' rows, so that none finishes unseen between here and the insert of its children."""
-    named = jobs.c.identity.in_(sa.select(staged.c.parent).where(staged.c.parent.is_not(None)))
-    found = transaction.run(
-        sa.select(jobs.c.identity).where(named).order_by(jobs.c.id).with_for_update(key_share=True)
-    ).scalars()
-    if absent := parents - set(found):
+def _lock_parents(transaction: Transaction, parents: set[str]) -> dict[str, Any]:
+    """The parents' rows, locked, so that none finishes unseen between here and the insert of its children."""
+    if not parents:
+        return {}
+    named = transaction.among(jobs.c.identity, sorted(parents))
+    statement = sa.select(jobs.c.id, jobs.c.identity, jobs.c.state).where(named).order_by(jobs.c.id)
+    found = {row.identity: row for row in transaction.run(statement.with_for_update(key_share=True))}
+    if absent := parents - found.keys():
         raise InputError(f"the parent job {min(absent)} is not registered")
-    transaction.run(jobs.update().where(named).values(has_children=True))
+    transaction.run(jobs.update().where(named, sa.not_(jobs.c.has_children)).values(has_children=True))
+    return found
 
 
-def _insert(transaction: Transaction, sweep_id: int, wishes: dict[str, Any]) -> int:
-    """The staged jobs that nobody registered before; returns how many."""
-    parent = jobs.alias("parent")
-    parent_id = sa.select(parent.c.id).where(parent.c.identity == staged.c.parent).scalar_subquery()
-    done = sa.exists().where(parent.c.identity == staged.c.parent, parent.c.state == State.DONE.value)
-    values: dict[str, Any] = {name: staged.c[name] for name in LOADED if name not in ("position", "parent")}
-    values |= {name: sa.literal(value) for name, value in (FRESH | wishes | {"home": sweep_id}).items()}
-    values |= {
-        "registered_at": wall(),
-        "parent_id": parent_id,
-        "blocked": sa.and_(staged.c.parent.is_not(None), sa.not_(done)),
-    }
-    # WHERE true: without it SQLite takes ON CONFLICT for the condition of a join.
-    rows = sa.select(*values.values()).where(staged.c.position >= 0).order_by(staged.c.position)
-    return transaction.count(transaction.insert(jobs).from_select(list(values), rows).on_conflict_do_nothing())
+def _known(transaction: Transaction, identities: Sequence[str]) -> dict[str, int]:
+    """The ids of those jobs that are registered."""
+    found = transaction.run(sa.select(jobs.c.identity, jobs.c.id).where(transaction.among(jobs.c.identity, identities)))
+    return {row.identity: row.id for row in found}
 
 
-def _join(transaction: Transaction, sweep_id: int) -> int:
-    """Adds the memberships that are missing; returns how many."""
-    shared = sa.select(jobs.c.home != sweep_id).where(jobs.c.id == staged.c.job_id).scalar_subquery()
-    rows = sa.select(sa.literal(sweep_id, sa.BigInteger), shared, staged.c.job_id).where(staged.c.position >= 0)
+def _insert(
+    transaction: Transaction, sweep_id: int, fresh: Sequence[Row], parents: dict[str, Any], wishes: dict[str, Any]
+) -> None:
+    """Jobs that nobody registered before, and their membership of this sweep."""
+    if not fresh:
+        return
+    ids = transaction.new_ids(jobs, len(fresh))
+    now = transaction.run(sa.select(wall())).scalar_one()
+    same = (*FRESH.values(), wishes["wanted"], wishes["keep_model"], sweep_id, now)
+    values = []
+    for number, (words, parent) in zip(ids, fresh, strict=True):
+        above = None if parent is None else parents[parent]
+        place = (None, False) if above is None else (above.id, above.state != State.DONE)
+        values.append((number, *words, *place, *same))
+    transaction.load(jobs, COLUMNS, values)
+    transaction.load(sweep_jobs, ("sweep_id", "shared", "job_id"), [(sweep_id, False, number) for number in ids])
+
+
+def _join(transaction: Transaction, sweep_id: int, known: Sequence[int]) -> int:
+    """Adds the memberships that known jobs lack; returns how many."""
+    if not known:
+        return 0
+    rows = sa.select(sa.literal(sweep_id, sa.BigInteger), jobs.c.home != sweep_id, jobs.c.id).where(
+        jobs.c.id.in_(known)
+    )
     statement = transaction.insert(sweep_jobs).from_select(["sweep_id", "shared", "job_id"], rows)
     return transaction.count(statement.on_conflict_do_nothing())
 
 
-def _wish(transaction: Transaction, wishes: dict[str, Any]) -> None:
+def _wish(transaction: Transaction, ids: Sequence[int], wishes: dict[str, Any]) -> None:
     """Known jobs that this sweep holds too: what it wishes of them holds, whatever the others do."""
-    known = jobs.c.id.in_(sa.select(staged.c.job_id))
+    known = jobs.c.id.in_(ids)
     if wishes["keep_model"]:
         transaction.run(jobs.update().where(known, sa.not_(jobs.c.keep_model)).values(keep_model=True))
     if not wishes["wanted"]:

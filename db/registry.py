@@ -7,9 +7,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from db import agents, bundles, claims, control, failures, outcomes, reading, registration, trials, upgrade
+from db import (
+    agents,
+    bundles,
+    claims,
+    control,
+    failures,
+    outcomes,
+    reading,
+    registration,
+    selections,
+    trials,
+    upgrade,
+)  # fmt: skip
 from db.connection import Database
 from db.rows import (
+    EVERYTHING,
     Accepted,
     AgentInfo,
     AgentRow,
@@ -29,6 +42,7 @@ from db.rows import (
     Move,
     Registered,
     Remaining,
+    Scope,
     Sweep,
 )
 from db.states import AgentState, FailureClass, State
@@ -131,6 +145,11 @@ class Registry:
         """Makes `jobs` members of the sweep, in this order, parents before children. Idempotent."""
         return registration.register(self._database, sweep_id, jobs)
 
+    def select(self, jobs: Iterable[Job]) -> int:
+        """The number of the selection of these registered jobs, for the scope of agents. The same again later."""
+        identities = [job.identity for job in jobs]
+        return self._database.write(lambda t: selections.select(t, identities))
+
     def find_sweep(self, name: str) -> Sweep:
         """The variant `NAME@label`; for a bare NAME the one launched last. InputError if there is none."""
         return self._database.read(lambda t: reading.find_sweep(t, name))
@@ -174,12 +193,15 @@ class Registry:
 
     # Looking (law 5)
 
-    def counts(self, sweep_id: int) -> Counts:
-        return self._database.read(lambda t: reading.counts(t, sweep_id))
+    def counts(self, sweep_id: int, selection: int | None = None) -> Counts:
+        """How many of the sweep's jobs, or of a selection of them, stand in each state."""
+        return self._database.read(lambda t: reading.counts(t, sweep_id, selection))
 
-    def jobs(self, sweep_id: int, state: State | None = None, *, limit: int | None = None) -> list[JobRow]:
-        """The sweep's jobs in the order of their registration."""
-        return self._database.read(lambda t: reading.jobs(t, sweep_id, state, limit))
+    def jobs(
+        self, sweep_id: int, state: State | None = None, *, selection: int | None = None, limit: int | None = None
+    ) -> list[JobRow]:
+        """The sweep's jobs, or a selection of them, in the order of their registration."""
+        return self._database.read(lambda t: reading.jobs(t, sweep_id, state, selection, limit))
 
     def job(self, identity_prefix: str) -> JobRow:
         """The one job whose identity begins so; InputError if there is none, or more than one."""
@@ -308,24 +330,24 @@ class Registry:
 
     # Claims and what becomes of them
 
-    def next_cohort(self, agent_id: int, sweep_id: int | None = None, *, parents: Sequence[int] = ()) -> Head | None:
-        """What this agent should claim next, of one sweep or of all: first of all a child of `parents`.
+    def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:
+        """What this agent should claim next within the scope: first of all a child of `parents`.
 
         Only if there is nothing it takes back expired leases, and looks again. Raises LeaseLost.
         """
-        return claims.next_cohort(self._database, agent_id, sweep_id, parents)
+        return claims.next_cohort(self._database, agent_id, scope, parents)
 
-    def claim(self, agent_id: int, head: Head, limit: int, sweep_id: int | None = None) -> list[Claim]:
-        """Up to `limit` jobs of the head's cohort, further progress first, of one sweep or of all.
+    def claim(self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING) -> list[Claim]:
+        """Up to `limit` jobs of the head's cohort within the scope, further progress first.
 
         Takes back expired leases before, and renews this agent's. A head that has to run alone yields one
         job. Empty when others were faster. Raises LeaseLost.
         """
-        return claims.claim(self._database, agent_id, head, limit, sweep_id)
+        return claims.claim(self._database, agent_id, head, limit, scope)
 
-    def remaining(self, sweep_id: int | None = None) -> Remaining:
-        """What is left, of one sweep or of all, for an agent that found nothing to claim. Reads only."""
-        return self._database.read(lambda t: claims.remaining(t, sweep_id))
+    def remaining(self, scope: Scope = EVERYTHING) -> Remaining:
+        """What is left within the scope, for an agent that found nothing to claim. Reads only."""
+        return self._database.read(lambda t: claims.remaining(t, scope))
 
     def calibration(self, *, shape: str, device: str, build: str, slots: int, form: str) -> Calibration:
         """The recorded slots and form; these, if none are recorded yet. Fixed from then on."""

@@ -186,6 +186,21 @@ class EventRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scope:
+    """Which jobs an agent works for: those of a selection, else those of a sweep, else all."""
+
+    sweep: int | None = None
+    selection: int | None = None
+
+    @property
+    def kind(self) -> str:
+        return "selection" if self.selection is not None else "sweep" if self.sweep is not None else "all"
+
+
+EVERYTHING = Scope()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Head:
     """What an agent should claim next: the cohort of the first claimable job."""
 

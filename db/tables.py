@@ -118,6 +118,14 @@ sweep_jobs = sa.Table(
     sqlite_with_rowid=False,
 )
 
+selections = sa.Table(
+    "selections",
+    metadata,
+    sa.Column("selection", sa.BigInteger, primary_key=True),  # a hash of the jobs
+    sa.Column("job_id", sa.BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 agents = sa.Table(
     "agents",
     metadata,

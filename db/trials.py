@@ -14,13 +14,14 @@ import sqlalchemy as sa
 
 from db.claims import CLAIMED, FITTING, QUEUED, RENEW, STARTED, claimed_before, claims_of, start
 from db.clock import wall
-from db.connection import Database, Transaction
+from db.connection import Database
 from db.errors import LeaseLost
 from db.journal import batches, move
 from db.outcomes import held, locked
 from db.rows import Claim, Fenced
 from db.states import FailureClass, State
 from db.tables import jobs, reports
+from db.transaction import Transaction
 
 ALONE = 1
 """Slots of the engine for a job that a trial begins: the other slots of a cohort would stay vacant."""

@@ -7,13 +7,18 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from db.connection import Database, Transaction, refused
+from db.clock import boot, moment
+from db.connection import Database, refused
 from db.errors import NoRegistry, RegistryUnavailable
 from db.migrations import HEAD, REVISIONS, VERSION_TABLE
 from db.tables import metadata
+from db.transaction import Transaction
 from sweeps.errors import InputError
 
 OPENING_PATIENCE = 2.0
+AGENTS = sa.table("agents", sa.column("state"), sa.column("clock"), sa.column("expires"))
+WORKING = sa.select(AGENTS).where(AGENTS.c.state == "alive", AGENTS.c.clock == boot(), AGENTS.c.expires > moment())
+"""Agents with a live lease, in the words of every schema."""
 VERSION = sa.table(VERSION_TABLE, sa.column("version_num"))
 
 
@@ -49,7 +54,7 @@ def open_if_present(url: str | Path) -> Database | None:
 
 
 def upgrade(url: str | Path) -> tuple[str, str]:
-    """Migrates to this version; the versions before and after."""
+    """Migrates to this version; the versions before and after. Raises InputError while older agents work."""
     database = Database(url, create=False)
     try:
         before = _asked(database)
@@ -57,7 +62,14 @@ def upgrade(url: str | Path) -> tuple[str, str]:
             raise NoRegistry(database.place)
         if before not in REVISIONS:
             _check(before, database.place)
-        _migrate(database)
+        if before != HEAD:
+            if working := database.read(lambda t: len(t.run(WORKING).all())):
+                raise InputError(
+                    f"{working} agents of schema version {before} still work on this registry",
+                    place=database.place,
+                    allowed="stop them first: Ctrl-C where they were launched, or wait for the end of their lease",
+                )
+            _migrate(database)
         return before, HEAD
     finally:
         database.close()
@@ -95,7 +107,7 @@ def _made(database: Database) -> str:
     return HEAD
 
 
-def _migrate(database: Database) -> None:
+def _migrate(database: Database, target: str = HEAD) -> None:
     # Imported here: Alembic takes longer to load than `qsweep status` takes to answer.
     from alembic import command
     from alembic.config import Config
@@ -105,7 +117,7 @@ def _migrate(database: Database) -> None:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
         config.attributes["connection"] = transaction.connection
-        command.upgrade(config, "head")
+        command.upgrade(config, target)
 
     database.write(run)
 

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.json
 import sqlalchemy as sa
 
-from db.connection import Transaction
 from db.schema import SETTINGS
 from db.states import State
 from db.tables import agents, attempts, events, jobs, sweep_jobs
+from db.transaction import Transaction
 
 TIME = pa.timestamp("us", tz="UTC")
 CONTENT = "content"

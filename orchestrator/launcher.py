@@ -9,7 +9,7 @@ from rich.console import Console
 
 from db.home import Home
 from db.registry import Registry
-from db.rows import Sweep
+from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
@@ -73,8 +73,10 @@ def launch(
     with registry:
         if ground is None:
             console.print("Nothing to do: every job is done.")
-        else:
-            see_through(home, registry, sweep, backend, console, execution, ground)
+            return sweep
+        whole = len(selection.chosen) == len(selection.jobs)
+        scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
+        see_through(home, registry, sweep, backend, console, execution, ground, scope=scope)
     return sweep
 
 
@@ -86,8 +88,10 @@ def see_through(
     console: Console,
     execution: Execution,
     ground: Ground,
+    *,
+    scope: Scope,
 ) -> None:
-    """Start agents for a registered sweep; unless detached, watch it to its end."""
+    """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
     if sweep.code == code_version():
         freeze(home.code)
     registry.reactivate(sweep.id)
@@ -97,7 +101,7 @@ def see_through(
         gpus=ground.machine.gpus,
         lease=execution.lease,
         time_limit=execution.time_limit,
-        sweep=sweep.id,
+        scope=scope,
         title=sweep.title,
         code=sweep.code,
     )

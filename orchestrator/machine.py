@@ -20,6 +20,10 @@ class Machine:
     cores: int
     gpus: int
     torch: str
+    device: str = "cpu"
+    """The class of its devices, under which calibrations and results name them."""
+    memory: float = 0.0
+    """Bytes of one GPU, else of the machine; 0 if unknown."""
 
     @property
     def agents(self) -> int:
@@ -39,4 +43,10 @@ def probe(home: Home, datasets: Sequence[str], *, download: bool = True) -> Mach
     found = json.loads(answer.stdout.splitlines()[-1])
     if "problem" in found:
         raise InputError(found["problem"])
-    return Machine(cores=found["cores"], gpus=len(found["gpus"]), torch=found["torch"])
+    return Machine(
+        cores=found["cores"],
+        gpus=len(found["gpus"]),
+        torch=found["torch"],
+        device=found["device"],
+        memory=found["memory"],
+    )

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from db.rows import Calibration
+from orchestrator.estimates import Basis, Speeds
 from sweeps.job import Job, Kind
 from sweeps.training import Training
-from workers.forms import default_form
+from workers.forms import Form, default_form
 
 FLOAT = 4
 """Bytes of an fp32 number."""
 BASE_MEMORY = 0.6e9
 """Bytes of a process that has imported torch."""
-GUESSED_SPEED = 2e10
-"""Operations a second of one agent on a CPU core, where nothing was measured yet."""
+Recorded = Callable[[str], Calibration | None]
+"""The calibration of a shape on this device, if the registry has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CohortPlan:
-    """The jobs of one cohort key: how many, run how many at a time."""
+    """The jobs of one cohort key: how many, run how many at a time, how long one cohort takes."""
 
     key: str
     jobs: int
     slots: int
     form: str
-    operations: float
     memory: float
     """Estimated bytes of an agent that runs such a cohort."""
+    seconds: float
+    basis: Basis
+    cost: float
+    """Operations of one job: long ones are claimed first."""
 
     @property
     def cohorts(self) -> int:
@@ -44,53 +50,99 @@ class Plan:
     disk: float
     """Estimated bytes of the kept models and the results."""
     seconds: float
-    basis: str
-    """Where the estimate of the time comes from."""
+    """Until the last agent is done."""
+    idle: float
+    """Share of the agents' time in which they wait for the last of them."""
+    basis: Mapping[str, float]
+    """Shares of the work whose time rests on each basis."""
 
     @property
     def jobs(self) -> int:
         return sum(cohort.jobs for cohort in self.cohorts)
 
+    @property
+    def memory(self) -> float:
+        """Bytes of the largest agent."""
+        return max((cohort.memory for cohort in self.cohorts), default=0.0)
 
-def make_plan(jobs: Sequence[Job], *, workers: int, device: str, keep: str, speeds: Mapping[str, float]) -> Plan:
-    """Group `jobs` into cohorts and estimate what they take.
 
-    `speeds` holds measured operations a second of one agent by cohort key, from earlier runs on this machine.
+def make_plan(
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    device: str,
+    keep: str,
+    speeds: Speeds,
+    recorded: Recorded = lambda shape: None,
+    limits: Mapping[str, int] | None = None,
+) -> Plan:
+    """Group `jobs` into cohorts and estimate what they take on `workers` agents of this class of devices.
+
+    `limits`: by identity, the slots to which running out of memory has brought a job down.
     """
-    groups: dict[str, list[Job]] = defaultdict(list)
+    groups: dict[tuple[str, int | None], list[Job]] = defaultdict(list)
     for job in jobs:
-        groups[job.cohort_key].append(job)
-    cohorts = []
-    for key, members in groups.items():
-        training = members[0].training
-        slots, form = default_form(training, device)
-        cohorts.append(
-            CohortPlan(
-                key=key,
-                jobs=len(members),
-                slots=slots,
-                form=form.value,
-                operations=sum(job.cost for job in members),
-                memory=BASE_MEMORY + _data_bytes(training) + slots * _model_memory(training),
-            )
-        )
-    seconds, basis = _time(cohorts, workers, speeds)
+        groups[job.cohort_key, (limits or {}).get(job.identity)].append(job)
+    cohorts = [
+        _cohort(members, device, speeds, recorded(members[0].shape), limit) for (_, limit), members in groups.items()
+    ]
+    seconds, idle = _simulate(cohorts, workers)
+    return Plan(
+        cohorts=tuple(cohorts),
+        workers=workers,
+        disk=_disk(jobs, keep),
+        seconds=seconds,
+        idle=idle,
+        basis=_shares(cohorts),
+    )
+
+
+def _cohort(
+    members: Sequence[Job], device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
+) -> CohortPlan:
+    job = members[0]
+    slots, form = default_form(job.training, device)
+    if recorded is not None:
+        slots, form = recorded.slots, Form(recorded.form)
+    slots = min(slots, limit or slots)
+    estimate = speeds.estimate(job, slots)
+    return CohortPlan(
+        key=job.cohort_key,
+        jobs=len(members),
+        slots=slots,
+        form=form.value,
+        memory=BASE_MEMORY + _data_bytes(job.training) + slots * _model_memory(job.training),
+        seconds=estimate.seconds,
+        basis=estimate.basis,
+        cost=job.cost,
+    )
+
+
+def _simulate(cohorts: Sequence[CohortPlan], workers: int) -> tuple[float, float]:
+    """When the last agent is done, and the share of all agents' time that is spent waiting for it.
+
+    Agents claim as they do in the registry: whoever is free takes the next cohort, long jobs first.
+    """
+    free = [0.0] * workers
+    work = 0.0
+    for one in sorted(cohorts, key=lambda cohort: (-cohort.cost, cohort.key)):
+        for _ in range(one.cohorts):
+            heapq.heapreplace(free, free[0] + one.seconds)
+        work += one.cohorts * one.seconds
+    end = max(free)
+    return end, max(1 - work / (end * workers), 0.0) if end else 0.0
+
+
+def _shares(cohorts: Sequence[CohortPlan]) -> dict[str, float]:
+    work = {basis: sum(one.cohorts * one.seconds for one in cohorts if one.basis is basis) for basis in Basis}
+    total = sum(work.values())
+    return {basis.value: seconds / total for basis, seconds in work.items() if seconds}
+
+
+def _disk(jobs: Sequence[Job], keep: str) -> float:
     kept = 0 if keep == "none" else sum(model_bytes(job.training) for job in jobs if job.kind is Kind.TRAIN)
     results = sum(4_000 + (120.0 * job.training.recipe.epochs if job.kind is Kind.TRAIN else 0) for job in jobs)
-    return Plan(cohorts=tuple(cohorts), workers=workers, disk=kept + results, seconds=seconds, basis=basis)
-
-
-def _time(cohorts: Sequence[CohortPlan], workers: int, speeds: Mapping[str, float]) -> tuple[float, str]:
-    known = [cohort for cohort in cohorts if cohort.key in speeds]
-    average = sum(speeds.values()) / len(speeds) if speeds else GUESSED_SPEED
-    total = sum(cohort.operations / speeds.get(cohort.key, average) for cohort in cohorts)
-    if not speeds:
-        basis = "a guess: nothing was trained in this home yet"
-    elif len(known) == len(cohorts):
-        basis = "measured in this home on the same shapes"
-    else:
-        basis = f"measured in this home, {len(known)} of {len(cohorts)} shapes the same"
-    return total / workers, basis
+    return kept + results
 
 
 def model_bytes(training: Training) -> float:

@@ -1,7 +1,8 @@
 """The supervisor of one agent: starts it, passes signals on, and reports its death to the registry.
 
-It holds no lease and imports no torch. When its agent dies without a farewell, the agent's jobs are handed
-back at once, as crashed; when both die, the lease runs out. What stands on its standard input is its agent's.
+It holds no lease and imports no torch. When its agent dies without a farewell, the agent's jobs are handed back at
+once: as out of memory if the kernel's OOM killer was at work, as lost if the registry was out of reach, else as
+crashed. When both die, the lease runs out. What stands on its standard input is its agent's.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from types import FrameType
 
 from db.home import Home
 from db.registry import Registry
+from db.rows import EVERYTHING, Scope
 from db.states import FailureClass
+from orchestrator.memory import oom_kills
 from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
+from workers.agent.exits import Exit
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PASSED_DOWN = ("--leash", "--directed")
 """Options of the agent, see `workers.agent`."""
-HANDED_BACK = 0
-"""Exit code of an agent that left nothing behind."""
 
 
 def supervise(
     home: Home,
     *,
     lease: float,
-    sweep: int | None,
+    scope: Scope = EVERYTHING,
     code: str | None,
     time_limit: float | None = None,
     options: Sequence[str] = (),
@@ -44,10 +46,10 @@ def supervise(
     `--leash` and `--directed`. `heard` is told each signal.
     """
     command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
-    command += ["--lease", str(lease), *([] if sweep is None else ["--sweep", str(sweep)])]
+    command += ["--lease", str(lease), *scope_options(scope)]
     command += [] if time_limit is None else ["--time-limit", str(time_limit)]
     command += options
-    environment = agent_environment(home, code)
+    environment, killed_before = agent_environment(home, code), oom_kills()
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is an agent to pass them on to
     child = subprocess.Popen(
         command,
@@ -72,14 +74,32 @@ def supervise(
         sys.stdout.write(line)
         sys.stdout.flush()
     ended = child.wait()
-    if ended != HANDED_BACK and agent.isdecimal():
+    if ended != Exit.LEFT and agent.isdecimal():
         point("supervisor.reporting", agent)
-        _report_death(home, int(agent), ended)
+        with Registry.open(home.registry) as registry:
+            registry.bury(int(agent), *diagnose(ended, out_of_memory=oom_kills() > killed_before))
     return ended if ended >= 0 else 1
+
+
+def diagnose(code: int, *, out_of_memory: bool) -> tuple[FailureClass, str]:
+    """What an agent died of, by its exit code (negative: a signal) and what the kernel did meanwhile; in words."""
+    if code == -signal.SIGKILL and out_of_memory:
+        return FailureClass.MEMORY, "the kernel killed the agent's process: the machine or its group was out of memory"
+    if code < 0:
+        return FailureClass.CRASH, f"the agent's process was killed by signal {signal.Signals(-code).name}"
+    if code == Exit.REGISTRY_GONE:
+        return FailureClass.LOST, "the registry did not answer the agent"
+    return FailureClass.CRASH, f"the agent's process ended with exit code {code}"
 
 
 def _receive() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
+
+
+def scope_options(scope: Scope) -> list[str]:
+    """The options by which a supervisor, and its agent, are told what to work for."""
+    given = {"--sweep": scope.sweep, "--selection": scope.selection}
+    return [word for name, value in given.items() if value is not None for word in (name, str(value))]
 
 
 def agent_environment(home: Home, code: str | None) -> dict[str, str]:
@@ -97,25 +117,13 @@ def agent_environment(home: Home, code: str | None) -> dict[str, str]:
     return environment
 
 
-def _report_death(home: Home, agent: int, code: int) -> None:
-    how = f"killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    registry = Registry.open(home.registry)
-    try:
-        registry.bury(
-            agent,
-            FailureClass.CRASH,
-            f"the agent's process was {how}" if code < 0 else f"the agent's process {how}",
-        )
-    finally:
-        registry.close()
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--lease", type=float, required=True)
     parser.add_argument("--sweep", type=int)
+    parser.add_argument("--selection", type=int)
     parser.add_argument("--code")
     parser.add_argument("--time-limit", type=float)
     for option in PASSED_DOWN:
@@ -126,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         return supervise(
             home,
             lease=given.lease,
-            sweep=given.sweep,
+            scope=Scope(sweep=given.sweep, selection=given.selection),
             code=given.code,
             time_limit=given.time_limit,
             options=given.options or (),

@@ -12,7 +12,7 @@ from rich.console import Console
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
-from db.rows import Sweep
+from db.rows import Counts, Sweep
 from db.states import SweepState
 from orchestrator.backends.base import Backend, Fleet
 from orchestrator.deaths import Deaths, bury_dead
@@ -32,7 +32,7 @@ class Interrupted(QsweepError):
 
 
 class Watch:
-    """Keeps agents at work on one sweep until nothing is open."""
+    """Keeps agents at work on one sweep, or a selection of its jobs, until nothing of that is open."""
 
     def __init__(
         self, home: Home, registry: Registry, sweep: Sweep, backend: Backend, fleet: Fleet, console: Console
@@ -44,7 +44,8 @@ class Watch:
         self.fleet = fleet
         self.console = console
         self.results = ResultStore(home.results)
-        self.progress = Progress(jobs={row.identity: row.job for row in registry.jobs(sweep.id)})
+        rows = registry.jobs(sweep.id, selection=fleet.scope.selection)
+        self.progress = Progress(jobs={row.identity: row.job for row in rows})
         self._seen: set[tuple[str, int]] = set()
         self._strikes = 0
         self._mark = -1
@@ -77,7 +78,7 @@ class Watch:
                 signal.signal(number, handler)
 
     def _update(self) -> None:
-        counts = self.registry.counts(self.sweep.id)
+        counts = self._counts()
         self.progress.running, self.progress.queued, self.progress.failed = (
             counts.running - counts.away,
             counts.queued,
@@ -85,7 +86,11 @@ class Watch:
         )
         self.progress.away = counts.away
         self.progress.add_notes([agent.note for agent in self.registry.agents()])
-        fresh = [row for row in self.registry.committed(self.sweep.id) if (row.job, row.attempt) not in self._seen]
+        fresh = [
+            row
+            for row in self.registry.committed(self.sweep.id)
+            if row.job in self.progress.jobs and (row.job, row.attempt) not in self._seen
+        ]
         if fresh:
             self._seen.update((row.job, row.attempt) for row in fresh)
             columns = [
@@ -99,6 +104,9 @@ class Watch:
             ]
             self.progress.add_results(self.results.read("runs", fresh, columns=columns).to_pylist())
             self.progress.done.update(row.job for row in fresh)
+
+    def _counts(self) -> Counts:
+        return self.registry.counts(self.sweep.id, self.fleet.scope.selection)
 
     def _open(self) -> bool:
         sweep = self.registry.find_sweep(self.sweep.title)
@@ -144,7 +152,7 @@ class Watch:
             time.sleep(0.1)
             self.backend.stop()  # one may have been started since
         bury_dead(self.registry)
-        counts = self.registry.counts(self.sweep.id)
+        counts = self._counts()
         raise Interrupted(
             f"interrupted with {counts.done} of {self.progress.total} jobs done; "
             f"go on with: qsweep resume {self.sweep.title}"

@@ -67,7 +67,8 @@ def explain(source: Source, tables: Sequence[Table], address: str) -> Explanatio
     kind = table.declaration.kind
     results = source.read(kind, ["job", *(one for one in ORIGIN if one in KINDS[kind].columns.names)])
     stored = source.read("jobs", ["job", "publication", "model_file"])
-    values = pa.table({"job": [job for job, _ in cell.behind], column.name: [value for _, value in cell.behind]})
+    behind = [{"job": job, column.name: value} for job, value in cell.behind]
+    values = pa.Table.from_pylist(behind, pa.schema([("job", pa.string()), (column.name, pa.float64())]))
     joined = values.join(results, "job", join_type="inner").join(stored, "job", join_type="inner").sort_by("job")
     files = [source.place_of(kind, one) for one in joined["publication"].to_pylist()]
     settings = _varying(source, joined["job"].to_pylist())

@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
+from db.schema import KINDS
+from sweeps.job import Job
 
 
-def measured_speeds(home: Home) -> dict[str, float]:
-    """Operations a second of one agent, by cohort key; empty without a registry or results."""
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """One cohort that was run: one of its jobs, how many there were, with what, and how long it took."""
+
+    job: Job
+    members: int
+    device: str
+    slots: int
+    seconds: float
+
+
+def ran_cohorts(home: Home) -> list[Ran]:
+    """Every cohort whose results count, of every sweep; empty without a registry."""
     registry = Registry.open_if_present(home.registry)
     if registry is None:
-        return {}
-    operations: dict[str, float] = defaultdict(float)
-    seconds: dict[str, float] = defaultdict(float)
-    try:
+        return []
+    store = ResultStore(home.results)
+    found: dict[str, Ran] = {}
+    with registry:
         for sweep in registry.sweeps():
-            jobs = {row.identity: row.job for row in registry.jobs(sweep.id)}
             committed = registry.committed(sweep.id)
-            store = ResultStore(home.results)
-            tables = [store.read(kind, committed, columns=["job", "seconds"]) for kind in ("runs", "measures")]
-            for row in (row for table in tables for row in table.to_pylist()):
-                job = jobs[row["job"]]
-                operations[job.cohort_key] += job.cost
-                seconds[job.cohort_key] += row["seconds"]
-    finally:
-        registry.close()
-    return {key: operations[key] / seconds[key] for key in operations if seconds[key] > 0}
+            publications = {one.job: one.publication for one in committed}
+            if not publications.keys() - found.keys():
+                continue
+            jobs = {row.identity: row.job for row in registry.jobs(sweep.id)}
+            for kind in (one.name for one in KINDS.values() if one.one_row_a_job):
+                rows = store.read(kind, committed, columns=["job", "seconds", "device", "slots"])
+                for one in _by_publication(rows, publications):
+                    job = jobs[one["job_first"]]
+                    found[publications[job.identity]] = Ran(
+                        job=job,
+                        members=one["job_count"],
+                        device=one["device_first"],
+                        slots=one["slots_first"],
+                        seconds=one["seconds_sum"],
+                    )
+    return list(found.values())
+
+
+def _by_publication(rows: pa.Table, publications: dict[str, str]) -> Sequence[dict[str, object]]:
+    """A cohort finishes as one publication; each of its rows has its share of the seconds."""
+    names = pa.array([publications[job] for job in rows["job"].to_pylist()], pa.string())
+    rows = rows.filter(pc.is_valid(rows["seconds"])) if rows["seconds"].null_count else rows
+    table = rows.append_column("publication", names)
+    wanted = [("job", "first"), ("job", "count"), ("device", "first"), ("slots", "first"), ("seconds", "sum")]
+    grouped: list[dict[str, object]] = table.group_by("publication", use_threads=False).aggregate(wanted).to_pylist()
+    return grouped

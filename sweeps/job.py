@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
+from sweeps.datasets import DataSet
 from sweeps.measures import Measure, measure_content, measure_from, measure_settings
+from sweeps.models import Model
 from sweeps.settings import Setting
-from sweeps.training import Training
+from sweeps.training import Recipe, Training, shared_content
 
 
 class Kind(StrEnum):
@@ -49,12 +51,8 @@ class Job:
     @cached_property
     def cohort_key(self) -> str:
         """Equal for jobs that one engine may run side by side."""
-        shared = self.training.shared()
-        kind = self.kind.value
-        if self.measure is not None:
-            shared["measure"] = measure_content(self.measure)
-            kind = f"{kind}-{self.measure.name}"
-        return f"{kind}/{self.training.data.name}/{self.training.model.label}/{_digest(shared, 16)}"
+        training = self.training
+        return _cohort_key(self.kind, training.data, training.model, replace(training.recipe, seed=0), self.measure)
 
     @cached_property
     def shape(self) -> str:
@@ -80,6 +78,7 @@ class Job:
         return _dumps({"kind": self.kind.value, "parent": self.parent, "settings": self.settings()})
 
     @classmethod
+    @lru_cache(maxsize=1024)  # a claim, its agent and a display read the same text
     def from_json(cls, text: str) -> Job:
         content: Mapping[str, Any] = json.loads(text)
         settings = content["settings"]
@@ -91,9 +90,22 @@ class Job:
         )
 
 
+@lru_cache(maxsize=1024)
+def _cohort_key(kind: Kind, data: DataSet, model: Model, recipe: Recipe, measure: Measure | None) -> str:
+    """Kept, because thousands of jobs share one. The recipe's seed is no part of it."""
+    shared, name = shared_content(data, model, recipe), kind.value
+    if measure is not None:
+        shared["measure"] = measure_content(measure)
+        name = f"{name}-{measure.name}"
+    return f"{name}/{data.name}/{model.label}/{_digest(shared, 16)}"
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def _dumps(content: Mapping[str, Any]) -> str:
     """Canonical JSON: sorted keys, no spaces; a float always shows as one (`1.0` is not `1`)."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(content)
 
 
 def _digest(content: Mapping[str, Any], digits: int) -> str:

@@ -82,26 +82,36 @@ def build(component: type[Component], given: Mapping[str, Any], *, place: str | 
 
 def settings_of(component: Any) -> dict[str, Setting]:
     """The settings of a component, by name, in the order of declaration."""
-    return {
-        field.name: getattr(component, field.name)
-        for field in dataclasses.fields(component)
-        if "rule" in field.metadata
-    }
+    return {name: getattr(component, name) for name in names_of(type(component))}
 
 
 def canonical(component: Any) -> dict[str, Setting]:
     """The settings that make up a component's identity: without later additions at their old behaviour."""
+    kind = type(component)
     kept = settings_of(component)
-    for field in dataclasses.fields(component):
-        if field.metadata.get("added_later") and kept[field.name] == field.default:
-            del kept[field.name]
-    semantics = getattr(type(component), "semantics", 1)
+    for name, old in _later(cast("Hashable", kind)):
+        if kept[name] == old:
+            del kept[name]
+    semantics = getattr(kind, "semantics", 1)
     return kept if semantics == 1 else {**kept, "semantics": semantics}
 
 
 def names_of(component: type[Any]) -> tuple[str, ...]:
     """The names of the settings that a component class declares."""
+    return _names(cast("Hashable", component))
+
+
+# Asked several times for each of up to a million jobs.
+@functools.cache
+def _names(component: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(component) if "rule" in field.metadata)
+
+
+@functools.cache
+def _later(component: Any) -> tuple[tuple[str, Any], ...]:
+    """The settings that were added later, with the default that is the old behaviour."""
+    fields = dataclasses.fields(component)
+    return tuple((field.name, field.default) for field in fields if field.metadata.get("added_later"))
 
 
 @functools.cache

@@ -26,8 +26,10 @@ class Recipe:
     is that of the epoch with the lowest training loss: with `select_by = "running"` the mean over the
     epoch's steps, with `"evaluated"` a full eval-mode pass after each epoch. `seed` draws the
     initialization, `data_seed` the order and the augmentation of the data. `precision` is that of the
-    arithmetic. `val_fraction` of the training images, of each class alike and drawn by `data_seed`, are
-    held out: the model is not trained on them, but evaluated after each epoch.
+    training pass: `"tf32"` rounds the factors of its products to 10 bits, `"bf16"` its weights and activations
+    to 7; parameters, optimizer, batch norm's statistics and evaluation stay in single precision.
+    `val_fraction` of the training images, of each class alike and drawn by `data_seed`, are held out: the
+    model is not trained on them, but evaluated after each epoch.
     """
 
     semantics: ClassVar[int] = 1
@@ -40,7 +42,7 @@ class Recipe:
     select_by: str = setting(Rule(choices=("running", "evaluated")), default="running")
     seed: int = setting(SEED, default=0)
     data_seed: int = setting(SEED, default=0)
-    precision: str = setting(Rule(choices=("fp32",)), default="fp32")
+    precision: str = setting(Rule(choices=("fp32", "tf32", "bf16")), default="fp32")
     val_fraction: float = setting(Rule(low=0, high=0.9), default=0.0, added_later=True)
 
 
@@ -152,26 +154,39 @@ class Training:
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
         quantizer = self.quantizer
-        recipe = canonical(self.recipe)
-        recipe["milestones"] = tuple(one for one in self.recipe.milestones if one < self.recipe.epochs)
-        if not recipe["milestones"]:
-            del recipe["lr_factor"]
         quantized = None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)}
         if quantized is not None and self.optimizer.weight_decay == 0:
             del quantized["decay_step"]
         return {
-            "data": {"name": self.data.name, "fingerprint": self.data.fingerprint},
+            "data": _data_content(self.data),
             "model": {"name": self.model.name, **canonical(self.model)},
             "optimizer": {"name": self.optimizer.name, **canonical(self.optimizer)},
             "quantizer": quantized,
-            "recipe": recipe,
+            "recipe": _recipe_content(self.recipe),
         }
 
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
-        content = self.canonical()
-        recipe = {name: value for name, value in content["recipe"].items() if name != "seed"}
-        return {"data": content["data"], "model": content["model"], "recipe": recipe}
+        return shared_content(self.data, self.model, self.recipe)
+
+
+def shared_content(data: DataSet, model: Model, recipe: Recipe) -> dict[str, Any]:
+    """The canonical content of trainings that may differ in optimizer, quantizer and `seed`."""
+    content = _recipe_content(recipe)
+    del content["seed"]
+    return {"data": _data_content(data), "model": {"name": model.name, **canonical(model)}, "recipe": content}
+
+
+def _data_content(data: DataSet) -> dict[str, Any]:
+    return {"name": data.name, "fingerprint": data.fingerprint}
+
+
+def _recipe_content(recipe: Recipe) -> dict[str, Any]:
+    content: dict[str, Any] = canonical(recipe)
+    content["milestones"] = tuple(one for one in recipe.milestones if one < recipe.epochs)
+    if not content["milestones"]:
+        del content["lr_factor"]
+    return content
 
 
 def _family(families: Mapping[str, Family], given: Mapping[str, Any], key: str, place: str | None) -> Family:

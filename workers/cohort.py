@@ -12,8 +12,11 @@ from sweeps.optimizers import OPTIMIZERS
 from sweeps.training import Training
 from workers.data.batches import Batches
 from workers.data.images import Images
+from workers.device import set_precision
 from workers.forms import Form
 from workers.models import NETWORKS
+from workers.models.arithmetic import innermost
+from workers.models.forming import arithmetic_of
 from workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
 from workers.models.statistics import RunningStatistics
 from workers.optimizers import CohortOptimizer
@@ -33,7 +36,8 @@ class Cohort:
 
     Every tensor has one row a slot, and every operation works on rows apart: what a training computes
     depends on the training, the number of slots and the form, never on its neighbours or its slot. Nothing
-    in `step` waits for the device. A pass over a whole data set calls `tick` with each batch, so that
+    in `step` waits for the device. Master weights, batch norm's statistics and evaluation are in `dtype`; the
+    recipe's precision is that of the training pass. A pass over a whole data set calls `tick` with each batch, so that
     whoever watches sees that it goes on.
     """
 
@@ -60,6 +64,7 @@ class Cohort:
         self.steps = self._steps_per_epoch * first.recipe.epochs
         self._network = NETWORKS[first.model.name](first.model, first.data)
         self.layout = self._network.layout
+        self._arithmetic = arithmetic_of(form, first.recipe.precision, dtype, device)
         self._device, self._dtype = device, dtype
         self._batches = Batches(images, first.recipe, device, dtype)
         self._optimizer = CohortOptimizer(placed, self.layout.steps.start, device, dtype)
@@ -121,6 +126,7 @@ class Cohort:
 
     def step(self) -> None:
         """One optimizer step of every member that is not ahead; ends the epoch after its last."""
+        set_precision(self._recipe.precision)
         self._admit()
         epoch, number = divmod(self._position, self._steps_per_epoch)
         if self._open_epoch != epoch:
@@ -148,6 +154,7 @@ class Cohort:
         if not self.finished:
             raise ValueError(f"{self.position} of {self.steps} steps are done")
         self._admit()
+        set_precision("fp32")
         rows = self._rows
         passes: list[Tensor] = []
         for images, labels in filter(None, (self._batches.train, self._batches.test, self._batches.val)):
@@ -167,7 +174,7 @@ class Cohort:
         parameters = rows["parameters"]
         with torch.no_grad():
             roundings = self._deployment.deploy(parameters, self._deployed)
-        logits, means, variances = self._network.train(_innermost(images), self._stages)
+        logits, means, variances = self._network.train(images, self._stages, self._arithmetic)
         losses = _cross_entropy(logits, labels).mean(1)
         slopes = torch.autograd.grad(losses.sum(), trained(self._stages))
         with torch.no_grad():
@@ -209,7 +216,7 @@ class Cohort:
         for some, names in zip(
             torch.split(images, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
         ):
-            some = _innermost(self._batches.standardized(some))
+            some = innermost(self._batches.standardized(some))
             logits = self._network.evaluate(some, stages)
             loss += _cross_entropy(logits, names).sum(1, dtype=torch.float64)
             hits += (logits.argmax(1) == names).sum(1)
@@ -264,11 +271,6 @@ def _neighbourhood(training: Training) -> tuple[int, bool]:
     """Sorted by this, models with one optimizer stand together, and quantized models in few runs."""
     optimizer = list(OPTIMIZERS).index(training.optimizer.name)
     return optimizer, (training.quantizer is None) == bool(optimizer % 2)
-
-
-def _innermost(images: Tensor) -> Tensor:
-    """Images (B, channels, side, side) as one model's activations (1, channels, side, side, B)."""
-    return images.permute(1, 2, 3, 0).contiguous().unsqueeze(0)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

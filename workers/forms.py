@@ -15,6 +15,12 @@ class Form(StrEnum):
 
     GATHER = "gather"
     """Gathered pixels, then one batched matrix product; see `workers.models.stage`."""
+    BLOCKS = "blocks"
+    """One model after another over cache-sized blocks of images, channels-last; see `workers.models.blocks`."""
+    LOOP = "loop"
+    """One model after another by the library's convolutions, channels-last; see `workers.models.convolved`."""
+    GROUPED = "grouped"
+    """All models as the groups of one convolution of the library, channels-last; see the same."""
 
 
 SMALL_IMAGE = 256
@@ -23,9 +29,20 @@ CPU_SLOTS = 12
 GPU_SLOTS = 8
 
 
+def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
+    """The forms that compute in a precision on a class of devices."""
+    if precision == "bf16":
+        return Form.LOOP, Form.GROUPED
+    if device_class.startswith("cuda"):
+        return Form.GATHER, Form.LOOP, Form.GROUPED
+    return tuple(Form)
+
+
 def default_form(training: Training, device_class: str) -> tuple[int, Form]:
     """Slots and form for a training on a class of devices, before any calibration there."""
+    reduced = training.recipe.precision == "bf16"
     if device_class.startswith("cuda"):
-        return GPU_SLOTS, Form.GATHER
-    small = training.data.size**2 <= SMALL_IMAGE
-    return (CPU_SLOTS if small else 1), Form.GATHER
+        return GPU_SLOTS, Form.LOOP if reduced else Form.GATHER
+    if training.data.size**2 <= SMALL_IMAGE:
+        return CPU_SLOTS, Form.GROUPED if reduced else Form.GATHER
+    return 1, Form.LOOP if reduced else Form.BLOCKS

@@ -16,6 +16,7 @@ import torch
 from sweeps.datasets import DATASETS
 from sweeps.errors import QsweepError
 from workers.data import load
+from workers.device import build, device_class
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,8 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--download", action="store_true", help="download what is missing")
     parser.add_argument("datasets", nargs="*", choices=[*DATASETS, []], help="data sets to read and check")
     given = parser.parse_args(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found: dict[str, object] = {
-        "torch": torch.__version__,
+        "torch": build(),
+        "device": device_class(device),
+        "memory": _memory(device),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
@@ -36,6 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         found["problem"] = str(error)
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of the device that agents share: those of one GPU, or of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 if __name__ == "__main__":

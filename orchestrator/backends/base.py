@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from db.home import Home
-from db.rows import AgentRow
+from db.rows import EVERYTHING, AgentRow, Scope
 from orchestrator.machine import Machine
 from orchestrator.starts import Start
 
@@ -30,8 +30,8 @@ class Fleet:
     workers: int
     gpus: int
     lease: float
-    sweep: int | None = None
-    """Identifier of the sweep to work for; None is any."""
+    scope: Scope = EVERYTHING
+    """What to work for: a sweep, or a selection of its jobs."""
     title: str = ""
     """The sweep's name, for people."""
     time_limit: float | None = None

@@ -16,6 +16,7 @@ from db.home import Home
 from db.rows import AgentRow
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.machine import Machine
+from orchestrator.supervisor import scope_options
 from workers.environment import KEEP_MEMORY
 
 
@@ -33,7 +34,7 @@ def worker_command(fleet: Fleet) -> list[str]:
     ]
     command += ["--lease", str(fleet.lease), "--code", fleet.code]
     command += [] if fleet.time_limit is None else ["--time-limit", str(fleet.time_limit)]
-    return command if fleet.sweep is None else [*command, "--sweep", str(fleet.sweep)]
+    return command + scope_options(fleet.scope)
 
 
 def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> dict[str, str]:

@@ -146,8 +146,8 @@ class RayBackend(Backend):
     @property
     def _sweep(self) -> int:
         assert self._fleet is not None
-        assert self._fleet.sweep is not None
-        return self._fleet.sweep
+        assert self._fleet.scope.sweep is not None
+        return self._fleet.scope.sweep
 
     @property
     def _prefix(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Annotated
 
 import typer
@@ -21,7 +20,6 @@ from orchestrator.options import (
     WorkersOption,
     complete_sweep,
     home_of,
-    size_text,
 )
 
 
@@ -61,32 +59,29 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
-    from orchestrator.planner import make_plan
+    from orchestrator.machine import probe
+    from orchestrator.outlook import look_ahead
     from orchestrator.progress import duration
     from orchestrator.selection import read_selection
-    from reports.speeds import measured_speeds
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    made = make_plan(
-        selection.chosen,
-        workers=workers or cores,
-        device="cpu",
-        keep=selection.spec.keep,
-        speeds=measured_speeds(home_of(home, registry, data)),
-    )
+    place = home_of(home, registry, data)
+    machine = probe(place, [], download=False)
+    ahead = look_ahead(place, selection, machine, workers)
+    made = ahead.plan
     if as_json:
         from dataclasses import asdict
 
-        typer.echo(json.dumps({"sweep": selection.title, "jobs": made.jobs, **asdict(made)}))
+        content = {"sweep": selection.title, "jobs": made.jobs, "done": ahead.done, "device": machine.device}
+        typer.echo(json.dumps(content | asdict(made) | {"notes": ahead.notes}))
         return
-    typer.echo(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs")
-    for warning in selection.warnings():
-        typer.echo(f"note: {warning}")
-    typer.echo(f"{'cohorts of':<42}{'jobs':>6}{'slots':>7}{'cohorts':>9}{'memory':>10}  form")
+    typer.echo(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs, {ahead.done} of them done")
+    for note in (*selection.warnings(), *ahead.notes):
+        typer.echo(f"note: {note}")
+    typer.echo(f"{'cohorts of':<42}{'jobs':>6}{'slots':>7}{'cohorts':>9}{'memory':>10}{'each':>14}  form, time")
     for cohort in made.cohorts:
         memory = f"{cohort.memory / 1e9:.1f} GB"
-        counted = f"{cohort.jobs:>6}{cohort.slots:>7}{cohort.cohorts:>9}{memory:>10}"
-        typer.echo(f"{cohort.key:<42}{counted}  {cohort.form}")
-    typer.echo(f"disk    about {size_text(made.disk)} for results and kept models")
-    typer.echo(f"time    about {duration(made.seconds)} on {made.workers} agents ({made.basis})")
+        counted = f"{cohort.jobs:>6}{cohort.slots:>7}{cohort.cohorts:>9}{memory:>10}{duration(cohort.seconds):>14}"
+        typer.echo(f"{cohort.key:<42}{counted}  {cohort.form}, {cohort.basis.value}")
+    for line in ahead.summary():
+        typer.echo(line)

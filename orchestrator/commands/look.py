@@ -74,7 +74,8 @@ def status(
                 }
             )
         agents: list[dict[str, Any]] = [
-            {"agent": one.id, "host": one.host, "device": one.device, "note": one.note} for one in found.agents()
+            {"agent": one.id, "host": one.host, "pid": one.pid, "device": one.device, "note": one.note}
+            for one in found.agents()
         ]
         away = [one for one in found.bundles() if one.state is AgentState.AWAY]
     remarks = _remarks(

@@ -151,6 +151,7 @@ def resume(
     from rich.console import Console
 
     from db.registry import Registry
+    from db.rows import Scope
     from db.states import State
     from orchestrator.cluster import Wanted, named_address
     from orchestrator.commands.tune import go_on
@@ -188,7 +189,7 @@ def resume(
                 code=version,
                 keep=found.keep,
             )
-            see_through(place, opened, found, chosen, console, execution, ground)
+            see_through(place, opened, found, chosen, console, execution, ground, scope=Scope(sweep=found.id))
     finally:
         opened.close()
     if not detach:
@@ -205,6 +206,7 @@ def worker(
 ) -> None:
     """Run one agent here until nothing is left to claim."""
     from db.registry import Registry
+    from db.rows import Scope
     from orchestrator.supervisor import supervise
 
     place = home_of(home, registry, data)
@@ -213,8 +215,8 @@ def worker(
         found = opened.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
-    identifier, code = (None, None) if found is None else (found.id, found.code)
-    sys.exit(supervise(place, lease=lease, sweep=identifier, code=code, time_limit=time_limit))
+    scope, code = (Scope(), None) if found is None else (Scope(sweep=found.id), found.code)
+    sys.exit(supervise(place, lease=lease, scope=scope, code=code, time_limit=time_limit))
 
 
 def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float | None) -> Wish:

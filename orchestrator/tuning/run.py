@@ -16,7 +16,7 @@ from rich.console import Console
 
 from db.home import Home
 from db.registry import Registry
-from db.rows import Sweep
+from db.rows import Scope, Sweep
 from orchestrator.backends.base import Fleet, Site
 from orchestrator.cluster import Resources, Wanted, connect, load_ray, nodes, start_own
 from orchestrator.freezing import Code, choose_code
@@ -98,7 +98,7 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
         with registry:
             if sweep.code == code_version():
                 freeze(home.code)
-            fleet = Fleet(home=home, workers=site.agents, gpus=0, lease=ground.lease, sweep=sweep.id,
+            fleet = Fleet(home=home, workers=site.agents, gpus=0, lease=ground.lease, scope=Scope(sweep=sweep.id),
                           title=sweep.title, code=sweep.code)  # fmt: skip
             _see_through(selection, registry, sweep, fleet, resources, console)
     return sweep

@@ -56,7 +56,7 @@ def postgres() -> str:
         missing_postgres(f"no Postgres here: {error}")
     server = get_server(Path(tempfile.mkdtemp(prefix="qsweep-pg-")) / "data", cleanup_mode="delete")
     url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    with _administrator(url) as connection:
+    with administrator(url) as connection:
         connection.execute(sa.text("ALTER SYSTEM SET fsync = off"))  # Nobody pulls the plug of a test.
         connection.execute(sa.text("SELECT pg_reload_conf()"))
         connection.execute(sa.text("CREATE DATABASE fresh"))
@@ -65,7 +65,7 @@ def postgres() -> str:
     return text.replace("/fresh", "/{}")
 
 
-class _administrator:  # noqa: N801 - used as a verb
+class administrator:  # noqa: N801 - used as a verb
     def __init__(self, url: sa.URL) -> None:
         self.engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
@@ -93,7 +93,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(path)
     pattern: str = request.getfixturevalue("postgres")
     name = f"t{uuid.uuid4().hex[:12]}"
-    with _administrator(sa.make_url(pattern.format("postgres"))) as connection:
+    with administrator(sa.make_url(pattern.format("postgres"))) as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE fresh"))
     return pattern.format(name)
 

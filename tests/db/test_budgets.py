@@ -64,7 +64,9 @@ def test_a_crash_after_a_newer_checkpoint_costs_nothing(registry: Registry, swee
     assert registry.counts(sweep.id).queued == 2
 
 
-def test_out_of_memory_halves_the_slots_down_to_one(registry: Registry, sweep: Sweep, agent: int) -> None:
+def test_out_of_memory_halves_the_slots_down_to_one_with_three_tries(
+    registry: Registry, sweep: Sweep, agent: int
+) -> None:
     registry.register(sweep.id, trained(4))
     limits: list[int | None] = []
     while head := registry.next_cohort(agent):
@@ -72,8 +74,8 @@ def test_out_of_memory_halves_the_slots_down_to_one(registry: Registry, sweep: S
         slots = head.slots_limit or 8
         claims = registry.claim(agent, head, slots)
         registry.fail(agent, claims, FailureClass.MEMORY, "out of memory", slots=slots)
-    # All four at 8 slots, then at 4; two at 2, each of them at 1; the other two the same way.
-    assert limits == [None, 4, 2, 1, 1, 2, 1, 1]
+    # All four at 8 slots, then at 4; two at 2, each of them three times at 1; the other two the same way.
+    assert limits == [None, 4, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
     assert registry.counts(sweep.id).failed == 4
 
 

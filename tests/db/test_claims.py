@@ -12,7 +12,7 @@ import pytest
 
 from db.errors import LeaseLost
 from db.registry import Registry
-from db.rows import Checkpoint, Finished, Sweep
+from db.rows import Checkpoint, Finished, Scope, Sweep
 from db.states import FailureClass, State
 from tests.db.conftest import agent_info, claim, trained
 
@@ -77,8 +77,8 @@ def test_an_agent_of_one_sweep_leaves_the_jobs_of_others_alone(registry: Registr
     registry.register(other.id, trained(4))
     agent = registry.enlist(agent_info())
     claims = []
-    while head := registry.next_cohort(agent, other.id):
-        claims += registry.claim(agent, head, 16, other.id)
+    while head := registry.next_cohort(agent, Scope(sweep=other.id)):
+        claims += registry.claim(agent, head, 16, Scope(sweep=other.id))
     assert {one.job.identity for one in claims} == {job.identity for job in trained(4)}
     assert registry.counts(sweep.id).queued == 2
 
@@ -88,7 +88,7 @@ def test_the_head_of_a_sweep_does_not_depend_on_who_registered_the_job(registry:
     registry.register(sweep.id, trained(1, depth=3))
     registry.register(other.id, trained(1, depth=3) + trained(1, depth=2))
     agent = registry.enlist(agent_info())
-    head = registry.next_cohort(agent, other.id)
+    head = registry.next_cohort(agent, Scope(sweep=other.id))
     assert head is not None
     assert head.job.training.model.depth == 3
 

@@ -79,10 +79,8 @@ def test_a_registry_of_a_newer_version_is_refused_and_left_alone(url: str, execu
 
 
 @pytest.mark.parametrize("create", [False, True])
-def test_a_registry_of_an_older_version_asks_for_an_upgrade(
-    url: str, monkeypatch: pytest.MonkeyPatch, create: bool
-) -> None:
-    monkeypatch.setattr("db.upgrade.HEAD", "0002")
+def test_a_registry_of_an_older_version_asks_for_an_upgrade(url: str, execute: Execute, create: bool) -> None:
+    execute("UPDATE qsweep_version SET version_num = '0001'")
     with pytest.raises(InputError, match="qsweep db upgrade"):
         Registry.open(url, create=create)
 
@@ -111,15 +109,21 @@ def test_the_migrations_make_exactly_the_declared_tables(url: str, execute: Exec
         )
         assert set(execute(f"{columns}'public'")) == set(execute(f"{columns}'declared'"))
     else:
-        engine = sa.create_engine(f"sqlite:///{tmp_path / 'declared.db'}", poolclass=sa.NullPool)
-        metadata.create_all(engine)
-        with engine.connect() as connection:
-            master = sa.text("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'qsweep_version%'")
-            declared_rows = connection.execute(master).all()
-        made_rows = execute(str(master))
-        assert {(n, _words(t)) for n, t in made_rows if "qsweep_version" not in n} == {
-            (n, _words(t)) for n, t in declared_rows
-        }
+        assert words_of(sa.create_engine(f"sqlite:///{url}", poolclass=sa.NullPool)) == declared_words(tmp_path)
+
+
+def declared_words(folder: Path) -> set[tuple[str, tuple[str, ...]]]:
+    """The words of a SQLite file that holds the declared tables, and no more."""
+    engine = sa.create_engine(f"sqlite:///{folder / 'declared.db'}", poolclass=sa.NullPool)
+    metadata.create_all(engine)
+    return words_of(engine)
+
+
+def words_of(engine: sa.Engine) -> set[tuple[str, tuple[str, ...]]]:
+    """The name of every table and index of a SQLite file, with the words that make it."""
+    with engine.connect() as connection:
+        found = connection.execute(sa.text("SELECT name, sql FROM sqlite_master")).all()
+    return {(name, _words(text)) for name, text in found if "qsweep_version" not in name}
 
 
 def _words(text: str | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.registry import Registry
-from db.rows import Finished, Registered, Sweep
+from db.rows import Finished, Registered, Scope, Sweep
 from db.states import TRANSITIONS, FailureClass, SweepState
 from sweeps.errors import InputError
 from sweeps.job import Job, Kind
@@ -230,7 +230,7 @@ def test_looking_changes_nothing(registry: Registry, sweep: Sweep, execute: Exec
     row = registry.jobs(sweep.id)[0]
     registry.sweeps(), registry.find_sweep("grid"), registry.job(row.identity), registry.attempts(row.id)
     registry.events(), registry.committed(sweep.id), registry.checkpoint_files(), registry.publications()
-    registry.remaining(), registry.remaining(sweep.id)
+    registry.remaining(), registry.remaining(Scope(sweep=sweep.id))
     assert before == [execute(f"SELECT * FROM {table}") for table in tables]
 
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -57,8 +58,17 @@ def _fresh(server: serving.Server) -> Database:
     )
 
 
+RESTARTING = threading.Lock()
+"""Two restarts at once would fight over one server."""
+
+
 def _restart(server: serving.Server) -> None:
     """As after a crash: stopped at once, without a checkpoint of its own, and started again."""
+    with RESTARTING:
+        _stop_and_start(server)
+
+
+def _stop_and_start(server: serving.Server) -> None:
     account: dict[str, Any] = serving._as(serving._account())
     stop = [str(serving._programs() / "pg_ctl"), "-w", "-m", "immediate", "-D", str(server.data), "stop"]
     subprocess.run(stop, **account, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)

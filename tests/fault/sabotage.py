@@ -18,29 +18,30 @@ import psutil
 
 from sweeps.faults import DISK_FULL
 
-AGENT = ("claimed", "heartbeat", "step", "checkpoint.written", "checkpoint.renamed", "checkpoint.recorded")
-AGENT += ("parquet.written", "parquet.renamed", "finish.uncommitted", "finished", "claim.uncommitted")
-WHERE: dict[str, tuple[str, ...]] = {
-    "kill": AGENT,
-    "kill both": AGENT,
-    "kill supervisor": ("step", "heartbeat", "checkpoint.recorded"),
-    "die supervisor": ("supervisor.started", "supervisor.reporting"),
-    "kill launcher": ("launcher.watching",),
-    "stop": AGENT,
-    "terminate": ("step", "heartbeat", "checkpoint.written", "parquet.renamed", "claimed"),
-    "full disk": ("checkpoint.written", "parquet.written"),
-    "truncate": ("checkpoint.reading",),
-    "flip": ("checkpoint.reading",),
-    "clock": ("step", "heartbeat", "claimed"),
-    "lock": ("step", "claimed", "checkpoint.recorded", "parquet.renamed"),
-    "drop": ("step", "claim.uncommitted", "finish.uncommitted", "checkpoint.recorded", "heartbeat"),
-    "restart": ("step", "claim.uncommitted", "finish.uncommitted", "checkpoint.recorded", "heartbeat"),
+DEATHS = ("kill", "kill both", "stop")
+CUTS = ("drop", "restart")
+WHAT: dict[str, tuple[str, ...]] = {
+    "claim.uncommitted": (*DEATHS, *CUTS),
+    "claimed": (*DEATHS, "terminate", "clock", "lock"),
+    "heartbeat": (*DEATHS, "kill supervisor", "terminate", "clock", *CUTS),
+    "step": (*DEATHS, "kill supervisor", "terminate", "clock", "lock", *CUTS),
+    "checkpoint.written": (*DEATHS, "terminate", "full disk"),
+    "checkpoint.renamed": DEATHS,
+    "checkpoint.recorded": (*DEATHS, "kill supervisor", "lock", *CUTS),
+    "checkpoint.reading": ("truncate", "flip", "kill"),
+    "parquet.written": (*DEATHS, "full disk"),
+    "parquet.renamed": (*DEATHS, "terminate", "lock"),
+    "finish.uncommitted": (*DEATHS, *CUTS),
+    "finished": DEATHS,
+    "supervisor.started": ("die", "stop", "terminate"),
+    "supervisor.reporting": ("die", "stop", "clock", "lock", *CUTS),
+    "launcher.watching": ("die", "stop", "terminate", "clock", "lock", *CUTS),
 }
-"""What can be done, and at which points."""
-COMMON = ("kill", "kill", "kill", "kill both", "kill supervisor", "die supervisor", "kill launcher", "stop", "stop")
-COMMON += ("terminate", "full disk", "truncate", "flip", "clock")
-OF_DATABASE = {"sqlite": ("lock", "lock"), "postgres": ("drop", "restart")}
-ARMED = 6
+"""What can be done at each point. `kill…`: to an agent, and from it to its supervisor; `die`: to whoever is there."""
+NOT_ON = {"sqlite": CUTS, "postgres": ("lock",)}
+LATER = {"step": 80, "heartbeat": 3, "launcher.watching": 12, "checkpoint.written": 4, "checkpoint.recorded": 4}
+"""At most how often a point that is passed often is let pass before the fault; every other: not once."""
+ARMED = 8
 """Faults of the plan that wait for their points at the same time."""
 
 
@@ -54,16 +55,14 @@ class Fault:
 
 
 def draw_plan(seed: int, count: int, database: str, *, clock: bool = True) -> list[Fault]:
-    """The faults of one trial."""
-    dice = random.Random(seed)
-    actions = [one for one in COMMON + OF_DATABASE[database] if clock or one != "clock"]
-    plan = []
-    for _ in range(count):
-        action = dice.choice(actions)
-        point = dice.choice(WHERE[action])
-        after = dice.randint(1, {"step": 80, "launcher.watching": 12, "heartbeat": 3}.get(point, 2))
-        plan.append(Fault(action=action, point=point, after=after))
-    return plan
+    """The faults of one trial: points in shuffled rounds, so that each has its turn, and one of its actions."""
+    dice, plan = random.Random(seed), list[Fault]()
+    while len(plan) < count:
+        for point in dice.sample(sorted(WHAT), len(WHAT)):
+            actions = [one for one in WHAT[point] if one not in NOT_ON[database] and (clock or one != "clock")]
+            fault = Fault(action=dice.choice(actions), point=point, after=dice.randint(1, LATER.get(point, 1)))
+            plan.append(fault)
+    return plan[:count]
 
 
 @dataclass
@@ -151,7 +150,7 @@ class Saboteur:
 
     def _do(self, action: str, pid: int, subject: str) -> bytes:
         match action:
-            case "kill" | "kill launcher" | "die supervisor":
+            case "kill" | "die":
                 os.kill(pid, signal.SIGKILL)
             case "kill both" | "kill supervisor":
                 self._kill_supervisor(pid)

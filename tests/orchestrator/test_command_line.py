@@ -32,6 +32,12 @@ COMMANDS = [
     "tables",
     "doctor",
     "db",
+    "query",
+    "compact",
+    "export",
+    "pack",
+    "import",
+    "recall",
 ]
 
 
@@ -69,8 +75,8 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
         ("cifar10-grid", 972),
         ("cifar100-grid", 972),
         ("digits-grid", 972),
-        ("cifar10-flatness", 128),
-        ("cifar100-flatness", 128),
+        ("cifar10-flatness", 256),
+        ("cifar100-flatness", 256),
         ("digits-flatness", 52),
     }
     assert "[axes.learning_rate]" in qsweep("sweeps", "cifar10-grid").stdout
@@ -84,7 +90,7 @@ def test_plan_shows_cohorts_memory_disk_and_time_and_starts_nothing(qsweep: Qswe
     assert all(cohort["memory"] > 0 for cohort in plan["cohorts"])
     assert plan["disk"] > 0
     assert plan["seconds"] > 0
-    assert "guess" in plan["basis"]
+    assert plan["basis"] == {"a guess": 1.0}
 
 
 def test_plan_tells_of_a_milestone_that_is_never_reached(qsweep: Qsweep) -> None:

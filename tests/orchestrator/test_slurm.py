@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -189,21 +191,25 @@ def test_a_cancelled_array_is_reported_and_resume_goes_on_where_the_sweep_was_st
     assert [(one["agents"], one["options"]) for one in records] == [(2, {"time": "10"})] * 2
 
 
-def test_an_allocation_of_one_minute_is_handed_over_before_its_end_and_requeued(
+def test_in_an_allocation_of_one_minute_an_agent_outlives_a_crash_and_the_allocations_end(
     run: Run, home: Path, folder: Path, registry: Callable[[], Registry], slurm: dict[str, str]
 ) -> None:
     (folder / "slurm.toml").write_text(SWEEP.format(epochs=20_000))
     options = ("--slurm", "time=1", "--slurm", "handover=35", "--limit", "2", "--detach")
     answer = run("launch", "slurm.toml", "--backend", "slurm", "--workers", "1", *options)
     assert answer.returncode == 0, answer.stderr
-    until(lambda: any(one.attempt == 2 for one in attempts(registry)), "the jobs are taken up again")
-    first, second = (next(one for one in attempts(registry) if one.attempt == number) for number in (1, 2))
-    assert first.failure_class is FailureClass.PREEMPTED
-    assert second.resumed_from > 20
+    until(lambda: past_the_first_steps(registry) == 2, "the jobs are trained")
+    with registry() as opened:
+        os.kill(opened.agents()[0].pid, signal.SIGKILL)
+    both = {FailureClass.CRASH, FailureClass.PREEMPTED}
+    until(lambda: {one.failure_class for one in attempts(registry)} == both | {None}, "they are taken up twice")
+    assert max(one.resumed_from for one in attempts(registry)) > 20
     (array,) = arrays(slurm)
-    (log,) = (home / "logs" / "slurm").glob(f"{array}_*log.out")
-    assert re.search(r"(60|5\d) s are left, the last 35 of them for the hand-over", log.read_text())
-    assert "handed over on SIGUSR1, and requeued" in log.read_text()
+    (file,) = (home / "logs" / "slurm").glob(f"{array}_*log.out")
+    log = file.read_text()
+    assert "the agent ended with 1 and is started again" in log
+    assert re.search(r"(60|5\d) s are left, the last 35 of them for the hand-over", log)
+    assert "handed over on SIGUSR1, and requeued" in log
     assert run("cancel", "slurm").returncode == 0
     until(lambda: not arrays(slurm), "the agent of the cancelled sweep has left")
 

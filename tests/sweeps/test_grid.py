@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import pytest
 
 from sweeps.files import builtin_names, read_sweep
 from sweeps.job import Job
-from sweeps.spec import Spec, variant
+from sweeps.spec import Spec
 
 RATES = {"sgd": {0.1, 0.05, 0.01}, "adam": {0.001, 0.0005, 0.0001}, "rmsprop": {0.001, 0.0005, 0.0001}}
 
@@ -60,12 +59,6 @@ def test_every_builtin_sweep_survives_the_registry() -> None:
         again = Spec.from_json(spec.to_json(), place="registry")
         assert again.jobs() == spec.jobs()
         assert all(Job.from_json(job.to_json()) == job for job in spec.jobs())
-
-
-def test_expanding_972_jobs_takes_less_than_a_second() -> None:
-    started = time.perf_counter()
-    variant(read_sweep("cifar10-grid").jobs())
-    assert time.perf_counter() - started < 1
 
 
 def test_the_nin_of_the_paper_has_its_number_of_weights() -> None:

@@ -34,11 +34,14 @@ GOLDEN = {
     "cifar10-grid": ("e8e9bc3fe2460400efd8615c708fd7f0", "84777ebe11f9f1f474df21b79ca376ac", "9758948569a3291c"),
     "cifar100-grid": ("8f28fc697e58dc5f6c7275dbdad58691", "8dd251b3f94de935b2818f4422d3d555", "8537e3e1f383afd6"),
     "digits-grid": ("fbb9a236bf1d4661fe41c83164610b43", "267b3b4feee8b9089b0d5b1c2c3dad1a", "6654a65cbb9d8b24"),
-    "cifar10-flatness": ("621595c55db700d45222ae1d72670b60", "286fb217331001a6598f3940ec2cd68c", "f4e336a1bc9383b4"),
-    "cifar100-flatness": ("bc42e0dfc2a3a0717343082321193cdb", "370a54a8707c03dc61930843b275adcf", "f956fa35f392753b"),
+    "cifar10-flatness": ("621595c55db700d45222ae1d72670b60", "1a796fc9fe518402c2417b8829210879", "b7f843bb8dbc3853"),
+    "cifar100-flatness": ("bc42e0dfc2a3a0717343082321193cdb", "e908ef96e45b3d0bbd2524fdcbd3032e", "325e3f36db8282df"),
     "digits-flatness": ("de36f2ca97fc53357d9dedab83c3568f", "c6268a3a3914a39754d3255cee00a7e9", "02c415d5ed654363"),
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""
+
+BEFORE_RESNETS = {"cifar10-flatness": "f4e336a1bc9383b4", "cifar100-flatness": "f956fa35f392753b"}
+"""The hash of all jobs in order, when these sweeps held Networks in Networks alone."""
 
 
 def job(**changes: Any) -> Job:
@@ -54,6 +57,12 @@ def test_the_identities_of_builtin_jobs_never_change(name: str) -> None:
     identities = [one.identity for one in read_sweep(name).jobs()]
     digest = hashlib.sha256("".join(identities).encode()).hexdigest()[:16]
     assert (identities[0], identities[-1], digest) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", BEFORE_RESNETS)
+def test_a_sweep_that_grew_still_holds_the_jobs_it_held(name: str) -> None:
+    older = [one.identity for one in read_sweep(name).jobs() if one.training.model.name == "nin"]
+    assert hashlib.sha256("".join(older).encode()).hexdigest()[:16] == BEFORE_RESNETS[name]
 
 
 def test_an_identity_is_the_hash_of_canonical_typed_json() -> None:

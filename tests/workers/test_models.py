@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from sweeps.datasets import DATASETS
-from sweeps.layers import ConvLayer
-from sweeps.models import MODELS, NiN
+from sweeps.layers import ConvLayer, Pool
+from sweeps.models import MODELS, Model, NiN, ResNet
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.quantizers import QUANTIZERS
-from tests.workers.plain import PlainNin
+from tests.workers.plain import PLAIN, ConvNorm, PlainNin, PlainResNet, named
 from tests.workers.trainings import training
 from workers.models import NETWORKS
+from workers.models.graph import pooled, pooled_side
 from workers.models.layout import Layout
 from workers.models.window import Window
 from workers.optimizers import STEPPERS
@@ -33,14 +36,50 @@ def test_weights_of_nin_4x10_on_cifar10_are_the_papers_omega() -> None:
     assert layout.weights == 2_196_750
 
 
-def test_initialization_is_that_of_plain_modules_under_the_seed() -> None:
-    one = training(depth=2, seed=7)
+@pytest.mark.parametrize(
+    ("depth", "data", "omega"),
+    [
+        (18, "cifar10", 688_304),
+        (18, "cifar100", 699_824),
+        (50, "cifar10", 1_297_840),
+        (50, "cifar100", 1_343_920),
+    ],
+)
+def test_weights_of_the_cifar_resnets_without_shortcuts_are_the_papers_omega(depth: int, data: str, omega: int) -> None:
+    one = training(model="resnet", data=data, depth=depth, width=16)
+    net = PlainResNet(one)
+    shortcuts = {id(block.shortcut.conv) for block in net.body if isinstance(block.shortcut, ConvNorm)}
+    assert sum(conv.weight.numel() for conv in net.convs() if id(conv) not in shortcuts) == omega
+    layout = Layout(one.model.layers(one.data))
+    assert layout.omega == omega
+    assert layout.weights == sum(conv.weight.numel() for conv in net.convs())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"depth": 2}, {"model": "resnet"}, {"model": "resnet", "depth": 34}, {"model": "resnet", "depth": 50}],
+)
+def test_initialization_is_that_of_plain_modules_under_the_seed(settings: dict[str, Any]) -> None:
+    one = training(seed=7, **settings)
     layout = Layout(one.model.layers(one.data))
     row, moments = layout.initial_parameters(7), layout.initial_statistics()
-    found = dict(layout.named(row, moments))
-    for layer, conv in zip(layout.layers, PlainNin(one).convs(), strict=True):
-        assert torch.equal(found[f"{layer.name}.weight"], conv.weight)
-        assert torch.equal(found[f"{layer.name}.bias"], conv.bias)
+    found = {name: tensor for name, tensor in layout.named(row, moments) if not name.endswith(".step")}
+    wanted = named(PLAIN[one.model.name](one), one)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize("kind", ["max", "mean"])
+@pytest.mark.parametrize(("side", "kernel", "stride", "padding"), [(8, 2, 2, 0), (7, 3, 2, 1), (4, 4, 4, 0)])
+def test_pooling_is_that_of_torch(kind: str, side: int, kernel: int, stride: int, padding: int) -> None:
+    pool = Pool(kind=kind, kernel=kernel, stride=stride, padding=padding)
+    images = torch.randn(2, 3, side, side, 5, dtype=torch.float64)
+    reference = {"max": torch.nn.MaxPool2d, "mean": torch.nn.AvgPool2d}[kind](kernel, stride, padding)
+    found = pooled(images, pool)
+    assert found.shape[2] == pooled_side(side, pool)
+    for model in range(2):
+        wanted = reference(images[model].permute(3, 0, 1, 2))
+        torch.testing.assert_close(found[model].permute(3, 0, 1, 2), wanted)
 
 
 def test_initialization_leaves_the_callers_random_numbers_alone() -> None:
@@ -51,8 +90,9 @@ def test_initialization_leaves_the_callers_random_numbers_alone() -> None:
     assert torch.equal(torch.rand(2), wanted)
 
 
-def test_a_model_kept_as_tensors_is_packed_into_the_same_rows() -> None:
-    layout = Layout(NiN(width=2, depth=2).layers(DATASETS["digits"]))
+@pytest.mark.parametrize("model", [NiN(width=2, depth=2), ResNet(width=2, depth=50)])
+def test_a_model_kept_as_tensors_is_packed_into_the_same_rows(model: Model) -> None:
+    layout = Layout(model.layers(DATASETS["digits"]))
     parameters, statistics = layout.initial_parameters(1), layout.initial_statistics()
     again = layout.packed(dict(layout.named(parameters, statistics)))
     assert torch.equal(again[0], parameters)

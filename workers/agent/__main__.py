@@ -6,31 +6,32 @@ import argparse
 import logging
 import math
 import os
-import signal
 import socket
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from db.clock import boot_id, process_started
+from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
-from db.rows import AgentInfo
+from db.rows import AgentInfo, Scope
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
 from workers.agent.directed import DirectedAgent, Orders
+from workers.agent.endings import LeaseGone
+from workers.agent.exits import Exit
 from workers.agent.heart import Heart
-from workers.agent.loop import Agent, LeaseGone
+from workers.agent.loop import Agent
 from workers.agent.node import check_device
+from workers.agent.stopping import listen
+from workers.agent.workplace import Workplace
 from workers.device import build, device_class, precisions
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""
-LEASE_GONE = 3
-"""Exit code of an agent that lost its lease."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,25 +40,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--lease", type=float, required=True)
     parser.add_argument("--sweep", type=int)
+    parser.add_argument("--selection", type=int)
     parser.add_argument("--time-limit", type=float, default=math.inf)
     parser.add_argument("--leash", action="store_true", help="leave when the standard input ends")
     parser.add_argument("--directed", action="store_true", help="take orders from the standard input")
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: stop.set())
+    stop = listen()
     orders = Orders(sys.stdin, stop) if given.leash or given.directed else None
     torch.set_num_threads(1)
+    scope = Scope(sweep=given.sweep, selection=given.selection)
     try:
         return run(
             home,
             lease=given.lease,
-            sweep=given.sweep,
+            scope=scope,
             time_limit=given.time_limit,
             stop=stop,
             orders=orders if given.directed else None,
         )
+    except (RegistryUnavailable, RegistryFull) as error:
+        sys.stderr.write(f"qsweep agent: {error}\n")
+        return Exit.REGISTRY_GONE
     except QsweepError as error:
         sys.stderr.write(f"qsweep agent: {error}\n")
         return error.exit_code
@@ -67,7 +71,7 @@ def run(
     home: Home,
     *,
     lease: float,
-    sweep: int | None,
+    scope: Scope,
     time_limit: float,
     stop: threading.Event,
     orders: Orders | None = None,
@@ -97,27 +101,26 @@ def run(
     log_file.parent.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     heart = Heart(registry, agent, lease=lease, patience=PATIENCE)
+    place = Workplace(
+        home=home,
+        registry=registry,
+        device=device,
+        agent=agent,
+        code=code_origin(),
+        heart=heart,
+        stop=stop,
+        time_limit=time_limit,
+    )
     heart.start()
-    make = Agent if orders is None else partial(DirectedAgent, orders)
     try:
-        make(
-            home,
-            registry,
-            device,
-            agent=agent,
-            code=code_origin(),
-            heart=heart,
-            stop=stop,
-            sweep=sweep,
-            time_limit=time_limit,
-        ).run()
-    except LeaseGone:
-        return LEASE_GONE
+        (Agent(place, scope) if orders is None else DirectedAgent(place, registry, orders)).run()
+    except (LeaseGone, LeaseLost):
+        return Exit.LEASE_GONE
     finally:
         heart.stop()
     registry.retire(agent)
     registry.close()
-    return 0
+    return Exit.LEFT
 
 
 if __name__ == "__main__":

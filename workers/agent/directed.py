@@ -15,13 +15,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-import torch
-
-from db.home import Home
 from db.registry import Registry
 from db.rows import Claim, Head
-from db.states import FailureClass
-from workers.agent.loop import Agent, LeaseGone, Stopped
+from workers.agent.endings import StoppedEarly
+from workers.agent.loop import Agent
+from workers.agent.workplace import Workplace
 from workers.cohort import Cohort
 
 WAIT = 0.5
@@ -51,14 +49,13 @@ class Orders:
 class DirectedAgent(Agent):
     """An agent that claims nothing but what it is told to."""
 
-    def __init__(self, orders: Orders, home: Home, registry: Registry, device: torch.device, **more: Any) -> None:
-        super().__init__(home, registry, device, **more)
+    def __init__(self, place: Workplace, registry: Registry, orders: Orders) -> None:
+        super().__init__(place)
+        self._registry = registry
         self._orders = orders
-        self._trials = registry
-        self._stopped_at: int | None = None
 
     def run(self) -> None:
-        """Run job after job until the orders end. Raises LeaseGone."""
+        """Run job after job until the orders end. Raises LeaseGone or LeaseLost."""
         while (order := self._next_order()) is not None:
             verb, _, job = order.partition(" ")
             if verb == "run":
@@ -66,18 +63,16 @@ class DirectedAgent(Agent):
                 _say({"ended": True})
 
     def _run(self, job: int) -> None:
-        self._stopped_at = None
-        claim = self._trials.claim_job(self.agent, job)
+        claim = self._registry.claim_job(self.place.agent, job)
         if claim is not None:
-            head = Head(job_id=job, cohort_key=claim.job.cohort_key, job=claim.job, alone=True,
-                        slots_limit=claim.slots_limit)  # fmt: skip
+            key, slots = claim.job.cohort_key, claim.slots_limit
+            head = Head(job_id=job, cohort_key=key, job=claim.job, alone=True, slots_limit=slots)
             self._work([claim], self._plan(head))
 
     def _next_order(self) -> str | None:
-        while not self.stop.is_set():
-            if self.heart.lost.is_set():
-                raise LeaseGone
-            self.heart.touch()
+        while not self.place.stop.is_set():
+            self.place.check_lease()
+            self.place.heart.touch()
             try:
                 return self._orders.next(WAIT)
             except queue.Empty:
@@ -86,20 +81,12 @@ class DirectedAgent(Agent):
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         rows = cohort.history(0)
-        self._trials.report(self.agent, claims[0], rows)
+        self._registry.report(self.place.agent, claims[0], rows)
         if cohort.finished:
             return
         _say({"epochs": rows})
         if self._next_order() == "stop":
-            self._stopped_at = cohort.epoch
-            self._save(claims, cohort)
-            raise Stopped
-
-    def _hand_back(self, claims: Sequence[Claim]) -> None:
-        if self._stopped_at is None:
-            super()._hand_back(claims)
-        else:
-            self.registry.fail(self.agent, claims, FailureClass.STOPPED, f"at epoch {self._stopped_at}")
+            raise StoppedEarly(f"at epoch {cohort.epoch}")
 
 
 def _say(message: dict[str, Any]) -> None:

@@ -6,10 +6,8 @@ import argparse
 import logging
 import math
 import os
-import signal
 import socket
 import sys
-import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,16 +16,18 @@ import torch
 from db.home import Home
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
+from workers.agent.endings import LeaseGone
+from workers.agent.exits import Exit
 from workers.agent.heart import Heart
-from workers.agent.loop import Agent, LeaseGone
+from workers.agent.loop import Agent
+from workers.agent.stopping import StopRequest, listen
+from workers.agent.workplace import Workplace
 from workers.bundle.desk import LEASE
 from workers.bundle.line import Line
 from workers.device import build, device_class, precisions
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""
-LEASE_GONE = 3
-"""Exit code of an agent whose work somebody else has now."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,8 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--line", type=int, required=True, help="descriptor of the line to the desk")
     parser.add_argument("--time-limit", type=float, default=math.inf)
     given = parser.parse_args(arguments)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    stop = listen()
     torch.set_num_threads(1)
     home = Home.at(given.bundle, data=given.data)
     log_file = home.logs / f"{socket.gethostname()}-{os.getpid()}.log"
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def run(home: Home, line: Line, number: int, *, stop: threading.Event, time_limit: float) -> int:
+def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: float) -> int:
     """Enlist and work until nothing is left; the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     line.enlist(number, precisions(device))
@@ -64,11 +63,21 @@ def run(home: Home, line: Line, number: int, *, stop: threading.Event, time_limi
         }
     )
     heart = Heart(line, number, lease=LEASE, patience=PATIENCE)
+    place = Workplace(
+        home=home,
+        registry=line,
+        device=device,
+        agent=number,
+        code=code_origin(),
+        heart=heart,
+        stop=stop,
+        time_limit=time_limit,
+    )
     heart.start()
     try:
-        Agent(home, line, device, agent=number, code=code_origin(), heart=heart, stop=stop, time_limit=time_limit).run()
+        Agent(place).run()
     except LeaseGone:
-        return LEASE_GONE
+        return Exit.LEASE_GONE
     finally:
         heart.stop()
     return 0

@@ -15,6 +15,7 @@ from db.budgets import verdict
 from db.errors import LeaseLost
 from db.home import Home
 from db.rows import (
+    EVERYTHING,
     Accepted,
     Calibration,
     Checkpoint,
@@ -25,6 +26,7 @@ from db.rows import (
     ParentModel,
     Remaining,
     Saved,
+    Scope,
 )
 from db.schema import KINDS
 from db.states import FailureClass, State
@@ -102,7 +104,7 @@ class Desk:
         self.beats[agent_id] = self._clock()
         return frozenset()
 
-    def next_cohort(self, agent_id: int, sweep_id: int | None = None, *, parents: Sequence[int] = ()) -> Head | None:
+    def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:
         if agent_id not in self._precisions:
             raise LeaseLost(agent_id)
         claimable = [entry for entry in self.entries.values() if self._claimable(entry, agent_id)]
@@ -120,7 +122,7 @@ class Desk:
             slots_limit=first.past.slots_limit,
         )
 
-    def claim(self, agent_id: int, head: Head, limit: int, sweep_id: int | None = None) -> list[Claim]:
+    def claim(self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING) -> list[Claim]:
         alike = [
             entry
             for entry in self.entries.values()
@@ -135,7 +137,7 @@ class Desk:
             entry.past = dataclasses.replace(entry.past, advanced=False)
         return [self._handed_out(entry) for entry in chosen]
 
-    def remaining(self, sweep_id: int | None = None) -> Remaining:
+    def remaining(self, scope: Scope = EVERYTHING) -> Remaining:
         queued = [] if self.paused else [one for one in self.entries.values() if one.state is State.QUEUED]
         delays = [entry.not_before - self._clock() for entry in queued if not self._blocked(entry)]
         return Remaining(

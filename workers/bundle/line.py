@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import Any, cast
 
 from db.errors import LeaseLost
-from db.rows import Accepted, Calibration, Checkpoint, Claim, Fenced, Finished, Head, Remaining
+from db.rows import EVERYTHING, Accepted, Calibration, Checkpoint, Claim, Fenced, Finished, Head, Remaining, Scope
 from db.states import FailureClass
 from sweeps.errors import QsweepError
 from workers.bundle.desk import Desk
@@ -36,14 +36,14 @@ class Line:
     def beat(self, agent_id: int, note: str = "") -> frozenset[int]:
         return cast("frozenset[int]", self._ask("beat", agent_id, note))
 
-    def next_cohort(self, agent_id: int, sweep_id: int | None = None, *, parents: Sequence[int] = ()) -> Head | None:
-        return cast("Head | None", self._ask("next_cohort", agent_id, sweep_id, parents=tuple(parents)))
+    def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:
+        return cast("Head | None", self._ask("next_cohort", agent_id, scope, parents=tuple(parents)))
 
-    def claim(self, agent_id: int, head: Head, limit: int, sweep_id: int | None = None) -> list[Claim]:
-        return cast("list[Claim]", self._ask("claim", agent_id, head, limit, sweep_id))
+    def claim(self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING) -> list[Claim]:
+        return cast("list[Claim]", self._ask("claim", agent_id, head, limit, scope))
 
-    def remaining(self, sweep_id: int | None = None) -> Remaining:
-        return cast("Remaining", self._ask("remaining", sweep_id))
+    def remaining(self, scope: Scope = EVERYTHING) -> Remaining:
+        return cast("Remaining", self._ask("remaining", scope))
 
     def calibration(self, *, shape: str, device: str, build: str, slots: int, form: str) -> Calibration:
         given = {"shape": shape, "device": device, "build": build, "slots": slots, "form": form}

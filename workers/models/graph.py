@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from sweeps.datasets import DataSet
 from sweeps.layers import ConvLayer, Pool
 from sweeps.models import Model
+from workers.models.arithmetic import Arithmetic, pooled
 from workers.models.layout import Layout
-from workers.models.stage import StageTensors, evaluate_stage, train_stage
+from workers.models.stage import StageTensors, evaluate_stage
 from workers.models.window import Window
 
 Stage = TypeVar("Stage")
-Step: TypeAlias = Callable[[Tensor, Window, Stage, Tensor | None], Tensor]
-"""Computes one stage from its input, its window, what it computes with, and the residual that it adds."""
+Signal = TypeVar("Signal")
 
 IMAGES = -1
 """The place of the images among the outputs of the layers."""
@@ -42,38 +41,57 @@ class ConvNetwork:
         self.layout = Layout(layers)
         self.nodes = make_nodes(layers, data.size)
 
-    def train(self, images: Tensor, stages: Sequence[StageTensors]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Logits (M, classes, B) of images (M or 1, channels, side, side, B), and the stages' batch moments.
+    def train(
+        self, images: Tensor, stages: Sequence[StageTensors], arithmetic: Arithmetic[Signal]
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Logits (M, classes, B) of images (B, channels, side, side), and the stages' batch moments.
 
         The moments are mean and biased variance (M, C) of each stage with batch norm.
         """
         means, variances = [], []
 
-        def step(images: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None) -> Tensor:
-            output, moments = train_stage(images, window, tensors, residual)
+        def step(read: Signal, window: Window, tensors: StageTensors, residual: Signal | None) -> Signal:
+            output, moments = arithmetic.stage(read, window, tensors, residual)
             if moments is not None:
                 means.append(moments[0])
                 variances.append(moments[1])
             return output
 
-        return self.walk(images, stages, step), means, variances
+        output = self._follow(arithmetic.enter(images), stages, step, arithmetic.pool)
+        return arithmetic.leave(output), means, variances
 
     def evaluate(self, images: Tensor, stages: Sequence[StageTensors]) -> Tensor:
-        """Logits (M, classes, B) with the running statistics; differentiable."""
+        """Logits (M, classes, B) of images (M or 1, channels, side, side, B) with the running statistics."""
         return self.walk(images, stages, evaluate_stage)
 
-    def walk(self, images: Tensor, stages: Sequence[Stage], step: Step[Stage]) -> Tensor:
+    def walk(
+        self,
+        images: Tensor,
+        stages: Sequence[Stage],
+        step: Callable[[Tensor, Window, Stage, Tensor | None], Tensor],
+    ) -> Tensor:
         """Every stage in turn, each computed by `step`, and the mean over the remaining pixels."""
+        return self._follow(images, stages, step, pooled).mean((2, 3))
+
+    def _follow(
+        self,
+        images: Signal,
+        stages: Sequence[Stage],
+        step: Callable[[Signal, Window, Stage, Signal | None], Signal],
+        pool: Callable[[Signal, Pool], Signal],
+    ) -> Signal:
+        """The last stage's output. `step` computes a stage from its input, its window, what it computes with,
+        and the residual that it adds."""
         outputs = {IMAGES: images}
         for number, (node, stage) in enumerate(zip(self.nodes, stages, strict=True)):
             residual = None if node.residual is None else outputs[node.residual]
             read = outputs[node.source]
             if node.window.layer.pool is not None:
-                read = pooled(read, node.window.layer.pool)
+                read = pool(read, node.window.layer.pool)
             outputs[number] = step(read, node.window, stage, residual)
             for one in node.spent:
                 del outputs[one]
-        return outputs[len(self.nodes) - 1].mean((2, 3))
+        return outputs[len(self.nodes) - 1]
 
 
 def make_nodes(layers: Sequence[ConvLayer], size: int) -> tuple[Node, ...]:
@@ -97,14 +115,3 @@ def make_nodes(layers: Sequence[ConvLayer], size: int) -> tuple[Node, ...]:
 def pooled_side(side: int, pool: Pool | None) -> int:
     """Height and width after the pooling."""
     return side if pool is None else (side + 2 * pool.padding - pool.kernel) // pool.stride + 1
-
-
-def pooled(images: Tensor, pool: Pool) -> Tensor:
-    """Images (M, C, side, side, B) pooled. With the batch innermost they are, to PyTorch, channels-last."""
-    models, channels, *_ = images.shape
-    rows = images.flatten(0, 1).permute(0, 3, 1, 2)
-    if pool.kind == "max":
-        small = torch.nn.functional.max_pool2d(rows, pool.kernel, pool.stride, pool.padding)
-    else:
-        small = torch.nn.functional.avg_pool2d(rows, pool.kernel, pool.stride, pool.padding)
-    return small.permute(0, 2, 3, 1).reshape(models, channels, *small.shape[2:], -1)

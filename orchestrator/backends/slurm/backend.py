@@ -58,8 +58,8 @@ class SlurmBackend(Backend):
 
     def adopt(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        assert fleet.sweep is not None, "a fleet on Slurm works for one sweep"
-        self._arrays = [one.reference for one in recorded(fleet.home, fleet.sweep) if one.backend == self.name]
+        assert fleet.scope.sweep is not None, "a fleet on Slurm works for one sweep"
+        self._arrays = [one.reference for one in recorded(fleet.home, fleet.scope.sweep) if one.backend == self.name]
 
     def start(self, count: int) -> None:
         most = commands.largest_array()
@@ -79,7 +79,7 @@ class SlurmBackend(Backend):
         """Submit one array of that size, and record it."""
         fleet = self._fleet
         assert fleet is not None
-        assert fleet.sweep is not None
+        assert fleet.scope.sweep is not None
         submitit = _submitit()
         folder = logs(fleet.home)
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class SlurmBackend(Backend):
             home=str(fleet.home.root),
             data=str(fleet.home.data),
             registry=shown(parse_url(fleet.home.registry)),
-            sweep=fleet.sweep,
+            scope=fleet.scope,
             code=fleet.code,
             lease=fleet.lease,
             time_limit=fleet.time_limit,
@@ -102,7 +102,11 @@ class SlurmBackend(Backend):
                 raise QsweepError(f"Slurm took no array: {_last_line(str(error))}") from None
         array = str(jobs[0].job_id).partition("_")[0]
         start = Start(
-            backend=self.name, sweep=fleet.sweep, reference=array, agents=size, options=dict(self._request.options)
+            backend=self.name,
+            sweep=fleet.scope.sweep,
+            reference=array,
+            agents=size,
+            options=dict(self._request.options),
         )
         record(fleet.home, start)
         self._arrays.append(array)

@@ -20,11 +20,13 @@ from typing import TypeVar
 
 from db.home import Home
 from db.registry import Registry
+from db.rows import Scope
 from db.urls import parse_url, shown
 from orchestrator.backends.slurm import commands
 from orchestrator.starts import recorded
-from orchestrator.supervisor import HANDED_BACK, supervise
+from orchestrator.supervisor import supervise
 from sweeps.errors import InputError, QsweepError
+from workers.agent.exits import Exit
 
 Answer = TypeVar("Answer")
 
@@ -45,7 +47,7 @@ class Pilot:
     data: str
     registry: str
     """The registry's URL without its secrets, to see that the environment came along."""
-    sweep: int
+    scope: Scope
     code: str
     lease: float
     time_limit: float | None
@@ -95,14 +97,14 @@ class Flight:
             ended = supervise(
                 self._home,
                 lease=one.lease,
-                sweep=one.sweep,
+                scope=one.scope,
                 code=one.code,
                 time_limit=one.time_limit,
                 heard=self._heard.append,
             )
             if self._heard:
                 return self._leave()
-            if ended == HANDED_BACK:
+            if ended == Exit.LEFT:
                 return self._nothing_left()
             newest = self._registry_says(Registry.newest_event)
             strikes, mark = (strikes + 1 if newest == mark else 1), newest
@@ -126,7 +128,7 @@ class Flight:
     def _leave(self) -> None:
         """The agent has handed its jobs back: ask to be started again, unless it is Slurm or the user that ends us."""
         names = ", ".join(signal.Signals(number).name for number in self._heard)
-        remaining = self._registry_says(lambda registry: registry.remaining(self._pilot.sweep))
+        remaining = self._registry_says(lambda registry: registry.remaining(self._pilot.scope))
         if remaining.nothing:
             log.info("handed over on %s; nothing is left to do", names)
             return
@@ -141,10 +143,11 @@ class Flight:
 
     def _nothing_left(self) -> None:
         """The sweep is done: what still waits in the queue would find nothing either."""
-        remaining = self._registry_says(lambda registry: registry.remaining(self._pilot.sweep))
+        remaining = self._registry_says(lambda registry: registry.remaining(self._pilot.scope))
         log.info("nothing is left that this agent can do")
         if remaining.nothing:
-            arrays = [one.reference for one in recorded(self._home, self._pilot.sweep) if one.backend == "slurm"]
+            assert self._pilot.scope.sweep is not None
+            arrays = [one.reference for one in recorded(self._home, self._pilot.scope.sweep) if one.backend == "slurm"]
             commands.run("scancel", "--state=PENDING", *arrays)
 
     def _registry_says(self, question: Callable[[Registry], Answer]) -> Answer:

@@ -1,0 +1,104 @@
+"""What a backend costs: the same sweep with as many agents, from its first claim to its last finish.
+
+Each backend runs the sweep in a home of its own, on this machine. Figures go to `benchmarks/results/backends.json`,
+where they stay until the same backend is run again; ratios are against the local backend's newest figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from db.registry import Registry
+from sweeps.code import code_version
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "backends.json"
+LEAST = 180.0
+"""Seconds that the local backend has to take, so that starting up does not decide."""
+BACKENDS = {"local": [], "slurm": ["--backend", "slurm"]}
+"""The options of each."""
+
+
+@contextmanager
+def cluster(backend: str, workers: int, folder: Path) -> Iterator[dict[str, str]]:
+    """What the backend needs to be there, as environment variables."""
+    if backend != "slurm" or "SLURM_CONF" in os.environ:
+        yield {}
+        return
+    script = str(ROOT / "deploy" / "slurm" / "one-node.sh")
+    subprocess.run([script, "up", str(folder), str(workers)], check=True, stdout=subprocess.DEVNULL)
+    try:
+        yield {"SLURM_CONF": str(folder / "slurm.conf")}
+    finally:
+        subprocess.run([script, "down", str(folder)], check=True)
+
+
+def run(backend: str, sweep: list[str], workers: int) -> dict[str, Any]:
+    """Launch the sweep there and wait for its end; what the registry says about it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"qsweep-backends-{backend}-"))
+    folder.chmod(0o755)
+    command = [sys.executable, "-m", "orchestrator.cli", "launch", *sweep, *BACKENDS[backend]]
+    command += ["--workers", str(workers), "--home", str(folder / "home")]
+    with cluster(backend, workers, folder / "cluster") as environment:
+        subprocess.run(command, check=True, env=os.environ | environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+    with Registry.open(folder / "home" / "registry.db") as registry:
+        (found,) = registry.sweeps()
+        attempts = [one for job in registry.jobs(found.id) for one in registry.attempts(job.id)]
+        agents = registry.agents(None)
+    assert {one.backend for one in attempts} == {backend}
+    assert len({one.agent_id for one in attempts}) == workers, "another number of agents had work"
+    ended = [one.ended_at for one in attempts if one.ended_at is not None]
+    assert len(ended) == len(attempts)
+    shutil.rmtree(folder)
+    return {
+        "seconds": max(ended) - min(one.started_at for one in attempts),
+        "seconds_between_agents": max(one.enlisted_at for one in agents) - min(one.enlisted_at for one in agents),
+        "jobs": len({one.job_id for one in attempts}),
+        "attempts": len(attempts),
+        "workers": workers,
+        "sweep": sweep,
+        "code": code_version(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("backends", nargs="*", default=list(BACKENDS), metavar="BACKEND", help=", ".join(BACKENDS))
+    parser.add_argument("--workers", type=int, default=psutil.cpu_count(logical=False) or 2)
+    parser.add_argument("--sweep", default="digits-grid", help="a sweep, and launch's options that select in it")
+    given = parser.parse_args()
+    if unknown := set(given.backends) - set(BACKENDS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"machine": "", "runs": {}}
+    for backend in given.backends:
+        known["runs"][backend] = run(backend, shlex.split(given.sweep), given.workers)
+        known["machine"] = f"{psutil.cpu_count()} cores, {platform.machine()}"
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    local = known["runs"].get("local")
+    for backend, row in known["runs"].items():
+        alike = local is not None and (row["sweep"], row["workers"]) == (local["sweep"], local["workers"])
+        ratio = f"{row['seconds'] / local['seconds']:.3f}" if alike else "no local run to compare with"
+        print(f"{backend:<8}{row['seconds']:>8.1f} s  {row['jobs']} jobs, {row['workers']} agents  {ratio}")
+    if local is not None and local["seconds"] < LEAST:
+        print(f"the sweep is too short to tell: the local backend should take {LEAST:g} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""How long a cohort will take on a class of devices, and what that figure rests on."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from reports.speeds import Ran
+from sweeps.job import Job
+
+GUESSED_CPU = 2e10
+"""Operations a second of one single-threaded agent on a CPU core, where nothing was measured yet."""
+GUESSED_GPU = 2e12
+"""Operations a second of one agent on a GPU, where nothing was measured yet: of the order of the paper's own."""
+
+
+NEAR = 10.0
+"""Times as much work per image, or as little, from which a speed may be scaled."""
+
+
+class Basis(StrEnum):
+    """What an estimate rests on, the surest first."""
+
+    MEASURED = "measured here"
+    SHAPE = "measured here on the same shape"
+    SCALED = "scaled from another shape by counted operations"
+    GUESS = "a guess"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Seconds of one cohort on one agent."""
+
+    seconds: float
+    basis: Basis
+
+
+class Speeds:
+    """What the cohorts that ran on this class of devices tell about those to come.
+
+    A vacant slot costs nearly as much as one in use, so that a cohort takes what its slots take, however many
+    members it has. On one shape the time grows with the work of a job. From one shape to another it is scaled
+    by the counted operations of all slots, from the shape that is nearest in work per image, if that is within
+    a factor NEAR: a device comes nearer to its limit with large nets, so tiny ones tell nothing about them.
+    """
+
+    def __init__(self, ran: Iterable[Ran], device: str) -> None:
+        self._guess = GUESSED_GPU if device.startswith("cuda") else GUESSED_CPU
+        by_key: dict[tuple[str, int], list[float]] = defaultdict(list)
+        by_shape: dict[tuple[str, int], list[float]] = defaultdict(list)
+        by_work: dict[tuple[str, float], list[float]] = defaultdict(list)
+        for one in ran:
+            if one.device == device and one.seconds > 0:
+                by_key[one.job.cohort_key, one.slots].append(one.seconds)
+                by_shape[one.job.shape, one.slots].append(one.seconds / one.job.cost)
+                by_work[one.job.kind.value, _work(one.job)].append(one.seconds / one.job.cost / one.slots)
+        self._by_key = {key: statistics.median(values) for key, values in by_key.items()}
+        self._by_shape = {key: statistics.median(values) for key, values in by_shape.items()}
+        self._by_work = {key: statistics.median(values) for key, values in by_work.items()}
+
+    def estimate(self, job: Job, slots: int) -> Estimate:
+        """The time of a cohort of jobs like this one in so many slots."""
+        if seconds := self._by_key.get((job.cohort_key, slots)):
+            return Estimate(seconds=seconds, basis=Basis.MEASURED)
+        if rate := self._by_shape.get((job.shape, slots)):
+            return Estimate(seconds=rate * job.cost, basis=Basis.SHAPE)
+        if rate := self._scaled(job):
+            return Estimate(seconds=rate * job.cost * slots, basis=Basis.SCALED)
+        return Estimate(seconds=slots * job.cost / self._guess, basis=Basis.GUESS)
+
+    def _scaled(self, job: Job) -> float | None:
+        """Seconds per operation and slot of the nearest shape, if it is near enough to say anything."""
+        kind, work = job.kind.value, _work(job)
+        distances = {other: abs(math.log(other / work)) for one, other in self._by_work if one == kind}
+        nearest = min(distances, key=lambda other: distances[other], default=0.0)
+        return self._by_work[kind, nearest] if nearest and distances[nearest] <= math.log(NEAR) else None
+
+
+def _work(job: Job) -> float:
+    """Operations of one image through one model: what decides how near to its limit a device comes."""
+    return sum(layer.operations for layer in job.training.model.layers(job.training.data)) or 1.0

@@ -1,0 +1,33 @@
+"""What the kernel's OOM killer did: it leaves no other trace in a killed process than its SIGKILL."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def oom_kills(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """How many processes the kernel has killed for want of memory: of our own control group, else of this machine.
+
+    0 where the system does not count them.
+    """
+    for file in (*_of_group(proc, cgroups), proc / "vmstat"):
+        if file.is_file() and (found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE)):
+            return int(found[1])
+    return 0
+
+
+def _of_group(proc: Path, cgroups: Path) -> list[Path]:
+    """Where our own group's count may stand: control groups of version 2 and 1."""
+    file = proc / "self" / "cgroup"
+    lines = [line.split(":", 2) for line in file.read_text().splitlines()] if file.is_file() else []
+    found = [cgroups / path.lstrip("/") / "memory.events" for _, kinds, path in lines if not kinds]
+    found += [
+        cgroups / "memory" / path.lstrip("/") / "memory.oom_control"
+        for _, kinds, path in lines
+        if "memory" in kinds.split(",")
+    ]
+    return found

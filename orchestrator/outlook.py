@@ -1,0 +1,93 @@
+"""The plan of a selection on this machine, from what its home has seen so far."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from db.home import Home
+from db.registry import Registry
+from db.rows import Calibration, JobRow
+from db.states import State
+from orchestrator.estimates import Speeds
+from orchestrator.machine import Machine
+from orchestrator.options import size_text
+from orchestrator.planner import Plan, make_plan
+from orchestrator.progress import duration
+from orchestrator.selection import Selection
+from reports.speeds import ran_cohorts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """The plan of what is still to do, and what a user should know before launching it."""
+
+    plan: Plan
+    done: int
+    notes: tuple[str, ...]
+    device: str
+
+    def summary(self) -> Iterator[str]:
+        """Disk and time, in words."""
+        plan = self.plan
+        yield f"disk    about {size_text(plan.disk)} for results and kept models"
+        if not plan.cohorts:
+            yield "time    none: every job is done"
+            return
+        surety = ", ".join(f"{share:.0%} of the work {basis}" for basis, share in plan.basis.items())
+        yield f"time    about {duration(plan.seconds)} on {plan.workers} agents ({self.device}; {surety})"
+        yield f"idle    {plan.idle:.0%} of the agents' time, waiting for the last cohort"
+
+
+def look_ahead(home: Home, selection: Selection, machine: Machine, workers: int | None) -> Outlook:
+    """Plan what is not done yet of the selection. Changes nothing."""
+    registry = Registry.open_if_present(home.registry)
+    known: dict[str, JobRow] = {}
+
+    def recorded(shape: str) -> Calibration | None:
+        if registry is None:
+            return None
+        return registry.find_calibration(shape=shape, device=machine.device, build=machine.torch)
+
+    try:
+        if registry is not None:
+            known = _known(registry, selection)
+        done = {identity for identity, row in known.items() if row.state is State.DONE}
+        plan = make_plan(
+            [job for job in selection.chosen if job.identity not in done],
+            workers=workers or machine.agents,
+            device=machine.device,
+            keep=selection.spec.keep,
+            speeds=Speeds(ran_cohorts(home), machine.device),
+            recorded=recorded,
+            limits={identity: row.slots_limit for identity, row in known.items() if row.slots_limit},
+        )
+    finally:
+        if registry is not None:
+            registry.close()
+    chosen_done = sum(job.identity in done for job in selection.chosen)
+    return Outlook(plan=plan, done=chosen_done, notes=tuple(_notes(home, plan, machine)), device=machine.device)
+
+
+def _known(registry: Registry, selection: Selection) -> dict[str, JobRow]:
+    """What the registry knows of the chosen jobs, in whatever sweep."""
+    wanted = {job.identity for job in selection.chosen}
+    return {
+        row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id) if row.identity in wanted
+    }
+
+
+def _notes(home: Home, plan: Plan, machine: Machine) -> Iterator[str]:
+    """What may not fit."""
+    agents = 1 if machine.gpus else plan.workers
+    if machine.memory and plan.memory * agents > machine.memory:
+        yield (
+            f"{agents} agents of up to {size_text(plan.memory)} may not fit into {size_text(machine.memory)}: a cohort "
+            f"that runs out of memory is halved; fewer --workers help"
+        )
+    folder = next(one for one in (home.root, *home.root.parents) if one.exists())
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if plan.disk > free:
+        yield f"{size_text(plan.disk)} are needed and {size_text(free)} are free in {folder}"

@@ -1,0 +1,165 @@
+"""Compaction makes few files of many and changes no answer, wherever it is killed and whatever happens beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from db import compaction
+from db.audit import audit
+from db.compaction import compact
+from db.garbage import GRACE, find_garbage
+from db.registry import Registry
+from db.results import ResultStore
+from db.schema import KINDS
+from tests.conftest import QSWEEP, environment
+from tests.fault.sabotage import Fault, Saboteur
+from tests.reports.made import Made, home_at, launch, work
+
+
+@pytest.fixture
+def made(tmp_path: Path, url: str) -> Made:
+    """Six publications, each beside one that never counted."""
+    return work(launch(home_at(tmp_path, url if "://" in url else f"sqlite:///{url}")))
+
+
+def answers(made: Made) -> dict[str, pa.Table]:
+    store = ResultStore(made.home.results)
+    with Registry.open(made.home.registry) as registry:
+        pointers = registry.pointers(made.sweep.id)
+    return {kind: store.read(kind, pointers) for kind in KINDS}
+
+
+def counted_files(made: Made) -> set[str]:
+    with Registry.open(made.home.registry) as registry:
+        return registry.publications()
+
+
+def merge(made: Made) -> list[compaction.Compacted]:
+    with Registry.open(made.home.registry) as registry:
+        return compact(made.home, registry, [made.sweep.id])
+
+
+def garbage(made: Made, *, later: float = 0.0) -> set[str]:
+    with Registry.open(made.home.registry) as registry:
+        return {path.name for path in find_garbage(made.home, registry, now=time.time() + later)}
+
+
+def test_many_publications_become_one_with_the_same_rows(made: Made) -> None:
+    before = answers(made)
+    assert len(counted_files(made)) == 6
+    (merged,) = merge(made)
+    assert (merged.jobs, merged.moved, merged.before, merged.after) == (24, 24, 6, 1)
+    (publication,) = counted_files(made)
+    assert answers(made) == before
+    for kind in ("runs", "epochs", "layers"):
+        path = ResultStore(made.home.results).path(kind, publication)
+        assert pq.read_table(path).num_rows == before[kind].num_rows
+    assert audit(made.home) == []
+
+
+def test_a_second_compaction_has_nothing_to_do_and_a_later_one_takes_the_new_results(tmp_path: Path) -> None:
+    made = work(launch(home_at(tmp_path)), cohorts=3)
+    assert merge(made)[0].after == 1
+    assert merge(made)[0].after == 0
+    work(made, seed=1)
+    before = answers(made)
+    (merged,) = merge(made)
+    assert (merged.before, merged.after, merged.jobs) == (4, 1, 24)
+    assert answers(made) == before
+
+
+def test_a_result_superseded_meanwhile_stays_superseded(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Registry.open(made.home.registry) as registry:
+        victim = registry.jobs(made.sweep.id)[3]
+
+        def meanwhile(name: str, subject: object = "") -> None:
+            if name == "compact.written":
+                registry.invalidate([victim.id], "an example")
+
+        monkeypatch.setattr(compaction, "point", meanwhile)
+        (merged,) = compact(made.home, registry, [made.sweep.id])
+        assert (merged.jobs, merged.moved) == (24, 23)
+        assert registry.job(victim.identity).publication is None
+    assert victim.identity not in answers(made)["runs"]["job"].to_pylist()
+    assert audit(made.home) == []
+
+
+def test_old_files_outlive_a_query_by_an_hour_and_then_are_garbage(made: Made) -> None:
+    with Registry.open(made.home.registry) as registry:
+        early = registry.pointers(made.sweep.id)
+    before = answers(made)
+    old = {f"{name}.parquet" for name in counted_files(made)}
+    for path in made.home.results.rglob("*.parquet"):  # Written long ago: what counts is when they were replaced.
+        os.utime(path, (1e9, 1e9))
+    merge(made)
+    assert not garbage(made) & old
+    assert ResultStore(made.home.results).read("runs", early) == before["runs"]
+    assert not garbage(made, later=GRACE - 60) & old
+    assert old <= garbage(made, later=GRACE + 60)
+    (new,) = counted_files(made)
+    assert f"{new}.parquet" not in garbage(made, later=1e9)
+
+
+def test_a_reader_whose_files_are_gone_finds_where_they_went(made: Made) -> None:
+    from reports.source import RegistrySource
+
+    with Registry.open(made.home.registry) as registry:
+        source = RegistrySource(made.home, registry, made.sweep)
+        before = source.read("runs")
+        compact(made.home, registry, [made.sweep.id])
+        for path in find_garbage(made.home, registry, now=time.time() + GRACE + 60):
+            path.unlink()
+        assert source.read("runs") == before
+        assert source.read("layers").num_rows == 48
+
+
+def test_files_of_a_newer_version_are_left_alone(made: Made) -> None:
+    first = sorted(counted_files(made))[0]
+    path = ResultStore(made.home.results).path("runs", first)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("sharpness", pa.array([0.5] * table.num_rows)), path)
+    (merged,) = merge(made)
+    assert (merged.before, merged.skipped) == (5, 1)
+    assert first in counted_files(made)
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("point", "after"),
+    [("parquet.written", 2), ("parquet.renamed", 1), ("compact.written", 1), ("move.uncommitted", 1),
+     ("compact.committed", 1)],
+)  # fmt: skip
+def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(made: Made, point: str, after: int) -> None:
+    before = answers(made)
+    with tempfile.TemporaryDirectory(prefix="qsc-") as folder:
+        sockets = Path(folder)
+        saboteur = Saboteur(
+            socket=sockets / "s", plan=[Fault(action="kill", point=point, after=after)], lease=3.0, clock=sockets / "c"
+        )
+        try:
+            extra = {"QSWEEP_FAULTS": str(sockets / "s"), "QSWEEP_REGISTRY": made.home.registry}
+            killed = subprocess.run([QSWEEP, "compact"], env=environment(made.home.root, extra), check=False)
+        finally:
+            saboteur.close()
+    assert killed.returncode == -9
+    assert [fault.point for fault in saboteur.fired] == [point]
+    assert answers(made) == before
+    assert audit(made.home) == []
+    merge(made)
+    assert answers(made) == before
+    assert len(counted_files(made)) == 1
+    (kept,) = counted_files(made)
+    for path in made.home.results.rglob("*"):
+        if path.name in garbage(made, later=GRACE + 60):
+            path.unlink()
+    assert answers(made) == before
+    assert {path.stem for path in made.home.results.rglob("*.parquet")} >= {kept}

@@ -1,0 +1,94 @@
+"""What a supervisor says of its agent's death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db.states import FailureClass
+from orchestrator.memory import oom_kills
+from orchestrator.supervisor import diagnose
+from workers.agent.exits import Exit
+
+
+@pytest.mark.parametrize(
+    ("code", "out_of_memory", "failure"),
+    [
+        (-signal.SIGKILL, True, FailureClass.MEMORY),
+        (-signal.SIGKILL, False, FailureClass.CRASH),
+        (-signal.SIGSEGV, True, FailureClass.CRASH),
+        (Exit.REGISTRY_GONE, False, FailureClass.LOST),
+        (1, False, FailureClass.CRASH),
+    ],
+)
+def test_a_death_is_classed_by_its_signal_and_by_what_the_kernel_did(
+    code: int, out_of_memory: bool, failure: FailureClass
+) -> None:
+    assert diagnose(code, out_of_memory=out_of_memory)[0] is failure
+
+
+@pytest.fixture
+def small_group() -> Iterator[Path]:
+    """A control group below our own that holds 200 MB."""
+    own = next(
+        (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines() if ":memory:" in line), None
+    )
+    if own is not None:
+        group = Path("/sys/fs/cgroup/memory") / own[2].lstrip("/") / f"qsweep-{os.getpid()}"
+        limit = "memory.limit_in_bytes"
+    else:
+        path = Path("/proc/self/cgroup").read_text().strip().split(":", 2)[2]
+        group, limit = Path("/sys/fs/cgroup") / path.lstrip("/") / f"qsweep-{os.getpid()}", "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text("200000000")
+    except OSError as error:
+        if group.is_dir():
+            group.rmdir()
+        pytest.skip(f"no control group with a limit can be made here: {error}")
+    yield group
+    group.rmdir()
+
+
+EAT = "import sys; held = []\nwhile True: held.append(b'x' * 10**7)"
+WATCH = f"""
+import subprocess, sys
+from orchestrator.memory import oom_kills
+from orchestrator.supervisor import diagnose
+before = oom_kills()
+code = subprocess.run([sys.executable, "-c", {EAT!r}]).returncode
+print(diagnose(code, out_of_memory=oom_kills() > before)[0])
+"""
+
+
+@pytest.mark.slow
+def test_the_kernel_s_oom_killer_is_told_from_another_sigkill(small_group: Path) -> None:
+    def enter() -> None:
+        (small_group / "cgroup.procs").write_text(str(os.getpid()))
+
+    answer = subprocess.run(
+        [sys.executable, "-c", WATCH], preexec_fn=enter, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert answer.stdout.strip() == "memory"
+
+
+def test_the_count_is_that_of_the_own_group_of_either_version_else_of_the_machine(tmp_path: Path) -> None:
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    assert oom_kills(proc, groups) == 0
+    (proc / "vmstat").write_text("nr_free_pages 5\noom_kill 7\n")
+    assert oom_kills(proc, groups) == 7
+    (proc / "self" / "cgroup").write_text("4:memory:/slurm/job_1\n0::/\n")
+    (groups / "memory" / "slurm" / "job_1").mkdir(parents=True)
+    (groups / "memory" / "slurm" / "job_1" / "memory.oom_control").write_text("under_oom 0\noom_kill 3\n")
+    assert oom_kills(proc, groups) == 3
+    (proc / "self" / "cgroup").write_text("0::/user.slice/job\n")
+    (groups / "user.slice" / "job").mkdir(parents=True)
+    (groups / "user.slice" / "job" / "memory.events").write_text("low 0\noom 2\noom_kill 2\n")
+    assert oom_kills(proc, groups) == 2

@@ -1,0 +1,252 @@
+"""A bundle answers as the registry does, byte for byte; a table is what pandas computes; a cell explains itself."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import qsweep as api
+from db.compaction import compact
+from db.registry import Registry
+from db.results import DamagedResults
+from reports.answers import make_tables, render_tables
+from reports.bundle import MANIFEST, BundleSource, write_bundle
+from reports.explanation import explain, told
+from reports.formats import Format
+from reports.query import run_query
+from reports.render import Layout
+from reports.source import Source, opened_source
+from sweeps.errors import InputError
+from tests.reports.made import SWEEP, Made, home_at, launch, sources, work
+
+FULL = Layout(against_paper=True, spread=True)
+OWN = """
+title = "By optimizer and width"
+kind = "runs"
+rows = ["optimizer", "width"]
+where = "bits < 32"
+[[columns]]
+name = "best"
+label = "Best test loss"
+value = "test_loss"
+statistic = "min"
+decimals = 4
+[[columns]]
+name = "gap"
+label = "Gap"
+value = "generalization_gap"
+decimals = 4
+"""
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    (tmp_path / "own.toml").write_text(OWN)
+    text = SWEEP.replace('tables = ["table1"]', 'tables = ["table1", "own.toml"]')
+    return work(launch(home_at(tmp_path), text), cohorts=5, diverged=(2,))
+
+
+@pytest.fixture
+def bundle(made: Made, tmp_path: Path) -> Path:
+    with sources(made) as (source,):
+        write_bundle(source, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def answers(source: Source) -> list[str]:
+    return [render_tables(source, form, layout) for form in Format for layout in (Layout(), FULL)]
+
+
+def test_a_bundle_gives_the_tables_of_the_registry_byte_for_byte(made: Made, bundle: Path) -> None:
+    with sources(made) as (source,):
+        assert answers(BundleSource(bundle)) == answers(source)
+        for name in ("runs", "epochs", "layers", "measures", "jobs", "attempts", "events"):
+            pd.testing.assert_frame_equal(BundleSource(bundle).frame(name), source.frame(name))
+        sql = "SELECT bits, avg(test_loss) AS loss FROM runs GROUP BY bits ORDER BY bits"
+        assert run_query(sql, [BundleSource(bundle)]).table == run_query(sql, [source]).table
+
+
+def test_flatness_tables_come_from_a_bundle_too(tmp_path: Path) -> None:
+    made = work(launch(home_at(tmp_path), "", name="digits-flatness"))
+    with sources(made) as (source,):
+        write_bundle(source, tmp_path / "bundle")
+        assert answers(BundleSource(tmp_path / "bundle")) == answers(source)
+        cell = explain(source, make_tables(source), "Digits/NiN (3x10)/Int4/reference · latent+s/pac_orig")
+    (job,) = cell.jobs["job"].to_pylist()
+    (row,) = [one for one in made.rows["measures"] if one["job"] == job]
+    assert cell.cell.mean == row["value_orig"]
+    assert (row["measure"], row["scaling"], row["noise_std"], row["bits"]) == ("pac_bayes", "plain", "reference", 4)
+
+
+def test_the_same_results_give_the_same_bundle(made: Made, bundle: Path, tmp_path: Path) -> None:
+    with sources(made) as (source,):
+        write_bundle(source, tmp_path / "again")
+    for path in bundle.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_manifest_says_what_the_files_are_and_where_they_come_from(made: Made, bundle: Path) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    for entry in manifest["files"]:
+        content = (bundle / entry["file"]).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+        assert entry["rows"] == len(pd.read_parquet(bundle / entry["file"]))
+    assert manifest["jobs"] == {"done": 20, "queued": 4}
+    assert manifest["provenance"] == {"code": ["1.0+made"], "torch": ["2.0"], "device": ["cpu"]}
+    assert manifest["sweep"]["name"] == "made"
+    assert manifest["spec"] == json.loads(made.sweep.spec)
+
+
+@pytest.mark.parametrize("change", ["flip", "gone"])
+def test_a_damaged_bundle_is_refused(bundle: Path, change: str) -> None:
+    path = bundle / "runs.parquet"
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if change == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(DamagedResults, match=r"runs\.parquet"):
+        BundleSource(bundle)
+
+
+def test_what_is_no_bundle_or_of_another_format_or_sweep_is_refused(made: Made, bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this is no bundle"):
+        BundleSource(tmp_path)
+    with pytest.raises(InputError, match="this bundle holds made@"), opened_source("other", made.home, bundle):
+        pass
+    with sources(made) as (source,), pytest.raises(InputError, match="this is there already"):
+        write_bundle(source, bundle)
+    text = (bundle / MANIFEST).read_text()
+    (bundle / MANIFEST).write_text(text.replace('"format": 1', '"format": 9'))
+    with pytest.raises(InputError, match="has format 9, this program reads 1"):
+        BundleSource(bundle)
+
+
+def test_compaction_changes_no_answer(made: Made, bundle: Path) -> None:
+    with sources(made) as (source,):
+        before = answers(source)
+    with Registry.open(made.home.registry) as registry:
+        compact(made.home, registry, [made.sweep.id])
+    with sources(made) as (source,):
+        assert answers(source) == before == answers(BundleSource(bundle))
+
+
+def test_tables_are_those_of_pandas_and_say_that_they_are_partial(made: Made) -> None:
+    frame = made.frame()
+    with sources(made) as (source,):
+        first, own = make_tables(source)
+        text = render_tables(source, Format.MARKDOWN, Layout())
+    counted = frame[~frame.diverged]
+    for row, bits in zip(first.rows, (32, 8, 4, 2), strict=True):
+        group = counted[counted.bits == bits]
+        assert row.cells[3].mean == pytest.approx(group.test_loss.mean(), rel=1e-12)
+        assert row.cells[3].error == pytest.approx(group.test_loss.sem(), rel=1e-12)
+        assert row.counted == len(group)
+    quantized = counted[counted.bits < 32]
+    for row in own.rows:
+        group = quantized[(quantized.optimizer == row.keys[0]) & (quantized.width == int(row.keys[1]))]
+        assert row.expected == 3
+        assert row.counted == len(group)
+        if len(group):
+            assert row.cells[0].mean == group.test_loss.min()
+            assert row.cells[1].mean == pytest.approx(group.generalization_gap.mean(), rel=1e-12)
+    assert [row.keys for row in own.rows] == [(name, str(width)) for name in ("adam", "sgd") for width in (2, 3, 4)]
+    assert "Partial: 20 of 24 models are done." in text
+    assert "By optimizer and width" in text
+
+
+def test_a_table_of_ones_own_travels_with_the_sweep_and_can_be_a_file(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").unlink()
+    with sources(made) as (source,):
+        assert "By optimizer" in render_tables(source, Format.MARKDOWN, Layout(), chosen="own")
+        (tmp_path / "late.toml").write_text(OWN.replace("By optimizer and width", "Late"))
+        assert "Late" in render_tables(source, Format.MARKDOWN, Layout(), chosen=str(tmp_path / "late.toml"))
+        for right, wrong, said in (
+            ('kind = "runs"', 'kind = "run"', "no kind of result 'run'; did you mean 'runs'"),
+            ('"optimizer", "width"', '"optimiser"', "'optimiser' is not a setting; did you mean 'optimizer'"),
+            ('value = "test_loss"', 'value = "test_lost"', "runs has no number 'test_lost'"),
+            ('statistic = "min"', 'statistic = "mode"', "'mean', 'median', 'min' or 'max'"),
+            ("bits < 32", "bit < 32", "'bit' is not a setting"),
+            ("decimals = 4", "decimal = 4", r"late\.toml: columns\.1\.decimals"),
+        ):
+            (tmp_path / "late.toml").write_text(OWN.replace(right, wrong))
+            with pytest.raises(InputError, match=said):
+                render_tables(source, Format.MARKDOWN, Layout(), chosen=str(tmp_path / "late.toml"))
+
+
+def test_a_cell_names_its_jobs_attempts_code_and_files(made: Made) -> None:
+    frame = made.frame()
+    group = frame[(frame.bits == 2) & ~frame.diverged]
+    with sources(made) as (source,):
+        found = explain(source, make_tables(source), "digits / nin / INT2 / test_loss")
+        values = dict(zip(found.jobs["job"].to_pylist(), found.jobs["test_loss"].to_pylist(), strict=True))
+        assert values == group.set_index("job").test_loss.to_dict()
+        assert found.cell.mean == pytest.approx(group.test_loss.mean())
+        assert set(found.jobs["code"].to_pylist()) == {"1.0+made"}
+        for row in found.jobs.to_pylist():
+            assert row["job"] in pd.read_parquet(row["file"]).job.to_list()
+            assert row["attempt"] == 1
+            assert row["optimizer"] == made.frame().set_index("job").optimizer[row["job"]]
+        text = told(found)
+    assert "code      1.0+made" in text
+    assert all(job[:12] in text for job in group.job)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("Digits/NiN/Int3/test_loss", "did you mean 'Digits/NiN/Int"),
+        ("Digits/NiN/Int2", "go on with: train_acc, test_acc, train_loss, test_loss, generalization_gap"),
+        ("nonsense", "for example 'Digits/NiN/FP32/train_acc'"),
+    ],
+)
+def test_a_cell_that_does_not_exist_is_answered_with_those_that_do(made: Made, address: str, said: str) -> None:
+    with sources(made) as (source,), pytest.raises(InputError) as error:
+        explain(source, make_tables(source), address)
+    assert said in str(error.value)
+
+
+def test_a_sweep_without_results_gives_dashes_and_explains_an_empty_cell(tmp_path: Path) -> None:
+    made = launch(home_at(tmp_path))
+    with sources(made) as (source,):
+        assert "0/6" in render_tables(source, Format.HTML, FULL)
+        assert "0 of 6; 0 in this cell" in told(explain(source, make_tables(source), "Digits/NiN/Int2/test_loss"))
+
+
+def test_the_order_of_results_changes_no_byte(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sources(made) as (source,):
+        expected = answers(source)
+        read = source.read
+
+        def shuffled(name: str, columns: Any = None) -> Any:
+            table = read(name, columns)
+            return table.take(random.Random(3).sample(range(table.num_rows), table.num_rows))
+
+        monkeypatch.setattr(source, "read", shuffled)
+        assert answers(source) == expected
+
+
+def test_csv_has_counts_and_html_is_a_page_without_links(made: Made) -> None:
+    with sources(made) as (source,):
+        text = render_tables(source, Format.CSV, FULL, chosen="1")
+        page = render_tables(source, Format.HTML, FULL)
+    (first, *_) = csv.DictReader(io.StringIO(text))
+    assert first["test_loss_n"] == first["models"]
+    for part in ("<!doctype html>", "<caption>Table 1", 'scope="col"', 'class="number"', "</html>"):
+        assert part in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+
+
+def test_python_reads_a_bundle(bundle: Path, made: Made) -> None:
+    assert len(api.results(bundle=bundle)) == 20
+    assert "Partial: 20 of 24" in api.tables(bundle=bundle)
+    assert api.query("SELECT count(*) AS n FROM runs", bundle=bundle).n[0] == 20

@@ -1,0 +1,134 @@
+"""The files in `deploy/` and the commands in `docs/howto/` say what the program understands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from orchestrator.cli import app
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
+BLOCK = re.compile(r"^```sh[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def check_command(words: list[str]) -> None:
+    """Raises what the command line would, for a command or an option that there is not."""
+    command: Any = get_command(app)
+    context = command.make_context("qsweep", [*words], resilient_parsing=False)
+    name, found, rest = command.resolve_command(context, context._protected_args + context.args)
+    while hasattr(found, "commands"):
+        context = found.make_context(name, rest, parent=context)
+        name, found, rest = found.resolve_command(context, context._protected_args + context.args)
+    found.make_context(name, rest, parent=context)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The calls of qsweep in a piece of shell, with comments and quotes resolved."""
+    for line in text.splitlines():
+        found = re.search(r"(?:^|[\s'\"])qsweep (?!doctor$)(.*)$", line.split(" #")[0])
+        if found and not line.lstrip().startswith(("image", "name", "#", "build", "docker build")):
+            yield shlex.split(found[1].rstrip("'\"`"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_of_a_howto_page_is_understood(page: Path) -> None:
+    for block in BLOCK.findall(page.read_text()):
+        for words in commands(block):
+            check_command(words)
+
+
+def documents(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
+
+
+def test_the_compose_file_refers_to_nothing_that_it_does_not_declare() -> None:
+    (compose,) = documents("compose.yaml")
+    known = {"name", "services", "volumes", "secrets", "networks", "configs", "x-qsweep"}
+    assert set(compose) <= known
+    for service in compose["services"].values():
+        assert set(service) <= {
+            "image", "build", "environment", "volumes", "secrets", "depends_on", "entrypoint", "command", "deploy",
+            "stop_grace_period", "restart", "healthcheck", "profiles",
+        }  # fmt: skip
+        assert {volume.split(":")[0] for volume in service["volumes"]} <= set(compose["volumes"])
+        assert set(service["secrets"]) <= set(compose["secrets"])
+        assert set(service.get("depends_on", {})) <= set(compose["services"])
+    build = compose["x-qsweep"]["build"]
+    assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_the_shell_in_the_compose_file_writes_a_password_file_and_becomes_qsweep(tmp_path: Path) -> None:
+    (compose,) = documents("compose.yaml")
+    agents, launch = compose["services"]["agents"], compose["services"]["launch"]
+    (tmp_path / "secret").write_text("p4ss")
+    (tmp_path / "qsweep").write_text('#!/bin/sh\necho "qsweep $*"\n')
+    (tmp_path / "qsweep").chmod(0o755)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for words, said in (
+        ([*agents["entrypoint"], *agents["command"]], "qsweep worker"),
+        ([*launch["entrypoint"], "digits-grid", "--limit", "4"], "qsweep launch digits-grid --limit 4"),
+    ):
+        # Compose makes one `$` of two.
+        plain = [word.replace("$$", "$").replace("/run/secrets/postgres-password", "~/secret") for word in words]
+        answer = subprocess.run(plain, env=environment, capture_output=True, text=True, check=True)
+        assert answer.stdout == said + "\n"
+        check_command(said.split()[1:])
+        assert (tmp_path / ".pgpass").read_text() == "postgres:5432:*:qsweep:p4ss\n"
+        assert (tmp_path / ".pgpass").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_ray_cluster_file_satisfies_rays_own_schema() -> None:
+    pytest.importorskip("jsonschema")
+    util = pytest.importorskip("ray.autoscaler._private.util")
+    (cluster,) = documents("ray-cluster.yaml")
+    util.validate_config(util.prepare_config(cluster))
+
+
+def test_the_kuberay_manifest_is_consistent() -> None:
+    claim, cluster = documents("kuberay.yaml")
+    assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
+    spec = cluster["spec"]
+    assert set(spec) <= {
+        "rayVersion",
+        "enableInTreeAutoscaling",
+        "autoscalerOptions",
+        "headGroupSpec",
+        "workerGroupSpecs",
+    }
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    for group in groups:
+        pod = group["template"]["spec"]
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+        (volume,) = pod["volumes"]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert spec["workerGroupSpecs"][0]["minReplicas"] <= spec["workerGroupSpecs"][0]["maxReplicas"]
+
+
+def test_the_images_recipe_copies_what_is_there_and_what_the_ignore_file_lets_through() -> None:
+    recipe = (DEPLOY / "Dockerfile").read_text()
+    copied = [word for line in re.findall(r"^COPY (.*)$", recipe, re.MULTILINE) for word in line.split()[:-1]]
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(copied) == allowed
+    assert all((ROOT / name).exists() for name in copied)
+    extras = re.search(r"'\.\[(.*)\]'", recipe)
+    assert extras is not None
+    declared = (ROOT / "pyproject.toml").read_text()
+    assert all(re.search(rf"^{extra} = \[", declared, re.MULTILINE) for extra in extras[1].split(","))
+
+
+@pytest.mark.parametrize("script", sorted((DEPLOY / "slurm").iterdir()), ids=lambda script: script.name)
+def test_the_scripts_are_shell(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)

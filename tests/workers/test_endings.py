@@ -1,0 +1,66 @@
+"""Every way in which work ends without results has its class, on real errors of the libraries."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from db.errors import RegistryFull
+from db.states import FailureClass
+from sweeps.errors import InputError
+from workers.agent.endings import Stopped, TooLong, failure_class, is_disk_full, story
+
+
+def caught(act: Callable[[], object]) -> Exception:
+    try:
+        act()
+    except Exception as error:
+        return error
+    pytest.fail("no error")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda: torch.empty(10**15), lambda: np.empty(10**15), lambda: bytearray(10**15)],
+    ids=["torch", "numpy", "python"],
+)
+def test_no_memory_on_the_machine_is_out_of_memory(act: Callable[[], object]) -> None:
+    assert failure_class(caught(act)) is FailureClass.MEMORY
+
+
+def test_no_memory_on_the_device_is_out_of_memory() -> None:
+    assert failure_class(torch.OutOfMemoryError("CUDA out of memory")) is FailureClass.MEMORY
+
+
+def test_another_runtime_error_is_a_crash_and_keeps_its_traceback() -> None:
+    error = caught(lambda: torch.zeros(2) @ torch.zeros(3))
+    assert failure_class(error) is FailureClass.CRASH
+    assert "Traceback" in story(error)
+    assert "test_endings" in story(error)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "quota"), RegistryFull("full")])
+def test_a_full_disk_hands_the_jobs_back(error: Exception) -> None:
+    assert is_disk_full(error)
+    assert failure_class(error) is FailureClass.PREEMPTED
+    assert story(error).startswith("the disk is full: ")
+
+
+def test_a_disk_that_fails_otherwise_is_a_crash() -> None:
+    error = OSError(errno.EIO, os.strerror(errno.EIO))
+    assert not is_disk_full(error)
+    assert failure_class(error) is FailureClass.CRASH
+
+
+def test_what_we_know_is_told_in_a_sentence() -> None:
+    told = {error: (failure_class(error), story(error)) for error in (Stopped(), TooLong("late"), InputError("no"))}
+    assert list(told.values()) == [
+        (FailureClass.PREEMPTED, ""),
+        (FailureClass.TIMEOUT, "late"),
+        (FailureClass.INPUT, "no"),
+    ]

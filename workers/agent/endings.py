@@ -1,0 +1,71 @@
+"""How the work on a cohort may end without results, and what that means for its jobs."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+
+import torch
+
+from db.errors import RegistryFull
+from db.states import FailureClass
+from sweeps.errors import InputError
+
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+"""What torch's RuntimeError names when the machine's memory is at an end."""
+
+
+class Stopped(Exception):
+    """The agent was asked to stop: its jobs go back."""
+
+
+class StoppedEarly(Exception):
+    """A tuning scheduler wants no more of this trial; says after which epoch."""
+
+
+class TooLong(Exception):
+    """The jobs run for longer than their time limit."""
+
+
+class LeaseGone(Exception):
+    """The agent's jobs belong to somebody else now: whatever it has is discarded."""
+
+
+def failure_class(error: Exception) -> FailureClass:
+    """The class that an attempt ends in after this error.
+
+    Memory is the device's (torch.OutOfMemoryError) and the machine's: Python and numpy raise a MemoryError,
+    torch a RuntimeError that only its text tells from others. The kernel's OOM killer raises nothing: that
+    death is seen by the supervisor (`orchestrator.supervisor`).
+    """
+    match error:
+        case Stopped():
+            return FailureClass.PREEMPTED
+        case StoppedEarly():
+            return FailureClass.STOPPED
+        case TooLong():
+            return FailureClass.TIMEOUT
+        case InputError():
+            return FailureClass.INPUT
+        case torch.OutOfMemoryError() | MemoryError():
+            return FailureClass.MEMORY
+        case RuntimeError() if CPU_ALLOCATOR in str(error):
+            return FailureClass.MEMORY
+    return FailureClass.PREEMPTED if is_disk_full(error) else FailureClass.CRASH
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether the disk of the home or of the registry is full, or its quota used up."""
+    return isinstance(error, RegistryFull) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    )
+
+
+def story(error: Exception) -> str:
+    """What an attempt keeps of the error: a sentence where we know the cause, else the traceback."""
+    match error:
+        case Stopped():
+            return ""
+        case StoppedEarly() | TooLong() | InputError():
+            return str(error)
+    return f"the disk is full: {error}" if is_disk_full(error) else "".join(traceback.format_exception(error))

@@ -1,0 +1,66 @@
+"""What an agent works with, whatever its jobs do."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from db.home import Home
+from db.rows import Claim
+from workers.agent.endings import LeaseGone, Stopped, TooLong
+from workers.agent.heart import Heart
+from workers.agent.queue import JobQueue
+from workers.forms import Form
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How cohorts of one key are run on this device."""
+
+    slots: int
+    form: Form
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """One agent's registry, folders, device and signals."""
+
+    home: Home
+    registry: JobQueue
+    device: torch.device
+    agent: int
+    code: str
+    heart: Heart
+    stop: threading.Event
+    """Set when the agent is asked to checkpoint, hand its jobs back and leave."""
+    time_limit: float = math.inf
+    """Seconds that one attempt may take."""
+
+    def report(self, claims: Sequence[Claim], step: int, steps: int) -> None:
+        """Tell whoever looks how far these jobs are. Raises LeaseGone if they are somebody else's by now."""
+        self.check_lease()
+        note = {"cohort": claims[0].job.cohort_key, "jobs": len(claims), "step": step, "steps": steps}
+        self.heart.progress(json.dumps(note))
+
+    def check_lease(self) -> None:
+        if self.heart.lost.is_set():
+            raise LeaseGone
+
+    def is_to_stop(self, claims: Sequence[Claim]) -> bool:
+        """Whether the agent has to leave, or no sweep wants any of these jobs. One wanted job carries the rest on."""
+        return self.stop.is_set() or self.heart.unwanted.issuperset(claim.job_id for claim in claims)
+
+    def check_time(self, started: float, step: int, steps: int) -> None:
+        """Raises TooLong when an attempt that began at `started` (monotonic seconds) has had its time."""
+        if time.monotonic() - started > self.time_limit:
+            raise TooLong(f"not done after {self.time_limit:g} s, at step {step} of {steps}")
+
+    def check_stop(self, claims: Sequence[Claim]) -> None:
+        if self.is_to_stop(claims):
+            raise Stopped

@@ -1,0 +1,72 @@
+"""How a form computes the training pass of M models: what travels between their stages, and each stage."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from sweeps.layers import Pool
+from workers.models.stage import Moments, StageTensors, train_stage
+from workers.models.window import Window
+
+Signal = TypeVar("Signal")
+
+
+class Arithmetic(Protocol[Signal]):
+    """The training pass of one form. A signal is the output of a stage of M models, laid out as the form likes.
+
+    Models never meet: the bits of one depend on its own tensors, on M and on the form.
+    """
+
+    def enter(self, images: Tensor) -> Signal:
+        """The signal of images (B, channels, side, side) that all models share."""
+
+    def pool(self, signal: Signal, pool: Pool) -> Signal: ...
+
+    def stage(
+        self, signal: Signal, window: Window, tensors: StageTensors, residual: Signal | None
+    ) -> tuple[Signal, Moments | None]:
+        """Convolution, batch norm with the batch's own moments, residual and ReLU, of which the layer may lack
+        the last three; and these moments, if it has batch norm."""
+
+    def leave(self, signal: Signal) -> Tensor:
+        """Logits (M, classes, B): the mean over the remaining pixels."""
+
+
+class Gathered:
+    """Gathered pixels and one batched matrix product a stage; a signal is (M, C, side, side, B)."""
+
+    def enter(self, images: Tensor) -> Tensor:
+        return innermost(images)
+
+    def pool(self, signal: Tensor, pool: Pool) -> Tensor:
+        return pooled(signal, pool)
+
+    def stage(
+        self, signal: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None
+    ) -> tuple[Tensor, Moments | None]:
+        return train_stage(signal, window, tensors, residual)
+
+    def leave(self, signal: Tensor) -> Tensor:
+        return signal.mean((2, 3))
+
+
+def innermost(images: Tensor) -> Tensor:
+    """Images (B, channels, side, side) as one model's activations (1, channels, side, side, B)."""
+    return images.permute(1, 2, 3, 0).contiguous().unsqueeze(0)
+
+
+def pooled(images: Tensor, pool: Pool) -> Tensor:
+    """Images (M, C, side, side, B) pooled. With the batch innermost they are, to PyTorch, channels-last."""
+    models, channels, *_ = images.shape
+    small = pool_planes(images.flatten(0, 1).permute(0, 3, 1, 2), pool)
+    return small.permute(0, 2, 3, 1).reshape(models, channels, *small.shape[2:], -1)
+
+
+def pool_planes(images: Tensor, pool: Pool) -> Tensor:
+    """Images (B, C, side, side) pooled."""
+    if pool.kind == "max":
+        return torch.nn.functional.max_pool2d(images, pool.kernel, pool.stride, pool.padding)
+    return torch.nn.functional.avg_pool2d(images, pool.kernel, pool.stride, pool.padding)

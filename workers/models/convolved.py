@@ -1,0 +1,101 @@
+"""The library's own convolutions (cuDNN, oneDNN), channels-last: grouped over the models, or one after another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sweeps.layers import Pool
+from workers.models.arithmetic import pool_planes
+from workers.models.stage import EPSILON, Moments, NormTensors, StageTensors
+from workers.models.window import Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planes:
+    """Each part (B, m·C, side, side) holds m models side by side; one part alone may be the images of all."""
+
+    parts: list[Tensor]
+    shared: bool = False
+
+
+class Convolved:
+    """Convolutions by `torch.nn.functional.conv2d` in `dtype`, with batch norm's moments in the parameters' dtype.
+
+    `grouped` takes all models as groups of one convolution, otherwise each is a convolution of its own. Channels
+    are filled up with zeros to a multiple of `multiple`, where the device is faster for that: they stay zero, and
+    so do their gradients.
+    """
+
+    def __init__(self, *, grouped: bool, dtype: torch.dtype, multiple: int = 1) -> None:
+        self._grouped, self._dtype, self._multiple = grouped, dtype, multiple
+        self._models = 1
+
+    def enter(self, images: Tensor) -> Planes:
+        return Planes(parts=[images.to(self._dtype, memory_format=torch.channels_last)], shared=True)
+
+    def pool(self, signal: Planes, pool: Pool) -> Planes:
+        return Planes(parts=[pool_planes(part, pool) for part in signal.parts], shared=signal.shared)
+
+    def stage(
+        self, signal: Planes, window: Window, tensors: StageTensors, residual: Planes | None
+    ) -> tuple[Planes, Moments | None]:
+        self._models = len(tensors.weight)
+        runs = [slice(0, self._models)] if self._grouped else [slice(one, one + 1) for one in range(self._models)]
+        outputs, means, variances = [], [], []
+        for number, run in enumerate(runs):
+            part = signal.parts[0 if signal.shared else number]
+            output = self._convolve(part, window, tensors, run, shared=signal.shared)
+            if tensors.norm is not None:
+                output, mean, variance = self._normalize(output, tensors.norm, run)
+                means.append(mean)
+                variances.append(variance)
+            if residual is not None:
+                output = output + residual.parts[number]
+            outputs.append(output.relu() if window.layer.relu else output)
+        moments = (torch.cat(means), torch.cat(variances)) if means else None
+        return Planes(parts=outputs), moments
+
+    def leave(self, signal: Planes) -> Tensor:
+        wide = torch.float64 if self._dtype == torch.float64 else torch.float32
+        logits = torch.cat([part.to(wide).mean((2, 3)) for part in signal.parts], 1)
+        return logits.view(len(logits), self._models, -1).permute(1, 2, 0)
+
+    def _convolve(self, part: Tensor, window: Window, tensors: StageTensors, run: slice, *, shared: bool) -> Tensor:
+        layer, weight = window.layer, tensors.weight[run]
+        weight = _filled(weight, 1, self._multiple)
+        if not shared:
+            weight = _filled(weight, 2, self._multiple)
+        bias = None
+        if tensors.norm is None:
+            bias = _filled(tensors.bias[run], 1, self._multiple).reshape(-1).to(self._dtype)
+        return F.conv2d(
+            part,
+            weight.flatten(0, 1).to(self._dtype, memory_format=torch.channels_last),
+            bias,
+            stride=layer.stride,
+            padding=layer.padding,
+            groups=1 if shared else len(weight),
+        )
+
+    def _normalize(self, output: Tensor, norm: NormTensors, run: slice) -> tuple[Tensor, Tensor, Tensor]:
+        gamma, beta = (_filled(one[run], 1, self._multiple).reshape(-1) for one in (norm.gamma, norm.beta))
+        # With a momentum of 1 the "running" statistics are the batch's own; the variance is the unbiased one.
+        mean, variance = torch.zeros_like(gamma), torch.ones_like(gamma)
+        output = F.batch_norm(output, mean, variance, gamma, beta, training=True, momentum=1.0, eps=EPSILON)
+        pixels = output.numel() // output.shape[1]
+        variance = variance * ((pixels - 1) / pixels)
+        channels = norm.gamma.shape[1]
+        mean, variance = (one.view(-1, len(one) // (run.stop - run.start))[:, :channels] for one in (mean, variance))
+        return output, mean.detach(), variance.detach()
+
+
+def _filled(tensor: Tensor, dimension: int, multiple: int) -> Tensor:
+    """Zeros at the end of a dimension up to a multiple."""
+    lacking = -tensor.shape[dimension] % multiple
+    if not lacking:
+        return tensor
+    return F.pad(tensor, (0, 0) * (tensor.dim() - 1 - dimension) + (0, lacking))
