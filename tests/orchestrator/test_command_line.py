@@ -18,6 +18,7 @@ COMMANDS = [
     "launch",
     "resume",
     "worker",
+    "tune",
     "status",
     "jobs",
     "show",
