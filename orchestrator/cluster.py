@@ -29,6 +29,7 @@ from sweeps.errors import InputError
 NAMESPACE = "qsweep"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "120",
     "RAY_DEDUP_LOGS": "0",
     "RAY_SCHEDULER_EVENTS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
@@ -39,7 +40,7 @@ QUIET = {
     "TUNE_MAX_PENDING_TRIALS_PG": "auto",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-"""Environment variables with which Ray and Tune say and write nothing of their own."""
+"""Environment variables with which Ray and Tune say and write nothing of their own, and wait for a slow machine."""
 OBJECT_STORE = 128 * 2**20
 """Bytes of shared memory of a Ray of our own: only orders and reports go through it."""
 PATIENCE = 5.0

@@ -15,13 +15,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-import ray
-
 from db.home import Home
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.backends.local import worker_environment
-from orchestrator.backends.ray_agent import RayAgent
-from orchestrator.backends.ray_nodes import check_nodes
 from orchestrator.cluster import (
     NAMESPACE,
     Resources,
@@ -50,7 +46,7 @@ class RayBackend(Backend):
     name: ClassVar[str] = "ray"
 
     def __init__(self, address: str | None = None, wanted: Wanted | None = None) -> None:
-        load_ray()
+        self._ray = load_ray()
         self._address = named_address(address)
         self._wanted = wanted or Wanted()
         self._resources = Resources()
@@ -82,6 +78,8 @@ class RayBackend(Backend):
     def check_home(self, home: Home) -> None:
         elsewhere = [node for node in nodes() if not is_here(node.host)] if self._address else []
         if elsewhere:
+            from orchestrator.backends.ray_nodes import check_nodes
+
             check_nodes(elsewhere, home)
 
     def adopt(self, fleet: Fleet) -> None:
@@ -89,18 +87,20 @@ class RayBackend(Backend):
         if self._address is None:
             for start in reversed(recorded(fleet.home, self._sweep)):
                 if start.backend == self.name and "address" not in start.options and reachable(start.reference):
-                    connect(start.reference, own=True)
-                    self._address = start.reference
-                    self._own = True
-                    return
+                    with contextlib.suppress(InputError):  # somebody else's Ray stands there by now
+                        connect(start.reference, own=True)
+                        self._address, self._own = start.reference, True
+                        return
 
     def start(self, count: int) -> None:
+        from orchestrator.backends.ray_agent import RayAgent
+
         assert self._fleet is not None
         if self._address is None:
             self._address = self._start_keeper(self._fleet)
             self._own = True
             connect(self._address, own=True)
-        make = ray.remote(RayAgent)
+        make = self._ray.remote(RayAgent)
         for _ in range(count):
             name = f"{self._prefix}{uuid.uuid4().hex[:8]}"
             handle = make.options(
@@ -130,13 +130,13 @@ class RayBackend(Backend):
         pending = self._still_pending()
         for name, handle in self._actors().items():
             if name in pending:
-                _quietly(ray.kill, handle)
+                self._quietly(self._ray.kill, handle)
             else:
-                _quietly(handle.stop.remote)
+                self._quietly(handle.stop.remote)
 
     def kill(self) -> None:
         for handle in self._actors().values():
-            _quietly(ray.kill, handle)
+            self._quietly(self._ray.kill, handle)
 
     @classmethod
     def describe(cls, home: Home, starts: Sequence[Start]) -> list[str]:
@@ -168,7 +168,7 @@ class RayBackend(Backend):
         names = [name for name in our_actors() if name.startswith(self._prefix)]
         for name in set(names) - self._handles.keys():
             with contextlib.suppress(ValueError):  # it has ended since
-                self._take(name, ray.get_actor(name, NAMESPACE))
+                self._take(name, self._ray.get_actor(name, NAMESPACE))
         self._handles = {name: handle for name, handle in self._handles.items() if name in names}
         return self._handles
 
@@ -182,7 +182,7 @@ class RayBackend(Backend):
             )
         self._address = None
         self._handles, self._pending = {}, {}
-        ray.shutdown()
+        self._ray.shutdown()
         return {}
 
     def _take(self, name: str, handle: Any) -> None:
@@ -193,7 +193,7 @@ class RayBackend(Backend):
         """The actors that wait for room, with the time since when."""
         known = {name: one for name, one in self._pending.items() if name in self._handles}
         references = [reference for reference, _ in known.values()]
-        _, waiting = ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
+        _, waiting = self._ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
         self._pending = {name: one for name, one in known.items() if one[0] in waiting}
         return self._pending
 
@@ -219,8 +219,7 @@ class RayBackend(Backend):
             raise QsweepError(f"no Ray could be started on this machine; see {log}")
         return address
 
-
-def _quietly(act: Any, *given: Any) -> None:
-    """Do something to an actor that may just have ended."""
-    with contextlib.suppress(ray.exceptions.RayError, ValueError):
-        act(*given)
+    def _quietly(self, act: Any, *given: Any) -> None:
+        """Do something to an actor that may just have ended."""
+        with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
+            act(*given)

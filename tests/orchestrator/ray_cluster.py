@@ -19,21 +19,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONSAFEPATH": "1"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120", "PYTHONSAFEPATH": "1"}
 
 
 class RayCluster:
     """The holder of a cluster, seen from a test."""
 
     def __init__(self, folder: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            env={**os.environ, **QUIET, "RAY_TMPDIR": str(folder)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self._errors = folder / "errors"
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__],
+                env={**os.environ, **QUIET, "RAY_TMPDIR": str(folder)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
         self.address = self._answer()
 
     def add_node(self) -> psutil.Process:
@@ -45,15 +47,18 @@ class RayCluster:
 
     def close(self) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
+        self._process.stdout.close()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith("> "):
                 return line[2:].strip()
-        raise RuntimeError("the cluster did not come up")
+        self.close()
+        raise RuntimeError(f"the cluster did not come up:\n{self._errors.read_text()[-2000:]}")
 
 
 def missing_ray() -> None:
