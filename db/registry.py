@@ -46,6 +46,7 @@ from db.rows import (
     Sweep,
 )
 from db.states import AgentState, FailureClass, State
+from sweeps.errors import InputError
 from sweeps.job import Job
 
 if TYPE_CHECKING:
@@ -354,6 +355,17 @@ class Registry:
         return self._database.write(
             lambda t: claims.calibration(t, shape, device, build, Calibration(slots=slots, form=form))
         )
+
+    def recalibrate(self, *, shape: str, device: str, build: str, found: Calibration) -> Calibration:
+        """Puts what was measured in the place of what may be recorded. Raises InputError while jobs are running:
+        theirs would go on with other slots."""
+        self.check_idle()
+        return self._database.write(lambda t: claims.recalibrate(t, shape, device, build, found))
+
+    def check_idle(self) -> None:
+        """Raises InputError if any job is running."""
+        if self._database.read(lambda t: claims.remaining(t, EVERYTHING)).running:
+            raise InputError("jobs are running", place="calibrate", allowed="wait for them, or cancel their sweeps")
 
     def find_calibration(self, *, shape: str, device: str, build: str) -> Calibration | None:
         return self._database.read(lambda t: reading.find_calibration(t, shape, device, build))

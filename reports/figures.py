@@ -27,7 +27,7 @@ def draw_step_sizes(home: Home, registry: Registry, sweep: Sweep, folder: Path) 
         identity: (f"{one.data.name} {one.model.label}", one.bits) for identity, one in jobs.items() if one.quantizer
     }
     columns = ["job", "layer", "index", "step_size"]
-    rows = ResultStore(home.results).read("layers", registry.committed(sweep.id), columns=columns).to_pylist()
+    rows = ResultStore(home.store).read("layers", registry.committed(sweep.id), columns=columns).to_pylist()
     series = step_sizes(rows, networks)
     if not series:
         raise InputError("no quantized model is done yet", place=sweep.title)

@@ -24,6 +24,7 @@ from orchestrator.options import (
     SweepArgument,
     WhereOption,
     WorkersOption,
+    complete_launched,
     home_of,
 )
 
@@ -64,6 +65,15 @@ TimeLimitOption = Annotated[
         show_default="none",
     ),
 ]
+ResultsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--results",
+        metavar="URL",
+        help="Keep the results of this home at a URL that pyarrow knows, e.g. s3://bucket/sweeps. Said once.",
+        show_default="results/ in the home",
+    ),
+]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the agents go on.")]
 CodeOption = Annotated[
     Code | None,
@@ -98,6 +108,7 @@ def launch(
     cpus: CpusOption = None,
     gpus: GpusOption = None,
     memory: MemoryOption = None,
+    results: ResultsOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
@@ -123,7 +134,7 @@ def launch(
         selection,
         choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory)),
         console,
-        Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
+        Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach, results=results),
         code=code,
     )
     if not detach:
@@ -197,7 +208,9 @@ def resume(
 
 
 def worker(
-    sweep: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.", autocompletion=complete_launched)
+    ] = None,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
     home: HomeOption = DEFAULT_HOME,

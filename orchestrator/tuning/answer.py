@@ -81,7 +81,7 @@ def render_trials(sweep: Sweep, trials: Sequence[Tried]) -> str:
 def _read_runs(home: Home, registry: Registry, sweep: Sweep) -> list[dict[str, Any]]:
     columns = ["job", "chosen_epoch", *COLUMNS]
     rows: list[dict[str, Any]] = (
-        ResultStore(home.results).read("runs", registry.committed(sweep.id), columns).to_pylist()
+        ResultStore(home.store).read("runs", registry.committed(sweep.id), columns).to_pylist()
     )
     return rows
 

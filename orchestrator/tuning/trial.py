@@ -103,7 +103,7 @@ class Trial(tune.Trainable):
         assert study is not None
         self._study = study
         self._registry = Registry.open(study.fleet.home.registry)
-        self._results = ResultStore(study.fleet.home.results)
+        self._results = ResultStore(study.fleet.home.store)
         self._agent: DirectedProcess | None = None
         self._begin(config)
 
@@ -138,6 +138,8 @@ class Trial(tune.Trainable):
         self._told, self._fruitless = 0, 0
         self._running = False
         self._known = {one["epoch"]: one for one in self._registry.reports([row.id]).get(row.id, ())}
+        if row.state is not State.DONE:
+            self._known.pop(self._epochs, None)  # reported, and not published: its agent died between the two
         self._old = self._look(row)
 
     def _due(self) -> int | None:

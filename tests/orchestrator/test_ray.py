@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from db.registry import Registry
 from db.states import FailureClass
 from sweeps.errors import InputError
 from tests.conftest import QSWEEP, environment
-from tests.orchestrator.ray_cluster import RayCluster, missing_ray, two_nodes
+from tests.orchestrator.ray_cluster import RayCluster, missing_ray
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +42,6 @@ learning_rate = [0.02]
 """10 trainings in five cohorts."""
 DECOYS = ("db", "workers", "sweeps", "reports", "orchestrator", "qsweep", "torch", "numpy", "ray")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with two_nodes() as found:
-        yield found
 
 
 @pytest.fixture

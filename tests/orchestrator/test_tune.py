@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sweeps.errors import InputError
 from sweeps.files import read_sweep
 from sweeps.tuning import METRICS, Mode, Scheduler, Search, Tuning, check_metric
 from tests.conftest import QSWEEP, environment
-from tests.orchestrator.ray_cluster import RayCluster, missing_ray, two_nodes
+from tests.orchestrator.ray_cluster import RayCluster, missing_ray
 from workers.cohort import Cohort
 from workers.data import load
 from workers.forms import Form
@@ -49,12 +49,6 @@ adam = [0.01]
 """
 """6 trainings, some of them hopeless."""
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with two_nodes() as found:
-        yield found
 
 
 @pytest.fixture
