@@ -86,7 +86,7 @@ def test_a_launch_replaces_an_agent_that_it_lost(tmp_path: Path) -> None:
     assert small.counts()["done"] == 4
 
 
-def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_where_their_logs_are(
+def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_where_to_look(
     tmp_path: Path,
 ) -> None:
     small = Small(tmp_path)
