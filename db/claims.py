@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from db.clock import boot, moment, wall
 from db.connection import Database
 from db.errors import LeaseLost
 from db.journal import RECORD, event
+from db.reading import calibration_of
 from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved, Scope
 from db.states import AgentState, FailureClass, State
 from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, selections, sweep_jobs
@@ -304,4 +306,11 @@ def calibration(transaction: Transaction, shape: str, device: str, build: str, p
     statement = transaction.insert(calibrations).values(**key, slots=proposed.slots, form=proposed.form, made_at=wall())
     transaction.run(statement.on_conflict_do_nothing())
     row = transaction.run(sa.select(calibrations).filter_by(**key)).one()
-    return Calibration(slots=row.slots, form=row.form)
+    return calibration_of(row)
+
+
+def recalibrate(transaction: Transaction, shape: str, device: str, build: str, found: Calibration) -> Calibration:
+    key = {"shape": shape, "device": device, "build": build}
+    transaction.run(sa.delete(calibrations).filter_by(**key))
+    transaction.run(sa.insert(calibrations).values(**key, **asdict(found), made_at=wall()))
+    return found

@@ -215,4 +215,8 @@ def calibrations_of(transaction: Transaction, shapes: Sequence[str]) -> list[Cal
 def find_calibration(transaction: Transaction, shape: str, device: str, build: str) -> Calibration | None:
     key = {"shape": shape, "device": device, "build": build}
     row = transaction.run(sa.select(calibrations).filter_by(**key)).first()
-    return None if row is None else Calibration(slots=row.slots, form=row.form)
+    return None if row is None else calibration_of(row)
+
+
+def calibration_of(row: sa.Row[Any]) -> Calibration:
+    return Calibration(slots=row.slots, form=row.form, seconds=row.seconds, peak=row.peak)

@@ -7,7 +7,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from db import agents, bundles, claims, control, failures, outcomes, reading, registration, selections, upgrade
+from db import (
+    agents,
+    bundles,
+    claims,
+    control,
+    failures,
+    outcomes,
+    reading,
+    registration,
+    selections,
+    upgrade,
+    watching,
+)
 from db.connection import Database
 from db.rows import (
     EVERYTHING,
@@ -18,10 +30,12 @@ from db.rows import (
     BundleRow,
     Calibration,
     CalibrationRow,
+    Change,
     Checkpoint,
     Claim,
     Committed,
     Counts,
+    Done,
     EventRow,
     Fenced,
     Finished,
@@ -34,6 +48,7 @@ from db.rows import (
     Sweep,
 )
 from db.states import AgentState, FailureClass, State
+from sweeps.errors import InputError
 from sweeps.job import Job
 
 if TYPE_CHECKING:
@@ -242,6 +257,22 @@ class Registry:
             )
         )
 
+    def work(self, sweep_id: int) -> dict[State, float]:
+        """The estimated operations of the sweep's jobs in each state."""
+        return self._database.read(lambda t: watching.work(t, sweep_id))
+
+    def changes(self, sweep_id: int, *, since: int, limit: int) -> list[Change]:
+        """Up to `limit` events of the sweep after the event `since`, the oldest first."""
+        return self._database.read(lambda t: watching.changes(t, sweep_id, since=since, limit=limit))
+
+    def recent_changes(self, sweep_id: int, limit: int) -> list[Change]:
+        """Up to `limit` of the sweep's newest events, the newest first."""
+        return self._database.read(lambda t: watching.recent_changes(t, sweep_id, limit))
+
+    def done_after(self, sweep_id: int, job_id: int, limit: int) -> list[Done]:
+        """Up to `limit` of the sweep's done jobs beyond `job_id`, in order of registration."""
+        return self._database.read(lambda t: watching.done_after(t, sweep_id, job_id, limit))
+
     def newest_event(self) -> int:
         """The number of the newest event: it changes whenever a job does."""
         return self._database.read(reading.newest_event)
@@ -338,6 +369,17 @@ class Registry:
         return self._database.write(
             lambda t: claims.calibration(t, shape, device, build, Calibration(slots=slots, form=form))
         )
+
+    def recalibrate(self, *, shape: str, device: str, build: str, found: Calibration) -> Calibration:
+        """Puts what was measured in the place of what may be recorded. Raises InputError while jobs are running:
+        theirs would go on with other slots."""
+        self.check_idle()
+        return self._database.write(lambda t: claims.recalibrate(t, shape, device, build, found))
+
+    def check_idle(self) -> None:
+        """Raises InputError if any job is running."""
+        if self._database.read(lambda t: claims.remaining(t, EVERYTHING)).running:
+            raise InputError("jobs are running", place="calibrate", allowed="wait for them, or cancel their sweeps")
 
     def find_calibration(self, *, shape: str, device: str, build: str) -> Calibration | None:
         return self._database.read(lambda t: reading.find_calibration(t, shape, device, build))

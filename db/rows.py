@@ -186,6 +186,35 @@ class EventRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change:
+    """One event with what is now known of its job. `publication` is that of the job's counted result, if any."""
+
+    id: int
+    job_id: int
+    at: float
+    source: State
+    target: State
+    attempt: int
+    detail: str
+    identity: str
+    kind: str
+    cohort_key: str
+    cost: float
+    publication: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """One done job, with the pointer to its counted result."""
+
+    id: int
+    identity: str
+    attempt: int
+    publication: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """Which jobs an agent works for: those of a selection, else those of a sweep, else all."""
 
@@ -292,10 +321,15 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The slots and the form of a shape on one device class and build: fixed once recorded."""
+    """The slots and the form of a shape on one device class and build: fixed once recorded.
+
+    `qsweep calibrate` adds what it measured: seconds of one step of a full cohort, and an agent's peak memory in bytes.
+    """
 
     slots: int
     form: str
+    seconds: float | None = None
+    peak: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +341,8 @@ class CalibrationRow:
     build: str
     slots: int
     form: str
+    seconds: float | None = None
+    peak: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,4 +206,6 @@ calibrations = sa.Table(
     sa.Column("slots", sa.Integer, nullable=False),
     sa.Column("form", sa.Text, nullable=False),
     sa.Column("made_at", sa.Double, nullable=False),
+    sa.Column("seconds", sa.Double),
+    sa.Column("peak", sa.BigInteger),
 )

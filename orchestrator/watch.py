@@ -43,7 +43,7 @@ class Watch:
         self.backend = backend
         self.fleet = fleet
         self.console = console
-        self.results = ResultStore(home.results)
+        self.results = ResultStore(home.store)
         rows = registry.jobs(sweep.id, selection=fleet.scope.selection)
         self.progress = Progress(jobs={row.identity: row.job for row in rows})
         self._seen: set[tuple[str, int]] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -75,28 +75,33 @@ def placed(measures: Sequence[Measure]) -> list[tuple[Measure, list[str]]]:
 
     Sharpness knows no noise: it stands beside every PAC-Bayes measure with the same perturbed weights.
     """
-    varying = {
+    varying = varying_settings(measures)
+    noisy = [one for one in measures if isinstance(one, PacBayes)]
+    found = []
+    for measure in measures:
+        mine = {convention_name(measure, varying)}
+        if not isinstance(measure, PacBayes):
+            mine = {convention_name(one, varying) for one in noisy if _perturbed(one) == _perturbed(measure)} or mine
+        found.append((measure, sorted(mine)))
+    return found
+
+
+def varying_settings(measures: Sequence[Measure]) -> set[str]:
+    """The settings beside the usual conventions in which measures of one kind differ within a sweep."""
+    return {
         name
         for one in measures
         for name, value in measure_settings(one).items()
         if name not in NAMED and any(measure_settings(other).get(name, value) != value for other in measures
                                      if other.name == one.name)
     }  # fmt: skip
-    noisy = [one for one in measures if isinstance(one, PacBayes)]
-    found = []
-    for measure in measures:
-        mine = {_convention(measure, varying)}
-        if not isinstance(measure, PacBayes):
-            mine = {_convention(one, varying) for one in noisy if _perturbed(one) == _perturbed(measure)} or mine
-        found.append((measure, sorted(mine)))
-    return found
 
 
 def _perturbed(measure: Measure) -> tuple[str, bool, str]:
     return measure.perturb, measure.perturb_step or measure.perturb == "quantized", measure.fold_bn
 
 
-def _convention(measure: Measure, varying: set[str]) -> str:
+def convention_name(measure: Measure, varying: Collection[str]) -> str:
     """The conventions in words: how noise is drawn, what is perturbed, and whatever else differs in the sweep."""
     noise = measure.noise_std if isinstance(measure, PacBayes) else "–"
     latent = "latent+s" if measure.perturb_step else "latent"

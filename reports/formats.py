@@ -23,6 +23,26 @@ class RowFormat(StrEnum):
     PARQUET = "parquet"
 
 
+class Picture(StrEnum):
+    """The figures there are."""
+
+    STEP_SIZES = "step-sizes"
+    DISTRIBUTIONS = "distributions"
+    PAIRED = "paired"
+    EFFECTS = "effects"
+    CURVES = "curves"
+    MEASURES = "measures"
+    PROGRESS = "progress"
+
+
+class FileFormat(StrEnum):
+    """What a figure can be written as."""
+
+    PDF = "pdf"
+    PNG = "png"
+    SVG = "svg"
+
+
 class Tracker(StrEnum):
     """Where finished jobs may be exported to."""
 

@@ -12,8 +12,9 @@ import csv
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
+from typing import Any
 
 from sweeps.datasets import DATASETS
 from sweeps.models import NiN
@@ -132,6 +133,15 @@ def render_paper() -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def paper_content() -> list[dict[str, Any]]:
+    """The inversion of the paper's tables, for JSON."""
+    return [
+        {"dataset": keys[0], "network": keys[1], "precision": keys[2], "weights": omega, **asdict(one)}
+        | {"saturated": list(one.saturated)}
+        for keys, omega, one in paper_rows()
+    ]
 
 
 def _solve_sigma(square: float, value: float, m: int) -> float | None:

@@ -14,6 +14,7 @@ from workers.data.batches import Batches
 from workers.data.images import Images
 from workers.device import set_precision
 from workers.forms import Form
+from workers.graphs import Step, StepGraphs
 from workers.models import NETWORKS
 from workers.models.arithmetic import innermost
 from workers.models.forming import arithmetic_of
@@ -75,6 +76,10 @@ class Cohort:
         self._statistics = RunningStatistics(self.layout, self._rows["statistics"])
         self._slopes = torch.zeros_like(parameters)
         self._slope_views = slope_views(self.layout, self._slopes)
+        self._number = torch.zeros((), dtype=torch.float64, device=device)
+        self._run_step: Step = self._descend
+        if device.type == "cuda":
+            self._run_step = StepGraphs(self._descend, list(self._rows.values()))
         self._ahead: dict[int, Mapping[str, Any]] = {}
         self._position = 0
         self._open_epoch: int | None = None
@@ -127,7 +132,8 @@ class Cohort:
             self._batches.open(epoch)
             self._optimizer.open(epoch)
             self._open_epoch = epoch
-        losses, hits = self._descend(*self._batches.batch(number))
+        self._number.fill_(self._position + 1)
+        losses, hits = self._run_step(*self._batches.batch(number))
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
         self._position += 1
@@ -168,7 +174,7 @@ class Cohort:
             torch._foreach_copy_(self._slope_views, slopes)
             self._slopes[:, self.layout.biases] = 0.0
             self._deployment.differentiate(roundings, self._slopes)
-            self._optimizer.step(parameters, self._slopes, rows["first"], rows["second"], self._position + 1)
+            self._optimizer.step(parameters, self._slopes, rows["first"], rows["second"], self._number)
             self._deployment.restrain(parameters)
             return losses.detach().double(), (logits.argmax(1) == labels).sum(1)
 

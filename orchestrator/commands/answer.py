@@ -1,7 +1,8 @@
-"""What is answered: `tables`, `figures` and `analyze`."""
+"""What is answered: `query`, `tables`, `figures`, `report` and `analyze`."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -11,17 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.commands.look import opened
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
+    JsonOption,
     RegistryOption,
-    SweepArgument,
-    complete_sweep,
+    complete_launched,
     home_of,
     size_text,
 )
-from reports.formats import Format, RowFormat, Tracker
+from reports.formats import FileFormat, Format, Picture, RowFormat, Tracker
 from sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 OptionalSweepArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]",
+        metavar="NAME",
         help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT. Not needed with --from.",
-        autocompletion=complete_sweep,
+        autocompletion=complete_launched,
     ),
 ]
 SHOWN_ROWS = 100
@@ -51,7 +51,8 @@ def add_to(app: typer.Typer) -> None:
     app.command("tables", epilog="Example: qsweep tables cifar10-grid --against-paper --format latex")(tables)
     app.command("export", epilog="Example: qsweep export digits-grid --out digits-grid-results")(export)
     app.command("figures", epilog="Example: qsweep figures digits-flatness --out figures")(figures)
-    app.command("analyze", epilog="Example: qsweep analyze --paper")(analyze)
+    app.command("report", epilog="Example: qsweep report digits-grid --out digits.html")(report)
+    app.command("analyze", epilog="Example: qsweep analyze digits-grid")(analyze)
 
 
 def query(
@@ -61,7 +62,7 @@ def query(
     form: Annotated[RowFormat, typer.Option("--format", help="How to write the answer.")] = RowFormat.TABLE,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it to a file.")] = None,
     sweep: Annotated[
-        str | None, typer.Option("--sweep", metavar="NAME", help="Only this sweep.", autocompletion=complete_sweep)
+        str | None, typer.Option("--sweep", metavar="NAME", help="Only this sweep.", autocompletion=complete_launched)
     ] = None,
     tables: Annotated[bool, typer.Option("--tables", help="List the views that SQL may name.")] = False,
     schema: Annotated[
@@ -132,7 +133,7 @@ def tables(
     ] = False,
     cell: Annotated[
         str | None,
-        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. CIFAR-10/NiN/Int2/test_loss."),
+        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. Digits/NiN/Int2/test_loss."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write them to a file.")] = None,
     bundle: BundleOption = None,
@@ -202,30 +203,87 @@ def _tell(count: int) -> None:
         typer.echo(f"{count} runs", err=True)
 
 
+FigureOption = Annotated[
+    list[Picture] | None,
+    typer.Option("--figure", help="Only this figure; may be given again.", show_default="all of them"),
+]
+
+
 def figures(
-    name: SweepArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the pictures.")] = Path("figures"),
+    name: OptionalSweepArgument = None,
+    chosen: FigureOption = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the figures.")] = Path("figures"),
+    form: Annotated[FileFormat, typer.Option("--format", help="How to write them.")] = FileFormat.PDF,
+    bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
-    """Draw the paper's Figure 1, the step sizes of the layers, from the results so far."""
-    from reports.figures import draw_step_sizes
+    """Draw the paper's Figure 1 (step-sizes) and more from the results so far."""
+    from reports.evidence import VIEWS, gather
+    from reports.figures import draw_figures
+    from reports.source import opened_source
 
-    place = home_of(home, registry)
-    with opened(place) as found:
-        sweep = found.find_sweep(name)
-        for path in draw_step_sizes(place, found, sweep, out):
+    with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
+        typer.echo(source.title, err=True)
+        for path in draw_figures(gather(source), out, chosen=chosen or (), form=form):
             typer.echo(str(path))
 
 
+def report(
+    name: OptionalSweepArgument = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page.", show_default="NAME.html")
+    ] = None,
+    bundle: BundleOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+) -> None:
+    """Write all that a sweep says as one HTML page that needs nothing else: tables, claims, plots, failures."""
+    from reports.evidence import VIEWS, gather
+    from reports.page import render_page
+    from reports.source import opened_source
+
+    with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
+        page = render_page(gather(source))
+    deliver(page.encode(), out or Path(f"{source.sweep.name}.html"))
+
+
 def analyze(
+    name: OptionalSweepArgument = None,
     paper: Annotated[
         bool, typer.Option("--paper", help="What the paper's Tables 2 and 3 imply: σ, α, ‖w₀‖, saturation.")
     ] = False,
+    margin: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="8 bits equal FP32 within this share of FP32's mean loss or gap …"),
+    ] = 0.05,
+    accuracy_margin: Annotated[float, typer.Option(min=0, max=1, help="… and this difference of accuracy.")] = 0.005,
+    resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of the bootstrap.")] = 9_999,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    bundle: BundleOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Analyze results; so far those of the paper."""
-    from reports.inversion import render_paper
+    """Say what goes with the generalization gap, how precisions compare, and which of the paper's claims hold."""
+    from reports.analysis.analysis import Options
+    from reports.analysis.claims import Margins
+    from reports.analysis.pairing import Bootstrap
+    from reports.analysis.text import analysis_content, render_analysis
+    from reports.evidence import gather
+    from reports.inversion import paper_content, render_paper
+    from reports.source import opened_source
 
-    if not paper:
-        raise InputError("say what to analyze", place="analyze", allowed="allowed: --paper")
-    typer.echo(render_paper(), nl=False)
+    if paper and (name or bundle):
+        raise InputError("--paper is about the paper's own tables", place="analyze", allowed="without NAME and --from")
+    if paper:
+        typer.echo(json.dumps(paper_content()) if as_json else render_paper(), nl=as_json)
+        return
+    options = Options(
+        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+        margins=Margins(relative=margin, accuracy=accuracy_margin),
+    )
+    with opened_source(name, home_of(home, registry), bundle) as source:
+        typer.echo(source.title, err=True)
+        analysis = gather(source, options).analysis
+    typer.echo(json.dumps(analysis_content(analysis)) if as_json else render_analysis(analysis), nl=as_json)

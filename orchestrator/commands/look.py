@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,19 +22,22 @@ from orchestrator.options import (
     RegistryOption,
     SweepArgument,
     WhereOption,
+    complete_launched,
     home_of,
 )
 
 if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
+    from db.rows import JobRow
+    from sweeps.job import Job
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("status", epilog="Example: qsweep status digits-grid")(status)
+    app.command("status", epilog="Example: qsweep status digits-grid --watch")(status)
     app.command("jobs", epilog="Example: qsweep jobs digits-grid --state failed --where 'bits == 2'")(jobs)
     app.command("show", epilog="Example: qsweep show 3fa4c1")(show)
     app.command("logs", epilog="Example: qsweep logs 3fa4c1")(logs)
@@ -51,13 +56,21 @@ def opened(home: Home) -> Iterator[Registry]:
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One sweep; all without.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One sweep; all without.", autocompletion=complete_launched)
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", help="Keep showing one sweep (without NAME the one launched last).")
+    ] = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
     place = home_of(home, registry)
+    if watching:
+        _watch(place, name, as_json=as_json)
+        return
     with opened(place) as found:
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         rows: list[dict[str, Any]] = []
@@ -116,6 +129,29 @@ def _remarks(home: Home, open_ones: list[int]) -> list[str]:
     return lines
 
 
+def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from db.results import ResultStore
+    from orchestrator.board import contents, watch
+    from orchestrator.lookout import Lookout
+    from sweeps.errors import InputError
+
+    with opened(home) as found:
+        sweeps = found.sweeps()
+        if not sweeps:
+            raise InputError("no sweep was launched here yet", place="--watch", allowed="qsweep launch digits-grid")
+        lookout = Lookout(found, ResultStore(home.results), found.find_sweep(name or sweeps[0].title))
+        try:
+            if not as_json:
+                watch(lookout, Console())
+                return
+            for content in contents(lookout):
+                typer.echo(json.dumps(content))
+        except KeyboardInterrupt:
+            return
+
+
 def _at_work(note: str) -> str:
     if not note:
         return "starting"
@@ -154,12 +190,31 @@ def jobs(
         ]
         typer.echo(json.dumps(listed))
         return
-    varying = _varying([job.settings() for job in members])
-    for job in chosen:
-        settings = job.settings()
-        shown = " ".join(f"{key}={settings[key]}" for key in varying if key in settings)
-        typer.echo(f"{job.identity[:12]}  {rows[job.identity].state.value:<10} {shown}")
+    typer.echo(_job_table(chosen, rows, _varying([job.settings() for job in members])), nl=False)
     typer.echo(f"{len(chosen)} of {len(rows)} jobs of {sweep.title}", err=True)
+
+
+def _job_table(jobs: list[Job], rows: dict[str, JobRow], varying: list[str]) -> str:
+    """One line a job: its state, the class of its failure if any has one, and the settings in which jobs differ."""
+    import pyarrow as pa
+
+    from reports.listing import listed
+
+    stored = [rows[job.identity] for job in jobs]
+    columns: dict[str, list[Any]] = {
+        "job": [row.identity[:12] for row in stored],
+        "state": [row.state.value for row in stored],
+    }
+    if any(row.failure_class for row in stored):
+        columns["failure"] = [row.failure_class and row.failure_class.value for row in stored]
+    settings = [job.settings() for job in jobs]
+    columns |= {name: [_short(one.get(name)) for one in settings] for name in varying}
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return listed(pa.table(columns), width=width, hint="all with --json")
+
+
+def _short(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:

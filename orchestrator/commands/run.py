@@ -20,6 +20,7 @@ from orchestrator.options import (
     SweepArgument,
     WhereOption,
     WorkersOption,
+    complete_launched,
     home_of,
 )
 
@@ -60,6 +61,15 @@ TimeLimitOption = Annotated[
         show_default="none",
     ),
 ]
+ResultsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--results",
+        metavar="URL",
+        help="Keep the results of this home at a URL that pyarrow knows, e.g. s3://bucket/sweeps. Said once.",
+        show_default="results/ in the home",
+    ),
+]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the agents go on.")]
 CodeOption = Annotated[
     Code | None,
@@ -90,6 +100,7 @@ def launch(
     backend: BackendOption = None,
     slurm: SlurmOption = None,
     workers: WorkersOption = None,
+    results: ResultsOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
@@ -115,7 +126,7 @@ def launch(
         selection,
         choose(_wish(backend, slurm)),
         console,
-        Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach),
+        Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach, results=results),
         code=code,
     )
     if not detach:
@@ -176,7 +187,9 @@ def resume(
 
 
 def worker(
-    sweep: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.", autocompletion=complete_launched)
+    ] = None,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
     home: HomeOption = DEFAULT_HOME,

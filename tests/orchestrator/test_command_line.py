@@ -15,6 +15,7 @@ from tests.conftest import Qsweep
 COMMANDS = [
     "sweeps",
     "plan",
+    "calibrate",
     "launch",
     "resume",
     "worker",

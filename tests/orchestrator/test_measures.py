@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,19 @@ def test_measures_are_added_to_a_finished_sweep_without_training_again(
     again = qsweep("launch", str(tmp_path / "measured.toml"))
     assert "Nothing to do" in again.stderr
     assert qsweep("db", "check").returncode == 0
-    drawn = qsweep("figures", "measured", "--out", str(tmp_path / "figures"))
+    drawn = qsweep("figures", "measured", "--out", str(tmp_path / "figures"), "--format", "svg")
     assert drawn.returncode == 0, drawn.stderr
-    assert sorted(path.suffix for path in (tmp_path / "figures").iterdir()) == [".png", ".svg"]
+    assert "step-sizes.svg" in {path.name for path in (tmp_path / "figures").iterdir()}
+    page = tmp_path / "measured.html"
+    assert qsweep("report", "measured", "--out", str(page)).returncode == 0
+    written = page.read_bytes()
+    assert b"Table 3: Flatness measures" in written
+    bundle = str(tmp_path / "bundle")
+    assert qsweep("export", "measured", "--out", bundle).returncode == 0
+    assert qsweep("report", "--from", bundle, "--out", str(page)).returncode == 0
+    assert page.read_bytes() == written
+    found = json.loads(qsweep("analyze", "--from", bundle, "--json").stdout)
+    assert {claim["name"] for claim in found["claims"]} >= {"gap-shrinks", "quantized-is-flatter"}
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from reports.declaration import declared_tables, find_table, paper_values
-from reports.figures import step_sizes
 from reports.flatness import make_flatness_table
 from reports.render import Format, Layout, render
 from reports.table import Cell, Table
@@ -141,13 +140,3 @@ def test_latex_has_names_for_every_sign() -> None:
 def test_every_builtin_sweep_names_tables_that_are_declared() -> None:
     for name in builtin_names():
         assert set(read_sweep(name).tables) <= set(declared_tables())
-
-
-def test_figure_1_is_the_mean_step_size_of_each_layer() -> None:
-    networks = {"a": ("net", 4), "b": ("net", 4), "c": ("net", 2)}
-    given = [
-        {"job": job, "layer": layer, "index": index, "step_size": size}
-        for job, sizes in {"a": (1.0, 3.0), "b": (2.0, 5.0), "c": (7.0, None), "d": (9.0, 9.0)}.items()
-        for index, (layer, size) in enumerate(zip(("first", "second"), sizes, strict=True))
-    ]
-    assert step_sizes(given, networks) == {"net": {4: [("first", 1.5), ("second", 4.0)], 2: [("first", 7.0)]}}

@@ -7,7 +7,7 @@ import torch
 
 from sweeps.training import Training
 from tests.workers.plain import PlainTraining, named
-from tests.workers.trainings import mixture, training
+from tests.workers.trainings import RATES, mixture, training
 from workers.cohort import Cohort
 from workers.data import Images
 from workers.data.batches import Batches
@@ -33,20 +33,48 @@ def test_mixed_cohort_equals_plain_models_trained_alone(digits: Images, form: Fo
     assert_equal_to_plain_models(digits, form, mixture(depth=depth))
 
 
+def test_convolutions_wide_enough_for_winograd_equal_plain_models(digits: Images) -> None:
+    # Images of 8, 4 and 2 pixels a side: the first layer is too narrow, the next two are transformed.
+    some = [one for one in mixture(depth=3, width=20, batch_size=500) if one.bits in (32, 4)]
+    assert_equal_to_plain_models(digits, Form.BLOCKS, some, steps=6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", list(Form))
-@pytest.mark.parametrize(("depth", "width"), [(18, 4), (50, 2)])
-def test_mixed_cohort_of_resnets_equals_plain_ones_trained_alone(
-    digits: Images, form: Form, depth: int, width: int
-) -> None:
-    assert_equal_to_plain_models(digits, form, mixture(model="resnet", depth=depth, width=width))
+def test_mixed_cohort_of_resnets_equals_plain_ones_trained_alone(digits: Images, form: Form) -> None:
+    """At a tenth of the rates: at the full ones rounding errors grow until a weight is rounded otherwise."""
+    trainings = [
+        training(
+            model="resnet",
+            optimizer=optimizer,
+            bits=bits,
+            learning_rate=RATES[optimizer] / 10,
+            weight_decay=1e-2 * (1 + number),
+            seed=10 * number + bits,
+            decay_step=bits == 4,
+        )
+        for optimizer in RATES
+        for number, bits in enumerate((32, 8, 4, 2))
+    ]
+    assert_equal_to_plain_models(digits, form, trainings)
 
 
-def assert_equal_to_plain_models(digits: Images, form: Form, trainings: list[Training]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("form", list(Form))
+def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digits: Images, form: Form) -> None:
+    """One optimizer a precision, at a hundredth of the rates, for the same reason."""
+    trainings = [
+        training(model="resnet", depth=50, optimizer=optimizer, bits=bits, learning_rate=RATES[optimizer] / 100)
+        for optimizer, bits in (("sgd", 32), ("adam", 8), ("sgd", 4), ("rmsprop", 2))
+    ]
+    assert_equal_to_plain_models(digits, form, trainings)
+
+
+def assert_equal_to_plain_models(digits: Images, form: Form, trainings: list[Training], steps: int = STEPS) -> None:
     cohort = Cohort(trainings, digits, slots=14, form=form, device=CPU, dtype=torch.float64)
     plain = [PlainTraining(one) for one in trainings]
     batches = Batches(digits, trainings[0].recipe, CPU, torch.float64)
-    for step in range(STEPS):
+    for step in range(steps):
         epoch, number = divmod(step, trainings[0].steps_per_epoch)
         if number == 0:
             batches.open(epoch)

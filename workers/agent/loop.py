@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from db.errors import RegistryUnavailable
 from db.rows import EVERYTHING, Claim, Head, Scope
+from db.states import FailureClass
 from sweeps.datasets import DataSet
 from sweeps.faults import point
 from sweeps.job import Kind
@@ -45,6 +46,7 @@ class Agent:
         self._images: dict[str, Images] = {}
         self._worked = time.monotonic()
         self._plans: dict[str, Plan] = {}
+        self._fitting: dict[str, int] = {}
 
     def run(self) -> None:
         """Work until nothing is left that may be claimed, or until asked to stop.
@@ -88,18 +90,20 @@ class Agent:
     def _plan(self, head: Head) -> Plan:
         """Slots and form of the head's shape: fixed in the registry from its first use on this device.
 
-        Only running out of memory lowers the slots.
+        Only running out of memory lowers the slots: for good for the jobs that it happened to, and for this agent's
+        life for every other of their shape.
         """
         shape = head.job.shape
         if shape not in self._plans:
             device = device_class(self.place.device)
-            slots, form = default_form(head.job.training, device)
+            slots, form = default_form(head.job.training, device, trains=head.job.kind is Kind.TRAIN)
             fixed = self.place.registry.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
             self._plans[shape] = Plan(slots=fixed.slots, form=Form(fixed.form))
         plan = self._plans[shape]
-        return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots))
+        fitting = self._fitting.get(shape, plan.slots)
+        return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots, fitting))
 
     def _work(self, claims: Sequence[Claim], plan: Plan) -> None:
         try:
@@ -116,6 +120,8 @@ class Agent:
         """Hand the jobs back in the class of this error; a full disk pauses their sweeps."""
         failure, registry, agent = failure_class(error), self.place.registry, self.place.agent
         log.info("%d jobs end as %s: %s", len(claims), failure, story(error))
+        if failure is FailureClass.MEMORY:
+            self._fitting[claims[0].job.shape] = max(plan.slots // 2, 1)
         held = registry.fail(agent, claims, failure, story(error), slots=plan.slots)
         if is_disk_full(error):
             # Only for what was still ours: an agent that lost its lease has no say in the sweep any more.
@@ -124,7 +130,10 @@ class Agent:
     def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
         started = time.monotonic()
         trained = train_claims(self.place, claims, plan, self._data(claims[0].job.training.data))
+        ended = time.monotonic()
         kept = self._models.keep(claims, trained.results)
+        saving = trained.saving + time.monotonic() - ended
+        log.info("%.2f s of %.2f s went into checkpoints and models", saving, time.monotonic() - started)
         origin = provenance(self.place, claims, plan, time.monotonic() - started, steps=trained.steps)
         diverged = [bool(result.run["diverged"]) for result in trained.results]
         publish(self.place, claims, result_rows(claims, trained.results, origin), diverged, kept)

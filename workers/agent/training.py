@@ -28,10 +28,14 @@ CHECKPOINT_STEPS = int(os.environ.get("QSWEEP_CHECKPOINT_STEPS", "0"))
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The results of a cohort, in the claims' order, and the steps that this attempt took for them."""
+    """The results of a cohort, in the claims' order, and the steps that this attempt took for them.
+
+    `saving`: seconds that went into checkpoints.
+    """
 
     results: Sequence[Result]
     steps: int
+    saving: float
 
 
 def train_claims(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Images) -> Trained:
@@ -51,7 +55,7 @@ def train_claims(place: Workplace, claims: Sequence[Claim], plan: Plan, images: 
         if pace.due(cohort.position):
             with pace:
                 save(place, claims, cohort)
-    return Trained(results=cohort.results(), steps=cohort.steps - first)
+    return Trained(results=cohort.results(), steps=cohort.steps - first, saving=pace.spent)
 
 
 def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Images) -> Cohort:
@@ -113,6 +117,7 @@ class Pace:
     def __init__(self) -> None:
         self._last = time.monotonic()
         self._interval = CHECKPOINT_EVERY
+        self.spent = 0.0
 
     def due(self, step: int) -> bool:
         if CHECKPOINT_STEPS:
@@ -124,5 +129,6 @@ class Pace:
 
     def __exit__(self, *error: object) -> None:
         now = time.monotonic()
+        self.spent += now - self._last
         self._interval = max(CHECKPOINT_EVERY, (now - self._last) / CHECKPOINT_SHARE)
         self._last = now

@@ -1,0 +1,233 @@
+"""The analysis of one sweep: what is correlated with the gap, how precisions compare, which claims hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from reports.analysis.claims import (
+    GAP_SHRINKS,
+    LOSS_GROWS,
+    STEPS_GROW,
+    Claim,
+    Margins,
+    eight_bits_equal,
+    flatter,
+    trend,
+)
+from reports.analysis.coordinates import hyperparameters, is_ordered, place_in_grid
+from reports.analysis.correlation import (
+    Environment,
+    Granulated,
+    Kendall,
+    Lines,
+    granulate,
+    kendall,
+    lines_of,
+    sign_errors,
+)
+from reports.analysis.measured import Quantity, flatness_quantities, quantities
+from reports.analysis.pairing import METRICS, Bootstrap, Paired, adjust, compare, holm, matched
+from reports.table import PRECISION_ORDER, precision_name
+from sweeps.datasets import DATASETS
+from sweeps.models import MODELS
+from sweeps.quantizers import QUANTIZERS
+from sweeps.settings import names_of
+from sweeps.spec import Spec
+from sweeps.training import Training
+
+GAP = "generalization_gap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Association:
+    """How one measure or hyperparameter goes with the generalization gap.
+
+    `adjusted_p` is τ's p-value after Holm over the group's associations. `weighted` holds the sign-errors on
+    the gap of accuracies with Dziugaite's weights, `environments` the plain ones on the gap of losses.
+    """
+
+    group: str
+    kind: str
+    name: str
+    convention: str
+    kendall: Kendall
+    adjusted_p: float | None
+    by_precision: dict[str, Kendall]
+    granulated: Granulated
+    environments: tuple[Environment, ...]
+    weighted: tuple[Environment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to analyze."""
+
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    margins: Margins = field(default_factory=Margins)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What a sweep's results say so far; `done` of `expected` trainings, `left_out` of which diverged."""
+
+    sweep: str
+    expected: int
+    done: int
+    left_out: int
+    options: Options
+    associations: tuple[Association, ...]
+    comparisons: tuple[tuple[str, Paired], ...]
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Models:
+    """The finite models of one data set and one family of networks, indexed by job."""
+
+    group: str
+    runs: pd.DataFrame
+    grid: pd.DataFrame
+    configuration: pd.Series
+
+    def table(self, metric: str) -> pd.DataFrame:
+        """One row a configuration, one column a bit width."""
+        return matched(self.runs[metric], self.runs["bits"], self.configuration)
+
+
+def analyze(
+    title: str,
+    spec: Spec,
+    runs: pd.DataFrame,
+    measures: pd.DataFrame,
+    layers: pd.DataFrame,
+    options: Options | None = None,
+) -> Analysis:
+    """Analyze the committed rows of `runs`, `measures` and `layers` of the sweep `spec`, in any order."""
+    options = options or Options()
+    known = finite_runs(runs)
+    associations: list[Association] = []
+    comparisons: list[tuple[str, Paired]] = []
+    claims: list[Claim] = []
+    for models in group_models(spec, known):
+        associations += _associate(models, spec, measures)
+        paired = [
+            one
+            for metric, better in METRICS.items()
+            for one in compare(models.table(metric), metric, better, options.bootstrap)
+        ]
+        comparisons += [(models.group, one) for one in adjust(paired)]
+        claims += _judge(models, spec, measures, layers, options)
+    return Analysis(
+        sweep=title,
+        expected=sum(job.measure is None for job in spec.jobs()),
+        done=len(runs),
+        left_out=len(runs) - len(known),
+        options=options,
+        associations=tuple(associations),
+        comparisons=tuple(comparisons),
+        claims=tuple(claims),
+    )
+
+
+def finite_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that every average counts: neither diverged, nor with a value that overflowed."""
+    return runs[~runs["diverged"].astype(bool) & runs[list(METRICS)].notna().all(axis=1)]
+
+
+def group_models(spec: Spec, runs: pd.DataFrame) -> Iterator[Models]:
+    """The models by data set and family of networks, each group sorted by job."""
+    ordered = runs.set_index("job").sort_index()
+    for (data, model), group in ordered.groupby(["data", "model"], sort=True):
+        yield Models(
+            group=f"{DATASETS[str(data)].title} {MODELS[str(model)].title}",
+            runs=group,
+            grid=place_in_grid(group, spec.axes),
+            configuration=_configurations(group),
+        )
+
+
+def _configurations(runs: pd.DataFrame) -> pd.Series:
+    """Every setting but those of the quantizer, as one text a model: equal for models to compare."""
+    quantizer = {"quantizer", "bits"}.union(*(names_of(one) for one in QUANTIZERS.values()))
+    names = [name for name in runs.columns if name in Training.known() - quantizer]
+    texts = [json.dumps([str(value) for value in row]) for row in runs[names].itertuples(index=False, name=None)]
+    return pd.Series(texts, index=runs.index)
+
+
+def _associate(models: Models, spec: Spec, measures: pd.DataFrame) -> list[Association]:
+    names = [name for name in hyperparameters(spec.axes) if models.grid[name].nunique() > 1]
+    found = [("measure", one) for one in quantities(spec, models.runs, measures)]
+    found += [
+        ("hyperparameter", Quantity(name=name, convention="", values=models.grid[name].astype(float)))
+        for name in names
+        if is_ordered(name)
+    ]
+    lines = lines_of(models.grid, names)
+    raw = [_association(kind, one, models, lines) for kind, one in found]
+    adjusted = holm([one.kendall.p_value for one in raw])
+    return [_with_adjusted(one, p_value) for one, p_value in zip(raw, adjusted, strict=True)]
+
+
+def _with_adjusted(association: Association, p_value: float | None) -> Association:
+    return replace(association, adjusted_p=p_value)
+
+
+def _association(kind: str, quantity: Quantity, models: Models, lines: Sequence[Lines]) -> Association:
+    values = quantity.values.reindex(models.runs.index)
+    gap = models.runs[GAP]
+    own = [line for line in lines if kind == "measure" or line.hyperparameter == quantity.name]
+    accuracy_gap = models.runs["train_accuracy"] - models.runs["test_accuracy"]
+    images = DATASETS[str(models.runs["data"].iloc[0])].test_images
+    precisions = models.runs["bits"].map(precision_name)
+    return Association(
+        group=models.group,
+        kind=kind,
+        name=quantity.name,
+        convention=quantity.convention,
+        kendall=kendall(values, gap),
+        adjusted_p=None,
+        by_precision={
+            precision: kendall(values[precisions == precision], gap[precisions == precision])
+            for precision in PRECISION_ORDER
+            if (precisions == precision).any()
+        },
+        granulated=granulate(values, gap, own),
+        environments=tuple(sign_errors(values, gap, own)),
+        weighted=tuple(sign_errors(values, accuracy_gap, own, test_images=images)),
+    )
+
+
+def _judge(models: Models, spec: Spec, measures: pd.DataFrame, layers: pd.DataFrame, options: Options) -> list[Claim]:
+    group, bootstrap = models.group, options.bootstrap
+    gap, loss, steps = models.table(GAP), models.table("train_loss"), _step_sizes(models, layers)
+    flatness = flatness_quantities(spec, measures)
+    return [
+        trend(GAP_SHRINKS, gap, quantity="gap", rises=True, group=group, bootstrap=bootstrap),
+        trend(LOSS_GROWS, loss, quantity="train loss", rises=False, group=group, bootstrap=bootstrap),
+        eight_bits_equal(
+            {metric: models.table(metric) for metric in METRICS},
+            group=group,
+            margins=options.margins,
+            bootstrap=bootstrap,
+        ),
+        flatter(flatness, models.runs["bits"], models.configuration, group=group, bootstrap=bootstrap),
+        trend(STEPS_GROW, steps, quantity="mean log₁₀ s", rises=False, group=group, bootstrap=bootstrap),
+    ]
+
+
+def _step_sizes(models: Models, layers: pd.DataFrame) -> pd.DataFrame:
+    """One row a configuration, one column a bit width: the mean log10 step size of the inner layers.
+
+    The layers at `outer_bits` are as wide in every model, and left out.
+    """
+    bits = models.runs["bits"]
+    rows = layers[layers["job"].isin(bits.index) & layers["step_size"].notna()]
+    last = rows.groupby("job")["index"].transform("max")
+    inner = rows[(rows["index"] > 0) & (rows["index"] < last)]
+    logarithms = inner["step_size"].astype(float).map(math.log10).groupby(inner["job"]).mean()
+    return matched(logarithms.reindex(bits.index), bits, models.configuration)

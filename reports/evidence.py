@@ -1,0 +1,63 @@
+"""Everything that a report or a figure is made from, read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from db.rows import Sweep
+from reports.analysis.analysis import Analysis, Models, Options, analyze, finite_runs, group_models
+from reports.answers import make_tables
+from reports.source import Source
+from reports.table import Table
+from sweeps.spec import Spec
+
+VIEWS = ("jobs", "attempts")
+"""What is read of the registry, at the moment of the results."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """One sweep's rows as frames, and what follows from them."""
+
+    sweep: Sweep
+    spec: Spec
+    jobs: pd.DataFrame
+    attempts: pd.DataFrame
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    layers: pd.DataFrame
+    measures: pd.DataFrame
+    tables: tuple[Table, ...]
+    options: Options
+
+    @property
+    def title(self) -> str:
+        return self.sweep.title
+
+    @cached_property
+    def models(self) -> list[Models]:
+        """The finite models, by data set and family of networks."""
+        return list(group_models(self.spec, finite_runs(self.runs)))
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        return analyze(self.title, self.spec, self.runs, self.measures, self.layers, self.options)
+
+
+def gather(source: Source, options: Options | None = None) -> Evidence:
+    """Read what there is so far."""
+    return Evidence(
+        sweep=source.sweep,
+        spec=source.spec,
+        jobs=source.frame("jobs"),
+        attempts=source.frame("attempts"),
+        runs=source.frame("runs"),
+        epochs=source.frame("epochs", ["job", "epoch", "train_loss", "train_accuracy"]),
+        layers=source.frame("layers", ["job", "layer", "index", "bits", "step_size"]),
+        measures=source.frame("measures").drop(columns=["trace"]),
+        tables=tuple(make_tables(source)),
+        options=options or Options(),
+    )

@@ -1,0 +1,116 @@
+"use strict";
+// Tables that sort and filter, numbers that lead to their jobs, the theme.
+const DATA = JSON.parse(document.getElementById("data").textContent);
+
+const html = (name, attributes, ...children) => {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes || {})) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+};
+
+function cellOf(column, row) {
+  const value = column.values ? column.values[column.codes[row]] : column.numbers[row];
+  return value === null || value === undefined ? null : value;
+}
+
+function describe(row) {
+  const jobs = DATA.jobs.train;
+  const settings = jobs.columns.filter((one) => one.setting).map((one) => `${one.label} ${cellOf(one, row)}`);
+  return `${jobs.ids[row].slice(0, 12)}\n${settings.join(", ")}`;
+}
+
+function members(set) {
+  // [first, length, gap, length, …]: runs of row numbers.
+  const rows = [];
+  let next = 0;
+  for (let index = 0; index < set.length; index += 2) {
+    next += set[index];
+    for (let count = 0; count < set[index + 1]; count += 1) rows.push(next++);
+  }
+  return rows;
+}
+
+function showJobs(title, kind, rows, sortBy) {
+  const jobs = DATA.jobs[kind], dialog = document.getElementById("jobs");
+  const columns = jobs.columns.filter((one) => rows.some((row) => cellOf(one, row) !== null));
+  const head = html("tr", {}, ...["job", ...columns.map((one) => one.label)].map((label, index) => {
+    const numeric = index > 0 && !columns[index - 1].values;
+    return html("th", numeric ? { class: "n", scope: "col" } : { scope: "col" }, html("button", { type: "button" }, label));
+  }));
+  const body = html("tbody", {}, ...rows.map((row) => html("tr", {}, html("td", { class: "id", title: jobs.ids[row] }, jobs.ids[row].slice(0, 12)),
+    ...columns.map((one) => {
+      const value = cellOf(one, row);
+      if (one.values) return html("td", {}, value === null ? "–" : String(value));
+      return html("td", { class: "n", "data-v": value === null ? "" : value }, one.setting ? String(value ?? "–") : number(value, 4));
+    }))));
+  const table = html("table", { class: "sortable" }, html("thead", {}, head), body);
+  const spot = document.getElementById("jobs-body");
+  const count = rows.length === 1 ? "1 job" : `${rows.length} jobs`;
+  document.getElementById("jobs-title").textContent = `${title} — ${count}`;
+  const hint = html("p", { class: "note" }, "A job's whole life: ", html("code", {}, `qsweep show ${jobs.ids[rows[0]].slice(0, 12)}`));
+  spot.replaceChildren(...(rows.length > 8 ? [filterOf(table)] : []), html("div", { class: "scroll" }, table), hint);
+  makeSortable(table);
+  const index = columns.findIndex((one) => one.name === sortBy);
+  if (index >= 0) table.querySelectorAll("thead button")[index + 1].click();
+  if (!dialog.open) dialog.showModal();
+}
+
+function keyOf(cell) {
+  const given = cell.dataset.v;
+  if (given !== undefined) return given === "" ? null : Number(given);
+  const text = cell.textContent.trim();
+  return text === "" || text === "–" ? null : text;
+}
+
+function makeSortable(table) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, index) => head.querySelector("button")?.addEventListener("click", () => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    heads.forEach((one) => one.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const rows = [...table.tBodies[0].rows].map((row) => [keyOf(row.cells[index]), row]);
+    const order = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+    rows.sort(([a], [b]) => a === null || b === null ? (a === null) - (b === null) : (down ? -1 : 1) * order(a, b));
+    table.tBodies[0].append(...rows.map(([, row]) => row));
+  }));
+}
+
+function filterOf(table) {
+  const input = html("input", { type: "search", placeholder: "Filter rows", "aria-label": "Filter rows" });
+  const count = html("span", { role: "status" });
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of table.tBodies[0].rows) {
+      row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+      shown += !row.hidden;
+    }
+    count.textContent = words.length ? `${shown} of ${table.tBodies[0].rows.length} rows` : "";
+  });
+  return html("div", { class: "tools" }, input, count);
+}
+
+function theme() {
+  const root = document.documentElement, button = document.getElementById("theme");
+  const dark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const name = () => { button.textContent = dark() ? "Light" : "Dark"; };
+  button.hidden = false;
+  button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; name(); });
+  name();
+}
+
+document.querySelectorAll("table.sortable").forEach((table) => {
+  makeSortable(table);
+  if (table.tBodies[0].rows.length > 8) table.closest(".scroll").before(filterOf(table));
+});
+document.addEventListener("click", (event) => {
+  const cell = event.target.closest("button.cell");
+  if (cell) showJobs(cell.dataset.title, cell.dataset.kind, members(DATA.sets[cell.dataset.set]), cell.dataset.by);
+});
+document.getElementById("jobs").addEventListener("click", (event) => {
+  if (event.target.id === "jobs" || event.target.id === "jobs-close") document.getElementById("jobs").close();
+});
+document.querySelectorAll("[data-chart]").forEach(setUp);
+theme();
+document.documentElement.dataset.ready = "true";

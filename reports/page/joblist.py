@@ -1,0 +1,159 @@
+"""The jobs that the page carries, so that a number can lead to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from reports.evidence import Evidence
+from sweeps.measures import known_measure_settings
+from sweeps.training import Training
+
+MOST = 20_000
+"""Most jobs of a kind that a page carries; beyond them numbers lead to no list, and the page says so."""
+DIGITS = 6
+RESULTS = {
+    "train": (
+        ("generalization_gap", "gen. gap"),
+        ("train_loss", "train loss"),
+        ("test_loss", "test loss"),
+        ("train_accuracy", "train acc."),
+        ("test_accuracy", "test acc."),
+        ("chosen_epoch", "epoch"),
+        ("weight_norm", "‖w‖₂"),
+        ("seconds", "seconds"),
+    ),
+    "measure": (
+        ("value_init", "init"),
+        ("value_orig", "orig"),
+        ("radius", "radius"),
+        ("flatness", "1/radius²"),
+        ("reached", "displacement"),
+        ("seconds", "seconds"),
+    ),
+}
+"""Results of a job that its list shows, by kind."""
+STATES = ("state", "attempt")
+
+
+@dataclass
+class JobList:
+    """The jobs of the page by kind, and the sets of them that numbers lead to."""
+
+    ids: dict[str, list[str]]
+    content: dict[str, Any]
+    sets: list[list[int]] = field(default_factory=list)
+    _rows: dict[str, dict[str, int]] = field(default_factory=dict)
+    _known: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict)
+
+    def row(self, kind: str, job: str) -> int | None:
+        """The number of a job in the list of its kind; None if the page does not carry it."""
+        if kind not in self._rows:
+            self._rows[kind] = {identity: row for row, identity in enumerate(self.ids[kind])}
+        return self._rows[kind].get(job)
+
+    def kind_of(self, jobs: Sequence[str]) -> str:
+        """The kind of jobs that are all of one kind."""
+        return next((kind for kind in self.ids if jobs and self.row(kind, jobs[0]) is not None), "train")
+
+    def rows(self, kind: str, jobs: Iterable[str]) -> list[int] | None:
+        """The numbers of these jobs; None if the page carries no jobs of that kind."""
+        found = [self.row(kind, job) for job in jobs]
+        return [one for one in found if one is not None] if self.ids[kind] else None
+
+    def add(self, kind: str, jobs: Iterable[str]) -> int | None:
+        """The key of the set of these jobs; None if there is nothing to lead to."""
+        key = (kind, tuple(sorted(jobs)))
+        rows = sorted(self.rows(kind, key[1]) or [])
+        if not rows:
+            return None
+        if key not in self._known:
+            self._known[key] = len(self.sets)
+            self.sets.append(runs_of(rows))
+        return self._known[key]
+
+
+def runs_of(rows: Sequence[int]) -> list[int]:
+    """Ascending numbers as [gap, length, gap, length, …], each gap counted from the end of the run before."""
+    found: list[int] = []
+    following = 0
+    for row in rows:
+        if found and row == following:
+            found[-1] += 1
+        else:
+            found += [row - following, 1]
+        following = row + 1
+    return found
+
+
+def list_jobs(evidence: Evidence) -> JobList:
+    """The sweep's jobs with their settings, states and results, in the order of their registration."""
+    ids: dict[str, list[str]] = {}
+    content: dict[str, Any] = {}
+    for kind, results in (("train", evidence.runs), ("measure", evidence.measures)):
+        jobs = evidence.jobs[evidence.jobs["kind"] == kind].reset_index(drop=True)
+        if len(jobs) > MOST:
+            jobs = jobs.iloc[:0]
+        ids[kind] = jobs["job"].tolist()
+        content[kind] = {"ids": ids[kind], "columns": _columns(kind, jobs, results)}
+    return JobList(ids=ids, content=content)
+
+
+def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
+    columns = [_coded("parent", "model", jobs["parent"].str[:12])] if kind == "measure" and len(jobs) else []
+    columns += [_coded(name, name.replace("_", " "), jobs[name], setting=True) for name in varying(jobs, kind)]
+    columns += [_coded(name, name, jobs[name]) for name in STATES]
+    found = results.set_index("job").reindex(jobs["job"])
+    columns += [_numbers(name, label, found[name]) for name, label in RESULTS[kind]]
+    for flag in ("diverged", "saturated"):
+        if flag in found and found[flag].eq(other=True).any():
+            columns.append(_coded(flag, flag, found[flag].map({True: flag})))
+    return columns
+
+
+def varying(jobs: pd.DataFrame, kind: str) -> list[str]:
+    """The settings in which jobs of a kind differ; of a measure its own ones."""
+    known = known_measure_settings() if kind == "measure" else Training.known()
+    names = [name for name in jobs.columns if name in known]
+    return [name for name in names if jobs[name].map(str).nunique() > 1]
+
+
+def _coded(name: str, label: str, values: pd.Series, *, setting: bool = False) -> dict[str, Any]:
+    """A column of few distinct values: each once, and their numbers."""
+    texts = [_plain(value) for value in values]
+    distinct = sorted({one for one in texts if one is not None}, key=lambda one: (isinstance(one, str), one))
+    codes = {one: code for code, one in enumerate(distinct)}
+    missing = len(distinct)
+    coded = [missing if one is None else codes[one] for one in texts]
+    values_of: list[Any] = [*distinct, None] if missing in coded else list(distinct)
+    return {"name": name, "label": label, "setting": setting, "values": values_of, "codes": coded}
+
+
+def _numbers(name: str, label: str, values: pd.Series) -> dict[str, Any]:
+    return {"name": name, "label": label, "numbers": [rounded(value) for value in values]}
+
+
+def rounded(value: Any) -> float | int | None:
+    """A number as the page carries it: DIGITS significant digits; None where it is missing."""
+    if value is None or pd.isna(value) or not math.isfinite(value):
+        return None
+    short = float(f"{float(value):.{DIGITS}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def _plain(value: Any) -> str | int | float | None:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return rounded(value)
+    return value if isinstance(value, int) else str(value)

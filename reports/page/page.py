@@ -1,0 +1,225 @@
+"""The page as a whole: the same results give the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from reports.analysis.claims import Claim
+from reports.analysis.text import ASSOCIATION_NOTES, claim_note, comparison_notes, p_text, shown, span
+from reports.evidence import Evidence
+from reports.page.charts import make_charts
+from reports.page.joblist import MOST, list_jobs
+from reports.page.tables import (
+    PageCell,
+    PageTable,
+    association_table,
+    attempts_table,
+    comparison_table,
+    paper_tables,
+    provenance_table,
+    trouble_table,
+)
+from reports.series import timeline
+from sweeps.job import Kind
+from sweeps.quantizers import FULL_PRECISION
+
+ASSETS = resources.files("reports.page").joinpath("assets")
+SECTIONS = (
+    ("effects-0", "effects", "Hyperparameters"),
+    ("curves-0", "training", "Training"),
+    ("scatter-0", "measures", "Measures"),
+    ("steps-0", "steps", "Step sizes"),
+)
+"""Sections that are there only with their chart: chart, anchor and name."""
+SCRIPTS = ("charts.js", "page.js")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What the page shows of one data set and one family of networks."""
+
+    name: str
+    comparisons: PageTable
+    associations: PageTable
+
+
+def render_page(evidence: Evidence) -> str:
+    """The report as one HTML document that needs nothing else."""
+    jobs = list_jobs(evidence)
+    charts = make_charts(evidence, jobs)
+    tables = paper_tables(evidence, jobs)
+    attempts, trouble = attempts_table(evidence, jobs), trouble_table(evidence, jobs)
+    style = Markup(_asset("page.css"))
+    script = Markup("\n".join(_asset(name) for name in SCRIPTS))
+    numbers = itertools.count(1)
+    return _template().render(
+        title=evidence.title,
+        heading=evidence.spec.title,
+        lead=_lead(evidence),
+        facts=_facts(evidence),
+        contents=list(_contents(evidence, charts)),
+        claims=_claims(evidence.analysis.claims),
+        claim_note=claim_note(evidence.analysis.options),
+        tables=tables,
+        groups=_groups(evidence),
+        comparison_note=" ".join(comparison_notes(evidence.analysis.options)),
+        association_notes=ASSOCIATION_NOTES,
+        attempts=attempts,
+        trouble=trouble,
+        progress_note=_progress_note(evidence),
+        provenance=provenance_table(evidence),
+        provenance_note=_provenance_note(evidence),
+        specification=json.dumps(json.loads(evidence.sweep.spec), indent=1, ensure_ascii=False),
+        footer=_footer(evidence),
+        jobs_carried=any(jobs.ids.values()),
+        charts=charts,
+        count=lambda: next(numbers),
+        data=_embedded({"charts": charts, "jobs": jobs.content, "sets": jobs.sets}),
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+
+
+def _asset(name: str) -> str:
+    return ASSETS.joinpath(name).read_text(encoding="utf-8")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+    )
+    return environment.from_string(_asset("page.html"))
+
+
+def _hash(text: str) -> str:
+    """What the page's Content-Security-Policy admits: this very text, and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _embedded(content: Any) -> Markup:
+    """JSON that can't end its script element, whatever the names in it."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    escapes: dict[str, str | int | None] = {
+        "<": "\\u003c",
+        ">": "\\u003e",
+        "&": "\\u0026",
+        "\u2028": "\\u2028",
+        "\u2029": "\\u2029",
+    }
+    return Markup(text.translate(str.maketrans(escapes)))
+
+
+def _lead(evidence: Evidence) -> str:
+    widths = sorted({int(bits) for bits in evidence.runs["bits"]}, reverse=True)
+    words = ["full precision" if bits == FULL_PRECISION else f"{bits} bits" for bits in widths]
+    listed = ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "no precision yet"
+    return f"{len(evidence.runs):,} models at {listed}"
+
+
+def _facts(evidence: Evidence) -> list[tuple[str, str]]:
+    expected = sum(job.kind is Kind.TRAIN for job in evidence.spec.jobs())
+    facts = [("Models done", f"{len(evidence.runs):,} of {expected:,}")]
+    measures = sum(job.kind is Kind.MEASURE for job in evidence.spec.jobs())
+    facts += [("Measures done", f"{len(evidence.measures):,} of {measures:,}")] if measures else []
+    states = evidence.jobs["state"].value_counts()
+    facts.append(("Failed", f"{int(states.get('failed', 0)):,}"))
+    facts.append(("Diverged", f"{int(evidence.runs['diverged'].fillna(value=False).sum()):,}"))
+    ended, started = evidence.attempts["ended_at"].max(), evidence.attempts["started_at"].min()
+    if not pd.isna(ended) and not pd.isna(started):
+        facts.append(("From first start to last result", _duration((ended - started).total_seconds())))
+    seconds = float(evidence.runs["seconds"].sum() + evidence.measures["seconds"].sum())
+    facts.append(("Compute", _duration(seconds)))
+    return facts
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "claims", "Claims"
+    yield "tables", "Tables"
+    if evidence.models:
+        yield "precision", "By precision"
+    for chart, anchor, name in SECTIONS:
+        if chart in charts:
+            yield anchor, name
+    yield "progress", "Progress"
+    yield "provenance", "Provenance"
+
+
+def _claims(claims: Sequence[Claim]) -> list[tuple[str, list[tuple[Claim, PageTable]]]]:
+    return [
+        (group, [(claim, _claim_table(claim)) for claim in members])
+        for group, members in itertools.groupby(claims, key=lambda claim: claim.group)
+    ]
+
+
+def _claim_table(claim: Claim) -> PageTable:
+    rows = tuple(
+        (
+            PageCell(text=number.label.replace("_", " ")),
+            PageCell(text=str(number.verdict or "")),
+            PageCell(text=number.note),
+            PageCell(text=shown(number.value), sort=number.value, numeric=True),
+            PageCell(text=span(number.low, number.high), sort=number.low, numeric=True),
+            PageCell(text="" if number.p_value is None else p_text(number.p_value), sort=number.p_value, numeric=True),
+        )
+        for number in claim.numbers
+    )
+    header = (
+        ("Quantity", False),
+        ("Verdict", False),
+        ("Note", False),
+        ("Value", True),
+        ("95% interval", True),
+        ("p", True),
+    )
+    return PageTable(caption=f"{claim.statement}: the numbers.", header=header, rows=rows)
+
+
+def _groups(evidence: Evidence) -> list[Group]:
+    analysis = evidence.analysis
+    return [
+        Group(
+            name=models.group,
+            comparisons=comparison_table([one for group, one in analysis.comparisons if group == models.group]),
+            associations=association_table([one for one in analysis.associations if one.group == models.group]),
+        )
+        for models in evidence.models
+    ]
+
+
+def _progress_note(evidence: Evidence) -> str:
+    found = timeline(evidence.attempts, evidence.jobs.set_index("job")["kind"])
+    if found is None:
+        return ""
+    return f"Jobs done, and how fast, since the first attempt began at {found.start:%Y-%m-%d %H:%M} UTC."
+
+
+def _provenance_note(evidence: Evidence) -> str:
+    return (
+        f"Every number above is computed from the committed rows of {evidence.title}: of each job the one attempt that "
+        f"counts. The same rows give this page again, byte for byte: qsweep report {evidence.title}."
+    )
+
+
+def _footer(evidence: Evidence) -> str:
+    carried = "" if len(evidence.jobs) <= MOST else f" With {len(evidence.jobs):,} jobs, lists of jobs are left out."
+    return f"A report of qsweep. Times are UTC.{carried}"

@@ -1,0 +1,199 @@
+"""What figures and the report draw: small frames computed from a sweep's rows, in any order of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from reports.analysis.analysis import Models
+from reports.analysis.coordinates import hyperparameters
+from sweeps.settings import Setting
+from sweeps.spec import Axis
+
+BAND = (0.1, 0.9)
+"""Quantiles between which a band is drawn."""
+BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of a box: ends of the whiskers, of the box, and the median."""
+NORMAL = 1.96
+BINS = (8, 60)
+"""Fewest and most bins of a throughput; one for about four cohorts."""
+POINTS = 400
+UNITS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0), ("s", 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A distribution in seven numbers. `quantiles` as in BOX."""
+
+    count: int
+    mean: float
+    quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """How many jobs were done when. Times are in `unit`s since the first attempt began, at `start` (UTC).
+
+    `done` is cumulative at `times`; `rates` are jobs a minute in the bins between `edges`. Both by kind of job.
+    """
+
+    start: pd.Timestamp
+    unit: str
+    times: list[float]
+    done: dict[str, list[int]]
+    edges: list[float]
+    rates: dict[str, list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """The mean of a metric at each value of one hyperparameter, at one precision, with its standard error."""
+
+    hyperparameter: str
+    labels: tuple[str, ...]
+    bits: int
+    means: tuple[float | None, ...]
+    errors: tuple[float | None, ...]
+    counts: tuple[int, ...]
+
+
+def box(values: pd.Series) -> Box:
+    """Of the values that are there; at least one is."""
+    known = values.dropna()
+    return Box(
+        count=len(known),
+        mean=float(known.mean()),
+        quantiles=tuple(float(one) for one in known.quantile(list(BOX))),
+    )
+
+
+def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
+    """From the attempts that ended a job (`outcome` is done and nothing superseded them); None without one.
+
+    `kinds` is the kind of each job, by job.
+    """
+    done = attempts[(attempts["outcome"] == "done") & attempts["superseded"].isna()]
+    if done.empty:
+        return None
+    start = attempts["started_at"].min()
+    seconds = (done["ended_at"] - start).dt.total_seconds().to_numpy(dtype=np.float64)
+    longest = max(float(seconds.max()), 1.0)
+    unit, size = next((one for one in UNITS if longest >= 2 * one[1]), UNITS[-1])
+    scaled = np.sort(seconds) / size
+    times = np.unique(np.concatenate([[0.0], scaled]))
+    cohorts = done["started_at"].dt.round("1s").groupby(done["agent"]).nunique().sum()
+    bins = int(np.clip(cohorts // 4, *BINS))
+    edges = np.linspace(0.0, longest / size, bins + 1)
+    if len(times) > POINTS:
+        times = np.linspace(0.0, longest / size, POINTS)
+    kind = done["job"].map(kinds).to_numpy()
+    per_minute = 60.0 / (longest / bins)
+    counts = {name: np.sort(seconds[kind == name]) / size for name in sorted(set(kind), reverse=True)}
+    return Timeline(
+        start=start,
+        unit=unit,
+        times=times.tolist(),
+        done={name: np.searchsorted(one, times * (1 + 1e-12), side="right").tolist() for name, one in counts.items()},
+        edges=edges.tolist(),
+        rates={name: (np.histogram(one, edges)[0] * per_minute).tolist() for name, one in counts.items()},
+    )
+
+
+def curves(epochs: pd.DataFrame, models: Models, metric: str) -> pd.DataFrame:
+    """Quantiles of a metric over the models of a precision at each epoch: `bits`, `epoch`, `low`, `median`, `high`."""
+    rows = epochs[epochs["job"].isin(models.runs.index)]
+    grouped = rows.groupby([rows["job"].map(models.runs["bits"]).rename("bits"), "epoch"], sort=True)[metric]
+    found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
+    found.columns = pd.Index(["low", "median", "high"])
+    return found.reset_index().dropna()
+
+
+def by_bits(rows: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    """The rows of each bit width, the highest first."""
+    widths = sorted({int(bits) for bits in rows["bits"]}, reverse=True)
+    return [(bits, rows[rows["bits"] == bits]) for bits in widths]
+
+
+def effects(models: Models, axes: Sequence[Axis], metric: str) -> list[Effect]:
+    """The effect of each hyperparameter but the bit width on a metric, at each precision."""
+    found = []
+    by_name = {axis.name: axis for axis in axes}
+    for name in hyperparameters(axes):
+        if name == "bits" or models.grid[name].nunique() < 2:
+            continue
+        labels = value_labels(by_name[name])
+        for bits, group in by_bits(models.runs):
+            values = group[metric].groupby(models.grid.loc[group.index, name])
+            means, errors, counts = values.mean(), values.sem(), values.count()
+            found.append(
+                Effect(
+                    hyperparameter=name,
+                    labels=labels,
+                    bits=bits,
+                    means=tuple(_at(means, one) for one in range(len(labels))),
+                    errors=tuple(_at(errors, one) for one in range(len(labels))),
+                    counts=tuple(int(counts.get(one, 0)) for one in range(len(labels))),
+                )
+            )
+    return sorted(found, key=lambda one: (hyperparameters(axes).index(one.hyperparameter), -one.bits))
+
+
+def value_labels(axis: Axis) -> tuple[str, ...]:
+    """What the positions on an axis are called: its values, or ranks where they depend on another setting."""
+    if axis.by is None:
+        return tuple(_text(value) for value in _in_order(axis.values))
+    longest = max(len(set(values)) for _, values in axis.branches)
+    if longest == 3:
+        return ("low", "middle", "high")
+    return tuple(f"{rank + 1} of {longest}" for rank in range(longest))
+
+
+def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
+    """Quantiles of the learned step size of each layer, over the models of a network at a precision.
+
+    Columns `network`, `bits`, `index`, `layer`, `low`, `median`, `high`, `models`. Networks of different shape
+    have different layers, so each stands alone.
+    """
+    rows = layers[layers["job"].isin(models.runs.index) & layers["step_size"].notna()]
+    if rows.empty:
+        return pd.DataFrame(columns=["network", "bits", "index", "layer", "low", "median", "high", "models"])
+    shapes = networks(models)
+    keyed = rows.assign(network=rows["job"].map(shapes), bits=rows["job"].map(models.runs["bits"]))
+    grouped = keyed.groupby(["network", "bits", "index", "layer"], sort=True)["step_size"]
+    found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
+    found.columns = pd.Index(["low", "median", "high"])
+    counted = found.assign(models=grouped.count()).reset_index()
+    sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"[\d.]+", name))))
+    return counted.assign(size=sizes).sort_values(["size", "network", "bits", "index"]).drop(columns=["size"])
+
+
+def networks(models: Models) -> pd.Series:
+    """The network of each model, by job: `NiN (3x10)`."""
+    names = [name for name in ("depth", "width") if name in models.runs and models.runs[name].notna().any()]
+    family = models.group.split(" ", 1)[1]
+    if not names:
+        return pd.Series(family, index=models.runs.index)
+    shapes = models.runs[names].apply(lambda row: "x".join(f"{value:g}" for value in row.dropna()), axis=1)
+    return shapes.map(lambda shape: f"{family} ({shape})" if shape else family)
+
+
+def _in_order(values: Sequence[Setting]) -> list[Setting]:
+    distinct = list(dict.fromkeys(values))
+    if all(isinstance(value, int | float) for value in distinct):
+        return sorted(distinct)
+    return distinct
+
+
+def _text(value: Setting) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _at(values: pd.Series, position: int) -> float | None:
+    value = values.get(position)
+    return None if value is None or not np.isfinite(value) else float(value)

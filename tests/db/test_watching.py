@@ -1,0 +1,49 @@
+"""Looking at a sweep again and again: bounded reads that see what a full read sees."""
+
+from __future__ import annotations
+
+import math
+
+from db.registry import Registry
+from db.rows import Finished, Sweep
+from db.states import State
+from tests.db.conftest import agent_info, claim, trained
+
+
+def test_changes_are_those_of_the_sweep_in_order_and_the_newest_first(registry: Registry, sweep: Sweep) -> None:
+    other = registry.add_sweep(name="other", label="b", spec="{}", size=0)
+    registry.register(sweep.id, trained(3))
+    registry.register(other.id, trained(5)[2:])  # shares the third
+    agent = registry.enlist(agent_info())
+    held = claim(registry, agent)
+    registry.finish(agent, [Finished(job_id=one.job_id, attempt=1, publication="p") for one in held])
+    forward = registry.changes(sweep.id, since=0, limit=100)
+    assert {one.identity for one in forward} == {job.identity for job in trained(3)}
+    assert [one.id for one in forward] == sorted(one.id for one in forward)
+    assert [one.id for one in registry.recent_changes(sweep.id, 100)] == [one.id for one in reversed(forward)]
+    assert registry.changes(sweep.id, since=forward[2].id, limit=2) == forward[3:5]
+    done = [one for one in forward if one.target is State.DONE]
+    assert {one.publication for one in done} == {"p"}
+    assert {one.cohort_key for one in done} == {trained(1)[0].cohort_key}
+
+
+def test_the_work_of_a_sweep_is_the_cost_of_its_jobs_by_state(registry: Registry, sweep: Sweep) -> None:
+    other = registry.add_sweep(name="other", label="b", spec="{}", size=0)
+    registry.register(sweep.id, trained(4))
+    registry.register(other.id, trained(2) + trained(1, depth=2))
+    agent = registry.enlist(agent_info())
+    registry.claim(agent, registry.next_cohort(agent), 1)  # type: ignore[arg-type]
+    for one in (sweep, other):
+        jobs = registry.jobs(one.id)
+        for state, cost in registry.work(one.id).items():
+            assert math.isclose(cost, sum(row.cost for row in jobs if row.state is state))
+
+
+def test_done_jobs_are_paged_in_order(registry: Registry, sweep: Sweep) -> None:
+    registry.register(sweep.id, trained(5))
+    agent = registry.enlist(agent_info())
+    held = claim(registry, agent, 4)
+    registry.finish(agent, [Finished(job_id=one.job_id, attempt=1, publication="p") for one in held])
+    first = registry.done_after(sweep.id, 0, 3)
+    rest = registry.done_after(sweep.id, first[-1].id, 3)
+    assert [one.identity for one in first + rest] == [row.job for row in registry.committed(sweep.id)]
