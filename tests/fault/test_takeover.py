@@ -102,7 +102,9 @@ def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_wher
 
 def test_a_selection_after_an_interrupted_launch_runs_that_selection_alone(tmp_path: Path) -> None:
     small = Small(tmp_path, epochs=100)
-    launch = small.start("launch", "small.toml", "--workers", "1")
+    launch = small.start(
+        "launch", "small.toml", "--workers", "1", "--lease", "6"
+    )  # so that it says more often where it is
     small.agents(1)
     launch.terminate()
     launch.communicate(timeout=120)
