@@ -121,7 +121,7 @@ class Agent:
     def _end(self, claims: Sequence[Claim], plan: Plan, error: Exception) -> None:
         """Hand the jobs back in the class of this error; a full disk pauses their sweeps."""
         failure, registry, agent = failure_class(error), self.place.registry, self.place.agent
-        log.info("%d jobs end as %s", len(claims), failure, exc_info=error)
+        log.info("%d jobs end as %s: %s", len(claims), failure, story(error))
         if failure is FailureClass.MEMORY:
             self._fitting[claims[0].job.shape] = max(plan.slots // 2, 1)
         held = registry.fail(agent, claims, failure, story(error), slots=plan.slots)
