@@ -36,7 +36,10 @@ def ran_cohorts(home: Home) -> list[Ran]:
     with registry:
         for sweep in registry.sweeps():
             committed = registry.committed(sweep.id)
-            publications = {one.job: one.publication for one in committed}
+            # As first published: a compaction moves the rows of many cohorts together.
+            tried = registry.view("attempts", sweep.id, ["job", "attempt", "publication"]).to_pylist()
+            published = {(one["job"], one["attempt"]): one["publication"] for one in tried}
+            publications = {one.job: published[one.job, one.attempt] for one in committed}
             if not publications.keys() - found.keys():
                 continue
             jobs = {row.identity: row.job for row in registry.jobs(sweep.id)}
