@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 OptionalSweepArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]",
+        metavar="NAME",
         help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT. Not needed with --from.",
         autocompletion=complete_launched,
     ),
@@ -132,7 +132,7 @@ def tables(
     ] = False,
     cell: Annotated[
         str | None,
-        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. CIFAR-10/NiN/Int2/test_loss."),
+        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. Digits/NiN/Int2/test_loss."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write them to a file.")] = None,
     bundle: BundleOption = None,

@@ -90,7 +90,7 @@ def gc(
 def compact(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="One launched sweep; all without.", autocompletion=complete_launched),
+        typer.Argument(metavar="NAME", help="One launched sweep; all without.", autocompletion=complete_launched),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
