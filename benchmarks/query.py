@@ -1,4 +1,4 @@
-"""How long a query over 100,000 result rows takes, before and after compaction, beside bare DuckDB and pandas.
+"""How long a query over 100,000 result rows takes, before and after compaction, beside bare DuckDB.
 
     python benchmarks/query.py --home DIR [--jobs 100000]
 
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import sqlalchemy as sa
 
@@ -36,7 +35,7 @@ from sweeps.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "query.json"
 COHORT = 16
-REPEATS = 7
+REPEATS = 3
 SQL = "SELECT bits, avg(generalization_gap) AS gap, count(*) AS models FROM runs GROUP BY bits ORDER BY bits"
 QUERIES = {
     "gap by bits": SQL,
@@ -111,10 +110,6 @@ def measure(home: Home) -> dict[str, float]:
     found["bare DuckDB: gap by bits"] = seconds(
         lambda: duckdb.connect().sql(SQL.replace("runs", f"read_parquet('{pattern}')")).fetchall()
     )
-    started = time.perf_counter()
-    frame = pd.concat(pd.read_parquet(path) for path in (home.results / "runs").glob("*.parquet"))
-    frame.groupby("bits").generalization_gap.mean()
-    found["pandas, file by file, once: gap by bits"] = time.perf_counter() - started
     return found
 
 
