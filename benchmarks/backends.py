@@ -1,7 +1,7 @@
 """What a backend costs: the same sweep with as many agents, from its first claim to its last finish.
 
-Each backend runs the sweep in a home of its own, on this machine. Figures go to `benchmarks/results/backends.json`,
-where they stay until the same backend is run again; ratios are against the local backend's newest figure.
+Each backend runs the sweep in a home of its own, on this machine, one after the other; with `--at-once` all at the same
+time, so that other work on the machine slows them alike. Figures go to `benchmarks/results/backends.json`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,8 +71,6 @@ def run(backend: str, sweep: list[str], workers: int) -> dict[str, Any]:
         "seconds_between_agents": max(one.enlisted_at for one in agents) - min(one.enlisted_at for one in agents),
         "jobs": len({one.job_id for one in attempts}),
         "attempts": len(attempts),
-        "workers": workers,
-        "sweep": sweep,
         "code": code_version(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -80,22 +79,25 @@ def run(backend: str, sweep: list[str], workers: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("backends", nargs="*", default=list(BACKENDS), metavar="BACKEND", help=", ".join(BACKENDS))
-    parser.add_argument("--workers", type=int, default=psutil.cpu_count(logical=False) or 2)
+    parser.add_argument("--workers", type=int, default=psutil.cpu_count(logical=False) or 2, help="agents of each")
+    parser.add_argument("--at-once", action="store_true", help="all backends at the same time")
     parser.add_argument("--sweep", default="digits-grid", help="a sweep, and launch's options that select in it")
     given = parser.parse_args()
     if unknown := set(given.backends) - set(BACKENDS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"machine": "", "runs": {}}
-    for backend in given.backends:
-        known["runs"][backend] = run(backend, shlex.split(given.sweep), given.workers)
-        known["machine"] = f"{psutil.cpu_count()} cores, {platform.machine()}"
-        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
-    local = known["runs"].get("local")
-    for backend, row in known["runs"].items():
-        alike = local is not None and (row["sweep"], row["workers"]) == (local["sweep"], local["workers"])
-        ratio = f"{row['seconds'] / local['seconds']:.3f}" if alike else "no local run to compare with"
-        print(f"{backend:<8}{row['seconds']:>8.1f} s  {row['jobs']} jobs, {row['workers']} agents  {ratio}")
-    if local is not None and local["seconds"] < LEAST:
+    sweep = shlex.split(given.sweep)
+    with ThreadPoolExecutor(len(given.backends) if given.at_once else 1) as pool:
+        rows = dict(
+            zip(given.backends, pool.map(lambda one: run(one, sweep, given.workers), given.backends), strict=True)
+        )
+    machine = f"{psutil.cpu_count()} cores, {platform.machine()}"
+    content = {"machine": machine, "at_once": given.at_once, "workers": given.workers, "sweep": sweep, "runs": rows}
+    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
+    local = rows.get("local")
+    for backend, row in rows.items():
+        ratio = f"{row['seconds'] / local['seconds']:.3f}" if local else "-"
+        print(f"{backend:<8}{row['seconds']:>8.1f} s  {row['jobs']} jobs, {given.workers} agents  {ratio}")
+    if local and local["seconds"] < LEAST:
         print(f"the sweep is too short to tell: the local backend should take {LEAST:g} s")
     return 0
 

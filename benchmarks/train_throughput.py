@@ -1,10 +1,16 @@
 """Training steps per second: plain PyTorch loops against the cohort engine, on the CPU.
 
-    python benchmarks/train_throughput.py [--data FOLDER] [--seconds 10] [--out benchmarks/results]
+    python -m benchmarks.train_throughput [--data FOLDER] [--shape SHAPE]… [--seconds 10] [--out benchmarks/results]
 
 Each contender runs as one single-threaded process per core, all at once, and trains the same NiNs (half of
-them LSQ at 4 bits, half full precision). Prints one Markdown table; the raw figures go to a JSON file.
-CIFAR shapes are left out without `--data`.
+them LSQ at 4 bits, half full precision); the engine's processes get the environment that an agent gets. Prints
+one Markdown table; the raw figures go to a JSON file, in which shapes that were not run now stay. CIFAR shapes are
+left out without `--data`, bf16 where the processor has no instructions for it.
+
+The roofline of a shape is the longer of two times: its operations (multiplications and additions of all
+convolutions, forward and backward; none for the gradient of the images) at the rate of a square matrix
+product, and its bytes (each activation written and read forward; it and its gradient read, and the gradient
+written, backward) at the rate of a copy. Both rates are measured here, on all cores at once.
 """
 
 from __future__ import annotations
@@ -28,12 +34,15 @@ from sweeps.training import Training
 from workers.cohort import Cohort
 from workers.data import Images, load
 from workers.data.batches import moments
+from workers.device import precisions
+from workers.environment import KEEP_MEMORY
 from workers.forms import default_form
 
 CPU = torch.device("cpu")
 SHAPES: dict[str, dict[str, Any]] = {
     "digits 3x10": {"data": "digits", "depth": 3, "width": 10, "channels_per_width": 2, "batch_size": 64},
     "cifar10 2x8": {"data": "cifar10", "depth": 2, "width": 8, "batch_size": 128, "augment": "crop-flip"},
+    "cifar10 3x10": {"data": "cifar10", "depth": 3, "width": 10, "batch_size": 128, "augment": "crop-flip"},
     "cifar10 4x12": {"data": "cifar10", "depth": 4, "width": 12, "batch_size": 128, "augment": "crop-flip"},
 }
 Step = Callable[[], int]
@@ -84,13 +93,15 @@ def plain_model(one: Training) -> nn.Module:
 
 
 def plain_step(one: Training, batches: Iterator[tuple[Tensor, Tensor]], memory_format: torch.memory_format) -> Step:
-    """One step of one model with torch.optim."""
+    """One step of one model with torch.optim, in bf16 by autocast."""
+    reduced = one.recipe.precision == "bf16"
     net = plain_model(one).to(memory_format=memory_format)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def step() -> int:
         images, labels = next(batches)
-        loss = nn.functional.cross_entropy(net(images.to(memory_format=memory_format)), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            loss = nn.functional.cross_entropy(net(images.to(memory_format=memory_format)), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -163,25 +174,24 @@ def cohort_step(trainings: list[Training], images: Images, slots: int) -> Step:
     return step
 
 
-def contender(name: str, shape: str, images: Images, bits: int) -> Step:
+def training_of(shape: str, precision: str, bits: int, seed: int = 0) -> Training:
+    settings = {"model": "nin", "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4}
+    run = {"bits": bits, "epochs": 1000, "seed": seed, "precision": precision}
+    return Training.from_settings({**settings, **SHAPES[shape], **run})
+
+
+def contender(name: str, shape: str, precision: str, images: Images, bits: int) -> Step:
     """A contender's step; `bits` is that of a lone model, and a cohort mixes both."""
-
-    def training(width: int, seed: int = 0) -> Training:
-        settings = {"model": "nin", "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 1e-4}
-        return Training.from_settings({**settings, **SHAPES[shape], "bits": width, "epochs": 1000, "seed": seed})
-
-    one = training(bits)
+    one = training_of(shape, precision, bits)
     if name == "loop with DataLoader":
         return plain_step(one, loader_batches(images, one), torch.contiguous_format)
     if name == "loop in memory":
         return plain_step(one, memory_batches(images, one), torch.contiguous_format)
     if name == "loop in memory, channels last":
         return plain_step(one, memory_batches(images, one), torch.channels_last)
-    if name == "engine, M = 1":
-        return cohort_step([one], images, 1)
-    slots = default_form(one, "cpu")[0]
-    mixed = [training(32 if slot % 2 else 4, slot) for slot in range(slots)] if slots > 1 else [one]
-    return cohort_step(mixed, images, slots)
+    slots = 1 if name == "engine, M = 1" else default_form(one, "cpu")[0]
+    mixed = [training_of(shape, precision, 32 if slot % 2 else 4, slot) for slot in range(slots)]
+    return cohort_step(mixed if slots > 1 else [one], images, slots)
 
 
 CONTENDERS = (
@@ -193,12 +203,14 @@ CONTENDERS = (
 )
 
 
-def measure(name: str, shape: str, folder: Path | None, seconds: float, core: int, start: Any, results: Any) -> None:
+def measure(
+    name: str, shape: str, precision: str, folder: Path | None, seconds: float, core: int, start: Any, results: Any
+) -> None:
     """In a process of its own: warm up, wait for the others, then count steps for `seconds`."""
     torch.set_num_threads(1)
     torch.manual_seed(core)
     images = load(DATASETS[SHAPES[shape]["data"]], folder, download=False)
-    step = contender(name, shape, images, bits=32 if core % 2 else 4)
+    step = contender(name, shape, precision, images, bits=32 if core % 2 else 4)
     for _ in range(3):
         step()
     start.wait()
@@ -210,44 +222,104 @@ def measure(name: str, shape: str, folder: Path | None, seconds: float, core: in
     results.put({"core": core, "steps_per_second": rate, "peak_mib": peak})
 
 
-def run(name: str, shape: str, folder: Path | None, seconds: float, cores: int) -> dict[str, Any]:
-    """One contender on all cores at once."""
+def measure_ceilings(core: int, start: Any, results: Any) -> None:
+    """In a process of its own: operations a second of a square product, and bytes a second of a copy."""
+    torch.set_num_threads(1)
+    side, large = torch.randn(1024, 1024), torch.empty(1 << 26)
+    out, copy = torch.empty_like(side), torch.zeros(1 << 26)
+    torch.mm(side, side, out=out)
+    start.wait()
+    products = _best(lambda: torch.mm(side, side, out=out))
+    copies = _best(lambda: copy.copy_(large))
+    results.put({"core": core, "operations": 2 * 1024**3 / products, "bytes": 2.0 * large.nbytes / copies})
+
+
+def _best(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(12):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def in_processes(cores: int, target: Callable[..., None], *given: Any) -> list[dict[str, Any]]:
+    """What `target(*given, core, start, results)` puts into its results, on all cores at once."""
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(cores), context.Queue()
-    processes = [
-        context.Process(target=measure, args=(name, shape, folder, seconds, core, start, results))
-        for core in range(cores)
-    ]
+    processes = [context.Process(target=target, args=(*given, core, start, results)) for core in range(cores)]
     for process in processes:
         process.start()
     found = [results.get() for _ in processes]
     for process in processes:
         process.join()
+    return found
+
+
+def work_of(one: Training) -> tuple[float, float]:
+    """Operations and bytes of one step of one model, as the roofline counts them."""
+    layers, batch = one.model.layers(one.data), one.recipe.batch_size
+    operations = batch * (3 * sum(layer.operations for layer in layers) - layers[0].operations)
+    activations = batch * sum(layer.outputs * layer.side**2 for layer in layers)
+    return float(operations), float(5 * 4 * activations)
+
+
+def run(name: str, shape: str, precision: str, folder: Path | None, seconds: float, cores: int) -> dict[str, Any]:
+    """One contender on all cores at once."""
+    kept = dict(os.environ)
+    if name.startswith("engine"):
+        os.environ.update(KEEP_MEMORY)
+    try:
+        found = in_processes(cores, measure, name, shape, precision, folder, seconds)
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
+    slots, form = default_form(training_of(shape, precision, 4), "cpu")
+    engine = {"form": form.value, "slots": 1 if "M = 1" in name else slots} if name.startswith("engine") else {}
     return {
         "shape": shape,
+        "precision": precision,
         "contender": name,
+        **engine,
         "steps_per_second": sum(one["steps_per_second"] for one in found),
         "peak_mib": max(one["peak_mib"] for one in found),
         "processes": found,
     }
 
 
+def run_shape(shape: str, folder: Path | None, seconds: float, cores: int) -> list[dict[str, Any]]:
+    """Every contender in every precision of this processor, with its share of the roofline."""
+    ceilings = in_processes(cores, measure_ceilings)
+    rate, bandwidth = (sum(one[what] for one in ceilings) for what in ("operations", "bytes"))
+    operations, moved = work_of(training_of(shape, "fp32", 4))
+    figures = []
+    for precision in precisions(CPU):
+        for name in CONTENDERS:
+            one = run(name, shape, precision, folder, seconds, cores)
+            if precision == "fp32":
+                one["roofline"] = one["steps_per_second"] * max(operations / rate, moved / bandwidth)
+            figures.append(one)
+    figures[0]["ceilings"] = {"operations": rate, "bytes": bandwidth}
+    return figures
+
+
 def table(figures: list[dict[str, Any]]) -> str:
-    """Markdown, with each figure as a multiple of the best plain loop of its shape."""
+    """Markdown, with each figure as a multiple of the best plain fp32 loop of its shape."""
     lines = [
-        "| shape | contender | model-steps/s, all cores | × best plain loop | peak memory a process |",
-        "|---|---|--:|--:|--:|",
+        "| shape | contender | model-steps/s, all cores | × best plain loop | of the roofline | memory a process |",
+        "|---|---|--:|--:|--:|--:|",
     ]
     for one in figures:
         rivals = [
             other["steps_per_second"]
             for other in figures
-            if other["shape"] == one["shape"] and other["contender"].startswith("loop")
+            if other["shape"] == one["shape"] and other["contender"].startswith("loop") and other["precision"] == "fp32"
         ]
-        ratio = f"{one['steps_per_second'] / max(rivals):.2f}" if rivals else "–"
+        how = f", {one['slots']} slots, {one['form']}" if "form" in one else ""
+        roof = f"{one['roofline']:.0%}" if "roofline" in one else "–"
         lines.append(
-            f"| {one['shape']} | {one['contender']} | {one['steps_per_second']:.1f} | {ratio} "
-            f"| {one['peak_mib']:.0f} MiB |"
+            f"| {one['shape']} {one['precision']} | {one['contender']}{how} | {one['steps_per_second']:.1f} "
+            f"| {one['steps_per_second'] / max(rivals):.2f} | {roof} | {one['peak_mib']:.0f} MiB |"
         )
     return "\n".join(lines)
 
@@ -261,11 +333,6 @@ def main() -> None:
     parser.add_argument("--shape", choices=list(SHAPES), action="append")
     given = parser.parse_args()
     shapes = given.shape or [name for name, one in SHAPES.items() if given.data or one["data"] == "digits"]
-    figures = []
-    for shape in shapes:
-        # The largest shape is there for its memory: an agent of a sweep runs it at the planned M.
-        names = CONTENDERS if shape != "cifar10 4x12" else CONTENDERS[-1:]
-        figures += [run(name, shape, given.data, given.seconds, given.cores) for name in names]
     machine = {
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
@@ -273,8 +340,15 @@ def main() -> None:
         "cores": given.cores,
         "seconds": given.seconds,
     }
+    file = given.out / "train_throughput.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    same = all(before.get(name) == value for name, value in machine.items())
+    figures = [one for one in before.get("figures", []) if same and one["shape"] not in shapes]
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "train_throughput.json").write_text(json.dumps({**machine, "figures": figures}, indent=1) + "\n")
+    for shape in shapes:
+        figures += run_shape(shape, given.data, given.seconds, given.cores)
+        figures.sort(key=lambda one: list(SHAPES).index(one["shape"]))
+        file.write_text(json.dumps({**machine, "figures": figures}, indent=1) + "\n")
     print(table(figures))
 
 

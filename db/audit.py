@@ -63,7 +63,7 @@ def _result_problems(home: Home, registry: Registry, sweep_id: int) -> Iterator[
     committed = registry.committed(sweep_id)
     for kind in (one.name for one in KINDS.values() if one.one_row_a_job):
         try:
-            ResultStore(home.results).read(kind, committed, columns=["job"])
+            ResultStore(home.store).read(kind, committed, columns=["job"])
         except DamagedResults as error:
             yield str(error)
     for row in registry.jobs(sweep_id, state=State.DONE):

@@ -43,7 +43,7 @@ class Compacted:
 
 def compact(home: Home, registry: Registry, sweep_ids: Sequence[int]) -> list[Compacted]:
     """Rewrites the small publications of these sweeps' counted results; what became of each kind of job."""
-    store = ResultStore(home.results)
+    store = ResultStore(home.store)
     pointers = _pointers(registry, sweep_ids)
     done = []
     for kind in pc.unique(pointers["kind"]).to_pylist():

@@ -9,6 +9,8 @@ from pathlib import Path
 from sweeps.errors import InputError
 
 VERSION = "1"
+STORE = "RESULTS"
+"""The file of a home that holds the URL of its results, if they lie elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,12 @@ class Home:
     @property
     def results(self) -> Path:
         return self.root / "results"
+
+    @property
+    def store(self) -> Path | str:
+        """Where the results are: the folder of this home, or the URL that its first launch named."""
+        named = self.root / STORE
+        return named.read_text(encoding="utf-8").strip() if named.is_file() else self.results
 
     @property
     def models(self) -> Path:

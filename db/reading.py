@@ -72,19 +72,18 @@ def counts(transaction: Transaction, sweep_id: int, selection: int | None) -> Co
         .where(sweep_jobs.c.sweep_id == sweep_id, sweep_jobs.c.shared == sa.true())
         .group_by(*columns)
     )
-    selected = (
-        sa.select(*columns, count)
-        .join(selections, selections.c.job_id == jobs_table.c.id)
-        .where(selections.c.selection == selection)
-        .group_by(*columns)
-    )
+    statements, away = [at_home, shared], AWAY
+    if selection is not None:
+        chosen = sa.select(selections.c.job_id).where(selections.c.selection == selection)
+        statements = [sa.select(*columns, count).where(jobs_table.c.id.in_(chosen)).group_by(*columns)]
+        away = AWAY.where(jobs_table.c.id.in_(chosen))
     found: dict[str, int] = {}
-    for statement in (at_home, shared) if selection is None else (selected,):
+    for statement in statements:
         for row in transaction.run(statement):
             found[row.state] = found.get(row.state, 0) + row.jobs
             if row.diverged:
                 found["diverged"] = found.get("diverged", 0) + row.jobs
-    return Counts(**found, away=int(transaction.run(AWAY, {"sweep": sweep_id}).scalar_one()))
+    return Counts(**found, away=int(transaction.run(away, {"sweep": sweep_id}).scalar_one()))
 
 
 def _job_row(row: Any) -> JobRow:
@@ -188,6 +187,15 @@ def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
     ]
 
 
+def committed_job(transaction: Transaction, job_id: int) -> list[Committed]:
+    columns = (jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication, jobs_table.c.kind)
+    rows = transaction.run(sa.select(*columns).where(jobs_table.c.id == job_id, jobs_table.c.state == State.DONE.value))
+    return [
+        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=Kind(row.kind))
+        for row in rows
+    ]
+
+
 def newest_event(transaction: Transaction) -> int:
     return int(transaction.run(sa.select(sa.func.coalesce(sa.func.max(events_table.c.id), 0))).scalar_one())
 
@@ -216,4 +224,8 @@ def calibrations_of(transaction: Transaction, shapes: Sequence[str]) -> list[Cal
 def find_calibration(transaction: Transaction, shape: str, device: str, build: str) -> Calibration | None:
     key = {"shape": shape, "device": device, "build": build}
     row = transaction.run(sa.select(calibrations).filter_by(**key)).first()
-    return None if row is None else Calibration(slots=row.slots, form=row.form)
+    return None if row is None else calibration_of(row)
+
+
+def calibration_of(row: sa.Row[Any]) -> Calibration:
+    return Calibration(slots=row.slots, form=row.form, seconds=row.seconds, peak=row.peak)

@@ -321,10 +321,15 @@ class Accepted:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The slots and the form of a shape on one device class and build: fixed once recorded."""
+    """The slots and the form of a shape on one device class and build: fixed once recorded.
+
+    `qsweep calibrate` adds what it measured: seconds of one step of a full cohort, and an agent's peak memory in bytes.
+    """
 
     slots: int
     form: str
+    seconds: float | None = None
+    peak: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +341,8 @@ class CalibrationRow:
     build: str
     slots: int
     form: str
+    seconds: float | None = None
+    peak: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,12 @@ from enum import StrEnum
 from reports.speeds import Ran
 from sweeps.job import Job
 
-GUESSED_CPU = 2e10
-"""Operations a second of one single-threaded agent on a CPU core, where nothing was measured yet."""
-GUESSED_GPU = 2e12
-"""Operations a second of one agent on a GPU, where nothing was measured yet: of the order of the paper's own."""
+CPU_OPERATION = 1 / 8.7e10
+"""Seconds of an operation of large nets on one core, where nothing was measured: the README's NiN 2x8 at CIFAR size."""
+CPU_IMAGE = 2.5e-6
+"""Seconds that an image costs beside its operations: the rest of what the README's NiN 3x10 at digits size takes."""
+GPU_OPERATION = 1 / 4e12
+"""Seconds of an operation on a GPU, where nothing was measured: the paper's own speed on an A100."""
 
 
 NEAR = 10.0
@@ -49,7 +51,7 @@ class Speeds:
     """
 
     def __init__(self, ran: Iterable[Ran], device: str) -> None:
-        self._guess = GUESSED_GPU if device.startswith("cuda") else GUESSED_CPU
+        self._guess = (GPU_OPERATION, 0.0) if device.startswith("cuda") else (CPU_OPERATION, CPU_IMAGE)
         by_key: dict[tuple[str, int], list[float]] = defaultdict(list)
         by_shape: dict[tuple[str, int], list[float]] = defaultdict(list)
         by_work: dict[tuple[str, float], list[float]] = defaultdict(list)
@@ -70,7 +72,8 @@ class Speeds:
             return Estimate(seconds=rate * job.cost, basis=Basis.SHAPE)
         if rate := self._scaled(job):
             return Estimate(seconds=rate * job.cost * slots, basis=Basis.SCALED)
-        return Estimate(seconds=slots * job.cost / self._guess, basis=Basis.GUESS)
+        operation, image = self._guess
+        return Estimate(seconds=slots * job.cost * (operation + image / _work(job)), basis=Basis.GUESS)
 
     def _scaled(self, job: Job) -> float | None:
         """Seconds per operation and slot of the nearest shape, if it is near enough to say anything."""

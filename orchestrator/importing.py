@@ -72,7 +72,7 @@ class _Import:
     ) -> None:
         self.home = home
         self.registry = registry
-        self.results = ResultStore(home.results)
+        self.results = ResultStore(home.store)
         self.folder = folder
         self.manifest = manifest
         self.bundle = bundle
@@ -120,7 +120,7 @@ class _Import:
             row = self.rows.get(one["job"])
             if self._holds(row, one["job"]):
                 fresh.append(one)
-            elif row is not None and row.state is State.DONE and row.publication == publication:
+            elif self._counts(row, one["job"], publication):
                 self.known += 1
             else:
                 self.refused += 1
@@ -163,6 +163,12 @@ class _Import:
             and row.agent_id == self.bundle.id
             and row.attempt == self.claims[job_id].attempt
         )
+
+    def _counts(self, row: JobRow | None, job_id: int, publication: str) -> bool:
+        """Whether this very result counts already, here or copied elsewhere by a compaction."""
+        if row is None or row.state is not State.DONE or row.attempt != self.claims[job_id].attempt:
+            return False
+        return row.publication == publication or publication in self.registry.published()
 
     def _publication(self, record: Record) -> str:
         """A name that the same results always get here."""

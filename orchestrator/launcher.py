@@ -17,6 +17,7 @@ from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
+from orchestrator.store import check_store, name_store
 from orchestrator.watch import Watch
 from sweeps.code import code_version, freeze
 from sweeps.job import Job
@@ -31,6 +32,8 @@ class Execution:
     lease: float
     time_limit: float | None
     detach: bool
+    results: str | None = None
+    """URL of the results, if they shall not lie in the home."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Jo
     machine = probe(home, sorted({job.training.data.name for job in jobs}))
     site = backend.survey(machine, execution.workers)
     check_reach(home, site.hosts)
+    backend.check_home(home)
     return Ground(machine=machine, site=site)
 
 
@@ -62,12 +66,14 @@ def launch(
     home.check()
     known, finished = find_launched(home, selection)
     check_models(home, selection)
+    check_store(home, execution.results)
     if known is not None and finished:
         version, ground = known.code, None
     else:
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
     registry, sweep, words = register(home, selection, code=version)
+    name_store(home, execution.results)
     console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
     with registry:
         if ground is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,28 @@ HOME = ".qsweep"
 
 
 def complete_sweep(incomplete: str) -> list[str]:
-    """Shell completion of a sweep's name."""
+    """Shell completion of a built-in sweep's name."""
     return [name for name in builtin_names() if name.startswith(incomplete)]
+
+
+def complete_launched(context: typer.Context, incomplete: str) -> list[str]:
+    """Shell completion of a launched sweep: the names and variants that the registry has, the newest first."""
+    from db.registry import Registry
+    from sweeps.errors import QsweepError
+
+    given = context.params
+    home = given.get("home") or os.environ.get("QSWEEP_HOME") or HOME
+    url = given.get("registry") or os.environ.get("QSWEEP_REGISTRY")
+    try:
+        registry = Registry.open_if_present(home_of(Path(home), url).registry)
+        if registry is None:
+            return []
+        with registry:
+            sweeps = registry.sweeps()
+    except QsweepError:
+        return []  # a shell in the middle of a line is no place for a message
+    names = dict.fromkeys([*(sweep.name for sweep in sweeps), *(sweep.title for sweep in sweeps)])
+    return [name for name in names if name.startswith(incomplete)]
 
 
 HomeOption = Annotated[
@@ -46,7 +67,7 @@ SweepArgument = Annotated[
     typer.Argument(
         metavar="NAME",
         help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT.",
-        autocompletion=complete_sweep,
+        autocompletion=complete_launched,
     ),
 ]
 SourceArgument = Annotated[
@@ -76,6 +97,37 @@ WorkersOption = Annotated[
         metavar="N",
         help="Number of agents.",
         show_default="one per GPU, else one per core",
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="Head of a running Ray cluster (RAY_ADDRESS).",
+        show_default="a Ray of our own on this machine",
+    ),
+]
+CpusOption = Annotated[
+    float | None,
+    typer.Option("--cpus-per-worker", min=0.01, help="Cores that Ray sets aside for an agent.", show_default="1"),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker",
+        min=0,
+        help="GPUs that Ray sets aside for an agent; a fraction shares one.",
+        show_default="1 where there are GPUs",
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-per-worker",
+        metavar="SIZE",
+        help="Memory that Ray sets aside for an agent, e.g. 4GB.",
+        show_default="not counted",
     ),
 ]
 

@@ -101,7 +101,7 @@ def _cohort(
     members: Sequence[Job], device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
 ) -> CohortPlan:
     job = members[0]
-    slots, form = default_form(job.training, device)
+    slots, form = default_form(job.training, device, trains=job.kind is Kind.TRAIN)
     if recorded is not None:
         slots, form = recorded.slots, Form(recorded.form)
     slots = min(slots, limit or slots)

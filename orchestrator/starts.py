@@ -22,6 +22,8 @@ class Start:
     reference: str
     """What the cluster calls them: the number of a Slurm array, a namespace of Ray."""
     agents: int
+    selection: int | None = None
+    """Which of the sweep's jobs they claim; None is all."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The backend's own options, from which it is made again."""
     at: float = 0.0

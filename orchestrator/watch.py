@@ -43,7 +43,7 @@ class Watch:
         self.backend = backend
         self.fleet = fleet
         self.console = console
-        self.results = ResultStore(home.results)
+        self.results = ResultStore(home.store)
         rows = registry.jobs(sweep.id, selection=fleet.scope.selection)
         self.progress = Progress(jobs={row.identity: row.job for row in rows})
         self._seen: set[tuple[str, int]] = set()
@@ -119,7 +119,7 @@ class Watch:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
         bury_dead(self.registry, self._deaths.is_over)
         others = self.backend.others(self.registry.agents())
-        missing = self.fleet.workers - self.backend.alive() - others
+        missing = self.backend.size(self.fleet) - self.backend.alive() - others
         self._say(self.backend.remarks())
         if missing <= 0 or not self.progress.queued:
             return

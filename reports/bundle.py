@@ -40,6 +40,7 @@ def write_bundle(source: Source, folder: Path) -> dict[str, Any]:
     """Write the sweep to `folder`, complete or not at all; the manifest. Raises InputError if it is there already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("this is there already", place=f"--out {folder}", allowed="name a new or an empty folder")
+    folder = folder.absolute()
     temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)

@@ -40,8 +40,10 @@ def written(table: pa.Table, form: RowFormat, *, width: int | None = None, rows:
     return buffer.getvalue()
 
 
-def listed(table: pa.Table, *, width: int | None = None, rows: int | None = None) -> str:
-    """Aligned text with a header; without bounds every row and column stands in it."""
+def listed(
+    table: pa.Table, *, width: int | None = None, rows: int | None = None, hint: str = "all with --format csv"
+) -> str:
+    """Aligned text with a header; without bounds every row and column stands in it. Else `hint` says how to get all."""
     shown = table if rows is None else table.slice(0, rows)
     columns = _columns(shown, None if width is None else WIDEST)
     if width is not None and _width(columns) > width:
@@ -55,7 +57,7 @@ def listed(table: pa.Table, *, width: int | None = None, rows: int | None = None
     if shown.num_rows < table.num_rows:
         notes.append(f"{shown.num_rows} of {table.num_rows} rows shown")
     text = "\n".join(lines) + "\n"
-    return text + (f"({', '.join(notes)}; all with --format csv)\n" if notes else "")
+    return text + (f"({', '.join(notes)}; {hint})\n" if notes else "")
 
 
 def _columns(table: pa.Table, bound: int | None) -> list[_Column]:

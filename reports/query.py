@@ -62,6 +62,10 @@ def run_query(sql: str, sources: Sequence[Source]) -> Answer:
         table = plain(connection.sql(sql).to_arrow_table())
     except duckdb.Error as error:
         raise _explained(error, sql, views) from None
+    except RuntimeError as error:
+        if "interrupted" not in str(error):
+            raise
+        raise KeyboardInterrupt from None  # what DuckDB makes of Ctrl-C
     finally:
         connection.close()
     return Answer(table=table, notes=tuple(_notes(views)))

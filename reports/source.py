@@ -77,7 +77,7 @@ class RegistrySource(Source):
     def __init__(self, home: Home, registry: Registry, sweep: Sweep, *, together: Sequence[str] = ()) -> None:
         self.sweep = sweep
         self._registry = registry
-        self._store = ResultStore(home.results)
+        self._store = ResultStore(home.store)
         self._together = together
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:

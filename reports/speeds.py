@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,12 +31,15 @@ def ran_cohorts(home: Home) -> list[Ran]:
     registry = Registry.open_if_present(home.registry)
     if registry is None:
         return []
-    store = ResultStore(home.results)
+    store = ResultStore(home.store)
     found: dict[str, Ran] = {}
     with registry:
         for sweep in registry.sweeps():
             committed = registry.committed(sweep.id)
-            publications = {one.job: one.publication for one in committed}
+            # As first published: a compaction moves the rows of many cohorts together.
+            tried = registry.view("attempts", sweep.id, ["job", "attempt", "publication"]).to_pylist()
+            published = {(one["job"], one["attempt"]): one["publication"] for one in tried}
+            publications = {one.job: published[one.job, one.attempt] for one in committed}
             if not publications.keys() - found.keys():
                 continue
             jobs = {row.identity: row.job for row in registry.jobs(sweep.id)}
@@ -54,11 +57,11 @@ def ran_cohorts(home: Home) -> list[Ran]:
     return list(found.values())
 
 
-def _by_publication(rows: pa.Table, publications: dict[str, str]) -> Sequence[dict[str, object]]:
+def _by_publication(rows: pa.Table, publications: dict[str, str]) -> list[dict[str, Any]]:
     """A cohort finishes as one publication; each of its rows has its share of the seconds."""
     names = pa.array([publications[job] for job in rows["job"].to_pylist()], pa.string())
     rows = rows.filter(pc.is_valid(rows["seconds"])) if rows["seconds"].null_count else rows
     table = rows.append_column("publication", names)
     wanted = [("job", "first"), ("job", "count"), ("device", "first"), ("slots", "first"), ("seconds", "sum")]
-    grouped: list[dict[str, object]] = table.group_by("publication", use_threads=False).aggregate(wanted).to_pylist()
+    grouped: list[dict[str, Any]] = table.group_by("publication", use_threads=False).aggregate(wanted).to_pylist()
     return grouped

@@ -14,6 +14,7 @@ from workers.data.batches import Batches
 from workers.data.images import Images
 from workers.device import set_precision
 from workers.forms import Form
+from workers.graphs import Step, StepGraphs
 from workers.models import NETWORKS
 from workers.models.arithmetic import innermost
 from workers.models.forming import arithmetic_of
@@ -21,10 +22,12 @@ from workers.models.network import leaf_tensors, slope_views, stage_tensors, tra
 from workers.models.statistics import RunningStatistics
 from workers.optimizers import CohortOptimizer
 from workers.quantizers.deployment import Deployment
-from workers.results import Result, Trained, describe, initial_row
+from workers.results import Result, Trained, describe, epoch_rows, initial_row
 
 __all__ = ["Cohort", "Result"]
 
+HISTORY = ("losses", "hits", "val_losses", "val_accuracies")
+"""The rows that hold one value an epoch; the last two only where images are held out."""
 EVALUATION_BATCH = 256
 """Images of one pass in evaluation mode: part of the numerics, so it is no setting."""
 
@@ -75,6 +78,10 @@ class Cohort:
         self._statistics = RunningStatistics(self.layout, self._rows["statistics"])
         self._slopes = torch.zeros_like(parameters)
         self._slope_views = slope_views(self.layout, self._slopes)
+        self._number = torch.zeros((), dtype=torch.float64, device=device)
+        self._run_step: Step = self._descend
+        if device.type == "cuda":
+            self._run_step = StepGraphs(self._descend, list(self._rows.values()))
         self._ahead: dict[int, Mapping[str, Any]] = {}
         self._position = 0
         self._open_epoch: int | None = None
@@ -90,6 +97,10 @@ class Cohort:
     def epoch(self) -> int:
         """Epochs completed."""
         return self.position // self._steps_per_epoch
+
+    @property
+    def between_epochs(self) -> bool:
+        return self.position % self._steps_per_epoch == 0
 
     @property
     def finished(self) -> bool:
@@ -127,13 +138,22 @@ class Cohort:
             self._batches.open(epoch)
             self._optimizer.open(epoch)
             self._open_epoch = epoch
-        losses, hits = self._descend(*self._batches.batch(number))
+        self._number.fill_(self._position + 1)
+        losses, hits = self._run_step(*self._batches.batch(number))
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
         self._position += 1
         if number == self._steps_per_epoch - 1:
             self._close(epoch)
         self._admit()
+
+    def history(self, member: int) -> list[dict[str, Any]]:
+        """The member's finished epochs, as rows of `epochs`."""
+        rows = self._ahead.get(member)
+        if rows is None:
+            slot = self._slot_of[member]
+            rows = {name: self._rows[name][slot].cpu() for name in HISTORY if name in self._rows}
+        return epoch_rows(self._members[member], rows, self.position_of(member) // self._steps_per_epoch)
 
     def results(self) -> list[Result]:
         """What each training found, in the members' order: the chosen epoch's model, fully evaluated."""
@@ -142,8 +162,8 @@ class Cohort:
         self._admit()
         set_precision("fp32")
         rows = self._rows
-        passes = []
-        for images, labels in (self._batches.train, self._batches.test):
+        passes: list[Tensor] = []
+        for images, labels in filter(None, (self._batches.train, self._batches.test, self._batches.val)):
             passes += [one.cpu() for one in self._evaluate("best_", images, labels)]
         kept = {name: row.cpu() for name, row in rows.items()}
         found = []
@@ -168,7 +188,7 @@ class Cohort:
             torch._foreach_copy_(self._slope_views, slopes)
             self._slopes[:, self.layout.biases] = 0.0
             self._deployment.differentiate(roundings, self._slopes)
-            self._optimizer.step(parameters, self._slopes, rows["first"], rows["second"], self._position + 1)
+            self._optimizer.step(parameters, self._slopes, rows["first"], rows["second"], self._number)
             self._deployment.restrain(parameters)
             return losses.detach().double(), (logits.argmax(1) == labels).sum(1)
 
@@ -176,6 +196,10 @@ class Cohort:
         """End an epoch: its mean training loss, and the copy of the best model so far."""
         rows = self._rows
         rows["losses"][:, epoch] /= self._steps_per_epoch
+        if self._batches.val is not None:
+            val_loss, val_accuracy = self._evaluate("", *self._batches.val)
+            rows["val_losses"][:, epoch] = val_loss
+            rows["val_accuracies"][:, epoch] = val_accuracy
         loss = rows["losses"][:, epoch]
         if self._recipe.select_by == "evaluated":
             loss = self._evaluate("", *self._batches.train)[0]
@@ -234,6 +258,9 @@ class Cohort:
             "losses": torch.zeros(slots, epochs, dtype=torch.float64),
             "hits": torch.zeros(slots, epochs, dtype=torch.int64),
         }
+        if self._batches.val is not None:
+            rows["val_losses"] = torch.zeros(slots, epochs, dtype=torch.float64)
+            rows["val_accuracies"] = torch.zeros(slots, epochs, dtype=torch.float64)
         return {name: row.to(self._device) for name, row in rows.items()}
 
 

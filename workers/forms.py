@@ -38,11 +38,24 @@ def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
     return tuple(Form)
 
 
-def default_form(training: Training, device_class: str) -> tuple[int, Form]:
-    """Slots and form for a training on a class of devices, before any calibration there."""
+def default_form(training: Training, device_class: str, *, trains: bool = True) -> tuple[int, Form]:
+    """Slots and form for a training on a class of devices, before any calibration there; measured only on CPUs.
+
+    Measures of trained models (not `trains`) have one form, in single precision.
+    """
     reduced = training.recipe.precision == "bf16"
+    if not trains:
+        return default_slots(training, device_class), Form.GATHER
+    slots = default_slots(training, device_class)
     if device_class.startswith("cuda"):
-        return GPU_SLOTS, Form.LOOP if reduced else Form.GATHER
-    if training.data.size**2 <= SMALL_IMAGE:
-        return CPU_SLOTS, Form.GROUPED if reduced else Form.GATHER
-    return 1, Form.LOOP if reduced else Form.BLOCKS
+        return slots, Form.LOOP if reduced else Form.GATHER
+    if slots > 1:
+        return slots, Form.GROUPED if reduced else Form.GATHER
+    return slots, Form.LOOP if reduced else Form.BLOCKS
+
+
+def default_slots(training: Training, device_class: str) -> int:
+    """How many models are trained side by side where nothing was calibrated."""
+    if device_class.startswith("cuda"):
+        return GPU_SLOTS
+    return CPU_SLOTS if training.data.size**2 <= SMALL_IMAGE else 1

@@ -1,8 +1,9 @@
 """The optimizers' steps over the rows of several models, under their names in `sweeps.optimizers`.
 
 Each works on the `parameters` and `slopes` (m, P) of the m models that use it, with two rows of state a
-model, and follows PyTorch's update; `rate` (m, 1) is the current learning rate and `number` counts the steps
-from 1. Columns are float64 where PyTorch computes on Python numbers, and rounded once.
+model, and follows PyTorch's update; `rate` (m, 1) is the current learning rate and `number` counts the steps from
+1, a float64 scalar: what changes from step to step is on the device. Columns are float64 where PyTorch computes
+on Python numbers, and rounded once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Stepper(Protocol):
     """One optimizer's update; leaves NaN and its cause in the model where they arise."""
 
     def step(
-        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: int
+        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: Tensor
     ) -> None: ...
 
 
@@ -33,7 +34,7 @@ class SgdSteps:
         self._momentum = _column([one.momentum for one in settings], device).to(dtype)
 
     def step(
-        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: int
+        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: Tensor
     ) -> None:
         first.mul_(self._momentum).add_(slopes)
         parameters.sub_(first * rate.to(first.dtype))
@@ -50,7 +51,7 @@ class AdamSteps:
         self._epsilon = _column([one.epsilon for one in settings], device).to(dtype)
 
     def step(
-        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: int
+        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: Tensor
     ) -> None:
         size = (rate / (1 - self._beta1**number)).to(first.dtype)
         spread = (1 - self._beta2**number).sqrt_().to(first.dtype)
@@ -69,7 +70,7 @@ class RmsPropSteps:
         self._epsilon = _column([one.epsilon for one in settings], device).to(dtype)
 
     def step(
-        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: int
+        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: Tensor
     ) -> None:
         second.mul_(self._keep).add_(slopes.square().mul_(self._take))
         divisor = second.sqrt().add_(self._epsilon)
@@ -104,9 +105,9 @@ class CohortOptimizer:
     def open(self, epoch: int) -> None:
         """Set the learning rates of an epoch (from 0)."""
         rates = [rate_at(one.recipe, one.optimizer.learning_rate, epoch) for one in self._trainings]
-        self._rates = _column(rates, self._device)
+        self._rates.copy_(torch.tensor(rates, dtype=torch.float64)[:, None])
 
-    def step(self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, number: int) -> None:
+    def step(self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
         """One step of every model; `slopes` is used up."""
         count, start = len(self._trainings), self._steps_start
         decayed = slopes[:count]

@@ -103,7 +103,7 @@ stop() {
 }
 
 case $command in
-up) configure "${3:-$(nproc)}" && start ;;
+up) configure "${3:-$(getconf _NPROCESSORS_ONLN)}" && start ;;
 down) stop ;;
 *) usage ;;
 esac

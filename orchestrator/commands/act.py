@@ -10,6 +10,7 @@ import typer
 from db.states import FailureClass, State
 from orchestrator.commands.look import opened
 from orchestrator.options import DEFAULT_HOME, HomeOption, RegistryOption, SweepArgument, WhereOption, home_of
+from sweeps.errors import QsweepError
 
 
 class Ended(StrEnum):
@@ -51,7 +52,10 @@ def cancel(name: SweepArgument, home: HomeOption = DEFAULT_HOME, registry: Regis
         sweep = found.find_sweep(name)
         count = found.cancel(sweep.id)
     for backend, starts in by_backend(recorded(place, sweep.id)).items():
-        backend_class(BackendName(backend)).withdraw(starts)
+        try:
+            backend_class(BackendName(backend)).withdraw(starts)
+        except QsweepError as error:  # the sweep is cancelled all the same: its agents will find nothing
+            typer.echo(f"note: agents may still wait in a queue: {error}", err=True)
     typer.echo(f"{sweep.title}: {count} jobs cancelled")
 
 

@@ -17,7 +17,7 @@ from orchestrator.options import (
     HomeOption,
     JsonOption,
     RegistryOption,
-    complete_sweep,
+    complete_launched,
     home_of,
     size_text,
 )
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 OptionalSweepArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]",
+        metavar="NAME",
         help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT. Not needed with --from.",
-        autocompletion=complete_sweep,
+        autocompletion=complete_launched,
     ),
 ]
 SHOWN_ROWS = 100
@@ -62,7 +62,7 @@ def query(
     form: Annotated[RowFormat, typer.Option("--format", help="How to write the answer.")] = RowFormat.TABLE,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it to a file.")] = None,
     sweep: Annotated[
-        str | None, typer.Option("--sweep", metavar="NAME", help="Only this sweep.", autocompletion=complete_sweep)
+        str | None, typer.Option("--sweep", metavar="NAME", help="Only this sweep.", autocompletion=complete_launched)
     ] = None,
     tables: Annotated[bool, typer.Option("--tables", help="List the views that SQL may name.")] = False,
     schema: Annotated[
@@ -133,7 +133,7 @@ def tables(
     ] = False,
     cell: Annotated[
         str | None,
-        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. CIFAR-10/NiN/Int2/test_loss."),
+        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. Digits/NiN/Int2/test_loss."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write them to a file.")] = None,
     bundle: BundleOption = None,

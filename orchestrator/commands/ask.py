@@ -1,9 +1,9 @@
-"""What is asked: `sweeps` and `plan`."""
+"""What is asked: `sweeps`, `plan` and `calibrate`."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +22,13 @@ from orchestrator.options import (
     home_of,
 )
 
+if TYPE_CHECKING:
+    from orchestrator.calibrating import Trial
+
 
 def add_to(app: typer.Typer) -> None:
     app.command("sweeps", epilog="Example: qsweep sweeps digits-grid")(sweeps)
+    app.command("calibrate", epilog="Example: qsweep calibrate cifar10-grid --where 'bits == 2'")(calibrate)
     app.command("plan", epilog="Example: qsweep plan cifar10-grid --where 'bits == 2' --workers 4")(plan)
 
 
@@ -85,3 +89,60 @@ def plan(
         typer.echo(f"{cohort.key:<42}{counted}  {cohort.form}, {cohort.basis.value}")
     for line in ahead.summary():
         typer.echo(line)
+
+
+def calibrate(
+    source: SourceArgument,
+    changes: SetOption = None,
+    where: WhereOption = None,
+    workers: WorkersOption = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Time of each measurement.")] = 3.0,
+    again: Annotated[bool, typer.Option("--again", help="Measure, and replace, what is recorded already.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure on this machine which form and how many models side by side train a sweep's shapes fastest.
+
+    The choice is recorded for this kind of device and build of torch, and every later training of such a
+    shape here follows it. A shape that is recorded already is left as it is.
+    """
+    from dataclasses import asdict
+
+    from db.registry import Registry
+    from orchestrator.calibrating import calibrate as measure
+    from orchestrator.calibrating import training_shapes
+    from orchestrator.machine import probe
+    from orchestrator.selection import read_selection
+
+    jobs = read_selection(source, changes=changes or (), where=where).chosen
+    place = home_of(home, registry, data)
+    place.check()
+    machine = probe(place, sorted({job.training.data.name for job in jobs}))
+
+    def tell(trial: Trial) -> None:
+        typer.echo(_trial_text(trial), err=True)
+
+    shapes = training_shapes(jobs)
+    typer.echo(f"{len(shapes)} shapes on {machine.device}, torch {machine.torch}", err=True)
+    with Registry.open(place.registry, create=True) as opened:
+        choices = measure(
+            place, opened, machine, jobs, agents=workers or machine.agents, seconds=seconds, again=again, tell=tell
+        )
+        for choice in choices:
+            if as_json:
+                typer.echo(json.dumps(asdict(choice)))
+                continue
+            recorded = choice.recorded
+            how = "as recorded before" if choice.kept else "the fastest here"
+            typer.echo(f"{choice.shape:<50} {recorded.form}, {recorded.slots} slots: {how}")
+
+
+def _trial_text(trial: Trial) -> str:
+    from orchestrator.options import size_text
+
+    what = f"  {trial.form:<8} {trial.slots:>3} slots"
+    if not trial.rate:
+        return f"{what}  does not fit into memory"
+    return f"{what}  {trial.rate:>9.1f} model-steps/s  {size_text(trial.peak)} an agent"

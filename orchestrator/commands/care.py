@@ -17,7 +17,7 @@ from orchestrator.options import (
     HomeOption,
     JsonOption,
     RegistryOption,
-    complete_sweep,
+    complete_launched,
     home_of,
     size_text,
 )
@@ -90,7 +90,7 @@ def gc(
 def compact(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="One launched sweep; all without.", autocompletion=complete_sweep),
+        typer.Argument(metavar="NAME", help="One launched sweep; all without.", autocompletion=complete_launched),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,

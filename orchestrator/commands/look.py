@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import AgentState, State
+from db.states import AgentState, FailureClass, State
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
@@ -20,12 +22,15 @@ from orchestrator.options import (
     RegistryOption,
     SweepArgument,
     WhereOption,
+    complete_launched,
     home_of,
 )
 
 if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
+    from db.rows import JobRow
+    from sweeps.job import Job
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
@@ -51,7 +56,9 @@ def opened(home: Home) -> Iterator[Registry]:
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One sweep; all without.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One sweep; all without.", autocompletion=complete_launched)
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
@@ -183,12 +190,38 @@ def jobs(
         ]
         typer.echo(json.dumps(listed))
         return
-    varying = _varying([job.settings() for job in members])
-    for job in chosen:
-        settings = job.settings()
-        shown = " ".join(f"{key}={settings[key]}" for key in varying if key in settings)
-        typer.echo(f"{job.identity[:12]}  {rows[job.identity].state.value:<10} {shown}")
+    typer.echo(_job_table(chosen, rows, _varying([job.settings() for job in members])), nl=False)
     typer.echo(f"{len(chosen)} of {len(rows)} jobs of {sweep.title}", err=True)
+
+
+def _job_table(jobs: list[Job], rows: dict[str, JobRow], varying: list[str]) -> str:
+    """One line a job: its state, the class of its failure if any has one, and the settings in which jobs differ."""
+    import pyarrow as pa
+
+    from reports.listing import listed
+
+    stored = [rows[job.identity] for job in jobs]
+    columns: dict[str, list[Any]] = {
+        "job": [row.identity[:12] for row in stored],
+        "state": [_state_text(row) for row in stored],
+    }
+    if any(row.failure_class for row in stored):
+        columns["failure"] = [row.failure_class and row.failure_class.value for row in stored]
+    settings = [job.settings() for job in jobs]
+    columns |= {name: [_short(one.get(name)) for one in settings] for name in varying}
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return listed(pa.table(columns), width=width, hint="all with --json")
+
+
+def _short(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _state_text(row: JobRow) -> str:
+    """A job's state, and how far it got if a tuning scheduler ended it."""
+    if row.state is State.CANCELLED and row.failure_class is FailureClass.STOPPED:
+        return f"cancelled (stopped at epoch {row.epoch})"
+    return row.state.value
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:
@@ -215,7 +248,7 @@ def show(
         }
         typer.echo(json.dumps(content, default=str))
         return
-    typer.echo(f"job       {row.identity}\nstate     {row.state.value}, attempt {row.attempt}")
+    typer.echo(f"job       {row.identity}\nstate     {_state_text(row)}, attempt {row.attempt}")
     for key, value in row.job.settings().items():
         typer.echo(f"  {key:<20}{value}")
     for one in attempts:

@@ -163,3 +163,12 @@ def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(made: Made, point:
             path.unlink()
     assert answers(made) == before
     assert {path.stem for path in made.home.results.rglob("*.parquet")} >= {kept}
+
+
+def test_the_speeds_of_cohorts_are_known_after_it_as_before(made: Made) -> None:
+    from reports.speeds import ran_cohorts
+
+    before = {(one.job.identity, one.members, one.slots, one.seconds) for one in ran_cohorts(made.home)}
+    assert len(before) == 6
+    merge(made)
+    assert {(one.job.identity, one.members, one.slots, one.seconds) for one in ran_cohorts(made.home)} == before

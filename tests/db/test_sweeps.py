@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from db.registry import Registry
-from db.rows import Finished, Registered, Scope, Sweep
+from db.rows import Calibration, Finished, Registered, Scope, Sweep
 from db.states import TRANSITIONS, FailureClass, SweepState
 from sweeps.errors import InputError
 from sweeps.job import Job, Kind
@@ -256,6 +256,21 @@ def test_a_calibration_is_fixed_by_the_first_who_makes_it(registry: Registry) ->
     assert registry.calibration(**key, slots=16, form="loop").slots == 16
     assert registry.calibration(**key, slots=4, form="grouped") == registry.find_calibration(**key)
     assert registry.calibration(**key, slots=4, form="grouped").form == "loop"
+
+
+def test_a_calibration_is_measured_again_only_while_nothing_runs(registry: Registry, sweep: Sweep) -> None:
+    key = {"shape": "k", "device": "cpu", "build": "1"}
+    measured = Calibration(slots=4, form="blocks", seconds=0.5, peak=10**9)
+    registry.calibration(**key, slots=16, form="loop")
+    assert registry.recalibrate(**key, found=measured) == measured
+    assert registry.find_calibration(**key) == measured
+    assert registry.calibration(**key, slots=16, form="loop") == measured
+    assert registry.calibrations_of(["k"])[0].peak == 10**9
+    registry.register(sweep.id, trained(1))
+    claim(registry, registry.enlist(agent_info()))
+    with pytest.raises(InputError, match="jobs are running"):
+        registry.recalibrate(**key, found=Calibration(slots=1, form="loop"))
+    assert registry.find_calibration(**key) == measured
 
 
 def test_a_job_is_named_by_any_unambiguous_prefix(registry: Registry, sweep: Sweep) -> None:

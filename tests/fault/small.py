@@ -64,7 +64,7 @@ class Small:
         (row,) = self.status()["sweeps"]
         return dict(row)
 
-    def agents(self, least: int, seconds: float = 120) -> list[dict[str, Any]]:
+    def agents(self, least: int, seconds: float = 300) -> list[dict[str, Any]]:
         """The agents alive, as soon as there are so many and one of them trains."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

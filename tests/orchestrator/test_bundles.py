@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -104,7 +103,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 
 def wait_for(path: Path, lines: int) -> None:
     """Until a ledger has so many lines."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if path.exists() and path.read_bytes().count(b"\n") >= lines:
             return
@@ -140,8 +139,8 @@ def test_a_bundle_killed_twice_brings_home_the_same_bits_as_agents_here(
     agents = psutil.Process(first.pid).children()
     agents[0].kill()
     wait_for(tmp_path / "far" / "checkpoints.jsonl", 48)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.kill()
+    first.communicate()
     half = qsweep("import", str(tmp_path / "far"))
     assert half.returncode == 0, half.stderr
     assert "16 still away" in half.stdout
@@ -294,7 +293,7 @@ def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
     refused("gone", lambda one: any_of(one, "models/*/*").unlink(), "is not here")
     refused("model", lambda one: any_of(one, "models/*/*").write_bytes(b""), "truncated or was altered")
     refused("ledger", lambda one: replace(one / "ledger.jsonl", "false", "true"), "was altered")
-    refused("jobs", lambda one: replace(one / "bundle.json", '"bits": 8', '"bits": 2'), "was altered")
+    refused("jobs", lambda one: replace(one / "bundle.json", '"bits": 8', '"bits": 2'), "not what its identity says")
     refused("empty", lambda one: (one / "bundle.json").unlink(), "this is no bundle")
     os.truncate(tmp_path / "results.zip", 3000)
     cut = qsweep("import", str(tmp_path / "results.zip"))

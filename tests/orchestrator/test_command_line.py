@@ -15,9 +15,11 @@ from tests.conftest import Qsweep
 COMMANDS = [
     "sweeps",
     "plan",
+    "calibrate",
     "launch",
     "resume",
     "worker",
+    "tune",
     "status",
     "jobs",
     "show",

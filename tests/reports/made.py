@@ -15,7 +15,7 @@ import pandas as pd
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
-from db.rows import Claim, Finished, Sweep
+from db.rows import Claim, Finished, Scope, Sweep
 from reports.source import RegistrySource
 from sweeps.files import read_sweep
 from sweeps.job import Kind
@@ -83,8 +83,8 @@ def work(made: Made, *, cohorts: int | None = None, seed: int = 0, diverged: Seq
         agent = registry.enlist(agent_info())
         number = 0
         while cohorts is None or number < cohorts:
-            head = registry.next_cohort(agent, made.sweep.id)
-            claims = [] if head is None else registry.claim(agent, head, 4, made.sweep.id)
+            head = registry.next_cohort(agent, Scope(sweep=made.sweep.id))
+            claims = [] if head is None else registry.claim(agent, head, 4, Scope(sweep=made.sweep.id))
             if not claims:
                 break
             publication = f"{agent:06d}-{number:012x}"

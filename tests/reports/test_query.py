@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from reports.listing import listed, written
 from reports.query import describe_columns, describe_views, run_query
 from reports.source import RegistrySource
 from sweeps.errors import InputError
-from tests.conftest import Qsweep
+from tests.conftest import QSWEEP, Qsweep, environment
 from tests.db.conftest import empty_sqlite, postgres, url  # noqa: F401
 from tests.reports.made import SWEEP, Made, home_at, launch, sources, work
 
@@ -339,3 +342,17 @@ def test_python_gets_data_frames(made: Made) -> None:
     assert gaps.gap.mean() == pytest.approx(made.frame().groupby("bits").generalization_gap.mean().mean())
     with pytest.raises(InputError, match="did you mean 'epochs'"):
         api.results("made", "epoch", home=made.home.root)
+
+
+@pytest.mark.slow
+def test_a_query_that_takes_too_long_can_be_interrupted(home: Path, tmp_path: Path) -> None:
+    launch(home_at(home.parent))
+    endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"
+    process = subprocess.Popen(
+        [QSWEEP, "query", endless], env=environment(home), stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said

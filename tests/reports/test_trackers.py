@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def test_tensorboard_reads_curves_metrics_and_parameters(made: Made, tmp_path: P
         assert parameters["optimizer"].string_value == run.parameters["optimizer"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of its use of SQLAlchemy
 def test_mlflow_finds_one_run_a_job(made: Made, tmp_path: Path) -> None:
     needs("mlflow")
     runs = exported(made, Tracker.MLFLOW, tmp_path / "out")
@@ -86,8 +88,6 @@ print(json.dumps([[one.data.tags["qsweep.job"], one.data.params["bits"], one.dat
     one.info.status] for one in found]))
 """
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    import json
-
     found = {job: rest for job, *rest in json.loads(answer.stdout.splitlines()[-1])}
     assert len(found) == 8
     for run in runs:

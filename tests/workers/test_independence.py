@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,8 +38,19 @@ def assert_same_bits(one: Result, other: Result) -> None:
         assert torch.equal(tensor, other.model[name]), name
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("depth", "width", "batch_size"), [(2, 8, 64), (3, 9, 97), (4, 12, 64)])
+@pytest.mark.parametrize(
+    ("form", "depth", "width", "batch_size"),
+    [
+        (Form.GATHER, 2, 8, 64),
+        (Form.GATHER, 3, 9, 97),
+        (Form.GATHER, 4, 12, 64),
+        (Form.BLOCKS, 3, 9, 97),
+        (Form.BLOCKS, 1, 20, 150),
+        (Form.LOOP, 3, 9, 97),
+        (Form.GROUPED, 3, 9, 97),
+        (Form.GROUPED, 2, 12, 64),
+    ],
+)
 def test_neighbours_and_slots_change_no_bit(
     digits: Images, form: Form, depth: int, width: int, batch_size: int
 ) -> None:
@@ -91,13 +103,16 @@ def test_a_neighbour_of_nan_changes_no_bit_and_is_called_diverged(digits: Images
     assert [row["train_loss"] for row in results[2].epochs] == [None, None]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("select_by", ["running", "evaluated"])
-@pytest.mark.parametrize("stop", [1, 7, 10, 13, 20])
+@pytest.mark.parametrize(
+    ("form", "select_by", "stop"),
+    [
+        *((Form.GATHER, select_by, stop) for select_by in ("running", "evaluated") for stop in (1, 7, 10, 13, 20)),
+        *((form, "running", 13) for form in FORMS if form is not Form.GATHER),
+    ],
+)
 def test_resume_continues_bit_for_bit_from_any_step(
     digits: Images, form: Form, select_by: str, stop: int, tmp_path: Path
 ) -> None:
-
     trainings = [one for one in mixture(select_by=select_by, depth=2) if one.bits in (32, 2)]
     whole = finish(cohort_of(trainings, digits, form))
     first = cohort_of(trainings, digits, form)
@@ -113,7 +128,7 @@ def test_resume_continues_bit_for_bit_from_any_step(
         assert_same_bits(one, other)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [Form.GATHER, Form.BLOCKS])
 def test_members_at_different_steps_meet_and_end_as_if_never_stopped(digits: Images, form: Form) -> None:
     trainings = [one for one in mixture(depth=2) if one.bits in (32, 4)]
     whole = finish(cohort_of(trainings, digits, form))
@@ -134,7 +149,7 @@ def test_members_at_different_steps_meet_and_end_as_if_never_stopped(digits: Ima
         assert_same_bits(whole[places[member]], result)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [Form.GATHER])
 def test_a_finished_cohort_restored_whole_gives_its_results_again(digits: Images, form: Form) -> None:
     trainings = [training(bits=4), training(optimizer="rmsprop")]
     first = cohort_of(trainings, digits, form)
@@ -144,4 +159,31 @@ def test_a_finished_cohort_restored_whole_gives_its_results_again(digits: Images
         again.restore(member, first.state(member))
     assert again.finished
     for one, other in zip(results, again.results(), strict=True):
+        assert_same_bits(one, other)
+
+
+RESNETS: dict[str, Any] = {"model": "resnet", "batch_size": 300, "epochs": 1, "milestones": []}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_neighbours_slots_and_an_interruption_change_no_bit_of_a_resnet(
+    digits: Images, form: Form, tmp_path: Path
+) -> None:
+    trainings = [
+        training(bits=32, **RESNETS),
+        training(bits=4, optimizer="adam", **RESNETS),
+        training(bits=2, optimizer="rmsprop", **RESNETS),
+    ]
+    whole = finish(cohort_of(trainings, digits, form))
+    assert_same_bits(whole[1], finish(cohort_of([trainings[1]], digits, form))[0])
+    first = cohort_of(trainings[::-1], digits, form)
+    for _ in range(3):
+        first.step()
+    second = cohort_of(trainings, digits, form)
+    for member in range(len(trainings)):
+        path = tmp_path / f"{member}.pt"
+        checksum = checkpoints.save(path, first.state(len(trainings) - 1 - member))
+        second.restore(member, checkpoints.load(path, checksum))
+    for one, other in zip(whole, finish(second), strict=True):
         assert_same_bits(one, other)

@@ -22,6 +22,7 @@ from workers.measures import BOUNDS, draws, measure_models
 from workers.measures.accuracy import Examinees
 from workers.measures.ascent import Ascent
 from workers.measures.bisection import Bisection, Candidate
+from workers.measures.inference import InTurn, SideBySide
 from workers.measures.perturbation import Climb, Noise, ball_limits, project, start
 from workers.measures.point import Point, make_point, round_weights
 from workers.measures.search import run_searches
@@ -322,3 +323,19 @@ def test_hits_are_the_same_for_any_number_of_models_in_one_pass(
     together = examinees.hits(rows, statistics)
     alone = torch.cat([examinees.hits(rows[one : one + 1], statistics[one : one + 1]) for one in range(4)])
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("settings", [{"depth": 2, "width": 5}, {"model": "resnet", "depth": 50, "width": 2}])
+def test_models_judged_in_turn_hit_what_they_hit_side_by_side(digits: Images, settings: dict[str, Any]) -> None:
+    one = training(**settings)
+    network = NETWORKS[one.model.name](one.model, one.data)
+    layout = network.layout
+    torch.manual_seed(2)
+    rows = torch.stack([layout.initial_parameters(seed).double() for seed in range(3)])
+    rows += 0.1 * torch.randn_like(rows)
+    statistics = layout.initial_statistics().double().repeat(3, 1)
+    statistics += 0.1 * torch.rand_like(statistics)
+    pixels, labels = standardized(digits, torch.arange(0, 1442, 4))
+    found = InTurn(network, pixels, labels).hits(rows, statistics)
+    assert torch.equal(found, SideBySide(network, pixels, labels).hits(rows, statistics))
+    assert len(set(found.tolist())) > 1

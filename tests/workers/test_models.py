@@ -15,7 +15,8 @@ from sweeps.quantizers import QUANTIZERS
 from tests.workers.plain import PLAIN, ConvNorm, PlainNin, PlainResNet, named
 from tests.workers.trainings import training
 from workers.models import NETWORKS
-from workers.models.graph import pooled, pooled_side
+from workers.models.arithmetic import pooled
+from workers.models.graph import pooled_side
 from workers.models.layout import Layout
 from workers.models.window import Window
 from workers.optimizers import STEPPERS

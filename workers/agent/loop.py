@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from db.errors import RegistryUnavailable
 from db.rows import EVERYTHING, Claim, Head, Scope
+from db.states import FailureClass
 from sweeps.datasets import DataSet
 from sweeps.faults import point
 from sweeps.job import Kind
@@ -21,6 +23,7 @@ from workers.agent.publishing import provenance, publish
 from workers.agent.rows import measure_rows, result_rows
 from workers.agent.training import train_claims
 from workers.agent.workplace import Plan, Workplace
+from workers.cohort import Cohort
 from workers.data import Images, load, load_staged
 from workers.device import build, device_class, precisions
 from workers.forms import Form, default_form
@@ -45,6 +48,7 @@ class Agent:
         self._images: dict[str, Images] = {}
         self._worked = time.monotonic()
         self._plans: dict[str, Plan] = {}
+        self._fitting: dict[str, int] = {}
 
     def run(self) -> None:
         """Work until nothing is left that may be claimed, or until asked to stop.
@@ -88,18 +92,20 @@ class Agent:
     def _plan(self, head: Head) -> Plan:
         """Slots and form of the head's shape: fixed in the registry from its first use on this device.
 
-        Only running out of memory lowers the slots.
+        Only running out of memory lowers the slots: for good for the jobs that it happened to, and for this agent's
+        life for every other of their shape.
         """
         shape = head.job.shape
         if shape not in self._plans:
             device = device_class(self.place.device)
-            slots, form = default_form(head.job.training, device)
+            slots, form = default_form(head.job.training, device, trains=head.job.kind is Kind.TRAIN)
             fixed = self.place.registry.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
             self._plans[shape] = Plan(slots=fixed.slots, form=Form(fixed.form))
         plan = self._plans[shape]
-        return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots))
+        fitting = self._fitting.get(shape, plan.slots)
+        return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots, fitting))
 
     def _work(self, claims: Sequence[Claim], plan: Plan) -> None:
         try:
@@ -115,7 +121,9 @@ class Agent:
     def _end(self, claims: Sequence[Claim], plan: Plan, error: Exception) -> None:
         """Hand the jobs back in the class of this error; a full disk pauses their sweeps."""
         failure, registry, agent = failure_class(error), self.place.registry, self.place.agent
-        log.info("%d jobs end as %s", len(claims), failure, exc_info=error)
+        log.info("%d jobs end as %s: %s", len(claims), failure, story(error))
+        if failure is FailureClass.MEMORY:
+            self._fitting[claims[0].job.shape] = max(plan.slots // 2, 1)
         held = registry.fail(agent, claims, failure, story(error), slots=plan.slots)
         if is_disk_full(error):
             # Only for what was still ours: an agent that lost its lease has no say in the sweep any more.
@@ -123,12 +131,19 @@ class Agent:
 
     def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
         started = time.monotonic()
-        trained = train_claims(self.place, claims, plan, self._data(claims[0].job.training.data))
+        images = self._data(claims[0].job.training.data)
+        trained = train_claims(self.place, claims, plan, images, on_epoch=partial(self._close_epoch, claims))
+        ended = time.monotonic()
         kept = self._models.keep(claims, trained.results)
+        saving = trained.saving + time.monotonic() - ended
+        log.info("%.2f s of %.2f s went into checkpoints and models", saving, time.monotonic() - started)
         origin = provenance(self.place, claims, plan, time.monotonic() - started, steps=trained.steps)
         diverged = [bool(result.run["diverged"]) for result in trained.results]
         publish(self.place, claims, result_rows(claims, trained.results, origin), diverged, kept)
         self._trained = tuple(claim.job_id for claim in claims)
+
+    def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
+        """An epoch of these jobs has ended. May raise StoppedEarly."""
 
     def _measure(self, claims: Sequence[Claim], plan: Plan) -> None:
         place, started = self.place, time.monotonic()
@@ -147,10 +162,8 @@ class Agent:
 
     def _data(self, data: DataSet) -> Images:
         if data.name not in self._images:
-            near = data_folder(self.place.home.data, os.environ)
-            self._images[data.name] = (
-                load(data, self.place.home.data, download=False)
-                if near is None
-                else load_staged(data, self.place.home.data, near)
-            )
+            shared = self.place.home.data
+            near = data_folder(shared, os.environ)
+            found = load(data, shared, download=False) if near is None else load_staged(data, shared, near)
+            self._images[data.name] = found
         return self._images[data.name]

@@ -54,7 +54,7 @@ def publish(
         )
         for claim, lost, model in zip(claims, diverged, kept, strict=True)
     ]
-    results = ResultStore(place.home.results)
+    results = ResultStore(place.home.store)
     for kind, some in rows.items():
         results.write(kind, publication, some)
     place.check_lease()

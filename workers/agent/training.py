@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from db.rows import Checkpoint, Claim
 from sweeps.faults import point
 from workers import checkpoints
-from workers.agent.endings import Stopped
+from workers.agent.endings import Stopped, StoppedEarly
 from workers.agent.workplace import Plan, Workplace
 from workers.cohort import Cohort, Result
 from workers.data import Images
@@ -28,14 +28,28 @@ CHECKPOINT_STEPS = int(os.environ.get("QSWEEP_CHECKPOINT_STEPS", "0"))
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The results of a cohort, in the claims' order, and the steps that this attempt took for them."""
+    """The results of a cohort, in the claims' order, and the steps that this attempt took for them.
+
+    `saving`: seconds that went into checkpoints.
+    """
 
     results: Sequence[Result]
     steps: int
+    saving: float
 
 
-def train_claims(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Images) -> Trained:
-    """Train to the end. Raises Stopped (with a checkpoint written), TooLong or LeaseGone."""
+def train_claims(
+    place: Workplace,
+    claims: Sequence[Claim],
+    plan: Plan,
+    images: Images,
+    *,
+    on_epoch: Callable[[Cohort], None] = lambda _: None,
+) -> Trained:
+    """Train to the end. Raises Stopped or StoppedEarly (with a checkpoint written), TooLong or LeaseGone.
+
+    `on_epoch` is called after each epoch of the whole cohort, and may raise StoppedEarly.
+    """
     started = time.monotonic()
     cohort = _cohort(place, claims, plan, images)
     first, pace = cohort.position, Pace()
@@ -44,14 +58,18 @@ def train_claims(place: Workplace, claims: Sequence[Claim], plan: Plan, images: 
         cohort.step()
         point("step", cohort.active)
         place.report(claims, cohort.position, cohort.steps)
-        if place.is_to_stop(claims):
+        try:
+            if cohort.between_epochs:
+                on_epoch(cohort)
+            place.check_stop(claims)
+        except (Stopped, StoppedEarly):
             save(place, claims, cohort)
-            raise Stopped
+            raise
         place.check_time(started, cohort.position, cohort.steps)
         if pace.due(cohort.position):
             with pace:
                 save(place, claims, cohort)
-    return Trained(results=cohort.results(), steps=cohort.steps - first)
+    return Trained(results=cohort.results(), steps=cohort.steps - first, saving=pace.spent)
 
 
 def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Images) -> Cohort:
@@ -113,6 +131,7 @@ class Pace:
     def __init__(self) -> None:
         self._last = time.monotonic()
         self._interval = CHECKPOINT_EVERY
+        self.spent = 0.0
 
     def due(self, step: int) -> bool:
         if CHECKPOINT_STEPS:
@@ -124,5 +143,6 @@ class Pace:
 
     def __exit__(self, *error: object) -> None:
         now = time.monotonic()
+        self.spent += now - self._last
         self._interval = max(CHECKPOINT_EVERY, (now - self._last) / CHECKPOINT_SHARE)
         self._last = now

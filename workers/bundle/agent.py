@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from db.errors import LeaseLost
 from db.home import Home
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
@@ -76,11 +77,11 @@ def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: f
     heart.start()
     try:
         Agent(place).run()
-    except LeaseGone:
+    except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
     finally:
         heart.stop()
-    return 0
+    return Exit.LEFT
 
 
 if __name__ == "__main__":

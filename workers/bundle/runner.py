@@ -91,7 +91,7 @@ class Runner:
             signal.signal(number, self._interrupt)
         pace = Pace(self.desk)
         try:
-            while self._open() or self._members:
+            while self._members or (self._open() and not self._stopping):
                 self._bury_dead()
                 if self._stopping:
                     self._end_all()  # one may have been started since

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.measures.accuracy import largest_activation
 from workers.measures.point import Point, clamp_steps, round_weights
+from workers.models.graph import largest_activation
 from workers.models.layout import Layout
 from workers.models.network import leaf_tensors, stage_tensors
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,9 +16,13 @@ from workers.models.window import Window
 
 @dataclass(frozen=True, kw_only=True)
 class Planes:
-    """Each part (B, m·C, side, side) holds m models side by side; one part alone may be the images of all."""
+    """Each part (B, m·C, side, side) holds m models side by side; one part alone may be the images of all.
+
+    `channels` are those of one model, without what they are filled up with.
+    """
 
     parts: list[Tensor]
+    channels: int
     shared: bool = False
 
 
@@ -32,19 +36,19 @@ class Convolved:
 
     def __init__(self, *, grouped: bool, dtype: torch.dtype, multiple: int = 1) -> None:
         self._grouped, self._dtype, self._multiple = grouped, dtype, multiple
-        self._models = 1
 
     def enter(self, images: Tensor) -> Planes:
-        return Planes(parts=[images.to(self._dtype, memory_format=torch.channels_last)], shared=True)
+        part = images.to(self._dtype, memory_format=torch.channels_last)
+        return Planes(parts=[part], channels=part.shape[1], shared=True)
 
     def pool(self, signal: Planes, pool: Pool) -> Planes:
-        return Planes(parts=[pool_planes(part, pool) for part in signal.parts], shared=signal.shared)
+        return replace(signal, parts=[pool_planes(part, pool) for part in signal.parts])
 
     def stage(
         self, signal: Planes, window: Window, tensors: StageTensors, residual: Planes | None
     ) -> tuple[Planes, Moments | None]:
-        self._models = len(tensors.weight)
-        runs = [slice(0, self._models)] if self._grouped else [slice(one, one + 1) for one in range(self._models)]
+        models, channels = tensors.weight.shape[:2]
+        runs = [slice(0, models)] if self._grouped else [slice(one, one + 1) for one in range(models)]
         outputs, means, variances = [], [], []
         for number, run in enumerate(runs):
             part = signal.parts[0 if signal.shared else number]
@@ -57,12 +61,13 @@ class Convolved:
                 output = output + residual.parts[number]
             outputs.append(output.relu() if window.layer.relu else output)
         moments = (torch.cat(means), torch.cat(variances)) if means else None
-        return Planes(parts=outputs), moments
+        return Planes(parts=outputs, channels=channels), moments
 
     def leave(self, signal: Planes) -> Tensor:
         wide = torch.float64 if self._dtype == torch.float64 else torch.float32
-        logits = torch.cat([part.to(wide).mean((2, 3)) for part in signal.parts], 1)
-        return logits.view(len(logits), self._models, -1).permute(1, 2, 0)
+        width = signal.channels + -signal.channels % self._multiple
+        logits = [part.to(wide).mean((2, 3)).view(len(part), -1, width) for part in signal.parts]
+        return torch.cat(logits, 1)[:, :, : signal.channels].permute(1, 2, 0)
 
     def _convolve(self, part: Tensor, window: Window, tensors: StageTensors, run: slice, *, shared: bool) -> Tensor:
         layer, weight = window.layer, tensors.weight[run]

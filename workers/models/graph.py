@@ -69,9 +69,10 @@ class ConvNetwork:
         images: Tensor,
         stages: Sequence[Stage],
         step: Callable[[Tensor, Window, Stage, Tensor | None], Tensor],
+        pool: Callable[[Tensor, Pool], Tensor] = pooled,
     ) -> Tensor:
-        """Every stage in turn, each computed by `step`, and the mean over the remaining pixels."""
-        return self._follow(images, stages, step, pooled).mean((2, 3))
+        """Every stage in turn, each computed by `step`, and the mean over the remaining pixels (dimensions 2, 3)."""
+        return self._follow(images, stages, step, pool).mean((2, 3))
 
     def _follow(
         self,
@@ -115,3 +116,8 @@ def make_nodes(layers: Sequence[ConvLayer], size: int) -> tuple[Node, ...]:
 def pooled_side(side: int, pool: Pool | None) -> int:
     """Height and width after the pooling."""
     return side if pool is None else (side + 2 * pool.padding - pool.kernel) // pool.stride + 1
+
+
+def largest_activation(layers: Sequence[ConvLayer]) -> int:
+    """Numbers in the largest activation of one image."""
+    return max(layer.outputs * layer.side**2 for layer in layers)

@@ -36,6 +36,7 @@ class SlurmBackend(Backend):
         self._request = request
         self._fleet: Fleet | None = None
         self._arrays: list[str] = []
+        self._stopped: set[str] = set()
         self._seen: list[queue.Element] = []
         self._looked = -GLANCE
         self._trouble = ""
@@ -59,21 +60,24 @@ class SlurmBackend(Backend):
     def adopt(self, fleet: Fleet) -> None:
         self._fleet = fleet
         assert fleet.scope.sweep is not None, "a fleet on Slurm works for one sweep"
-        self._arrays = [one.reference for one in recorded(fleet.home, fleet.scope.sweep) if one.backend == self.name]
+        self._arrays = [
+            one.reference
+            for one in recorded(fleet.home, fleet.scope.sweep)
+            if one.backend == self.name and one.selection in (None, fleet.scope.selection)
+        ]
 
     def start(self, count: int) -> None:
-        most = commands.largest_array()
-        while count > 0:
-            size = min(count, most)
-            try:
+        try:
+            most = commands.largest_array()
+            while count > 0:
+                size = min(count, most)
                 self._submit(size)
-            except QsweepError as error:
-                if self.alive() == 0:
-                    raise
-                self._trouble = f"{count} more agents could not be submitted: {error}"
-                return
-            count -= size
-        self._trouble = ""
+                count -= size
+            self._trouble = ""
+        except QsweepError as error:
+            if self.alive() == 0:
+                raise
+            self._trouble = f"{count} more agents could not be submitted: {error}"
 
     def _submit(self, size: int) -> None:
         """Submit one array of that size, and record it."""
@@ -106,6 +110,7 @@ class SlurmBackend(Backend):
             sweep=fleet.scope.sweep,
             reference=array,
             agents=size,
+            selection=fleet.scope.selection,
             options=dict(self._request.options),
         )
         record(fleet.home, start)
@@ -152,14 +157,23 @@ class SlurmBackend(Backend):
 
     def stop(self) -> None:
         """scancel sends SIGTERM, upon which an agent hands over; those that wait are gone at once."""
-        open_ones = {element.array for element in self._look() if not element.over}
-        if open_ones:
-            commands.run("scancel", *sorted(open_ones))
+        asked = {element.array for element in self._look() if not element.over} - self._stopped
+        if asked and self._tell("scancel", *sorted(asked)):
+            self._stopped |= asked
 
     def kill(self) -> None:
         if self._arrays:
-            commands.run("scancel", "--full", "--signal=KILL", *self._arrays)
-            commands.run("scancel", *self._arrays)
+            self._tell("scancel", "--full", "--signal=KILL", *self._arrays)
+            self._tell("scancel", *self._arrays)
+
+    def _tell(self, *command: str) -> bool:
+        """Whether Slurm could be told: a launcher that ends has to end without it, too."""
+        try:
+            commands.run(*command)
+        except commands.SlurmUnavailable as error:
+            self._trouble = str(error)
+            return False
+        return True
 
     @classmethod
     def describe(cls, home: Home, starts: Sequence[Start]) -> list[str]:

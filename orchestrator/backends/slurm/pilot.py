@@ -23,7 +23,6 @@ from db.registry import Registry
 from db.rows import Scope
 from db.urls import parse_url, shown
 from orchestrator.backends.slurm import commands
-from orchestrator.starts import recorded
 from orchestrator.supervisor import supervise
 from sweeps.errors import InputError, QsweepError
 from workers.agent.exits import Exit
@@ -41,17 +40,22 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 @dataclass(frozen=True, kw_only=True)
 class Pilot:
-    """One agent in one allocation. The registry's URL, which may hold a password, comes through the environment."""
+    """One agent in one allocation. The registry's URL, which may hold a password, comes through the environment.
+
+    An array may wait in the queue for days, and qsweep be upgraded meanwhile: a field that is added here needs a
+    default, which stands in for what an older pickle does not have.
+    """
 
     home: str
     data: str
     registry: str
     """The registry's URL without its secrets, to see that the environment came along."""
     scope: Scope
+    """What to work for: a sweep, or a selection of its jobs."""
     code: str
     lease: float
-    time_limit: float | None
-    handover: float | None
+    time_limit: float | None = None
+    handover: float | None = None
     """Seconds before the allocation's end; None is HANDOVER."""
 
     def __call__(self, number: int) -> None:
@@ -117,7 +121,11 @@ class Flight:
 
     def _set_alarm(self) -> None:
         """Have this process get SIGUSR1 in time before the end of the allocation."""
-        left = commands.seconds(commands.ask("squeue", "--noheader", f"--jobs={self._job}", "--format=%L"))
+        try:
+            left = commands.seconds(commands.ask("squeue", "--noheader", f"--jobs={self._job}", "--format=%L"))
+        except commands.SlurmUnavailable as error:
+            log.warning("the end of the allocation is unknown: %s", error)
+            return
         if left is None:
             return
         before = min(HANDOVER, left / 4) if self._pilot.handover is None else self._pilot.handover
@@ -133,7 +141,8 @@ class Flight:
             log.info("handed over on %s; nothing is left to do", names)
             return
         state = commands.run("squeue", "--noheader", f"--jobs={self._job}", "--format=%T").stdout.strip()
-        if signal.SIGUSR1 not in self._heard and state != "RUNNING":
+        warned = signal.SIGUSR1 in self._heard and not state  # Slurm itself says nothing just now
+        if state != "RUNNING" and not warned:
             log.info("handed over on %s; the job is %s", names, state or "gone")
             return
         answer = commands.run("scontrol", "requeue", self._job)
@@ -142,13 +151,12 @@ class Flight:
         log.info("handed over on %s, and requeued", names)
 
     def _nothing_left(self) -> None:
-        """The sweep is done: what still waits in the queue would find nothing either."""
+        """Everything is done: the elements of this array that still wait in the queue would find nothing either."""
         remaining = self._registry_says(lambda registry: registry.remaining(self._pilot.scope))
         log.info("nothing is left that this agent can do")
-        if remaining.nothing:
-            assert self._pilot.scope.sweep is not None
-            arrays = [one.reference for one in recorded(self._home, self._pilot.scope.sweep) if one.backend == "slurm"]
-            commands.run("scancel", "--state=PENDING", *arrays)
+        array = os.environ.get("SLURM_ARRAY_JOB_ID")
+        if remaining.nothing and array is not None:
+            commands.run("scancel", "--state=PENDING", array)
 
     def _registry_says(self, question: Callable[[Registry], Answer]) -> Answer:
         with Registry.open(self._home.registry) as registry:

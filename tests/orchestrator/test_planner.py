@@ -1,0 +1,121 @@
+"""What a plan says, and what it rests on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.rows import Calibration
+from orchestrator.estimates import Basis, Speeds
+from orchestrator.planner import make_plan
+from reports.speeds import Ran
+from sweeps.job import Job
+from sweeps.training import Training
+from tests.conftest import Qsweep
+
+CPU = "cpu x86_64 AVX2"
+SETTINGS: dict[str, Any] = {
+    "data": "digits", "model": "nin", "width": 8, "depth": 2, "channels_per_width": 2, "optimizer": "sgd",
+    "learning_rate": 0.1, "weight_decay": 0.0, "bits": 4, "epochs": 4, "batch_size": 64,
+}  # fmt: skip
+
+
+def jobs(count: int, **changes: Any) -> list[Job]:
+    return [Job(training=Training.from_settings(SETTINGS | changes | {"seed": seed})) for seed in range(count)]
+
+
+def ran(seconds: float, slots: int = 12, device: str = CPU, **changes: Any) -> Ran:
+    return Ran(job=jobs(1, **changes)[0], members=slots, device=device, slots=slots, seconds=seconds)
+
+
+def plan(given: list[Job], seen: list[Ran], workers: int = 2, **options: Any) -> Any:
+    return make_plan(given, workers=workers, device=CPU, keep="none", speeds=Speeds(seen, CPU), **options)
+
+
+def test_a_cohort_takes_what_the_same_cohort_took() -> None:
+    made = plan(jobs(30), [ran(7.0), ran(9.0), ran(8.0)])
+    (cohort,) = made.cohorts
+    assert (cohort.cohorts, cohort.seconds, cohort.basis) == (3, 8.0, Basis.MEASURED)
+    assert made.seconds == 16.0
+    assert made.idle == pytest.approx(1 / 4)
+    assert made.basis == {"measured here": 1.0}
+
+
+def test_more_epochs_of_one_shape_take_longer_by_their_work() -> None:
+    (cohort,) = plan(jobs(12, epochs=40), [ran(8.0)]).cohorts
+    assert cohort.basis is Basis.SHAPE
+    expected = 8.0 * jobs(1, epochs=40)[0].cost / jobs(1)[0].cost
+    assert cohort.seconds == pytest.approx(expected)
+    assert 9 < cohort.seconds / 8.0 < 10.1
+
+
+def test_another_shape_is_scaled_by_its_operations_from_the_nearest_one() -> None:
+    seen = [ran(8.0), ran(100.0, width=20)]
+    (cohort,) = plan(jobs(12, width=9), seen).cohorts
+    assert cohort.basis is Basis.SCALED
+    assert cohort.seconds == pytest.approx(8.0 * jobs(1, width=9)[0].cost / jobs(1)[0].cost)
+
+
+@pytest.mark.parametrize("seen", [[], [ran(8.0, width=80)], [ran(8.0, device="cuda H200")]])
+def test_what_is_far_or_was_seen_elsewhere_is_a_guess_and_says_so(seen: list[Ran]) -> None:
+    (cohort,) = plan(jobs(12), seen).cohorts
+    assert cohort.basis is Basis.GUESS
+    assert cohort.seconds > 0
+
+
+def test_slots_are_those_that_the_registry_recorded_or_running_out_of_memory_left() -> None:
+    given = jobs(12)
+    limits = {given[0].identity: 2, given[1].identity: 2}
+    made = plan(given, [], recorded=lambda shape: Calibration(slots=5, form="gather"), limits=limits)
+    assert [(one.jobs, one.slots, one.cohorts) for one in made.cohorts] == [(2, 2, 1), (10, 5, 2)]
+
+
+def test_agents_claim_long_jobs_first_so_that_the_last_cohort_is_a_short_one() -> None:
+    seen = [ran(1.0, slots=1), ran(10.0, slots=1, epochs=40)]
+    given = jobs(4) + jobs(3, epochs=40)
+    made = plan(given, seen, recorded=lambda shape: Calibration(slots=1, form="gather"))
+    # Two agents: 10 and 10, then 10 beside 1 + 1 + 1 + 1. Short ones first would end at 22.
+    assert made.seconds == 20.0
+    assert made.idle == pytest.approx(1 - 34 / 40)
+
+
+def test_nothing_to_do_takes_no_time() -> None:
+    made = plan([], [])
+    assert (made.seconds, made.idle, made.jobs, made.basis) == (0.0, 0.0, 0, {})
+
+
+@pytest.mark.slow
+def test_a_plan_knows_what_is_done_and_what_it_took(qsweep: Qsweep) -> None:
+    small = ("digits-grid", "--set", "epochs=1", "--where", "width == 8 and depth == 2 and weight_decay == 0")
+    assert (
+        qsweep("launch", *small, "--where", "width == 8 and depth == 2 and weight_decay == 0 and bits > 2").returncode
+        == 0
+    )
+    made = json.loads(qsweep("plan", *small, "--json").stdout)
+    assert (made["done"], made["jobs"]) == (27, 9)
+    assert made["basis"] == {"measured here": 1.0}
+    finished = qsweep("plan", *small, "--where", "width == 8 and depth == 2 and weight_decay == 0 and bits > 2")
+    assert "none: every job is done" in finished.stdout
+
+
+def test_a_shell_completes_launched_sweeps_by_name_and_variant(qsweep: Qsweep, tmp_path: Path) -> None:
+    def completed(line: str) -> set[str]:
+        environment = {"_QSWEEP_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        return set(qsweep(environment=environment).stdout.split())
+
+    file = tmp_path / "mine.toml"
+    file.write_text(json_to_toml(SETTINGS))
+    assert completed("qsweep launch digits-g") == {"digits-grid"}
+    assert completed("qsweep status mi") == set()
+    packed = qsweep("pack", str(file), "--out", str(tmp_path / "far"))
+    assert packed.returncode == 0, packed.stderr
+    title = packed.stdout.partition(":")[0]
+    assert completed("qsweep status mi") == {"mine", title}
+    assert completed("qsweep cancel mine@") == {title}
+
+
+def json_to_toml(settings: dict[str, Any]) -> str:
+    return "[fixed]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())

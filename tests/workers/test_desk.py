@@ -1,0 +1,236 @@
+"""The desk of a bundle keeps the registry's laws in two files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from db.errors import LeaseLost
+from db.home import Home
+from db.rows import Checkpoint, Claim, Finished
+from db.states import FailureClass, State
+from sweeps.errors import InputError
+from sweeps.job import Job, Kind
+from sweeps.measures import PacBayes
+from sweeps.training import Training
+from workers.bundle.desk import Desk
+from workers.bundle.ledger import Ledger, read_ledger
+from workers.bundle.manifest import FILE, Manifest, read_manifest
+
+SETTINGS: dict[str, Any] = {
+    "data": "digits", "model": "nin", "width": 2, "depth": 1, "optimizer": "sgd", "learning_rate": 0.1,
+    "weight_decay": 0.0, "bits": 4, "epochs": 2, "batch_size": 64,
+}  # fmt: skip
+
+
+def jobs(count: int) -> list[Job]:
+    return [Job(training=Training.from_settings(SETTINGS | {"seed": seed})) for seed in range(count)]
+
+
+class Bundle:
+    """A bundle's folder and, anew at each `open`, its desk."""
+
+    def __init__(self, folder: Path, given: list[Job]) -> None:
+        self.home = Home.at(folder)
+        claims = tuple(Claim(job_id=place, job=job, attempt=3) for place, job in enumerate(given, 1))
+        self.manifest = Manifest(
+            token="t", name="far", title="grid@a", holder=7, code="c", packed_at=1.5, claims=claims, calibrations=()
+        )
+        (folder / FILE).write_text(self.manifest.to_json())
+        self.now = 0.0
+        self.desks: list[Desk] = []
+
+    def open(self) -> Desk:
+        desk = Desk(self.home, self.manifest, clock=lambda: self.now)
+        desk.enlist(1, ("fp32",))
+        desk.enlist(2, ("fp32",))
+        self.desks.append(desk)
+        return desk
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Callable[[list[Job]], Bundle]]:
+    """Makes a bundle of these jobs."""
+    bundles: list[Bundle] = []
+
+    def make(given: list[Job]) -> Bundle:
+        bundles.append(Bundle(tmp_path, given))
+        return bundles[-1]
+
+    yield make
+    for desk in (desk for bundle in bundles for desk in bundle.desks):
+        desk.close()
+
+
+@pytest.fixture
+def bundle(made: Callable[[list[Job]], Bundle]) -> Bundle:
+    return made(jobs(4))
+
+
+def take(desk: Desk, agent: int, limit: int = 9) -> list[Claim]:
+    head = desk.next_cohort(agent)
+    return [] if head is None else desk.claim(agent, head, limit)
+
+
+def finished(claims: list[Claim]) -> list[Finished]:
+    return [Finished(job_id=one.job_id, attempt=one.attempt, publication=f"{one.job_id:06d}-ab") for one in claims]
+
+
+def saved(claim: Claim, step: int) -> Checkpoint:
+    return Checkpoint(job_id=claim.job_id, attempt=3, step=step, epoch=0, file=f"{step}.pt", checksum="c")
+
+
+def states(desk: Desk) -> list[State]:
+    return [entry.state for entry in desk.entries.values()]
+
+
+def test_a_manifest_reads_as_it_was_written(bundle: Bundle) -> None:
+    assert read_manifest(bundle.home.root) == bundle.manifest
+
+
+def test_no_job_is_handed_out_twice_and_only_its_agent_may_finish_it(bundle: Bundle) -> None:
+    desk = bundle.open()
+    first, second = take(desk, 1, 2), take(desk, 2)
+    assert [one.job_id for one in first + second] == [1, 2, 3, 4]
+    assert desk.finish(2, finished(first)).jobs == frozenset()
+    assert desk.finish(1, finished(first)).jobs == {1, 2}
+    assert desk.finish(1, finished(first)).jobs == frozenset()
+    assert states(desk) == [State.DONE, State.DONE, State.RUNNING, State.RUNNING]
+    with pytest.raises(LeaseLost):
+        desk.beat(3)
+
+
+def test_the_next_run_finds_results_and_checkpoints_and_nothing_running(bundle: Bundle) -> None:
+    desk = bundle.open()
+    claims = take(desk, 1)
+    desk.finish(1, finished(claims[:1]))
+    for step in (10, 20, 30):
+        old = desk.checkpointed(1, [saved(claims[1], step)]).deletable
+    assert old == ("10.pt",)
+    desk.close()
+    again = bundle.open()
+    assert states(again) == [State.DONE, State.QUEUED, State.QUEUED, State.QUEUED]
+    (ahead, *_) = take(again, 1)
+    assert (ahead.job_id, ahead.attempt, [one.step for one in ahead.checkpoints]) == (2, 3, [30, 20])
+
+
+def test_a_dead_agents_jobs_run_again_by_the_registrys_budget(bundle: Bundle) -> None:
+    desk = bundle.open()
+    take(desk, 1)
+    assert desk.bury(1, FailureClass.CRASH, "killed") == 4
+    for alone in range(3):
+        head = desk.next_cohort(2)
+        assert head is not None
+        assert head.alone
+        (claim,) = desk.claim(2, head, 9)
+        desk.fail(2, [claim], FailureClass.CRASH, f"died alone, time {alone}")
+    assert states(desk).count(State.FAILED) == 1
+    desk.close()
+    assert states(bundle.open()).count(State.FAILED) == 1
+
+
+def test_out_of_memory_halves_the_cohort_and_is_remembered(bundle: Bundle) -> None:
+    desk = bundle.open()
+    desk.fail(1, take(desk, 1), FailureClass.MEMORY, "out of memory", slots=4)
+    desk.close()
+    head = bundle.open().next_cohort(1)
+    assert head is not None
+    assert head.slots_limit == 2
+
+
+def test_a_backoff_ends_and_a_full_disk_stops_everything(bundle: Bundle) -> None:
+    desk = bundle.open()
+    for _ in range(2):
+        desk.release(1, take(desk, 1))
+    assert desk.next_cohort(1) is None
+    assert desk.remaining().delay == pytest.approx(1.0)
+    bundle.now = 2.0
+    claims = take(desk, 1)
+    assert len(claims) == 4
+    desk.release(1, claims)
+    desk.pause_for(claims, "the disk is full")
+    bundle.now = 60.0
+    assert desk.next_cohort(1) is None
+    assert desk.remaining().nothing
+
+
+def test_a_child_waits_for_the_parent_that_came_along(made: Callable[[list[Job]], Bundle]) -> None:
+    (parent,) = jobs(1)
+    child = Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=PacBayes())
+    desk = made([parent, child]).open()
+    claims = take(desk, 1)
+    assert [one.job_id for one in claims] == [1]
+    assert desk.next_cohort(2) is None
+    desk.finish(1, [Finished(job_id=1, attempt=3, publication="1-a", model_file="m.pt", model_hash="h")])
+    (measure,) = take(desk, 2)
+    assert measure.parent is not None
+    assert (measure.parent.attempt, measure.parent.model_file) == (3, "m.pt")
+
+
+def test_slots_and_form_are_fixed_at_the_first_use(bundle: Bundle) -> None:
+    desk = bundle.open()
+    key = {"shape": "s", "device": "d", "build": "b"}
+    assert desk.calibration(**key, slots=12, form="gather").slots == 12
+    assert desk.calibration(**key, slots=4, form="gather").slots == 12
+    desk.close()
+    assert bundle.open().calibration(**key, slots=4, form="gather").slots == 12
+
+
+def test_a_device_without_the_precision_gets_no_job(bundle: Bundle) -> None:
+    desk = bundle.open()
+    desk.enlist(3, ("bf16",))
+    assert desk.next_cohort(3) is None
+
+
+@pytest.mark.parametrize("cut", [1, 30, 70])
+def test_a_torn_last_line_is_dropped(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "ledger"
+    ledger = Ledger(path, "seed")
+    for number in range(3):
+        ledger.append({"number": number})
+    ledger.close()
+    os.truncate(path, path.stat().st_size - cut)
+    assert read_ledger(path, "seed") == [{"number": 0}, {"number": 1}]
+    again = Ledger(path, "seed")
+    again.append({"number": 9})
+    again.close()
+    assert [one["number"] for one in read_ledger(path, "seed")] == [0, 1, 9]
+
+
+@pytest.mark.parametrize("damage", ["change", "leave out", "swap"])
+def test_an_altered_line_is_refused_with_its_number(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "ledger"
+    ledger = Ledger(path, "seed")
+    for number in range(4):
+        ledger.append({"number": number})
+    ledger.close()
+    lines = path.read_text().splitlines(keepends=True)
+    if damage == "change":
+        lines[1] = lines[1].replace(json.dumps(1), "7")
+    elif damage == "leave out":
+        del lines[1]
+    else:
+        lines[1], lines[2] = lines[2], lines[1]
+    path.write_text("".join(lines))
+    with pytest.raises(InputError, match="line 2 was altered"):
+        read_ledger(path, "seed")
+    with pytest.raises(InputError, match="line 1 was altered"):
+        read_ledger(path, "of another bundle")
+
+
+def test_a_desk_of_another_bundle_refuses_the_ledger(bundle: Bundle, tmp_path: Path) -> None:
+    desk = bundle.open()
+    desk.began({"host": "far"})
+    desk.close()
+    other = tmp_path / "other"
+    other.mkdir()
+    stranger = Bundle(other, jobs(2))
+    shutil.copy(tmp_path / "ledger.jsonl", other)
+    with pytest.raises(InputError, match="another bundle"):
+        stranger.open()

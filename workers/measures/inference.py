@@ -1,0 +1,151 @@
+"""Inference by perturbed models over the same images, side by side as in training or in turn, and their hits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from workers.models.arithmetic import pool_planes
+from workers.models.graph import largest_activation
+from workers.models.network import stage_tensors
+from workers.models.stage import Affine, affine, infer
+from workers.models.window import Window
+
+CPU_ACTIVATION = 1 << 20
+"""Bytes of the largest activation of one pass on a CPU: its cache."""
+CONVOLVED_ACTIVATION = 1 << 22
+"""The same where one model at a time is judged: larger, as each product takes only one model's share."""
+GPU_ACTIVATION = 1 << 29
+LARGEST_BATCH = 1024
+CPU_KEPT = 1 << 28
+GPU_KEPT = 1 << 33
+"""Bytes that the gathered pixels of the first layer may take, to be kept through a search."""
+SMALLEST_BATCH = 16
+GOOD_BATCH = 128
+"""Images of a pass below which it does not pay to judge more models together."""
+
+
+class Inference(Protocol):
+    """Judges models (M, P, their weights as deployed) by the images that it was made with."""
+
+    def together(self, copies: int) -> int:
+        """How many models with `copies` copies each are best judged in one pass."""
+
+    def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
+        """Images that each model gets right (M, int64)."""
+
+
+class SideBySide:
+    """All models at once, as gather and batched matrix product: for a GPU, and for small images."""
+
+    def __init__(self, network: Any, images: Tensor, labels: Tensor) -> None:
+        self._network = network
+        self._images, self._labels = images, labels
+        self._pixels = largest_activation(network.layout.layers) * images.element_size()
+        self._size, self._kept = 0, list[Batch]()
+        self._budget = GPU_ACTIVATION if images.is_cuda else CPU_ACTIVATION
+
+    def together(self, copies: int) -> int:
+        return max(1, self._budget // (self._pixels * GOOD_BATCH * copies))
+
+    def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
+        chunk = max(1, 4 * self._budget // (self._pixels * SMALLEST_BATCH))
+        starts = range(0, len(rows), chunk)
+        return torch.cat([self._hits(rows[one : one + chunk], statistics[one : one + chunk]) for one in starts])
+
+    def _hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
+        network = self._network
+        stages = stage_tensors(network.layout, rows, rows, statistics)
+        ready = [affine(node.window, stage) for node, stage in zip(network.nodes, stages, strict=True)]
+        found = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for batch in self._batches(len(rows)):
+            logits = network.walk(batch.images, ready, batch.step)
+            found += (logits.argmax(1) == batch.labels).sum(1)
+        return found
+
+    def _batches(self, models: int) -> Iterator[Batch]:
+        """The images in parts. Where they fit, they stay as the first layer needs them: they never change."""
+        size = self._budget // (self._pixels * models)
+        size = min(max(size, SMALLEST_BATCH), LARGEST_BATCH)
+        if size == self._size:
+            yield from self._kept
+            return
+        parts = (self._batch(slice(start, start + size)) for start in range(0, len(self._labels), size))
+        first = self._network.layout.layers[0]
+        gathered = len(self._labels) * first.inputs * first.kernel**2 * first.side**2 * self._images.element_size()
+        if gathered <= (GPU_KEPT if self._images.is_cuda else CPU_KEPT):
+            self._size, self._kept = size, list(parts)
+            yield from self._kept
+        else:
+            yield from parts
+
+    def _batch(self, some: slice) -> Batch:
+        images = self._images[some].permute(1, 2, 3, 0).contiguous().unsqueeze(0)
+        columns = self._network.nodes[0].window.gather(images)
+        return Batch(images=images, columns=columns, labels=self._labels[some])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some images (1, channels, side, side, B), the pixels that the first layer gathers of them, and labels."""
+
+    images: Tensor
+    columns: Tensor
+    labels: Tensor
+
+    def step(self, images: Tensor, window: Window, stage: Affine, residual: Tensor | None) -> Tensor:
+        """One stage of all models; the first one's gathered pixels are shared."""
+        columns = self.columns if images is self.images else window.gather(images)
+        return infer(columns, window, stage, residual)
+
+
+class InTurn:
+    """One model after another, by PyTorch's own convolutions of channels-last images that stay in a CPU's cache.
+
+    Wide networks on images of CIFAR's size are judged faster than side by side: there is no gather, and no
+    batch is too small for a matrix product to be worth its while.
+    """
+
+    def __init__(self, network: Any, images: Tensor, labels: Tensor) -> None:
+        self._network = network
+        bytes_ = largest_activation(network.layout.layers) * images.element_size()
+        size = min(max(CONVOLVED_ACTIVATION // bytes_, SMALLEST_BATCH), LARGEST_BATCH)
+        self._parts = [
+            (some.contiguous(memory_format=torch.channels_last), names)
+            for some, names in zip(torch.split(images, size), torch.split(labels, size), strict=True)
+        ]
+
+    def together(self, copies: int) -> int:
+        return 1
+
+    def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
+        return torch.stack([self._hits(row, moments) for row, moments in zip(rows, statistics, strict=True)])
+
+    def _hits(self, row: Tensor, moments: Tensor) -> Tensor:
+        network = self._network
+        kernels = [_kernel(stage) for stage in stage_tensors(network.layout, row[None], row[None], moments[None])]
+        found = torch.zeros((), dtype=torch.int64, device=row.device)
+        for images, labels in self._parts:
+            logits = network.walk(images, kernels, _convolve, pool_planes)
+            found += (logits.argmax(1) == labels).sum()
+        return found
+
+
+def _kernel(stage: Any) -> tuple[Tensor, Tensor]:
+    """The weight (C, K, k, k) of one model's stage with batch norm in it, and its addend (C)."""
+    scale, shift = stage.scale_and_shift()
+    weight = stage.weight if scale is None else stage.weight * scale[:, :, None, None, None]
+    return weight[0].contiguous(memory_format=torch.channels_last), shift[0]
+
+
+def _convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], residual: Tensor | None) -> Tensor:
+    """One stage of one model on images (B, channels, side, side)."""
+    layer = window.layer
+    output = torch.nn.functional.conv2d(images, *kernel, stride=layer.stride, padding=layer.padding)
+    if residual is not None:
+        output.add_(residual)
+    return output.relu_() if layer.relu else output
