@@ -344,11 +344,11 @@ def main() -> None:
     before = json.loads(file.read_text()) if file.exists() else {}
     same = all(before.get(name) == value for name, value in machine.items())
     figures = [one for one in before.get("figures", []) if same and one["shape"] not in shapes]
+    given.out.mkdir(parents=True, exist_ok=True)
     for shape in shapes:
         figures += run_shape(shape, given.data, given.seconds, given.cores)
-    figures.sort(key=lambda one: list(SHAPES).index(one["shape"]))
-    given.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({**machine, "figures": figures}, indent=1) + "\n")
+        figures.sort(key=lambda one: list(SHAPES).index(one["shape"]))
+        file.write_text(json.dumps({**machine, "figures": figures}, indent=1) + "\n")
     print(table(figures))
 
 

@@ -58,6 +58,8 @@ def verdict(record: Record, failure: FailureClass, *, company: int, slots: int, 
             state = State.FAILED if crashes >= CRASHES_ALONE else State.QUEUED
         case FailureClass.TIMEOUT | FailureClass.INPUT:
             state = State.FAILED
+        case FailureClass.STOPPED:
+            state = State.CANCELLED
     if state == State.FAILED:
         limit = record.slots_limit
     return Verdict(state=state, alone=alone, slots_limit=limit, crashes=crashes, losses=losses, delay=delay)

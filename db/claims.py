@@ -100,17 +100,16 @@ def _claim_statement(*more: sa.ColumnElement[bool]) -> sa.Executable:
         .with_for_update(key_share=True, skip_locked=True, of=jobs)
         .cte("picked")
     )
-    started = {
-        "state": State.RUNNING.value,
-        "agent_id": sa.bindparam("agent"),
-        "attempt": jobs.c.attempt + 1,
-        "advanced": False,
-        "not_before": None,
-    }
-    statement = jobs.update().where(jobs.c.id.in_(sa.select(picked.c.id))).values(started)
-    return statement.returning(*CLAIMED)
+    return jobs.update().where(jobs.c.id.in_(sa.select(picked.c.id))).values(STARTED).returning(*CLAIMED)
 
 
+STARTED: dict[str, Any] = {
+    "state": State.RUNNING.value,
+    "agent_id": sa.bindparam("agent"),
+    "attempt": jobs.c.attempt + 1,
+    "advanced": False,
+    "not_before": None,
+}
 CLAIMED = (
     jobs.c.id,
     jobs.c.attempt,
@@ -194,7 +193,7 @@ def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, numb
     renewed = transaction.quick(RENEW, {"agent": agent_id})
     if not renewed:
         raise LeaseLost(agent_id)
-    if transaction.again and (claimed := _claimed_before(transaction, agent_id, number)):
+    if transaction.again and (claimed := claimed_before(transaction, agent_id, number)):
         return claims_of(transaction, claimed)
     if renewed[0].others_expired:
         take_back_expired(transaction)
@@ -208,8 +207,11 @@ def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, numb
         "most": 1 if head.alone else min(limit, head.slots_limit or limit),
     }
     rows = transaction.quick(CLAIM[scope.kind], values)
-    if not rows:
-        return []
+    return start(transaction, agent_id, rows, number) if rows else []
+
+
+def start(transaction: Transaction, agent_id: int, rows: Sequence[Any], number: int) -> list[Claim]:
+    """Writes down the new attempts of jobs that have just become this agent's."""
     started = [
         {"job_id": row.id, "attempt": row.attempt, "agent_id": agent_id, "claim": number, "resumed_from": row.progress}
         for row in rows
@@ -225,7 +227,7 @@ def _detail(row: Any) -> str:
     return f"claimed, from step {row.progress}" if row.progress else "claimed"
 
 
-def _claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Any]:
+def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Any]:
     mine = sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt, attempts.c.claim == number)
     statement = sa.select(*CLAIMED).where(RUNNING, jobs.c.agent_id == agent_id, mine)
     return list(transaction.run(statement).all())

@@ -106,6 +106,8 @@ def end(
         next_one = verdict(_past(row), failure, company=company, slots=slots or company, lease=lease)
         if next_one.state == State.QUEUED and row.id in given_up:
             next_one = replace(next_one, state=State.CANCELLED, delay=0.0)
+        if next_one.state == State.CANCELLED and row.wanted:  # stopped by a trial, but some sweep wants it whole
+            next_one = replace(next_one, state=State.QUEUED)
         values.append(_changes(row, next_one) | {"new_class": failure.value, "new_error": tail})
         journal.append(event(row, State.RUNNING, next_one.state, detail, agent_id))
     transaction.quick(END, values)

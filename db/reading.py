@@ -187,6 +187,15 @@ def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
     ]
 
 
+def committed_job(transaction: Transaction, job_id: int) -> list[Committed]:
+    columns = (jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication, jobs_table.c.kind)
+    rows = transaction.run(sa.select(*columns).where(jobs_table.c.id == job_id, jobs_table.c.state == State.DONE.value))
+    return [
+        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=Kind(row.kind))
+        for row in rows
+    ]
+
+
 def newest_event(transaction: Transaction) -> int:
     return int(transaction.run(sa.select(sa.func.coalesce(sa.func.max(events_table.c.id), 0))).scalar_one())
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from db import (
     agents,
@@ -17,6 +17,7 @@ from db import (
     reading,
     registration,
     selections,
+    trials,
     upgrade,
     watching,
 )
@@ -273,6 +274,10 @@ class Registry:
         """Up to `limit` of the sweep's done jobs beyond `job_id`, in order of registration."""
         return self._database.read(lambda t: watching.done_after(t, sweep_id, job_id, limit))
 
+    def committed_job(self, job_id: int) -> list[Committed]:
+        """The pointer of one job, if it is done."""
+        return self._database.read(lambda t: reading.committed_job(t, job_id))
+
     def newest_event(self) -> int:
         """The number of the newest event: it changes whenever a job does."""
         return self._database.read(reading.newest_event)
@@ -426,3 +431,24 @@ class Registry:
         `slots`: how many slots the engine had when it ran out of memory.
         """
         return self._database.write(lambda t: failures.fail(t, agent_id, claims, failure_class, error, slots))
+
+    # Trials of a tuning run
+
+    def claim_job(self, agent_id: int, job_id: int) -> Claim | None:
+        """This very job, queued or cancelled, whether a sweep wants it or not; None if it can't be had now.
+
+        A job that was not begun yet is bound to one slot. Raises LeaseLost.
+        """
+        return trials.claim(self._database, agent_id, job_id)
+
+    def report(self, agent_id: int, claim: Fenced, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Records finished epochs (rows of `epochs`) of a running job; what is known already stays. Fenced."""
+        self._database.write(lambda t: trials.report(t, agent_id, claim, epochs))
+
+    def reports(self, job_ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+        """The reported epochs of these jobs, in order."""
+        return self._database.read(lambda t: trials.read(t, job_ids))
+
+    def stop_trial(self, job_id: int) -> None:
+        """Cancels a queued job that a scheduler wants no longer, unless an active sweep wants it whole."""
+        self._database.write(lambda t: trials.stop(t, job_id))

@@ -87,6 +87,8 @@ RUN = (
     pa.field("train_accuracy", pa.float64()),
     pa.field("test_loss", pa.float64()),
     pa.field("test_accuracy", pa.float64()),
+    pa.field("val_loss", pa.float64()),
+    pa.field("val_accuracy", pa.float64()),
     pa.field("generalization_gap", pa.float64()),
     pa.field("chosen_epoch", pa.int32()),
     pa.field("diverged", pa.bool_()),
@@ -100,6 +102,8 @@ EPOCH = (
     pa.field("epoch", pa.int32()),
     pa.field("train_loss", pa.float64()),
     pa.field("train_accuracy", pa.float64()),
+    pa.field("val_loss", pa.float64()),
+    pa.field("val_accuracy", pa.float64()),
     pa.field("learning_rate", pa.float64()),
 )
 

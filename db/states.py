@@ -15,7 +15,8 @@ class State(StrEnum):
     away in a bundle runs too: an import moves it on, or a recall by the user.
     DONE: one attempt's results are committed. Only an invalidation moves it, back to queued.
     FAILED: its budget is spent. Only a retry (or the invalidation of its parent) moves it, back to queued.
-    CANCELLED: every sweep that holds it is cancelled. Launching one of them again moves it back to queued.
+    CANCELLED: no sweep wants it: every sweep that holds it is cancelled, or a tuning scheduler stopped it.
+        Launching one of them again, or a trial that wants it to go on, moves it back to queued.
     """
 
     QUEUED = "queued"
@@ -35,7 +36,7 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.RUNNING, State.CANCELLED),  # handed back, and no sweep wants it any more
         (State.DONE, State.QUEUED),  # invalidated
         (State.FAILED, State.QUEUED),  # retried
-        (State.CANCELLED, State.QUEUED),  # wanted again
+        (State.CANCELLED, State.QUEUED),  # wanted again, by a sweep or by a trial
     }
 )
 
@@ -55,6 +56,8 @@ class FailureClass(StrEnum):
     """Longer than the job's time limit."""
     INPUT = "input"
     """The job itself can't be run as it is written."""
+    STOPPED = "stopped"
+    """A tuning scheduler ended the trial early."""
 
 
 class SweepState(StrEnum):

@@ -183,6 +183,16 @@ checkpoints = sa.Table(
     sa.UniqueConstraint("job_id", "attempt", "step", name="checkpoints_of_job"),
 )
 
+reports = sa.Table(
+    "reports",
+    metadata,
+    sa.Column("job_id", sa.BigInteger, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("metrics", sa.Text, nullable=False),  # JSON: the row of `epochs`
+    sqlite_with_rowid=False,
+)
+
 events = sa.Table(
     "events",
     metadata,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands import act, answer, ask, care, carry, look, run
+from orchestrator.commands import act, answer, ask, care, carry, look, run, tune
 from sweeps.code import release
 from sweeps.errors import QsweepError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 ask.add_to(app)
 run.add_to(app)
 carry.add_to(app)
+tune.add_to(app)
 look.add_to(app)
 act.add_to(app)
 answer.add_to(app)

@@ -49,6 +49,7 @@ def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Jo
     machine = probe(home, sorted({job.training.data.name for job in jobs}))
     site = backend.survey(machine, execution.workers)
     check_reach(home, site.hosts)
+    backend.check_home(home)
     return Ground(machine=machine, site=site)
 
 

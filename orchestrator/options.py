@@ -99,6 +99,37 @@ WorkersOption = Annotated[
         show_default="one per GPU, else one per core",
     ),
 ]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="Head of a running Ray cluster (RAY_ADDRESS).",
+        show_default="a Ray of our own on this machine",
+    ),
+]
+CpusOption = Annotated[
+    float | None,
+    typer.Option("--cpus-per-worker", min=0.01, help="Cores that Ray sets aside for an agent.", show_default="1"),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker",
+        min=0,
+        help="GPUs that Ray sets aside for an agent; a fraction shares one.",
+        show_default="1 where there are GPUs",
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-per-worker",
+        metavar="SIZE",
+        help="Memory that Ray sets aside for an agent, e.g. 4GB.",
+        show_default="not counted",
+    ),
+]
 
 DEFAULT_HOME = Path(HOME)
 

@@ -15,8 +15,11 @@ from sweeps.errors import InputError
 from sweeps.spec import variant
 
 
-def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, Sweep, str]:
-    """Write the sweep and its jobs into the registry, made if there is none; what was added, in words."""
+def register(home: Home, selection: Selection, *, code: str, paused: str | None = None) -> tuple[Registry, Sweep, str]:
+    """Write the sweep and its jobs into the registry, made if there is none; what was added, in words.
+
+    With a reason to be `paused`, no agent claims the jobs by itself.
+    """
     owner = _user()
     if home.registry != Home.at(home.root).registry:
         Registry.open(home.registry, create=True).close()  # if it can't be made, nothing else is
@@ -31,6 +34,8 @@ def register(home: Home, selection: Selection, *, code: str) -> tuple[Registry, 
         code=code,
         keep=selection.spec.keep,
     )
+    if paused is not None:
+        registry.pause(sweep.id, paused)
     added = registry.register(sweep.id, selection.chosen)
     words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"
     return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")

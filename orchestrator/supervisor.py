@@ -2,7 +2,7 @@
 
 It holds no lease and imports no torch. When its agent dies without a farewell, the agent's jobs are handed back at
 once: as out of memory if the kernel's OOM killer was at work, as lost if the registry was out of reach, else as
-crashed. When both die, the lease runs out.
+crashed. When both die, the lease runs out. What stands on its standard input is its agent's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +26,8 @@ from sweeps.faults import point
 from workers.agent.exits import Exit
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+PASSED_DOWN = ("--leash", "--directed")
+"""Options of the agent, see `workers.agent`."""
 
 
 def supervise(
@@ -35,15 +37,18 @@ def supervise(
     scope: Scope = EVERYTHING,
     code: str | None,
     time_limit: float | None = None,
+    options: Sequence[str] = (),
     heard: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Run one agent to its end; its exit code, or 1 if it was killed.
 
-    With `code`, the agent runs that snapshot instead of the installed packages. `heard` is told each signal.
+    With `code`, the agent runs that snapshot instead of the installed packages. `options` are the agent's
+    `--leash` and `--directed`. `heard` is told each signal.
     """
     command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *scope_options(scope)]
     command += [] if time_limit is None else ["--time-limit", str(time_limit)]
+    command += options
     environment, killed_before = agent_environment(home, code), oom_kills()
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is an agent to pass them on to
     child = subprocess.Popen(
@@ -65,7 +70,9 @@ def supervise(
     assert child.stdout is not None
     agent = child.stdout.readline().strip()
     point("supervisor.started", agent)
-    child.stdout.read()
+    for line in child.stdout:  # what a directed agent says
+        sys.stdout.write(line)
+        sys.stdout.flush()
     ended = child.wait()
     if ended != Exit.LEFT and agent.isdecimal():
         point("supervisor.reporting", agent)
@@ -119,11 +126,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--selection", type=int)
     parser.add_argument("--code")
     parser.add_argument("--time-limit", type=float)
+    for option in PASSED_DOWN:
+        parser.add_argument(option, action="append_const", dest="options", const=option)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     try:
-        scope = Scope(sweep=given.sweep, selection=given.selection)
-        return supervise(home, lease=given.lease, scope=scope, code=given.code, time_limit=given.time_limit)
+        return supervise(
+            home,
+            lease=given.lease,
+            scope=Scope(sweep=given.sweep, selection=given.selection),
+            code=given.code,
+            time_limit=given.time_limit,
+            options=given.options or (),
+        )
     except QsweepError as error:
         sys.stderr.write(f"qsweep worker: {error}\n")
         return error.exit_code

@@ -119,7 +119,7 @@ class Watch:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
         bury_dead(self.registry, self._deaths.is_over)
         others = self.backend.others(self.registry.agents())
-        missing = self.fleet.workers - self.backend.alive() - others
+        missing = self.backend.size(self.fleet) - self.backend.alive() - others
         self._say(self.backend.remarks())
         if missing <= 0 or not self.progress.queued:
             return

@@ -50,7 +50,7 @@ class Search:
 
     def samples(self, training: Training) -> int:
         """Images that decide the accuracies."""
-        return self.measure_samples or training.data.train_images
+        return self.measure_samples or training.train_images
 
     def folds(self, training: Training) -> bool:
         """Whether batch norm is folded into this training's convolutions."""
@@ -118,11 +118,11 @@ def asked_of(measure: Measure, training: Training) -> Measure:
     Full precision has nothing to round and no step sizes; a perturbed quantized weight has no step size
     either. Raises InputError if the training set is smaller than the sample.
     """
-    if measure.measure_samples and not training.data.classes <= measure.measure_samples <= training.data.train_images:
+    if measure.measure_samples and not training.data.classes <= measure.measure_samples <= training.train_images:
         raise InputError(
             f"{measure.measure_samples} is not allowed",
             place="measure_samples",
-            allowed=f"allowed: 0 (all), or {training.data.classes} to {training.data.train_images} images "
+            allowed=f"allowed: 0 (all), or {training.data.classes} to {training.train_images} images "
             f"of {training.data.title}",
         )
     changes: dict[str, Any] = {}

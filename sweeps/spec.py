@@ -14,6 +14,7 @@ from sweeps.job import Job, Kind
 from sweeps.measures import Measure, asked_of, measure_from
 from sweeps.settings import Scalar, Setting, names_of
 from sweeps.training import Training
+from sweeps.tuning import Tuning
 from sweeps.where import parse_where
 
 
@@ -59,6 +60,8 @@ class Spec:
     """Measures of each trained model: settings with their values, each entry a grid of its own."""
     compare_with: str | None = None
     """The paper's data set to show beside this sweep's, where the paper has not this one."""
+    tuning: Tuning | None = None
+    """How its points are tried, if it is a tuning run."""
     place: str = ""
     """Where it was read, for messages."""
 
@@ -140,21 +143,20 @@ class Spec:
         return json.dumps(self._content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     def _content(self) -> dict[str, Any]:
-        measures = {"measures": self.measures} if self.measures else {}
-        own = {"declarations": {name: json.loads(text) for name, text in self.declarations}}
-        return (
-            measures
-            | (own if self.declarations else {})
-            | {
-                "name": self.name,
-                "title": self.title,
-                "fixed": dict(self.fixed),
-                "axes": [_axis_content(axis) for axis in self.axes],
-                "tables": self.tables,
-                "keep": self.keep,
-                "compare_with": self.compare_with,
-            }
-        )
+        later: dict[str, Any] = {"measures": self.measures} if self.measures else {}
+        if self.declarations:
+            later["declarations"] = {name: json.loads(text) for name, text in self.declarations}
+        if self.tuning:
+            later["tuning"] = self.tuning.content()
+        return later | {
+            "name": self.name,
+            "title": self.title,
+            "fixed": dict(self.fixed),
+            "axes": [_axis_content(axis) for axis in self.axes],
+            "tables": self.tables,
+            "keep": self.keep,
+            "compare_with": self.compare_with,
+        }
 
     @classmethod
     def from_json(cls, text: str, *, place: str) -> Spec:
@@ -174,6 +176,7 @@ class Spec:
                 for entry in content.get("measures", ())
             ),
             compare_with=content["compare_with"],
+            tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
             place=place,
         )
 

@@ -28,6 +28,8 @@ class Recipe:
     initialization, `data_seed` the order and the augmentation of the data. `precision` is that of the
     training pass: `"tf32"` rounds the factors of its products to 10 bits, `"bf16"` its weights and activations
     to 7; parameters, optimizer, batch norm's statistics and evaluation stay in single precision.
+    `val_fraction` of the training images, of each class alike and drawn by `data_seed`, are held out: the
+    model is not trained on them, but evaluated after each epoch.
     """
 
     semantics: ClassVar[int] = 1
@@ -41,6 +43,7 @@ class Recipe:
     seed: int = setting(SEED, default=0)
     data_seed: int = setting(SEED, default=0)
     precision: str = setting(Rule(choices=("fp32", "tf32", "bf16")), default="fp32")
+    val_fraction: float = setting(Rule(low=0, high=0.9), default=0.0, added_later=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +76,19 @@ class Training:
     def _check(self, place: str | None) -> None:
         """Raise InputError for what each setting allows and all of them together don't."""
         where = f"{place}: " if place else ""
-        milestones, batch = self.recipe.milestones, self.recipe.batch_size
+        milestones, batch, held_out = self.recipe.milestones, self.recipe.batch_size, self.val_images
         if list(milestones) != sorted(set(milestones)):
             allowed = "allowed: each milestone once, in rising order"
             raise InputError(f"{list(milestones)} is not allowed", place=f"{where}milestones", allowed=allowed)
+        if self.recipe.val_fraction and held_out < self.data.classes:
+            least = self.data.classes / self.data.train_images
+            raise InputError(
+                f"{self.recipe.val_fraction} holds out {held_out} images of {self.data.classes} classes",
+                place=f"{where}val_fraction",
+                allowed=f"allowed: 0 (none), or {least:.3g} and more, so that each class is among them",
+            )
         layers = self.model.layers(self.data)
-        if self.data.train_images % batch == 1 and any(one.norm and one.side == 1 for one in layers):
+        if self.train_images % batch == 1 and any(one.norm and one.side == 1 for one in layers):
             raise InputError(
                 f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
                 place=f"{where}batch_size",
@@ -109,16 +119,27 @@ class Training:
         return FULL_PRECISION if self.quantizer is None else self.quantizer.bits
 
     @property
+    def val_images(self) -> int:
+        """How many of the training images are held out."""
+        return round(self.recipe.val_fraction * self.data.train_images)
+
+    @property
+    def train_images(self) -> int:
+        """How many images the model is trained on."""
+        return self.data.train_images - self.val_images
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch; the last batch may be smaller."""
-        return -(-self.data.train_images // self.recipe.batch_size)
+        return -(-self.train_images // self.recipe.batch_size)
 
     @property
     def operations(self) -> float:
         """Multiplications and additions of the whole training, a backward counted as two forward passes."""
         forward = sum(layer.operations for layer in self.model.layers(self.data))
         passes = 3 + (self.recipe.select_by == "evaluated")
-        images = passes * self.data.train_images * self.recipe.epochs + self.data.train_images + self.data.test_images
+        an_epoch = passes * self.train_images + self.val_images
+        images = an_epoch * self.recipe.epochs + self.data.train_images + self.data.test_images
         return float(forward * images)
 
     def settings(self) -> dict[str, Setting]:

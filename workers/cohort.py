@@ -22,10 +22,12 @@ from workers.models.network import leaf_tensors, slope_views, stage_tensors, tra
 from workers.models.statistics import RunningStatistics
 from workers.optimizers import CohortOptimizer
 from workers.quantizers.deployment import Deployment
-from workers.results import Result, Trained, describe, initial_row
+from workers.results import Result, Trained, describe, epoch_rows, initial_row
 
 __all__ = ["Cohort", "Result"]
 
+HISTORY = ("losses", "hits", "val_losses", "val_accuracies")
+"""The rows that hold one value an epoch; the last two only where images are held out."""
 EVALUATION_BATCH = 256
 """Images of one pass in evaluation mode: part of the numerics, so it is no setting."""
 
@@ -97,6 +99,10 @@ class Cohort:
         return self.position // self._steps_per_epoch
 
     @property
+    def between_epochs(self) -> bool:
+        return self.position % self._steps_per_epoch == 0
+
+    @property
     def finished(self) -> bool:
         return self.position == self.steps
 
@@ -141,6 +147,14 @@ class Cohort:
             self._close(epoch)
         self._admit()
 
+    def history(self, member: int) -> list[dict[str, Any]]:
+        """The member's finished epochs, as rows of `epochs`."""
+        rows = self._ahead.get(member)
+        if rows is None:
+            slot = self._slot_of[member]
+            rows = {name: self._rows[name][slot].cpu() for name in HISTORY if name in self._rows}
+        return epoch_rows(self._members[member], rows, self.position_of(member) // self._steps_per_epoch)
+
     def results(self) -> list[Result]:
         """What each training found, in the members' order: the chosen epoch's model, fully evaluated."""
         if not self.finished:
@@ -148,8 +162,8 @@ class Cohort:
         self._admit()
         set_precision("fp32")
         rows = self._rows
-        passes = []
-        for images, labels in (self._batches.train, self._batches.test):
+        passes: list[Tensor] = []
+        for images, labels in filter(None, (self._batches.train, self._batches.test, self._batches.val)):
             passes += [one.cpu() for one in self._evaluate("best_", images, labels)]
         kept = {name: row.cpu() for name, row in rows.items()}
         found = []
@@ -182,6 +196,10 @@ class Cohort:
         """End an epoch: its mean training loss, and the copy of the best model so far."""
         rows = self._rows
         rows["losses"][:, epoch] /= self._steps_per_epoch
+        if self._batches.val is not None:
+            val_loss, val_accuracy = self._evaluate("", *self._batches.val)
+            rows["val_losses"][:, epoch] = val_loss
+            rows["val_accuracies"][:, epoch] = val_accuracy
         loss = rows["losses"][:, epoch]
         if self._recipe.select_by == "evaluated":
             loss = self._evaluate("", *self._batches.train)[0]
@@ -240,6 +258,9 @@ class Cohort:
             "losses": torch.zeros(slots, epochs, dtype=torch.float64),
             "hits": torch.zeros(slots, epochs, dtype=torch.int64),
         }
+        if self._batches.val is not None:
+            rows["val_losses"] = torch.zeros(slots, epochs, dtype=torch.float64)
+            rows["val_accuracies"] = torch.zeros(slots, epochs, dtype=torch.float64)
         return {name: row.to(self._device) for name, row in rows.items()}
 
 

@@ -31,7 +31,8 @@ class Result:
 class Trained:
     """A finished training: its rows on the CPU, and the passes over its chosen model.
 
-    `passes` are train loss, train accuracy, test loss and test accuracy.
+    `passes` are train loss, train accuracy, test loss and test accuracy, then loss and accuracy on the
+    validation split if there is one.
     """
 
     training: Training
@@ -56,13 +57,16 @@ def describe(trained: Trained) -> Result:
     final = rows["best_parameters"]
     chosen = int(rows["best_epoch"])
     passes = [_finite(value) if chosen else None for value in trained.passes]
-    train_loss, train_accuracy, test_loss, test_accuracy = passes
+    train_loss, train_accuracy, test_loss, test_accuracy, *validated = passes
+    val_loss, val_accuracy = validated or (None, None)
     weights = slice(0, layout.weights)
     run = {
         "train_loss": train_loss,
         "train_accuracy": train_accuracy,
         "test_loss": test_loss,
         "test_accuracy": test_accuracy,
+        "val_loss": val_loss,
+        "val_accuracy": val_accuracy,
         "generalization_gap": None if train_loss is None or test_loss is None else test_loss - train_loss,
         "chosen_epoch": chosen or None,
         "diverged": not chosen,
@@ -73,23 +77,28 @@ def describe(trained: Trained) -> Result:
     }
     return Result(
         run=run,
-        epochs=_epochs(trained),
+        epochs=epoch_rows(training, trained.rows, training.recipe.epochs),
         layers=_layers(trained, initial),
         model={name: tensor.clone() for name, tensor in layout.named(final, rows["best_statistics"])},
     )
 
 
-def _epochs(trained: Trained) -> list[dict[str, Any]]:
-    training = trained.training
-    return [
+def epoch_rows(training: Training, rows: Mapping[str, Tensor], epochs: int) -> list[dict[str, Any]]:
+    """The first `epochs` epochs of a training's history, from its rows on the CPU."""
+    found = [
         {
             "epoch": epoch + 1,
-            "train_loss": _finite(float(trained.rows["losses"][epoch])),
-            "train_accuracy": int(trained.rows["hits"][epoch]) / training.data.train_images,
+            "train_loss": _finite(float(rows["losses"][epoch])),
+            "train_accuracy": int(rows["hits"][epoch]) / training.train_images,
             "learning_rate": rate_at(training.recipe, training.optimizer.learning_rate, epoch),
         }
-        for epoch in range(training.recipe.epochs)
+        for epoch in range(epochs)
     ]
+    if training.val_images:
+        for epoch, row in enumerate(found):
+            row["val_loss"] = _finite(float(rows["val_losses"][epoch]))
+            row["val_accuracy"] = float(rows["val_accuracies"][epoch])
+    return found
 
 
 def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:

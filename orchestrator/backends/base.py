@@ -68,6 +68,9 @@ class Backend(ABC):
         none of its nodes has.
         """
 
+    def check_home(self, home: Home) -> None:  # noqa: B027 - most backends have nothing to ask
+        """Raises InputError if a node could not work for this home. Comes with `survey`, and leaves nothing behind."""
+
     @abstractmethod
     def adopt(self, fleet: Fleet) -> None:
         """Take this fleet over. Called once, before all that follows."""
@@ -79,6 +82,10 @@ class Backend(ABC):
     @abstractmethod
     def alive(self) -> int:
         """How many agents run or wait to run, those of an earlier launch included if they can be found."""
+
+    def size(self, fleet: Fleet) -> int:
+        """How many agents the fleet should have by now: more than at first if the cluster has grown since."""
+        return fleet.workers
 
     def others(self, agents: Sequence[AgentRow]) -> int:
         """How many of the registry's living agents do the fleet's work and are not counted by `alive`."""

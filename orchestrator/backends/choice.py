@@ -20,11 +20,13 @@ class BackendName(StrEnum):
 
     LOCAL = "local"
     SLURM = "slurm"
+    RAY = "ray"
 
 
 PLACES = {
     BackendName.LOCAL: "orchestrator.backends.local:LocalBackend",
     BackendName.SLURM: "orchestrator.backends.slurm:SlurmBackend",
+    BackendName.RAY: "orchestrator.backends.ray:RayBackend",
 }
 """Imported when they are used: each needs packages that the others do not."""
 

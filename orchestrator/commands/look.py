@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import AgentState, State
+from db.states import AgentState, FailureClass, State
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
@@ -203,7 +203,7 @@ def _job_table(jobs: list[Job], rows: dict[str, JobRow], varying: list[str]) -> 
     stored = [rows[job.identity] for job in jobs]
     columns: dict[str, list[Any]] = {
         "job": [row.identity[:12] for row in stored],
-        "state": [row.state.value for row in stored],
+        "state": [_state_text(row) for row in stored],
     }
     if any(row.failure_class for row in stored):
         columns["failure"] = [row.failure_class and row.failure_class.value for row in stored]
@@ -215,6 +215,13 @@ def _job_table(jobs: list[Job], rows: dict[str, JobRow], varying: list[str]) -> 
 
 def _short(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _state_text(row: JobRow) -> str:
+    """A job's state, and how far it got if a tuning scheduler ended it."""
+    if row.state is State.CANCELLED and row.failure_class is FailureClass.STOPPED:
+        return f"cancelled (stopped at epoch {row.epoch})"
+    return row.state.value
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:
@@ -241,7 +248,7 @@ def show(
         }
         typer.echo(json.dumps(content, default=str))
         return
-    typer.echo(f"job       {row.identity}\nstate     {row.state.value}, attempt {row.attempt}")
+    typer.echo(f"job       {row.identity}\nstate     {_state_text(row)}, attempt {row.attempt}")
     for key, value in row.job.settings().items():
         typer.echo(f"  {key:<20}{value}")
     for one in attempts:

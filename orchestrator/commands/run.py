@@ -11,9 +11,13 @@ from orchestrator.backends.choice import BackendName, Wish, choose
 from orchestrator.freezing import Code, choose_code
 from orchestrator.options import (
     DEFAULT_HOME,
+    CpusOption,
     DataOption,
+    GpusOption,
     HomeOption,
     LimitOption,
+    MemoryOption,
+    RayAddressOption,
     RegistryOption,
     SetOption,
     SourceArgument,
@@ -100,6 +104,10 @@ def launch(
     backend: BackendOption = None,
     slurm: SlurmOption = None,
     workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
     results: ResultsOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
@@ -124,7 +132,7 @@ def launch(
     sweep = launch_selection(
         place,
         selection,
-        choose(_wish(backend, slurm)),
+        choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory)),
         console,
         Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach, results=results),
         code=code,
@@ -138,6 +146,10 @@ def resume(
     backend: BackendOption = None,
     slurm: SlurmOption = None,
     workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
@@ -152,20 +164,29 @@ def resume(
     from db.registry import Registry
     from db.rows import Scope
     from db.states import State
+    from orchestrator.cluster import Wanted, named_address
+    from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
     from orchestrator.starts import recorded
+    from orchestrator.tuning.run import Ground
+    from reports.answers import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
     console = Console(stderr=True)
     try:
         found = opened.find_sweep(sweep)
+        if spec_of(found).tuning is not None:
+            wanted = Wanted(cpus=cpus, gpus=gpus, memory=memory)
+            trials = Ground(address=named_address(ray_address), wanted=wanted, workers=workers, lease=lease)
+            go_on(place, found, trials, console, code=code)
+            return
         waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
         console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
         if waiting:
             starts = recorded(place, found.id)
-            chosen = choose(_wish(backend, slurm), starts)
+            chosen = choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory), starts)
             before = max((one.agents for one in starts if one.backend == chosen.name), default=None)
             execution = Execution(workers=workers or before, lease=lease, time_limit=time_limit, detach=detach)
             version = choose_code(found, code)
@@ -211,10 +232,11 @@ def worker(
     sys.exit(supervise(place, lease=lease, scope=scope, code=code, time_limit=time_limit))
 
 
-def _wish(name: BackendName | None, slurm: list[str] | None) -> Wish:
+def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float | None) -> Wish:
     from orchestrator.backends.slurm.request import parse_options
 
-    return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or [])})
+    of_ray = {key: value for key, value in ray.items() if value is not None}
+    return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or []), BackendName.RAY: of_ray})
 
 
 def _finish(home: Home, sweep: Sweep) -> None:

@@ -19,6 +19,7 @@ COMMANDS = [
     "launch",
     "resume",
     "worker",
+    "tune",
     "status",
     "jobs",
     "show",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -30,7 +32,12 @@ def tensors(cohort: Cohort, member: int, one: Training) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("form", list(Form))
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_mixed_cohort_equals_plain_models_trained_alone(digits: Images, form: Form, depth: int) -> None:
-    assert_equal_to_plain_models(digits, form, mixture(depth=depth))
+    assert_equal_to_plain_models(digits, [form], mixture(depth=depth))
+
+
+# Deep networks on the edge of stability multiply a rounding error in every step, so ResNets are compared at small
+# rates, and without the division by nearly nothing in which Adam and RMSprop do the same.
+CALM: dict[str, dict[str, Any]] = {"sgd": {}, "adam": {"epsilon": 1e-3}, "rmsprop": {"epsilon": 1e-3}}
 
 
 def test_convolutions_wide_enough_for_winograd_equal_plain_models(digits: Images) -> None:
@@ -40,38 +47,47 @@ def test_convolutions_wide_enough_for_winograd_equal_plain_models(digits: Images
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", list(Form))
-def test_mixed_cohort_of_resnets_equals_plain_ones_trained_alone(digits: Images, form: Form) -> None:
-    """At a tenth of the rates: at the full ones rounding errors grow until a weight is rounded otherwise."""
+def test_mixed_cohort_of_resnets_equals_plain_ones_trained_alone(digits: Images) -> None:
     trainings = [
         training(
             model="resnet",
             optimizer=optimizer,
             bits=bits,
-            learning_rate=RATES[optimizer] / 10,
+            learning_rate=RATES[optimizer] / 100,
             weight_decay=1e-2 * (1 + number),
             seed=10 * number + bits,
             decay_step=bits == 4,
+            **CALM[optimizer],
         )
         for optimizer in RATES
         for number, bits in enumerate((32, 8, 4, 2))
     ]
-    assert_equal_to_plain_models(digits, form, trainings)
+    assert_equal_to_plain_models(digits, list(Form), trainings)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", list(Form))
-def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digits: Images, form: Form) -> None:
-    """One optimizer a precision, at a hundredth of the rates, for the same reason."""
+def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digits: Images) -> None:
     trainings = [
-        training(model="resnet", depth=50, optimizer=optimizer, bits=bits, learning_rate=RATES[optimizer] / 100)
+        training(
+            model="resnet",
+            depth=50,
+            optimizer=optimizer,
+            bits=bits,
+            learning_rate=RATES[optimizer] / 1000,
+            seed=1,
+            **CALM[optimizer],
+        )
         for optimizer, bits in (("sgd", 32), ("adam", 8), ("sgd", 4), ("rmsprop", 2))
     ]
-    assert_equal_to_plain_models(digits, form, trainings)
+    assert_equal_to_plain_models(digits, list(Form), trainings)
 
 
-def assert_equal_to_plain_models(digits: Images, form: Form, trainings: list[Training], steps: int = STEPS) -> None:
-    cohort = Cohort(trainings, digits, slots=14, form=form, device=CPU, dtype=torch.float64)
+def assert_equal_to_plain_models(digits: Images, forms: list[Form], trainings: list[Training]) -> None:
+    """In every form, after STEPS steps: parameters and statistics to 1e-10."""
+    cohorts = {
+        form: Cohort(trainings, digits, slots=len(trainings) + 2, form=form, device=CPU, dtype=torch.float64)
+        for form in forms
+    }
     plain = [PlainTraining(one) for one in trainings]
     batches = Batches(digits, trainings[0].recipe, CPU, torch.float64)
     for step in range(steps):
@@ -81,16 +97,18 @@ def assert_equal_to_plain_models(digits: Images, form: Form, trainings: list[Tra
             if epoch:
                 for one in plain:
                     one.schedule.step()
-        cohort.step()
+        for cohort in cohorts.values():
+            cohort.step()
         for one in plain:
             one.step(*batches.batch(number))
     for member, (one, reference) in enumerate(zip(trainings, plain, strict=True)):
-        found, wanted = tensors(cohort, member, one), named(reference.net, one)
-        assert found.keys() == wanted.keys()
-        for name, tensor in wanted.items():
-            torch.testing.assert_close(
-                found[name], tensor, rtol=0, atol=1e-10, msg=f"{one.optimizer.name} {one.bits} {name}"
-            )
+        wanted = named(reference.net, one)
+        for form, cohort in cohorts.items():
+            found = tensors(cohort, member, one)
+            assert found.keys() == wanted.keys()
+            for name, tensor in wanted.items():
+                message = f"{form} {one.optimizer.name} {one.bits} {name}"
+                torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10, msg=message)
 
 
 def test_results_are_full_passes_of_the_epoch_with_the_lowest_training_loss(digits: Images) -> None:

@@ -20,6 +20,7 @@ from db.registry import Registry
 from db.rows import AgentInfo, Scope
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
+from workers.agent.directed import DirectedAgent, Orders
 from workers.agent.endings import LeaseGone
 from workers.agent.exits import Exit
 from workers.agent.heart import Heart
@@ -41,13 +42,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--sweep", type=int)
     parser.add_argument("--selection", type=int)
     parser.add_argument("--time-limit", type=float, default=math.inf)
+    parser.add_argument("--leash", action="store_true", help="leave when the standard input ends")
+    parser.add_argument("--directed", action="store_true", help="take orders from the standard input")
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     stop = listen()
+    orders = Orders(sys.stdin, stop) if given.leash or given.directed else None
     torch.set_num_threads(1)
     scope = Scope(sweep=given.sweep, selection=given.selection)
     try:
-        return run(home, lease=given.lease, scope=scope, time_limit=given.time_limit, stop=stop)
+        return run(
+            home,
+            lease=given.lease,
+            scope=scope,
+            time_limit=given.time_limit,
+            stop=stop,
+            orders=orders if given.directed else None,
+        )
     except (RegistryUnavailable, RegistryFull) as error:
         sys.stderr.write(f"qsweep agent: {error}\n")
         return Exit.REGISTRY_GONE
@@ -56,7 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
 
 
-def run(home: Home, *, lease: float, scope: Scope, time_limit: float, stop: threading.Event) -> int:
+def run(
+    home: Home,
+    *,
+    lease: float,
+    scope: Scope,
+    time_limit: float,
+    stop: threading.Event,
+    orders: Orders | None = None,
+) -> int:
     """Enlist, work, retire; the exit code."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
@@ -94,7 +113,7 @@ def run(home: Home, *, lease: float, scope: Scope, time_limit: float, stop: thre
     )
     heart.start()
     try:
-        Agent(place, scope).run()
+        (Agent(place, scope) if orders is None else DirectedAgent(place, registry, orders)).run()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
     finally:

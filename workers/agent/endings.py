@@ -19,6 +19,10 @@ class Stopped(Exception):
     """The agent was asked to stop: its jobs go back."""
 
 
+class StoppedEarly(Exception):
+    """A tuning scheduler wants no more of this trial; says after which epoch."""
+
+
 class TooLong(Exception):
     """The jobs run for longer than their time limit."""
 
@@ -37,6 +41,8 @@ def failure_class(error: Exception) -> FailureClass:
     match error:
         case Stopped():
             return FailureClass.PREEMPTED
+        case StoppedEarly():
+            return FailureClass.STOPPED
         case TooLong():
             return FailureClass.TIMEOUT
         case InputError():
@@ -60,6 +66,6 @@ def story(error: Exception) -> str:
     match error:
         case Stopped():
             return ""
-        case TooLong() | InputError():
+        case StoppedEarly() | TooLong() | InputError():
             return str(error)
     return f"the disk is full: {error}" if is_disk_full(error) else "".join(traceback.format_exception(error))

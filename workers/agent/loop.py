@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from db.errors import RegistryUnavailable
 from db.rows import EVERYTHING, Claim, Head, Scope
@@ -22,6 +23,7 @@ from workers.agent.publishing import provenance, publish
 from workers.agent.rows import measure_rows, result_rows
 from workers.agent.training import train_claims
 from workers.agent.workplace import Plan, Workplace
+from workers.cohort import Cohort
 from workers.data import Images, load, load_staged
 from workers.device import build, device_class, precisions
 from workers.forms import Form, default_form
@@ -129,7 +131,8 @@ class Agent:
 
     def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
         started = time.monotonic()
-        trained = train_claims(self.place, claims, plan, self._data(claims[0].job.training.data))
+        images = self._data(claims[0].job.training.data)
+        trained = train_claims(self.place, claims, plan, images, on_epoch=partial(self._close_epoch, claims))
         ended = time.monotonic()
         kept = self._models.keep(claims, trained.results)
         saving = trained.saving + time.monotonic() - ended
@@ -138,6 +141,9 @@ class Agent:
         diverged = [bool(result.run["diverged"]) for result in trained.results]
         publish(self.place, claims, result_rows(claims, trained.results, origin), diverged, kept)
         self._trained = tuple(claim.job_id for claim in claims)
+
+    def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
+        """An epoch of these jobs has ended. May raise StoppedEarly."""
 
     def _measure(self, claims: Sequence[Claim], plan: Plan) -> None:
         place, started = self.place, time.monotonic()

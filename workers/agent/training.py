@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from db.rows import Checkpoint, Claim
 from sweeps.faults import point
 from workers import checkpoints
-from workers.agent.endings import Stopped
+from workers.agent.endings import Stopped, StoppedEarly
 from workers.agent.workplace import Plan, Workplace
 from workers.cohort import Cohort, Result
 from workers.data import Images
@@ -38,8 +38,18 @@ class Trained:
     saving: float
 
 
-def train_claims(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Images) -> Trained:
-    """Train to the end. Raises Stopped (with a checkpoint written), TooLong or LeaseGone."""
+def train_claims(
+    place: Workplace,
+    claims: Sequence[Claim],
+    plan: Plan,
+    images: Images,
+    *,
+    on_epoch: Callable[[Cohort], None] = lambda _: None,
+) -> Trained:
+    """Train to the end. Raises Stopped or StoppedEarly (with a checkpoint written), TooLong or LeaseGone.
+
+    `on_epoch` is called after each epoch of the whole cohort, and may raise StoppedEarly.
+    """
     started = time.monotonic()
     cohort = _cohort(place, claims, plan, images)
     first, pace = cohort.position, Pace()
@@ -48,9 +58,13 @@ def train_claims(place: Workplace, claims: Sequence[Claim], plan: Plan, images: 
         cohort.step()
         point("step", cohort.active)
         place.report(claims, cohort.position, cohort.steps)
-        if place.is_to_stop(claims):
+        try:
+            if cohort.between_epochs:
+                on_epoch(cohort)
+            place.check_stop(claims)
+        except (Stopped, StoppedEarly):
             save(place, claims, cohort)
-            raise Stopped
+            raise
         place.check_time(started, cohort.position, cohort.steps)
         if pace.due(cohort.position):
             with pace:

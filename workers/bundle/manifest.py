@@ -56,7 +56,11 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return _parse(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
-        raise InputError(f"there is no {FILE}: this is no bundle", place=str(folder), allowed=WHOLE) from None
+        raise InputError(
+            f"there is no {FILE}: this is no bundle",
+            place=str(folder),
+            allowed="name what `qsweep pack` wrote, or the --results of it",
+        ) from None
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"this bundle's list of jobs is damaged ({reason})", place=str(path), allowed=WHOLE) from None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sweeps.training import Recipe
 from workers.data.images import Images
+from workers.data.split import hold_out
 
 PADDING = 4
 """Black pixels around an image before a crop of its own size."""
@@ -25,14 +26,24 @@ class Shifts:
 
 
 class Batches:
-    """A data set on a device, standardized per channel with the training set's mean and deviation."""
+    """A data set on a device, standardized per channel with the mean and deviation of what is trained on.
+
+    `train`, `test` and `val` are images (N, channels, side, side) and labels (N); `val` is None unless the
+    recipe holds some of the training images out.
+    """
 
     def __init__(self, images: Images, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
         self._recipe = recipe
         self._device, self._dtype = device, dtype
-        self.train = (images.train_images.to(device), images.train_labels.to(device))
+        train_images, train_labels = images.train_images, images.train_labels
+        self.val: tuple[Tensor, Tensor] | None = None
+        if recipe.val_fraction:
+            held_out = hold_out(train_labels, recipe)
+            self.val = (train_images[held_out].to(device), train_labels[held_out].to(device))
+            train_images, train_labels = train_images[~held_out], train_labels[~held_out]
+        self.train = (train_images.to(device), train_labels.to(device))
         self.test = (images.test_images.to(device), images.test_labels.to(device))
-        mean, deviation = moments(images.train_images)
+        mean, deviation = moments(train_images)
         self._mean = mean.to(device, dtype)[:, None, None]
         self._deviation = deviation.to(device, dtype)[:, None, None]
         self._order = torch.empty(0, dtype=torch.int64)

@@ -64,7 +64,7 @@ def measure_models(
     ]
     batches = Batches(images, first.recipe, device, dtype)
     pictures, labels = batches.train
-    places = draws.balanced(images.train_labels, measure.measure_samples, measure.measure_seed).to(device)
+    places = draws.balanced(labels.cpu(), measure.measure_samples, measure.measure_seed).to(device)
     examinees = Examinees(network, batches.standardized(pictures[places]), labels[places])
 
     def at(some: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ def _describe(
     samples: int,
 ) -> Measured:
     distances = distances_of(point, layout)
-    m = training.data.train_images
+    m = training.train_images
     last = search.trace[-1]
     of_init, of_orig = (
         BOUNDS[measure.name](measure, distances, square, last.radius, m)

@@ -1,0 +1,50 @@
+"""The Ray actor that holds the resources of one agent, and the agent that it starts beside itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from typing import Any
+
+import ray
+
+from orchestrator.backends.base import Fleet
+from orchestrator.backends.local import worker_command, worker_environment
+
+
+class RayAgent:
+    """Runs one supervised agent for as long as it has work, and ends with it.
+
+    The agent is on a leash: when this actor dies, however it dies, the agent writes a checkpoint, hands its jobs
+    back and leaves. When the machine dies, its lease runs out. An actor that died by mistake is started again by
+    Ray, on whatever node has room.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        log = fleet.home.logs / "agents"
+        log.mkdir(parents=True, exist_ok=True)
+        with (log / "supervisors.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [*worker_command(fleet), "--leash"],
+                env=worker_environment(fleet.home, threads=1) | {"QSWEEP_BACKEND": "ray"},
+                stdin=subprocess.PIPE,  # nothing is ever written: it ends when this process does
+                stdout=subprocess.DEVNULL,
+                stderr=output,
+                start_new_session=True,
+            )
+        me = ray.get_runtime_context().current_actor
+        threading.Thread(target=self._end_with_agent, args=(me,), daemon=True).start()
+
+    def started(self) -> int:
+        """The number of this actor's process: answered once there is room for it."""
+        return os.getpid()
+
+    def stop(self) -> None:
+        """Ask the agent to write a checkpoint, hand its jobs back and exit; this actor follows."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def _end_with_agent(self, me: Any) -> None:
+        self._process.wait()
+        ray.kill(me)

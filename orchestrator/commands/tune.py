@@ -1,0 +1,126 @@
+"""How hyperparameters are tuned: `tune`, by Ray Tune over a sweep's own axes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.commands.run import LEASE, CodeOption, LeaseOption
+from orchestrator.options import (
+    DEFAULT_HOME,
+    CpusOption,
+    DataOption,
+    GpusOption,
+    HomeOption,
+    JsonOption,
+    MemoryOption,
+    RayAddressOption,
+    RegistryOption,
+    SetOption,
+    SourceArgument,
+    WhereOption,
+    home_of,
+)
+from sweeps.tuning import Mode, Scheduler, Search
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from db.home import Home
+    from db.rows import Sweep
+    from orchestrator.freezing import Code
+    from orchestrator.tuning.run import Ground
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        "tune",
+        epilog="Example: qsweep tune digits-grid --metric val_loss --scheduler asha --search random --samples 20",
+    )(tune)
+
+
+def tune(
+    source: SourceArgument,
+    metric: Annotated[str, typer.Option("--metric", help="What decides; never measured on test data.")] = "val_loss",
+    mode: Annotated[
+        Mode | None, typer.Option("--mode", help="Which values are better.", show_default="by the metric")
+    ] = None,
+    scheduler: Annotated[Scheduler, typer.Option("--scheduler", help="Who stops trials early.")] = Scheduler.ASHA,
+    search: Annotated[Search, typer.Option("--search", help="Which points are tried.")] = Search.GRID,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=1, metavar="N", help="Most trials.", show_default="grid: all, else 16"),
+    ] = None,
+    grace: Annotated[int, typer.Option("--grace", min=1, help="Epochs before ASHA may stop a trial.")] = 1,
+    reduction: Annotated[
+        int, typer.Option("--reduction", min=2, help="ASHA lets one of so many trials go on, so many times as far.")
+    ] = 3,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the trials.")] = 0,
+    changes: SetOption = None,
+    where: WhereOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name the tuning run.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Trials at a time.", show_default="as many as fit"),
+    ] = None,
+    address: RayAddressOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    memory: MemoryOption = None,
+    lease: LeaseOption = LEASE,
+    code: CodeOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune over a sweep's axes with Ray Tune, bit width among them; end with the best trials. Again: resume."""
+    from rich.console import Console
+
+    from orchestrator.cluster import Wanted, named_address
+    from orchestrator.selection import read_selection
+    from orchestrator.tuning.run import Ground, make_selection
+    from orchestrator.tuning.run import tune as see_through
+    from sweeps.tuning import VAL_FRACTION, Tuning, check_metric
+
+    natural = check_metric(metric, mode)
+    console = Console(stderr=True)
+    selection = read_selection(source, changes=changes or ())
+    given = {*dict(selection.spec.fixed), *(axis.name for axis in selection.spec.axes)}
+    if metric.startswith("val_") and "val_fraction" not in given:
+        console.print(f"note: val_fraction = {VAL_FRACTION}; change it with --set", highlight=False, soft_wrap=True)
+        selection = read_selection(source, changes=[*(changes or ()), f"val_fraction={VAL_FRACTION}"])
+    tuning = Tuning(
+        metric=metric, mode=natural, scheduler=scheduler, search=search, samples=samples, grace=grace,
+        reduction=reduction, seed=seed, where=where,
+    )  # fmt: skip
+    place = home_of(home, registry, data)
+    ground = Ground(
+        address=named_address(address), wanted=Wanted(cpus=cpus, gpus=gpus, memory=memory), workers=workers, lease=lease
+    )  # fmt: skip
+    sweep = see_through(place, make_selection(selection, tuning, name), ground, console, code=code)
+    answer(place, sweep, as_json=as_json)
+
+
+def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: Code | None) -> None:
+    """See a launched tuning run through to its end, from the registry alone; print the best trials."""
+    from orchestrator.tuning.run import launched_selection
+    from orchestrator.tuning.run import tune as see_through
+
+    answer(home, see_through(home, launched_selection(sweep), ground, console, code=code))
+
+
+def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
+    """Print the best trials."""
+    from db.registry import Registry
+    from orchestrator.tuning.answer import read_trials, render_trials
+
+    with Registry.open(home.registry) as opened:
+        trials = read_trials(home, opened, sweep)
+    if as_json:
+        typer.echo(json.dumps({"sweep": sweep.title, "trials": [asdict(one) for one in trials]}))
+    else:
+        typer.echo(render_trials(sweep, trials), nl=False)

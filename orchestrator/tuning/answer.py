@@ -1,0 +1,138 @@
+"""What a tuning run answers: the best trials, and the best one of each precision. Test data is no part of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from db.home import Home
+from db.registry import Registry
+from db.results import ResultStore
+from db.rows import JobRow, Sweep
+from db.states import State
+from reports.answers import spec_of
+from reports.table import precision_name
+from sweeps.settings import Setting
+from sweeps.tuning import METRICS, Tuning
+
+SHOWN = 10
+"""Trials in the table of the best."""
+COLUMNS = tuple(METRICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One trial: what it set, how it ended, its metrics (of the kept model if it is done, else of its last epoch)."""
+
+    job: str
+    bits: int
+    settings: dict[str, Setting]
+    done: bool
+    ending: str
+    epoch: int
+    metrics: dict[str, float | None]
+
+    def rank(self, tuning: Tuning) -> tuple[bool, float]:
+        """Whole trials come first, then the better ones."""
+        value = self.metrics.get(tuning.metric)
+        if value is None or not math.isfinite(value):
+            return not self.done, math.inf
+        return not self.done, value if tuning.better(0.0, 1.0) else -value
+
+
+def read_trials(home: Home, registry: Registry, sweep: Sweep) -> list[Tried]:
+    """Every trial that got anywhere, the best first."""
+    spec = spec_of(sweep)
+    assert spec.tuning is not None
+    rows = registry.jobs(sweep.id)
+    runs = {one["job"]: one for one in _read_runs(home, registry, sweep)}
+    reports = registry.reports([row.id for row in rows if row.state is not State.DONE])
+    axes = [axis.name for axis in spec.axes]
+    found = []
+    for row in rows:
+        if row.identity in runs:
+            found.append(_tried(row, runs[row.identity], axes))
+        elif row.id in reports:
+            found.append(_tried(row, reports[row.id][-1], axes))
+    return sorted(found, key=lambda one: one.rank(spec.tuning) if spec.tuning else (False, 0.0))
+
+
+def render_trials(sweep: Sweep, trials: Sequence[Tried]) -> str:
+    """The tables as Markdown, ending with a newline."""
+    tuning = spec_of(sweep).tuning
+    assert tuning is not None
+    best: dict[int, Tried] = {}
+    for one in trials:
+        best.setdefault(one.bits, one)
+    stopped = sum(not one.done for one in trials)
+    lines = [
+        f"**Best trials by {tuning.metric}** — {sweep.title}, {len(trials)} trials, {stopped} not trained to the end",
+        "",
+    ]
+    lines += _table(trials[:SHOWN])
+    if len(best) > 1:
+        lines += ["", f"**Best trial of each precision by {tuning.metric}**", ""]
+        lines += _table([best[bits] for bits in sorted(best, reverse=True)])
+    return "\n".join(lines) + "\n"
+
+
+def _read_runs(home: Home, registry: Registry, sweep: Sweep) -> list[dict[str, Any]]:
+    columns = ["job", "chosen_epoch", *COLUMNS]
+    rows: list[dict[str, Any]] = ResultStore(home.store).read("runs", registry.committed(sweep.id), columns).to_pylist()
+    return rows
+
+
+def _tried(row: JobRow, told: dict[str, Any], axes: Sequence[str]) -> Tried:
+    settings = row.job.settings()
+    done = row.state is State.DONE
+    epoch = row.job.training.recipe.epochs if done else int(told["epoch"])
+    ending = {State.DONE: "done", State.CANCELLED: f"stopped at epoch {epoch}"}.get(row.state, row.state.value)
+    return Tried(
+        job=row.identity,
+        bits=row.job.training.bits,
+        settings={name: settings[name] for name in axes if name in settings},
+        done=done,
+        ending=ending,
+        epoch=epoch,
+        metrics={name: told.get(name) for name in COLUMNS},
+    )
+
+
+def _table(trials: Sequence[Tried]) -> list[str]:
+    varying = [name for name in _varying(trials) if name != "bits"]
+    shown = [name for name in COLUMNS if any(one.metrics[name] is not None for one in trials)]
+    header = ["Job", "Precision", *varying, "Ended", *shown]
+    body = [
+        [
+            one.job[:12],
+            precision_name(one.bits),
+            *(str(one.settings.get(name, "–")) for name in varying),
+            one.ending,
+            *(_number(one.metrics[name]) for name in shown),
+        ]
+        for one in trials
+    ]
+    widths = [max(len(line[place]) for line in [header, *body]) for place in range(len(header))]
+    texts = 3 + len(varying)
+    rule = ["-" * width if place < texts else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
+    return [
+        "| "
+        + " | ".join(
+            cell.ljust(width) if place < texts else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
+        for line in (header, rule, *body)
+    ]
+
+
+def _varying(trials: Sequence[Tried]) -> list[str]:
+    """The settings in which these trials differ."""
+    names = list(dict.fromkeys(name for one in trials for name in one.settings))
+    return [name for name in names if len({str(one.settings.get(name)) for one in trials}) > 1]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

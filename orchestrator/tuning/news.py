@@ -1,0 +1,59 @@
+"""What a tuning run says while it goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console
+
+from sweeps.tuning import Tuning
+
+EVERY = 15.0
+"""Seconds between two lines."""
+
+
+class News(Callback):
+    """Counts trials, and says now and then how far they are and what was best."""
+
+    def __init__(self, console: Console, title: str, tuning: Tuning, trials: int) -> None:
+        self._console = console
+        self._title = title
+        self._tuning = tuning
+        self._trials = trials
+        self._ended = 0
+        self._whole: set[str] = set()
+        self._best: float | None = None
+        self._said = -EVERY
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune keeps snapshots of its callbacks; ours go on from the registry, and hold a terminal."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        if result["done"] and "problem" not in result:
+            self._whole.add(trial.trial_id)
+        self._take(result)
+        self._say()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._ended += 1
+        result = trial.last_result or {}
+        if "problem" in result:
+            self._console.print(result["problem"], highlight=False, soft_wrap=True)
+        self._say(last=self._ended == self._trials)
+
+    def _take(self, result: dict[str, Any]) -> None:
+        value = result.get(self._tuning.metric)
+        if value is not None and (self._best is None or self._tuning.better(value, self._best)):
+            self._best = value
+
+    def _say(self, *, last: bool = False) -> None:
+        if not last and time.monotonic() - self._said < EVERY:
+            return
+        self._said = time.monotonic()
+        best = "" if self._best is None else f" · best {self._tuning.metric} so far {self._best:.4f}"
+        early = self._ended - len(self._whole)
+        text = f"{self._title}: {self._ended}/{self._trials} trials ended, {early} of them early{best}"
+        self._console.print(text, highlight=False, soft_wrap=True)

@@ -1,0 +1,266 @@
+"""Sweeps on a real Ray of two nodes: walked away from, robbed of actors, nodes and launcher, and finished."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import qsweep as api
+from db.registry import Registry
+from db.states import FailureClass
+from sweeps.errors import InputError
+from tests.conftest import QSWEEP, environment
+from tests.orchestrator.ray_cluster import RayCluster, missing_ray
+
+pytestmark = pytest.mark.slow
+
+SWEEP = """
+title = "Ray"
+tables = ["table1"]
+[fixed]
+data = "digits"
+model = "nin"
+channels_per_width = 2
+depth = 2
+weight_decay = 0.0
+optimizer = "sgd"
+epochs = 60
+batch_size = 64
+[axes]
+width = [2, 3, 4, 5, 6]
+bits = [32, 4]
+learning_rate = [0.02]
+"""
+"""10 trainings in five cohorts."""
+DECOYS = ("db", "workers", "sweeps", "reports", "orchestrator", "qsweep", "torch", "numpy", "ray")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The current folder of every command: full of decoys, and with the sweep file."""
+    decoys = tmp_path / "decoys"
+    for name in DECOYS:
+        (decoys / name).mkdir(parents=True)
+        (decoys / name / "__init__.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
+        (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
+    (decoys / "mine.toml").write_text(SWEEP)
+    return decoys
+
+
+@pytest.fixture
+def run(home: Path, folder: Path) -> Run:
+    """Run `qsweep` among the decoys."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [QSWEEP, *arguments],
+            env=environment(home),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return call
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+    """What the condition answers, once it does. Fails after a while."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(0.2)
+    return pytest.fail(f"not in {seconds:g} s: {what}")
+
+
+def agents_at_work(home: Path) -> list[int]:
+    """The process numbers of the agents that are past their first steps."""
+    registry = Registry.open_if_present(home / "registry.db")
+    if registry is None:
+        return []
+    with registry:
+        return [agent.pid for agent in registry.agents() if agent.note and json.loads(agent.note)["step"] > 5]
+
+
+def actor_of(agent: int) -> psutil.Process:
+    """Agent, supervisor, actor: the third in the line."""
+    actor = psutil.Process(agent).parents()[1]
+    assert "ray::RayAgent" in " ".join(actor.cmdline())
+    return actor
+
+
+def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
+    cluster: RayCluster, run: Run, home: Path, folder: Path
+) -> None:
+    arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address, "--workers", "3"]
+    arguments += ["--lease", "6"]
+    launcher = subprocess.Popen(
+        [QSWEEP, *arguments],
+        cwd=folder,
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: len(agents_at_work(home)) == 2, "an agent at work on each core")
+    grown = cluster.add_node()
+    agents = until(lambda: len(found := agents_at_work(home)) == 3 and found, "the third agent on the new node")
+    with Registry.open(home / "registry.db") as registry:
+        sweep = registry.find_sweep("mine")
+        environments = [psutil.Process(one).environ() for one in agents]
+        assert all(str(home / "code" / sweep.code) in one["PYTHONPATH"] for one in environments)
+        assert all(one["PYTHONSAFEPATH"] == "1" for one in environments)
+
+        on_grown = [one for one in agents if grown in actor_of(one).parents()]
+        elsewhere = [one for one in agents if one not in on_grown]
+        assert len(on_grown) == 1
+        launcher.kill()
+        grown.kill()
+        actor_of(elsewhere[0]).kill()
+        launcher.communicate()
+        for gone in (on_grown[0], elsewhere[0]):
+            until(lambda gone=gone: not psutil.pid_exists(gone), "an agent without its actor leaves")
+        assert psutil.pid_exists(elsewhere[1])
+
+        resumed = run("resume", "mine")
+        assert resumed.returncode == 0, resumed.stderr
+        assert "decoy" not in resumed.stderr
+        assert "ray" not in resumed.stderr.lower().replace("mine@", "")
+        assert registry.counts(sweep.id).done == 10
+        attempts = [one for row in registry.jobs(sweep.id) for one in registry.attempts(row.id)]
+        assert {one.backend for one in attempts} == {"ray"}
+        assert {one.failure_class for one in attempts} <= {None, FailureClass.PREEMPTED, FailureClass.LOST}
+        assert FailureClass.PREEMPTED in {one.failure_class for one in attempts}
+        assert max(one.resumed_from for one in attempts) > 0
+    runs = api.results("mine", home=home)
+    assert len(runs) == runs.job.nunique() == 10
+    assert {one.removesuffix(".dirty") for one in runs.code} == {sweep.code}
+    assert run("db", "check").returncode == 0
+
+
+def test_a_ray_of_our_own_outlives_the_launcher_and_ends_with_the_work(run: Run, home: Path) -> None:
+    missing_ray()
+    launched = run("launch", "mine.toml", "--backend", "ray", "--workers", "2", "--set", "epochs=3", "--detach")
+    assert launched.returncode == 0, launched.stderr
+    assert "2 agents started" in launched.stderr
+    with Registry.open(home / "registry.db") as registry:
+        sweep = registry.find_sweep("mine")
+        until(lambda: registry.counts(sweep.id).done == 10, "the sweep finishes without its launcher")
+    again = run("resume", "mine")
+    assert again.returncode == 0, again.stderr
+    assert "0 jobs to do" in again.stderr
+
+    def keepers() -> list[psutil.Process]:
+        return [one for one in psutil.process_iter() if str(home) in _environment(one).get("QSWEEP_REGISTRY", "")]
+
+    until(lambda: not keepers(), "the Ray of our own ends")
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:
+        return {}
+
+
+def test_ctrl_c_hands_back_what_ray_agents_hold(cluster: RayCluster, run: Run, home: Path, folder: Path) -> None:
+    arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address, "--set", "epochs=2000"]
+    launcher = subprocess.Popen(
+        [QSWEEP, *arguments],
+        cwd=folder,
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    agents = until(lambda: len(found := agents_at_work(home)) == 2 and found, "one agent a core at work")
+    launcher.send_signal(signal.SIGINT)
+    said = launcher.communicate(timeout=120)[1]
+    assert launcher.returncode == 130, said
+    assert "interrupted with 0 of 10 jobs done; go on with: qsweep resume mine@" in said
+    until(lambda: not any(psutil.pid_exists(one) for one in agents), "the agents leave")
+    with Registry.open(home / "registry.db") as registry:
+        assert registry.counts(registry.find_sweep("mine").id).queued == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--ray-address", "127.0.0.1:9"], "nothing answers there"),
+        (["--ray-address", "elsewhere"], "no address of a Ray cluster"),
+        (["--gpus-per-worker", "8"], "no node has 8 GPUs"),
+        (["--memory-per-worker", "900TB"], "no node has 900000 GB of memory"),
+        (["--memory-per-worker", "much"], "is no size"),
+        (["--backend", "local", "--ray-address", "127.0.0.1:9"], "options of --backend ray"),
+    ],
+)
+def test_what_ray_can_not_give_is_refused_before_anything_is_written(
+    run: Run, home: Path, options: list[str], problem: str
+) -> None:
+    missing_ray()
+    refused = run("launch", "mine.toml", "--backend", "ray", *options)
+    assert refused.returncode == 2, refused.stderr
+    assert problem in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert not home.exists()
+
+
+def test_more_gpus_than_any_node_has_are_refused(cluster: RayCluster, run: Run, home: Path) -> None:
+    options = ["--backend", "ray", "--ray-address", cluster.address, "--gpus-per-worker", "0.5"]
+    refused = run("launch", "mine.toml", *options)
+    assert refused.returncode == 2, refused.stderr
+    assert "no node has 0.5 GPUs; allowed: up to 0" in refused.stderr
+    assert not home.exists()
+
+
+def test_without_ray_the_command_line_says_how_to_get_it(home: Path, folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None; sys.argv = ['qsweep', *sys.argv[1:]]; "
+        "from orchestrator.cli import main; main()"
+    )
+    for command in (["launch", "mine.toml", "--backend", "ray"], ["tune", "mine.toml"]):
+        refused = subprocess.run(
+            [QSWEEP.replace("qsweep", "python"), "-P", "-c", code, *command],
+            cwd=folder,
+            env=environment(home),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert refused.returncode == 2, refused.stderr
+        assert "Ray is not installed here; install it with: pip install" in refused.stderr
+        assert not home.exists()
+
+
+def test_a_node_that_can_not_do_the_work_is_named(cluster: RayCluster, tmp_path: Path) -> None:
+    """Both nodes are this machine, so the way to a home that only one of them sees is asked of the question itself."""
+    from orchestrator.backends.ray_nodes import look
+
+    assert look(str(tmp_path), str(tmp_path / "registry.db")) is None
+    assert "does not see" in (look(str(tmp_path / "mark"), "") or "")
+    (tmp_path / "registry.db").write_bytes(b"precious notes" * 100)
+    assert "not a database" in (look(str(tmp_path), str(tmp_path / "registry.db")) or "")
+
+
+def test_agents_fit_a_node_by_its_scarcest_resource() -> None:
+    from orchestrator.cluster import Node, Wanted, parse_memory
+
+    node = Node(id="", host="a", cpus=8, gpus=2, memory=40e9)
+    assert Wanted().on([node]).fit(node) == 2
+    assert Wanted(gpus=0.5).on([node]).fit(node) == 4
+    assert Wanted(gpus=0.1, cpus=0.5, memory="10GB").on([node]).fit(node) == 4
+    assert Wanted(gpus=0, cpus=3).on([node]).fit(node) == 2
+    with pytest.raises(InputError, match="no single node has all"):
+        Wanted(gpus=1, memory="50GB").on([node, Node(id="", host="b", cpus=8, gpus=0, memory=60e9)])
+    assert parse_memory("1.5 GB") == 1.5e9

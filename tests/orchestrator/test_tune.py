@@ -1,0 +1,286 @@
+"""Tuning by real Ray Tune: every trial is a job of the registry, and test data never chooses."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import qsweep as api
+from db.registry import Registry
+from db.rows import JobRow
+from db.states import FailureClass, State, SweepState
+from orchestrator.tuning.space import Space, drawn_jobs
+from sweeps.errors import InputError
+from sweeps.files import read_sweep
+from sweeps.tuning import METRICS, Mode, Scheduler, Search, Tuning, check_metric
+from tests.conftest import QSWEEP, environment
+from tests.orchestrator.ray_cluster import RayCluster, missing_ray
+from workers.cohort import Cohort
+from workers.data import load
+from workers.forms import Form
+
+SWEEP = """
+title = "Tuned"
+tables = ["table1"]
+[fixed]
+data = "digits"
+model = "nin"
+width = 2
+channels_per_width = 2
+depth = 2
+weight_decay = 0.0
+epochs = 9
+batch_size = 64
+[axes]
+optimizer = ["sgd", "adam"]
+bits = [32, 4]
+[axes.learning_rate]
+by = "optimizer"
+sgd = [0.05, 0.0005]
+adam = [0.01]
+"""
+"""6 trainings, some of them hopeless."""
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "tuned.toml").write_text(SWEEP)
+    return folder
+
+
+@pytest.fixture
+def run(home: Path, folder: Path) -> Run:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [QSWEEP, *arguments],
+            env=environment(home),
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return call
+
+
+def rows_of(registry: Registry, name: str = "tuned") -> dict[str, JobRow]:
+    return {row.identity: row for row in registry.jobs(registry.find_sweep(name).id)}
+
+
+@pytest.mark.slow
+def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants_them_whole(
+    cluster: RayCluster, run: Run, home: Path
+) -> None:
+    arguments = ["tune", "tuned.toml", "--metric", "val_loss", "--scheduler", "asha", "--ray-address", cluster.address]
+    tuned = run(*arguments)
+    assert tuned.returncode == 0, tuned.stderr
+    assert "note: val_fraction = 0.1" in tuned.stderr
+    assert "**Best trials by val_loss**" in tuned.stdout
+    assert "**Best trial of each precision by val_loss**" in tuned.stdout
+    assert "test" not in tuned.stdout
+    assert "ray" not in tuned.stderr.lower()
+
+    with Registry.open(home / "registry.db") as registry:
+        sweep = registry.find_sweep("tuned")
+        assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning is over")
+        rows = rows_of(registry)
+        done = [row for row in rows.values() if row.state is State.DONE]
+        stopped = [row for row in rows.values() if row.state is State.CANCELLED]
+        assert len(done) + len(stopped) == len(rows) == 6
+        assert done
+        assert stopped
+        reports = registry.reports([row.id for row in rows.values()])
+        for row in stopped:
+            assert row.failure_class is FailureClass.STOPPED
+            assert row.epoch in (1, 3)
+            assert [one["epoch"] for one in reports[row.id]] == list(range(1, row.epoch + 1))
+            saved = list((home / "checkpoints" / row.identity).glob("*.pt"))
+            assert saved
+        told = {row.identity: [one["val_loss"] for one in reports[row.id]] for row in rows.values()}
+        listed = run("jobs", "tuned").stdout
+        assert f"cancelled (stopped at epoch {stopped[0].epoch})" in listed
+
+        again = run(*arguments)
+        assert again.returncode == 0, again.stderr
+        assert again.stdout == tuned.stdout
+        assert {row.identity: row.attempt for row in rows_of(registry).values()} == {
+            row.identity: row.attempt for row in rows.values()
+        }
+
+        whole = run("launch", "tuned.toml", "--set", "val_fraction=0.1", "--workers", "1")
+        assert whole.returncode == 0, whole.stderr
+        assert "6 jobs: 0 new, 6 known" in whole.stderr
+        last = {row.identity: registry.attempts(row.id)[-1] for row in rows_of(registry).values()}
+        assert all(last[row.identity].resumed_from == row.progress > 0 for row in stopped)
+        assert all(last[row.identity].attempt == row.attempt for row in done)
+
+    runs = api.results("tuned", home=home).set_index("job")
+    epochs = api.results("tuned", "epochs", home=home)
+    assert sorted(runs.index) == sorted(rows)
+    for job, values in told.items():
+        assert epochs[epochs.job == job].val_loss.tolist()[: len(values)] == values
+    one = stopped[0]
+    form, slots = Form(runs.form[one.identity]), int(runs.slots[one.identity])
+    images = load(one.job.training.data, None, download=False)
+    alone = Cohort([one.job.training], images, slots=slots, form=form, device=torch.device("cpu"))
+    while not alone.finished:
+        alone.step()
+    assert alone.results()[0].run["val_loss"] == runs.val_loss[one.identity]
+
+
+@pytest.mark.slow
+def test_an_interrupted_tuning_by_optuna_is_resumed_from_the_registry_alone(
+    cluster: RayCluster, run: Run, home: Path, folder: Path
+) -> None:
+    arguments = ["tune", "tuned.toml", "--search", "optuna", "--scheduler", "none", "--samples", "4"]
+    arguments += ["--ray-address", cluster.address, "--set", "epochs=60"]
+    process = subprocess.Popen(
+        [QSWEEP, *arguments],
+        cwd=folder,
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: _reported(home) > 5, "a few epochs")
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, said
+    assert "go on with: qsweep resume tuned@tune-" in said
+    with Registry.open(home / "registry.db") as registry:
+        sweep = registry.find_sweep("tuned")
+        assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning was interrupted")
+        assert registry.counts(sweep.id).running == 0
+        begun = {row.identity: row.progress for row in rows_of(registry).values() if row.state is State.QUEUED}
+        assert begun
+        resumed = run("resume", "tuned", "--ray-address", cluster.address)
+        assert resumed.returncode == 0, resumed.stderr
+        rows = rows_of(registry)
+        assert {row.state for row in rows.values()} == {State.DONE}
+        assert 1 <= len(rows) <= 4
+        for identity, progress in begun.items():
+            assert registry.attempts(rows[identity].id)[-1].resumed_from == progress
+    assert "4/4 trials ended, 0 of them early" in resumed.stderr
+
+
+def _reported(home: Path) -> int:
+    registry = Registry.open_if_present(home / "registry.db")
+    if registry is None:
+        return 0
+    with registry:
+        sweeps = registry.sweeps()
+        numbers = [row.id for row in registry.jobs(sweeps[0].id)] if sweeps else []
+        return sum(len(one) for one in registry.reports(numbers).values())
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(0.2)
+    return pytest.fail(f"not in {seconds:g} s: {what}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--metric", "test_loss"], "test data never chooses, and test_loss is measured on it"),
+        (["--metric", "test_accuracy"], "test data never chooses"),
+        (["--metric", "generalization_gap"], "test data never chooses"),
+        (["--metric", "val_los"], "'val_loss'"),
+        (["--metric", "val_accuracy", "--mode", "min"], "min would choose the worst val_accuracy; allowed: max"),
+        (["--set", "val_fraction=0"], "val_loss needs a validation split"),
+        (["--where", "bits == 7"], "none of the 6 jobs matches"),
+        (["--ray-address", "127.0.0.1:9"], "nothing answers there"),
+    ],
+)
+def test_a_tuning_that_makes_no_sense_is_refused_before_anything_is_written(
+    run: Run, home: Path, options: list[str], problem: str
+) -> None:
+    missing_ray()
+    refused = run("tune", "tuned.toml", *options)
+    assert refused.returncode == 2, refused.stderr
+    assert problem in refused.stderr
+    assert not home.exists()
+
+
+def test_every_metric_of_the_test_set_is_refused() -> None:
+    from db.schema import EPOCH, RUN
+
+    measured = {field.name for field in (*RUN, *EPOCH)}
+    assert set(METRICS) <= measured
+    for name in measured - set(METRICS):
+        with pytest.raises(InputError):
+            check_metric(name, None)
+    assert check_metric("val_loss", None) is Mode.MIN
+    assert check_metric("val_accuracy", Mode.MAX) is Mode.MAX
+
+
+def test_optuna_proposes_nothing_but_points_of_the_grid(tmp_path: Path) -> None:
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    (tmp_path / "tuned.toml").write_text(SWEEP)
+    spec = read_sweep(str(tmp_path / "tuned.toml"))
+    jobs = [job for job in spec.jobs() if job.settings()["bits"] == 4]
+    space = Space(spec, jobs)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=1))
+    seen = set()
+    for number in range(30):
+        trial = study.ask()
+        chosen = space(trial)["job"]
+        job = next(one for one in jobs if one.to_json() == chosen)
+        assert space.parameters(job) == trial.params
+        study.tell(trial, number)
+        seen.add(job.identity)
+    assert seen == {job.identity for job in jobs}
+
+
+def test_a_random_search_draws_each_job_once_by_its_seed(tmp_path: Path) -> None:
+    (tmp_path / "tuned.toml").write_text(SWEEP)
+    jobs = read_sweep(str(tmp_path / "tuned.toml")).jobs()
+
+    def drawn(**changes: Any) -> list[str]:
+        return [job.identity for job in drawn_jobs(jobs, Tuning(search=Search.RANDOM, **changes))]
+
+    assert drawn(samples=4) == drawn(samples=4)
+    assert len(set(drawn(samples=4))) == 4
+    assert drawn(samples=6) != drawn(samples=6, seed=1)
+    assert sorted(drawn(samples=100)) == sorted(job.identity for job in jobs)
+    assert drawn_jobs(jobs, Tuning(search=Search.GRID, samples=2)) == jobs[:2]
+
+
+def test_the_rungs_are_those_of_asha() -> None:
+    missing_ray()
+    from ray.tune.schedulers.async_hyperband import _Bracket
+
+    tuning = Tuning(grace=2, reduction=3)
+    bracket = _Bracket(min_t=2, max_t=100, reduction_factor=3, s=0)
+    rungs = sorted(rung for rung, _ in bracket._rungs)
+    assert tuning.rungs(100) == rungs
+    assert Tuning(scheduler=Scheduler.NONE).rungs(100) == []
+
+
+def test_a_tuning_comes_back_from_the_registry_as_it_went_in(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from sweeps.spec import Spec
+
+    (tmp_path / "tuned.toml").write_text(SWEEP)
+    plain = read_sweep(str(tmp_path / "tuned.toml"))
+    spec = replace(plain, tuning=Tuning(search=Search.OPTUNA, samples=5, where="bits == 4"))
+    assert Spec.from_json(spec.to_json(), place=spec.place).tuning == spec.tuning
+    assert "tuning" not in json.loads(plain.to_json())
