@@ -48,7 +48,7 @@ class StepGraphs:
     def _record(self, images: Tensor, labels: Tensor) -> Recording:
         images, labels = images.clone(), labels.clone()
         before = [tensor.clone() for tensor in self._state]
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):

@@ -126,6 +126,8 @@ class _Convolution(torch.autograd.Function):
         moments = images.new_empty(2, models, outputs)
         affine = None
         if gamma is not None and beta is not None:
+            assert mean is not None
+            assert inverse is not None
             scale = gamma * inverse
             affine = torch.stack([scale, beta - mean * scale])
         for model in range(models):

@@ -66,7 +66,7 @@ class Convolved:
     def leave(self, signal: Planes) -> Tensor:
         wide = torch.float64 if self._dtype == torch.float64 else torch.float32
         width = signal.channels + -signal.channels % self._multiple
-        logits = [part.to(wide).mean((2, 3)).unflatten(1, (-1, width)) for part in signal.parts]
+        logits = [part.to(wide).mean((2, 3)).view(len(part), -1, width) for part in signal.parts]
         return torch.cat(logits, 1)[:, :, : signal.channels].permute(1, 2, 0)
 
     def _convolve(self, part: Tensor, window: Window, tensors: StageTensors, run: slice, *, shared: bool) -> Tensor:
