@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from db.registry import Registry
-from db.rows import Claim, Finished, Sweep
+from db.rows import Claim, Finished, Scope, Sweep
 from db.states import AgentState, FailureClass, State
 from sweeps.job import Job, Kind
 from sweeps.measures import PacBayes
@@ -62,7 +62,7 @@ def test_nobody_waits_for_what_is_away(registry: Registry, sweep: Sweep) -> None
     registry.register(sweep.id, trained(2))
     packed(registry, sweep)
     assert registry.remaining().nothing
-    assert registry.remaining(sweep.id).nothing
+    assert registry.remaining(Scope(sweep=sweep.id)).nothing
 
 
 def test_results_from_away_count_once_and_the_holder_retires_with_the_last(registry: Registry, sweep: Sweep) -> None:
