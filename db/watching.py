@@ -47,10 +47,10 @@ def recent_changes(transaction: Transaction, sweep_id: int, limit: int) -> list[
 
 def done_after(transaction: Transaction, sweep_id: int, job_id: int, limit: int) -> list[Done]:
     """Up to `limit` of the sweep's done jobs beyond `job_id`, in order of registration."""
+    member = sa.exists().where(sweep_jobs.c.job_id == jobs.c.id, sweep_jobs.c.sweep_id == sweep_id)
     statement = (
         sa.select(jobs.c.id, jobs.c.identity, jobs.c.attempt, jobs.c.publication, jobs.c.kind)
-        .join(sweep_jobs, sweep_jobs.c.job_id == jobs.c.id)
-        .where(sweep_jobs.c.sweep_id == sweep_id, jobs.c.state == State.DONE.value, jobs.c.id > job_id)
+        .where(jobs.c.id > job_id, jobs.c.state == State.DONE.value, member)
         .order_by(jobs.c.id)
         .limit(limit)
     )
