@@ -116,6 +116,7 @@ def see_through(
         missing = max(fleet.workers - present, 0)
         backend.start(missing)
         already = f" beside {present} that were there" if present else ""
-        console.print(f"{missing} agents started{already}; look with: qsweep status {sweep.name}", soft_wrap=True)
+        noun = "agent" if missing == 1 else "agents"
+        console.print(f"{missing} {noun} started{already}; look with: qsweep status {sweep.name}", soft_wrap=True)
         return
     Watch(home, registry, sweep, backend, fleet, console).run()

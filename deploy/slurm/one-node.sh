@@ -76,7 +76,7 @@ start() {
     export SLURM_CONF="$dir/slurm.conf"
     slurmctld -c -f "$dir/slurm.conf"
     slurmd -f "$dir/slurm.conf" -N "$host"
-    for _ in $(seq 100); do
+    for _ in $(seq 600); do
         if [ "$(sinfo --noheader --nodes="$host" --partition=main --format=%T 2>/dev/null)" = idle ]; then
             echo "export SLURM_CONF=$dir/slurm.conf"
             return

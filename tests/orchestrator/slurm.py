@@ -36,7 +36,7 @@ def one_node() -> Iterator[dict[str, str]]:
             env=os.environ | {"MAX_ARRAY_SIZE": str(LARGEST_ARRAY)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert answer.returncode == 0, answer.stderr
@@ -53,7 +53,7 @@ def ask(slurm: dict[str, str], *command: str) -> str:
     return answer.stdout
 
 
-def until(true: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def until(true: Callable[[], bool], what: str, seconds: float = 240) -> None:
     """Wait until that is so, or fail and say what was waited for."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -206,3 +206,17 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(qsweep: Qsweep, home: P
     assert not descendants_by_home(home)
     state = counts(qsweep)
     assert (state["queued"], state["running"], state["failed"]) == (12, 0, 0)
+
+
+def test_an_agent_that_could_only_wait_for_others_to_fail_leaves_where_it_would_occupy_a_node(qsweep: Qsweep) -> None:
+    launched = qsweep("launch", *LONG, "--set", "epochs=4000", "--limit", "2", "--workers", "1", "--detach")
+    assert launched.returncode == 0, launched.stderr
+    wait_until_running(qsweep, 2)
+    second = qsweep("worker", "digits-grid", environment={"QSWEEP_IDLE": "1"}, timeout=60)
+    assert second.returncode == 0, second.stderr
+    assert counts(qsweep)["running"] == 2
+    assert qsweep("cancel", "digits-grid").returncode == 0
+    deadline = time.monotonic() + 60
+    while json.loads(qsweep("status", "--json").stdout)["agents"] and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert counts(qsweep)["cancelled"] == 2

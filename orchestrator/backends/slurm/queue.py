@@ -55,7 +55,7 @@ OTHERWISE = {
     "SPECIAL_EXIT": "held after a special exit",
 }
 AT_WORK = ("RUNNING", "COMPLETING")
-FORMAT = "%F|%K|%A|%T|%r"
+FORMAT = "%F|%K|%A|%T|%M|%r"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,8 @@ class Element:
     index: str
     job: str
     state: str
+    ran: bool
+    """It had a node, at least for a second."""
     reason: str
 
     @property
@@ -81,6 +83,8 @@ class Element:
         """Why no agent works here; '' if there is nothing to say."""
         if self.state in AT_WORK:
             return ""
+        if self.state == "CANCELLED" and not self.ran:
+            return "cancelled while waiting (scancel, or nothing was left to do)"
         if self.over:
             return OVER[self.state]
         if self.state == "PENDING":
@@ -107,8 +111,11 @@ def elements(arrays: Sequence[str]) -> list[Element]:
         return []  # it has forgotten them all
     if answer.returncode:
         raise commands.SlurmUnavailable(f"squeue failed: {commands.complaint(answer)}")
-    rows = (line.strip().split("|", 4) for line in answer.stdout.splitlines() if line.strip())
-    found = (Element(array=row[0], index=row[1], job=row[2], state=row[3], reason=row[4]) for row in rows)
+    rows = (line.strip().split("|", 5) for line in answer.stdout.splitlines() if line.strip())
+    found = (
+        Element(array=row[0], index=row[1], job=row[2], state=row[3], ran=bool(commands.seconds(row[4])), reason=row[5])
+        for row in rows
+    )
     return [one for one in found if one.array in arrays]
 
 
