@@ -96,10 +96,16 @@ stop() {
     for file in slurmd.pid slurmctld.pid munge/pid; do
         [ -f "$dir/$file" ] || continue
         pid=$(cat "$dir/$file")
+        rm -f "$dir/$file"
+        ours "$pid" || continue
         kill "$pid" 2>/dev/null || continue
-        for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-        kill -KILL "$pid" 2>/dev/null || true
+        for _ in $(seq 100); do ours "$pid" || break; sleep 0.1; done
+        if ours "$pid"; then kill -KILL "$pid" 2>/dev/null || true; fi
     done
+}
+
+ours() { # whether this number still is a daemon of this folder: numbers are given away again
+    [ -r "/proc/$1/cmdline" ] && tr '\0' ' ' <"/proc/$1/cmdline" | grep -qF -- "$dir/"
 }
 
 case $command in

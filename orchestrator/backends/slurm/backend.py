@@ -185,7 +185,7 @@ class SlurmBackend(Backend):
         words = queue.describe(found, str(logs(home)))
         if starts and starts[-1].reference not in {element.array for element in found}:
             last = starts[-1]
-            words.append(f"Slurm array {last.reference}: its {last.agents} agents are over; their logs: {logs(home)}")
+            words.append(f"Slurm array {last.reference}: over (it had {last.agents}), see {logs(home)}")
         return words
 
     @classmethod
