@@ -17,7 +17,7 @@ from importlib import resources
 from typing import Any
 
 from sweeps.datasets import DATASETS
-from sweeps.models import NiN
+from sweeps.models import Model, NiN, ResNet
 
 UPPER = 2.0
 """Upper end of the paper's searches."""
@@ -29,14 +29,10 @@ HALVINGS = 512
 """27 of the paper's 40 rows give σ and α on multiples of 1/512."""
 
 OMEGA = {
-    ("CIFAR-10", "ResNet-18"): 688_304,
-    ("CIFAR-100", "ResNet-18"): 699_824,
-    ("CIFAR-10", "ResNet-50"): 1_297_840,
-    ("CIFAR-100", "ResNet-50"): 1_343_920,
     ("ImageNet-1K", "ResNet-18"): 11_678_912,
     ("ImageNet-1K", "ResNet-50"): 25_502_912,
 }
-"""Weights of convolutions and linear layers, on CIFAR without those of the shortcuts."""
+"""Weights of convolutions and linear layers where the network is none of `sweeps.models`."""
 IMAGES = {"CIFAR-10": 50_000, "CIFAR-100": 50_000, "ImageNet-1K": 100_000}
 """m; on ImageNet the paper's rows fit a subset of this size."""
 
@@ -105,10 +101,15 @@ def weights_of(dataset: str, network: str) -> int:
     """ω of one of the paper's networks, such as `NiN (4x10)`."""
     if (dataset, network) in OMEGA:
         return OMEGA[dataset, network]
-    shape = re.fullmatch(r"NiN \((\d+)x(\d+)\)", network)
+    shape = re.fullmatch(r"NiN \((\d+)x(\d+)\)|ResNet-(\d+)", network)
     assert shape is not None, f"{network} is none of the paper's networks"
     data = next(one for one in DATASETS.values() if one.title == dataset)
-    return sum(layer.weights for layer in NiN(depth=int(shape[1]), width=int(shape[2])).layers(data))
+    model: Model = (
+        ResNet(depth=int(shape[3]), width=ResNet.usual_width)
+        if shape[3]
+        else NiN(depth=int(shape[1]), width=int(shape[2]))
+    )
+    return sum(layer.weights for layer in model.layers(data) if layer.counted)
 
 
 def render_paper() -> str:

@@ -126,6 +126,24 @@ def test_the_papers_values_stand_beside_the_references_convention() -> None:
     assert beside == {"reference · latent+s"}
 
 
+@pytest.mark.parametrize(("data", "title"), [("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")])
+def test_the_cifar_sweeps_fill_every_row_of_the_papers_tables(data: str, title: str) -> None:
+    spec = read_sweep(f"{data}-flatness")
+    for name in ("table2", "table3"):
+        declaration = find_table(name)
+        made = make_flatness_table(declaration, heading="h", spec=spec, results=[])
+        beside = {one.keys[:3] for one in made.rows if any(cell.paper is not None for cell in one.cells)}
+        assert beside == {keys for keys in paper_values(declaration) if keys[0] == title}
+        assert len(beside) == 16
+
+
+def test_a_resnet_of_another_width_does_not_stand_beside_the_papers() -> None:
+    spec = read_sweep("cifar10-flatness", ["width=8", "model=resnet", "depth=18", "epochs=2", "milestones=[1]"])
+    made = make_flatness_table(find_table("table2"), heading="h", spec=spec, results=[])
+    assert {one.keys[1] for one in made.rows} == {"ResNet-18 (width 8)"}
+    assert all(one.cells[0].paper is None for one in made.rows)
+
+
 def test_csv_carries_the_marks() -> None:
     (first, *_) = csv.DictReader(io.StringIO(render(table(rows()), Format.CSV, Layout())))
     assert first["pac_init"] == repr(1.32)
