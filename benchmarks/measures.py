@@ -212,10 +212,17 @@ def main() -> None:
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "figures": figures,
     }
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "measures.json").write_text(json.dumps(machine, indent=1) + "\n")
+    keep(given.out / "measures.json", [machine | one for one in figures])
+
+
+def keep(path: Path, figures: list[dict[str, Any]]) -> None:
+    """Write the figures to `path`, in the place of earlier ones of the same shapes on the same kind of device."""
+    measured = {(one["shape"], one["device"]) for one in figures}
+    earlier = json.loads(path.read_text())["figures"] if path.exists() else []
+    kept = [one for one in earlier if (one["shape"], one["device"]) not in measured]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"figures": kept + figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digi
         training(
             model="resnet",
             depth=50,
+            width=8,
             optimizer=optimizer,
             bits=bits,
             learning_rate=RATES[optimizer] / 1000,
