@@ -40,6 +40,7 @@ COMMANDS = [
     "pack",
     "import",
     "recall",
+    "report",
 ]
 
 

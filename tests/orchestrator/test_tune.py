@@ -121,7 +121,7 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
 
         whole = run("launch", "tuned.toml", "--set", "val_fraction=0.1", "--workers", "1")
         assert whole.returncode == 0, whole.stderr
-        assert "6 jobs: 0 new, 6 known" in whole.stderr
+        assert "6 jobs: 0 new, 0 known, 6 shared with other sweeps" in whole.stderr
         last = {row.identity: registry.attempts(row.id)[-1] for row in rows_of(registry).values()}
         assert all(last[row.identity].resumed_from == row.progress > 0 for row in stopped)
         assert all(last[row.identity].attempt == row.attempt for row in done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ from workers.measures.perturbation import Climb, Noise, ball_limits, project, st
 from workers.measures.point import Point, make_point, round_weights
 from workers.measures.search import run_searches
 from workers.models import NETWORKS
-from workers.models.graph import Step, make_nodes
+from workers.models.graph import make_nodes
 from workers.models.layout import Layout
 from workers.models.network import stage_tensors
 from workers.models.stage import Affine
@@ -120,7 +120,7 @@ class _Linear:
         self.layout = Layout([layer])
         self.nodes = make_nodes([layer], layer.side)
 
-    def walk(self, images: Tensor, stages: Sequence[Affine], step: Step[Affine]) -> Tensor:
+    def walk(self, images: Tensor, stages: Sequence[Affine], step: Callable[..., Tensor]) -> Tensor:
         return step(images, self.nodes[0].window, stages[0], None).mean((2, 3))
 
 
