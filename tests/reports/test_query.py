@@ -346,14 +346,24 @@ def test_python_gets_data_frames(made: Made) -> None:
 
 
 @pytest.mark.slow
+def _hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_query_that_takes_too_long_can_be_interrupted(home: Path, tmp_path: Path) -> None:
     launch(home_at(home.parent))
     endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"
-    process = subprocess.Popen(
-        [QSWEEP, "query", endless], env=environment(home), stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    time.sleep(6)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [QSWEEP, "query", endless],
+        env=environment(home),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=_hear_ctrl_c,
+    ) as process:
+        time.sleep(6)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in said
