@@ -77,11 +77,15 @@ class Convolved:
         bias = None
         if tensors.norm is None:
             bias = _filled(tensors.bias[run], 1, self._multiple).reshape(-1).to(self._dtype)
+        stride = layer.stride
+        if layer.kernel == 1 and stride > 1 and layer.padding == 0:
+            # The same sums; oneDNN's backward pass of a strided 1×1 convolution can abort the process (torch 2.15).
+            part, stride = part[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last), 1
         return F.conv2d(
             part,
             weight.flatten(0, 1).to(self._dtype, memory_format=torch.channels_last),
             bias,
-            stride=layer.stride,
+            stride=stride,
             padding=layer.padding,
             groups=1 if shared else len(weight),
         )
