@@ -91,7 +91,10 @@ def test_the_ray_cluster_file_satisfies_rays_own_schema() -> None:
     pytest.importorskip("jsonschema")
     util = pytest.importorskip("ray.autoscaler._private.util")
     (cluster,) = documents("ray-cluster.yaml")
-    util.validate_config(util.prepare_config(cluster))
+    prepared = util.prepare_config(cluster)
+    util.validate_config(prepared)
+    with pytest.raises(Exception, match="max_workers"):
+        util.validate_config(prepared | {"max_workers": "many"})
 
 
 def test_the_kuberay_manifest_is_consistent() -> None:

@@ -6,6 +6,7 @@ without training: only where the scheduler decides, and what came last.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -65,11 +66,9 @@ class DirectedProcess:
     def order(self, text: str) -> None:
         """Say something to the agent; one that is dead does not hear it."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(text + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def answer(self) -> dict[str, Any] | None:
         """The agent's next message; None when it has died, which its supervisor has reported then."""
