@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,13 +14,17 @@ import ray
 from orchestrator.backends.base import Fleet
 from orchestrator.backends.local import worker_command, worker_environment
 
+POLL = 1.0
+"""Seconds between two looks at whether the node's raylet still lives."""
+
 
 class RayAgent:
     """Runs one supervised agent for as long as it has work, and ends with it.
 
     The agent is on a leash: when this actor dies, however it dies, the agent writes a checkpoint, hands its jobs
     back and leaves. When the machine dies, its lease runs out. An actor that died by mistake is started again by
-    Ray, on whatever node has room.
+    Ray, on whatever node has room. An actor whose node's raylet has died ends itself: Ray takes it for dead, starts
+    another one elsewhere, and yet may leave the process running (2.60 does).
     """
 
     def __init__(self, fleet: Fleet) -> None:
@@ -35,7 +40,7 @@ class RayAgent:
                 start_new_session=True,
             )
         me = ray.get_runtime_context().current_actor
-        threading.Thread(target=self._end_with_agent, args=(me,), daemon=True).start()
+        threading.Thread(target=self._end_with_agent, args=(me, os.getppid()), daemon=True).start()
 
     def started(self) -> int:
         """The number of this actor's process: answered once there is room for it."""
@@ -45,6 +50,10 @@ class RayAgent:
         """Ask the agent to write a checkpoint, hand its jobs back and exit; this actor follows."""
         self._process.send_signal(signal.SIGTERM)
 
-    def _end_with_agent(self, me: Any) -> None:
-        self._process.wait()
-        ray.kill(me)
+    def _end_with_agent(self, me: Any, raylet: int) -> None:
+        while os.getppid() == raylet:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=POLL)
+                ray.kill(me)
+                return
+        os._exit(1)

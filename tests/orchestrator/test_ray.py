@@ -104,7 +104,7 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     cluster: RayCluster, run: Run, home: Path, folder: Path
 ) -> None:
     arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address, "--workers", "3"]
-    arguments += ["--lease", "6"]
+    arguments += ["--lease", "6", "--set", "epochs=120"]  # long enough for everything that happens to them
     launcher = subprocess.Popen(
         [QSWEEP, *arguments],
         cwd=folder,
