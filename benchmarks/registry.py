@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import platform
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -42,6 +43,8 @@ PART = 100_000
 Create = Callable[[str], str]
 """Makes the URL of a new registry from its name."""
 PEER_TRIALS = 200
+TURNS = 3
+"""How often ours and the bare statements take turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,16 +123,72 @@ def turn(registry: Registry, agent: int, limit: int) -> int:
     return len(registry.finish(agent, finished).jobs)
 
 
-def throughput(url: str, clients: int, limit: int, seconds: float) -> float:
+def throughput(work: Callable[..., None], url: str, clients: int, limit: int, seconds: float) -> float:
     """Jobs claimed and finished per second by `clients` processes together."""
     ready, answers = SPAWN.Barrier(clients), SPAWN.Queue()
-    processes = [SPAWN.Process(target=client, args=(url, limit, seconds, ready, answers)) for _ in range(clients)]
+    processes = [SPAWN.Process(target=work, args=(url, limit, seconds, ready, answers)) for _ in range(clients)]
     for process in processes:
         process.start()
     total = sum(answers.get(timeout=seconds + 120) for _ in processes)
     for process in processes:
         process.join()
     return float(total)
+
+
+BARE = (
+    "CREATE TABLE bare (id INTEGER PRIMARY KEY, state TEXT NOT NULL, agent INTEGER, attempt INTEGER NOT NULL)",
+    "CREATE INDEX bare_queue ON bare (id) WHERE state = 'queued'",
+    "CREATE TABLE bare_events (job INTEGER NOT NULL, at DOUBLE PRECISION NOT NULL, target TEXT NOT NULL)",
+)
+
+
+def bare_client(url: str, limit: int, seconds: float, ready: Any, answers: Any) -> None:
+    """What the drivers alone allow: a claim and a finish with their events, without leases, attempts or cohorts."""
+    if url.startswith("postgresql"):
+        import psycopg
+
+        connection: Any = psycopg.connect(url, autocommit=True)
+        mark, begin, lock = "%s", "BEGIN", "FOR UPDATE SKIP LOCKED"
+    else:
+        connection = sqlite3.connect(url, isolation_level=None, timeout=60)
+        connection.execute("PRAGMA synchronous = FULL")
+        mark, begin, lock = "?", "BEGIN IMMEDIATE", ""
+    picked = f"SELECT id FROM bare WHERE state = 'queued' ORDER BY id LIMIT {limit} {lock}"
+    claim = (
+        f"UPDATE bare SET state = 'running', agent = {mark}, attempt = attempt + 1 WHERE id IN ({picked}) RETURNING id"
+    )
+    finish = f"UPDATE bare SET state = 'done' WHERE id = {mark} AND state = 'running' AND agent = {mark}"
+    record = f"INSERT INTO bare_events VALUES ({mark}, {mark}, {mark})"
+    cursor, me = connection.cursor(), os.getpid()
+    ready.wait()
+    done, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        cursor.execute(begin)
+        ids = [row[0] for row in cursor.execute(claim, (me,)).fetchall()]
+        cursor.executemany(record, [(one, time.time(), "running") for one in ids])
+        cursor.execute("COMMIT")
+        cursor.execute(begin)
+        cursor.executemany(finish, [(one, me) for one in ids])
+        cursor.executemany(record, [(one, time.time(), "done") for one in ids])
+        cursor.execute("COMMIT")
+        done += len(ids)
+    answers.put(done / (time.perf_counter() - begun))
+
+
+def fill_bare(url: str, count: int) -> None:
+    if url.startswith("postgresql"):
+        import psycopg
+
+        connection: Any = psycopg.connect(url, autocommit=True)
+    else:
+        Path(url).parent.mkdir()
+        connection = sqlite3.connect(url, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+    for statement in BARE:
+        connection.execute(statement)
+    many = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) "
+    connection.execute(f"INSERT INTO bare {many} SELECT i, 'queued', NULL, 0 FROM n")
+    connection.close()
 
 
 def latency(url: str, turns: int = 200) -> float:
@@ -166,11 +225,22 @@ def claims(name: str, create: Create, given: argparse.Namespace) -> Iterator[Fig
     _, taken = fill(create("grid"), 1944)
     yield Figure(name=f"{name}: register 1,944 jobs", value=taken, unit="s", target="< 1")
     for limit in (1, 16):
-        url = create(f"claims{limit}")
+        url, bare_url = create(f"claims{limit}"), create(f"bare{limit}")
         fill(url, int(given.seconds * 6_000 * limit**0.5))
-        rate = throughput(url, clients, limit, given.seconds)
-        label = f"{name}: claim and finish, {limit} a claim, {clients} clients"
-        yield Figure(name=label, value=rate, unit="jobs/s", target=targets[limit])
+        fill_bare(bare_url, int(given.seconds * 20_000 * limit**0.5))
+        # In turns, so that what else the machine does meets both.
+        pairs = [
+            (
+                throughput(client, url, clients, limit, given.seconds / TURNS),
+                throughput(bare_client, bare_url, clients, limit, given.seconds / TURNS),
+            )
+            for _ in range(TURNS)
+        ]
+        ours, bare = (statistics.median(one) for one in zip(*pairs, strict=True))
+        label = f"{limit} a claim, {clients} clients"
+        yield Figure(name=f"{name}: claim and finish, {label}", value=ours, unit="jobs/s", target=targets[limit])
+        yield Figure(name=f"{name}: bare statements, {label}", value=bare, unit="jobs/s")
+        yield Figure(name=f"{name}: ratio of both, {label}", value=ours / bare, unit="×")
 
 
 def size(name: str, create: Create, given: argparse.Namespace) -> Iterator[Figure]:
@@ -293,7 +363,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", action="append", help="only this part, e.g. sqlite-claims; may be given again")
     parser.add_argument("--jobs", type=int, default=1_000_000, help="size of the large registry")
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of each throughput run")
+    parser.add_argument("--seconds", type=float, default=9.0, help="length of each throughput run, in three turns")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="qsweep-bench-", ignore_cleanup_errors=True) as name:
