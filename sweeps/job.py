@@ -13,8 +13,10 @@ from typing import Any
 from sweeps.datasets import DataSet
 from sweeps.measures import Measure, measure_content, measure_from, measure_settings
 from sweeps.models import Model
+from sweeps.optimizers import Optimizer
+from sweeps.quantizers import Quantizer
 from sweeps.settings import Setting
-from sweeps.training import Recipe, Training, shared_content
+from sweeps.training import Recipe, Training, component_contents, recipe_content, shared_content
 
 
 class Kind(StrEnum):
@@ -43,10 +45,14 @@ class Job:
     @cached_property
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
-        content = {"kind": self.kind.value, "parent": self.parent, **self.training.canonical()}
+        training = self.training
+        parts = dict(_encoded(training.data, training.model, training.optimizer, training.quantizer))
+        parts |= {"kind": _dumps(self.kind.value), "parent": _dumps(self.parent)}
+        parts["recipe"] = _dumps(recipe_content(training.recipe))
         if self.measure is not None:
-            content["measure"] = measure_content(self.measure)
-        return _digest(content, 32)
+            parts["measure"] = _dumps(measure_content(self.measure))
+        text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
+        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
 
     @cached_property
     def cohort_key(self) -> str:
@@ -91,6 +97,12 @@ class Job:
 
 
 @lru_cache(maxsize=1024)
+def _encoded(data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None) -> Mapping[str, str]:
+    """The canonical JSON of what most of a million jobs have in common, part by part."""
+    return {name: _dumps(part) for name, part in component_contents(data, model, optimizer, quantizer).items()}
+
+
+@lru_cache(maxsize=1024)
 def _cohort_key(kind: Kind, data: DataSet, model: Model, recipe: Recipe, measure: Measure | None) -> str:
     """Kept, because thousands of jobs share one. The recipe's seed is no part of it."""
     shared, name = shared_content(data, model, recipe), kind.value
@@ -103,7 +115,7 @@ def _cohort_key(kind: Kind, data: DataSet, model: Model, recipe: Recipe, measure
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _dumps(content: Mapping[str, Any]) -> str:
+def _dumps(content: Mapping[str, Any] | str | None) -> str:
     """Canonical JSON: sorted keys, no spaces; a float always shows as one (`1.0` is not `1`)."""
     return _ENCODER.encode(content)
 

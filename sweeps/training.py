@@ -153,26 +153,32 @@ class Training:
 
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
-        quantizer = self.quantizer
-        quantized = None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)}
-        if quantized is not None and self.optimizer.weight_decay == 0:
-            del quantized["decay_step"]
-        return {
-            "data": _data_content(self.data),
-            "model": {"name": self.model.name, **canonical(self.model)},
-            "optimizer": {"name": self.optimizer.name, **canonical(self.optimizer)},
-            "quantizer": quantized,
-            "recipe": _recipe_content(self.recipe),
-        }
+        parts = component_contents(self.data, self.model, self.optimizer, self.quantizer)
+        return {**parts, "recipe": recipe_content(self.recipe)}
 
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
         return shared_content(self.data, self.model, self.recipe)
 
 
+def component_contents(
+    data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None
+) -> dict[str, Mapping[str, Any] | None]:
+    """The canonical content of everything but the recipe."""
+    quantized = None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)}
+    if quantized is not None and optimizer.weight_decay == 0:
+        del quantized["decay_step"]
+    return {
+        "data": _data_content(data),
+        "model": {"name": model.name, **canonical(model)},
+        "optimizer": {"name": optimizer.name, **canonical(optimizer)},
+        "quantizer": quantized,
+    }
+
+
 def shared_content(data: DataSet, model: Model, recipe: Recipe) -> dict[str, Any]:
     """The canonical content of trainings that may differ in optimizer, quantizer and `seed`."""
-    content = _recipe_content(recipe)
+    content = recipe_content(recipe)
     del content["seed"]
     return {"data": _data_content(data), "model": {"name": model.name, **canonical(model)}, "recipe": content}
 
@@ -181,7 +187,8 @@ def _data_content(data: DataSet) -> dict[str, Any]:
     return {"name": data.name, "fingerprint": data.fingerprint}
 
 
-def _recipe_content(recipe: Recipe) -> dict[str, Any]:
+def recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """The canonical content of a recipe: what has no effect is no part of it."""
     content: dict[str, Any] = canonical(recipe)
     content["milestones"] = tuple(one for one in recipe.milestones if one < recipe.epochs)
     if not content["milestones"]:
