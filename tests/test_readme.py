@@ -1,6 +1,6 @@
 """Every command and every piece of code in the README runs.
 
-A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 4`, `cifar` needs the real
+A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 2`, `cifar` needs the real
 CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
 """
 
@@ -60,7 +60,7 @@ def test_the_long_commands_run_one_after_the_other_and_then_the_python(
     for program, *arguments in commands("long"):
         assert program == "qsweep"
         if arguments[0] == "launch" and "--limit" not in arguments:
-            arguments += ["--limit", "4"]
+            arguments += ["--limit", "2"]
         answer = qsweep(*arguments)
         assert answer.returncode == 0, answer.stderr
     (code,) = blocks("python", "")
