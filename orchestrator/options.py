@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from db.home import Home
-from sweeps.files import builtin_names
 
 HOME = ".qsweep"
 
 
 def complete_sweep(incomplete: str) -> list[str]:
     """Shell completion of a built-in sweep's name."""
+    from sweeps.files import builtin_names
+
     return [name for name in builtin_names() if name.startswith(incomplete)]
 
 
