@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -202,4 +203,5 @@ def _shown(value: float | None, column: Column, *, error: float | None = None, s
 def _escape(text: str) -> str:
     named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     escaped = "".join(named.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text)
+    escaped = re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)  # a minus, not a hyphen
     return escaped.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$").translate(SYMBOLS)

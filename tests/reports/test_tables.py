@@ -145,6 +145,7 @@ def test_latex_is_a_booktabs_table_with_its_characters_escaped() -> None:
     text = render(table(results(5)), Format.LATEX, Layout(spread=True))
     for part in (r"\toprule", r"\midrule", r"\bottomrule", r"Train acc. (\%)", r"$\pm$", r"\end{tabular}"):
         assert part in text
+    assert "$-$0." in render(table(results(5)), Format.LATEX, Layout(against_paper=True))
     body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
     assert {line.count("&") for line in body.splitlines() if line.endswith(r"\\")} == {8}
 
