@@ -40,6 +40,10 @@ def databases(name: str) -> Iterator[MakeDatabase]:
         shutil.rmtree(folder)
 
 
+RESTARTING = threading.Lock()
+"""Two restarts at once would fight over one server, and one that starts has no connections to cut."""
+
+
 def _fresh(server: serving.Server) -> Database:
     import psycopg
 
@@ -47,7 +51,7 @@ def _fresh(server: serving.Server) -> Database:
     words = f"host={serving.LOCAL} port={server.port} user={serving.USER} passfile={server.passwords}"
 
     def drop() -> None:
-        with psycopg.connect(f"{words} dbname=postgres", autocommit=True) as connection:
+        with RESTARTING, psycopg.connect(f"{words} dbname=postgres", autocommit=True) as connection:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
 
     with psycopg.connect(f"{words} dbname=postgres", autocommit=True) as connection:
@@ -56,10 +60,6 @@ def _fresh(server: serving.Server) -> Database:
     return Database(
         name="postgres", url=url, conninfo=f"{words} dbname={name}", restart=lambda: _restart(server), drop=drop
     )
-
-
-RESTARTING = threading.Lock()
-"""Two restarts at once would fight over one server."""
 
 
 def _restart(server: serving.Server) -> None:
