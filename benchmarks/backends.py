@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "backends.json"
 LEAST = 180.0
 """Seconds that the local backend has to take, so that starting up does not decide."""
-BACKENDS = {"local": [], "slurm": ["--backend", "slurm"]}
-"""The options of each."""
+BACKENDS = {"local": [], "slurm": ["--backend", "slurm"], "ray": ["--backend", "ray"]}
+"""The options of each. Ray is one of our own on this machine, started by the launch."""
 
 
 @contextmanager
