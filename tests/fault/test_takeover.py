@@ -64,7 +64,7 @@ def test_the_jobs_of_an_agent_that_died_with_its_supervisor_run_again_within_two
 def test_eight_agents_on_a_loaded_machine_keep_their_leases(tmp_path: Path) -> None:
     """Eight agents where there are cores for two: slow, but nobody is taken for dead."""
     small = Small(tmp_path, epochs=30, seeds=16)
-    answer = small.run("launch", "small.toml", "--workers", "8", "--lease", "6")
+    answer = small.run("launch", "small.toml", "--workers", "8", "--lease", "8")
     assert answer.returncode == 0, answer.stderr
     assert query(small.home, "SELECT count(*) FROM agents") >= [(8,)]
     assert query(small.home, "SELECT state, count(*) FROM agents GROUP BY state") == query(
