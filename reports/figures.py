@@ -1,6 +1,6 @@
 """The figures of a sweep as files, in one style: the same results give the same bytes.
 
-`step-sizes` is Figure 1 of QGen. Its Figure 2, the loss surface, needs results of kind `landscape`.
+`step-sizes` is Figure 1 of QGen. Its Figure 2, the loss surface, is drawn in `reports.landscape`.
 """
 
 from __future__ import annotations

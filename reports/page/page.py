@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
@@ -19,6 +15,7 @@ from reports.analysis.claims import Claim
 from reports.analysis.text import ASSOCIATION_NOTES, claim_note, comparison_notes, p_text, shown, span
 from reports.evidence import Evidence
 from reports.page.charts import make_charts
+from reports.page.document import asset, embedded, hash_of, template
 from reports.page.joblist import MOST, list_jobs
 from reports.page.tables import (
     PageCell,
@@ -34,7 +31,6 @@ from reports.series import timeline
 from sweeps.job import Kind
 from sweeps.quantizers import FULL_PRECISION
 
-ASSETS = resources.files("reports.page").joinpath("assets")
 SECTIONS = (
     ("effects-0", "effects", "Hyperparameters"),
     ("curves-0", "training", "Training"),
@@ -60,10 +56,10 @@ def render_page(evidence: Evidence) -> str:
     charts = make_charts(evidence, jobs)
     tables = paper_tables(evidence, jobs)
     attempts, trouble = attempts_table(evidence, jobs), trouble_table(evidence, jobs)
-    style = Markup(_asset("page.css"))
-    script = Markup("\n".join(_asset(name) for name in SCRIPTS))
+    style = Markup(asset("page.css"))
+    script = Markup("\n".join(asset(name) for name in SCRIPTS))
     numbers = itertools.count(1)
-    return _template().render(
+    return template("page.html").render(
         title=evidence.title,
         heading=evidence.spec.title,
         lead=_lead(evidence),
@@ -85,41 +81,12 @@ def render_page(evidence: Evidence) -> str:
         jobs_carried=any(jobs.ids.values()),
         charts=charts,
         count=lambda: next(numbers),
-        data=_embedded({"charts": charts, "jobs": jobs.content, "sets": jobs.sets}),
+        data=embedded({"charts": charts, "jobs": jobs.content, "sets": jobs.sets}),
         style=style,
         script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style_hash=hash_of(style),
+        script_hash=hash_of(script),
     )
-
-
-def _asset(name: str) -> str:
-    return ASSETS.joinpath(name).read_text(encoding="utf-8")
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
-    )
-    return environment.from_string(_asset("page.html"))
-
-
-def _hash(text: str) -> str:
-    """What the page's Content-Security-Policy admits: this very text, and no other."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _embedded(content: Any) -> Markup:
-    """JSON that can't end its script element, whatever the names in it."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    escapes: dict[str, str | int | None] = {
-        "<": "\\u003c",
-        ">": "\\u003e",
-        "&": "\\u0026",
-        "\u2028": "\\u2028",
-        "\u2029": "\\u2029",
-    }
-    return Markup(text.translate(str.maketrans(escapes)))
 
 
 def _lead(evidence: Evidence) -> str:

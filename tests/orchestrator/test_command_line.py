@@ -41,6 +41,7 @@ COMMANDS = [
     "import",
     "recall",
     "report",
+    "landscape",
 ]
 
 

@@ -1,4 +1,4 @@
-"""How many images perturbed models get right: a batch of models over the same images, counted on the device."""
+"""How well perturbed models do: a batch of models over the same images, judged on the device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from torch import Tensor
 from workers.forms import SMALL_IMAGE
 from workers.measures.inference import Inference, InTurn, SideBySide
 
+CPU_ROWS = 1 << 27
+GPU_ROWS = 1 << 31
+"""Bytes that the weights of the models of one pass may take."""
+MOST = 64
+"""Models of one pass, at most."""
+
 
 class Examinees:
     """Images (S, channels, side, side, standardized) and labels (S) that models of one shape are judged by."""
@@ -18,6 +24,10 @@ class Examinees:
         self._count = len(labels)
         in_turn = not images.is_cuda and images.shape[-1] ** 2 > SMALL_IMAGE
         self._inference: Inference = (InTurn if in_turn else SideBySide)(network, images, labels)
+
+        row = network.layout.parameters_length * images.element_size()
+        room = (GPU_ROWS if images.is_cuda else CPU_ROWS) // row
+        self.full_pass: int = max(1, min(self._inference.together(1), room, MOST))
 
     def __len__(self) -> int:
         return self._count
@@ -30,3 +40,14 @@ class Examinees:
     def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         """Images that each of the models in `rows` (M, P, their weights as deployed) gets right (M, int64)."""
         return self._inference.hits(rows, statistics)
+
+    @torch.no_grad()
+    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy (nats) and accuracy of each of up to `full_pass` models (M, float64).
+
+        Every pass is filled up to one size, so the bits are the same however many are judged at once.
+        """
+        given = len(rows)
+        filling = torch.arange(self.full_pass, device=rows.device).clamp(max=given - 1)
+        losses, hits = self._inference.scores(rows[filling], statistics[filling])
+        return losses[:given] / self._count, hits[:given].double() / self._count

@@ -1,4 +1,4 @@
-"""Inference by perturbed models over the same images, side by side as in training or in turn, and their hits."""
+"""Inference by perturbed models over the same images, side by side as in training or in turn: hits and losses."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ class Inference(Protocol):
     def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         """Images that each model gets right (M, int64)."""
 
+    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of each model's cross-entropies (M, float64, nats) and its hits (M, int64).
+
+        A model's bits depend on M, and neither on the other models nor on its place among them.
+        """
+
 
 class SideBySide:
     """All models at once, as gather and batched matrix product: for a GPU, and for small images."""
@@ -57,15 +63,30 @@ class SideBySide:
         starts = range(0, len(rows), chunk)
         return torch.cat([self._hits(rows[one : one + chunk], statistics[one : one + chunk]) for one in starts])
 
+    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        network = self._network
+        ready = self._ready(rows, statistics)
+        losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        hits = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for batch in self._batches(len(rows)):
+            logits = network.walk(batch.images, ready, batch.step_apart)
+            losses += cross_entropies(logits, batch.labels)
+            hits += (logits.argmax(1) == batch.labels).sum(1)
+        return losses, hits
+
     def _hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         network = self._network
-        stages = stage_tensors(network.layout, rows, rows, statistics)
-        ready = [affine(node.window, stage) for node, stage in zip(network.nodes, stages, strict=True)]
+        ready = self._ready(rows, statistics)
         found = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         for batch in self._batches(len(rows)):
             logits = network.walk(batch.images, ready, batch.step)
             found += (logits.argmax(1) == batch.labels).sum(1)
         return found
+
+    def _ready(self, rows: Tensor, statistics: Tensor) -> list[Affine]:
+        network = self._network
+        stages = stage_tensors(network.layout, rows, rows, statistics)
+        return [affine(node.window, stage) for node, stage in zip(network.nodes, stages, strict=True)]
 
     def _batches(self, models: int) -> Iterator[Batch]:
         """The images in parts. Where they fit, they stay as the first layer needs them: they never change."""
@@ -102,6 +123,11 @@ class Batch:
         columns = self.columns if images is self.images else window.gather(images)
         return infer(columns, window, stage, residual)
 
+    def step_apart(self, images: Tensor, window: Window, stage: Affine, residual: Tensor | None) -> Tensor:
+        """The same with one product a model for the shared pixels too: none depends on the other models."""
+        columns = self.columns if images is self.images else window.gather(images)
+        return infer(columns.expand(len(stage.kernel), -1, -1), window, stage, residual)
+
 
 class InTurn:
     """One model after another, by PyTorch's own convolutions of channels-last images that stay in a CPU's cache.
@@ -125,14 +151,33 @@ class InTurn:
     def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         return torch.stack([self._hits(row, moments) for row, moments in zip(rows, statistics, strict=True)])
 
+    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+        hits = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        for place, (row, moments) in enumerate(zip(rows, statistics, strict=True)):
+            for logits, labels in self._logits(row, moments):
+                losses[place] += cross_entropies(logits.mT[None], labels)[0]
+                hits[place] += (logits.argmax(1) == labels).sum()
+        return losses, hits
+
     def _hits(self, row: Tensor, moments: Tensor) -> Tensor:
-        network = self._network
-        kernels = [_kernel(stage) for stage in stage_tensors(network.layout, row[None], row[None], moments[None])]
         found = torch.zeros((), dtype=torch.int64, device=row.device)
-        for images, labels in self._parts:
-            logits = network.walk(images, kernels, _convolve, pool_planes)
+        for logits, labels in self._logits(row, moments):
             found += (logits.argmax(1) == labels).sum()
         return found
+
+    def _logits(self, row: Tensor, moments: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits (B, classes) and labels (B) of each part of the images."""
+        network = self._network
+        kernels = [_kernel(stage) for stage in stage_tensors(network.layout, row[None], row[None], moments[None])]
+        for images, labels in self._parts:
+            yield network.walk(images, kernels, _convolve, pool_planes), labels
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """−Σ log softmax(logits)[label] over the images of each model (M, float64), from logits (M, classes, B)."""
+    places = labels.expand(len(logits), 1, -1)
+    return -logits.log_softmax(1).gather(1, places).squeeze(1).sum(1, dtype=torch.float64)
 
 
 def _kernel(stage: Any) -> tuple[Tensor, Tensor]:

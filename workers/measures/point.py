@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sweeps.measures import Search
 from sweeps.training import Training
 from workers.models.layout import Layout
 from workers.models.network import stage_tensors
 from workers.models.stage import EPSILON
 from workers.quantizers.lsq import SMALLEST_STEP, layer_bits
 from workers.results import initial_row
+
+
+class Conventions(Protocol):
+    """What of a model is perturbed, and in which coordinates."""
+
+    @property
+    def perturb(self) -> str: ...
+    @property
+    def perturb_step(self) -> bool: ...
+    def folds(self, training: Training) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +46,7 @@ class Point:
 
 
 def make_point(
-    training: Training, model: Mapping[str, Tensor], layout: Layout, search: Search, dtype: torch.dtype
+    training: Training, model: Mapping[str, Tensor], layout: Layout, search: Conventions, dtype: torch.dtype
 ) -> Point:
     """The point of a kept `model` under the conventions of `search`, on the CPU."""
     parameters, statistics = (row.to(dtype) for row in layout.packed(model))

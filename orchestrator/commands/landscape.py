@@ -1,0 +1,190 @@
+"""What lies around trained models: `landscape`."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.options import (
+    DEFAULT_HOME,
+    DataOption,
+    HomeOption,
+    LimitOption,
+    RegistryOption,
+    WhereOption,
+    WorkersOption,
+    complete_launched,
+    home_of,
+)
+from sweeps.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from db.home import Home
+    from orchestrator.surveying import Wanted
+    from reports.landscape.grid import Grid
+
+
+class Perturbed(StrEnum):
+    """Which weights of a quantized model are moved."""
+
+    LATENT = "latent"
+    QUANTIZED = "quantized"
+
+
+class Height(StrEnum):
+    """How the loss is drawn."""
+
+    LOG = "log"
+    LINEAR = "linear"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("landscape", epilog="Example: qsweep landscape digits-grid --limit 4 --points 25")(landscape)
+
+
+def landscape(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[JOB|NAME]...", help="Trained jobs, or launched sweeps.", autocompletion=complete_launched
+        ),
+    ] = None,
+    between: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--between", metavar="JOB JOB", help="The straight line from one trained model to another."),
+    ] = None,
+    where: WhereOption = None,
+    limit: LimitOption = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Along one direction instead of a plane.")] = False,
+    points: Annotated[int, typer.Option("--points", metavar="N", help="Points a side, or of a line.")] = 51,
+    radius: Annotated[float, typer.Option("--radius", help="Of the plane: 1 is the norm of every filter.")] = 1.0,
+    perturb: Annotated[
+        Perturbed | None,
+        typer.Option(
+            "--perturb",
+            help="Move the latent weights, which are then rounded, or the quantized ones.",
+            show_default="latent; quantized between models of two precisions",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", help="Training images that decide, of each class alike; 0: all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the directions and the sample.")] = 0,
+    scale: Annotated[Height, typer.Option("--scale", help="Of the loss in figures and .vtp.")] = Height.LOG,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of grids and pictures.")] = Path(
+        "landscape"
+    ),
+    workers: WorkersOption = None,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    data: DataOption = None,
+) -> None:
+    """Compute and draw the loss around kept models (Figure 2 of the paper), or on the line between two.
+
+    Writes to DIR: Parquet of every grid, surfaces and contours with one scale for all precisions of a
+    configuration, an interactive page, and .vtp for ParaView. The same command again goes on where it stopped.
+    """
+    from db.registry import Registry
+    from orchestrator.surveying import Wanted, choose_models
+    from sweeps.landscape import BETWEEN, PLANE, RAY, Landscape, check_pair, rounding
+
+    place = home_of(home, registry, data)
+    if bool(targets) == (between is not None):
+        raise InputError("name jobs or sweeps, or two jobs by --between JOB JOB", place="landscape")
+    if between is not None and ray:
+        raise InputError("a line between two models has no direction to choose", place="--ray")
+    view = BETWEEN if between is not None else RAY if ray else PLANE
+    given = {"view": view, "points": points, "radius": radius, "samples": samples, "seed": seed}
+    asked = Landscape.from_settings(given | ({} if perturb is None else {"perturb": perturb.value}))
+    with Registry.open(place.registry) as opened:
+        chosen = choose_models(place, opened, targets or between or (), where=where, limit=limit)
+    for note in chosen.notes:
+        typer.echo(f"note: {note}", err=True)
+    trainings = [row.job.training for row in chosen.rows]
+    if between is not None:
+        if len(trainings) != 2:
+            raise InputError("these are not two different jobs", place="--between")
+        if perturb is None and rounding(trainings[0]) != rounding(trainings[1]):
+            asked = Landscape.from_settings(asked.settings() | {"perturb": "quantized"})
+        check_pair(trainings[0], trainings[1], asked)
+    for training in trainings:
+        asked.images(training)
+    grids_folder = _folder(out)
+    if between is not None:
+        wanted = [Wanted(asked=asked, rows=chosen.rows, folder=grids_folder)]
+    else:
+        wanted = [
+            Wanted(asked=asked.asked_of(row.job.training), rows=(row,), folder=grids_folder) for row in chosen.rows
+        ]
+    _draw(_computed(place, wanted, workers), out, scale)
+
+
+def _folder(out: Path) -> Path:
+    """The folder of the grids, made. Raises InputError."""
+    folder = out / "grids"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"nothing can be written there: {error.strerror}", place=f"--out {out}") from None
+    return folder
+
+
+def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list[Grid]:
+    """Every landscape: those that are there, and those that were missing, with a bar over the points."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from orchestrator.machine import probe
+    from orchestrator.surveying import survey
+
+    found = {one.identity: one.found() for one in wanted}
+    missing = [one for one in wanted if found[one.identity] is None]
+    kept = len(wanted) - len(missing)
+    typer.echo(f"{len(wanted)} landscapes of {wanted[0].asked.size:,} points, {kept} there already", err=True)
+    if missing:
+        machine = probe(home, sorted({row.job.training.data.name for one in missing for row in one.rows}))
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("points", total=sum(one.asked.size for one in missing))
+            agents = workers or machine.agents
+            computed = survey(home, machine, missing, agents=agents, tell=lambda count: bar.advance(task, count))
+            for grid in computed:
+                found[grid.identity] = grid
+                seconds = grid.provenance["seconds"]
+                console.print(f"{grid.precision} of {_jobs(grid)}: {seconds:.1f} s of compute", highlight=False)
+    return [grid for grid in found.values() if grid is not None]
+
+
+def _jobs(grid: Grid) -> str:
+    return " and ".join(job[:12] for job in grid.jobs)
+
+
+def _draw(grids: list[Grid], out: Path, scale: Height) -> None:
+    """Everything that is made of the grids; one line a file."""
+    from orchestrator.commands.answer import deliver
+    from reports.landscape.figures import Scale, draw_landscapes
+    from reports.landscape.grid import configurations
+    from reports.landscape.page import render_page
+    from reports.landscape.paraview import write_polydata
+    from sweeps.landscape import PLANE
+
+    for grid in grids:
+        if grid.provenance["cosine"] is not None:
+            typer.echo(
+                f"{grid.precision} of {_jobs(grid)}: cosine of d₁ and d₂ {grid.provenance['cosine']:+.4f}", err=True
+            )
+    groups = configurations(grids)
+    for path in draw_landscapes(groups, out / "figures", Scale(scale.value)):
+        typer.echo(str(path))
+    for grid in grids:
+        if grid.asked.view == PLANE:
+            path = write_polydata(grid, out / "vtp" / f"{grid.name}.vtp", logarithm=scale is Height.LOG)
+            typer.echo(str(path))
+    deliver(render_page(groups, scale=scale.value).encode(), out / "landscape.html")

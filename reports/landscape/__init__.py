@@ -1,0 +1,1 @@
+"""Loss landscapes that were computed: their files, figures, interactive page and ParaView export."""

@@ -1,0 +1,242 @@
+"""Figure 2 of QGen: surfaces and contours of the loss, one panel a precision, all of a figure on one scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reports.figures import COLOURS, MARKERS, STYLE, UNDATED, WIDTH
+from reports.formats import FileFormat
+from reports.landscape.grid import Configuration, Grid
+from reports.table import precision_name
+from sweeps.errors import InputError
+from sweeps.landscape import BETWEEN, PLANE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAP = "cividis"
+"""A map of even lightness, the same to people with any colour vision."""
+LEVELS = 16
+"""Contours from the lowest to the highest loss of a figure."""
+SPAN = 1e6
+"""A logarithmic scale shows so many times less than the highest loss: what is lower lies on its floor."""
+COLUMNS = 4
+
+
+class Scale(StrEnum):
+    """How heights are shown. Far from a minimum the loss is many times that in it."""
+
+    LOG = "log"
+    LINEAR = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The lowest and the highest loss that a figure shows; NaN and infinity are drawn as the highest."""
+
+    scale: Scale
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, grids: Sequence[Grid], scale: Scale) -> Range:
+        """The range of all these landscapes: one scale for all of them."""
+        losses = np.concatenate([grid.loss.ravel() for grid in grids])
+        losses = losses[np.isfinite(losses)]
+        if not losses.size:
+            return cls(scale=scale, low=1.0 if scale is Scale.LOG else 0.0, high=10.0)
+        high = float(losses.max())
+        if scale is Scale.LINEAR:
+            return cls(scale=scale, low=0.0, high=high or 1.0)
+        positive = losses[losses > 0]
+        low = max(float(positive.min()), high / SPAN) if positive.size else 1.0
+        return cls(scale=scale, low=low, high=max(high, 2 * low))
+
+    def shown(self, losses: np.ndarray) -> np.ndarray:
+        """Losses within the range, NaN and infinity at its top."""
+        return np.clip(np.where(np.isfinite(losses), losses, self.high), self.low, self.high)
+
+    def heights(self, losses: np.ndarray) -> np.ndarray:
+        """What stands on the axis: the loss, or its decimal logarithm."""
+        shown = self.shown(losses)
+        return np.log10(shown) if self.scale is Scale.LOG else shown
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Losses of contours: even steps of what is shown."""
+        if self.scale is Scale.LOG:
+            return np.geomspace(self.low, self.high, LEVELS)
+        return np.linspace(self.low, self.high, LEVELS)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Losses to name on the axis."""
+        if self.scale is Scale.LINEAR:
+            from matplotlib.ticker import MaxNLocator
+
+            return [float(tick) for tick in MaxNLocator(5).tick_values(0, self.high) if tick <= self.high * 1.001]
+        powers = range(int(np.floor(np.log10(self.low))), int(np.ceil(np.log10(self.high))) + 1)
+        leads = (1,) if len(powers) > 3 else (1, 3)
+        return [lead * 10.0**one for one in powers for lead in leads if self.low <= lead * 10.0**one <= self.high]
+
+
+def draw_landscapes(configurations: Sequence[Configuration], folder: Path, scale: Scale) -> list[Path]:
+    """Write every figure as PDF, PNG and SVG; their paths. Raises InputError if `folder` can't be written."""
+    from matplotlib import rc_context
+
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for one in configurations:
+            for form in FileFormat:  # each is drawn anew: a saved figure's layout is not that of a fresh one
+                with rc_context(STYLE):
+                    drawn = _figures(one, scale)
+                    paths += [_save(figure, folder / f"{name}-{one.slug}.{form}", form) for name, figure in drawn]
+    except OSError as error:
+        raise InputError(f"the figures can't be written: {error.strerror}", place=f"--out {folder}") from None
+    return paths
+
+
+def _figures(one: Configuration, scale: Scale) -> list[tuple[str, Figure]]:
+    if one.asked.view == PLANE:
+        return [("surface", _surfaces(one, scale)), ("contour", _contours(one, scale))]
+    return [("line", _lines(one, scale))]
+
+
+def _save(figure: Figure, path: Path, form: FileFormat) -> Path:
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format=form.value, dpi=200, metadata=UNDATED[form.value])
+    temporary.replace(path)
+    return path
+
+
+def _panels(count: int, *, columns: int, height: float, **kind: Any) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(WIDTH * (0.6 if columns == 1 else 1), rows * height + 0.3))
+    FigureCanvasAgg(figure)
+    return figure, [figure.add_subplot(rows, columns, number + 1, **kind) for number in range(count)]
+
+
+def _look(bits: int) -> dict[str, Any]:
+    name = precision_name(bits)
+    return {"color": COLOURS[name], "marker": MARKERS[name], "label": name}
+
+
+def _caption(one: Configuration) -> str:
+    images = one.grids[0].provenance["images"]
+    what = f"on {images:,} training images"
+    if one.asked.view == BETWEEN:
+        return f"{one.title}: from {one.grids[0].precision.replace('→', 'to')}, {what}"
+    return f"{one.title}: loss around the trained models, {what}"
+
+
+def panel_title(grid: Grid) -> str:
+    """Precision, and loss and accuracy of the model itself."""
+    loss, accuracy = grid.loss[grid.middle], grid.accuracy[grid.middle]
+    return f"{grid.precision}  {loss:.3g} nats, {100 * accuracy:.1f}%"
+
+
+def _surfaces(one: Configuration, scale: Scale) -> Figure:
+    span = Range.of(one.grids, scale)
+    figure, panels = _panels(len(one.grids), columns=2, height=3.3, projection="3d")
+    axis = one.grids[0].axis
+    x, y = np.meshgrid(axis, axis, indexing="ij")
+    norm = _norm(span)
+    colours = _map()
+    for panel, grid in zip(panels, one.grids, strict=True):
+        axes: Any = panel
+        heights, losses = span.heights(grid.loss), span.shown(grid.loss)
+        faces = colours(norm((losses[:-1, :-1] + losses[1:, 1:]) / 2))
+        axes.plot_surface(
+            x, y, heights, facecolors=faces, rstride=1, cstride=1, linewidth=0.1, shade=True, rasterized=True
+        )
+        axes.set_zlim(*span.heights(np.array([span.low, span.high])))
+        axes.set_zticks(span.heights(np.array(span.ticks)), [f"{tick:g}" for tick in span.ticks])
+        axes.set_xlabel("along d₁", labelpad=-4)
+        axes.set_ylabel("along d₂", labelpad=-4)
+        axes.set_zlabel("loss (nats)", labelpad=-2)
+        axes.tick_params(pad=-1)
+        axes.set_title(panel_title(grid))
+        axes.view_init(elev=32, azim=-55)
+        axes.set_box_aspect((1, 1, 0.75), zoom=0.9)
+    figure.suptitle(_caption(one), x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def _contours(one: Configuration, scale: Scale) -> Figure:
+    span = Range.of(one.grids, scale)
+    figure, panels = _panels(len(one.grids), columns=min(COLUMNS, len(one.grids)), height=2.35)
+    norm = _norm(span)
+    drawn = None
+    for axes, grid in zip(panels, one.grids, strict=True):
+        losses = span.shown(grid.loss).T
+        drawn = axes.pcolormesh(grid.axis, grid.axis, losses, norm=norm, cmap=MAP, shading="gouraud", rasterized=True)
+        if losses.min() < losses.max():
+            levels = span.levels
+            inside = levels[(levels > losses.min()) & (levels < losses.max())]
+            lines = axes.contour(grid.axis, grid.axis, losses, levels=inside, colors="white", linewidths=0.5)
+            axes.clabel(lines, inside[::3], fmt=lambda level: f"{level:.2g}", fontsize=6)
+        axes.plot(0, 0, marker="+", color="white", markersize=6)
+        axes.set_aspect("equal")
+        axes.grid(visible=False)
+        axes.set_title(panel_title(grid), fontsize=7.5)
+        axes.set_xlabel("along d₁ (filter norms)")
+    panels[0].set_ylabel("along d₂ (filter norms)")
+    if drawn is not None:
+        bar = figure.colorbar(drawn, ax=panels, orientation="horizontal", aspect=60, shrink=0.6, pad=0.02)
+        bar.set_ticks(span.ticks, labels=[f"{tick:g}" for tick in span.ticks])
+        bar.set_label("mean cross-entropy (nats)")
+        bar.outline.set_visible(False)
+    figure.suptitle(_caption(one), x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def _lines(one: Configuration, scale: Scale) -> Figure:
+    """Loss and accuracy along a direction, or between two models."""
+    figure, panels = _panels(2, columns=2, height=2.7)
+    between = one.asked.view == BETWEEN
+    for grid in one.grids:
+        look = _look(grid.bits) | {"label": grid.precision, "marker": ""}
+        panels[0].plot(grid.axis, grid.loss, **look)
+        panels[1].plot(grid.axis, 100 * grid.accuracy, **look)
+        middle = len(grid.axis) // 2
+        ends = [0, len(grid.axis) - 1] if between else [middle]
+        mark = _look(grid.bits) | {"label": None, "linestyle": "none"}
+        panels[0].plot(grid.axis[ends], grid.loss[ends], **mark)
+        panels[1].plot(grid.axis[ends], 100 * grid.accuracy[ends], **mark)
+    for axes, title, label in zip(
+        panels, ("Training loss", "Training accuracy"), ("cross-entropy (nats)", "images (%)"), strict=True
+    ):
+        axes.set_title(title)
+        axes.set_ylabel(label)
+        axes.set_xlabel(f"x: {one.grids[0].precision}" if between else "along d₁ (filter norms)")
+    if scale is Scale.LOG and all((grid.loss > 0).all() for grid in one.grids):
+        panels[0].set_yscale("log")
+    if not between:
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    figure.suptitle(_caption(one), x=0.01, ha="left", fontsize=9)
+    return figure
+
+
+def _norm(span: Range) -> Any:
+    from matplotlib.colors import LogNorm, Normalize
+
+    return (LogNorm if span.scale is Scale.LOG else Normalize)(span.low, span.high)
+
+
+def _map() -> Any:
+    from matplotlib import colormaps
+
+    return colormaps[MAP]

@@ -1,0 +1,41 @@
+"""Filter-normalized Gaussian directions (Li et al. 2018, arXiv 1712.09913, section 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from workers.measures import draws
+from workers.models.layout import Layout
+
+EPSILON = 1e-10
+"""Added to the norm of a filter's direction before it divides, as the reference code does."""
+
+
+def gaussian_direction(layout: Layout, seed: int, number: int) -> Tensor:
+    """Standard normal numbers (P, float32) for every weight; 0 for biases, batch norm and step sizes.
+
+    A layer's numbers depend on the seed, the direction's `number`, the layer's name and its shape alone, so models
+    of one architecture share them whatever their precision.
+    """
+    direction = torch.zeros(1, layout.parameters_length)
+    for layer, spans in zip(layout.layers, layout.spans, strict=True):
+        drawn = draws.generator(seed, f"direction/{layer.name}", number, *spans.weight.shape)
+        spans.weight.of(direction).normal_(generator=drawn)
+    return direction[0]
+
+
+def filter_normalized(direction: Tensor, parameters: Tensor, layout: Layout) -> Tensor:
+    """d·‖w‖/(‖d‖ + 1e-10) of each filter, the slice of one output channel, of `direction` and `parameters` (P)."""
+    normalized = direction.to(parameters.dtype, copy=True)
+    for spans in layout.spans:
+        moved, weight = (spans.weight.of(row[None])[0].flatten(1) for row in (normalized, parameters))
+        norms = [torch.linalg.vector_norm(one.double(), dim=1, keepdim=True) for one in (weight, moved)]
+        moved.mul_((norms[0] / (norms[1] + EPSILON)).to(moved.dtype))
+    return normalized
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """⟨a, b⟩/(‖a‖·‖b‖): 0 of orthogonal directions."""
+    first, second = one.double(), other.double()
+    return float(first @ second / (first.norm() * second.norm()))
