@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAP = "cividis"
-"""A map of even lightness, the same to people with any colour vision."""
+MAP = "viridis"
+"""Its lightness rises evenly, so that people with any colour vision read it alike."""
 LEVELS = 16
 """Contours from the lowest to the highest loss of a figure."""
 SPAN = 1e6
 """A logarithmic scale shows so many times less than the highest loss: what is lower lies on its floor."""
 COLUMNS = 4
+LETTER = 0.072
+"""Inches that a letter of a caption takes."""
 
 
 class Scale(StrEnum):
@@ -141,6 +144,16 @@ def _caption(one: Configuration) -> str:
     return f"{one.title}: loss around the trained models, {what}"
 
 
+def _head(figure: Figure, one: Configuration) -> None:
+    """Write the caption above the panels, which leave room for it, and for names that 3-D axes put outside."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(_caption(one), int(width / LETTER))
+    figure.text(0.01, 1 - 0.06 / height, "\n".join(lines), va="top", fontsize=9)
+    engine: Any = figure.get_layout_engine()
+    right = 0.97 if one.asked.view == PLANE else 1.0
+    engine.set(rect=(0, 0, right, 1 - (0.1 + 0.17 * len(lines)) / height))
+
+
 def panel_title(grid: Grid) -> str:
     """Precision, and loss and accuracy of the model itself."""
     loss, accuracy = grid.loss[grid.middle], grid.accuracy[grid.middle]
@@ -157,9 +170,12 @@ def _surfaces(one: Configuration, scale: Scale) -> Figure:
     for panel, grid in zip(panels, one.grids, strict=True):
         axes: Any = panel
         heights, losses = span.heights(grid.loss), span.shown(grid.loss)
-        faces = colours(norm((losses[:-1, :-1] + losses[1:, 1:]) / 2))
+        faces = colours(norm(_cells(losses)))
+        faces[..., :3] *= _light(
+            heights, axis, float(span.heights(np.array(span.high)) - span.heights(np.array(span.low)))
+        )
         axes.plot_surface(
-            x, y, heights, facecolors=faces, rstride=1, cstride=1, linewidth=0.1, shade=True, rasterized=True
+            x, y, heights, facecolors=faces, rstride=1, cstride=1, linewidth=0.1, shade=False, rasterized=True
         )
         axes.set_zlim(*span.heights(np.array([span.low, span.high])))
         axes.set_zticks(span.heights(np.array(span.ticks)), [f"{tick:g}" for tick in span.ticks])
@@ -167,16 +183,38 @@ def _surfaces(one: Configuration, scale: Scale) -> Figure:
         axes.set_ylabel("along d₂", labelpad=-4)
         axes.set_zlabel("loss (nats)", labelpad=-2)
         axes.tick_params(pad=-1)
+        ends = [float(axis[0]), 0.0, float(axis[-1])]
+        axes.set_xticks(ends)
+        axes.set_yticks(ends)
         axes.set_title(panel_title(grid))
         axes.view_init(elev=32, azim=-55)
-        axes.set_box_aspect((1, 1, 0.75), zoom=0.9)
-    figure.suptitle(_caption(one), x=0.01, ha="left", fontsize=9)
+        axes.set_box_aspect((1, 1, 0.75), zoom=0.95)
+    _head(figure, one)
     return figure
+
+
+def _cells(values: np.ndarray) -> np.ndarray:
+    """The mean of each cell's corners."""
+    mean: np.ndarray = (values[:-1, :-1] + values[1:, :-1] + values[1:, 1:] + values[:-1, 1:]) / 4
+    return mean
+
+
+def _light(heights: np.ndarray, axis: np.ndarray, tall: float) -> np.ndarray:
+    """How bright each cell is: light from above and a side, on a surface as tall as it is wide."""
+    width = axis[-1] - axis[0]
+    run = (axis[1] - axis[0]) / width
+    along = np.diff(heights, axis=0) / tall / run
+    across = np.diff(heights, axis=1) / tall / run
+    along, across = (along[:, :-1] + along[:, 1:]) / 2, (across[:-1] + across[1:]) / 2
+    light = (0.45 * along - 0.3 * across + 0.84) / np.sqrt(along**2 + across**2 + 1)
+    bright: np.ndarray = np.clip(0.7 + 0.34 * np.maximum(light, 0), 0, 1)[..., None]
+    return bright
 
 
 def _contours(one: Configuration, scale: Scale) -> Figure:
     span = Range.of(one.grids, scale)
-    figure, panels = _panels(len(one.grids), columns=min(COLUMNS, len(one.grids)), height=2.35)
+    figure, panels = _panels(len(one.grids), columns=min(COLUMNS, len(one.grids)), height=2.5)
+    figure.set_layout_engine("compressed")
     norm = _norm(span)
     drawn = None
     for axes, grid in zip(panels, one.grids, strict=True):
@@ -190,21 +228,25 @@ def _contours(one: Configuration, scale: Scale) -> Figure:
         axes.plot(0, 0, marker="+", color="white", markersize=6)
         axes.set_aspect("equal")
         axes.grid(visible=False)
-        axes.set_title(panel_title(grid), fontsize=7.5)
+        axes.set_title(panel_title(grid).replace("  ", "\n"))
+        axes.set_xticks([float(grid.axis[0]), 0.0, float(grid.axis[-1])])
         axes.set_xlabel("along d₁ (filter norms)")
-    panels[0].set_ylabel("along d₂ (filter norms)")
+        if axes is panels[0]:
+            axes.set_ylabel("along d₂ (filter norms)")
+        else:
+            axes.tick_params(labelleft=False)
     if drawn is not None:
-        bar = figure.colorbar(drawn, ax=panels, orientation="horizontal", aspect=60, shrink=0.6, pad=0.02)
+        bar = figure.colorbar(drawn, ax=panels, orientation="horizontal", aspect=60, shrink=0.6 if len(panels) > 1 else 1, pad=0.02)
         bar.set_ticks(span.ticks, labels=[f"{tick:g}" for tick in span.ticks])
         bar.set_label("mean cross-entropy (nats)")
         bar.outline.set_visible(False)
-    figure.suptitle(_caption(one), x=0.01, ha="left", fontsize=9)
+    _head(figure, one)
     return figure
 
 
 def _lines(one: Configuration, scale: Scale) -> Figure:
     """Loss and accuracy along a direction, or between two models."""
-    figure, panels = _panels(2, columns=2, height=2.7)
+    figure, panels = _panels(2, columns=2, height=2.9)
     between = one.asked.view == BETWEEN
     for grid in one.grids:
         look = _look(grid.bits) | {"label": grid.precision, "marker": ""}
@@ -225,8 +267,8 @@ def _lines(one: Configuration, scale: Scale) -> Figure:
         panels[0].set_yscale("log")
     if not between:
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
-    figure.suptitle(_caption(one), x=0.01, ha="left", fontsize=9)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    _head(figure, one)
     return figure
 
 

@@ -166,9 +166,7 @@ def configurations(grids: list[Grid]) -> list[Configuration]:
         training = group[0].trainings[0]
         network = f"{training.model.title} {training.model.shape}".strip()
         details = [f"{name.replace('_', ' ')} {values[name]}" for name in varying if values.get(name) is not None]
-        slug = f"{training.data.name}-{training.model.label}"
-        if group[0].asked.view == BETWEEN or len(members) > 1:
-            slug += f"-{group[0].identity[:8]}"
+        slug = f"{training.data.name}-{training.model.label}-{group[0].identity[:8]}"
         title = f"{network} on {training.data.title}"
         found.append(
             Configuration(

@@ -1,9 +1,9 @@
 "use strict";
 // Surfaces of the loss, drawn on a canvas from the back to the front, and lines between models; all panels turn together.
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const CIVIDIS = [[0, 34, 78], [0, 46, 106], [26, 56, 111], [50, 67, 109], [67, 78, 108], [83, 90, 109], [97, 101, 111], [111, 112, 115],
-  [125, 124, 120], [140, 136, 120], [155, 148, 118], [171, 160, 114], [188, 174, 108], [205, 187, 99], [222, 201, 88], [240, 216, 70], [254, 232, 56]];
-const START = { turn: -0.95, tilt: 0.56, zoom: 1 };
+const VIRIDIS = [[68, 1, 84], [72, 24, 106], [71, 45, 123], [66, 64, 134], [59, 82, 139], [51, 99, 141], [44, 114, 142], [38, 130, 142], [33, 145, 140],
+  [31, 160, 136], [40, 174, 128], [63, 188, 115], [94, 201, 98], [132, 212, 75], [173, 220, 48], [216, 226, 25], [253, 231, 37]];
+const START = { turn: -0.95, tilt: 0.72, zoom: 1 };
 const TALL = 0.95, LEVELS = 14, SPAN = 1e6, BUSY = 90;
 const state = { chosen: 0, quantity: "loss", scale: DATA.scale, camera: { ...START }, moving: false };
 let panels = [];
@@ -26,8 +26,8 @@ const group = () => DATA.groups[state.chosen];
 const loss = () => state.quantity === "loss";
 
 function colour(share, light = 1) {
-  const place = Math.min(Math.max(share, 0), 1) * (CIVIDIS.length - 1), low = Math.min(Math.floor(place), CIVIDIS.length - 2);
-  const mixed = CIVIDIS[low].map((from, channel) => Math.round((from + (CIVIDIS[low + 1][channel] - from) * (place - low)) * light));
+  const place = Math.min(Math.max(share, 0), 1) * (VIRIDIS.length - 1), low = Math.min(Math.floor(place), VIRIDIS.length - 2);
+  const mixed = VIRIDIS[low].map((from, channel) => Math.round((from + (VIRIDIS[low + 1][channel] - from) * (place - low)) * light));
   return `rgb(${mixed.join(",")})`;
 }
 
@@ -88,7 +88,7 @@ function crossings(corners) {
 
 function projection(canvas) {
   const { turn, tilt, zoom } = state.camera, width = canvas.clientWidth, height = canvas.clientHeight;
-  const size = Math.min(width / 3.1, height / 2.45) * zoom, [c, s, ct, st] = [Math.cos(turn), Math.sin(turn), Math.cos(tilt), Math.sin(tilt)];
+  const size = Math.min(width / 3.55, height / 2.75) * zoom, [c, s, ct, st] = [Math.cos(turn), Math.sin(turn), Math.cos(tilt), Math.sin(tilt)];
   return (u, v, h) => {
     const across = u * c - v * s, away = u * s + v * c, up = (h - 0.5) * TALL;
     return [width / 2 + across * size, height * 0.5 - (away * st + up * ct) * size, away];
@@ -107,6 +107,7 @@ function drawSurface(panel) {
     return toward > 0 ? places.reverse() : places;
   };
   const rows = order(Math.sin(turn)), columns = order(Math.cos(turn));
+  const middle = (n - 1) / 2, around = [rows, columns].map((places) => places.findLast((one) => one <= middle && middle <= one + skip));
   context.lineJoin = "round";
   for (const i of rows) for (const j of columns) {
     const [k, l] = [Math.min(i + skip, n - 1), Math.min(j + skip, n - 1)];
@@ -125,17 +126,21 @@ function drawSurface(panel) {
       for (const [from, to] of lines[i * (n - 1) + j]) { context.moveTo(...at(...from).slice(0, 2)); context.lineTo(...at(...to).slice(0, 2)); }
       context.stroke();
     }
+    if (i === around[0] && j === around[1]) drawModel(context, at(middle, middle, heights[middle * n + middle]));
   }
   drawHeights(context, project, soft, ink, panel.range);
-  const middle = (n - 1) / 2, [x, y] = at(middle, middle, heights[middle * n + middle]);
-  context.strokeStyle = style("--paper");
-  context.fillStyle = style("--c3");
+  canvas.setAttribute("aria-label", `Surface of ${grid.precision}. Arrow keys turn it, plus and minus zoom.`);
+}
+
+function drawModel(context, [x, y]) {
+  // Where the model itself is; what stands before it hides it.
+  context.strokeStyle = "#fff";
+  context.fillStyle = "#d55e00";
   context.lineWidth = 1.2;
   context.beginPath();
-  context.arc(x, y, 3.4, 0, 7);
+  context.arc(x, y, 3.6, 0, 7);
   context.fill();
   context.stroke();
-  canvas.setAttribute("aria-label", `Surface of ${grid.precision}. Arrow keys turn it, plus and minus zoom.`);
 }
 
 function drawFloor(context, project, soft, faint) {
@@ -148,7 +153,7 @@ function drawFloor(context, project, soft, faint) {
   context.stroke();
   context.fillStyle = soft;
   context.font = "11px system-ui, sans-serif";
-  context.textAlign = context.textBaseline = "center";
+  context.textAlign = "center";
   context.textBaseline = "middle";
   // Names on the sides of the floor that are nearest to the eye.
   const near = (one, other) => (project(...one, 0)[1] > project(...other, 0)[1] ? one : other);
@@ -185,8 +190,8 @@ function drawHeights(context, project, soft, ink, range) {
   }
   context.stroke();
   context.fillStyle = ink;
-  context.textAlign = "center";
-  context.fillText(loss() ? "loss (nats)" : "accuracy", x, top - 12);
+  context.textAlign = "left";
+  context.fillText(loss() ? "loss (nats)" : "accuracy", Math.max(x - 34, 2), top - 12);
 }
 
 function prepare(canvas) {
