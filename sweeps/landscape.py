@@ -12,6 +12,8 @@ from sweeps.errors import InputError
 from sweeps.settings import Rule, build, canonical, setting, settings_of
 from sweeps.training import Training
 
+MOST = 201
+"""Points a side of a plane: more are no better to look at."""
 PLANE, RAY, BETWEEN = "plane", "ray", "between"
 
 
@@ -47,6 +49,10 @@ class Landscape:
                 f"{asked.points} is not allowed",
                 place="points",
                 allowed="allowed: an odd number, so that the model itself is one of the points",
+            )
+        if asked.view == PLANE and asked.points > MOST:
+            raise InputError(
+                f"{asked.points} is not allowed", place="points", allowed=f"allowed: up to {MOST} a side of a plane"
             )
         return asked
 

@@ -97,17 +97,17 @@ def draw_landscapes(configurations: Sequence[Configuration], folder: Path, scale
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for one in configurations:
-            for form in FileFormat:  # each is drawn anew: a saved figure's layout is not that of a fresh one
-                with rc_context(STYLE):
-                    drawn = _figures(one, scale)
-                    paths += [_save(figure, folder / f"{name}-{one.slug}.{form}", form) for name, figure in drawn]
+        with rc_context(STYLE):
+            for one in configurations:
+                for name, figure in drawn_figures(one, scale):
+                    paths += [_save(figure, folder / f"{name}-{one.slug}.{form}", form) for form in FileFormat]
     except OSError as error:
         raise InputError(f"the figures can't be written: {error.strerror}", place=f"--out {folder}") from None
     return paths
 
 
-def _figures(one: Configuration, scale: Scale) -> list[tuple[str, Figure]]:
+def drawn_figures(one: Configuration, scale: Scale) -> list[tuple[str, Figure]]:
+    """The figures of a configuration, by name."""
     if one.asked.view == PLANE:
         return [("surface", _surfaces(one, scale)), ("contour", _contours(one, scale))]
     return [("line", _lines(one, scale))]
@@ -236,7 +236,9 @@ def _contours(one: Configuration, scale: Scale) -> Figure:
         else:
             axes.tick_params(labelleft=False)
     if drawn is not None:
-        bar = figure.colorbar(drawn, ax=panels, orientation="horizontal", aspect=60, shrink=0.6 if len(panels) > 1 else 1, pad=0.02)
+        bar = figure.colorbar(
+            drawn, ax=panels, orientation="horizontal", aspect=60, shrink=0.6 if len(panels) > 1 else 1, pad=0.02
+        )
         bar.set_ticks(span.ticks, labels=[f"{tick:g}" for tick in span.ticks])
         bar.set_label("mean cross-entropy (nats)")
         bar.outline.set_visible(False)

@@ -375,10 +375,10 @@ function point(event, canvas) {
       if (far < 24 && (best === null || far < best)) { best = far; grid = one; index = place; }
     }
   } else {
-    const n = group().points, unit = 2 / (n - 1), project = projection(canvas), { heights } = panel.surface;
+    const n = group().points, unit = 2 / (n - 1), project = projection(canvas), { heights } = panel.surface, reach = Math.max(12, canvas.clientWidth / n / 1.6);
     for (let place = 0; place < n * n; place += 1) {
       const [x, y, away] = project(Math.floor(place / n) * unit - 1, (place % n) * unit - 1, heights[place]), far = Math.hypot(x - mx, y - my);
-      if (far < 12 && (best === null || far + away * 12 < best)) { best = far + away * 12; index = place; }
+      if (far < reach && (best === null || far + away * reach < best)) { best = far + away * reach; index = place; }
     }
   }
   if (index < 0) { hide(); return; }
