@@ -155,10 +155,15 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
             task = bar.add_task("points", total=sum(one.asked.size for one in missing))
             agents = workers or machine.agents
             computed = survey(home, machine, missing, agents=agents, tell=lambda count: bar.advance(task, count))
-            for grid in computed:
-                found[grid.identity] = grid
-                seconds = grid.provenance["seconds"]
-                console.print(f"{grid.precision} of {_jobs(grid)}: {seconds:.1f} s of compute", highlight=False)
+            try:
+                for grid in computed:
+                    found[grid.identity] = grid
+                    seconds = grid.provenance["seconds"]
+                    console.print(f"{grid.precision} of {_jobs(grid)}: {seconds:.1f} s of compute", highlight=False)
+            except KeyboardInterrupt:
+                done = sum(grid is not None for grid in found.values())
+                console.print(f"interrupted with {done} landscapes done; the same command goes on", highlight=False)
+                raise
     return [grid for grid in found.values() if grid is not None]
 
 
