@@ -14,14 +14,14 @@ from sweeps.training import Training
 
 MOST = 201
 """Points a side of a plane: more are no better to look at."""
-PLANE, RAY, BETWEEN = "plane", "ray", "between"
+PLANE, LINE, BETWEEN = "plane", "line", "between"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Landscape:
     """Mean cross-entropy and accuracy on training images, in evaluation mode, at points w + x·d₁ (+ y·d₂).
 
-    `view = "plane"` is a grid of `points` × `points` with x and y in [−`radius`, `radius`], `"ray"` the same along
+    `view = "plane"` is a grid of `points` × `points` with x and y in [−`radius`, `radius`], `"line"` the same along
     d₁ alone: d₁ and d₂ are Gaussian directions under `seed`, filter-normalized (Li et al. 2018). `"between"` goes
     from one model (x = 0) to another (x = 1) in a straight line, batch norm's statistics included. `perturb =
     "latent"` moves the full-precision weights, which the quantizer then rounds, `"quantized"` the rounded ones.
@@ -30,7 +30,7 @@ class Landscape:
 
     semantics: ClassVar[int] = 1
 
-    view: str = setting(Rule(choices=(PLANE, RAY, BETWEEN)), default=PLANE)
+    view: str = setting(Rule(choices=(PLANE, LINE, BETWEEN)), default=PLANE)
     points: int = setting(Rule(low=3, high=1001), default=51)
     radius: float = setting(Rule(above=0, high=1000), default=1.0)
     perturb: str = setting(Rule(choices=("latent", "quantized")), default="latent")

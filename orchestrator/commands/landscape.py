@@ -61,7 +61,7 @@ def landscape(
     ] = None,
     where: WhereOption = None,
     limit: LimitOption = None,
-    ray: Annotated[bool, typer.Option("--ray", help="Along one direction instead of a plane.")] = False,
+    line: Annotated[bool, typer.Option("--line", help="Along one direction instead of a plane.")] = False,
     points: Annotated[int, typer.Option("--points", metavar="N", help="Points a side, or of a line.")] = 51,
     radius: Annotated[float, typer.Option("--radius", help="Of the plane: 1 is the norm of every filter.")] = 1.0,
     perturb: Annotated[
@@ -92,14 +92,14 @@ def landscape(
     """
     from db.registry import Registry
     from orchestrator.surveying import Wanted, choose_models
-    from sweeps.landscape import BETWEEN, PLANE, RAY, Landscape, check_pair, rounding
+    from sweeps.landscape import BETWEEN, LINE, PLANE, Landscape, check_pair, rounding
 
     place = home_of(home, registry, data)
     if bool(targets) == (between is not None):
         raise InputError("name jobs or sweeps, or two jobs by --between JOB JOB", place="landscape")
-    if between is not None and ray:
-        raise InputError("a line between two models has no direction to choose", place="--ray")
-    view = BETWEEN if between is not None else RAY if ray else PLANE
+    if between is not None and line:
+        raise InputError("a line between two models has no direction to choose", place="--line")
+    view = BETWEEN if between is not None else LINE if line else PLANE
     given = {"view": view, "points": points, "radius": radius, "samples": samples, "seed": seed}
     asked = Landscape.from_settings(given | ({} if perturb is None else {"perturb": perturb.value}))
     with Registry.open(place.registry) as opened:

@@ -65,7 +65,7 @@ class Grid:
 
     @property
     def middle(self) -> tuple[int, ...]:
-        """The place of the model itself, on a plane or a ray."""
+        """The place of the model itself, on a plane or a line."""
         return (self.asked.points // 2,) * self.loss.ndim
 
     @property

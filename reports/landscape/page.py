@@ -20,7 +20,7 @@ CAPTIONS = {
     PLANE: "Mean cross-entropy on training images at w + x·d₁ + y·d₂, in evaluation mode; d₁ and d₂ are Gaussian "
     "directions, filter-normalized, and the same for every precision. The dot is the model itself. Drag, or press the "
     "arrow keys, to turn all panels; after a click the wheel zooms.",
-    "ray": "Mean cross-entropy and accuracy on training images at w + x·d₁, in evaluation mode; d₁ is a Gaussian "
+    "line": "Mean cross-entropy and accuracy on training images at w + x·d₁, in evaluation mode; d₁ is a Gaussian "
     "direction, filter-normalized, and the same for every precision.",
     BETWEEN: "Mean cross-entropy and accuracy on training images on the straight line from the first model (x = 0) to "
     "the second (x = 1), in evaluation mode; batch norm's running statistics are interpolated like the weights.",

@@ -123,7 +123,7 @@ def test_the_line_between_two_models_ends_at_their_losses(home: Path, tmp_path: 
 
 def test_an_interrupted_command_leaves_no_process_and_goes_on(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["small", "--ray", "--points", "1001", "--workers", "1", "--out", str(out)]
+    arguments = ["small", "--line", "--points", "1001", "--workers", "1", "--out", str(out)]
     process = subprocess.Popen(
         [QSWEEP, "landscape", *arguments],
         env=environment(home),
@@ -187,7 +187,7 @@ def test_what_has_no_landscape_is_refused_before_anything_is_written(home: Path,
         ((), named),
         (("small", "--between", train, train), named),
         (("--between", train, train), "these are not two different jobs"),
-        (("--between", train, train, "--ray"), "has no direction to choose"),
+        (("--between", train, train, "--line"), "has no direction to choose"),
         (("--between", *two, "--perturb", "latent"), "no common rounding"),
     ):
         refused(home, tmp_path, *arguments, said=said)

@@ -20,7 +20,7 @@ from reports.landscape.figures import Range, Scale, draw_landscapes, drawn_figur
 from reports.landscape.grid import Configuration, Grid, configurations, read_grid, write_grid
 from reports.landscape.page import render_page
 from reports.landscape.paraview import polydata
-from sweeps.landscape import BETWEEN, RAY, Landscape
+from sweeps.landscape import BETWEEN, LINE, Landscape
 from tests.reports.browser import CHROMEDRIVER, CHROMIUM, Browser, started
 from tests.workers.trainings import training
 
@@ -66,7 +66,7 @@ def precisions() -> Configuration:
     return found
 
 
-@pytest.mark.parametrize("view", ["plane", RAY, BETWEEN])
+@pytest.mark.parametrize("view", ["plane", LINE, BETWEEN])
 def test_what_was_written_is_read(tmp_path: Path, view: str) -> None:
     grid = bowl(4, view=view)
     grid.loss.flat[1] = np.nan
@@ -176,7 +176,7 @@ def test_all_panels_of_a_figure_have_one_scale(precisions: Configuration) -> Non
 
 @pytest.mark.slow
 def test_figures_are_written_in_every_form(tmp_path: Path) -> None:
-    drawn = configurations([bowl(8), *(bowl(bits, view=RAY) for bits in (32, 2)), bowl(8, view=BETWEEN)])
+    drawn = configurations([bowl(8), *(bowl(bits, view=LINE) for bits in (32, 2)), bowl(8, view=BETWEEN)])
     written = draw_landscapes(drawn, tmp_path / "figures", Scale.LOG)
     assert sorted(written) == sorted((tmp_path / "figures").iterdir())
     kinds = sorted((path.name.split("-")[0], path.suffix) for path in written)
@@ -263,7 +263,7 @@ def test_the_page_draws_surfaces_that_turn(precisions: Configuration, tmp_path: 
 @pytest.mark.slow
 @needs_browser
 def test_the_page_draws_lines(tmp_path: Path, browser: Browser) -> None:
-    lines = configurations([bowl(bits, view=RAY) for bits in (32, 2)])
+    lines = configurations([bowl(bits, view=LINE) for bits in (32, 2)])
     page = tmp_path / "lines.html"
     page.write_text(render_page(lines, scale="log"), encoding="utf-8")
     browser.look(width=1000)

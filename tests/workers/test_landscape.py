@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sweeps.errors import InputError
-from sweeps.landscape import BETWEEN, RAY, Landscape
+from sweeps.landscape import BETWEEN, LINE, Landscape
 from sweeps.layers import ConvLayer
 from sweeps.training import Training
 from tests.workers.oracle import deploy, plain_model, standardized
@@ -227,11 +227,11 @@ def test_a_points_bits_do_not_depend_on_what_is_computed_with_it(
     assert again.losses == whole.losses[7:12]
 
 
-def test_a_ray_is_the_middle_of_the_plane(trained: list[Trained], digits: Images) -> None:
+def test_a_line_is_the_middle_of_the_plane(trained: list[Trained], digits: Images) -> None:
     plane = survey([trained[1]], Landscape(points=5), digits)
-    ray = survey([trained[1]], Landscape(view=RAY, points=5), digits)
-    assert ray.scores(0, 5).losses == plane.scores(0, 25).losses[2::5]
-    assert ray.cosine is None
+    line = survey([trained[1]], Landscape(view=LINE, points=5), digits)
+    assert line.scores(0, 5).losses == plane.scores(0, 25).losses[2::5]
+    assert line.cosine is None
     assert plane.cosine is not None
     assert abs(plane.cosine) < 0.2
 
