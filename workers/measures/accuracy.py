@@ -11,7 +11,7 @@ from workers.forms import SMALL_IMAGE
 from workers.measures.inference import Inference, InTurn, SideBySide
 
 CPU_ROWS = 1 << 27
-GPU_ROWS = 1 << 31
+GPU_ROWS = 1 << 30
 """Bytes that the weights of the models of one pass may take."""
 MOST = 64
 """Models of one pass, at most."""

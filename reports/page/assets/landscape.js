@@ -304,20 +304,20 @@ function drawLegend() {
   }
   const canvas = make("canvas", { role: "img", "aria-label": "Colour scale" });
   spot.append(canvas);
-  const context = prepare(canvas), width = canvas.clientWidth - 24, { range } = panels[0];
+  const context = prepare(canvas), width = canvas.clientWidth - 36, { range } = panels[0];
   for (let step = 0; step < width; step += 1) {
     context.fillStyle = colour(step / width);
-    context.fillRect(12 + step, 4, 1.5, 10);
+    context.fillRect(18 + step, 4, 1.5, 10);
   }
   context.fillStyle = style("--soft");
   context.font = "11px system-ui, sans-serif";
   context.textAlign = "center";
   let last = -Infinity;
   for (const [tick, label] of range.ticks) {
-    const x = 12 + range.at(tick) * width;
+    const x = 18 + range.at(tick) * width;
     if (x - last > 30) { context.fillText(label, x, 26); context.fillRect(x - 0.5, 14, 1, 3); last = x; }
   }
-  context.fillText(loss() ? "mean cross-entropy (nats)" : "training accuracy", 12 + width / 2, 42);
+  context.fillText(loss() ? "mean cross-entropy (nats)" : "training accuracy", 18 + width / 2, 42);
 }
 
 function listen(canvas) {
