@@ -156,7 +156,8 @@ def configurations(grids: list[Grid]) -> list[Configuration]:
     """The grids by configuration, in the order in which they come."""
     groups: dict[str, list[Grid]] = {}
     for grid in grids:
-        key = grid.identity if grid.asked.view == BETWEEN else json.dumps(_settings(grid), sort_keys=True)
+        shown = {**_settings(grid), "view": grid.asked.view}
+        key = grid.identity if grid.asked.view == BETWEEN else json.dumps(shown, sort_keys=True)
         groups.setdefault(key, []).append(grid)
     members = [sorted(group, key=lambda grid: -grid.bits) for group in groups.values()]
     settings = [_settings(group[0]) for group in members]
