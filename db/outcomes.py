@@ -167,9 +167,10 @@ def _forget(transaction: Transaction, ids: Sequence[int], kept: int) -> tuple[st
 def finish(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -> Accepted:
     passed: dict[int, Any] = {}
     refused = []
-    for one in sorted(given, key=lambda one: one.job_id):
-        values = _result(one) | {"agent": agent_id}
-        if rows := transaction.quick(FINISH, values):
+    ordered = sorted(given, key=lambda one: one.job_id)
+    answers = transaction.each(FINISH, [_result(one) | {"agent": agent_id} for one in ordered])
+    for one, rows in zip(ordered, answers, strict=True):
+        if rows:
             passed[one.job_id] = rows[0]
         else:
             refused.append(one)
