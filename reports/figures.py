@@ -338,8 +338,8 @@ def _heat_maps(network: str, rows: pd.DataFrame) -> Figure:
         axes.set_yticks(range(len(corruptions)), named or [""] * len(corruptions))
         axes.set_xlabel("severity")
         axes.set_title(f"{precision_name(bits)} − FP32")
-    bar = figure.colorbar(image, ax=panels, shrink=0.6, pad=0.02)
-    bar.set_label("difference of the gap (nats); blue is smaller than FP32's")
+    bar = figure.colorbar(image, ax=panels, location="bottom", shrink=0.5, aspect=40)
+    bar.set_label("difference of the generalization gap from FP32's (nats)")
     figure.suptitle(f"{network}: generalization gap under distortion", fontsize=9, x=0.01, ha="left")
     return figure
 

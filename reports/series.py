@@ -174,7 +174,7 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     return counted.assign(size=sizes).sort_values(["size", "network", "bits", "index"]).drop(columns=["size"])
 
 
-DISTORTED = ("network", "place", "severity")
+DISTORTED = ["network", "place", "severity"]
 
 
 def distorted(distortions: pd.DataFrame, models: Models) -> pd.DataFrame:
@@ -187,13 +187,14 @@ def distorted(distortions: pd.DataFrame, models: Models) -> pd.DataFrame:
     shapes = networks(models)
     keyed = rows.assign(network=rows["parent"].map(shapes), place=rows["corruption"].map(CORRUPTIONS.index))
     found = []
-    for keys, group in keyed.groupby(["network", "place", "severity"], sort=True):
+    for _, group in keyed.groupby(DISTORTED, sort=True):
         gaps = group.groupby("parent")["generalization_gap"].mean()
         table = matched(gaps, models.runs["bits"][gaps.index], models.configuration[gaps.index])
         full = table[FULL_PRECISION] if FULL_PRECISION in table else pd.Series(np.nan, index=table.index)
         differences = table.sub(full, axis=0)
         one = pd.DataFrame({"gap": table.mean(), "difference": differences.mean(), "pairs": differences.count()})
-        found.append(one.rename_axis("bits").reset_index().assign(**dict(zip(DISTORTED, keys, strict=True))))
+        keys = pd.concat([group[DISTORTED].head(1)] * len(one), ignore_index=True)
+        found.append(one.rename_axis("bits").reset_index().join(keys))
     if not found:
         return pd.DataFrame(columns=[*DISTORTED, "corruption", "bits", "gap", "difference", "pairs"])
     grid = pd.concat(found, ignore_index=True)
