@@ -19,7 +19,10 @@ def defocus_blur(images: np.ndarray, settings: tuple[float, float], draws: Draws
 
 
 def disk_kernel(radius: float, alias: float) -> np.ndarray:
-    """A disk of this radius with sum 1 (float32), blurred by a Gaussian of deviation `alias` against jagged edges."""
+    """A disk of this radius with sum 1 (float32), smoothed by a Gaussian of deviation `alias`.
+
+    The smoothing mirrors at the frame, so that a disk that touches it (radius 8 and more) sums up to 1.01.
+    """
     cv2 = library("cv2")
     reach, size = (8, 3) if radius <= 8 else (radius, 5)
     line = np.arange(-reach, reach + 1)
