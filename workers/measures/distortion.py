@@ -118,7 +118,7 @@ class _Jury:
         self._network = NETWORKS[first.model.name](first.model, first.data)
         self._names = list(models)
         self._rows = {
-            name: deployed_rows(training, model, self._network.layout)
+            name: deployed_rows(training, model, self._network.layout, batches.dtype)
             for training, (name, model) in zip(trainings, models.items(), strict=True)
         }
         self._slots, self._tick = slots, tick
@@ -137,9 +137,7 @@ class _Jury:
         if not names:
             return
         device, dtype = self.batches.train[0].device, self.batches.dtype
-        rows, statistics = (
-            torch.stack([self._rows[name][part] for name in names]).to(device, dtype) for part in (0, 1)
-        )
+        rows, statistics = (torch.stack([self._rows[name][part] for name in names]).to(device) for part in (0, 1))
         losses = torch.zeros(len(names), dtype=torch.float64, device=device)
         hits = torch.zeros(len(names), dtype=torch.int64, device=device)
         for some, answers in zip(torch.split(images, PART), torch.split(labels, PART), strict=True):
@@ -154,9 +152,9 @@ class _Jury:
             known[key(name)] = Judged(loss=loss / len(labels), accuracy=right / len(labels))
 
 
-def deployed_rows(training: Training, model: Model, layout: Layout) -> tuple[Tensor, Tensor]:
+def deployed_rows(training: Training, model: Model, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Parameters (P), their weights rounded where the model is quantized, and statistics (S) of a kept model."""
-    parameters, statistics = layout.packed(model)
+    parameters, statistics = (row.to(dtype) for row in layout.packed(model))
     if training.quantizer is not None:
         bits = layer_bits(training.quantizer, len(layout.layers))
         round_weights(layout, bits, None, parameters[None], layout.steps.of(parameters[None]))
