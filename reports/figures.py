@@ -330,7 +330,7 @@ def _heat_maps(network: str, rows: pd.DataFrame) -> Figure:
         for (row, column), value in np.ndenumerate(table.to_numpy(dtype=np.float64)):
             if np.isfinite(value):
                 light = abs(value) > 0.6 * largest
-                axes.text(column, row, f"{value:+.2f}", ha="center", va="center", fontsize=6,
+                axes.text(column, row, f"{value:+.2f}".replace("-", "−"), ha="center", va="center", fontsize=6,
                           color="white" if light else "black")  # fmt: skip
         axes.grid(visible=False)
         axes.set_xticks(range(len(severities)), [str(one) for one in severities])

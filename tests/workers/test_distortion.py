@@ -80,6 +80,7 @@ def test_losses_are_those_of_plain_modules_on_the_corrupted_images(
 def test_a_models_distortion_does_not_depend_on_its_cohort(trained: Trained, digits: Images, tmp_path: Path) -> None:
     measure = Distortion(corruption="fog", severity=3)
     together = distorted(trained, measure, digits, tmp_path)
+    assert distorted(trained[::-1], measure, digits, tmp_path) == together[::-1]
     for number, one in enumerate(trained):
         assert distorted([one], measure, digits, tmp_path) == [together[number]]
 
