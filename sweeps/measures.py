@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from sweeps.corruptions import CORRUPTIONS, SEVERITIES
+from sweeps.corruptions import CORRUPTED, CORRUPTIONS, SEVERITIES
 from sweeps.errors import InputError, nearest
 from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
 from sweeps.training import Training
@@ -147,8 +147,15 @@ def asked_of(measure: Measure, training: Training) -> Measure:
     """`measure` with every convention that makes no difference for this training at its default.
 
     Full precision has nothing to round and no step sizes; a perturbed quantized weight has no step size
-    either. Raises InputError if the set that a sample is drawn from is smaller than the sample.
+    either. Raises InputError if the set that a sample is drawn from is smaller than the sample, and for a distortion
+    of a data set that has no corrupted test set.
     """
+    if isinstance(measure, Distortion) and training.data.name not in CORRUPTED:
+        raise InputError(
+            f"there is no corrupted test set of {training.data.title}",
+            place="measure",
+            allowed="allowed with distortion: " + ", ".join(CORRUPTED),
+        )
     most = training.data.test_images if isinstance(measure, Distortion) else training.train_images
     if measure.measure_samples and not training.data.classes <= measure.measure_samples <= most:
         raise InputError(

@@ -13,7 +13,7 @@ import typer
 from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, home_of
 from sweeps.corruptions import CORRUPTIONS, SEVERITIES
 from sweeps.datasets import DATASETS
-from sweeps.errors import InputError, QsweepError, nearest
+from sweeps.errors import InputError, nearest
 
 TREE = "imagenet"
 
@@ -69,9 +69,8 @@ def corruptions(
     _check_folder(out.expanduser() if out else None, "--out")
     _check_folder(sheet.expanduser().parent if sheet else None, "--contact-sheet")
     ended = subprocess.run(command, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False)
-    if ended.returncode:
-        kind = InputError if ended.returncode == InputError.exit_code else QsweepError
-        raise kind("the corrupted set was not written whole: see above; the same command goes on")
+    if ended.returncode:  # it has said why
+        raise typer.Exit(ended.returncode)
     for path in filter(None, (out, sheet)):
         typer.echo(str(path))
 

@@ -59,7 +59,7 @@ def cells_of(made: Table, row: Row) -> dict[str, Cell]:
 def test_table_5_is_the_mean_over_severities_and_models(source: MadeSource, frame: pd.DataFrame) -> None:
     made = table(source, "table5")
     assert [row.keys[2] for row in made.rows] == [*CORRUPTIONS, "mean"]
-    assert {row.keys[:2] for row in made.rows} == {("Digits", "ResNet-18 (width 8)")}
+    assert {row.keys[:2] for row in made.rows} == {("Digits", "ResNet-18 (width 4)")}
     for row in made.rows[:-1]:
         rows = frame[frame.corruption == row.keys[2]]
         cells = cells_of(made, row)
@@ -177,7 +177,7 @@ def test_remarks_say_what_the_images_are(source: MadeSource) -> None:
 
 
 def test_a_cell_is_explained_by_its_jobs(source: MadeSource, frame: pd.DataFrame) -> None:
-    found = explain(source, make_tables(source), "digits/resnet-18 (width 8)/fog/int4")
+    found = explain(source, make_tables(source), "digits/resnet-18 (width 4)/fog/int4")
     rows = frame[(frame.corruption == "fog") & (frame.bits == 4)]
     assert sorted(found.jobs["job"].to_pylist()) == sorted(rows.job)
     assert {"seed", "severity"} <= set(found.jobs.column_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,15 @@ def test_conventions_that_make_no_difference_are_one_job() -> None:
     assert asked_of(PacBayes(perturb="quantized", perturb_step=False), training()) == PacBayes(perturb="quantized")
     assert asked_of(Sharpness(delta=0.05, ball="relative-plus-one"), training()) == Sharpness()
     assert asked_of(Sharpness(scaling="magnitude", delta=0.05), training()).delta == 0.05  # type: ignore[union-attr]
+
+
+def test_a_distortion_needs_a_corrupted_test_set() -> None:
+    known = training(data="cifar100")
+    distortion = Distortion(corruption="fog", severity=3)
+    assert asked_of(distortion, known) == distortion
+    other = dataclasses.replace(known, data=dataclasses.replace(known.data, name="own", title="My own"))
+    with pytest.raises(InputError, match=r"no corrupted test set of My own; allowed with distortion: digits, cifar10"):
+        asked_of(distortion, other)
 
 
 @pytest.mark.parametrize(

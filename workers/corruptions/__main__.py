@@ -44,10 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         textures = texture_files(given.frost) if given.frost else []
         (_tree if given.dataset == TREE else _arrays)(given, textures)
     except QsweepError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"qsweep: {error}\n")
         return error.exit_code
     except OSError as error:
-        sys.stderr.write(f"{error.filename or given.out}: {error.strerror}\n")
+        sys.stderr.write(f"qsweep: {error.filename or given.out}: {error.strerror}\n")
         return InputError.exit_code
     return 0
 
