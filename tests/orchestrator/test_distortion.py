@@ -24,7 +24,7 @@ depth = 1
 channels_per_width = 1
 optimizer = "sgd"
 weight_decay = 1.0
-epochs = 2
+epochs = 1
 batch_size = 128
 
 [axes]
