@@ -58,6 +58,7 @@ def test_distortions_are_added_to_a_finished_sweep_without_training_again(
                      "--seed", "5", "--contact-sheet", str(sheet))  # fmt: skip
     assert written.returncode == 0, written.stderr
     assert written.stdout.split() == [str(data / "Digits-C"), str(sheet)]
+    (data / "Digits-C" / "qsweep.json").unlink()  # else it would count as generated
     asked = sweep_file(tmp_path, "distorted", TRAININGS + DISTORTIONS)
     distorted = qsweep("launch", asked, "--workers", "1", "--data", str(data))
     assert distorted.returncode == 0, distorted.stderr

@@ -40,6 +40,7 @@ def published(clean: TestSet, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     for name in ("fog", "gaussian_noise"):
         write_corruption(clean, name, folder, seed=77)
+    (folder / "qsweep.json").unlink()
     return tmp_path / "data"
 
 
@@ -207,20 +208,32 @@ def test_the_command_writes_a_set_and_goes_on_where_it_was(tmp_path: Path) -> No
     out = tmp_path / "out"
     arguments = ["digits", "--folder", str(tmp_path), "--out", str(out), "--corruption", "fog", "--corruption", "snow"]
     assert main(arguments) == 0
-    assert {one.name for one in out.iterdir()} == {"fog.npy", "snow.npy", "labels.npy"}
+    assert {one.name for one in out.iterdir()} == {"fog.npy", "snow.npy", "labels.npy", "qsweep.json"}
     dates = {one.name: one.stat().st_mtime_ns for one in out.iterdir()}
     (out / "fog.npy").unlink()
     assert main([*arguments, "--workers", "2"]) == 0
     same = {one.name for one in out.iterdir() if one.stat().st_mtime_ns == dates[one.name]}
-    assert same == {"snow.npy", "labels.npy"}
+    assert same == {"snow.npy", "labels.npy", "qsweep.json"}
     assert main(["digits", "--folder", str(tmp_path), "--out", str(out), "--severity", "2", "--corruption", "fog"]) == 0
     assert (np.load(out / "fog-2.npy") == np.load(out / "fog.npy")[COUNT : 2 * COUNT]).all()
 
 
-def test_the_command_does_not_add_to_another_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "labels.npy", np.zeros(50_000, dtype=np.int64))
-    assert main(["digits", "--folder", str(tmp_path), "--out", str(tmp_path), "--corruption", "fog"]) == 2
-    assert "not 1775 labels" in capsys.readouterr().err
+def test_the_command_does_not_add_to_another_set(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["digits", "--folder", str(tmp_path), "--corruption", "contrast", "--out"]
+    assert main([*asked, str(published / "Digits-C")]) == 2
+    assert "files that were not generated here" in capsys.readouterr().err
+    assert main([*asked, str(tmp_path / "own")]) == 0
+    assert main([*asked, str(tmp_path / "own"), "--seed", "1"]) == 2
+    assert "this folder holds another set: seed 0" in capsys.readouterr().err
+
+
+def test_a_set_that_was_generated_is_not_taken_for_the_published_one(clean: TestSet, tmp_path: Path) -> None:
+    write_corruption(clean, "frost", tmp_path / "Digits-C", seed=4)
+    found = CorruptedSets(tmp_path, tmp_path / "cache").at(clean, "frost", 2)
+    assert (found.source, found.frost) == ("generated", "synthetic")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_contact_sheet_shows_the_image_under_every_corruption(tmp_path: Path) -> None:
@@ -261,7 +274,7 @@ def test_a_tree_is_written_in_the_published_layout(tree: Path, tmp_path: Path) -
     out = tmp_path / "out"
     arguments = ["imagenet", "--folder", str(tree), "--out", str(out), "--corruption", "contrast", "--severity", "4"]
     assert main([*arguments, "--seed", "9"]) == 0
-    files = sorted(out.rglob("*.*"))
+    files = sorted(out.rglob("*.JPEG"))
     assert [str(one.relative_to(out)) for one in files] == [
         "contrast/4/cat/a.JPEG",
         "contrast/4/cat/b.JPEG",
@@ -277,7 +290,7 @@ def test_a_tree_is_written_in_the_published_layout(tree: Path, tmp_path: Path) -
     dates = [one.stat().st_mtime_ns for one in files]
     files[1].unlink()
     assert main([*arguments, "--seed", "9"]) == 0
-    again = [one.stat().st_mtime_ns for one in sorted(out.rglob("*.*"))]
+    again = [one.stat().st_mtime_ns for one in sorted(out.rglob("*.JPEG"))]
     assert [old == new for old, new in zip(dates, again, strict=True)] == [True, False, True]
 
 

@@ -18,14 +18,7 @@ from sweeps.errors import InputError, QsweepError
 from workers.corruptions.constants import CIFAR, IMAGENET
 from workers.corruptions.corrupt import corrupt
 from workers.corruptions.libraries import check_libraries
-from workers.corruptions.sets import (
-    FROST,
-    LABELS,
-    TestSet,
-    check_labels,
-    open_file,
-    write_corruption,
-)
+from workers.corruptions.sets import TestSet, claim, origin_of, write_corruption
 from workers.corruptions.sheet import write_sheet
 from workers.corruptions.textures import read_textures, texture_files
 from workers.corruptions.tree import CROPPED, list_tree, read_picture, write_pictures
@@ -86,20 +79,12 @@ def _arrays(given: argparse.Namespace, textures: Sequence[Path]) -> None:
 
         write_sheet(one[0], names, corrupted, given.sheet)
     if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        _check_present(clean, given.out, names)
-        make = partial(write_corruption, clean, folder=given.out, severities=severities, seed=given.seed)
-        tasks: list[Task] = [(name, partial(make, name, textures=textures if name == FROST else ())) for name in names]
+        claim(given.out, origin_of(data.name, given.seed, textures))
+        make = partial(
+            write_corruption, clean, folder=given.out, severities=severities, seed=given.seed, textures=textures
+        )
+        tasks: list[Task] = [(name, partial(make, name)) for name in names]
         _run(tasks, given.workers)
-
-
-def _check_present(clean: TestSet, out: Path, names: Sequence[str]) -> None:
-    """Raise InputError if what lies in `out` already is another set."""
-    if (out / LABELS).is_file():
-        check_labels(out, clean.data, clean.labels)
-    for name in names:
-        if (out / f"{name}.npy").is_file():
-            open_file(out / f"{name}.npy", clean.data)
 
 
 def _tree(given: argparse.Namespace, textures: Sequence[Path]) -> None:
@@ -120,6 +105,7 @@ def _tree(given: argparse.Namespace, textures: Sequence[Path]) -> None:
 
         write_sheet(one[0], names, corrupted, given.sheet)
     if given.out:
+        claim(given.out, origin_of(TREE, given.seed, textures))
         tasks: list[Task] = [
             (
                 f"{name} {severity}, images {first + 1} to {min(first + BATCH, len(pictures))} of {len(pictures)}",

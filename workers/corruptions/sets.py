@@ -1,19 +1,21 @@
 """A corrupted test set as files: the published ones where the user has them, else generated once and found again.
 
 `FOLDER/CIFAR-100-C/NAME.npy` is uint8 (5·N, side, side, channels): severity 1 first, the N test images of each in their
-order; `labels.npy` beside it has their labels (5·N).
+order; `labels.npy` beside it has their labels (5·N). A folder that was filled here says so in `qsweep.json`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,8 @@ from workers.corruptions.textures import digest_of, read_textures, texture_files
 PUBLISHED, GENERATED = "published", "generated"
 SYNTHETIC, PHOTOGRAPHS = "synthetic", "photographs"
 LABELS = "labels.npy"
+ORIGIN = "qsweep.json"
+"""The file of a generated set that says how it was drawn."""
 FROST = "frost"
 """The corruption that takes textures, and the folder of the data sets in which photographs of frost may lie."""
 BATCH = 250
@@ -135,13 +139,13 @@ class CorruptedSets:
     ) -> Corrupted:
         """The test set under one corruption at one severity. Raises InputError."""
         path = published_file(clean.data, self._folder, corruption)
-        source, frost = PUBLISHED, None
         if path is None:
-            source = GENERATED
             textures = frost_textures(self._folder) if corruption == FROST else []
-            frost = None if corruption != FROST else PHOTOGRAPHS if textures else SYNTHETIC
             path = self._made(clean, corruption, seed, textures, tick)
         check_labels(path.parent, clean.data, clean.labels)
+        origin = read_origin(path.parent)
+        source = PUBLISHED if origin is None else GENERATED
+        frost = None if origin is None or corruption != FROST else str(origin["frost"]).partition(" ")[0]
         images = open_file(path, clean.data)[(severity - 1) * len(clean.labels) :][: len(clean.labels)]
         digest = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()[:32]
         return Corrupted(images=images, source=source, fingerprint=digest, frost=frost)
@@ -178,9 +182,10 @@ def write_corruption(
     """Corrupt the whole test set into `folder/NAME.npy`, complete or not at all, and write the labels; its path.
 
     With fewer than all severities, each is a file of its own, `NAME-SEVERITY.npy` (N, side, side, channels). A file
-    that is there stays. Raises InputError.
+    that is there stays. Raises InputError, also where the folder holds anything else.
     """
     check_libraries()
+    claim(folder, origin_of(clean.data.name, seed, textures))
     put(folder / LABELS, np.tile(clean.labels, len(SEVERITIES)))
     photographs = read_textures(textures, CIFAR.texture_scale, clean.data.size) if textures else None
     pictures = clean.pictures
@@ -196,6 +201,41 @@ def write_corruption(
         ]
         put(path, np.concatenate(made))
     return path
+
+
+def origin_of(data: str, seed: int, textures: Sequence[Path]) -> dict[str, Any]:
+    """How a set is drawn."""
+    frost = f"{PHOTOGRAPHS} {digest_of(textures)}" if textures else SYNTHETIC
+    return {"data": data, "seed": seed, "semantics": SEMANTICS, "frost": frost}
+
+
+def read_origin(folder: Path) -> dict[str, Any] | None:
+    """How the set in the folder was drawn; None if it was not generated here. Raises InputError."""
+    path = folder / ORIGIN
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"this can't be read: {error}", place=str(path)) from None
+    return found
+
+
+def claim(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Say in a folder how the set in it is drawn. Raises InputError if it holds anything else."""
+    found = read_origin(folder)
+    if found == origin:
+        return
+    if found is not None:
+        told = ", ".join(f"{name} {value}" for name, value in found.items() if value != origin.get(name))
+        raise InputError(f"this folder holds another set: {told}", place=str(folder), allowed="name another folder")
+    if folder.is_dir() and any(not one.name.startswith(".") for one in folder.iterdir()):
+        problem = "this folder holds files that were not generated here"
+        raise InputError(problem, place=str(folder), allowed="name a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{ORIGIN}.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(origin) + "\n", encoding="utf-8")
+    temporary.replace(folder / ORIGIN)
 
 
 def _batches(pictures: np.ndarray, tick: Tick) -> Iterator[tuple[np.ndarray, range]]:
