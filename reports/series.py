@@ -175,6 +175,7 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
 
 
 DISTORTED = ["network", "place", "severity"]
+"""What the cells of a heat map differ in, beside the precision."""
 
 
 def distorted(distortions: pd.DataFrame, models: Models) -> pd.DataFrame:
