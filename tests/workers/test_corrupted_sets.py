@@ -231,9 +231,11 @@ def test_the_command_does_not_add_to_another_set(
 
 def test_a_set_that_was_generated_is_not_taken_for_the_published_one(clean: TestSet, tmp_path: Path) -> None:
     write_corruption(clean, "frost", tmp_path / "Digits-C", seed=4)
-    found = CorruptedSets(tmp_path, tmp_path / "cache").at(clean, "frost", 2)
+    sets_here = CorruptedSets(tmp_path, tmp_path / "cache")
+    found = sets_here.at(clean, "frost", 2, seed=4)
     assert (found.source, found.frost) == ("generated", "synthetic")
     assert not (tmp_path / "cache").exists()
+    assert sets_here.at(clean, "frost", 2, seed=5).fingerprint != found.fingerprint  # drawn as asked, into the cache
 
 
 def test_a_contact_sheet_shows_the_image_under_every_corruption(tmp_path: Path) -> None:

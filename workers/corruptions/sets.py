@@ -139,7 +139,8 @@ class CorruptedSets:
     ) -> Corrupted:
         """The test set under one corruption at one severity. Raises InputError."""
         path = published_file(clean.data, self._folder, corruption)
-        if path is None:
+        origin = None if path is None else read_origin(path.parent)
+        if path is None or (origin is not None and (origin["seed"], origin["semantics"]) != (seed, SEMANTICS)):
             textures = frost_textures(self._folder) if corruption == FROST else []
             path = self._made(clean, corruption, seed, textures, tick)
         check_labels(path.parent, clean.data, clean.labels)
