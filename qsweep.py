@@ -35,7 +35,7 @@ def query(
 ) -> pd.DataFrame:
     """The answer of one SELECT (in DuckDB's dialect) over all sweeps, or over `sweep` alone, or over a bundle.
 
-    It may name `runs`, `epochs`, `layers`, `measures`, `jobs`, `attempts`, `events` and `sweeps`
+    It may name `runs`, `epochs`, `layers`, `measures`, `distortions`, `jobs`, `attempts`, `events` and `sweeps`
     (`qsweep query --schema` lists their columns). Times are UTC. Warns where jobs that several sweeps share
     count more than once. Raises InputError for anything else.
     """
@@ -60,8 +60,8 @@ def results(
 ) -> pd.DataFrame:
     """The committed results of a launched sweep, while it runs or after.
 
-    `kind` is `runs` (one row a job: settings, losses, accuracies as fractions), `epochs`, `layers` or
-    `measures`; or `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the variant launched
+    `kind` is `runs` (one row a job: settings, losses, accuracies as fractions), `epochs`, `layers`, `measures` or
+    `distortions`; or `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the variant launched
     last) or NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
     `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.
     """

@@ -50,6 +50,11 @@ class Home:
         return self.root / "checkpoints"
 
     @property
+    def corruptions(self) -> Path:
+        """Corrupted test sets that were generated here: they can be made again."""
+        return self.root / "corruptions"
+
+    @property
     def code(self) -> Path:
         """Snapshots of the code that sweeps were launched with."""
         return self.root / "code"

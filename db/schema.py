@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 
 from sweeps.job import Kind as JobKind
-from sweeps.measures import MEASURES
+from sweeps.measures import MEASURES, Distortion, PacBayes, Sharpness
 from sweeps.models import MODELS
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.quantizers import QUANTIZERS
@@ -57,10 +57,10 @@ def _settings() -> tuple[pa.Field, ...]:
     return tuple(pa.field(name, kind) for name, kind in found.items())
 
 
-def _measure_settings() -> tuple[pa.Field, ...]:
-    """One column for each setting that any measure may have."""
+def _measure_settings(*families: type[Any]) -> tuple[pa.Field, ...]:
+    """One column for each setting that any of these measures may have."""
     found: dict[str, pa.DataType] = {"measure": pa.string()}
-    for family in MEASURES.values():
+    for family in families:
         found |= _columns_of(family)
     return tuple(pa.field(name, kind) for name, kind in found.items())
 
@@ -157,8 +157,26 @@ MEASURE = (
     pa.field("trace", pa.list_(CANDIDATE)),
 )
 
+DISTORTION = (
+    pa.field("parent", pa.string()),
+    pa.field("parent_attempt", pa.int32()),
+    pa.field("model_hash", pa.string()),
+    pa.field("diverged", pa.bool_()),
+    pa.field("corrupted_loss", pa.float64()),
+    pa.field("corrupted_accuracy", pa.float64()),
+    pa.field("train_loss", pa.float64()),
+    pa.field("train_accuracy", pa.float64()),
+    pa.field("clean_loss", pa.float64()),
+    pa.field("clean_accuracy", pa.float64()),
+    pa.field("generalization_gap", pa.float64()),
+    pa.field("samples", pa.int64()),
+    pa.field("source", pa.string()),
+    pa.field("frost", pa.string()),
+    pa.field("fingerprint", pa.string()),
+)
+
 SETTINGS = pa.schema(
-    {field.name: field for field in (*_settings(), *_measure_settings())}.values(),
+    {field.name: field for field in (*_settings(), *_measure_settings(*MEASURES.values()))}.values(),
 )
 """One column for each setting that any job may have."""
 
@@ -170,9 +188,15 @@ KINDS: dict[str, Kind] = {
         Kind(name="layers", columns=pa.schema([*KEY, *LAYER]), one_row_a_job=False),
         Kind(
             name="measures",
-            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *_measure_settings(), *MEASURE]),
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *_measure_settings(PacBayes, Sharpness), *MEASURE]),
             one_row_a_job=True,
             of=JobKind.MEASURE,
+        ),
+        Kind(
+            name="distortions",
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *_measure_settings(Distortion), *DISTORTION]),
+            one_row_a_job=True,
+            of=JobKind.CORRUPT,
         ),
     )
 }

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands import act, answer, ask, care, carry, landscape, look, run, tune
+from orchestrator.commands import act, answer, ask, care, carry, distort, landscape, look, run, tune
 from sweeps.code import release
 from sweeps.errors import QsweepError
 
@@ -29,6 +29,7 @@ look.add_to(app)
 act.add_to(app)
 answer.add_to(app)
 landscape.add_to(app)
+distort.add_to(app)
 care.add_to(app)
 
 

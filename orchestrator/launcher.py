@@ -11,6 +11,7 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.corrupted_sets import check_corruptions
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import Machine, probe
@@ -70,6 +71,7 @@ def launch(
     if known is not None and finished:
         version, ground = known.code, None
     else:
+        check_corruptions(home, selection)
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
     registry, sweep, words = register(home, selection, code=version)

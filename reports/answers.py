@@ -9,6 +9,7 @@ from typing import Any
 from db.rows import Sweep
 from db.schema import KINDS
 from reports.declaration import Declaration, declared_tables, paper_values, read_table, tables_of
+from reports.distortion import NEEDED, make_distortion_table
 from reports.flatness import make_flatness_table
 from reports.formats import Format
 from reports.render import Layout, render_all
@@ -74,6 +75,14 @@ def _made(source: Source, declaration: Declaration) -> Table:
     if declaration.made_by == "flatness":
         found = source.read("measures", MEASURED).to_pylist()
         return make_flatness_table(declaration, heading=source.title, spec=source.spec, results=found)
+    if declaration.made_by == "distortion":
+        return make_distortion_table(
+            declaration,
+            heading=source.title,
+            spec=source.spec,
+            results=source.read("distortions", NEEDED).to_pylist(),
+            compare_with=source.spec.compare_with,
+        )
     known = KINDS[declaration.kind].columns.names
     columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]
     return make_table(
@@ -87,7 +96,7 @@ def _made(source: Source, declaration: Declaration) -> Table:
 
 def _jobs(declaration: Declaration, spec: Spec, place: str) -> Mapping[str, Mapping[str, Any]]:
     """The settings of every job of the sweep that the table is about. Raises InputError."""
-    if declaration.made_by == "flatness":
+    if declaration.made_by != "means":
         return {}
     jobs = [job for job in spec.jobs() if job.kind is KINDS[declaration.kind].of]
     try:

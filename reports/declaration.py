@@ -40,7 +40,8 @@ PAPERS = ("table1.csv",)
 class Column(BaseModel):
     """One column: the mean (or another statistic) of `value` times `scale`, shown with `decimals`.
 
-    `name` is the paper's, and what a cell is called by; `value` a column of the results.
+    `name` is the paper's, and what a cell is called by; `value` a column of the results. A table that is made by
+    `distortion` has a column for each `precision`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,15 @@ class Column(BaseModel):
     statistic: Statistic = "mean"
     scale: float = 1.0
     decimals: int = Field(ge=0, le=9)
+    precision: str | None = None
+
+
+class PaperSpread(BaseModel):
+    """How a file of the paper with one `value` a line becomes columns: by the names that stand in `by`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    by: str
+    value: str
 
 
 class Declaration(BaseModel):
@@ -66,11 +76,14 @@ class Declaration(BaseModel):
     rows: list[str] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
     where: str | None = None
-    made_by: Literal["means", "flatness"] = "means"
-    """`flatness` compares measures under each convention (Tables 2 and 3)."""
+    made_by: Literal["means", "flatness", "distortion"] = "means"
+    """`flatness` compares measures under each convention (Tables 2 and 3), `distortion` corruptions (4 to 6)."""
     paper: str | None = None
     paper_keys: dict[str, str] = Field(default_factory=dict)
     """What the paper's file calls a row key, where it has another name."""
+    paper_spread: PaperSpread | None = None
+    usual_widths: dict[str, int] = Field(default_factory=dict)
+    """The width of each family of networks at which it bears the paper's name."""
     name: str = ""
     """Of its file."""
 
@@ -129,6 +142,9 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
             f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, AVERAGED)
         )
     for column in table.columns:
+        if column.precision is not None:
+            allowed = "name precision among the rows"
+            raise InputError("a table of means has no columns by precision", place=f"{name}: columns", allowed=allowed)
         if column.value not in AVERAGED[table.kind]:
             allowed = nearest(column.value, AVERAGED[table.kind])
             raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
@@ -147,9 +163,11 @@ def paper_values(declaration: Declaration) -> Mapping[tuple[str, ...], Mapping[s
     if declaration.paper is None:
         return {}
     text = resources.files("reports").joinpath("paper", declaration.paper).read_text(encoding="utf-8")
-    return {
-        tuple(row[name] for key in declaration.rows if (name := declaration.paper_keys.get(key, key)) in row): {
-            column.name: float(row[column.name]) for column in declaration.columns if row.get(column.name)
-        }
-        for row in csv.DictReader(text.splitlines())
-    }
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for row in csv.DictReader(text.splitlines()):
+        names = (declaration.paper_keys.get(key, key) for key in declaration.rows)
+        values = found.setdefault(tuple(row[name] for name in names if name in row), {})
+        if spread := declaration.paper_spread:
+            row = {row[spread.by]: row[spread.value]}
+        values |= {column.name: float(row[column.name]) for column in declaration.columns if row.get(column.name)}
+    return found

@@ -30,6 +30,7 @@ class Evidence:
     epochs: pd.DataFrame
     layers: pd.DataFrame
     measures: pd.DataFrame
+    distortions: pd.DataFrame
     tables: tuple[Table, ...]
     options: Options
 
@@ -58,6 +59,7 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         epochs=source.frame("epochs", ["job", "epoch", "train_loss", "train_accuracy"]),
         layers=source.frame("layers", ["job", "layer", "index", "bits", "step_size"]),
         measures=source.frame("measures").drop(columns=["trace"]),
+        distortions=source.frame("distortions"),
         tables=tuple(make_tables(source)),
         options=options or Options(),
     )

@@ -18,9 +18,10 @@ from reports.analysis.measured import quantities
 from reports.evidence import Evidence
 from reports.formats import FileFormat, Picture
 from reports.labels import FEW, MEASURE_TITLES, METRICS, short_layer
-from reports.series import BOX, NORMAL, by_bits, curves, effects, step_sizes, timeline
+from reports.series import BOX, NORMAL, by_bits, curves, distorted, effects, step_sizes, timeline
 from reports.table import precision_name
 from sweeps.errors import InputError
+from sweeps.quantizers import FULL_PRECISION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -300,6 +301,49 @@ def _step_sizes(evidence: Evidence, models: Models) -> Drawn:
     return [("", figure)]
 
 
+def _distortion(evidence: Evidence, models: Models) -> Drawn:
+    """One heat map a network: how much larger or smaller the gap is than FP32's, by corruption and severity."""
+    found = distorted(evidence.distortions, models)
+    if found.empty:
+        return []
+    quantized = found[(found["bits"] != FULL_PRECISION) & found["difference"].notna()]
+    networks = list(dict.fromkeys(quantized["network"]))
+    drawn = []
+    for network in networks:
+        rows = quantized[quantized["network"] == network]
+        drawn.append((network if len(networks) > 1 else "", _heat_maps(network, rows)))
+    return drawn
+
+
+def _heat_maps(network: str, rows: pd.DataFrame) -> Figure:
+    """One panel a precision, on one scale about 0."""
+    groups = by_bits(rows)
+    corruptions = rows.sort_values("place")["corruption"].drop_duplicates().tolist()
+    severities = sorted(set(rows["severity"]))
+    figure, panels = _grid(len(groups), columns=len(groups), height=0.8 + 0.24 * len(corruptions))
+    figure.set_size_inches(WIDTH, figure.get_size_inches()[1])
+    largest = max(float(rows["difference"].abs().max()), 1e-9)
+    for axes, (bits, group) in zip(panels, groups, strict=True):
+        table = group.pivot_table(index="corruption", columns="severity", values="difference")
+        table = table.reindex(index=corruptions, columns=severities)
+        image = axes.imshow(table, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
+        for (row, column), value in np.ndenumerate(table.to_numpy(dtype=np.float64)):
+            if np.isfinite(value):
+                light = abs(value) > 0.6 * largest
+                axes.text(column, row, f"{value:+.2f}".replace("-", "−"), ha="center", va="center", fontsize=6,
+                          color="white" if light else "black")  # fmt: skip
+        axes.grid(visible=False)
+        axes.set_xticks(range(len(severities)), [str(one) for one in severities])
+        named = [name.replace("_", " ") for name in corruptions] if axes is panels[0] else []
+        axes.set_yticks(range(len(corruptions)), named or [""] * len(corruptions))
+        axes.set_xlabel("severity")
+        axes.set_title(f"{precision_name(bits)} − FP32")
+    bar = figure.colorbar(image, ax=panels, location="bottom", shrink=0.5, aspect=40)
+    bar.set_label("difference of the generalization gap from FP32's (nats)")
+    figure.suptitle(f"{network}: generalization gap under distortion", fontsize=9, x=0.01, ha="left")
+    return figure
+
+
 def _progress(evidence: Evidence) -> Figure | None:
     found = timeline(evidence.attempts, evidence.jobs.set_index("job")["kind"])
     if found is None:
@@ -328,4 +372,5 @@ DRAWN: dict[Picture, Callable[[Evidence, Models], Drawn]] = {
     Picture.EFFECTS: _effects,
     Picture.CURVES: _curves,
     Picture.MEASURES: _measures,
+    Picture.DISTORTION: _distortion,
 }

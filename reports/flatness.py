@@ -11,7 +11,7 @@ from reports.declaration import Declaration, paper_values
 from reports.table import Cell, Row, Table, make_cell, precision_name
 from sweeps.datasets import DATASETS
 from sweeps.job import Kind
-from sweeps.measures import Measure, PacBayes, measure_settings
+from sweeps.measures import Flatness, PacBayes, measure_settings
 from sweeps.spec import Spec
 
 SATURATED = "*"
@@ -55,7 +55,7 @@ def make_flatness_table(
         training = parent.training
         shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title
         keys = (DATASETS[training.data.name].title, shape, precision_name(training.bits))
-        for measure, conventions in placed(spec.declared_measures()):
+        for measure, conventions in placed(spec.flatness_measures()):
             row = rows_of.get(spec.child(parent, measure).identity)
             for convention in conventions:
                 place = (*keys, convention) if "convention" in declaration.rows else keys
@@ -70,7 +70,7 @@ def make_flatness_table(
     return _compared(table)
 
 
-def placed(measures: Sequence[Measure]) -> list[tuple[Measure, list[str]]]:
+def placed(measures: Sequence[Flatness]) -> list[tuple[Flatness, list[str]]]:
     """Each measure with the conventions in whose rows it stands.
 
     Sharpness knows no noise: it stands beside every PAC-Bayes measure with the same perturbed weights.
@@ -86,7 +86,7 @@ def placed(measures: Sequence[Measure]) -> list[tuple[Measure, list[str]]]:
     return found
 
 
-def varying_settings(measures: Sequence[Measure]) -> set[str]:
+def varying_settings(measures: Sequence[Flatness]) -> set[str]:
     """The settings beside the usual conventions in which measures of one kind differ within a sweep."""
     return {
         name
@@ -97,11 +97,11 @@ def varying_settings(measures: Sequence[Measure]) -> set[str]:
     }  # fmt: skip
 
 
-def _perturbed(measure: Measure) -> tuple[str, bool, str]:
+def _perturbed(measure: Flatness) -> tuple[str, bool, str]:
     return measure.perturb, measure.perturb_step or measure.perturb == "quantized", measure.fold_bn
 
 
-def convention_name(measure: Measure, varying: Collection[str]) -> str:
+def convention_name(measure: Flatness, varying: Collection[str]) -> str:
     """The conventions in words: how noise is drawn, what is perturbed, and whatever else differs in the sweep."""
     noise = measure.noise_std if isinstance(measure, PacBayes) else "–"
     latent = "latent+s" if measure.perturb_step else "latent"
@@ -113,7 +113,7 @@ def convention_name(measure: Measure, varying: Collection[str]) -> str:
     return " · ".join(parts)
 
 
-def _add(group: Group, declaration: Declaration, measure: Measure, parent: str, row: Mapping[str, Any] | None) -> None:
+def _add(group: Group, declaration: Declaration, measure: Flatness, parent: str, row: Mapping[str, Any] | None) -> None:
     """Take one measure of one model into its row."""
     group.expected.add(parent)
     if row is None:

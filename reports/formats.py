@@ -32,6 +32,7 @@ class Picture(StrEnum):
     EFFECTS = "effects"
     CURVES = "curves"
     MEASURES = "measures"
+    DISTORTION = "distortion"
     PROGRESS = "progress"
 
 

@@ -11,6 +11,9 @@ import pandas as pd
 
 from reports.analysis.analysis import Models
 from reports.analysis.coordinates import hyperparameters
+from reports.analysis.pairing import matched
+from sweeps.corruptions import CORRUPTIONS
+from sweeps.quantizers import FULL_PRECISION
 from sweeps.settings import Setting
 from sweeps.spec import Axis
 
@@ -169,6 +172,34 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     counted = found.assign(models=grouped.count()).reset_index()
     sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"[\d.]+", name))))
     return counted.assign(size=sizes).sort_values(["size", "network", "bits", "index"]).drop(columns=["size"])
+
+
+DISTORTED = ["network", "place", "severity"]
+"""What the cells of a heat map differ in, beside the precision."""
+
+
+def distorted(distortions: pd.DataFrame, models: Models) -> pd.DataFrame:
+    """The gap under each corruption of each network: its mean, and its mean difference from full precision.
+
+    Columns `network`, `bits`, `corruption`, `severity`, `gap`, `difference` and `pairs`, the matched configurations
+    that the difference is over; a corruption is in place `place` of the paper's order.
+    """
+    rows = distortions[distortions["parent"].isin(models.runs.index) & distortions["generalization_gap"].notna()]
+    shapes = networks(models)
+    keyed = rows.assign(network=rows["parent"].map(shapes), place=rows["corruption"].map(CORRUPTIONS.index))
+    found = []
+    for _, group in keyed.groupby(DISTORTED, sort=True):
+        gaps = group.groupby("parent")["generalization_gap"].mean()
+        table = matched(gaps, models.runs["bits"][gaps.index], models.configuration[gaps.index])
+        full = table[FULL_PRECISION] if FULL_PRECISION in table else pd.Series(np.nan, index=table.index)
+        differences = table.sub(full, axis=0)
+        one = pd.DataFrame({"gap": table.mean(), "difference": differences.mean(), "pairs": differences.count()})
+        keys = pd.concat([group[DISTORTED].head(1)] * len(one), ignore_index=True)
+        found.append(one.rename_axis("bits").reset_index().join(keys))
+    if not found:
+        return pd.DataFrame(columns=[*DISTORTED, "corruption", "bits", "gap", "difference", "pairs"])
+    grid = pd.concat(found, ignore_index=True)
+    return grid.assign(corruption=[CORRUPTIONS[place] for place in grid["place"]])
 
 
 def networks(models: Models) -> pd.Series:

@@ -23,6 +23,8 @@ class DataSet:
     fingerprint: str
     folder: str | None
     """Where torchvision keeps it under the data folder; None if it comes with a package."""
+    peak: int = 255
+    """The value of its brightest pixels."""
 
 
 DATASETS: dict[str, DataSet] = {
@@ -38,6 +40,7 @@ DATASETS: dict[str, DataSet] = {
             test_images=355,
             fingerprint="86e31c2ecbd8915e92a6bd3c14e776ed",
             folder=None,
+            peak=16,
         ),
         DataSet(
             name="cifar10",

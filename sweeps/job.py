@@ -20,7 +20,10 @@ from sweeps.training import Recipe, Training, component_contents, recipe_content
 
 
 class Kind(StrEnum):
-    """What a job does. `train` makes a model; every other kind takes the model of its parent."""
+    """What a job does. `train` makes a model; every other kind takes the model of its parent.
+
+    `measure` searches for its flatness, `corrupt` judges it by corrupted images.
+    """
 
     TRAIN = "train"
     MEASURE = "measure"
@@ -40,7 +43,7 @@ class Job:
     parent: str | None = None
     """Identity of the job whose model this one takes."""
     measure: Measure | None = None
-    """What a `measure` job asks of that model."""
+    """What a `measure` or `corrupt` job asks of that model."""
 
     @cached_property
     def identity(self) -> str:

@@ -1,6 +1,7 @@
-"""The flatness measures a sweep may ask of a trained model. Their searches stand in `workers.measures`.
+"""The measures a sweep may ask of a trained model. What they compute stands in `workers.measures`.
 
-One measure is one search under one set of conventions: every field is stored beside the number it led to.
+A flatness measure is one search under one set of conventions, a distortion one corruption at one severity: every
+field is stored beside the number it led to.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
+from sweeps.corruptions import CORRUPTED, CORRUPTIONS, SEVERITIES
 from sweeps.errors import InputError, nearest
 from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
 from sweeps.training import Training
@@ -98,8 +100,37 @@ class Sharpness(Search):
         return super().operations(training) + ascent * _forward(training)
 
 
-Measure: TypeAlias = PacBayes | Sharpness
-MEASURES: dict[str, type[PacBayes] | type[Sharpness]] = {one.name: one for one in (PacBayes, Sharpness)}
+@dataclass(frozen=True, kw_only=True)
+class Distortion:
+    """Distortion: the loss and accuracy on the test set under one corruption at one severity.
+
+    The corrupted images are the published ones where the data folder holds them; otherwise they are drawn under
+    `corruption_seed`, which a published set has no use for. `measure_samples` images of the test set, 0 for all,
+    drawn class by class under `corruption_seed`, are corrupted; the training loss is that of the whole training set.
+    """
+
+    name: ClassVar[str] = "distortion"
+    semantics: ClassVar[int] = 1
+
+    corruption: str = setting(Rule(choices=CORRUPTIONS))
+    severity: int = setting(Rule(choices=SEVERITIES))
+    corruption_seed: int = setting(SEED, default=0)
+    measure_samples: int = setting(Rule(low=0, high=10_000_000), default=0)
+
+    def samples(self, training: Training) -> int:
+        """Images of the test set that are corrupted."""
+        return self.measure_samples or training.data.test_images
+
+    def operations(self, training: Training) -> float:
+        """Multiplications and additions of one pass over the corrupted images."""
+        return float(self.samples(training)) * _forward(training)
+
+
+Flatness: TypeAlias = PacBayes | Sharpness
+Measure: TypeAlias = Flatness | Distortion
+MEASURES: dict[str, type[PacBayes] | type[Sharpness] | type[Distortion]] = {
+    one.name: one for one in (PacBayes, Sharpness, Distortion)
+}
 
 
 def measure_from(given: Mapping[str, Any], *, place: str | None = None) -> Measure:
@@ -116,15 +147,24 @@ def asked_of(measure: Measure, training: Training) -> Measure:
     """`measure` with every convention that makes no difference for this training at its default.
 
     Full precision has nothing to round and no step sizes; a perturbed quantized weight has no step size
-    either. Raises InputError if the training set is smaller than the sample.
+    either. Raises InputError if the set that a sample is drawn from is smaller than the sample, and for a distortion
+    of a data set that has no corrupted test set.
     """
-    if measure.measure_samples and not training.data.classes <= measure.measure_samples <= training.train_images:
+    if isinstance(measure, Distortion) and training.data.name not in CORRUPTED:
+        raise InputError(
+            f"there is no corrupted test set of {training.data.title}",
+            place="measure",
+            allowed="allowed with distortion: " + ", ".join(CORRUPTED),
+        )
+    most = training.data.test_images if isinstance(measure, Distortion) else training.train_images
+    if measure.measure_samples and not training.data.classes <= measure.measure_samples <= most:
         raise InputError(
             f"{measure.measure_samples} is not allowed",
             place="measure_samples",
-            allowed=f"allowed: 0 (all), or {training.data.classes} to {training.train_images} images "
-            f"of {training.data.title}",
+            allowed=f"allowed: 0 (all), or {training.data.classes} to {most} images of {training.data.title}",
         )
+    if isinstance(measure, Distortion):
+        return measure
     changes: dict[str, Any] = {}
     if training.quantizer is None:
         changes |= {"perturb": "latent", "perturb_step": True}

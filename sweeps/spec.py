@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeps.errors import InputError, nearest
 from sweeps.job import Job, Kind
-from sweeps.measures import Measure, asked_of, measure_from
+from sweeps.measures import Distortion, Flatness, Measure, asked_of, measure_from
 from sweeps.settings import Scalar, Setting, names_of
 from sweeps.training import Training
 from sweeps.tuning import Tuning
@@ -90,7 +90,12 @@ class Spec:
         except InputError as error:
             place = f"{self.place}: measures: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
-        return Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=asked)
+        kind = Kind.CORRUPT if isinstance(asked, Distortion) else Kind.MEASURE
+        return Job(training=parent.training, kind=kind, parent=parent.identity, measure=asked)
+
+    def flatness_measures(self) -> list[Flatness]:
+        """Those of the declared measures that are searches for flatness. Raises InputError."""
+        return [one for one in self.declared_measures() if not isinstance(one, Distortion)]
 
     def declared_measures(self) -> list[Measure]:
         """Every point of the measures' grids, as declared. Raises InputError."""

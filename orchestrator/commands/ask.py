@@ -48,7 +48,7 @@ def sweeps(
         typer.echo(json.dumps([{"name": one, "jobs": jobs, "title": title} for one, jobs, title in rows]))
         return
     for one, jobs, title in rows:
-        typer.echo(f"{one:<16}{jobs:>6} jobs  {title}")
+        typer.echo(f"{one:<20}{jobs:>6} jobs  {title}")
 
 
 def plan(

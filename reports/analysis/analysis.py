@@ -144,7 +144,7 @@ def group_models(spec: Spec, runs: pd.DataFrame) -> Iterator[Models]:
     ordered = runs.set_index("job").sort_index()
     for (data, model), group in ordered.groupby(["data", "model"], sort=True):
         yield Models(
-            group=f"{DATASETS[str(data)].title} {MODELS[str(model)].title}",
+            group=f"{DATASETS[str(data)].title} {MODELS[str(model)].__name__}",
             runs=group,
             grid=place_in_grid(group, spec.axes),
             configuration=_configurations(group),

@@ -42,7 +42,7 @@ def quantities(spec: Spec, runs: pd.DataFrame, measures: pd.DataFrame) -> list[Q
 
 def flatness_quantities(spec: Spec, measures: pd.DataFrame) -> list[Quantity]:
     """Each declared flatness measure (`pac_mag_init`, …) under its convention, by job of the trained model."""
-    declared = spec.declared_measures()
+    declared = spec.flatness_measures()
     varying = varying_settings(declared)
     rows = measures[~measures["diverged"].fillna(value=True).astype(bool)].set_index("job")
     parents = [job for job in spec.jobs() if job.kind is Kind.TRAIN] if declared else []

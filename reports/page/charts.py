@@ -21,7 +21,7 @@ Chart = dict[str, Any]
 SLOTS = {name: slot for slot, name in enumerate(("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7"))}
 """The colour, marker and dash of each precision."""
 NAMES = list(SLOTS)
-KINDS = {"train": "trainings", "measure": "measures"}
+KINDS = {"train": "trainings", "measure": "measures", "corrupt": "distortions"}
 
 
 def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, Chart]:

@@ -35,6 +35,14 @@ RESULTS = {
         ("reached", "displacement"),
         ("seconds", "seconds"),
     ),
+    "corrupt": (
+        ("generalization_gap", "gen. gap"),
+        ("corrupted_loss", "loss"),
+        ("corrupted_accuracy", "acc."),
+        ("clean_loss", "clean loss"),
+        ("train_loss", "train loss"),
+        ("seconds", "seconds"),
+    ),
 }
 """Results of a job that its list shows, by kind."""
 STATES = ("state", "attempt")
@@ -94,7 +102,8 @@ def list_jobs(evidence: Evidence) -> JobList:
     """The sweep's jobs with their settings, states and results, in the order of their registration."""
     ids: dict[str, list[str]] = {}
     content: dict[str, Any] = {}
-    for kind, results in (("train", evidence.runs), ("measure", evidence.measures)):
+    found = {"train": evidence.runs, "measure": evidence.measures, "corrupt": evidence.distortions}
+    for kind, results in found.items():
         jobs = evidence.jobs[evidence.jobs["kind"] == kind].reset_index(drop=True)
         if len(jobs) > MOST:
             jobs = jobs.iloc[:0]
@@ -104,7 +113,7 @@ def list_jobs(evidence: Evidence) -> JobList:
 
 
 def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = [_coded("parent", "model", jobs["parent"].str[:12])] if kind == "measure" and len(jobs) else []
+    columns = [_coded("parent", "model", jobs["parent"].str[:12])] if kind != "train" and len(jobs) else []
     columns += [_coded(name, name.replace("_", " "), jobs[name], setting=True) for name in varying(jobs, kind)]
     found = results.set_index("job").reindex(jobs["job"])
     columns += [_numbers(name, label, found[name]) for name, label in RESULTS[kind]]
@@ -117,7 +126,7 @@ def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[
 
 def varying(jobs: pd.DataFrame, kind: str) -> list[str]:
     """The settings in which those jobs of a kind differ that have them; of a measure its own ones."""
-    known = known_measure_settings() if kind == "measure" else Training.known()
+    known = Training.known() if kind == "train" else known_measure_settings()
     names = [name for name in jobs.columns if name in known]
     return [name for name in names if jobs[name].dropna().map(str).nunique() > 1]
 

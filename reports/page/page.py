@@ -101,13 +101,16 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     facts = [("Models done", f"{len(evidence.runs):,} of {expected:,}")]
     measures = sum(job.kind is Kind.MEASURE for job in evidence.spec.jobs())
     facts += [("Measures done", f"{len(evidence.measures):,} of {measures:,}")] if measures else []
+    distortions = sum(job.kind is Kind.CORRUPT for job in evidence.spec.jobs())
+    facts += [("Distortions done", f"{len(evidence.distortions):,} of {distortions:,}")] if distortions else []
     states = evidence.jobs["state"].value_counts()
     facts.append(("Failed", f"{int(states.get('failed', 0)):,}"))
     facts.append(("Diverged", f"{int(evidence.runs['diverged'].fillna(value=False).sum()):,}"))
     ended, started = evidence.attempts["ended_at"].max(), evidence.attempts["started_at"].min()
     if not pd.isna(ended) and not pd.isna(started):
         facts.append(("From first start to last result", _duration((ended - started).total_seconds())))
-    seconds = float(evidence.runs["seconds"].sum() + evidence.measures["seconds"].sum())
+    parts = (evidence.runs, evidence.measures, evidence.distortions)
+    seconds = sum(float(one["seconds"].sum()) for one in parts)
     facts.append(("Compute", _duration(seconds)))
     return facts
 

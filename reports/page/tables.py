@@ -225,7 +225,7 @@ def trouble_table(evidence: Evidence, jobs: JobList) -> PageTable | None:
 def provenance_table(evidence: Evidence) -> PageTable:
     """What computed the results: code, libraries, machines."""
     names = ["code", "torch", "device", "host", "precision", "slots", "form"]
-    parts = [("train", evidence.runs), ("measure", evidence.measures)]
+    parts = [("train", evidence.runs), ("measure", evidence.measures), ("corrupt", evidence.distortions)]
     rows = []
     for kind, frame in parts:
         if frame.empty:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow.types
 
-from db.schema import EPOCH, KINDS, MEASURE, PROVENANCE, RUN
+from db.schema import DISTORTION, EPOCH, KINDS, MEASURE, PROVENANCE, RUN
 from reports.source import Source
 from sweeps.job import Job, Kind
 
 METRICS = {
     kind: [field.name for field in fields if pyarrow.types.is_floating(field.type) or field.name == "chosen_epoch"]
-    for kind, fields in ((Kind.TRAIN, RUN), (Kind.MEASURE, MEASURE))
+    for kind, fields in ((Kind.TRAIN, RUN), (Kind.MEASURE, MEASURE), (Kind.CORRUPT, DISTORTION))
 }
 """The numbers that a job ends with, by its kind."""
 ROWS = {one.of: name for name, one in KINDS.items() if one.one_row_a_job}

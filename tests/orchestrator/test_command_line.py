@@ -42,6 +42,7 @@ COMMANDS = [
     "recall",
     "report",
     "landscape",
+    "corruptions",
 ]
 
 
@@ -82,6 +83,8 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
         ("cifar10-flatness", 256),
         ("cifar100-flatness", 256),
         ("digits-flatness", 52),
+        ("cifar100-distortion", 304),
+        ("digits-distortion", 912),
     }
     assert "[axes.learning_rate]" in qsweep("sweeps", "cifar10-grid").stdout
 

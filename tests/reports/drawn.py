@@ -15,6 +15,7 @@ from db.states import SweepState
 from reports.source import Source, known_schema
 from sweeps.files import read_sweep
 from sweeps.job import Job, Kind
+from sweeps.measures import Distortion
 from sweeps.quantizers import FULL_PRECISION
 from sweeps.spec import Spec, matching
 
@@ -64,15 +65,17 @@ def made_source(
     trainings = [job for job in matching(spec.jobs(), where) if job.kind is Kind.TRAIN][:done]
     kept = {job.identity for job in trainings}
     measures = [job for job in spec.jobs() if job.kind is Kind.MEASURE and job.parent in kept]
+    distortions = [job for job in spec.jobs() if job.kind is Kind.CORRUPT and job.parent in kept]
     draw = np.random.default_rng(3)
     runs = [_run(job, draw) for job in trainings]
     rows = {
         "runs": runs,
         "measures": [_measure(job, draw) for job in measures],
+        "distortions": [_distortion(job, draw) for job in distortions],
         "epochs": [row for job, run in zip(trainings, runs, strict=True) for row in _epochs(job, run)],
         "layers": [row for job in trainings for row in _layers(job, draw)],
-        "jobs": [_job(job) for job in [*trainings, *measures]],
-        "attempts": [_attempt(job, index) for index, job in enumerate([*trainings, *measures])],
+        "jobs": [_job(job) for job in [*trainings, *measures, *distortions]],
+        "attempts": [_attempt(job, index) for index, job in enumerate([*trainings, *measures, *distortions])],
     }
     return MadeSource(spec, rows, order=order)
 
@@ -123,6 +126,26 @@ def _measure(job: Job, draw: np.random.Generator) -> dict[str, Any]:
         "saturated": False,
         "reached": 0.1,
         "weight_norm": 10.0,
+    }
+
+
+def _distortion(job: Job, draw: np.random.Generator) -> dict[str, Any]:
+    assert isinstance(job.measure, Distortion)
+    train, loss = 0.2 + 0.1 * draw.random(), 0.5 + job.measure.severity / 5 + draw.random()
+    return {
+        "job": job.identity,
+        "parent": job.parent,
+        **PROVENANCE,
+        **job.settings(),
+        "train_loss": train,
+        "corrupted_loss": loss,
+        "generalization_gap": loss - train,
+        "corrupted_accuracy": 0.9 * draw.random(),
+        "clean_loss": 0.4,
+        "clean_accuracy": 0.95,
+        "source": "generated",
+        "frost": "synthetic" if job.measure.corruption == "frost" else None,
+        "fingerprint": f"{job.measure.corruption}-{job.measure.severity}",
     }
 
 

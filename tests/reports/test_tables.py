@@ -161,5 +161,5 @@ def test_every_sweep_names_tables_that_are_declared() -> None:
 
 
 def test_an_unknown_table_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="table1"):
+    with pytest.raises(InputError, match="did you mean 'table"):
         find_table("table9")

@@ -36,6 +36,8 @@ GOLDEN = {
     "digits-grid": ("fbb9a236bf1d4661fe41c83164610b43", "267b3b4feee8b9089b0d5b1c2c3dad1a", "6654a65cbb9d8b24"),
     "cifar10-flatness": ("621595c55db700d45222ae1d72670b60", "1a796fc9fe518402c2417b8829210879", "b7f843bb8dbc3853"),
     "cifar100-flatness": ("bc42e0dfc2a3a0717343082321193cdb", "e908ef96e45b3d0bbd2524fdcbd3032e", "325e3f36db8282df"),
+    "cifar100-distortion": ("2bbd43fbd5b4a9d22b3b4529229b8af2", "30376468dc332ed4325b800ff9a9634d", "8f79ac8f22717c87"),
+    "digits-distortion": ("6a9498c7b30bcf6d0108482ff16da0b5", "445106b5eeacc390650a300200cadcfe", "64f270bd0640d313"),
     "digits-flatness": ("de36f2ca97fc53357d9dedab83c3568f", "c6268a3a3914a39754d3255cee00a7e9", "02c415d5ed654363"),
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from sweeps.errors import InputError
 from sweeps.files import read_sweep
 from sweeps.job import Job, Kind
-from sweeps.measures import MEASURES, PacBayes, Sharpness, asked_of, measure_from
+from sweeps.measures import MEASURES, Distortion, Measure, PacBayes, Sharpness, asked_of, measure_from, measure_settings
 from sweeps.settings import names_of
 from sweeps.spec import Spec, select
 from sweeps.training import Training
@@ -45,13 +46,17 @@ copies = 3
 """
 
 
+DISTORTION = 'measure = "distortion"\ncorruption = "{}"\nseverity = {}\n'
+
+
 def training(**changes: Any) -> Training:
     return Training.from_settings({**BASE, "bits": 4, **changes})
 
 
-def child(measure: PacBayes | Sharpness, **changes: Any) -> Job:
+def child(measure: Measure, **changes: Any) -> Job:
     parent = Job(training=training(**changes))
-    return Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=measure)
+    kind = Kind.CORRUPT if isinstance(measure, Distortion) else Kind.MEASURE
+    return Job(training=parent.training, kind=kind, parent=parent.identity, measure=measure)
 
 
 def sweep(tmp_path: Path, text: str = FILE) -> Spec:
@@ -63,23 +68,37 @@ def sweep(tmp_path: Path, text: str = FILE) -> Spec:
 def test_the_identity_of_a_measure_never_changes() -> None:
     assert child(PacBayes()).identity == "159f026222e2ee2b389adf5b38a20470"
     assert child(Sharpness()).identity == "26b134a5826a3a80bcc6ae4edcd644e7"
+    assert child(Distortion(corruption="fog", severity=3)).identity == "0f8edbcc63b4c6f371c3d2d5a645ffbf"
 
 
-@pytest.mark.parametrize("name", MEASURES)
-def test_every_kind_of_job_comes_back_from_its_json(name: str) -> None:
+CHANGED: list[Measure] = [
+    PacBayes(copies=7, perturb="quantized", measure_samples=500),
+    Sharpness(copies=7, perturb="quantized", measure_samples=500),
+    Distortion(corruption="zoom_blur", severity=2, corruption_seed=4, measure_samples=50),
+]
+USUAL: dict[str, Measure] = {
+    "pac_bayes": PacBayes(),
+    "sharpness": Sharpness(),
+    "distortion": Distortion(corruption="fog", severity=1),
+}
+
+
+@pytest.mark.parametrize("measure", CHANGED, ids=lambda one: one.name)
+def test_every_kind_of_job_comes_back_from_its_json(measure: Measure) -> None:
     for bits in (32, 2):
-        job = child(MEASURES[name](copies=7, perturb="quantized", measure_samples=500), bits=bits)
+        job = child(measure, bits=bits)
         assert Job.from_json(job.to_json()) == job
         assert Job.from_json(job.to_json()).identity == job.identity
 
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_convention_changes_the_identity(name: str) -> None:
-    plain = MEASURES[name]()
+    plain = USUAL[name]
+    values = ("magnitude", "quantized", "all", "r", "corrected", "relative-plus-one", "centre", "snow", False, 3, 0.5)
     for setting in names_of(MEASURES[name]):
-        for value in ("magnitude", "quantized", "all", "r", "corrected", "relative-plus-one", "centre", False, 3, 0.5):
+        for value in values:
             try:
-                other = measure_from({"measure": name, setting: value})
+                other = measure_from({**measure_settings(plain), setting: value})
             except InputError:
                 continue
             if other != plain:
@@ -136,6 +155,15 @@ def test_conventions_that_make_no_difference_are_one_job() -> None:
     assert asked_of(Sharpness(scaling="magnitude", delta=0.05), training()).delta == 0.05  # type: ignore[union-attr]
 
 
+def test_a_distortion_needs_a_corrupted_test_set() -> None:
+    known = training(data="cifar100")
+    distortion = Distortion(corruption="fog", severity=3)
+    assert asked_of(distortion, known) == distortion
+    other = dataclasses.replace(known, data=dataclasses.replace(known.data, name="own", title="My own"))
+    with pytest.raises(InputError, match=r"no corrupted test set of My own; allowed with distortion: digits, cifar10"):
+        asked_of(distortion, other)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -148,6 +176,11 @@ def test_conventions_that_make_no_difference_are_one_job() -> None:
         ("noise_sdt = 1", "did you mean 'noise_std'"),
         ("measure_samples = 100000", "10 to 1442 images of Digits"),
         ("measure_samples = 5", "10 to 1442 images of Digits"),
+        (DISTORTION.format("fogg", 1), "'fogg' is not allowed"),
+        (DISTORTION.format("fog", 6), "allowed: 1, 2, 3, 4, 5"),
+        ('measure = "distortion"\nseverity = 1', "corruption is missing"),
+        (DISTORTION.format("fog", 1) + "measure_samples = 356", "10 to 355 images of Digits"),
+        (DISTORTION.format("fog", 1) + "copies = 3", "'copies' is not a setting of distortion"),
         ("copies = []", "at least one value"),
     ],
 )

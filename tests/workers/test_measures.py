@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sweeps.layers import ConvLayer
-from sweeps.measures import MEASURES, Measure, PacBayes, Search, Sharpness
+from sweeps.measures import MEASURES, Distortion, Flatness, PacBayes, Search, Sharpness
 from sweeps.training import Training
 from tests.workers.oracle import Oracle, plain_model, standardized
 from tests.workers.trainings import training
@@ -47,7 +47,7 @@ def trained(digits: Images) -> list[tuple[Training, Model]]:
 
 
 def measured(
-    trained: list[tuple[Training, Model]], measure: Measure, images: Images, dtype: torch.dtype = torch.float64
+    trained: list[tuple[Training, Model]], measure: Flatness, images: Images, dtype: torch.dtype = torch.float64
 ) -> list[dict[str, Any]]:
     trainings, models = [one for one, _ in trained], [model for _, model in trained]
     return measure_models(trainings, models, measure, images, device=CPU, dtype=dtype)
@@ -55,7 +55,7 @@ def measured(
 
 SMALL: dict[str, Any] = {"measure_samples": 300, "copies": 3, "iterations": 8}
 CLIMB: dict[str, Any] = {**SMALL, "ascent_steps": 3, "ascent_rate": 0.05, "ascent_batch": 50}
-CONVENTIONS: list[Measure] = [
+CONVENTIONS: list[Flatness] = [
     PacBayes(**SMALL),
     PacBayes(**SMALL, scaling="magnitude"),
     PacBayes(**SMALL, noise_std="corrected", measure_seed=3),
@@ -69,7 +69,7 @@ CONVENTIONS: list[Measure] = [
 
 
 def test_every_measure_of_sweeps_has_its_implementation() -> None:
-    assert sorted(BOUNDS) == sorted(MEASURES)
+    assert sorted([*BOUNDS, Distortion.name]) == sorted(MEASURES)
 
 
 @pytest.mark.parametrize("number", range(len(CONVENTIONS)))

@@ -16,7 +16,7 @@ from sweeps.datasets import DataSet
 from sweeps.faults import point
 from sweeps.job import Kind
 from workers.agent.endings import LeaseGone, failure_class, is_disk_full, story
-from workers.agent.measuring import measure_claims
+from workers.agent.measuring import distort_claims, measure_claims
 from workers.agent.models import Models
 from workers.agent.node import data_folder
 from workers.agent.publishing import provenance, publish
@@ -24,9 +24,11 @@ from workers.agent.rows import measure_rows, result_rows
 from workers.agent.training import train_claims
 from workers.agent.workplace import Plan, Workplace
 from workers.cohort import Cohort
+from workers.corruptions.sets import CorruptedSets
 from workers.data import Images, load, load_staged
 from workers.device import build, device_class, precisions
 from workers.forms import Form, default_form
+from workers.measures.distortion import Known
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ class Agent:
         self._models = Models(place.home.models)
         self._trained: tuple[int, ...] = ()
         self._images: dict[str, Images] = {}
+        self._sets = CorruptedSets(place.home.data, place.home.corruptions)
+        self._known = Known()
         self._worked = time.monotonic()
         self._plans: dict[str, Plan] = {}
         self._fitting: dict[str, int] = {}
@@ -109,7 +113,7 @@ class Agent:
 
     def _work(self, claims: Sequence[Claim], plan: Plan) -> None:
         try:
-            if claims[0].job.kind is Kind.MEASURE:
+            if claims[0].job.kind in (Kind.MEASURE, Kind.CORRUPT):
                 self._measure(claims, plan)
             else:
                 self._train(claims, plan)
@@ -155,10 +159,18 @@ class Agent:
             place.check_time(started, done, of)
 
         images = self._data(claims[0].job.training.data)
-        measured = measure_claims(claims, self._models, images, place.device, tick)
+        if claims[0].job.kind is Kind.CORRUPT:
+            kind, still = "distortions", partial(tick, 0, 1)
+            measured = distort_claims(
+                claims, self._models, images, self._sets, self._known,
+                slots=plan.slots, device=place.device, tick=still,
+            )  # fmt: skip
+        else:
+            kind = "measures"
+            measured = measure_claims(claims, self._models, images, place.device, tick)
         origin = provenance(place, claims, plan, time.monotonic() - started, steps=None)
         diverged = [bool(row["diverged"]) for row in measured]
-        publish(place, claims, measure_rows(claims, measured, origin), diverged, [None] * len(claims))
+        publish(place, claims, measure_rows(kind, claims, measured, origin), diverged, [None] * len(claims))
 
     def _data(self, data: DataSet) -> Images:
         if data.name not in self._images:

@@ -1,4 +1,4 @@
-"""What an agent does with a cohort of measure jobs: models, measures, rows."""
+"""What an agent does with a cohort of jobs that measure trained models: models, measures, rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 
 from db.rows import Claim, ParentModel
 from sweeps.errors import QsweepError
+from sweeps.measures import Distortion
 from workers.agent.models import Models
+from workers.corruptions.sets import CorruptedSets
 from workers.data import Images
 from workers.measures import measure_models
+from workers.measures.distortion import Known, distort_models
 
 
 class OtherInitialization(QsweepError):
@@ -32,6 +35,7 @@ def measure_claims(
     if sound:
         measure = sound[0].job.measure
         assert measure is not None
+        assert not isinstance(measure, Distortion)
         trainings = [claim.job.training for claim in sound]
         tensors = [one for one, _ in found]
         measured = measure_models(trainings, tensors, measure, images, device=device, tick=tick)
@@ -42,6 +46,30 @@ def measure_claims(
                 f"here than where its model was trained (another version of torch?)"
             )
     rows = dict(zip((claim.job_id for claim in sound), measured, strict=True))
+    return [_origin(_parent(claim)) | rows.get(claim.job_id, {"diverged": True}) for claim in claims]
+
+
+def distort_claims(
+    claims: Sequence[Claim],
+    models: Models,
+    images: Images,
+    sets: CorruptedSets,
+    known: Known,
+    *,
+    slots: int,
+    device: torch.device,
+    tick: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """The distortion's columns of each claim's row. A diverged parent has no model: its row says so."""
+    sound = {(_parent(one).identity, _parent(one).attempt): one for one in claims if not _parent(one).diverged}
+    rows: dict[int, dict[str, Any]] = {}
+    if sound:
+        tensors = {name: models.of(_parent(claim))[0] for name, claim in sound.items()}
+        trainings = [claim.job.training for claim in sound.values()]
+        measure = claims[0].job.measure
+        assert isinstance(measure, Distortion)
+        found = distort_models(trainings, tensors, measure, images, sets, known, slots=slots, device=device, tick=tick)
+        rows = {claim.job_id: row for claim, row in zip(sound.values(), found, strict=True)}
     return [_origin(_parent(claim)) | rows.get(claim.job_id, {"diverged": True}) for claim in claims]
 
 

@@ -42,12 +42,12 @@ def result_rows(
 
 
 def measure_rows(
-    claims: Sequence[Claim], measured: Sequence[Mapping[str, Any]], provenance: Provenance
+    kind: str, claims: Sequence[Claim], measured: Sequence[Mapping[str, Any]], provenance: Provenance
 ) -> dict[str, list[dict[str, Any]]]:
-    """One row of `measures` a job."""
+    """One row a job of the `kind` of result that its kind of job has: `measures` or `distortions`."""
     origin = asdict(provenance) | {"host": socket.gethostname()}
     return {
-        "measures": [
+        kind: [
             {"job": claim.job.identity, "attempt": claim.attempt} | origin | claim.job.settings() | dict(row)
             for claim, row in zip(claims, measured, strict=True)
         ]

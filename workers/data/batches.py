@@ -34,7 +34,7 @@ class Batches:
 
     def __init__(self, images: Images, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
         self._recipe = recipe
-        self._device, self._dtype = device, dtype
+        self._device, self.dtype = device, dtype
         train_images, train_labels = images.train_images, images.train_labels
         self.val: tuple[Tensor, Tensor] | None = None
         if recipe.val_fraction:
@@ -75,7 +75,7 @@ class Batches:
 
     def standardized(self, images: Tensor) -> Tensor:
         """(x − mean) / deviation per channel, in the working precision."""
-        return images.to(self._dtype).sub_(self._mean).div_(self._deviation)
+        return images.to(self.dtype).sub_(self._mean).div_(self._deviation)
 
     def _generator(self, epoch: int, purpose: str) -> torch.Generator:
         counter = f"{self._recipe.data_seed}/{epoch}/{purpose}".encode()

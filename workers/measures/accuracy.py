@@ -51,3 +51,16 @@ class Examinees:
         filling = torch.arange(self.full_pass, device=rows.device).clamp(max=given - 1)
         losses, hits = self._inference.scores(rows[filling], statistics[filling])
         return losses[:given] / self._count, hits[:given].double() / self._count
+
+    @torch.no_grad()
+    def losses(self, rows: Tensor, statistics: Tensor, *, slots: int) -> tuple[Tensor, Tensor]:
+        """The sum of each model's cross-entropies over the images (M, float64, nats), and its hits (M, int64).
+
+        Fewer models than `slots` are judged with vacant ones beside them, so that a model's bits depend on the slots
+        and on no neighbour; where one model is judged after another there is no need of that.
+        """
+        models = len(rows)
+        vacant = 0 if isinstance(self._inference, InTurn) else max(slots - models, 0)
+        padded = [torch.cat([one, one.new_zeros(vacant, one.shape[1])]) for one in (rows, statistics)]
+        losses, hits = self._inference.scores(*padded)
+        return losses[:models], hits[:models]

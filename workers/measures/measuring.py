@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.measures import Measure, PacBayes, Sharpness
+from sweeps.measures import Flatness, PacBayes, Sharpness
 from sweeps.training import Training
 from workers.data.batches import Batches
 from workers.data.images import Images
@@ -47,7 +47,7 @@ Measured = dict[str, Any]
 def measure_models(
     trainings: Sequence[Training],
     models: Sequence[Mapping[str, Tensor]],
-    measure: Measure,
+    measure: Flatness,
     images: Images,
     *,
     device: torch.device,
@@ -96,7 +96,7 @@ def _moved(point: Point, device: torch.device) -> Point:
 
 def _describe(
     training: Training,
-    measure: Measure,
+    measure: Flatness,
     layout: Layout,
     point: Point,
     clean: float,
@@ -163,7 +163,7 @@ def _sharpness(measure: Sharpness, distances: Distances, square: float, alpha: f
     return bounds.sharpness_magnitude(square, squares, alpha, m, delta=measure.delta, epsilon=epsilon)
 
 
-def _denominator(measure: Measure, distances: Distances, square: float) -> Tensor:
+def _denominator(measure: Flatness, distances: Distances, square: float) -> Tensor:
     """w − w₀ for Init and Orig alike, as the reference code has it; or each one's own r."""
     own = measure.denominator == "r" and square == distances.norm_sq
     return distances.own_squares if own else distances.squares

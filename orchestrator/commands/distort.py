@@ -1,0 +1,106 @@
+"""What is distorted: `corruptions`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, home_of
+from sweeps.corruptions import CORRUPTIONS, SEVERITIES
+from sweeps.datasets import DATASETS
+from sweeps.errors import InputError, nearest
+
+TREE = "imagenet"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("corruptions", epilog="Example: qsweep corruptions CIFAR-100 --out CIFAR-100-C --data ~/data")(
+        corruptions
+    )
+
+
+def corruptions(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="CIFAR-10, CIFAR-100, digits or imagenet.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder of the corrupted set; what is there stays.")
+    ] = None,
+    corruption: Annotated[
+        list[str] | None,
+        typer.Option("--corruption", help="Only this one; may be given again.", show_default="all 15"),
+    ] = None,
+    severity: Annotated[
+        list[int] | None,
+        typer.Option("--severity", help="Only this one; may be given again.", show_default="1 to 5"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every draw.")] = 0,
+    frost: Annotated[
+        Path | None,
+        typer.Option("--frost", metavar="DIR", help="Photographs of frost.", show_default="synthetic ones"),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--contact-sheet", metavar="FILE.png", help="Draw one image under every corruption."),
+    ] = None,
+    image: Annotated[int, typer.Option("--image", min=0, help="Number of that image in the test set.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
+    home: HomeOption = DEFAULT_HOME,
+    data: DataOption = None,
+) -> None:
+    """Write a test set under the 15 corruptions of CIFAR-C or ImageNet-C, in the published layout. Again = resume.
+
+    CIFAR and digits: NAME.npy for each corruption, severity 1 first, and labels.npy. Severities named by --severity
+    are files of their own, NAME-SEVERITY.npy. imagenet: a tree CORRUPTION/SEVERITY/CLASS/FILE.JPEG of the tree
+    CLASS/FILE in DIR/imagenet/val, DIR/val or DIR itself.
+    """
+    name = _dataset(dataset)
+    if out is None and sheet is None:
+        raise InputError("say what to write", place="corruptions", allowed="--out DIR, --contact-sheet FILE.png")
+    command = [sys.executable, "-m", "workers.corruptions", name, "--folder", str(home_of(home, None, data).data)]
+    command += [part for one in corruption or () for part in ("--corruption", _corruption(one))]
+    command += [part for one in severity or () for part in ("--severity", _severity(one))]
+    command += ["--seed", str(seed), "--image", str(image), "--workers", str(workers)]
+    for option, path in (("--out", out), ("--frost", frost), ("--sheet", sheet)):
+        command += [] if path is None else [option, str(path.expanduser())]
+    _check_folder(out.expanduser() if out else None, "--out")
+    _check_folder(sheet.expanduser().parent if sheet else None, "--contact-sheet")
+    ended = subprocess.run(command, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False)
+    if ended.returncode:  # it has said why
+        raise typer.Exit(ended.returncode)
+    for path in filter(None, (out, sheet)):
+        typer.echo(str(path))
+
+
+def _dataset(given: str) -> str:
+    """The name of a data set from its name or its title."""
+    names = {one.title.casefold(): one.name for one in DATASETS.values()} | {name: name for name in (*DATASETS, TREE)}
+    if given.casefold() not in names:
+        known = [*(one.title for one in DATASETS.values()), TREE]
+        raise InputError(f"there is no data set {given!r}", place="corruptions", allowed=nearest(given, known))
+    return names[given.casefold()]
+
+
+def _corruption(given: str) -> str:
+    if given not in CORRUPTIONS:
+        raise InputError(f"there is no corruption {given!r}", place="--corruption", allowed=nearest(given, CORRUPTIONS))
+    return given
+
+
+def _severity(given: int) -> str:
+    if given not in SEVERITIES:
+        allowed = "allowed: " + ", ".join(map(str, SEVERITIES))
+        raise InputError(f"there is no severity {given}", place="--severity", allowed=allowed)
+    return str(given)
+
+
+def _check_folder(folder: Path | None, option: str) -> None:
+    """Raise InputError unless files can be written there."""
+    if folder is None:
+        return
+    nearest_one = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not nearest_one.is_dir() or not os.access(nearest_one, os.W_OK | os.X_OK):
+        raise InputError("this folder can't be written", place=f"{option} {folder}", allowed="name another")

@@ -1,0 +1,28 @@
+"""Whether the corrupted images that a selection's distortions take can be had: asked before anything is written."""
+
+from __future__ import annotations
+
+from db.home import Home
+from orchestrator.selection import Selection
+from sweeps.measures import Distortion
+from workers.corruptions.libraries import check_libraries
+from workers.corruptions.sets import FROST, check_labels, frost_textures, open_file, published_file
+
+
+def check_corruptions(home: Home, selection: Selection) -> None:
+    """Raise InputError for a published file that is none, and where images can't be corrupted. Changes nothing."""
+    asked = {
+        (job.training.data, job.measure.corruption) for job in selection.chosen if isinstance(job.measure, Distortion)
+    }
+    generated = set()
+    for data, corruption in sorted(asked, key=lambda one: (one[0].name, one[1])):
+        path = published_file(data, home.data, corruption)
+        if path is None:
+            generated.add(corruption)
+        else:
+            open_file(path, data)
+            check_labels(path.parent, data)
+    if generated:
+        check_libraries()
+    if FROST in generated:
+        frost_textures(home.data)

@@ -1,0 +1,108 @@
+"""ImageNet-C: a tree of images under each corruption, in the published layout `CORRUPTION/SEVERITY/CLASS/FILE.JPEG`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweeps.errors import InputError
+from workers.corruptions.constants import IMAGENET
+from workers.corruptions.corrupt import corrupt
+from workers.corruptions.digital import jpeg
+from workers.corruptions.libraries import library
+from workers.corruptions.sets import FROST
+from workers.corruptions.textures import read_textures
+
+SUFFIXES = (".jpeg", ".jpg", ".png")
+RESIZED, CROPPED = 256, 224
+"""Pixels of the shorter side after resizing, and of both after cropping."""
+QUALITY = 85
+"""Of the JPEG files that the corrupted images are saved as, as the published ones were."""
+PLACES = ("imagenet/val", "val", ".")
+"""Where the tree of classes lies below the folder of the data sets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One image of the tree: its class and its file."""
+
+    label: str
+    path: Path
+
+    @property
+    def place(self) -> str:
+        """What its draws are made from: where it stands in the tree."""
+        return f"{self.label}/{self.path.stem}"
+
+
+def list_tree(folder: Path) -> list[Picture]:
+    """Every image of an ImageFolder tree, class by class. Raises InputError if there is none."""
+    for place in PLACES:
+        classes = sorted(one for one in (folder / place).glob("*") if one.is_dir())
+        found = [
+            Picture(label=one.name, path=path)
+            for one in classes
+            for path in sorted(one.iterdir())
+            if path.suffix.lower() in SUFFIXES
+        ]
+        if found:
+            return found
+    raise InputError(
+        "there is no tree CLASS/FILE.JPEG of images here",
+        place=f"--data {folder}",
+        allowed="it may lie in " + ", ".join(f"DIR/{place}" for place in PLACES[:-1]) + " or in DIR itself",
+    )
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """An image as the networks see it: Resize 256, CenterCrop 224; uint8 (224, 224, 3). Raises InputError."""
+    image_library = library("PIL.Image")
+    try:
+        with image_library.open(path) as opened:
+            picture = opened.convert("RGB")
+    except OSError as error:
+        raise InputError(f"this image can't be read: {error}", place=str(path)) from None
+    width, height = picture.size
+    short = min(width, height)
+    size = tuple(RESIZED if side == short else int(RESIZED * side / short) for side in (width, height))
+    picture = picture.resize(size, image_library.Resampling.BILINEAR)
+    left, top = (round((side - CROPPED) / 2) for side in size)
+    return np.asarray(picture.crop((left, top, left + CROPPED, top + CROPPED)))
+
+
+def write_pictures(
+    pictures: Sequence[Picture], corruption: str, severity: int, out: Path, *, seed: int, textures: Sequence[Path]
+) -> int:
+    """Write those of the pictures that are not there yet; how many. Each file appears whole or not at all."""
+    missing = [one for one in pictures if not target(one, corruption, severity, out).is_file()]
+    if not missing:
+        return 0
+    photographs = None
+    if corruption == FROST and textures:
+        photographs = read_textures(textures, IMAGENET.texture_scale, CROPPED)
+    images = np.stack([read_picture(one.path) for one in missing])
+    places = [one.place for one in missing]
+    found = corrupt(images, corruption, severity, places=places, seed=seed, constants=IMAGENET, textures=photographs)
+    for picture, image in zip(missing, found, strict=True):
+        _save(library("PIL.Image").fromarray(image), target(picture, corruption, severity, out))
+    return len(missing)
+
+
+def target(picture: Picture, corruption: str, severity: int, out: Path) -> Path:
+    """Where the corrupted picture lies."""
+    return out / corruption / str(severity) / picture.label / f"{picture.path.stem}.JPEG"
+
+
+def _save(picture: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(jpeg(picture, QUALITY))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
