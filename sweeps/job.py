@@ -28,7 +28,6 @@ class Kind(StrEnum):
     TRAIN = "train"
     MEASURE = "measure"
     CORRUPT = "corrupt"
-    LANDSCAPE = "landscape"
 
 
 @dataclass(frozen=True, kw_only=True)
