@@ -34,6 +34,10 @@ class ConvLayer:
     bias: bool = True
     norm: bool = True
     relu: bool = True
+    ceiling: float | None = None
+    """What ReLU lets through at most: 6 of ReLU6."""
+    depthwise: bool = False
+    """Each output reads one input channel, its own, instead of all."""
     pool: Pool | None = None
     source: str | None = None
     """The layer whose output it reads; None is the one before it in the list, or the images."""
@@ -43,9 +47,14 @@ class ConvLayer:
     """Whether its weights count in ω and in the norms of the flatness measures."""
 
     @property
+    def reads(self) -> int:
+        """Input channels that each output reads."""
+        return 1 if self.depthwise else self.inputs
+
+    @property
     def weights(self) -> int:
         """Number of weights, without the bias: N of the step size's gradient scale."""
-        return self.outputs * self.inputs * self.kernel**2
+        return self.outputs * self.reads * self.kernel**2
 
     @property
     def operations(self) -> int:

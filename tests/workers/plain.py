@@ -6,10 +6,11 @@ on their own.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import vgg
 
 from sweeps.training import Training
 
@@ -151,7 +152,57 @@ class PlainResNet(Plain):
         return self.head(x).flatten(1)
 
 
-PLAIN: dict[str, type[Plain]] = {"nin": PlainNin, "resnet": PlainResNet}
+class PlainMobileNet(Plain):
+    """MobileNet-V1 as the common CIFAR code builds it: every stride of 2 but the stem's."""
+
+    def build(self, training: Training) -> None:
+        width, data = training.model.width, training.data
+        layers: list[nn.Module] = [ConvNorm(PlainConv(data.channels, width, 3, 1, 1, bias=False)), nn.ReLU()]
+        inputs = width
+        plan = [64, (128, 2), 128, (256, 2), 256, (512, 2), 512, 512, 512, 512, 512, (1024, 2), 1024]
+        for entry in plan:
+            usual, stride = entry if isinstance(entry, tuple) else (entry, 1)
+            outputs = usual * width // 32
+            layers += [ConvNorm(PlainConv(inputs, inputs, 3, stride, 1, groups=inputs, bias=False)), nn.ReLU()]
+            layers += [ConvNorm(PlainConv(inputs, outputs, 1, bias=False)), nn.ReLU()]
+            inputs = outputs
+        self.body = nn.Sequential(*layers)
+        self.head = ConvNorm(PlainConv(inputs, data.classes, 1), nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean((2, 3), keepdim=True)).flatten(1)
+
+
+class PlainVgg(Plain):
+    """VGG with batch norm from the letters of torchvision's configuration, and one linear head."""
+
+    LETTERS: ClassVar[dict[int, str]] = {11: "A", 13: "B", 16: "D", 19: "E"}
+
+    def build(self, training: Training) -> None:
+        width, data = training.model.width, training.data
+        layers: list[nn.Module] = []
+        inputs, side = data.channels, data.size
+        for entry in vgg.cfgs[self.LETTERS[training.model.depth]]:
+            if entry == "M":
+                layers += [nn.MaxPool2d(2, 2)] if side > 1 else []
+                side //= 2
+            else:
+                outputs = int(entry) * width // 64
+                layers += [ConvNorm(PlainConv(inputs, outputs, 3, padding=1)), nn.ReLU()]
+                inputs = outputs
+        self.body = nn.Sequential(*layers)
+        self.head = ConvNorm(PlainConv(inputs, data.classes, 1), nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x)).mean((2, 3))
+
+
+PLAIN: dict[str, type[Plain]] = {
+    "nin": PlainNin,
+    "resnet": PlainResNet,
+    "mobilenet": PlainMobileNet,
+    "vgg": PlainVgg,
+}
 
 
 def named(net: Plain, training: Training) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -82,6 +83,34 @@ def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digi
         for optimizer, bits in (("sgd", 32), ("adam", 8), ("sgd", 4), ("rmsprop", 2))
     ]
     assert_equal_to_plain_models(digits, list(Form), trainings)
+
+
+def calm(model: str, **settings: Any) -> list[Training]:
+    """A training of `model` at each precision, at small rates."""
+    return [
+        training(
+            model=model,
+            optimizer=optimizer,
+            bits=bits,
+            learning_rate=RATES[optimizer] / 100,
+            seed=bits,
+            **CALM[optimizer],
+            **settings,
+        )
+        for optimizer, bits in (("sgd", 32), ("adam", 8), ("sgd", 4), ("rmsprop", 2))
+    ]
+
+
+def test_mobilenets_side_by_side_equal_plain_ones_trained_alone(digits: Images) -> None:
+    assert_equal_to_plain_models(digits, list(Form), calm("mobilenet"), steps=3)
+
+
+def test_vggs_side_by_side_equal_plain_ones_trained_alone(digits: Images) -> None:
+    """On noise from a continuum: where two pixels under a maximum are equal, and whole numbers times quantized
+    weights often are, its gradient is not unique."""
+    draw = torch.Generator().manual_seed(0)
+    noise = 16 * torch.rand(digits.train_images.shape, generator=draw, dtype=torch.float64)
+    assert_equal_to_plain_models(dataclasses.replace(digits, train_images=noise), list(Form), calm("vgg"), steps=11)
 
 
 def assert_equal_to_plain_models(

@@ -22,7 +22,7 @@ from workers.models.convolved import Convolved
 from workers.models.forming import arithmetic_of
 from workers.models.graph import ConvNetwork
 from workers.models.network import leaf_tensors, stage_tensors, trained
-from workers.models.products import Columns, Pointwise, Winograd, products_of
+from workers.models.products import Columns, Depthwise, Pointwise, Winograd, products_of
 
 CPU = torch.device("cpu")
 GEOMETRIES = [
@@ -35,39 +35,46 @@ GEOMETRIES = [
     (3, 1, 1, 5, 4, 6, Columns),
     (5, 1, 2, 8, 4, 6, Columns),
     (3, 2, 1, 1, 4, 6, Columns),
+    *((3, stride, 1, side, 5, 5, Depthwise) for stride in (1, 2) for side in (1, 2, 3, 4, 7, 8)),
+    (5, 2, 2, 6, 17, 17, Depthwise),
 ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("kernel", "stride", "padding", "side", "inputs", "outputs", "kind"), GEOMETRIES)
-def test_products_are_the_convolution_and_its_adjoints(
-    kernel: int, stride: int, padding: int, side: int, inputs: int, outputs: int, kind: type
+def test_ways_are_the_convolution_and_its_adjoints(
+    kernel: int, stride: int, padding: int, side: int, inputs: int, outputs: int, kind: type, dtype: torch.dtype
 ) -> None:
     result = (side + 2 * padding - kernel) // stride + 1
     layer = ConvLayer(
-        name="", inputs=inputs, outputs=outputs, kernel=kernel, stride=stride, padding=padding, side=result
-    )
-    way = products_of(layer, side, torch.float64)
+        name="", inputs=inputs, outputs=outputs, kernel=kernel, stride=stride, padding=padding, side=result,
+        depthwise=kind is Depthwise,
+    )  # fmt: skip
+    way = products_of(layer, side, dtype)
     assert isinstance(way, kind)
     draw = torch.Generator().manual_seed(kernel + side)
-    images = torch.randn(3, side, side, inputs, dtype=torch.float64, generator=draw)
-    weight = torch.randn(outputs, inputs, kernel, kernel, dtype=torch.float64, generator=draw)
-    slopes = torch.randn(3, result, result, outputs, dtype=torch.float64, generator=draw)
+    images = torch.randn(3, side, side, inputs, dtype=dtype, generator=draw)
+    weight = torch.randn(outputs, layer.reads, kernel, kernel, dtype=dtype, generator=draw)
+    slopes = torch.randn(3, result, result, outputs, dtype=dtype, generator=draw)
     padded = torch.nn.functional.pad(images, (0, 0, *way.margin, *way.margin))
 
     operands, matrices, spread = way.load(padded), way.matrices(weight), way.spread(slopes)
-    found = torch.empty_like(slopes)
-    way.store(operands @ matrices, found)
-    below = torch.empty_like(images)
-    way.collect(spread @ matrices.mT, below)
-    assert operands.shape[1] == 3 * way.rows
+    found, below = torch.empty_like(slopes), torch.full_like(images, torch.nan)
+    way.multiply(operands, matrices, found)
+    way.collect_slopes(spread, matrices, below)
+    total = torch.ones_like(matrices)
+    way.add_slopes(operands, spread, total)
+    assert kind is Depthwise or operands.shape[1] == 3 * way.rows
 
     images.requires_grad_()
     weight.requires_grad_()
-    wanted = torch.nn.functional.conv2d(images.permute(0, 3, 1, 2), weight, stride=stride, padding=padding)
+    groups = inputs if kind is Depthwise else 1
+    planes = images.permute(0, 3, 1, 2)
+    wanted = torch.nn.functional.conv2d(planes, weight, stride=stride, padding=padding, groups=groups)
     wanted = wanted.permute(0, 2, 3, 1)
     gradients = torch.autograd.grad(wanted, (images, weight), slopes)
-    for one, other in zip((found, below, way.weight(operands.mT @ spread)), (wanted, *gradients), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+    for one, other in zip((found, below, way.weight(total - 1)), (wanted, *gradients), strict=True):
+        torch.testing.assert_close(one, other.to(dtype), rtol=0, atol=1e-11 if dtype == torch.float64 else 1e-4)
 
 
 def test_winograd_in_single_precision_is_as_exact_as_a_plain_convolution() -> None:
@@ -81,7 +88,7 @@ def test_winograd_in_single_precision_is_as_exact_as_a_plain_convolution() -> No
     assert isinstance(way, Winograd)
     padded = torch.nn.functional.pad(images.permute(0, 2, 3, 1), (0, 0, *way.margin, *way.margin))
     found = torch.empty(4, 8, 8, 200)
-    way.store(way.load(padded) @ way.matrices(weight), found)
+    way.multiply(way.load(padded), way.matrices(weight), found)
     errors = [float((one - exact).norm() / exact.norm()) for one in (found.permute(0, 3, 1, 2), plain)]
     assert errors[0] < 1e-6
     assert errors[0] < 4 * errors[1]
@@ -116,9 +123,9 @@ def logits_and_slopes(one: Training, images: Tensor, arithmetic: Any) -> tuple[T
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-@pytest.mark.parametrize("model", ["nin", "resnet"])
+@pytest.mark.parametrize("model", ["nin", "resnet", "mobilenet"])
 def test_channels_filled_up_to_a_multiple_change_nothing(digits: Images, grouped: bool, model: str) -> None:
-    one = training(model=model, **({"width": 3, "depth": 18} if model == "resnet" else {"width": 5, "depth": 2}))
+    one = training(model=model, **({"width": 5, "depth": 2} if model == "nin" else {"width": 3}))
     images = digits.train_images[:20].double() / 16
     bare = logits_and_slopes(one, images, Convolved(grouped=grouped, dtype=torch.float64))
     filled = logits_and_slopes(one, images, Convolved(grouped=grouped, dtype=torch.float64, multiple=8))

@@ -21,8 +21,8 @@ SLOTS = 13
 FORMS = list(Form)
 
 
-def cohort_of(trainings: list[Training], digits: Images, form: Form) -> Cohort:
-    return Cohort(trainings, digits, slots=SLOTS, form=form, device=CPU)
+def cohort_of(trainings: list[Training], digits: Images, form: Form, *, slots: int = SLOTS) -> Cohort:
+    return Cohort(trainings, digits, slots=slots, form=form, device=CPU)
 
 
 def finish(cohort: Cohort) -> list[Result]:
@@ -162,25 +162,30 @@ def test_a_finished_cohort_restored_whole_gives_its_results_again(digits: Images
         assert_same_bits(one, other)
 
 
-RESNETS: dict[str, Any] = {"model": "resnet", "batch_size": 300, "epochs": 1, "milestones": []}
+SHORT: dict[str, Any] = {"batch_size": 300, "epochs": 1, "milestones": []}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-def test_neighbours_slots_and_an_interruption_change_no_bit_of_a_resnet(
-    digits: Images, form: Form, tmp_path: Path
+@pytest.mark.parametrize(
+    ("form", "model"),
+    [
+        *(pytest.param(form, model, marks=pytest.mark.slow) for form in FORMS for model in ("resnet", "mobilenet")),
+        *((form, "vgg") for form in FORMS),
+    ],
+)
+def test_neighbours_slots_and_an_interruption_change_no_bit_of_a_deep_network(
+    digits: Images, form: Form, model: str, tmp_path: Path
 ) -> None:
     trainings = [
-        training(bits=32, **RESNETS),
-        training(bits=4, optimizer="adam", **RESNETS),
-        training(bits=2, optimizer="rmsprop", **RESNETS),
+        training(model=model, bits=32, **SHORT),
+        training(model=model, bits=4, optimizer="adam", **SHORT),
+        training(model=model, bits=2, optimizer="rmsprop", **SHORT),
     ]
-    whole = finish(cohort_of(trainings, digits, form))
-    assert_same_bits(whole[1], finish(cohort_of([trainings[1]], digits, form))[0])
-    first = cohort_of(trainings[::-1], digits, form)
+    whole = finish(cohort_of(trainings, digits, form, slots=4))
+    assert_same_bits(whole[1], finish(cohort_of([trainings[1]], digits, form, slots=4))[0])
+    first = cohort_of(trainings[::-1], digits, form, slots=4)
     for _ in range(3):
         first.step()
-    second = cohort_of(trainings, digits, form)
+    second = cohort_of(trainings, digits, form, slots=4)
     for member in range(len(trainings)):
         path = tmp_path / f"{member}.pt"
         checksum = checkpoints.save(path, first.state(len(trainings) - 1 - member))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+import timm
 import torch
+import torchvision
 
 from reports.inversion import paper_rows
 from sweeps.datasets import DATASETS
 from sweeps.layers import ConvLayer, Pool
-from sweeps.models import MODELS, Model, NiN, ResNet
+from sweeps.models import MODELS, MobileNet, Model, NiN, ResNet, Vgg
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.quantizers import QUANTIZERS
 from tests.workers.plain import PLAIN, ConvNorm, PlainNin, PlainResNet, named
@@ -70,9 +75,82 @@ def test_a_resnets_initial_norm_is_what_the_papers_tables_imply(depth: int, data
     assert implied == [pytest.approx(norm, rel=0.01)] * 4
 
 
+def resnet18_for_cifar() -> torch.nn.Module:
+    net = torchvision.models.resnet18(num_classes=100)
+    net.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    return net
+
+
+def vgg_with_one_head(depth: int) -> torch.nn.Module:
+    net = getattr(torchvision.models, f"vgg{depth}_bn")()
+    return torch.nn.Sequential(net.features, torch.nn.Linear(512, 100))
+
+
+USUAL = [
+    (ResNet(depth=18, width=64), resnet18_for_cifar, 11_220_132),
+    (MobileNet(), lambda: timm.create_model("mobilenetv1_100", num_classes=100), 3_309_476),
+    (Vgg(depth=19), lambda: vgg_with_one_head(19), 20_086_692),
+    *((Vgg(depth=depth), partial(vgg_with_one_head, depth), None) for depth in (11, 13, 16)),
+]
+
+
+@pytest.mark.parametrize(("model", "made", "known"), USUAL)
+def test_usual_widths_have_the_parameters_of_the_usual_networks(
+    model: Model, made: Callable[[], torch.nn.Module], known: int | None
+) -> None:
+    layers = model.layers(DATASETS["cifar100"])
+    net = made()
+    count = sum(one.weights + one.outputs * (one.bias + 2 * one.norm) for one in layers)
+    assert count == sum(parameter.numel() for parameter in net.parameters())
+    assert known in (count, None)
+    weights = sum(one.numel() for name, one in net.named_parameters() if name.endswith("weight") and one.dim() > 1)
+    shortcuts = sum(one.weights for one in layers if not one.counted)
+    assert Layout(layers).omega == weights - shortcuts
+    assert (shortcuts > 0) == isinstance(model, ResNet)
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"depth": 2}, {"model": "resnet"}, {"model": "resnet", "depth": 34}, {"model": "resnet", "depth": 50}],
+    [{"model": "resnet", "width": 64}, {"model": "mobilenet", "width": 32}, {"model": "vgg", "depth": 19, "width": 64}],
+)
+def test_layers_have_the_shapes_of_the_plain_modules_on_cifar(settings: dict[str, Any]) -> None:
+    one = training(data="cifar100", **settings)
+    net = PLAIN[one.model.name](one).eval()
+    shapes: list[tuple[int, ...]] = []
+    for conv in net.convs():
+        conv.register_forward_hook(lambda module, given, output: shapes.append(tuple(output.shape[1:])))
+    with torch.no_grad():
+        assert net(torch.randn(1, 3, 32, 32)).shape == (1, 100)
+    layers = one.model.layers(one.data)
+    outputs = sorted((layer.outputs, layer.side, layer.side) for layer in layers)
+    assert sorted(shapes) == outputs
+    for layer, conv in zip(layers, net.convs(), strict=True):
+        assert layer.weights == conv.weight.numel(), layer.name
+        assert layer.operations == 2 * conv.weight.numel() * layer.side**2
+    assert len({layer.name for layer in layers}) == len(layers)
+
+
+def test_a_mobilenets_operations_are_those_of_its_paper_at_224_pixels() -> None:
+    """569 million multiply-adds, of which our stem, with stride 1, changes only its resolution: a quarter of them."""
+    halved = dataclasses.replace(DATASETS["cifar100"], size=112, classes=1000)
+    layers = MobileNet().layers(halved)
+    stem, *others = layers
+    behind_stem = sum(one.operations for one in others) / 2
+    assert stem.side == 112
+    assert behind_stem + 32 * 27 * 112**2 == pytest.approx(569e6, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"depth": 2},
+        {"model": "resnet"},
+        {"model": "resnet", "depth": 34},
+        {"model": "resnet", "depth": 50},
+        {"model": "mobilenet"},
+        {"model": "vgg"},
+        {"model": "vgg", "depth": 19},
+    ],
 )
 def test_initialization_is_that_of_plain_modules_under_the_seed(settings: dict[str, Any]) -> None:
     one = training(seed=7, **settings)
@@ -82,6 +160,16 @@ def test_initialization_is_that_of_plain_modules_under_the_seed(settings: dict[s
     wanted = named(PLAIN[one.model.name](one), one)
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize("model", ["mobilenet", "vgg"])
+def test_layers_are_named_by_their_place(model: str) -> None:
+    names = [layer.name for layer in training(model=model).model.layers(DATASETS["cifar100"])]
+    wanted = {
+        "mobilenet": ["stem", "pair0.depthwise", "pair0.pointwise", "pair12.pointwise", "head"],
+        "vgg": ["stage1.conv1", "stage2.conv1", "stage3.conv1", "stage3.conv2", "stage5.conv2", "head"],
+    }[model]
+    assert [name for name in names if name in wanted] == wanted
 
 
 @pytest.mark.parametrize("kind", ["max", "mean"])
@@ -105,7 +193,7 @@ def test_initialization_leaves_the_callers_random_numbers_alone() -> None:
     assert torch.equal(torch.rand(2), wanted)
 
 
-@pytest.mark.parametrize("model", [NiN(width=2, depth=2), ResNet(width=2, depth=50)])
+@pytest.mark.parametrize("model", [NiN(width=2, depth=2), ResNet(width=2, depth=50), MobileNet(width=2)])
 def test_a_model_kept_as_tensors_is_packed_into_the_same_rows(model: Model) -> None:
     layout = Layout(model.layers(DATASETS["digits"]))
     parameters, statistics = layout.initial_parameters(1), layout.initial_statistics()
@@ -116,24 +204,32 @@ def test_a_model_kept_as_tensors_is_packed_into_the_same_rows(model: Model) -> N
 
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 2, 1), (1, 1, 0), (3, 1, 1), (5, 2, 2), (1, 2, 0)])
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("depthwise", [False, True])
 def test_gathered_product_equals_convolution_and_its_gradients(
-    kernel: int, stride: int, padding: int, side: int
+    kernel: int, stride: int, padding: int, side: int, depthwise: bool
 ) -> None:
     outputs = (side + 2 * padding - kernel) // stride + 1
-    layer = ConvLayer(name="one", inputs=3, outputs=4, kernel=kernel, stride=stride, padding=padding, side=outputs)
+    channels = 3 if depthwise else 4
+    layer = ConvLayer(
+        name="one", inputs=3, outputs=channels, kernel=kernel, stride=stride, padding=padding, side=outputs,
+        depthwise=depthwise,
+    )  # fmt: skip
     window = Window(layer, side)
     torch.manual_seed(0)
     images = torch.randn(2, 3, side, side, 5, dtype=torch.float64)
-    weights = torch.randn(2, 4, 3, kernel, kernel, dtype=torch.float64)
-    slopes = torch.randn(2, 4, outputs, outputs, 5, dtype=torch.float64)
+    weights = torch.randn(2, channels, layer.reads, kernel, kernel, dtype=torch.float64)
+    slopes = torch.randn(2, channels, outputs, outputs, 5, dtype=torch.float64)
     columns, matrix = window.gather(images), window.kernel(weights)
-    found = window.outputs(matrix @ columns)
+    found = window.outputs(window.product(matrix, columns))
     flat = slopes.flatten(2)
     for model in range(2):
         x = images[model].permute(3, 0, 1, 2).clone().requires_grad_()
         w = weights[model].clone().requires_grad_()
-        y = torch.nn.functional.conv2d(x, w, stride=stride, padding=padding)
+        groups = 3 if depthwise else 1
+        y = torch.nn.functional.conv2d(x, w, stride=stride, padding=padding, groups=groups)
         y.backward(slopes[model].permute(3, 0, 1, 2))
         torch.testing.assert_close(found[model].permute(3, 0, 1, 2), y.detach())
-        torch.testing.assert_close(window.scatter(matrix.mT @ flat)[model].permute(3, 0, 1, 2), x.grad)
-        torch.testing.assert_close(window.spread(flat @ columns.mT)[model], w.grad)
+        torch.testing.assert_close(
+            window.scatter(window.product_below(matrix, flat))[model].permute(3, 0, 1, 2), x.grad
+        )
+        torch.testing.assert_close(window.spread(window.product_slope(flat, columns))[model], w.grad)

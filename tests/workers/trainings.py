@@ -24,8 +24,8 @@ def training(**settings: Any) -> Training:
         "batch_size": 150,
         "milestones": [1],
     }
-    if settings.get("model") == "resnet":
-        base |= {"depth": 18, "width": 4}
+    if settings.get("model", "nin") != "nin":
+        base |= {"depth": {"resnet": 18, "vgg": 11}.get(settings["model"], 0), "width": 4}
         del base["channels_per_width"]
     base |= settings
     base.setdefault("learning_rate", RATES[base["optimizer"]])

@@ -12,7 +12,7 @@ from torch import Tensor
 from workers.models.arithmetic import pool_planes
 from workers.models.graph import largest_activation
 from workers.models.network import stage_tensors
-from workers.models.stage import Affine, affine, infer
+from workers.models.stage import Affine, activate, affine, infer
 from workers.models.window import Window
 
 CPU_ACTIVATION = 1 << 20
@@ -190,7 +190,8 @@ def _kernel(stage: Any) -> tuple[Tensor, Tensor]:
 def _convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], residual: Tensor | None) -> Tensor:
     """One stage of one model on images (B, channels, side, side)."""
     layer = window.layer
-    output = torch.nn.functional.conv2d(images, *kernel, stride=layer.stride, padding=layer.padding)
+    groups = layer.inputs if layer.depthwise else 1
+    output = torch.nn.functional.conv2d(images, *kernel, stride=layer.stride, padding=layer.padding, groups=groups)
     if residual is not None:
         output.add_(residual)
-    return output.relu_() if layer.relu else output
+    return activate(output, layer)

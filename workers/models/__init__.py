@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from workers.models.graph import ConvNetwork
 
-NETWORKS = {"nin": ConvNetwork, "resnet": ConvNetwork}
+NETWORKS = {"nin": ConvNetwork, "resnet": ConvNetwork, "mobilenet": ConvNetwork, "vgg": ConvNetwork}

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sweeps.layers import Pool
 from workers.models.arithmetic import pool_planes
-from workers.models.products import Pointwise, Products, products_of, room
-from workers.models.stage import EPSILON, Moments, StageTensors
+from workers.models.products import Way, products_of, room
+from workers.models.stage import EPSILON, Moments, StageTensors, bounded
 from workers.models.window import Window
 
 ROWS = 2048
@@ -29,12 +30,14 @@ TRANSFORMED_ROWS = 384
 
 @dataclass(frozen=True, kw_only=True)
 class Norm:
-    """The batch norm and ReLU that a result still awaits, with the batch's own moments: all (M, C)."""
+    """The batch norm and ReLU that a result still awaits, with the batch's own moments: all (M, C). ReLU may have a
+    ceiling."""
 
     gamma: Tensor
     beta: Tensor
     mean: Tensor
     inverse: Tensor
+    ceiling: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +64,15 @@ class Blocked:
     ) -> tuple[Rows, Moments | None]:
         norm = signal.norm
         given = (None, None, None, None) if norm is None else (norm.gamma, norm.beta, norm.mean, norm.inverse)
-        images, moments = _Convolution.apply(signal.images, tensors.weight, *given, window)
+        ceiling = None if norm is None else norm.ceiling
+        images, moments = _Convolution.apply(signal.images, tensors.weight, *given, window, ceiling)
         if tensors.norm is None:
             return Rows(images=_finished(images + _aligned(tensors.bias), window, residual)), None
         mean, variance = moments.unbind(0)
         inverse = (variance + EPSILON).rsqrt()
-        norm = Norm(gamma=tensors.norm.gamma, beta=tensors.norm.beta, mean=mean, inverse=inverse)
+        norm = Norm(
+            gamma=tensors.norm.gamma, beta=tensors.norm.beta, mean=mean, inverse=inverse, ceiling=window.layer.ceiling
+        )
         if residual is None and window.layer.relu:
             return Rows(images=images, norm=norm), (mean, variance)
         return Rows(images=_finished(_normalized(images, norm), window, residual)), (mean, variance)
@@ -77,13 +83,15 @@ class Blocked:
 
 def _settled(signal: Rows) -> Tensor:
     """The images with nothing left to do."""
-    return signal.images if signal.norm is None else _normalized(signal.images, signal.norm).relu()
+    if signal.norm is None:
+        return signal.images
+    return bounded(_normalized(signal.images, signal.norm), signal.norm.ceiling)
 
 
 def _finished(images: Tensor, window: Window, residual: Rows | None) -> Tensor:
     if residual is not None:
         images = images + _settled(residual)
-    return images.relu() if window.layer.relu else images
+    return bounded(images, window.layer.ceiling) if window.layer.relu else images
 
 
 def _normalized(images: Tensor, norm: Norm) -> Tensor:
@@ -105,6 +113,8 @@ def _aligned(columns: Tensor) -> Tensor:
 class _Convolution(torch.autograd.Function):
     """y = W * max(γ·(x − mean)·r + β, 0) of x (M, B, s, s, K), and mean and biased variance of y (2, M, C).
 
+    The maximum reaches up to the ceiling of ReLU, if it has one.
+
     Without γ, x is taken as it is. The gradient of x includes that through its moments. One x (1, …) may serve all
     models, and gets no gradient then.
     """
@@ -119,6 +129,7 @@ class _Convolution(torch.autograd.Function):
         mean: Tensor | None,
         inverse: Tensor | None,
         window: Window,
+        ceiling: float | None,
     ) -> tuple[Tensor, Tensor]:
         models, outputs = weight.shape[:2]
         side, products = window.layer.side, products_of(window.layer, images.shape[2], images.dtype)
@@ -131,9 +142,9 @@ class _Convolution(torch.autograd.Function):
             scale = gamma * inverse
             affine = torch.stack([scale, beta - mean * scale])
         for model in range(models):
-            work = _Model(images, affine, weight, products, model)
+            work = _Model(images, affine, weight, products, model, ceiling)
             moments[:, model] = work.forward(result[model])
-        ctx.products = products
+        ctx.products, ctx.ceiling = products, ceiling
         ctx.save_for_backward(images, weight, gamma, mean, inverse, affine)
         ctx.mark_non_differentiable(moments)
         return result, moments
@@ -146,19 +157,28 @@ class _Convolution(torch.autograd.Function):
         below = torch.empty_like(images) if ctx.needs_input_grad[0] else None
         slope_gamma, slope_beta = (None if gamma is None else torch.empty_like(gamma) for _ in range(2))
         for model in range(len(weight)):
-            work = _Model(images, affine, weight, ctx.products, model)
+            work = _Model(images, affine, weight, ctx.products, model, ctx.ceiling)
             lower = None if below is None else below[model]
             slope_weight[model] = work.backward(slopes[model], lower)
             if slope_gamma is not None and slope_beta is not None and lower is not None:
                 moments = (mean[model], inverse[model])
                 slope_gamma[model], slope_beta[model] = work.normalize_backward(lower, gamma[model], *moments)
-        return below, slope_weight, slope_gamma, slope_beta, None, None, None
+        return below, slope_weight, slope_gamma, slope_beta, None, None, None, None
 
 
 class _Model:
     """One model's share: images (B, s, s, K), scale and shift of their batch norm, and the weight's matrices."""
 
-    def __init__(self, images: Tensor, affine: Tensor | None, weight: Tensor, products: Products, model: int) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        affine: Tensor | None,
+        weight: Tensor,
+        products: Way,
+        model: int,
+        ceiling: float | None,
+    ) -> None:
+        self._ceiling = ceiling
         self._images = images[model if len(images) > 1 else 0]
         self._affine = None if affine is None else affine[:, model]
         self._products = products
@@ -171,10 +191,7 @@ class _Model:
         counts, moments = [], []
         for block, operands, _ in self._operands():
             out = result[block]
-            if len(operands) == 1:
-                torch.mm(operands[0], self._matrices[0], out=_rows(out))
-            else:
-                self._products.store(torch.bmm(operands, self._matrices), out)
+            self._products.multiply(operands, self._matrices, out)
             counts.append(len(_rows(out)))
             moments.append(torch.stack(torch.ops.aten.batch_norm_update_stats(_planes(out), None, None, 0.0)))
         return _joined(counts, moments)
@@ -184,19 +201,15 @@ class _Model:
         total = torch.zeros_like(self._matrices, memory_format=torch.contiguous_format)
         for block, operands, inner in self._operands():
             spread = self._products.spread(slopes[block])
-            if len(operands) == 1:
-                total[0].addmm_(operands[0].t(), spread[0])
-            else:
-                total.baddbmm_(operands.mT, spread)
+            self._products.add_slopes(operands, spread, total)
             if below is None:
                 continue
             out = below[block]
-            if isinstance(self._products, Pointwise):
-                torch.mm(spread[0], self._matrices[0].t(), out=_rows(out))
-            else:
-                self._products.collect(torch.bmm(spread, self._matrices.mT), out)
-            if self._affine is not None:
+            self._products.collect_slopes(spread, self._matrices, out)
+            if self._affine is not None and self._ceiling is None:
                 torch.ops.aten.threshold_backward.grad_input(out, inner, 0, grad_input=out)
+            elif self._affine is not None:
+                torch.ops.aten.hardtanh_backward.grad_input(out, inner, 0.0, self._ceiling, grad_input=out)
         return self._products.weight(total)
 
     def normalize_backward(self, below: Tensor, gamma: Tensor, mean: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +250,8 @@ class _Model:
             if self._affine is None:
                 inner.copy_(images)
             else:
-                torch.addcmul(self._affine[1], images, self._affine[0], out=inner).relu_()
+                torch.addcmul(self._affine[1], images, self._affine[0], out=inner)
+                inner.relu_() if self._ceiling is None else F.hardtanh_(inner, 0.0, self._ceiling)
             yield block, self._products.load(padded), inner
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from sweeps.layers import Pool
 from workers.models.arithmetic import pool_planes
-from workers.models.stage import EPSILON, Moments, NormTensors, StageTensors
+from workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, bounded
 from workers.models.window import Window
 
 
@@ -59,7 +59,7 @@ class Convolved:
                 variances.append(variance)
             if residual is not None:
                 output = output + residual.parts[number]
-            outputs.append(output.relu() if window.layer.relu else output)
+            outputs.append(bounded(output, window.layer.ceiling) if window.layer.relu else output)
         moments = (torch.cat(means), torch.cat(variances)) if means else None
         return Planes(parts=outputs, channels=channels), moments
 
@@ -72,7 +72,9 @@ class Convolved:
     def _convolve(self, part: Tensor, window: Window, tensors: StageTensors, run: slice, *, shared: bool) -> Tensor:
         layer, weight = window.layer, tensors.weight[run]
         weight = _filled(weight, 1, self._multiple)
-        if not shared:
+        if layer.depthwise:
+            assert not shared, "no network begins with a depthwise convolution"
+        elif not shared:
             weight = _filled(weight, 2, self._multiple)
         bias = None
         if tensors.norm is None:
@@ -87,7 +89,7 @@ class Convolved:
             bias,
             stride=stride,
             padding=layer.padding,
-            groups=1 if shared else len(weight),
+            groups=1 if shared else len(weight) * (weight.shape[1] if layer.depthwise else 1),
         )
 
     def _normalize(self, output: Tensor, norm: NormTensors, run: slice) -> tuple[Tensor, Tensor, Tensor]:

@@ -109,7 +109,8 @@ class Layout:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for layer, spans in zip(self.layers, self.spans, strict=True):
-                conv = torch.nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, bias=layer.bias)
+                groups = layer.inputs if layer.depthwise else 1
+                conv = torch.nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, bias=layer.bias, groups=groups)
                 spans.weight.of(row)[0] = conv.weight.detach()
                 if conv.bias is not None:
                     spans.bias.of(row)[0] = conv.bias.detach()
@@ -150,7 +151,7 @@ class Layout:
 
 def weight_shape(layer: ConvLayer) -> tuple[int, int, int, int]:
     """The shape of a layer's weight in one model."""
-    return layer.outputs, layer.inputs, layer.kernel, layer.kernel
+    return layer.outputs, layer.reads, layer.kernel, layer.kernel
 
 
 class _Row:

@@ -1,6 +1,6 @@
 """How a convolution of one model over a block of images becomes matrix products, and back.
 
-Images are channels-last, (b, side, side, channels). A way of computing turns a block into P products: operands
+Images are channels-last, (b, side, side, channels). Most ways of computing turn a block into P products: operands
 (P, n, K) times matrices (P, K, outputs) are results (P, n, outputs), with n rows to `rows` an image.
 """
 
@@ -19,20 +19,37 @@ WORTH_TRANSFORMING = 32
 Terms = list[tuple[int, float]]
 
 
-class Products(Protocol):
-    """One way. `margin` is the padding before and after each line of the images that `load` takes."""
+class Way(Protocol):
+    """How a convolution meets a block. `margin` is the padding before and after each line of the images that `load`
+    takes, `rows` the outputs' pixels in an image."""
 
     margin: tuple[int, int]
     rows: int
 
     def matrices(self, weight: Tensor) -> Tensor:
-        """(P, K, outputs) of a weight (outputs, inputs, k, k)."""
+        """What a weight (outputs, reads, k, k) is multiplied as."""
 
     def weight(self, matrices: Tensor) -> Tensor:
         """The adjoint of `matrices`."""
 
     def load(self, images: Tensor) -> Tensor:
         """Operands of padded images."""
+
+    def multiply(self, operands: Tensor, matrices: Tensor, out: Tensor) -> None:
+        """Write the convolution, images (b, side', side', outputs), to `out`."""
+
+    def spread(self, slopes: Tensor) -> Tensor:
+        """The outputs' gradient as the two adjoints take it."""
+
+    def add_slopes(self, operands: Tensor, spread: Tensor, total: Tensor) -> None:
+        """The adjoint of `multiply` in the matrices, added to `total`."""
+
+    def collect_slopes(self, spread: Tensor, matrices: Tensor, out: Tensor) -> None:
+        """The adjoint of `multiply` in the images: write it to `out`, images without padding."""
+
+
+class Products(Way, Protocol):
+    """A way by P matrix products: `matrices` are (P, K, outputs), operands (P, n, K)."""
 
     def store(self, results: Tensor, out: Tensor) -> None:
         """Write results as images (b, side', side', outputs) to `out`."""
@@ -43,9 +60,26 @@ class Products(Protocol):
     def collect(self, operands: Tensor, out: Tensor) -> None:
         """The adjoint of `load`: write each pixel's sum to `out`, images without padding."""
 
+    def multiply(self, operands: Tensor, matrices: Tensor, out: Tensor) -> None:
+        if len(operands) == 1:
+            torch.mm(operands[0], matrices[0], out=_rows(out))
+        else:
+            self.store(torch.bmm(operands, matrices), out)
 
-def products_of(layer: ConvLayer, side: int, dtype: torch.dtype) -> Products:
+    def add_slopes(self, operands: Tensor, spread: Tensor, total: Tensor) -> None:
+        if len(operands) == 1:
+            total[0].addmm_(operands[0].t(), spread[0])
+        else:
+            total.baddbmm_(operands.mT, spread)
+
+    def collect_slopes(self, spread: Tensor, matrices: Tensor, out: Tensor) -> None:
+        self.collect(torch.bmm(spread, matrices.mT), out)
+
+
+def products_of(layer: ConvLayer, side: int, dtype: torch.dtype) -> Way:
     """The way with the fewest operations for a layer on images with sides of `side` pixels."""
+    if layer.depthwise:
+        return Depthwise(layer, side)
     if (layer.kernel, layer.stride, layer.padding) == (1, 1, 0):
         return Pointwise(side)
     transform = TRANSFORMS.get((layer.kernel, layer.stride, layer.padding))
@@ -55,7 +89,7 @@ def products_of(layer: ConvLayer, side: int, dtype: torch.dtype) -> Products:
     return Columns(layer, side)
 
 
-class Pointwise:
+class Pointwise(Products):
     """A 1×1 convolution: the images themselves are the one operand."""
 
     margin = (0, 0)
@@ -81,15 +115,17 @@ class Pointwise:
     def collect(self, operands: Tensor, out: Tensor) -> None:
         out.copy_(operands.view_as(out))
 
+    def collect_slopes(self, spread: Tensor, matrices: Tensor, out: Tensor) -> None:
+        torch.mm(spread[0], matrices[0].t(), out=_rows(out))
 
-class Columns:
+
+class Columns(Products):
     """Any convolution: one operand, a row of which holds the pixels under all taps."""
 
     def __init__(self, layer: ConvLayer, side: int) -> None:
         self._layer, self._side = layer, side
         self.rows = layer.side**2
-        reach = (layer.side - 1) * layer.stride + layer.kernel
-        self.margin = (layer.padding, max(0, reach - layer.padding - side))
+        self.margin = _margin(layer, side)
         span = (layer.side - 1) * layer.stride + 1
         self._places = [slice(tap, tap + span, layer.stride) for tap in range(layer.kernel)]
 
@@ -122,6 +158,59 @@ class Columns:
         out.copy_(inner)
 
 
+class Depthwise:
+    """A convolution of each channel alone: the library's own, as there is no product that channels could share.
+
+    A block's pixels are still in the cache when it reads them.
+    """
+
+    def __init__(self, layer: ConvLayer, side: int) -> None:
+        self._stride, self._kernel = layer.stride, layer.kernel
+        self.rows = layer.side**2
+        self.margin = _margin(layer, side)
+        self._needed = (layer.side - 1) * layer.stride + layer.kernel
+
+    def matrices(self, weight: Tensor) -> Tensor:
+        return weight.unsqueeze(0)
+
+    def weight(self, matrices: Tensor) -> Tensor:
+        return matrices[0]
+
+    def load(self, images: Tensor) -> Tensor:
+        return images[:, : self._needed, : self._needed].unsqueeze(0)
+
+    def multiply(self, operands: Tensor, matrices: Tensor, out: Tensor) -> None:
+        planes, kernel = _planes(operands[0]), matrices[0]
+        found = torch.nn.functional.conv2d(planes, kernel, stride=self._stride, groups=len(kernel))
+        out.copy_(found.permute(0, 2, 3, 1))
+
+    def spread(self, slopes: Tensor) -> Tensor:
+        return slopes.unsqueeze(0)
+
+    def add_slopes(self, operands: Tensor, spread: Tensor, total: Tensor) -> None:
+        total[0] += self._backward(operands, spread, total, inputs=False)
+
+    def collect_slopes(self, spread: Tensor, matrices: Tensor, out: Tensor) -> None:
+        side = out.shape[1]
+        inner = slice(self.margin[0], self.margin[0] + side)
+        padded = out.new_empty(len(out), self._needed, self._needed, out.shape[-1])
+        found = self._backward(padded.unsqueeze(0), spread, matrices, inputs=True).permute(0, 2, 3, 1)[:, inner, inner]
+        if found.shape == out.shape:
+            out.copy_(found)
+        else:  # the last lines are met by no tap
+            out.zero_()
+            out[:, : found.shape[1], : found.shape[2]] = found
+
+    def _backward(self, operands: Tensor, spread: Tensor, matrices: Tensor, *, inputs: bool) -> Tensor:
+        """The library's gradient in its inputs, which only their shape decides, or in its kernel."""
+        planes, slopes, kernel = _planes(operands[0]), _planes(spread[0]), matrices[0]
+        strides, groups = [self._stride] * 2, len(kernel)
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+            slopes, planes, kernel, None, strides, [0, 0], [1, 1], False, [0, 0], groups, [inputs, not inputs, False]
+        )
+        return found[0] if inputs else found[1]
+
+
 class Transform:
     """Winograd's minimal filtering along a line (Lavin & Gray 2016, arXiv 1509.09308): y = A((G·g) ⊙ (B·d)).
 
@@ -149,7 +238,7 @@ TRANSFORMS = {
 }
 
 
-class Winograd:
+class Winograd(Products):
     """A 3×3 convolution over tiles of 2×2 outputs, transformed along both lines."""
 
     def __init__(self, transform: Transform, layer: ConvLayer, side: int) -> None:
@@ -211,6 +300,21 @@ class Winograd:
 
     def _products(self, like: Tensor, images: int, channels: int) -> Tensor:
         return like.new_empty(self._count, self._count, images, self._tiles, self._tiles, channels)
+
+
+def _margin(layer: ConvLayer, side: int) -> tuple[int, int]:
+    """The padding that a layer's last output needs."""
+    reach = (layer.side - 1) * layer.stride + layer.kernel
+    return layer.padding, max(0, reach - layer.padding - side)
+
+
+def _planes(images: Tensor) -> Tensor:
+    """Images (b, side, side, channels) as (b, channels, side, side), without a copy."""
+    return images.permute(0, 3, 1, 2)
+
+
+def _rows(images: Tensor) -> Tensor:
+    return images.view(-1, images.shape[-1])
 
 
 def room(images: Tensor, margin: tuple[int, int]) -> tuple[Tensor, Tensor]:

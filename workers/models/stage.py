@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from sweeps.layers import ConvLayer
 from workers.models.window import Window
 
 EPSILON = 1e-5
@@ -36,7 +37,8 @@ class NormTensors:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTensors:
-    """What one stage of M models computes with: weight (M, C, K, k, k), bias (M, C), and batch norm if it has one."""
+    """What one stage of M models computes with: weight (M, C, K, k, k) with K = 1 where it is depthwise,
+    bias (M, C), and batch norm if it has one."""
 
     weight: Tensor
     bias: Tensor
@@ -79,14 +81,13 @@ def train_stage(
 def evaluate_stage(images: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None) -> Tensor:
     """One stage with the running statistics; differentiable."""
     scale, shift = tensors.scale_and_shift()
-    models = len(tensors.weight)
-    product = torch.bmm(window.kernel(tensors.weight), window.gather(images).expand(models, -1, -1))
+    product = window.product(window.kernel(tensors.weight), window.gather(images))
     if scale is not None:
         product = product * scale[:, :, None]
     output = window.outputs(product.add_(shift[:, :, None]))
     if residual is not None:
         output.add_(residual)
-    return output.relu_() if window.layer.relu else output
+    return activate(output, window.layer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,22 +111,46 @@ def affine(window: Window, tensors: StageTensors) -> Affine:
 def infer(columns: Tensor, window: Window, stage: Affine, residual: Tensor | None) -> Tensor:
     """The output images of a stage on gathered pixels (M or 1, K·taps², pixels), which it leaves as they are."""
     kernel = stage.kernel
-    if len(columns) == 1:
+    if window.layer.depthwise:
+        product = window.product(kernel, columns)
+    elif len(columns) == 1:
         product = torch.mm(kernel.flatten(0, 1), columns[0]).view(*kernel.shape[:2], -1)
     else:
         product = torch.bmm(kernel, columns)
     output = window.outputs(product.add_(stage.shift))
     if residual is not None:
         output.add_(residual)
-    return output.relu_() if window.layer.relu else output
+    return activate(output, window.layer)
+
+
+def activate(images: Tensor, layer: ConvLayer) -> Tensor:
+    """ReLU, up to its ceiling, in place; the images themselves where the layer has none."""
+    if not layer.relu:
+        return images
+    return images.relu_() if layer.ceiling is None else torch.nn.functional.hardtanh_(images, 0.0, layer.ceiling)
+
+
+def bounded(images: Tensor, ceiling: float | None) -> Tensor:
+    """ReLU, up to the ceiling if there is one."""
+    return images.relu() if ceiling is None else torch.nn.functional.hardtanh(images, 0.0, ceiling)
+
+
+def slope_below(slopes: Tensor, activated: Tensor, ceiling: float | None) -> Tensor:
+    """The gradient of what `activated` was before ReLU: 0 where it was cut off."""
+    below: Tensor
+    if ceiling is None:
+        below = torch.ops.aten.threshold_backward(slopes, activated, 0)
+    else:
+        below = torch.ops.aten.hardtanh_backward(slopes, activated, 0.0, ceiling)
+    return below
 
 
 class _Stage(torch.autograd.Function):
     """z = max(γ·(y − mean)·r + β + residual, 0) with y = W·x and r = 1/√(var + ε), over each channel's own pixels.
 
-    The residual, and the maximum, only where the layer has them. Returns z (M, C, side, side, B), and the mean
-    and biased variance of y (M, C). The backward pass of batch norm is PyTorch's; its forward pass is three
-    times slower than these few vectorized ones.
+    The residual, and the maximum, only where the layer has them; the maximum up to the layer's ceiling. Returns
+    z (M, C, side, side, B), and the mean and biased variance of y (M, C). The backward pass of batch norm is
+    PyTorch's; its forward pass is three times slower than these few vectorized ones.
     """
 
     @staticmethod
@@ -133,7 +158,7 @@ class _Stage(torch.autograd.Function):
         ctx: Any, images: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, residual: Tensor | None, window: Window
     ) -> tuple[Tensor, Tensor, Tensor]:
         columns, kernel = window.gather(images), window.kernel(weight)
-        centred = torch.bmm(kernel, columns.expand(len(kernel), -1, -1))
+        centred = window.product(kernel, columns)
         scale, shift = gamma.reshape(-1, 1), beta.reshape(-1, 1)
         rows = centred.flatten(0, 1)
         output = torch.empty_like(rows)
@@ -143,8 +168,7 @@ class _Stage(torch.autograd.Function):
             moments.append(_normalize(rows[some], scale[some], shift[some], output[some]))
             if added is not None:
                 output[some].add_(added[some])
-            if window.layer.relu:
-                output[some].relu_()
+            activate(output[some], window.layer)
         mean, variance, inverse = (_joined(parts) for parts in zip(*moments, strict=True))
         output = window.outputs(output.view_as(centred))
         ctx.window = window
@@ -156,8 +180,8 @@ class _Stage(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         columns, kernel, gamma, centred, inverse, output = ctx.saved_tensors
-        models, channels, pixels = centred.shape
-        outer = gradients[0] if output is None else torch.ops.aten.threshold_backward(gradients[0], output, 0)
+        window, (models, channels, pixels) = ctx.window, centred.shape
+        outer = gradients[0] if output is None else slope_below(gradients[0], output, window.layer.ceiling)
         inner, slope_gamma, slope_beta = torch.ops.aten.native_batch_norm_backward(
             outer.reshape(1, -1, pixels),
             centred.view(1, -1, pixels),
@@ -171,11 +195,10 @@ class _Stage(torch.autograd.Function):
             (True, True, True),
         )
         inner = inner.view_as(centred)
-        below = ctx.window.scatter(torch.bmm(kernel.mT, inner)) if ctx.needs_input_grad[0] else None
-        slope = torch.bmm(inner, columns.expand(models, -1, -1).mT)
+        below = window.scatter(window.product_below(kernel, inner)) if ctx.needs_input_grad[0] else None
         return (
             below,
-            ctx.window.spread(slope),
+            window.spread(window.product_slope(inner, columns)),
             slope_gamma.view(models, channels),
             slope_beta.view(models, channels),
             outer if ctx.needs_input_grad[4] else None,

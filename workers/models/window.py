@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from sweeps.layers import ConvLayer
@@ -38,13 +39,13 @@ class Window:
         return self._layer
 
     def kernel(self, weight: Tensor) -> Tensor:
-        """The matrices (M, outputs, inputs·taps²) in weights (M, outputs, inputs, kernel, kernel)."""
+        """The matrices (M, outputs, reads·taps²) in weights (M, outputs, reads, kernel, kernel)."""
         return (weight if self._whole else weight[..., self._taps, self._taps]).flatten(2)
 
     def spread(self, kernel: Tensor) -> Tensor:
         """The adjoint of `kernel`: weights with zeros where no tap meets a pixel."""
         layer, taps = self._layer, len(self._reached)
-        small = kernel.view(*kernel.shape[:2], layer.inputs, taps, taps)
+        small = kernel.view(*kernel.shape[:2], layer.reads, taps, taps)
         if self._whole:
             return small
         weight = small.new_zeros(*small.shape[:3], layer.kernel, layer.kernel)
@@ -88,6 +89,28 @@ class Window:
         for row, column, (down, across), (y, x) in self._places:
             images[:, :, y, x] += columns[:, :, row, column, down, across]
         return images
+
+    def product(self, kernel: Tensor, columns: Tensor) -> Tensor:
+        """The convolution (M, outputs, pixels) of gathered pixels, of which one (1, …) may serve all models."""
+        if not self._layer.depthwise:
+            return torch.bmm(kernel, columns.expand(len(kernel), -1, -1))
+        return torch.matmul(kernel[:, :, None], self._apart(columns)).squeeze(2)
+
+    def product_below(self, kernel: Tensor, rows: Tensor) -> Tensor:
+        """The adjoint of `product` in its columns, of rows (M, outputs, pixels)."""
+        if not self._layer.depthwise:
+            return torch.bmm(kernel.mT, rows)
+        return (kernel[:, :, :, None] * rows[:, :, None]).flatten(1, 2)
+
+    def product_slope(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """The adjoint of `product` in its kernel, of rows (M, outputs, pixels)."""
+        if not self._layer.depthwise:
+            return torch.bmm(rows, columns.expand(len(rows), -1, -1).mT)
+        return torch.matmul(self._apart(columns), rows[:, :, :, None]).squeeze(3)
+
+    def _apart(self, columns: Tensor) -> Tensor:
+        """Gathered pixels channel by channel (M, channels, taps², pixels)."""
+        return columns.view(len(columns), self._layer.inputs, -1, columns.shape[-1])
 
     def outputs(self, rows: Tensor) -> Tensor:
         """The output images (M, outputs, side', side', B) in rows (M, outputs, side'²·B)."""
