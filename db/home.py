@@ -46,6 +46,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def weights(self) -> Path:
+        """Weights that trainings start from, by the name that a sweep gives them."""
+        return self.root / "weights"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 import pyarrow as pa
 
+from sweeps.datasets import ImageFolder
 from sweeps.job import Kind as JobKind
 from sweeps.measures import MEASURES, Distortion, PacBayes, Sharpness
 from sweeps.models import MODELS
@@ -48,7 +49,7 @@ class Kind:
 
 def _settings() -> tuple[pa.Field, ...]:
     """One column for each setting that any training may have, families first."""
-    found: dict[str, pa.DataType] = {"data": pa.string()}
+    found: dict[str, pa.DataType] = {"data": pa.string()} | _columns_of(ImageFolder)
     for name, families in (("model", MODELS), ("optimizer", OPTIMIZERS), ("quantizer", QUANTIZERS)):
         found[name] = pa.string()
         for family in families.values():
@@ -94,6 +95,7 @@ RUN = (
     pa.field("diverged", pa.bool_()),
     pa.field("last_train_loss", pa.float64()),
     pa.field("init_hash", pa.string()),
+    pa.field("weights_hash", pa.string()),
     pa.field("weight_norm", pa.float64()),
     pa.field("distance", pa.float64()),
 )

@@ -9,7 +9,7 @@ from db.home import Home
 from db.registry import Registry
 from orchestrator.machine import probe
 from sweeps.code import code_version
-from sweeps.datasets import DATASETS
+from sweeps.datasets import DATASETS, ImageFolder
 from sweeps.errors import QsweepError
 
 
@@ -29,7 +29,7 @@ def examine(home: Home) -> list[Finding]:
     findings.append(_machine(home))
     findings.append(_home(home))
     findings.append(_registry(home))
-    findings += [_data(home, name) for name in DATASETS]
+    findings += [_data(home, name) for name in DATASETS if name != ImageFolder.name]
     return findings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
@@ -35,6 +36,8 @@ class Execution:
     detach: bool
     results: str | None = None
     """URL of the results, if they shall not lie in the home."""
+    weights: tuple[Path, ...] = ()
+    """Files, or folders of them, that trainings may start from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ class Ground:
 
 def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
     """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing."""
-    machine = probe(home, sorted({job.training.data.name for job in jobs}))
+    machine = probe(home, jobs=jobs, weights=execution.weights)
     site = backend.survey(machine, execution.workers)
     check_reach(home, site.hosts)
     backend.check_home(home)
@@ -101,6 +104,8 @@ def see_through(
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
     if sweep.code == code_version():
         freeze(home.code)
+    for one in ground.machine.weights:
+        one.keep()
     registry.reactivate(sweep.id)
     fleet = Fleet(
         home=home,

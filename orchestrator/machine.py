@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from db.home import Home
 from sweeps.errors import InputError, QsweepError
+from sweeps.job import Job
+from sweeps.training import different_needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptWeights:
+    """Weights that were found, and where the home is to keep them."""
+
+    source: Path
+    hash: str
+    target: Path
+
+    def keep(self) -> None:
+        """Copy them, whole or not at all. Raises QsweepError if the copy is not what was found."""
+        if self.source == self.target:
+            return
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.target.with_name(f".{self.target.name}.{uuid.uuid4().hex}")
+        try:
+            shutil.copyfile(self.source, temporary)
+            with temporary.open("rb") as file:
+                copied = hashlib.file_digest(file, "sha256").hexdigest()
+            if copied != self.hash:
+                raise QsweepError(f"{self.source} changed while it was copied")
+            temporary.replace(self.target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +55,8 @@ class Machine:
     """The class of its devices, under which calibrations and results name them."""
     memory: float = 0.0
     """Bytes of one GPU, else of the machine; 0 if unknown."""
+    weights: tuple[KeptWeights, ...] = ()
+    """The weights that trainings start from."""
 
     @property
     def agents(self) -> int:
@@ -31,9 +64,20 @@ class Machine:
         return self.gpus or self.cores
 
 
-def probe(home: Home, datasets: Sequence[str], *, download: bool = True) -> Machine:
-    """Ask a child process with torch what this machine has, and read the data sets. Raises InputError."""
-    command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), *datasets]
+def probe(
+    home: Home,
+    datasets: Sequence[str] = (),
+    *,
+    jobs: Sequence[Job] = (),
+    weights: Sequence[Path] = (),
+    download: bool = True,
+) -> Machine:
+    """Ask a child process with torch what this machine has, and read the data sets, those of the `jobs` and the
+    weights that these start from, of which `weights` are files or folders. Raises InputError."""
+    trainings = [one.settings() for one in different_needs(job.training for job in jobs)]
+    command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
+    command += [part for path in weights for part in ("--weights", str(path.expanduser().absolute()))]
+    command += ["--trainings", json.dumps(trainings), *datasets]
     command += ["--download"] if download else []
     answer = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
@@ -49,4 +93,8 @@ def probe(home: Home, datasets: Sequence[str], *, download: bool = True) -> Mach
         torch=found["torch"],
         device=found["device"],
         memory=found["memory"],
+        weights=tuple(
+            KeptWeights(source=Path(one["source"]), hash=one["hash"], target=Path(one["target"]))
+            for one in found["weights"]
+        ),
     )

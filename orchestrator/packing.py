@@ -26,6 +26,7 @@ from orchestrator.selection import Selection
 from sweeps.code import code_version, freeze
 from sweeps.datasets import DATASETS
 from sweeps.errors import InputError, QsweepError
+from sweeps.job import Kind
 from workers.bundle.manifest import FILE, Manifest
 from workers.bundle.parcel import write_zip
 
@@ -141,6 +142,7 @@ def _write(
         shutil.copytree(home.code / sweep.code, folder / "code")
         lacks = _put_data(home, manifest, folder, with_data=with_data)
         _put_models(home, claims, folder)
+        _put_weights(home, claims, folder)
         if out.suffix == ".zip":
             write_zip(folder, sorted(path for path in folder.rglob("*") if path.is_file()), out)
         else:
@@ -161,7 +163,7 @@ def _write(
 def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) -> tuple[str, ...]:
     """Data sets as archives: those that come with a package always, the others if asked; returns which lack."""
     names = manifest.datasets()
-    taken = [name for name in names if with_data or DATASETS[name].folder is None]
+    taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
     if taken:
         command = [sys.executable, "-m", "workers.data.archive", "--folder", str(home.data)]
         command += ["--out", str(folder / "data"), "--download", *taken]
@@ -173,6 +175,21 @@ def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) 
         if answer.returncode:
             raise QsweepError(f"the data could not be packed:\n{answer.stderr.strip()[-2000:]}")
     return tuple(name for name in names if name not in taken)
+
+
+def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
+    """The weights that trainings start from."""
+    trainings = [claim.job.training for claim in claims if claim.job.kind is Kind.TRAIN]
+    for name in sorted({one.weights_file for one in trainings if one.starts_from_weights}):
+        source, target = home.weights / name, folder / home.weights.name / name
+        if not source.is_file():
+            raise InputError(
+                "this home has not the weights that trainings start from",
+                place=str(source),
+                allowed="put their file there, or launch the sweep here first, with --weights FILE",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
 
 
 def _put_models(home: Home, claims: Sequence[Claim], folder: Path) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sweeps.errors import InputError
+from sweeps.settings import Rule, Setting, build, setting, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +32,13 @@ class DataSet:
     """Where torchvision keeps it under the data folder; None if it comes with a package."""
     peak: int = 255
     """The value of its brightest pixels."""
+    streamed: bool = False
+    """Its images are read from their files as they are needed: all of them are too many for the memory.
+
+    It lies in folders `train` and `val` of a folder a class, as torchvision's ImageFolder reads them; images are cut
+    to `size` pixels a side. Its fingerprint is over the images' paths and sizes in bytes, or over the classes' names
+    and the numbers of images alone where a set is known by these (`workers.data.folders`).
+    """
 
 
 DATASETS: dict[str, DataSet] = {
@@ -64,5 +78,99 @@ DATASETS: dict[str, DataSet] = {
             fingerprint="283e80e15e3841cce98044da5929d855",
             folder="cifar-100-python",
         ),
+        DataSet(
+            name="imagenet",
+            title="ImageNet-1K",
+            classes=1000,
+            channels=3,
+            size=224,
+            train_images=1_281_167,
+            test_images=50_000,
+            fingerprint="5772006f6ba85d30a2ecc97e27c5162f",
+            folder="imagenet",
+            streamed=True,
+        ),
+        DataSet(
+            name="imagefolder",
+            title="Image folder",
+            classes=0,
+            channels=3,
+            size=0,
+            train_images=0,
+            test_images=0,
+            fingerprint="",
+            folder="imagefolder",
+            streamed=True,
+        ),
     )
 }
+"""`imagefolder` stands for any set of the user's own, which its settings describe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """A data set of the user's own in ImageFolder layout; `qsweep images FOLDER` prints these settings of it.
+
+    `data_folder` is its folder under the data folder, `image_size` the side that images are cut to, and
+    `data_fingerprint` is over the paths and sizes of its images.
+    """
+
+    name: ClassVar[str] = "imagefolder"
+
+    data_folder: str = setting()
+    image_size: int = setting(Rule(low=8, high=1024), default=224)
+    data_classes: int = setting(Rule(low=2, high=1_000_000))
+    data_train: int = setting(Rule(low=2, high=1_000_000_000))
+    data_test: int = setting(Rule(low=1, high=1_000_000_000))
+    data_fingerprint: str = setting()
+
+    @classmethod
+    def of(cls, data: DataSet) -> ImageFolder:
+        """The settings of such a data set."""
+        return cls(
+            data_folder=str(data.folder),
+            image_size=data.size,
+            data_classes=data.classes,
+            data_train=data.train_images,
+            data_test=data.test_images,
+            data_fingerprint=data.fingerprint,
+        )
+
+    def data(self) -> DataSet:
+        """The data set that these settings describe."""
+        return dataclasses.replace(
+            DATASETS[self.name],
+            title=self.data_folder,
+            classes=self.data_classes,
+            size=self.image_size,
+            train_images=self.data_train,
+            test_images=self.data_test,
+            fingerprint=self.data_fingerprint,
+            folder=self.data_folder,
+        )
+
+
+def data_from(base: DataSet, given: Mapping[str, Any], place: str | None) -> DataSet:
+    """The data set that settings name, described by more of them if it is a user's own. Raises InputError."""
+    if base.name != ImageFolder.name:
+        return base
+    described = build(ImageFolder, given, place=place)
+    where = f"{place}: " if place else ""
+    if not FOLDER.fullmatch(described.data_folder):
+        allowed = "allowed: the name of a folder in the data folder"
+        raise InputError(f"{described.data_folder!r} is not allowed", place=f"{where}data_folder", allowed=allowed)
+    if not FINGERPRINT.fullmatch(described.data_fingerprint):
+        allowed = "allowed: 32 hex digits, as `qsweep images` prints them"
+        raise InputError(
+            f"{described.data_fingerprint!r} is no fingerprint", place=f"{where}data_fingerprint", allowed=allowed
+        )
+    return described.data()
+
+
+def data_settings(data: DataSet) -> dict[str, Setting]:
+    """The settings that `data_from` reads, beside the data set's name."""
+    return settings_of(ImageFolder.of(data)) if data.name == ImageFolder.name else {}
+
+
+FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FINGERPRINT = re.compile(r"[0-9a-f]{32}")

@@ -7,20 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """A pooling of images before a layer reads them: the `max` or the `mean` of each window."""
+    """A pooling of images: the `max` or the `mean` of each window."""
 
     kind: str
     kernel: int
     stride: int
     padding: int = 0
 
+    def side(self, before: int) -> int:
+        """Height and width after it."""
+        return (before + 2 * self.padding - self.kernel) // self.stride + 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvLayer:
     """One convolution, or a linear layer as a 1×1 convolution of one pixel, with what stands around it.
 
-    In this order: the input is pooled, convolved, normalized by batch norm, a residual is added, and ReLU is
-    taken. A network is a list of layers of which each reads one, and may add another, that stands before it.
+    In this order: the input is pooled, convolved, normalized by batch norm, a residual is added, ReLU is taken, and
+    the output is pooled. A network is a list of layers of which each reads one, and may add another, that stands
+    before it.
     """
 
     name: str
@@ -30,7 +35,7 @@ class ConvLayer:
     stride: int
     padding: int
     side: int
-    """Height and width of the output, in pixels."""
+    """Height and width of the convolution's output, in pixels."""
     bias: bool = True
     norm: bool = True
     relu: bool = True
@@ -39,12 +44,23 @@ class ConvLayer:
     depthwise: bool = False
     """Each output reads one input channel, its own, instead of all."""
     pool: Pool | None = None
+    """How what it reads is pooled before."""
+    pool_after: Pool | None = None
+    """How its output is pooled before anyone reads it."""
     source: str | None = None
     """The layer whose output it reads; None is the one before it in the list, or the images."""
     residual: str | None = None
     """The layer whose output is added before ReLU."""
+    init: str = "default"
+    """How it is initialized: as PyTorch's modules are (`default`), He-normal by its outputs (`fan-out`), or normal
+    with a deviation of 0.01 and no bias (`small`)."""
     counted: bool = True
     """Whether its weights count in ω and in the norms of the flatness measures."""
+
+    @property
+    def side_after(self) -> int:
+        """Height and width of the output that others read."""
+        return self.side if self.pool_after is None else self.pool_after.side(self.side)
 
     @property
     def reads(self) -> int:

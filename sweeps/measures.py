@@ -31,7 +31,8 @@ class Search:
     step sizes too. `fold_bn = "reference"` folds batch norm into the convolutions of full-precision models
     alone, as the reference code does. `denominator` is the vector in the magnitude-aware bound's denominator:
     w − w₀ (`"distance"`, as in the reference code) or r. `measure_samples` images of the training set, 0 for
-    all, drawn class by class under `measure_seed`, decide the accuracies; m stays the full size.
+    all, drawn class by class under `measure_seed`, decide the accuracies; m of the bounds stays the full size unless
+    `m_from = "samples"`.
     """
 
     semantics: ClassVar[int] = 1
@@ -49,6 +50,7 @@ class Search:
     copies: int = setting(COUNT, default=10)
     measure_samples: int = setting(Rule(low=0, high=10_000_000), default=0)
     measure_seed: int = setting(SEED, default=0)
+    m_from: str = setting(Rule(choices=("train", "samples")), default="train", added_later=True)
 
     def samples(self, training: Training) -> int:
         """Images that decide the accuracies."""
@@ -165,7 +167,7 @@ def asked_of(measure: Measure, training: Training) -> Measure:
         )
     if isinstance(measure, Distortion):
         return measure
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {} if measure.measure_samples else {"m_from": "train"}
     if training.quantizer is None:
         changes |= {"perturb": "latent", "perturb_step": True}
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "all" else {}

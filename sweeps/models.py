@@ -62,22 +62,26 @@ class NiN:
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet:
-    """ResNet for small images (He et al. 2016), as the paper trains it on CIFAR.
+    """ResNet (He et al. 2016) for small images, as the paper trains it on CIFAR, or for large ones, as torchvision's.
 
-    A 3×3 stem with stride 1 and no pooling, then four stages of `width`, 2, 4 and 8 × `width` channels, of
-    which all but the first begin with stride 2: of two 3×3 convolutions a block (`depth` 18 and 34), or of
-    1×1, 3×3 and 1×1 with four times the channels at the end (`depth` 50). A linear head follows the mean over
-    the pixels. Convolutions have no bias and are followed by BN. Where a block changes the shape, its input is
-    added through a 1×1 convolution with BN: a shortcut, whose weights the paper's ω and norms leave out.
+    A stem, then four stages of `width`, 2, 4 and 8 × `width` channels, of which all but the first begin with
+    stride 2: of two 3×3 convolutions a block (`depth` 18 and 34), or of 1×1, 3×3 and 1×1 with four times the
+    channels at the end (`depth` 50). A linear head follows the mean over the pixels. Convolutions have no bias and
+    are followed by BN. Where a block changes the shape, its input is added through a 1×1 convolution with BN: a
+    shortcut. The `small` stem is a 3×3 convolution with stride 1, without pooling; the paper's ω and norms leave the
+    shortcuts of such a network out. The `large` one is a 7×7 convolution with stride 2 before a 3×3 maximum with
+    stride 2; then every weight counts, and convolutions are initialized He-normal by their outputs.
     """
 
     name: ClassVar[str] = "resnet"
     semantics: ClassVar[int] = 1
     usual_width: ClassVar[int] = 16
     """The paper's on CIFAR."""
+    published_width: ClassVar[int] = 64
 
     depth: int = setting(Rule(choices=(18, 34, 50)))
     width: int = setting(Rule(low=1, high=1024))
+    stem: str = setting(Rule(choices=("small", "large")), default="small", added_later=True)
 
     @property
     def title(self) -> str:
@@ -85,31 +89,63 @@ class ResNet:
 
     @property
     def label(self) -> str:
-        return f"resnet-{self.depth}x{self.width}"
+        return f"resnet-{self.depth}x{self.width}" + ("-large" if self.is_large else "")
 
     @property
     def shape(self) -> str:
         """What sets it apart in tables from the paper's network of this name."""
-        return "" if self.width == self.usual_width else f"width {self.width}"
+        usual = self.published_width if self.is_large else self.usual_width
+        return "" if self.width == usual else f"width {self.width}"
+
+    @property
+    def is_large(self) -> bool:
+        return self.stem == "large"
+
+    @property
+    def published(self) -> str | None:
+        """torchvision's name of this very network, if it has it."""
+        return f"resnet{self.depth}" if self.is_large and self.width == self.published_width else None
 
     def layers(self, data: DataSet) -> tuple[ConvLayer, ...]:
         """Every convolution in the order of the forward pass, a block's shortcut first; the head is the last."""
-        stem = _conv("stem", data.channels, self.width, data.size, kernel=3)
-        layers = [stem]
+        layers = [self._stem(data)]
         for stage, blocks in enumerate(RESNET_BLOCKS[self.depth]):
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
                 layers += self._block(f"stage{stage + 1}.{block}", layers[-1], self.width * 2**stage, stride)
         return (*layers, _head(layers[-1], data))
 
+    def _stem(self, data: DataSet) -> ConvLayer:
+        if not self.is_large:
+            return _conv("stem", data.channels, self.width, data.size, kernel=3)
+        side, pool = -(-data.size // 2), Pool(kind="max", kernel=3, stride=2, padding=1)
+        return _conv(
+            "stem", data.channels, self.width, side, kernel=7, stride=2, pool_after=pool, init=self._init
+        )  # fmt: skip
+
+    @property
+    def _init(self) -> str:
+        return "fan-out" if self.is_large else "default"
+
     def _block(self, name: str, before: ConvLayer, channels: int, stride: int) -> list[ConvLayer]:
-        side = -(-before.side // stride)
+        side = -(-before.side_after // stride)
         kernels = (1, 3, 1) if self.depth >= 50 else (3, 3)
         outputs = 4 * channels if self.depth >= 50 else channels
         layers, residual = [], before.name
         if stride > 1 or before.outputs != outputs:
             residual = f"{name}.shortcut"
-            layers.append(_conv(residual, before.outputs, outputs, side, stride=stride, relu=False, counted=False))
+            layers.append(
+                _conv(
+                    residual,
+                    before.outputs,
+                    outputs,
+                    side,
+                    stride=stride,
+                    relu=False,
+                    counted=self.is_large,
+                    init=self._init,
+                )
+            )
         inputs, source = before.outputs, before.name
         strided = kernels.index(3)
         for index, kernel in enumerate(kernels):
@@ -119,11 +155,12 @@ class ResNet:
                     f"{name}.conv{index + 1}",
                     inputs,
                     outputs if last else channels,
-                    before.side if index < strided else side,
+                    before.side_after if index < strided else side,
                     kernel=kernel,
                     stride=stride if index == strided else 1,
                     source=source if index == 0 else None,
                     residual=residual if last else None,
+                    init=self._init,
                 )
             )
             inputs = channels
@@ -174,6 +211,94 @@ class MobileNet:
 
 MOBILENET_PAIRS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *((16, 1),) * 5, (32, 2), (32, 1))
 """Outputs of each pair in widths of the stem, and its stride."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileNetV2:
+    """MobileNet-V2 (Sandler et al. 2018, arXiv 1801.04381) for large images, as torchvision has it.
+
+    A 3×3 stem with stride 2, then inverted residuals: a 1×1 convolution to six times the channels (none in the
+    first), a depthwise 3×3, a 1×1 back; the input is added where the shape stays. A 1×1 convolution to 1,280
+    channels and a linear head on the mean follow. Convolutions have no bias and are followed by BN and, except for
+    the one back, ReLU up to 6. `width` channels in the stem scale all others, rounded to multiples of 8. The head's
+    dropout of torchvision's training is left out: it takes no part in evaluation.
+    """
+
+    name: ClassVar[str] = "mobilenet-v2"
+    title: ClassVar[str] = "MobileNet-V2"
+    semantics: ClassVar[int] = 1
+    usual_width: ClassVar[int] = 32
+
+    width: int = setting(Rule(low=1, high=1024), default=32)
+
+    @property
+    def label(self) -> str:
+        return f"mobilenet-v2-{self.width}"
+
+    @property
+    def shape(self) -> str:
+        """What sets it apart in tables from the usual network of this name."""
+        return "" if self.width == self.usual_width else f"width {self.width}"
+
+    @property
+    def published(self) -> str | None:
+        """torchvision's name of this very network, if it has it."""
+        return "mobilenet_v2" if self.width == self.usual_width else None
+
+    def layers(self, data: DataSet) -> tuple[ConvLayer, ...]:
+        """Every convolution in the order of the forward pass; the head is the last."""
+        stem = _conv(
+            "stem", data.channels, self._scaled(32), -(-data.size // 2), kernel=3, stride=2, init="fan-out", ceiling=6.0
+        )
+        layers, number = [stem], 0
+        for growth, outputs, count, first_stride in INVERTED_RESIDUALS:
+            for repeat in range(count):
+                number += 1
+                stride = 1 if repeat else first_stride
+                layers += _inverted(f"block{number}", layers[-1], growth, self._scaled(outputs), stride)
+        wide = 1280 * max(self.width, self.usual_width) / self.usual_width
+        layers.append(_conv("last", layers[-1].outputs, _rounded(wide), layers[-1].side, init="fan-out", ceiling=6.0))
+        return (*layers, _head(layers[-1], data, init="small"))
+
+    def _scaled(self, channels: int) -> int:
+        return _rounded(channels * self.width / self.usual_width)
+
+
+INVERTED_RESIDUALS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""Growth inside, outputs, how many, and the first one's stride."""
+
+
+def _rounded(channels: float) -> int:
+    """To a multiple of 8, at least 8, and not below nine tenths, as torchvision rounds."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
+
+
+def _inverted(name: str, before: ConvLayer, growth: int, outputs: int, stride: int) -> list[ConvLayer]:
+    inside, side = before.outputs * growth, -(-before.side // stride)
+    layers = []
+    if growth > 1:
+        layers.append(_conv(f"{name}.expand", before.outputs, inside, before.side, init="fan-out", ceiling=6.0))
+    layers.append(
+        _conv(
+            f"{name}.depthwise", inside, inside, side,
+            kernel=3, stride=stride, depthwise=True, init="fan-out", ceiling=6.0,
+        )
+    )  # fmt: skip
+    same = stride == 1 and before.outputs == outputs
+    project = _conv(
+        f"{name}.project", inside, outputs, side,
+        relu=False, residual=before.name if same else None, init="fan-out",
+    )  # fmt: skip
+    return [*layers, project]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,11 +355,11 @@ VGG_CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3
 HALVED = Pool(kind="max", kernel=2, stride=2)
 
 
-def _head(last: ConvLayer, data: DataSet) -> ConvLayer:
+def _head(last: ConvLayer, data: DataSet, *, init: str = "default") -> ConvLayer:
     """A linear layer on the mean over the pixels."""
     return ConvLayer(
         name="head", inputs=last.outputs, outputs=data.classes, kernel=1, stride=1, padding=0, side=1,
-        norm=False, relu=False, pool=Pool(kind="mean", kernel=last.side, stride=last.side),
+        norm=False, relu=False, pool=Pool(kind="mean", kernel=last.side, stride=last.side), init=init,
     )  # fmt: skip
 
 
@@ -263,7 +388,12 @@ def _conv(
     )
 
 
-Model: TypeAlias = NiN | ResNet | MobileNet | Vgg
-MODELS: dict[str, type[NiN] | type[ResNet] | type[MobileNet] | type[Vgg]] = {
-    family.name: family for family in (NiN, ResNet, MobileNet, Vgg)
+Model: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg
+MODELS: dict[str, type[NiN] | type[ResNet] | type[MobileNet] | type[MobileNetV2] | type[Vgg]] = {
+    family.name: family for family in (NiN, ResNet, MobileNet, MobileNetV2, Vgg)
 }
+
+
+def published_name(model: Model) -> str | None:
+    """torchvision's name of this very network, if it has one trained on ImageNet."""
+    return model.published if isinstance(model, ResNet | MobileNetV2) else None

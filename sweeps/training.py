@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from sweeps.datasets import DATASETS, DataSet
+from sweeps.datasets import DATASETS, DataSet, ImageFolder, data_from, data_settings
 from sweeps.errors import InputError, nearest
-from sweeps.models import MODELS, Model
+from sweeps.models import MODELS, Model, published_name
 from sweeps.optimizers import OPTIMIZERS, Optimizer
 from sweeps.quantizers import BITS, FULL_PRECISION, QUANTIZERS, Quantizer
 from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
@@ -16,6 +17,13 @@ from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, 
 SEED = Rule(low=0, high=2**31 - 1)
 EPOCH = Rule(low=1, high=100_000)
 Family = TypeVar("Family")
+NO_WEIGHTS = "none"
+"""A training that starts from a fresh initialization."""
+IMAGENET_WEIGHTS = "imagenet"
+IMAGENET_CLASSES = 1000
+WEIGHTS = re.compile(r"[a-z0-9][a-z0-9._-]*")
+AUGMENTATIONS = {False: ("none", "crop-flip"), True: ("none", "resized-crop")}
+"""By whether the data set is streamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +37,11 @@ class Recipe:
     training pass: `"tf32"` rounds the factors of its products to 10 bits, `"bf16"` its weights and activations
     to 7; parameters, optimizer, batch norm's statistics and evaluation stay in single precision.
     `val_fraction` of the training images, of each class alike and drawn by `data_seed`, are held out: the
-    model is not trained on them, but evaluated after each epoch.
+    model is not trained on them, but evaluated after each epoch. `augment` is a crop after padding by 4 pixels and a
+    flip, or a crop of random place, size and shape (Szegedy et al. 2015) and a flip, for sets that are read from
+    their files. `weights` name what the training starts from: `"imagenet"` is torchvision's IMAGENET1K_V1 of this
+    network, any other name a file that the user gives at launch. `corrupt = "skip"` leaves images out that can't be
+    decoded (`workers.data.stream`), which otherwise end the training.
     """
 
     semantics: ClassVar[int] = 1
@@ -38,12 +50,14 @@ class Recipe:
     batch_size: int = setting(Rule(low=2, high=65_536))
     milestones: tuple[int, ...] = setting(EPOCH, default=())
     lr_factor: float = setting(Rule(above=0, high=1), default=0.1)
-    augment: str = setting(Rule(choices=("none", "crop-flip")), default="none")
+    augment: str = setting(Rule(choices=("none", "crop-flip", "resized-crop")), default="none")
     select_by: str = setting(Rule(choices=("running", "evaluated")), default="running")
     seed: int = setting(SEED, default=0)
     data_seed: int = setting(SEED, default=0)
     precision: str = setting(Rule(choices=("fp32", "tf32", "bf16")), default="fp32")
     val_fraction: float = setting(Rule(low=0, high=0.9), default=0.0, added_later=True)
+    weights: str = setting(default=NO_WEIGHTS, added_later=True)
+    corrupt: str = setting(Rule(choices=("refuse", "skip")), default="refuse", added_later=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +78,7 @@ class Training:
         InputError for a missing, unknown or impossible value.
         """
         training = cls(
-            data=_family(DATASETS, given, "data", place),
+            data=data_from(_family(DATASETS, given, "data", place), given, place),
             model=build(_family(MODELS, given, "model", place), given, place=place),
             quantizer=_quantizer(given, place),
             optimizer=build(_family(OPTIMIZERS, given, "optimizer", place), given, place=place),
@@ -87,6 +101,8 @@ class Training:
                 place=f"{where}val_fraction",
                 allowed=f"allowed: 0 (none), or {least:.3g} and more, so that each class is among them",
             )
+        self._check_data(where)
+        self._check_weights(where)
         layers = self.model.layers(self.data)
         if self.train_images % batch == 1 and any(one.norm and one.side == 1 for one in layers):
             raise InputError(
@@ -95,11 +111,47 @@ class Training:
                 allowed="allowed: any other size",
             )
 
+    def _check_data(self, where: str) -> None:
+        allowed = AUGMENTATIONS[self.data.streamed]
+        if self.recipe.augment not in allowed:
+            raise InputError(
+                f"{self.recipe.augment!r} is not for {self.data.title}",
+                place=f"{where}augment",
+                allowed="allowed: " + ", ".join(allowed),
+            )
+        if self.recipe.corrupt != "refuse" and not self.data.streamed:
+            raise InputError(
+                f"{self.data.title} has no image files", place=f"{where}corrupt", allowed="allowed: refuse"
+            )
+
+    def _check_weights(self, where: str) -> None:
+        name, place = self.recipe.weights, f"{where}weights"
+        if not WEIGHTS.fullmatch(name):
+            allowed = f"allowed: {NO_WEIGHTS}, {IMAGENET_WEIGHTS}, or a name in small letters, digits, '.', '_' and '-'"
+            raise InputError(f"{name!r} is not allowed", place=place, allowed=allowed)
+        if name != IMAGENET_WEIGHTS:
+            return
+        if published_name(self.model) is None:
+            raise InputError(
+                f"torchvision has no such weights of {self.model.label}",
+                place=place,
+                allowed="allowed: another name, whose file you give with --weights; or a resnet of width 64 with "
+                "stem = 'large', or a mobilenet-v2 of width 32",
+            )
+        if self.data.classes != IMAGENET_CLASSES:
+            raise InputError(
+                f"torchvision's weights have {IMAGENET_CLASSES:,} classes, {self.data.title} has {self.data.classes}",
+                place=place,
+                allowed="allowed: another name, whose file you give with --weights",
+            )
+
     @staticmethod
     def uses(given: Mapping[str, Any]) -> frozenset[str]:
         """The names of the settings that `from_settings` reads, given these families."""
         names = {"data", "model", "optimizer", "quantizer", "bits", *names_of(Recipe)}
         used: dict[str, Mapping[str, type[Any]]] = {"model": MODELS, "optimizer": OPTIMIZERS}
+        if given.get("data") == ImageFolder.name:
+            names.update(names_of(ImageFolder))
         if given.get("bits") != FULL_PRECISION:
             used["quantizer"] = QUANTIZERS
         for key, families in used.items():
@@ -110,13 +162,23 @@ class Training:
     @staticmethod
     def known() -> frozenset[str]:
         """The names of every setting of every family."""
-        families = [*MODELS.values(), *OPTIMIZERS.values(), *QUANTIZERS.values(), Recipe]
+        families = [*MODELS.values(), *OPTIMIZERS.values(), *QUANTIZERS.values(), Recipe, ImageFolder]
         return frozenset(("data", "model", "optimizer", "quantizer")).union(*(names_of(one) for one in families))
 
     @property
     def bits(self) -> int:
         """Bit width of the inner layers' weights; 32 is full precision."""
         return FULL_PRECISION if self.quantizer is None else self.quantizer.bits
+
+    @property
+    def starts_from_weights(self) -> bool:
+        """Whether it starts from weights that were trained before."""
+        return self.recipe.weights != NO_WEIGHTS
+
+    @property
+    def weights_file(self) -> str:
+        """Where a home keeps the weights that it starts from, in its folder of them."""
+        return f"{self.recipe.weights}/{self.model.label}-{self.data.classes}.pth"
 
     @property
     def val_images(self) -> int:
@@ -144,7 +206,7 @@ class Training:
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""
-        flat: dict[str, Setting] = {"data": self.data.name, "model": self.model.name}
+        flat: dict[str, Setting] = {"data": self.data.name, **data_settings(self.data), "model": self.model.name}
         flat |= settings_of(self.model)
         flat |= {"optimizer": self.optimizer.name, **settings_of(self.optimizer), "bits": self.bits}
         if self.quantizer is not None:
@@ -176,6 +238,14 @@ def component_contents(
     }
 
 
+def different_needs(trainings: Iterable[Training]) -> list[Training]:
+    """One training for each data set, and for each network that starts from weights."""
+    needs: dict[tuple[DataSet, str, Model | None], Training] = {}
+    for one in trainings:
+        needs.setdefault((one.data, one.recipe.weights, one.model if one.starts_from_weights else None), one)
+    return list(needs.values())
+
+
 def shared_content(data: DataSet, model: Model, recipe: Recipe) -> dict[str, Any]:
     """The canonical content of trainings that may differ in optimizer, quantizer and `seed`."""
     content = recipe_content(recipe)
@@ -184,7 +254,8 @@ def shared_content(data: DataSet, model: Model, recipe: Recipe) -> dict[str, Any
 
 
 def _data_content(data: DataSet) -> dict[str, Any]:
-    return {"name": data.name, "fingerprint": data.fingerprint}
+    content: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint}
+    return {**content, "size": data.size} if data.name == ImageFolder.name else content
 
 
 def recipe_content(recipe: Recipe) -> dict[str, Any]:

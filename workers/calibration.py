@@ -19,7 +19,7 @@ import torch
 from sweeps.errors import QsweepError
 from sweeps.training import Training
 from workers.cohort import Cohort
-from workers.data import load
+from workers.data import find
 from workers.forms import Form
 
 WARM_UP = 2
@@ -46,7 +46,7 @@ def measure(candidate: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Seconds a step of a full cohort, and the largest memory of this process (on a GPU: of the GPU) in bytes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainings = [Training.from_settings(settings) for settings in candidate["trainings"]]
-    images = load(trainings[0].data, folder, download=False)
+    images = find(trainings[0].data, folder, download=False)
     cohort = Cohort(trainings, images, slots=candidate["slots"], form=Form(candidate["form"]), device=device)
     for _ in range(min(WARM_UP, cohort.steps)):
         cohort.step()
@@ -60,6 +60,7 @@ def measure(candidate: dict[str, Any], folder: Path) -> dict[str, Any]:
         _finish(device)
         steps += 1
     seconds = (time.perf_counter() - started) / max(steps, 1)
+    cohort.close()
     return {"seconds": seconds if steps else None, "peak": _peak(device)}
 
 

@@ -10,19 +10,20 @@ from torch import Tensor
 
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.training import Training
-from workers.data.batches import Batches
-from workers.data.images import Images
+from workers.data import Collection, Part, source_of
 from workers.device import set_precision
-from workers.forms import Form
+from workers.forms import LARGE_IMAGE, Form
 from workers.graphs import Step, StepGraphs
 from workers.models import NETWORKS
 from workers.models.arithmetic import innermost
+from workers.models.convolved import evaluate_in_turn
 from workers.models.forming import arithmetic_of
 from workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
 from workers.models.statistics import RunningStatistics
 from workers.optimizers import CohortOptimizer
 from workers.quantizers.deployment import Deployment
-from workers.results import Result, Trained, describe, epoch_rows, initial_row
+from workers.results import Result, Trained, describe, epoch_rows, starting_rows
+from workers.weights import Start
 
 __all__ = ["Cohort", "Result"]
 
@@ -30,6 +31,8 @@ HISTORY = ("losses", "hits", "val_losses", "val_accuracies")
 """The rows that hold one value an epoch; the last two only where images are held out."""
 EVALUATION_BATCH = 256
 """Images of one pass in evaluation mode: part of the numerics, so it is no setting."""
+LARGE_EVALUATION_BATCH = 64
+"""The same for large images."""
 
 
 class Cohort:
@@ -45,13 +48,14 @@ class Cohort:
     def __init__(
         self,
         trainings: Sequence[Training],
-        images: Images,
+        images: Collection,
         *,
         slots: int,
         form: Form,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         tick: Callable[[], None] = lambda: None,
+        start: Start | None = None,
     ) -> None:
         _check(trainings, slots)
         self._members = tuple(trainings)
@@ -67,7 +71,9 @@ class Cohort:
         self.layout = self._network.layout
         self._arithmetic = arithmetic_of(form, first.recipe.precision, dtype, device)
         self._device, self._dtype = device, dtype
-        self._batches = Batches(images, first.recipe, device, dtype)
+        self._source = source_of(images, first.recipe, device, dtype)
+        self._start = start
+        self._large = first.data.size**2 > LARGE_IMAGE
         self._optimizer = CohortOptimizer(placed, self.layout.steps.start, device, dtype)
         self._deployment = Deployment(placed, self.layout, device, dtype)
         self._rows = self._initial_rows(placed, slots)
@@ -135,11 +141,11 @@ class Cohort:
         self._admit()
         epoch, number = divmod(self._position, self._steps_per_epoch)
         if self._open_epoch != epoch:
-            self._batches.open(epoch)
+            self._source.open(epoch)
             self._optimizer.open(epoch)
             self._open_epoch = epoch
         self._number.fill_(self._position + 1)
-        losses, hits = self._run_step(*self._batches.batch(number))
+        losses, hits = self._run_step(*self._source.batch(number))
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
         self._position += 1
@@ -163,16 +169,21 @@ class Cohort:
         set_precision("fp32")
         rows = self._rows
         passes: list[Tensor] = []
-        for images, labels in filter(None, (self._batches.train, self._batches.test, self._batches.val)):
-            passes += [one.cpu() for one in self._evaluate("best_", images, labels)]
+        for part in self._source.parts:
+            passes += [one.cpu() for one in self._evaluate("best_", part)]
         kept = {name: row.cpu() for name, row in rows.items()}
         found = []
         for member, training in enumerate(self._members):
             slot = self._slot_of[member]
             rows_of = {name: row[slot] for name, row in kept.items()}
             evaluation = [float(one[slot]) for one in passes]
-            found.append(describe(Trained(training=training, layout=self.layout, rows=rows_of, passes=evaluation)))
+            trained = Trained(training=training, layout=self.layout, rows=rows_of, passes=evaluation, start=self._start)
+            found.append(describe(trained))
         return found
+
+    def close(self) -> None:
+        """Let go of what it holds beside memory: processes that decode images."""
+        self._source.close()
 
     def _descend(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step down the sum of the models' own mean losses; each model's loss (float64) and hits."""
@@ -196,13 +207,13 @@ class Cohort:
         """End an epoch: its mean training loss, and the copy of the best model so far."""
         rows = self._rows
         rows["losses"][:, epoch] /= self._steps_per_epoch
-        if self._batches.val is not None:
-            val_loss, val_accuracy = self._evaluate("", *self._batches.val)
+        if Part.VAL in self._source.parts:
+            val_loss, val_accuracy = self._evaluate("", Part.VAL)
             rows["val_losses"][:, epoch] = val_loss
             rows["val_accuracies"][:, epoch] = val_accuracy
         loss = rows["losses"][:, epoch]
         if self._recipe.select_by == "evaluated":
-            loss = self._evaluate("", *self._batches.train)[0]
+            loss = self._evaluate("", Part.TRAIN)[0]
         better = loss.isfinite() & (loss < rows["best_loss"])
         rows["best_loss"].copy_(torch.where(better, loss, rows["best_loss"]))
         rows["best_epoch"].masked_fill_(better, epoch + 1)
@@ -211,7 +222,7 @@ class Cohort:
             best.copy_(torch.where(better[:, None], rows[name], best))
 
     @torch.no_grad()
-    def _evaluate(self, prefix: str, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, prefix: str, part: Part) -> tuple[Tensor, Tensor]:
         """Mean loss (float64) and accuracy of every slot's current or best model in evaluation mode."""
         parameters, statistics = self._rows[f"{prefix}parameters"], self._rows[f"{prefix}statistics"]
         deployed = self._deployment.buffer(parameters)
@@ -219,15 +230,17 @@ class Cohort:
         stages = stage_tensors(self.layout, parameters, deployed, statistics)
         loss = torch.zeros(len(parameters), dtype=torch.float64, device=self._device)
         hits = torch.zeros(len(parameters), dtype=torch.int64, device=self._device)
-        for some, names in zip(
-            torch.split(images, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True
-        ):
-            some = innermost(self._batches.standardized(some))
-            logits = self._network.evaluate(some, stages)
-            loss += _cross_entropy(logits, names).sum(1, dtype=torch.float64)
-            hits += (logits.argmax(1) == names).sum(1)
+        count = 0
+        for images, labels in self._source.passes(part, LARGE_EVALUATION_BATCH if self._large else EVALUATION_BATCH):
+            if self._large:
+                logits = evaluate_in_turn(self._network, images, stages)
+            else:
+                logits = self._network.evaluate(innermost(images), stages)
+            loss += _cross_entropy(logits, labels).sum(1, dtype=torch.float64)
+            hits += (logits.argmax(1) == labels).sum(1)
+            count += len(labels)
             self._tick()
-        return loss / len(labels), hits.double() / len(labels)
+        return loss / count, hits.double() / count
 
     def _admit(self) -> None:
         """Let those members in whose position the cohort has reached."""
@@ -244,8 +257,7 @@ class Cohort:
         parameters = torch.zeros(slots, layout.parameters_length, dtype=self._dtype)
         statistics = torch.zeros(slots, layout.statistics_length, dtype=self._dtype)
         for slot, training in enumerate(placed):
-            parameters[slot] = initial_row(training, layout)
-            statistics[slot] = layout.initial_statistics()
+            parameters[slot], statistics[slot] = starting_rows(training, layout, self._start)
         rows = {
             "parameters": parameters,
             "statistics": statistics,
@@ -258,7 +270,7 @@ class Cohort:
             "losses": torch.zeros(slots, epochs, dtype=torch.float64),
             "hits": torch.zeros(slots, epochs, dtype=torch.int64),
         }
-        if self._batches.val is not None:
+        if Part.VAL in self._source.parts:
             rows["val_losses"] = torch.zeros(slots, epochs, dtype=torch.float64)
             rows["val_accuracies"] = torch.zeros(slots, epochs, dtype=torch.float64)
         return {name: row.to(self._device) for name, row in rows.items()}

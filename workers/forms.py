@@ -25,8 +25,12 @@ class Form(StrEnum):
 
 SMALL_IMAGE = 256
 """Pixels of an image up to which models are trained side by side on a CPU."""
+LARGE_IMAGE = 64 * 64
+"""Pixels of an image up to which pixels are gathered: of larger ones that takes too much memory."""
 CPU_SLOTS = 12
 GPU_SLOTS = 8
+LARGE_SLOTS = 4
+"""The same for large images on a GPU: the precisions of one network, which share the decoded images."""
 
 
 def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
@@ -47,6 +51,8 @@ def default_form(training: Training, device_class: str, *, trains: bool = True) 
     if not trains:
         return default_slots(training, device_class), Form.GATHER
     slots = default_slots(training, device_class)
+    if training.data.size**2 > LARGE_IMAGE:
+        return slots, Form.LOOP
     if device_class.startswith("cuda"):
         return slots, Form.LOOP if reduced else Form.GATHER
     if slots > 1:
@@ -57,5 +63,5 @@ def default_form(training: Training, device_class: str, *, trains: bool = True) 
 def default_slots(training: Training, device_class: str) -> int:
     """How many models are trained side by side where nothing was calibrated."""
     if device_class.startswith("cuda"):
-        return GPU_SLOTS
+        return LARGE_SLOTS if training.data.size**2 > LARGE_IMAGE else GPU_SLOTS
     return CPU_SLOTS if training.data.size**2 <= SMALL_IMAGE else 1

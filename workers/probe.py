@@ -1,4 +1,4 @@
-"""What a machine has and whether a data set can be read there: `python -m workers.probe`, one JSON line.
+"""What a machine has, and whether data and weights can be read there: `python -m workers.probe`, one JSON line.
 
 The orchestrator, which never imports torch, asks this before it registers or starts anything.
 """
@@ -15,14 +15,19 @@ import torch
 
 from sweeps.datasets import DATASETS
 from sweeps.errors import QsweepError
-from workers.data import load
+from sweeps.training import Training
+from workers.data import find
 from workers.device import build, device_class
+from workers.weights import check_given, find_weights
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--download", action="store_true", help="download what is missing")
+    parser.add_argument("--kept", type=Path, help="where the home keeps weights")
+    parser.add_argument("--weights", type=Path, action="append", default=[], help="a file or folder of weights")
+    parser.add_argument("--trainings", type=json.loads, default=[], help="settings, whose data and weights are checked")
     parser.add_argument("datasets", nargs="*", choices=[*DATASETS, []], help="data sets to read and check")
     given = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -34,12 +39,24 @@ def main(arguments: list[str] | None = None) -> int:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
     try:
-        for name in given.datasets:
-            load(DATASETS[name], given.folder, download=given.download)
+        trainings = [Training.from_settings(settings) for settings in given.trainings]
+        for data in dict.fromkeys([*(DATASETS[name] for name in given.datasets), *(one.data for one in trainings)]):
+            find(data, given.folder, download=given.download)
+        found["weights"] = _weights(given, [one for one in trainings if one.starts_from_weights])
     except QsweepError as error:
         found["problem"] = str(error)
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
+
+
+def _weights(given: argparse.Namespace, trainings: list[Training]) -> list[dict[str, str]]:
+    """The files of weights that these trainings start from."""
+    check_given(trainings, given.weights)
+    found = [
+        find_weights(one, kept=given.kept, given=given.weights, data=given.folder, download=given.download)
+        for one in trainings
+    ]
+    return [{"source": str(one.source), "hash": one.file_hash, "target": str(one.target)} for one in found]
 
 
 def _memory(device: torch.device) -> int:

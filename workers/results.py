@@ -15,6 +15,7 @@ from sweeps.training import Training
 from workers.models.layout import Layout
 from workers.optimizers import rate_at
 from workers.quantizers.lsq import initial_steps, layer_bits
+from workers.weights import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +40,28 @@ class Trained:
     layout: Layout
     rows: Mapping[str, Tensor]
     passes: Sequence[float]
+    start: Start | None = None
+    """The weights that it started from, if it was not initialized."""
 
 
 def initial_row(training: Training, layout: Layout) -> Tensor:
-    """The parameters (P) of a training before its first step, from its seed (CPU, float32)."""
-    row = layout.initial_parameters(training.recipe.seed)
+    """The parameters (P) of a training as its network is initialized, from its seed (CPU, float32).
+
+    They are w₀ of the measures even where a training starts from weights: the paper's norms on ImageNet are those
+    of a fresh initialization (`docs/decisions/0014-imagenet.md`).
+    """
+    return _stepped(training, layout, layout.initial_parameters(training.recipe.seed))
+
+
+def starting_rows(training: Training, layout: Layout, start: Start | None) -> tuple[Tensor, Tensor]:
+    """Parameters (P) and statistics (S) of a training before its first step (CPU, float32)."""
+    if start is None:
+        return initial_row(training, layout), layout.initial_statistics()
+    return _stepped(training, layout, start.parameters.clone()), start.statistics.clone()
+
+
+def _stepped(training: Training, layout: Layout, row: Tensor) -> Tensor:
+    """`row` with the step sizes that LSQ begins with."""
     if training.quantizer is not None:
         steps = initial_steps(training.quantizer, layout.layers, row[: layout.weights])
         layout.steps.of(row[None])[0] = steps
@@ -54,6 +72,7 @@ def describe(trained: Trained) -> Result:
     """The result of a finished training. A diverged one has no chosen epoch, no metrics and no norms."""
     rows, layout, training = trained.rows, trained.layout, trained.training
     initial = initial_row(training, layout)
+    begun = starting_rows(training, layout, trained.start)[0]
     final = rows["best_parameters"]
     chosen = int(rows["best_epoch"])
     passes = [_finite(value) if chosen else None for value in trained.passes]
@@ -72,13 +91,14 @@ def describe(trained: Trained) -> Result:
         "diverged": not chosen,
         "last_train_loss": _finite(float(rows["losses"][-1])),
         "init_hash": hashlib.sha256(initial[weights].numpy().tobytes()).hexdigest()[:32],
+        "weights_hash": None if trained.start is None else trained.start.file_hash,
         "weight_norm": _norm(layout.counted(final)) if chosen else None,
-        "distance": _norm(layout.counted(final).double() - layout.counted(initial).double()) if chosen else None,
+        "distance": _norm(layout.counted(final).double() - layout.counted(begun).double()) if chosen else None,
     }
     return Result(
         run=run,
         epochs=epoch_rows(training, trained.rows, training.recipe.epochs),
-        layers=_layers(trained, initial),
+        layers=_layers(trained, begun),
         model={name: tensor.clone() for name, tensor in layout.named(final, rows["best_statistics"])},
     )
 

@@ -119,7 +119,7 @@ def calibrate(
     jobs = read_selection(source, changes=changes or (), where=where).chosen
     place = home_of(home, registry, data)
     place.check()
-    machine = probe(place, sorted({job.training.data.name for job in jobs}))
+    machine = probe(place, jobs=jobs)
 
     def tell(trial: Trial) -> None:
         typer.echo(_trial_text(trial), err=True)

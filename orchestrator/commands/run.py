@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -74,6 +75,15 @@ ResultsOption = Annotated[
         show_default="results/ in the home",
     ),
 ]
+WeightsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="A file of weights that trainings start from, or a folder of them. The home keeps a copy.",
+        show_default="weights/ beside the data; torchvision's are downloaded",
+    ),
+]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the agents go on.")]
 CodeOption = Annotated[
     Code | None,
@@ -109,6 +119,7 @@ def launch(
     gpus: GpusOption = None,
     memory: MemoryOption = None,
     results: ResultsOption = None,
+    weights: WeightsOption = None,
     detach: DetachOption = False,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
@@ -134,7 +145,14 @@ def launch(
         selection,
         choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory)),
         console,
-        Execution(workers=workers, lease=lease, time_limit=time_limit, detach=detach, results=results),
+        Execution(
+            workers=workers,
+            lease=lease,
+            time_limit=time_limit,
+            detach=detach,
+            results=results,
+            weights=tuple(weights or ()),
+        ),
         code=code,
     )
     if not detach:

@@ -84,7 +84,7 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
     home.check()
     known, _ = find_launched(home, selection)
     version = choose_code(known, code)
-    machine = probe(home, sorted({job.training.data.name for job in selection.chosen}))
+    machine = probe(home, jobs=selection.chosen)
     load_ray()
     if _tuning(selection).search is Search.OPTUNA:
         _check_optuna()
@@ -96,6 +96,8 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
             f"{selection.title}: {words if first else 'Optuna draws the jobs'}", highlight=False, soft_wrap=True
         )
         with registry:
+            for one in machine.weights:
+                one.keep()
             if sweep.code == code_version():
                 freeze(home.code)
             fleet = Fleet(home=home, workers=site.agents, gpus=0, lease=ground.lease, scope=Scope(sweep=sweep.id),

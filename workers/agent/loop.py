@@ -25,7 +25,7 @@ from workers.agent.training import train_claims
 from workers.agent.workplace import Plan, Workplace
 from workers.cohort import Cohort
 from workers.corruptions.sets import CorruptedSets
-from workers.data import Images, load, load_staged
+from workers.data import Collection, find, load_staged
 from workers.device import build, device_class, precisions
 from workers.forms import Form, default_form
 from workers.measures.distortion import Known
@@ -47,7 +47,7 @@ class Agent:
         self.scope = scope
         self._models = Models(place.home.models)
         self._trained: tuple[int, ...] = ()
-        self._images: dict[str, Images] = {}
+        self._images: dict[DataSet, Collection] = {}
         self._sets = CorruptedSets(place.home.data, place.home.corruptions)
         self._known = Known()
         self._worked = time.monotonic()
@@ -172,10 +172,10 @@ class Agent:
         diverged = [bool(row["diverged"]) for row in measured]
         publish(place, claims, measure_rows(kind, claims, measured, origin), diverged, [None] * len(claims))
 
-    def _data(self, data: DataSet) -> Images:
-        if data.name not in self._images:
+    def _data(self, data: DataSet) -> Collection:
+        if data not in self._images:
             shared = self.place.home.data
-            near = data_folder(shared, os.environ)
-            found = load(data, shared, download=False) if near is None else load_staged(data, shared, near)
-            self._images[data.name] = found
-        return self._images[data.name]
+            near = None if data.streamed else data_folder(shared, os.environ)
+            found = find(data, shared, download=False) if near is None else load_staged(data, shared, near)
+            self._images[data] = found
+        return self._images[data]

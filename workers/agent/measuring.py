@@ -12,7 +12,7 @@ from sweeps.errors import QsweepError
 from sweeps.measures import Distortion
 from workers.agent.models import Models
 from workers.corruptions.sets import CorruptedSets
-from workers.data import Images
+from workers.data import Collection
 from workers.measures import measure_models
 from workers.measures.distortion import Known, distort_models
 
@@ -24,7 +24,7 @@ class OtherInitialization(QsweepError):
 def measure_claims(
     claims: Sequence[Claim],
     models: Models,
-    images: Images,
+    images: Collection,
     device: torch.device,
     tick: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from workers import checkpoints
 from workers.agent.endings import Stopped, StoppedEarly
 from workers.agent.workplace import Plan, Workplace
 from workers.cohort import Cohort, Result
-from workers.data import Images
+from workers.data import Collection
+from workers.weights import start_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def train_claims(
     place: Workplace,
     claims: Sequence[Claim],
     plan: Plan,
-    images: Images,
+    images: Collection,
     *,
     on_epoch: Callable[[Cohort], None] = lambda _: None,
 ) -> Trained:
@@ -50,8 +51,15 @@ def train_claims(
 
     `on_epoch` is called after each epoch of the whole cohort, and may raise StoppedEarly.
     """
-    started = time.monotonic()
     cohort = _cohort(place, claims, plan, images)
+    try:
+        return _train(place, claims, cohort, on_epoch)
+    finally:
+        cohort.close()
+
+
+def _train(place: Workplace, claims: Sequence[Claim], cohort: Cohort, on_epoch: Callable[[Cohort], None]) -> Trained:
+    started = time.monotonic()
     first, pace = cohort.position, Pace()
     log.info("%s: %d jobs from step %d of %d", claims[0].job.cohort_key, len(claims), first, cohort.steps)
     while not cohort.finished:
@@ -72,7 +80,7 @@ def train_claims(
     return Trained(results=cohort.results(), steps=cohort.steps - first, saving=pace.spent)
 
 
-def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Images) -> Cohort:
+def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Collection) -> Cohort:
     cohort = Cohort(
         [claim.job.training for claim in claims],
         images,
@@ -80,6 +88,7 @@ def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Image
         form=plan.form,
         device=place.device,
         tick=place.heart.touch,
+        start=start_of(claims[0].job.training, place.home.weights),
     )
     for member, claim in enumerate(claims):
         restore(place, cohort, member, claim)

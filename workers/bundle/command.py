@@ -17,6 +17,7 @@ from pathlib import Path
 from db.home import Home
 from sweeps.code import ROOT, is_intact
 from sweeps.errors import InputError, QsweepError
+from sweeps.training import different_needs
 from workers.bundle.desk import Desk
 from workers.bundle.manifest import Manifest, read_manifest
 from workers.bundle.parcel import unpack, write_results
@@ -148,7 +149,9 @@ def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
 
 def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
-    command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), *manifest.datasets()]
+    trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
+    command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
+    command += ["--trainings", json.dumps(trainings)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from workers.data.images import Images, load
-from workers.data.staging import load_staged
+import torch
 
-__all__ = ["Images", "load", "load_staged"]
+from sweeps.training import Recipe
+from workers.data.batches import Batches
+from workers.data.folders import ImageFiles
+from workers.data.images import Collection, Images, find, load
+from workers.data.source import Part, Source
+from workers.data.staging import load_staged
+from workers.data.stream import Stream
+
+__all__ = ["Collection", "ImageFiles", "Images", "Part", "Source", "find", "load", "load_staged", "source_of"]
+
+
+def source_of(collection: Collection, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> Source:
+    """The images of a training, from the memory or from their files."""
+    if isinstance(collection, ImageFiles):
+        return Stream(collection, recipe, device, dtype)
+    return Batches(collection, recipe, device, dtype)

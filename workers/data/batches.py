@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sweeps.training import Recipe
 from workers.data.images import Images
+from workers.data.source import Part, epoch_generator
 from workers.data.split import hold_out
 
 PADDING = 4
@@ -26,7 +27,8 @@ class Shifts:
 
 
 class Batches:
-    """A data set on a device, standardized per channel with the mean and deviation of what is trained on.
+    """A data set in a device's memory, standardized per channel with the mean and deviation of what is trained on: a
+    `workers.data.source.Source`.
 
     `train`, `test` and `val` are images (N, channels, side, side) and labels (N); `val` is None unless the
     recipe holds some of the training images out.
@@ -73,14 +75,43 @@ class Batches:
             images = shifted(images, Shifts(down=one.down[order], across=one.across[order], flipped=one.flipped[order]))
         return self.standardized(images), all_labels[order]
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(part for part in Part if self._of(part) is not None)
+
+    def labels(self, part: Part) -> Tensor:
+        return self._held(part)[1].cpu()
+
+    def passes(self, part: Part, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self._held(part)
+        return self._sized(images, labels, size)
+
+    def chosen(self, places: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = self.train
+        chosen = places.to(self._device)
+        return self._sized(images[chosen], labels[chosen], size)
+
+    def close(self) -> None:
+        """There is nothing but memory."""
+
+    def _sized(self, images: Tensor, labels: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for some, names in zip(torch.split(images, size), torch.split(labels, size), strict=True):
+            yield self.standardized(some), names
+
+    def _of(self, part: Part) -> tuple[Tensor, Tensor] | None:
+        return {Part.TRAIN: self.train, Part.TEST: self.test, Part.VAL: self.val}[part]
+
+    def _held(self, part: Part) -> tuple[Tensor, Tensor]:
+        held = self._of(part)
+        assert held is not None, f"no images are held for {part}"
+        return held
+
     def standardized(self, images: Tensor) -> Tensor:
         """(x − mean) / deviation per channel, in the working precision."""
         return images.to(self.dtype).sub_(self._mean).div_(self._deviation)
 
     def _generator(self, epoch: int, purpose: str) -> torch.Generator:
-        counter = f"{self._recipe.data_seed}/{epoch}/{purpose}".encode()
-        seed = int.from_bytes(hashlib.sha256(counter).digest()[:7], "big")
-        return torch.Generator().manual_seed(seed)
+        return epoch_generator(self._recipe.data_seed, epoch, purpose)
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from sweeps.errors import InputError
 from workers.data.archive import read_archive
 from workers.data.cifar import read_cifar
 from workers.data.digits import read_digits
+from workers.data.folders import ImageFiles, read_files
 
 Arrays = tuple[np.ndarray, ...]
 Reader = Callable[[DataSet, Path | None, bool], Arrays]
@@ -34,12 +36,24 @@ class Images:
     test_labels: Tensor
 
 
+Collection: TypeAlias = Images | ImageFiles
+"""A data set in memory, or as files."""
+
+
+def find(data: DataSet, folder: Path | None, *, download: bool) -> Collection:
+    """`data` as it is kept while it is trained on: in memory, or as the list of its files. Raises InputError as `load`
+    and `read_files` do."""
+    return read_files(data, folder) if data.streamed else load(data, folder, download=download)
+
+
 def load(data: DataSet, folder: Path | None, *, download: bool) -> Images:
     """Read `data` and check its fingerprint: from an archive in `folder` if there is one, else from where it
     usually lies, in `folder` or in a package.
 
     Raises InputError if it is missing, can't be read, or holds something else.
     """
+    if data.streamed:
+        raise InputError(f"{data.title} is too large for the memory", place=data.name)
     archived = read_archive(data, folder)
     arrays = READERS[data.name](data, folder, download) if archived is None else archived
     found = fingerprint(arrays)

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.forms import LARGE_IMAGE
 from workers.measures.point import Point, clamp_steps, round_weights
+from workers.models.convolved import evaluate_in_turn
 from workers.models.graph import largest_activation
 from workers.models.layout import Layout
 from workers.models.network import leaf_tensors, stage_tensors
+from workers.models.stage import StageTensors
 
 GRAPH = 1 << 30
 """Bytes that the activations of one backward pass may take."""
@@ -34,6 +37,9 @@ class Ascent:
         Where weights are rounded, it is that of the straight-through estimator, as in training.
         """
         layers = self._layout.layers
+        if images.shape[-1] ** 2 > LARGE_IMAGE:
+            return torch.cat([self._slopes(slice(one, one + 1), moved[one : one + 1], images, labels)
+                              for one in range(len(moved))])  # fmt: skip
         size = 8 * largest_activation(layers) * len(layers) ** 0.5 * len(labels) * moved.element_size()
         chunk = max(1, int(GRAPH // size))
         images = images.permute(1, 2, 3, 0).contiguous().unsqueeze(0)
@@ -56,15 +62,32 @@ class Ascent:
                 kept[number] = round_weights(layout, point.bits, point.scale, deployed[one], steps)
         slopes = torch.zeros_like(rows)
         stages = leaf_tensors(stage_tensors(layout, rows, deployed, self._statistics[some]))
-        logits = self._network.evaluate(images, stages)
-        loss = -logits.log_softmax(1).gather(1, labels.expand(len(rows), 1, -1)).squeeze(1).mean(1).sum()
-        found = torch.autograd.grad(loss, [leaf for stage in stages for leaf in stage.affine])
+        found = self._differentiated(stages, images, labels)
         places = [one for spans in layout.spans for one in spans.affine]
         for place, slope in zip(places, found, strict=True):
             place.of(slopes).copy_(slope)
         for number, roundings in kept.items():
             _differentiate(layout, points[number], roundings, slopes[number : number + 1])
         return slopes.mul_(self._masks[some])
+
+    def _differentiated(self, stages: Sequence[StageTensors], images: Tensor, labels: Tensor) -> Sequence[Tensor]:
+        """The mean loss's gradients in the tensors of the stages; of large images (B, channels, side, side) it is
+        summed over parts of the batch, as in evaluation mode no image's loss depends on another."""
+        leaves = [leaf for stage in stages for leaf in stage.affine]
+        if images.dim() == 5:
+            logits = self._network.evaluate(images, stages)
+            loss = -logits.log_softmax(1).gather(1, labels.expand(len(logits), 1, -1)).squeeze(1).mean(1).sum()
+            return torch.autograd.grad(loss, leaves)
+        layers = self._layout.layers
+        size = 8 * largest_activation(layers) * len(layers) ** 0.5 * images.element_size()
+        part = max(1, int(GRAPH // size))
+        total: list[Tensor] = []
+        for some, names in zip(torch.split(images, part), torch.split(labels, part), strict=True):
+            logits = evaluate_in_turn(self._network, some, stages)
+            loss = -logits.log_softmax(1).gather(1, names.expand(len(logits), 1, -1)).sum() / len(labels)
+            slopes = torch.autograd.grad(loss, leaves)
+            total = [one + slope for one, slope in zip(total, slopes, strict=True)] if total else list(slopes)
+        return total
 
 
 def _differentiate(layout: Layout, point: Point, roundings: Sequence[tuple[Tensor, Tensor]], slopes: Tensor) -> None:

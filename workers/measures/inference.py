@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from workers.models.arithmetic import pool_planes
+from workers.models.convolved import convolve, folded_kernel
 from workers.models.graph import largest_activation
 from workers.models.network import stage_tensors
-from workers.models.stage import Affine, activate, affine, infer
+from workers.models.stage import Affine, affine, infer
 from workers.models.window import Window
 
 CPU_ACTIVATION = 1 << 20
@@ -169,29 +170,12 @@ class InTurn:
     def _logits(self, row: Tensor, moments: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Logits (B, classes) and labels (B) of each part of the images."""
         network = self._network
-        kernels = [_kernel(stage) for stage in stage_tensors(network.layout, row[None], row[None], moments[None])]
+        kernels = [folded_kernel(stage) for stage in stage_tensors(network.layout, row[None], row[None], moments[None])]
         for images, labels in self._parts:
-            yield network.walk(images, kernels, _convolve, pool_planes), labels
+            yield network.walk(images, kernels, convolve, pool_planes), labels
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """−Σ log softmax(logits)[label] over the images of each model (M, float64), from logits (M, classes, B)."""
     places = labels.expand(len(logits), 1, -1)
     return -logits.log_softmax(1).gather(1, places).squeeze(1).sum(1, dtype=torch.float64)
-
-
-def _kernel(stage: Any) -> tuple[Tensor, Tensor]:
-    """The weight (C, K, k, k) of one model's stage with batch norm in it, and its addend (C)."""
-    scale, shift = stage.scale_and_shift()
-    weight = stage.weight if scale is None else stage.weight * scale[:, :, None, None, None]
-    return weight[0].contiguous(memory_format=torch.channels_last), shift[0]
-
-
-def _convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], residual: Tensor | None) -> Tensor:
-    """One stage of one model on images (B, channels, side, side)."""
-    layer = window.layer
-    groups = layer.inputs if layer.depthwise else 1
-    output = torch.nn.functional.conv2d(images, *kernel, stride=layer.stride, padding=layer.padding, groups=groups)
-    if residual is not None:
-        output.add_(residual)
-    return activate(output, layer)

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from sweeps.measures import Flatness, PacBayes, Sharpness
 from sweeps.training import Training
-from workers.data.batches import Batches
-from workers.data.images import Images
+from workers.data import Collection, Part, Source, source_of
+from workers.data.stream import Stream
 from workers.measures import bounds, draws
 from workers.measures.accuracy import Examinees
 from workers.measures.bisection import Bisection
+from workers.measures.files import ExamineesFromFiles
 from workers.measures.perturbation import Climb, Noise
 from workers.measures.point import Point, make_point
 from workers.measures.search import Perturbation, run_searches
@@ -48,7 +49,7 @@ def measure_models(
     trainings: Sequence[Training],
     models: Sequence[Mapping[str, Tensor]],
     measure: Flatness,
-    images: Images,
+    images: Collection,
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
@@ -62,25 +63,35 @@ def measure_models(
         _moved(make_point(one, model, layout, measure, dtype), device)
         for one, model in zip(trainings, models, strict=True)
     ]
-    batches = Batches(images, first.recipe, device, dtype)
-    pictures, labels = batches.train
-    places = draws.balanced(labels.cpu(), measure.measure_samples, measure.measure_seed).to(device)
-    examinees = Examinees(network, batches.standardized(pictures[places]), labels[places])
+    source = source_of(images, first.recipe, device, dtype)
+    labels = source.labels(Part.TRAIN)
+    places = draws.balanced(labels, measure.measure_samples, measure.measure_seed)
+    examinees = _examinees(network, source, places)
 
     def at(some: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = some.to(device)
-        return batches.standardized(pictures[chosen]), labels[chosen]
+        return next(source.chosen(some, len(some)))
 
     perturbation: Perturbation
     if isinstance(measure, PacBayes):
         perturbation = Noise(measure=measure)
     else:
         perturbation = Climb(measure=measure, network=network, images=at, train_images=len(labels))
-    clean, searches = run_searches(points, measure, layout, examinees, perturbation, tick)
+    try:
+        clean, searches = run_searches(points, measure, layout, examinees, perturbation, tick)
+    finally:
+        source.close()
     return [
         _describe(training, measure, layout, point, accuracy, search, len(examinees))
         for training, point, accuracy, search in zip(trainings, points, clean, searches, strict=True)
     ]
+
+
+def _examinees(network: Any, source: Source, places: Tensor) -> Examinees:
+    """The images that decide the accuracies: in memory, or from their files."""
+    if isinstance(source, Stream):
+        return ExamineesFromFiles(network, source, places)
+    images, labels = next(source.chosen(places, len(places)))
+    return Examinees(network, images, labels)
 
 
 def _moved(point: Point, device: torch.device) -> Point:
@@ -104,7 +115,7 @@ def _describe(
     samples: int,
 ) -> Measured:
     distances = distances_of(point, layout)
-    m = training.train_images
+    m = samples if measure.m_from == "samples" else training.train_images
     last = search.trace[-1]
     of_init, of_orig = (
         BOUNDS[measure.name](measure, distances, square, last.radius, m)

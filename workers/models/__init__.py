@@ -4,4 +4,10 @@ from __future__ import annotations
 
 from workers.models.graph import ConvNetwork
 
-NETWORKS = {"nin": ConvNetwork, "resnet": ConvNetwork, "mobilenet": ConvNetwork, "vgg": ConvNetwork}
+NETWORKS = {
+    "nin": ConvNetwork,
+    "resnet": ConvNetwork,
+    "mobilenet": ConvNetwork,
+    "mobilenet-v2": ConvNetwork,
+    "vgg": ConvNetwork,
+}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch.nn import functional as F
 
 from sweeps.layers import Pool
 from workers.models.arithmetic import pool_planes
-from workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, bounded
+from workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, activate, bounded
 from workers.models.window import Window
 
 
@@ -102,6 +104,33 @@ class Convolved:
         channels = norm.gamma.shape[1]
         mean, variance = (one.view(-1, len(one) // (run.stop - run.start))[:, :channels] for one in (mean, variance))
         return output, mean.detach(), variance.detach()
+
+
+def folded_kernel(stage: StageTensors) -> tuple[Tensor, Tensor]:
+    """The weight (C, K, k, k) of one model's stage with batch norm in it, and its addend (C)."""
+    scale, shift = stage.scale_and_shift()
+    weight = stage.weight if scale is None else stage.weight * scale[:, :, None, None, None]
+    return weight[0].contiguous(memory_format=torch.channels_last), shift[0]
+
+
+def convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], residual: Tensor | None) -> Tensor:
+    """One stage of one model on images (B, channels, side, side), with its folded kernel."""
+    layer = window.layer
+    groups = layer.inputs if layer.depthwise else 1
+    output = F.conv2d(images, *kernel, stride=layer.stride, padding=layer.padding, groups=groups)
+    if residual is not None:
+        output.add_(residual)
+    return activate(output, layer)
+
+
+def evaluate_in_turn(network: Any, images: Tensor, stages: Sequence[StageTensors]) -> Tensor:
+    """Logits (M, classes, B) of images (B, channels, side, side), one model after another: for large images."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    logits = []
+    for model in range(len(stages[0].weight)):
+        kernels = [folded_kernel(stage.of(model)) for stage in stages]
+        logits.append(network.walk(images, kernels, convolve, pool_planes).t())
+    return torch.stack(logits)
 
 
 def _filled(tensor: Tensor, dimension: int, multiple: int) -> Tensor:

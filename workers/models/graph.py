@@ -89,7 +89,9 @@ class ConvNetwork:
             read = outputs[node.source]
             if node.window.layer.pool is not None:
                 read = pool(read, node.window.layer.pool)
-            outputs[number] = step(read, node.window, stage, residual)
+            output = step(read, node.window, stage, residual)
+            after = node.window.layer.pool_after
+            outputs[number] = output if after is None else pool(output, after)
             for one in node.spent:
                 del outputs[one]
         return outputs[len(self.nodes) - 1]
@@ -100,7 +102,7 @@ def make_nodes(layers: Sequence[ConvLayer], size: int) -> tuple[Node, ...]:
     places = {layer.name: number for number, layer in enumerate(layers)}
     sources = [number - 1 if one.source is None else places[one.source] for number, one in enumerate(layers)]
     residuals = [None if one.residual is None else places[one.residual] for one in layers]
-    sides = {IMAGES: size, **{number: layer.side for number, layer in enumerate(layers)}}
+    sides = {IMAGES: size, **{number: layer.side_after for number, layer in enumerate(layers)}}
     last = {place: number for number, read in enumerate(zip(sources, residuals, strict=True)) for place in read}
     return tuple(
         Node(
@@ -115,7 +117,7 @@ def make_nodes(layers: Sequence[ConvLayer], size: int) -> tuple[Node, ...]:
 
 def pooled_side(side: int, pool: Pool | None) -> int:
     """Height and width after the pooling."""
-    return side if pool is None else (side + 2 * pool.padding - pool.kernel) // pool.stride + 1
+    return side if pool is None else pool.side(side)
 
 
 def largest_activation(layers: Sequence[ConvLayer]) -> int:

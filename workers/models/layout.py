@@ -100,7 +100,8 @@ class Layout:
         return torch.cat([row[span.start : span.stop] for span in spans])
 
     def initial_parameters(self, seed: int) -> Tensor:
-        """One row as PyTorch initializes the plain modules, one after the other, under `seed` (CPU, float32).
+        """One row as PyTorch or torchvision initializes the plain modules, one after the other, under `seed` (CPU,
+        float32).
 
         A linear layer draws what a 1×1 convolution draws. Step sizes are 1, and unused, until a quantizer
         sets them.
@@ -111,6 +112,7 @@ class Layout:
             for layer, spans in zip(self.layers, self.spans, strict=True):
                 groups = layer.inputs if layer.depthwise else 1
                 conv = torch.nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, bias=layer.bias, groups=groups)
+                _initialize(conv, layer.init)
                 spans.weight.of(row)[0] = conv.weight.detach()
                 if conv.bias is not None:
                     spans.bias.of(row)[0] = conv.bias.detach()
@@ -147,6 +149,16 @@ class Layout:
         for name, place in self.named(parameters, statistics):
             place.copy_(model[name])
         return parameters, statistics
+
+
+def _initialize(conv: torch.nn.Conv2d, init: str) -> None:
+    """Draw again what torchvision's networks for ImageNet draw in their own way."""
+    if init == "fan-out":
+        torch.nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    elif init == "small":
+        torch.nn.init.normal_(conv.weight, 0, 0.01)
+        if conv.bias is not None:
+            torch.nn.init.zeros_(conv.bias)
 
 
 def weight_shape(layer: ConvLayer) -> tuple[int, int, int, int]:

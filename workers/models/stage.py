@@ -54,6 +54,19 @@ class StageTensors:
         """Weight, bias, and γ and β of batch norm."""
         return (self.weight, self.bias) if self.norm is None else (self.weight, self.bias, *self.trained[1:])
 
+    def of(self, model: int) -> StageTensors:
+        """Those of one of the models."""
+        one, norm = slice(model, model + 1), self.norm
+        return StageTensors(
+            weight=self.weight[one],
+            bias=self.bias[one],
+            norm=None
+            if norm is None
+            else NormTensors(
+                gamma=norm.gamma[one], beta=norm.beta[one], mean=norm.mean[one], variance=norm.variance[one]
+            ),
+        )
+
     def scale_and_shift(self) -> tuple[Tensor | None, Tensor]:
         """What the running statistics make of a convolution's output y: scale·y + shift, each (M, C)."""
         if self.norm is None:

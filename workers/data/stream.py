@@ -1,0 +1,155 @@
+"""A data set that is read from its image files as it is needed: order and augmentation from counters.
+
+Processes decode, cut and flip off the device's path (`workers.data.decoders`); what arrives is uint8, and is
+standardized on the device. An image's cut depends on `data_seed`, the epoch and the image alone, so a training that is
+resumed at any step sees what it would have seen, whatever processes decode. Where images that can't be decoded
+are skipped, an evaluation is over the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sweeps.training import Recipe
+from workers.data.decoders import CHUNK, Decoded, Decoder, Decoders, Task, processes_here
+from workers.data.folders import ImageFiles, Listing
+from workers.data.source import Part, epoch_generator
+from workers.data.split import hold_out
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of each channel, of 1: ImageNet's, as torchvision's weights were trained with. To take a set's own, all of it would
+have to be decoded before the first step."""
+Batch = tuple[Tensor, Tensor]
+
+
+class Stream:
+    """The images of a training, from their files: a `workers.data.source.Source`."""
+
+    def __init__(self, files: ImageFiles, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.side = files.data.size
+        self._recipe, self._device = recipe, device
+        held_out = torch.zeros(len(files.train), dtype=torch.bool)
+        if recipe.val_fraction:
+            held_out = hold_out(files.train.labels, recipe)
+        self._listings: Mapping[Part, Listing] = {Part.TRAIN: files.train, Part.TEST: files.test, Part.VAL: files.train}
+        self._places = {
+            Part.TRAIN: torch.nonzero(~held_out).flatten(),
+            Part.TEST: torch.arange(len(files.test)),
+            Part.VAL: torch.nonzero(held_out).flatten(),
+        }
+        self._mean, self._deviation = (
+            (torch.tensor(one, dtype=torch.float64) * 255).to(device, dtype)[:, None, None] for one in (MEAN, DEVIATION)
+        )
+        self._decoder = Decoder(
+            listings={part.value: self._listings[part] for part in (Part.TRAIN, Part.TEST)},
+            side=self.side,
+            skip=recipe.corrupt == "skip",
+        )
+        self._pool: Decoders | None = None
+        self._epoch = 0
+        self._ahead: Iterator[Batch] = iter(())
+        self._next: tuple[int, int] | None = None
+
+    @property
+    def is_cuda(self) -> bool:
+        return self._device.type == "cuda"
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return tuple(part for part in Part if len(self._places[part]))
+
+    def labels(self, part: Part) -> Tensor:
+        return self._listings[part].labels[self._places[part]]
+
+    def open(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def batch(self, number: int) -> Batch:
+        """Images (B, 3, side, side) and labels (B) of one step of the open epoch. Raises BrokenImage."""
+        if self._next != (self._epoch, number):
+            self._ahead = self._read(Part.TRAIN, self._batches(self._epoch, number), exact=True)
+        steps = -(-len(self._places[Part.TRAIN]) // self._recipe.batch_size)
+        self._next = (self._epoch, number + 1) if number + 1 < steps else (self._epoch + 1, 0)
+        pixels, labels = next(self._ahead)
+        return self.standardized(pixels), labels
+
+    def passes(self, part: Part, size: int) -> Iterator[Batch]:
+        return self._evaluated(part, self._places[part], size)
+
+    def chosen(self, places: Tensor, size: int) -> Iterator[Batch]:
+        return self._evaluated(Part.TRAIN, self._places[Part.TRAIN][places.cpu()], size)
+
+    def pixels(self, places: Tensor, size: int) -> Iterator[Batch]:
+        """As `chosen`, but as they were decoded: uint8."""
+        return self._read(Part.TRAIN, _unaugmented(self._places[Part.TRAIN][places.cpu()], size), exact=False)
+
+    def standardized(self, pixels: Tensor) -> Tensor:
+        """(x − mean) / deviation per channel, in the working precision."""
+        return pixels.to(self.dtype).sub_(self._mean).div_(self._deviation)
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pool, self._ahead, self._next = None, iter(()), None
+
+    def _evaluated(self, part: Part, places: Tensor, size: int) -> Iterator[Batch]:
+        for pixels, labels in self._read(part, _unaugmented(places, size), exact=False):
+            yield self.standardized(pixels), labels
+
+    def _batches(self, epoch: int, number: int) -> Iterator[tuple[np.ndarray, str | None]]:
+        """The places of every batch from this one on to the end of the training, and the counter of their cuts."""
+        seed, size = self._recipe.data_seed, self._recipe.batch_size
+        mine = self._places[Part.TRAIN]
+        for one in range(epoch, self._recipe.epochs):
+            order = mine[torch.randperm(len(mine), generator=epoch_generator(seed, one, "order"))]
+            counter = f"{seed}/{one}/cuts" if self._recipe.augment == "resized-crop" else None
+            for places in torch.split(order, size)[number if one == epoch else 0 :]:
+                yield places.numpy(), counter
+
+    def _read(self, part: Part, batches: Iterable[tuple[np.ndarray, str | None]], *, exact: bool) -> Iterator[Batch]:
+        """Pixels (uint8) and labels of each batch, on the device, decoded in chunks by the pool."""
+        name = Part.TEST if part is Part.TEST else Part.TRAIN
+        labels, counts = self._listings[part].labels, deque[int]()
+
+        def tasks() -> Iterator[Task]:
+            for places, counter in batches:
+                chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
+                counts.append(len(chunks))
+                for chunk in chunks:
+                    yield Task(listing=name.value, places=chunk, counter=counter, exact=exact)
+
+        decoded = self._decoders().decode(tasks())
+        for first in decoded:
+            chunks: list[Decoded] = [first, *islice(decoded, counts.popleft() - 1)]
+            pixels = torch.from_numpy(np.concatenate([one.pixels for one in chunks]))
+            found = labels[torch.from_numpy(np.concatenate([one.places for one in chunks]))]
+            if len(found):
+                yield self._moved(pixels), self._moved(found)
+
+    def _decoders(self) -> Decoders:
+        if self._pool is None:
+            self._pool = Decoders(self._decoder, processes_here(self._agents))
+        return self._pool
+
+    @property
+    def _agents(self) -> int:
+        """Agents that share this machine's cores: one a GPU, or one a core."""
+        return torch.cuda.device_count() if self.is_cuda else os.cpu_count() or 1
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        if self.is_cuda:
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
+
+
+def _unaugmented(places: Tensor, size: int) -> Iterator[tuple[np.ndarray, None]]:
+    return ((some.numpy(), None) for some in torch.split(places, size))
