@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -25,10 +26,11 @@ from sweeps.training import Training
 from tests.workers.folders import described, training_on, write_folder
 from workers.cohort import Cohort
 from workers.data import ImageFiles, Part, find
-from workers.data.decoding import BrokenImage, Cut, draw_cut, evaluation_pixels, training_pixels
 from workers.data.folders import classes_fingerprint
 from workers.data.images import Images
+from workers.data.source import epoch_generator
 from workers.data.stream import DEVIATION, MEAN, Stream
+from workers.decoding.pixels import BrokenImage, Cut, draw_cut, evaluation_pixels, training_pixels
 from workers.forms import Form
 from workers.measures import measure_models
 from workers.results import Result
@@ -132,8 +134,6 @@ def test_a_batch_is_what_its_counters_say_from_whatever_step_it_is_asked(place: 
     again = stream.batch(3)
     assert torch.equal(again[0], seen[1, 3][0])
     assert torch.equal(again[1], seen[1, 3][1])
-    from workers.data.source import epoch_generator
-
     order = torch.randperm(24, generator=epoch_generator(3, 1, "order"))
     mean, deviation = (torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (MEAN, DEVIATION))
     for image, spot in zip(seen[1, 2][0], order[10:15].tolist(), strict=True):
@@ -176,8 +176,8 @@ def test_a_training_from_files_is_that_of_the_same_pixels_in_memory(place: Path)
         for part in (files.train, files.test)
     ]
     held = Images(
-        data=one.data, train_images=parts[0], train_labels=files.train.labels,
-        test_images=parts[1], test_labels=files.test.labels,
+        data=one.data, train_images=parts[0], train_labels=torch.from_numpy(files.train.labels),
+        test_images=parts[1], test_labels=torch.from_numpy(files.test.labels),
     )  # fmt: skip
     cohort = Cohort([one], held, slots=1, form=Form.LOOP, device=CPU, dtype=torch.float64)
     batches: Any = cohort._source
@@ -280,8 +280,6 @@ def test_the_processes_that_decode_end_with_the_agent_even_if_that_is_killed(pla
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
     )
-    import json
-
     script = place.parent / "stream.py"
     script.write_text(program)
     root = Path(__file__).parents[2]
@@ -295,7 +293,7 @@ def test_the_processes_that_decode_end_with_the_agent_even_if_that_is_killed(pla
     assert decoders
     child.kill()
     assert child.stdout.read() == ""  # nobody else holds the agent's output open
-    gone, alive = psutil.wait_procs(decoders, timeout=10)
+    _, alive = psutil.wait_procs(decoders, timeout=10)
     assert not alive
     child.wait()
     child.stdout.close()
@@ -314,10 +312,9 @@ def test_measures_on_images_from_files_are_those_of_the_same_pixels_in_memory(pl
     model = finish(Cohort([one], files, slots=1, form=Form.LOOP, device=CPU))[0].model
     rows = measure_models([one, one], [model, model], measure, files, device=CPU, dtype=torch.float64)
     pixels = torch.from_numpy(np.stack([evaluation_pixels(files.train.path(spot), 16) for spot in range(24)]))
-    # The deviation of what is in memory is its own: scale the weights of the first layer to the other standard.
     held = Images(
-        data=one.data, train_images=pixels, train_labels=files.train.labels,
-        test_images=pixels[:1], test_labels=files.train.labels[:1],
+        data=one.data, train_images=pixels, train_labels=torch.from_numpy(files.train.labels),
+        test_images=pixels[:1], test_labels=torch.from_numpy(files.train.labels[:1]),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         fixed = tuple(255 * torch.tensor(part, dtype=torch.float64) for part in (MEAN, DEVIATION))

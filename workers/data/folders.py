@@ -16,34 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sweeps.datasets import DataSet, ImageFolder
 from sweeps.errors import InputError, QsweepError
+from workers.decoding.listing import Listing
 
 TRAIN, TEST = "train", "val"
 """The folders of the images that are trained on, and of those that are tested on."""
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
 """What ImageFolder takes for an image."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The files of one part: paths below `root` as fixed-width bytes (N), and labels int64 (N), class by class.
-
-    A million paths are one array: as Python strings they would take several times the memory, in every process.
-    """
-
-    root: Path
-    paths: np.ndarray
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, place: int) -> Path:
-        return self.root / os.fsdecode(bytes(self.paths[place]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +124,9 @@ def _listing(part: Path, classes: Sequence[str]) -> Listing:
         before = len(paths)
         paths += sorted(_images(os.fsencode(part / name), os.fsencode(name)))
         counts.append(len(paths) - before)
-        if paths and len(paths) == before:
+        if len(paths) == before:
             raise InputError("this class has no images", place=str(part / name))
-    if not paths:
-        raise InputError("there are no images", place=str(part))
-    labels = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts))
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
     return Listing(root=part, paths=np.array(paths, dtype=bytes), labels=labels)
 
 

@@ -1,6 +1,6 @@
 """A data set that is read from its image files as it is needed: order and augmentation from counters.
 
-Processes decode, cut and flip off the device's path (`workers.data.decoders`); what arrives is uint8, and is
+Processes decode, cut and flip off the device's path (`workers.decoding`); what arrives is uint8, and is
 standardized on the device. An image's cut depends on `data_seed`, the epoch and the image alone, so a training that is
 resumed at any step sees what it would have seen, whatever processes decode. Where images that can't be decoded
 are skipped, an evaluation is over the others.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from sweeps.training import Recipe
-from workers.data.decoders import CHUNK, Decoded, Decoder, Decoders, Task, processes_here
-from workers.data.folders import ImageFiles, Listing
+from workers.data.folders import ImageFiles
 from workers.data.source import Part, epoch_generator
 from workers.data.split import hold_out
+from workers.decoding.pool import CHUNK, Decoded, Decoder, Decoders, Task, processes_here
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of each channel, of 1: ImageNet's, as torchvision's weights were trained with. To take a set's own, all of it would
@@ -38,8 +38,9 @@ class Stream:
         self._recipe, self._device = recipe, device
         held_out = torch.zeros(len(files.train), dtype=torch.bool)
         if recipe.val_fraction:
-            held_out = hold_out(files.train.labels, recipe)
-        self._listings: Mapping[Part, Listing] = {Part.TRAIN: files.train, Part.TEST: files.test, Part.VAL: files.train}
+            held_out = hold_out(torch.from_numpy(files.train.labels), recipe)
+        labels = {Part.TRAIN: files.train.labels, Part.TEST: files.test.labels, Part.VAL: files.train.labels}
+        self._labels = {part: torch.from_numpy(some) for part, some in labels.items()}
         self._places = {
             Part.TRAIN: torch.nonzero(~held_out).flatten(),
             Part.TEST: torch.arange(len(files.test)),
@@ -49,7 +50,7 @@ class Stream:
             (torch.tensor(one, dtype=torch.float64) * 255).to(device, dtype)[:, None, None] for one in (MEAN, DEVIATION)
         )
         self._decoder = Decoder(
-            listings={part.value: self._listings[part] for part in (Part.TRAIN, Part.TEST)},
+            listings={Part.TRAIN.value: files.train, Part.TEST.value: files.test},
             side=self.side,
             skip=recipe.corrupt == "skip",
         )
@@ -67,7 +68,7 @@ class Stream:
         return tuple(part for part in Part if len(self._places[part]))
 
     def labels(self, part: Part) -> Tensor:
-        return self._listings[part].labels[self._places[part]]
+        return self._labels[part][self._places[part]]
 
     def open(self, epoch: int) -> None:
         self._epoch = epoch
@@ -118,7 +119,7 @@ class Stream:
     def _read(self, part: Part, batches: Iterable[tuple[np.ndarray, str | None]], *, exact: bool) -> Iterator[Batch]:
         """Pixels (uint8) and labels of each batch, on the device, decoded in chunks by the pool."""
         name = Part.TEST if part is Part.TEST else Part.TRAIN
-        labels, counts = self._listings[part].labels, deque[int]()
+        labels, counts = self._labels[part], deque[int]()
 
         def tasks() -> Iterator[Task]:
             for places, counter in batches:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeps.errors import QsweepError
-from workers.data.decoding import BrokenImage, evaluation_pixels, training_pixels
-from workers.data.folders import Listing
+from workers.decoding.listing import Listing
+from workers.decoding.pixels import BrokenImage, evaluation_pixels, training_pixels
 
 log = logging.getLogger(__name__)
 
