@@ -73,7 +73,9 @@ def measure_usage(home: Home, garbage: list[Path]) -> list[Usage]:
     """What each folder of the home takes."""
     lost = set(garbage)
     usage = []
-    for folder in (home.results, home.models, home.checkpoints, home.corruptions, home.logs, home.code):
+    for folder in (
+        home.results, home.models, home.weights, home.checkpoints, home.corruptions, home.logs, home.code,
+    ):  # fmt: skip
         sizes = {path: path.stat().st_size for path in _files(folder)}
         thrown = sum(size for path, size in sizes.items() if path in lost)
         usage.append(Usage(name=folder.name, files=len(sizes), size=sum(sizes.values()), garbage=thrown))

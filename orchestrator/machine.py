@@ -98,3 +98,17 @@ def probe(
             for one in found["weights"]
         ),
     )
+
+
+def describe_images(folder: Path, size: int) -> dict[str, str | int]:
+    """The settings of a data set in ImageFolder layout. Raises InputError if it is none."""
+    command = [sys.executable, "-m", "workers.data.folders", "--size", str(size), str(folder)]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
+    )
+    if answer.returncode == InputError.exit_code:
+        raise InputError(answer.stderr.strip())
+    if answer.returncode:
+        raise QsweepError(f"the images could not be listed:\n{answer.stderr.strip()[-2000:]}")
+    found: dict[str, str | int] = json.loads(answer.stdout)
+    return found

@@ -17,6 +17,8 @@ FLOAT = 4
 """Bytes of an fp32 number."""
 BASE_MEMORY = 0.6e9
 """Bytes of a process that has imported torch."""
+STREAMED_BATCHES = 16.0
+"""Batches of decoded images, in bytes, that wait or are on their way where a data set is read from its files."""
 Recorded = Callable[[str], Calibration | None]
 """The calibration of a shape on this device, if the registry has one."""
 
@@ -159,4 +161,6 @@ def _model_memory(training: Training) -> float:
 
 def _data_bytes(training: Training) -> float:
     data = training.data
+    if data.streamed:
+        return STREAMED_BATCHES * training.recipe.batch_size * data.channels * data.size**2
     return float((data.train_images + data.test_images) * data.channels * data.size**2)

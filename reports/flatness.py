@@ -9,7 +9,6 @@ from typing import Any
 
 from reports.declaration import Declaration, paper_values
 from reports.table import Cell, Row, Table, make_cell, precision_name
-from sweeps.datasets import DATASETS
 from sweeps.job import Kind
 from sweeps.measures import Flatness, PacBayes, measure_settings
 from sweeps.spec import Spec
@@ -54,7 +53,7 @@ def make_flatness_table(
     for parent in (job for job in spec.jobs() if job.kind is Kind.TRAIN):
         training = parent.training
         shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title
-        keys = (DATASETS[training.data.name].title, shape, precision_name(training.bits))
+        keys = (training.data.title, shape, precision_name(training.bits))
         for measure, conventions in placed(spec.flatness_measures()):
             row = rows_of.get(spec.child(parent, measure).identity)
             for convention in conventions:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.declaration import Column, Declaration, paper_values
-from sweeps.datasets import DATASETS
+from sweeps.datasets import data_of
 from sweeps.models import MODELS
 from sweeps.quantizers import FULL_PRECISION
 from sweeps.settings import build
@@ -18,7 +18,7 @@ from sweeps.settings import build
 PRECISION_ORDER = ("FP32", *(f"Int{bits}" for bits in range(8, 1, -1)))
 
 ROW_KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "dataset": lambda settings: DATASETS[settings["data"]].title,
+    "dataset": lambda settings: data_of(settings).title,
     "model": lambda settings: build(MODELS[settings["model"]], settings).title,
     "precision": lambda settings: precision_name(settings["bits"]),
 }

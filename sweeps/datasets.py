@@ -172,5 +172,15 @@ def data_settings(data: DataSet) -> dict[str, Setting]:
     return settings_of(ImageFolder.of(data)) if data.name == ImageFolder.name else {}
 
 
+def data_of(settings: Mapping[Any, Any]) -> DataSet:
+    """The data set of a training's settings, which hold, as its row of results does, all that describe it."""
+    base = DATASETS[str(settings["data"])]
+    if base.name != ImageFolder.name:
+        return base
+    numbers = {name: int(settings[name]) for name in ("image_size", "data_classes", "data_train", "data_test")}
+    texts = {name: str(settings[name]) for name in ("data_folder", "data_fingerprint")}
+    return build(ImageFolder, {**numbers, **texts}).data()
+
+
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 FINGERPRINT = re.compile(r"[0-9a-f]{32}")

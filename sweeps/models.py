@@ -394,6 +394,11 @@ MODELS: dict[str, type[NiN] | type[ResNet] | type[MobileNet] | type[MobileNetV2]
 }
 
 
+def family_title(name: str) -> str:
+    """What a family of networks is called."""
+    return {"resnet": "ResNet", "vgg": "VGG"}.get(name) or str(MODELS[name].title)
+
+
 def published_name(model: Model) -> str | None:
     """torchvision's name of this very network, if it has one trained on ImageNet."""
     return model.published if isinstance(model, ResNet | MobileNetV2) else None

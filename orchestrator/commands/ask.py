@@ -1,8 +1,9 @@
-"""What is asked: `sweeps`, `plan` and `calibrate`."""
+"""What is asked: `sweeps`, `plan`, `calibrate` and `images`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     app.command("sweeps", epilog="Example: qsweep sweeps digits-grid")(sweeps)
     app.command("calibrate", epilog="Example: qsweep calibrate cifar10-grid --where 'bits == 2'")(calibrate)
+    app.command("images", epilog="Example: qsweep images ~/data/flowers --size 224")(images)
     app.command("plan", epilog="Example: qsweep plan cifar10-grid --where 'bits == 2' --workers 4")(plan)
 
 
@@ -146,3 +148,22 @@ def _trial_text(trial: Trial) -> str:
     if not trial.rate:
         return f"{what}  does not fit into memory"
     return f"{what}  {trial.rate:>9.1f} model-steps/s  {size_text(trial.peak)} an agent"
+
+
+def images(
+    folder: Annotated[Path, typer.Argument(help="A folder with train/CLASS/ and val/CLASS/ of image files.")],
+    size: Annotated[
+        int, typer.Option("--size", min=8, max=1024, help="Side to which images shall be cut, in pixels.")
+    ] = 224,
+    as_json: JsonOption = False,
+) -> None:
+    """Describe a folder of image files as the settings by which a sweep names it."""
+    from orchestrator.machine import describe_images
+
+    found = describe_images(folder, size)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for name, value in found.items():
+        typer.echo(f"{name} = {json.dumps(value)}")
+    typer.echo(f"# with --data {folder.expanduser().absolute().parent}", err=True)

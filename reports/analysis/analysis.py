@@ -33,8 +33,8 @@ from reports.analysis.correlation import (
 from reports.analysis.measured import Quantity, flatness_quantities, quantities
 from reports.analysis.pairing import METRICS, Bootstrap, Paired, adjust, compare, holm, matched
 from reports.table import PRECISION_ORDER, precision_name
-from sweeps.datasets import DATASETS
-from sweeps.models import MODELS
+from sweeps.datasets import data_of
+from sweeps.models import family_title
 from sweeps.quantizers import QUANTIZERS
 from sweeps.settings import names_of
 from sweeps.spec import Spec
@@ -142,9 +142,9 @@ def finite_runs(runs: pd.DataFrame) -> pd.DataFrame:
 def group_models(spec: Spec, runs: pd.DataFrame) -> Iterator[Models]:
     """The models by data set and family of networks, each group sorted by job."""
     ordered = runs.set_index("job").sort_index()
-    for (data, model), group in ordered.groupby(["data", "model"], sort=True):
+    for (_, model), group in ordered.groupby(["data", "model"], sort=True):
         yield Models(
-            group=f"{DATASETS[str(data)].title} {MODELS[str(model)].__name__}",
+            group=f"{data_of(group.iloc[0].to_dict()).title} {family_title(str(model))}",
             runs=group,
             grid=place_in_grid(group, spec.axes),
             configuration=_configurations(group),
@@ -182,7 +182,7 @@ def _association(kind: str, quantity: Quantity, models: Models, lines: Sequence[
     gap = models.runs[GAP]
     own = [line for line in lines if kind == "measure" or line.hyperparameter == quantity.name]
     accuracy_gap = models.runs["train_accuracy"] - models.runs["test_accuracy"]
-    images = DATASETS[str(models.runs["data"].iloc[0])].test_images
+    images = data_of(models.runs.iloc[0].to_dict()).test_images
     precisions = models.runs["bits"].map(precision_name)
     return Association(
         group=models.group,

@@ -16,6 +16,7 @@ COMMANDS = [
     "sweeps",
     "plan",
     "calibrate",
+    "images",
     "launch",
     "resume",
     "worker",
@@ -85,6 +86,8 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
         ("digits-flatness", 52),
         ("cifar100-distortion", 304),
         ("digits-distortion", 912),
+        ("imagenet-resnets", 128),
+        ("imagenet-distortion", 12),
     }
     assert "[axes.learning_rate]" in qsweep("sweeps", "cifar10-grid").stdout
 

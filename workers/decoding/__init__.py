@@ -1,1 +1,1 @@
-"""Image files decoded ahead in processes of their own, which know no torch: each would take 200 MB for it."""
+"""Image files decoded ahead in processes of their own, which know no torch: it takes ten times their memory."""
