@@ -40,13 +40,14 @@ class Recipe:
     model is not trained on them, but evaluated after each epoch. `augment` is a crop after padding by 4 pixels and a
     flip, or a crop of random place, size and shape (Szegedy et al. 2015) and a flip, for sets that are read from
     their files. `weights` name what the training starts from: `"imagenet"` is torchvision's IMAGENET1K_V1 of this
-    network, any other name a file that the user gives at launch. `corrupt = "skip"` leaves images out that can't be
-    decoded (`workers.data.stream`), which otherwise end the training.
+    network, any other name a file that the user gives at launch; with 0 `epochs` they are evaluated as they are.
+    `corrupt = "skip"` leaves images out that can't be decoded (`workers.data.stream`); otherwise they end the
+    training.
     """
 
     semantics: ClassVar[int] = 1
 
-    epochs: int = setting(EPOCH)
+    epochs: int = setting(Rule(low=0, high=100_000))
     batch_size: int = setting(Rule(low=2, high=65_536))
     milestones: tuple[int, ...] = setting(EPOCH, default=())
     lr_factor: float = setting(Rule(above=0, high=1), default=0.1)
@@ -126,6 +127,9 @@ class Training:
 
     def _check_weights(self, where: str) -> None:
         name, place = self.recipe.weights, f"{where}weights"
+        if not self.recipe.epochs and not self.starts_from_weights:
+            allowed = "allowed: 1 or more, up to 100000; 0 of a training that starts from weights"
+            raise InputError("0 is not allowed", place=f"{where}epochs", allowed=allowed)
         if not WEIGHTS.fullmatch(name):
             allowed = f"allowed: {NO_WEIGHTS}, {IMAGENET_WEIGHTS}, or a name in small letters, digits, '.', '_' and '-'"
             raise InputError(f"{name!r} is not allowed", place=place, allowed=allowed)

@@ -75,7 +75,8 @@ def describe(trained: Trained) -> Result:
     begun = starting_rows(training, layout, trained.start)[0]
     final = rows["best_parameters"]
     chosen = int(rows["best_epoch"])
-    passes = [_finite(value) if chosen else None for value in trained.passes]
+    kept = bool(chosen) or not training.recipe.epochs
+    passes = [_finite(value) if kept else None for value in trained.passes]
     train_loss, train_accuracy, test_loss, test_accuracy, *validated = passes
     val_loss, val_accuracy = validated or (None, None)
     weights = slice(0, layout.weights)
@@ -87,13 +88,13 @@ def describe(trained: Trained) -> Result:
         "val_loss": val_loss,
         "val_accuracy": val_accuracy,
         "generalization_gap": None if train_loss is None or test_loss is None else test_loss - train_loss,
-        "chosen_epoch": chosen or None,
-        "diverged": not chosen,
-        "last_train_loss": _finite(float(rows["losses"][-1])),
+        "chosen_epoch": chosen if kept else None,
+        "diverged": not kept,
+        "last_train_loss": _finite(float(rows["losses"][-1])) if training.recipe.epochs else None,
         "init_hash": hashlib.sha256(initial[weights].numpy().tobytes()).hexdigest()[:32],
         "weights_hash": None if trained.start is None else trained.start.file_hash,
-        "weight_norm": _norm(layout.counted(final)) if chosen else None,
-        "distance": _norm(layout.counted(final).double() - layout.counted(begun).double()) if chosen else None,
+        "weight_norm": _norm(layout.counted(final)) if kept else None,
+        "distance": _norm(layout.counted(final).double() - layout.counted(begun).double()) if kept else None,
     }
     return Result(
         run=run,
@@ -123,7 +124,8 @@ def epoch_rows(training: Training, rows: Mapping[str, Tensor], epochs: int) -> l
 
 def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
     layout, quantizer = trained.layout, trained.training.quantizer
-    final, chosen = trained.rows["best_parameters"], int(trained.rows["best_epoch"])
+    final = trained.rows["best_parameters"]
+    kept = bool(trained.rows["best_epoch"]) or not trained.training.recipe.epochs
     count = len(layout.layers)
     bits = layer_bits(quantizer, count) if quantizer else [FULL_PRECISION] * count
     found = []
@@ -136,12 +138,12 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
                 "layer": layer.name,
                 "index": index,
                 "bits": bits[index],
-                "step_size": _finite(steps[0]) if quantizer and chosen else None,
+                "step_size": _finite(steps[0]) if quantizer and kept else None,
                 "step_size_init": steps[1] if quantizer else None,
                 "weights": layer.weights,
-                "weight_norm": _norm(end) if chosen else None,
+                "weight_norm": _norm(end) if kept else None,
                 "init_norm": _norm(start),
-                "distance": _norm(end.double() - start.double()) if chosen else None,
+                "distance": _norm(end.double() - start.double()) if kept else None,
             }
         )
     return found

@@ -58,7 +58,7 @@ def test_a_users_file_spans_the_same_jobs_as_the_builtin_it_copies(tmp_path: Pat
         ('"rmsprop"]', '"rmsprop", "lion"]', ["axes.learning_rate", "no values for optimizer = 'lion'"]),
         ('by = "optimizer"', 'by = "optimiser"', ["axes.learning_rate.by", "'optimiser'"]),
         ('model = "nin"', 'model = "nim"', ["model", "'nim' is not known", "nin"]),
-        ("epochs =", "# epochs =", ["epochs is missing", "allowed: 1 or more, up to 100000"]),
+        ("epochs =", "# epochs =", ["epochs is missing", "allowed: 0 or more, up to 100000"]),
         ("[axes]", "[axes]\nepochs = [1]", ["'epochs' stands under [fixed] and under [axes]"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -33,7 +34,12 @@ from workers.data.stream import DEVIATION, MEAN, Stream
 from workers.decoding.pixels import BrokenImage, Cut, draw_cut, evaluation_pixels, training_pixels
 from workers.forms import Form
 from workers.measures import measure_models
+from workers.models.arithmetic import innermost
+from workers.models.graph import ConvNetwork
+from workers.models.layout import Layout
+from workers.models.network import stage_tensors
 from workers.results import Result
+from workers.weights import read_start
 
 CPU = torch.device("cpu")
 
@@ -203,6 +209,35 @@ def test_a_resumed_training_from_files_ends_with_the_same_bits(place: Path) -> N
     for one, other in zip(whole, finish(second), strict=True):
         assert (one.run, one.epochs) == (other.run, other.epochs)
         assert all(torch.equal(tensor, other.model[name]) for name, tensor in one.model.items())
+
+
+def test_no_epochs_are_an_evaluation_of_the_weights_as_they_are(place: Path, tmp_path: Path) -> None:
+    one = training_on(place, epochs=0, weights="mine", augment="none")
+    content = dict(Layout(one.model.layers(one.data)).named(*initial(one, seed=9)))
+    torch.save(content, tmp_path / "kept.pt")
+    start = read_start(one, tmp_path / "kept.pt")
+    files = files_of(place, one)
+    cohort = Cohort([one], files, slots=1, form=Form.LOOP, device=CPU, dtype=torch.float64, start=start)
+    assert cohort.finished
+    result = finish(cohort)[0]
+    assert (result.run["diverged"], result.run["chosen_epoch"], result.run["distance"]) == (False, 0, 0.0)
+    assert result.run["weights_hash"] == hashlib.sha256((tmp_path / "kept.pt").read_bytes()).hexdigest()
+    assert not result.epochs
+    network = ConvNetwork(one.model, one.data)
+    rows = [row[None].double() for row in (start.parameters, start.statistics)]
+    pixels = np.stack([evaluation_pixels(files.test.path(spot), 16) for spot in range(len(files.test))])
+    mean, deviation = (torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (MEAN, DEVIATION))
+    images = (torch.from_numpy(pixels).double() / 255 - mean) / deviation
+    logits = network.evaluate(innermost(images), stage_tensors(network.layout, rows[0], rows[0], rows[1]))[0].t()
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(files.test.labels))
+    assert result.run["test_loss"] == pytest.approx(float(loss), abs=1e-9)
+    with pytest.raises(InputError, match="0 of a training that starts from weights"):
+        training_on(place, epochs=0)
+
+
+def initial(one: Training, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    layout = Layout(one.model.layers(one.data))
+    return layout.initial_parameters(seed), layout.initial_statistics()
 
 
 @pytest.fixture
