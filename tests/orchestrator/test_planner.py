@@ -35,6 +35,16 @@ def plan(given: list[Job], seen: list[Ran], workers: int = 2, **options: Any) ->
     return make_plan(given, workers=workers, device=CPU, keep="none", speeds=Speeds(seen, CPU), **options)
 
 
+def test_a_data_set_that_is_read_from_its_files_takes_no_memory_of_its_own() -> None:
+    changes: dict[str, Any] = {
+        "data": "imagenet", "model": "resnet", "depth": 18, "width": 64, "stem": "large", "batch_size": 16,
+    }  # fmt: skip
+    (cohort,) = plan(jobs(1, **changes), []).cohorts
+    images = 224**2 * 3 * 1_331_167
+    assert cohort.memory < 0.02 * images
+    assert (cohort.slots, cohort.form) == (1, "loop")
+
+
 def test_a_cohort_takes_what_the_same_cohort_took() -> None:
     made = plan(jobs(30), [ran(7.0), ran(9.0), ran(8.0)])
     (cohort,) = made.cohorts

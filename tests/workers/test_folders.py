@@ -290,11 +290,13 @@ def test_a_folder_that_is_not_what_was_described_is_refused(spoil: Any, said: st
 
 
 def test_imagenet_is_known_by_its_classes_and_numbers() -> None:
-    from timm.data import ImageNetInfo
-
-    names = sorted(ImageNetInfo().label_names())
+    names = sorted(pytest.importorskip("timm.data").ImageNetInfo().label_names())
     data = DATASETS["imagenet"]
     assert classes_fingerprint(names, data.train_images, data.test_images) == data.fingerprint
+
+
+def test_imagenet_that_is_not_there_is_named() -> None:
+    data = DATASETS["imagenet"]
     with pytest.raises(InputError, match="ImageNet-1K is not here: there is no imagenet"):
         find(data, Path("/nonexistent"), download=True)
 

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import timm
 import torch
 import torchvision
 
@@ -18,7 +17,7 @@ from sweeps.layers import ConvLayer, Pool
 from sweeps.models import MODELS, MobileNet, Model, NiN, ResNet, Vgg
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.quantizers import QUANTIZERS
-from tests.workers.plain import PLAIN, ConvNorm, PlainNin, PlainResNet, named
+from tests.workers.plain import PLAIN, ConvNorm, PlainMobileNet, PlainNin, PlainResNet, named
 from tests.workers.trainings import training
 from workers.models import NETWORKS
 from workers.models.arithmetic import pooled
@@ -88,7 +87,7 @@ def vgg_with_one_head(depth: int) -> torch.nn.Module:
 
 USUAL = [
     (ResNet(depth=18, width=64), resnet18_for_cifar, 11_220_132),
-    (MobileNet(), lambda: timm.create_model("mobilenetv1_100", num_classes=100), 3_309_476),
+    (MobileNet(), lambda: PlainMobileNet(training(model="mobilenet", data="cifar100", width=32)), 3_309_476),
     (Vgg(depth=19), lambda: vgg_with_one_head(19), 20_086_692),
     *((Vgg(depth=depth), partial(vgg_with_one_head, depth), None) for depth in (11, 13, 16)),
 ]

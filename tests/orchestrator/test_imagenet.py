@@ -1,0 +1,137 @@
+"""A sweep over a folder of image files from weights in a file, by the command line alone, with real agents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeps.training import Training
+from tests.conftest import Qsweep
+from tests.workers.folders import write_folder
+from workers.models.layout import Layout
+
+pytestmark = pytest.mark.slow
+
+SWEEP = """
+title = "A folder of images"
+tables = ["table1"]
+[fixed]
+{described}
+model = "resnet"
+stem = "large"
+depth = 18
+width = 2
+weights = "mine"
+optimizer = "sgd"
+learning_rate = 0.01
+weight_decay = 1e-4
+epochs = {epochs}
+batch_size = 8
+augment = "resized-crop"
+[axes]
+bits = [32, 4]
+[[measures]]
+measure = "pac_bayes"
+measure_samples = 12
+m_from = "samples"
+copies = 2
+iterations = 2
+"""
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The folder of the data, with one set of images in it."""
+    write_folder(tmp_path / "data" / "some")
+    return tmp_path / "data"
+
+
+def write_sweep(qsweep: Qsweep, data: Path, *, epochs: int = 1) -> Path:
+    described = qsweep("images", str(data / "some"), "--size", "16")
+    assert described.returncode == 0, described.stderr
+    settings = tomllib.loads(described.stdout)
+    assert (settings["data_classes"], settings["data_train"], settings["data_test"]) == (3, 24, 12)
+    path = data.parent / "pictures.toml"
+    path.write_text(SWEEP.format(described=described.stdout, epochs=epochs))
+    return path
+
+
+def write_weights(sweep: Path, file: Path, *, seed: int = 0) -> str:
+    """Random weights for the sweep's network in a file; its hash."""
+    settings = tomllib.loads(sweep.read_text())["fixed"] | {"bits": 32}
+    one = Training.from_settings(settings)
+    layout = Layout(one.model.layers(one.data))
+    torch.save(dict(layout.named(layout.initial_parameters(seed), layout.initial_statistics())), file)
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def rows(qsweep: Qsweep, text: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(qsweep("query", text, "--format", "json").stdout)
+    return found
+
+
+def test_from_the_folder_and_the_weights_to_the_table(qsweep: Qsweep, data: Path, home: Path, tmp_path: Path) -> None:
+    sweep = write_sweep(qsweep, data)
+    launch = ("launch", str(sweep), "--data", str(data), "--workers", "1")
+    missing = qsweep(*launch)
+    assert missing.returncode == 2
+    assert "there are no weights 'mine' of resnet-18x2-large for 3 classes" in missing.stderr
+    assert not home.exists()
+    digest = write_weights(sweep, tmp_path / "weights.pth")
+    answer = qsweep(*launch, "--weights", str(tmp_path / "weights.pth"))
+    assert answer.returncode == 0, answer.stderr
+    assert "| some " in answer.stdout
+    found = rows(qsweep, "SELECT bits, weights, weights_hash, train_loss FROM runs")
+    assert {(row["weights"], row["weights_hash"]) for row in found} == {("mine", digest)}
+    assert sorted(row["bits"] for row in found) == [4, 32]
+    assert {row["m"] for row in rows(qsweep, "SELECT m FROM measures")} == {12}
+    write_weights(sweep, tmp_path / "other.pth", seed=1)
+    other = qsweep(*launch, "--set", "epochs=2", "--weights", str(tmp_path / "other.pth"))
+    assert other.returncode == 2
+    assert "holds other weights than this home keeps as 'mine'" in other.stderr
+
+
+def test_an_image_that_cannot_be_decoded_fails_the_job_by_its_name(qsweep: Qsweep, data: Path, tmp_path: Path) -> None:
+    broken = data / "some" / "train" / "bee" / "3.JPEG"
+    broken.write_bytes(broken.read_bytes()[:150])
+    sweep = write_sweep(qsweep, data)
+    write_weights(sweep, tmp_path / "weights.pth")
+    launch = ("launch", str(sweep), "--data", str(data), "--workers", "1", "--weights", str(tmp_path / "weights.pth"))
+    answer = qsweep(*launch, "--limit", "1")
+    assert answer.returncode == 1
+    (failed,) = rows(qsweep, "SELECT failure_class, error FROM jobs WHERE state = 'failed' AND kind = 'train'")
+    assert failed["failure_class"] == "input"
+    assert f"{broken}: this image can't be decoded" in failed["error"]
+    assert qsweep(*launch, "--limit", "1", "--set", "corrupt=skip").returncode == 0
+
+
+def test_a_killed_training_ends_with_the_numbers_of_one_that_was_not(
+    qsweep: Qsweep, data: Path, tmp_path: Path
+) -> None:
+    sweep = write_sweep(qsweep, data, epochs=30)
+    write_weights(sweep, tmp_path / "weights.pth")
+    launch = ("launch", str(sweep), "--data", str(data), "--workers", "1", "--weights", str(tmp_path / "weights.pth"))
+    select = ("--where", "bits == 4", "--limit", "1")
+    often = {"QSWEEP_CHECKPOINT_STEPS": "3"}
+    assert qsweep(*launch, *select, "--detach", environment=often).returncode == 0
+    pid = None
+    while pid is None:
+        agents = json.loads(qsweep("status", "--json").stdout)["agents"]
+        pid = next((one["pid"] for one in agents if one["note"] and json.loads(one["note"])["step"] > 6), None)
+    os.kill(pid, signal.SIGKILL)
+    assert qsweep("resume", "pictures", "--data", str(data), "--workers", "1").returncode == 0
+    text = "SELECT train_loss, test_loss, distance FROM runs"
+    ended = rows(qsweep, text)
+    assert any(row["resumed_from"] for row in rows(qsweep, "SELECT resumed_from FROM attempts"))
+    fresh = {"QSWEEP_HOME": str(tmp_path / "fresh")}
+    assert qsweep(*launch, *select, environment=fresh).returncode == 0
+    whole = json.loads(qsweep("query", text, "--format", "json", environment=fresh).stdout)
+    assert ended == whole
