@@ -24,7 +24,7 @@ from orchestrator.kept_models import check_models
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
 from sweeps.code import code_version, freeze
-from sweeps.datasets import DATASETS
+from sweeps.datasets import DATASETS, DataSet, ImageFolder
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Kind
 from workers.bundle.manifest import FILE, Manifest
@@ -174,7 +174,12 @@ def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) 
             raise InputError(answer.stderr.strip())
         if answer.returncode:
             raise QsweepError(f"the data could not be packed:\n{answer.stderr.strip()[-2000:]}")
-    return tuple(name for name in names if name not in taken)
+    return tuple(sorted({_needed(data) for data in manifest.data() if data.name not in taken}))
+
+
+def _needed(data: DataSet) -> str:
+    """What a person calls a data set that the far machine must have: a set of their own by its folder."""
+    return str(data.folder) if data.name == ImageFolder.name else data.name
 
 
 def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from db.rows import CalibrationRow, Claim, ParentModel
+from sweeps.datasets import DataSet
 from sweeps.errors import InputError
 from sweeps.job import Job
 
@@ -36,9 +37,13 @@ class Manifest:
     claims: tuple[Claim, ...]
     calibrations: tuple[CalibrationRow, ...]
 
+    def data(self) -> set[DataSet]:
+        """The data sets that the jobs need."""
+        return {claim.job.training.data for claim in self.claims}
+
     def datasets(self) -> list[str]:
-        """The names of the data sets that the jobs need."""
-        return sorted({claim.job.training.data.name for claim in self.claims})
+        """Their names."""
+        return sorted({data.name for data in self.data()})
 
     def to_json(self) -> str:
         content = {name: getattr(self, name) for name in ("token", "name", "title", "holder", "code", "packed_at")}
