@@ -69,25 +69,27 @@ def read_start(training: Training, path: Path) -> Start:
 
 def packed(content: Mapping[str, Any], model: Model, layout: Layout) -> tuple[Tensor, Tensor]:
     """The rows (parameters, statistics) of a state_dict, float32. Step sizes are 1 until a quantizer sets them."""
-    names = _naming(content, model, layout)
-    parameters, statistics = layout.initial_parameters(0), layout.initial_statistics()
+    names = tensor_names(content, model, layout)
+    parameters, statistics = _blank(layout)
     for name, place in layout.named(parameters, statistics):
-        if not name.endswith(".step"):
+        if name.endswith(".step"):
+            place.fill_(1.0)
+        else:
             place.copy_(content[names[name]].reshape(place.shape))
     return parameters, statistics
 
 
 def misfit(content: Mapping[str, Any], model: Model, layout: Layout) -> str | None:
     """Why a state_dict is not this network's, in words; None if it is."""
-    names = _naming(content, model, layout)
-    wanted = dict(layout.named(layout.initial_parameters(0), layout.initial_statistics()))
+    names = tensor_names(content, model, layout)
+    wanted = dict(layout.named(*_blank(layout)))
     for name, place in wanted.items():
         if name.endswith(".step"):
             continue
         found = content.get(names[name])
         if not isinstance(found, Tensor):
             return f"it has no {names[name]}"
-        if found.numel() != place.numel() or found.shape[0] != place.shape[0]:
+        if (*found.shape, *(1,) * (place.dim() - found.dim())) != tuple(place.shape):
             return f"{names[name]} is of shape {tuple(found.shape)}, not {tuple(place.shape)}"
     used = {names[name] for name in wanted if not name.endswith(".step")}
     others = (name for name in content if name not in used and name.rpartition(".")[2] not in BESIDE)
@@ -95,9 +97,14 @@ def misfit(content: Mapping[str, Any], model: Model, layout: Layout) -> str | No
     return None if extra is None else f"the network has no {extra}"
 
 
-def _naming(content: Mapping[str, Any], model: Model, layout: Layout) -> dict[str, str]:
+def _blank(layout: Layout) -> tuple[Tensor, Tensor]:
+    """Rows of zeros (parameters, statistics)."""
+    return torch.zeros(layout.parameters_length), torch.zeros(layout.statistics_length)
+
+
+def tensor_names(content: Mapping[str, Any], model: Model, layout: Layout) -> dict[str, str]:
     """Our name of each tensor, with its name in `content`: torchvision's, or ours."""
-    own = {name: name for name, _ in layout.named(layout.initial_parameters(0), layout.initial_statistics())}
+    own = {name: name for name, _ in layout.named(*_blank(layout))}
     first = f"{layout.layers[0].name}.weight"
     if first in content or not isinstance(model, ResNet | MobileNetV2):
         return own

@@ -124,7 +124,7 @@ def test_a_training_pass_has_torchvisions_loss_and_gradients_in_every_form(
     rows = torch.zeros_like(parameters)
     for place, slope in zip([span for one in network.layout.spans for span in one.trained], slopes, strict=True):
         place.of(rows).copy_(slope)
-    names = weights._naming(net.state_dict(), model, network.layout)
+    names = weights.tensor_names(net.state_dict(), model, network.layout)
     found = dict(network.layout.named(rows[0], statistics[0]))
     ours = {names[name]: tensor for name, tensor in found.items() if not name.endswith(".step")}
     for name, parameter in net.named_parameters():
@@ -139,7 +139,7 @@ def test_the_networks_for_large_images_are_initialized_as_torchvision_does(model
     assert name is not None
     torch.manual_seed(0)
     net = getattr(torchvision.models, name)()
-    names = weights._naming(net.state_dict(), model, layout)
+    names = weights.tensor_names(net.state_dict(), model, layout)
     for layer, spans in zip(layout.layers, layout.spans, strict=True):
         wanted = net.state_dict()[names[f"{layer.name}.weight"]]
         found = spans.weight.of(row)[0]
