@@ -25,6 +25,7 @@ from sweeps.errors import InputError
 from sweeps.measures import Measure, PacBayes, Sharpness
 from sweeps.training import Training
 from tests.workers.folders import described, training_on, write_folder
+from workers import cohort as engine
 from workers.cohort import Cohort
 from workers.data import ImageFiles, Part, find
 from workers.data.folders import classes_fingerprint
@@ -33,7 +34,8 @@ from workers.data.source import epoch_generator
 from workers.data.stream import DEVIATION, MEAN, Stream
 from workers.decoding.pixels import BrokenImage, Cut, draw_cut, evaluation_pixels, training_pixels
 from workers.forms import Form
-from workers.measures import measure_models
+from workers.measures import ascent, measure_models
+from workers.measures import files as measured_files
 from workers.models.arithmetic import innermost
 from workers.models.graph import ConvNetwork
 from workers.models.layout import Layout
@@ -172,11 +174,15 @@ def finish(cohort: Cohort, steps: int | None = None) -> list[Result]:
         cohort.close()
 
 
-def test_a_training_from_files_is_that_of_the_same_pixels_in_memory(place: Path) -> None:
+def test_a_training_from_files_is_that_of_the_same_pixels_in_memory(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without augmentation every image is a fixed picture, so a cohort in memory can be given the same batches."""
     one = training_on(place, augment="none", select_by="evaluated")
     files = files_of(place, one)
-    streamed = finish(Cohort([one], files, slots=1, form=Form.LOOP, device=CPU, dtype=torch.float64))[0]
+    with monkeypatch.context() as patch:  # evaluated as large images are
+        patch.setattr(engine, "LARGE_IMAGE", 0)
+        streamed = finish(Cohort([one], files, slots=1, form=Form.LOOP, device=CPU, dtype=torch.float64))[0]
     parts = [
         torch.from_numpy(np.stack([evaluation_pixels(part.path(spot), 16) for spot in range(len(part))]))
         for part in (files.train, files.test)
@@ -343,17 +349,24 @@ def test_the_processes_that_decode_end_with_the_agent_even_if_that_is_killed(pla
         Sharpness(measure_samples=12, copies=2, iterations=2, ascent_steps=2, ascent_batch=6, ascent_rate=0.05),
     ],
 )
-def test_measures_on_images_from_files_are_those_of_the_same_pixels_in_memory(place: Path, measure: Measure) -> None:
+def test_measures_on_images_from_files_are_those_of_the_same_pixels_in_memory(
+    place: Path, measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = training_on(place, augment="none", epochs=1, learning_rate=0.05, bits=4)
     files = files_of(place, one)
     model = finish(Cohort([one], files, slots=1, form=Form.LOOP, device=CPU))[0].model
-    rows = measure_models([one, one], [model, model], measure, files, device=CPU, dtype=torch.float64)
+    with monkeypatch.context() as patch:  # as for large images: a gradient of one image at a time, one model a pass
+        patch.setattr(ascent, "LARGE_IMAGE", 0)
+        patch.setattr(ascent, "GRAPH", 1)
+        patch.setattr(measured_files, "CPU_ROWS", 1)
+        patch.setattr(measured_files, "KEPT", 0)
+        rows = measure_models([one, one], [model, model], measure, files, device=CPU, dtype=torch.float64)
     pixels = torch.from_numpy(np.stack([evaluation_pixels(files.train.path(spot), 16) for spot in range(24)]))
     held = Images(
         data=one.data, train_images=pixels, train_labels=torch.from_numpy(files.train.labels),
         test_images=pixels[:1], test_labels=torch.from_numpy(files.train.labels[:1]),
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
+    with monkeypatch.context() as patch:
         fixed = tuple(255 * torch.tensor(part, dtype=torch.float64) for part in (MEAN, DEVIATION))
         patch.setattr("workers.data.batches.moments", lambda images: fixed)
         wanted = measure_models([one], [model], measure, held, device=CPU, dtype=torch.float64)[0]
