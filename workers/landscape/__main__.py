@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sweeps.datasets import DataSet
 from sweeps.errors import QsweepError
 from sweeps.landscape import Landscape
 from sweeps.training import Training
 from workers import checkpoints
-from workers.data import Images, load
+from workers.data import Collection, find
 from workers.device import build, device_class
 from workers.landscape.survey import Survey
 
@@ -50,7 +51,7 @@ class Desk:
     def __init__(self, data: Path, models: Path) -> None:
         self._data, self._models = data, models
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._images: dict[str, Images] = {}
+        self._images: dict[DataSet, Collection] = {}
         self._last: tuple[str, Survey] | None = None
 
     def answer(self, task: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,11 +85,11 @@ class Desk:
         content = checkpoints.load(self._models / file, checksum)
         return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
-    def _set(self, training: Training) -> Images:
-        name = training.data.name
-        if name not in self._images:
-            self._images = {name: load(training.data, self._data, download=False)}
-        return self._images[name]
+    def _set(self, training: Training) -> Collection:
+        data = training.data
+        if data not in self._images:
+            self._images = {data: find(data, self._data, download=False)}
+        return self._images[data]
 
 
 def _finite(value: float) -> float | None:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from sweeps.landscape import BETWEEN, PLANE, Landscape, check_pair
 from sweeps.training import Training
-from workers.data.batches import Batches
-from workers.data.images import Images
+from workers.data import Collection, Part, source_of
 from workers.device import set_precision
 from workers.landscape.directions import cosine, filter_normalized, gaussian_direction
 from workers.measures import draws
 from workers.measures.accuracy import Examinees
+from workers.measures.measuring import examinees_of
 from workers.measures.point import Point, make_point, round_weights
 from workers.models import NETWORKS
 from workers.models.layout import Layout
@@ -42,7 +42,7 @@ class Survey:
         trainings: Sequence[Training],
         models: Sequence[Mapping[str, Tensor]],
         asked: Landscape,
-        images: Images,
+        images: Collection,
         *,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
@@ -128,10 +128,8 @@ class Survey:
 
 
 def _examinees(
-    network: Any, training: Training, asked: Landscape, images: Images, device: torch.device, dtype: torch.dtype
+    network: Any, training: Training, asked: Landscape, images: Collection, device: torch.device, dtype: torch.dtype
 ) -> Examinees:
     """The training images that decide, without augmentation: those that a measure of this sample and seed takes."""
-    batches = Batches(images, training.recipe, device, dtype)
-    pictures, labels = batches.train
-    places = draws.balanced(labels.cpu(), asked.samples, asked.seed).to(device)
-    return Examinees(network, batches.standardized(pictures[places]), labels[places])
+    source = source_of(images, training.recipe, device, dtype)
+    return examinees_of(network, source, draws.balanced(source.labels(Part.TRAIN), asked.samples, asked.seed))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from workers.data.stream import Stream
 from workers.measures.accuracy import Examinees
+from workers.measures.inference import cross_entropies
 from workers.models.arithmetic import pool_planes
 from workers.models.convolved import convolve, folded_kernel
 from workers.models.layout import Layout
@@ -39,9 +40,9 @@ class FromFiles:
         return max(1, (GPU_ROWS if self._stream.is_cuda else CPU_ROWS) // (bytes_ * copies))
 
     def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
-        return self.losses(rows, statistics)[1]
+        return self.scores(rows, statistics)[1]
 
-    def losses(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of each model's cross-entropies (M, float64), and its hits (M, int64)."""
         stages = stage_tensors(self._network.layout, rows, rows, statistics)
         kernels = [[folded_kernel(stage.of(model)) for stage in stages] for model in range(len(rows))]
@@ -54,7 +55,7 @@ class FromFiles:
             self.seen += len(labels)
             for model, some in enumerate(kernels):
                 logits = self._network.walk(images, some, convolve, pool_planes)
-                losses[model] -= logits.log_softmax(1).gather(1, labels[:, None]).sum(dtype=torch.float64)
+                losses[model] += cross_entropies(logits.mT[None], labels)[0]
                 hits[model] += (logits.argmax(1) == labels).sum()
         return losses, hits
 
@@ -78,6 +79,13 @@ class ExamineesFromFiles(Examinees):
 
     def __init__(self, network: Any, stream: Stream, places: Tensor) -> None:
         self._inference: FromFiles = FromFiles(network, stream, places)
+        self.full_pass = self._inference.together(1)
 
     def __len__(self) -> int:
         return self._inference.seen
+
+    @torch.no_grad()
+    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy (nats) and accuracy of each model (M, float64): no model's bits depend on others."""
+        losses, hits = self._inference.scores(rows, statistics)
+        return losses / len(self), hits.double() / len(self)

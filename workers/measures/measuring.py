@@ -66,7 +66,7 @@ def measure_models(
     source = source_of(images, first.recipe, device, dtype)
     labels = source.labels(Part.TRAIN)
     places = draws.balanced(labels, measure.measure_samples, measure.measure_seed)
-    examinees = _examinees(network, source, places)
+    examinees = examinees_of(network, source, places)
 
     def at(some: Tensor) -> tuple[Tensor, Tensor]:
         return next(source.chosen(some, len(some)))
@@ -86,7 +86,7 @@ def measure_models(
     ]
 
 
-def _examinees(network: Any, source: Source, places: Tensor) -> Examinees:
+def examinees_of(network: Any, source: Source, places: Tensor) -> Examinees:
     """The images that decide the accuracies: in memory, or from their files."""
     if isinstance(source, Stream):
         return ExamineesFromFiles(network, source, places)
