@@ -166,6 +166,12 @@ def asked_of(measure: Measure, training: Training) -> Measure:
             allowed=f"allowed: 0 (all), or {training.data.classes} to {most} images of {training.data.title}",
         )
     if isinstance(measure, Distortion):
+        if training.data.streamed:
+            raise InputError(
+                f"{training.data.title} is read from its files, and such images are not corrupted yet",
+                place="measure",
+                allowed="allowed: " + ", ".join(name for name in MEASURES if name != Distortion.name),
+            )
         return measure
     changes: dict[str, Any] = {} if measure.measure_samples else {"m_from": "train"}
     if training.quantizer is None:
