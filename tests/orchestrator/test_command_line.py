@@ -84,7 +84,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
         ("cifar10-flatness", 256),
         ("cifar100-flatness", 256),
         ("digits-flatness", 52),
-        ("cifar100-distortion", 304),
+        ("cifar100-distortion", 912),
         ("digits-distortion", 912),
         ("imagenet-resnets", 128),
         ("imagenet-distortion", 12),

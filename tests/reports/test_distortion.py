@@ -119,10 +119,14 @@ def test_the_papers_values_stand_beside_its_networks_at_their_usual_width() -> N
     assert list(resnet) == [*CORRUPTIONS, "mean"]
     assert [cell.paper for cell in resnet["gaussian_noise"].cells[:4]] == [2.782, 1.546, 1.614, 1.225]
     assert all(cell.paper is None for cell in resnet["mean"].cells)
+    beside = {row.keys[1] for row in made.rows if any(cell.paper is not None for cell in row.cells)}
+    assert beside == {"ResNet-18", "MobileNet-V1", "VGG-19"}
     narrow = make_distortion_table(
         find_table("table5"), heading="h", spec=read_sweep("cifar100-distortion", ["width=16"]), results=[]
     )
-    assert {row.keys[1] for row in narrow.rows} == {"ResNet-18 (width 16)"}
+    assert {row.keys[1] for row in narrow.rows} == {
+        f"{name} (width 16)" for name in ("ResNet-18", "MobileNet-V1", "VGG-19")
+    }
     assert all(cell.paper is None for row in narrow.rows for cell in row.cells)
 
 

@@ -36,7 +36,7 @@ GOLDEN = {
     "digits-grid": ("fbb9a236bf1d4661fe41c83164610b43", "267b3b4feee8b9089b0d5b1c2c3dad1a", "6654a65cbb9d8b24"),
     "cifar10-flatness": ("621595c55db700d45222ae1d72670b60", "1a796fc9fe518402c2417b8829210879", "b7f843bb8dbc3853"),
     "cifar100-flatness": ("bc42e0dfc2a3a0717343082321193cdb", "e908ef96e45b3d0bbd2524fdcbd3032e", "325e3f36db8282df"),
-    "cifar100-distortion": ("2bbd43fbd5b4a9d22b3b4529229b8af2", "30376468dc332ed4325b800ff9a9634d", "8f79ac8f22717c87"),
+    "cifar100-distortion": ("2bbd43fbd5b4a9d22b3b4529229b8af2", "d45336d67065a144147d8b32423994e2", "30e14083b0a96eb0"),
     "digits-distortion": ("6a9498c7b30bcf6d0108482ff16da0b5", "445106b5eeacc390650a300200cadcfe", "64f270bd0640d313"),
     "digits-flatness": ("de36f2ca97fc53357d9dedab83c3568f", "c6268a3a3914a39754d3255cee00a7e9", "02c415d5ed654363"),
     "imagenet-resnets": ("504d1612bf95958bdb0be384ab219889", "b126d24751448e5cb39a313692267a01", "79703c952a1a4c57"),
@@ -44,8 +44,12 @@ GOLDEN = {
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""
 
-BEFORE_RESNETS = {"cifar10-flatness": "f4e336a1bc9383b4", "cifar100-flatness": "f956fa35f392753b"}
-"""The hash of all jobs in order, when these sweeps held Networks in Networks alone."""
+BEFORE_OTHERS = {
+    "cifar10-flatness": ("nin", "f4e336a1bc9383b4"),
+    "cifar100-flatness": ("nin", "f956fa35f392753b"),
+    "cifar100-distortion": ("resnet", "8f79ac8f22717c87"),
+}
+"""The hash of all jobs in order, when these sweeps held one kind of model alone."""
 
 
 def job(**changes: Any) -> Job:
@@ -63,10 +67,11 @@ def test_the_identities_of_builtin_jobs_never_change(name: str) -> None:
     assert (identities[0], identities[-1], digest) == GOLDEN[name]
 
 
-@pytest.mark.parametrize("name", BEFORE_RESNETS)
+@pytest.mark.parametrize("name", BEFORE_OTHERS)
 def test_a_sweep_that_grew_still_holds_the_jobs_it_held(name: str) -> None:
-    older = [one.identity for one in read_sweep(name).jobs() if one.training.model.name == "nin"]
-    assert hashlib.sha256("".join(older).encode()).hexdigest()[:16] == BEFORE_RESNETS[name]
+    model, digest = BEFORE_OTHERS[name]
+    older = [one.identity for one in read_sweep(name).jobs() if one.training.model.name == model]
+    assert hashlib.sha256("".join(older).encode()).hexdigest()[:16] == digest
 
 
 def test_an_identity_is_the_hash_of_canonical_typed_json() -> None:
