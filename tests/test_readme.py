@@ -1,7 +1,7 @@
 """Every command and every piece of code in the README runs.
 
-A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 2`, `cifar` needs the real
-CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
+A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 2` and its landscapes 5 points a side,
+`cifar` needs the real CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def test_the_long_commands_run_one_after_the_other_and_then_the_python(
         assert program == "qsweep"
         if arguments[0] == "launch" and "--limit" not in arguments:
             arguments += ["--limit", "2"]
+        if "--points" in arguments:
+            arguments[arguments.index("--points") + 1] = "5"
         answer = qsweep(*arguments)
         assert answer.returncode == 0, answer.stderr
     (code,) = blocks("python", "")

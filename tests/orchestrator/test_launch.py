@@ -23,7 +23,7 @@ SMALL = ("digits-grid", "--set", "epochs=3", "--where", "width == 8 and depth ==
 LONG = (
     "digits-grid",
     "--set",
-    "epochs=150",
+    "epochs=100",
     "--where",
     "width == 8 and depth == 2 and optimizer == 'sgd' and weight_decay == 0",
 )

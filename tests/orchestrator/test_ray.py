@@ -104,7 +104,7 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     cluster: RayCluster, run: Run, home: Path, folder: Path
 ) -> None:
     arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address, "--workers", "3"]
-    arguments += ["--lease", "6", "--set", "epochs=120"]  # long enough for everything that happens to them
+    arguments += ["--lease", "6", "--set", "epochs=90"]  # long enough for everything that happens to them
     launcher = subprocess.Popen(
         [QSWEEP, *arguments],
         cwd=folder,
@@ -136,7 +136,8 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
         resumed = run("resume", "mine")
         assert resumed.returncode == 0, resumed.stderr
         assert "decoy" not in resumed.stderr
-        assert "ray" not in resumed.stderr.lower().replace("mine@", "")
+        ours = "some agents wait for room on the Ray cluster"  # three are wanted, two cores are left
+        assert "ray" not in resumed.stderr.replace(ours, "").lower()
         assert registry.counts(sweep.id).done == 10
         attempts = [one for row in registry.jobs(sweep.id) for one in registry.attempts(row.id)]
         assert {one.backend for one in attempts} == {"ray"}
