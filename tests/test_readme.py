@@ -1,7 +1,7 @@
 """Every command and every piece of code in the README runs.
 
-A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 2` and its landscapes 5 points a side,
-`cifar` needs the real CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
+A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 2` and its landscapes 5 points
+a side, `cifar` needs the real CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
 """
 
 from __future__ import annotations
