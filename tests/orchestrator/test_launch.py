@@ -23,7 +23,7 @@ SMALL = ("digits-grid", "--set", "epochs=3", "--where", "width == 8 and depth ==
 LONG = (
     "digits-grid",
     "--set",
-    "epochs=100",
+    "epochs=150",
     "--where",
     "width == 8 and depth == 2 and optimizer == 'sgd' and weight_decay == 0",
 )
