@@ -449,6 +449,13 @@ class Registry:
         """The reported epochs of these jobs, in order."""
         return self._database.read(lambda t: trials.read(t, job_ids))
 
-    def stop_trial(self, job_id: int) -> None:
-        """Cancels a queued job that a scheduler wants no longer, unless an active sweep wants it whole."""
-        self._database.write(lambda t: trials.stop(t, job_id))
+    def end_trial(self, sweep_id: int, job_id: int, epoch: int) -> None:
+        """Records that the tuning run wants no more of this job than `epoch` epochs; its first word about a job stays.
+
+        A queued job is cancelled, unless an active sweep wants it whole.
+        """
+        self._database.write(lambda t: trials.end(t, sweep_id, job_id, epoch))
+
+    def trial_ended_after(self, sweep_id: int, job_id: int) -> int | None:
+        """The epochs after which the tuning run ended this job's trial; None if it never did."""
+        return self._database.read(lambda t: trials.ended_after(t, sweep_id, job_id))

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
@@ -85,6 +84,8 @@ class ResultStore:
         The pointers are values or a table of them (`Registry.pointers`); each job stands there once. Raises
         DamagedResults.
         """
+        import pyarrow.dataset as ds  # here, because it takes half a second that those who only write can spare
+
         known = KINDS[kind]
         pointers = committed if isinstance(committed, pa.Table) else _table_of(committed)
         pointers = pointers.filter(pc.equal(pointers["kind"], known.of.value)).combine_chunks()

@@ -193,6 +193,15 @@ reports = sa.Table(
     sqlite_with_rowid=False,
 )
 
+stops = sa.Table(
+    "stops",
+    metadata,
+    sa.Column("job_id", sa.BigInteger, primary_key=True),
+    sa.Column("sweep_id", sa.BigInteger, primary_key=True),  # the tuning run whose scheduler decided
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 events = sa.Table(
     "events",
     metadata,

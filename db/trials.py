@@ -20,7 +20,7 @@ from db.journal import batches, move
 from db.outcomes import held, locked
 from db.rows import Claim, Fenced
 from db.states import FailureClass, State
-from db.tables import jobs, reports
+from db.tables import jobs, reports, stops
 from db.transaction import Transaction
 
 ALONE = 1
@@ -48,12 +48,19 @@ def _claim(transaction: Transaction, agent_id: int, job_id: int, number: int) ->
     return start(transaction, agent_id, rows, number)[0] if rows else None
 
 
-def stop(transaction: Transaction, job_id: int) -> None:
-    """Cancels a queued job that no active sweep wants."""
+def end(transaction: Transaction, sweep_id: int, job_id: int, epoch: int) -> None:
+    """Keeps the first decision about this trial, and cancels its job if that is queued and no active sweep wants it."""
+    decision = {"sweep_id": sweep_id, "job_id": job_id, "epoch": epoch}
+    transaction.run(transaction.insert(stops).on_conflict_do_nothing(), decision)
     (row,) = locked(transaction, [job_id])
     if row.state == State.QUEUED and not row.wanted:
         values = {"ended_at": wall(), "not_before": None, "failure_class": FailureClass.STOPPED.value}
         move(transaction, [row], State.QUEUED, State.CANCELLED, "stopped", values)
+
+
+def ended_after(transaction: Transaction, sweep_id: int, job_id: int) -> int | None:
+    decided = sa.select(stops.c.epoch).where(stops.c.sweep_id == sweep_id, stops.c.job_id == job_id)
+    return transaction.run(decided).scalar()
 
 
 def report(transaction: Transaction, agent_id: int, claim: Fenced, epochs: Sequence[Mapping[str, Any]]) -> None:

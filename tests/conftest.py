@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # as in an agent: with more, sums have another order, and the results other last bits
 
 QSWEEP = str(Path(sys.executable).with_name("qsweep"))
 Qsweep = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -32,7 +32,7 @@ class News(Callback):
         return {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if result["done"] and "problem" not in result:
+        if result.get("whole"):
             self._whole.add(trial.trial_id)
         self._take(result)
         self._say()

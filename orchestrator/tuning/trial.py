@@ -117,10 +117,11 @@ class Trial(tune.Trainable):
             while (epoch := self._due()) is None:
                 self._advance()
         except TrialFailed as error:
+            self._failed = True
             return {"epoch": self._told + 1, self._study.tuning.metric: self._study.tuning.worst, "done": True,
                     "problem": str(error)}  # fmt: skip
         self._told = epoch
-        return self._report(self._known[epoch]) | {"done": epoch == self._epochs}
+        return self._report(self._known[epoch]) | {"done": epoch == self._last, "whole": epoch == self._epochs}
 
     def cleanup(self) -> None:
         self._end()
@@ -134,8 +135,9 @@ class Trial(tune.Trainable):
         row = self._registry.job(job.identity)
         self._id, self._identity = row.id, job.identity
         self._epochs = job.training.recipe.epochs
+        self._last = self._registry.trial_ended_after(self._study.sweep, row.id) or self._epochs
         self._told, self._fruitless = 0, 0
-        self._running = False
+        self._running, self._failed = False, False
         self._known = {one["epoch"]: one for one in self._registry.reports([row.id]).get(row.id, ())}
         if row.state is not State.DONE:
             self._known.pop(self._epochs, None)  # reported, and not published: its agent died between the two
@@ -143,9 +145,10 @@ class Trial(tune.Trainable):
 
     def _due(self) -> int | None:
         """The next epoch to tell: of those that were known from the start, the last one and those of the rungs."""
+        seen = min(self._old, self._last)
         rungs = self._study.tuning.rungs(self._epochs)
         following = sorted(epoch for epoch in self._known if epoch > self._told)
-        return next((one for one in following if one >= self._old or one in rungs), None)
+        return next((one for one in following if one >= seen or one in rungs), None)
 
     def _report(self, row: dict[str, Any]) -> dict[str, Any]:
         metric = self._study.tuning.metric
@@ -201,12 +204,12 @@ class Trial(tune.Trainable):
 
     def _end(self) -> None:
         """The scheduler wants no more of this job, or it is done."""
+        if 0 < self._told < self._epochs and self._epochs not in self._known and not self._failed:
+            self._registry.end_trial(self._study.sweep, self._id, self._told)
         if self._running and self._agent is not None:
             self._agent.order("stop")
             while self._running:
                 self._listen()
-        else:
-            self._registry.stop_trial(self._id)
 
 
 REPORTED = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")

@@ -97,17 +97,20 @@ def test_a_trial_that_another_sweep_wants_whole_is_queued_for_it_when_it_is_stop
     agent, told = run(registry, tuned)
     registry.fail(agent, [told], FailureClass.STOPPED, "at epoch 1")
     assert registry.jobs(tuned.id)[0].state is State.QUEUED
-    registry.stop_trial(told.job_id)
+    registry.end_trial(tuned.id, told.job_id, 1)
     assert registry.jobs(tuned.id)[0].state is State.QUEUED
+    assert registry.trial_ended_after(grid.id, told.job_id) is None
 
 
 def test_a_queued_trial_can_be_stopped(registry: Registry, tuned: Sweep) -> None:
     agent, told = run(registry, tuned)
-    registry.stop_trial(told.job_id)
+    assert registry.trial_ended_after(tuned.id, told.job_id) is None
+    registry.end_trial(tuned.id, told.job_id, 3)
     assert registry.jobs(tuned.id)[0].state is State.RUNNING
     registry.retire(agent)
-    registry.stop_trial(told.job_id)
+    registry.end_trial(tuned.id, told.job_id, 1)
     assert registry.jobs(tuned.id)[0].state is State.CANCELLED
+    assert registry.trial_ended_after(tuned.id, told.job_id) == 3
 
 
 def test_an_agent_that_lost_its_lease_reports_nothing(registry: Registry, tuned: Sweep) -> None:
@@ -117,13 +120,15 @@ def test_an_agent_that_lost_its_lease_reports_nothing(registry: Registry, tuned:
     assert registry.reports([told.job_id]) == {}
 
 
-def test_an_invalidated_job_has_no_reports(registry: Registry, tuned: Sweep) -> None:
+def test_an_invalidated_job_has_no_reports_and_no_end_of_its_trial(registry: Registry, tuned: Sweep) -> None:
     from tests.db.test_leases import result
 
     agent, told = run(registry, tuned)
     registry.report(agent, told, EPOCHS)
     assert registry.finish(agent, [result(told, "p1")]).jobs == {told.job_id}
     assert [one.publication for one in registry.committed_job(told.job_id)] == ["p1"]
+    registry.end_trial(tuned.id, told.job_id, 3)
     registry.invalidate([told.job_id], "wrong data")
     assert registry.reports([told.job_id]) == {}
+    assert registry.trial_ended_after(tuned.id, told.job_id) is None
     assert registry.committed_job(told.job_id) == []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from db.registry import Registry
 from sweeps.training import Training
 from tests.conftest import Qsweep
 from tests.workers.folders import write_folder
@@ -74,6 +75,18 @@ def write_weights(sweep: Path, file: Path, *, seed: int = 0) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def kill_after_a_checkpoint(home: Path) -> None:
+    """Kill the process of the only agent as soon as it has recorded a checkpoint."""
+    deadline = time.monotonic() + 60
+    with Registry.open(home / "registry.db") as registry:
+        sweep = registry.find_sweep("pictures")
+        while not any(row.progress for row in registry.jobs(sweep.id)):
+            assert time.monotonic() < deadline, "no checkpoint came"
+            time.sleep(0.02)
+        (agent,) = registry.agents()
+        os.kill(agent.pid, signal.SIGKILL)
+
+
 def rows(qsweep: Qsweep, text: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(qsweep("query", text, "--format", "json").stdout)
     return found
@@ -114,7 +127,7 @@ def test_an_image_that_cannot_be_decoded_fails_the_job_by_its_name(qsweep: Qswee
 
 
 def test_a_killed_training_ends_with_the_numbers_of_one_that_was_not(
-    qsweep: Qsweep, data: Path, tmp_path: Path
+    qsweep: Qsweep, data: Path, home: Path, tmp_path: Path
 ) -> None:
     sweep = write_sweep(qsweep, data, epochs=60)
     write_weights(sweep, tmp_path / "weights.pth")
@@ -122,12 +135,7 @@ def test_a_killed_training_ends_with_the_numbers_of_one_that_was_not(
     select = ("--where", "bits == 4", "--limit", "1")
     often = {"QSWEEP_CHECKPOINT_STEPS": "3"}
     assert qsweep(*launch, *select, "--detach", environment=often).returncode == 0
-    pid, deadline = None, time.monotonic() + 60
-    while pid is None:
-        assert time.monotonic() < deadline, "no agent came to work"
-        agents = json.loads(qsweep("status", "--json").stdout)["agents"]
-        pid = next((one["pid"] for one in agents if one["note"] and json.loads(one["note"])["step"] > 6), None)
-    os.kill(pid, signal.SIGKILL)
+    kill_after_a_checkpoint(home)
     assert qsweep("resume", "pictures", "--data", str(data), "--workers", "1").returncode == 0
     text = "SELECT train_loss, test_loss, distance FROM runs"
     ended = rows(qsweep, text)

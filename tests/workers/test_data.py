@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from sweeps.datasets import DATASETS
 from sweeps.errors import InputError
@@ -24,6 +25,13 @@ def test_every_data_set_that_a_sweep_may_name_has_a_reader() -> None:
 
 
 def test_digits_are_split_by_every_fifth_image_of_a_class(digits: Images) -> None:
+    bunch = load_digits()
+    images = np.concatenate([digits.train_images.numpy(), digits.test_images.numpy()])[:, 0]
+    labels = np.concatenate([digits.train_labels, digits.test_labels])
+    order = np.lexsort(images.reshape(len(images), -1).T)
+    known = np.lexsort(bunch.images.reshape(len(images), -1).T)
+    assert np.array_equal(images[order], bunch.images[known])
+    assert np.array_equal(labels[order], bunch.target[known])
     assert digits.train_images.shape == (1442, 1, 8, 8)
     assert digits.test_images.shape == (355, 1, 8, 8)
     assert torch.bincount(digits.test_labels).tolist() == [35, 36, 35, 36, 36, 36, 36, 35, 34, 36]

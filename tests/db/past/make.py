@@ -55,6 +55,15 @@ def fill(registry: Registry) -> None:
     _checkpoint(registry, alive, running, 60)
     registry.beat(alive, '{"step": 61}')
 
+    tuner = registry.enlist(agent_info(pid=4))
+    (row,) = registry.jobs(waiting.id)
+    trial = registry.claim_job(tuner, row.id)
+    assert trial is not None
+    registry.report(tuner, trial, [{"epoch": 1, "val_loss": 2.0}])
+    registry.end_trial(waiting.id, row.id, 1)
+    registry.fail(tuner, [trial], FailureClass.STOPPED, "at epoch 1")
+    registry.retire(tuner)
+
 
 def _sweep(registry: Registry, name: str, jobs: list[Job]) -> Sweep:
     sweep = registry.add_sweep(name=name, label="a", spec="{}", size=len(jobs), owner="me", code="0.1.0+abc")
