@@ -112,20 +112,19 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     qsweep: Qsweep, home: Path, tmp_path: Path
 ) -> None:
     uninterrupted = tmp_path / "uninterrupted"
-    launched = subprocess.Popen(
-        [QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = ("launch", *LONG, "--set", "epochs=50")
+    often = environment(home, {"QSWEEP_CHECKPOINT_STEPS": "100"})
+    launched = subprocess.Popen([QSWEEP, *command], env=often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until_running(qsweep, 12)
     deadline = time.monotonic() + 60
     while not list((home / "checkpoints").rglob("*.pt")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(1)
     for process in [*descendants_by_home(home), psutil.Process(launched.pid)]:
         process.kill()
     launched.wait()
     assert counts(qsweep)["done"] == 0
 
-    again = qsweep("launch", *LONG)
+    again = qsweep(*command)
     assert again.returncode == 0, again.stderr
     assert counts(qsweep)["done"] == 12
     runs = api.results("digits-grid", home=home)
@@ -133,7 +132,7 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     resumed = [json.loads(qsweep("show", job, "--json").stdout)["attempts"][-1]["resumed_from"] for job in runs.job]
     assert min(resumed) > 0
 
-    reference = qsweep("--home", str(uninterrupted), "launch", *LONG)
+    reference = qsweep("--home", str(uninterrupted), *command)
     assert reference.stdout == again.stdout
     other = api.results("digits-grid", home=uninterrupted).set_index("job")
     for column in ("train_loss", "test_loss", "weight_norm", "distance", "last_train_loss"):

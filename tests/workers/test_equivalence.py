@@ -74,6 +74,7 @@ def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digi
             model="resnet",
             depth=50,
             width=8,
+            batch_size=75,
             optimizer=optimizer,
             bits=bits,
             learning_rate=RATES[optimizer] / 1000,
