@@ -9,6 +9,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from db.compaction import compact
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
@@ -23,6 +24,8 @@ from sweeps.faults import point
 POLL = 0.5
 STRIKES = 3
 """Starts of agents without any progress after which the launcher gives up."""
+MANY = 256
+"""Publications that a launcher has seen come before it merges them."""
 
 
 class Interrupted(QsweepError):
@@ -49,8 +52,10 @@ class Watch:
         self._seen: set[tuple[str, int]] = set()
         self._strikes = 0
         self._mark = -1
+        self._done = -1
         self._interrupts = 0
         self._deaths = Deaths()
+        self._loose: set[str] = set()
         self._said: frozenset[str] = frozenset()
 
     def run(self) -> None:
@@ -86,6 +91,9 @@ class Watch:
         )
         self.progress.away = counts.away
         self.progress.add_notes([agent.note for agent in self.registry.agents()])
+        if counts.done == self._done:
+            return
+        self._done = counts.done
         fresh = [
             row
             for row in self.registry.committed(self.sweep.id)
@@ -104,6 +112,18 @@ class Watch:
             ]
             self.progress.add_results(self.results.read("runs", fresh, columns=columns).to_pylist())
             self.progress.done.update(row.job for row in fresh)
+            self._loose.update(row.publication for row in fresh)
+            self._compact()
+
+    def _compact(self) -> None:
+        """Merge results files before there are so many that every answer waits for them."""
+        if len(self._loose) < MANY:
+            return
+        self._loose.clear()
+        try:
+            compact(self.home, self.registry, [self.sweep.id])
+        except (QsweepError, OSError) as error:  # nothing is lost by it, and nothing has to stop for it
+            self._say([f"results files were not merged: {error}"])
 
     def _counts(self) -> Counts:
         return self.registry.counts(self.sweep.id, self.fleet.scope.selection)

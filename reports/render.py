@@ -93,14 +93,17 @@ def _markdown(table: Table, layout: Layout) -> str:
 
 
 def _latex(table: Table, layout: Layout) -> str:
+    """For the packages booktabs and graphicx; a table that is wider than the line is made as small as it takes."""
     columns = table.declaration.columns
     texts = len(table.declaration.rows) + layout.against_paper
     header = header_of(table, layout)
     lines = [
+        r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{_escape(f'{table.declaration.title} ({table.heading})')}}}",
         rf"  \label{{tab:{table.declaration.name}}}",
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{{'l' * texts}{'r' * (len(columns) + 1)}}}",
         r"    \toprule",
         "    " + " & ".join(_escape(name) for name in header) + r" \\",
@@ -108,7 +111,7 @@ def _latex(table: Table, layout: Layout) -> str:
     ]
     body = [line for row in table.rows for line in lines_of(row, columns, layout)]
     lines += ["    " + " & ".join(_escape(cell) for cell in line) + r" \\" for line in body]
-    lines += [r"    \bottomrule", r"  \end{tabular}"]
+    lines += [r"    \bottomrule", r"  \end{tabular}}"]
     lines += [rf"  \par\footnotesize {_escape(remark)}" for remark in notes(table, layout)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 

@@ -19,9 +19,10 @@ from db.garbage import GRACE, find_garbage
 from db.registry import Registry
 from db.results import ResultStore
 from db.schema import KINDS
+from orchestrator.watch import MANY
 from tests.conftest import QSWEEP, environment
 from tests.fault.sabotage import Fault, Saboteur
-from tests.reports.made import Made, home_at, launch, work
+from tests.reports.made import SWEEP, Made, home_at, launch, work
 
 
 @pytest.fixture
@@ -172,3 +173,22 @@ def test_the_speeds_of_cohorts_are_known_after_it_as_before(made: Made) -> None:
     assert len(before) == 6
     merge(made)
     assert {(one.job.identity, one.members, one.slots, one.seconds) for one in ran_cohorts(made.home)} == before
+
+
+@pytest.mark.slow
+def test_a_launch_merges_what_has_become_many(tmp_path: Path) -> None:
+    rates = [0.001 * (1 + number) for number in range(4 * MANY // 24 + 1)]
+    text = SWEEP.replace("epochs = 3", "epochs = 1").replace("[0.01]", str(rates))
+    made = work(launch(home_at(tmp_path), text), cohorts=MANY)
+    assert len(counted_files(made)) == MANY
+    arguments = ["launch", str(tmp_path / "made.toml"), "--code", "current", "--workers", "1"]
+    launched = subprocess.run(
+        [QSWEEP, *arguments], env=environment(made.home.root), check=False, capture_output=True, text=True
+    )
+    assert launched.returncode == 0, launched.stderr
+    assert len([one for one in counted_files(made) if one.startswith("compact-")]) == 1
+    assert len(counted_files(made)) < MANY
+    found = answers(made)["runs"].to_pandas().set_index("job")
+    assert len(found) == made.sweep.size
+    before = made.frame().set_index("job")
+    assert (found.train_loss[before.index] == before.train_loss).all()

@@ -143,6 +143,8 @@ def test_csv_holds_full_precision_and_reads_back() -> None:
 
 def test_latex_is_a_booktabs_table_with_its_characters_escaped() -> None:
     text = render(table(results(5)), Format.LATEX, Layout(spread=True))
+    assert text.splitlines()[0] == r"% \usepackage{booktabs,graphicx}"
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
     for part in (r"\toprule", r"\midrule", r"\bottomrule", r"Train acc. (\%)", r"$\pm$", r"\end{tabular}"):
         assert part in text
     assert "$-$0." in render(table(results(5)), Format.LATEX, Layout(against_paper=True))
