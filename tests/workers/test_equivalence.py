@@ -77,7 +77,7 @@ def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digi
             batch_size=75,
             optimizer=optimizer,
             bits=bits,
-            learning_rate=RATES[optimizer] / 1000,
+            learning_rate=RATES[optimizer] / (10_000 if optimizer == "sgd" else 1_000),
             seed=1,
             **CALM[optimizer],
         )
