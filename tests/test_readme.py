@@ -1,7 +1,7 @@
 """Every command and every piece of code in the README runs.
 
-A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 2` and its landscapes 5 points
-a side, `cifar` needs the real CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
+A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 2` and one epoch, its landscapes
+5 points a side, `cifar` needs the real CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def test_the_long_commands_run_one_after_the_other_and_then_the_python(
 ) -> None:
     for program, *arguments in commands("long"):
         assert program == "qsweep"
-        if arguments[0] == "launch" and "--limit" not in arguments:
-            arguments += ["--limit", "2"]
+        if arguments[0] == "launch":
+            arguments += [] if "--limit" in arguments else ["--limit", "2"]
+            arguments += [] if any(one.startswith("epochs=") for one in arguments) else ["--set", "epochs=1"]
         if "--points" in arguments:
             arguments[arguments.index("--points") + 1] = "5"
         answer = qsweep(*arguments)

@@ -90,7 +90,7 @@ def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_wher
     tmp_path: Path,
 ) -> None:
     small = Small(tmp_path)
-    assert small.run("launch", "small.toml", "--limit", "1").returncode == 0
+    assert small.run("launch", "small.toml", "--limit", "1", "--workers", "1").returncode == 0
     (snapshot,) = [path for path in (small.home / "code").iterdir() if not path.name.startswith(".")]
     (snapshot / "workers" / "agent" / "__main__.py").write_text("raise SystemExit('broken')\n")
     answer = small.run("launch", "small.toml", "--workers", "1")

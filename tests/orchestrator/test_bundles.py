@@ -30,7 +30,7 @@ from tests.conftest import Qsweep
 pytestmark = pytest.mark.slow
 
 LONG = (
-    "digits-grid", "--set", "epochs=25", "--where",
+    "digits-grid", "--set", "epochs=15", "--where",
     "width == 8 and depth == 2 and optimizer != 'rmsprop' and learning_rate == 0.005 and weight_decay < 0.00015",
 )  # fmt: skip
 """16 jobs: more than one cohort."""
@@ -181,7 +181,7 @@ def test_what_is_away_is_neither_run_nor_waited_for_and_comes_back_when_recalled
     late = qsweep("import", bundle)
     assert "0 jobs counted" in late.stdout
     assert "16 refused" in late.stdout
-    assert qsweep("launch", *SHORT).returncode == 0
+    assert qsweep("launch", *SHORT, "--workers", "1").returncode == 0
     before = runs_of(home)
     assert "16 refused" in qsweep("import", bundle).stdout
     pd.testing.assert_frame_equal(before, runs_of(home))
@@ -193,7 +193,19 @@ def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
     qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
 ) -> None:
     qsweep("pack", *SHORT, "--out", str(tmp_path / "far"))
-    finish(far("-m", "workers", "far", "--results", "results.zip", "--no-models", PYTHONPATH=code_path(tmp_path)))
+    finish(
+        far(
+            "-m",
+            "workers",
+            "far",
+            "--results",
+            "results.zip",
+            "--no-models",
+            "--workers",
+            "1",
+            PYTHONPATH=code_path(tmp_path),
+        )
+    )
     first = qsweep("import", str(tmp_path / "results.zip"))
     assert "16 jobs counted" in first.stdout
     assert "16 of them without their models" in first.stdout
@@ -230,7 +242,7 @@ def test_measures_travel_with_their_models_or_after_them(qsweep: Qsweep, home: P
     together = api.results("measured", "measures", home=home)
 
     other = str(tmp_path / "other")
-    assert qsweep("launch", str(trained), "--home", other).returncode == 0
+    assert qsweep("launch", str(trained), "--home", other, "--workers", "1").returncode == 0
     assert "with 2 jobs" in qsweep("pack", str(measured), "--out", str(tmp_path / "after"), "--home", other).stdout
     finish(far("after", "--workers", "1"))
     assert "2 jobs counted" in qsweep("import", str(tmp_path / "after"), "--home", other).stdout
@@ -260,7 +272,7 @@ def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
     qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
 ) -> None:
     qsweep("pack", *SHORT, "--out", str(tmp_path / "far"))
-    finish(far("far", "--results", "results.zip"))
+    finish(far("far", "--results", "results.zip", "--workers", "1"))
     mark = events(home)
 
     def refused(name: str, damage: Callable[[Path], None], words: str) -> None:
@@ -299,7 +311,7 @@ def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
     cut = qsweep("import", str(tmp_path / "results.zip"))
     assert cut.returncode == 2
     assert "truncated or damaged" in cut.stderr
-    elsewhere = qsweep("launch", *SHORT, "--limit", "1", "--home", str(tmp_path / "another"))
+    elsewhere = qsweep("launch", *SHORT, "--limit", "1", "--workers", "1", "--home", str(tmp_path / "another"))
     assert elsewhere.returncode == 0, elsewhere.stderr
     assert "another registry" in qsweep("import", str(tmp_path / "far"), "--home", str(tmp_path / "another")).stderr
 

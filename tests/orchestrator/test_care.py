@@ -12,7 +12,7 @@ from tests.conftest import Qsweep
 
 pytestmark = pytest.mark.slow
 
-SWEEP = ("launch", "digits-grid", "--set", "epochs=1", "--limit", "4")
+SWEEP = ("launch", "digits-grid", "--set", "epochs=1", "--limit", "4", "--workers", "1")
 
 
 def files(home: Path) -> set[str]:
@@ -60,7 +60,9 @@ def test_invalid_results_count_no_more_and_are_computed_again(qsweep: Qsweep, ho
 def test_a_cancelled_sweep_leaves_the_jobs_of_another_alone(qsweep: Qsweep, home: Path) -> None:
     first = ("digits-grid", "--set", "epochs=1", "--name", "first", "--limit", "4")
     assert qsweep("launch", *first).returncode == 0
-    answer = qsweep("launch", "digits-grid", "--set", "epochs=[1, 2]", "--name", "second", "--limit", "4")
+    answer = qsweep(
+        "launch", "digits-grid", "--set", "epochs=[1, 2]", "--name", "second", "--limit", "4", "--workers", "1"
+    )
     assert answer.returncode == 0, answer.stderr
     assert "4 jobs: 2 new, 0 known, 2 shared with other sweeps" in answer.stderr
     assert qsweep("cancel", "digits-grid@first").returncode == 0
@@ -95,7 +97,7 @@ def test_the_code_is_frozen_at_launch_and_a_launch_with_other_code_asks(qsweep: 
 
 def test_a_variants_name_belongs_to_its_jobs(qsweep: Qsweep, home: Path) -> None:
     assert qsweep(*SWEEP, "--name", "mine").returncode == 0
-    other = qsweep("launch", "digits-grid", "--set", "epochs=2", "--limit", "4", "--name", "mine")
+    other = qsweep("launch", "digits-grid", "--set", "epochs=2", "--limit", "4", "--name", "mine", "--workers", "1")
     assert other.returncode == 2
     assert "digits-grid@mine names another variant already" in other.stderr
     assert len(api.results("digits-grid", home=home)) == 4

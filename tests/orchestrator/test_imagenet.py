@@ -129,7 +129,7 @@ def test_an_image_that_cannot_be_decoded_fails_the_job_by_its_name(qsweep: Qswee
 def test_a_killed_training_ends_with_the_numbers_of_one_that_was_not(
     qsweep: Qsweep, data: Path, home: Path, tmp_path: Path
 ) -> None:
-    sweep = write_sweep(qsweep, data, epochs=60)
+    sweep = write_sweep(qsweep, data, epochs=20)
     write_weights(sweep, tmp_path / "weights.pth")
     launch = ("launch", str(sweep), "--data", str(data), "--workers", "1", "--weights", str(tmp_path / "weights.pth"))
     select = ("--where", "bits == 4", "--limit", "1")

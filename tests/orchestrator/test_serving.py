@@ -52,7 +52,7 @@ def test_a_sweep_runs_on_it_and_the_password_appears_nowhere(
     assert stat.S_IMODE((home / "postgres.pgpass").stat().st_mode) == 0o600
     texts = [url]
     for arguments in (
-        ("launch", "digits-grid", "--set", "epochs=1", "--limit", "2"),
+        ("launch", "digits-grid", "--set", "epochs=1", "--limit", "2", "--workers", "1"),
         ("status", "--json"),
         ("db", "check"),
         ("doctor",),

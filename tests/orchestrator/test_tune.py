@@ -145,7 +145,7 @@ def test_an_interrupted_tuning_by_optuna_is_resumed_from_the_registry_alone(
     cluster: RayCluster, run: Run, home: Path, folder: Path
 ) -> None:
     arguments = ["tune", "tuned.toml", "--search", "optuna", "--scheduler", "none", "--samples", "4"]
-    arguments += ["--ray-address", cluster.address, "--set", "epochs=150"]
+    arguments += ["--ray-address", cluster.address, "--set", "epochs=90"]
     process = subprocess.Popen(
         [QSWEEP, *arguments],
         cwd=folder,

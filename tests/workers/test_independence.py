@@ -59,7 +59,7 @@ def test_neighbours_and_slots_change_no_bit(
     reversed_order = finish(cohort_of(trainings[::-1], digits, form))[::-1]
     for member, result in enumerate(together):
         assert_same_bits(result, reversed_order[member])
-    for member in (0, 3, 5, 11):
+    for member in (3, 8):
         alone = finish(cohort_of([trainings[member]], digits, form))[0]
         assert_same_bits(together[member], alone)
 
