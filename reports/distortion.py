@@ -11,7 +11,6 @@ from typing import Any
 from reports.declaration import Column, Declaration, paper_values
 from reports.table import Cell, Row, Table, mean_and_error, precision_name
 from sweeps.corruptions import CORRUPTIONS
-from sweeps.datasets import DATASETS
 from sweeps.job import Kind
 from sweeps.measures import Distortion
 from sweeps.settings import settings_of
@@ -96,7 +95,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
     networks: dict[tuple[str, str], int] = {}
     for parent in trainings:
         training = parent.training
-        network = (DATASETS[training.data.name].title, network_title(training, declaration.usual_widths))
+        network = (training.data.title, network_title(training, declaration.usual_widths))
         number = networks.setdefault(network, len(networks))
         model = (precision_name(training.bits), parent.identity)
         for measure in asked:

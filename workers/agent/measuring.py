@@ -12,7 +12,7 @@ from sweeps.errors import QsweepError
 from sweeps.measures import Distortion
 from workers.agent.models import Models
 from workers.corruptions.sets import CorruptedSets
-from workers.data import Collection, Images
+from workers.data import Collection
 from workers.measures import measure_models
 from workers.measures.distortion import Known, distort_models
 
@@ -68,7 +68,6 @@ def distort_claims(
         trainings = [claim.job.training for claim in sound.values()]
         measure = claims[0].job.measure
         assert isinstance(measure, Distortion)
-        assert isinstance(images, Images), "a distortion of images from their files is refused at launch"
         found = distort_models(trainings, tensors, measure, images, sets, known, slots=slots, device=device, tick=tick)
         rows = {claim.job_id: row for claim, row in zip(sound.values(), found, strict=True)}
     return [_origin(_parent(claim)) | rows.get(claim.job_id, {"diverged": True}) for claim in claims]
