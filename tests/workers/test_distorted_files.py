@@ -137,6 +137,21 @@ def test_a_distortion_of_files_is_that_of_the_same_pixels_in_memory_bit_for_bit(
     assert found[0]["corrupted_loss"] != found[1]["corrupted_loss"] != found[1]["clean_loss"]
 
 
+def test_what_the_training_found_on_clean_images_is_not_computed_again(place: Path, tmp_path: Path) -> None:
+    """Nor does it change what is found on corrupted ones."""
+    one = trainings_on(place)[0]
+    models, sets = {("a", 1): model_of(one, 0)}, CorruptedSets(None, tmp_path)
+    files, known = files_of(place, one), Known()
+    passes = {"train_loss": 1.5, "train_accuracy": 0.25, "test_loss": 2.5, "test_accuracy": None}
+    known.recall(("a", 1), passes)
+    measure = Distortion(corruption="contrast", severity=1)
+    (found,) = distort_models([one], models, measure, files, sets, known, slots=1, device=CPU)
+    (computed,) = distort_models([one], models, measure, files, sets, Known(), slots=1, device=CPU)
+    assert (found["train_loss"], found["train_accuracy"]) == (1.5, 0.25)
+    same = {name for name in computed if found[name] == computed[name]}
+    assert set(computed) - same == {"train_loss", "train_accuracy", "generalization_gap"}
+
+
 def test_what_is_drawn_depends_on_no_batch_and_no_sample(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = trainings_on(place)[0]
     stream = Stream(files_of(place, one), one.recipe, CPU, torch.float32)

@@ -56,7 +56,15 @@ class Known:
 
     train: dict[Name, Judged] = field(default_factory=dict)
     test: dict[tuple[Name, int, int], Judged] = field(default_factory=dict)
-    """By the model, the size of the sample and its seed."""
+    """By the model, the size of the sample (0: all) and its seed (0 of all)."""
+
+    def recall(self, name: Name, passes: Mapping[str, float | None]) -> None:
+        """Take what a model's training found (the columns of `runs`, as far as they are given and finite) as known."""
+        known: dict[str, dict[Any, Judged]] = {"train": self.train, "test": self.test}
+        for part, key in (("train", name), ("test", (name, 0, 0))):
+            loss, accuracy = passes.get(f"{part}_loss"), passes.get(f"{part}_accuracy")
+            if loss is not None and accuracy is not None:
+                known[part].setdefault(key, Judged(loss=loss, accuracy=accuracy))
 
 
 def distort_models(
@@ -83,7 +91,7 @@ def distort_models(
         court: _Court = _OfFiles(jury, measure, images, trainings[0], sets, tick)
     else:
         court = _InMemory(jury, measure, images, trainings[0], sets, slots, tick)
-    sample = (measure.measure_samples, measure.corruption_seed)
+    sample = (measure.measure_samples, measure.corruption_seed if measure.measure_samples else 0)
     found: dict[Name, Judged] = {}
     try:
         jury.add(known.train, lambda name: name, court.train)
