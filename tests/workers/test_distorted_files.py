@@ -34,6 +34,8 @@ from workers.results import starting_rows
 CPU = torch.device("cpu")
 SIDE, MARGIN = 24, 27
 """Pixels that images are cut to, and that the files of the first tests have: the cut begins at the second."""
+TREE = 40
+"""Pixels a side of the images of a tree."""
 COUNTS = {"train": 20, "val": 13}
 """Images of each class."""
 
@@ -176,7 +178,22 @@ def data(tmp_path: Path) -> Path:
     """A folder of small files, and the tree that is written of it in the published layout, both in one place."""
     write_folder(tmp_path / "data" / "some", train=2, test=2)
     arguments = ["imagenet", "--folder", str(tmp_path / "data" / "some"), "--out", str(tmp_path / "data" / "some-C")]
-    assert main([*arguments, "--corruption", "contrast", "--corruption", "motion_blur", "--severity", "2"]) == 0
+    assert (
+        main(
+            [
+                *arguments,
+                "--corruption",
+                "contrast",
+                "--corruption",
+                "motion_blur",
+                "--severity",
+                "2",
+                "--size",
+                str(TREE),
+            ]
+        )
+        == 0
+    )
     return tmp_path / "data"
 
 
@@ -184,7 +201,7 @@ def data(tmp_path: Path) -> Path:
 def test_a_tree_is_preferred_and_one_written_here_holds_what_is_drawn(
     data: Path, tmp_path: Path, corruption: str
 ) -> None:
-    one = training_on(data / "some", image_size=224, augment="none")
+    one = training_on(data / "some", image_size=TREE, augment="none")
     files = files_of(data / "some", one)
     measure = Distortion(corruption=corruption, severity=2)
     (drawn,) = distorted([one], measure, files, None, tmp_path)
@@ -197,14 +214,14 @@ def test_a_tree_is_preferred_and_one_written_here_holds_what_is_drawn(
     assert published == drawn | {"source": "published"}
     pictures = np.stack([np.asarray(Image.open(path)) for path in sorted(root.rglob("*.JPEG"))])
     assert published["fingerprint"] == hashlib.sha256(pictures.tobytes()).hexdigest()[:32]
-    Image.new("RGB", (224, 224)).save(root / "bee" / "0.JPEG")
+    Image.new("RGB", (TREE, TREE)).save(root / "bee" / "0.JPEG")
     (other,) = distorted([one], measure, files, data, tmp_path)
     assert other["corrupted_loss"] != published["corrupted_loss"]
     assert other["clean_loss"] == published["clean_loss"]
 
 
 def test_a_tree_that_was_written_under_another_seed_is_not_taken(data: Path) -> None:
-    some = training_on(data / "some", image_size=224).data
+    some = training_on(data / "some", image_size=TREE).data
     for seed, corruption, severity in ((1, "contrast", 2), (0, "contrast", 3), (0, "fog", 2)):
         assert isinstance(corrupted_files(some, data, corruption, severity, seed=seed), Drawn)
 
@@ -216,25 +233,25 @@ def test_a_tree_that_was_written_under_another_seed_is_not_taken(data: Path) -> 
         (lambda root: (root / "cow").mkdir() or Image.new("L", (9, 9)).save(root / "cow" / "0.JPEG"), "no class 'cow'"),
         (lambda root: (root / "cat" / "1.JPEG").unlink(), "the class 'cat' has 1 images, not 2"),
         (lambda root: (root / "cat" / "1.JPEG").rename(root / "cat" / "x.JPEG"), "cat/1.JPEG is missing, and there is"),
-        (lambda root: Image.new("RGB", (64, 64)).save(root / "ant" / "0.JPEG"), "has 64×64 pixels, not 224×224"),
+        (lambda root: Image.new("RGB", (64, 64)).save(root / "ant" / "0.JPEG"), "has 64×64 pixels, not 40×40"),
         (lambda root: root.rename(root.with_name("3")), "contrast has no severity 2 here"),
     ],
 )  # fmt: skip
 def test_a_tree_that_is_not_of_the_test_images_is_refused(data: Path, spoil: Any, said: str) -> None:
     (data / "some-C" / "qsweep.json").unlink()
-    one = training_on(data / "some", image_size=224)
+    one = training_on(data / "some", image_size=TREE)
     spoil(data / "some-C" / "contrast" / "2")
     with pytest.raises(InputError, match=said):
-        check_stored(corrupted_files(one.data, data, "contrast", 2), files_of(data / "some", one).test, 224)  # type: ignore[arg-type]
+        check_stored(corrupted_files(one.data, data, "contrast", 2), files_of(data / "some", one).test, TREE)  # type: ignore[arg-type]
 
 
 def test_a_corrupted_image_that_cannot_be_decoded_is_named_and_left_out_if_asked(data: Path, tmp_path: Path) -> None:
     broken = data / "some-C" / "contrast" / "2" / "bee" / "1.JPEG"
     broken.write_bytes(broken.read_bytes()[:400])
     measure = Distortion(corruption="contrast", severity=2)
-    one = training_on(data / "some", image_size=224, augment="none")
+    one = training_on(data / "some", image_size=TREE, augment="none")
     with pytest.raises(BrokenImage, match=r"contrast/2/bee/1\.JPEG: this image can't be decoded: .*corrupt=skip"):
         distorted([one], measure, files_of(data / "some", one), data, tmp_path)
-    skipping = training_on(data / "some", image_size=224, augment="none", corrupt="skip")
+    skipping = training_on(data / "some", image_size=TREE, augment="none", corrupt="skip")
     (row,) = distorted([skipping], measure, files_of(data / "some", one), data, tmp_path)
     assert row["samples"] == 5
