@@ -203,7 +203,10 @@ def _remarks(
         "CE: error under the corruption in percent of FP32's, summed over the row's severities; "
         f"the row {MEAN!r} has the means over the corruptions."
     )
-    jobs = {job for group in groups for jobs in group.jobs.values() for job in jobs}
+    jobs = {job: corruption for group in groups for some in group.jobs.values() for job, corruption in some.items()}
+    if lacking := [job for job in jobs if job not in rows_of]:
+        which = ", ".join(_in_order({jobs[job] for job in lacking}))
+        yield f"{len(jobs) - len(lacking):,} of {len(jobs):,} distortions are done; some are lacking of {which}."
     yield from _sources([row for job, row in rows_of.items() if job in jobs and row["source"] is not None])
 
 

@@ -168,7 +168,10 @@ def test_a_model_counts_once_all_its_severities_are_done(source: MadeSource) -> 
     assert by_name[gone["corruption"]].done == 11
     assert by_name["snow"].done == 12
     assert by_name["mean"].done == 0
-    assert "Partial:" in render(made, Format.MARKDOWN, Layout())
+    text = render(made, Format.MARKDOWN, Layout())
+    assert "Partial:" in text
+    assert f"887 of 900 distortions are done; some are lacking of {gone['corruption']}, fog." in text
+    assert "lacking" not in render(table(source, "table5"), Format.MARKDOWN, Layout())
 
 
 def test_a_diverged_model_is_named_and_left_out(source: MadeSource) -> None:
