@@ -75,15 +75,24 @@ def probe(
     jobs: Sequence[Job] = (),
     weights: Sequence[Path] = (),
     download: bool = True,
+    reads_data: bool = True,
 ) -> Machine:
     """Ask a child process with torch what this machine has, and read the data sets, those of the `jobs` and the
     weights that these start from, of which `weights` are files or folders. Trees of corrupted images that distortions
-    among the jobs take are held against the test images. Raises InputError."""
+    among the jobs take are held against the test images. Without `reads_data` the weights alone are looked for. Raises
+    InputError."""
     trainings = [one.settings() for one in different_needs(job.training for job in jobs)]
     command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
     command += [part for path in weights for part in ("--weights", str(path.expanduser().absolute()))]
-    command += ["--trainings", json.dumps(trainings), "--distortions", json.dumps(_distortions(jobs)), *datasets]
+    command += [
+        "--trainings",
+        json.dumps(trainings),
+        "--distortions",
+        json.dumps(_distortions(jobs if reads_data else ())),
+        *datasets,
+    ]
     command += ["--download"] if download else []
+    command += [] if reads_data else ["--weights-alone"]
     answer = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
     )

@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--download", action="store_true", help="download what is missing")
+    parser.add_argument("--weights-alone", action="store_true", help="read no data set")
     parser.add_argument("--kept", type=Path, help="where the home keeps weights")
     parser.add_argument("--weights", type=Path, action="append", default=[], help="a file or folder of weights")
     parser.add_argument("--trainings", type=json.loads, default=[], help="settings, whose data and weights are checked")
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         trainings = [Training.from_settings(settings) for settings in given.trainings]
         needed = dict.fromkeys([*(DATASETS[name] for name in given.datasets), *(one.data for one in trainings)])
+        if given.weights_alone:
+            needed.clear()
         collections = {data: find(data, given.folder, download=given.download) for data in needed}
         _check_trees(given.distortions, collections, given.folder)
         found["weights"] = _weights(given, [one for one in trainings if one.starts_from_weights])
