@@ -20,7 +20,7 @@ from tests.workers.folders import CLASSES, training_on, write_folder
 from workers.corruptions.__main__ import main
 from workers.corruptions.constants import IMAGENET
 from workers.corruptions.corrupt import corrupt
-from workers.corruptions.files import Drawn, check_stored, corrupted_files
+from workers.corruptions.files import Drawn, corrupted_files
 from workers.corruptions.sets import CorruptedSets
 from workers.data import ImageFiles, Images, Part, find
 from workers.data.stream import DEVIATION, MEAN, Stream
@@ -157,7 +157,7 @@ def test_what_the_training_found_on_clean_images_is_not_computed_again(place: Pa
 def test_what_is_drawn_depends_on_no_batch_and_no_sample(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = trainings_on(place)[0]
     stream = Stream(files_of(place, one), one.recipe, CPU, torch.float32)
-    drawn = Drawn(corruption="zoom_blur", severity=5, seed=0)
+    drawn = Drawn(corruption="snow", severity=5, seed=0)
 
     def read(places: Tensor, size: int) -> Tensor:
         return torch.cat([pixels for pixels, _ in stream.pixels(Part.TEST, places, size, corrupted=drawn)])
@@ -237,12 +237,14 @@ def test_a_tree_that_was_written_under_another_seed_is_not_taken(data: Path) -> 
         (lambda root: root.rename(root.with_name("3")), "contrast has no severity 2 here"),
     ],
 )  # fmt: skip
-def test_a_tree_that_is_not_of_the_test_images_is_refused(data: Path, spoil: Any, said: str) -> None:
+def test_a_tree_that_is_not_of_the_test_images_is_refused(data: Path, tmp_path: Path, spoil: Any, said: str) -> None:
     (data / "some-C" / "qsweep.json").unlink()
-    one = training_on(data / "some", image_size=TREE)
+    one = training_on(data / "some", image_size=TREE, augment="none")
     spoil(data / "some-C" / "contrast" / "2")
     with pytest.raises(InputError, match=said):
-        check_stored(corrupted_files(one.data, data, "contrast", 2), files_of(data / "some", one).test, TREE)  # type: ignore[arg-type]
+        distorted(
+            [one], Distortion(corruption="contrast", severity=2), files_of(data / "some", one), data, tmp_path / "cache"
+        )
 
 
 def test_a_corrupted_image_that_cannot_be_decoded_is_named_and_left_out_if_asked(data: Path, tmp_path: Path) -> None:
