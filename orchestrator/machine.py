@@ -9,13 +9,17 @@ import shutil
 import subprocess
 import sys
 import uuid
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from db.home import Home
+from sweeps.datasets import DataSet
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job
+from sweeps.measures import Distortion
 from sweeps.training import different_needs
 
 
@@ -71,14 +75,24 @@ def probe(
     jobs: Sequence[Job] = (),
     weights: Sequence[Path] = (),
     download: bool = True,
+    reads_data: bool = True,
 ) -> Machine:
     """Ask a child process with torch what this machine has, and read the data sets, those of the `jobs` and the
-    weights that these start from, of which `weights` are files or folders. Raises InputError."""
+    weights that these start from, of which `weights` are files or folders. Trees of corrupted images that distortions
+    among the jobs take are held against the test images. Without `reads_data` the weights alone are looked for. Raises
+    InputError."""
     trainings = [one.settings() for one in different_needs(job.training for job in jobs)]
     command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
     command += [part for path in weights for part in ("--weights", str(path.expanduser().absolute()))]
-    command += ["--trainings", json.dumps(trainings), *datasets]
+    command += [
+        "--trainings",
+        json.dumps(trainings),
+        "--distortions",
+        json.dumps(_distortions(jobs if reads_data else ())),
+        *datasets,
+    ]
     command += ["--download"] if download else []
+    command += [] if reads_data else ["--weights-alone"]
     answer = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
     )
@@ -98,6 +112,19 @@ def probe(
             for one in found["weights"]
         ),
     )
+
+
+def _distortions(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """Of each data set that is read from its files: the settings of a training on it, and each corruption, severity
+    and seed that is asked."""
+    asked: dict[DataSet, dict[tuple[str, int, int], Job]] = defaultdict(dict)
+    for job in jobs:
+        if isinstance(job.measure, Distortion) and job.training.data.streamed:
+            one = job.measure
+            asked[job.training.data][one.corruption, one.severity, one.corruption_seed] = job
+    return [
+        {"settings": next(iter(some.values())).training.settings(), "asked": sorted(some)} for some in asked.values()
+    ]
 
 
 def describe_images(folder: Path, size: int) -> dict[str, str | int]:

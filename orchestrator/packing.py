@@ -21,6 +21,7 @@ from db.rows import AgentInfo, Claim, Sweep
 from db.states import State
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
+from orchestrator.machine import KeptWeights, probe
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
 from sweeps.code import code_version, freeze
@@ -60,10 +61,19 @@ class Packed:
     """Chosen jobs that stayed here: done, running, or away already."""
 
 
-def pack(home: Home, selection: Selection, out: Path, *, with_data: bool, code: Code | None) -> Packed:
+def pack(
+    home: Home,
+    selection: Selection,
+    out: Path,
+    *,
+    with_data: bool,
+    code: Code | None,
+    weights: Sequence[Path] = (),
+) -> Packed:
     """Register what is missing of the selection, and pack its waiting jobs as `out`, a folder or a .zip file.
 
-    Raises InputError, with nothing held, if that can't be done.
+    `weights` are files, or folders of them, that trainings may start from: the home keeps what is needed, and a copy
+    goes along. Raises InputError, with nothing held, if that can't be done.
     """
     out = out.expanduser().absolute()
     _check_place(out)
@@ -73,8 +83,11 @@ def pack(home: Home, selection: Selection, out: Path, *, with_data: bool, code: 
     version = choose_code(known, code)
     if version != code_version() and not (home.code / version / "workers" / "__main__.py").is_file():
         raise InputError(f"the code {version} can't run a bundle", place="--code", allowed="pack with --code current")
+    found = _find_weights(home, selection, known, weights)
     registry, sweep, _ = register(home, selection, code=version)
     with registry:
+        for one in found:
+            one.keep()
         if version == code_version():
             freeze(home.code)
         registry.reactivate(sweep.id)
@@ -95,6 +108,24 @@ def pack(home: Home, selection: Selection, out: Path, *, with_data: bool, code: 
             registry.recall(holder)
             raise
     return replace(packed, left=len(rows) - len(claims))
+
+
+def _find_weights(
+    home: Home, selection: Selection, known: Sweep | None, given: Sequence[Path]
+) -> tuple[KeptWeights, ...]:
+    """The weights that the trainings start from which are not done. Raises InputError if there are none for one."""
+    done: set[str] = set()
+    if known is not None and (registry := Registry.open_if_present(home.registry)) is not None:
+        with registry:
+            done = {row.identity for row in registry.jobs(known.id, state=State.DONE)}
+    starting = [
+        job
+        for job in selection.chosen
+        if job.kind is Kind.TRAIN and job.training.starts_from_weights and job.identity not in done
+    ]
+    if not starting and not given:
+        return ()
+    return probe(home, jobs=starting, weights=given, reads_data=False).weights
 
 
 def _check_place(out: Path) -> None:
@@ -191,7 +222,7 @@ def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
             raise InputError(
                 "this home has not the weights that trainings start from",
                 place=str(source),
-                allowed="put their file there, or launch the sweep here first, with --weights FILE",
+                allowed="pack again, with --weights FILE",
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)

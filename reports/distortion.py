@@ -11,7 +11,6 @@ from typing import Any
 from reports.declaration import Column, Declaration, paper_values
 from reports.table import Cell, Row, Table, mean_and_error, precision_name
 from sweeps.corruptions import CORRUPTIONS
-from sweeps.datasets import DATASETS
 from sweeps.job import Kind
 from sweeps.measures import Distortion
 from sweeps.settings import settings_of
@@ -96,7 +95,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
     networks: dict[tuple[str, str], int] = {}
     for parent in trainings:
         training = parent.training
-        network = (DATASETS[training.data.name].title, network_title(training, declaration.usual_widths))
+        network = (training.data.title, network_title(training, declaration.usual_widths))
         number = networks.setdefault(network, len(networks))
         model = (precision_name(training.bits), parent.identity)
         for measure in asked:
@@ -204,7 +203,10 @@ def _remarks(
         "CE: error under the corruption in percent of FP32's, summed over the row's severities; "
         f"the row {MEAN!r} has the means over the corruptions."
     )
-    jobs = {job for group in groups for jobs in group.jobs.values() for job in jobs}
+    jobs = {job: corruption for group in groups for some in group.jobs.values() for job, corruption in some.items()}
+    if lacking := [job for job in jobs if job not in rows_of]:
+        which = ", ".join(_in_order({jobs[job] for job in lacking}))
+        yield f"{len(jobs) - len(lacking):,} of {len(jobs):,} distortions are done; some are lacking of {which}."
     yield from _sources([row for job, row in rows_of.items() if job in jobs and row["source"] is not None])
 
 

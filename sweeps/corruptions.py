@@ -14,5 +14,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """The 15 corruptions in the order of the paper's tables, by kind."""
 CORRUPTIONS: tuple[str, ...] = tuple(name for names in GROUPS.values() for name in names)
 SEVERITIES: tuple[int, ...] = (1, 2, 3, 4, 5)
-CORRUPTED: tuple[str, ...] = ("digits", "cifar10", "cifar100")
-"""The data sets that distortions are measured on: their corrupted test sets are arrays, one file a corruption."""
+CORRUPTED: tuple[str, ...] = ("digits", "cifar10", "cifar100", "imagenet", "imagefolder")
+"""The data sets that distortions are measured on. The corrupted test sets of the first three are arrays, one file a
+corruption; those of the others are trees of image files."""
+LARGEST = 1023
+"""Pixels a side of the largest images that are corrupted: they have to fit into a texture of frost."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from sweeps.corruptions import CORRUPTED, CORRUPTIONS, SEVERITIES
+from sweeps.corruptions import CORRUPTED, CORRUPTIONS, LARGEST, SEVERITIES
 from sweeps.errors import InputError, nearest
 from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
 from sweeps.training import Training
@@ -150,7 +150,7 @@ def asked_of(measure: Measure, training: Training) -> Measure:
 
     Full precision has nothing to round and no step sizes; a perturbed quantized weight has no step size
     either. Raises InputError if the set that a sample is drawn from is smaller than the sample, and for a distortion
-    of a data set that has no corrupted test set.
+    of a data set that has no corrupted test set or too large images.
     """
     if isinstance(measure, Distortion) and training.data.name not in CORRUPTED:
         raise InputError(
@@ -166,11 +166,11 @@ def asked_of(measure: Measure, training: Training) -> Measure:
             allowed=f"allowed: 0 (all), or {training.data.classes} to {most} images of {training.data.title}",
         )
     if isinstance(measure, Distortion):
-        if training.data.streamed:
+        if training.data.size > LARGEST:
             raise InputError(
-                f"{training.data.title} is read from its files, and such images are not corrupted yet",
-                place="measure",
-                allowed="allowed: " + ", ".join(name for name in MEASURES if name != Distortion.name),
+                f"images of {training.data.size} pixels a side are too large to be corrupted",
+                place="image_size",
+                allowed=f"allowed with distortion: up to {LARGEST}",
             )
         return measure
     changes: dict[str, Any] = {} if measure.measure_samples else {"m_from": "train"}

@@ -9,14 +9,17 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sweeps.datasets import DATASETS
+from sweeps.datasets import DATASETS, DataSet, data_of
 from sweeps.errors import QsweepError
 from sweeps.training import Training
-from workers.data import find
+from workers.corruptions.files import Stored, check_stored, corrupted_files
+from workers.data import Collection, ImageFiles, find
 from workers.device import build, device_class
 from workers.weights import check_given, find_weights
 
@@ -25,9 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--download", action="store_true", help="download what is missing")
+    parser.add_argument("--weights-alone", action="store_true", help="read no data set")
     parser.add_argument("--kept", type=Path, help="where the home keeps weights")
     parser.add_argument("--weights", type=Path, action="append", default=[], help="a file or folder of weights")
     parser.add_argument("--trainings", type=json.loads, default=[], help="settings, whose data and weights are checked")
+    parser.add_argument(
+        "--distortions", type=json.loads, default=[], help="settings, whose corrupted images are checked"
+    )
     parser.add_argument("datasets", nargs="*", choices=[*DATASETS, []], help="data sets to read and check")
     given = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,13 +47,30 @@ def main(arguments: list[str] | None = None) -> int:
     }
     try:
         trainings = [Training.from_settings(settings) for settings in given.trainings]
-        for data in dict.fromkeys([*(DATASETS[name] for name in given.datasets), *(one.data for one in trainings)]):
-            find(data, given.folder, download=given.download)
+        needed = dict.fromkeys([*(DATASETS[name] for name in given.datasets), *(one.data for one in trainings)])
+        if given.weights_alone:
+            needed.clear()
+        collections = {data: find(data, given.folder, download=given.download) for data in needed}
+        _check_trees(given.distortions, collections, given.folder)
         found["weights"] = _weights(given, [one for one in trainings if one.starts_from_weights])
     except QsweepError as error:
         found["problem"] = str(error)
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
+
+
+def _check_trees(
+    distortions: Sequence[Mapping[str, Any]], collections: Mapping[DataSet, Collection], folder: Path
+) -> None:
+    """Raise InputError for a tree of corrupted images that is not of the test images."""
+    for one in distortions:
+        data = data_of(one["settings"])
+        files = collections[data]
+        assert isinstance(files, ImageFiles)
+        for corruption, severity, seed in one["asked"]:
+            found = corrupted_files(data, folder, corruption, severity, seed=seed)
+            if isinstance(found, Stored):
+                check_stored(found, files.test, data.size)
 
 
 def _weights(given: argparse.Namespace, trainings: list[Training]) -> list[dict[str, str]]:

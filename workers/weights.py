@@ -27,8 +27,8 @@ from workers.models.layout import Layout
 FOLDER = "weights"
 """Beside the data: the folder in which files of weights are looked for."""
 SUFFIXES = (".pth", ".pt")
-BESIDE = ("step", "init_hash", "num_batches_tracked")
-"""Tensors that no network here reads: what qsweep keeps beside a model's own, and what PyTorch's batch norm counts."""
+BESIDE = ("step", "init_hash", "passes", "num_batches_tracked")
+"""Entries that no network here reads: what qsweep keeps beside a model's own, and what PyTorch's batch norm counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

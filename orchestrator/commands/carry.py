@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.look import opened
-from orchestrator.commands.run import CodeOption
+from orchestrator.commands.run import CodeOption, WeightsOption
 from orchestrator.options import (
     DEFAULT_HOME,
     DataOption,
@@ -46,6 +46,7 @@ def pack(
         bool,
         typer.Option("--with-data", help="Put the data sets in, so that the far machine needs none."),
     ] = False,
+    weights: WeightsOption = None,
     code: CodeOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
@@ -62,7 +63,9 @@ def pack(
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     for warning in selection.warnings():
         typer.echo(f"note: {warning}", err=True)
-    packed = packing.pack(home_of(home, registry, data), selection, out, with_data=with_data, code=code)
+    packed = packing.pack(
+        home_of(home, registry, data), selection, out, with_data=with_data, code=code, weights=weights or ()
+    )
     typer.echo(
         f"{packed.title}: bundle {packed.holder} with {packed.jobs} jobs, {packed.place} ({size_text(packed.size)})"
     )

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, home_of
-from sweeps.corruptions import CORRUPTIONS, SEVERITIES
-from sweeps.datasets import DATASETS
+from sweeps.corruptions import CORRUPTIONS, LARGEST, SEVERITIES
+from sweeps.datasets import DATASETS, ImageFolder
 from sweeps.errors import InputError, nearest
 
 TREE = "imagenet"
@@ -47,6 +47,10 @@ def corruptions(
         typer.Option("--contact-sheet", metavar="FILE.png", help="Draw one image under every corruption."),
     ] = None,
     image: Annotated[int, typer.Option("--image", min=0, help="Number of that image in the test set.")] = 0,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", min=8, max=LARGEST, help="Side of a tree's images, in pixels.", show_default="224"),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
     home: HomeOption = DEFAULT_HOME,
     data: DataOption = None,
@@ -55,7 +59,8 @@ def corruptions(
 
     CIFAR and digits: NAME.npy for each corruption, severity 1 first, and labels.npy. Severities named by --severity
     are files of their own, NAME-SEVERITY.npy. imagenet: a tree CORRUPTION/SEVERITY/CLASS/FILE.JPEG of the tree
-    CLASS/FILE in DIR/imagenet/val, DIR/val or DIR itself.
+    CLASS/FILE in DIR/imagenet/val, DIR/val or DIR itself, which may be any folder of images. A sweep takes it where it
+    lies beside the data set, as ImageNet-C or NAME-C.
     """
     name = _dataset(dataset)
     if out is None and sheet is None:
@@ -64,6 +69,9 @@ def corruptions(
     command += [part for one in corruption or () for part in ("--corruption", _corruption(one))]
     command += [part for one in severity or () for part in ("--severity", _severity(one))]
     command += ["--seed", str(seed), "--image", str(image), "--workers", str(workers)]
+    if size is not None and name != TREE:
+        raise InputError("these images have their size", place="--size", allowed=f"allowed with {TREE} alone")
+    command += [] if size is None else ["--size", str(size)]
     for option, path in (("--out", out), ("--frost", frost), ("--sheet", sheet)):
         command += [] if path is None else [option, str(path.expanduser())]
     _check_folder(out.expanduser() if out else None, "--out")
@@ -77,9 +85,10 @@ def corruptions(
 
 def _dataset(given: str) -> str:
     """The name of a data set from its name or its title."""
-    names = {one.title.casefold(): one.name for one in DATASETS.values()} | {name: name for name in (*DATASETS, TREE)}
+    sets = [one for one in DATASETS.values() if one.name != ImageFolder.name]
+    names = {one.title.casefold(): one.name for one in sets} | {one.name: one.name for one in sets}
     if given.casefold() not in names:
-        known = [*(one.title for one in DATASETS.values()), TREE]
+        known = [*(one.title for one in sets), TREE]
         raise InputError(f"there is no data set {given!r}", place="corruptions", allowed=nearest(given, known))
     return names[given.casefold()]
 

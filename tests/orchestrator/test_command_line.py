@@ -87,7 +87,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
         ("cifar100-distortion", 912),
         ("digits-distortion", 912),
         ("imagenet-resnets", 128),
-        ("imagenet-distortion", 12),
+        ("imagenet-distortion", 912),
     }
     assert "[axes.learning_rate]" in qsweep("sweeps", "cifar10-grid").stdout
 

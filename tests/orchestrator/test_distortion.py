@@ -130,6 +130,7 @@ def test_a_wrong_distortion_is_refused_before_anything_is_written(
         (("digits", "--out", "x", "--corruption", "zoomblur"), "did you mean 'zoom_blur'"),
         (("digits", "--out", "x", "--severity", "0"), "--severity: there is no severity 0; allowed: 1, 2, 3, 4, 5"),
         (("digits",), "say what to write"),
+        (("digits", "--out", "x", "--size", "16"), "--size: these images have their size; allowed with imagenet alone"),
         (("digits", "--out", "/dev/null/x"), "this folder can't be written"),
         (("digits", "--out", "x", "--frost", "nowhere"), "nowhere: this folder can't be read"),
         (("imagenet", "--out", "x"), "there is no tree CLASS/FILE.JPEG of images here"),

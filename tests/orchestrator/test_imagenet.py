@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 
 from db.registry import Registry
 from sweeps.training import Training
-from tests.conftest import Qsweep
+from tests.conftest import Qsweep, environment
 from tests.workers.folders import write_folder
 from workers.models.layout import Layout
 
@@ -111,6 +113,28 @@ def test_from_the_folder_and_the_weights_to_the_table(qsweep: Qsweep, data: Path
     other = qsweep(*launch, "--set", "epochs=2", "--weights", str(tmp_path / "other.pth"))
     assert other.returncode == 2
     assert "holds other weights than this home keeps as 'mine'" in other.stderr
+
+
+def test_weights_travel_in_a_bundle_to_where_the_images_are(
+    qsweep: Qsweep, data: Path, home: Path, tmp_path: Path
+) -> None:
+    sweep, far = write_sweep(qsweep, data), tmp_path / "far"
+    digest = write_weights(sweep, tmp_path / "weights.pth")
+    pack = ("pack", str(sweep), "--out", str(far), "--limit", "1")
+    missing = qsweep(*pack)
+    assert missing.returncode == 2
+    assert "there are no weights 'mine' of resnet-18x2-large for 3 classes" in missing.stderr
+    assert not home.exists()
+    packed = qsweep(*pack, "--weights", str(tmp_path / "weights.pth"))
+    assert packed.returncode == 0, packed.stderr
+    assert "--data DIR, which holds some" in packed.stdout
+    (copy,) = (far / "weights").rglob("*.pth")
+    assert hashlib.sha256(copy.read_bytes()).hexdigest() == digest
+    command = [sys.executable, str(far), "--data", str(data), "--workers", "1"]
+    subprocess.run(command, env=environment(tmp_path / "nowhere"), cwd=tmp_path, check=True, capture_output=True)
+    assert "1 jobs counted" in qsweep("import", str(far)).stdout
+    (run,) = rows(qsweep, "SELECT weights_hash, diverged FROM runs")
+    assert run == {"weights_hash": digest, "diverged": False}
 
 
 def test_an_image_that_cannot_be_decoded_fails_the_job_by_its_name(qsweep: Qsweep, data: Path, tmp_path: Path) -> None:

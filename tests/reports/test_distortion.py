@@ -130,6 +130,24 @@ def test_the_papers_values_stand_beside_its_networks_at_their_usual_width() -> N
     assert all(cell.paper is None for row in narrow.rows for cell in row.cells)
 
 
+@pytest.mark.parametrize("name", ["table4", "table6"])
+def test_every_value_of_the_paper_on_imagenet_stands_beside_a_cell_of_ours(name: str) -> None:
+    spec = read_sweep("imagenet-distortion")
+    assert name in spec.tables
+    made = make_distortion_table(find_table(name), heading="h", spec=spec, results=[])
+    beside = {
+        (*row.keys, column): cell.paper
+        for row in made.rows
+        for column, cell in cells_of(made, row).items()
+        if cell.paper is not None
+    }
+    with resources.files("reports").joinpath("paper", "table6.csv").open(encoding="utf-8") as lines:
+        wanted = {tuple(line.values())[:5]: float(line["generalization_gap"]) for line in csv.DictReader(lines)}
+    assert beside == wanted
+    assert len(made.rows) == 3 * 16 * 5
+    assert {row.expected for row in made.rows} == {4}
+
+
 def test_a_data_set_that_the_paper_lacks_is_compared_with_another(source: MadeSource) -> None:
     made = table(source, "table5")
     assert cells_of(made, made.rows[0])["FP32"].paper == 2.782
@@ -150,7 +168,10 @@ def test_a_model_counts_once_all_its_severities_are_done(source: MadeSource) -> 
     assert by_name[gone["corruption"]].done == 11
     assert by_name["snow"].done == 12
     assert by_name["mean"].done == 0
-    assert "Partial:" in render(made, Format.MARKDOWN, Layout())
+    text = render(made, Format.MARKDOWN, Layout())
+    assert "Partial:" in text
+    assert f"887 of 900 distortions are done; some are lacking of {gone['corruption']}, fog." in text
+    assert "lacking" not in render(table(source, "table5"), Format.MARKDOWN, Layout())
 
 
 def test_a_diverged_model_is_named_and_left_out(source: MadeSource) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from sweeps.files import builtin_names, read_sweep
-from sweeps.job import Job
+from sweeps.job import Job, Kind
 from sweeps.optimizers import Sgd
 from sweeps.settings import Rule, canonical, setting
 from sweeps.training import Training
@@ -40,7 +40,7 @@ GOLDEN = {
     "digits-distortion": ("6a9498c7b30bcf6d0108482ff16da0b5", "445106b5eeacc390650a300200cadcfe", "64f270bd0640d313"),
     "digits-flatness": ("de36f2ca97fc53357d9dedab83c3568f", "c6268a3a3914a39754d3255cee00a7e9", "02c415d5ed654363"),
     "imagenet-resnets": ("504d1612bf95958bdb0be384ab219889", "b126d24751448e5cb39a313692267a01", "79703c952a1a4c57"),
-    "imagenet-distortion": ("656bae1445f93185b147a51a5d40b1f2", "00aa6a7ffc12dcddca783612a794e28e", "22e5eaf07f4743a3"),
+    "imagenet-distortion": ("656bae1445f93185b147a51a5d40b1f2", "74604a816361b93127c4be8c380e49a4", "bd7c5019224ab965"),
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""
 
@@ -50,6 +50,10 @@ BEFORE_OTHERS = {
     "cifar100-distortion": ("resnet", "8f79ac8f22717c87"),
 }
 """The hash of all jobs in order, when these sweeps held one kind of model alone."""
+
+
+BEFORE_MEASURES = {"imagenet-distortion": "22e5eaf07f4743a3"}
+"""The hash of all jobs in order, when these sweeps held trainings alone."""
 
 
 def job(**changes: Any) -> Job:
@@ -72,6 +76,12 @@ def test_a_sweep_that_grew_still_holds_the_jobs_it_held(name: str) -> None:
     model, digest = BEFORE_OTHERS[name]
     older = [one.identity for one in read_sweep(name).jobs() if one.training.model.name == model]
     assert hashlib.sha256("".join(older).encode()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize("name", BEFORE_MEASURES)
+def test_a_sweep_that_got_measures_still_holds_its_trainings(name: str) -> None:
+    trainings = [one.identity for one in read_sweep(name).jobs() if one.kind is Kind.TRAIN]
+    assert hashlib.sha256("".join(trainings).encode()).hexdigest()[:16] == BEFORE_MEASURES[name]
 
 
 def test_an_identity_is_the_hash_of_canonical_typed_json() -> None:

@@ -162,6 +162,9 @@ def test_a_distortion_needs_a_corrupted_test_set() -> None:
     other = dataclasses.replace(known, data=dataclasses.replace(known.data, name="own", title="My own"))
     with pytest.raises(InputError, match=r"no corrupted test set of My own; allowed with distortion: digits, cifar10"):
         asked_of(distortion, other)
+    large = dataclasses.replace(known, data=dataclasses.replace(known.data, name="imagefolder", size=1024))
+    with pytest.raises(InputError, match=r"image_size: images of 1024 pixels a side are too large.*: up to 1023"):
+        asked_of(distortion, large)
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_a_kept_model_of_ours_is_taken_by_its_own_names(tmp_path: Path) -> None:
     one = asked()
     layout = ConvNetwork(one.model, one.data).layout
     content: dict[str, Any] = dict(layout.named(layout.initial_parameters(5), layout.initial_statistics()))
-    torch.save({**content, "init_hash": "0" * 32}, tmp_path / "kept.pt")
+    torch.save({**content, "init_hash": "0" * 32, "passes": {"test_loss": 1.0}}, tmp_path / "kept.pt")
     start = weights.read_start(one, tmp_path / "kept.pt")
     assert torch.equal(start.parameters[: layout.weights], layout.initial_parameters(5)[: layout.weights])
 

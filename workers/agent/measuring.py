@@ -12,7 +12,7 @@ from sweeps.errors import QsweepError
 from sweeps.measures import Distortion
 from workers.agent.models import Models
 from workers.corruptions.sets import CorruptedSets
-from workers.data import Collection, Images
+from workers.data import Collection, ImageFiles
 from workers.measures import measure_models
 from workers.measures.distortion import Known, distort_models
 
@@ -37,10 +37,10 @@ def measure_claims(
         assert measure is not None
         assert not isinstance(measure, Distortion)
         trainings = [claim.job.training for claim in sound]
-        tensors = [one for one, _ in found]
+        tensors = [one.tensors for one in found]
         measured = measure_models(trainings, tensors, measure, images, device=device, tick=tick)
-    for claim, (_, initial), row in zip(sound, found, measured, strict=True):
-        if initial is not None and initial != row["init_hash"]:
+    for claim, model, row in zip(sound, found, measured, strict=True):
+        if model.init_hash is not None and model.init_hash != row["init_hash"]:
             raise OtherInitialization(
                 f"job {claim.job.identity[:12]}: seed {claim.job.training.recipe.seed} draws other initial weights "
                 f"here than where its model was trained (another version of torch?)"
@@ -64,11 +64,14 @@ def distort_claims(
     sound = {(_parent(one).identity, _parent(one).attempt): one for one in claims if not _parent(one).diverged}
     rows: dict[int, dict[str, Any]] = {}
     if sound:
-        tensors = {name: models.of(_parent(claim))[0] for name, claim in sound.items()}
+        kept = {name: models.of(_parent(claim)) for name, claim in sound.items()}
+        tensors = {name: one.tensors for name, one in kept.items()}
         trainings = [claim.job.training for claim in sound.values()]
         measure = claims[0].job.measure
         assert isinstance(measure, Distortion)
-        assert isinstance(images, Images), "a distortion of images from their files is refused at launch"
+        if isinstance(images, ImageFiles):  # to decode a million of them again takes long
+            for name, model in kept.items():
+                known.recall(name, model.passes or {})
         found = distort_models(trainings, tensors, measure, images, sets, known, slots=slots, device=device, tick=tick)
         rows = {claim.job_id: row for claim, row in zip(sound.values(), found, strict=True)}
     return [_origin(_parent(claim)) | rows.get(claim.job_id, {"diverged": True}) for claim in claims]

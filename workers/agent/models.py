@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ KEPT = 64
 """Models that an agent keeps in memory after it trained them."""
 INIT_HASH = "init_hash"
 """The entry of a model's file that says from which weights the training started."""
+PASSES = "passes"
+"""The entry that holds what the training found of its model on clean images: these columns of `runs`."""
+PASSED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptModel:
+    """A trained model: its tensors, and what its file says beside them, if that is known."""
+
+    tensors: Mapping[str, Tensor]
+    init_hash: str | None
+    passes: Mapping[str, float] | None
 
 
 class Models:
@@ -31,7 +44,8 @@ class Models:
         """Write the models that a sweep wants kept; file and hash of each. All stay in memory for a while."""
         found: list[tuple[str, str] | None] = []
         for claim, result in zip(claims, results, strict=True):
-            content = {**result.model, INIT_HASH: result.run["init_hash"]}
+            passes = {name: result.run[name] for name in PASSED}
+            content = {**result.model, INIT_HASH: result.run["init_hash"], PASSES: passes}
             self._recent[claim.job.identity, claim.attempt] = content
             file = f"{claim.job.identity[:2]}/{claim.job.identity}-{claim.attempt}.pt"
             found.append((file, checkpoints.save(self.folder / file, content)) if claim.keep_model else None)
@@ -39,8 +53,8 @@ class Models:
             self._recent.popitem(last=False)
         return found
 
-    def of(self, parent: ParentModel) -> tuple[Mapping[str, Tensor], str | None]:
-        """The parent's tensors, and the hash of its initial weights if known.
+    def of(self, parent: ParentModel) -> KeptModel:
+        """The parent's model.
 
         Raises InputError if it was not kept, DamagedFile if its file is not what was written.
         """
@@ -53,5 +67,4 @@ class Models:
                 )
             content = checkpoints.load(self.folder / parent.model_file, parent.model_hash)
         tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-        initial = content.get(INIT_HASH)
-        return tensors, None if initial is None else str(initial)
+        return KeptModel(tensors=tensors, init_hash=content.get(INIT_HASH), passes=content.get(PASSES))

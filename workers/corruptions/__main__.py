@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=[*DATASETS, TREE])
+    parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--out", type=Path, help="where the corrupted set shall lie")
     parser.add_argument("--corruption", action="append", choices=CORRUPTIONS)
@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frost", type=Path, help="folder with photographs of frost")
     parser.add_argument("--sheet", type=Path, help="picture of one image under everything")
     parser.add_argument("--image", type=int, default=0, help="number of that image")
+    parser.add_argument(
+        "--size", type=int, default=CROPPED, help="side that the images of a tree are cut to, in pixels"
+    )
     parser.add_argument("--workers", type=int, default=1)
     return parser
 
@@ -93,9 +96,9 @@ def _tree(given: argparse.Namespace, textures: Sequence[Path]) -> None:
     names, severities = _names(given), sorted(set(given.severity or SEVERITIES))
     if given.sheet:
         _check_image(given.image, len(pictures))
-        photographs = read_textures(textures, IMAGENET.texture_scale, CROPPED) if textures else None
+        photographs = read_textures(textures, IMAGENET.texture_scale, given.size) if textures else None
         chosen = pictures[given.image]
-        one = read_picture(chosen.path)[None]
+        one = read_picture(chosen.path, given.size)[None]
 
         def corrupted(name: str, severity: int) -> Any:
             return corrupt(
@@ -105,13 +108,14 @@ def _tree(given: argparse.Namespace, textures: Sequence[Path]) -> None:
 
         write_sheet(one[0], names, corrupted, given.sheet)
     if given.out:
-        claim(given.out, origin_of(TREE, given.seed, textures))
+        size = {} if given.size == CROPPED else {"size": given.size}
+        claim(given.out, origin_of(TREE, given.seed, textures) | size)
         tasks: list[Task] = [
             (
                 f"{name} {severity}, images {first + 1} to {min(first + BATCH, len(pictures))} of {len(pictures)}",
                 partial(
                     write_pictures, pictures[first : first + BATCH], name, severity, given.out,
-                    seed=given.seed, textures=textures,
+                    seed=given.seed, textures=textures, side=given.size,
                 ),
             )
             for name in names

@@ -22,7 +22,7 @@ class Constants:
     texture_scale: float
     """By which photographs of frost are reduced before a piece is cut out of them."""
     fog_side: int
-    """Side of the map that fog is cut out of: a power of two."""
+    """Side of the map that fog is cut out of: a power of two. Larger images take the next that holds them."""
     elastic_scale: int | None
     """Pixels that the lengths of elastic_transform are multiples of; None is the side of the image."""
 

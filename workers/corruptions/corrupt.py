@@ -90,7 +90,7 @@ def _bound(
     if corruption == "frost":
         more["textures"] = synthetic_textures(constants.texture_scale) if textures is None else textures
     elif corruption == "fog":
-        more["side"] = constants.fog_side
+        more["side"] = max(constants.fog_side, 1 << (side - 1).bit_length())
     elif corruption == "elastic_transform":
         more["scale"] = constants.elastic_scale or side
     return partial(APPLIED[corruption], **more)

@@ -132,16 +132,16 @@ class CorruptedSets:
     """
 
     def __init__(self, folder: Path | None, cache: Path) -> None:
-        self._folder, self._cache = folder, cache
+        self.folder, self._cache = folder, cache
 
     def at(
         self, clean: TestSet, corruption: str, severity: int, *, seed: int = 0, tick: Tick = lambda: None
     ) -> Corrupted:
         """The test set under one corruption at one severity. Raises InputError."""
-        path = published_file(clean.data, self._folder, corruption)
+        path = published_file(clean.data, self.folder, corruption)
         origin = None if path is None else read_origin(path.parent)
         if path is None or (origin is not None and (origin["seed"], origin["semantics"]) != (seed, SEMANTICS)):
-            textures = frost_textures(self._folder) if corruption == FROST else []
+            textures = frost_textures(self.folder) if corruption == FROST else []
             path = self._made(clean, corruption, seed, textures, tick)
         check_labels(path.parent, clean.data, clean.labels)
         origin = read_origin(path.parent)

@@ -17,10 +17,10 @@ from workers.corruptions.digital import jpeg
 from workers.corruptions.libraries import library
 from workers.corruptions.sets import FROST
 from workers.corruptions.textures import read_textures
+from workers.decoding.listing import SUFFIXES
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
 RESIZED, CROPPED = 256, 224
-"""Pixels of the shorter side after resizing, and of both after cropping."""
+"""Pixels of the shorter side after resizing, and of both after cropping; other sizes in this proportion."""
 QUALITY = 85
 """Of the JPEG files that the corrupted images are saved as, as the published ones were."""
 PLACES = ("imagenet/val", "val", ".")
@@ -48,7 +48,7 @@ def list_tree(folder: Path) -> list[Picture]:
             Picture(label=one.name, path=path)
             for one in classes
             for path in sorted(one.iterdir())
-            if path.suffix.lower() in SUFFIXES
+            if path.suffix.lower().encode() in SUFFIXES
         ]
         if found:
             return found
@@ -59,24 +59,30 @@ def list_tree(folder: Path) -> list[Picture]:
     )
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """An image as the networks see it: Resize 256, CenterCrop 224; uint8 (224, 224, 3). Raises InputError."""
+def read_picture(path: Path, side: int = CROPPED) -> np.ndarray:
+    """An image as the networks see it: Resize 256, CenterCrop 224; uint8 (side, side, 3). Raises InputError."""
     image_library = library("PIL.Image")
     try:
         with image_library.open(path) as opened:
             picture = opened.convert("RGB")
     except OSError as error:
         raise InputError(f"this image can't be read: {error}", place=str(path)) from None
-    width, height = picture.size
-    short = min(width, height)
-    size = tuple(RESIZED if side == short else int(RESIZED * side / short) for side in (width, height))
+    short, resized = min(picture.size), round(side * RESIZED / CROPPED)
+    size = tuple(resized if one == short else int(resized * one / short) for one in picture.size)
     picture = picture.resize(size, image_library.Resampling.BILINEAR)
-    left, top = (round((side - CROPPED) / 2) for side in size)
-    return np.asarray(picture.crop((left, top, left + CROPPED, top + CROPPED)))
+    left, top = (round((one - side) / 2) for one in size)
+    return np.asarray(picture.crop((left, top, left + side, top + side)))
 
 
 def write_pictures(
-    pictures: Sequence[Picture], corruption: str, severity: int, out: Path, *, seed: int, textures: Sequence[Path]
+    pictures: Sequence[Picture],
+    corruption: str,
+    severity: int,
+    out: Path,
+    *,
+    seed: int,
+    textures: Sequence[Path],
+    side: int = CROPPED,
 ) -> int:
     """Write those of the pictures that are not there yet; how many. Each file appears whole or not at all."""
     missing = [one for one in pictures if not target(one, corruption, severity, out).is_file()]
@@ -84,8 +90,8 @@ def write_pictures(
         return 0
     photographs = None
     if corruption == FROST and textures:
-        photographs = read_textures(textures, IMAGENET.texture_scale, CROPPED)
-    images = np.stack([read_picture(one.path) for one in missing])
+        photographs = read_textures(textures, IMAGENET.texture_scale, side)
+    images = np.stack([read_picture(one.path, side) for one in missing])
     places = [one.place for one in missing]
     found = corrupt(images, corruption, severity, places=places, seed=seed, constants=IMAGENET, textures=photographs)
     for picture, image in zip(missing, found, strict=True):

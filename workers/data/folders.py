@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,10 @@ import numpy as np
 
 from sweeps.datasets import DataSet, ImageFolder
 from sweeps.errors import InputError, QsweepError
-from workers.decoding.listing import Listing
+from workers.decoding.listing import Listing, image_paths
 
 TRAIN, TEST = "train", "val"
 """The folders of the images that are trained on, and of those that are tested on."""
-SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
-"""What ImageFolder takes for an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,22 +120,12 @@ def _listing(part: Path, classes: Sequence[str]) -> Listing:
     counts: list[int] = []
     for name in classes:
         before = len(paths)
-        paths += sorted(_images(os.fsencode(part / name), os.fsencode(name)))
+        paths += sorted(image_paths(os.fsencode(part / name), os.fsencode(name)))
         counts.append(len(paths) - before)
         if len(paths) == before:
             raise InputError("this class has no images", place=str(part / name))
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
     return Listing(root=part, paths=np.array(paths, dtype=bytes), labels=labels)
-
-
-def _images(folder: bytes, below: bytes) -> Iterator[bytes]:
-    """Paths of the images in a folder and those in it, each beginning with `below`."""
-    for entry in os.scandir(folder):
-        path = os.path.join(below, entry.name)
-        if entry.is_dir():
-            yield from _images(entry.path, path)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield path
 
 
 def _remedy(data: DataSet) -> str:

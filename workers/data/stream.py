@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sweeps.training import Recipe
+from workers.corruptions.files import CorruptedFiles
 from workers.data.folders import ImageFiles
 from workers.data.source import Part, epoch_generator
 from workers.data.split import hold_out
@@ -88,9 +89,12 @@ class Stream:
     def chosen(self, places: Tensor, size: int) -> Iterator[Batch]:
         return self._evaluated(Part.TRAIN, self._places[Part.TRAIN][places.cpu()], size)
 
-    def pixels(self, places: Tensor, size: int) -> Iterator[Batch]:
-        """As `chosen`, but as they were decoded: uint8."""
-        return self._read(Part.TRAIN, _unaugmented(self._places[Part.TRAIN][places.cpu()], size), exact=False)
+    def pixels(
+        self, part: Part, places: Tensor, size: int, *, corrupted: CorruptedFiles | None = None
+    ) -> Iterator[Batch]:
+        """The images of a part at these places, or the corrupted images of them, as they were decoded: uint8."""
+        batches = _unaugmented(self._places[part][places.cpu()], size)
+        return self._read(part, batches, exact=False, corrupted=corrupted)
 
     def standardized(self, pixels: Tensor) -> Tensor:
         """(x − mean) / deviation per channel, in the working precision."""
@@ -116,7 +120,14 @@ class Stream:
             for places in torch.split(order, size)[number if one == epoch else 0 :]:
                 yield places.numpy(), counter
 
-    def _read(self, part: Part, batches: Iterable[tuple[np.ndarray, str | None]], *, exact: bool) -> Iterator[Batch]:
+    def _read(
+        self,
+        part: Part,
+        batches: Iterable[tuple[np.ndarray, str | None]],
+        *,
+        exact: bool,
+        corrupted: CorruptedFiles | None = None,
+    ) -> Iterator[Batch]:
         """Pixels (uint8) and labels of each batch, on the device, decoded in chunks by the pool."""
         name = Part.TEST if part is Part.TEST else Part.TRAIN
         labels, counts = self._labels[part], deque[int]()
@@ -126,7 +137,7 @@ class Stream:
                 chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
                 counts.append(len(chunks))
                 for chunk in chunks:
-                    yield Task(listing=name.value, places=chunk, counter=counter, exact=exact)
+                    yield Task(listing=name.value, places=chunk, counter=counter, exact=exact, corrupted=corrupted)
 
         decoded = self._decoders().decode(tasks())
         for first in decoded:

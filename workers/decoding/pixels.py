@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.errors import InputError, QsweepError
+from workers.corruptions.files import check_size
 
 LARGER = 256 / 224
 """How much longer than the cut an image's shorter side is made before it."""
@@ -86,6 +87,16 @@ def evaluation_pixels(path: Path, side: int) -> np.ndarray:
     size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     left, top = (round((one - side) / 2) for one in size)
     return _planes(image.resize(size, _filter()).crop((left, top, left + side, top + side)))
+
+
+def stored_pixels(path: Path, side: int) -> np.ndarray:
+    """Pixels (3, side, side), uint8, of an image that was cut before.
+
+    Raises BrokenImage, or InputError if it has another size.
+    """
+    image = _decoded(path)
+    check_size(image.size, side, path)
+    return _planes(image)
 
 
 def _decoded(path: Path) -> Any:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeps.errors import QsweepError
+from workers.corruptions.files import CorruptedFiles, Drawn, Stored
 from workers.decoding.listing import Listing
-from workers.decoding.pixels import BrokenImage, evaluation_pixels, training_pixels
+from workers.decoding.pixels import BrokenImage, evaluation_pixels, stored_pixels, training_pixels
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,15 @@ class Task:
     """Images to decode: the name of their listing, their places in it, and how.
 
     `counter` is that of their random cuts; None cuts from the middle. With `exact`, as many images come back as were
-    asked for: the next of the listing that can be decoded takes the place of one that is skipped.
+    asked for: the next of the listing that can be decoded takes the place of one that is skipped. `corrupted` takes
+    the corrupted images of those at the places.
     """
 
     listing: str
     places: np.ndarray
     counter: str | None
     exact: bool
+    corrupted: CorruptedFiles | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +70,19 @@ class Decoder:
         pixels = np.empty((len(found), 3, self.side, self.side), dtype=np.uint8)
         for number, (_, picture) in enumerate(found):
             pixels[number] = picture
-        return Decoded(pixels=pixels, places=np.array([place for place, _ in found], dtype=np.int64))
+        places = np.array([place for place, _ in found], dtype=np.int64)
+        if isinstance(task.corrupted, Drawn) and found:
+            listing = self.listings[task.listing]
+            pixels = task.corrupted.applied(pixels, [listing.name(place) for place in places.tolist()])
+        return Decoded(pixels=pixels, places=places)
 
     def _one(self, task: Task, place: int) -> tuple[int, np.ndarray] | None:
         listing = self.listings[task.listing]
         for number in range(NEXT if task.exact else 1):
             other = (place + number) % len(listing)
             try:
+                if isinstance(task.corrupted, Stored):
+                    return other, stored_pixels(task.corrupted.path(listing, other), self.side)
                 if task.counter is None:
                     return other, evaluation_pixels(listing.path(other), self.side)
                 return other, training_pixels(listing.path(other), self.side, f"{task.counter}/{place}")

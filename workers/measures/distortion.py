@@ -6,21 +6,26 @@ the corrupted test set − the mean loss on the original training set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sweeps.errors import InputError
 from sweeps.measures import Distortion
 from sweeps.training import Training
+from workers.corruptions.files import Stored, check_stored, corrupted_files
 from workers.corruptions.sets import CorruptedSets, TestSet
+from workers.data import Collection, ImageFiles, Images, Part
 from workers.data.batches import Batches
-from workers.data.images import Images
+from workers.data.stream import Stream
 from workers.measures import draws
 from workers.measures.accuracy import Examinees
+from workers.measures.files import BATCH, scores_over
 from workers.measures.point import round_weights
 from workers.models import NETWORKS
 from workers.models.layout import Layout
@@ -31,6 +36,10 @@ PART = 10_000
 Model = Mapping[str, Tensor]
 Name = tuple[str, int]
 """A trained model: the identity of its job, and the attempt."""
+Verdict = tuple[Tensor, Tensor, int]
+"""The sum of each model's cross-entropies (M, float64, nats), its hits (M, int64), and the number of images."""
+Judge = Callable[[Tensor, Tensor], Verdict]
+"""Judges models by their rows (M, P) and statistics (M, S)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +56,22 @@ class Known:
 
     train: dict[Name, Judged] = field(default_factory=dict)
     test: dict[tuple[Name, int, int], Judged] = field(default_factory=dict)
-    """By the model, the size of the sample and its seed."""
+    """By the model, the size of the sample (0: all) and its seed (0 of all)."""
+
+    def recall(self, name: Name, passes: Mapping[str, float | None]) -> None:
+        """Take what a model's training found (the columns of `runs`, as far as they are given and finite) as known."""
+        known: dict[str, dict[Any, Judged]] = {"train": self.train, "test": self.test}
+        for part, key in (("train", name), ("test", (name, 0, 0))):
+            loss, accuracy = passes.get(f"{part}_loss"), passes.get(f"{part}_accuracy")
+            if loss is not None and accuracy is not None:
+                known[part].setdefault(key, Judged(loss=loss, accuracy=accuracy))
 
 
 def distort_models(
     trainings: Sequence[Training],
     models: Mapping[Name, Model],
     measure: Distortion,
-    images: Images,
+    images: Collection,
     sets: CorruptedSets,
     known: Known,
     *,
@@ -66,27 +83,23 @@ def distort_models(
     """The distortion's columns of each model's row, in the order of `models`.
 
     Models of one shape and data set are judged side by side in so many `slots`, each as if it were alone. What
-    `known` does not have of them on clean images is judged too, and added to it.
+    `known` does not have of them on clean images is judged too, and added to it. Of images in files no more than some
+    batches are in memory. Raises InputError: BrokenImage at one that can't be decoded, if such are not to be skipped.
     """
-    data = trainings[0].data
-    clean = TestSet(data=data, images=images.test_images.numpy(), labels=images.test_labels.numpy())
-    corrupted = sets.at(clean, measure.corruption, measure.severity, seed=measure.corruption_seed, tick=tick)
-    jury = _Jury(trainings, models, Batches(images, trainings[0].recipe, device, dtype), slots, tick)
-    places = draws.balanced(images.test_labels, measure.measure_samples, measure.corruption_seed)
-    labels = images.test_labels[places]
-    pictures = torch.from_numpy(np.moveaxis(corrupted.images[places.numpy()], -1, 1).copy())
-    jury.add(known.train, lambda name: name, *jury.batches.train)
-    sample = (measure.measure_samples, measure.corruption_seed)
-    jury.add(known.test, lambda name: (name, *sample), images.test_images[places], labels)
+    jury = _Jury(trainings, models, device, dtype)
+    if isinstance(images, ImageFiles):
+        court: _Court = _OfFiles(jury, measure, images, trainings[0], sets, tick)
+    else:
+        court = _InMemory(jury, measure, images, trainings[0], sets, slots, tick)
+    sample = (measure.measure_samples, measure.corruption_seed if measure.measure_samples else 0)
     found: dict[Name, Judged] = {}
-    jury.add(found, lambda name: name, pictures, labels, scale=data.peak / 255)
-    origin = {
-        "samples": len(places),
-        "source": corrupted.source,
-        "frost": corrupted.frost,
-        "fingerprint": corrupted.fingerprint,
-    }
-    return [_row(found[name], known.train[name], known.test[name, *sample]) | origin for name in models]
+    try:
+        jury.add(known.train, lambda name: name, court.train)
+        jury.add(known.test, lambda name: (name, *sample), court.test)
+        jury.add(found, lambda name: name, court.corrupted)
+    finally:
+        court.close()
+    return [_row(found[name], known.train[name], known.test[name, *sample]) | court.origin for name in models]
 
 
 def _row(corrupted: Judged, train: Judged, test: Judged) -> dict[str, Any]:
@@ -103,53 +116,164 @@ def _row(corrupted: Judged, train: Judged, test: Judged) -> dict[str, Any]:
 
 
 class _Jury:
-    """The models, as deployed, and how images are brought before them."""
+    """The models, as deployed."""
 
     def __init__(
-        self,
-        trainings: Sequence[Training],
-        models: Mapping[Name, Model],
-        batches: Batches,
-        slots: int,
-        tick: Callable[[], None],
+        self, trainings: Sequence[Training], models: Mapping[Name, Model], device: torch.device, dtype: torch.dtype
     ) -> None:
         first = trainings[0]
-        self.batches = batches
-        self._network = NETWORKS[first.model.name](first.model, first.data)
+        self.device, self.dtype = device, dtype
+        self.network = NETWORKS[first.model.name](first.model, first.data)
         self._names = list(models)
         self._rows = {
-            name: deployed_rows(training, model, self._network.layout, batches.dtype)
+            name: deployed_rows(training, model, self.network.layout, dtype)
             for training, (name, model) in zip(trainings, models.items(), strict=True)
         }
-        self._slots, self._tick = slots, tick
 
-    def add(
-        self,
-        known: dict[Any, Judged],
-        key: Callable[[Name], Any],
-        images: Tensor,
-        labels: Tensor,
-        *,
-        scale: float = 1.0,
-    ) -> None:
-        """Judge uint8 images (N, channels, side, side), times `scale`, by every model whose key is not yet known."""
+    @torch.no_grad()
+    def add(self, known: dict[Any, Judged], key: Callable[[Name], Any], judge: Judge) -> None:
+        """Have every model judged whose key is not yet known."""
         names = [name for name in self._names if key(name) not in known]
         if not names:
             return
-        device, dtype = self.batches.train[0].device, self.batches.dtype
-        rows, statistics = (torch.stack([self._rows[name][part] for name in names]).to(device) for part in (0, 1))
-        losses = torch.zeros(len(names), dtype=torch.float64, device=device)
-        hits = torch.zeros(len(names), dtype=torch.int64, device=device)
+        rows, statistics = (torch.stack([self._rows[name][part] for name in names]).to(self.device) for part in (0, 1))
+        losses, hits, count = judge(rows, statistics)
+        if not count:
+            raise InputError("none of the images can be decoded", place="distortion")
+        for name, loss, right in zip(names, losses.tolist(), hits.tolist(), strict=True):
+            known[key(name)] = Judged(loss=loss / count, accuracy=right / count)
+
+
+class _Court(Protocol):
+    """How images are brought before the models. `origin` is what a row says of the corrupted ones, once judged."""
+
+    origin: dict[str, Any]
+
+    def train(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        """By all images that are trained on."""
+
+    def test(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        """By the sample of the test images, not corrupted."""
+
+    def corrupted(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        """By the same images, corrupted."""
+
+    def close(self) -> None:
+        """Let go of what it holds beside memory."""
+
+
+class _InMemory:
+    """Images that are in memory, and corrupted test sets that are files of arrays."""
+
+    def __init__(
+        self,
+        jury: _Jury,
+        measure: Distortion,
+        images: Images,
+        first: Training,
+        sets: CorruptedSets,
+        slots: int,
+        tick: Callable[[], None],
+    ) -> None:
+        clean = TestSet(data=first.data, images=images.test_images.numpy(), labels=images.test_labels.numpy())
+        corrupted = sets.at(clean, measure.corruption, measure.severity, seed=measure.corruption_seed, tick=tick)
+        places = draws.balanced(images.test_labels, measure.measure_samples, measure.corruption_seed)
+        self._jury, self._slots, self._tick = jury, slots, tick
+        self._batches = Batches(images, first.recipe, jury.device, jury.dtype)
+        self._test, self._labels = images.test_images[places], images.test_labels[places]
+        self._pictures = torch.from_numpy(np.moveaxis(corrupted.images[places.numpy()], -1, 1).copy())
+        self._scale = first.data.peak / 255
+        self.origin: dict[str, Any] = {
+            "samples": len(places),
+            "source": corrupted.source,
+            "frost": corrupted.frost,
+            "fingerprint": corrupted.fingerprint,
+        }
+
+    def train(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        return self._judge(*self._batches.train, rows, statistics)
+
+    def test(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        return self._judge(self._test, self._labels, rows, statistics)
+
+    def corrupted(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        return self._judge(self._pictures, self._labels, rows, statistics, scale=self._scale)
+
+    def close(self) -> None:
+        """There is nothing but memory."""
+
+    def _judge(
+        self, images: Tensor, labels: Tensor, rows: Tensor, statistics: Tensor, *, scale: float = 1.0
+    ) -> Verdict:
+        """By uint8 images (N, channels, side, side), times `scale`."""
+        device, dtype = self._jury.device, self._jury.dtype
+        losses = torch.zeros(len(rows), dtype=torch.float64, device=device)
+        hits = torch.zeros(len(rows), dtype=torch.int64, device=device)
         for some, answers in zip(torch.split(images, PART), torch.split(labels, PART), strict=True):
             pixels = some.to(device, dtype)
-            standardized = self.batches.standardized(pixels if scale == 1 else pixels * scale)
-            found = Examinees(self._network, standardized, answers.to(device))
-            more = found.losses(rows, statistics, slots=self._slots)
+            standardized = self._batches.standardized(pixels if scale == 1 else pixels * scale)
+            examinees = Examinees(self._jury.network, standardized, answers.to(device))
+            more = examinees.losses(rows, statistics, slots=self._slots)
             losses += more[0]
             hits += more[1]
             self._tick()
-        for name, loss, right in zip(names, losses.tolist(), hits.tolist(), strict=True):
-            known[key(name)] = Judged(loss=loss / len(labels), accuracy=right / len(labels))
+        return losses, hits, len(labels)
+
+
+class _OfFiles:
+    """Images that are read from their files, and corrupted as they are read or read from a tree of corrupted ones."""
+
+    def __init__(
+        self,
+        jury: _Jury,
+        measure: Distortion,
+        files: ImageFiles,
+        first: Training,
+        sets: CorruptedSets,
+        tick: Callable[[], None],
+    ) -> None:
+        self._corrupted = corrupted_files(
+            files.data, sets.folder, measure.corruption, measure.severity, seed=measure.corruption_seed
+        )
+        if isinstance(self._corrupted, Stored):
+            check_stored(self._corrupted, files.test, files.data.size)
+        self._jury, self._tick = jury, tick
+        self._stream = Stream(files, first.recipe, jury.device, jury.dtype)
+        labels = self._stream.labels(Part.TEST)
+        self._places = draws.balanced(labels, measure.measure_samples, measure.corruption_seed)
+        self.origin: dict[str, Any] = {"source": self._corrupted.source, "frost": self._corrupted.frost}
+
+    def train(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        places = torch.arange(len(self._stream.labels(Part.TRAIN)))
+        return self._judge(self._stream.pixels(Part.TRAIN, places, BATCH), rows, statistics)
+
+    def test(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        return self._judge(self._stream.pixels(Part.TEST, self._places, BATCH), rows, statistics)
+
+    def corrupted(self, rows: Tensor, statistics: Tensor) -> Verdict:
+        digest = hashlib.sha256()
+        batches = self._stream.pixels(Part.TEST, self._places, BATCH, corrupted=self._corrupted)
+        verdict = self._judge(_hashed(batches, digest), rows, statistics)
+        self.origin |= {"samples": verdict[-1], "fingerprint": digest.hexdigest()[:32]}
+        return verdict
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _judge(self, batches: Iterator[tuple[Tensor, Tensor]], rows: Tensor, statistics: Tensor) -> Verdict:
+        return scores_over(self._jury.network, self._stream, self._ticked(batches), rows, statistics)
+
+    def _ticked(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for one in batches:
+            yield one
+            self._tick()
+
+
+def _hashed(batches: Iterator[tuple[Tensor, Tensor]], digest: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches as they come, their pixels added to the digest as pictures (side, side, 3)."""
+    for pixels, labels in batches:
+        digest.update(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy()).data)
+        yield pixels, labels
 
 
 def deployed_rows(training: Training, model: Model, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from workers.data.source import Part
 from workers.data.stream import Stream
 from workers.measures.accuracy import Examinees
 from workers.measures.inference import cross_entropies
@@ -23,6 +24,29 @@ KEPT = 1 << 32
 CPU_ROWS = 1 << 30
 GPU_ROWS = 1 << 33
 """Bytes that the weights of the models of one pass may take: all of them are judged by an image once it is decoded."""
+
+
+def scores_over(
+    network: Any, stream: Stream, batches: Iterable[tuple[Tensor, Tensor]], rows: Tensor, statistics: Tensor
+) -> tuple[Tensor, Tensor, int]:
+    """The sum of each model's cross-entropies (M, float64, nats), its hits (M, int64), and how many images there were.
+
+    `batches` are pixels (uint8) and labels of the stream's; each is judged by one model after another.
+    """
+    stages = stage_tensors(network.layout, rows, rows, statistics)
+    kernels = [[folded_kernel(stage.of(model)) for stage in stages] for model in range(len(rows))]
+    losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    hits = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    seen = 0
+    for pixels, labels in batches:
+        images = stream.standardized(pixels.to(rows.device)).contiguous(memory_format=torch.channels_last)
+        labels = labels.to(rows.device)
+        seen += len(labels)
+        for model, some in enumerate(kernels):
+            logits = network.walk(images, some, convolve, pool_planes)
+            losses[model] += cross_entropies(logits.mT[None], labels)[0]
+            hits[model] += (logits.argmax(1) == labels).sum()
+    return losses, hits, seen
 
 
 class FromFiles:
@@ -44,19 +68,7 @@ class FromFiles:
 
     def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of each model's cross-entropies (M, float64), and its hits (M, int64)."""
-        stages = stage_tensors(self._network.layout, rows, rows, statistics)
-        kernels = [[folded_kernel(stage.of(model)) for stage in stages] for model in range(len(rows))]
-        losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        hits = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        self.seen = 0
-        for pixels, labels in self._batches():
-            images = self._stream.standardized(pixels.to(rows.device)).contiguous(memory_format=torch.channels_last)
-            labels = labels.to(rows.device)
-            self.seen += len(labels)
-            for model, some in enumerate(kernels):
-                logits = self._network.walk(images, some, convolve, pool_planes)
-                losses[model] += cross_entropies(logits.mT[None], labels)[0]
-                hits[model] += (logits.argmax(1) == labels).sum()
+        losses, hits, self.seen = scores_over(self._network, self._stream, self._batches(), rows, statistics)
         return losses, hits
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -66,7 +78,7 @@ class FromFiles:
             return
         keeps = len(self._places) * 3 * self._stream.side**2 <= KEPT
         kept = []
-        for pixels, labels in self._stream.pixels(self._places, BATCH):
+        for pixels, labels in self._stream.pixels(Part.TRAIN, self._places, BATCH):
             if keeps:
                 kept.append((pixels.cpu(), labels.cpu()))
             yield pixels, labels
