@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import qsweep as api
+from db.registry import Registry
 from tests.conftest import QSWEEP, Qsweep, environment
 
 pytestmark = pytest.mark.slow
@@ -112,13 +113,14 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     qsweep: Qsweep, home: Path, tmp_path: Path
 ) -> None:
     uninterrupted = tmp_path / "uninterrupted"
-    command = ("launch", *LONG, "--set", "epochs=30")
+    command = ("launch", *LONG, "--set", "epochs=70")
     often = environment(home, {"QSWEEP_CHECKPOINT_STEPS": "100"})
     launched = subprocess.Popen([QSWEEP, *command], env=often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until_running(qsweep, 12)
-    deadline = time.monotonic() + 60
-    while not list((home / "checkpoints").rglob("*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    with Registry.open(home / "registry.db") as registry:
+        sweep, deadline = registry.find_sweep("digits-grid"), time.monotonic() + 60
+        while sum(row.progress > 0 for row in registry.jobs(sweep.id)) < 12 and time.monotonic() < deadline:
+            time.sleep(0.1)
     for process in [*descendants_by_home(home), psutil.Process(launched.pid)]:
         process.kill()
     launched.wait()
