@@ -12,7 +12,7 @@ from tests.conftest import Qsweep
 
 pytestmark = pytest.mark.slow
 
-SWEEP = ("launch", "digits-grid", "--set", "epochs=1", "--limit", "4", "--workers", "1")
+SWEEP = ("launch", "digits-grid", "--workers", "1", "--set", "epochs=1", "--limit", "4")
 
 
 def files(home: Path) -> set[str]:
