@@ -123,7 +123,7 @@ class Watch:
         try:
             compact(self.home, self.registry, [self.sweep.id])
         except (QsweepError, OSError) as error:  # nothing is lost by it, and nothing has to stop for it
-            self._say([f"results files were not merged: {error}"])
+            self.console.print(f"results files were not merged: {error}", highlight=False, soft_wrap=True)
 
     def _counts(self) -> Counts:
         return self.registry.counts(self.sweep.id, self.fleet.scope.selection)

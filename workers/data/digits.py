@@ -28,4 +28,7 @@ def _file() -> Path:
         raise InputError(
             "the digits come with scikit-learn, which is not installed", allowed="pip install scikit-learn"
         )
-    return Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    file = Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz"
+    if not file.is_file():
+        raise InputError("this scikit-learn has no digits", place=str(file), allowed="another version of scikit-learn")
+    return file
