@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db import failures
-from db.claims import CLAIMED, START, claims_of
+from db.claims import CLAIMED, START, whole
 from db.clock import boot, moment, wall
 from db.journal import batches, event, record
 from db.rows import AgentInfo, BundleRow, Claim
@@ -85,7 +85,7 @@ def _held(transaction: Transaction, holder: int) -> list[Claim]:
     return [
         claim
         for batch in batches(list(ids.scalars()))
-        for claim in claims_of(transaction, transaction.run(sa.select(*CLAIMED).where(jobs.c.id.in_(batch))).all())
+        for claim in whole(transaction, transaction.run(sa.select(*CLAIMED).where(jobs.c.id.in_(batch))).all())
     ]
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +24,7 @@ from sweeps.job import Job
 LONGEST_DELAY = 3600.0
 """A backoff that ends later than this was written before the boot clock began anew: it is over."""
 
+NO_PARENTS: Mapping[int, ParentModel] = {}
 QUEUED = jobs.c.state == State.QUEUED.value
 OTHERS = agents.alias("others")
 IS_EXPIRED = sa.or_(OTHERS.c.expires < moment(), OTHERS.c.clock != boot())
@@ -83,7 +83,29 @@ INSIDE: dict[str, tuple[sa.ColumnElement[bool], ...]] = {
 HEADS = {"all": (HEAD,), "sweep": (HEAD_AT_HOME, HEAD_OF_SHARED), "selection": (HEAD.where(OF_SELECTION),)}
 
 
-def _claim_statement(*more: sa.ColumnElement[bool]) -> sa.Executable:
+STARTED: dict[str, Any] = {
+    "state": State.RUNNING.value,
+    "agent_id": sa.bindparam("agent"),
+    "attempt": jobs.c.attempt + 1,
+    "advanced": False,
+    "not_before": None,
+}
+CLAIMED = (
+    jobs.c.id,
+    jobs.c.attempt,
+    jobs.c.content,
+    jobs.c.progress,
+    jobs.c.alone,
+    jobs.c.slots_limit,
+    jobs.c.keep_model,
+    jobs.c.parent_id,
+    sa.case((jobs.c.progress > 0, "claimed, from step " + sa.cast(jobs.c.progress, sa.Text)), else_="claimed").label(
+        "detail"
+    ),
+)
+
+
+def claim_statement(*more: sa.ColumnElement[bool]) -> sa.UpdateBase:
     picked = (
         sa.select(jobs.c.id)
         .where(
@@ -103,24 +125,7 @@ def _claim_statement(*more: sa.ColumnElement[bool]) -> sa.Executable:
     return jobs.update().where(jobs.c.id.in_(sa.select(picked.c.id))).values(STARTED).returning(*CLAIMED)
 
 
-STARTED: dict[str, Any] = {
-    "state": State.RUNNING.value,
-    "agent_id": sa.bindparam("agent"),
-    "attempt": jobs.c.attempt + 1,
-    "advanced": False,
-    "not_before": None,
-}
-CLAIMED = (
-    jobs.c.id,
-    jobs.c.attempt,
-    jobs.c.content,
-    jobs.c.progress,
-    jobs.c.alone,
-    jobs.c.slots_limit,
-    jobs.c.keep_model,
-    jobs.c.parent_id,
-)
-CLAIM = {kind: _claim_statement(*inside) for kind, inside in INSIDE.items()}
+CLAIM = {kind: claim_statement(*inside) for kind, inside in INSIDE.items()}
 START = (
     attempts.insert()
     .inline()
@@ -182,22 +187,32 @@ def take_back_expired(transaction: Transaction) -> int:
     return len(expired)
 
 
-def claim(database: Database, agent_id: int, head: Head, limit: int, scope: Scope) -> list[Claim]:
-    # If the answer to a COMMIT is lost, the repetition finds its own claim by this number.
-    number = random.getrandbits(62)
-    return database.write(lambda t: _claim(t, agent_id, head, limit, number, scope))
-
-
-def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, number: int, scope: Scope) -> list[Claim]:
+def claim(
+    transaction: Transaction,
+    agent_id: int,
+    head: Head,
+    limit: int,
+    number: int,
+    scope: Scope,
+    *,
+    again: bool = False,
+) -> list[Claim]:
+    """`number` names this claim: `again`, it may have been committed without our hearing of it."""
     # The lock on the agent's row keeps it from being buried before its new jobs can be seen.
     renewed = transaction.quick(RENEW, {"agent": agent_id})
     if not renewed:
         raise LeaseLost(agent_id)
-    if transaction.again and (claimed := claimed_before(transaction, agent_id, number)):
-        return claims_of(transaction, claimed)
+    if (again or transaction.again) and (claimed := claimed_before(transaction, agent_id, number)):
+        return whole(transaction, claimed)
     if renewed[0].others_expired:
         take_back_expired(transaction)
-    values = {
+    rows = transaction.quick(CLAIM[scope.kind], wanted(agent_id, head, limit, scope))
+    return start(transaction, agent_id, rows, number) if rows else []
+
+
+def wanted(agent_id: int, head: Head, limit: int, scope: Scope) -> dict[str, Any]:
+    """What the statement of a claim is to be told."""
+    return {
         "agent": agent_id,
         "key": head.cohort_key,
         "runs_alone": head.alone,
@@ -206,8 +221,6 @@ def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, numb
         "selection": scope.selection,
         "most": 1 if head.alone else min(limit, head.slots_limit or limit),
     }
-    rows = transaction.quick(CLAIM[scope.kind], values)
-    return start(transaction, agent_id, rows, number) if rows else []
 
 
 def start(transaction: Transaction, agent_id: int, rows: Sequence[Any], number: int) -> list[Claim]:
@@ -216,15 +229,11 @@ def start(transaction: Transaction, agent_id: int, rows: Sequence[Any], number: 
         {"job_id": row.id, "attempt": row.attempt, "agent_id": agent_id, "claim": number, "resumed_from": row.progress}
         for row in rows
     ]
-    claimed = [event(row, State.QUEUED, State.RUNNING, _detail(row), agent_id) for row in rows]
+    claimed = [event(row, State.QUEUED, State.RUNNING, row.detail, agent_id) for row in rows]
     transaction.quick(START, started)
     transaction.quick(RECORD, claimed)
     point("claim.uncommitted", len(rows))
-    return claims_of(transaction, rows)
-
-
-def _detail(row: Any) -> str:
-    return f"claimed, from step {row.progress}" if row.progress else "claimed"
+    return whole(transaction, rows)
 
 
 def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Any]:
@@ -233,33 +242,39 @@ def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list
     return list(transaction.run(statement).all())
 
 
-def claims_of(transaction: Transaction, rows: Any) -> list[Claim]:
-    ordered = sorted(rows, key=lambda row: (-row.progress, row.id))
-    saved = _saved(transaction, [row.id for row in ordered if row.progress])
-    parents = _parents(transaction, {row.parent_id: row.id for row in ordered if row.parent_id is not None})
+def whole(transaction: Transaction, rows: Any) -> list[Claim]:
+    """The claims that these rows of jobs stand for, with their checkpoints and parents."""
+    parents = _parents(transaction, {row.parent_id: row.id for row in rows if row.parent_id is not None})
+    return claims_of(rows, saved(transaction, [row.id for row in rows if row.progress]), parents)
+
+
+def claims_of(
+    rows: Sequence[Any], checkpoints: Mapping[int, Sequence[Saved]], parents: Mapping[int, ParentModel] = NO_PARENTS
+) -> list[Claim]:
     return [
         Claim(
             job_id=row.id,
             job=Job.from_json(row.content),
             attempt=row.attempt,
-            checkpoints=tuple(saved.get(row.id, ())),
+            checkpoints=tuple(checkpoints.get(row.id, ())),
             alone=bool(row.alone),
             slots_limit=row.slots_limit,
             keep_model=bool(row.keep_model),
             parent=parents.get(row.parent_id),
         )
-        for row in ordered
+        for row in sorted(rows, key=lambda row: (-row.progress, row.id))
     ]
 
 
-def _saved(transaction: Transaction, ids: list[int]) -> dict[int, list[Saved]]:
-    saved: dict[int, list[Saved]] = {}
+def saved(transaction: Transaction, ids: Sequence[int]) -> dict[int, list[Saved]]:
+    """The recorded checkpoints of these jobs, the newest first."""
+    found: dict[int, list[Saved]] = {}
     if ids:
         statement = sa.select(checkpoints).where(checkpoints.c.job_id.in_(ids)).order_by(checkpoints.c.id.desc())
         for row in transaction.run(statement):
             one = Saved(step=row.step, epoch=row.epoch, file=row.file, checksum=row.checksum)
-            saved.setdefault(row.job_id, []).append(one)
-    return saved
+            found.setdefault(row.job_id, []).append(one)
+    return found
 
 
 def _parents(transaction: Transaction, children: dict[int, int]) -> dict[int, ParentModel]:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
+from enum import Enum, auto
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +40,28 @@ RETRIED_STATES = (*GONE_STATES, "40001", "40P01", "53300")
 FULL_STATE = "53100"
 
 
+class Mode(Enum):
+    """How a transaction begins; see the methods of Database."""
+
+    WRITE = auto()
+    READ = auto()
+    SNAPSHOT = auto()
+    GLANCE = auto()
+
+
+BEGIN = "qsweep_begin"
+"""Where a connection keeps the words that its next transaction begins with."""
+BEGINS: dict[str, dict[Mode, str]] = {
+    "sqlite": {Mode.WRITE: "BEGIN IMMEDIATE", Mode.READ: "BEGIN", Mode.SNAPSHOT: "BEGIN", Mode.GLANCE: ""},
+    "postgresql": {
+        Mode.WRITE: "BEGIN ISOLATION LEVEL READ COMMITTED",
+        Mode.READ: "BEGIN ISOLATION LEVEL READ COMMITTED",
+        Mode.SNAPSHOT: "BEGIN ISOLATION LEVEL REPEATABLE READ",
+        Mode.GLANCE: "",
+    },
+}
+
+
 class Database:
     """One registry database: opens short transactions on it, and repeats those that met a locked door."""
 
@@ -52,13 +75,17 @@ class Database:
             self.engine = _postgres_engine(self._url)
         self._statements = Statements(self.engine.dialect)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
-        alone = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
-        self._glancer = self.engine.execution_options(**alone)
-        steady = {} if self.engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
-        self._snapshotter = self.engine.execution_options(**steady)
-        self._writer = self.engine.execution_options(qsweep_begin="BEGIN IMMEDIATE")
+        self._begins = BEGINS[self.engine.dialect.name]
+        self._spare: list[sa.Connection] = []
+
+    @property
+    def chains(self) -> bool:
+        """Whether one statement may change several tables."""
+        return self.engine.dialect.name == "postgresql"
 
     def close(self) -> None:
+        while self._spare:
+            self._spare.pop().close()
         self.engine.dispose()
 
     def prepare(self) -> None:
@@ -73,25 +100,25 @@ class Database:
 
     def write(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers, in one transaction that holds SQLite's write lock from its first statement."""
-        return self._patiently(self._writer, work)
+        return self._patiently(Mode.WRITE, work)
 
     def read(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers about one snapshot (SQLite) or committed state (Postgres). Takes no lock."""
-        return self._patiently(self.engine, work)
+        return self._patiently(Mode.READ, work)
 
     def snapshot(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers by several statements about one and the same state, on Postgres too."""
-        return self._patiently(self._snapshotter, work)
+        return self._patiently(Mode.SNAPSHOT, work)
 
     def glance(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers by a single statement, which needs no transaction."""
-        return self._patiently(self._glancer, work)
+        return self._patiently(Mode.GLANCE, work)
 
-    def _patiently(self, engine: sa.Engine, work: Callable[[Transaction], Answer]) -> Answer:
+    def _patiently(self, mode: Mode, work: Callable[[Transaction], Answer]) -> Answer:
         started, pause, again = time.monotonic(), 0.01, False
         while True:
             try:
-                return self._once(engine, work, again)
+                return self._once(mode, work, again)
             except (DBAPIError, self._driver_error) as error:
                 if self._is_full(error):
                     raise RegistryFull(f"{self.place}: the disk is full, nothing was written") from None
@@ -103,14 +130,25 @@ class Database:
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause, again = min(2 * pause, LONGEST_PAUSE), True
 
-    def _once(self, engine: sa.Engine, work: Callable[[Transaction], Answer], again: bool) -> Answer:
-        with engine.begin() as connection:
-            try:
-                return work(Transaction(connection=connection, statements=self._statements, again=again))
-            except self._driver_error as error:
-                if is_disconnect(error):  # SQLAlchemy did not see it: this connection must not be used again.
-                    connection.invalidate(error)
-                raise
+    def _once(self, mode: Mode, work: Callable[[Transaction], Answer], again: bool) -> Answer:
+        # A connection is kept between transactions: SQLAlchemy's own pool takes longer than a short transaction.
+        try:
+            connection = self._spare.pop()
+        except IndexError:
+            connection = self.engine.connect()
+        try:
+            connection.info[BEGIN] = self._begins[mode]
+            if mode is not Mode.GLANCE:
+                connection.begin()
+            answer = work(Transaction(connection=connection, statements=self._statements, again=again))
+            connection.commit()
+        except BaseException as error:
+            if isinstance(error, self._driver_error) and is_disconnect(error):
+                connection.invalidate(error)  # SQLAlchemy did not see it: this connection must not be used again.
+            connection.close()  # rolls back
+            raise
+        self._spare.append(connection)
+        return answer
 
     def _is_full(self, error: Exception) -> bool:
         raw = _driver_error(error)
@@ -168,9 +206,11 @@ def _begin(connection: sa.Connection) -> None:
     SQLite's own waiting sleeps longer and longer, up to 100 ms, and so starves whoever waits; ours asks
     again after a fraction of a transaction's time.
     """
+    command = connection.info.get(BEGIN)
+    if not command:
+        return
     raw = connection.connection.driver_connection
     assert raw is not None
-    command = connection.get_execution_options().get("qsweep_begin", "BEGIN")
     deadline = time.monotonic() + BUSY
     while True:
         try:
@@ -192,11 +232,14 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
         "tcp_user_timeout": 25_000,
     }
     try:
-        return sa.create_engine(url, connect_args=arguments, hide_parameters=True)
+        # The driver begins nothing by itself; `_begin` does.
+        engine = sa.create_engine(url, connect_args=arguments, hide_parameters=True, isolation_level="AUTOCOMMIT")
     except ImportError:
         raise InputError(
             "the Postgres driver is not installed", place=shown(url), allowed="pip install 'qsweep[postgres]'"
         ) from None
+    sa.event.listen(engine, "begin", _begin)
+    return engine
 
 
 def is_passing(error: Exception) -> bool:

@@ -18,6 +18,8 @@ from sweeps.faults import point
 
 KEPT = 2
 """Checkpoints recorded per job."""
+DIVERGED = "diverged"
+"""What the event of a finish says of a training whose loss became infinite or no number."""
 
 FENCE = (
     jobs.c.id == sa.bindparam("fenced_id"),
@@ -198,9 +200,8 @@ def _result(one: Finished) -> dict[str, Any]:
 
 def _record(transaction: Transaction, agent_id: int, counted: Sequence[dict[str, Any]], rows: Sequence[Any]) -> None:
     transaction.quick(END_ATTEMPT, counted)
-    detail = {True: "diverged", False: ""}
     transaction.quick(
-        RECORD, [event(row, State.RUNNING, State.DONE, detail[bool(row.diverged)], agent_id) for row in rows]
+        RECORD, [event(row, State.RUNNING, State.DONE, DIVERGED if row.diverged else "", agent_id) for row in rows]
     )
     if parents := [row.id for row in rows if row.has_children]:
         transaction.run(jobs.update().where(jobs.c.parent_id.in_(parents)).values(blocked=False))

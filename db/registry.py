@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from db import (
     agents,
     bundles,
+    chained,
     claims,
     control,
     failures,
@@ -363,7 +364,7 @@ class Registry:
         Takes back expired leases before, and renews this agent's. A head that has to run alone yields one
         job. Empty when others were faster. Raises LeaseLost.
         """
-        return claims.claim(self._database, agent_id, head, limit, scope)
+        return chained.claim(self._database, agent_id, head, limit, scope)
 
     def remaining(self, scope: Scope = EVERYTHING) -> Remaining:
         """What is left within the scope, for an agent that found nothing to claim. Reads only."""
@@ -404,7 +405,7 @@ class Registry:
 
     def finish(self, agent_id: int, finished: Sequence[Finished]) -> Accepted:
         """Commits results: the pointers and the state, together. Only accepted jobs count."""
-        return self._database.write(lambda t: outcomes.finish(t, agent_id, finished))
+        return chained.finish(self._database, agent_id, finished)
 
     def move(self, moves: Sequence[Move]) -> int:
         """Moves the pointers of results that were copied to another publication; how many still counted.

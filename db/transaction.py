@@ -23,15 +23,21 @@ class Prepared:
     def __init__(self, statement: sa.Executable, dialect: sa.Dialect) -> None:
         compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
         self.sql = str(compiled)
-        self.constants = dict(compiled.params)
         self.order: Sequence[str] | None = compiled.positiontup
+        self.constants = {
+            name: compiled.params[name] for bind, name in compiled.bind_names.items() if not bind.required
+        }
+        if self.order is None:  # written into the text, which spares both sides a value at each execution
+            for name, value in self.constants.items():
+                self.sql = self.sql.replace(f"%({name})s", _literal(value))
+            self.constants = {}
         names = [column[0] for column in compiled._result_columns]
         self.row: Any = namedtuple("Row", names) if names else None
 
     def bound(self, values: Mapping[str, Any]) -> Any:
-        given = {**self.constants, **values}
         if self.order is None:
-            return given
+            return values
+        given = {**self.constants, **values}
         return [given.get(name) for name in self.order]
 
     def start(self, cursor: Any, values: Values) -> None:
@@ -44,6 +50,15 @@ class Prepared:
 
     def answer(self, cursor: Any) -> list[Any]:
         return [] if self.row is None else [self.row._make(row) for row in cursor.fetchall()]
+
+
+def _literal(value: str | float | bool | None) -> str:
+    """A constant of our own statements as Postgres reads it."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''").replace("%", "%%") + "'"
+    return str(value)  # numbers, True and False
 
 
 class Statements:

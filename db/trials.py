@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.claims import CLAIMED, FITTING, QUEUED, RENEW, STARTED, claimed_before, claims_of, start
+from db.claims import CLAIMED, FITTING, QUEUED, RENEW, STARTED, claimed_before, start, whole
 from db.clock import wall
 from db.connection import Database
 from db.errors import LeaseLost
@@ -36,7 +36,7 @@ def _claim(transaction: Transaction, agent_id: int, job_id: int, number: int) ->
     if not transaction.quick(RENEW, {"agent": agent_id}):
         raise LeaseLost(agent_id)
     if transaction.again and (claimed := claimed_before(transaction, agent_id, number)):
-        return claims_of(transaction, claimed)[0]
+        return whole(transaction, claimed)[0]
     (row,) = locked(transaction, [job_id])
     if row.state == State.CANCELLED:
         move(transaction, [row], State.CANCELLED, State.QUEUED, "wanted by a trial", {"ended_at": None})

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Hashable, Mapping
+import operator
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
 
@@ -67,22 +68,19 @@ def build(component: type[Component], given: Mapping[str, Any], *, place: str | 
     Raises InputError, with the place, the value and what is allowed, for a wrong type, a value out of
     range or a missing setting.
     """
-    hints = _hints(cast("Hashable", component))
     values: dict[str, Setting] = {}
-    for field in dataclasses.fields(component):  # type: ignore[arg-type]
-        if "rule" not in field.metadata:
-            continue
-        where = f"{place}: {field.name}" if place else field.name
-        if field.name in given:
-            values[field.name] = _checked(given[field.name], hints[field.name], field.metadata["rule"], where)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise InputError(f"{field.name} is missing", place=place, allowed=field.metadata["rule"].allowed())
+    for name, hint, rule, has_default in _declared(cast("Hashable", component)):
+        if name in given:
+            values[name] = _checked(given[name], hint, rule, f"{place}: {name}" if place else name)
+        elif not has_default:
+            raise InputError(f"{name} is missing", place=place, allowed=rule.allowed())
     return component(**values)
 
 
 def settings_of(component: Any) -> dict[str, Setting]:
     """The settings of a component, by name, in the order of declaration."""
-    return {name: getattr(component, name) for name in names_of(type(component))}
+    names, values = _read(cast("Hashable", type(component)))
+    return dict(zip(names, values(component), strict=True))
 
 
 def canonical(component: Any) -> dict[str, Setting]:
@@ -108,6 +106,15 @@ def _names(component: Any) -> tuple[str, ...]:
 
 
 @functools.cache
+def _read(component: Any) -> tuple[tuple[str, ...], Callable[[Any], Sequence[Setting]]]:
+    """The names of a component class's settings, and what reads their values off one."""
+    names = _names(component)
+    if len(names) > 1:
+        return names, operator.attrgetter(*names)
+    return names, lambda one: [getattr(one, name) for name in names]
+
+
+@functools.cache
 def _later(component: Any) -> tuple[tuple[str, Any], ...]:
     """The settings that were added later, with the default that is the old behaviour."""
     fields = dataclasses.fields(component)
@@ -115,8 +122,19 @@ def _later(component: Any) -> tuple[tuple[str, Any], ...]:
 
 
 @functools.cache
-def _hints(component: Hashable) -> dict[str, Any]:
-    return get_type_hints(component)
+def _declared(component: Any) -> tuple[tuple[str, Any, Rule, bool], ...]:
+    """Each setting that a component class declares: its name, type and rule, and whether it has a default."""
+    hints, missing = get_type_hints(component), dataclasses.MISSING
+    return tuple(
+        (
+            field.name,
+            hints[field.name],
+            field.metadata["rule"],
+            field.default is not missing or field.default_factory is not missing,
+        )
+        for field in dataclasses.fields(component)
+        if "rule" in field.metadata
+    )
 
 
 def _checked(value: Any, hint: Any, rule: Rule, where: str) -> Setting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 from sweeps.datasets import DATASETS, DataSet, ImageFolder, data_from, data_settings
@@ -104,8 +105,7 @@ class Training:
             )
         self._check_data(where)
         self._check_weights(where)
-        layers = self.model.layers(self.data)
-        if self.train_images % batch == 1 and any(one.norm and one.side == 1 for one in layers):
+        if self.train_images % batch == 1 and _norms_single_pixels(self.model, self.data):
             raise InputError(
                 f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
                 place=f"{where}batch_size",
@@ -210,12 +210,7 @@ class Training:
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""
-        flat: dict[str, Setting] = {"data": self.data.name, **data_settings(self.data), "model": self.model.name}
-        flat |= settings_of(self.model)
-        flat |= {"optimizer": self.optimizer.name, **settings_of(self.optimizer), "bits": self.bits}
-        if self.quantizer is not None:
-            flat |= {"quantizer": self.quantizer.name, **settings_of(self.quantizer)}
-        return flat | settings_of(self.recipe)
+        return _component_settings(self.data, self.model, self.optimizer, self.quantizer) | settings_of(self.recipe)
 
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
@@ -225,6 +220,18 @@ class Training:
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
         return shared_content(self.data, self.model, self.recipe)
+
+
+@lru_cache(maxsize=1024)  # most of a million jobs differ in the recipe only
+def _component_settings(
+    data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None
+) -> dict[str, Setting]:
+    """The settings of everything but the recipe. The answer is kept: nobody may change it."""
+    flat: dict[str, Setting] = {"data": data.name, **data_settings(data), "model": model.name, **settings_of(model)}
+    flat |= {"optimizer": optimizer.name, **settings_of(optimizer)}
+    if quantizer is None:
+        return flat | {"bits": FULL_PRECISION}
+    return flat | {"bits": quantizer.bits, "quantizer": quantizer.name, **settings_of(quantizer)}
 
 
 def component_contents(
@@ -269,6 +276,12 @@ def recipe_content(recipe: Recipe) -> dict[str, Any]:
     if not content["milestones"]:
         del content["lr_factor"]
     return content
+
+
+@lru_cache(maxsize=1024)  # asked for each of up to a million jobs
+def _norms_single_pixels(model: Model, data: DataSet) -> bool:
+    """Whether some batch norm sees one pixel an image, so that it can't normalize a single image."""
+    return any(one.norm and one.side == 1 for one in model.layers(data))
 
 
 def _family(families: Mapping[str, Family], given: Mapping[str, Any], key: str, place: str | None) -> Family:
