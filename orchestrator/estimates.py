@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from db.rows import Calibration
 from reports.speeds import Ran
-from sweeps.job import Job
+from sweeps.job import Job, Kind
 
 CPU_OPERATION = 1 / 8.7e10
 """Seconds of an operation of large nets on one core, where nothing was measured: the README's NiN 2x8 at CIFAR size."""
@@ -29,6 +30,7 @@ class Basis(StrEnum):
 
     MEASURED = "measured here"
     SHAPE = "measured here on the same shape"
+    CALIBRATED = "calibrated here"
     SCALED = "scaled from another shape by counted operations"
     GUESS = "a guess"
 
@@ -64,12 +66,15 @@ class Speeds:
         self._by_shape = {key: statistics.median(values) for key, values in by_shape.items()}
         self._by_work = {key: statistics.median(values) for key, values in by_work.items()}
 
-    def estimate(self, job: Job, slots: int) -> Estimate:
-        """The time of a cohort of jobs like this one in so many slots."""
+    def estimate(self, job: Job, slots: int, calibration: Calibration | None = None) -> Estimate:
+        """The time of a cohort of jobs like this one in so many slots, of which a calibration timed some steps."""
         if seconds := self._by_key.get((job.cohort_key, slots)):
             return Estimate(seconds=seconds, basis=Basis.MEASURED)
         if rate := self._by_shape.get((job.shape, slots)):
             return Estimate(seconds=rate * job.cost, basis=Basis.SHAPE)
+        if calibration is not None and calibration.seconds and calibration.slots == slots and job.kind is Kind.TRAIN:
+            step = 3 * _work(job) * job.training.recipe.batch_size  # operations, as `job.cost` counts them
+            return Estimate(seconds=calibration.seconds / step * job.cost, basis=Basis.CALIBRATED)
         if rate := self._scaled(job):
             return Estimate(seconds=rate * job.cost * slots, basis=Basis.SCALED)
         operation, image = self._guess

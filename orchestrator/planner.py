@@ -32,7 +32,7 @@ class CohortPlan:
     slots: int
     form: str
     memory: float
-    """Estimated bytes of an agent that runs such a cohort."""
+    """Bytes of an agent that runs such a cohort: as `qsweep calibrate` saw it, else estimated."""
     seconds: float
     basis: Basis
     cost: float
@@ -107,13 +107,16 @@ def _cohort(
     if recorded is not None:
         slots, form = recorded.slots, Form(recorded.form)
     slots = min(slots, limit or slots)
-    estimate = speeds.estimate(job, slots)
+    estimate = speeds.estimate(job, slots, recorded)
+    memory = BASE_MEMORY + _data_bytes(job.training) + slots * _model_memory(job.training)
+    if recorded is not None and recorded.peak and slots == recorded.slots and job.kind is Kind.TRAIN:
+        memory = float(recorded.peak)
     return CohortPlan(
         key=job.cohort_key,
         jobs=len(members),
         slots=slots,
         form=form.value,
-        memory=BASE_MEMORY + _data_bytes(job.training) + slots * _model_memory(job.training),
+        memory=memory,
         seconds=estimate.seconds,
         basis=estimate.basis,
         cost=job.cost,

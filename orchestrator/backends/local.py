@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -48,6 +49,19 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
     return environment
 
 
+def _pin(pid: int, fleet: Fleet, place: int) -> None:
+    """Gives a supervisor, and so the agents that it will start, a core of its own, if there is one for each.
+
+    With fewer agents than cores the system places them better: a second launch would take the same cores.
+    """
+    if fleet.gpus or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if fleet.workers == len(cores):
+        with contextlib.suppress(ProcessLookupError):  # it ended at once, and is reported as such
+            os.sched_setaffinity(pid, {cores[place]})
+
+
 class LocalBackend(Backend):
     """Each agent runs in a session of its own, so that Ctrl-C reaches the launcher alone."""
 
@@ -77,7 +91,7 @@ class LocalBackend(Backend):
     def _launch(self, fleet: Fleet, place: int, log: Path) -> subprocess.Popen[bytes]:
         gpu = place % fleet.gpus if fleet.gpus else None
         with (log / "supervisors.log").open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 worker_command(fleet),
                 env=worker_environment(fleet.home, threads=1, gpu=gpu),
                 stdin=subprocess.DEVNULL,
@@ -85,6 +99,8 @@ class LocalBackend(Backend):
                 stderr=output,
                 start_new_session=True,
             )
+        _pin(process.pid, fleet, place)
+        return process
 
     def alive(self) -> int:
         return sum(process.poll() is None for process in self._processes.values())

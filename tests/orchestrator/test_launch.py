@@ -121,6 +121,11 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
         sweep, deadline = registry.find_sweep("digits-grid"), time.monotonic() + 60
         while sum(row.progress > 0 for row in registry.jobs(sweep.id)) < 12 and time.monotonic() < deadline:
             time.sleep(0.1)
+        agents = [psutil.Process(agent.pid) for agent in registry.agents()]
+    if hasattr(os, "sched_setaffinity"):
+        cores = [agent.cpu_affinity() for agent in agents]
+        assert [len(some) for some in cores] == [1] * len(agents), "one agent per core, each on its own"
+        assert len({core for some in cores for core in some}) == len(agents)
     for process in [*descendants_by_home(home), psutil.Process(launched.pid)]:
         process.kill()
     launched.wait()

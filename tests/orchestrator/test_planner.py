@@ -69,6 +69,21 @@ def test_another_shape_is_scaled_by_its_operations_from_the_nearest_one() -> Non
     assert cohort.seconds == pytest.approx(8.0 * jobs(1, width=9)[0].cost / jobs(1)[0].cost)
 
 
+def test_what_calibrate_measured_is_taken_before_a_guess_and_after_what_ran() -> None:
+    found = Calibration(slots=3, form="blocks", seconds=0.5, peak=123_000_000)
+    (cohort,) = plan(jobs(12), [ran(8.0, slots=12)], recorded=lambda shape: found).cohorts
+    # 4 epochs of 23 steps of 64 of the 1,442 images, forward and backward; at the end all 1,797 once forward.
+    steps = 4 * 1442 / 64 + 1797 / (3 * 64)
+    assert (cohort.basis, cohort.memory) == (Basis.CALIBRATED, 123_000_000)
+    assert cohort.seconds == pytest.approx(0.5 * steps)
+    (cohort,) = plan(jobs(12), [ran(8.0, slots=3)], recorded=lambda shape: found).cohorts
+    assert (cohort.basis, cohort.seconds, cohort.memory) == (Basis.MEASURED, 8.0, 123_000_000)
+    limits = {job.identity: 2 for job in jobs(12)}
+    (cohort,) = plan(jobs(12), [], recorded=lambda shape: found, limits=limits).cohorts
+    assert cohort.basis is Basis.GUESS
+    assert cohort.memory != 123_000_000
+
+
 @pytest.mark.parametrize("seen", [[], [ran(8.0, width=80)], [ran(8.0, device="cuda H200")]])
 def test_what_is_far_or_was_seen_elsewhere_is_a_guess_and_says_so(seen: list[Ran]) -> None:
     (cohort,) = plan(jobs(12), seen).cohorts
