@@ -161,8 +161,11 @@ class Cohort:
             rows = {name: self._rows[name][slot].cpu() for name in HISTORY if name in self._rows}
         return epoch_rows(self._members[member], rows, self.position_of(member) // self._steps_per_epoch)
 
-    def results(self) -> list[Result]:
-        """What each training found, in the members' order: the chosen epoch's model, fully evaluated."""
+    def results(self, interrupt: Callable[[], None] = lambda: None) -> list[Result]:
+        """What each training found, in the members' order: the chosen epoch's model, fully evaluated.
+
+        `interrupt` is called after each batch; what it raises leaves the cohort as it was.
+        """
         if not self.finished:
             raise ValueError(f"{self.position} of {self.steps} steps are done")
         self._admit()
@@ -170,7 +173,7 @@ class Cohort:
         rows = self._rows
         passes: list[Tensor] = []
         for part in self._source.parts:
-            passes += [one.cpu() for one in self._evaluate("best_", part)]
+            passes += [one.cpu() for one in self._evaluate("best_", part, interrupt)]
         kept = {name: row.cpu() for name, row in rows.items()}
         found = []
         for member, training in enumerate(self._members):
@@ -222,7 +225,7 @@ class Cohort:
             best.copy_(torch.where(better[:, None], rows[name], best))
 
     @torch.no_grad()
-    def _evaluate(self, prefix: str, part: Part) -> tuple[Tensor, Tensor]:
+    def _evaluate(self, prefix: str, part: Part, interrupt: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
         """Mean loss (float64) and accuracy of every slot's current or best model in evaluation mode."""
         parameters, statistics = self._rows[f"{prefix}parameters"], self._rows[f"{prefix}statistics"]
         deployed = self._deployment.buffer(parameters)
@@ -240,6 +243,7 @@ class Cohort:
             hits += (logits.argmax(1) == labels).sum(1)
             count += len(labels)
             self._tick()
+            interrupt()
         return loss / count, hits.double() / count
 
     def _admit(self) -> None:

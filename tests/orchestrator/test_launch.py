@@ -113,7 +113,7 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     qsweep: Qsweep, home: Path, tmp_path: Path
 ) -> None:
     uninterrupted = tmp_path / "uninterrupted"
-    command = ("launch", *LONG, "--set", "epochs=70")
+    command = ("launch", *LONG, "--set", "epochs=30")
     often = environment(home, {"QSWEEP_CHECKPOINT_STEPS": "100"})
     launched = subprocess.Popen([QSWEEP, *command], env=often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until_running(qsweep, 12)

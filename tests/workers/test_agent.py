@@ -6,7 +6,7 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from sweeps.training import Training
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent
 from workers.agent.workplace import Workplace
+from workers.cohort import Cohort, Result
 
 SETTINGS = {
     "data": "digits", "model": "nin", "width": 2, "depth": 1, "channels_per_width": 2, "optimizer": "sgd",
@@ -105,6 +106,27 @@ def test_a_registry_out_of_reach_leaves_the_job_to_the_end_of_the_lease_and_cost
     registry.bury(worker.place.agent, FailureClass.LOST, "the registry did not answer the agent")
     (attempt,) = registry.attempts(registry.jobs(sweep)[0].id)
     assert (attempt.outcome, attempt.failure_class) == (State.QUEUED, FailureClass.LOST)
+
+
+def test_an_agent_stops_within_the_last_evaluation_and_another_goes_on_from_there(
+    home: Home, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = register(registry, training())
+    worker = agent(home, registry)
+    whole = Cohort.results
+
+    def stopped_meanwhile(cohort: Cohort, interrupt: Callable[[], None]) -> list[Result]:
+        worker.place.stop.set()
+        return whole(cohort, interrupt)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Cohort, "results", stopped_meanwhile)
+        worker.run()
+    (row,) = registry.jobs(sweep)
+    assert (row.state, row.progress) == (State.QUEUED, training().training.steps_per_epoch)
+    agent(home, registry).run()
+    (row,) = registry.jobs(sweep)
+    assert (row.state, registry.attempts(row.id)[-1].resumed_from) == (State.DONE, row.progress)
 
 
 def test_a_measure_has_a_time_limit_too(home: Home, registry: Registry) -> None:

@@ -77,7 +77,12 @@ def _train(place: Workplace, claims: Sequence[Claim], cohort: Cohort, on_epoch: 
         if pace.due(cohort.position):
             with pace:
                 save(place, claims, cohort)
-    return Trained(results=cohort.results(), steps=cohort.steps - first, saving=pace.spent)
+    try:
+        results = cohort.results(lambda: place.check_stop(claims))
+    except Stopped:
+        save(place, claims, cohort)
+        raise
+    return Trained(results=results, steps=cohort.steps - first, saving=pace.spent)
 
 
 def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Collection) -> Cohort:
