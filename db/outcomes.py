@@ -170,9 +170,8 @@ def finish(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -
     passed: dict[int, Any] = {}
     refused = []
     ordered = sorted(given, key=lambda one: one.job_id)
-    answers = transaction.each(FINISH, [_result(one) | {"agent": agent_id} for one in ordered])
-    for one, rows in zip(ordered, answers, strict=True):
-        if rows:
+    for one in ordered:
+        if rows := transaction.quick(FINISH, _result(one) | {"agent": agent_id}):
             passed[one.job_id] = rows[0]
         else:
             refused.append(one)

@@ -17,6 +17,10 @@ SCHEMA_LOCK = 0x715377656570  # "qSweep"
 REGISTRATION_LOCK = SCHEMA_LOCK + 1
 
 
+CURSOR = "qsweep_cursor"
+"""Where a connection keeps the cursor of its quick statements."""
+
+
 class Prepared:
     """A statement compiled once, handed straight to the driver."""
 
@@ -90,29 +94,8 @@ class Transaction:
         values there is no answer.
         """
         prepared, cursor = self.statements.prepared(statement), self._cursor()
-        try:
-            prepared.start(cursor, values)
-            return prepared.answer(cursor)
-        finally:
-            cursor.close()
-
-    def each(self, statement: sa.Executable, values: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-        """What `quick` answers for each of these values, in one journey to a Postgres."""
-        prepared, cursor = self.statements.prepared(statement), self._cursor()
-        try:
-            if self.connection.dialect.name == "postgresql" and len(values) > 1:
-                cursor.executemany(prepared.sql, [prepared.bound(one) for one in values], returning=True)
-                answers = [prepared.answer(cursor)]
-                while cursor.nextset():
-                    answers.append(prepared.answer(cursor))
-                return answers
-            answers = []
-            for one in values:
-                prepared.start(cursor, one)
-                answers.append(prepared.answer(cursor))
-            return answers
-        finally:
-            cursor.close()
+        prepared.start(cursor, values)
+        return prepared.answer(cursor)
 
     def run(
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
@@ -149,19 +132,20 @@ class Transaction:
         """Many rows into a table: by COPY on Postgres, several times faster there."""
         names = ", ".join(columns)
         raw = self._cursor()
-        try:
-            if self.connection.dialect.name == "postgresql":
-                with raw.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
-                    for row in rows:
-                        copy.write_row(row)
-            else:
-                marks = ", ".join("?" * len(columns))
-                raw.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows)
-        finally:
-            raw.close()
+        if self.connection.dialect.name == "postgresql":
+            with raw.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        else:
+            marks = ", ".join("?" * len(columns))
+            raw.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows)
 
     def _cursor(self) -> Any:
-        return self.connection.connection.cursor()
+        """The driver's own cursor, one for as long as the connection lives: each answer is read whole at once."""
+        kept = self.connection.info
+        if CURSOR not in kept:
+            kept[CURSOR] = self.connection.connection.cursor()
+        return kept[CURSOR]
 
     def lock_schema(self) -> None:
         """Waits until no other process makes or migrates the tables. SQLite's write lock does so already."""

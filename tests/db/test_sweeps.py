@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from db.registration import _register, _rows
 from db.registry import Registry
 from db.rows import Calibration, Finished, Registered, Scope, Sweep
 from db.states import TRANSITIONS, FailureClass, SweepState
+from db.transaction import Transaction
 from sweeps.errors import InputError
 from sweeps.job import Job, Kind
 from tests.db.conftest import agent_info, claim, trained
@@ -161,6 +165,34 @@ def test_a_child_registered_after_its_parent_is_done_is_claimable(registry: Regi
     agent = finish_all(registry)
     registry.register(sweep.id, [child_of(parent)])
     assert registry.next_cohort(agent) is not None
+
+
+def test_a_child_registered_while_its_parent_finishes_is_claimable(registry: Registry, sweep: Sweep) -> None:
+    parent = trained(1)[0]
+    registry.register(sweep.id, [parent])
+    agent = registry.enlist(agent_info())
+    one = claim(registry, agent)[0]
+    registered, over = threading.Event(), threading.Event()
+
+    def register_and_wait(transaction: Transaction) -> None:
+        _register(transaction, sweep.id, _rows([child_of(parent)]))
+        registered.set()
+        assert over.wait(30)
+
+    def finish() -> None:
+        registered.wait(30)
+        registry.finish(agent, [Finished(job_id=one.job_id, attempt=1, publication="p")])
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(registry._database.write, register_and_wait), pool.submit(finish)]
+        registered.wait(30)
+        time.sleep(0.5)  # the finish waits for the lock on the parent
+        assert not running[1].done()
+        over.set()
+        for each in running:
+            each.result(30)
+    assert registry.counts(sweep.id).done == 1
+    assert [found.job.kind for found in claim(registry, agent)] == [Kind.MEASURE]
 
 
 def test_a_child_without_its_parent_is_refused(registry: Registry, sweep: Sweep) -> None:
