@@ -28,7 +28,7 @@ FRESH: dict[str, Any] = {
 }  # fmt: skip
 WORDS = ("identity", "kind", "cost", "cohort_key", "precision", "content")
 """The columns that a job itself fills."""
-COLUMNS = ("id", *WORDS, "parent_id", "blocked", *FRESH, "wanted", "keep_model", "home", "registered_at")
+COLUMNS = ("id", *WORDS, "parent_id", "blocked")
 Row: TypeAlias = tuple[tuple[Any, ...], str | None]
 """What a job fills, in the order of WORDS, and the identity of its parent."""
 AWAKE: dict[str, Any] = {"not_before": None, "ended_at": None}
@@ -146,14 +146,14 @@ def _insert(
         return
     ids = transaction.new_ids(jobs, len(fresh))
     now = transaction.run(sa.select(wall())).scalar_one()
-    same = (*FRESH.values(), wishes["wanted"], wishes["keep_model"], sweep_id, now)
     values = []
     for number, (words, parent) in zip(ids, fresh, strict=True):
         above = None if parent is None else parents[parent]
         place = (None, False) if above is None else (above.id, above.state != State.DONE)
-        values.append((number, *words, *place, *same))
-    transaction.load(jobs, COLUMNS, values)
-    transaction.load(sweep_jobs, ("sweep_id", "shared", "job_id"), [(sweep_id, False, number) for number in ids])
+        values.append((number, *words, *place))
+    transaction.load(jobs, COLUMNS, values, FRESH | wishes | {"home": sweep_id, "registered_at": now})
+    members = [(number,) for number in ids]
+    transaction.load(sweep_jobs, ("job_id",), members, {"sweep_id": sweep_id, "shared": False})
 
 
 def _join(transaction: Transaction, sweep_id: int, known: Sequence[int]) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import namedtuple
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,6 +18,9 @@ SCHEMA_LOCK = 0x715377656570  # "qSweep"
 REGISTRATION_LOCK = SCHEMA_LOCK + 1
 
 
+Cell: TypeAlias = str | int | float | bool | None
+ODD = re.compile(r"[\\\t\n\r]")
+ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 CURSOR = "qsweep_cursor"
 """Where a connection keeps the cursor of its quick statements."""
 
@@ -63,6 +67,15 @@ def _literal(value: str | float | bool | None) -> str:
     if isinstance(value, str):
         return "'" + value.replace("'", "''").replace("%", "%%") + "'"
     return str(value)  # numbers, True and False
+
+
+def _copied(value: Cell) -> str:
+    """A value as COPY reads it."""
+    if isinstance(value, str):
+        return value.translate(ESCAPED) if ODD.search(value) else value
+    if value is None:
+        return "\\N"
+    return repr(value)  # numbers, True and False
 
 
 class Statements:
@@ -128,17 +141,20 @@ class Transaction:
         given = sa.func.json_each(json.dumps(list(values))).table_valued("value")
         return column.in_(sa.select(given.c.value))
 
-    def load(self, table: sa.Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-        """Many rows into a table: by COPY on Postgres, several times faster there."""
-        names = ", ".join(columns)
-        raw = self._cursor()
+    def load(
+        self, table: sa.Table, columns: Sequence[str], rows: Iterable[tuple[Cell, ...]], same: Mapping[str, Cell]
+    ) -> None:
+        """Many rows into a table, which are the `same` in some columns: by COPY on Postgres, several times faster."""
+        names = ", ".join((*columns, *same))
         if self.connection.dialect.name == "postgresql":
-            with raw.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
-                for row in rows:
-                    copy.write_row(row)
+            tail = "".join(f"\t{_copied(value)}" for value in same.values()) + "\n"
+            text = "".join(["\t".join(map(_copied, row)) + tail for row in rows])
+            with self._cursor().copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+                copy.write(text)
         else:
-            marks = ", ".join("?" * len(columns))
-            raw.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", rows)
+            marks, given = ", ".join("?" * (len(columns) + len(same))), tuple(same.values())
+            statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
+            self._cursor().executemany(statement, [(*row, *given) for row in rows])
 
     def _cursor(self) -> Any:
         """The driver's own cursor, one for as long as the connection lives: each answer is read whole at once."""

@@ -49,7 +49,7 @@ class Job:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
         training = self.training
         parts = dict(_encoded(training.data, training.model, training.optimizer, training.quantizer))
-        parts |= {"kind": _dumps(self.kind.value), "parent": _dumps(self.parent)}
+        parts |= {"kind": f'"{self.kind.value}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
         parts["recipe"] = _dumps(recipe_content(training.recipe))
         if self.measure is not None:
             parts["measure"] = _dumps(measure_content(self.measure))
