@@ -13,9 +13,9 @@ from db.rows import Calibration
 from reports.speeds import Ran
 from sweeps.job import Job, Kind
 
-CPU_OPERATION = 1 / 8.7e10
+CPU_OPERATION = 1 / 5.8e10
 """Seconds of an operation of large nets on one core, where nothing was measured: the README's NiN 2x8 at CIFAR size."""
-CPU_IMAGE = 2.5e-6
+CPU_IMAGE = 5e-6
 """Seconds that an image costs beside its operations: the rest of what the README's NiN 3x10 at digits size takes."""
 GPU_OPERATION = 1 / 4e12
 """Seconds of an operation on a GPU, where nothing was measured: the paper's own speed on an A100."""
