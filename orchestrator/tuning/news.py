@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ray.tune import Callback
@@ -15,9 +16,15 @@ EVERY = 15.0
 
 
 class News(Callback):
-    """Counts trials, and says now and then how far they are and what was best."""
+    """Counts trials, and says now and then how far they are and what was best.
 
-    def __init__(self, console: Console, title: str, tuning: Tuning, trials: int) -> None:
+    Ctrl-C that got lost on its way (`interrupts` holds it) is raised again at the next step.
+    """
+
+    def __init__(
+        self, console: Console, title: str, tuning: Tuning, trials: int, interrupts: Sequence[int] = ()
+    ) -> None:
+        self._interrupts = interrupts
         self._console = console
         self._title = title
         self._tuning = tuning
@@ -30,6 +37,10 @@ class News(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps snapshots of its callbacks; ours go on from the registry, and hold a terminal."""
         return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if self._interrupts:
+            raise KeyboardInterrupt
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if result.get("whole"):

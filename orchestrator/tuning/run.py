@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -166,7 +168,7 @@ def _fit(
         {"cpu": resources.cpus, "gpu": resources.gpus, "memory": resources.memory},
     )
     search = _search(selection, registry, sweep)
-    with tempfile.TemporaryDirectory(prefix="qsweep-tune-") as scratch, _muted():
+    with tempfile.TemporaryDirectory(prefix="qsweep-tune-") as scratch, _muted(), _interrupts() as interrupts:
         tuner = ray_tune.Tuner(
             trainable,
             **search.space,
@@ -188,7 +190,7 @@ def _fit(
                 log_to_file=False,
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),  # ours are in the registry
                 failure_config=ray_tune.FailureConfig(max_failures=LOST_ACTORS),
-                callbacks=[News(console, sweep.title, tuning, search.trials)],
+                callbacks=[News(console, sweep.title, tuning, search.trials, interrupts)],
             ),
         )
         answer = tuner.fit()
@@ -255,6 +257,22 @@ def _check_optuna() -> None:
         import optuna  # noqa: F401
     except ImportError:
         raise InputError("Optuna is not installed here", allowed="install it with: pip install optuna") from None
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Sequence[int]]:
+    """Ctrl-C raises KeyboardInterrupt as ever, and is noted: an exception that meets compiled code of Ray's is lost."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import time
@@ -12,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import qsweep as api
 from db.registry import Registry
 from db.rows import JobRow
 from db.states import FailureClass, State, SweepState
+from orchestrator.tuning.run import _interrupts
 from orchestrator.tuning.space import Space, drawn_jobs
 from sweeps.errors import InputError
 from sweeps.files import read_sweep
@@ -173,6 +177,22 @@ def test_an_interrupted_tuning_by_optuna_is_resumed_from_the_registry_alone(
         for identity, progress in begun.items():
             assert registry.attempts(rows[identity].id)[-1].resumed_from == progress
     assert "4/4 trials ended, 0 of them early" in resumed.stderr
+
+
+def test_a_ctrl_c_whose_exception_was_lost_is_heard_at_the_next_step() -> None:
+    missing_ray()
+    from orchestrator.tuning.news import News
+
+    with _interrupts() as interrupts:
+        news = News(Console(), "tuned", Tuning(metric="val_loss"), 1, interrupts)
+        news.on_step_begin(1, [])
+        with contextlib.suppress(KeyboardInterrupt):  # as compiled code of Ray's does now and then
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+            pytest.fail("the signal did not come")
+        with pytest.raises(KeyboardInterrupt):
+            news.on_step_begin(2, [])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _reported(home: Path) -> int:
