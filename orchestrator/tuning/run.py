@@ -261,7 +261,7 @@ def _check_optuna() -> None:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Sequence[int]]:
-    """Ctrl-C raises KeyboardInterrupt as ever, and is noted: an exception that meets compiled code of Ray's is lost."""
+    """Ctrl-C raises KeyboardInterrupt as ever, and is noted: once in a while the exception gets lost within Tune."""
     noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -186,7 +186,7 @@ def test_a_ctrl_c_whose_exception_was_lost_is_heard_at_the_next_step() -> None:
     with _interrupts() as interrupts:
         news = News(Console(), "tuned", Tuning(metric="val_loss"), 1, interrupts)
         news.on_step_begin(1, [])
-        with contextlib.suppress(KeyboardInterrupt):  # as compiled code of Ray's does now and then
+        with contextlib.suppress(KeyboardInterrupt):  # as something within Tune did once
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
             pytest.fail("the signal did not come")

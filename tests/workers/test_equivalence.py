@@ -83,7 +83,7 @@ def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digi
         )
         for optimizer, bits in (("sgd", 32), ("adam", 8), ("sgd", 4), ("rmsprop", 2))
     ]
-    assert_equal_to_plain_models(digits, list(Form), trainings, steps=8)
+    assert_equal_to_plain_models(digits, list(Form), trainings)
 
 
 def calm(model: str, **settings: Any) -> list[Training]:
