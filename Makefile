@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export QSWEEP_HOME ?= .qsweep
+unexport PYTHONDONTWRITEBYTECODE  # with it, every command compiles all its modules again
 
 .PHONY: help setup demo test quick lint clean
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import py_compile
 import shutil
 import subprocess
 import uuid
@@ -69,7 +70,10 @@ def release() -> str:
 
 
 def freeze(folder: Path) -> str:
-    """Keep a snapshot of the code as `folder/VERSION`, complete or not at all; its version."""
+    """Keep a snapshot of the code as `folder/VERSION`, complete or not at all; its version.
+
+    It is compiled here, once: otherwise every agent would compile it that may write no bytecode.
+    """
     version = code_version()
     target = folder / version
     if target.is_dir():
@@ -80,6 +84,9 @@ def freeze(folder: Path) -> str:
             copy = temporary / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(content)
+            py_compile.compile(
+                str(copy), dfile=str(target / name), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
+            )
         (temporary / STAMP).write_text(code_origin() + "\n", encoding="utf-8")
         temporary.rename(target)
     except OSError:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+
+from db.registry import Registry
+from db.states import State
+from orchestrator.cli import main
 
 torch.set_num_threads(1)  # as in an agent: with more, sums have another order, and the results other last bits
 
@@ -48,3 +53,46 @@ def qsweep(home: Path, tmp_path: Path) -> Qsweep:
         )
 
     return run
+
+
+@pytest.fixture
+def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Qsweep:
+    """Run `qsweep` in this process: for what is answered at once, where starting a process would be all the time."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("QSWEEP_")]:
+                patch.delenv(name)
+            for name, value in environment(home).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["qsweep", *arguments])
+            patch.chdir(folder)
+            for name in ("QSWEEP_REGISTRY", "QSWEEP_DATA"):  # global options are kept there
+                patch.setenv(name, "")
+                patch.delenv(name)
+            capsys.readouterr()
+            code = 0
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            said = capsys.readouterr()
+        return subprocess.CompletedProcess(["qsweep", *arguments], code, said.out, said.err)
+
+    return run
+
+
+def wait_until_training(home: Path, jobs: int, *, step: int = 20, seconds: float = 120) -> None:
+    """Until so many jobs run and have a checkpoint of this step or a later one."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        registry = Registry.open_if_present(home / "registry.db")
+        if registry is not None:
+            with registry:
+                rows = [row for sweep in registry.sweeps() for row in registry.jobs(sweep.id, state=State.RUNNING)]
+            if sum(row.progress >= step for row in rows) >= jobs:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"in {seconds:g} s no {jobs} jobs came to step {step}")

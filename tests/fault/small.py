@@ -12,7 +12,9 @@ from typing import Any
 
 import psutil
 
-from tests.conftest import QSWEEP, environment
+from db.registry import Registry
+from db.rows import AgentRow
+from tests.conftest import QSWEEP, environment, wait_until_training
 
 SWEEP = """
 title = "Small"
@@ -64,15 +66,17 @@ class Small:
         (row,) = self.status()["sweeps"]
         return dict(row)
 
-    def agents(self, least: int, seconds: float = 300) -> list[dict[str, Any]]:
+    def agents(self, least: int) -> list[AgentRow]:
         """The agents alive, as soon as there are so many and one of them trains."""
-        deadline = time.monotonic() + seconds
+        wait_until_training(self.home, 1)
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            found = self.status()["agents"]
-            if len(found) >= least and any(json.loads(one["note"] or "{}").get("step", 0) > 20 for one in found):
-                return list(found)
+            with Registry.open(self.home / "registry.db") as registry:
+                found = registry.agents()
+            if len(found) >= least:
+                return found
             time.sleep(0.1)
-        raise AssertionError(f"after {seconds:.0f} s only {self.status()['agents']}")
+        raise AssertionError(f"after two minutes only {found}")
 
 
 def kill(*pids: int) -> None:

@@ -63,7 +63,7 @@ def test_the_jobs_of_an_agent_that_died_with_its_supervisor_run_again_within_two
 
 def test_eight_agents_on_a_loaded_machine_keep_their_leases(tmp_path: Path) -> None:
     """Eight agents where there are cores for two: slow, but nobody is taken for dead."""
-    small = Small(tmp_path, epochs=30, seeds=16)
+    small = Small(tmp_path, epochs=15, seeds=16)
     answer = small.run("launch", "small.toml", "--workers", "8", "--lease", "8")
     assert answer.returncode == 0, answer.stderr
     assert query(small.home, "SELECT count(*) FROM agents") >= [(8,)]
@@ -77,7 +77,7 @@ def test_a_launch_replaces_an_agent_that_it_lost(tmp_path: Path) -> None:
     small = Small(tmp_path, epochs=60)
     launch = small.start("launch", "small.toml", "--workers", "1", "--lease", "30")
     (agent,) = small.agents(1)
-    kill(supervisor_of(agent["pid"]), agent["pid"])
+    kill(supervisor_of(agent.pid), agent.pid)
     _, stderr = launch.communicate(timeout=120)
     assert launch.returncode == 0, stderr
     ends = query(small.home, "SELECT reason, state FROM agents ORDER BY id")
@@ -89,7 +89,7 @@ def test_a_launch_replaces_an_agent_that_it_lost(tmp_path: Path) -> None:
 def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_where_to_look(
     tmp_path: Path,
 ) -> None:
-    small = Small(tmp_path)
+    small = Small(tmp_path, epochs=2)
     assert small.run("launch", "small.toml", "--limit", "1", "--workers", "1").returncode == 0
     (snapshot,) = [path for path in (small.home / "code").iterdir() if not path.name.startswith(".")]
     (snapshot / "workers" / "agent" / "__main__.py").write_text("raise SystemExit('broken')\n")
@@ -101,10 +101,8 @@ def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_wher
 
 
 def test_a_selection_after_an_interrupted_launch_runs_that_selection_alone(tmp_path: Path) -> None:
-    small = Small(tmp_path, epochs=100)
-    launch = small.start(
-        "launch", "small.toml", "--workers", "1", "--lease", "6"
-    )  # so that it says more often where it is
+    small = Small(tmp_path, epochs=50)
+    launch = small.start("launch", "small.toml", "--workers", "1")
     small.agents(1)
     launch.terminate()
     launch.communicate(timeout=120)
@@ -118,5 +116,5 @@ def test_a_selection_after_an_interrupted_launch_runs_that_selection_alone(tmp_p
         for content, state in query(small.home, "SELECT content, state FROM jobs")
     }
     assert states == {4: "done", 32: "queued"}
-    assert small.run("resume", "small").returncode == 0
+    assert small.run("resume", "small", "--workers", "1").returncode == 0
     assert small.counts()["done"] == 4

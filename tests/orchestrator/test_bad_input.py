@@ -31,8 +31,8 @@ CHEAP = ("launch", "digits-grid", "--set", "epochs=1", "--limit", "1")
         (("resume", "digits-grid"), "registry"),
     ],
 )
-def test_a_wrong_command_writes_nothing(qsweep: Qsweep, home: Path, arguments: tuple[str, ...], message: str) -> None:
-    answer = qsweep(*arguments)
+def test_a_wrong_command_writes_nothing(here: Qsweep, home: Path, arguments: tuple[str, ...], message: str) -> None:
+    answer = here(*arguments)
     assert answer.returncode == 2, answer.stderr
     assert message in " ".join(answer.stderr.replace("│", "").split())
     assert "Traceback" not in answer.stderr
@@ -60,26 +60,26 @@ def test_a_home_that_is_a_file_is_refused(qsweep: Qsweep, home: Path) -> None:
     assert home.read_text() == "not a folder"
 
 
-def test_a_home_of_another_version_is_refused(qsweep: Qsweep, home: Path) -> None:
+def test_a_home_of_another_version_is_refused(here: Qsweep, home: Path) -> None:
     home.mkdir()
     (home / "VERSION").write_text("99\n")
-    answer = qsweep(*CHEAP)
+    answer = here(*CHEAP)
     assert answer.returncode == 2
     assert "layout version '99'" in answer.stderr
     assert [entry.name for entry in home.iterdir()] == ["VERSION"]
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_alone(qsweep: Qsweep, home: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_and_left_alone(here: Qsweep, home: Path) -> None:
     home.mkdir()
     (home / "registry.db").write_text("something else entirely, and long enough to look like a header")
     for command in (CHEAP, ("status",), ("tables", "digits-grid")):
-        answer = qsweep(*command)
+        answer = here(*command)
         assert answer.returncode == 2, answer.stderr
         assert "registry.db" in answer.stderr
     assert "something else" in (home / "registry.db").read_text()
 
 
-def test_a_registry_newer_than_the_program_is_refused(qsweep: Qsweep, home: Path) -> None:
+def test_a_registry_newer_than_the_program_is_refused(here: Qsweep, home: Path) -> None:
     home.mkdir()
     with sqlite3.connect(home / "registry.db") as connection:
         connection.execute(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32) NOT NULL)")
@@ -87,7 +87,7 @@ def test_a_registry_newer_than_the_program_is_refused(qsweep: Qsweep, home: Path
     connection.close()
     before = (home / "registry.db").read_bytes()
     for command in (CHEAP, ("status",), ("resume", "digits-grid"), ("tables", "digits-grid")):
-        answer = qsweep(*command)
+        answer = here(*command)
         assert answer.returncode == 2, answer.stderr
         assert "newer" in answer.stderr
     assert (home / "registry.db").read_bytes() == before

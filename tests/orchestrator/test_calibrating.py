@@ -33,7 +33,8 @@ def test_measures_and_how_long_a_training_takes_make_no_shape_of_their_own() -> 
 
 @pytest.mark.slow
 def test_a_calibration_is_recorded_once_and_the_training_follows_it(qsweep: Qsweep) -> None:
-    part = "width == 8 and depth == 2 and optimizer == 'sgd' and weight_decay == 0 and learning_rate < 0.004"
+    part = "width == 8 and depth == 2 and optimizer == 'sgd' and weight_decay == 0"
+    part += " and learning_rate < 0.004 and bits < 8"
     chosen = ("digits-grid", "--set", "epochs=1", "--where", part)
     first = qsweep("calibrate", *chosen, "--workers", "1", "--seconds", "0.2", "--json")
     found = json.loads(first.stdout)

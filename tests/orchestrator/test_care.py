@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import qsweep as api
-from tests.conftest import Qsweep
+from tests.conftest import QSWEEP, Qsweep, environment
 
 pytestmark = pytest.mark.slow
 
-SWEEP = ("launch", "digits-grid", "--workers", "1", "--set", "epochs=1", "--limit", "4")
+SWEEP = ("launch", "digits-grid", "--name", "mine", "--workers", "1", "--set", "epochs=1", "--limit", "4")
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the sweep is done, for all tests of this file."""
+    folder = tmp_path_factory.mktemp("care") / "home"
+    subprocess.run([QSWEEP, *SWEEP], env=environment(folder), capture_output=True, check=True, timeout=300)
+    return folder
+
+
+@pytest.fixture
+def done(launched: Path, home: Path) -> None:
+    """The sweep is done in the test's own home."""
+    shutil.copytree(launched, home)
 
 
 def files(home: Path) -> set[str]:
     return {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file() and "logs" not in path.parts}
 
 
+@pytest.mark.usefixtures("done")
 def test_garbage_goes_and_nothing_else_does(qsweep: Qsweep, home: Path) -> None:
-    assert qsweep(*SWEEP).returncode == 0
     kept = files(home)
     job = api.results("digits-grid", home=home).job[0]
     lost = [
@@ -42,13 +58,13 @@ def test_garbage_goes_and_nothing_else_does(qsweep: Qsweep, home: Path) -> None:
     assert qsweep("db", "check").returncode == 0
 
 
+@pytest.mark.usefixtures("done")
 def test_invalid_results_count_no_more_and_are_computed_again(qsweep: Qsweep, home: Path) -> None:
-    assert qsweep(*SWEEP).returncode == 0
     before = api.results("digits-grid", home=home)
     said = qsweep("invalidate", "digits-grid", "--where", "bits == 2", "--reason", "an example").stdout
     assert "1 results superseded" in said
     assert set(api.results("digits-grid", home=home).bits.fillna(32)) == {32, 8, 4}
-    assert qsweep("resume", "digits-grid").returncode == 0
+    assert qsweep("resume", "digits-grid", "--workers", "1").returncode == 0
     after = api.results("digits-grid", home=home)
     assert sorted(after.attempt) == [1, 1, 1, 2]
     assert after.set_index("job").train_loss.sort_index().equals(before.set_index("job").train_loss.sort_index())
@@ -58,7 +74,7 @@ def test_invalid_results_count_no_more_and_are_computed_again(qsweep: Qsweep, ho
 
 
 def test_a_cancelled_sweep_leaves_the_jobs_of_another_alone(qsweep: Qsweep, home: Path) -> None:
-    first = ("digits-grid", "--set", "epochs=1", "--name", "first", "--limit", "4")
+    first = ("digits-grid", "--set", "epochs=1", "--name", "first", "--limit", "4", "--workers", "1")
     assert qsweep("launch", *first).returncode == 0
     answer = qsweep(
         "launch", "digits-grid", "--set", "epochs=[1, 2]", "--name", "second", "--limit", "4", "--workers", "1"
@@ -69,8 +85,8 @@ def test_a_cancelled_sweep_leaves_the_jobs_of_another_alone(qsweep: Qsweep, home
     assert (api.results("digits-grid@second", home=home).attempt == 1).all()
 
 
+@pytest.mark.usefixtures("done")
 def test_the_code_is_frozen_at_launch_and_a_launch_with_other_code_asks(qsweep: Qsweep, home: Path) -> None:
-    assert qsweep(*SWEEP).returncode == 0
     (version,) = (path.name for path in (home / "code").iterdir())
     assert set(api.results("digits-grid", home=home).code) == {version}
 
@@ -95,8 +111,8 @@ def test_the_code_is_frozen_at_launch_and_a_launch_with_other_code_asks(qsweep: 
     assert sorted(api.results("digits-grid", home=home).code) == sorted([version] * 5 + [other])
 
 
+@pytest.mark.usefixtures("done")
 def test_a_variants_name_belongs_to_its_jobs(qsweep: Qsweep, home: Path) -> None:
-    assert qsweep(*SWEEP, "--name", "mine").returncode == 0
     other = qsweep("launch", "digits-grid", "--set", "epochs=2", "--limit", "4", "--name", "mine", "--workers", "1")
     assert other.returncode == 2
     assert "digits-grid@mine names another variant already" in other.stderr

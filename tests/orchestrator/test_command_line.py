@@ -75,8 +75,8 @@ def test_the_command_line_never_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
-    listed = json.loads(qsweep("sweeps", "--json").stdout)
+def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
+    listed = json.loads(here("sweeps", "--json").stdout)
     assert {(one["name"], one["jobs"]) for one in listed} == {
         ("cifar10-grid", 972),
         ("cifar100-grid", 972),
@@ -89,7 +89,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(qsweep: Qsweep) -> None:
         ("imagenet-resnets", 128),
         ("imagenet-distortion", 912),
     }
-    assert "[axes.learning_rate]" in qsweep("sweeps", "cifar10-grid").stdout
+    assert "[axes.learning_rate]" in here("sweeps", "cifar10-grid").stdout
 
 
 def test_plan_shows_cohorts_memory_disk_and_time_and_starts_nothing(qsweep: Qsweep) -> None:

@@ -115,9 +115,9 @@ def test_a_wrong_published_file_is_refused_before_anything_is_written(
     ],
 )
 def test_a_wrong_distortion_is_refused_before_anything_is_written(
-    qsweep: Qsweep, home: Path, change: str, message: str
+    here: Qsweep, home: Path, change: str, message: str
 ) -> None:
-    refused = qsweep("launch", "digits-distortion", "--set", change)
+    refused = here("launch", "digits-distortion", "--set", change)
     assert refused.returncode == 2
     assert message in refused.stderr.replace("\n", " ")
     assert not home.exists()
@@ -137,9 +137,9 @@ def test_a_wrong_distortion_is_refused_before_anything_is_written(
     ],
 )
 def test_a_corrupted_set_that_can_not_be_written_is_refused(
-    qsweep: Qsweep, tmp_path: Path, arguments: tuple[str, ...], message: str
+    here: Qsweep, tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    refused = qsweep("corruptions", *arguments)
+    refused = here("corruptions", *arguments)
     assert refused.returncode == 2
     assert message in refused.stderr.replace("\n", " ")
-    assert not (tmp_path / "elsewhere" / "x").exists()
+    assert not (tmp_path / "here" / "x").exists()

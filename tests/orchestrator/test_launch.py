@@ -15,7 +15,7 @@ import pytest
 
 import qsweep as api
 from db.registry import Registry
-from tests.conftest import QSWEEP, Qsweep, environment
+from tests.conftest import QSWEEP, Qsweep, environment, wait_until_training
 
 pytestmark = pytest.mark.slow
 
@@ -34,20 +34,6 @@ LONG = (
 def counts(qsweep: Qsweep) -> dict[str, Any]:
     (row,) = json.loads(qsweep("status", "--json").stdout)["sweeps"]
     return dict(row)
-
-
-def wait_until_running(qsweep: Qsweep, jobs: int, seconds: float = 60) -> None:
-    """Until agents are past their first step of training."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answer = qsweep("status", "--json")
-        if answer.returncode == 0:
-            agents = json.loads(answer.stdout)["agents"]
-            notes = [json.loads(agent["note"]) for agent in agents if agent["note"]]
-            if sum(note["jobs"] for note in notes if note["step"] > 20) >= jobs:
-                return
-        time.sleep(0.2)
-    pytest.fail("no agent came to work")
 
 
 def descendants_by_home(home: Path) -> list[psutil.Process]:
@@ -113,14 +99,11 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     qsweep: Qsweep, home: Path, tmp_path: Path
 ) -> None:
     uninterrupted = tmp_path / "uninterrupted"
-    command = ("launch", *LONG, "--set", "epochs=30")
-    often = environment(home, {"QSWEEP_CHECKPOINT_STEPS": "100"})
+    command = ("launch", *LONG, "--set", "epochs=15")
+    often = environment(home, {"QSWEEP_CHECKPOINT_STEPS": "40"})
     launched = subprocess.Popen([QSWEEP, *command], env=often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until_running(qsweep, 12)
+    wait_until_training(home, 12)
     with Registry.open(home / "registry.db") as registry:
-        sweep, deadline = registry.find_sweep("digits-grid"), time.monotonic() + 60
-        while sum(row.progress > 0 for row in registry.jobs(sweep.id)) < 12 and time.monotonic() < deadline:
-            time.sleep(0.1)
         agents = [psutil.Process(agent.pid) for agent in registry.agents()]
     if hasattr(os, "sched_setaffinity"):
         cores = [agent.cpu_affinity() for agent in agents]
@@ -136,8 +119,9 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     assert counts(qsweep)["done"] == 12
     runs = api.results("digits-grid", home=home)
     assert len(runs) == runs.job.nunique() == 12
-    resumed = [json.loads(qsweep("show", job, "--json").stdout)["attempts"][-1]["resumed_from"] for job in runs.job]
-    assert min(resumed) > 0
+    with Registry.open(home / "registry.db") as registry:
+        jobs = registry.jobs(registry.find_sweep("digits-grid").id)
+        assert min(registry.attempts(row.id)[-1].resumed_from for row in jobs) > 0
 
     reference = qsweep("--home", str(uninterrupted), *command)
     assert reference.stdout == again.stdout
@@ -168,7 +152,7 @@ def test_ctrl_c_hands_the_jobs_back_and_says_how_to_resume(qsweep: Qsweep, home:
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until_running(qsweep, 12)
+    wait_until_training(home, 12)
     launched.send_signal(signal.SIGINT)
     _, said = launched.communicate(timeout=60)
     assert launched.returncode == 130
@@ -185,7 +169,7 @@ def test_decoys_in_the_current_folder_change_nothing(home: Path, tmp_path: Path)
         (decoys / name).mkdir(parents=True)
         (decoys / name / "__init__.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
         (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
-    command = [QSWEEP, "launch", "digits-grid", "--set", "epochs=1", "--limit", "2"]
+    command = [QSWEEP, "launch", "digits-grid", "--set", "epochs=1", "--limit", "2", "--workers", "1"]
     answer = subprocess.run(
         command, cwd=decoys, env=environment(home), capture_output=True, text=True, timeout=300, check=False
     )
@@ -199,7 +183,7 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(qsweep: Qsweep, home: P
     launched = subprocess.Popen(
         [QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_until_running(qsweep, 12)
+    wait_until_training(home, 12)
     agents = [process for process in descendants_by_home(home) if "workers.agent" in " ".join(process.cmdline())]
     for agent in agents:
         agent.suspend()  # so that it can't answer the first one
@@ -214,10 +198,13 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(qsweep: Qsweep, home: P
     assert (state["queued"], state["running"], state["failed"]) == (12, 0, 0)
 
 
-def test_an_agent_that_could_only_wait_for_others_to_fail_leaves_where_it_would_occupy_a_node(qsweep: Qsweep) -> None:
-    launched = qsweep("launch", *LONG, "--set", "epochs=4000", "--limit", "2", "--workers", "1", "--detach")
+def test_an_agent_that_could_only_wait_for_others_to_fail_leaves_where_it_would_occupy_a_node(
+    qsweep: Qsweep, home: Path
+) -> None:
+    endless = ("--set", "epochs=4000", "--limit", "2", "--workers", "1", "--lease", "6", "--detach")
+    launched = qsweep("launch", *LONG, *endless)
     assert launched.returncode == 0, launched.stderr
-    wait_until_running(qsweep, 2)
+    wait_until_training(home, 2)
     second = qsweep("worker", "digits-grid", environment={"QSWEEP_IDLE": "1"}, timeout=60)
     assert second.returncode == 0, second.stderr
     assert counts(qsweep)["running"] == 2

@@ -131,13 +131,13 @@ def test_a_measure_of_a_model_that_was_not_kept_is_refused_before_anything_is_re
         assert [sweep.name for sweep in registry.sweeps()] == ["thrown"]
 
 
-def test_the_papers_tables_are_inverted_by_a_command(qsweep: Qsweep) -> None:
-    answer = qsweep("analyze", "--paper")
+def test_the_papers_tables_are_inverted_by_a_command(here: Qsweep) -> None:
+    answer = here("analyze", "--paper")
     assert answer.returncode == 0, answer.stderr
     line = next(one for one in answer.stdout.splitlines() if one.startswith("| CIFAR-10 | NiN (4x10) | FP32"))
     assert [cell.strip() for cell in line.split("|")[4:8]] == ["2,196,750", "0.1328", "68.0", "1.9993"]
     assert line.rstrip(" |").endswith("α upper")
-    assert qsweep("analyze").returncode == 2
+    assert here("analyze").returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_the_papers_tables_are_inverted_by_a_command(qsweep: Qsweep) -> None:
     ],
 )
 def test_a_wrong_convention_is_refused_before_anything_is_written(
-    qsweep: Qsweep, home: Path, changes: tuple[str, ...], message: str
+    here: Qsweep, home: Path, changes: tuple[str, ...], message: str
 ) -> None:
-    refused = qsweep("launch", "digits-flatness", *(part for one in changes for part in ("--set", one)))
+    refused = here("launch", "digits-flatness", *(part for one in changes for part in ("--set", one)))
     assert refused.returncode == 2
     assert message in refused.stderr.replace("\n", " ")
     assert not home.exists()

@@ -325,10 +325,10 @@ def test_the_command_line_answers_and_fails_with_one_message(qsweep: Qsweep, hom
 
 
 @pytest.mark.slow
-def test_no_password_of_a_registry_is_shown(qsweep: Qsweep) -> None:
+def test_no_password_of_a_registry_is_shown(here: Qsweep) -> None:
     address = "postgresql+psycopg://me:s3cr3t@127.0.0.1:1/none"
     for arguments in (["query", "FROM runs"], ["tables", "made"], ["compact"], ["export", "made", "--out", "x"]):
-        answer = qsweep("--registry", address, *arguments)
+        answer = here("--registry", address, *arguments)
         assert answer.returncode == 2
         assert "s3cr3t" not in answer.stdout + answer.stderr
 

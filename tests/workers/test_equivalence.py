@@ -119,7 +119,7 @@ def assert_equal_to_plain_models(
 ) -> None:
     """In every form, after STEPS steps: parameters and statistics to 1e-10."""
     cohorts = {
-        form: Cohort(trainings, digits, slots=len(trainings) + 2, form=form, device=CPU, dtype=torch.float64)
+        form: Cohort(trainings, digits, slots=len(trainings) + 1, form=form, device=CPU, dtype=torch.float64)
         for form in forms
     }
     plain = [PlainTraining(one) for one in trainings]

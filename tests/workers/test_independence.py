@@ -18,6 +18,7 @@ from workers.results import Result
 
 CPU = torch.device("cpu")
 SLOTS = 13
+"""One more than a mixture has trainings: one slot stays vacant."""
 FORMS = list(Form)
 
 
@@ -68,15 +69,15 @@ def test_neighbours_and_slots_change_no_bit(
 def test_a_diverging_neighbour_changes_no_bit(digits: Images, form: Form) -> None:
     quiet = [training(bits=bits, optimizer=name) for bits in (32, 2) for name in ("sgd", "adam", "rmsprop")]
     wild = [training(bits=bits, learning_rate=100.0, weight_decay=1.0) for bits in (32, 4)]
-    beside = finish(cohort_of(quiet + wild, digits, form))
-    alone = finish(cohort_of(quiet, digits, form))
+    beside = finish(cohort_of(quiet + wild, digits, form, slots=9))
+    alone = finish(cohort_of(quiet, digits, form, slots=9))
     for one, other in zip(alone, beside, strict=False):
         assert_same_bits(one, other)
 
 
-def poisoned(digits: Images, form: Form, trainings: list[Training]) -> Cohort:
+def poisoned(digits: Images, form: Form, trainings: list[Training], *, slots: int) -> Cohort:
     """A cohort whose last member holds nothing but NaN from its first step on."""
-    cohort = cohort_of(trainings, digits, form)
+    cohort = cohort_of(trainings, digits, form, slots=slots)
     state = cohort.state(len(trainings) - 1)
     state["parameters"].fill_(float("nan"))
     cohort.restore(len(trainings) - 1, state)
@@ -86,8 +87,8 @@ def poisoned(digits: Images, form: Form, trainings: list[Training]) -> Cohort:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_neighbour_of_nan_changes_no_bit_and_is_called_diverged(digits: Images, form: Form) -> None:
     trainings = [training(bits=8), training(bits=2, optimizer="adam"), training(bits=4)]
-    results = finish(poisoned(digits, form, trainings))
-    for one, other in zip(finish(cohort_of(trainings[:2], digits, form)), results, strict=False):
+    results = finish(poisoned(digits, form, trainings, slots=4))
+    for one, other in zip(finish(cohort_of(trainings[:2], digits, form, slots=4)), results, strict=False):
         assert_same_bits(one, other)
     broken = results[2].run
     assert broken["diverged"]
@@ -113,12 +114,12 @@ def test_a_neighbour_of_nan_changes_no_bit_and_is_called_diverged(digits: Images
 def test_resume_continues_bit_for_bit_from_any_step(
     digits: Images, form: Form, select_by: str, stop: int, tmp_path: Path
 ) -> None:
-    trainings = [one for one in mixture(select_by=select_by, depth=2) if one.bits in (32, 2)]
-    whole = finish(cohort_of(trainings, digits, form))
-    first = cohort_of(trainings, digits, form)
+    trainings = [one for one in mixture(select_by=select_by, depth=2) if one.bits in (32, 2)]  # six
+    whole = finish(cohort_of(trainings, digits, form, slots=7))
+    first = cohort_of(trainings, digits, form, slots=7)
     for _ in range(stop):
         first.step()
-    second = cohort_of(trainings, digits, form)
+    second = cohort_of(trainings, digits, form, slots=7)
     for member in range(len(trainings)):
         path = tmp_path / f"{member}.pt"
         checksum = checkpoints.save(path, first.state(member))
@@ -130,16 +131,16 @@ def test_resume_continues_bit_for_bit_from_any_step(
 
 @pytest.mark.parametrize("form", [Form.GATHER, Form.BLOCKS])
 def test_members_at_different_steps_meet_and_end_as_if_never_stopped(digits: Images, form: Form) -> None:
-    trainings = [one for one in mixture(depth=2) if one.bits in (32, 4)]
-    whole = finish(cohort_of(trainings, digits, form))
+    trainings = [one for one in mixture(depth=2) if one.bits in (32, 4)]  # six
+    whole = finish(cohort_of(trainings, digits, form, slots=7))
     states = []
     for member, steps in enumerate((0, 3, 10, 12, 20, 12)):
-        other = cohort_of([trainings[member], trainings[0]], digits, form)
+        other = cohort_of([trainings[member], trainings[0]], digits, form, slots=7)
         for _ in range(steps):
             other.step()
         states.append(other.state(0))
     places = [3, 0, 5, 1, 4, 2]
-    mixed = cohort_of([trainings[place] for place in places], digits, form)
+    mixed = cohort_of([trainings[place] for place in places], digits, form, slots=7)
     for member, place in enumerate(places):
         if states[place]["position"]:
             mixed.restore(member, states[place])
@@ -152,9 +153,9 @@ def test_members_at_different_steps_meet_and_end_as_if_never_stopped(digits: Ima
 @pytest.mark.parametrize("form", [Form.GATHER])
 def test_a_finished_cohort_restored_whole_gives_its_results_again(digits: Images, form: Form) -> None:
     trainings = [training(bits=4), training(optimizer="rmsprop")]
-    first = cohort_of(trainings, digits, form)
+    first = cohort_of(trainings, digits, form, slots=3)
     results = finish(first)
-    again = cohort_of(trainings, digits, form)
+    again = cohort_of(trainings, digits, form, slots=3)
     for member in range(2):
         again.restore(member, first.state(member))
     assert again.finished
