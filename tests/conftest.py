@@ -56,7 +56,7 @@ def qsweep(home: Path, tmp_path: Path) -> Qsweep:
 
 
 @pytest.fixture
-def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Qsweep:
+def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Qsweep:
     """Run `qsweep` in this process: for what is answered at once, where starting a process would be all the time."""
     folder = tmp_path / "here"
     folder.mkdir()
@@ -72,13 +72,13 @@ def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
             for name in ("QSWEEP_REGISTRY", "QSWEEP_DATA"):  # global options are kept there
                 patch.setenv(name, "")
                 patch.delenv(name)
-            capsys.readouterr()
+            capfd.readouterr()
             code = 0
             try:
                 main()
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            said = capsys.readouterr()
+            said = capfd.readouterr()
         return subprocess.CompletedProcess(["qsweep", *arguments], code, said.out, said.err)
 
     return run

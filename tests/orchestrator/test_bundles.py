@@ -253,7 +253,7 @@ def test_measures_travel_with_their_models_or_after_them(qsweep: Qsweep, home: P
 
 
 def test_sigterm_checkpoints_and_the_same_command_goes_on(qsweep: Qsweep, home: Path, far: Far, tmp_path: Path) -> None:
-    qsweep("pack", *LONG, "--out", str(tmp_path / "far"))
+    qsweep("pack", *LONG, "--set", "epochs=8", "--out", str(tmp_path / "far"))
     steps = {"QSWEEP_CHECKPOINT_STEPS": "20"}
     first = far("far", "--workers", "1", **steps)
     wait_for(tmp_path / "far" / "checkpoints.jsonl", 12)
@@ -269,7 +269,7 @@ def test_sigterm_checkpoints_and_the_same_command_goes_on(qsweep: Qsweep, home: 
 
 
 def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
-    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
+    qsweep: Qsweep, here: Qsweep, home: Path, far: Far, tmp_path: Path
 ) -> None:
     qsweep("pack", *SHORT, "--out", str(tmp_path / "far"))
     finish(far("far", "--results", "results.zip", "--workers", "1"))
@@ -279,7 +279,7 @@ def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
         copy = tmp_path / name
         shutil.copytree(tmp_path / "far", copy)
         damage(copy)
-        answer = qsweep("import", str(copy))
+        answer = here("import", str(copy))
         assert answer.returncode == 2, (name, answer.stdout)
         assert words in answer.stderr, (name, answer.stderr)
         assert events(home) == mark
@@ -308,12 +308,12 @@ def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
     refused("jobs", lambda one: replace(one / "bundle.json", '"bits": 8', '"bits": 2'), "not what its identity says")
     refused("empty", lambda one: (one / "bundle.json").unlink(), "this is no bundle")
     os.truncate(tmp_path / "results.zip", 3000)
-    cut = qsweep("import", str(tmp_path / "results.zip"))
+    cut = here("import", str(tmp_path / "results.zip"))
     assert cut.returncode == 2
     assert "truncated or damaged" in cut.stderr
-    elsewhere = qsweep("launch", *SHORT, "--limit", "1", "--workers", "1", "--home", str(tmp_path / "another"))
-    assert elsewhere.returncode == 0, elsewhere.stderr
-    assert "another registry" in qsweep("import", str(tmp_path / "far"), "--home", str(tmp_path / "another")).stderr
+    another = ("--home", str(tmp_path / "another"))
+    assert qsweep("pack", *SHORT, "--limit", "1", "--out", str(tmp_path / "one"), *another).returncode == 0
+    assert "another registry" in here("import", str(tmp_path / "far"), *another).stderr
 
     replace(any_of(tmp_path / "far", "code/workers/cohort.py"), "The engine", "An engine")
     assert "the code of this bundle is not" in finish(far("far"), code=2)
@@ -333,7 +333,7 @@ def test_a_bundle_without_data_says_so_and_takes_it_from_a_folder(qsweep: Qsweep
     assert "16/16 done" in missing
 
 
-def test_bad_input_is_refused_before_anything_is_held(qsweep: Qsweep, home: Path, tmp_path: Path) -> None:
+def test_bad_input_is_refused_before_anything_is_held(here: Qsweep, home: Path, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()
     for arguments, words in (
@@ -341,8 +341,8 @@ def test_bad_input_is_refused_before_anything_is_held(qsweep: Qsweep, home: Path
         (("--out", str(tmp_path / "no" / "folder")), "can't be written"),
         (("--out", str(tmp_path / "far"), "--where", "bits == 5"), "none of the 972 jobs matches"),
     ):
-        answer = qsweep("pack", "digits-grid", *arguments)
+        answer = here("pack", "digits-grid", *arguments)
         assert answer.returncode == 2
         assert words in answer.stderr
     assert not (home / "registry.db").exists()
-    assert "there is no such bundle" in qsweep("import", "nowhere.zip").stderr
+    assert "there is no such bundle" in here("import", "nowhere.zip").stderr
