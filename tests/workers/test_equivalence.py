@@ -73,7 +73,7 @@ def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digi
         training(
             model="resnet",
             depth=50,
-            width=8,
+            width=4,
             batch_size=75,
             optimizer=optimizer,
             bits=bits,
