@@ -1,16 +1,17 @@
-"""Training steps per second: plain PyTorch loops against the cohort engine, on the CPU.
+"""Training steps per second: plain PyTorch loops against the cohort engine, on the CPU or on a GPU.
 
-    python -m benchmarks.train_throughput [--data FOLDER] [--shape SHAPE]… [--seconds 10] [--out benchmarks/results]
+    python -m benchmarks.train_throughput [--device cpu|cuda] [--data FOLDER] [--shape SHAPE]… [--seconds 10]
 
-Each contender runs as one single-threaded process per core, all at once, and trains the same NiNs (half of
-them LSQ at 4 bits, half full precision); the engine's processes get the environment that an agent gets. Prints
-one Markdown table; the raw figures go to a JSON file, in which shapes that were not run now stay. CIFAR shapes are
-left out without `--data`, bf16 where the processor has no instructions for it.
+Each contender runs as one single-threaded process per core, all at once, or as one process on the GPU, and trains the
+same NiNs (half of them LSQ at 4 bits, half full precision); the engine's processes get the environment that an agent
+gets. On a GPU, where nothing was calibrated before, every form runs with several numbers of slots. Prints one Markdown
+table; the raw figures go to a JSON file, in which shapes that were not run now stay. CIFAR shapes are left out without
+`--data`, and precisions that the device does not compute in.
 
 The roofline of a shape is the longer of two times: its operations (multiplications and additions of all
 convolutions, forward and backward; none for the gradient of the images) at the rate of a square matrix
-product, and its bytes (each activation written and read forward; it and its gradient read, and the gradient
-written, backward) at the rate of a copy. Both rates are measured here, on all cores at once.
+product in the same precision, and its bytes (each activation written and read forward; it and its gradient read, and
+the gradient written, backward) at the rate of a copy. Both rates are measured here, on all cores at once.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +36,25 @@ from sweeps.training import Training
 from workers.cohort import Cohort
 from workers.data import Images, load
 from workers.data.batches import moments
-from workers.device import precisions
+from workers.device import device_class, precisions, set_precision
 from workers.environment import KEEP_MEMORY
-from workers.forms import default_form
+from workers.forms import Form, default_form, forms_of
 
-CPU = torch.device("cpu")
 SHAPES: dict[str, dict[str, Any]] = {
     "digits 3x10": {"data": "digits", "depth": 3, "width": 10, "channels_per_width": 2, "batch_size": 64},
     "cifar10 2x8": {"data": "cifar10", "depth": 2, "width": 8, "batch_size": 128, "augment": "crop-flip"},
     "cifar10 3x10": {"data": "cifar10", "depth": 3, "width": 10, "batch_size": 128, "augment": "crop-flip"},
     "cifar10 4x12": {"data": "cifar10", "depth": 4, "width": 12, "batch_size": 128, "augment": "crop-flip"},
 }
+LOOPS = ("loop with DataLoader", "loop in memory", "loop in memory, channels last")
+GPU_SLOTS = (4, 8, 16)
+"""Models side by side that are tried on a GPU."""
+WARM_UP = 3
+"""Steps before the clock runs; of the engine on a GPU, the first one records the step's graph."""
+QUEUE = 20
+"""Steps that may wait for the GPU before the clock waits for them."""
+Plan = tuple[int, Form]
+"""Slots and form of the engine."""
 Step = Callable[[], int]
 """Does some training and returns how many model-steps that was."""
 
@@ -92,15 +102,17 @@ def plain_model(one: Training) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def plain_step(one: Training, batches: Iterator[tuple[Tensor, Tensor]], memory_format: torch.memory_format) -> Step:
+def plain_step(
+    one: Training, batches: Iterator[tuple[Tensor, Tensor]], memory_format: torch.memory_format, device: torch.device
+) -> Step:
     """One step of one model with torch.optim, in bf16 by autocast."""
     reduced = one.recipe.precision == "bf16"
-    net = plain_model(one).to(memory_format=memory_format)
+    net = plain_model(one).to(device, memory_format=memory_format)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def step() -> int:
-        images, labels = next(batches)
-        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+        images, labels = (part.to(device, non_blocking=True) for part in next(batches))
+        with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
             loss = nn.functional.cross_entropy(net(images.to(memory_format=memory_format)), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -110,8 +122,8 @@ def plain_step(one: Training, batches: Iterator[tuple[Tensor, Tensor]], memory_f
     return step
 
 
-def loader_batches(images: Images, one: Training) -> Iterator[tuple[Tensor, Tensor]]:
-    """A DataLoader over a data set with torchvision's transforms, without workers: the core is busy."""
+def loader_batches(images: Images, one: Training, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """A DataLoader over a data set with torchvision's transforms; without workers on a CPU: the core is busy."""
     mean, deviation = (value / 255 for value in moments(images.train_images))
     pictures = [picture.float() / 255 for picture in images.train_images] if one.data.size < 16 else None
 
@@ -137,35 +149,43 @@ def loader_batches(images: Images, one: Training) -> Iterator[tuple[Tensor, Tens
             picture = images.train_images[index] if pictures is None else pictures[index]
             return transform(picture), int(images.train_labels[index])
 
-    loader = torch.utils.data.DataLoader(Pictures(), batch_size=one.recipe.batch_size, shuffle=True)
+    workers = min(len(os.sched_getaffinity(0)), 8) if device.type == "cuda" else 0
+    loader = torch.utils.data.DataLoader(
+        Pictures(),
+        batch_size=one.recipe.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=workers > 0,
+    )
     while True:
         yield from loader
 
 
-def memory_batches(images: Images, one: Training) -> Iterator[tuple[Tensor, Tensor]]:
-    """Standardized tensors in memory, shuffled by index, cropped and flipped by the batch."""
+def memory_batches(images: Images, one: Training, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Standardized tensors in the device's memory, shuffled by index, cropped and flipped there by the batch."""
     mean, deviation = (value.float()[:, None, None] for value in moments(images.train_images))
-    pixels = (images.train_images.float() - mean) / deviation
-    size, side = one.recipe.batch_size, one.data.size
+    pixels = ((images.train_images.float() - mean) / deviation).to(device)
+    labels = images.train_labels.to(device)
+    size, side = one.recipe.batch_size, torch.arange(one.data.size, device=device)
+    channels = torch.arange(pixels.shape[1], device=device)[None, :, None, None]
     while True:
-        for places in torch.randperm(len(pixels)).split(size):
+        for places in torch.randperm(len(pixels), device=device).split(size):
             batch = pixels[places]
             if one.recipe.augment == "crop-flip":
-                flipped = torch.rand(len(batch)) < 0.5
-                batch[flipped] = batch[flipped].flip(3)
-                padded = nn.functional.pad(batch, (4,) * 4)
-                y, x = torch.randint(9, (2, len(batch)))
-                rows = (y[:, None] + torch.arange(side))[:, None, :, None]
-                columns = (x[:, None] + torch.arange(side))[:, None, None, :]
-                every = torch.arange(len(batch))[:, None, None, None]
-                batch = padded[every, torch.arange(batch.shape[1])[None, :, None, None], rows, columns]
-            yield batch, images.train_labels[places]
+                flipped = torch.rand(len(batch), 1, 1, 1, device=device) < 0.5
+                padded = nn.functional.pad(torch.where(flipped, batch.flip(3), batch), (4,) * 4)
+                y, x = torch.randint(9, (2, len(batch)), device=device)
+                rows = (y[:, None] + side)[:, None, :, None]
+                columns = (x[:, None] + side)[:, None, None, :]
+                every = torch.arange(len(batch), device=device)[:, None, None, None]
+                batch = padded[every, channels, rows, columns]
+            yield batch, labels[places]
 
 
-def cohort_step(trainings: list[Training], images: Images, slots: int) -> Step:
+def cohort_step(trainings: list[Training], images: Images, plan: Plan, device: torch.device) -> Step:
     """One step of the engine with every slot taken."""
-    form = default_form(trainings[0], "cpu")[1]
-    cohort = Cohort(trainings, images, slots=slots, form=form, device=CPU)
+    cohort = Cohort(trainings, images, slots=plan[0], form=plan[1], device=device)
 
     def step() -> int:
         cohort.step()
@@ -180,67 +200,104 @@ def training_of(shape: str, precision: str, bits: int, seed: int = 0) -> Trainin
     return Training.from_settings({**settings, **SHAPES[shape], **run})
 
 
-def contender(name: str, shape: str, precision: str, images: Images, bits: int) -> Step:
+def engines(shape: str, precision: str, device: str) -> dict[str, Plan]:
+    """The contenders that are the engine on a class of devices."""
+    slots, form = default_form(training_of(shape, precision, 4), device)
+    tried = {"engine, M = 1": (1, form), "engine, planned M": (slots, form)}
+    if device.startswith("cuda"):
+        for one in forms_of(precision, device):
+            tried |= {f"engine, {one.value} of {count}": (count, one) for count in GPU_SLOTS}
+    return tried
+
+
+def contender(
+    name: str, shape: str, precision: str, plan: Plan | None, images: Images, bits: int, device: torch.device
+) -> Step:
     """A contender's step; `bits` is that of a lone model, and a cohort mixes both."""
     one = training_of(shape, precision, bits)
+    if plan is not None:
+        mixed = [training_of(shape, precision, 32 if slot % 2 else 4, slot) for slot in range(plan[0])]
+        return cohort_step(mixed if plan[0] > 1 else [one], images, plan, device)
     if name == "loop with DataLoader":
-        return plain_step(one, loader_batches(images, one), torch.contiguous_format)
-    if name == "loop in memory":
-        return plain_step(one, memory_batches(images, one), torch.contiguous_format)
-    if name == "loop in memory, channels last":
-        return plain_step(one, memory_batches(images, one), torch.channels_last)
-    slots = 1 if name == "engine, M = 1" else default_form(one, "cpu")[0]
-    mixed = [training_of(shape, precision, 32 if slot % 2 else 4, slot) for slot in range(slots)]
-    return cohort_step(mixed if slots > 1 else [one], images, slots)
-
-
-CONTENDERS = (
-    "loop with DataLoader",
-    "loop in memory",
-    "loop in memory, channels last",
-    "engine, M = 1",
-    "engine, planned M",
-)
+        return plain_step(one, loader_batches(images, one, device), torch.contiguous_format, device)
+    layout = torch.channels_last if name.endswith("channels last") else torch.contiguous_format
+    return plain_step(one, memory_batches(images, one, device), layout, device)
 
 
 def measure(
-    name: str, shape: str, precision: str, folder: Path | None, seconds: float, core: int, start: Any, results: Any
+    name: str,
+    shape: str,
+    precision: str,
+    plan: Plan | None,
+    folder: Path | None,
+    seconds: float,
+    device: torch.device,
+    core: int,
+    start: Any,
+    results: Any,
 ) -> None:
     """In a process of its own: warm up, wait for the others, then count steps for `seconds`."""
     torch.set_num_threads(1)
     torch.manual_seed(core)
+    torch.backends.cudnn.benchmark = plan is None
+    set_precision(precision)
     images = load(DATASETS[SHAPES[shape]["data"]], folder, download=False)
-    step = contender(name, shape, precision, images, bits=32 if core % 2 else 4)
-    for _ in range(3):
+    step = contender(name, shape, precision, plan, images, 32 if core % 2 else 4, device)
+    for _ in range(WARM_UP):
         step()
+    _finish(device)
     start.wait()
-    began, done = time.perf_counter(), 0
+    began, done, steps = time.perf_counter(), 0, 0
     while time.perf_counter() - began < seconds:
         done += step()
+        steps += 1
+        if steps % QUEUE == 0:
+            _finish(device)
+    _finish(device)
     rate = done / (time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_reserved(device) / 2**20
     results.put({"core": core, "steps_per_second": rate, "peak_mib": peak})
 
 
-def measure_ceilings(core: int, start: Any, results: Any) -> None:
+def measure_ceilings(precision: str, device: torch.device, core: int, start: Any, results: Any) -> None:
     """In a process of its own: operations a second of a square product, and bytes a second of a copy."""
     torch.set_num_threads(1)
-    side, large = torch.randn(1024, 1024), torch.empty(1 << 26)
-    out, copy = torch.empty_like(side), torch.zeros(1 << 26)
+    set_precision(precision)
+    width, count = (8192, 1 << 28) if device.type == "cuda" else (1024, 1 << 26)
+    side = torch.randn(width, width, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    large, copy = torch.zeros(count, device=device), torch.zeros(count, device=device)
+    out = torch.empty_like(side)
     torch.mm(side, side, out=out)
     start.wait()
-    products = _best(lambda: torch.mm(side, side, out=out))
-    copies = _best(lambda: copy.copy_(large))
-    results.put({"core": core, "operations": 2 * 1024**3 / products, "bytes": 2.0 * large.nbytes / copies})
+    products = _best(lambda: torch.mm(side, side, out=out), device)
+    copies = _best(lambda: copy.copy_(large), device)
+    results.put({"core": core, "operations": 2 * width**3 / products, "bytes": 2.0 * large.nbytes / copies})
 
 
-def _best(work: Callable[[], object]) -> float:
+def _best(work: Callable[[], object], device: torch.device) -> float:
     times = []
     for _ in range(12):
+        _finish(device)
         began = time.perf_counter()
         work()
+        _finish(device)
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The device, and how many processes share it."""
+
+    device: torch.device
+    processes: int
 
 
 def in_processes(cores: int, target: Callable[..., None], *given: Any) -> list[dict[str, Any]]:
@@ -261,21 +318,23 @@ def work_of(one: Training) -> tuple[float, float]:
     layers, batch = one.model.layers(one.data), one.recipe.batch_size
     operations = batch * (3 * sum(layer.operations for layer in layers) - layers[0].operations)
     activations = batch * sum(layer.outputs * layer.side**2 for layer in layers)
-    return float(operations), float(5 * 4 * activations)
+    size = 2 if one.recipe.precision == "bf16" else 4
+    return float(operations), float(5 * size * activations)
 
 
-def run(name: str, shape: str, precision: str, folder: Path | None, seconds: float, cores: int) -> dict[str, Any]:
-    """One contender on all cores at once."""
+def run(
+    name: str, shape: str, precision: str, plan: Plan | None, folder: Path | None, seconds: float, place: Place
+) -> dict[str, Any]:
+    """One contender in all processes at once."""
     kept = dict(os.environ)
-    if name.startswith("engine"):
+    if plan is not None:
         os.environ.update(KEEP_MEMORY)
     try:
-        found = in_processes(cores, measure, name, shape, precision, folder, seconds)
+        found = in_processes(place.processes, measure, name, shape, precision, plan, folder, seconds, place.device)
     finally:
         os.environ.clear()
         os.environ.update(kept)
-    slots, form = default_form(training_of(shape, precision, 4), "cpu")
-    engine = {"form": form.value, "slots": 1 if "M = 1" in name else slots} if name.startswith("engine") else {}
+    engine = {} if plan is None else {"slots": plan[0], "form": plan[1].value}
     return {
         "shape": shape,
         "precision": precision,
@@ -287,26 +346,29 @@ def run(name: str, shape: str, precision: str, folder: Path | None, seconds: flo
     }
 
 
-def run_shape(shape: str, folder: Path | None, seconds: float, cores: int) -> list[dict[str, Any]]:
-    """Every contender in every precision of this processor, with its share of the roofline."""
-    ceilings = in_processes(cores, measure_ceilings)
-    rate, bandwidth = (sum(one[what] for one in ceilings) for what in ("operations", "bytes"))
-    operations, moved = work_of(training_of(shape, "fp32", 4))
+def run_shape(shape: str, folder: Path | None, seconds: float, place: Place) -> list[dict[str, Any]]:
+    """Every contender in every precision of the device, with its share of the roofline."""
     figures = []
-    for precision in precisions(CPU):
-        for name in CONTENDERS:
-            one = run(name, shape, precision, folder, seconds, cores)
-            if precision == "fp32":
-                one["roofline"] = one["steps_per_second"] * max(operations / rate, moved / bandwidth)
+    for precision in precisions(place.device):
+        ceilings = in_processes(place.processes, measure_ceilings, precision, place.device)
+        rate, bandwidth = (sum(one[what] for one in ceilings) for what in ("operations", "bytes"))
+        operations, moved = work_of(training_of(shape, precision, 4))
+        plans: dict[str, Plan | None] = {
+            **dict.fromkeys(LOOPS),
+            **engines(shape, precision, device_class(place.device)),
+        }
+        for name, plan in plans.items():
+            one = run(name, shape, precision, plan, folder, seconds, place)
+            one["roofline"] = one["steps_per_second"] * max(operations / rate, moved / bandwidth)
+            one["ceilings"] = {"operations": rate, "bytes": bandwidth}
             figures.append(one)
-    figures[0]["ceilings"] = {"operations": rate, "bytes": bandwidth}
     return figures
 
 
 def table(figures: list[dict[str, Any]]) -> str:
     """Markdown, with each figure as a multiple of the best plain fp32 loop of its shape."""
     lines = [
-        "| shape | contender | model-steps/s, all cores | × best plain loop | of the roofline | memory a process |",
+        "| shape | contender | model-steps/s | × best plain loop | of the roofline | memory a process |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for one in figures:
@@ -316,37 +378,41 @@ def table(figures: list[dict[str, Any]]) -> str:
             if other["shape"] == one["shape"] and other["contender"].startswith("loop") and other["precision"] == "fp32"
         ]
         how = f", {one['slots']} slots, {one['form']}" if "form" in one else ""
-        roof = f"{one['roofline']:.0%}" if "roofline" in one else "–"
         lines.append(
             f"| {one['shape']} {one['precision']} | {one['contender']}{how} | {one['steps_per_second']:.1f} "
-            f"| {one['steps_per_second'] / max(rivals):.2f} | {roof} | {one['peak_mib']:.0f} MiB |"
+            f"| {one['steps_per_second'] / max(rivals):.2f} | {one['roofline']:.0%} | {one['peak_mib']:.0f} MiB |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--data", type=Path, help="folder that holds cifar-10-batches-py")
     parser.add_argument("--seconds", type=float, default=10.0, help="time of each measurement")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="processes on the CPU")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--shape", choices=list(SHAPES), action="append")
     given = parser.parse_args()
+    on_gpu = given.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error("there is no GPU here")
+    place = Place(device=torch.device(given.device), processes=1 if on_gpu else given.cores)
     shapes = given.shape or [name for name, one in SHAPES.items() if given.data or one["data"] == "digits"]
     machine = {
         "torch": torch.__version__,
-        "processor": platform.processor() or platform.machine(),
+        "processor": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": given.cores,
+        "cores": place.processes,
         "seconds": given.seconds,
     }
-    file = given.out / "train_throughput.json"
+    file = given.out / ("train_throughput_gpu.json" if on_gpu else "train_throughput.json")
     before = json.loads(file.read_text()) if file.exists() else {}
     same = all(before.get(name) == value for name, value in machine.items())
     figures = [one for one in before.get("figures", []) if same and one["shape"] not in shapes]
     given.out.mkdir(parents=True, exist_ok=True)
     for shape in shapes:
-        figures += run_shape(shape, given.data, given.seconds, given.cores)
+        figures += run_shape(shape, given.data, given.seconds, place)
         figures.sort(key=lambda one: list(SHAPES).index(one["shape"]))
         file.write_text(json.dumps({**machine, "figures": figures}, indent=1) + "\n")
     print(table(figures))
