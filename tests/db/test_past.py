@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from db.states import AgentState, State
 from sweeps.errors import InputError
 from tests.db.conftest import administrator, agent_info, claim
 from tests.db.test_opening import declared_words, words_of
+from workers.agent.__main__ import main as agent
 
 PAST = Path(__file__).parent / "past"
 Rows = dict[str, list[dict[str, Any]]]
@@ -123,19 +123,26 @@ def test_an_upgraded_file_has_the_tables_of_a_new_one(version: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("version", [*REVISIONS[:-1], "9999"])
-def test_an_agent_of_another_schema_stops_with_one_message(version: str, tmp_path: Path) -> None:
+def test_an_agent_of_another_schema_stops_with_one_message(
+    version: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     shutil.copy(PAST / f"{REVISIONS[0]}.db", home / "registry.db")
     with sqlite3.connect(home / "registry.db") as connection:
         connection.execute("UPDATE qsweep_version SET version_num = ?", (version,))
     connection.close()
-    command = [sys.executable, "-m", "workers.agent", "--home", str(home), "--lease", "30"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 2
-    assert answer.stderr.startswith("qsweep agent: ")
-    assert f"schema version {version}" in answer.stderr
-    assert len(answer.stderr.splitlines()) == 1
+    heard = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        code = agent(["--home", str(home), "--lease", "30"])
+    finally:
+        for number, handler in heard.items():
+            signal.signal(number, handler)
+    said = capfd.readouterr().err
+    assert code == 2
+    assert said.startswith("qsweep agent: ")
+    assert f"schema version {version}" in said
+    assert len(said.splitlines()) == 1
     with sqlite3.connect(home / "registry.db") as connection:
         assert connection.execute("SELECT count(*) FROM agents").fetchone() == (3,)
     connection.close()
