@@ -170,7 +170,8 @@ def _write(
         folder.mkdir()
         (folder / FILE).write_text(manifest.to_json() + "\n", encoding="utf-8")
         (folder / "__main__.py").write_text(START, encoding="utf-8")
-        shutil.copytree(home.code / sweep.code, folder / "code")
+        bytecode = shutil.ignore_patterns("__pycache__")  # of this Python, and not what the version names
+        shutil.copytree(home.code / sweep.code, folder / "code", ignore=bytecode)
         lacks = _put_data(home, manifest, folder, with_data=with_data)
         _put_models(home, claims, folder)
         _put_weights(home, claims, folder)
