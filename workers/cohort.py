@@ -20,8 +20,8 @@ from workers.models.convolved import evaluate_in_turn
 from workers.models.forming import arithmetic_of
 from workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
 from workers.models.statistics import RunningStatistics
-from workers.optimizers import CohortOptimizer
-from workers.quantizers.deployment import Deployment
+from workers.optimizers import CohortOptimizer, CompiledOptimizer
+from workers.quantizers.deployment import CompiledDeployment, Deployment
 from workers.results import Result, Trained, describe, epoch_rows, starting_rows
 from workers.weights import Start
 
@@ -74,8 +74,14 @@ class Cohort:
         self._source = source_of(images, first.recipe, device, dtype)
         self._start = start
         self._large = first.data.size**2 > LARGE_IMAGE
-        self._optimizer = CohortOptimizer(placed, self.layout.steps.start, device, dtype)
-        self._deployment = Deployment(placed, self.layout, device, dtype)
+        self._optimizer: CohortOptimizer
+        self._deployment: Deployment | CompiledDeployment
+        if form.compiled:
+            self._optimizer = CompiledOptimizer(placed, slots, self.layout.steps.start, device, dtype)
+            self._deployment = CompiledDeployment(placed, slots, self.layout, device, dtype)
+        else:
+            self._optimizer = CohortOptimizer(placed, self.layout.steps.start, device, dtype)
+            self._deployment = Deployment(placed, self.layout, device, dtype)
         self._rows = self._initial_rows(placed, slots)
         parameters = self._rows["parameters"]
         self._deployed = self._deployment.buffer(parameters)
@@ -201,7 +207,7 @@ class Cohort:
             self._statistics.update(rows["statistics"], parameters, means, variances, len(labels))
             torch._foreach_copy_(self._slope_views, slopes)
             self._slopes[:, self.layout.biases] = 0.0
-            self._deployment.differentiate(roundings, self._slopes)
+            self._deployment.differentiate(parameters, roundings, self._slopes)
             self._optimizer.step(parameters, self._slopes, rows["first"], rows["second"], self._number)
             self._deployment.restrain(parameters)
             return losses.detach().double(), (logits.argmax(1) == labels).sum(1)

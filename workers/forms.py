@@ -21,6 +21,19 @@ class Form(StrEnum):
     """One model after another by the library's convolutions, channels-last; see `workers.models.convolved`."""
     GROUPED = "grouped"
     """All models as the groups of one convolution of the library, channels-last; see the same."""
+    COMPILED_LOOP = "compiled-loop"
+    """As `LOOP`, with what lies between the convolutions compiled; see `workers.models.chained`."""
+    COMPILED_GROUPED = "compiled-grouped"
+    """As `GROUPED`, in the same way."""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it needs a compiler when it starts: never a default then."""
+        return self in (Form.COMPILED_LOOP, Form.COMPILED_GROUPED)
+
+    @property
+    def grouped(self) -> bool:
+        return self in (Form.GROUPED, Form.COMPILED_GROUPED)
 
 
 SMALL_IMAGE = 256
@@ -34,12 +47,13 @@ LARGE_SLOTS = 4
 
 
 def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
-    """The forms that compute in a precision on a class of devices."""
-    if precision == "bf16":
-        return Form.LOOP, Form.GROUPED
+    """The forms that a calibration chooses from, for a precision on a class of devices."""
+    library = (Form.LOOP, Form.GROUPED)
     if device_class.startswith("cuda"):
-        return Form.GATHER, Form.LOOP, Form.GROUPED
-    return tuple(Form)
+        library += (Form.COMPILED_LOOP, Form.COMPILED_GROUPED)
+    if precision == "bf16":
+        return library
+    return (Form.GATHER, *library) if device_class.startswith("cuda") else (Form.GATHER, Form.BLOCKS, *library)
 
 
 def default_form(training: Training, device_class: str, *, trains: bool = True) -> tuple[int, Form]:

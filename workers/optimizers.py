@@ -8,7 +8,7 @@ on Python numbers, and rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -17,31 +17,80 @@ from torch import Tensor
 
 from sweeps.optimizers import Adam, RmsProp, Sgd
 from sweeps.training import Recipe, Training
+from workers.compiling import compiled
+
+Update = Callable[..., None]
+"""An update of `parameters` from `slopes` (m, P), `first` and `second`, in place, and columns (m, 1)."""
 
 
 class Stepper(Protocol):
     """One optimizer's update; leaves NaN and its cause in the model where they arise."""
 
-    def step(
-        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: Tensor
-    ) -> None: ...
+    update: Update
+    """The update, of all columns that a step needs."""
+
+    def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
+        """What `update` takes behind the rows in this step, each (m, 1)."""
+
+
+def sgd(parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, momentum: Tensor, rate: Tensor) -> None:
+    """m ← μ·m + g; p ← p − lr·m. Its `first` row is m, the second is unused."""
+    first.mul_(momentum).add_(slopes)
+    parameters.sub_(first * rate)
+
+
+def adam(
+    parameters: Tensor,
+    slopes: Tensor,
+    first: Tensor,
+    second: Tensor,
+    keep1: Tensor,
+    take1: Tensor,
+    keep2: Tensor,
+    take2: Tensor,
+    epsilon: Tensor,
+    size: Tensor,
+    spread: Tensor,
+) -> None:
+    """m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − lr/(1−β₁ᵗ)·m/(√v/√(1−β₂ᵗ) + ε). Rows m and v."""
+    first.mul_(keep1).add_(slopes * take1)
+    second.mul_(keep2).add_(slopes.square().mul_(take2))
+    divisor = second.sqrt().div_(spread).add_(epsilon)
+    parameters.sub_(torch.div(first, divisor, out=divisor).mul_(size))
+
+
+def rmsprop(
+    parameters: Tensor,
+    slopes: Tensor,
+    first: Tensor,
+    second: Tensor,
+    keep: Tensor,
+    take: Tensor,
+    epsilon: Tensor,
+    rate: Tensor,
+) -> None:
+    """v ← α·v + (1−α)·g²; p ← p − lr·g/(√v + ε). Its `second` row is v, the first is unused."""
+    second.mul_(keep).add_(slopes.square().mul_(take))
+    divisor = second.sqrt().add_(epsilon)
+    parameters.sub_(torch.div(slopes, divisor, out=divisor).mul_(rate))
 
 
 class SgdSteps:
-    """m ← μ·m + g; p ← p − lr·m. Its `first` row is m, the second is unused."""
+    """The columns of `sgd`."""
+
+    update = staticmethod(sgd)
 
     def __init__(self, settings: Sequence[Sgd], device: torch.device, dtype: torch.dtype) -> None:
         self._momentum = _column([one.momentum for one in settings], device).to(dtype)
 
-    def step(
-        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: Tensor
-    ) -> None:
-        first.mul_(self._momentum).add_(slopes)
-        parameters.sub_(first * rate.to(first.dtype))
+    def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
+        return self._momentum, rate.to(self._momentum.dtype)
 
 
 class AdamSteps:
-    """m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − lr/(1−β₁ᵗ)·m/(√v/√(1−β₂ᵗ) + ε). Rows m and v."""
+    """The columns of `adam`."""
+
+    update = staticmethod(adam)
 
     def __init__(self, settings: Sequence[Adam], device: torch.device, dtype: torch.dtype) -> None:
         self._beta1 = _column([one.beta1 for one in settings], device)
@@ -50,31 +99,24 @@ class AdamSteps:
         self._take1, self._take2 = (1 - self._beta1).to(dtype), (1 - self._beta2).to(dtype)
         self._epsilon = _column([one.epsilon for one in settings], device).to(dtype)
 
-    def step(
-        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: Tensor
-    ) -> None:
-        size = (rate / (1 - self._beta1**number)).to(first.dtype)
-        spread = (1 - self._beta2**number).sqrt_().to(first.dtype)
-        first.mul_(self._keep1).add_(slopes * self._take1)
-        second.mul_(self._keep2).add_(slopes.square().mul_(self._take2))
-        divisor = second.sqrt().div_(spread).add_(self._epsilon)
-        parameters.sub_(torch.div(first, divisor, out=divisor).mul_(size))
+    def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
+        size = (rate / (1 - self._beta1**number)).to(self._keep1.dtype)
+        spread = (1 - self._beta2**number).sqrt_().to(self._keep1.dtype)
+        return self._keep1, self._take1, self._keep2, self._take2, self._epsilon, size, spread
 
 
 class RmsPropSteps:
-    """v ← α·v + (1−α)·g²; p ← p − lr·g/(√v + ε). Its `second` row is v, the first is unused."""
+    """The columns of `rmsprop`."""
+
+    update = staticmethod(rmsprop)
 
     def __init__(self, settings: Sequence[RmsProp], device: torch.device, dtype: torch.dtype) -> None:
         alpha = _column([one.alpha for one in settings], device)
         self._keep, self._take = alpha.to(dtype), (1 - alpha).to(dtype)
         self._epsilon = _column([one.epsilon for one in settings], device).to(dtype)
 
-    def step(
-        self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, rate: Tensor, number: Tensor
-    ) -> None:
-        second.mul_(self._keep).add_(slopes.square().mul_(self._take))
-        divisor = second.sqrt().add_(self._epsilon)
-        parameters.sub_(torch.div(slopes, divisor, out=divisor).mul_(rate.to(second.dtype)))
+    def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
+        return self._keep, self._take, self._epsilon, rate.to(self._keep.dtype)
 
 
 STEPPERS = {"sgd": SgdSteps, "adam": AdamSteps, "rmsprop": RmsPropSteps}
@@ -110,11 +152,64 @@ class CohortOptimizer:
     def step(self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
         """One step of every model; `slopes` is used up."""
         count, start = len(self._trainings), self._steps_start
-        decayed = slopes[:count]
-        decayed[:, :start].add_(parameters[:count, :start] * self._decay)
-        decayed[:, start:].add_(parameters[:count, start:] * self._step_decay)
+        decay(parameters[:count], slopes[:count], start, self._decay, self._step_decay)
         for rows, stepper in self._groups:
-            stepper.step(parameters[rows], slopes[rows], first[rows], second[rows], self._rates[rows], number)
+            columns = stepper.columns(self._rates[rows], number)
+            stepper.update(parameters[rows], slopes[rows], first[rows], second[rows], *columns)
+
+
+class CompiledOptimizer(CohortOptimizer):
+    """The same with one kernel for each optimizer that occurs, always over the rows of all slots.
+
+    It keeps what becomes of its own rows, so no shape depends on what stands beside a model. `slopes` is left as it is.
+    """
+
+    def __init__(
+        self, trainings: Sequence[Training], slots: int, steps_start: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        vacant = slots - len(trainings)
+        super().__init__([*trainings, *trainings[-1:] * vacant], steps_start, device, dtype)
+        names = [one.optimizer.name for one in trainings]
+        self._kinds: list[tuple[Tensor, Stepper]] = []
+        for name in dict.fromkeys(names):
+            some = trainings[names.index(name)].optimizer
+            settings = [one.optimizer if one.optimizer.name == name else some for one in self._trainings]
+            own = torch.tensor([one == name for one in names] + [False] * vacant)[:, None]
+            self._kinds.append((own.to(device), STEPPERS[name](settings, device, dtype)))
+
+    def step(self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
+        decays = (self._steps_start, self._decay, self._step_decay)
+        for own, stepper in self._kinds:
+            columns = stepper.columns(self._rates, number)
+            compiled(step_own)(stepper.update, own, parameters, slopes, first, second, *decays, *columns)
+
+
+def decay(parameters: Tensor, slopes: Tensor, steps_start: int, rate: Tensor, step_rate: Tensor) -> None:
+    """g ← g + λp, with rates (m, 1) for what comes before the step sizes, and for these."""
+    slopes[:, :steps_start].add_(parameters[:, :steps_start] * rate)
+    slopes[:, steps_start:].add_(parameters[:, steps_start:] * step_rate)
+
+
+def step_own(
+    update: Update,
+    own: Tensor,
+    parameters: Tensor,
+    slopes: Tensor,
+    first: Tensor,
+    second: Tensor,
+    steps_start: int,
+    rate: Tensor,
+    step_rate: Tensor,
+    *columns: Tensor,
+) -> None:
+    """Decay and `update` the rows that `own` (M, 1) names, and leave the others."""
+    slopes = slopes.clone()
+    decay(parameters, slopes, steps_start, rate, step_rate)
+    rows = (parameters, first, second)
+    moved, new_first, new_second = (one.clone() for one in rows)
+    update(moved, slopes, new_first, new_second, *columns)
+    for one, new in zip(rows, (moved, new_first, new_second), strict=True):
+        one.copy_(torch.where(own, new, one))
 
 
 def rate_at(recipe: Recipe, rate: float, epoch: int) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweeps.layers import Pool
+from sweeps.layers import ConvLayer, Pool
 from workers.models.arithmetic import pool_planes
 from workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, activate, bounded
 from workers.models.window import Window
@@ -55,15 +55,35 @@ class Convolved:
         for number, run in enumerate(runs):
             part = signal.parts[0 if signal.shared else number]
             output = self._convolve(part, window, tensors, run, shared=signal.shared)
-            if tensors.norm is not None:
-                output, mean, variance = self._normalize(output, tensors.norm, run)
-                means.append(mean)
-                variances.append(variance)
-            if residual is not None:
-                output = output + residual.parts[number]
-            outputs.append(bounded(output, window.layer.ceiling) if window.layer.relu else output)
+            added = None if residual is None else residual.parts[number]
+            if tensors.norm is None:
+                outputs.append(_activated(output, window.layer, added))
+                continue
+            output, both = self.finish(output, window.layer, tensors.norm, run, added)
+            outputs.append(output)
+            mean, variance = (one.view(run.stop - run.start, -1)[:, :channels] for one in both)
+            means.append(mean)
+            variances.append(variance)
         moments = (torch.cat(means), torch.cat(variances)) if means else None
         return Planes(parts=outputs, channels=channels), moments
+
+    def finish(
+        self, output: Tensor, layer: ConvLayer, norm: NormTensors, run: slice, residual: Tensor | None
+    ) -> tuple[Tensor, Moments]:
+        """What becomes of a convolution's output (B, m·C, side, side): batch norm, residual and ReLU; and its moments,
+        each (m·C), filled channels included."""
+        gamma, beta = self.columns(norm, run)
+        # With a momentum of 1 the "running" statistics are the batch's own; the variance is the unbiased one.
+        mean, variance = torch.zeros_like(gamma), torch.ones_like(gamma)
+        pixels = output.numel() // output.shape[1]
+        output = F.batch_norm(output, mean, variance, gamma, beta, training=True, momentum=1.0, eps=EPSILON)
+        variance = variance * ((pixels - 1) / pixels)
+        return _activated(output, layer, residual), (mean.detach(), variance.detach())
+
+    def columns(self, norm: NormTensors, run: slice) -> tuple[Tensor, Tensor]:
+        """γ and β of a run of models (m·C), filled up."""
+        gamma, beta = (_filled(one[run], 1, self._multiple).reshape(-1) for one in (norm.gamma, norm.beta))
+        return gamma, beta
 
     def leave(self, signal: Planes) -> Tensor:
         wide = torch.float64 if self._dtype == torch.float64 else torch.float32
@@ -94,17 +114,6 @@ class Convolved:
             groups=1 if shared else len(weight) * (weight.shape[1] if layer.depthwise else 1),
         )
 
-    def _normalize(self, output: Tensor, norm: NormTensors, run: slice) -> tuple[Tensor, Tensor, Tensor]:
-        gamma, beta = (_filled(one[run], 1, self._multiple).reshape(-1) for one in (norm.gamma, norm.beta))
-        # With a momentum of 1 the "running" statistics are the batch's own; the variance is the unbiased one.
-        mean, variance = torch.zeros_like(gamma), torch.ones_like(gamma)
-        output = F.batch_norm(output, mean, variance, gamma, beta, training=True, momentum=1.0, eps=EPSILON)
-        pixels = output.numel() // output.shape[1]
-        variance = variance * ((pixels - 1) / pixels)
-        channels = norm.gamma.shape[1]
-        mean, variance = (one.view(-1, len(one) // (run.stop - run.start))[:, :channels] for one in (mean, variance))
-        return output, mean.detach(), variance.detach()
-
 
 def folded_kernel(stage: StageTensors) -> tuple[Tensor, Tensor]:
     """The weight (C, K, k, k) of one model's stage with batch norm in it, and its addend (C)."""
@@ -131,6 +140,12 @@ def evaluate_in_turn(network: Any, images: Tensor, stages: Sequence[StageTensors
         kernels = [folded_kernel(stage.of(model)) for stage in stages]
         logits.append(network.walk(images, kernels, convolve, pool_planes).t())
     return torch.stack(logits)
+
+
+def _activated(output: Tensor, layer: ConvLayer, residual: Tensor | None) -> Tensor:
+    if residual is not None:
+        output = output + residual
+    return bounded(output, layer.ceiling) if layer.relu else output
 
 
 def _filled(tensor: Tensor, dimension: int, multiple: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from workers.forms import Form
 from workers.models.arithmetic import Arithmetic, Gathered
 from workers.models.blocks import Blocked
+from workers.models.chained import Chained
 from workers.models.convolved import Convolved
 
 TENSOR_CORE = 8
@@ -18,9 +19,10 @@ TENSOR_CORE = 8
 def arithmetic_of(form: Form, precision: str, dtype: torch.dtype, device: torch.device) -> Arithmetic[Any]:
     """How a cohort with parameters of `dtype` computes. ValueError if the form has no such precision."""
     reduced = precision == "bf16"
-    if form in (Form.LOOP, Form.GROUPED):
-        multiple = TENSOR_CORE if device.type == "cuda" else 1
-        return Convolved(grouped=form is Form.GROUPED, dtype=torch.bfloat16 if reduced else dtype, multiple=multiple)
-    if reduced:
-        raise ValueError(f"the form {form.value} does not compute in bf16")
-    return Gathered() if form is Form.GATHER else Blocked()
+    if form in (Form.GATHER, Form.BLOCKS):
+        if reduced:
+            raise ValueError(f"the form {form.value} does not compute in bf16")
+        return Gathered() if form is Form.GATHER else Blocked()
+    kind = Chained if form.compiled else Convolved
+    multiple = TENSOR_CORE if device.type == "cuda" else 1
+    return kind(grouped=form.grouped, dtype=torch.bfloat16 if reduced else dtype, multiple=multiple)

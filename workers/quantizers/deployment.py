@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sweeps.training import Training
 from workers.models.layout import Layout
-from workers.quantizers.lsq import SMALLEST_STEP, LsqWeights, Rounding
+from workers.quantizers.lsq import SMALLEST_STEP, CompiledLsq, LsqWeights, Rounding
 
 
 class Deployment:
@@ -44,8 +44,11 @@ class Deployment:
             for rows, quantizer in self._quantized
         ]
 
-    def differentiate(self, roundings: Sequence[Rounding], slopes: Tensor) -> None:
-        """Turn the gradient of the deployed weights, in `slopes` (M, P), into that of weights and steps."""
+    def differentiate(self, parameters: Tensor, roundings: Sequence[Rounding], slopes: Tensor) -> None:
+        """Turn the gradient of the deployed weights, in `slopes` (M, P), into that of weights and steps.
+
+        `parameters` are those that were deployed, and `roundings` what that returned.
+        """
         weights = slice(0, self._layout.weights)
         for (rows, quantizer), rounding in zip(self._quantized, roundings, strict=True):
             quantizer.differentiate(rounding, slopes[rows, weights], self._steps(slopes[rows]))
@@ -57,3 +60,34 @@ class Deployment:
 
     def _steps(self, rows: Tensor) -> Tensor:
         return self._layout.steps.of(rows)
+
+
+class CompiledDeployment:
+    """The same by compiled kernels that are always over the rows of all slots: no shape depends on the neighbours."""
+
+    def __init__(
+        self, trainings: Sequence[Training], slots: int, layout: Layout, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._steps = layout.steps
+        quantizers = [one.quantizer for one in trainings]
+        self._rows = [row for row, one in enumerate(quantizers) if one is not None]
+        self._lsq = None
+        if self._rows:
+            every = [*quantizers, *[None] * (slots - len(trainings))]
+            self._lsq = CompiledLsq(every, layout.layers, layout.steps.start, device, dtype)
+
+    def buffer(self, parameters: Tensor) -> Tensor:
+        return parameters if self._lsq is None else torch.zeros_like(parameters)
+
+    def deploy(self, parameters: Tensor, out: Tensor) -> list[Rounding]:
+        if self._lsq is not None:
+            self._lsq.quantize(parameters, out)
+        return []
+
+    def differentiate(self, parameters: Tensor, roundings: Sequence[Rounding], slopes: Tensor) -> None:
+        if self._lsq is not None:
+            self._lsq.differentiate(parameters, slopes)
+
+    def restrain(self, parameters: Tensor) -> None:
+        for row in self._rows:
+            self._steps.of(parameters)[row].clamp_(min=SMALLEST_STEP)

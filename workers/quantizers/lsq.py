@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sweeps.layers import ConvLayer
 from sweeps.quantizers import Lsq
+from workers.compiling import compiled
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 """Step sizes are kept at or above this: a plain update may take them below zero."""
@@ -37,6 +38,47 @@ class Rounding:
     inside: Tensor
 
 
+def round_to(weights: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Rounding:
+    """u = v/s of `weights` in multiples of `step`, between `low` and `high`, all (M, ω)."""
+    ratio = weights / step
+    rounded = torch.clamp(ratio, low, high)
+    inside = torch.eq(ratio, rounded).to(ratio.dtype)
+    return Rounding(ratio=ratio, rounded=rounded.round_(), inside=inside)
+
+
+def shares_of_steps(rounding: Rounding, slopes: Tensor) -> Tensor:
+    """Each weight's share of ∂s (M, ω), unscaled, of ∂v̂ in `slopes`, which becomes ∂v in place."""
+    shares = (rounding.rounded - rounding.ratio * rounding.inside).mul_(slopes)
+    slopes.mul_(rounding.inside)
+    return shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelTables:
+    """Qn, Qp and 1/√(N·Qp) of M models' layers (M, layers), the layer of each weight (ω), and the layers' sizes N."""
+
+    low: Tensor
+    high: Tensor
+    scale: Tensor
+    layer_of: Tensor
+    counts: tuple[int, ...]
+
+
+def level_tables(
+    quantizers: Sequence[Lsq], layers: Sequence[ConvLayer], device: torch.device, dtype: torch.dtype
+) -> LevelTables:
+    bits = torch.tensor([layer_bits(one, len(layers)) for one in quantizers])
+    counts = torch.tensor([layer.weights for layer in layers])
+    highest = 2.0 ** (bits - 1) - 1
+    return LevelTables(
+        low=(-highest - 1).to(device, dtype),
+        high=highest.to(device, dtype),
+        scale=(counts * highest.double()).rsqrt().to(device, dtype),
+        layer_of=torch.arange(len(layers)).repeat_interleave(counts).to(device),
+        counts=tuple(counts.tolist()),
+    )
+
+
 class LsqWeights:
     """The quantizers of M models' weights, each (M, ω) row split into layers with a step size each.
 
@@ -48,30 +90,86 @@ class LsqWeights:
     def __init__(
         self, quantizers: Sequence[Lsq], layers: Sequence[ConvLayer], device: torch.device, dtype: torch.dtype
     ) -> None:
-        bits = torch.tensor([layer_bits(one, len(layers)) for one in quantizers])
-        counts = torch.tensor([layer.weights for layer in layers])
-        layer_of = torch.arange(len(layers)).repeat_interleave(counts)
-        highest = 2.0 ** (bits - 1) - 1
-        scale = (counts * highest.double()).rsqrt()
-        self._layer_of = layer_of.to(device)
-        self._low = (-highest - 1).to(device, dtype)[:, self._layer_of]
-        self._high = highest.to(device, dtype)[:, self._layer_of]
-        self._scale = scale.to(device, dtype)
-        self._counts: list[int] = counts.tolist()
+        tables = level_tables(quantizers, layers, device, dtype)
+        self._layer_of, self._scale, self._counts = tables.layer_of, tables.scale, tables.counts
+        self._low, self._high = tables.low[:, tables.layer_of], tables.high[:, tables.layer_of]
 
     def quantize(self, weights: Tensor, steps: Tensor, out: Tensor) -> Rounding:
         """Write v̂ of `weights` (M, ω) at `steps` (M, layers) to `out`; what `differentiate` needs."""
         step = steps[:, self._layer_of]
-        ratio = weights / step
-        rounded = torch.clamp(ratio, self._low, self._high)
-        inside = torch.eq(ratio, rounded).to(ratio.dtype)
-        torch.mul(rounded.round_(), step, out=out)
-        return Rounding(ratio=ratio, rounded=rounded, inside=inside)
+        rounding = round_to(weights, step, self._low, self._high)
+        torch.mul(rounding.rounded, step, out=out)
+        return rounding
 
     def differentiate(self, rounding: Rounding, slopes: Tensor, step_slopes: Tensor) -> None:
         """Turn ∂v̂ in `slopes` (M, ω) into ∂v, in place, and write ∂s to `step_slopes` (M, layers)."""
-        step_slope = (rounding.rounded - rounding.ratio * rounding.inside).mul_(slopes)
-        slopes.mul_(rounding.inside)
-        for layer, part in enumerate(torch.split(step_slope, self._counts, 1)):
+        shares = shares_of_steps(rounding, slopes)
+        for layer, part in enumerate(torch.split(shares, self._counts, 1)):
             torch.sum(part, 1, out=step_slopes[:, layer])
         step_slopes.mul_(self._scale)
+
+
+class CompiledLsq:
+    """The quantizers of M models as two kernels over whole rows of parameters (M, P), whose step sizes begin at
+    `steps_start`. Rows without a quantizer stay what they are.
+
+    The backward pass rounds again: to read the weights once more costs less than to keep three more of their size.
+    """
+
+    def __init__(
+        self,
+        quantizers: Sequence[Lsq | None],
+        layers: Sequence[ConvLayer],
+        steps_start: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        some = next(one for one in quantizers if one is not None)
+        self._steps_start = steps_start
+        self._own = torch.tensor([one is not None for one in quantizers])[:, None].to(device)
+        self._tables = level_tables([one or some for one in quantizers], layers, device, dtype)
+
+    def quantize(self, parameters: Tensor, out: Tensor) -> None:
+        """Write v̂, or v, to the first ω columns of `out` (M, P)."""
+        tables = self._tables
+        given = (self._steps_start, tables.layer_of, tables.low, tables.high)
+        compiled(quantize_own)(self._own, parameters, out, *given)
+
+    def differentiate(self, parameters: Tensor, slopes: Tensor) -> None:
+        """Turn ∂v̂ in the first ω columns of `slopes` (M, P) into ∂v, and write ∂s to those of the step sizes."""
+        tables = self._tables
+        given = (self._steps_start, tables.layer_of, tables.low, tables.high, tables.scale, tables.counts)
+        compiled(differentiate_own)(self._own, parameters, slopes, *given)
+
+
+def quantize_own(
+    own: Tensor, parameters: Tensor, out: Tensor, steps_start: int, layer_of: Tensor, low: Tensor, high: Tensor
+) -> None:
+    """`CompiledLsq.quantize`, with `own` (M, 1) true where a row has a quantizer."""
+    weights = parameters[:, : len(layer_of)]
+    step = parameters[:, steps_start : steps_start + low.shape[1]][:, layer_of]
+    rounding = round_to(weights, step, low[:, layer_of], high[:, layer_of])
+    out[:, : len(layer_of)].copy_(torch.where(own, rounding.rounded * step, weights))
+
+
+def differentiate_own(
+    own: Tensor,
+    parameters: Tensor,
+    slopes: Tensor,
+    steps_start: int,
+    layer_of: Tensor,
+    low: Tensor,
+    high: Tensor,
+    scale: Tensor,
+    counts: tuple[int, ...],
+) -> None:
+    """`CompiledLsq.differentiate`."""
+    weights, above = parameters[:, : len(layer_of)], slopes[:, : len(layer_of)]
+    of_steps = slopes[:, steps_start : steps_start + len(counts)]
+    step = parameters[:, steps_start : steps_start + len(counts)][:, layer_of]
+    rounding = round_to(weights, step, low[:, layer_of], high[:, layer_of])
+    below = above.clone()
+    shares = shares_of_steps(rounding, below)
+    sums = torch.stack([part.sum(1) for part in torch.split(shares, counts, 1)], 1)
+    above.copy_(torch.where(own, below, above))
+    of_steps.copy_(torch.where(own, sums * scale, of_steps))
