@@ -28,7 +28,7 @@ EPOCHS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One measured candidate; without a rate it did not fit into memory."""
+    """One measured candidate. Without a rate it could not run: for its `problem`, or it did not fit into memory."""
 
     shape: str
     form: str
@@ -39,6 +39,7 @@ class Trial:
     """Of one step of one agent."""
     peak: int
     """Bytes of one agent."""
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,8 @@ def choose(trials: Sequence[Trial]) -> Trial:
     """The fastest; of those that are about as fast, the one with the fewest slots."""
     fastest = max((trial.rate for trial in trials), default=0.0)
     if not fastest:
-        raise QsweepError("no form of this shape could be measured: not even one model fits into memory")
+        problem = next((trial.problem for trial in trials if trial.problem), "not even one model fits into memory")
+        raise QsweepError(f"no form of this shape could be measured: {problem}")
     near = [trial for trial in trials if trial.rate * GAIN >= fastest]
     return min(near, key=lambda trial: (trial.slots, -trial.rate))
 
@@ -153,6 +155,7 @@ class Bench:
             rate=sum(slots / time for time in times) if whole else 0.0,
             seconds=sum(times) / len(times) if whole else 0.0,
             peak=max((one.get("peak", 0) for one in found), default=0),
+            problem=next((one["problem"] for one in found if one.get("problem")), ""),
         )
 
     def _start(self, number: int) -> subprocess.Popen[str]:

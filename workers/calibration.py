@@ -19,6 +19,7 @@ import torch
 from sweeps.errors import QsweepError
 from sweeps.training import Training
 from workers.cohort import Cohort
+from workers.compiling import CompilationFailed
 from workers.data import find
 from workers.forms import Form
 
@@ -34,7 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = measure(json.loads(sys.stdin.readline()), folder)
     except torch.OutOfMemoryError:
-        found = {"problem": "out of memory"}
+        found = {}
+    except CompilationFailed as error:
+        found = {"problem": str(error)}
     except QsweepError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -54,14 +57,27 @@ def measure(candidate: dict[str, Any], folder: Path) -> dict[str, Any]:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    started, steps = time.perf_counter(), 0
-    while time.perf_counter() - started < candidate["seconds"] and not cohort.finished:
+    seconds = _seconds_of_a_step(cohort, trainings[0].steps_per_epoch, candidate["seconds"], device)
+    cohort.close()
+    return {"seconds": seconds, "peak": _peak(device)}
+
+
+def _seconds_of_a_step(cohort: Cohort, steps_per_epoch: int, duration: float, device: torch.device) -> float | None:
+    """The mean over about `duration` seconds; None if there was no time for a step.
+
+    The last batch of an epoch may be smaller: its first step, which records or compiles what such steps run, is not
+    counted.
+    """
+    spent, steps = 0.0, 0
+    while spent < duration and not cohort.finished:
+        first_of_its_size = cohort.position == steps_per_epoch - 1
+        started = time.perf_counter()
         cohort.step()
         _finish(device)
-        steps += 1
-    seconds = (time.perf_counter() - started) / max(steps, 1)
-    cohort.close()
-    return {"seconds": seconds if steps else None, "peak": _peak(device)}
+        if not first_of_its_size:
+            spent += time.perf_counter() - started
+            steps += 1
+    return spent / steps if steps else None
 
 
 def _finish(device: torch.device) -> None:

@@ -30,8 +30,8 @@ OPTIONS: dict[str, Any] = {
 does elsewhere; the whole step is one CUDA graph already; no pool of processes that could outlive an agent."""
 
 
-class CompilerMissing(QsweepError):
-    """A chain can't be compiled on this machine."""
+class CompilationFailed(QsweepError):
+    """A chain can't be compiled on this machine, most likely for want of a compiler."""
 
 
 class Compiled:
@@ -39,7 +39,7 @@ class Compiled:
 
     The shapes are constants of the code, so that what is chosen for one of them depends on no other that came before.
     Each has a code object of its own: Dynamo counts and limits recompilations by code object. A graph break is an
-    error. CompilerMissing if there is no compiler.
+    error. CompilationFailed if that is not possible.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -61,8 +61,8 @@ class Compiled:
             kernel = torch.compile(function, fullgraph=True, dynamic=False, options=OPTIONS)
             result = kernel(*given)
         except RuntimeError as error:
-            if _is_lack_of_compiler(error):
-                raise CompilerMissing(_advice(error)) from error
+            if _is_of_compiler(error):
+                raise CompilationFailed(_advice(error)) from error
             raise
         self._kernels[key] = kernel
         return result
@@ -86,18 +86,18 @@ def _copied(function: Callable[..., Any], number: int) -> FunctionType:
     return FunctionType(function.__code__.replace(co_name=name), function.__globals__, name, function.__defaults__)
 
 
-def _is_lack_of_compiler(error: RuntimeError) -> bool:
-    """Whether Inductor found no C++ compiler or no Triton, Triton no C compiler, or this torch is too old."""
-    from torch._dynamo.exc import BackendCompilerFailed
+def _is_of_compiler(error: RuntimeError) -> bool:
+    """Whether Dynamo or Inductor failed (they find no C++ compiler or no Triton), Triton, or this torch is too old."""
+    from torch._dynamo.exc import TorchDynamoException
 
     text = str(error)
-    return isinstance(error, BackendCompilerFailed) or "C compiler" in text or "Unexpected optimization option" in text
+    return isinstance(error, TorchDynamoException) or "C compiler" in text or "Unexpected optimization option" in text
 
 
 def _advice(error: RuntimeError) -> str:
     cause = str(error).strip().splitlines()[0][:300]
     return (
-        f"the compiled forms compile parts of the training step when they start, and this machine can't: {cause}. "
-        "That takes a C++ compiler (g++ or clang++), on a GPU also Triton, and a torch whose Inductor has the option "
+        f"this form compiles parts of the training step when it starts, and that failed here: {cause}. "
+        "It takes a C++ compiler (g++ or clang++), on a GPU also Triton, and a torch whose Inductor has the option "
         "`deterministic`; `qsweep calibrate --again` chooses among the other forms where these are missing"
     )

@@ -48,7 +48,7 @@ LARGE_SLOTS = 4
 
 def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
     """The forms that a calibration chooses from, for a precision on a class of devices."""
-    library = (Form.LOOP, Form.GROUPED)
+    library: tuple[Form, ...] = (Form.LOOP, Form.GROUPED)
     if device_class.startswith("cuda"):
         library += (Form.COMPILED_LOOP, Form.COMPILED_GROUPED)
     if precision == "bf16":

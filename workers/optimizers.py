@@ -28,6 +28,8 @@ class Stepper(Protocol):
 
     update: Update
     """The update, of all columns that a step needs."""
+    keeps: tuple[bool, bool]
+    """Whether it moves the rows `first` and `second`."""
 
     def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
         """What `update` takes behind the rows in this step, each (m, 1)."""
@@ -79,6 +81,7 @@ class SgdSteps:
     """The columns of `sgd`."""
 
     update = staticmethod(sgd)
+    keeps = (True, False)
 
     def __init__(self, settings: Sequence[Sgd], device: torch.device, dtype: torch.dtype) -> None:
         self._momentum = _column([one.momentum for one in settings], device).to(dtype)
@@ -91,6 +94,7 @@ class AdamSteps:
     """The columns of `adam`."""
 
     update = staticmethod(adam)
+    keeps = (True, True)
 
     def __init__(self, settings: Sequence[Adam], device: torch.device, dtype: torch.dtype) -> None:
         self._beta1 = _column([one.beta1 for one in settings], device)
@@ -109,6 +113,7 @@ class RmsPropSteps:
     """The columns of `rmsprop`."""
 
     update = staticmethod(rmsprop)
+    keeps = (False, True)
 
     def __init__(self, settings: Sequence[RmsProp], device: torch.device, dtype: torch.dtype) -> None:
         alpha = _column([one.alpha for one in settings], device)
@@ -168,7 +173,7 @@ class CompiledOptimizer(CohortOptimizer):
         self, trainings: Sequence[Training], slots: int, steps_start: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         vacant = slots - len(trainings)
-        super().__init__([*trainings, *trainings[-1:] * vacant], steps_start, device, dtype)
+        super().__init__([*trainings, *[trainings[-1]] * vacant], steps_start, device, dtype)
         names = [one.optimizer.name for one in trainings]
         self._kinds: list[tuple[Tensor, Stepper]] = []
         for name in dict.fromkeys(names):
@@ -181,7 +186,8 @@ class CompiledOptimizer(CohortOptimizer):
         decays = (self._steps_start, self._decay, self._step_decay)
         for own, stepper in self._kinds:
             columns = stepper.columns(self._rates, number)
-            compiled(step_own)(stepper.update, own, parameters, slopes, first, second, *decays, *columns)
+            rows = (parameters, slopes, first, second)
+            compiled(step_own)(stepper.update, stepper.keeps, own, *rows, *decays, *columns)
 
 
 def decay(parameters: Tensor, slopes: Tensor, steps_start: int, rate: Tensor, step_rate: Tensor) -> None:
@@ -192,6 +198,7 @@ def decay(parameters: Tensor, slopes: Tensor, steps_start: int, rate: Tensor, st
 
 def step_own(
     update: Update,
+    keeps: tuple[bool, bool],
     own: Tensor,
     parameters: Tensor,
     slopes: Tensor,
@@ -205,11 +212,12 @@ def step_own(
     """Decay and `update` the rows that `own` (M, 1) names, and leave the others."""
     slopes = slopes.clone()
     decay(parameters, slopes, steps_start, rate, step_rate)
-    rows = (parameters, first, second)
-    moved, new_first, new_second = (one.clone() for one in rows)
-    update(moved, slopes, new_first, new_second, *columns)
-    for one, new in zip(rows, (moved, new_first, new_second), strict=True):
-        one.copy_(torch.where(own, new, one))
+    rows, moves = (parameters, first, second), (True, *keeps)
+    new = [one.clone() if moved else one for one, moved in zip(rows, moves, strict=True)]
+    update(new[0], slopes, *new[1:], *columns)
+    for one, other, moved in zip(rows, new, moves, strict=True):
+        if moved:
+            one.copy_(torch.where(own, other, one))
 
 
 def rate_at(recipe: Recipe, rate: float, epoch: int) -> float:

@@ -144,7 +144,9 @@ def calibrate(
 def _trial_text(trial: Trial) -> str:
     from orchestrator.options import size_text
 
-    what = f"  {trial.form:<8} {trial.slots:>3} slots"
+    what = f"  {trial.form:<16} {trial.slots:>3} slots"
+    if trial.problem:
+        return f"{what}  not available: {trial.problem}"
     if not trial.rate:
         return f"{what}  does not fit into memory"
     return f"{what}  {trial.rate:>9.1f} model-steps/s  {size_text(trial.peak)} an agent"

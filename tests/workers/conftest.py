@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -17,3 +19,10 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def digits() -> Images:
     return load(DATASETS["digits"], None, download=False)
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    """Compiled forms run the very functions that they would compile."""
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from sweeps.training import Training
 from tests.workers.plain import PlainTraining, named
-from tests.workers.trainings import RATES, mixture, training
+from tests.workers.trainings import RATES, UNCOMPILED, mixture, training
 from workers.cohort import Cohort
 from workers.data import Images
 from workers.data.batches import Batches
@@ -30,7 +31,7 @@ def tensors(cohort: Cohort, member: int, one: Training) -> dict[str, torch.Tenso
     return found
 
 
-@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("form", UNCOMPILED)
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_mixed_cohort_equals_plain_models_trained_alone(digits: Images, form: Form, depth: int) -> None:
     assert_equal_to_plain_models(digits, [form], mixture(depth=depth))
@@ -64,7 +65,7 @@ def test_mixed_cohort_of_resnets_equals_plain_ones_trained_alone(digits: Images)
         for optimizer in RATES
         for number, bits in enumerate((32, 8, 4, 2))
     ]
-    assert_equal_to_plain_models(digits, list(Form), trainings)
+    assert_equal_to_plain_models(digits, UNCOMPILED, trainings)
 
 
 @pytest.mark.slow
@@ -83,7 +84,7 @@ def test_mixed_cohort_of_bottleneck_resnets_equals_plain_ones_trained_alone(digi
         )
         for optimizer, bits in (("sgd", 32), ("adam", 8), ("sgd", 4), ("rmsprop", 2))
     ]
-    assert_equal_to_plain_models(digits, list(Form), trainings)
+    assert_equal_to_plain_models(digits, UNCOMPILED, trainings)
 
 
 def calm(model: str, **settings: Any) -> list[Training]:
@@ -102,10 +103,12 @@ def calm(model: str, **settings: Any) -> list[Training]:
     ]
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_mobilenets_side_by_side_equal_plain_ones_trained_alone(digits: Images) -> None:
     assert_equal_to_plain_models(digits, list(Form), calm("mobilenet"), steps=3)
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_vggs_side_by_side_equal_plain_ones_trained_alone(digits: Images) -> None:
     """On noise from a continuum: where two pixels under a maximum are equal, and whole numbers times quantized
     weights often are, its gradient is not unique."""
@@ -115,7 +118,7 @@ def test_vggs_side_by_side_equal_plain_ones_trained_alone(digits: Images) -> Non
 
 
 def assert_equal_to_plain_models(
-    digits: Images, forms: list[Form], trainings: list[Training], steps: int = STEPS
+    digits: Images, forms: Sequence[Form], trainings: list[Training], steps: int = STEPS
 ) -> None:
     """In every form, after STEPS steps: parameters and statistics to 1e-10."""
     cohorts = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sweeps.training import Training
-from tests.workers.trainings import mixture, training
+from tests.workers.trainings import UNCOMPILED, mixture, training
 from workers import checkpoints
 from workers.cohort import Cohort
 from workers.data import Images
@@ -19,7 +19,8 @@ from workers.results import Result
 CPU = torch.device("cpu")
 SLOTS = 13
 """One more than a mixture has trainings: one slot stays vacant."""
-FORMS = list(Form)
+FORMS = UNCOMPILED
+"""The compiled ones have tests of their own, in `test_compiled.py`: each shape of theirs takes seconds."""
 
 
 def cohort_of(trainings: list[Training], digits: Images, form: Form, *, slots: int = SLOTS) -> Cohort:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sweeps.training import Training
+from workers.forms import Form
 
+UNCOMPILED = tuple(form for form in Form if not form.compiled)
 RATES = {"sgd": 0.1, "adam": 0.01, "rmsprop": 0.002}
 
 

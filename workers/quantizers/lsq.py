@@ -104,7 +104,7 @@ class LsqWeights:
     def differentiate(self, rounding: Rounding, slopes: Tensor, step_slopes: Tensor) -> None:
         """Turn ∂v̂ in `slopes` (M, ω) into ∂v, in place, and write ∂s to `step_slopes` (M, layers)."""
         shares = shares_of_steps(rounding, slopes)
-        for layer, part in enumerate(torch.split(shares, self._counts, 1)):
+        for layer, part in enumerate(torch.split(shares, list(self._counts), 1)):
             torch.sum(part, 1, out=step_slopes[:, layer])
         step_slopes.mul_(self._scale)
 
@@ -170,6 +170,6 @@ def differentiate_own(
     rounding = round_to(weights, step, low[:, layer_of], high[:, layer_of])
     below = above.clone()
     shares = shares_of_steps(rounding, below)
-    sums = torch.stack([part.sum(1) for part in torch.split(shares, counts, 1)], 1)
+    sums = torch.stack([part.sum(1) for part in torch.split(shares, list(counts), 1)], 1)
     above.copy_(torch.where(own, below, above))
     of_steps.copy_(torch.where(own, sums * scale, of_steps))
