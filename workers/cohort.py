@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.training import Training
+from workers.compiling import watch
 from workers.data import Collection, Part, source_of
 from workers.device import set_precision
 from workers.forms import LARGE_IMAGE, Form
@@ -77,6 +78,7 @@ class Cohort:
         self._optimizer: CohortOptimizer
         self._deployment: Deployment | CompiledDeployment
         if form.compiled:
+            watch(tick)
             self._optimizer = CompiledOptimizer(placed, slots, self.layout.steps.start, device, dtype)
             self._deployment = CompiledDeployment(placed, slots, self.layout, device, dtype)
         else:

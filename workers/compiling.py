@@ -23,15 +23,26 @@ OPTIONS: dict[str, Any] = {
     "eager_numerics.division_rounding": True,
     "cpp.enable_floating_point_contract_flag": "off",
     "cpp.enable_unsafe_math_opt_flag": False,
+    "realize_reads_threshold": 32,
+    "realize_opcount_threshold": 200,
     "triton.cudagraphs": False,
     "compile_threads": 1,
 }
 """Of Inductor. No choice by the clock (`deterministic` chooses a reduction's blocks by rule); a division rounds as it
-does elsewhere; the whole step is one CUDA graph already; no pool of processes that could outlive an agent."""
+does elsewhere; what two kernels need is computed twice rather than written out (the thresholds); the whole step is one
+CUDA graph already; no pool of processes that could outlive an agent."""
 
 
 class CompilationFailed(QsweepError):
     """A chain can't be compiled on this machine, most likely for want of a compiler."""
+
+
+_watchers: list[Callable[[], None]] = []
+
+
+def watch(tick: Callable[[], None]) -> None:
+    """Have `tick`, and no other, called after each shape that is compiled: a deep network has many."""
+    _watchers[:] = [tick]
 
 
 class Compiled:
@@ -65,6 +76,8 @@ class Compiled:
                 raise CompilationFailed(_advice(error)) from error
             raise
         self._kernels[key] = kernel
+        for tick in _watchers:
+            tick()
         return result
 
 

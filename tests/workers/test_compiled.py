@@ -24,8 +24,9 @@ from sweeps.training import Training
 from tests.workers.test_equivalence import assert_equal_to_plain_models
 from tests.workers.test_independence import assert_same_bits, finish
 from tests.workers.trainings import mixture, training
+from workers import compiling
 from workers.cohort import Cohort
-from workers.compiling import Compiled
+from workers.compiling import Compiled, watch
 from workers.data import Images
 from workers.forms import Form, default_form, forms_of
 from workers.models import chains
@@ -191,6 +192,9 @@ def test_shapes_have_kernels_of_their_own_without_a_limit_and_in_any_thread(monk
     import torch._dynamo
 
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    ticks: list[int] = []
+    monkeypatch.setattr(compiling, "_watchers", [])
+    watch(lambda: ticks.append(1))
     compiled, found = Compiled(doubled), []
 
     def run() -> None:
@@ -201,6 +205,7 @@ def test_shapes_have_kernels_of_their_own_without_a_limit_and_in_any_thread(monk
     thread.start()
     thread.join()
     assert [one.tolist() for one in found] == [[2.0] * 3, [2.0] * 4, [2.0] * 3]
+    assert len(ticks) == 2
     with pytest.raises(QsweepError, match="compiles parts of the training step"):
         Compiled(branching)(torch.ones(3))
 
