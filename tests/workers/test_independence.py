@@ -66,7 +66,8 @@ def test_neighbours_and_slots_change_no_bit(
         assert_same_bits(together[member], alone)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("form", list(Form))
 def test_a_diverging_neighbour_changes_no_bit(digits: Images, form: Form) -> None:
     quiet = [training(bits=bits, optimizer=name) for bits in (32, 2) for name in ("sgd", "adam", "rmsprop")]
     wild = [training(bits=bits, learning_rate=100.0, weight_decay=1.0) for bits in (32, 4)]
@@ -85,7 +86,8 @@ def poisoned(digits: Images, form: Form, trainings: list[Training], *, slots: in
     return cohort
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("form", list(Form))
 def test_a_neighbour_of_nan_changes_no_bit_and_is_called_diverged(digits: Images, form: Form) -> None:
     trainings = [training(bits=8), training(bits=2, optimizer="adam"), training(bits=4)]
     results = finish(poisoned(digits, form, trainings, slots=4))
