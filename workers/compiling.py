@@ -72,9 +72,11 @@ class Compiled:
             kernel = torch.compile(function, fullgraph=True, dynamic=False, options=OPTIONS)
             result = kernel(*given)
         except RuntimeError as error:
-            if _is_of_compiler(error):
-                raise CompilationFailed(_advice(error)) from error
-            raise
+            if not _is_of_compiler(error):
+                raise
+            if isinstance(cause := getattr(error, "inner_exception", None), torch.OutOfMemoryError):
+                raise cause from error
+            raise CompilationFailed(_advice(error)) from error
         self._kernels[key] = kernel
         for tick in _watchers:
             tick()
