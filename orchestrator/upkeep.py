@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweeps.errors import QsweepError
+from sweeps.errors import InputError, QsweepError
 from workers.agent.exits import Exit
 
 STRIKES = 3
@@ -160,7 +160,7 @@ class Place:
     def pause(self, end: End, *, lived: float) -> float:
         """Seconds to wait before the next agent is started. Raises QsweepError if none shall be."""
         if end.code == Exit.BAD_INPUT:
-            raise QsweepError("no agent can work here; what it said stands above")
+            raise InputError("no agent can work here; what it said stands above")
         if end.code == Exit.REGISTRY_GONE or not end.reported:
             self._away += 1
             return pause_after(self._away, first=FIRST_AWAY, most=MOST_AWAY)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from orchestrator.upkeep import FIRST, MOST, RIPE, STRIKES, End, Look, Place, Upkeep, pause_after
-from sweeps.errors import QsweepError
+from sweeps.errors import InputError, QsweepError
 from workers.agent.exits import Exit
 
 POLL = 0.5
@@ -201,5 +201,5 @@ def test_a_place_is_kept_while_the_registry_is_away_and_given_up_at_once_for_bad
         assert pauses[-1] == 60
     assert place.pause(End(code=1), lived=5) == 0.5
     assert place.pause(End(code=Exit.REGISTRY_GONE), lived=60) == 5
-    with pytest.raises(QsweepError, match="no agent can work here"):
+    with pytest.raises(InputError, match="no agent can work here"):
         place.pause(End(code=Exit.BAD_INPUT), lived=5)
