@@ -23,6 +23,7 @@ from db.rows import AttemptRow
 from db.states import FailureClass
 from orchestrator.backends.slurm import SlurmBackend, commands
 from orchestrator.machine import Machine
+from orchestrator.starts import Start, fleet_size
 from sweeps.errors import InputError
 from tests.conftest import QSWEEP, environment
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, one_node, until
@@ -227,7 +228,9 @@ def test_a_launch_replaces_what_died_leaves_what_was_cancelled_and_can_be_told_t
         until(lambda: past_the_first_steps(registry) == 8, "both agents train")
         ask(slurm, "scontrol", "update", "partition=main", "state=drain")  # nothing more is taken
         with registry() as opened:
-            pilot_of(opened.agents()[0].pid).kill()
+            victim = opened.agents()[0].pid
+        pilot_of(victim).kill()
+        os.kill(victim, signal.SIGKILL)
         until(lambda: "1 of 1 agents could not be submitted: Slurm took no array" in log.read_text(), "it is refused")
         assert len(elements(slurm)) == 1
         ask(slurm, "scontrol", "update", "partition=main", "state=up")
@@ -398,6 +401,17 @@ def test_a_machine_that_is_told_to_use_other_clusters_is_refused(
     monkeypatch.setenv("SLURM_CLUSTERS", "other")
     with pytest.raises(InputError, match="SLURM_CLUSTERS: agents are submitted, followed and cancelled"):
         SlurmBackend.from_options({}).survey(MACHINE, 2)
+
+
+def test_resume_asks_for_as_many_agents_as_the_whole_fleet_had() -> None:
+    def start(agents: int, fleet: int = 0, backend: str = "slurm") -> Start:
+        return Start(backend=backend, sweep=1, reference="7", agents=agents, fleet=fleet)
+
+    split = [start(4, 5), start(1, 5), start(1, 5)]
+    assert fleet_size(split, "slurm") == 5
+    assert fleet_size([*split, start(3, 3), start(9, backend="ray")], "slurm") == 3
+    assert fleet_size([start(4), start(1)], "slurm") == 4, "records that do not say it"
+    assert fleet_size(split, "ray") is None
 
 
 @pytest.mark.parametrize(
