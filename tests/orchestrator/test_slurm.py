@@ -18,12 +18,14 @@ import psutil
 import pytest
 
 import qsweep as api
+from db.home import Home
 from db.registry import Registry
-from db.rows import AttemptRow
+from db.rows import AttemptRow, Scope
 from db.states import FailureClass
+from orchestrator.backends.base import Fleet
 from orchestrator.backends.slurm import SlurmBackend, commands
 from orchestrator.machine import Machine
-from orchestrator.starts import Start, fleet_size
+from orchestrator.starts import Start, fleet_size, record
 from sweeps.errors import InputError
 from tests.conftest import QSWEEP, environment
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, one_node, until
@@ -400,6 +402,17 @@ def test_a_machine_that_is_told_to_use_other_clusters_is_refused(
     monkeypatch.setenv("SLURM_CLUSTERS", "other")
     with pytest.raises(InputError, match="SLURM_CLUSTERS: agents are submitted, followed and cancelled"):
         SlurmBackend.from_options({}).survey(MACHINE, 2)
+
+
+def test_a_launch_that_can_not_count_the_agents_that_are_there_starts_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Home.at(home)
+    record(place, Start(backend="slurm", sweep=1, reference="7", agents=2))
+    fleet = Fleet(home=place, workers=2, gpus=0, lease=30, scope=Scope(sweep=1), code="")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(commands.SlurmUnavailable, match="squeue is not found"):
+        SlurmBackend.from_options({}).adopt(fleet)
 
 
 def test_resume_asks_for_as_many_agents_as_the_whole_fleet_had() -> None:
