@@ -16,6 +16,10 @@ class RegistryUnavailable(QsweepError):
     """The registry did not answer for as long as we were willing to wait."""
 
 
+class RegistryUnreachable(InputError, RegistryUnavailable):
+    """The registry did not answer when it was opened: its URL may be wrong, or its server away for now."""
+
+
 class RegistryFull(QsweepError):
     """The disk that holds the registry is full; nothing was written."""
 

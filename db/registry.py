@@ -26,6 +26,7 @@ from db.connection import Database
 from db.rows import (
     EVERYTHING,
     Accepted,
+    Activity,
     AgentInfo,
     AgentRow,
     AttemptRow,
@@ -274,6 +275,10 @@ class Registry:
     def done_after(self, sweep_id: int, job_id: int, limit: int) -> list[Done]:
         """Up to `limit` of the sweep's done jobs beyond `job_id`, in order of registration."""
         return self._database.read(lambda t: watching.done_after(t, sweep_id, job_id, limit))
+
+    def activity(self, sweep_id: int, *, since: int) -> Activity:
+        """How many changes of the sweep's jobs there were after the event `since`, and by which agents."""
+        return self._database.read(lambda t: watching.activity(t, sweep_id, since=since))
 
     def committed_job(self, job_id: int) -> list[Committed]:
         """The pointer of one job, if it is done."""

@@ -215,6 +215,18 @@ class Done:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Activity:
+    """What became of a sweep's jobs since some event."""
+
+    newest: int
+    """The registry's newest event, from which to ask the next time."""
+    events: int
+    """How many changes of the sweep's jobs there were."""
+    agents: frozenset[int]
+    """The agents that made them: each had claimed something."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """Which jobs an agent works for: those of a selection, else those of a sweep, else all."""
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db.clock import boot, moment
 from db.connection import Database, refused
-from db.errors import NoRegistry, RegistryUnavailable
+from db.errors import NoRegistry, RegistryUnavailable, RegistryUnreachable
 from db.migrations import HEAD, REVISIONS, VERSION_TABLE
 from db.tables import metadata
 from db.transaction import Transaction
@@ -81,7 +81,8 @@ def _asked(database: Database) -> str | None:
     try:
         return database.read(lambda t: _version(t, database.place))
     except RegistryUnavailable as error:
-        raise InputError(str(error).partition(": ")[2].partition(";")[0], place=database.place) from None
+        problem = str(error).partition(": ")[2].partition(";")[0]
+        raise RegistryUnreachable(problem, place=database.place) from None
     except DBAPIError as error:
         raise InputError(refused(database, error), place=database.place) from None
     finally:

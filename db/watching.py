@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.rows import Change, Done
+from db.rows import Activity, Change, Done
 from db.states import State
 from db.tables import events, jobs, sweep_jobs
 from db.transaction import Transaction
@@ -55,6 +55,23 @@ def done_after(transaction: Transaction, sweep_id: int, job_id: int, limit: int)
         .limit(limit)
     )
     return [Done(**row._mapping) for row in transaction.run(statement)]
+
+
+def activity(transaction: Transaction, sweep_id: int, *, since: int) -> Activity:
+    """What became of the sweep's jobs after the event `since`, by one scan of the events since."""
+    newest = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
+    member = sa.exists().where(sweep_jobs.c.job_id == events.c.job_id, sweep_jobs.c.sweep_id == sweep_id)
+    statement = (
+        sa.select(events.c.agent_id, sa.func.count().label("changes"))
+        .where(events.c.id > since, events.c.id <= newest, member)
+        .group_by(events.c.agent_id)
+    )
+    rows = transaction.run(statement).all()
+    return Activity(
+        newest=int(newest),
+        events=sum(row.changes for row in rows),
+        agents=frozenset(row.agent_id for row in rows if row.agent_id is not None),
+    )
 
 
 def _changes(sweep_id: int) -> sa.Select[Any]:

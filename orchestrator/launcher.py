@@ -11,7 +11,7 @@ from rich.console import Console
 from db.home import Home
 from db.registry import Registry
 from db.rows import Scope, Sweep
-from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
 from orchestrator.corrupted_sets import check_corruptions
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
@@ -121,7 +121,13 @@ def see_through(
     if execution.detach:
         present = backend.alive() + backend.others(registry.agents())
         missing = max(fleet.workers - present, 0)
-        backend.start(missing)
+        try:
+            backend.start(missing)
+        except StartRefused as error:
+            if present + error.begun == 0:
+                raise
+            console.print(f"note: {error}", highlight=False, soft_wrap=True)
+            missing = error.begun
         already = f" beside {present} that were there" if present else ""
         noun = "agent" if missing == 1 else "agents"
         console.print(f"{missing} {noun} started{already}; look with: qsweep status {sweep.name}", soft_wrap=True)

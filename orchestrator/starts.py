@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ class Start:
     reference: str
     """What the cluster calls them: the number of a Slurm array, a namespace of Ray."""
     agents: int
+    fleet: int = 0
+    """How many agents there were to be in all, where one start is but a part of them; 0 is `agents`."""
     selection: int | None = None
     """Which of the sweep's jobs they claim; None is all."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +48,14 @@ def by_backend(starts: Iterable[Start]) -> dict[str, list[Start]]:
     for start in starts:
         groups.setdefault(start.backend, []).append(start)
     return groups
+
+
+def fleet_size(starts: Sequence[Start], backend: str) -> int | None:
+    """How many agents were asked for last on this backend; None if nobody knows. `starts`: the oldest first."""
+    ours = [one for one in starts if one.backend == backend]
+    if not ours:
+        return None
+    return ours[-1].fleet or max(one.agents for one in ours)
 
 
 def recorded(home: Home, sweep: int) -> list[Start]:

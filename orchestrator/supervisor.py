@@ -3,6 +3,9 @@
 It holds no lease and imports no torch. When its agent dies without a farewell, the agent's jobs are handed back at
 once: as out of memory if the kernel's OOM killer was at work, as lost if the registry was out of reach, else as
 crashed. When both die, the lease runs out. What stands on its standard input is its agent's.
+
+With `--stay` it keeps its place: it starts another agent when one has died, and waits while the registry is away
+(`orchestrator.upkeep` has the law).
 """
 
 from __future__ import annotations
@@ -12,15 +15,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from db.errors import RegistryFull, RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
 from db.rows import EVERYTHING, Scope
 from db.states import FailureClass
 from orchestrator.memory import oom_kills
+from orchestrator.upkeep import End, Place
 from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
 from workers.agent.exits import Exit
@@ -28,6 +34,8 @@ from workers.agent.exits import Exit
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PASSED_DOWN = ("--leash", "--directed")
 """Options of the agent, see `workers.agent`."""
+GLANCE = 0.2
+"""Seconds between two looks of one who waits at whether a signal came."""
 
 
 def supervise(
@@ -39,8 +47,8 @@ def supervise(
     time_limit: float | None = None,
     options: Sequence[str] = (),
     heard: Callable[[int], None] = lambda _: None,
-) -> int:
-    """Run one agent to its end; its exit code, or 1 if it was killed.
+) -> End:
+    """Run one agent to its end, and report its death if the registry can be told.
 
     With `code`, the agent runs that snapshot instead of the installed packages. `options` are the agent's
     `--leash` and `--directed`. `heard` is told each signal.
@@ -74,11 +82,43 @@ def supervise(
         sys.stdout.write(line)
         sys.stdout.flush()
     ended = child.wait()
+    exit_code, held = ended if ended >= 0 else 1, 0
     if ended != Exit.LEFT and agent.isdecimal():
         point("supervisor.reporting", agent)
-        with Registry.open(home.registry) as registry:
-            registry.bury(int(agent), *diagnose(ended, out_of_memory=oom_kills() > killed_before))
-    return ended if ended >= 0 else 1
+        try:
+            with Registry.open(home.registry) as registry:
+                held = registry.bury(int(agent), *diagnose(ended, out_of_memory=oom_kills() > killed_before))
+        except (RegistryUnavailable, RegistryFull) as error:
+            sys.stderr.write(f"qsweep: the death of agent {agent} could not be reported: {error}\n")
+            return End(code=exit_code, reported=False)
+    return End(code=exit_code, held=held)
+
+
+def stay(work: Callable[[], End], heard: Sequence[int], say: Callable[[str], None]) -> End | None:
+    """Have one agent after another `work` here until one leaves; its end, or None if a signal was `heard` before.
+
+    `heard` is filled by the handlers of PASSED_ON, which the caller sets. Raises QsweepError if no agent can work here.
+    """
+    place = Place()
+    while True:
+        signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # `supervise` lets them through once it has an agent
+        if heard:
+            _receive()
+            return None
+        began = time.monotonic()
+        end = work()
+        if end.code == Exit.LEFT or heard:
+            return end
+        pause = place.pause(end, lived=time.monotonic() - began)
+        say(f"the agent ended with {end.code} and is started again" + (f" in {pause:g} s" if pause else ""))
+        _wait(pause, heard)
+
+
+def _wait(seconds: float, heard: Sequence[int]) -> None:
+    """Until then, or until a signal is heard."""
+    until = time.monotonic() + seconds
+    while not heard and (left := until - time.monotonic()) > 0:
+        time.sleep(min(left, GLANCE))
 
 
 def diagnose(code: int, *, out_of_memory: bool) -> tuple[FailureClass, str]:
@@ -90,6 +130,11 @@ def diagnose(code: int, *, out_of_memory: bool) -> tuple[FailureClass, str]:
     if code == Exit.REGISTRY_GONE:
         return FailureClass.LOST, "the registry did not answer the agent"
     return FailureClass.CRASH, f"the agent's process ended with exit code {code}"
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"qsweep worker: {words}\n")
+    sys.stderr.flush()
 
 
 def _receive() -> None:
@@ -126,11 +171,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--selection", type=int)
     parser.add_argument("--code")
     parser.add_argument("--time-limit", type=float)
+    parser.add_argument("--stay", action="store_true", help="start another agent when one has died")
     for option in PASSED_DOWN:
         parser.add_argument(option, action="append_const", dest="options", const=option)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
-    try:
+    heard: list[int] = []
+
+    def work() -> End:
         return supervise(
             home,
             lease=given.lease,
@@ -138,7 +186,16 @@ def main(arguments: list[str] | None = None) -> int:
             code=given.code,
             time_limit=given.time_limit,
             options=given.options or (),
+            heard=heard.append,
         )
+
+    try:
+        if not given.stay:
+            return work().code
+        for number in PASSED_ON:
+            signal.signal(number, lambda one, _: heard.append(one))
+        end = stay(work, heard, _say)
+        return Exit.LEFT if end is None else end.code
     except QsweepError as error:
         sys.stderr.write(f"qsweep worker: {error}\n")
         return error.exit_code

@@ -15,20 +15,23 @@ from db.registry import Registry
 from db.results import ResultStore
 from db.rows import Counts, Sweep
 from db.states import SweepState
-from orchestrator.backends.base import Backend, Fleet
+from orchestrator.backends.base import Backend, Fleet, StartRefused
 from orchestrator.deaths import Deaths, bury_dead
 from orchestrator.progress import Display, Progress
+from orchestrator.upkeep import Look, Upkeep
 from sweeps.errors import QsweepError
 from sweeps.faults import point
 
 POLL = 0.5
-STRIKES = 3
-"""Starts of agents without any progress after which the launcher gives up."""
 MANY = 256
 """Publications that a launcher has seen come before it merges them."""
 
 
-class Interrupted(QsweepError):
+class Ended(QsweepError):
+    """The watch ends for a reason that lies in the sweep, and leaves work open."""
+
+
+class Interrupted(Ended):
     """The user stopped the launch; the sweep can be resumed."""
 
     exit_code = 130
@@ -50,22 +53,25 @@ class Watch:
         rows = registry.jobs(sweep.id, selection=fleet.scope.selection)
         self.progress = Progress(jobs={row.identity: row.job for row in rows})
         self._seen: set[tuple[str, int]] = set()
-        self._strikes = 0
-        self._mark = -1
+        self._upkeep = Upkeep()
+        self._event = registry.newest_event()
+        self._doers = {agent.id for agent in registry.agents()}
+        self._refused = ""
         self._done = -1
         self._interrupts = 0
+        self._left = False
         self._deaths = Deaths()
         self._loose: set[str] = set()
         self._said: frozenset[str] = frozenset()
 
     def run(self) -> None:
-        """Watch to the end. Raises Interrupted after Ctrl-C."""
+        """Watch to the end. Raises Interrupted after Ctrl-C, and Ended for work that nobody goes on with."""
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with Display(self.console, self.sweep.title) as display:
                 self._update()
                 self.progress.mark_start()
-                while self._open() and not self._interrupts:
+                while self._open() and not (self._interrupts or self._left):
                     self._keep_agents()
                     point("launcher.watching")
                     display.show(self.progress)
@@ -74,13 +80,27 @@ class Watch:
                 display.show(self.progress, last=True)
             if self._interrupts:
                 self._hand_back()
+            if self._left:
+                raise Interrupted(f"told to end, and its agents go on, with {self._state()}")
             self._farewell()
-        except BaseException:
-            self.backend.stop()
+        except BaseException as error:
+            self._abandon(error)
             raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+    def _abandon(self, error: BaseException) -> None:
+        """The launcher fails. Agents elsewhere need none; those of this machine end with it, as they began."""
+        if not self.backend.independent:
+            self.backend.stop()
+        elif not isinstance(error, Ended):
+            self.console.print(
+                f"This launch ends; agents that are at work or in a queue go on. Look with: qsweep status "
+                f"{self.sweep.name}; watch them again with: qsweep resume {self.sweep.title}",
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def _update(self) -> None:
         counts = self._counts()
@@ -132,23 +152,51 @@ class Watch:
         sweep = self.registry.find_sweep(self.sweep.title)
         if sweep.state is not SweepState.ACTIVE:
             why = f"{sweep.state}: {sweep.reason}" if sweep.reason else sweep.state
-            raise QsweepError(f"{sweep.title} is {why}; go on with: qsweep resume {sweep.title}")
+            raise Ended(f"{sweep.title} is {why}; go on with: qsweep resume {sweep.title}")
         return self.progress.running + self.progress.queued > 0
 
     def _keep_agents(self) -> None:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
         bury_dead(self.registry, self._deaths.is_over)
-        others = self.backend.others(self.registry.agents())
-        missing = self.backend.size(self.fleet) - self.backend.alive() - others
-        self._say(self.backend.remarks())
-        if missing <= 0 or not self.progress.queued:
+        look = self._look()
+        if look.wanted + look.alive + look.others == 0:
+            raise Interrupted(f"its agents were cancelled, with {self._state()}")
+        due = self._upkeep.due(look)
+        self._say([*([self._refused] if self._refused else []), *self.backend.remarks()])
+        if not self.progress.queued:
             return
-        mark = self.registry.newest_event()  # an agent that claims does something, even if it dies of it
-        self._strikes = self._strikes + 1 if mark == self._mark else 1
-        self._mark = mark
-        if self._strikes > STRIKES:
-            raise QsweepError(f"agents end without doing anything; see {self.home.logs}")
-        self.backend.start(missing)
+        if self._upkeep.is_hopeless(look):
+            raise Ended(f"agents end without doing anything; see {self.home.logs}")
+        if due:
+            self._start(due, look)
+
+    def _start(self, due: int, look: Look) -> None:
+        try:
+            self.backend.start(due)
+        except StartRefused as error:
+            if look.alive + look.others + error.begun == 0 and not self._upkeep.has_started:
+                raise Ended(str(error)) from None
+            self._upkeep.started(error.begun, look.now)
+            self._upkeep.refused(look.now)
+            self._refused = str(error)
+        else:
+            self._upkeep.started(due, look.now)
+            self._refused = ""
+
+    def _look(self) -> Look:
+        """What can be seen of the fleet now."""
+        activity = self.registry.activity(self.sweep.id, since=self._event)
+        doers = activity.agents - self._doers  # an agent that claims does something, even if it dies of it
+        self._event = activity.newest
+        self._doers |= doers
+        return Look(
+            now=time.monotonic(),
+            wanted=self.backend.size(self.fleet),
+            alive=self.backend.alive(),
+            others=self.backend.others(self.registry.agents()),
+            events=activity.events,
+            doers=len(doers),
+        )
 
     def _say(self, remarks: Sequence[str]) -> None:
         """Print what keeps agents from working, once as long as it stays the same."""
@@ -158,6 +206,9 @@ class Watch:
         self._said = frozenset(remarks)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM and self.backend.independent and not self._interrupts:
+            self._left = True
+            return
         self._interrupts += 1
         if self._interrupts == 1:
             self.backend.stop()
@@ -172,14 +223,15 @@ class Watch:
             time.sleep(0.1)
             self.backend.stop()  # one may have been started since
         bury_dead(self.registry)
-        counts = self._counts()
-        raise Interrupted(
-            f"interrupted with {counts.done} of {self.progress.total} jobs done; "
-            f"go on with: qsweep resume {self.sweep.title}"
-        )
+        raise Interrupted(f"interrupted with {self._state()}")
+
+    def _state(self) -> str:
+        done = self._counts().done
+        return f"{done} of {self.progress.total} jobs done; go on with: qsweep resume {self.sweep.title}"
 
     def _farewell(self) -> None:
         """Agents leave by themselves when nothing is left; wait for them, but not for ever."""
+        self.backend.look_closely()
         deadline = time.monotonic() + 10
         while self.backend.alive() and time.monotonic() < deadline:
             time.sleep(0.05)

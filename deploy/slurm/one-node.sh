@@ -52,7 +52,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=200000,bf_interval=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=200000,bf_interval=2,max_array_tasks=${MAX_ARRAY_TASKS:-1000}
 MpiDefault=none
 ReturnToService=2
 KillWait=30

@@ -11,6 +11,7 @@ from db.home import Home
 from db.rows import EVERYTHING, AgentRow, Scope
 from orchestrator.machine import Machine
 from orchestrator.starts import Start
+from sweeps.errors import QsweepError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,14 @@ class Site:
     hosts: frozenset[str]
     """The machines' names, as `socket.gethostname()` gives them there."""
     agents: int
+
+
+class StartRefused(QsweepError):
+    """The cluster takes no more agents just now; `begun` of them it took before."""
+
+    def __init__(self, problem: str, *, begun: int = 0) -> None:
+        super().__init__(problem)
+        self.begun = begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +52,8 @@ class Fleet:
 class Backend(ABC):
     """Starts agents and watches them. It schedules no machine and hands out no job.
 
-    1. Agents find their work in the registry by themselves, and outlive the launcher.
+    1. Agents find their work in the registry by themselves, and outlive the launcher. Where they are `independent`
+       it leaves them alone when it fails or is told to end, and only Ctrl-C stops them.
     2. `survey` refuses what can't be had, and changes nothing. It comes first, before anything is registered.
     3. `adopt` names the fleet to keep up, and finds what an earlier launch of it started. All below is about that
        fleet.
@@ -53,6 +63,7 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    independent: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -77,14 +88,15 @@ class Backend(ABC):
 
     @abstractmethod
     def start(self, count: int) -> None:
-        """Start that many more agents."""
+        """Start that many more agents. Raises StartRefused if the cluster takes no more; it may later."""
 
     @abstractmethod
     def alive(self) -> int:
         """How many agents run or wait to run, those of an earlier launch included if they can be found."""
 
     def size(self, fleet: Fleet) -> int:
-        """How many agents the fleet should have by now: more than at first if the cluster has grown since."""
+        """How many agents the fleet should have by now: more than at first if the cluster has grown since, fewer if
+        the user took some away, on the cluster itself, while this launch watched."""
         return fleet.workers
 
     def others(self, agents: Sequence[AgentRow]) -> int:
@@ -94,6 +106,9 @@ class Backend(ABC):
     def remarks(self) -> list[str]:
         """What keeps agents from working, in plain words, a line each."""
         return []
+
+    def look_closely(self) -> None:  # noqa: B027 - most backends see their agents at once
+        """Agents are about to end: answer from now on as fresh as the cluster allows."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -66,6 +66,7 @@ class LocalBackend(Backend):
     """Each agent runs in a session of its own, so that Ctrl-C reaches the launcher alone."""
 
     name = "local"
+    independent = False
 
     def __init__(self) -> None:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}

@@ -32,7 +32,7 @@ class RayAgent:
         log.mkdir(parents=True, exist_ok=True)
         with (log / "supervisors.log").open("ab") as output:
             self._process = subprocess.Popen(
-                [*worker_command(fleet), "--leash"],
+                [*worker_command(fleet), "--leash", "--stay"],
                 env=worker_environment(fleet.home, threads=1) | {"QSWEEP_BACKEND": "ray"},
                 stdin=subprocess.PIPE,  # nothing is ever written: it ends when this process does
                 stdout=subprocess.DEVNULL,

@@ -186,7 +186,7 @@ def resume(
     from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
-    from orchestrator.starts import recorded
+    from orchestrator.starts import fleet_size, recorded
     from orchestrator.tuning.run import Ground
     from reports.answers import spec_of
 
@@ -205,8 +205,8 @@ def resume(
         if waiting:
             starts = recorded(place, found.id)
             chosen = choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory), starts)
-            before = max((one.agents for one in starts if one.backend == chosen.name), default=None)
-            execution = Execution(workers=workers or before, lease=lease, time_limit=time_limit, detach=detach)
+            before = workers or fleet_size(starts, chosen.name)
+            execution = Execution(workers=before, lease=lease, time_limit=time_limit, detach=detach)
             version = choose_code(found, code)
             ground = survey_ground(place, chosen, execution, waiting)
             found = opened.add_sweep(
@@ -247,7 +247,7 @@ def worker(
     finally:
         opened.close()
     scope, code = (Scope(), None) if found is None else (Scope(sweep=found.id), found.code)
-    sys.exit(supervise(place, lease=lease, scope=scope, code=code, time_limit=time_limit))
+    sys.exit(supervise(place, lease=lease, scope=scope, code=code, time_limit=time_limit).code)
 
 
 def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float | None) -> Wish:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from db.registry import Registry
-from db.rows import Finished, Sweep
-from db.states import State
+from db.rows import Finished, Scope, Sweep
+from db.states import FailureClass, State
 from tests.db.conftest import agent_info, claim, trained
 
 
@@ -47,3 +47,27 @@ def test_done_jobs_are_paged_in_order(registry: Registry, sweep: Sweep) -> None:
     first = registry.done_after(sweep.id, 0, 3)
     rest = registry.done_after(sweep.id, first[-1].id, 3)
     assert [one.identity for one in first + rest] == [row.job for row in registry.committed(sweep.id)]
+
+
+def test_activity_names_the_agents_that_had_a_job_of_the_sweep_since(registry: Registry, sweep: Sweep) -> None:
+    other = registry.add_sweep(name="other", label="b", spec="{}", size=0)
+    registry.register(sweep.id, trained(3))
+    registry.register(other.id, trained(2, depth=2))
+    begin = registry.activity(sweep.id, since=0)
+    assert (begin.events, begin.agents) == (0, frozenset())
+    assert begin.newest == registry.newest_event()
+    mine, idle, foreign = (registry.enlist(agent_info()) for _ in range(3))
+    head = registry.next_cohort(mine, Scope(sweep=sweep.id))
+    assert head is not None
+    registry.claim(mine, head, 2, Scope(sweep=sweep.id))
+    claim(registry, foreign)
+    registry.retire(idle)
+    now = registry.activity(sweep.id, since=begin.newest)
+    held = [one for one in registry.events(sweep_id=sweep.id, since=begin.newest) if one.target is State.RUNNING]
+    assert now.events == len(held) >= 2
+    assert now.agents == {one.agent_id for one in held}
+    assert mine in now.agents
+    assert idle not in now.agents
+    assert registry.activity(sweep.id, since=now.newest).events == 0
+    registry.bury(mine, FailureClass.CRASH, "died")
+    assert registry.activity(sweep.id, since=now.newest).agents == {mine}

@@ -33,7 +33,7 @@ def one_node() -> Iterator[dict[str, str]]:
     try:
         answer = subprocess.run(
             up,
-            env=os.environ | {"MAX_ARRAY_SIZE": str(LARGEST_ARRAY)},
+            env=os.environ | {"MAX_ARRAY_SIZE": str(LARGEST_ARRAY + 2), "MAX_ARRAY_TASKS": str(LARGEST_ARRAY)},
             capture_output=True,
             text=True,
             timeout=120,

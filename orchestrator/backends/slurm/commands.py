@@ -24,6 +24,12 @@ def check_present() -> None:
             place="--backend slurm",
             allowed="launch on a machine from which jobs are submitted, or leave --backend out",
         )
+    if elsewhere := next((name for name in ("SLURM_CLUSTERS", "SBATCH_CLUSTERS") if os.environ.get(name)), None):
+        raise InputError(
+            "agents are submitted, followed and cancelled on the cluster of this machine alone",
+            place=elsewhere,
+            allowed="unset it, and launch on a machine of the other cluster",
+        )
     answer = run("scontrol", "ping")
     if answer.returncode:
         raise InputError(f"Slurm's controller does not answer: {complaint(answer)}", place="--backend slurm")
@@ -63,9 +69,20 @@ def complaint(answer: subprocess.CompletedProcess[str]) -> str:
 
 
 def largest_array() -> int:
-    """How many elements an array may have; the largest index is one less."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
-    return max(int(found[1]), 1) if found else 1
+    """How many elements an array may have on this cluster."""
+    return array_limit(ask("scontrol", "show", "config"))
+
+
+def array_limit(configuration: str) -> int:
+    """How many elements an array may have, of what `scontrol show config` prints.
+
+    MaxArraySize is one more than the largest index; max_array_tasks among the SchedulerParameters may be less.
+    """
+    found = [
+        re.search(rf"^{key}(\d+)\s*(?:,|$)", configuration, re.MULTILINE)
+        for key in (r"MaxArraySize\s*=\s*", r"SchedulerParameters\s*=.*\bmax_array_tasks=")
+    ]
+    return max(min((int(one[1]) for one in found if one), default=1), 1)
 
 
 def seconds(text: str) -> float | None:

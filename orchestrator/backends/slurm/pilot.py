@@ -2,8 +2,8 @@
 
 submitit pickles a Pilot when the array is submitted and runs it on the node, after each requeue once more. It holds
 nothing that changes: what there is to do stands in the registry. It hands over before the known end of its
-allocation and on SIGUSR1, and asks to be requeued; it starts its agent again when that crashed. A fleet of pilots
-therefore finishes its sweep without a launcher.
+allocation and on SIGUSR1, and asks to be requeued; it starts its agent again when that crashed, and waits while the
+registry is away. A fleet of pilots therefore finishes its sweep without a launcher.
 """
 
 from __future__ import annotations
@@ -12,30 +12,27 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
 
+from db.errors import RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
 from db.rows import Scope
 from db.urls import parse_url, shown
 from orchestrator.backends.slurm import commands
-from orchestrator.supervisor import supervise
+from orchestrator.supervisor import PASSED_ON, stay, supervise
+from orchestrator.upkeep import End
 from sweeps.errors import InputError, QsweepError
-from workers.agent.exits import Exit
-
-Answer = TypeVar("Answer")
 
 log = logging.getLogger(__name__)
 
 HANDOVER = 60.0
 """Seconds before the end of an allocation at which an agent begins to hand over; at most a quarter of it."""
-STRIKES = 3
-"""Crashes of the agent without any change in the registry after which the pilot gives up."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+LAST = 10.0
+"""Seconds before the end at which the pilot has itself requeued, whatever its agent waits for; at most a third of what
+the hand-over has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +54,8 @@ class Pilot:
     time_limit: float | None = None
     handover: float | None = None
     """Seconds before the allocation's end; None is HANDOVER."""
+    has_data: bool = False
+    """Whether the folder of the data sets held anything when this was submitted: then it has to on the node."""
 
     def __call__(self, number: int) -> None:
         """Run agents until nothing is left or the allocation ends. Raises QsweepError if they can't work here."""
@@ -75,7 +74,17 @@ class Pilot:
         home = Home.at(Path(self.home), registry=url, data=Path(self.data))
         if not home.code.is_dir():
             raise InputError("the home is not here: it has to lie where all nodes see it", place=str(home.root))
+        if self.has_data and not is_filled(home.data):
+            raise InputError("the data sets are not here: no jobs are taken on this node", place=str(home.data))
         return home
+
+
+def is_filled(folder: Path) -> bool:
+    """Whether there is anything in this folder: the place of a mount that is missing is an empty one."""
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return False
 
 
 class Flight:
@@ -89,32 +98,25 @@ class Flight:
 
     def run(self) -> None:
         """Work until nothing is left, the allocation nears its end, or a signal comes."""
-        for number in SIGNALS:
+        for number in PASSED_ON:
             signal.signal(number, self._hear)
         self._set_alarm()
-        strikes, mark = 0, -1
-        while True:
-            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the supervisor lets them through once it has an agent
-            if self._heard:
-                return self._leave()
-            one = self._pilot
-            ended = supervise(
-                self._home,
-                lease=one.lease,
-                scope=one.scope,
-                code=one.code,
-                time_limit=one.time_limit,
-                heard=self._heard.append,
-            )
-            if self._heard:
-                return self._leave()
-            if ended == Exit.LEFT:
-                return self._nothing_left()
-            newest = self._registry_says(Registry.newest_event)
-            strikes, mark = (strikes + 1 if newest == mark else 1), newest
-            if strikes >= STRIKES:
-                raise QsweepError(f"the agent ended {strikes} times without doing anything, the last time with {ended}")
-            log.info("the agent ended with %d and is started again", ended)
+        end = stay(self._work, self._heard, log.info)
+        if self._heard or end is None:
+            self._leave()
+        else:
+            self._nothing_left()
+
+    def _work(self) -> End:
+        one = self._pilot
+        return supervise(
+            self._home,
+            lease=one.lease,
+            scope=one.scope,
+            code=one.code,
+            time_limit=one.time_limit,
+            heard=self._heard.append,
+        )
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self._heard.append(number)
@@ -129,38 +131,58 @@ class Flight:
         if left is None:
             return
         before = min(HANDOVER, left / 4) if self._pilot.handover is None else self._pilot.handover
+        last = min(LAST, before / 3)
         log.info("%.0f s are left, the last %.0f of them for the hand-over", left, before)
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGUSR1))
+
+        def insist(*_: object) -> None:
+            try:
+                self._go_again("out of time for the hand-over")
+            except QsweepError as error:  # the agent may still make it
+                log.warning("%s", error)
+
+        def hand_over(*_: object) -> None:
+            signal.signal(signal.SIGALRM, insist)
+            signal.setitimer(signal.ITIMER_REAL, before - last)
+            signal.raise_signal(signal.SIGUSR1)
+
+        signal.signal(signal.SIGALRM, hand_over)
         signal.setitimer(signal.ITIMER_REAL, max(left - before, 1.0))
 
     def _leave(self) -> None:
         """The agent has handed its jobs back: ask to be started again, unless it is Slurm or the user that ends us."""
         names = ", ".join(signal.Signals(number).name for number in self._heard)
-        remaining = self._registry_says(lambda registry: registry.remaining(self._pilot.scope))
-        if remaining.nothing:
+        if self._is_all_done():
             log.info("handed over on %s; nothing is left to do", names)
             return
+        self._go_again(f"handed over on {names}")
+
+    def _go_again(self, why: str) -> None:
+        """Have Slurm requeue this job, which ends this process, unless it is Slurm or the user that ends it."""
         state = commands.run("squeue", "--noheader", f"--jobs={self._job}", "--format=%T").stdout.strip()
         warned = signal.SIGUSR1 in self._heard and not state  # Slurm itself says nothing just now
         if state != "RUNNING" and not warned:
-            log.info("handed over on %s; the job is %s", names, state or "gone")
+            log.info("%s; the job is %s", why, state or "gone")
             return
         answer = commands.run("scontrol", "requeue", self._job)
         if answer.returncode:
-            raise QsweepError(f"handed over, and could not be requeued: {commands.complaint(answer)}")
-        log.info("handed over on %s, and requeued", names)
+            raise QsweepError(f"{why}, and could not be requeued: {commands.complaint(answer)}")
+        log.info("%s, and requeued", why)
 
     def _nothing_left(self) -> None:
         """Everything is done: the elements of this array that still wait in the queue would find nothing either."""
-        remaining = self._registry_says(lambda registry: registry.remaining(self._pilot.scope))
         log.info("nothing is left that this agent can do")
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
-        if remaining.nothing and array is not None:
+        if array is not None and self._is_all_done():
             commands.run("scancel", "--state=PENDING", array)
 
-    def _registry_says(self, question: Callable[[Registry], Answer]) -> Answer:
-        with Registry.open(self._home.registry) as registry:
-            return question(registry)
+    def _is_all_done(self) -> bool:
+        """Whether nothing is left for any agent; not as long as the registry can't be asked."""
+        try:
+            with Registry.open(self._home.registry) as registry:
+                return registry.remaining(self._pilot.scope).nothing
+        except RegistryUnavailable as error:
+            log.info("what is left is unknown: %s", error)
+            return False
 
 
 def speak() -> None:

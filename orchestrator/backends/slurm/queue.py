@@ -71,8 +71,22 @@ class Element:
     reason: str
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What stays the same when it is requeued."""
+        return self.array, self.index
+
+    @property
     def over(self) -> bool:
         return self.state in OVER
+
+    @property
+    def cancelled(self) -> bool:
+        return self.state == "CANCELLED"
+
+    @property
+    def ending(self) -> bool:
+        """It was told to end, or has ended, and its processes are being awaited."""
+        return self.state == "COMPLETING"
 
     @property
     def waiting(self) -> bool:

@@ -11,7 +11,7 @@ from orchestrator.backends.slurm import commands
 from sweeps.errors import InputError, nearest
 
 SBATCH = (
-    "account", "clusters", "constraint", "cpus_per_task", "dependency", "exclude", "exclusive", "gpus_per_task", "gres",
+    "account", "constraint", "cpus_per_task", "dependency", "exclude", "exclusive", "gpus_per_task", "gres",
     "licenses", "mail_type", "mail_user", "mem", "mem_per_cpu", "mem_per_gpu", "nice", "nodelist", "partition", "qos",
     "reservation", "time",
 )  # fmt: skip
@@ -20,6 +20,7 @@ OWN = ("array_parallelism", "handover", "setup")
 """How many agents of an array run at once; seconds before the end at which they hand over; a line of shell before."""
 COUNTS = ("array_parallelism", "cpus_per_task", "handover")
 TAKEN = {
+    "clusters": "launch on a machine of that cluster",
     "array": "the number of agents is --workers",
     "nodes": "an agent runs on one node",
     "ntasks": "the number of agents is --workers",
@@ -66,8 +67,14 @@ class Request:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What sbatch is told, by its own names."""
-        return {key.replace("_", "-"): value for key, value in self.options.items() if key in SBATCH}
+        """What sbatch is told, by its own names. `gpus-per-task` is refused without a number of tasks."""
+        return {"ntasks": "1"} | {key.replace("_", "-"): self.options[key] for key in self.options if key in SBATCH}
+
+    @property
+    def step(self) -> list[str]:
+        """What srun has to be told again: since Slurm 22.05 a step does not inherit its cores from the job."""
+        cores = self.options.get("cpus_per_task")
+        return [] if cores is None else [f"--cpus-per-task={cores}"]
 
     @property
     def array_parallelism(self) -> int | None:
