@@ -137,7 +137,8 @@ def connect(given: str, *, own: bool = False) -> str:
     """Connect this process with the Ray cluster at HOST:PORT, or AUTO; its HOST:PORT. Raises InputError if there is
     none.
 
-    For an own one, started here by another process, it shows the token that only this user can read.
+    For an own one, started here by another process, it shows the token that only this user can read. Ray itself
+    shows it to a cluster of this machine that it found by AUTO, and to others if RAY_AUTH_MODE says so.
     """
     ray = load_ray()
     address = running_address() if given == AUTO else given
@@ -152,11 +153,13 @@ def connect(given: str, *, own: bool = False) -> str:
         use_token()
     try:
         with _nowhere():
-            ray.init(address=address, **_calm())
+            ray.init(address=given, **_calm())
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"this is no Ray cluster that can be used from here: {reason}", place=f"--ray-address {address}"
+            f"this is no Ray cluster that can be used from here: {reason}",
+            place=f"--ray-address {address}",
+            allowed="set RAY_AUTH_MODE=token if it asks for a token",
         ) from None
     return address
 

@@ -48,7 +48,7 @@ class RayBackend(Backend):
 
     def __init__(self, address: str | None = None, wanted: Wanted | None = None) -> None:
         self._ray = load_ray()
-        self._address = named_address(address)
+        self._given = self._address = named_address(address)
         self._wanted = wanted or Wanted()
         self._resources = Resources()
         self._machine: Machine | None = None
@@ -111,7 +111,7 @@ class RayBackend(Backend):
             self._take(name, handle)
         if count:
             wished = self._workers or 0  # 0: as many as there is room for, on `resume` too
-            options = self._wanted.given() | ({} if self._own else {"address": self._address})
+            options = self._wanted.given() | ({} if self._own else {"address": self._given})
             start = Start(
                 backend=self.name, sweep=self._sweep, reference=self._address, agents=wished,
                 selection=self._fleet.scope.selection, options=options,
