@@ -21,7 +21,7 @@ from db.registry import Registry
 from db.states import FailureClass
 from orchestrator.cluster import Node, Wanted, connect, nodes, parse_memory
 from sweeps.errors import InputError
-from tests.conftest import QSWEEP, environment
+from tests.conftest import QSWEEP, Qsweep, environment
 from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
 
@@ -218,10 +218,10 @@ def test_ctrl_c_hands_back_what_ray_agents_hold(cluster: RayCluster, begin: Begi
     ],
 )
 def test_what_ray_can_not_give_is_refused_before_anything_is_written(
-    run: Run, home: Path, options: list[str], problem: str
+    here: Qsweep, home: Path, folder: Path, options: list[str], problem: str
 ) -> None:
     missing_ray()
-    refused = run("launch", "mine.toml", "--backend", "ray", *options)
+    refused = here("launch", str(folder / "mine.toml"), "--backend", "ray", *options)
     assert refused.returncode == 2, refused.stderr
     assert problem in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1

@@ -28,7 +28,7 @@ from orchestrator.tuning.space import Space, drawn_jobs
 from sweeps.errors import InputError
 from sweeps.files import read_sweep
 from sweeps.tuning import METRICS, Mode, Scheduler, Search, Tuning, check_metric
-from tests.conftest import QSWEEP, environment
+from tests.conftest import QSWEEP, Qsweep, environment
 from tests.db.conftest import agent_info, claim
 from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
@@ -272,10 +272,10 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
     ],
 )
 def test_a_tuning_that_makes_no_sense_is_refused_before_anything_is_written(
-    run: Run, home: Path, options: list[str], problem: str
+    here: Qsweep, home: Path, folder: Path, options: list[str], problem: str
 ) -> None:
     missing_ray()
-    refused = run("tune", "tuned.toml", *options)
+    refused = here("tune", str(folder / "tuned.toml"), *options)
     assert refused.returncode == 2, refused.stderr
     assert problem in refused.stderr
     assert not home.exists()
