@@ -24,6 +24,7 @@ from orchestrator.memory import oom_kills
 from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
 from workers.agent.exits import Exit
+from workers.agent.saying import say
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PASSED_DOWN = ("--leash", "--directed")
@@ -71,8 +72,7 @@ def supervise(
     agent = child.stdout.readline().strip()
     point("supervisor.started", agent)
     for line in child.stdout:  # what a directed agent says
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        say(line)
     ended = child.wait()
     if ended != Exit.LEFT and agent.isdecimal():
         point("supervisor.reporting", agent)
