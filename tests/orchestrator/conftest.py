@@ -64,4 +64,6 @@ def begin(home: Path, folder: Path, tidy: None) -> Iterator[Begin]:
     yield start
     for process in begun:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
