@@ -127,6 +127,7 @@ class LocalBackend(Backend):
         return sum(process.poll() is None for process in self._processes.values())
 
     def others(self, agents: Sequence[AgentRow]) -> int:
+        """Whatever they work for: they take the cores or the GPUs that ours would."""
         here = [agent for agent in agents if agent.host == socket.gethostname()]
         return sum(not self._started(agent.pid) for agent in here)
 
