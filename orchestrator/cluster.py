@@ -27,6 +27,7 @@ from orchestrator.machine import Machine
 from sweeps.errors import InputError
 
 NAMESPACE = "qsweep"
+AUTO = "auto"
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",
@@ -125,27 +126,73 @@ def load_ray() -> Any:
 
 
 def named_address(given: str | None) -> str | None:
-    """The address of the cluster to use: the given one, else that of the environment; None is a Ray of our own."""
+    """The address of the cluster to use: the given one, else that of the environment; None is a Ray of our own.
+
+    It may be AUTO, which `connect` understands as Ray does.
+    """
     return given or os.environ.get("RAY_ADDRESS") or None
 
 
-def connect(address: str, *, own: bool = False) -> None:
-    """Connect this process with the Ray cluster at `address`, HOST:PORT. Raises InputError if there is none.
+def connect(given: str, *, own: bool = False) -> str:
+    """Connect this process with the Ray cluster at HOST:PORT, or AUTO; its HOST:PORT. Raises InputError if there is
+    none.
 
-    For an own one, started here by another process, it shows the token that only this user can read.
+    For an own one, started here by another process, it shows the token that only this user can read. Ray itself
+    shows it to a cluster of this machine that it found by AUTO, and to others if RAY_AUTH_MODE says so.
     """
     ray = load_ray()
-    _check_address(address)
+    address = running_address() if given == AUTO else given
+    check_form(address)
+    if not reachable(address):
+        raise InputError(
+            "nothing answers there",
+            place=f"--ray-address {address}",
+            allowed="is Ray running, and its port open from here?",
+        )
     if own:
         use_token()
     try:
         with _nowhere():
-            ray.init(address=address, **_calm())
+            ray.init(address=given, **_calm())
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"this is no Ray cluster that can be used from here: {reason}", place=f"--ray-address {address}"
+            f"this is no Ray cluster that can be used from here: {reason}",
+            place=f"--ray-address {address}",
+            allowed="set RAY_AUTH_MODE=token if it asks for a token",
         ) from None
+    return address
+
+
+def running_address() -> str:
+    """What Ray takes AUTO for: RAY_ADDRESS, else the cluster that runs on this machine. Raises InputError for none."""
+    named = os.environ.get("RAY_ADDRESS")
+    if named and named != AUTO:
+        return named
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found: str | None = canonicalize_bootstrap_address(AUTO)
+    except ConnectionError:
+        found = None
+    if found is None:
+        raise InputError(
+            "no Ray runs on this machine",
+            place=f"--ray-address {AUTO}",
+            allowed="HOST:PORT of a cluster elsewhere, or no --ray-address for a Ray of our own",
+        )
+    return found
+
+
+def check_form(address: str) -> None:
+    """Raises InputError if this is no HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in address:
+        raise InputError(
+            "this is no address of a Ray cluster",
+            place=f"--ray-address {address}",
+            allowed=f"allowed: HOST:PORT, which `ray start --head` prints, or {AUTO}",
+        )
 
 
 def use_token() -> None:
@@ -227,16 +274,6 @@ def reachable(address: str) -> bool:
         return False
 
 
-def _check_address(address: str) -> None:
-    place = f"--ray-address {address}"
-    allowed = "allowed: HOST:PORT, which `ray start --head` prints"
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "://" in address:
-        raise InputError("this is no address of a Ray cluster", place=place, allowed=allowed)
-    if not reachable(address):
-        raise InputError("nothing answers there", place=place, allowed="is Ray running, and its port open from here?")
-
-
 def _calm() -> dict[str, Any]:
     return {
         "namespace": NAMESPACE,
@@ -251,9 +288,11 @@ def _calm() -> dict[str, Any]:
 def _nowhere() -> Iterator[None]:
     """In an empty folder, which Ray adds to the path of its workers; and SIGTERM stays ours."""
     answer = signal.getsignal(signal.SIGTERM)
-    with contextlib.chdir(_empty_folder()):
-        yield
-    signal.signal(signal.SIGTERM, answer)
+    try:
+        with contextlib.chdir(_empty_folder()):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, answer)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
+from orchestrator.backends.local import serves
 from orchestrator.corrupted_sets import check_corruptions
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
@@ -119,7 +120,7 @@ def see_through(
     )
     backend.adopt(fleet)
     if execution.detach:
-        present = backend.alive() + backend.others(registry.agents())
+        present = backend.alive() + backend.others([one for one in registry.agents() if serves(one, scope)])
         missing = max(fleet.workers - present, 0)
         try:
             backend.start(missing)

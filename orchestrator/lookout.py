@@ -130,11 +130,13 @@ class Lookout:
                 return
             self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
             self._mark = changes[-1].id if changes else self._mark
-            while not self._complete and self._clock() < deadline:
+            while not self._complete:
                 part = self._registry.done_after(self._sweep_id, self._after, PART)
                 self._add([(one.id, _pointer(one)) for one in part])
                 self._after = part[-1].id if part else self._after
                 self._complete = len(part) < PART
+                if self._clock() >= deadline:
+                    break
         except VanishedResults:  # compacted since the pointers were read
             self._forget()
 

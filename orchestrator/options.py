@@ -105,7 +105,7 @@ RayAddressOption = Annotated[
     typer.Option(
         "--ray-address",
         metavar="HOST:PORT",
-        help="Head of a running Ray cluster (RAY_ADDRESS).",
+        help="Head of a running Ray cluster (RAY_ADDRESS), or auto: the cluster that runs on this machine.",
         show_default="a Ray of our own on this machine",
     ),
 ]

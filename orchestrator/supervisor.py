@@ -30,6 +30,7 @@ from orchestrator.upkeep import End, Place
 from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
 from workers.agent.exits import Exit
+from workers.agent.saying import say
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PASSED_DOWN = ("--leash", "--directed")
@@ -79,8 +80,7 @@ def supervise(
     agent = child.stdout.readline().strip()
     point("supervisor.started", agent)
     for line in child.stdout:  # what a directed agent says
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        say(line)
     ended = child.wait()
     exit_code, held = ended if ended >= 0 else 1, 0
     if ended != Exit.LEFT and agent.isdecimal():

@@ -1,7 +1,8 @@
-"""The files in `deploy/` and the commands in `docs/howto/` say what the program understands."""
+"""The files in `deploy/` and the commands in the README and `docs/howto/` say what the program understands."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -14,37 +15,58 @@ import yaml
 from typer.main import get_command
 
 from orchestrator.cli import app
+from orchestrator.cluster import AUTO, Node, Wanted, check_form
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
-PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+KUBERAY = {
+    "spec": {"rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"},
+    "autoscalerOptions": {"idleTimeoutSeconds", "upscalingMode", "resources", "image", "version", "env"},
+    "headGroupSpec": {"rayStartParams", "template", "headService", "enableIngress", "serviceType"},
+    "workerGroupSpecs": {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"},
+}
+"""Fields of a RayCluster, from KubeRay's API reference of `ray.io/v1`."""
 BLOCK = re.compile(r"^```sh[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def check_command(words: list[str]) -> None:
-    """Raises what the command line would, for a command or an option that there is not."""
+    """Raises what the command line would, for a command, an option or an address of Ray that there can't be."""
     command: Any = get_command(app)
     context = command.make_context("qsweep", [*words], resilient_parsing=False)
     name, found, rest = command.resolve_command(context, context._protected_args + context.args)
     while hasattr(found, "commands"):
         context = found.make_context(name, rest, parent=context)
         name, found, rest = found.resolve_command(context, context._protected_args + context.args)
-    found.make_context(name, rest, parent=context)
+    address = found.make_context(name, rest, parent=context).params.get("ray_address", AUTO)
+    if address not in (None, AUTO):
+        check_form(address)
 
 
 def commands(text: str) -> Iterator[list[str]]:
     """The calls of qsweep in a piece of shell, with comments and quotes resolved."""
     for line in text.splitlines():
-        found = re.search(r"(?:^|[\s'\"])qsweep (?!doctor$)(.*)$", line.split(" #")[0])
+        found = re.search(r"(^|[\s'\"])qsweep (?!doctor$)(.*)$", line.split(" #")[0])
         if found and not line.lstrip().startswith(("image", "name", "#", "build", "docker build")):
-            yield shlex.split(found[1].rstrip("'\"`"))
+            quote = found[1].strip()
+            yield shlex.split(found[2].removesuffix(quote) if quote else found[2])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_command_of_a_howto_page_is_understood(page: Path) -> None:
+def test_every_command_of_the_readme_and_the_howto_pages_is_understood(page: Path) -> None:
     for block in BLOCK.findall(page.read_text()):
         for words in commands(block):
             check_command(words)
+
+
+@pytest.mark.parametrize("name", ["kuberay.yaml", "ray-cluster.yaml"])
+def test_every_command_in_the_head_of_a_file_is_understood(name: str) -> None:
+    lines = (DEPLOY / name).read_text().splitlines()
+    head = [line.removeprefix("#") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    found = list(commands("\n".join(head)))
+    assert found
+    for words in found:
+        check_command(words)
 
 
 def documents(name: str) -> list[Any]:
@@ -97,27 +119,43 @@ def test_the_ray_cluster_file_satisfies_rays_own_schema() -> None:
         util.validate_config(prepared | {"max_workers": "many"})
 
 
-def test_the_kuberay_manifest_is_consistent() -> None:
+def test_the_kuberay_manifest_is_consistent_and_can_be_launched_on() -> None:
     claim, cluster = documents("kuberay.yaml")
     assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
     spec = cluster["spec"]
-    assert set(spec) <= {
-        "rayVersion",
-        "enableInTreeAutoscaling",
-        "autoscalerOptions",
-        "headGroupSpec",
-        "workerGroupSpecs",
-    }
-    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
-    for group in groups:
+    head, (workers,) = spec["headGroupSpec"], spec["workerGroupSpecs"]
+    assert set(spec) <= KUBERAY["spec"]
+    assert set(spec["autoscalerOptions"]) <= KUBERAY["autoscalerOptions"]
+    assert set(head) <= KUBERAY["headGroupSpec"]
+    assert set(workers) <= KUBERAY["workerGroupSpecs"]
+    for group in (head, workers):
         pod = group["template"]["spec"]
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
-        volumes = {volume["name"] for volume in pod["volumes"]}
-        for container in pod["containers"]:
-            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
-        (volume,) = pod["volumes"]
+        assert pod["securityContext"] == {"fsGroup": 1000}
+        (volume,), (container,) = pod["volumes"], pod["containers"]
         assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    assert spec["workerGroupSpecs"][0]["minReplicas"] <= spec["workerGroupSpecs"][0]["maxReplicas"]
+        (mount,) = container["volumeMounts"]
+        assert mount["name"] == volume["name"]
+        given = {one["name"]: one.get("value") for one in container["env"]}
+        assert Path(given["QSWEEP_DATA"]).is_relative_to(mount["mountPath"])
+    assert 1 <= workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
+    start, limits = workers["rayStartParams"], workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+    node = Node(id="", host="", cpus=float(start["num-cpus"]), gpus=float(limits["nvidia.com/gpu"]), memory=16e9)
+    nothing = Node(id="", host="", cpus=float(head["rayStartParams"]["num-cpus"]), gpus=0, memory=8e9)
+    assert Wanted().on([nothing, node]).fit(node) == 1
+    assert f"ray=={spec['rayVersion']}" in (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def test_the_image_has_what_kuberay_asks_its_pods_with() -> None:
+    recipe = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"apt-get install .*\bwget\b", recipe)
+    assert "'ray[default]'" in recipe
+    home = re.search(r"QSWEEP_HOME=(\S+)", recipe)
+    _, cluster = documents("kuberay.yaml")
+    (mount,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert home is not None
+    assert home[1] == mount["mountPath"]
+    assert "--uid 1000" in recipe
 
 
 def test_the_images_recipe_copies_what_is_there_and_what_the_ignore_file_lets_through() -> None:
@@ -126,7 +164,7 @@ def test_the_images_recipe_copies_what_is_there_and_what_the_ignore_file_lets_th
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(copied) == allowed
     assert all((ROOT / name).exists() for name in copied)
-    extras = re.search(r"'\.\[(.*)\]'", recipe)
+    extras = re.search(r"'\.\[([^\]]*)\]'", recipe)
     assert extras is not None
     declared = (ROOT / "pyproject.toml").read_text()
     assert all(re.search(rf"^{extra} = \[", declared, re.MULTILINE) for extra in extras[1].split(","))

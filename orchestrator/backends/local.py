@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -14,10 +15,11 @@ from pathlib import Path
 import psutil
 
 from db.home import Home
-from db.rows import AgentRow
+from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.machine import Machine
 from orchestrator.supervisor import scope_options
+from sweeps.errors import InputError
 from workers.environment import KEEP_MEMORY
 
 
@@ -49,6 +51,19 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
     return environment
 
 
+def serves(agent: AgentRow, scope: Scope) -> bool:
+    """Whether this agent is one of this machine that claims every job of the scope, by its command line."""
+    if agent.host != socket.gethostname():
+        return False
+    try:
+        words = psutil.Process(agent.pid).cmdline()
+    except psutil.Error:
+        return False
+    given = dict(itertools.pairwise(words))
+    bounds = (("--sweep", scope.sweep), ("--selection", scope.selection))
+    return all(given.get(option) in (None, str(number)) for option, number in bounds)
+
+
 def _pin(pid: int, fleet: Fleet, place: int) -> None:
     """Gives a supervisor, and so the agents that it will start, a core of its own, if there is one for each.
 
@@ -73,6 +88,12 @@ class LocalBackend(Backend):
         self._fleet: Fleet | None = None
 
     def survey(self, machine: Machine, workers: int | None) -> Site:
+        if machine.gpus and workers is not None and workers > machine.gpus:
+            raise InputError(
+                "an agent takes a GPU of its own",
+                place=f"--workers {workers}",
+                allowed=f"allowed: up to {machine.gpus}; agents that share one: --backend ray --gpus-per-worker 0.5",
+            )
         return Site(hosts=frozenset({socket.gethostname()}), agents=workers or machine.agents)
 
     def adopt(self, fleet: Fleet) -> None:
@@ -90,7 +111,7 @@ class LocalBackend(Backend):
         return place in self._processes and self._processes[place].poll() is None
 
     def _launch(self, fleet: Fleet, place: int, log: Path) -> subprocess.Popen[bytes]:
-        gpu = place % fleet.gpus if fleet.gpus else None
+        gpu = place if fleet.gpus else None
         with (log / "supervisors.log").open("ab") as output:
             process = subprocess.Popen(
                 worker_command(fleet),
@@ -107,6 +128,7 @@ class LocalBackend(Backend):
         return sum(process.poll() is None for process in self._processes.values())
 
     def others(self, agents: Sequence[AgentRow]) -> int:
+        """Whatever they work for: they take the cores or the GPUs that ours would."""
         here = [agent for agent in agents if agent.host == socket.gethostname()]
         return sum(not self._started(agent.pid) for agent in here)
 

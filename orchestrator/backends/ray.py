@@ -41,13 +41,14 @@ WAITING = 10.0
 
 
 class RayBackend(Backend):
-    """`address` is that of a running cluster; without one, a Ray of our own is started with the first agent."""
+    """`address` is that of a running cluster, or `auto`; without one, a Ray of our own is started with the first
+    agent."""
 
     name: ClassVar[str] = "ray"
 
     def __init__(self, address: str | None = None, wanted: Wanted | None = None) -> None:
         self._ray = load_ray()
-        self._address = named_address(address)
+        self._given = self._address = named_address(address)
         self._wanted = wanted or Wanted()
         self._resources = Resources()
         self._machine: Machine | None = None
@@ -70,7 +71,7 @@ class RayBackend(Backend):
             here = own_node(machine)
             self._resources = self._wanted.on([here])
             return Site(hosts=frozenset({here.host}), agents=workers or self._resources.fit(here))
-        connect(self._address)
+        self._address = connect(self._address)
         found = nodes()
         self._resources = self._wanted.on(found)
         return Site(hosts=frozenset(node.host for node in found), agents=workers or self._room())
@@ -102,7 +103,7 @@ class RayBackend(Backend):
             connect(self._address, own=True)
         make = self._ray.remote(RayAgent)
         for _ in range(count):
-            name = f"{self._prefix}{uuid.uuid4().hex[:8]}"
+            name = f"{self._prefix(self._fleet.scope.selection)}{uuid.uuid4().hex[:8]}"
             handle = make.options(
                 name=name, namespace=NAMESPACE, lifetime="detached", max_restarts=-1, max_concurrency=4,
                 scheduling_strategy="SPREAD", **self._resources.options(),
@@ -110,8 +111,11 @@ class RayBackend(Backend):
             self._take(name, handle)
         if count:
             wished = self._workers or 0  # 0: as many as there is room for, on `resume` too
-            options = self._wanted.given() | ({} if self._own else {"address": self._address})
-            start = Start(backend=self.name, sweep=self._sweep, reference=self._address, agents=wished, options=options)
+            options = self._wanted.given() | ({} if self._own else {"address": self._given})
+            start = Start(
+                backend=self.name, sweep=self._sweep, reference=self._address, agents=wished,
+                selection=self._fleet.scope.selection, options=options,
+            )  # fmt: skip
             record(self._fleet.home, start)
 
     def size(self, fleet: Fleet) -> int:
@@ -149,23 +153,25 @@ class RayBackend(Backend):
         assert self._fleet.scope.sweep is not None
         return self._fleet.scope.sweep
 
-    @property
-    def _prefix(self) -> str:
-        """How the names of this fleet's actors begin: by registry and sweep."""
+    def _prefix(self, selection: int | None) -> str:
+        """How the names of actors begin that work for this selection of the sweep; None is all of it."""
         assert self._fleet is not None
         registry = hashlib.sha256(self._fleet.home.registry.encode()).hexdigest()[:8]
-        return f"{registry}-{self._sweep}-"
+        return f"{registry}-{self._sweep}-{'all' if selection is None else selection}-"
 
     def _room(self) -> int:
         return sum(self._resources.fit(node) for node in nodes())
 
     def _actors(self) -> dict[str, Any]:
-        """This fleet's actors, those of an earlier launch among them, by name."""
+        """This fleet's actors, those of an earlier launch of the same jobs, or of the whole sweep, among them, by
+        name."""
+        assert self._fleet is not None
         if self._address is None:
             return {}
         if not reachable(self._address):
             return self._give_up()
-        names = [name for name in our_actors() if name.startswith(self._prefix)]
+        prefixes = (self._prefix(None), self._prefix(self._fleet.scope.selection))
+        names = [name for name in our_actors() if name.startswith(prefixes)]
         for name in set(names) - self._handles.keys():
             with contextlib.suppress(ValueError):  # it has ended since
                 self._take(name, self._ray.get_actor(name, NAMESPACE))

@@ -19,7 +19,7 @@ POLL = 1.0
 
 
 class RayAgent:
-    """Runs one supervised agent for as long as it has work, and ends with it.
+    """Runs one agent for as long as it has work; ends with its supervisor, which starts a crashed one again.
 
     The agent is on a leash: when this actor dies, however it dies, the agent writes a checkpoint, hands its jobs
     back and leaves. When the machine dies, its lease runs out. An actor that died by mistake is started again by

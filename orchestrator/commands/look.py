@@ -141,7 +141,7 @@ def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
         sweeps = found.sweeps()
         if not sweeps:
             raise InputError("no sweep was launched here yet", place="--watch", allowed="qsweep launch digits-grid")
-        lookout = Lookout(found, ResultStore(home.results), found.find_sweep(name or sweeps[0].title))
+        lookout = Lookout(found, ResultStore(home.store), found.find_sweep(name or sweeps[0].title))
         try:
             if not as_json:
                 watch(lookout, Console())

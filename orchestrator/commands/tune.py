@@ -114,13 +114,17 @@ def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: C
 
 
 def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
-    """Print the best trials."""
+    """Print the best trials; exit with 1 if some jobs failed."""
     from db.registry import Registry
     from orchestrator.tuning.answer import read_trials, render_trials
 
     with Registry.open(home.registry) as opened:
         trials = read_trials(home, opened, sweep)
+        failed = opened.counts(sweep.id).failed
     if as_json:
         typer.echo(json.dumps({"sweep": sweep.title, "trials": [asdict(one) for one in trials]}))
     else:
         typer.echo(render_trials(sweep, trials), nl=False)
+    if failed:
+        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+        raise typer.Exit(1)

@@ -256,7 +256,7 @@ def _check_optuna() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise InputError("Optuna is not installed here", allowed="install it with: pip install optuna") from None
+        raise InputError("Optuna is not installed", allowed="install it with: pip install 'qsweep[tune]'") from None
 
 
 @contextlib.contextmanager

@@ -1,12 +1,20 @@
-"""What the tests of the orchestrator share: one real Ray for all of them."""
+"""What the tests of the orchestrator share: one real Ray for all of them, on which no test leaves anything behind."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
+from db.registry import Registry
+from tests.conftest import QSWEEP, environment
 from tests.orchestrator.ray_cluster import RayCluster, two_nodes
+
+Begin = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +22,48 @@ def cluster() -> Iterator[RayCluster]:
     """A Ray of two nodes on this machine."""
     with two_nodes() as found:
         yield found
+
+
+@pytest.fixture
+def tidy(home: Path) -> Iterator[None]:
+    """Agents that still work at the end of a test that failed find nothing left to do, and leave."""
+    yield
+    registry = Registry.open_if_present(home / "registry.db")
+    if registry is None:
+        return
+    with registry:
+        if not registry.agents():
+            return
+        for sweep in registry.sweeps():
+            registry.cancel(sweep.id)
+        deadline = time.monotonic() + 60
+        while (agents := registry.agents()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        for agent in agents:
+            if psutil.pid_exists(agent.pid):
+                psutil.Process(agent.pid).kill()
+
+
+@pytest.fixture
+def begin(home: Path, folder: Path, tidy: None) -> Iterator[Begin]:
+    """Start `qsweep` in the test's `folder` and let it run; at the end of the test it does no more."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [QSWEEP, *arguments],
+            cwd=folder,
+            env=environment(home),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()

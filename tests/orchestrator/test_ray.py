@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ import psutil
 import pytest
 
 import qsweep as api
+from db.home import Home
 from db.registry import Registry
 from db.states import FailureClass
+from orchestrator.cluster import Node, Wanted, connect, nodes, parse_memory
 from sweeps.errors import InputError
-from tests.conftest import QSWEEP, environment
+from tests.conftest import QSWEEP, Qsweep, environment
+from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
 
 pytestmark = pytest.mark.slow
@@ -57,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(home: Path, folder: Path) -> Run:
+def run(home: Path, folder: Path, tidy: None) -> Run:
     """Run `qsweep` among the decoys."""
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -100,20 +105,24 @@ def actor_of(agent: int) -> psutil.Process:
     return actor
 
 
+def test_auto_where_no_ray_runs_is_refused(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing_ray()
+    if any(one.info["name"] == "gcs_server" for one in psutil.process_iter(["name"])):
+        pytest.skip("a Ray runs on this machine")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    refused = run("launch", "mine.toml", "--backend", "ray", "--ray-address", "auto")
+    assert refused.returncode == 2, refused.stderr
+    assert "--ray-address auto: no Ray runs on this machine; HOST:PORT of a cluster" in refused.stderr
+    assert not home.exists()
+
+
 def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
-    cluster: RayCluster, run: Run, home: Path, folder: Path
+    cluster: RayCluster, begin: Begin, run: Run, home: Path
 ) -> None:
-    arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address, "--workers", "3"]
+    arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address]
     arguments += ["--lease", "6", "--set", "epochs=90"]  # long enough for everything that happens to them
-    launcher = subprocess.Popen(
-        [QSWEEP, *arguments],
-        cwd=folder,
-        env=environment(home),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    until(lambda: len(agents_at_work(home)) == 2, "an agent at work on each core")
+    launcher = begin(*arguments)
+    until(lambda: len(agents_at_work(home)) == 2, "an agent at work on each core")  # and nobody said how many
     grown = cluster.add_node()
     agents = until(lambda: len(found := agents_at_work(home)) == 3 and found, "the third agent on the new node")
     with Registry.open(home / "registry.db") as registry:
@@ -131,18 +140,25 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
         launcher.communicate()
         for gone in (on_grown[0], elsewhere[0]):
             until(lambda gone=gone: not psutil.pid_exists(gone), "an agent without its actor leaves")
-        assert psutil.pid_exists(elsewhere[1])
+        crashed = elsewhere[1]
+        actor = actor_of(crashed)
+        psutil.Process(crashed).kill()
+        until(
+            lambda: any(one != crashed and actor in psutil.Process(one).parents() for one in agents_at_work(home)),
+            "the actor of a crashed agent starts another one, without a launcher",
+        )
 
         resumed = run("resume", "mine")
         assert resumed.returncode == 0, resumed.stderr
         assert "decoy" not in resumed.stderr
-        ours = "some agents wait for room on the Ray cluster"  # three are wanted, two cores are left
+        ours = "some agents wait for room on the Ray cluster"
         assert "ray" not in resumed.stderr.replace(ours, "").lower()
         assert registry.counts(sweep.id).done == 10
         attempts = [one for row in registry.jobs(sweep.id) for one in registry.attempts(row.id)]
         assert {one.backend for one in attempts} == {"ray"}
-        assert {one.failure_class for one in attempts} <= {None, FailureClass.PREEMPTED, FailureClass.LOST}
-        assert FailureClass.PREEMPTED in {one.failure_class for one in attempts}
+        ended = {one.failure_class for one in attempts}
+        assert {FailureClass.PREEMPTED, FailureClass.CRASH} <= ended
+        assert ended <= {None, FailureClass.PREEMPTED, FailureClass.LOST, FailureClass.CRASH}
         assert max(one.resumed_from for one in attempts) > 0
     runs = api.results("mine", home=home)
     assert len(runs) == runs.job.nunique() == 10
@@ -150,11 +166,13 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     assert run("db", "check").returncode == 0
 
 
-def test_a_ray_of_our_own_outlives_the_launcher_and_ends_with_the_work(run: Run, home: Path) -> None:
+def test_a_ray_of_our_own_outlives_its_launchers_and_ends_with_the_work(run: Run, home: Path) -> None:
     missing_ray()
-    launched = run("launch", "mine.toml", "--backend", "ray", "--workers", "2", "--set", "epochs=3", "--detach")
-    assert launched.returncode == 0, launched.stderr
-    assert "2 agents started" in launched.stderr
+    for bits in (32, 4):
+        options = ["--set", "epochs=3", "--where", f"bits == {bits}", "--workers", "1", "--detach"]
+        launched = run("launch", "mine.toml", "--backend", "ray", *options)
+        assert launched.returncode == 0, launched.stderr
+        assert "1 agent started;" in launched.stderr  # one of the other selection would not do its work
     with Registry.open(home / "registry.db") as registry:
         sweep = registry.find_sweep("mine")
         until(lambda: registry.counts(sweep.id).done == 10, "the sweep finishes without its launcher")
@@ -175,16 +193,9 @@ def _environment(process: psutil.Process) -> dict[str, str]:
         return {}
 
 
-def test_ctrl_c_hands_back_what_ray_agents_hold(cluster: RayCluster, run: Run, home: Path, folder: Path) -> None:
+def test_ctrl_c_hands_back_what_ray_agents_hold(cluster: RayCluster, begin: Begin, home: Path) -> None:
     arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address, "--set", "epochs=2000"]
-    launcher = subprocess.Popen(
-        [QSWEEP, *arguments],
-        cwd=folder,
-        env=environment(home),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    launcher = begin(*arguments)
     agents = until(lambda: len(found := agents_at_work(home)) == 2 and found, "one agent a core at work")
     launcher.send_signal(signal.SIGINT)
     said = launcher.communicate(timeout=120)[1]
@@ -207,10 +218,10 @@ def test_ctrl_c_hands_back_what_ray_agents_hold(cluster: RayCluster, run: Run, h
     ],
 )
 def test_what_ray_can_not_give_is_refused_before_anything_is_written(
-    run: Run, home: Path, options: list[str], problem: str
+    here: Qsweep, home: Path, folder: Path, options: list[str], problem: str
 ) -> None:
     missing_ray()
-    refused = run("launch", "mine.toml", "--backend", "ray", *options)
+    refused = here("launch", str(folder / "mine.toml"), "--backend", "ray", *options)
     assert refused.returncode == 2, refused.stderr
     assert problem in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
@@ -244,19 +255,52 @@ def test_without_ray_the_command_line_says_how_to_get_it(home: Path, folder: Pat
         assert not home.exists()
 
 
-def test_a_node_that_can_not_do_the_work_is_named(cluster: RayCluster, tmp_path: Path) -> None:
-    """Both nodes are this machine, so the way to a home that only one of them sees is asked of the question itself."""
-    from orchestrator.backends.ray_nodes import look
+def test_a_node_that_can_not_do_the_work_is_named(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All nodes are this machine. What one process sees and another does not is what lies below its own folder."""
+    import ray
 
-    assert look(str(tmp_path), str(tmp_path / "registry.db")) is None
-    assert "does not see" in (look(str(tmp_path / "mark"), "") or "")
-    (tmp_path / "registry.db").write_bytes(b"precious notes" * 100)
-    assert "not a database" in (look(str(tmp_path), str(tmp_path / "registry.db")) or "")
+    from orchestrator.backends.ray_nodes import check_nodes
+
+    def check(**changes: Path | str) -> None:
+        check_nodes(nodes(), replace(Home.at(tmp_path / "home"), **changes))
+
+    for name in ("home", "data"):
+        (tmp_path / name).mkdir()
+    own, here = Path("/proc/self/cwd"), f"node {socket.gethostname()} can't run agents: it does not see"
+    monkeypatch.chdir(tmp_path)
+    connect(cluster.address)
+    try:
+        check(data=tmp_path / "data")
+        check(data=tmp_path / "nowhere")  # where the launcher has none, no node needs any
+        with pytest.raises(InputError, match=f"{here} {own}/home, where the home"):
+            check(root=own / "home")
+        with pytest.raises(InputError, match=f"{here} {own}/data, where the data sets are"):
+            check(data=own / "data")
+        (tmp_path / "registry.db").write_bytes(b"precious notes" * 100)
+        with pytest.raises(InputError, match="not a database"):
+            check(registry=f"sqlite:///{tmp_path}/registry.db")
+    finally:
+        ray.shutdown()
+    assert not list(tmp_path.rglob(".qsweep-*"))
+
+
+def test_auto_is_the_cluster_of_the_environment(cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(InputError, match=r"--ray-address 127\.0\.0\.1:9: nothing answers there"):
+        connect("auto")
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        assert connect("auto") == cluster.address
+        assert len(nodes()) >= 2
+    finally:
+        ray.shutdown()
 
 
 def test_agents_fit_a_node_by_its_scarcest_resource() -> None:
-    from orchestrator.cluster import Node, Wanted, parse_memory
-
     node = Node(id="", host="a", cpus=8, gpus=2, memory=40e9)
     assert Wanted().on([node]).fit(node) == 2
     assert Wanted(gpus=0.5).on([node]).fit(node) == 4

@@ -28,6 +28,9 @@ def test_results_at_a_url_are_found_by_every_command_and_the_home_keeps_none(
     answer = qsweep("query", "SELECT count(*) AS n FROM runs", "--format", "json")
     assert json.loads(answer.stdout) == [{"n": 2}], answer.stderr
     assert qsweep("db", "check").returncode == 0
+    watched = qsweep("status", "--watch", "--json")
+    assert watched.returncode == 0, watched.stderr
+    assert sum(one["models"] for one in json.loads(watched.stdout.splitlines()[-1])["means"].values()) == 2
     elsewhere = qsweep(*SWEEP, "--results", f"file://{tmp_path}/other")
     assert elsewhere.returncode == 2
     assert f"the results of this home lie in {url}" in elsewhere.stderr

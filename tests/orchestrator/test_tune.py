@@ -12,20 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from rich.console import Console
 
 import qsweep as api
+from db.home import Home
 from db.registry import Registry
 from db.rows import JobRow
 from db.states import FailureClass, State, SweepState
+from orchestrator.selection import read_selection
 from orchestrator.tuning.run import _interrupts
 from orchestrator.tuning.space import Space, drawn_jobs
 from sweeps.errors import InputError
 from sweeps.files import read_sweep
 from sweeps.tuning import METRICS, Mode, Scheduler, Search, Tuning, check_metric
-from tests.conftest import QSWEEP, environment
+from tests.conftest import QSWEEP, Qsweep, environment
+from tests.db.conftest import agent_info, claim
+from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
 from workers.cohort import Cohort
 from workers.data import load
@@ -64,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(home: Path, folder: Path) -> Run:
+def run(home: Path, folder: Path, tidy: None) -> Run:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [QSWEEP, *arguments],
@@ -145,38 +150,76 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
 
 
 @pytest.mark.slow
-def test_an_interrupted_tuning_by_optuna_is_resumed_from_the_registry_alone(
-    cluster: RayCluster, run: Run, home: Path, folder: Path
+@pytest.mark.fault
+def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its_driver(
+    cluster: RayCluster, begin: Begin, run: Run, home: Path
 ) -> None:
-    arguments = ["tune", "tuned.toml", "--search", "optuna", "--scheduler", "none", "--samples", "4"]
-    arguments += ["--ray-address", cluster.address, "--set", "epochs=90"]
-    process = subprocess.Popen(
-        [QSWEEP, *arguments],
-        cwd=folder,
-        env=environment(home),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    arguments = ["tune", "tuned.toml", "--search", "optuna", "--scheduler", "none", "--samples", "3", "--lease", "6"]
+    arguments += ["--ray-address", cluster.address, "--set", "epochs=60"]
+    driver = begin(*arguments)
     until(lambda: _reported(home) > 5, "a few epochs")
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 130, said
-    assert "go on with: qsweep resume tuned@tune-" in said
     with Registry.open(home / "registry.db") as registry:
+        sweep = registry.find_sweep("tuned")
+        victim, *_ = (row for row in registry.jobs(sweep.id, state=State.RUNNING) if registry.reports([row.id]))
+        agent = next(one for one in registry.agents() if one.id == registry.attempts(victim.id)[-1].agent_id)
+        actor = psutil.Process(agent.pid).parents()[1]
+        assert "ray::" in actor.cmdline()[0]
+        actor.kill()
+        until(lambda: registry.attempts(victim.id)[0].failure_class, "an agent without its actor hands its job back")
+        known = len(registry.reports([victim.id])[victim.id])
+        until(lambda: len(registry.reports([victim.id])[victim.id]) > known, "another actor goes on")
+
+        driver.send_signal(signal.SIGINT)
+        said = driver.communicate(timeout=120)[1]
+        assert driver.returncode == 130, said
+        assert "go on with: qsweep resume tuned@tune-" in said
         sweep = registry.find_sweep("tuned")
         assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning was interrupted")
         assert registry.counts(sweep.id).running == 0
-        begun = {row.identity: row.progress for row in rows_of(registry).values() if row.state is State.QUEUED}
+        begun = {row.id: row.progress for row in registry.jobs(sweep.id, state=State.QUEUED)}
         assert begun
-        resumed = run("resume", "tuned", "--ray-address", cluster.address)
-        assert resumed.returncode == 0, resumed.stderr
+
+        known = _reported(home)
+        driver = begin("resume", "tuned", "--ray-address", cluster.address, "--lease", "6")
+        until(lambda: _reported(home) > known + 5, "a few epochs more, from the registry alone")
+        agents = [one.pid for one in registry.agents()]
+        driver.kill()
+        until(lambda: not any(psutil.pid_exists(one) for one in agents), "no agent outlives its tuning")
+
+        again = run(*arguments)
+        assert again.returncode == 0, again.stderr
+        assert "3/3 trials ended, 0 of them early" in again.stderr
         rows = rows_of(registry)
         assert {row.state for row in rows.values()} == {State.DONE}
-        assert 1 <= len(rows) <= 4
-        for identity, progress in begun.items():
-            assert registry.attempts(rows[identity].id)[-1].resumed_from == progress
-    assert "4/4 trials ended, 0 of them early" in resumed.stderr
+        assert 1 <= len(rows) <= 3
+        attempts = {row.id: registry.attempts(row.id) for row in rows.values()}
+    assert all(steps in {one.resumed_from for one in attempts[number]} for number, steps in begun.items())
+    assert attempts[victim.id][0].failure_class is FailureClass.PREEMPTED
+    for *before, last in attempts.values():
+        assert last.failure_class is None
+        assert {one.failure_class for one in before} <= {FailureClass.PREEMPTED, FailureClass.LOST}
+    runs, epochs = api.results("tuned", home=home), api.results("tuned", "epochs", home=home)
+    assert sorted(runs.job) == sorted(rows)
+    assert all(epochs[epochs.job == job].epoch.tolist() == list(range(1, 61)) for job in rows)
+    assert run("db", "check").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_tuning_whose_trial_failed_says_so_and_ends_with_1(
+    cluster: RayCluster, run: Run, home: Path, folder: Path
+) -> None:
+    (job, *_) = read_selection(str(folder / "tuned.toml"), changes=["val_fraction=0.1"]).jobs
+    Home.at(home).prepare()
+    with Registry.open(home / "registry.db", create=True) as registry:
+        sweep, agent = registry.add_sweep(name="other", label="a", spec="{}", size=1), registry.enlist(agent_info())
+        registry.register(sweep.id, [job])
+        registry.fail(agent, claim(registry, agent, 1), FailureClass.TIMEOUT, "too long")
+        registry.retire(agent)
+    tuned = run("tune", "tuned.toml", "--samples", "1", "--ray-address", cluster.address)
+    assert tuned.returncode == 1, tuned.stderr
+    assert f"job {job.identity[:12]} failed: timeout" in tuned.stderr
+    assert "1 jobs failed; see: qsweep jobs tuned@tune-" in tuned.stderr
+    assert "**Best trials by val_loss**" in tuned.stdout
 
 
 def test_a_ctrl_c_whose_exception_was_lost_is_heard_at_the_next_step() -> None:
@@ -229,10 +272,10 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
     ],
 )
 def test_a_tuning_that_makes_no_sense_is_refused_before_anything_is_written(
-    run: Run, home: Path, options: list[str], problem: str
+    here: Qsweep, home: Path, folder: Path, options: list[str], problem: str
 ) -> None:
     missing_ray()
-    refused = run("tune", "tuned.toml", *options)
+    refused = here("tune", str(folder / "tuned.toml"), *options)
     assert refused.returncode == 2, refused.stderr
     assert problem in refused.stderr
     assert not home.exists()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import queue
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -19,6 +18,7 @@ from db.registry import Registry
 from db.rows import Claim, Head
 from workers.agent.endings import StoppedEarly
 from workers.agent.loop import Agent
+from workers.agent.saying import say
 from workers.agent.workplace import Workplace
 from workers.cohort import Cohort
 
@@ -90,5 +90,4 @@ class DirectedAgent(Agent):
 
 
 def _say(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+    say(json.dumps(message) + "\n")
