@@ -21,7 +21,7 @@ import qsweep as api
 from db.home import Home
 from db.registry import Registry
 from db.rows import AttemptRow, Scope
-from db.states import FailureClass
+from db.states import FailureClass, State
 from orchestrator.backends.base import Fleet
 from orchestrator.backends.slurm import SlurmBackend, commands
 from orchestrator.machine import Machine
@@ -105,9 +105,10 @@ def registry(home: Path) -> Callable[[], Registry]:
 
 
 def past_the_first_steps(registry: Callable[[], Registry]) -> int:
+    """How many jobs run and have a checkpoint of that."""
     with registry() as opened:
-        notes = [json.loads(agent.note) for agent in opened.agents() if agent.note]
-    return sum(note["jobs"] for note in notes if note["step"] > 20)
+        rows = opened.jobs(opened.find_sweep("slurm").id, state=State.RUNNING)
+    return sum(row.progress > 20 for row in rows)
 
 
 def done(registry: Callable[[], Registry]) -> int:
