@@ -104,8 +104,11 @@ class LsqWeights:
     def differentiate(self, rounding: Rounding, slopes: Tensor, step_slopes: Tensor) -> None:
         """Turn ∂v̂ in `slopes` (M, ω) into ∂v, in place, and write ∂s to `step_slopes` (M, layers)."""
         shares = shares_of_steps(rounding, slopes)
+        # A GPU shares a sum out among its threads by the number of rows, and that depends on the neighbours.
+        runs = range(len(shares)) if shares.is_cuda else (slice(None),)
         for layer, part in enumerate(torch.split(shares, list(self._counts), 1)):
-            torch.sum(part, 1, out=step_slopes[:, layer])
+            for run in runs:
+                torch.sum(part[run], -1, out=step_slopes[run, layer])
         step_slopes.mul_(self._scale)
 
 
