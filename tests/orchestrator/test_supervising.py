@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,8 @@ from db.registry import Registry
 from db.states import FailureClass
 from orchestrator import serving
 from orchestrator.memory import oom_kills
-from orchestrator.supervisor import diagnose
+from orchestrator.supervisor import diagnose, stay
+from orchestrator.upkeep import End
 from sweeps.job import Job
 from sweeps.training import Training
 from tests.conftest import environment
@@ -70,7 +72,8 @@ EAT = "import sys; held = []\nwhile True: held.append(b'x' * 10**7)"
 WATCH = f"""
 import subprocess, sys
 from orchestrator.memory import oom_kills
-from orchestrator.supervisor import diagnose
+from orchestrator.supervisor import diagnose, stay
+from orchestrator.upkeep import End
 before = oom_kills()
 code = subprocess.run([sys.executable, "-c", {EAT!r}]).returncode
 print(diagnose(code, out_of_memory=oom_kills() > before)[0])
@@ -139,7 +142,7 @@ def said(log: Path, words: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_place_is_kept_while_the_registry_is_away_until_it_is_told_to_leave_or_the_work_is_done(
+def test_a_place_is_kept_while_the_registry_is_away_and_its_next_agent_does_the_work(
     server: serving.Server, home: Path, tmp_path: Path
 ) -> None:
     with Registry.open(server.url, create=True) as registry:
@@ -147,21 +150,27 @@ def test_a_place_is_kept_while_the_registry_is_away_until_it_is_told_to_leave_or
         registry.register(sweep.id, [Job(training=Training.from_settings(DIGITS))])
     serving.stop(server)
     command = [sys.executable, "-m", "orchestrator.supervisor", "--home", str(home), "--lease", "30", "--stay"]
-    for told in (True, False):
-        log = tmp_path / f"log-{told}"
-        with log.open("w") as output:
-            surroundings = environment(home, {"QSWEEP_REGISTRY": server.url})
-            staying = subprocess.Popen(command, env=surroundings, stdout=output, stderr=output)
-        try:
-            said(log, "the agent ended with 4 and is started again in 5 s")
-            if told:
-                staying.terminate()
-            else:
-                serving.start(server)
-            assert staying.wait(4 if told else 120) == Exit.LEFT, log.read_text()
-        finally:
-            staying.kill()
-            staying.wait()
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        surroundings = environment(home, {"QSWEEP_REGISTRY": server.url})
+        staying = subprocess.Popen(command, env=surroundings, stdout=output, stderr=output)
+    try:
+        said(log, "the agent ended with 4 and is started again in 5 s")
+        serving.start(server)
+        assert staying.wait(120) == Exit.LEFT, log.read_text()
+    finally:
+        staying.kill()
+        staying.wait()
     with Registry.open(server.url) as registry:
         assert registry.counts(sweep.id).done == 1
         assert [one.state.value for one in registry.agents(state=None)] == ["retired"]
+
+
+def test_who_waits_for_the_registry_hears_that_it_shall_leave() -> None:
+    heard: list[int] = []
+    said: list[str] = []
+    threading.Timer(0.5, heard.append, [signal.SIGTERM]).start()
+    began = time.monotonic()
+    assert stay(lambda: End(code=Exit.REGISTRY_GONE), heard, said.append) is None
+    assert time.monotonic() - began < 3
+    assert said == ["the agent ended with 4 and is started again in 5 s"]
