@@ -70,7 +70,7 @@ class Cohort:
         self.steps = self._steps_per_epoch * first.recipe.epochs
         self._network = NETWORKS[first.model.name](first.model, first.data)
         self.layout = self._network.layout
-        self._arithmetic = arithmetic_of(form, first.recipe.precision, dtype, device)
+        self._arithmetic = arithmetic_of(form, first.recipe.precision, dtype, device, slots=slots)
         self._device, self._dtype = device, dtype
         self._source = source_of(images, first.recipe, device, dtype)
         self._start = start

@@ -163,7 +163,7 @@ def test_forms_agree_on_the_losses_of_a_whole_training(digits: Images, form: For
 def test_a_form_without_a_precision_refuses_it() -> None:
     for form in set(Form) - set(forms_of("bf16", "cuda")):
         with pytest.raises(ValueError, match=form.value):
-            arithmetic_of(form, "bf16", torch.float32, CPU)
+            arithmetic_of(form, "bf16", torch.float32, CPU, slots=2)
     for device in ("cpu x86_64 AVX2", "cuda NVIDIA H200"):
         for precision in ("fp32", "tf32", "bf16"):
             for name in ("digits", "cifar10"):

@@ -66,6 +66,22 @@ def test_neighbours_and_slots_change_no_bit(
         assert_same_bits(together[member], alone)
 
 
+@pytest.mark.parametrize("slots", [2, 3, 5, 8])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_place_changes_no_bit_where_no_slot_is_vacant(digits: Images, form: Form, slots: int) -> None:
+    """The last places are where vectorized kernels treat what fills no vector otherwise."""
+    trainings = [training(width=9, depth=2, seed=seed) for seed in range(slots)]
+    found: list[list[dict[str, Any]]] = []
+    for turn in range(slots):
+        turned = cohort_of(trainings[turn:] + trainings[:turn], digits, form, slots=slots)
+        for _ in range(2):
+            turned.step()
+        found.append([turned.state((member - turn) % slots) for member in range(slots)])
+    for states in found[1:]:
+        for one, other in zip(found[0], states, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in ("parameters", "statistics", "losses"))
+
+
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("form", list(Form))
 def test_a_diverging_neighbour_changes_no_bit(digits: Images, form: Form) -> None:

@@ -115,7 +115,7 @@ def test_a_training_pass_has_torchvisions_loss_and_gradients_in_every_form(
     draw = torch.Generator().manual_seed(0)
     pictures, labels = torch.randn(6, 3, 64, 64, dtype=torch.float64, generator=draw), torch.arange(6)
     stages = leaf_tensors(stage_tensors(network.layout, parameters, parameters, statistics))
-    logits, *_ = network.train(pictures, stages, arithmetic_of(form, "fp32", torch.float64, CPU))
+    logits, *_ = network.train(pictures, stages, arithmetic_of(form, "fp32", torch.float64, CPU, slots=1))
     loss = torch.nn.functional.cross_entropy(logits[0].t(), labels)
     slopes = torch.autograd.grad(loss, trained(stages))
     net.double().train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,8 +16,15 @@ from workers.models.convolved import Convolved
 TENSOR_CORE = 8
 """Channels come in multiples of this many on a GPU: its matrix units take no others, or take them slowly."""
 
+COLUMNS = 64
+"""Channels of all models side by side come in multiples of this many on a processor. Its kernels (PyTorch's sum over
+columns takes four vectors at once) add up what is left over in another order: a model's bits would depend on its place.
+"""
 
-def arithmetic_of(form: Form, precision: str, dtype: torch.dtype, device: torch.device) -> Arithmetic[Any]:
+
+def arithmetic_of(
+    form: Form, precision: str, dtype: torch.dtype, device: torch.device, *, slots: int
+) -> Arithmetic[Any]:
     """How a cohort with parameters of `dtype` computes. ValueError if the form has no such precision."""
     reduced = precision == "bf16"
     if form in (Form.GATHER, Form.BLOCKS):
@@ -24,5 +32,9 @@ def arithmetic_of(form: Form, precision: str, dtype: torch.dtype, device: torch.
             raise ValueError(f"the form {form.value} does not compute in bf16")
         return Gathered() if form is Form.GATHER else Blocked()
     kind = Chained if form.compiled else Convolved
-    multiple = TENSOR_CORE if device.type == "cuda" else 1
+    multiple = 1
+    if device.type == "cuda":
+        multiple = TENSOR_CORE
+    elif form.grouped and slots > 1:
+        multiple = COLUMNS // math.gcd(COLUMNS, slots)
     return kind(grouped=form.grouped, dtype=torch.bfloat16 if reduced else dtype, multiple=multiple)
