@@ -245,7 +245,7 @@ def test_a_launch_replaces_what_died_leaves_what_was_cancelled_and_can_be_told_t
 
         assert [(one["agents"], one["fleet"]) for one in starts(home)] == [(2, 2), (1, 2)]
         watching = launcher(folder, home, slurm, log, "resume", "slurm")
-        until(lambda: "8 jobs to do" in log.read_text(), "it watches again")
+        until(lambda: "0/8 done" in log.read_text(), "it watches again")
         for one in elements(slurm):
             time.sleep(2.5)  # longer than an answer of Slurm's is good
             assert watching.poll() is None

@@ -226,6 +226,7 @@ def test_a_ctrl_c_whose_exception_was_lost_is_heard_at_the_next_step() -> None:
     missing_ray()
     from orchestrator.tuning.news import News
 
+    before = signal.getsignal(signal.SIGINT)
     with _interrupts() as interrupts:
         news = News(Console(), "tuned", Tuning(metric="val_loss"), 1, interrupts)
         news.on_step_begin(1, [])
@@ -235,7 +236,7 @@ def test_a_ctrl_c_whose_exception_was_lost_is_heard_at_the_next_step() -> None:
             pytest.fail("the signal did not come")
         with pytest.raises(KeyboardInterrupt):
             news.on_step_begin(2, [])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def _reported(home: Path) -> int:
