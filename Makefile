@@ -21,10 +21,10 @@ demo: .venv/ready ## Train all 972 models of the digits grid and print the paper
 	$(BIN)/qsweep launch digits-grid
 
 test: .venv/ready lint ## Run every test
-	$(BIN)/pytest --numprocesses 3 --dist worksteal
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 quick: .venv/ready ## Run the tests that take no longer than a few seconds
-	$(BIN)/pytest --numprocesses 3 --dist worksteal -m 'not slow and not fault'
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m 'not slow and not fault'
 
 lint: .venv/ready ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
