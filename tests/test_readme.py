@@ -44,6 +44,7 @@ def test_every_block_has_a_known_mark() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_quick_commands_run(qsweep: Qsweep) -> None:
     for program, *arguments in commands(""):
         assert program in ("qsweep", "make")
@@ -97,6 +98,7 @@ def test_the_cifar_commands_run_on_the_real_images(qsweep: Qsweep) -> None:
     assert "1/243" in answer.stdout
 
 
+@pytest.mark.slow
 def test_the_sweep_file_can_be_launched(qsweep: Qsweep, tmp_path: Path) -> None:
     (text,) = blocks("toml", "")
     path = tmp_path / "mine.toml"

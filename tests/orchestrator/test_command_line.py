@@ -92,6 +92,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
     assert "[axes.learning_rate]" in here("sweeps", "cifar10-grid").stdout
 
 
+@pytest.mark.slow
 def test_plan_shows_cohorts_memory_disk_and_time_and_starts_nothing(qsweep: Qsweep) -> None:
     answer = qsweep("plan", "cifar10-grid", "--where", "bits == 2", "--json")
     plan = json.loads(answer.stdout)

@@ -77,6 +77,7 @@ def test_distortions_of_a_folder_fill_the_papers_tables(
         assert theirs[6:10] == ["1.857", "1.180", "1.273", "1.431"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -124,6 +124,7 @@ def test_a_plan_knows_what_is_done_and_what_it_took(qsweep: Qsweep) -> None:
     assert "none: every job is done" in qsweep("plan", *without).stdout
 
 
+@pytest.mark.slow
 def test_a_shell_completes_launched_sweeps_by_name_and_variant(qsweep: Qsweep, tmp_path: Path) -> None:
     def completed(line: str) -> set[str]:
         environment = {"_QSWEEP_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}

@@ -36,6 +36,7 @@ def test_results_at_a_url_are_found_by_every_command_and_the_home_keeps_none(
     assert f"the results of this home lie in {url}" in elsewhere.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "message"),
     [

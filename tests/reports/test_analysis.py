@@ -243,6 +243,7 @@ def test_flatness_is_compared_by_measure_convention_and_precision() -> None:
     assert "Lower than FP32 in 126 of 126" in claim.reason
 
 
+@pytest.mark.slow
 def test_the_text_is_the_same_for_any_order_of_the_rows_and_the_json_is_finite() -> None:
     where = "depth == 2 and width == 8"
     assert analysis_of(where=where) == analysis_of(order=9, where=where)

@@ -43,6 +43,7 @@ def page() -> str:
     return page_of(made_source(where=SMALL))
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes_and_in_another_order_the_same_numbers(page: str) -> None:
     assert page_of(made_source(where=SMALL)) == page
     shuffled = page_of(made_source(where=SMALL, order=4))
@@ -76,6 +77,7 @@ def hostile_source() -> MadeSource:
     return source
 
 
+@pytest.mark.slow
 def test_names_and_errors_are_shown_as_text() -> None:
     page = page_of(hostile_source())
     assert page.count("<script") == 2

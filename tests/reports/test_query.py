@@ -345,12 +345,12 @@ def test_python_gets_data_frames(made: Made) -> None:
         api.results("made", "epoch", home=made.home.root)
 
 
-@pytest.mark.slow
 def _hear_ctrl_c() -> None:
     """What a shell starts in the background ignores SIGINT, and so would its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_a_query_that_takes_too_long_can_be_interrupted(home: Path, tmp_path: Path) -> None:
     launch(home_at(home.parent))
     endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"

@@ -31,6 +31,7 @@ def tensors(cohort: Cohort, member: int, one: Training) -> dict[str, torch.Tenso
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", UNCOMPILED)
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_mixed_cohort_equals_plain_models_trained_alone(digits: Images, form: Form, depth: int) -> None:
@@ -103,11 +104,13 @@ def calm(model: str, **settings: Any) -> list[Training]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_mobilenets_side_by_side_equal_plain_ones_trained_alone(digits: Images) -> None:
     assert_equal_to_plain_models(digits, list(Form), calm("mobilenet"), steps=3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_vggs_side_by_side_equal_plain_ones_trained_alone(digits: Images) -> None:
     """On noise from a continuum: where two pixels under a maximum are equal, and whole numbers times quantized

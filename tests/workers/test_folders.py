@@ -307,6 +307,7 @@ def test_imagenet_that_is_not_there_is_named() -> None:
         find(data, Path("/nonexistent"), download=True)
 
 
+@pytest.mark.slow
 def test_the_processes_that_decode_end_with_the_agent_even_if_that_is_killed(place: Path) -> None:
     program = (
         "import sys, time, json, torch\n"

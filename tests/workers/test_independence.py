@@ -40,6 +40,7 @@ def assert_same_bits(one: Result, other: Result) -> None:
         assert torch.equal(tensor, other.model[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "depth", "width", "batch_size"),
     [
@@ -82,6 +83,7 @@ def test_the_place_changes_no_bit_where_no_slot_is_vacant(digits: Images, form: 
             assert all(torch.equal(one[name], other[name]) for name in ("parameters", "statistics", "losses"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("form", list(Form))
 def test_a_diverging_neighbour_changes_no_bit(digits: Images, form: Form) -> None:
@@ -102,6 +104,7 @@ def poisoned(digits: Images, form: Form, trainings: list[Training], *, slots: in
     return cohort
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("form", list(Form))
 def test_a_neighbour_of_nan_changes_no_bit_and_is_called_diverged(digits: Images, form: Form) -> None:
@@ -123,6 +126,7 @@ def test_a_neighbour_of_nan_changes_no_bit_and_is_called_diverged(digits: Images
     assert [row["train_loss"] for row in results[2].epochs] == [None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "select_by", "stop"),
     [

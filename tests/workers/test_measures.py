@@ -72,6 +72,7 @@ def test_every_measure_of_sweeps_has_its_implementation() -> None:
     assert sorted([*BOUNDS, Distortion.name]) == sorted(MEASURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CONVENTIONS)))
 def test_a_search_takes_the_oracles_path(trained: list[tuple[Training, Model]], digits: Images, number: int) -> None:
     measure = CONVENTIONS[number]

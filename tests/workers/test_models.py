@@ -93,6 +93,7 @@ USUAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "made", "known"), USUAL)
 def test_usual_widths_have_the_parameters_of_the_usual_networks(
     model: Model, made: Callable[[], torch.nn.Module], known: int | None

@@ -103,6 +103,7 @@ def test_the_engine_evaluates_as_torchvisions_own_network_does(model: Model, tmp
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-8 * float(wanted.abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("form", list(Form))
 @pytest.mark.parametrize(("model", "made"), SMALL_ONES, ids=lambda one: getattr(one, "label", ""))
