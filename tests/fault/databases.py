@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from orchestrator import serving
 from tests.fault.trial import Database
+from tests.postgres import running_server
 
 MakeDatabase = Callable[[], Database]
 
@@ -26,18 +24,8 @@ def databases(name: str) -> Iterator[MakeDatabase]:
     if name == "sqlite":
         yield lambda: Database(name="sqlite")
         return
-    folder = Path(tempfile.mkdtemp(prefix="qsweep-fault-pg-"))
-    folder.chmod(0o711)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = serving.Server(folder=folder / "pg", passwords=folder / "postgres.pgpass", host=serving.LOCAL, port=port)
-    serving.start(server)
-    try:
+    with running_server() as server:
         yield lambda: _fresh(server)
-    finally:
-        serving.stop(server)
-        shutil.rmtree(folder)
 
 
 RESTARTING = threading.Lock()

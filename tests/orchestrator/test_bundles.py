@@ -323,6 +323,7 @@ def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
 def test_a_bundle_without_data_says_so_and_takes_it_from_a_folder(qsweep: Qsweep, far: Far, tmp_path: Path) -> None:
     qsweep("pack", *SHORT, "--out", str(tmp_path / "far.zip"))
     with zipfile.ZipFile(tmp_path / "far.zip") as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".pyc")]
         archive.extractall(tmp_path / "far")
     data = tmp_path / "given"
     (tmp_path / "far" / "data").rename(data)

