@@ -15,10 +15,37 @@ import torch
 from db.registry import Registry
 from db.states import State
 from orchestrator.cli import main
+from sweeps import processes
+from workers.environment import KEEP_MEMORY
 
 torch.set_num_threads(1)  # as in an agent: with more, sums have another order, and the results other last bits
 
-QSWEEP = str(Path(sys.executable).with_name("qsweep"))
+SCRIPT = str(Path(sys.executable).with_name("qsweep"))
+QSWEEP = (*processes.PYTHON, "orchestrator.cli")
+"""What the command line of `qsweep` begins with."""
+PRELOADED = (
+    "orchestrator.cli",
+    "orchestrator.launcher",
+    "orchestrator.planner",
+    "orchestrator.supervisor",
+    "orchestrator.tuning",
+    "reports.answers",
+    "reports.evidence",
+    "reports.figures",
+    "reports.query",
+    "workers.agent.__main__",
+    "workers.bundle.agent",
+    "workers.bundle.command",
+    "workers.calibration",
+    "workers.landscape.__main__",
+    "workers.probe",
+    "sklearn.datasets",
+    "alembic.command",
+    "psycopg",
+    "duckdb",
+)
+"""What a process of a test would import. All of it is imported once, and each process is forked."""
+processes.warm_up(*PRELOADED, environment={**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 Qsweep = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -43,8 +70,8 @@ def qsweep(home: Path, tmp_path: Path) -> Qsweep:
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         extra = options.pop("environment", None)
         assert extra is None or isinstance(extra, dict)
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            [QSWEEP, *arguments],
+        return processes.run(  # type: ignore[call-overload,no-any-return]
+            [*QSWEEP, *arguments],
             env=environment(home, extra),
             cwd=folder,
             capture_output=True,

@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.machine import Machine
 from orchestrator.supervisor import scope_options
+from sweeps import processes
 from sweeps.errors import InputError
 from workers.environment import KEEP_MEMORY
 
@@ -27,8 +27,7 @@ def worker_command(fleet: Fleet) -> list[str]:
     """The command line of one agent. The registry's URL goes through the environment: it may hold a password."""
     home = fleet.home
     command = [
-        sys.executable,
-        "-m",
+        *processes.PYTHON,
         "orchestrator.supervisor",
         "--home",
         str(home.root),
@@ -113,7 +112,7 @@ class LocalBackend(Backend):
     def _launch(self, fleet: Fleet, place: int, log: Path) -> subprocess.Popen[bytes]:
         gpu = place if fleet.gpus else None
         with (log / "supervisors.log").open("ab") as output:
-            process = subprocess.Popen(
+            process = processes.start(
                 worker_command(fleet),
                 env=worker_environment(fleet.home, threads=1, gpu=gpu),
                 stdin=subprocess.DEVNULL,
