@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.code import STAMP, code_version
+from sweeps.code import code_version, is_intact
 
 LOADED = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_")
 """Beginnings of variables that are read when a process or a library is loaded: a fork is too late for others."""
@@ -134,7 +134,7 @@ class ForkServer:
         if search == own:
             return True
         first, _, rest = search.partition(os.pathsep)
-        return rest == own and Path(first).name == code_version() and (Path(first) / STAMP).is_file()
+        return rest == own and Path(first).name == code_version() and is_intact(Path(first))
 
     def fork(self, request: Mapping[str, Any], files: Sequence[int]) -> int:
         """The pid of a new child of this process, which runs what the request says."""

@@ -45,6 +45,12 @@ PRELOADED = (
     "duckdb",
 )
 """What a process of a test would import. All of it is imported once, and each process is forked."""
+
+
+def pytest_sessionfinish() -> None:
+    processes.cool_down()
+
+
 processes.warm_up(*PRELOADED, environment={**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 Qsweep = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -33,8 +33,8 @@ from workers.measures.distortion import Known
 log = logging.getLogger(__name__)
 
 IDLE = "QSWEEP_IDLE"
-"""The variable that holds the seconds after which an agent leaves, if all that it could wait for is that others fail: where it occupies a node
-that somebody else could use."""
+"""The variable that holds the seconds after which an agent leaves, if all that it could wait for is that others fail:
+where it occupies a node that somebody else could use."""
 WAIT = 1.0
 """Seconds after which an idle agent looks again for work that may come back."""
 
