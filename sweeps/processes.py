@@ -10,6 +10,7 @@ cold process runs: see `ForkServer.fits`.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import inspect
 import json
@@ -70,6 +71,7 @@ def warm_up(*preload: str, environment: Mapping[str, str]) -> None:
     global _server
     if _server is None and sys.platform == "linux" and EXECUTE is not None:
         _server = ForkServer.started(preload, environment)
+        atexit.register(cool_down)
 
 
 def cool_down() -> None:
