@@ -62,6 +62,7 @@ def serve(connection: socket.socket, environment: Mapping[str, str]) -> NoReturn
         answer, its = os.pipe()
         middle = os.fork()
         if middle == 0:
+            middle = os.getpid()
             child = os.fork()
             if child:
                 os.write(its, str(child).encode())
@@ -69,6 +70,8 @@ def serve(connection: socket.socket, environment: Mapping[str, str]) -> NoReturn
             os.close(answer)
             os.close(its)
             connection.close()
+            while os.getppid() == middle:  # its end makes this process the client's child
+                time.sleep(0.0002)
             _become(request, files[1:], environment)
         os.close(its)
         os.waitpid(middle, 0)
@@ -80,7 +83,6 @@ def serve(connection: socket.socket, environment: Mapping[str, str]) -> NoReturn
 
 def _become(request: Mapping[str, Any], files: Sequence[int], environment: Mapping[str, str]) -> NoReturn:
     """Turn this fork into the process that was asked for, and be it to its end."""
-    born = os.getppid()
     if request["new_session"]:
         os.setsid()
     given = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, ABOVE) for file in files]  # out of the way of all numbers asked
@@ -103,8 +105,6 @@ def _become(request: Mapping[str, Any], files: Sequence[int], environment: Mappi
     _take_code(os.environ.get("PYTHONPATH", "").partition(os.pathsep)[0])
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())  # type: ignore[union-attr]
-    while os.getppid() == born and born != 1:  # until the middle process is gone
-        time.sleep(0.0002)
     _live(*request["command"][2:])
 
 

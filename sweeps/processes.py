@@ -195,7 +195,10 @@ LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE, r
 
 
 def _adopt(wanted: bool) -> None:
-    """Whether orphans among this process's descendants become its children: a fork's middle process ends at once."""
+    """Whether orphans among this process's descendants become its children: a fork's middle process ends at once.
+
+    Another orphan of the same moment comes along. It does no harm: at its end it is a zombie, which counts as dead.
+    """
     ctypes.CDLL(None).prctl(SUBREAPER, int(wanted), 0, 0, 0)
 
 

@@ -46,13 +46,18 @@ PRELOADED = (
 )
 """What a process of a test would import. All of it is imported once, and each process is forked."""
 
-
-def pytest_sessionfinish() -> None:
-    processes.cool_down()
-
-
-processes.warm_up(*PRELOADED, environment={**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 Qsweep = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever runs tests gets a fork server: each of xdist's workers, or the one process that there is."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        processes.warm_up(*PRELOADED, environment={**os.environ, **KEEP_MEMORY, **threads})
+
+
+def pytest_unconfigure() -> None:
+    processes.cool_down()
 
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
