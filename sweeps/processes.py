@@ -46,14 +46,21 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 
 def run(
-    command: Sequence[str], *, timeout: float | None = None, check: bool = False, **options: Any
+    command: Sequence[str],
+    *,
+    input: str | bytes | None = None,
+    timeout: float | None = None,
+    check: bool = False,
+    **options: Any,
 ) -> subprocess.CompletedProcess[Any]:
     """Run such a command line to its end, as `subprocess.run` does."""
+    if input is not None:
+        options["stdin"] = subprocess.PIPE
     if options.pop("capture_output", False):
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with start(command, **options) as process:
         try:
-            output, errors = process.communicate(timeout=timeout)
+            output, errors = process.communicate(input, timeout=timeout)
         except BaseException:
             process.kill()
             raise

@@ -46,6 +46,8 @@ PRELOADED = (
 )
 """What a process of a test would import. All of it is imported once, and each process is forked."""
 
+SURROUNDINGS = dict(os.environ)
+"""As they were before any library changed them: cv2 does."""
 Qsweep = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -53,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Whoever runs tests gets a fork server: each of xdist's workers, or the one process that there is."""
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        processes.warm_up(*PRELOADED, environment={**os.environ, **KEEP_MEMORY, **threads})
+        processes.warm_up(*PRELOADED, environment={**SURROUNDINGS, **KEEP_MEMORY, **threads})
 
 
 def pytest_unconfigure() -> None:
@@ -62,7 +64,7 @@ def pytest_unconfigure() -> None:
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a command with its home at `home`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QSWEEP_")}
+    kept = {name: value for name, value in SURROUNDINGS.items() if not name.startswith("QSWEEP_")}
     return kept | {"QSWEEP_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(extra or {})}
 
 

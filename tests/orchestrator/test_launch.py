@@ -16,7 +16,7 @@ import pytest
 import qsweep as api
 from db.registry import Registry
 from sweeps import processes
-from tests.conftest import QSWEEP, Qsweep, environment, wait_until_training
+from tests.conftest import QSWEEP, SCRIPT, Qsweep, environment, wait_until_training
 
 pytestmark = pytest.mark.slow
 
@@ -170,8 +170,8 @@ def test_decoys_in_the_current_folder_change_nothing(home: Path, tmp_path: Path)
         (decoys / name).mkdir(parents=True)
         (decoys / name / "__init__.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
         (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
-    command = [*QSWEEP, "launch", "digits-grid", "--set", "epochs=1", "--limit", "2", "--workers", "1"]
-    answer = processes.run(
+    command = [SCRIPT, "launch", "digits-grid", "--set", "epochs=1", "--limit", "2", "--workers", "1"]
+    answer = subprocess.run(  # every process of it is started cold
         command, cwd=decoys, env=environment(home), capture_output=True, text=True, timeout=300, check=False
     )
     assert answer.returncode == 0, answer.stderr
