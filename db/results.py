@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from db.schema import KINDS, VERSION, Kind
 from sweeps.errors import QsweepError
-from sweeps.faults import point
 from sweeps.job import Kind as JobKind
+from sweeps.wholefiles import write_whole
 
 FILE = "__filename"
 """The column in which Arrow names the file of each row."""
@@ -184,20 +184,4 @@ def _counted(
 
 def _put_local(path: Path, content: pa.Buffer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        point("parquet.written", temporary)
-        temporary.rename(path)
-        point("parquet.renamed", path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, memoryview(content), at="parquet")
