@@ -20,7 +20,7 @@ from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
-from orchestrator.store import check_store, name_store
+from orchestrator.store import check_store
 from orchestrator.watch import Watch
 from sweeps.code import code_version, freeze
 from sweeps.job import Job
@@ -69,17 +69,16 @@ def launch(
 ) -> Sweep:
     """Register the selection and see it through; the sweep. Raises InputError before anything is written."""
     home.check()
-    known, finished = find_launched(home, selection)
-    check_models(home, selection)
     check_store(home, execution.results)
+    known, finished = find_launched(home, selection, results=execution.results)
+    check_models(home, selection)
     if known is not None and finished:
         version, ground = known.code, None
     else:
         check_corruptions(home, selection)
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
-    registry, sweep, words = register(home, selection, code=version)
-    name_store(home, execution.results)
+    registry, sweep, words = register(home, selection, code=version, results=execution.results)
     console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
     with registry:
         if ground is None:

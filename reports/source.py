@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from db.belonging import check_belonging
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore, VanishedResults
@@ -146,6 +147,7 @@ def opened_source(
     if name is None:
         raise InputError("name a launched sweep, or a bundle by --from DIR", place="NAME")
     with Registry.open(home.registry) as registry:
+        check_belonging(home, registry)
         yield RegistrySource(home, registry, registry.find_sweep(name), together=together)
 
 
@@ -157,4 +159,5 @@ def all_sources(home: Home, *, sweep: str | None = None, bundle: Path | None = N
             yield [source]
         return
     with Registry.open(home.registry) as registry:
+        check_belonging(home, registry)
         yield [RegistrySource(home, registry, one) for one in registry.sweeps()]

@@ -179,6 +179,7 @@ def resume(
     """Go on with a launched sweep, from the registry alone."""
     from rich.console import Console
 
+    from db.belonging import settle_belonging
     from db.registry import Registry
     from db.rows import Scope
     from db.states import State
@@ -194,6 +195,8 @@ def resume(
     opened = Registry.open(place.registry)
     console = Console(stderr=True)
     try:
+        place.check()
+        settle_belonging(place, opened)
         found = opened.find_sweep(sweep)
         if spec_of(found).tuning is not None:
             wanted = Wanted(cpus=cpus, gpus=gpus, memory=memory)
