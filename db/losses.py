@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from db.home import Home
 from db.results import DamagedResults, ResultStore, VanishedResults
+from db.rows import JobRow
 from db.schema import KINDS
+from db.states import State
 
+MODEL = "model"
 REMEDY = "`qsweep db check` names the jobs, `qsweep db check --repair` takes them back into the queue"
 
 
@@ -59,6 +63,13 @@ def find_missing(store: ResultStore, pointers: pa.Table) -> Iterator[Lost]:
         missing = of_kind.filter(pc.invert(pc.is_in(of_kind["publication"], value_set=there)))
         for row in missing.to_pylist():
             yield Lost(job=row["job"], kind=name, file=store.path(name, row["publication"]), why="is gone")
+
+
+def find_lost_models(home: Home, rows: Iterable[JobRow]) -> Iterator[Lost]:
+    """Kept models of done jobs whose files are gone."""
+    for row in rows:
+        if row.state is State.DONE and row.model_file and not (home.models / row.model_file).is_file():
+            yield Lost(job=row.identity, kind=MODEL, file=f"models/{row.model_file}", why="is gone")
 
 
 def told(lost: Iterable[Lost], title: str) -> str | None:

@@ -45,6 +45,7 @@ from db.rows import (
     Finished,
     Head,
     JobRow,
+    Record,
     Registered,
     Remaining,
     Scope,
@@ -208,6 +209,14 @@ class Registry:
     ) -> list[JobRow]:
         """The sweep's jobs, or a selection of them, in the order of their registration."""
         return self._database.read(lambda t: reading.jobs(t, sweep_id, state, selection, limit))
+
+    def record(self) -> Record:
+        """All jobs and events, at one moment."""
+        return self._database.snapshot(reading.record)
+
+    def jobs_of(self, ids: Sequence[int]) -> list[JobRow]:
+        """These jobs as they stand, in the order of their registration."""
+        return self._database.read(lambda t: reading.jobs_of(t, ids))
 
     def job(self, identity_prefix: str) -> JobRow:
         """The one job whose identity begins so; InputError if there is none, or more than one."""
