@@ -21,6 +21,7 @@ from db.states import HOLDING, State
 from db.tables import agents, attempts, departures, jobs, store, writings
 from db.transaction import Transaction
 from sweeps.errors import QsweepError
+from sweeps.job import Kind
 
 LEASE = 600.0
 """Seconds that a writer without an agent may take for one publication."""
@@ -88,6 +89,13 @@ class Custody:
         """What the registry knows of files. Reads only. Without `lapsed`, whose lease has run out counts as gone:
         who then deletes files has to `take_back` before, and to count all that stand."""
         return self._database.snapshot(lambda t: _holdings(t, lapsed=lapsed))
+
+    def counted(self) -> list[tuple[Kind, str, str | None]]:
+        """Of each done job: its kind, the publication of its results, and the file of its kept model."""
+        columns = (jobs.c.kind, jobs.c.publication, jobs.c.model_file)
+        done = sa.select(*columns).where(jobs.c.state == State.DONE.value)
+        rows = self._database.read(lambda t: t.run(done).all())
+        return [(Kind(kind), publication, model) for kind, publication, model in rows]
 
     def take_back(self) -> int:
         """Ends the records of writers whose lease has run out: none of their pointers will move; how many."""

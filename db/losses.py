@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from db.home import Home
+from db.registry import Registry
 from db.results import DamagedResults, ResultStore, VanishedResults
 from db.rows import JobRow
 from db.schema import KINDS
@@ -70,6 +71,12 @@ def find_lost_models(home: Home, rows: Iterable[JobRow]) -> Iterator[Lost]:
     for row in rows:
         if row.state is State.DONE and row.model_file and not (home.models / row.model_file).is_file():
             yield Lost(job=row.identity, kind=MODEL, file=f"models/{row.model_file}", why="is gone")
+
+
+def find_gone(home: Home, registry: Registry, sweep_id: int) -> list[Lost]:
+    """What a look at the names of the files tells that the done jobs of a sweep lost: results and kept models."""
+    rows = registry.jobs(sweep_id, state=State.DONE)
+    return [*find_missing(ResultStore(home.store), registry.pointers(sweep_id)), *find_lost_models(home, rows)]
 
 
 def told(lost: Iterable[Lost], title: str) -> str | None:

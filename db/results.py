@@ -102,7 +102,7 @@ class ResultStore:
         import pyarrow.dataset as ds  # here, because it takes half a second that those who only write can spare
 
         known = KINDS[kind]
-        pointers = committed if isinstance(committed, pa.Table) else _table_of(committed)
+        pointers = committed if isinstance(committed, pa.Table) else table_of(committed)
         pointers = pointers.filter(pc.equal(pointers["kind"], known.of.value)).combine_chunks()
         names = list(known.columns.names if columns is None else columns)
         schema = pa.schema([known.columns.field(name) for name in names])
@@ -220,7 +220,8 @@ class ResultStore:
                 stream.write(content)
 
 
-def _table_of(pointers: Iterable[Pointer]) -> pa.Table:
+def table_of(pointers: Iterable[Pointer]) -> pa.Table:
+    """These pointers as `Registry.pointers` has them."""
     listed = list(pointers)
     return pa.table(
         {

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from db.home import Home
+from db.losses import find_gone
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
@@ -82,12 +83,25 @@ def launch(
     console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
     with registry:
         if ground is None:
-            console.print("Nothing to do: every job is done.")
+            console.print(_nothing_to_do(home, registry, sweep, selection), highlight=False, soft_wrap=True)
             return sweep
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
         see_through(home, registry, sweep, backend, console, execution, ground, scope=scope)
     return sweep
+
+
+def _nothing_to_do(home: Home, registry: Registry, sweep: Sweep, selection: Selection) -> str:
+    """What there is to say where every job is done: unless files are gone that its answers need."""
+    chosen = {job.identity for job in selection.chosen}
+    lost = [one for one in find_gone(home, registry, sweep.id) if one.job in chosen]
+    jobs = len({one.job for one in lost})
+    if not jobs:
+        return "Nothing to do: every job is done."
+    return (
+        f"Nothing is queued, but what {jobs} of the {len(chosen)} jobs found is lost ({lost[0].kind}: {lost[0].file} "
+        f"{lost[0].why}). To compute them again: qsweep db check --repair, then launch again"
+    )
 
 
 def see_through(

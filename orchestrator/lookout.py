@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from db.losses import read_sound
 from db.registry import Registry
-from db.results import ResultStore, VanishedResults
+from db.results import DamagedResults, ResultStore, VanishedResults, table_of
 from db.rows import AgentRow, Change, Committed, Counts, Done, Sweep
 from db.states import State
 from reports.table import precision_name
@@ -61,6 +62,8 @@ class View:
     seconds_left: float | None
     agents: Sequence[AgentRow]
     recent: Sequence[Change]
+    lost: int = 0
+    """Trainings whose results can't be read."""
 
     @property
     def is_over(self) -> bool:
@@ -88,6 +91,8 @@ class Lookout:
         self._registry, self._results, self._title = registry, results, sweep.title
         self._sweep_id = sweep.id
         self._wall, self._clock = wall, clock
+        self._vanished = self._damaged = False
+        """Whether files were gone at the last look, and whether to go on without what is lost."""
         self._work: deque[tuple[float, float]] = deque()
         self._forget()
 
@@ -95,6 +100,7 @@ class Lookout:
         """Begin the means anew."""
         self._means: dict[str, Mean] = {}
         self._known = 0
+        self._lost: set[str] = set()
         self._mark = self._registry.newest_event()
         self._after = 0
         self._taken = bytearray()
@@ -118,6 +124,7 @@ class Lookout:
             seconds_left=self._seconds_left(recent, agents),
             agents=agents,
             recent=recent,
+            lost=len(self._lost),
         )
 
     def _take_in(self) -> None:
@@ -137,7 +144,12 @@ class Lookout:
                 self._complete = len(part) < PART
                 if self._clock() >= deadline:
                     break
-        except VanishedResults:  # compacted since the pointers were read
+        except VanishedResults:  # compacted since the pointers were read, or lost
+            self._damaged = self._vanished
+            self._vanished = True
+            self._forget()
+        except DamagedResults:
+            self._damaged = True
             self._forget()
 
     def _add(self, done: Sequence[tuple[int, Committed]]) -> None:
@@ -146,7 +158,13 @@ class Lookout:
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
         fresh = [(number, one) for number, one in done if one.kind is Kind.TRAIN and not self._taken[number]]
         columns = ["bits", "diverged", *METRICS]
-        rows = self._results.read("runs", [one for _, one in fresh], columns=columns).to_pylist()
+        pointers = table_of(one for _, one in fresh)
+        if self._damaged:
+            table, lost = read_sound(self._results, "runs", pointers, columns)
+            self._lost |= {one.job for one in lost}
+        else:
+            table = self._results.read("runs", pointers, columns=columns)
+        rows = table.to_pylist()
         for number, _ in fresh:
             self._taken[number] = 1
         self._known += len(rows)

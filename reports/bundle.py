@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from db.losses import Lost
 from db.results import DamagedResults
 from db.rows import Sweep
 from db.schema import KINDS
@@ -42,7 +43,7 @@ def write_bundle(source: Source, folder: Path) -> dict[str, Any]:
     try:
         with whole_folder(folder) as begun:
             files = [_write(source, name, begun) for name in (*KINDS, *VIEWS)]
-            manifest = _manifest(source, files)
+            manifest = _manifest(source, files) | _losses(source)
             text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
             (begun / MANIFEST).write_bytes(text.encode())
     except OSError as error:
@@ -81,6 +82,11 @@ def _manifest(source: Source, files: Sequence[dict[str, Any]]) -> dict[str, Any]
     }
 
 
+def _losses(source: Source) -> dict[str, Any]:
+    """What was lost when this was exported: the manifest of a whole sweep says nothing of it."""
+    return {"lost": [dataclasses.asdict(one) for one in source.lost]} if source.lost else {}
+
+
 def sorted_counts(column: pa.ChunkedArray) -> list[dict[str, Any]]:
     """The distinct values of a column and how often each stands there, in the values' order."""
     counted: list[dict[str, Any]] = pc.value_counts(column.combine_chunks()).to_pylist()
@@ -107,6 +113,7 @@ class BundleSource(Source):
         sweep = manifest["sweep"]
         spec = json.dumps(manifest["spec"], sort_keys=True, separators=(",", ":"), allow_nan=False)
         self.sweep = Sweep(**(sweep | {"id": 0, "spec": spec, "state": SweepState(sweep["state"])}))
+        self.lost = [Lost(**one) for one in manifest.get("lost", ())]
         self._files = {entry["file"] for entry in manifest["files"]}
         for entry in manifest["files"]:
             self._check(entry)
@@ -122,6 +129,10 @@ class BundleSource(Source):
         table = file.read(columns=there)
         found = {field.name: table[field.name] if field.name in there else _nulls(table, field) for field in schema}
         return pa.table(found, schema=schema) if found else table.select([])
+
+    def remark(self) -> str | None:
+        jobs = {one.job for one in self.lost}
+        return f"what {len(jobs)} jobs of {self.title} found was lost when this was exported" if jobs else None
 
     def place_of(self, kind: str, publication: str) -> str:
         return str(self._folder / f"{kind}.parquet")

@@ -262,23 +262,26 @@ def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float 
 
 def _finish(home: Home, sweep: Sweep) -> None:
     """Print the sweep's tables; exit with 1 if some of its jobs failed."""
+    from db.losses import find_gone
     from db.registry import Registry
     from reports.answers import render_tables
     from reports.formats import Format
     from reports.render import Layout
-    from reports.source import RegistrySource
+    from reports.source import RegistrySource, warn_of_losses
 
     registry = Registry.open(home.registry)
     try:
-        typer.echo(
-            render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
-        )
+        source = RegistrySource(home, registry, sweep)
+        typer.echo(render_tables(source, Format.MARKDOWN, Layout(against_paper=True)), nl=False)
         counts = registry.counts(sweep.id)
+        source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:
         registry.close()
+    warn_of_losses([source])
     failed = counts.failed
     if counts.away:
         typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
     if failed:
         typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+    if failed or source.lost:
         raise typer.Exit(1)

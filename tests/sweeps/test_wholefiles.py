@@ -43,10 +43,14 @@ def test_on_a_full_disk_the_old_file_stays_and_nothing_else_does(tmp_path: Path)
 
 
 def test_who_fails_while_writing_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "file") as file:
-        file.write(b"half of it")
-        assert not (tmp_path / "file").exists()
-        raise KeyboardInterrupt
+    def fail() -> None:
+        with whole_file(tmp_path / "file") as file:
+            file.write(b"half of it")
+            assert not (tmp_path / "file").exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert os.listdir(tmp_path) == []
 
 
