@@ -95,7 +95,7 @@ class Custody:
         columns = (jobs.c.kind, jobs.c.publication, jobs.c.model_file)
         done = sa.select(*columns).where(jobs.c.state == State.DONE.value)
         rows = self._database.read(lambda t: t.run(done).all())
-        return [(Kind(kind), publication, model) for kind, publication, model in rows]
+        return [(Kind(row.kind), row.publication, row.model_file) for row in rows]
 
     def take_back(self) -> int:
         """Ends the records of writers whose lease has run out: none of their pointers will move; how many."""

@@ -25,6 +25,8 @@ SETTLED = 20.0
 """Seconds of watching after which the speed is the one that was seen."""
 CHANGES = 5_000
 """Most events that one look takes in."""
+TRIES = 3
+"""How often one look reads anew what has vanished or is damaged; at last it goes on without."""
 PART = 500
 """Jobs whose results are read at once …"""
 PATIENCE = 0.3
@@ -129,28 +131,31 @@ class Lookout:
 
     def _take_in(self) -> None:
         """Results of jobs that have finished since the last look, then of older ones while patience lasts."""
-        deadline = self._clock() + PATIENCE
-        try:
-            changes = self._registry.changes(self._sweep_id, since=self._mark, limit=CHANGES)
-            if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
-                self._forget()
+        for _ in range(TRIES):
+            try:
+                self._take_in_more()
                 return
-            self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
-            self._mark = changes[-1].id if changes else self._mark
-            while not self._complete:
-                part = self._registry.done_after(self._sweep_id, self._after, PART)
-                self._add([(one.id, _pointer(one)) for one in part])
-                self._after = part[-1].id if part else self._after
-                self._complete = len(part) < PART
-                if self._clock() >= deadline:
-                    break
-        except VanishedResults:  # compacted since the pointers were read, or lost
-            self._damaged = self._vanished
-            self._vanished = True
+            except VanishedResults:  # compacted since the pointers were read; if it happens again, they are lost
+                self._vanished, self._damaged = True, self._vanished
+            except DamagedResults:
+                self._damaged = True
             self._forget()
-        except DamagedResults:
-            self._damaged = True
+
+    def _take_in_more(self) -> None:
+        deadline = self._clock() + PATIENCE
+        changes = self._registry.changes(self._sweep_id, since=self._mark, limit=CHANGES)
+        if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
             self._forget()
+            return
+        self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
+        self._mark = changes[-1].id if changes else self._mark
+        while not self._complete:
+            part = self._registry.done_after(self._sweep_id, self._after, PART)
+            self._add([(one.id, _pointer(one)) for one in part])
+            self._after = part[-1].id if part else self._after
+            self._complete = len(part) < PART
+            if self._clock() >= deadline:
+                break
 
     def _add(self, done: Sequence[tuple[int, Committed]]) -> None:
         """Take the results of these trainings into the means, each once."""

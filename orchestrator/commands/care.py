@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
+from sweeps.errors import InputError
 
 database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
 
@@ -221,5 +223,9 @@ def check(
 
 def _confirm(question: str, yes: bool) -> None:
     """Goes on if the user agrees, or has agreed before. Exits with 1 otherwise."""
-    if not yes and not typer.confirm(question, err=True):
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("nobody is here to agree", place="--repair", allowed="say --yes to go on without being asked")
+    if not typer.confirm(question, err=True):
         raise typer.Exit(1)
