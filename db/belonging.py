@@ -33,7 +33,7 @@ def settle_belonging(home: Home, registry: Registry) -> None:
     found = registry.custody.settle(StoreRow(identity=identity or uuid.uuid4().hex, place=place, host=host))
     moved = (found.place, found.host) != (place, host)
     if found.identity not in (identity, store.identity()) and (moved or identity is not None):
-        raise _refusal(found, store)  # another home was faster
+        raise _refusal(registry, found, store)  # another home was faster
     if moved:
         registry.custody.moved(place, host)
     if store.identity() is None:
@@ -49,7 +49,7 @@ def _identity(home: Home, registry: Registry, store: ResultStore) -> str | None:
         return found
     if found is None and (_lies_in(registry, home) or _is_place(known, store)):
         return known.identity  # the folder of the results is lost, not another one
-    raise _refusal(known, store)
+    raise _refusal(registry, known, store)
 
 
 def _unsettled(home: Home, registry: Registry, store: ResultStore, found: str | None) -> str | None:
@@ -82,11 +82,12 @@ def _is_place(known: StoreRow, store: ResultStore) -> bool:
     return known.place == store.place and known.host in ("", socket.gethostname())
 
 
-def _refusal(known: StoreRow, store: ResultStore) -> InputError:
+def _refusal(registry: Registry, known: StoreRow, store: ResultStore) -> InputError:
     if known.host:
         whose = f"{Path(known.place).parent} on {known.host}"
         allowed = f"name that home by --home (here: {Path(store.place).parent}), or another registry by --registry"
     else:
         whose = known.place
         allowed = f"name a home that has its results there by --home, or launch with --results {known.place}"
-    return InputError(f"this registry belongs to the results of {whose}, not to {store.place}", allowed=allowed)
+    problem = f"it belongs to the results of {whose}, not to {store.place}"
+    return InputError(problem, place=f"registry {registry.url}", allowed=allowed)

@@ -239,6 +239,7 @@ def worker(
     data: DataOption = None,
 ) -> None:
     """Run one agent here until nothing is left to claim."""
+    from db.belonging import check_belonging
     from db.registry import Registry
     from db.rows import Scope
     from orchestrator.supervisor import supervise
@@ -246,6 +247,7 @@ def worker(
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
     try:
+        check_belonging(place, opened)
         found = opened.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
