@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from db.belonging import check_belonging
 from db.home import Home
-from db.losses import Lost, find_lost, find_lost_models
+from db.losses import Lost, counted, find_lost, find_lost_models
 from db.registry import Registry
 from db.results import ResultStore
 from db.rows import EventRow, JobRow, Record
@@ -44,7 +44,7 @@ class Findings:
         for one in self.lost:
             files.setdefault((one.kind, one.file, one.why), []).append(one.job[:12])
         return self.broken + [
-            f"{kind} of {len(jobs)} done jobs: {file} {why}: {_listed(jobs, named)}"
+            f"{kind} of {counted(jobs)}: {file} {why}: {_listed(jobs, named)}"
             for (kind, file, why), jobs in files.items()
         ]
 

@@ -25,9 +25,9 @@ def check_belonging(home: Home, registry: Registry, *, results: str | None = Non
     _identity(home, registry, ResultStore(results or home.store))
 
 
-def settle_belonging(home: Home, registry: Registry) -> None:
+def settle_belonging(home: Home, registry: Registry, *, results: str | None = None) -> None:
     """The same before something is written: from now on, registry and results know each other."""
-    store = ResultStore(home.store)
+    store = ResultStore(results or home.store)
     identity = _identity(home, registry, store)
     place, host = store.place, "" if "://" in store.place else socket.gethostname()
     found = registry.custody.settle(StoreRow(identity=identity or uuid.uuid4().hex, place=place, host=host))
@@ -47,8 +47,8 @@ def _identity(home: Home, registry: Registry, store: ResultStore) -> str | None:
         return _unsettled(home, registry, store, found)
     if found == known.identity:
         return found
-    if found is None and (_lies_in(registry, home) or _is_place(known, store)):
-        return known.identity  # the folder of the results is lost, not another one
+    if found is None and (_lies_in(registry, home) or _is_place(known, home)):
+        return known.identity  # the results are lost, or shall lie elsewhere from now on: they are not another's
     raise _refusal(registry, known, store)
 
 
@@ -78,8 +78,9 @@ def _lies_in(registry: Registry, home: Home) -> bool:
     return home.root in Path(registry.url).parents and "://" not in registry.url
 
 
-def _is_place(known: StoreRow, store: ResultStore) -> bool:
-    return known.place == store.place and known.host in ("", socket.gethostname())
+def _is_place(known: StoreRow, home: Home) -> bool:
+    """Whether this home had the results that the registry knows."""
+    return known.place == str(home.store) and known.host in ("", socket.gethostname())
 
 
 def _refusal(registry: Registry, known: StoreRow, store: ResultStore) -> InputError:

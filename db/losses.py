@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from db.schema import KINDS
 from db.states import State
 
 MODEL = "model"
-REMEDY = "`qsweep db check` names the jobs, `qsweep db check --repair` takes them back into the queue"
+REMEDY = "`qsweep db check` names them, `qsweep db check --repair` takes them back into the queue"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,14 @@ def told(lost: Iterable[Lost], title: str) -> str | None:
     found = list(lost)
     if not found:
         return None
-    jobs = {one.job for one in found}
-    kinds = ", ".join(sorted({one.kind for one in found}))
-    return (
-        f"{len(jobs)} jobs of {title} are done, but what they found is lost ({kinds}; {found[0].file} {found[0].why}): "
-        f"it is left out here; {REMEDY}"
-    )
+    jobs, kinds = counted({one.job for one in found}), ", ".join(sorted({one.kind for one in found}))
+    where = f"{found[0].file} {found[0].why}"
+    return f"the results of {jobs} of {title} are lost and left out here ({kinds}: {where}); {REMEDY}"
+
+
+def counted(jobs: Collection[str]) -> str:
+    """So many done jobs, in words."""
+    return f"{len(jobs):,} done job" + ("" if len(jobs) == 1 else "s")
 
 
 def _lost_in(store: ResultStore, name: str, publication: str, pointers: pa.Table) -> Iterator[Lost]:

@@ -91,7 +91,7 @@ def plain_line(view: View) -> str:
 
 
 def _lost(view: View) -> str:
-    return f"results of {view.lost} jobs are lost: see qsweep db check"
+    return f"the results of {view.lost} done jobs are lost: see qsweep db check"
 
 
 def picture(view: View, width: int, height: int) -> RenderableType:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from db.home import Home
-from db.losses import find_gone
+from db.losses import counted, find_gone
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
@@ -95,12 +95,11 @@ def _nothing_to_do(home: Home, registry: Registry, sweep: Sweep, selection: Sele
     """What there is to say where every job is done: unless files are gone that its answers need."""
     chosen = {job.identity for job in selection.chosen}
     lost = [one for one in find_gone(home, registry, sweep.id) if one.job in chosen]
-    jobs = len({one.job for one in lost})
-    if not jobs:
+    if not lost:
         return "Nothing to do: every job is done."
     return (
-        f"Nothing is queued, but what {jobs} of the {len(chosen)} jobs found is lost ({lost[0].kind}: {lost[0].file} "
-        f"{lost[0].why}). To compute them again: qsweep db check --repair, then launch again"
+        f"Nothing is queued, but the results of {counted({one.job for one in lost})} are lost ({lost[0].kind}: "
+        f"{lost[0].file} {lost[0].why}). To compute them again: qsweep db check --repair, then launch again"
     )
 
 

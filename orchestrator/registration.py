@@ -29,9 +29,9 @@ def register(
     if home.registry != Home.at(home.root).registry:
         Registry.open(home.registry, create=True).close()  # if it can't be made, nothing else is
     home.prepare()
-    name_store(home, results)
     registry = Registry.open(home.registry, create=True)
-    settle_belonging(home, registry)
+    settle_belonging(home, registry, results=results)
+    name_store(home, results)
     sweep = registry.add_sweep(
         name=selection.spec.name,
         label=selection.label,

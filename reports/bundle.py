@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from db.losses import Lost
+from db.losses import Lost, counted
 from db.results import DamagedResults
 from db.rows import Sweep
 from db.schema import KINDS
@@ -132,7 +132,7 @@ class BundleSource(Source):
 
     def remark(self) -> str | None:
         jobs = {one.job for one in self.lost}
-        return f"what {len(jobs)} jobs of {self.title} found was lost when this was exported" if jobs else None
+        return f"the results of {counted(jobs)} of {self.title} were lost when this was exported" if jobs else None
 
     def place_of(self, kind: str, publication: str) -> str:
         return str(self._folder / f"{kind}.parquet")

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from db.losses import counted
 from reports.analysis.claims import Claim
 from reports.analysis.text import ASSOCIATION_NOTES, claim_note, comparison_notes, p_text, shown, span
 from reports.evidence import Evidence
@@ -95,7 +96,7 @@ def _lead(evidence: Evidence) -> str:
     listed = ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "no precision yet"
     jobs = {one.job for one in evidence.lost}
     kinds = ", ".join(sorted({one.kind for one in evidence.lost}))
-    missing = f"; what {len(jobs):,} done jobs found is lost ({kinds}) and left out" if jobs else ""
+    missing = f"; the results of {counted(jobs)} are lost ({kinds}) and left out" if jobs else ""
     return f"{len(evidence.runs):,} models at {listed}{missing}"
 
 

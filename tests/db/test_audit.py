@@ -107,6 +107,6 @@ def test_a_row_that_stands_twice_or_not_at_all_is_named(made: Made) -> None:
     pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), first)
     pq.write_table(pq.read_table(second).slice(1), second)
     lines = audit(made.home)
-    assert sorted(line.partition(f": {made.home.results}")[0] for line in lines) == ["runs of 1 done jobs"] * 2
+    assert sorted(line.partition(f": {made.home.results}")[0] for line in lines) == ["runs of 1 done job"] * 2
     assert any("holds 2 rows of it, not one" in line for line in lines)
     assert any("holds 0 rows of it, not one" in line for line in lines)

@@ -82,6 +82,16 @@ def test_homes_on_several_machines_share_one_store_at_a_url(tmp_path: Path, addr
         check_belonging(without, registry, results=url)
 
 
+def test_a_home_without_results_may_name_a_url_later(tmp_path: Path, address: str) -> None:
+    home, url = home_at(tmp_path, address), f"file://{tmp_path}/bucket"
+    identity = settled(home)
+    with Registry.open(address) as registry:
+        check_belonging(home, registry, results=url)
+        settle_belonging(home, registry, results=url)
+    (home.root / STORE).write_text(f"{url}\n")
+    assert settled(home) == ResultStore(url).identity() == identity
+
+
 def test_an_old_registry_takes_the_first_home_that_has_its_files(tmp_path: Path, address: str) -> None:
     made = work(launch(home_at(tmp_path / "one", address)))
     other = home_at(tmp_path / "other", address)

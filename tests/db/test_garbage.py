@@ -77,6 +77,24 @@ def test_what_a_dead_agent_wrote_goes_once_its_lease_is_over(made: Made, execute
     assert len(collected(made)) == 4  # nobody had to claim anything: collecting takes the lease back
 
 
+def test_what_an_import_writes_is_the_bundles_for_as_long_as_it_is_away(made: Made) -> None:
+    store = ResultStore(made.home.store)
+    with Registry.open(made.home.registry) as registry:
+        rows = registry.jobs(made.sweep.id)
+        holder, claims = registry.pack("far", agent_info(), [row.id for row in rows[:2]])
+        publication = f"{holder:06d}-abcdef012345"
+        write(store, publication, claims[0].job.identity)
+        job = claims[0].job.identity
+        model = made.home.models / job[:2] / f"{job}-{claims[0].attempt}.pt"
+        model.parent.mkdir(parents=True)
+        model.write_bytes(b"x")
+        torn = model.with_name(f".{model.name}.{uuid.uuid4().hex}.tmp")
+        torn.write_bytes(b"half")
+        assert not collected(made, later=1e6)
+        registry.recall(holder)
+        assert len(collected(made)) == 5
+
+
 def test_results_at_a_url_are_looked_after_like_those_at_home(made: Made, tmp_path: Path) -> None:
     store = at_a_url(made, tmp_path / "bucket")
     with Registry.open(made.home.registry) as registry:

@@ -50,7 +50,7 @@ def check_answers(here: Qsweep, commands: tuple[tuple[str, ...], ...], file: str
     for command in commands:
         answer = here(*command)
         assert answer.returncode == 0, (command, answer.stderr)
-        assert "note: 4 jobs of made@" in answer.stderr, command
+        assert "note: the results of 4 done jobs of made@" in answer.stderr, command
         assert file in answer.stderr
         assert "qsweep db check --repair" in answer.stderr
 
@@ -64,8 +64,8 @@ def test_answers_go_on_and_say_what_is_missing(here: Qsweep, made: Made, kind: s
     assert (counted[0]["runs"], counted[0]["layers"]) == (20 if kind == "runs" else 24, 40 if kind == "layers" else 48)
     from_bundle = here("tables", "--from", "bundle")
     assert from_bundle.returncode == 0
-    assert "what 4 jobs of made@" in from_bundle.stderr
-    assert "was lost when this was exported" in from_bundle.stderr
+    assert "the results of 4 done jobs of made@" in from_bundle.stderr
+    assert "were lost when this was exported" in from_bundle.stderr
 
 
 def test_one_flipped_bit_is_noticed_by_who_reads_it(here: Qsweep, made: Made) -> None:
@@ -84,12 +84,12 @@ def test_pages_figures_and_verdicts_go_on_too(here: Qsweep, made: Made, kind: st
         (("analyze", "made"), ("figures", "made", "--out", "figures"), ("report", "made", "--out", str(page))),
         file,
     )
-    assert f"what 4 done jobs found is lost ({kind}) and left out" in page.read_text()
+    assert f"the results of 4 done jobs are lost ({kind}) and left out" in page.read_text()
 
 
 def test_the_python_api_warns_and_answers(made: Made) -> None:
     lose(made, "runs")
-    with pytest.warns(LostResults, match="4 jobs of made@.* are done, but what they found is lost"):
+    with pytest.warns(LostResults, match="the results of 4 done jobs of made@.* are lost"):
         assert len(api.results("made", home=made.home.root)) == 20
     assert api.results("made", "epochs", home=made.home.root).job.nunique() == 24
 
@@ -100,7 +100,7 @@ def test_status_says_it_without_arrow(here: Qsweep, made: Made) -> None:
     lose(made, "epochs")
     said = here("status")
     assert said.returncode == 0
-    assert "4 jobs of made@" in said.stdout
+    assert "the results of 4 done jobs of made@" in said.stdout
     assert "qsweep db check --repair" in said.stdout
     watched = here("status", "--watch", "--json")
     assert watched.returncode == 0, watched.stderr
@@ -121,7 +121,7 @@ def test_a_launch_does_not_say_that_everything_is_done(here: Qsweep, made: Made)
     launched = here("launch", str(made.home.root.parent / "made.toml"))
     assert launched.returncode == 1
     assert "every job is done" not in launched.stderr
-    assert "what 4 of the 24 jobs found is lost (layers: " in launched.stderr
+    assert "the results of 4 done jobs are lost (layers: " in launched.stderr
     assert file in launched.stderr
     assert "qsweep db check --repair, then launch again" in launched.stderr
     assert "Table 1" in launched.stdout
@@ -168,8 +168,8 @@ def test_a_kept_model_that_is_lost_is_repaired_likewise(here: Qsweep, made: Made
     with sqlite3.connect(made.home.root / "registry.db") as connection:
         connection.execute("UPDATE jobs SET model_file = 'ab/model.pt', model_hash = 'beef' WHERE id = ?", (row.id,))
     connection.close()
-    assert f"model of 1 done jobs: models/ab/model.pt is gone: {row.identity[:12]}" in here("db", "check").stdout
-    assert "1 jobs of made@" in here("status").stdout
+    assert f"model of 1 done job: models/ab/model.pt is gone: {row.identity[:12]}" in here("db", "check").stdout
+    assert "the results of 1 done job of made@" in here("status").stdout
     assert here("db", "check", "--repair", "--yes").returncode == 0
     with Registry.open(made.home.registry) as registry:
         assert [one.id for one in registry.jobs(made.sweep.id, State.QUEUED)] == [row.id]
