@@ -70,7 +70,7 @@ class ResultStore:
         if isinstance(place, Path) or "://" not in place:
             self._files, self._root = fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
         else:
-            self._files, self._root = fs.FileSystem.from_uri(place)
+            self._files, self._root = open_url(place)
         self.place = str(place)
 
     def write(self, kind: str, publication: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -218,6 +218,12 @@ class ResultStore:
         else:
             with self._files.open_output_stream(path) as stream:
                 stream.write(content)
+
+
+def open_url(url: str) -> tuple[fs.FileSystem, str]:
+    """The file system that a URL names, and the path in it."""
+    files, root = fs.FileSystem.from_uri(url)
+    return files, root
 
 
 def table_of(pointers: Iterable[Pointer]) -> pa.Table:
