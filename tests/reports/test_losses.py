@@ -15,7 +15,7 @@ from db.schema import KINDS
 from db.states import State
 from sweeps.errors import LostResults
 from tests.conftest import Qsweep
-from tests.reports.made import Made, home_at, launch, work
+from tests.reports.made import SWEEP, Made, home_at, launch, work
 
 ALL_ROWS = (
     "query",
@@ -170,6 +170,13 @@ def test_a_kept_model_that_is_lost_is_repaired_likewise(here: Qsweep, made: Made
     connection.close()
     assert f"model of 1 done job: models/ab/model.pt is gone: {row.identity[:12]}" in here("db", "check").stdout
     assert "the results of 1 done job of made@" in here("status").stdout
+    measures = SWEEP + '[[measures]]\nmeasure = "pac_bayes"\nsearch_upper = 2.0\n'
+    (made.home.root.parent / "measured.toml").write_text(measures)
+    asked = here("launch", str(made.home.root.parent / "measured.toml"), "--where", "measure == 'pac_bayes'")
+    assert asked.returncode == 2
+    assert f"whose files are lost, such as {made.home.root}/models/ab/model.pt" in asked.stderr
+    assert "qsweep db check --repair" in asked.stderr
+
     assert here("db", "check", "--repair", "--yes").returncode == 0
     with Registry.open(made.home.registry) as registry:
         assert [one.id for one in registry.jobs(made.sweep.id, State.QUEUED)] == [row.id]
