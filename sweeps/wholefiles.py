@@ -6,6 +6,7 @@ synced, renamed into place, and then the folder is synced too, so that a power c
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -61,8 +62,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            _sync(file)
+        _sync_below(temporary)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -79,6 +79,19 @@ def sync_folder(folder: Path) -> None:
     """Makes the names in the folder survive a power cut, where the system can."""
     if os.name == "posix":
         _sync(folder)
+
+
+def _sync_below(folder: Path) -> None:
+    """Makes everything in the folder survive a power cut: by one call where the system has it, many times faster."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        sync_all = getattr(ctypes.CDLL(None), "syncfs", None)
+        if sync_all is not None and sync_all(descriptor) == 0:
+            return
+    finally:
+        os.close(descriptor)
+    for path in (folder, *folder.rglob("*")):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:
