@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _say(message: Warning | str, category: type[Warning], *where: object) -> None:
-    """A warning of qsweep's own is a note to the user; whatever else libraries warn of is not for them."""
+    """A warning of qsweep's own is a note to the user; any other looks as always."""
     if issubclass(category, LostResults):
         sys.stderr.write(f"note: {message}\n")
     else:
@@ -80,7 +80,7 @@ def _say(message: Warning | str, category: type[Warning], *where: object) -> Non
 
 def _run() -> None:
     try:
-        app()
+        app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
     except QsweepError as error:
         sys.stderr.write(f"qsweep: {error}\n")
         sys.exit(error.exit_code)
