@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.clock import wall
+from db.custody import depart
 from db.journal import batches, event, move, record
 from db.states import FailureClass, State, SweepState
 from db.tables import attempts, checkpoints, events, jobs, reports, stops, sweep_jobs, sweeps
@@ -92,7 +93,7 @@ def invalidate(transaction: Transaction, ids: Sequence[int], reason: str) -> int
 
 
 def _rows(transaction: Transaction, column: sa.Column[Any], values: Sequence[int]) -> list[Any]:
-    wanted = (jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.has_children)
+    wanted = (jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.has_children, jobs.c.publication)
     return [
         row
         for batch in batches(values)
@@ -106,6 +107,7 @@ def _supersede(transaction: Transaction, rows: Sequence[Any], reason: str, block
     """Sends jobs back to their first step. What they had done stays in their attempts, and counts no more."""
     for batch in batches(rows):
         ids = [row.id for row in batch]
+        depart(transaction, (row.publication for row in batch if row.publication))
         transaction.run(
             jobs.update()
             .where(jobs.c.id.in_(ids))

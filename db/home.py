@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.errors import InputError
+from sweeps.wholefiles import write_whole
 
 VERSION = "1"
 STORE = "RESULTS"
@@ -27,7 +28,7 @@ class Home:
         root = root.expanduser().absolute()
         return cls(
             root=root,
-            registry=registry or f"sqlite:///{root / 'registry.db'}",
+            registry=registry or str(root / "registry.db"),
             data=(data or root / "data").expanduser().absolute(),
         )
 
@@ -98,8 +99,6 @@ class Home:
                 folder.mkdir(parents=True, exist_ok=True)
             stamp = self.root / "VERSION"
             if not stamp.is_file():
-                temporary = self.root / f".VERSION.{os.getpid()}"
-                temporary.write_text(VERSION + "\n")
-                temporary.replace(stamp)
+                write_whole(stamp, f"{VERSION}\n".encode())
         except OSError as error:
             raise InputError(str(error), place=f"home {self.root}", allowed="name another with --home DIR") from None

@@ -9,8 +9,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.clock import boot, moment
-from db.rows import AgentRow, AttemptRow, Calibration, CalibrationRow, Committed, Counts, EventRow, JobRow, Sweep
-from db.states import AgentState, FailureClass, State, SweepState
+from db.journal import batches
+from db.rows import (
+    AgentRow,
+    AttemptRow,
+    Calibration,
+    CalibrationRow,
+    Committed,
+    Counts,
+    EventRow,
+    JobRow,
+    Record,
+    Sweep,
+)
+from db.states import HOLDING, AgentState, FailureClass, State, SweepState
 from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
 from db.tables import agents as agents_table
 from db.tables import attempts as attempts_table
@@ -108,6 +120,25 @@ def jobs(
         selected = sa.select(selections.c.job_id).where(selections.c.selection == selection)
         statement = statement.where(jobs_table.c.id.in_(selected))
     return [_job_row(row) for row in transaction.run(statement)]
+
+
+def record(transaction: Transaction) -> Record:
+    """Everything that an audit holds against each other."""
+    holding = sa.select(agents_table.c.id).where(agents_table.c.state.in_([one.value for one in HOLDING]))
+    return Record(
+        jobs=[_job_row(row) for row in transaction.run(JOB.order_by(jobs_table.c.id))],
+        events=events(transaction, job_id=None, since=0, sweep_id=None, limit=None),
+        holders=frozenset(transaction.run(holding).scalars()),
+    )
+
+
+def jobs_of(transaction: Transaction, ids: Sequence[int]) -> list[JobRow]:
+    """These jobs as they stand."""
+    return [
+        _job_row(row)
+        for batch in batches(ids)
+        for row in transaction.run(JOB.where(jobs_table.c.id.in_(batch)).order_by(jobs_table.c.id))
+    ]
 
 
 def job(transaction: Transaction, prefix: str) -> JobRow:

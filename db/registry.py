@@ -23,6 +23,7 @@ from db import (
     watching,
 )
 from db.connection import Database
+from db.custody import Custody
 from db.rows import (
     EVERYTHING,
     Accepted,
@@ -44,7 +45,7 @@ from db.rows import (
     Finished,
     Head,
     JobRow,
-    Move,
+    Record,
     Registered,
     Remaining,
     Scope,
@@ -209,6 +210,14 @@ class Registry:
         """The sweep's jobs, or a selection of them, in the order of their registration."""
         return self._database.read(lambda t: reading.jobs(t, sweep_id, state, selection, limit))
 
+    def record(self) -> Record:
+        """All jobs and events, at one moment."""
+        return self._database.snapshot(reading.record)
+
+    def jobs_of(self, ids: Sequence[int]) -> list[JobRow]:
+        """These jobs as they stand, in the order of their registration."""
+        return self._database.read(lambda t: reading.jobs_of(t, ids))
+
     def job(self, identity_prefix: str) -> JobRow:
         """The one job whose identity begins so; InputError if there is none, or more than one."""
         return self._database.read(lambda t: reading.job(t, identity_prefix))
@@ -287,6 +296,16 @@ class Registry:
     def newest_event(self) -> int:
         """The number of the newest event: it changes whenever a job does."""
         return self._database.read(reading.newest_event)
+
+    @property
+    def custody(self) -> Custody:
+        """Whose the files of the results, models and checkpoints are."""
+        return Custody(self._database)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this registry lies where nothing can be written: it can be looked at."""
+        return self._database.read_only
 
     def checkpoint_files(self) -> set[str]:
         """Every checkpoint file that some job may still resume from."""
@@ -411,13 +430,6 @@ class Registry:
     def finish(self, agent_id: int, finished: Sequence[Finished]) -> Accepted:
         """Commits results: the pointers and the state, together. Only accepted jobs count."""
         return chained.finish(self._database, agent_id, finished)
-
-    def move(self, moves: Sequence[Move]) -> int:
-        """Moves the pointers of results that were copied to another publication; how many still counted.
-
-        All in one transaction; one that was superseded meanwhile stays where it is.
-        """
-        return self._database.write(lambda t: outcomes.move(t, moves))
 
     def release(self, agent_id: int, claims: Sequence[Fenced], detail: str = "") -> frozenset[int]:
         """Hands jobs back as preempted; returns those that passed the fence."""

@@ -186,6 +186,15 @@ class EventRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Record:
+    """All jobs and all their events at one moment, and the agents and bundles that may hold jobs."""
+
+    jobs: list[JobRow]
+    events: list[EventRow]
+    holders: frozenset[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """One event with what is now known of its job. `publication` is that of the job's counted result, if any."""
 

@@ -228,3 +228,28 @@ calibrations = sa.Table(
     sa.Column("seconds", sa.Double),
     sa.Column("peak", sa.BigInteger),
 )
+
+writings = sa.Table(
+    "writings",  # publications that someone without an agent is writing: no collector may touch their files
+    metadata,
+    sa.Column("publication", Name, primary_key=True),
+    sa.Column("writer", sa.Text, nullable=False),  # who, for people
+    sa.Column("clock", sa.Text, nullable=False),  # as in `agents`: the writer lives by a lease
+    sa.Column("expires", sa.Double, nullable=False),
+)
+
+departures = sa.Table(
+    "departures",  # publications that pointers have left: their files stay for as long as a query may take
+    metadata,
+    sa.Column("publication", Name, primary_key=True),
+    sa.Column("left_at", sa.Double, nullable=False),
+)
+
+store = sa.Table(
+    "store",  # one row: where the results of this registry lie, and by what they are known again
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("identity", sa.Text, nullable=False),  # drawn at random, and kept in the store too
+    sa.Column("place", sa.Text, nullable=False),  # a folder or a URL, as of the last launch
+    sa.Column("host", sa.Text, nullable=False),  # the machine of the folder; empty for a URL
+)

@@ -71,6 +71,7 @@ def content(view: View) -> dict[str, Any]:
         "diverged": view.counts.diverged,
         "jobs_per_minute": view.rate,
         "seconds_left": view.seconds_left,
+        "lost": view.lost,
         "means": {
             name: {"models": mean.models, **{metric: mean.of(metric) for metric in mean.sums}}
             for name, mean in view.means.items()
@@ -85,12 +86,19 @@ def plain_line(view: View) -> str:
     return (
         f"{_clock(view.at)} {view.sweep.title}: {counts.done}/{view.sweep.size} done, {counts.running} running, "
         f"{counts.queued} queued, {counts.failed} failed · {view.rate:.1f} jobs/min · {_left(view)}"
+        + (f" · {_lost(view)}" if view.lost else "")
     )
+
+
+def _lost(view: View) -> str:
+    return f"the results of {view.lost} done jobs are lost: see qsweep db check"
 
 
 def picture(view: View, width: int, height: int) -> RenderableType:
     """One look as a terminal of that size shows it."""
     parts: list[RenderableType] = [_head(view, width), *_bars(view, width), _speed(view), Text()]
+    if view.lost:
+        parts += [Text(_lost(view), style="red"), Text()]
     if view.means:
         parts += [_means(view), Text()]
     room = max(height - sum(_lines(part) for part in parts) - 3, 2)

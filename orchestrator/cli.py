@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from orchestrator.commands import act, answer, ask, care, carry, distort, landscape, look, run, tune
 from sweeps.code import release
-from sweeps.errors import QsweepError
+from sweeps.errors import LostResults, QsweepError
 
 app = typer.Typer(
     name="qsweep",
@@ -63,6 +64,21 @@ def options(
 
 def main() -> None:
     """Run the command line; errors of qsweep's own become one message and their exit code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LostResults)
+        warnings.showwarning = _say  # type: ignore[assignment]  # its parameters have names that nobody uses
+        _run()
+
+
+def _say(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """A warning of qsweep's own is a note to the user; any other looks as always."""
+    if issubclass(category, LostResults):
+        sys.stderr.write(f"note: {message}\n")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, str(where[0]), int(str(where[1]))))
+
+
+def _run() -> None:
     try:
         app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
     except QsweepError as error:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from db.belonging import check_belonging
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
@@ -49,6 +50,7 @@ def bring_home(home: Home, path: Path) -> Imported:
     """Count what the bundle or parcel at `path` has found. Raises InputError, with nothing changed, if it is damaged,
     altered, or of another registry."""
     with opened(path) as folder, Registry.open(home.registry) as registry:
+        check_belonging(home, registry)
         manifest = read_manifest(folder)
         records = read_ledger(folder / LEDGER, seed(folder))
         bundle = _find_bundle(registry, manifest, path)

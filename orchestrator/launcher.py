@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from db.home import Home
+from db.losses import counted, find_gone
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
@@ -20,7 +21,7 @@ from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
-from orchestrator.store import check_store, name_store
+from orchestrator.store import check_store
 from orchestrator.watch import Watch
 from sweeps import processes
 from sweeps.code import code_version, freeze
@@ -77,26 +78,37 @@ def launch(
 ) -> Sweep:
     """Register the selection and see it through; the sweep. Raises InputError before anything is written."""
     home.check()
-    known, finished = find_launched(home, selection)
-    check_models(home, selection)
     check_store(home, execution.results)
+    known, finished = find_launched(home, selection, results=execution.results)
+    check_models(home, selection)
     if known is not None and finished:
         version, ground = known.code, None
     else:
         check_corruptions(home, selection)
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
-    registry, sweep, words = register(home, selection, code=version)
-    name_store(home, execution.results)
+    registry, sweep, words = register(home, selection, code=version, results=execution.results)
     console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
     with registry:
         if ground is None:
-            console.print("Nothing to do: every job is done.")
+            console.print(_nothing_to_do(home, registry, sweep, selection), highlight=False, soft_wrap=True)
             return sweep
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
         see_through(home, registry, sweep, backend, console, execution, ground, scope=scope)
     return sweep
+
+
+def _nothing_to_do(home: Home, registry: Registry, sweep: Sweep, selection: Selection) -> str:
+    """What there is to say where every job is done: unless files are gone that its answers need."""
+    chosen = {job.identity for job in selection.chosen}
+    lost = [one for one in find_gone(home, registry, sweep.id) if one.job in chosen]
+    if not lost:
+        return "Nothing to do: every job is done."
+    return (
+        f"Nothing is queued, but the results of {counted({one.job for one in lost})} are lost ({lost[0].kind}: "
+        f"{lost[0].file} {lost[0].why}). To compute them again: qsweep db check --repair, then launch again"
+    )
 
 
 def see_through(

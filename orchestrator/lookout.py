@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from db.losses import read_sound
 from db.registry import Registry
-from db.results import ResultStore, VanishedResults
+from db.results import DamagedResults, ResultStore, VanishedResults, table_of
 from db.rows import AgentRow, Change, Committed, Counts, Done, Sweep
 from db.states import State
 from reports.table import precision_name
@@ -24,6 +25,8 @@ SETTLED = 20.0
 """Seconds of watching after which the speed is the one that was seen."""
 CHANGES = 5_000
 """Most events that one look takes in."""
+TRIES = 3
+"""How often one look reads anew what has vanished or is damaged; at last it goes on without."""
 PART = 500
 """Jobs whose results are read at once …"""
 PATIENCE = 0.3
@@ -61,6 +64,8 @@ class View:
     seconds_left: float | None
     agents: Sequence[AgentRow]
     recent: Sequence[Change]
+    lost: int = 0
+    """Trainings whose results can't be read."""
 
     @property
     def is_over(self) -> bool:
@@ -88,6 +93,8 @@ class Lookout:
         self._registry, self._results, self._title = registry, results, sweep.title
         self._sweep_id = sweep.id
         self._wall, self._clock = wall, clock
+        self._vanished = self._damaged = False
+        """Whether files were gone at the last look, and whether to go on without what is lost."""
         self._work: deque[tuple[float, float]] = deque()
         self._forget()
 
@@ -95,6 +102,7 @@ class Lookout:
         """Begin the means anew."""
         self._means: dict[str, Mean] = {}
         self._known = 0
+        self._lost: set[str] = set()
         self._mark = self._registry.newest_event()
         self._after = 0
         self._taken = bytearray()
@@ -118,27 +126,36 @@ class Lookout:
             seconds_left=self._seconds_left(recent, agents),
             agents=agents,
             recent=recent,
+            lost=len(self._lost),
         )
 
     def _take_in(self) -> None:
         """Results of jobs that have finished since the last look, then of older ones while patience lasts."""
-        deadline = self._clock() + PATIENCE
-        try:
-            changes = self._registry.changes(self._sweep_id, since=self._mark, limit=CHANGES)
-            if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
-                self._forget()
+        for _ in range(TRIES):
+            try:
+                self._take_in_more()
                 return
-            self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
-            self._mark = changes[-1].id if changes else self._mark
-            while not self._complete:
-                part = self._registry.done_after(self._sweep_id, self._after, PART)
-                self._add([(one.id, _pointer(one)) for one in part])
-                self._after = part[-1].id if part else self._after
-                self._complete = len(part) < PART
-                if self._clock() >= deadline:
-                    break
-        except VanishedResults:  # compacted since the pointers were read
+            except VanishedResults:  # compacted since the pointers were read; if it happens again, they are lost
+                self._vanished, self._damaged = True, self._vanished
+            except DamagedResults:
+                self._damaged = True
             self._forget()
+
+    def _take_in_more(self) -> None:
+        deadline = self._clock() + PATIENCE
+        changes = self._registry.changes(self._sweep_id, since=self._mark, limit=CHANGES)
+        if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
+            self._forget()
+            return
+        self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
+        self._mark = changes[-1].id if changes else self._mark
+        while not self._complete:
+            part = self._registry.done_after(self._sweep_id, self._after, PART)
+            self._add([(one.id, _pointer(one)) for one in part])
+            self._after = part[-1].id if part else self._after
+            self._complete = len(part) < PART
+            if self._clock() >= deadline:
+                break
 
     def _add(self, done: Sequence[tuple[int, Committed]]) -> None:
         """Take the results of these trainings into the means, each once."""
@@ -146,7 +163,13 @@ class Lookout:
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
         fresh = [(number, one) for number, one in done if one.kind is Kind.TRAIN and not self._taken[number]]
         columns = ["bits", "diverged", *METRICS]
-        rows = self._results.read("runs", [one for _, one in fresh], columns=columns).to_pylist()
+        pointers = table_of(one for _, one in fresh)
+        if self._damaged:
+            table, lost = read_sound(self._results, "runs", pointers, columns)
+            self._lost |= {one.job for one in lost}
+        else:
+            table = self._results.read("runs", pointers, columns=columns)
+        rows = table.to_pylist()
         for number, _ in fresh:
             self._taken[number] = 1
         self._known += len(rows)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job
 from sweeps.measures import Distortion
 from sweeps.training import different_needs
+from sweeps.wholefiles import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +34,13 @@ class KeptWeights:
         if self.source == self.target:
             return
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.target.with_name(f".{self.target.name}.{uuid.uuid4().hex}")
-        try:
-            shutil.copyfile(self.source, temporary)
-            with temporary.open("rb") as file:
-                copied = hashlib.file_digest(file, "sha256").hexdigest()
-            if copied != self.hash:
+        with self.source.open("rb") as source, whole_file(self.target) as copy:
+            digest = hashlib.sha256()
+            while part := source.read(1 << 20):
+                digest.update(part)
+                copy.write(part)
+            if digest.hexdigest() != self.hash:
                 raise QsweepError(f"{self.source} changed while it was copied")
-            temporary.replace(self.target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)

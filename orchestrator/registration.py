@@ -5,26 +5,33 @@ from __future__ import annotations
 import getpass
 import os
 
+from db.belonging import check_belonging, settle_belonging
 from db.home import Home
 from db.registry import Registry
 from db.rows import Sweep
 from db.states import State
 from orchestrator.selection import Selection
+from orchestrator.store import name_store
 from reports.answers import spec_of
 from sweeps.errors import InputError
 from sweeps.spec import variant
 
 
-def register(home: Home, selection: Selection, *, code: str, paused: str | None = None) -> tuple[Registry, Sweep, str]:
+def register(
+    home: Home, selection: Selection, *, code: str, paused: str | None = None, results: str | None = None
+) -> tuple[Registry, Sweep, str]:
     """Write the sweep and its jobs into the registry, made if there is none; what was added, in words.
 
-    With a reason to be `paused`, no agent claims the jobs by itself.
+    With a reason to be `paused`, no agent claims the jobs by itself. `results`: the URL that they shall have. Raises
+    InputError, with nothing registered, if the registry counts the results of another home.
     """
     owner = _user()
     if home.registry != Home.at(home.root).registry:
         Registry.open(home.registry, create=True).close()  # if it can't be made, nothing else is
     home.prepare()
     registry = Registry.open(home.registry, create=True)
+    settle_belonging(home, registry, results=results)
+    name_store(home, results)
     sweep = registry.add_sweep(
         name=selection.spec.name,
         label=selection.label,
@@ -48,12 +55,16 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def find_launched(home: Home, selection: Selection) -> tuple[Sweep | None, bool]:
-    """The selection's sweep if it was launched before, and whether every chosen job is done. Changes nothing."""
+def find_launched(home: Home, selection: Selection, *, results: str | None = None) -> tuple[Sweep | None, bool]:
+    """The selection's sweep if it was launched before, and whether every chosen job is done. Changes nothing.
+
+    Raises InputError if the registry counts other results than those of this home (at the URL `results`, if named).
+    """
     registry = Registry.open_if_present(home.registry)
     if registry is None:
         return None, False
     with registry:
+        check_belonging(home, registry, results=results)
         sweep = next((one for one in registry.sweeps() if one.title == selection.title), None)
         if sweep is None:
             return None, False

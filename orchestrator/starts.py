@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from db.home import Home
+from sweeps.wholefiles import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,7 @@ def record(home: Home, start: Start) -> None:
     home.starts.mkdir(parents=True, exist_ok=True)
     now = time.time()
     name = f"{start.sweep}-{now:.3f}-{uuid.uuid4().hex[:8]}.json"
-    temporary = home.starts / f".{name}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(start) | {"at": now}) + "\n", encoding="utf-8")
-    temporary.replace(home.starts / name)
+    write_whole(home.starts / name, (json.dumps(asdict(start) | {"at": now}) + "\n").encode())
 
 
 def by_backend(starts: Iterable[Start]) -> dict[str, list[Start]]:

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from db.compaction import compact
 from db.home import Home
+from db.losses import read_sound, told
 from db.registry import Registry
-from db.results import ResultStore
+from db.results import ResultStore, table_of
 from db.rows import Counts, Sweep
 from db.states import SweepState
 from orchestrator.backends.base import Backend, Fleet, StartRefused
@@ -130,7 +131,10 @@ class Watch:
                 "generalization_gap",
                 "test_accuracy",
             ]
-            self.progress.add_results(self.results.read("runs", fresh, columns=columns).to_pylist())
+            found, lost = read_sound(self.results, "runs", table_of(fresh), columns)
+            self.progress.add_results(found.to_pylist())
+            if remark := told(lost, self.sweep.title):
+                self.console.print(remark, highlight=False, soft_wrap=True)
             self.progress.done.update(row.job for row in fresh)
             self._loose.update(row.publication for row in fresh)
             self._compact()

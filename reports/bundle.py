@@ -8,9 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from db.losses import Lost, counted
 from db.results import DamagedResults
 from db.rows import Sweep
 from db.schema import KINDS
@@ -28,6 +26,7 @@ from db.views import VIEWS
 from reports.source import Source, check_columns, known_schema
 from sweeps.code import release
 from sweeps.errors import InputError
+from sweeps.wholefiles import whole_folder
 
 FORMAT = 1
 """Raised when a bundle of the old layout can't be read as one of the new."""
@@ -41,20 +40,14 @@ def write_bundle(source: Source, folder: Path) -> dict[str, Any]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("this is there already", place=f"--out {folder}", allowed="name a new or an empty folder")
     folder = folder.absolute()
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     try:
-        temporary.mkdir(parents=True)
-        files = [_write(source, name, temporary) for name in (*KINDS, *VIEWS)]
-        manifest = _manifest(source, files)
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        _save(temporary / MANIFEST, text.encode())
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
+        with whole_folder(folder) as begun:
+            files = [_write(source, name, begun) for name in (*KINDS, *VIEWS)]
+            manifest = _manifest(source, files) | _losses(source)
+            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            (begun / MANIFEST).write_bytes(text.encode())
     except OSError as error:
         raise InputError(f"the bundle can't be written: {error.strerror}", place=f"--out {folder}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 
@@ -63,20 +56,13 @@ def _write(source: Source, name: str, folder: Path) -> dict[str, Any]:
     buffer = pa.BufferOutputStream()
     pq.write_table(table.combine_chunks(), buffer, compression="zstd")
     content = buffer.getvalue().to_pybytes()
-    _save(folder / f"{name}.parquet", content)
+    (folder / f"{name}.parquet").write_bytes(content)
     return {
         "file": f"{name}.parquet",
         "rows": table.num_rows,
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-
-
-def _save(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _manifest(source: Source, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -94,6 +80,11 @@ def _manifest(source: Source, files: Sequence[dict[str, Any]]) -> dict[str, Any]
         "provenance": {name: _distinct(source, name) for name in PROVENANCE},
         "files": list(files),
     }
+
+
+def _losses(source: Source) -> dict[str, Any]:
+    """What was lost when this was exported: the manifest of a whole sweep says nothing of it."""
+    return {"lost": [dataclasses.asdict(one) for one in source.lost]} if source.lost else {}
 
 
 def sorted_counts(column: pa.ChunkedArray) -> list[dict[str, Any]]:
@@ -122,6 +113,7 @@ class BundleSource(Source):
         sweep = manifest["sweep"]
         spec = json.dumps(manifest["spec"], sort_keys=True, separators=(",", ":"), allow_nan=False)
         self.sweep = Sweep(**(sweep | {"id": 0, "spec": spec, "state": SweepState(sweep["state"])}))
+        self.lost = [Lost(**one) for one in manifest.get("lost", ())]
         self._files = {entry["file"] for entry in manifest["files"]}
         for entry in manifest["files"]:
             self._check(entry)
@@ -137,6 +129,10 @@ class BundleSource(Source):
         table = file.read(columns=there)
         found = {field.name: table[field.name] if field.name in there else _nulls(table, field) for field in schema}
         return pa.table(found, schema=schema) if found else table.select([])
+
+    def remark(self) -> str | None:
+        jobs = {one.job for one in self.lost}
+        return f"the results of {counted(jobs)} of {self.title} were lost when this was exported" if jobs else None
 
     def place_of(self, kind: str, publication: str) -> str:
         return str(self._folder / f"{kind}.parquet")

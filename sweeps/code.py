@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import py_compile
-import shutil
 import subprocess
-import uuid
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+
+from sweeps.wholefiles import whole_folder
 
 PACKAGES = ("sweeps", "db", "workers")
 """The packages that an agent runs."""
@@ -78,22 +78,19 @@ def freeze(folder: Path) -> str:
     target = folder / version
     if target.is_dir():
         return version
-    temporary = folder / f".{uuid.uuid4().hex}"
     try:
-        for name, content in _files().items():
-            copy = temporary / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(content)
-            py_compile.compile(
-                str(copy), dfile=str(target / name), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
-            )
-        (temporary / STAMP).write_text(code_origin() + "\n", encoding="utf-8")
-        temporary.rename(target)
+        with whole_folder(target) as begun:
+            for name, content in _files().items():
+                copy = begun / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content)
+                py_compile.compile(
+                    str(copy), dfile=str(target / name), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
+                )
+            (begun / STAMP).write_text(code_origin() + "\n", encoding="utf-8")
     except OSError:
         if not target.is_dir():  # else another launch was faster
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return version
 
 

@@ -12,6 +12,10 @@ class QsweepError(Exception):
     exit_code = 1
 
 
+class LostResults(UserWarning):
+    """An answer goes on without results that are lost: says how many, and what to do."""
+
+
 class InputError(QsweepError):
     """The user's input can't be used: says where, what, and what is allowed. Nothing was written."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from orchestrator.options import (
 )
 from reports.formats import FileFormat, Format, Picture, RowFormat, Tracker
 from sweeps.errors import InputError
+from sweeps.wholefiles import write_whole
 
 if TYPE_CHECKING:
     from reports.source import Source
@@ -107,14 +107,10 @@ def deliver(content: bytes, out: Path | None) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(out)
+        write_whole(out, content)
     except OSError as error:
         raise InputError(f"this file can't be written: {error.strerror}", place=f"--out {out}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     typer.echo(str(out), err=True)
 
 

@@ -90,6 +90,7 @@ def landscape(
     Writes to DIR: Parquet of every grid, surfaces and contours with one scale for all precisions of a
     configuration, an interactive page, and .vtp for ParaView. The same command again goes on where it stopped.
     """
+    from db.belonging import check_belonging
     from db.registry import Registry
     from orchestrator.surveying import Wanted, choose_models
     from sweeps.landscape import BETWEEN, LINE, PLANE, Landscape, check_pair, rounding
@@ -103,6 +104,7 @@ def landscape(
     given = {"view": view, "points": points, "radius": radius, "samples": samples, "seed": seed}
     asked = Landscape.from_settings(given | ({} if perturb is None else {"perturb": perturb.value}))
     with Registry.open(place.registry) as opened:
+        check_belonging(place, opened)
         chosen = choose_models(place, opened, targets or between or (), where=where, limit=limit)
     for note in chosen.notes:
         typer.echo(f"note: {note}", err=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -29,10 +29,12 @@ from orchestrator.options import (
 if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
-    from db.rows import JobRow
+    from db.rows import JobRow, Sweep
     from sweeps.job import Job
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
+MOST_LOOKED_AT = 50_000
+"""Done jobs of which `status` looks whether their results are there: with more it would be slow."""
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
 
@@ -90,7 +92,8 @@ def status(
             for one in found.agents()
         ]
         away = [one for one in found.bundles() if one.state is AgentState.AWAY]
-    remarks = _remarks(
+        losses = _losses(place, found, sweeps, sum(row[State.DONE.value] for row in rows))
+    remarks = losses + _remarks(
         place, [sweep.id for sweep, row in zip(sweeps, rows, strict=True) if row["queued"] + row["running"]]
     )
     if as_json:
@@ -115,6 +118,23 @@ def status(
         typer.echo(f"bundle {one.id}, {one.name}: {one.jobs} jobs are away since {packed} (counted as running)")
     for remark in remarks:
         typer.echo(remark)
+
+
+def _losses(home: Home, registry: Registry, sweeps: Sequence[Sweep], done: int) -> list[str]:
+    """What the sweeps lost of their results, as far as a quick look at the names of files tells."""
+    from db.absence import is_anything_absent
+
+    if not 0 < done <= MOST_LOOKED_AT or not is_anything_absent(home, registry):
+        return []
+    from db.belonging import check_belonging
+    from db.losses import find_gone, told
+    from sweeps.errors import InputError
+
+    try:
+        check_belonging(home, registry)
+    except InputError as error:
+        return [str(error)]
+    return [text for sweep in sweeps if (text := told(find_gone(home, registry, sweep.id), sweep.title))]
 
 
 def _remarks(home: Home, open_ones: list[int]) -> list[str]:

@@ -179,6 +179,7 @@ def resume(
     """Go on with a launched sweep, from the registry alone."""
     from rich.console import Console
 
+    from db.belonging import settle_belonging
     from db.registry import Registry
     from db.rows import Scope
     from db.states import State
@@ -194,6 +195,8 @@ def resume(
     opened = Registry.open(place.registry)
     console = Console(stderr=True)
     try:
+        place.check()
+        settle_belonging(place, opened)
         found = opened.find_sweep(sweep)
         if spec_of(found).tuning is not None:
             wanted = Wanted(cpus=cpus, gpus=gpus, memory=memory)
@@ -236,6 +239,7 @@ def worker(
     data: DataOption = None,
 ) -> None:
     """Run one agent here until nothing is left to claim."""
+    from db.belonging import check_belonging
     from db.registry import Registry
     from db.rows import Scope
     from orchestrator.supervisor import supervise
@@ -243,6 +247,7 @@ def worker(
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
     try:
+        check_belonging(place, opened)
         found = opened.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
@@ -259,23 +264,26 @@ def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float 
 
 def _finish(home: Home, sweep: Sweep) -> None:
     """Print the sweep's tables; exit with 1 if some of its jobs failed."""
+    from db.losses import find_gone
     from db.registry import Registry
     from reports.answers import render_tables
     from reports.formats import Format
     from reports.render import Layout
-    from reports.source import RegistrySource
+    from reports.source import RegistrySource, warn_of_losses
 
     registry = Registry.open(home.registry)
     try:
-        typer.echo(
-            render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
-        )
+        source = RegistrySource(home, registry, sweep)
+        typer.echo(render_tables(source, Format.MARKDOWN, Layout(against_paper=True)), nl=False)
         counts = registry.counts(sweep.id)
+        source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:
         registry.close()
+    warn_of_losses([source])
     failed = counts.failed
     if counts.away:
         typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
     if failed:
         typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+    if failed or source.lost:
         raise typer.Exit(1)

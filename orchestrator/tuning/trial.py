@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 from ray import tune
 
 from db.registry import Registry
-from db.results import ResultStore
+from db.results import DamagedResults, ResultStore
 from db.rows import JobRow
 from db.states import State, SweepState
 from orchestrator.backends.base import Fleet
@@ -27,6 +28,8 @@ from sweeps import processes
 from sweeps.errors import QsweepError
 from sweeps.job import Job
 from sweeps.tuning import Tuning
+
+log = logging.getLogger(__name__)
 
 WAIT = 0.5
 """Seconds between two looks at a job that another agent runs."""
@@ -160,7 +163,11 @@ class Trial(tune.Trainable):
         """Take in the history of a finished job; the last known epoch."""
         if row.state is State.DONE:
             found = self._registry.committed_job(row.id)
-            rows = self._results.read("epochs", found).to_pylist()
+            try:
+                rows = self._results.read("epochs", found).to_pylist()
+            except DamagedResults as error:  # the search goes on without its history
+                log.warning("the epochs of job %s are lost: %s", self._identity, error)
+                rows = []
             self._known = {one["epoch"]: {name: one[name] for name in REPORTED} for one in rows}
         return max(self._known, default=0)
 

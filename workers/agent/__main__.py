@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from db.belonging import check_belonging
 from db.clock import boot_id, process_started
 from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.home import Home
@@ -80,6 +81,7 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     registry = Registry.open(home.registry)
+    check_belonging(home, registry)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
     agent = registry.enlist(
         AgentInfo(

@@ -30,6 +30,7 @@ from db.rows import (
 )
 from db.schema import KINDS
 from db.states import FailureClass, State
+from sweeps.wholefiles import sync_folder, temporary_of
 from workers.bundle.ledger import Ledger, Record
 from workers.bundle.manifest import Manifest, seed
 
@@ -318,8 +319,7 @@ class Desk:
         for record in old.records:
             if self.entries[record["job_id"]].state is State.QUEUED:
                 self._save(Checkpoint(**record))
-        temporary = path.with_name(f".{path.name}")
-        temporary.unlink(missing_ok=True)
+        temporary = temporary_of(path)
         fresh = Ledger(temporary, token)
         for job_id, entry in self.entries.items():
             for saved in reversed(entry.saved):
@@ -328,6 +328,7 @@ class Desk:
                 )
         fresh.close()
         temporary.replace(path)
+        sync_folder(path.parent)
         return Ledger(path, token)
 
     def _path(self, kind: str, publication: str) -> Path:

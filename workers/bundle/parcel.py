@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sweeps.errors import InputError
+from sweeps.wholefiles import whole_file
 from workers.bundle import manifest
 from workers.bundle.desk import LEDGER
 from workers.bundle.ledger import Record, read_ledger
@@ -23,16 +22,9 @@ CONTENTS = "contents.json"
 
 def write_zip(folder: Path, files: Sequence[Path], out: Path) -> None:
     """Write files below `folder` as `out`, whole or not at all."""
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for path in files:
-                archive.write(path, path.relative_to(folder).as_posix())
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in files:
+            archive.write(path, path.relative_to(folder).as_posix())
 
 
 def write_results(folder: Path, out: Path, *, models: bool) -> int:

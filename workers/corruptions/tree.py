@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.errors import InputError
+from sweeps.wholefiles import write_whole
 from workers.corruptions.constants import IMAGENET
 from workers.corruptions.corrupt import corrupt
 from workers.corruptions.digital import jpeg
@@ -106,9 +106,4 @@ def target(picture: Picture, corruption: str, severity: int, out: Path) -> Path:
 
 def _save(picture: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(jpeg(picture, QUALITY))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, jpeg(picture, QUALITY))

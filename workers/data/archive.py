@@ -14,6 +14,7 @@ import numpy as np
 
 from sweeps.datasets import DATASETS, DataSet
 from sweeps.errors import InputError, QsweepError
+from sweeps.wholefiles import whole_file
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -41,7 +42,8 @@ def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None
 
     images = load(DATASETS[name], folder, download=download)
     out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out / f"{name}.npz", **{part: getattr(images, part).numpy() for part in PARTS})
+    with whole_file(out / f"{name}.npz") as file:
+        np.savez_compressed(file, **{part: getattr(images, part).numpy() for part in PARTS})
 
 
 def main(arguments: list[str] | None = None) -> int:

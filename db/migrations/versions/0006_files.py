@@ -1,0 +1,36 @@
+"""Files: who writes a publication, when pointers left one, and by what the results store is known again."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+
+NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    op.create_table(
+        "writings",
+        sa.Column("publication", NAME, nullable=False),
+        sa.Column("writer", sa.Text(), nullable=False),
+        sa.Column("clock", sa.Text(), nullable=False),
+        sa.Column("expires", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("publication"),
+    )
+    op.create_table(
+        "departures",
+        sa.Column("publication", NAME, nullable=False),
+        sa.Column("left_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("publication"),
+    )
+    op.create_table(
+        "store",
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("identity", sa.Text(), nullable=False),
+        sa.Column("place", sa.Text(), nullable=False),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("number"),
+    )
