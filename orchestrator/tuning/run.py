@@ -33,6 +33,7 @@ from sweeps.code import code_version, freeze
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job, Kind
 from sweeps.spec import matching
+from sweeps.text import shortened
 from sweeps.tuning import Scheduler, Search, Tuning
 
 AT_WORK = "its trials are run by `qsweep tune`"
@@ -64,7 +65,9 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
         )
     chosen = matching(trainings, tuning.where)
     if not chosen:
-        raise InputError(f"none of the {len(trainings)} jobs matches", place=f"--where {tuning.where!r}")
+        raise InputError(
+            f"none of the {len(trainings)} jobs matches", place=f"--where {shortened(tuning.where or '')!r}"
+        )
     return Selection(
         spec=replace(selection.spec, tuning=tuning, measures=()),
         label=name or f"tune-{selection.label}-{tuning.label}",

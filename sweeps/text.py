@@ -1,0 +1,27 @@
+"""Text that is not ours: cut to a length, and cleaned of what a terminal would obey instead of show."""
+
+from __future__ import annotations
+
+import re
+
+CONTROLS = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # a control sequence, such as a colour
+    r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\x9c|(?=\n)|$)"  # a string for the terminal, such as its title or a link
+    r"|\x1b[ -/]*[0-~]?"  # any other escape sequence
+    r"|\x9b[0-?]*[ -/]*[@-~]"  # the first again, with its introduction as one character
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]",  # controls, and turns of direction
+)
+"""Escape sequences and control characters but tab and newline."""
+CARRIAGE = re.compile(r"\r\n")
+LONGEST = 80
+"""Characters of a text that a message repeats."""
+
+
+def clean(text: str) -> str:
+    """The text without escape sequences and control characters; lines and tabs stay."""
+    return CONTROLS.sub("", CARRIAGE.sub("\n", text))
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """The text, or its beginning: what a message repeats of a user's input."""
+    return text if len(text) <= most else text[: most - 1] + "…"
