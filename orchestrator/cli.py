@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands import act, answer, ask, care, carry, distort, landscape, look, run, tune
+from orchestrator.literal import make_literal
+from orchestrator.terminal import outlets
 from sweeps.code import release
 from sweeps.errors import QsweepError
 
@@ -61,19 +63,20 @@ def options(
             os.environ[variable] = str(value)
 
 
+make_literal(app)
+
+
 def main() -> None:
     """Run the command line; errors of qsweep's own become one message and their exit code."""
-    try:
-        app()
-    except QsweepError as error:
-        sys.stderr.write(f"qsweep: {error}\n")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("qsweep: interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    with outlets():
+        try:
+            app()
+        except QsweepError as error:
+            sys.stderr.write(f"qsweep: {error}\n")
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.stderr.write("qsweep: interrupted\n")
+            sys.exit(130)
 
 
 if __name__ == "__main__":

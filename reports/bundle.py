@@ -25,6 +25,7 @@ from db.schema import KINDS
 from db.schema import VERSION as SCHEMA
 from db.states import SweepState
 from db.views import VIEWS
+from reports.frames import with_frame_types
 from reports.source import Source, check_columns, known_schema
 from sweeps.code import release
 from sweeps.errors import InputError
@@ -61,7 +62,7 @@ def write_bundle(source: Source, folder: Path) -> dict[str, Any]:
 def _write(source: Source, name: str, folder: Path) -> dict[str, Any]:
     table = source.read(name)
     buffer = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), buffer, compression="zstd")
+    pq.write_table(with_frame_types(table.combine_chunks()), buffer, compression="zstd")
     content = buffer.getvalue().to_pybytes()
     _save(folder / f"{name}.parquet", content)
     return {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from typing import Any
 
 CONTROLS = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # a control sequence, such as a colour
@@ -25,3 +28,18 @@ def clean(text: str) -> str:
 def shortened(text: str, most: int = LONGEST) -> str:
     """The text, or its beginning: what a message repeats of a user's input."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def as_json(content: Any) -> str:
+    """JSON on one line. It has no NaN and no infinity: these are null. What it doesn't know is written as text."""
+    return json.dumps(_jsonable(content), default=str, allow_nan=False)
+
+
+def _jsonable(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(name): _jsonable(one) for name, one in content.items()}
+    if isinstance(content, list | tuple):
+        return [_jsonable(one) for one in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
+from orchestrator.terminal import write_json
 
 database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
 
@@ -44,7 +44,7 @@ def doctor(
 
     findings = examine(home_of(home, registry, data))
     if as_json:
-        typer.echo(json.dumps([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings]))
+        write_json([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings])
     else:
         for one in findings:
             typer.echo(f"{'ok  ' if one.ok else 'FAIL' if one.needed else '-   '}  {one.part:<10} {one.text}")
@@ -60,7 +60,7 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
     with opened(place) as found:
         usage = measure_usage(place, find_garbage(place, found, now=time.time()))
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in usage]))
+        write_json([asdict(one) for one in usage])
         return
     typer.echo(f"{'folder':<12}{'files':>8}{'size':>10}{'garbage':>10}")
     for one in usage:
@@ -71,6 +71,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete files that no job points to and that nobody is writing."""
     from db.garbage import find_garbage
@@ -79,11 +80,15 @@ def gc(
     with opened(place) as found:
         garbage = find_garbage(place, found, now=time.time())
     freed = sum(path.stat().st_size for path in garbage)
-    for path in garbage:
-        if dry_run:
-            typer.echo(str(path.relative_to(place.root)))
-        else:
+    if not dry_run:
+        for path in garbage:
             path.unlink(missing_ok=True)
+    names = [str(path.relative_to(place.root)) for path in garbage]
+    if as_json:
+        write_json({"files": names, "bytes": freed, "deleted": not dry_run})
+        return
+    for name in names if dry_run else ():
+        typer.echo(name)
     typer.echo(f"{len(garbage)} files, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
 
 
@@ -104,7 +109,7 @@ def compact(
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         merged = merge(place, found, [sweep.id for sweep in sweeps])
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in merged]))
+        write_json([asdict(one) for one in merged])
         return
     for one in merged:
         if one.skipped:
@@ -170,7 +175,7 @@ def check(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_j
     place = home_of(home, registry)
     problems = audit(place)
     if as_json:
-        typer.echo(json.dumps(problems))
+        write_json(problems)
     else:
         for problem in problems:
             typer.echo(problem)

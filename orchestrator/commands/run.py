@@ -129,15 +129,14 @@ def launch(
     data: DataOption = None,
 ) -> None:
     """Register what is missing of a sweep, run it, show progress, end with its tables. Again: resume."""
-    from rich.console import Console
-
     from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
+    from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     place = home_of(home, registry, data)
-    console = Console(stderr=True)
+    console = Screen()
     for warning in selection.warnings():
         console.print(f"note: {warning}", highlight=False, soft_wrap=True)
     sweep = launch_selection(
@@ -177,8 +176,6 @@ def resume(
     data: DataOption = None,
 ) -> None:
     """Go on with a launched sweep, from the registry alone."""
-    from rich.console import Console
-
     from db.registry import Registry
     from db.rows import Scope
     from db.states import State
@@ -186,13 +183,14 @@ def resume(
     from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
+    from orchestrator.screen import Screen
     from orchestrator.starts import fleet_size, recorded
     from orchestrator.tuning.run import Ground
     from reports.answers import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
-    console = Console(stderr=True)
+    console = Screen()
     try:
         found = opened.find_sweep(sweep)
         if spec_of(found).tuning is not None:
@@ -227,7 +225,7 @@ def resume(
 
 def worker(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.", autocompletion=complete_launched)
+        str | None, typer.Argument(metavar="NAME", help="Work for this sweep only.", autocompletion=complete_launched)
     ] = None,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,

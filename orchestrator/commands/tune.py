@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +23,7 @@ from orchestrator.options import (
     WhereOption,
     home_of,
 )
+from orchestrator.terminal import write_json
 from sweeps.tuning import Mode, Scheduler, Search
 
 if TYPE_CHECKING:
@@ -78,16 +78,15 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Tune over a sweep's axes with Ray Tune, bit width among them; end with the best trials. Again: resume."""
-    from rich.console import Console
-
     from orchestrator.cluster import Wanted, named_address
+    from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
     from orchestrator.tuning.run import Ground, make_selection
     from orchestrator.tuning.run import tune as see_through
     from sweeps.tuning import VAL_FRACTION, Tuning, check_metric
 
     natural = check_metric(metric, mode)
-    console = Console(stderr=True)
+    console = Screen()
     selection = read_selection(source, changes=changes or ())
     given = {*dict(selection.spec.fixed), *(axis.name for axis in selection.spec.axes)}
     if metric.startswith("val_") and "val_fraction" not in given:
@@ -122,7 +121,7 @@ def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
         trials = read_trials(home, opened, sweep)
         failed = opened.counts(sweep.id).failed
     if as_json:
-        typer.echo(json.dumps({"sweep": sweep.title, "trials": [asdict(one) for one in trials]}))
+        write_json({"sweep": sweep.title, "trials": [asdict(one) for one in trials]})
     else:
         typer.echo(render_trials(sweep, trials), nl=False)
     if failed:
