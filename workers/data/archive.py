@@ -14,6 +14,7 @@ import numpy as np
 
 from sweeps.datasets import DATASETS, DataSet
 from sweeps.errors import InputError, QsweepError
+from workers.ordinary import check_ordinary
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -23,6 +24,7 @@ def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] |
     path = None if folder is None else folder / f"{data.name}.npz"
     if path is None or not path.exists():
         return None
+    check_ordinary(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return tuple(np.ascontiguousarray(archive[part]) for part in PARTS)
