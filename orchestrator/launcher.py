@@ -14,6 +14,7 @@ from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
 from orchestrator.backends.local import serves
 from orchestrator.corrupted_sets import check_corruptions
+from orchestrator.data_folders import check_data
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import Machine, probe
@@ -51,6 +52,8 @@ class Ground:
 
 def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
     """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing."""
+    backend.check(home, execution.workers)
+    check_data(home, jobs)
     machine = probe(home, jobs=jobs, weights=execution.weights)
     site = backend.survey(machine, execution.workers)
     check_reach(home, site.hosts)

@@ -126,9 +126,9 @@ def outlets() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     closed = _occupy_descriptors()
     for stream in filter(None, before):
-        stream.reconfigure(errors=ERRORS)  # type: ignore[union-attr]
-    sys.stdout = Outlet(before[0] or closed, needed=True)  # type: ignore[assignment]
-    sys.stderr = Outlet(before[1] or closed, needed=False)  # type: ignore[assignment]
+        stream.reconfigure(errors=ERRORS)
+    sys.stdout = Outlet(before[0] or closed, needed=True)
+    sys.stderr = Outlet(before[1] or closed, needed=False)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ def typed_frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas(types_mapper=_extension, ignore_metadata=True)
     for place, kind in enumerate(table.schema.types):
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            frame.isetitem(place, frame.iloc[:, place].map(_tuple).astype(object))
+            frame.isetitem(place, frame.iloc[:, place].map(_tuple).astype(object).array)
     return frame
 
 

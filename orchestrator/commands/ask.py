@@ -116,12 +116,14 @@ def calibrate(
     from db.registry import Registry
     from orchestrator.calibrating import calibrate as measure
     from orchestrator.calibrating import training_shapes
+    from orchestrator.data_folders import check_data
     from orchestrator.machine import probe
     from orchestrator.selection import read_selection
 
     jobs = read_selection(source, changes=changes or (), where=where).chosen
     place = home_of(home, registry, data)
     place.check()
+    check_data(place, jobs)
     machine = probe(place, jobs=jobs)
 
     def tell(trial: Trial) -> None:

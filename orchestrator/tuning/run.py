@@ -20,12 +20,14 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Fleet, Site
-from orchestrator.cluster import Resources, Wanted, connect, load_ray, nodes, start_own
+from orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
+from orchestrator.data_folders import check_data
 from orchestrator.freezing import Code, choose_code
 from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
+from orchestrator.tuning.scratch import check_scratch, told_if_full
 from orchestrator.tuning.space import Space, drawn_jobs
 from orchestrator.watch import Interrupted
 from reports.answers import spec_of
@@ -89,11 +91,15 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
     home.check()
     known, _ = find_launched(home, selection)
     version = choose_code(known, code)
-    machine = probe(home, jobs=selection.chosen)
     load_ray()
     if _tuning(selection).search is Search.OPTUNA:
         _check_optuna()
-    with _connected(ground, machine) as (site, resources):
+    check_scratch()
+    if ground.address is not None:
+        check_address(ground.address)
+    check_data(home, selection.chosen)
+    machine = probe(home, jobs=selection.chosen)
+    with told_if_full(), _connected(ground, machine) as (site, resources):
         check_reach(home, site.hosts)
         first = () if _tuning(selection).search is Search.OPTUNA else drawn_jobs(selection.chosen, _tuning(selection))
         registry, sweep, words = register(home, replace(selection, chosen=tuple(first)), code=version, paused=AT_WORK)

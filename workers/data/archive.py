@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sweeps.datasets import DATASETS, DataSet
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import InputError, QsweepError, packed
 from workers.ordinary import check_ordinary
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -57,8 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in given.datasets:
             write_archive(name, given.folder, given.out, download=given.download)
     except QsweepError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stdout.write(json.dumps(packed(error)) + "\n")
         return error.exit_code
+    sys.stdout.write("{}\n")
     return 0
 
 

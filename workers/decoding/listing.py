@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from sweeps.datasets import DataSet
 from sweeps.errors import InputError
 from workers.ordinary import check_ordinary
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
 """What ImageFolder takes for an image."""
+
+TRAIN, TEST = "train", "val"
+"""The folders of the images that are trained on, and of those that are tested on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,16 @@ class Listing:
     def name(self, place: int) -> str:
         """What an image is called, whatever the format of its file: `CLASS/FILE`."""
         return os.path.splitext(os.fsdecode(bytes(self.paths[place])))[0]
+
+
+def folder_of(data: DataSet, folder: Path | None) -> Path:
+    """The folder of a data set of files, below the data folder. Raises InputError if it is missing."""
+    allowed = f"name the folder that holds {data.folder}, with {TRAIN} and {TEST} in it, with --data"
+    if folder is None or data.folder is None:
+        raise InputError(f"{data.title} needs a folder", place="--data", allowed=allowed)
+    if not (folder / data.folder).is_dir():
+        raise InputError(f"{data.title} is not here: there is no {data.folder}", place=str(folder), allowed=allowed)
+    return folder / data.folder
 
 
 def image_paths(folder: bytes, below: bytes, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[bytes]:
