@@ -3,7 +3,7 @@
 1. Text that is not ours (an error of a bundle's, a note, a host's name) may hold escape sequences: they are taken out.
 2. A character that the encoding of the output lacks is written by another one.
 3. An output that takes no more, as a full disk or a pipe that nobody reads, ends what only answers with one line.
-   Progress, which goes to stderr, is lost without one: the work goes on.
+   Progress, which goes to stderr, is lost without one, and work that is done keeps its exit code.
 
 JSON, CSV and Parquet are written by `write_bytes` as they are.
 """
@@ -144,6 +144,16 @@ def _occupy_descriptors() -> TextIO:
         except OSError:
             os.open(os.devnull, os.O_RDONLY)
     return open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8", closefd=False)
+
+
+@contextlib.contextmanager
+def answering_after_work(remedy: str) -> Iterator[None]:
+    """What is printed here is the answer of work that is done: if it gets lost, the exit code still speaks of the
+    work."""
+    try:
+        yield
+    except OutputLost as lost:
+        sys.stderr.write(f"qsweep: {lost}; the work is done, see: {remedy}\n")
 
 
 def write_bytes(content: bytes) -> None:

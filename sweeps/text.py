@@ -9,7 +9,7 @@ from typing import Any
 
 CONTROLS = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # a control sequence, such as a colour
-    r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\x9c|(?=\n)|$)"  # a string for the terminal, such as its title or a link
+    r"|\x1b[\]PX^_][^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"  # a string for the terminal, such as its title or a link
     r"|\x1b[ -/]*[0-~]?"  # any other escape sequence
     r"|\x9b[0-?]*[ -/]*[@-~]"  # the first again, with its introduction as one character
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]",  # controls, and turns of direction

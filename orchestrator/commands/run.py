@@ -28,6 +28,7 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
+from orchestrator.terminal import answering_after_work
 
 if TYPE_CHECKING:
     from db.home import Home
@@ -265,9 +266,9 @@ def _finish(home: Home, sweep: Sweep) -> None:
 
     registry = Registry.open(home.registry)
     try:
-        typer.echo(
-            render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
-        )
+        tables = render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True))
+        with answering_after_work(f"qsweep tables {sweep.title}"):
+            typer.echo(tables, nl=False)
         counts = registry.counts(sweep.id)
     finally:
         registry.close()

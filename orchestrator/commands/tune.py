@@ -23,15 +23,18 @@ from orchestrator.options import (
     WhereOption,
     home_of,
 )
-from orchestrator.terminal import write_json
+from orchestrator.terminal import answering_after_work, write_json
 from sweeps.tuning import Mode, Scheduler, Search
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from db.home import Home
     from db.rows import Sweep
     from orchestrator.freezing import Code
+    from orchestrator.tuning.answer import Tried
     from orchestrator.tuning.run import Ground
 
 
@@ -115,15 +118,22 @@ def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: C
 def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
     """Print the best trials; exit with 1 if some jobs failed."""
     from db.registry import Registry
-    from orchestrator.tuning.answer import read_trials, render_trials
+    from orchestrator.tuning.answer import read_trials
 
     with Registry.open(home.registry) as opened:
         trials = read_trials(home, opened, sweep)
         failed = opened.counts(sweep.id).failed
+    with answering_after_work(f"qsweep resume {sweep.title}"):
+        _print_trials(sweep, trials, as_json=as_json)
+    if failed:
+        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+        raise typer.Exit(1)
+
+
+def _print_trials(sweep: Sweep, trials: Sequence[Tried], *, as_json: bool) -> None:
+    from orchestrator.tuning.answer import render_trials
+
     if as_json:
         write_json({"sweep": sweep.title, "trials": [asdict(one) for one in trials]})
     else:
         typer.echo(render_trials(sweep, trials), nl=False)
-    if failed:
-        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
-        raise typer.Exit(1)

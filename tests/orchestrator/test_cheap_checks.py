@@ -72,7 +72,7 @@ def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("plan", "digit-grid"), "did you mean 'digits-grid'"),
         (("plan", "digits-grid", "--set", "epohs=3"), "did you mean 'epochs'"),
         (("calibrate", "digits-grid", "--where", "bitz == 2"), "did you mean 'bits'"),
-        (("tune", "digits-grid", "--metric", "test_loss"), "is no metric"),
+        (("tune", "digits-grid", "--metric", "test_loss"), "test data never chooses"),
         (("resume", "digits-grid"), "registry"),
         (("pack", "digits-grid", "--out", "nowhere/far.zip"), "this folder can't be written"),
         (("landscape", "digits-grid"), "registry"),

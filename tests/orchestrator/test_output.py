@@ -73,7 +73,7 @@ def failed(home: Path) -> str:
         head = registry.next_cohort(agent, scope)
         assert head is not None
         (claim,) = registry.claim(agent, head, 1, scope)
-        registry.fail(agent, [claim], FailureClass.BAD_INPUT, f"it {ESCAPES}\nand more")
+        registry.fail(agent, [claim], FailureClass.INPUT, f"it {ESCAPES}\nand more")
         registry.beat(agent, '{"jobs": 1, "cohort": "train/x' + json.dumps(ESCAPES)[1:-1] + '", "step": 1, "steps": 2}')
     log = home / "agent.log"
     log.write_text(f"a line {ESCAPES}\n", encoding="utf-8")
@@ -115,7 +115,7 @@ def test_no_module_makes_a_console_of_its_own() -> None:
 
 LISTINGS: tuple[tuple[str, ...], ...] = (
     ("sweeps",), ("sweeps", "digits-grid"), ("status",), ("jobs", "made"), ("show", "{job}"), ("tables", "made"),
-    ("tables", "made", "--explain", "Digits/NiN (2x2)/FP32/test_loss"), ("query", "SELECT 1e400 AS x"),
+    ("tables", "made", "--explain", "Digits/NiN/FP32/test_loss"), ("query", "SELECT 1e400 AS x"),
     ("query", "--tables"),
     ("analyze", "made"), ("analyze", "--paper"), ("du",), ("gc", "--dry-run"), ("gc",), ("compact", "made"),
     ("db", "check"), ("figures", "made", "--figure", "paired"), ("export", "made", "--out", "out"),
@@ -179,6 +179,17 @@ def test_an_output_that_takes_no_more_is_one_line(home: Path, command: str, said
     answer = run(command, home)
     assert answer.returncode == 1
     assert answer.stderr == f"qsweep: standard output {said}\n"
+
+
+def test_a_finished_launch_says_so_by_its_exit_code_whatever_becomes_of_its_output(home: Path, tmp_path: Path) -> None:
+    made = work(launch(Home.at(home), SWEEP))
+    for output, closed in (("> /dev/full", "can't be written"), ("2> /dev/full >&-", ""), ("> /dev/full 2>&1", "")):
+        answer = run(f"qsweep launch '{home.parent}/made.toml' {output}", home)
+        assert answer.returncode == 0, answer.stderr
+        assert closed in answer.stderr
+        assert "Traceback" not in answer.stderr
+        if closed:
+            assert f"see: qsweep tables {made.sweep.title}" in answer.stderr
 
 
 def test_errors_that_nobody_reads_keep_their_exit_code(home: Path) -> None:
