@@ -20,8 +20,8 @@ from reports.render import Layout, render, render_all
 from reports.table import Cell, Row, Table
 
 HOSTILE = (
-    "a|b <img src=x onerror=alert(1)> `code` *bold* _x_ [l](javascript:0) \x1b[31mred\x1b[0m\nnew & \\cmd{} $m$ #1 %2 ~3"
-    ' ^4 "q"'
+    "a|b <img src=x onerror=alert(1)> `code` *bold* _x_ [l](javascript:0) \x1b[31mred\x1b[0m\nnew & \\cmd{} $m$ #1 %2"
+    ' ~3 ^4 "q"'
 )
 ROW = Row(
     keys=("=cmd()", HOSTILE, "FP32"),
