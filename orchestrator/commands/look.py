@@ -278,4 +278,4 @@ def logs(
     path = place.root / attempts[-1].log
     if not path.is_file():
         raise InputError(f"the log of attempt {attempts[-1].attempt} is not here", place=str(path))
-    typer.echo("\n".join(path.read_text().splitlines()[-lines:]))
+    typer.echo("\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from orchestrator.backends.base import StartRefused
 from reports.declaration import read_table
 from sweeps.errors import InputError, QsweepError, packed, raise_packed
 from sweeps.files import read_sweep
+from sweeps.logs import CleanFormatter
 from sweeps.spec import select
 from sweeps.text import clean
 
@@ -118,6 +121,16 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
 )
 def test_what_a_terminal_would_obey_is_taken_out(dirty: str, shown: str) -> None:
     assert clean(dirty) == shown
+
+
+def test_a_log_holds_no_escape_sequences_in_any_line_of_a_traceback() -> None:
+    try:
+        raise ValueError("\x1b[31mred — and\x1b]0;title\x07 more")
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "x", 1, "it \x1b[2J failed", None, sys.exc_info())
+    text = CleanFormatter().format(record)
+    assert "ERROR it  failed" in text
+    assert text.endswith("ValueError: red — and more")
 
 
 @pytest.mark.parametrize(
