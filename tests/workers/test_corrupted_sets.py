@@ -300,5 +300,7 @@ def test_a_broken_picture_of_a_tree_is_named(tree: Path, tmp_path: Path, capsys:
     (tree / "val" / "cat" / "b.png").write_bytes(b"no picture")
     arguments = ["imagenet", "--folder", str(tree), "--out", str(tmp_path / "out"), "--corruption", "contrast"]
     assert main(arguments) == 2
-    assert "b.png: this image can't be read" in capsys.readouterr().out
+    problem = json.loads(capsys.readouterr().out)["problem"]
+    assert problem["place"].endswith("b.png")
+    assert problem["problem"].startswith("this image can't be read")
     assert main(["imagenet", "--folder", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
