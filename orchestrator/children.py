@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from typing import Any
 
+from sweeps import processes
 from sweeps.errors import QsweepError, raise_packed
 
 MOST = 2000
@@ -15,8 +15,8 @@ MOST = 2000
 
 
 def child_environment() -> dict[str, str]:
-    """What a child process of ours is started with: no module from the current folder, and UTF-8 both ways."""
-    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONIOENCODING": "utf-8"}
+    """What a child process of ours is started with: no module from the current folder."""
+    return {**os.environ, "PYTHONSAFEPATH": "1"}
 
 
 def ask_child(module: str, *arguments: str, failing: str, watched: bool = False) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def ask_child(module: str, *arguments: str, failing: str, watched: bool = False)
 
     Of one that dies it says what was `failing`. What a `watched` one writes to stderr is seen as it comes.
     """
-    answer = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+    answer = processes.run(
+        [*processes.PYTHON, module, *arguments],
         stdout=subprocess.PIPE,
         stderr=None if watched else subprocess.PIPE,
         encoding="utf-8",

@@ -70,7 +70,7 @@ def main() -> None:
     """Run the command line; errors of qsweep's own become one message and their exit code."""
     with outlets():
         try:
-            app()
+            app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
         except QsweepError as error:
             sys.stderr.write(f"qsweep: {error}\n")
             sys.exit(error.exit_code)

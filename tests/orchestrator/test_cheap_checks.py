@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeps import processes
 from tests.conftest import Qsweep
 
 IMAGES = """
@@ -41,7 +42,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mark, python = tmp_path / "started", tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho \"$@\" >> '{mark}'\nexit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(processes, "PYTHON", (str(python), "-m"))
+    monkeypatch.setattr(processes, "_server", None)
+    monkeypatch.setattr(processes, "EXECUTE", None)  # no fork server: each process would be a cold one
     return mark
 
 

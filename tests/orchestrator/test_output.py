@@ -21,7 +21,7 @@ from db.states import FailureClass
 from orchestrator.cli import app
 from orchestrator.screen import Screen
 from orchestrator.terminal import Outlet
-from tests.conftest import QSWEEP, Qsweep, environment
+from tests.conftest import SCRIPT, Qsweep, environment
 from tests.db.conftest import agent_info
 from tests.reports.made import SWEEP, launch, work
 
@@ -161,7 +161,7 @@ def test_any_encoding_takes_any_text(encoding: str) -> None:
 
 def run(command: str, home: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """A line of shell, as a user would write it."""
-    line = command.replace("qsweep", QSWEEP)
+    line = command.replace("qsweep ", f"{SCRIPT} ")
     given = {name: value for name, value in environment(home).items() if name != "PYTHONUNBUFFERED"} | extra
     return subprocess.run(["bash", "-c", line], env=given, capture_output=True, encoding="utf-8", errors="replace")
 
