@@ -36,9 +36,11 @@ def query(
     """The answer of one SELECT (in DuckDB's dialect) over all sweeps, or over `sweep` alone, or over a bundle.
 
     It may name `runs`, `epochs`, `layers`, `measures`, `distortions`, `jobs`, `attempts`, `events` and `sweeps`
-    (`qsweep query --schema` lists their columns). Times are UTC. Warns where jobs that several sweeps share
+    (`qsweep query --schema` lists their columns). A column's type does not depend on what is missing: `Int64`,
+    `boolean`, floats, times in UTC, and tuples for lists. Warns where jobs that several sweeps share
     count more than once. Raises InputError for anything else.
     """
+    from reports.frames import typed_frame
     from reports.query import run_query
     from reports.source import all_sources
 
@@ -46,8 +48,7 @@ def query(
         answer = run_query(sql, sources)
     for note in answer.notes:
         warnings.warn(note, stacklevel=2)
-    frame: pd.DataFrame = answer.table.to_pandas()
-    return frame
+    return typed_frame(answer.table)
 
 
 def results(
@@ -65,10 +66,11 @@ def results(
     last) or NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
     `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.
     """
+    from reports.frames import typed_frame
     from reports.source import opened_source
 
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
-        return source.frame(kind)
+        return typed_frame(source.read(kind))
 
 
 def tables(
@@ -81,7 +83,7 @@ def tables(
     registry: str | None = None,
     bundle: str | Path | None = None,
 ) -> str:
-    """The paper's tables from the results so far, as `markdown`, `latex`, `csv` or `html`.
+    """The paper's tables from the results so far, as `markdown`, `latex`, `csv`, `html` or `json`.
 
     Raises InputError for an unknown sweep, format, registry or bundle.
     """

@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from orchestrator.commands import act, answer, ask, care, carry, distort, landscape, look, run, tune
+from orchestrator.literal import make_literal
+from orchestrator.terminal import outlets
 from sweeps.code import release
 from sweeps.errors import LostResults, QsweepError
 
@@ -62,9 +64,12 @@ def options(
             os.environ[variable] = str(value)
 
 
+make_literal(app)
+
+
 def main() -> None:
     """Run the command line; errors of qsweep's own become one message and their exit code."""
-    with warnings.catch_warnings():
+    with outlets(), warnings.catch_warnings():
         warnings.simplefilter("always", LostResults)
         warnings.showwarning = _say  # type: ignore[assignment]  # its parameters have names that nobody uses
         _run()
@@ -87,9 +92,6 @@ def _run() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("qsweep: interrupted\n")
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":

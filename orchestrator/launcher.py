@@ -15,6 +15,7 @@ from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
 from orchestrator.backends.local import serves, worker_environment
 from orchestrator.corrupted_sets import check_corruptions
+from orchestrator.data_folders import check_data
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import Machine, probe
@@ -57,8 +58,11 @@ class Ground:
 def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
     """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing.
 
-    The process that answers imports torch once: the agents of this machine are forked from it, if any are started here.
+    What needs no torch comes first. The process that answers then imports torch once: the agents of this machine are
+    forked from it, if any are started here.
     """
+    backend.check(home, execution.workers)
+    check_data(home, jobs)
     processes.warm_up(*AGENT, environment=worker_environment(home, threads=1))
     machine = probe(home, jobs=jobs, weights=execution.weights)
     site = backend.survey(machine, execution.workers)

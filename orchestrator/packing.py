@@ -17,15 +17,15 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import AgentInfo, Claim, Sweep
 from db.states import State
+from orchestrator.children import ask_child
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import KeptWeights, probe
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
-from sweeps import processes
 from sweeps.code import code_version, freeze
 from sweeps.datasets import DATASETS, DataSet, ImageFolder
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import InputError
 from sweeps.job import Kind
 from workers.bundle.manifest import FILE, Manifest
 from workers.bundle.parcel import write_zip
@@ -196,15 +196,8 @@ def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) 
     names = manifest.datasets()
     taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
     if taken:
-        command = [*processes.PYTHON, "workers.data.archive", "--folder", str(home.data)]
-        command += ["--out", str(folder / "data"), "--download", *taken]
-        answer = processes.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONSAFEPATH": "1"}
-        )
-        if answer.returncode == InputError.exit_code:
-            raise InputError(answer.stderr.strip())
-        if answer.returncode:
-            raise QsweepError(f"the data could not be packed:\n{answer.stderr.strip()[-2000:]}")
+        arguments = ["--folder", str(home.data), "--out", str(folder / "data"), "--download", *taken]
+        ask_child("workers.data.archive", *arguments, failing="packing the data")
     return tuple(sorted({_needed(data) for data in manifest.data() if data.name not in taken}))
 
 

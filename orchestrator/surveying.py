@@ -27,7 +27,7 @@ from reports.landscape.grid import Grid, file_name, read_grid, write_grid
 from reports.table import precision_name
 from sweeps import processes
 from sweeps.code import code_origin
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import InputError, QsweepError, raise_packed
 from sweeps.job import Kind
 from sweeps.landscape import PLANE, Landscape
 from sweeps.spec import matching
@@ -224,7 +224,8 @@ def _process(home: Home, machine: Machine, number: int) -> Iterator[tuple[subpro
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=worker_environment(home, threads=1, gpu=gpu),
             start_new_session=True,
         )
@@ -251,6 +252,5 @@ def _answered(process: subprocess.Popen[str], log: IO[str], task: dict[str, Any]
         log.seek(0)
         raise QsweepError(f"a process of the landscape died ({code}):\n{log.read().strip()[-2000:]}")
     found: dict[str, Any] = json.loads(line)
-    if "problem" in found:
-        raise QsweepError(found["problem"])
+    raise_packed(found)
     return found

@@ -23,6 +23,7 @@ from db.schema import KINDS
 from db.schema import VERSION as SCHEMA
 from db.states import SweepState
 from db.views import VIEWS
+from reports.frames import with_frame_types
 from reports.source import Source, check_columns, known_schema
 from sweeps.code import release
 from sweeps.errors import InputError
@@ -54,7 +55,7 @@ def write_bundle(source: Source, folder: Path) -> dict[str, Any]:
 def _write(source: Source, name: str, folder: Path) -> dict[str, Any]:
     table = source.read(name)
     buffer = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), buffer, compression="zstd")
+    pq.write_table(with_frame_types(table.combine_chunks()), buffer, compression="zstd")
     content = buffer.getvalue().to_pybytes()
     (folder / f"{name}.parquet").write_bytes(content)
     return {

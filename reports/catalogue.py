@@ -80,8 +80,10 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
     while it was read, because DuckDB reports only the text of it.
     """
 
-    def __init__(self, name: str, sources: Sequence[Source]) -> None:
+    def __init__(self, name: str, sources: Sequence[Source], *, names_sweeps: bool = True) -> None:
         self._name = name
+        self._counts = not names_sweeps
+        """Where the query names no sweep, DuckDB asks for the first column only to count its rows."""
         self._sources = list(zip(names_of(sources), sources, strict=True))
         self.failure: Exception | None = None
         self.shared = 0
@@ -109,7 +111,8 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
             named |= _named_in(condition, schema)
         kept = pa.schema([field for field in schema if field.name in named] or [schema.field(0)])
         admitted = self._admitted(condition)
-        blind = len(admitted) > 1 and "job" in schema.names and not named & {*SWEEP.names}
+        unnamed = columns is not None and self._counts and named <= {schema.field(0).name}
+        blind = len(admitted) > 1 and "job" in schema.names and (unnamed or not named & {*SWEEP.names})
         if blind and "job" not in kept.names:
             kept = kept.append(schema.field("job"))
         tables = [self._of(number, kept) for number in admitted]

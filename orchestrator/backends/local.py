@@ -16,6 +16,7 @@ import psutil
 from db.home import Home
 from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.children import child_environment
 from orchestrator.machine import Machine
 from orchestrator.supervisor import scope_options
 from sweeps import processes
@@ -41,7 +42,7 @@ def worker_command(fleet: Fleet) -> list[str]:
 
 def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> dict[str, str]:
     """The environment of one agent: its registry, its share of the machine, and no module from the current folder."""
-    environment = dict(os.environ) | {"QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"}
+    environment = child_environment() | {"QSWEEP_REGISTRY": home.registry}
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[variable] = str(threads)
     environment = KEEP_MEMORY | environment

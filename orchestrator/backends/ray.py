@@ -21,6 +21,7 @@ from orchestrator.cluster import (
     NAMESPACE,
     Resources,
     Wanted,
+    check_address,
     connect,
     load_ray,
     named_address,
@@ -64,6 +65,10 @@ class RayBackend(Backend):
             raise InputError(f"{min(unknown)!r} is no option of Ray", allowed="allowed: " + ", ".join(OPTIONS))
         wanted = Wanted(cpus=options.get("cpus"), gpus=options.get("gpus"), memory=options.get("memory"))
         return cls(options.get("address"), wanted)
+
+    def check(self, home: Home, workers: int | None) -> None:
+        if self._given is not None:
+            check_address(self._given)
 
     def survey(self, machine: Machine, workers: int | None) -> Site:
         self._machine, self._workers = machine, workers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
+from orchestrator.terminal import write_json
 from sweeps.errors import InputError
 
 database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
@@ -46,7 +46,7 @@ def doctor(
 
     findings = examine(home_of(home, registry, data))
     if as_json:
-        typer.echo(json.dumps([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings]))
+        write_json([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings])
     else:
         for one in findings:
             typer.echo(f"{'ok  ' if one.ok else 'FAIL' if one.needed else '-   '}  {one.part:<10} {one.text}")
@@ -64,7 +64,7 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
         check_belonging(place, found)
         usage = measure_usage(place, find_garbage(place, found, now=time.time()))
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in usage]))
+        write_json([asdict(one) for one in usage])
         return
     typer.echo(f"{'folder':<12}{'files':>8}{'size':>10}{'garbage':>10}")
     for one in usage:
@@ -77,6 +77,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete files that no job points to and that nobody is writing."""
     from db.belonging import check_belonging
@@ -87,11 +88,13 @@ def gc(
         check_belonging(place, found)
         look = find_garbage if dry_run else collect_garbage
         garbage = look(place, found, now=time.time())
-    if dry_run:
-        for one in garbage:
-            typer.echo(one.path)
-    size = size_text(sum(one.size for one in garbage))
-    typer.echo(f"{len(garbage)} files, {size}" + (" would go" if dry_run else " deleted"))
+    freed = sum(one.size for one in garbage)
+    if as_json:
+        write_json({"files": [str(one.path) for one in garbage], "bytes": freed, "deleted": not dry_run})
+        return
+    for one in garbage if dry_run else ():
+        typer.echo(one.path)
+    typer.echo(f"{len(garbage)} files, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
 
 
 def compact(
@@ -113,7 +116,7 @@ def compact(
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         merged = merge(place, found, [sweep.id for sweep in sweeps])
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in merged]))
+        write_json([asdict(one) for one in merged])
         return
     for one in merged:
         if one.skipped:
@@ -199,7 +202,7 @@ def check(
         findings = examine(place, found)
         lines = findings.lines(named=None if as_json else NAMED)
         if as_json:
-            typer.echo(json.dumps(lines))
+            write_json(lines)
         else:
             for line in lines[:SHOWN]:
                 typer.echo(line)

@@ -25,6 +25,7 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
+from orchestrator.terminal import write_json
 
 if TYPE_CHECKING:
     from db.home import Home
@@ -98,7 +99,7 @@ def status(
     )
     if as_json:
         bundles = [asdict(one) for one in away]
-        typer.echo(json.dumps({"sweeps": rows, "agents": agents, "bundles": bundles, "remarks": remarks}))
+        write_json({"sweeps": rows, "agents": agents, "bundles": bundles, "remarks": remarks})
         return
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
@@ -150,11 +151,10 @@ def _remarks(home: Home, open_ones: list[int]) -> list[str]:
 
 
 def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
-    from rich.console import Console
-
     from db.results import ResultStore
     from orchestrator.board import contents, watch
     from orchestrator.lookout import Lookout
+    from orchestrator.screen import Screen
     from sweeps.errors import InputError
 
     with opened(home) as found:
@@ -164,10 +164,10 @@ def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
         lookout = Lookout(found, ResultStore(home.store), found.find_sweep(name or sweeps[0].title))
         try:
             if not as_json:
-                watch(lookout, Console())
+                watch(lookout, Screen(stderr=False))
                 return
             for content in contents(lookout):
-                typer.echo(json.dumps(content))
+                write_json(content)
         except KeyboardInterrupt:
             return
 
@@ -208,7 +208,7 @@ def jobs(
             }
             for job in chosen
         ]
-        typer.echo(json.dumps(listed))
+        write_json(listed)
         return
     typer.echo(_job_table(chosen, rows, _varying([job.settings() for job in members])), nl=False)
     typer.echo(f"{len(chosen)} of {len(rows)} jobs of {sweep.title}", err=True)
@@ -266,7 +266,7 @@ def show(
             "attempts": [asdict(one) for one in attempts],
             "events": [asdict(one) for one in events],
         }
-        typer.echo(json.dumps(content, default=str))
+        write_json(content)
         return
     typer.echo(f"job       {row.identity}\nstate     {_state_text(row)}, attempt {row.attempt}")
     for key, value in row.job.settings().items():
@@ -298,4 +298,4 @@ def logs(
     path = place.root / attempts[-1].log
     if not path.is_file():
         raise InputError(f"the log of attempt {attempts[-1].attempt} is not here", place=str(path))
-    typer.echo("\n".join(path.read_text().splitlines()[-lines:]))
+    typer.echo("\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]))

@@ -28,6 +28,7 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
+from orchestrator.terminal import answering_after_work
 
 if TYPE_CHECKING:
     from db.home import Home
@@ -129,15 +130,14 @@ def launch(
     data: DataOption = None,
 ) -> None:
     """Register what is missing of a sweep, run it, show progress, end with its tables. Again: resume."""
-    from rich.console import Console
-
     from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
+    from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     place = home_of(home, registry, data)
-    console = Console(stderr=True)
+    console = Screen()
     for warning in selection.warnings():
         console.print(f"note: {warning}", highlight=False, soft_wrap=True)
     sweep = launch_selection(
@@ -177,8 +177,6 @@ def resume(
     data: DataOption = None,
 ) -> None:
     """Go on with a launched sweep, from the registry alone."""
-    from rich.console import Console
-
     from db.belonging import settle_belonging
     from db.registry import Registry
     from db.rows import Scope
@@ -187,13 +185,14 @@ def resume(
     from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
+    from orchestrator.screen import Screen
     from orchestrator.starts import fleet_size, recorded
     from orchestrator.tuning.run import Ground
     from reports.answers import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
-    console = Console(stderr=True)
+    console = Screen()
     try:
         place.check()
         settle_belonging(place, opened)
@@ -230,7 +229,7 @@ def resume(
 
 def worker(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.", autocompletion=complete_launched)
+        str | None, typer.Argument(metavar="NAME", help="Work for this sweep only.", autocompletion=complete_launched)
     ] = None,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
@@ -274,7 +273,9 @@ def _finish(home: Home, sweep: Sweep) -> None:
     registry = Registry.open(home.registry)
     try:
         source = RegistrySource(home, registry, sweep)
-        typer.echo(render_tables(source, Format.MARKDOWN, Layout(against_paper=True)), nl=False)
+        tables = render_tables(source, Format.MARKDOWN, Layout(against_paper=True))
+        with answering_after_work(f"qsweep tables {sweep.title}"):
+            typer.echo(tables, nl=False)
         counts = registry.counts(sweep.id)
         source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:

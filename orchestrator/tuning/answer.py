@@ -15,6 +15,7 @@ from db.results import ResultStore
 from db.rows import JobRow, Sweep
 from db.states import State
 from reports.answers import spec_of
+from reports.escaping import markdown
 from reports.table import precision_name
 from sweeps.errors import LostResults
 from sweeps.settings import Setting
@@ -120,6 +121,7 @@ def _table(trials: Sequence[Tried]) -> list[str]:
         ]
         for one in trials
     ]
+    header, body = [markdown(cell) for cell in header], [[markdown(cell) for cell in line] for line in body]
     widths = [max(len(line[place]) for line in [header, *body]) for place in range(len(header))]
     texts = 3 + len(varying)
     rule = ["-" * width if place < texts else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
@@ -141,4 +143,4 @@ def _varying(trials: Sequence[Tried]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"

@@ -153,6 +153,11 @@ def test_jobs_that_two_sweeps_share_are_told_of_unless_the_sweep_is_named(fresh:
         assert answer.table.to_pylist()[0]["count_star()"] == 36
         blind = run_query("SELECT avg(test_loss) FROM runs", found)
         assert "12 jobs in runs belong to several sweeps" in blind.notes[0]
+        for counted in ("count(*)", "count(*) AS n", "1"):
+            counting = run_query(f"SELECT {counted} FROM runs", found)
+            assert ["12 jobs in runs belong to several sweeps" in note for note in counting.notes] == [True]
+        for named in ("SELECT * FROM runs", "SELECT sweep FROM runs", "SELECT count(DISTINCT variant) FROM runs"):
+            assert not run_query(named, found).notes
         assert not run_query("SELECT sweep, count(*) FROM runs GROUP BY ALL", found).notes
         assert not run_query("SELECT avg(test_loss) FROM runs", found[:1]).notes
 

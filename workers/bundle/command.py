@@ -16,7 +16,7 @@ from pathlib import Path
 from db.home import Home
 from sweeps import processes
 from sweeps.code import ROOT, is_intact
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import InputError, QsweepError, raise_packed
 from sweeps.training import different_needs
 from workers.bundle.desk import Desk
 from workers.bundle.manifest import Manifest, read_manifest
@@ -152,12 +152,11 @@ def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
     command = [*processes.PYTHON, "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
     command += ["--trainings", json.dumps(trainings)]
-    answer = processes.run(command, capture_output=True, text=True, check=False)
+    answer = processes.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if answer.returncode:
         raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
     found = json.loads(answer.stdout.splitlines()[-1])
-    if "problem" in found:
-        raise InputError(found["problem"])
+    raise_packed(found)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     named = tuple(visible.split(",")) if visible else ()
     gpus = tuple(str(index) for index in range(len(found["gpus"])))

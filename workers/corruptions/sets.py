@@ -26,6 +26,7 @@ from workers.corruptions.constants import CIFAR
 from workers.corruptions.corrupt import corrupt
 from workers.corruptions.libraries import check_libraries
 from workers.corruptions.textures import digest_of, read_textures, texture_files
+from workers.ordinary import check_ordinary
 
 PUBLISHED, GENERATED = "published", "generated"
 SYNTHETIC, PHOTOGRAPHS = "synthetic", "photographs"
@@ -109,6 +110,8 @@ def open_file(path: Path, data: DataSet) -> np.ndarray:
 def check_labels(folder: Path, data: DataSet, labels: np.ndarray | None = None) -> None:
     """Raise InputError unless `labels.npy` has the test labels (all N, where given) once for each severity."""
     path, count = folder / LABELS, len(SEVERITIES) * data.test_images
+    if path.exists():
+        check_ordinary(path)
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
