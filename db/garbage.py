@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db.home import Home
+from db.model_names import PATTERN as MODEL
 from db.registry import Registry
 from db.rows import JobRow
 from db.states import HOLDING, State
 
-MODEL = re.compile(r"(?P<job>[0-9a-f]{32})-(?P<attempt>\d+)\.pt")
 CHECKPOINT = re.compile(r"(?P<attempt>\d+)-\d+\.pt")
 PUBLICATION = re.compile(r"((?P<agent>\d+)|compact)-[0-9a-f]+\.parquet")
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-f]{32}|\d+\.tmp)")

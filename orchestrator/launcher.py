@@ -14,7 +14,7 @@ from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
 from orchestrator.backends.local import serves
 from orchestrator.corrupted_sets import check_corruptions
-from orchestrator.freezing import Code, choose_code
+from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
@@ -22,7 +22,6 @@ from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
 from orchestrator.store import check_store, name_store
 from orchestrator.watch import Watch
-from sweeps.code import code_version, freeze
 from sweeps.job import Job
 
 
@@ -103,8 +102,7 @@ def see_through(
     scope: Scope,
 ) -> None:
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
-    if sweep.code == code_version():
-        freeze(home.code)
+    keep_code(home, sweep.code)
     for one in ground.machine.weights:
         one.keep()
     registry.reactivate(sweep.id)

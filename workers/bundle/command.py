@@ -86,7 +86,7 @@ def _folder(path: Path) -> Path:
 def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namespace) -> None:
     """What computes is the code that came along, not what may be installed here. Raises InputError if it is altered."""
     code = folder / "code"
-    if not is_intact(code):
+    if not is_intact(code, manifest.code):
         raise InputError(
             f"the code of this bundle is not {manifest.code}", place=str(code), allowed="copy the bundle again"
         )
