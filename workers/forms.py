@@ -47,7 +47,7 @@ def known_form(slots: object, form: object) -> Form | None:
     shape fail, so whoever reads one falls back to the default.
     """
     sound = isinstance(slots, int) and not isinstance(slots, bool) and 1 <= slots <= MOST_SLOTS
-    return Form(form) if sound and form in set(Form) else None
+    return Form(form) if sound and isinstance(form, str) and form in set(Form) else None
 
 
 SMALL_IMAGE = 256

@@ -18,9 +18,10 @@ from db.home import Home
 from sweeps.code import ROOT, is_intact
 from sweeps.errors import InputError, QsweepError
 from sweeps.training import different_needs
+from workers.bundle.archive import unpack
 from workers.bundle.desk import Desk
 from workers.bundle.manifest import Manifest, read_manifest
-from workers.bundle.parcel import unpack, write_results
+from workers.bundle.parcel import write_results
 from workers.bundle.runner import Crew, Runner
 
 FAREWELL = 20.0
