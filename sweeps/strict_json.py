@@ -19,9 +19,7 @@ def read_strictly(text: bytes) -> Any:
     if len(text) > LONGEST:
         raise ValueError(f"it has {len(text):,} bytes, at most {LONGEST:,} are read")
     try:
-        value = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
         if b"\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:

@@ -61,7 +61,9 @@ def _read(path: Path, seed: str) -> tuple[list[Record], str, int]:
         try:
             records.append(read_strictly(text.encode()))
         except ValueError as error:
-            raise InputError(f"line {number} is damaged: {error}", place=str(path), allowed="copy the bundle again") from None
+            raise InputError(
+                f"line {number} is damaged: {error}", place=str(path), allowed="copy the bundle again"
+            ) from None
         seed, length = digest, length + len(line)
     return records, seed, length
 

@@ -62,7 +62,9 @@ def has_models(folder: Path) -> bool:
         if not isinstance(found, dict) or not isinstance(found.get("models"), bool):
             raise ValueError("models is not true or false")
     except ValueError as error:
-        raise InputError(f"this file is damaged: {error}", place=str(contents), allowed="copy the bundle again") from None
+        raise InputError(
+            f"this file is damaged: {error}", place=str(contents), allowed="copy the bundle again"
+        ) from None
     return bool(found["models"])
 
 

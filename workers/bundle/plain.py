@@ -25,7 +25,7 @@ def read_plain(path: Path, most: int = LONGEST) -> bytes:
     bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, which Path can't open
+        with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode) or found.st_size > most:
                 raise InputError("this is no plain file, or too large", place=str(path), allowed=f"{most:,} bytes")
