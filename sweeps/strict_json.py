@@ -14,7 +14,7 @@ def read_strictly(text: bytes) -> Any:
     """The value of a JSON text in UTF-8.
 
     Raises ValueError where the text is longer than `LONGEST`, not UTF-8 or not JSON, is nested too deeply, names a key
-    twice, or holds a number that is not finite or half of a surrogate pair: Python's own reader lets most of these pass.
+    twice, or holds a number that is not finite or half of a surrogate pair: Python's own reader admits most of these.
     """
     if len(text) > LONGEST:
         raise ValueError(f"it has {len(text):,} bytes, at most {LONGEST:,} are read")
