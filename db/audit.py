@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from db.digests import digest_problems
 from db.home import Home
 from db.registry import Registry
 from db.results import DamagedResults, ResultStore
@@ -15,8 +16,9 @@ SHOWN = 20
 """Violations of one kind that are listed."""
 
 
-def audit(home: Home) -> list[str]:
-    """Every violation found, in words; empty if the registry and the results are sound.
+def audit(home: Home, *, deep: bool = False) -> list[str]:
+    """Every violation found, in words; empty if the registry and the results are sound. `deep`: the content of models
+    and checkpoints too.
 
     Raises InputError if there is no registry.
     """
@@ -29,6 +31,7 @@ def audit(home: Home) -> list[str]:
         problems = [problem for row in jobs.values() for problem in job_problems(row, events.get(row.id, []), alive)]
         for sweep in registry.sweeps():
             problems += list(_result_problems(home, registry, sweep.id))
+        problems += digest_problems(home, registry) if deep else ()
     shown = problems[:SHOWN]
     return shown + ([f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])
 

@@ -292,6 +292,10 @@ class Registry:
         """Every checkpoint file that some job may still resume from."""
         return self._database.read(reading.checkpoint_files)
 
+    def checkpoint_sums(self) -> dict[str, str]:
+        """The same with the SHA-256 of each."""
+        return self._database.read(reading.checkpoint_sums)
+
     def publications(self) -> set[str]:
         """Every publication that a job of any sweep points to."""
         return self._database.read(reading.publications)

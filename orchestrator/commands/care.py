@@ -163,12 +163,19 @@ def serve(
 
 
 @database.command("check", epilog="Example: qsweep db check")
-def check(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
+def check(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every kept model and checkpoint, and compare it with its hash.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
     from db.audit import audit
 
     place = home_of(home, registry)
-    problems = audit(place)
+    problems = audit(place, deep=deep)
     if as_json:
         typer.echo(json.dumps(problems))
     else:
