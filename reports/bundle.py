@@ -145,7 +145,7 @@ class BundleSource(Source):
     def _read_manifest(self) -> Exported:
         path, place = self._folder / MANIFEST, f"--from {self._folder}"
         try:
-            content = read_strictly(path.read_bytes()) if path.is_file() else None
+            content: Any = read_strictly(path.read_bytes()) if path.is_file() else None
             version = content["format"]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(
@@ -176,7 +176,7 @@ class BundleSource(Source):
             if table.num_rows != entry.rows:
                 raise ValueError(f"it has {table.num_rows} rows, and the manifest counts {entry.rows}")
             check_unique(table, name)
-            if name in KINDS:
+            if name in KINDS and KINDS[name].one_row_a_job:
                 check_values(table)
         except ValueError as error:
             raise InputError(str(error), place=str(path), allowed=AGAIN) from None
@@ -199,9 +199,8 @@ class BundleSource(Source):
             place = str(self._folder / f"{name}.parquet")
             if foreign := found - wanted:
                 job = str(min(foreign, key=str)[0])[:12]
-                raise InputError(
-                    f"it has rows of job {job}, of which no such attempt counts", place=place, allowed=AGAIN
-                )
+                problem = f"it has rows of job {job}, of which no such attempt counts"
+                raise InputError(problem, place=place, allowed=AGAIN)
             if kind.one_row_a_job and (missing := wanted - found):
                 raise InputError(f"the row of job {min(missing)[0][:12]} is missing", place=place, allowed=AGAIN)
 
