@@ -283,7 +283,7 @@ def doubled(table: pa.Table) -> pa.Table:
         ("runs", lambda table: table.slice(1), "is missing"),
         ("jobs", lambda table: table.slice(1), "of which no such attempt counts"),
         ("runs", lambda table: table.drop(["job"]), "no column job"),
-        ("runs", lambda table: table.rename_columns(["x" + one for one in table.column_names]), "no column job"),
+        ("runs", lambda table: table.rename_columns(["x" + one for one in table.column_names]), "it has 0 rows"),
         ("jobs", lambda table: table.drop(["state"]), "unknown kind or state"),
         (
             "runs",
