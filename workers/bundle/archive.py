@@ -25,8 +25,8 @@ ENCRYPTED = 0x1
 class Bounds:
     """What an archive may unpack to.
 
-    Thousands of kept models and the images of CIFAR stay far below: they hardly shrink. Lists of jobs do, and fall under
-    the slack.
+    Thousands of kept models and the images of CIFAR stay far below: they hardly shrink. Lists of jobs do, and fall
+    under the slack.
     """
 
     members: int = 1_000_000
