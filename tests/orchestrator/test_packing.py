@@ -42,7 +42,7 @@ def test_a_pack_that_is_killed_gives_its_jobs_back(home: Path, tmp_path: Path, p
         listener.bind(str(tmp_path / "s"))
         listener.listen()
         process = subprocess.Popen(
-            [QSWEEP, "pack", "four.toml", "--out", "far"],
+            [*QSWEEP, "pack", "four.toml", "--out", "far"],
             env=environment(home, {"QSWEEP_FAULTS": str(tmp_path / "s")}),
             cwd=tmp_path,
         )
