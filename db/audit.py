@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from db.belonging import check_belonging
+from db.digests import digest_problems
 from db.home import Home
 from db.losses import Lost, counted, find_lost, find_lost_models
 from db.registry import Registry
@@ -49,22 +50,25 @@ class Findings:
         ]
 
 
-def audit(home: Home) -> list[str]:
-    """Every violation found, in words; empty if the registry and the results are sound.
+def audit(home: Home, *, deep: bool = False) -> list[str]:
+    """Every violation found, in words; empty if the registry and the results are sound. `deep`: the content of models
+    and checkpoints too.
 
     Raises InputError if there is no registry.
     """
     with Registry.open(home.registry) as registry:
-        problems = examine(home, registry).lines(named=NAMED)
+        problems = examine(home, registry, deep=deep).lines(named=NAMED)
     shown = problems[:SHOWN]
     return shown + ([f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])
 
 
-def examine(home: Home, registry: Registry) -> Findings:
-    """The whole audit. Raises InputError if the registry counts the results of another home."""
+def examine(home: Home, registry: Registry, *, deep: bool = False) -> Findings:
+    """The whole audit; with `deep`, of the content of models and checkpoints too. Raises InputError if the registry
+    counts the results of another home."""
     check_belonging(home, registry)
     record = registry.record()
-    return Findings(broken=list(_broken(record)), lost=_lost(home, registry, record.jobs))
+    broken = [*_broken(record), *(digest_problems(home, registry) if deep else ())]
+    return Findings(broken=broken, lost=_lost(home, registry, record.jobs))
 
 
 def repair(home: Home, registry: Registry, lost: Sequence[Lost]) -> int:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from db.custody import Holdings
 from db.home import Home
+from db.model_names import PATTERN as MODEL
 from db.registry import Registry
 from db.results import ResultStore, StoredFile, list_files
 
-MODEL = re.compile(r"(?P<job>[0-9a-f]{32})-(?P<attempt>\d+)\.pt")
 CHECKPOINT = re.compile(r"(?P<attempt>\d+)-\d+\.pt")
 PUBLICATION = re.compile(r"(?P<publication>((?P<agent>\d+)|compact)-[0-9a-f]+)\.parquet")
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-f]{32}(?:\.tmp)?|\d+\.tmp)")

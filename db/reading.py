@@ -235,6 +235,11 @@ def checkpoint_files(transaction: Transaction) -> set[str]:
     return set(transaction.run(sa.select(checkpoints.c.file)).scalars())
 
 
+def checkpoint_sums(transaction: Transaction) -> dict[str, str]:
+    rows = transaction.run(sa.select(checkpoints.c.file, checkpoints.c.checksum))
+    return {row.file: row.checksum for row in rows}
+
+
 def publications(transaction: Transaction) -> set[str]:
     done = jobs_table.c.publication.is_not(None)
     return set(transaction.run(sa.select(jobs_table.c.publication).where(done).distinct()).scalars())

@@ -311,6 +311,10 @@ class Registry:
         """Every checkpoint file that some job may still resume from."""
         return self._database.read(reading.checkpoint_files)
 
+    def checkpoint_sums(self) -> dict[str, str]:
+        """The same with the SHA-256 of each."""
+        return self._database.read(reading.checkpoint_sums)
+
     def publications(self) -> set[str]:
         """Every publication that a job of any sweep points to."""
         return self._database.read(reading.publications)
@@ -353,16 +357,22 @@ class Registry:
 
     # Bundles: a holder without a heartbeat, whose jobs no clock takes back
 
-    def pack(self, name: str, info: AgentInfo, job_ids: Iterable[int]) -> tuple[int, list[Claim]]:
-        """Claims for the bundle `name` those of these jobs that wait; its holder's id, and what it holds now.
+    def pack(self, holder: int, name: str, job_ids: Iterable[int]) -> list[Claim]:
+        """Claims for the bundle `name` those of these jobs that wait; what its holder holds now.
 
-        A child goes only if its parent is done or goes too. `info.boot_id` is the bundle's token.
+        The holder is an agent, enlisted with a lease as any other, until `send_away`. A child goes only if its parent
+        is done or goes too. Raises LeaseLost.
         """
         ids = list(job_ids)
-        return self._database.write(lambda t: bundles.pack(t, name, info, ids))
+        return self._database.write(lambda t: bundles.pack(t, holder, name, ids))
+
+    def send_away(self, holder: int, name: str, token: str) -> None:
+        """The bundle lies whole where it belongs: from now on only an import or a recall moves its jobs. Raises
+        LeaseLost if they were taken back before."""
+        self._database.write(lambda t: bundles.send_away(t, holder, name, token))
 
     def bundles(self) -> list[BundleRow]:
-        """All that were ever packed; those that are away hold jobs."""
+        """All that ever left; those that are away hold jobs."""
         return self._database.read(bundles.bundles)
 
     def recall(self, holder: int) -> int:

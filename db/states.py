@@ -72,7 +72,8 @@ class AgentState(StrEnum):
     """An incarnation of an agent: ALIVE until it retires by itself, or its lease is taken back (DEAD).
 
     AWAY is a bundle: it holds the jobs that were packed into it and has no heartbeat, so no clock takes them
-    back. It retires when an import brings the last of them home, and is DEAD once they were recalled.
+    back. It retires when an import brings the last of them home, and is DEAD once they were recalled. While `pack`
+    writes it, its holder is ALIVE: if that process dies, its jobs come back as any dead agent's.
     """
 
     ALIVE = "alive"

@@ -16,7 +16,7 @@ from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
 from orchestrator.backends.local import serves, worker_environment
 from orchestrator.corrupted_sets import check_corruptions
 from orchestrator.data_folders import check_data
-from orchestrator.freezing import Code, choose_code
+from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
@@ -25,7 +25,6 @@ from orchestrator.selection import Selection
 from orchestrator.store import check_store
 from orchestrator.watch import Watch
 from sweeps import processes
-from sweeps.code import code_version, freeze
 from sweeps.job import Job
 
 AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor", "sklearn.datasets")
@@ -127,8 +126,7 @@ def see_through(
     scope: Scope,
 ) -> None:
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
-    if sweep.code == code_version():
-        freeze(home.code)
+    keep_code(home, sweep.code)
     for one in ground.machine.weights:
         one.keep()
     registry.reactivate(sweep.id)

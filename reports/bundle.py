@@ -16,22 +16,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from db.losses import Lost, counted
+from db.foreign import check_unique, check_values, parse
+from db.losses import counted
 from db.results import DamagedResults
-from db.rows import Sweep
 from db.schema import KINDS
 from db.schema import VERSION as SCHEMA
-from db.states import SweepState
+from db.states import State
 from db.views import VIEWS
+from reports.exported import Exported, FileEntry, read_exported
 from reports.frames import with_frame_types
 from reports.source import Source, check_columns, known_schema
 from sweeps.code import release
-from sweeps.errors import InputError
+from sweeps.errors import InputError, QsweepError
+from sweeps.job import Kind as JobKind
+from sweeps.strict_json import read_strictly
 from sweeps.wholefiles import whole_folder
 
 FORMAT = 1
 """Raised when a bundle of the old layout can't be read as one of the new."""
 MANIFEST = "manifest.json"
+AGAIN = "get the bundle again, or export it anew"
 PROVENANCE = ("code", "torch", "device")
 """Columns of the results whose distinct values the manifest lists."""
 
@@ -103,31 +107,28 @@ def _distinct(source: Source, column: str) -> list[str]:
 
 
 class BundleSource(Source):
-    """A sweep that was exported to a folder. Its files are checked against the manifest when it is opened.
+    """A sweep that was exported to a folder. Its files are checked when it is opened: whole, and each row once.
 
-    Raises InputError if the folder is no bundle, DamagedResults if a file is not as it was exported.
+    Raises InputError if the folder is no bundle, or holds what no export writes, DamagedResults if a file is not as it
+    was exported.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         manifest = self._read_manifest()
-        sweep = manifest["sweep"]
-        spec = json.dumps(manifest["spec"], sort_keys=True, separators=(",", ":"), allow_nan=False)
-        self.sweep = Sweep(**(sweep | {"id": 0, "spec": spec, "state": SweepState(sweep["state"])}))
-        self.lost = [Lost(**one) for one in manifest.get("lost", ())]
-        self._files = {entry["file"] for entry in manifest["files"]}
-        for entry in manifest["files"]:
-            self._check(entry)
+        self.sweep = manifest.sweep
+        self.lost = list(manifest.lost)
+        self._tables = {name: self._open(name, entry) for name, entry in manifest.files.items()}
+        self._check_counted()
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         check_columns(name, columns)
         schema = known_schema(name)
         schema = pa.schema([schema.field(one) for one in (schema.names if columns is None else columns)])
-        if f"{name}.parquet" not in self._files:  # exported before there was such a kind of result
+        if name not in self._tables:  # exported before there was such a kind of result
             return schema.empty_table()
-        file = pq.ParquetFile(self._folder / f"{name}.parquet")
-        there = [one for one in schema.names if one in file.schema_arrow.names]
-        table = file.read(columns=there)
+        table = self._tables[name]
+        there = table.column_names
         found = {field.name: table[field.name] if field.name in there else _nulls(table, field) for field in schema}
         return pa.table(found, schema=schema) if found else table.select([])
 
@@ -138,32 +139,68 @@ class BundleSource(Source):
     def place_of(self, kind: str, publication: str) -> str:
         return str(self._folder / f"{kind}.parquet")
 
-    def _read_manifest(self) -> dict[str, Any]:
-        path = self._folder / MANIFEST
+    def _read_manifest(self) -> Exported:
+        path, place = self._folder / MANIFEST, f"--from {self._folder}"
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            version = manifest["format"]
+            content: Any = read_strictly(path.read_bytes()) if path.is_file() else None
+            version = content["format"]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(
                 f"this is no bundle: its {MANIFEST} is missing or can't be read",
-                place=f"--from {self._folder}",
+                place=place,
                 allowed="qsweep export NAME --out DIR makes one",
             ) from None
         if version != FORMAT:
-            raise InputError(
-                f"this bundle has format {version}, this program reads {FORMAT}", place=f"--from {self._folder}"
-            )
-        return manifest
-
-    def _check(self, entry: dict[str, Any]) -> None:
-        path = self._folder / entry["file"]
+            raise InputError(f"this bundle has format {version!r:.100}, this program reads {FORMAT}", place=place)
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            return read_exported(content)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, QsweepError) as error:
+            reason = f"{type(error).__name__}: {error}"[:500]
+            raise InputError(f"this bundle's {MANIFEST} was altered ({reason})", place=place, allowed=AGAIN) from None
+
+    def _open(self, name: str, entry: FileEntry) -> pa.Table:
+        path = self._folder / f"{name}.parquet"
+        try:
+            if path.exists() and not path.is_file():  # reading a pipe or a device would never end
+                raise DamagedResults(f"{path}: this is no file")
+            content = path.read_bytes()
         except OSError as error:
             raise DamagedResults(f"{path}: the bundle's file can't be read: {error.strerror}") from None
-        if found != entry["sha256"]:
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise DamagedResults(f"{path}: this is not what was exported: its SHA-256 differs from the manifest's")
+        try:
+            table = parse(content, known_schema(name), rows=entry.rows)
+            if table.num_rows != entry.rows:
+                raise ValueError(f"it has {table.num_rows} rows, and the manifest counts {entry.rows}")
+            check_unique(table, name)
+            if name in KINDS and KINDS[name].one_row_a_job:
+                check_values(table)
+        except ValueError as error:
+            raise InputError(str(error), place=str(path), allowed=AGAIN) from None
+        return table
+
+    def _check_counted(self) -> None:
+        """Raise InputError unless every result is that of a job's counted attempt."""
+        jobs = self.read("jobs", ["job", "kind", "state", "attempt"]).to_pylist()
+        kinds, states = {one.value for one in JobKind}, {one.value for one in State}
+        place = str(self._folder / "jobs.parquet")
+        if not all(row["kind"] in kinds and row["state"] in states for row in jobs):
+            raise InputError("a job is of an unknown kind or state", place=place, allowed=AGAIN)
+        lost = {one.job for one in self.lost}
+        done = {(row["job"], row["attempt"], row["kind"]) for row in jobs if row["state"] == State.DONE}
+        for name, kind in KINDS.items():
+            if name not in self._tables:
+                continue
+            keys = self.read(name, ["job", "attempt"])
+            found = set(zip(keys["job"].to_pylist(), keys["attempt"].to_pylist(), strict=True))
+            wanted = {(job, attempt) for job, attempt, of in done if of == kind.of}
+            place = str(self._folder / f"{name}.parquet")
+            if foreign := found - wanted:
+                job = str(min(foreign, key=str)[0])[:12]
+                problem = f"it has rows of job {job}, of which no such attempt counts"
+                raise InputError(problem, place=place, allowed=AGAIN)
+            if kind.one_row_a_job and (missing := {one for one in wanted - found if one[0] not in lost}):
+                raise InputError(f"the row of job {min(missing)[0][:12]} is missing", place=place, allowed=AGAIN)
 
 
 def _nulls(table: pa.Table, field: pa.Field) -> pa.Array:

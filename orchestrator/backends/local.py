@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from db.bundles import BACKEND as BUNDLE
 from db.home import Home
 from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
@@ -131,7 +132,7 @@ class LocalBackend(Backend):
 
     def others(self, agents: Sequence[AgentRow]) -> int:
         """Whatever they work for: they take the cores or the GPUs that ours would."""
-        here = [agent for agent in agents if agent.host == socket.gethostname()]
+        here = [agent for agent in agents if agent.host == socket.gethostname() and agent.backend != BUNDLE]
         return sum(not self._started(agent.pid) for agent in here)
 
     def _started(self, pid: int) -> bool:

@@ -189,6 +189,9 @@ def check(
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every kept model and checkpoint, and compare it with its hash.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
@@ -199,7 +202,7 @@ def check(
 
     place = home_of(home, registry)
     with opened(place) as found:
-        findings = examine(place, found)
+        findings = examine(place, found, deep=deep)
         lines = findings.lines(named=None if as_json else NAMED)
         if as_json:
             write_json(lines)

@@ -22,7 +22,7 @@ from db.rows import Scope, Sweep
 from orchestrator.backends.base import Fleet, Site
 from orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
 from orchestrator.data_folders import check_data
-from orchestrator.freezing import Code, choose_code
+from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
@@ -31,7 +31,6 @@ from orchestrator.tuning.scratch import check_scratch, told_if_full
 from orchestrator.tuning.space import Space, drawn_jobs
 from orchestrator.watch import Interrupted
 from reports.answers import spec_of
-from sweeps.code import code_version, freeze
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job, Kind
 from sweeps.spec import matching
@@ -109,8 +108,7 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
         with registry:
             for one in machine.weights:
                 one.keep()
-            if sweep.code == code_version():
-                freeze(home.code)
+            keep_code(home, sweep.code)
             fleet = Fleet(home=home, workers=site.agents, gpus=0, lease=ground.lease, scope=Scope(sweep=sweep.id),
                           title=sweep.title, code=sweep.code)  # fmt: skip
             _see_through(selection, registry, sweep, fleet, resources, console)

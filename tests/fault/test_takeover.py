@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.fault.small import Small, kill, supervisor_of
+from tests.frozen import change_code
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -91,9 +92,8 @@ def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_wher
 ) -> None:
     small = Small(tmp_path, epochs=2)
     assert small.run("launch", "small.toml", "--limit", "1", "--workers", "1").returncode == 0
-    (snapshot,) = [path for path in (small.home / "code").iterdir() if not path.name.startswith(".")]
-    (snapshot / "workers" / "agent" / "__main__.py").write_text("raise SystemExit('broken')\n")
-    answer = small.run("launch", "small.toml", "--workers", "1")
+    change_code(small.home, "workers/agent/__main__.py", "raise SystemExit('broken')\n")
+    answer = small.run("launch", "small.toml", "--workers", "1", "--code", "frozen")
     assert answer.returncode == 1
     assert "agents end without doing anything; see " in answer.stderr
     assert "broken" in (small.home / "logs" / "agents" / "supervisors.log").read_text()

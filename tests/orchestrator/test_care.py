@@ -11,8 +11,11 @@ import pytest
 import qsweep as api
 from sweeps import processes
 from tests.conftest import QSWEEP, Qsweep, environment
+from tests.frozen import change_code
 
 pytestmark = pytest.mark.slow
+
+EXITS = "workers/agent/exits.py"
 
 SWEEP = ("launch", "digits-grid", "--name", "mine", "--workers", "1", "--set", "epochs=1", "--limit", "4")
 
@@ -90,15 +93,7 @@ def test_the_code_is_frozen_at_launch_and_a_launch_with_other_code_asks(qsweep: 
     (version,) = (path.name for path in (home / "code").iterdir())
     assert set(api.results("digits-grid", home=home).code) == {version}
 
-    other = f"{version}.other"
-    (home / "code" / version).rename(home / "code" / other)
-    (home / "code" / other / "CODE").write_text(other)
-    import sqlite3
-
-    with sqlite3.connect(home / "registry.db") as connection:
-        connection.execute("UPDATE sweeps SET code = ?", (other,))
-    connection.close()
-
+    other = change_code(home, EXITS, (home / "code" / version / EXITS).read_text() + "# other\n")
     more = (*SWEEP[:-1], "5")
     refused = qsweep(*more)
     assert refused.returncode == 2

@@ -27,7 +27,7 @@ from workers.cohort import Cohort
 from workers.corruptions.sets import CorruptedSets
 from workers.data import Collection, find, load_staged
 from workers.device import build, device_class, precisions
-from workers.forms import Form, default_form
+from workers.forms import default_form, known_form
 from workers.measures.distortion import Known
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,10 @@ class Agent:
             fixed = self.place.registry.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
-            self._plans[shape] = Plan(slots=fixed.slots, form=Form(fixed.form))
+            known = known_form(fixed.slots, fixed.form)
+            if known is None:
+                log.warning("%s: the calibration %s in %s slots is unknown: not used", shape, fixed.form, fixed.slots)
+            self._plans[shape] = Plan(slots=fixed.slots if known else slots, form=known or form)
         plan = self._plans[shape]
         fitting = self._fitting.get(shape, plan.slots)
         return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots, fitting))

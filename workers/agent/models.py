@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from db.model_names import model_name
 from db.rows import Claim, ParentModel
 from sweeps.errors import InputError
 from workers import checkpoints
@@ -47,7 +48,7 @@ class Models:
             passes = {name: result.run[name] for name in PASSED}
             content = {**result.model, INIT_HASH: result.run["init_hash"], PASSES: passes}
             self._recent[claim.job.identity, claim.attempt] = content
-            file = f"{claim.job.identity[:2]}/{claim.job.identity}-{claim.attempt}.pt"
+            file = model_name(claim.job.identity, claim.attempt)
             found.append((file, checkpoints.save(self.folder / file, content)) if claim.keep_model else None)
         while len(self._recent) > KEPT:
             self._recent.popitem(last=False)

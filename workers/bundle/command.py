@@ -18,9 +18,10 @@ from sweeps import processes
 from sweeps.code import ROOT, is_intact
 from sweeps.errors import InputError, QsweepError, raise_packed
 from sweeps.training import different_needs
+from workers.bundle.archive import unpack
 from workers.bundle.desk import Desk
 from workers.bundle.manifest import Manifest, read_manifest
-from workers.bundle.parcel import unpack, write_results
+from workers.bundle.parcel import write_results
 from workers.bundle.runner import Crew, Runner
 
 FAREWELL = 20.0
@@ -86,7 +87,7 @@ def _folder(path: Path) -> Path:
 def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namespace) -> None:
     """What computes is the code that came along, not what may be installed here. Raises InputError if it is altered."""
     code = folder / "code"
-    if not is_intact(code):
+    if not is_intact(code, manifest.code):
         raise InputError(
             f"the code of this bundle is not {manifest.code}", place=str(code), allowed="copy the bundle again"
         )
