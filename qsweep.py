@@ -68,7 +68,8 @@ def results(
     from reports.source import opened_source
 
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
-        return source.frame(kind)
+        frame: pd.DataFrame = source.look(kind).to_pandas()
+        return frame
 
 
 def tables(

@@ -13,6 +13,7 @@ from db import (
     chained,
     claims,
     control,
+    curves,
     failures,
     outcomes,
     reading,
@@ -38,6 +39,7 @@ from db.rows import (
     Claim,
     Committed,
     Counts,
+    Curve,
     Done,
     EventRow,
     Fenced,
@@ -279,6 +281,14 @@ class Registry:
     def activity(self, sweep_id: int, *, since: int) -> Activity:
         """How many changes of the sweep's jobs there were after the event `since`, and by which agents."""
         return self._database.read(lambda t: watching.activity(t, sweep_id, since=since))
+
+    def curves(self, sweep_id: int) -> list[Curve]:
+        """The epochs so far of the sweep's trainings that are not done."""
+        return self._database.read(lambda t: curves.of_sweep(t, sweep_id))
+
+    def curve(self, job_id: int) -> list[Curve]:
+        """The epochs so far of one job, if it is not done and has told any."""
+        return self._database.read(lambda t: curves.of_job(t, job_id))
 
     def committed_job(self, job_id: int) -> list[Committed]:
         """The pointer of one job, if it is done."""
