@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from db import (
     agents,
+    blocking,
     bundles,
     chained,
     claims,
@@ -31,6 +32,7 @@ from db.rows import (
     AgentInfo,
     AgentRow,
     AttemptRow,
+    Blocked,
     BundleRow,
     Calibration,
     CalibrationRow,
@@ -182,9 +184,10 @@ class Registry:
     def cancel(self, sweep_id: int) -> int:
         """Gives the sweep up; returns how many queued jobs are thereby cancelled.
 
-        A job that another sweep holds stays as it is. A running one that no sweep holds is named by its
+        What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running one that no sweep holds is named by its
         agent's next `beat`, and is cancelled when that agent releases it.
         """
+        self.take_back_expired()
         return self._database.write(lambda t: control.cancel(t, sweep_id))
 
     def retry(self, sweep_id: int, state: State = State.FAILED, failure_class: FailureClass | None = None) -> int:
@@ -234,6 +237,14 @@ class Registry:
 
     def agents(self, state: AgentState | None = AgentState.ALIVE) -> list[AgentRow]:
         return self._database.read(lambda t: reading.agents(t, state))
+
+    def held(self, sweep_id: int, selection: int | None = None) -> dict[int, int]:
+        """How many running jobs of the sweep, or of a selection of them, each agent holds."""
+        return self._database.read(lambda t: reading.held(t, sweep_id, selection))
+
+    def blocked(self, sweep_id: int, selection: int | None = None) -> list[Blocked]:
+        """The queued jobs of the sweep, or of a selection, that can't run as things stand, by what keeps them."""
+        return self._database.read(lambda t: blocking.blocked(t, sweep_id, selection))
 
     def committed(self, sweep_id: int) -> list[Committed]:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""

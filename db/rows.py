@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-from db.states import AgentState, FailureClass, State, SweepState
+from db.states import AgentState, FailureClass, Obstacle, State, SweepState
 from sweeps.job import Job, Kind
 from sweeps.training import Training
 
@@ -98,6 +98,21 @@ class AgentRow:
     beat_at: float
     ended_at: float | None
     expired: bool
+    process_started: float
+    boot_id: str
+    overdue: float
+    """Seconds since the lease ran out; negative before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocked:
+    """Queued jobs that can't run, because an ancestor of theirs will not be done as things stand."""
+
+    jobs: int
+    parent: str
+    """The identity of that ancestor."""
+    obstacle: Obstacle
+    failure_class: FailureClass | None
 
 
 @dataclass(frozen=True, kw_only=True)
