@@ -181,9 +181,10 @@ def held(transaction: Transaction, sweep_id: int, selection: int | None) -> dict
     """How many running jobs of the sweep, or of a selection of them, each agent holds."""
     statement = sa.select(jobs_table.c.agent_id, sa.func.count().label("jobs")).where(RUNNING)
     if selection is None:
-        member = sa.exists().where(sweep_jobs.c.job_id == jobs_table.c.id, sweep_jobs.c.sweep_id == sweep_id)
+        members = sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep_id == sweep_id)
     else:
-        member = jobs_table.c.id.in_(sa.select(selections.c.job_id).where(selections.c.selection == selection))
+        members = sa.select(selections.c.job_id).where(selections.c.selection == selection)
+    member = jobs_table.c.id.in_(members)
     rows = transaction.run(statement.where(member).group_by(jobs_table.c.agent_id))
     return {row.agent_id: row.jobs for row in rows if row.agent_id is not None}
 

@@ -184,8 +184,8 @@ class Registry:
     def cancel(self, sweep_id: int) -> int:
         """Gives the sweep up; returns how many queued jobs are thereby cancelled.
 
-        What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running one that no sweep holds is named by its
-        agent's next `beat`, and is cancelled when that agent releases it.
+        What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running
+        one that no sweep holds is named by its agent's next `beat`, and is cancelled when that agent releases it.
         """
         self.take_back_expired()
         return self._database.write(lambda t: control.cancel(t, sweep_id))

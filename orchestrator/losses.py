@@ -40,9 +40,18 @@ class Losses:
         return f"{sweep.title}: {self.jobs} lost: {self.cause()}; {remedy}"
 
 
-def find_losses(registry: Registry, sweep_id: int, lost: Mapping[int, AgentRow], selection: int | None = None) -> Losses:
+def find_losses(
+    registry: Registry, sweep_id: int, lost: Mapping[int, AgentRow], selection: int | None = None
+) -> Losses:
     """What the lost agents hold of this sweep."""
     if not lost:
         return Losses()
     held = {agent: jobs for agent, jobs in registry.held(sweep_id, selection).items() if agent in lost}
     return Losses(jobs=sum(held.values()), agents=tuple(lost[agent] for agent in held))
+
+
+def lost_words(registry: Registry) -> list[str]:
+    """A line for each sweep of which jobs are lost."""
+    lost = lost_agents(registry.agents())
+    found = [(sweep, find_losses(registry, sweep.id, lost)) for sweep in (registry.sweeps() if lost else ())]
+    return [losses.words(sweep) for sweep, losses in found if losses.jobs]

@@ -17,7 +17,9 @@ import psutil
 from db.home import Home
 from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.keeper import living, start_keeper
 from orchestrator.machine import Machine
+from orchestrator.starts import Start, recorded
 from orchestrator.supervisor import scope_options
 from sweeps.errors import InputError
 from workers.environment import KEEP_MEMORY
@@ -77,6 +79,10 @@ def _pin(pid: int, fleet: Fleet, place: int) -> None:
             os.sched_setaffinity(pid, {cores[place]})
 
 
+def _agents(count: int) -> str:
+    return "1 agent" if count == 1 else f"{count} agents"
+
+
 class LocalBackend(Backend):
     """Each agent runs in a session of its own, so that Ctrl-C reaches the launcher alone."""
 
@@ -106,6 +112,22 @@ class LocalBackend(Backend):
         free = [place for place in range(self._fleet.workers) if not self._runs(place)]
         for place in free[:count]:
             self._processes[place] = self._launch(self._fleet, place, log)
+
+    def leave(self, count: int) -> str:
+        """Agents of this machine end with their launcher or without any: a keeper takes its place."""
+        assert self._fleet is not None
+        starts = recorded(self._fleet.home, self._fleet.scope.sweep or 0)
+        kept = [one for start, one in living(starts) if start.selection == self._fleet.scope.selection]
+        keeper = kept[-1] if kept and not count else start_keeper(self._fleet)
+        return f"process {keeper.pid} keeps {_agents(self._fleet.workers)} at work here"
+
+    @classmethod
+    def describe(cls, home: Home, starts: Sequence[Start]) -> list[str]:
+        return [
+            f"process {process.pid} keeps {_agents(start.agents)} at work on this machine; its log is in "
+            f"{home.logs / 'keepers'}"
+            for start, process in living(starts)
+        ]
 
     def _runs(self, place: int) -> bool:
         return place in self._processes and self._processes[place].poll() is None

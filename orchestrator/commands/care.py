@@ -166,9 +166,13 @@ def serve(
 def check(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
     from db.audit import audit
+    from orchestrator.losses import lost_words
 
     place = home_of(home, registry)
     problems = audit(place)
+    with opened(place) as found:
+        for words in lost_words(found):
+            typer.echo(f"note: {words}", err=as_json)
     if as_json:
         typer.echo(json.dumps(problems))
     else:

@@ -258,8 +258,10 @@ def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float 
 
 
 def _finish(home: Home, sweep: Sweep) -> None:
-    """Print the sweep's tables; exit with 1 if some of its jobs failed."""
+    """Print the sweep's tables; exit with 1 if some of its jobs failed, or can't run because of some that did."""
     from db.registry import Registry
+    from db.states import Obstacle
+    from orchestrator.blockage import blocked_words
     from reports.answers import render_tables
     from reports.formats import Format
     from reports.render import Layout
@@ -270,12 +272,15 @@ def _finish(home: Home, sweep: Sweep) -> None:
         typer.echo(
             render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
         )
-        counts = registry.counts(sweep.id)
+        counts, blocked = registry.counts(sweep.id), registry.blocked(sweep.id)
     finally:
         registry.close()
     failed = counts.failed
     if counts.away:
         typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
+    for line in blocked_words(sweep.title, blocked):
+        typer.echo(line, err=True)
     if failed:
         typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+    if failed or any(one.obstacle is not Obstacle.AWAY for one in blocked):
         raise typer.Exit(1)

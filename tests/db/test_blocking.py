@@ -55,9 +55,7 @@ def test_measures_of_a_training_that_is_away_cancelled_or_paused_are_blocked(reg
     assert found(registry, sweep)[theirs.identity] == (1, Obstacle.CANCELLED)
 
 
-def test_a_chain_is_blocked_at_its_root(
-    registry: Registry, sweep: Sweep, execute: Callable[[str], list[Any]]
-) -> None:
+def test_a_chain_is_blocked_at_its_root(registry: Registry, sweep: Sweep, execute: Callable[[str], list[Any]]) -> None:
     """No sweep file makes chains yet: the registry knows them."""
     (root,) = trained(1)
     first, second, third = children(root, 3)

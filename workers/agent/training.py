@@ -46,7 +46,9 @@ def train_claims(
     on_end: Callable[[Trained], None],
     on_epoch: Callable[[Cohort], None] = lambda _: None,
 ) -> float:
-    """Train to the end; the seconds that went into checkpoints. Raises Stopped or StoppedEarly (with a checkpoint written), TooLong or LeaseGone.
+    """Train to the end; the seconds that went into checkpoints.
+
+    Raises Stopped or StoppedEarly (with a checkpoint written), TooLong or LeaseGone.
 
     `on_end` gets those whose training has ended: each that diverged after its epoch, all others together.
     `on_epoch` is called after each epoch of the whole cohort, and may raise StoppedEarly.
