@@ -17,6 +17,7 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import Checkpoint, Finished
 from db.states import AgentState, FailureClass
+from orchestrator import checkup
 from orchestrator.loglines import follow_log
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim
@@ -50,7 +51,9 @@ def one_that_is_gone() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_lost_jobs_are_shown_as_lost_and_nothing_is_changed(here: Qsweep, registry: Registry, silent: bool) -> None:
+def test_lost_jobs_are_shown_as_lost_and_nothing_is_changed(
+    here: Qsweep, registry: Registry, made: Made, silent: bool
+) -> None:
     """Silent: on another machine, where only the lease tells. Else the process was here, and its lease goes on."""
     given = {"lease": 0.001} if silent else one_that_is_gone()
     held = claim(registry, registry.enlist(agent_info(**given)), 6)
@@ -71,7 +74,8 @@ def test_lost_jobs_are_shown_as_lost_and_nothing_is_changed(here: Qsweep, regist
     assert cause in shown
     checked = here("db", "check")
     assert (checked.returncode, "6 lost" in checked.stdout) == (0, True)
-    assert "6 lost" in here("doctor").stdout
+    found = checkup._registry(made.home)
+    assert (found.ok, found.needed, "6 lost" in found.text) == (False, False, True)
     assert registry.newest_event() == newest
     assert len(registry.agents(AgentState.ALIVE)) == 1
 
