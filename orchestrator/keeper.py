@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
                 title=sweep.title,
                 code=given.code,
             )
-            backend = LocalBackend()
+            backend = LocalBackend(beside=True)
             backend.adopt(fleet)
             Watch(home, registry, sweep, backend, fleet, console).run()
     except QsweepError as error:

@@ -89,7 +89,9 @@ class LocalBackend(Backend):
     name = "local"
     independent = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, beside: bool = False) -> None:
+        """With `beside`, agents that work for other jobs don't count: it starts its own beside them."""
+        self._beside = beside
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._fleet: Fleet | None = None
 
@@ -150,8 +152,10 @@ class LocalBackend(Backend):
         return sum(process.poll() is None for process in self._processes.values())
 
     def others(self, agents: Sequence[AgentRow]) -> int:
-        """Whatever they work for: they take the cores or the GPUs that ours would."""
+        """Whatever they work for, unless `beside`: they take the cores or the GPUs that ours would."""
+        assert self._fleet is not None
         here = [agent for agent in agents if agent.host == socket.gethostname()]
+        here = [agent for agent in here if serves(agent, self._fleet.scope)] if self._beside else here
         return sum(not self._started(agent.pid) for agent in here)
 
     def _started(self, pid: int) -> bool:
