@@ -25,6 +25,7 @@ from orchestrator.backends.base import Fleet
 from orchestrator.deaths import is_alive
 from orchestrator.starts import Start, record
 from orchestrator.supervisor import scope_options
+from sweeps import processes
 from sweeps.errors import QsweepError
 
 BACKEND = "local"
@@ -64,12 +65,12 @@ def start_keeper(fleet: Fleet) -> Process:
     log = log_of(home, fleet)
     log.parent.mkdir(parents=True, exist_ok=True)
     assert fleet.scope.sweep is not None
-    command = [sys.executable, "-m", "orchestrator.keeper", "--home", str(home.root), "--data", str(home.data)]
+    command = [*processes.PYTHON, "orchestrator.keeper", "--home", str(home.root), "--data", str(home.data)]
     command += ["--workers", str(fleet.workers), "--gpus", str(fleet.gpus), "--lease", str(fleet.lease)]
     command += ["--code", fleet.code, *scope_options(fleet.scope)]
     command += [] if fleet.time_limit is None else ["--time-limit", str(fleet.time_limit)]
     with log.open("ab") as output:
-        process = subprocess.Popen(
+        process = processes.start(
             command,
             env=dict(os.environ) | {"QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"},
             stdin=subprocess.DEVNULL,
