@@ -197,7 +197,7 @@ def test_a_training_that_was_stopped_as_it_diverged_ends_with_the_same_epochs(ho
 def test_a_training_tells_of_its_epochs_with_its_checkpoints_and_in_the_log(
     home: Home, registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("workers.agent.training.CHECKPOINT_STEPS", 10)
+    monkeypatch.setenv("QSWEEP_CHECKPOINT_STEPS", "10")
     job = Job(training=Training.from_settings(SETTINGS | {"epochs": 3}))
     sweep = register(registry, job)
     seen: list[tuple[int, list[dict[str, Any]]]] = []
