@@ -21,7 +21,7 @@ from db.connection import Database
 from db.errors import LeaseLost
 from db.rows import Accepted, Claim, Finished, Head, Scope
 from db.states import TRANSITIONS, State
-from db.tables import attempts, checkpoints, events, jobs
+from db.tables import attempts, checkpoints, curves, events, jobs
 from db.transaction import Transaction
 from sweeps.faults import point
 
@@ -113,8 +113,9 @@ def _finish_statement() -> sa.Select[Any]:
         .returning(checkpoints.c.job_id, checkpoints.c.file)
         .cte("forgotten")
     )
+    drawn = curves.delete().where(curves.c.job_id.in_(sa.select(finished.c.id))).cte("drawn")
     found = finished.outerjoin(forgotten, forgotten.c.job_id == finished.c.id)
-    return sa.select(finished.c.id, forgotten.c.file).select_from(found).add_cte(ended, recorded)
+    return sa.select(finished.c.id, forgotten.c.file).select_from(found).add_cte(ended, recorded, drawn)
 
 
 CLAIM = {kind: _claim_statement(*inside) for kind, inside in INSIDE.items()}

@@ -11,7 +11,7 @@ from db.clock import wall
 from db.custody import depart
 from db.journal import batches, event, move, record
 from db.states import FailureClass, State, SweepState
-from db.tables import attempts, checkpoints, events, jobs, reports, stops, sweep_jobs, sweeps
+from db.tables import attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps
 from db.transaction import Transaction
 
 FRESH_BUDGET: dict[str, Any] = {
@@ -126,7 +126,7 @@ def _supersede(transaction: Transaction, rows: Sequence[Any], reason: str, block
         running = [row.id for row in batch if row.state == State.RUNNING]
         open_ones = sa.and_(attempts.c.job_id.in_(running), attempts.c.ended_at.is_(None))
         transaction.run(attempts.update().where(open_ones).values(ended_at=wall(), outcome=State.QUEUED.value))
-        for table in (checkpoints, reports, stops):
+        for table in (checkpoints, reports, curves, stops):
             transaction.run(table.delete().where(table.c.job_id.in_(ids)))
         record(transaction, [
             event(row, State(row.state), State.QUEUED, f"invalidated: {reason}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db import curves
 from db.clock import wall
 from db.journal import RECORD, event
 from db.rows import Accepted, Checkpoint, Fenced, Finished, Move
@@ -140,6 +141,7 @@ def checkpointed(transaction: Transaction, agent_id: int, given: Sequence[Checkp
             for one in passed
         ],
     )
+    curves.record(transaction, passed)
     ids = [one.job_id for one in passed]
     return Accepted(jobs=frozenset(ids), deletable=_forget(transaction, ids, KEPT))
 
@@ -179,7 +181,9 @@ def finish(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -
     if counted:
         _record(transaction, agent_id, counted, list(passed.values()))
         point("finish.uncommitted", len(counted))
-    deletable = _forget(transaction, [row.id for row in passed.values() if row.progress], 0)
+    begun = [row.id for row in passed.values() if row.progress]
+    deletable = _forget(transaction, begun, 0)
+    curves.forget(transaction, begun)
     return Accepted(jobs=frozenset(passed) | _counted_before(transaction, agent_id, refused), deletable=deletable)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.clock import boot, moment
+from db.clock import boot, moment, wall
 from db.journal import batches
 from db.rows import (
     AgentRow,
@@ -195,14 +195,29 @@ def events(
 def agents(transaction: Transaction, state: AgentState | None) -> list[AgentRow]:
     over = sa.or_(agents_table.c.expires < moment(), agents_table.c.clock != boot())
     expired = sa.and_(agents_table.c.state == AgentState.ALIVE.value, over).label("expired")
-    columns = [agents_table.c[name] for name in AgentRow.__dataclass_fields__ if name != "expired"]
-    statement = sa.select(*columns, expired).order_by(agents_table.c.id)
+    same_clock = agents_table.c.clock == boot()
+    since_beat = wall() - agents_table.c.beat_at - agents_table.c.lease
+    overdue = sa.case((same_clock, moment() - agents_table.c.expires), else_=since_beat).label("overdue")
+    columns = [agents_table.c[name] for name in AgentRow.__dataclass_fields__ if name not in ("expired", "overdue")]
+    statement = sa.select(*columns, expired, overdue).order_by(agents_table.c.id)
     if state is not None:
         statement = statement.where(agents_table.c.state == state.value)
     return [
         AgentRow(**(dict(row._mapping) | {"state": AgentState(row.state), "expired": bool(row.expired)}))
         for row in transaction.run(statement)
     ]
+
+
+def held(transaction: Transaction, sweep_id: int, selection: int | None) -> dict[int, int]:
+    """How many running jobs of the sweep, or of a selection of them, each agent holds."""
+    statement = sa.select(jobs_table.c.agent_id, sa.func.count().label("jobs")).where(RUNNING)
+    if selection is None:
+        members = sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep_id == sweep_id)
+    else:
+        members = sa.select(selections.c.job_id).where(selections.c.selection == selection)
+    member = jobs_table.c.id.in_(members)
+    rows = transaction.run(statement.where(member).group_by(jobs_table.c.agent_id))
+    return {row.agent_id: row.jobs for row in rows if row.agent_id is not None}
 
 
 def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:

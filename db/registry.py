@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from db import (
     agents,
+    blocking,
     bundles,
     chained,
     claims,
     control,
+    curves,
     failures,
     outcomes,
     reading,
@@ -31,6 +33,7 @@ from db.rows import (
     AgentInfo,
     AgentRow,
     AttemptRow,
+    Blocked,
     BundleRow,
     Calibration,
     CalibrationRow,
@@ -39,6 +42,7 @@ from db.rows import (
     Claim,
     Committed,
     Counts,
+    Curve,
     Done,
     EventRow,
     Fenced,
@@ -181,9 +185,10 @@ class Registry:
     def cancel(self, sweep_id: int) -> int:
         """Gives the sweep up; returns how many queued jobs are thereby cancelled.
 
-        A job that another sweep holds stays as it is. A running one that no sweep holds is named by its
-        agent's next `beat`, and is cancelled when that agent releases it.
+        What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running
+        one that no sweep holds is named by its agent's next `beat`, and is cancelled when that agent releases it.
         """
+        self.take_back_expired()
         return self._database.write(lambda t: control.cancel(t, sweep_id))
 
     def retry(self, sweep_id: int, state: State = State.FAILED, failure_class: FailureClass | None = None) -> int:
@@ -242,6 +247,14 @@ class Registry:
     def agents(self, state: AgentState | None = AgentState.ALIVE) -> list[AgentRow]:
         return self._database.read(lambda t: reading.agents(t, state))
 
+    def held(self, sweep_id: int, selection: int | None = None) -> dict[int, int]:
+        """How many running jobs of the sweep, or of a selection of them, each agent holds."""
+        return self._database.read(lambda t: reading.held(t, sweep_id, selection))
+
+    def blocked(self, sweep_id: int, selection: int | None = None) -> list[Blocked]:
+        """The queued jobs of the sweep, or of a selection, that can't run as things stand, by what keeps them."""
+        return self._database.read(lambda t: blocking.blocked(t, sweep_id, selection))
+
     def committed(self, sweep_id: int) -> list[Committed]:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
         return self._database.read(lambda t: reading.committed(t, sweep_id))
@@ -288,6 +301,14 @@ class Registry:
     def activity(self, sweep_id: int, *, since: int) -> Activity:
         """How many changes of the sweep's jobs there were after the event `since`, and by which agents."""
         return self._database.read(lambda t: watching.activity(t, sweep_id, since=since))
+
+    def curves(self, sweep_id: int) -> list[Curve]:
+        """The epochs so far of the sweep's trainings that are not done."""
+        return self._database.read(lambda t: curves.of_sweep(t, sweep_id))
+
+    def curve(self, job_id: int) -> list[Curve]:
+        """The epochs so far of one job, if it is not done and has told any."""
+        return self._database.read(lambda t: curves.of_job(t, job_id))
 
     def committed_job(self, job_id: int) -> list[Committed]:
         """The pointer of one job, if it is done."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
-from db.states import AgentState, FailureClass, State, SweepState
+from db.states import AgentState, FailureClass, Obstacle, State, SweepState
 from sweeps.job import Job, Kind
+from sweeps.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,21 @@ class AgentRow:
     beat_at: float
     ended_at: float | None
     expired: bool
+    process_started: float
+    boot_id: str
+    overdue: float
+    """Seconds since the lease ran out; negative before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocked:
+    """Queued jobs that can't run, because an ancestor of theirs will not be done as things stand."""
+
+    jobs: int
+    parent: str
+    """The identity of that ancestor."""
+    obstacle: Obstacle
+    failure_class: FailureClass | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +335,24 @@ class Checkpoint:
     epoch: int
     file: str
     checksum: str
+    curve: Sequence[Mapping[str, Any]] = ()
+    """The epochs that it holds, as rows of `epochs`, if they are more than when they were told last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The epochs that a training has done which is not done itself: those of its newest checkpoint."""
+
+    job: str
+    state: State
+    attempt: int
+    """The attempt that told of them."""
+    content: str
+    epochs: tuple[Mapping[str, Any], ...]
+
+    @cached_property
+    def training(self) -> Training:
+        return Job.from_json(self.content).training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,19 @@ class FailureClass(StrEnum):
     """A tuning scheduler ended the trial early."""
 
 
+class Obstacle(StrEnum):
+    """Why a parent will not be done, as things stand, so that its children can't run."""
+
+    FAILED = "failed"
+    """Its budget is spent: a retry queues it again."""
+    CANCELLED = "cancelled"
+    """No sweep wants it any more: a launch of one that holds it does again."""
+    AWAY = "away"
+    """A bundle holds it, until that is imported or recalled."""
+    UNWANTED = "unwanted"
+    """It is queued, and every sweep that holds it is paused or cancelled."""
+
+
 class SweepState(StrEnum):
     """Whether a sweep wants its jobs. PAUSED keeps them queued; CANCELLED gives them up."""
 

@@ -193,6 +193,15 @@ reports = sa.Table(
     sqlite_with_rowid=False,
 )
 
+curves = sa.Table(
+    "curves",
+    metadata,
+    sa.Column("job_id", sa.BigInteger, primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("epochs", sa.Text, nullable=False),  # JSON: the rows of `epochs` so far
+    sqlite_with_rowid=False,
+)
+
 stops = sa.Table(
     "stops",
     metadata,

@@ -145,14 +145,13 @@ def see_through(
         present = backend.alive() + backend.others([one for one in registry.agents() if serves(one, scope)])
         missing = max(fleet.workers - present, 0)
         try:
-            backend.start(missing)
+            words = backend.leave(missing)
         except StartRefused as error:
             if present + error.begun == 0:
                 raise
             console.print(f"note: {error}", highlight=False, soft_wrap=True)
-            missing = error.begun
+            words = "1 agent started" if error.begun == 1 else f"{error.begun} agents started"
         already = f" beside {present} that were there" if present else ""
-        noun = "agent" if missing == 1 else "agents"
-        console.print(f"{missing} {noun} started{already}; look with: qsweep status {sweep.name}", soft_wrap=True)
+        console.print(f"{words}{already}; look with: qsweep status {sweep.name}", highlight=False, soft_wrap=True)
         return
     Watch(home, registry, sweep, backend, fleet, console).run()

@@ -13,8 +13,9 @@ from typing import Any
 from db.losses import read_sound
 from db.registry import Registry
 from db.results import DamagedResults, ResultStore, VanishedResults, table_of
-from db.rows import AgentRow, Change, Committed, Counts, Done, Sweep
+from db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
 from db.states import State
+from orchestrator.losses import Losses, find_losses, lost_agents
 from reports.table import precision_name
 from sweeps.job import Kind
 
@@ -63,14 +64,25 @@ class View:
     window: float
     seconds_left: float | None
     agents: Sequence[AgentRow]
+    """Those that live; `lost` has those of them whose lease ran out or whose process is gone."""
+    losses: Losses
+    lost: frozenset[int]
+    blocked: Sequence[Blocked]
+    curves: Sequence[Curve]
+    """The epochs so far of trainings that are not done."""
     recent: Sequence[Change]
-    lost: int = 0
+    unreadable: int = 0
     """Trainings whose results can't be read."""
 
     @property
     def is_over(self) -> bool:
-        """Nothing waits and nothing runs."""
-        return self.counts.queued + self.counts.running == 0
+        """Nothing runs, and nothing waits that could."""
+        return self.still_open == 0
+
+    @property
+    def still_open(self) -> int:
+        """Jobs that run, or wait and can run as things stand."""
+        return self.counts.queued + self.counts.running - sum(one.jobs for one in self.blocked)
 
     @property
     def missing(self) -> int:
@@ -112,6 +124,7 @@ class Lookout:
         """What there is to see now."""
         sweep = self._registry.find_sweep(self._title)
         counts, agents = self._registry.counts(self._sweep_id), self._registry.agents()
+        lost = lost_agents(agents)
         recent = self._registry.recent_changes(self._sweep_id, CHANGES)
         self._take_in()
         within, window = lately(recent, self._wall())
@@ -123,10 +136,14 @@ class Lookout:
             known=self._known,
             rate=60 * sum(change.target is State.DONE for change in within) / window,
             window=window,
-            seconds_left=self._seconds_left(recent, agents),
+            seconds_left=self._seconds_left(recent, [agent for agent in agents if agent.id not in lost]),
             agents=agents,
+            losses=find_losses(self._registry, self._sweep_id, lost),
+            lost=frozenset(lost),
+            blocked=self._registry.blocked(self._sweep_id) if counts.queued else (),
+            curves=self._registry.curves(self._sweep_id) if counts.queued + counts.running else (),
             recent=recent,
-            lost=len(self._lost),
+            unreadable=len(self._lost),
         )
 
     def _take_in(self) -> None:
@@ -179,7 +196,8 @@ class Lookout:
 
     def _seconds_left(self, recent: Sequence[Change], agents: Sequence[AgentRow]) -> float | None:
         """By the operations done since the first look, or at first by those of the jobs that ended lately."""
-        work, partial = self._registry.work(self._sweep_id), partial_work(agents, recent)
+        work = self._registry.work(self._sweep_id)
+        partial = partial_work(agents, recent, self._registry.held(self._sweep_id))
         done = work[State.DONE] + partial
         left = max(work[State.QUEUED] + work[State.RUNNING] - partial, 0.0)
         self._work.append((self._clock(), done))
@@ -191,7 +209,7 @@ class Lookout:
             before, after = 0.0, sum(change.cost for change in within if change.target is State.DONE)
             then, now = 0.0, span
         if not left:
-            return 0.0
+            return None if work[State.QUEUED] + work[State.RUNNING] else 0.0
         return left / (after - before) * (now - then) if after > before else None
 
 
@@ -201,13 +219,16 @@ def lately(recent: Sequence[Change], now: float) -> tuple[list[Change], float]:
     return within, max(now - within[-1].at, 1.0) if within else WINDOW
 
 
-def partial_work(agents: Sequence[AgentRow], recent: Sequence[Change]) -> float:
-    """Operations that running cohorts have done, as far as a job of theirs is among the newest events."""
+def partial_work(agents: Sequence[AgentRow], recent: Sequence[Change], held: Mapping[int, int]) -> float:
+    """Operations that running cohorts have done, as far as a job of theirs is among the newest events.
+
+    `held`: how many jobs of the sweep each agent has. A note may be older than these.
+    """
     costs = {change.cohort_key: change.cost for change in recent}
-    notes = [note_of(agent) for agent in agents]
+    notes = [(note_of(agent), held.get(agent.id, 0)) for agent in agents]
     return math.fsum(
-        costs[note["cohort"]] * note["jobs"] * note["step"] / note["steps"]
-        for note in notes
+        costs[note["cohort"]] * min(note["jobs"], mine) * min(note["step"] / max(note["steps"], 1), 1.0)
+        for note, mine in notes
         if note.get("cohort") in costs
     )
 

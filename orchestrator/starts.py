@@ -15,12 +15,12 @@ from sweeps.wholefiles import write_whole
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Agents that were started together by a backend that is not this machine alone."""
+    """Agents that were started together and work without their launcher."""
 
     backend: str
     sweep: int
     reference: str
-    """What the cluster calls them: the number of a Slurm array, a namespace of Ray."""
+    """What the cluster calls them: the number of a Slurm array, a namespace of Ray; on this machine their keeper."""
     agents: int
     fleet: int = 0
     """How many agents there were to be in all, where one start is but a part of them; 0 is `agents`."""

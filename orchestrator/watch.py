@@ -14,16 +14,19 @@ from db.home import Home
 from db.losses import read_sound, told
 from db.registry import Registry
 from db.results import ResultStore, table_of
-from db.rows import Counts, Sweep
+from db.rows import Blocked, Counts, Sweep
 from db.states import SweepState
 from orchestrator.backends.base import Backend, Fleet, StartRefused
 from orchestrator.deaths import Deaths, bury_dead
+from orchestrator.hindrances import hindrances
 from orchestrator.progress import Display, Progress
 from orchestrator.upkeep import Look, Upkeep
 from sweeps.errors import QsweepError
 from sweeps.faults import point
 
 POLL = 0.5
+RECHECK = 10.0
+"""Seconds after which it is asked again what keeps jobs from running, even if no count has changed."""
 MANY = 256
 """Publications that a launcher has seen come before it merges them."""
 
@@ -52,7 +55,11 @@ class Watch:
         self.console = console
         self.results = ResultStore(home.store)
         rows = registry.jobs(sweep.id, selection=fleet.scope.selection)
-        self.progress = Progress(jobs={row.identity: row.job for row in rows})
+        self.progress = Progress(jobs={row.identity: row.job for row in rows}, size=sweep.size)
+        self._has_children = any(row.parent_id is not None for row in rows)
+        self._blocked: tuple[Blocked, ...] = ()
+        self._asked: tuple[object, ...] = ()
+        self._hindrances: frozenset[str] = frozenset()
         self._seen: set[tuple[str, int]] = set()
         self._upkeep = Upkeep()
         self._event = registry.newest_event()
@@ -105,13 +112,15 @@ class Watch:
 
     def _update(self) -> None:
         counts = self._counts()
+        blocked = self._count_blocked(counts)
         self.progress.running, self.progress.queued, self.progress.failed = (
             counts.running - counts.away,
-            counts.queued,
+            counts.queued - blocked,
             counts.failed,
         )
-        self.progress.away = counts.away
-        self.progress.add_notes([agent.note for agent in self.registry.agents()])
+        self.progress.away, self.progress.blocked = counts.away, blocked
+        held = self.registry.held(self.sweep.id, self.fleet.scope.selection) if counts.running else {}
+        self.progress.add_notes([(one.note, held[one.id]) for one in self.registry.agents() if one.id in held])
         if counts.done == self._done:
             return
         self._done = counts.done
@@ -138,6 +147,17 @@ class Watch:
             self.progress.done.update(row.job for row in fresh)
             self._loose.update(row.publication for row in fresh)
             self._compact()
+
+    def _count_blocked(self, counts: Counts) -> int:
+        """How many queued jobs can't run as things stand. Asked again when any count changes, and now and then."""
+        if not (self._has_children and counts.queued):
+            self._blocked = ()
+            return 0
+        asked = (counts, int(time.monotonic() / RECHECK))
+        if asked != self._asked:
+            self._asked = asked
+            self._blocked = tuple(self.registry.blocked(self.sweep.id, self.fleet.scope.selection))
+        return sum(one.jobs for one in self._blocked)
 
     def _compact(self) -> None:
         """Merge results files before there are so many that every answer waits for them."""
@@ -167,6 +187,7 @@ class Watch:
             raise Interrupted(f"its agents were cancelled, with {self._state()}")
         due = self._upkeep.due(look)
         self._say([*([self._refused] if self._refused else []), *self.backend.remarks()])
+        self._say_what_hinders(look)
         if not self.progress.queued:
             return
         if self._upkeep.is_hopeless(look):
@@ -208,6 +229,14 @@ class Watch:
             if remark not in self._said:
                 self.console.print(remark, highlight=False, soft_wrap=True)
         self._said = frozenset(remarks)
+
+    def _say_what_hinders(self, look: Look) -> None:
+        """Say once, as it begins, what this launch waits for."""
+        found = hindrances(self.registry, self.fleet.scope, look, running=self.progress.running)
+        for kind, words in found.items():
+            if kind not in self._hindrances:
+                self.console.print(f"Waiting: {words}", highlight=False, soft_wrap=True)
+        self._hindrances = frozenset(found)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM and self.backend.independent and not self._interrupts:

@@ -15,7 +15,7 @@ import pyarrow.fs as fs
 
 from db.schema import KINDS, SETTINGS
 from db.views import TIME, VIEWS
-from reports.source import Source, known_schema
+from reports.source import Source, shown_schema
 
 SWEEP = pa.schema([pa.field("sweep", pa.string()), pa.field("variant", pa.string())])
 """The columns that every view begins with."""
@@ -42,7 +42,7 @@ def view_names() -> list[str]:
 
 def view_schema(name: str) -> pa.Schema:
     """The columns of a view. Raises InputError."""
-    return SWEEPS if name == "sweeps" else pa.schema([*SWEEP, *known_schema(name)])
+    return SWEEPS if name == "sweeps" else pa.schema([*SWEEP, *shown_schema(name)])
 
 
 def view_meaning(name: str) -> str:
@@ -127,7 +127,7 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
         if self._name == "sweeps":
             return pa.Table.from_pylist([_sweep_row(label, source)], schema=SWEEPS).select(kept.names)
         own = [name for name in kept.names if name not in SWEEP.names]
-        table = source.read(self._name, own or ["job"])
+        table = source.look(self._name, own or ["job"])
         same = {"sweep": label, "variant": source.title}
         values = {
             name: pa.repeat(pa.scalar(same[name], pa.string()), table.num_rows) if name in same else table[name]

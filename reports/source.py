@@ -52,6 +52,23 @@ class Source(ABC):
         Raises InputError for an unknown name. Rows that are lost are left out, and stand in `lost`.
         """
 
+    def look(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """`read`, as it is looked at while a sweep runs: `epochs` also of trainings that are not done, after those
+        that count, and with a column `final` that tells them apart. No table or figure is made of these."""
+        if name != LIVE:
+            return self.read(name, columns)
+        schema = shown_schema(name)
+        names = list(schema.names if columns is None else columns)
+        check_columns(name, [one for one in names if one != FINAL.name])
+        running = self._running()
+        counted = self.read(name, [one for one in names if one != FINAL.name] or ["job"])
+        counted = counted.append_column(FINAL, pa.repeat(pa.scalar(True), counted.num_rows))
+        return pa.concat_tables([counted.select(names), running.select(names)])
+
+    def _running(self) -> pa.Table:
+        """The epochs so far of trainings that are not done, with the columns of `look`."""
+        return shown_schema(LIVE).empty_table()
+
     @abstractmethod
     def place_of(self, kind: str, publication: str) -> str:
         """The file in which the rows of that kind and publication lie, for a person to find it."""
@@ -109,6 +126,17 @@ class RegistrySource(Source):
     def remark(self) -> str | None:
         return told(self.lost, self.title)
 
+    def _running(self) -> pa.Table:
+        curves = self._registry.curves(self.sweep.id)
+        done = set(self._moment[0]["job"].to_pylist())  # it may have finished since
+        rows = [
+            {"job": one.job, "attempt": one.attempt, FINAL.name: False} | dict(row)
+            for one in curves
+            if one.job not in done
+            for row in one.epochs
+        ]
+        return pa.Table.from_pylist(rows, schema=shown_schema(LIVE))
+
     def place_of(self, kind: str, publication: str) -> str:
         return self._store.path(kind, publication)
 
@@ -134,6 +162,16 @@ def known_schema(name: str) -> pa.Schema:
     if name in VIEWS:
         return VIEWS[name].schema
     raise InputError(f"there is no {name!r}", allowed=nearest(name, [*KINDS, *VIEWS]))
+
+
+LIVE = "epochs"
+"""The kind of result that can be looked at before it is one."""
+FINAL = pa.field("final", pa.bool_())
+
+
+def shown_schema(name: str) -> pa.Schema:
+    """The columns of `Source.look`. Raises InputError."""
+    return known_schema(name).append(FINAL) if name == LIVE else known_schema(name)
 
 
 def check_columns(name: str, columns: Sequence[str] | None) -> None:

@@ -95,6 +95,14 @@ class Backend(ABC):
     def start(self, count: int) -> None:
         """Start that many more agents. Raises StartRefused if the cluster takes no more; it may later."""
 
+    def leave(self, count: int) -> str:
+        """Start that many more agents, and see to it that the fleet is kept up when this process has ended; in words.
+
+        Raises StartRefused.
+        """
+        self.start(count)
+        return "1 agent started" if count == 1 else f"{count} agents started"
+
     @abstractmethod
     def alive(self) -> int:
         """How many agents run or wait to run, those of an earlier launch included if they can be found."""

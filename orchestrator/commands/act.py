@@ -36,20 +36,27 @@ def retry(
     registry: RegistryOption = None,
 ) -> None:
     """Queue a sweep's failed (or cancelled) jobs again, with fresh budgets."""
+    from orchestrator.losses import find_losses, lost_agents
+
     with opened(home_of(home, registry)) as found:
         sweep = found.find_sweep(name)
         count = found.retry(sweep.id, State(state.value), failure_class=failure)
+        losses = find_losses(found, sweep.id, lost_agents(found.agents()))
     typer.echo(f"{sweep.title}: {count} jobs queued again; run them with: qsweep resume {sweep.title}")
+    if losses.jobs:
+        typer.echo(losses.words(sweep))
 
 
 def cancel(name: SweepArgument, home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None) -> None:
     """Withdraw a sweep: its unfinished jobs stop, unless another sweep wants them. Results stay."""
     from orchestrator.backends.choice import BackendName, backend_class
+    from orchestrator.deaths import bury_dead
     from orchestrator.starts import by_backend, recorded
 
     place = home_of(home, registry)
     with opened(place) as found:
         sweep = found.find_sweep(name)
+        bury_dead(found)
         count = found.cancel(sweep.id)
     for backend, starts in by_backend(recorded(place, sweep.id)).items():
         try:

@@ -199,10 +199,13 @@ def check(
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
     from db.audit import NAMED, SHOWN, Findings, examine, repair
     from db.losses import MODEL
+    from orchestrator.losses import lost_words
 
     place = home_of(home, registry)
     with opened(place) as found:
         findings = examine(place, found, deep=deep)
+        for words in lost_words(found):
+            typer.echo(f"note: {words}", err=as_json)
         lines = findings.lines(named=None if as_json else NAMED)
         if as_json:
             write_json(lines)

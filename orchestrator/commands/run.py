@@ -262,9 +262,11 @@ def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float 
 
 
 def _finish(home: Home, sweep: Sweep) -> None:
-    """Print the sweep's tables; exit with 1 if some of its jobs failed."""
+    """Print the sweep's tables; exit with 1 if jobs failed, lost their results, or wait for one that failed."""
     from db.losses import find_gone
     from db.registry import Registry
+    from db.states import Obstacle
+    from orchestrator.blockage import blocked_words
     from reports.answers import render_tables
     from reports.formats import Format
     from reports.render import Layout
@@ -276,7 +278,7 @@ def _finish(home: Home, sweep: Sweep) -> None:
         tables = render_tables(source, Format.MARKDOWN, Layout(against_paper=True))
         with answering_after_work(f"qsweep tables {sweep.title}"):
             typer.echo(tables, nl=False)
-        counts = registry.counts(sweep.id)
+        counts, blocked = registry.counts(sweep.id), registry.blocked(sweep.id)
         source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:
         registry.close()
@@ -284,7 +286,9 @@ def _finish(home: Home, sweep: Sweep) -> None:
     failed = counts.failed
     if counts.away:
         typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
+    for line in blocked_words(sweep.title, blocked):
+        typer.echo(line, err=True)
     if failed:
         typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
-    if failed or source.lost:
+    if failed or source.lost or any(one.obstacle is not Obstacle.AWAY for one in blocked):
         raise typer.Exit(1)

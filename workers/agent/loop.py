@@ -21,7 +21,7 @@ from workers.agent.models import Models
 from workers.agent.node import data_folder
 from workers.agent.publishing import provenance, publish
 from workers.agent.rows import measure_rows, result_rows
-from workers.agent.training import train_claims
+from workers.agent.training import Trained, train_claims
 from workers.agent.workplace import Plan, Workplace
 from workers.cohort import Cohort
 from workers.corruptions.sets import CorruptedSets
@@ -140,15 +140,28 @@ class Agent:
     def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
         started = time.monotonic()
         images = self._data(claims[0].job.training.data)
-        trained = train_claims(self.place, claims, plan, images, on_epoch=partial(self._close_epoch, claims))
-        ended = time.monotonic()
-        kept = self._models.keep(claims, trained.results)
-        saving = trained.saving + time.monotonic() - ended
-        log.info("%.2f s of %.2f s went into checkpoints and models", saving, time.monotonic() - started)
-        origin = provenance(self.place, claims, plan, time.monotonic() - started, steps=trained.steps)
-        diverged = [bool(result.run["diverged"]) for result in trained.results]
-        publish(self.place, claims, result_rows(claims, trained.results, origin), diverged, kept)
+
+        keeping = 0.0
+
+        def end(trained: Trained) -> None:
+            nonlocal keeping
+            keeping += self._count(trained, plan, (time.monotonic() - started) * len(trained.claims) / len(claims))
+
+        on_epoch = partial(self._close_epoch, claims)
+        saving = train_claims(self.place, claims, plan, images, on_end=end, on_epoch=on_epoch)
+        seconds = time.monotonic() - started
+        log.info("%.2f s of %.2f s went into checkpoints and models", saving + keeping, seconds)
         self._trained = tuple(claim.job_id for claim in claims)
+
+    def _count(self, trained: Trained, plan: Plan, seconds: float) -> float:
+        """Keep the models of trainings that took so long, and publish their results; the seconds that keeping took."""
+        began = time.monotonic()
+        kept = self._models.keep(trained.claims, trained.results)
+        keeping = time.monotonic() - began
+        origin = provenance(self.place, trained.claims, plan, seconds + keeping, steps=trained.steps)
+        diverged = [bool(result.run["diverged"]) for result in trained.results]
+        publish(self.place, trained.claims, result_rows(trained.claims, trained.results, origin), diverged, kept)
+        return keeping
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         """An epoch of these jobs has ended. May raise StoppedEarly."""

@@ -1,4 +1,5 @@
-"""Files: who writes a publication, when pointers left one, and by what the results store is known again."""
+"""Files: who writes a publication, when pointers left one, by what the results store is known again. Curves: the epochs
+that a running training has done. Sweeps: when one was launched as written, which is what its bare name means."""
 
 from __future__ import annotations
 
@@ -33,4 +34,12 @@ def upgrade() -> None:
         sa.Column("place", sa.Text(), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("number"),
+    )
+    op.create_table(
+        "curves",
+        sa.Column("job_id", sa.BigInteger(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("epochs", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("job_id"),
+        sqlite_with_rowid=False,
     )
