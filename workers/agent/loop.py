@@ -17,7 +17,7 @@ from sweeps.faults import point
 from sweeps.job import Kind
 from workers.agent.endings import LeaseGone, failure_class, is_disk_full, story
 from workers.agent.measuring import distort_claims, measure_claims
-from workers.agent.models import Models
+from workers.agent.models import KeptFile, Models
 from workers.agent.node import data_folder
 from workers.agent.publishing import provenance, publish
 from workers.agent.rows import measure_rows, result_rows
@@ -143,7 +143,12 @@ class Agent:
         log.info("%.2f s of %.2f s went into checkpoints and models", saving, time.monotonic() - started)
         origin = provenance(self.place, claims, plan, time.monotonic() - started, steps=trained.steps)
         diverged = [bool(result.run["diverged"]) for result in trained.results]
-        publish(self.place, claims, result_rows(claims, trained.results, origin), diverged, kept)
+        rows = result_rows(claims, trained.results, origin)
+
+        def keep(place: int) -> KeptFile:
+            return self._models.write(claims[place], trained.results[place])
+
+        publish(self.place, claims, rows, diverged, kept, keep)
         self._trained = tuple(claim.job_id for claim in claims)
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
