@@ -61,8 +61,8 @@ def results(
     """The committed results of a launched sweep, while it runs or after.
 
     `kind` is `runs` (one row a job: settings, losses, accuracies as fractions), `epochs`, `layers`, `measures` or
-    `distortions`; or `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the variant launched
-    last) or NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
+    `distortions`; or `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the sweep as
+    written) or NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
     `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.
     """
     from reports.source import opened_source

@@ -52,7 +52,7 @@ def delete(transaction: Transaction, sweep_id: int) -> Deletion:
     if sweep.state == SweepState.DELETED:
         return found
     rows = _alone(transaction, sweep_id)
-    _check(title, sweep.state, found, rows)
+    check(transaction, sweep_id)
     set_state(transaction, sweep_id, SweepState.DELETED, "")
     supersede(transaction, rows, f"{title} was deleted", blocked=False)
     _give_up(transaction, rows, f"{title} was deleted")
@@ -66,12 +66,15 @@ def delete(transaction: Transaction, sweep_id: int) -> Deletion:
     return found
 
 
-def _check(title: str, state: str, found: Deletion, rows: Sequence[Any]) -> None:
-    if found.open and state != SweepState.CANCELLED:
+def check(transaction: Transaction, sweep_id: int) -> None:
+    """Raises InputError while the sweep is at work, or an agent is on what it alone holds."""
+    sweep = transaction.run(sa.select(sweeps).where(sweeps.c.id == sweep_id)).one()
+    title, count = f"{sweep.name}@{sweep.label}", _open(transaction, sweep_id)
+    if count and sweep.state not in (SweepState.CANCELLED, SweepState.DELETED):
         raise InputError(
-            f"{found.open} of its jobs wait or run", place=title, allowed=f"cancel it first: qsweep cancel {title}"
+            f"{count} of its jobs wait or run", place=title, allowed=f"cancel it first: qsweep cancel {title}"
         )
-    running = sum(row.state == State.RUNNING for row in rows)
+    running = sum(row.state == State.RUNNING for row in _alone(transaction, sweep_id))
     if running:
         raise InputError(
             f"{running} of its jobs still run: their agents were asked to stop, or a bundle holds them",

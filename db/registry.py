@@ -222,6 +222,10 @@ class Registry:
         """What a deletion of the sweep would take with it, and what would stay."""
         return self._database.read(lambda t: deletion.look(t, sweep.id))
 
+    def check_deletable(self, sweep: Sweep) -> None:
+        """Raises InputError while some of the sweep's jobs wait or run."""
+        self._database.read(lambda t: deletion.check(t, sweep.id))
+
     def delete(self, sweep_id: int) -> Deletion:
         """Deletes the sweep: it is listed nowhere any more, and what it alone held counts no more; what went.
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db.rows import AgentRow, Change
+from db.standing import standing
 from db.states import State
 from orchestrator.lookout import Lookout, View, note_of
 from orchestrator.progress import AVERAGES, duration
@@ -66,7 +67,7 @@ def content(view: View) -> dict[str, Any]:
     """One look for JSON."""
     return {
         "sweep": view.sweep.title,
-        "state": view.sweep.state.value,
+        "state": standing(view.sweep, view.counts),
         **{state.value: getattr(view.counts, state.value) for state in State},
         "diverged": view.counts.diverged,
         "jobs_per_minute": view.rate,
@@ -111,7 +112,7 @@ def _lines(part: RenderableType) -> int:
 
 def _head(view: View, width: int) -> Text:
     sweep = view.sweep
-    state = sweep.state.value + (f" ({sweep.reason})" if sweep.reason else "")
+    state = standing(sweep, view.counts)
     right = _clock(view.at)
     left = Text.assemble((sweep.title, "bold"), f"  {state}")
     left.truncate(width - len(right) - 1, overflow="ellipsis")

@@ -78,9 +78,11 @@ def launch(
         check_corruptions(home, selection)
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
-    registry, sweep, words = register(home, selection, code=version)
+    registry, sweep, words = register(home, selection, known, code=version)
     name_store(home, execution.results)
     console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
+    if sweep.written_at is None:
+        console.print(f"a variant of its own: name it {sweep.title} from now on", highlight=False, soft_wrap=True)
     with registry:
         if ground is None:
             console.print("Nothing to do: every job is done.")
@@ -131,6 +133,6 @@ def see_through(
             missing = error.begun
         already = f" beside {present} that were there" if present else ""
         noun = "agent" if missing == 1 else "agents"
-        console.print(f"{missing} {noun} started{already}; look with: qsweep status {sweep.name}", soft_wrap=True)
+        console.print(f"{missing} {noun} started{already}; look with: qsweep status {sweep.called}", soft_wrap=True)
         return
     Watch(home, registry, sweep, backend, fleet, console).run()

@@ -82,7 +82,8 @@ def _save(path: Path, content: bytes) -> None:
 def _manifest(source: Source, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     jobs = source.read("jobs", ["state", "ended_at"])
     ended = pc.max(jobs["ended_at"]).as_py()
-    sweep = {name: value for name, value in dataclasses.asdict(source.sweep).items() if name not in ("id", "spec")}
+    left_out = ("id", "spec", "written_at")
+    sweep = {name: value for name, value in dataclasses.asdict(source.sweep).items() if name not in left_out}
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -122,6 +123,7 @@ class BundleSource(Source):
         sweep = manifest["sweep"]
         spec = json.dumps(manifest["spec"], sort_keys=True, separators=(",", ":"), allow_nan=False)
         self.sweep = Sweep(**(sweep | {"id": 0, "spec": spec, "state": SweepState(sweep["state"])}))
+        self.called = self.sweep.name  # the only one here
         self._files = {entry["file"] for entry in manifest["files"]}
         for entry in manifest["files"]:
             self._check(entry)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from db.home import Home
+from db.naming import is_meant
 from db.registry import Registry
 from db.results import ResultStore, VanishedResults
 from db.rows import Sweep
@@ -39,6 +40,8 @@ class Source(ABC):
 
     sweep: Sweep
     """The variant as it is registered."""
+    called: str
+    """What SQL calls it: NAME if a bare NAME means it, else NAME@VARIANT."""
 
     @abstractmethod
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -76,6 +79,7 @@ class RegistrySource(Source):
 
     def __init__(self, home: Home, registry: Registry, sweep: Sweep, *, together: Sequence[str] = ()) -> None:
         self.sweep = sweep
+        self.called = sweep.name if is_meant(sweep, registry.sweeps()) else sweep.title
         self._registry = registry
         self._store = ResultStore(home.store)
         self._together = together

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from db.standing import standing
 from db.states import AgentState, FailureClass, State
 from orchestrator.options import (
     DEFAULT_HOME,
@@ -79,7 +80,7 @@ def status(
             rows.append(
                 {
                     "sweep": sweep.title,
-                    "state": str(sweep.state) + (f" ({sweep.reason})" if sweep.reason else ""),
+                    "state": standing(sweep, counts),
                     "owner": sweep.owner,
                     "size": sweep.size,
                     **{state.value: getattr(counts, state.value) for state in State},

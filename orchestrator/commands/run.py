@@ -182,6 +182,7 @@ def resume(
     from db.registry import Registry
     from db.rows import Scope
     from db.states import State
+    from orchestrator.choosing import choose_sweep
     from orchestrator.cluster import Wanted, named_address
     from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
@@ -194,7 +195,7 @@ def resume(
     opened = Registry.open(place.registry)
     console = Console(stderr=True)
     try:
-        found = opened.find_sweep(sweep)
+        found = choose_sweep(opened, sweep)
         if spec_of(found).tuning is not None:
             wanted = Wanted(cpus=cpus, gpus=gpus, memory=memory)
             trials = Ground(address=named_address(ray_address), wanted=wanted, workers=workers, lease=lease)
@@ -217,6 +218,7 @@ def resume(
                 owner=found.owner,
                 code=version,
                 keep=found.keep,
+                seen_code=found.code,
             )
             see_through(place, opened, found, chosen, console, execution, ground, scope=Scope(sweep=found.id))
     finally:

@@ -137,9 +137,7 @@ def test_a_training_whose_model_is_asked_for_meanwhile_is_finished_only_with_it(
     unkept = [Finished(job_id=one.job_id, attempt=one.attempt, publication="p", unkept=True) for one in claims]
     first = registry.finish(agent, unkept)
     assert (len(first.jobs), len(first.asked)) == (1, 1)
-    late = [
-        replace(one, model_file="m", model_hash="h", unkept=False) for one in unkept if one.job_id in first.asked
-    ]
+    late = [replace(one, model_file="m", model_hash="h", unkept=False) for one in unkept if one.job_id in first.asked]
     assert registry.finish(agent, late).jobs == first.asked
     (measure,) = claim(registry, agent)
     assert measure.parent is not None
