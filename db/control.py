@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from db.clock import wall
 from db.journal import batches, event, move, record
 from db.rows import Cancelled, Retried
-from db.states import FailureClass, State, SweepState
-from db.tables import attempts, checkpoints, events, jobs, reports, stops, sweep_jobs, sweeps
+from db.states import AgentState, FailureClass, State, SweepState
+from db.tables import agents, attempts, checkpoints, events, jobs, reports, stops, sweep_jobs, sweeps
 from db.transaction import Transaction
 
 FRESH_BUDGET: dict[str, Any] = {
@@ -62,7 +62,8 @@ def cancel(transaction: Transaction, sweep_id: int) -> Cancelled:
         sweep_jobs.c.sweep_id == sweeps.c.id,
         sweeps.c.state != SweepState.CANCELLED.value,
     )
-    running = _locked(transaction, sweep_id, State.RUNNING, sa.not_(others))
+    away = sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value)  # in a bundle: nobody can ask it
+    running = _locked(transaction, sweep_id, State.RUNNING, sa.not_(others), jobs.c.agent_id.not_in(away))
     found = _locked(transaction, sweep_id, State.QUEUED, sa.not_(others))
     move(
         transaction,

@@ -148,9 +148,7 @@ def delete(
         confirm(f"Delete {sweep.title}?", yes=yes, unasked=False)
         delete_sweep(place, found, sweep)
     typer.echo(f"{sweep.title} is deleted", err=True)
-    typer.echo(
-        "its results files go with qsweep gc, an hour after the last query may have begun to read them", err=True
-    )
+    typer.echo("its results files go with qsweep gc, once no query can be reading them any more", err=True)
 
 
 def _show_deletion(sweep: Sweep, going: Freed, *, as_json: bool) -> None:

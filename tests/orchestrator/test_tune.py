@@ -102,7 +102,7 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
     assert "ray" not in tuned.stderr.lower()
 
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("tuned")
+        sweep = registry.find_sweep("tuned+tune")
         assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning is over")
         rows = rows_of(registry)
         done = [row for row in rows.values() if row.state is State.DONE]
@@ -159,7 +159,7 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
     driver = begin(*arguments)
     until(lambda: _reported(home) > 5, "a few epochs")
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("tuned")
+        sweep = registry.find_sweep("tuned+tune")
         victim, *_ = (row for row in registry.jobs(sweep.id, state=State.RUNNING) if registry.reports([row.id]))
         agent = next(one for one in registry.agents() if one.id == registry.attempts(victim.id)[-1].agent_id)
         actor = psutil.Process(agent.pid).parents()[1]
@@ -172,8 +172,8 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
         driver.send_signal(signal.SIGINT)
         said = driver.communicate(timeout=120)[1]
         assert driver.returncode == 130, said
-        assert "go on with: qsweep resume tuned@tune-" in said
-        sweep = registry.find_sweep("tuned")
+        assert "go on with: qsweep resume tuned+tune@" in said
+        sweep = registry.find_sweep("tuned+tune")
         assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning was interrupted")
         assert registry.counts(sweep.id).running == 0
         begun = {row.id: row.progress for row in registry.jobs(sweep.id, state=State.QUEUED)}
@@ -218,7 +218,7 @@ def test_a_tuning_whose_trial_failed_says_so_and_ends_with_1(
     tuned = run("tune", "tuned.toml", "--samples", "1", "--ray-address", cluster.address)
     assert tuned.returncode == 1, tuned.stderr
     assert f"job {job.identity[:12]} failed: timeout" in tuned.stderr
-    assert "1 jobs failed; see: qsweep jobs tuned@tune-" in tuned.stderr
+    assert "1 jobs failed; see: qsweep jobs tuned+tune@" in tuned.stderr
     assert "**Best trials by val_loss**" in tuned.stdout
 
 
