@@ -84,7 +84,7 @@ def run(home: Path, folder: Path, tidy: None) -> Run:
     return call
 
 
-def rows_of(registry: Registry, name: str = "tuned") -> dict[str, JobRow]:
+def rows_of(registry: Registry, name: str = "tuned+tune") -> dict[str, JobRow]:
     return {row.identity: row for row in registry.jobs(registry.find_sweep(name).id)}
 
 
@@ -118,7 +118,7 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
             saved = list((home / "checkpoints" / row.identity).glob("*.pt"))
             assert saved
         told = {row.identity: [one["val_loss"] for one in reports[row.id]] for row in rows.values()}
-        listed = run("jobs", "tuned").stdout
+        listed = run("jobs", "tuned+tune").stdout
         assert f"cancelled (stopped at epoch {stopped[0].epoch})" in listed
 
         again = run(*arguments)
@@ -135,8 +135,8 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
         assert all(last[row.identity].resumed_from == row.progress > 0 for row in stopped)
         assert all(last[row.identity].attempt == row.attempt for row in done)
 
-    runs = api.results("tuned", home=home).set_index("job")
-    epochs = api.results("tuned", "epochs", home=home)
+    runs = api.results("tuned+tune", home=home).set_index("job")
+    epochs = api.results("tuned+tune", "epochs", home=home)
     assert sorted(runs.index) == sorted(rows)
     for job, values in told.items():
         assert epochs[epochs.job == job].val_loss.tolist()[: len(values)] == values
@@ -180,7 +180,7 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
         assert begun
 
         known = _reported(home)
-        driver = begin("resume", "tuned", "--ray-address", cluster.address, "--lease", "6")
+        driver = begin("resume", "tuned+tune", "--ray-address", cluster.address, "--lease", "6")
         until(lambda: _reported(home) > known + 5, "a few epochs more, from the registry alone")
         agents = [one.pid for one in registry.agents()]
         driver.kill()
@@ -198,7 +198,7 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
     for *before, last in attempts.values():
         assert last.failure_class is None
         assert {one.failure_class for one in before} <= {FailureClass.PREEMPTED, FailureClass.LOST}
-    runs, epochs = api.results("tuned", home=home), api.results("tuned", "epochs", home=home)
+    runs, epochs = api.results("tuned+tune", home=home), api.results("tuned+tune", "epochs", home=home)
     assert sorted(runs.job) == sorted(rows)
     assert all(epochs[epochs.job == job].epoch.tolist() == list(range(1, 61)) for job in rows)
     assert run("db", "check").returncode == 0
