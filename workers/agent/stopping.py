@@ -42,7 +42,8 @@ class StopRequest(threading.Event):
 
 
 def listen() -> StopRequest:
-    """Have these signals ask this process to stop, from now on."""
+    """Have these signals ask this process to stop, from now on. One that a supervisor has kept blocked until now is
+    heard now."""
     request = StopRequest()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -51,4 +52,5 @@ def listen() -> StopRequest:
 
     for number in SIGNALS:
         signal.signal(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return request
