@@ -65,7 +65,7 @@ def results(
 
     `kind` is `runs` (one row a job: settings, losses, accuracies as fractions), `epochs` (with `final` false also
     those of trainings that are not done, as of their newest checkpoints), `layers`, `measures` or `distortions`; or
-    `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the variant launched last) or
+    `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the sweep as written) or
     NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
     `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.
     """

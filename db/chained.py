@@ -77,6 +77,7 @@ def _finish_statement() -> sa.Select[Any]:
             sa.column("model_file", sa.Text),
             sa.column("model_hash", sa.Text),
             sa.column("diverged", sa.Boolean),
+            sa.column("unkept", sa.Boolean),
             name="given",
         )
         .render_derived(with_types=True)
@@ -86,6 +87,7 @@ def _finish_statement() -> sa.Select[Any]:
         sa.not_(jobs.c.has_children),
         jobs.c.id == given.c.job_id,
         jobs.c.attempt == given.c.attempt,
+        sa.or_(sa.not_(given.c.unkept), sa.not_(outcomes.ASKED)),
         jobs.c.state == State.RUNNING.value,
         jobs.c.agent_id == sa.bindparam("agent", type_=sa.BigInteger),
     )
@@ -162,7 +164,7 @@ def finish(database: Database, agent_id: int, given: Sequence[Finished]) -> Acce
     if not rest:
         return passed
     others = database.write(lambda t: outcomes.finish(t, agent_id, rest))
-    return Accepted(jobs=passed.jobs | others.jobs, deletable=passed.deletable + others.deletable)
+    return Accepted(jobs=passed.jobs | others.jobs, deletable=passed.deletable + others.deletable, asked=others.asked)
 
 
 def _finished(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -> list[Any]:

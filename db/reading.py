@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from db.clock import boot, moment, wall
 from db.journal import batches
+from db.naming import meant
 from db.rows import (
     AgentRow,
     AttemptRow,
@@ -30,7 +31,7 @@ from db.tables import events as events_table
 from db.tables import jobs as jobs_table
 from db.tables import sweeps as sweeps_table
 from db.transaction import Transaction
-from sweeps.errors import InputError, nearest
+from sweeps.errors import InputError
 from sweeps.job import Kind
 
 SWEEP = sa.select(sweeps_table)
@@ -53,24 +54,37 @@ def sweep_of(row: Any) -> Sweep:
 
 
 def find_sweep(transaction: Transaction, text: str) -> Sweep:
-    name, _, label = text.partition("@")
-    statement = SWEEP.where(sweeps_table.c.name == name).order_by(
-        sweeps_table.c.launched_at.desc(), sweeps_table.c.id.desc()
-    )
-    if label:
-        statement = statement.where(sweeps_table.c.label == label)
-    row = transaction.run(statement.limit(1)).first()
-    if row is not None:
-        return sweep_of(row)
-    known = [one.title for one in sweeps(transaction)]
-    known += sorted({one.partition("@")[0] for one in known})
-    allowed = nearest(text, known) if known else "none was launched yet"
-    raise InputError(f"no sweep {text!r} was launched here", allowed=allowed)
+    of_name = sweeps(transaction, sweeps_table.c.name == text.partition("@")[0])
+    return meant(text, of_name or sweeps(transaction))
 
 
-def sweeps(transaction: Transaction) -> list[Sweep]:
+def sweeps(transaction: Transaction, *conditions: sa.ColumnElement[bool]) -> list[Sweep]:
     order = (sweeps_table.c.launched_at.desc(), sweeps_table.c.id.desc())
-    return [sweep_of(row) for row in transaction.run(SWEEP.order_by(*order))]
+    there = sweeps_table.c.state != SweepState.DELETED.value
+    return [sweep_of(row) for row in transaction.run(SWEEP.where(there, *conditions).order_by(*order))]
+
+
+def sharing(transaction: Transaction, job_ids: Sequence[int], sweep_id: int) -> dict[str, int]:
+    found: dict[str, int] = {}
+    level = list(job_ids)
+    while level:
+        for batch in batches(level):
+            statement = (
+                sa.select(sweeps_table.c.name, sweeps_table.c.label, sa.func.count().label("jobs"))
+                .join(sweep_jobs, sweep_jobs.c.sweep_id == sweeps_table.c.id)
+                .where(sweep_jobs.c.job_id.in_(batch), sweeps_table.c.id != sweep_id)
+                .group_by(sweeps_table.c.id, sweeps_table.c.name, sweeps_table.c.label)
+                .order_by(sweeps_table.c.id)
+            )
+            for row in transaction.run(statement):
+                title = f"{row.name}@{row.label}"
+                found[title] = found.get(title, 0) + row.jobs
+        level = [
+            child
+            for batch in batches(level)
+            for child in transaction.run(sa.select(jobs_table.c.id).where(jobs_table.c.parent_id.in_(batch))).scalars()
+        ]
+    return found
 
 
 def counts(transaction: Transaction, sweep_id: int, selection: int | None) -> Counts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +15,7 @@ from db import (
     claims,
     control,
     curves,
+    deletion,
     failures,
     outcomes,
     reading,
@@ -37,12 +38,14 @@ from db.rows import (
     BundleRow,
     Calibration,
     CalibrationRow,
+    Cancelled,
     Change,
     Checkpoint,
     Claim,
     Committed,
     Counts,
     Curve,
+    Deletion,
     Done,
     EventRow,
     Fenced,
@@ -52,6 +55,7 @@ from db.rows import (
     Record,
     Registered,
     Remaining,
+    Retried,
     Scope,
     Sweep,
 )
@@ -141,16 +145,22 @@ class Registry:
         owner: str = "",
         code: str = "",
         keep: str = "all",
+        written: bool = False,
+        seen_code: str = "",
     ) -> Sweep:
-        """The variant `name@label`, added or launched again, with these values and a new time of launch.
+        """The variant `name@label`, added or launched again, with a new time of launch. Its state stays as it is (see
+        `reactivate`), and so does its owner. `written`: as its file says, so that the bare name means it.
 
-        Its state stays as it is (see `reactivate`). That a label always spans the same jobs is the caller's care.
+        Of a sweep that is there, the jobs and the way in which they are tuned never change: another specification is
+        refused by an InputError. Its words may; `keep` only ever grows; `code` replaces only what was there when the
+        caller looked (`seen_code`).
         """
         return self._database.write(
             lambda t: registration.add_sweep(
-                t, name=name, label=label, spec=spec, size=size, owner=owner, code=code, keep=keep
+                t, name=name, label=label, spec=spec, size=size, owner=owner, code=code, keep=keep,
+                written=written, seen_code=seen_code,
             )
-        )
+        )  # fmt: skip
 
     def register(self, sweep_id: int, jobs: Sequence[Job]) -> Registered:
         """Makes `jobs` members of the sweep, in this order, parents before children. Idempotent."""
@@ -162,7 +172,10 @@ class Registry:
         return self._database.write(lambda t: selections.select(t, identities))
 
     def find_sweep(self, name: str) -> Sweep:
-        """The variant `NAME@label`; for a bare NAME the one launched last. InputError if there is none."""
+        """The variant `NAME@label`; a bare NAME is the sweep as written (see `db.naming`).
+
+        Raises AmbiguousName if several variants could be meant, InputError if there is none.
+        """
         return self._database.read(lambda t: reading.find_sweep(t, name))
 
     def sweeps(self) -> list[Sweep]:
@@ -182,8 +195,8 @@ class Registry:
         """Active again, whatever it was: its cancelled jobs are queued, its backoffs end."""
         self._database.write(lambda t: control.reactivate(t, sweep_id))
 
-    def cancel(self, sweep_id: int) -> int:
-        """Gives the sweep up; returns how many queued jobs are thereby cancelled.
+    def cancel(self, sweep_id: int) -> Cancelled:
+        """Gives the sweep up; how many jobs are thereby cancelled, or will be.
 
         What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running
         one that no sweep holds is named by its agent's next `beat`, and is cancelled when that agent releases it.
@@ -191,9 +204,41 @@ class Registry:
         self.take_back_expired()
         return self._database.write(lambda t: control.cancel(t, sweep_id))
 
-    def retry(self, sweep_id: int, state: State = State.FAILED, failure_class: FailureClass | None = None) -> int:
-        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget; returns how many."""
-        return self._database.write(lambda t: control.retry(t, sweep_id, state, failure_class))
+    def retry(
+        self,
+        sweep_id: int,
+        state: State = State.FAILED,
+        failure_class: FailureClass | None = None,
+        *,
+        gone: Collection[int] = (),
+    ) -> Retried:
+        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget.
+
+        A training that they take the model of is repeated, with all that was measured of it, if it was done without
+        one, or is among `gone`: the ids of trainings whose file is not there.
+        """
+        return self._database.write(lambda t: control.retry(t, sweep_id, state, failure_class, gone))
+
+    def sharing(self, job_ids: Iterable[int], sweep_id: int) -> dict[str, int]:
+        """The other sweeps that hold any of these jobs or their descendants, by title, and how many each."""
+        ids = list(job_ids)
+        return self._database.read(lambda t: reading.sharing(t, ids, sweep_id))
+
+    def deletion(self, sweep: Sweep) -> Deletion:
+        """What a deletion of the sweep would take with it, and what would stay."""
+        return self._database.read(lambda t: deletion.look(t, sweep.id))
+
+    def check_deletable(self, sweep: Sweep) -> None:
+        """Raises InputError while some of the sweep's jobs wait or run."""
+        self._database.read(lambda t: deletion.check(t, sweep.id))
+
+    def delete(self, sweep_id: int) -> Deletion:
+        """Deletes the sweep: it is listed nowhere any more, and what it alone held counts no more; what went.
+
+        Its jobs, attempts and events stay as history; a job that is asked for again is computed again. Raises
+        InputError while some of its jobs wait or run.
+        """
+        return self._database.write(lambda t: deletion.delete(t, sweep_id))
 
     def invalidate(self, job_ids: Iterable[int], reason: str) -> int:
         """Supersedes the results of these done jobs and all their descendants; returns how many jobs changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,10 +29,22 @@ class Sweep:
     reason: str
     created_at: float
     launched_at: float
+    written_at: float | None = None
+    """When it was launched last as its file says, under no name of its own; None for a variant."""
 
     @property
     def title(self) -> str:
         return f"{self.name}@{self.label}"
+
+    @property
+    def called(self) -> str:
+        """The shortest name by which to go on with it right after its launch."""
+        return self.title if self.written_at is None else self.name
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether it is a tuning run."""
+        return '"tuning"' in self.spec and "tuning" in json.loads(self.spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +54,40 @@ class Registered:
     new: int
     shared: int
     known: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """What a cancel did: jobs that waited are cancelled, those that run are told to stop at their agents' next beat."""
+
+    queued: int
+    running: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """What a retry did: jobs that are queued again, and trainings among them that were done without a model."""
+
+    queued: int
+    trainings: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion:
+    """What goes with a sweep that is deleted, and what stays."""
+
+    jobs: int
+    """Jobs that no other sweep holds."""
+    open: int
+    """Its jobs that wait or run, shared ones among them."""
+    shared: dict[str, int]
+    """Other sweeps that hold some of its jobs, by title, and how many."""
+    identities: tuple[str, ...]
+    """The done ones of `jobs`."""
+    models: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    publications: tuple[str, ...]
+    """Results files in which nothing else counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,14 +412,21 @@ class Finished:
     model_file: str | None = None
     model_hash: str | None = None
     diverged: bool = False
+    unkept: bool = False
+    """Its model was not kept, because no sweep asked for it: does not count if one does by now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """Which jobs passed the fence, and which checkpoint files nobody needs any more."""
+    """Which jobs passed the fence, and which checkpoint files nobody needs any more.
+
+    `asked`: jobs that are still the agent's, and did not pass since a sweep asks for their `unkept` models by now: to
+    be finished again, with the models.
+    """
 
     jobs: frozenset[int]
     deletable: tuple[str, ...] = ()
+    asked: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ class State(StrEnum):
     away in a bundle runs too: an import moves it on, or a recall by the user.
     DONE: one attempt's results are committed. Only an invalidation moves it, back to queued.
     FAILED: its budget is spent. Only a retry (or the invalidation of its parent) moves it, back to queued.
-    CANCELLED: no sweep wants it: every sweep that holds it is cancelled, or a tuning scheduler stopped it.
-        Launching one of them again, or a trial that wants it to go on, moves it back to queued.
+    CANCELLED: no sweep wants it: every sweep that holds it is cancelled or deleted, or a tuning scheduler
+        stopped it. Launching one that holds it, or a trial that wants it to go on, moves it back to queued.
     """
 
     QUEUED = "queued"
@@ -45,7 +45,9 @@ class FailureClass(StrEnum):
     """Why an attempt ended without a result. `db.budgets` says what each class costs."""
 
     PREEMPTED = "preempted"
-    """Handed back on request: a signal, Ctrl-C, a full disk."""
+    """Handed back on request of a machine: SIGTERM, SIGUSR1, a full disk."""
+    INTERRUPTED = "interrupted"
+    """Handed back on request of the user: Ctrl-C."""
     LOST = "lost"
     """The machine, the whole process tree or the registry was out of reach, and the lease was taken back."""
     CRASH = "crash"
@@ -74,11 +76,15 @@ class Obstacle(StrEnum):
 
 
 class SweepState(StrEnum):
-    """Whether a sweep wants its jobs. PAUSED keeps them queued; CANCELLED gives them up."""
+    """Whether a sweep wants its jobs. PAUSED keeps them queued; CANCELLED gives them up.
+
+    DELETED is the end: the sweep holds no job any more, is listed nowhere, and its name is free for another.
+    """
 
     ACTIVE = "active"
     PAUSED = "paused"
     CANCELLED = "cancelled"
+    DELETED = "deleted"
 
 
 class AgentState(StrEnum):

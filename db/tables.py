@@ -1,7 +1,8 @@
 """The registry's tables. `db/migrations` makes them; a test holds the two together.
 
 No row of `sweeps`, `jobs`, `agents`, `attempts` or `events` is ever deleted, so no foreign key could break;
-none is declared, because each would cost a look-up per insert of a million.
+none is declared, because each would cost a look-up per insert of a million. A deleted sweep keeps its row, in the
+state `deleted` and under a label that nobody can type; only its rows of `sweep_jobs` go (`db.deletion`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ sweeps = sa.Table(
     sa.Column("watched_from", sa.BigInteger, nullable=False),  # older failures do not pause the sweep again
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("launched_at", sa.Double, nullable=False),
+    sa.Column("written_at", sa.Double),  # launched last as its file says: what a bare NAME means
     sa.UniqueConstraint("name", "label", name="sweeps_by_name"),
 )
 
@@ -46,7 +48,7 @@ jobs = sa.Table(
     sa.Column("id", Key, primary_key=True),
     sa.Column("identity", Name, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("home", sa.BigInteger, nullable=False),  # the sweep that registered it first
+    sa.Column("home", sa.BigInteger, nullable=False),  # the sweep that registered it first; 0: it was deleted
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("wanted", sa.Boolean, nullable=False),  # some active sweep holds it
     sa.Column("blocked", sa.Boolean, nullable=False),  # its parent is not done

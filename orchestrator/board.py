@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db.rows import AgentRow, Change, Curve
+from db.standing import standing
 from db.states import State
 from orchestrator.blockage import blocked_words
 from orchestrator.lookout import Lookout, View, note_of
@@ -79,7 +80,7 @@ def content(view: View) -> dict[str, Any]:
     """One look for JSON."""
     return {
         "sweep": view.sweep.title,
-        "state": view.sweep.state.value,
+        "state": standing(view.sweep, view.counts),
         "of": view.counts.total,
         "size": view.sweep.size,
         **{state.value: getattr(view.counts, state.value) for state in State},
@@ -150,7 +151,7 @@ def _lines(part: RenderableType) -> int:
 
 def _head(view: View, width: int) -> Text:
     sweep = view.sweep
-    state = sweep.state.value + (f" ({sweep.reason})" if sweep.reason else "")
+    state = standing(sweep, view.counts)
     right = _clock(view.at)
     left = Text.assemble((sweep.title, "bold"), f"  {state}")
     left.truncate(width - len(right) - 1, overflow="ellipsis")

@@ -56,5 +56,6 @@ def check_models(home: Home, selection: Selection) -> None:
         raise InputError(
             f"measures are asked of {len(lost)} trained models that were not kept, such as that of job {lost[0][:12]}",
             place=selection.title,
-            allowed='measure trainings of sweeps with keep = "all", or train these again in another home',
+            allowed="train these again: qsweep invalidate NAME --where EXPR --reason 'its model is needed' "
+            "of the sweep that trained them, and then launch this",
         )

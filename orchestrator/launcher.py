@@ -90,8 +90,10 @@ def launch(
         check_corruptions(home, selection)
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
-    registry, sweep, words = register(home, selection, code=version, results=execution.results)
+    registry, sweep, words = register(home, selection, known, code=version, results=execution.results)
     console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
+    if sweep.written_at is None:
+        console.print(f"a variant of its own: name it {sweep.title} from now on", highlight=False, soft_wrap=True)
     with registry:
         if ground is None:
             console.print(_nothing_to_do(home, registry, sweep, selection), highlight=False, soft_wrap=True)
@@ -152,6 +154,6 @@ def see_through(
             console.print(f"note: {error}", highlight=False, soft_wrap=True)
             words = "1 agent started" if error.begun == 1 else f"{error.begun} agents started"
         already = f" beside {present} that were there" if present else ""
-        console.print(f"{words}{already}; look with: qsweep status {sweep.name}", highlight=False, soft_wrap=True)
+        console.print(f"{words}{already}; look with: qsweep status {sweep.called}", highlight=False, soft_wrap=True)
         return
     Watch(home, registry, sweep, backend, fleet, console).run()

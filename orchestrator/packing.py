@@ -90,7 +90,7 @@ def pack(
     if version != code_version() and not (home.code / version / "workers" / "__main__.py").is_file():
         raise InputError(f"the code {version} can't run a bundle", place="--code", allowed="pack with --code current")
     found = _find_weights(home, selection, known, weights)
-    registry, sweep, _ = register(home, selection, code=version)
+    registry, sweep, _ = register(home, selection, known, code=version)
     with registry:
         for one in found:
             one.keep()

@@ -147,7 +147,8 @@ def _shares(cohorts: Sequence[CohortPlan]) -> dict[str, float]:
 
 
 def _disk(jobs: Sequence[Job], keep: str) -> float:
-    kept = 0 if keep == "none" else sum(model_bytes(job.training) for job in jobs if job.kind is Kind.TRAIN)
+    keeps = keep == "all" or (keep == "children" and any(job.parent is not None for job in jobs))
+    kept = 0 if not keeps else sum(model_bytes(job.training) for job in jobs if job.kind is Kind.TRAIN)
     results = sum(4_000 + (120.0 * job.training.recipe.epochs if job.kind is Kind.TRAIN else 0) for job in jobs)
     return kept + results
 

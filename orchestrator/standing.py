@@ -8,6 +8,7 @@ from typing import Any
 
 from db.registry import Registry
 from db.rows import AgentRow, Blocked, Counts, Sweep
+from db.standing import standing
 from db.states import State, SweepState
 from orchestrator.blockage import blocked_words
 from orchestrator.losses import Losses, find_losses
@@ -37,7 +38,7 @@ class Standing:
         counts = {state.value: getattr(self.counts, state.value) for state in State}
         return {
             "sweep": self.sweep.title,
-            "state": str(self.sweep.state) + (f" ({self.sweep.reason})" if self.sweep.reason else ""),
+            "state": standing(self.sweep, self.counts),
             "owner": self.sweep.owner,
             "size": self.sweep.size,
             **counts,

@@ -68,7 +68,7 @@ def supervise(
     def pass_on(number: int, frame: FrameType | None) -> None:
         heard(number)
         if child.poll() is None:
-            child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+            child.send_signal(number)
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)

@@ -32,6 +32,11 @@ from sweeps.job import Kind
 from sweeps.landscape import PLANE, Landscape
 from sweeps.spec import matching
 
+KEEP = (
+    'launch a sweep with keep = "all" that holds it, then train it again: qsweep invalidate NAME --where EXPR '
+    "--reason 'its model is needed'"
+)
+"""How to come by a model that was not kept."""
 PART = 64
 """Points of one task, at most."""
 
@@ -113,7 +118,7 @@ def trained_model(home: Home, row: JobRow) -> JobRow:
     if row.diverged:
         raise InputError("its training diverged: there is no model", place=place)
     if row.model_file is None:
-        raise InputError("its model was not kept", place=place, allowed='train it under a sweep with keep = "all"')
+        raise InputError("its model was not kept", place=place, allowed=KEEP)
     if not (home.models / row.model_file).is_file():
         raise InputError("the file of its model is not there", place=str(home.models / row.model_file))
     return row

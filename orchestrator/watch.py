@@ -67,6 +67,7 @@ class Watch:
         self._refused = ""
         self._done = -1
         self._interrupts = 0
+        self._by_user = False
         self._left = False
         self._deaths = Deaths()
         self._loose: set[str] = set()
@@ -105,7 +106,7 @@ class Watch:
         elif not isinstance(error, Ended):
             self.console.print(
                 f"This launch ends; agents that are at work or in a queue go on. Look with: qsweep status "
-                f"{self.sweep.name}; watch them again with: qsweep resume {self.sweep.title}",
+                f"{self.sweep.title}; watch them again with: qsweep resume {self.sweep.title}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -243,8 +244,9 @@ class Watch:
             self._left = True
             return
         self._interrupts += 1
+        self._by_user = self._by_user or number == signal.SIGINT
         if self._interrupts == 1:
-            self.backend.stop()
+            self.backend.stop(by_user=self._by_user)
         else:
             self.backend.kill()
 
@@ -254,7 +256,7 @@ class Watch:
         )
         while self.backend.alive():
             time.sleep(0.1)
-            self.backend.stop()  # one may have been started since
+            self.backend.stop(by_user=self._by_user)  # one may have been started since
         bury_dead(self.registry)
         raise Interrupted(f"interrupted with {self._state()}")
 

@@ -73,7 +73,8 @@ def _write(source: Source, name: str, folder: Path) -> dict[str, Any]:
 def _manifest(source: Source, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     jobs = source.read("jobs", ["state", "ended_at"])
     ended = pc.max(jobs["ended_at"]).as_py()
-    sweep = {name: value for name, value in dataclasses.asdict(source.sweep).items() if name not in ("id", "spec")}
+    left_out = ("id", "spec", "written_at")
+    sweep = {name: value for name, value in dataclasses.asdict(source.sweep).items() if name not in left_out}
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -117,6 +118,7 @@ class BundleSource(Source):
         self._folder = folder
         manifest = self._read_manifest()
         self.sweep = manifest.sweep
+        self.called = self.sweep.name  # the only one here
         self.lost = list(manifest.lost)
         self._tables = {name: self._open(name, entry) for name, entry in manifest.files.items()}
         self._check_counted()

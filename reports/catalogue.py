@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
+from db.rows import Counts
 from db.schema import KINDS, SETTINGS
+from db.standing import standing
 from db.views import TIME, VIEWS
 from reports.source import Source, shown_schema
 
@@ -66,11 +68,8 @@ def _glossary() -> Mapping[str, Any]:
 
 
 def names_of(sources: Sequence[Source]) -> list[str]:
-    """What SQL calls each sweep: NAME for the first of that name (the one launched last), NAME@VARIANT for others."""
-    found: list[str] = []
-    for source in sources:
-        found.append(source.title if source.sweep.name in found else source.sweep.name)
-    return found
+    """What SQL calls each sweep: NAME if a bare NAME means it, NAME@VARIANT else."""
+    return [source.called for source in sources]
 
 
 class Catalogued(ds.Dataset):  # type: ignore[misc]
@@ -157,13 +156,18 @@ def _named_in(condition: ds.Expression, schema: pa.Schema) -> set[str]:
     return {name for name in schema.names if name in text}
 
 
+def _counts(source: Source) -> Counts:
+    states = pc.value_counts(source.read("jobs", ["state"])["state"].combine_chunks()).to_pylist()
+    return Counts(**{one["values"]: one["counts"] for one in states})
+
+
 def _sweep_row(label: str, source: Source) -> dict[str, Any]:
     sweep = source.sweep
     return {
         "sweep": label,
         "variant": sweep.title,
         "title": source.spec.title,
-        "state": sweep.state.value,
+        "state": standing(sweep, _counts(source)),
         "reason": sweep.reason,
         "owner": sweep.owner,
         "jobs": sweep.size,

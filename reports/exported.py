@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,13 @@ from sweeps.spec import Spec
 DIGEST = re.compile("[0-9a-f]{64}")
 NEEDED = ("runs", "jobs", "attempts", "events")
 """What every export holds."""
-TYPES: dict[Any, type | tuple[type, ...]] = {str: str, int: int, float: (int, float), SweepState: str}
+TYPES: dict[Any, type | tuple[type, ...]] = {
+    str: str,
+    int: int,
+    float: (int, float),
+    float | None: (int, float, type(None)),
+    SweepState: str,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +81,12 @@ def _entry(entry: Mapping[str, Any]) -> FileEntry:
 
 def _sweep(given: Mapping[str, Any], spec: str) -> Sweep:
     hints = {name: hint for name, hint in get_type_hints(Sweep).items() if name not in ("id", "spec")}
-    if given.keys() != hints.keys():
+    needed = {one.name for one in dataclasses.fields(Sweep) if one.default is dataclasses.MISSING} & hints.keys()
+    if not needed <= given.keys() <= hints.keys():
         raise ValueError(f"the sweep has {sorted(given)}, not {sorted(hints)}")
     for name, hint in hints.items():
+        if name not in given:  # exported before there was such a field
+            continue
         if isinstance(given[name], bool) or not isinstance(given[name], TYPES[hint]):
             raise ValueError(f"{name} of the sweep is {given[name]!r:.100}")
     return Sweep(**(given | {"id": 0, "spec": spec, "state": SweepState(given["state"])}))  # type: ignore[operator]

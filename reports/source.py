@@ -15,6 +15,7 @@ import pyarrow as pa
 from db.belonging import check_belonging
 from db.home import Home
 from db.losses import Lost, read_sound, told
+from db.naming import is_meant
 from db.registry import Registry
 from db.results import DamagedResults, ResultStore, VanishedResults
 from db.rows import Sweep
@@ -44,6 +45,8 @@ class Source(ABC):
     """The variant as it is registered."""
     lost: list[Lost]
     """What could not be read so far, of jobs that count: `read` goes on without."""
+    called: str
+    """What SQL calls it: NAME if a bare NAME means it, else NAME@VARIANT."""
 
     @abstractmethod
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -102,6 +105,7 @@ class RegistrySource(Source):
 
     def __init__(self, home: Home, registry: Registry, sweep: Sweep, *, together: Sequence[str] = ()) -> None:
         self.sweep = sweep
+        self.called = sweep.name if is_meant(sweep, registry.sweeps()) else sweep.title
         self._registry = registry
         self._store = ResultStore(home.store)
         self._together = together

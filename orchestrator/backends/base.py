@@ -124,8 +124,11 @@ class Backend(ABC):
         """Agents are about to end: answer from now on as fresh as the cluster allows."""
 
     @abstractmethod
-    def stop(self) -> None:
-        """Ask every agent to write a checkpoint, hand its jobs back and exit. Returns at once."""
+    def stop(self, *, by_user: bool = False) -> None:
+        """Ask every agent to write a checkpoint, hand its jobs back and exit. Returns at once.
+
+        `by_user`: it was Ctrl-C, and what the agents hand back shall say so, where the cluster can pass that on.
+        """
 
     @abstractmethod
     def kill(self) -> None:

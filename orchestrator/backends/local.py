@@ -169,10 +169,10 @@ class LocalBackend(Backend):
             return True
         return parent in [process.pid for process in self._processes.values()]
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         for process in self._processes.values():
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT if by_user else signal.SIGTERM)
 
     def kill(self) -> None:
         ended: list[psutil.Process] = []

@@ -135,13 +135,13 @@ class RayBackend(Backend):
         waiting = [name for name, (_, since) in self._still_pending().items() if now - since > WAITING]
         return ["some agents wait for room on the Ray cluster"] if waiting else []
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         pending = self._still_pending()
         for name, handle in self._actors().items():
             if name in pending:
                 self._quietly(self._ray.kill, handle)
             else:
-                self._quietly(handle.stop.remote)
+                self._quietly(handle.stop.remote, by_user)
 
     def kill(self) -> None:
         for handle in self._actors().values():

@@ -35,7 +35,7 @@ OptionalSweepArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="NAME",
-        help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT. Not needed with --from.",
+        help="A launched sweep: NAME (as written) or NAME@VARIANT. Not needed with --from.",
         autocompletion=complete_launched,
     ),
 ]
@@ -291,7 +291,7 @@ def report(
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         page = render_page(gather(source))
-    deliver(page, out or Path(f"{source.sweep.name}.html"))
+    deliver(page, out or Path(f"{source.called}.html"))
 
 
 def analyze(

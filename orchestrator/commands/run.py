@@ -181,6 +181,7 @@ def resume(
     from db.registry import Registry
     from db.rows import Scope
     from db.states import State
+    from orchestrator.choosing import choose_sweep
     from orchestrator.cluster import Wanted, named_address
     from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
@@ -196,7 +197,7 @@ def resume(
     try:
         place.check()
         settle_belonging(place, opened)
-        found = opened.find_sweep(sweep)
+        found = choose_sweep(opened, sweep)
         if spec_of(found).tuning is not None:
             wanted = Wanted(cpus=cpus, gpus=gpus, memory=memory)
             trials = Ground(address=named_address(ray_address), wanted=wanted, workers=workers, lease=lease)
@@ -219,6 +220,7 @@ def resume(
                 owner=found.owner,
                 code=version,
                 keep=found.keep,
+                seen_code=found.code,
             )
             see_through(place, opened, found, chosen, console, execution, ground, scope=Scope(sweep=found.id))
     finally:

@@ -40,6 +40,9 @@ from sweeps.tuning import Scheduler, Search, Tuning
 AT_WORK = "its trials are run by `qsweep tune`"
 BROKEN_OFF = "its tuning was interrupted"
 OVER = "its tuning is over"
+SUFFIX = "+tune"
+"""What a tuning run adds to the name of the sweep that it tunes. No sweep file may be called so: its bare name never
+means a tuning run."""
 LOST_ACTORS = 10
 """Deaths of its actor or its node that one trial survives."""
 
@@ -69,9 +72,12 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
         raise InputError(
             f"none of the {len(trainings)} jobs matches", place=f"--where {shortened(tuning.where or '')!r}"
         )
+    spec = selection.spec
+    # Whoever measures the trials' models later has to find them: without its measures the sweep would keep none.
+    keep = "all" if spec.keep == "children" and spec.measures else spec.keep
     return Selection(
-        spec=replace(selection.spec, tuning=tuning, measures=()),
-        label=name or f"tune-{selection.label}-{tuning.label}",
+        spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), keep=keep),
+        label=name or f"{selection.label}-{tuning.label}",
         jobs=trainings,
         chosen=tuple(chosen),
     )
@@ -101,7 +107,9 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
     with told_if_full(), _connected(ground, machine) as (site, resources):
         check_reach(home, site.hosts)
         first = () if _tuning(selection).search is Search.OPTUNA else drawn_jobs(selection.chosen, _tuning(selection))
-        registry, sweep, words = register(home, replace(selection, chosen=tuple(first)), code=version, paused=AT_WORK)
+        registry, sweep, words = register(
+            home, replace(selection, chosen=tuple(first)), known, code=version, paused=AT_WORK
+        )
         console.print(
             f"{selection.title}: {words if first else 'Optuna draws the jobs'}", highlight=False, soft_wrap=True
         )

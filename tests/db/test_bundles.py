@@ -10,7 +10,7 @@ import pytest
 from db.bundles import BACKEND
 from db.errors import LeaseLost
 from db.registry import Registry
-from db.rows import Claim, Finished, Scope, Sweep
+from db.rows import Cancelled, Claim, Finished, Scope, Sweep
 from db.states import AgentState, FailureClass, State
 from sweeps.job import Job, Kind
 from sweeps.measures import PacBayes
@@ -162,7 +162,7 @@ def test_a_child_leaves_with_its_parent_or_after_it(registry: Registry, sweep: S
 def test_cancelling_a_sweep_leaves_what_is_away_to_be_counted_or_recalled(registry: Registry, sweep: Sweep) -> None:
     registry.register(sweep.id, trained(2))
     holder, claims = packed(registry, sweep)
-    assert registry.cancel(sweep.id) == 0
+    assert registry.cancel(sweep.id) == Cancelled(queued=0, running=0)
     assert registry.finish(holder, finished(claims[:1])).jobs == {1}
     assert registry.recall(holder) == 1
     assert [row.state for row in registry.jobs(sweep.id)] == [State.DONE, State.CANCELLED]

@@ -70,7 +70,7 @@ class Unreachable(Backend):
     def alive(self) -> int:
         raise QsweepError("the cluster does not answer any more")
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         self.stops += 1
 
     def kill(self) -> None:

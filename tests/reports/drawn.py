@@ -40,6 +40,7 @@ class MadeSource(Source):
             created_at=0.0,
             launched_at=0.0,
         )
+        self.called = spec.name
         self.rows = {
             name: list(given) if order is None else random.Random(order).sample(given, len(given))
             for name, given in rows.items()

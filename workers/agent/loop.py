@@ -17,7 +17,7 @@ from sweeps.faults import point
 from sweeps.job import Kind
 from workers.agent.endings import LeaseGone, failure_class, is_disk_full, story
 from workers.agent.measuring import distort_claims, measure_claims
-from workers.agent.models import Models
+from workers.agent.models import KeptFile, Models
 from workers.agent.node import data_folder
 from workers.agent.publishing import provenance, publish
 from workers.agent.rows import measure_rows, result_rows
@@ -160,7 +160,12 @@ class Agent:
         keeping = time.monotonic() - began
         origin = provenance(self.place, trained.claims, plan, seconds + keeping, steps=trained.steps)
         diverged = [bool(result.run["diverged"]) for result in trained.results]
-        publish(self.place, trained.claims, result_rows(trained.claims, trained.results, origin), diverged, kept)
+        rows = result_rows(trained.claims, trained.results, origin)
+
+        def keep(place: int) -> KeptFile:
+            return self._models.write(trained.claims[place], trained.results[place])
+
+        publish(self.place, trained.claims, rows, diverged, kept, keep)
         return keeping
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:

@@ -43,3 +43,4 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id"),
         sqlite_with_rowid=False,
     )
+    op.add_column("sweeps", sa.Column("written_at", sa.Double(), nullable=True))

@@ -186,7 +186,7 @@ class SlurmBackend(Backend):
             self._looked = time.monotonic()
         return self._seen
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         """scancel sends SIGTERM, upon which an agent hands over; those that wait are gone at once.
 
         Whoever is seen at work or in the queue again is told again: a pilot may have had itself requeued just then.
