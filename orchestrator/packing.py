@@ -39,9 +39,12 @@ LEASE = 30.0
 """Seconds without a heartbeat after which the jobs of a bundle that is being written come back."""
 START = '''"""Works off this bundle: `python BUNDLE`; `--help` says how."""
 
+import os
 import sys
 from pathlib import Path
 
+sys.dont_write_bytecode = True  # nothing lies in the code but what was packed
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent / "code"))
 
 from workers.bundle.command import main

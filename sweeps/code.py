@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import py_compile
 import re
 import subprocess
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +23,9 @@ STAMP = "CODE"
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*\+[0-9a-f]{12}")
 BYTECODE = re.compile(r".+\.pyc(\.\d+)?")
 """A file in `__pycache__`: with a number behind it while it is being written."""
+
+CHECKED = (3).to_bytes(4, "little")
+"""The flags of bytecode that Python holds against the hash of its source at each import (PEP 552)."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,15 +61,27 @@ def is_intact(snapshot: Path, version: str) -> bool:
 
 def _foreign(snapshot: Path, files: Mapping[str, bytes]) -> list[Path]:
     """What else lies there: the snapshot comes first on an agent's path, so any file in it may be run. Bytecode is
-    admitted beside its source, where Python puts it; that it is this source's is left to Python's own check."""
-    known = {snapshot / name for name in (*files, STAMP)}
+    admitted beside its source, where Python puts it, if Python holds it against this source whenever it is imported."""
+    known = {snapshot / name: content for name, content in files.items()}
     found = (path for path in snapshot.rglob("*") if path.is_symlink() or not path.is_dir())
-    return [path for path in found if path.is_symlink() or not (path in known or _is_bytecode(path, known))]
+    return [
+        path
+        for path in found
+        if path.is_symlink() or not (path in known or path == snapshot / STAMP or _is_bytecode(path, known))
+    ]
 
 
-def _is_bytecode(path: Path, sources: Set[Path]) -> bool:
-    source = path.parent.parent / f"{path.name.partition('.')[0]}.py"
-    return BYTECODE.fullmatch(path.name) is not None and path.parent.name == "__pycache__" and source in sources
+def _is_bytecode(path: Path, sources: Mapping[Path, bytes]) -> bool:
+    """Whether this is bytecode of one of these sources. Python would run bytecode that names no hash, or asks not to be
+    checked, whatever the source says."""
+    source = sources.get(path.parent.parent / f"{path.name.partition('.')[0]}.py")
+    if source is None or BYTECODE.fullmatch(path.name) is None or path.parent.name != "__pycache__":
+        return False
+    if not path.name.endswith(".pyc"):
+        return True  # being written: Python reads no file of this name
+    with path.open("rb") as file:
+        header = file.read(16)
+    return header[4:] == CHECKED + importlib.util.source_hash(source)
 
 
 def check_snapshot(folder: Path, version: str) -> Path:

@@ -94,6 +94,7 @@ def _become(request: Mapping[str, Any], files: Sequence[int], environment: Mappi
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     os.sched_setaffinity(0, request["affinity"])
     for which, soft, hard in request["limits"]:
         resource.setrlimit(which, (soft, hard))

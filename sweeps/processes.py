@@ -29,6 +29,8 @@ from sweeps.code import code_version, is_intact
 
 LOADED = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_")
 """Beginnings of variables that are read when a process or a library is loaded: a fork is too late for others."""
+TAKEN_OVER = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
+"""Of these, those that a fork follows all the same."""
 EXECUTE = getattr(subprocess.Popen, "_execute_child", None)
 """Where CPython's `Popen` forks and executes, with pipes and descriptors ready: `Forked` forks elsewhere."""
 SUBREAPER = 36
@@ -133,7 +135,7 @@ class ForkServer:
         differing = [
             name
             for name, value in asked.items()
-            if name.startswith(LOADED) and name != "PYTHONPATH" and own.get(name) != value
+            if name.startswith(LOADED) and name not in TAKEN_OVER and own.get(name) != value
         ]
         return not differing and self._has_code(asked.get("PYTHONPATH", ""))
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import py_compile
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sweeps.code import STAMP, check_snapshot, freeze, is_intact
+from sweeps.code import CHECKED, STAMP, check_snapshot, freeze, is_intact
 from sweeps.errors import InputError
-
-CHECKED = (3).to_bytes(4, "little")
-"""The flags of bytecode that Python holds against the hash of its source at each import (PEP 552)."""
 
 
 def test_a_snapshot_is_intact_and_compiled_from_what_it_holds(tmp_path: Path) -> None:
@@ -47,11 +46,51 @@ def compiled(snapshot: Path) -> None:
     (snapshot / "torch.pyc").write_bytes(b"")
 
 
+def forged(snapshot: Path, mode: py_compile.PycInvalidationMode) -> None:
+    """Other bytecode beside a source that nobody touched: Python would run it."""
+    source = snapshot / "workers" / "cohort.py"
+    other = snapshot.parent / "other.py"
+    other.write_text("raise SystemExit\n")
+    os.utime(other, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
+    py_compile.compile(str(other), cfile=importlib.util.cache_from_source(str(source)), invalidation_mode=mode)
+
+
+def forged_by_time(snapshot: Path) -> None:
+    forged(snapshot, py_compile.PycInvalidationMode.TIMESTAMP)
+
+
+def forged_unchecked(snapshot: Path) -> None:
+    forged(snapshot, py_compile.PycInvalidationMode.UNCHECKED_HASH)
+
+
+def forged_with_another_hash(snapshot: Path) -> None:
+    forged(snapshot, py_compile.PycInvalidationMode.CHECKED_HASH)
+
+
+def cut(snapshot: Path) -> None:
+    bytecode = Path(importlib.util.cache_from_source(str(snapshot / "workers" / "cohort.py")))
+    bytecode.write_bytes(bytecode.read_bytes()[:7])
+
+
 def linked(snapshot: Path) -> None:
     (snapshot / "workers" / "more").symlink_to(snapshot.parent)
 
 
-@pytest.mark.parametrize("damage", [changed, restamped, lost, shadowed, compiled, linked])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        changed,
+        restamped,
+        lost,
+        shadowed,
+        compiled,
+        forged_by_time,
+        forged_unchecked,
+        forged_with_another_hash,
+        cut,
+        linked,
+    ],
+)
 def test_a_snapshot_that_is_not_what_its_version_names_is_refused_before_anything_runs_from_it(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:

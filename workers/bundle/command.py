@@ -100,7 +100,7 @@ def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namesp
     arguments += [] if math.isinf(given.time_limit) else ["--time-limit", str(given.time_limit)]
     arguments += [] if given.models else ["--no-models"]
     search = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": search, "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONPATH": search, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     os.execve(sys.executable, [*processes.PYTHON, "workers", *arguments], environment)
 
 
