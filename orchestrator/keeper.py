@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from db.clock import boot_id, process_started
 from db.home import Home
 from db.registry import Registry
 from db.rows import Scope
 from orchestrator.backends.base import Fleet
 from orchestrator.deaths import is_alive
+from orchestrator.screen import Screen
 from orchestrator.starts import Start, record
 from orchestrator.supervisor import scope_options
 from sweeps import processes
@@ -113,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--code", required=True)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
-    console = Console(file=sys.stdout, width=200)
+    console = Screen(stderr=False, width=200)
     try:
         with Registry.open(home.registry) as registry:
             sweep = next(one for one in registry.sweeps() if one.id == given.sweep)

@@ -198,7 +198,7 @@ def jobs(
     """List the jobs of a sweep: their states, what they found, and their settings."""
     from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
     from orchestrator.losses import lost_agents
-    from reports.source import RegistrySource
+    from reports.source import RegistrySource, warn_of_losses
     from sweeps.spec import matching
 
     place = home_of(home, registry)
@@ -206,7 +206,9 @@ def jobs(
         sweep = found.find_sweep(name)
         stored = {row.identity: row for row in found.jobs(sweep.id)}
         lost = lost_agents(found.agents())
-        results, problem = readable_results(RegistrySource(place, found, sweep))
+        source = RegistrySource(place, found, sweep)
+        results, problem = readable_results(source)
+        warn_of_losses([source])
     members = [row.job for row in stored.values()]
     admitted = matching(members, where) if members else []
     kept = [stored[job.identity] for job in admitted if state in (None, stored[job.identity].state)]
