@@ -258,8 +258,11 @@ def analyze(
         typer.Option(min=0, max=1, help="8 bits equal FP32 within this share of FP32's mean loss or gap …"),
     ] = 0.05,
     accuracy_margin: Annotated[float, typer.Option(min=0, max=1, help="… and this difference of accuracy.")] = 0.005,
-    resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of the bootstrap.")] = 9_999,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    resamples: Annotated[
+        int,
+        typer.Option(min=100, max=1_000_000, help="Permutations drawn where there are too many to try."),
+    ] = 9_999,
+    seed: Annotated[int, typer.Option(min=0, help="Of the permutations that are drawn.")] = 0,
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
@@ -268,7 +271,7 @@ def analyze(
     """Say what goes with the generalization gap, how precisions compare, and which of the paper's claims hold."""
     from reports.analysis.analysis import Options
     from reports.analysis.claims import Margins
-    from reports.analysis.pairing import Bootstrap
+    from reports.analysis.correlation import Resampling
     from reports.analysis.text import analysis_content, render_analysis
     from reports.evidence import gather
     from reports.inversion import paper_content, render_paper
@@ -280,7 +283,7 @@ def analyze(
         typer.echo(json.dumps(paper_content()) if as_json else render_paper(), nl=as_json)
         return
     options = Options(
-        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+        resampling=Resampling(resamples=resamples, seed=seed),
         margins=Margins(relative=margin, accuracy=accuracy_margin),
     )
     with opened_source(name, home_of(home, registry), bundle) as source:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from reports.analysis.analysis import Options
-from reports.analysis.pairing import Bootstrap
+from reports.analysis.correlation import Resampling
 from reports.answers import make_tables
 from reports.declaration import find_table, paper_values
 from reports.distortion import make_distortion_table
@@ -28,7 +28,7 @@ from sweeps.corruptions import CORRUPTIONS
 from sweeps.files import read_sweep
 from tests.reports.drawn import MadeSource, made_source
 
-QUICK = Options(bootstrap=Bootstrap(resamples=100))
+QUICK = Options(resampling=Resampling(resamples=100))
 BITS = {"FP32": 32, "Int8": 8, "Int4": 4, "Int2": 2}
 
 
