@@ -77,13 +77,14 @@ def tables(
     form: str = "markdown",
     against_paper: bool = False,
     spread: bool = False,
+    median: bool = False,
     home: str | Path | None = None,
     registry: str | None = None,
     bundle: str | Path | None = None,
 ) -> str:
     """The paper's tables from the results so far, as `markdown`, `latex`, `csv` or `html`.
 
-    Raises InputError for an unknown sweep, format, registry or bundle.
+    `median` shows medians in place of means. Raises InputError for an unknown sweep, format, registry or bundle.
     """
     from reports.answers import render_tables
     from reports.formats import Format
@@ -93,7 +94,7 @@ def tables(
     if form not in list(Format):
         raise InputError(f"{form!r} is not a format", allowed="allowed: " + ", ".join(Format))
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
-        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread))
+        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread), median=median)
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -126,11 +126,12 @@ def tables(
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the tables.")] = Format.MARKDOWN,
     against_paper: Annotated[
-        bool, typer.Option("--against-paper", help="Put the paper's values and the differences beside.")
+        bool, typer.Option("--against-paper", help="Put the paper's values beside; differences for the same data.")
     ] = False,
     spread: Annotated[
-        bool, typer.Option("--spread", help="Add the standard errors of the means, and counts that differ.")
+        bool, typer.Option("--spread", help="Add standard errors (of medians: deviations), and counts that differ.")
     ] = False,
+    median: Annotated[bool, typer.Option("--median", help="Medians in place of means (tables of means only).")] = False,
     cell: Annotated[
         str | None,
         typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. Digits/NiN/Int2/test_loss."),
@@ -147,7 +148,7 @@ def tables(
 
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
-        made = make_tables(source, chosen)
+        made = make_tables(source, chosen, median=median)
         if cell is not None:
             text = _explained(source, made, cell, form)
         else:

@@ -34,6 +34,7 @@ from reports.analysis.correlation import (
 )
 from reports.analysis.measured import Quantity, flatness_quantities, quantities
 from reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
+from reports.outliers import is_outside
 from reports.table import PRECISION_ORDER, precision_name
 from sweeps.datasets import data_of
 from sweeps.job import Job, Kind
@@ -82,6 +83,8 @@ class Analysis:
     expected: int
     done: int
     left_out: int
+    outside: tuple[str, ...]
+    """Models that count although a loss of theirs is outside of reason (`reports.outliers`), by identity."""
     options: Options
     associations: tuple[Association, ...]
     comparisons: tuple[tuple[str, Paired], ...]
@@ -128,6 +131,7 @@ def analyze(
         expected=sum(job.measure is None for job in spec.jobs()),
         done=len(runs),
         left_out=len(runs) - len(known),
+        outside=tuple(sorted(str(run["job"]) for run in known.to_dict("records") if is_outside(run, run))),
         options=options,
         associations=tuple(associations),
         comparisons=tuple(comparisons),

@@ -14,6 +14,7 @@ from reports.analysis.claims import Claim, Number
 from reports.analysis.correlation import RESAMPLED, Environment
 from reports.analysis.pairing import ALPHA, Paired
 from reports.analysis.ranks import SIGNED_PAIRS
+from reports.outliers import RULE
 
 MISSING = "–"
 
@@ -30,7 +31,7 @@ def render_analysis(analysis: Analysis) -> str:
     head = f"# {analysis.sweep}: {analysis.done} of {analysis.expected} models"
     if analysis.left_out:
         head += f", {analysis.left_out} of them diverged and left out"
-    parts = [head, "## The paper's claims", _claims(analysis.claims)]
+    parts = [head, *outside_notes(analysis), "## The paper's claims", _claims(analysis.claims)]
     parts += [*_numbers(analysis.claims), claim_note(analysis.options)]
     if analysis.comparisons:
         parts += ["## Each precision against FP32, over matched configurations", _comparisons(analysis)]
@@ -39,6 +40,14 @@ def render_analysis(analysis: Analysis) -> str:
         parts += ["## What goes with the generalization gap", _associations(analysis.associations)]
         parts.append(_listed(ASSOCIATION_NOTES))
     return "\n\n".join(parts) + "\n"
+
+
+def outside_notes(analysis: Analysis) -> list[str]:
+    """The models that count although their losses are outside of reason."""
+    if not analysis.outside:
+        return []
+    names = ", ".join(identity[:12] for identity in analysis.outside)
+    return [f"Counted, but with {RULE}: {len(analysis.outside)} ({names})."]
 
 
 ASSOCIATION_NOTES = (
@@ -70,7 +79,8 @@ def claim_note(options: Options) -> str:
     return (
         f"A trend goes by Page's test (p ≤ {ALPHA}), a difference by its interval, which leaves out 0 exactly where "
         f"the signed-rank test has p ≤ {ALPHA}; the differences within a claim are judged together (Bonferroni), and "
-        "there is no interval where too few pairs are done for one. Differences run as the claim's words do: as bits fall. "
+        "there is no interval where too few pairs are done for one. Differences run as the claim's words do: as bits "
+        "fall. "
         f"Equal means that the interval lies within ±{100 * margins.relative:g}% of FP32's mean for losses and the "
         f"gap, ±{100 * margins.accuracy:g} points for accuracies; its p is that of two one-sided tests. "
         "Undecided: neither."

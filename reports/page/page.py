@@ -12,7 +12,16 @@ import pandas as pd
 from markupsafe import Markup
 
 from reports.analysis.claims import Claim
-from reports.analysis.text import ASSOCIATION_NOTES, claim_note, comparison_notes, p_text, reason_of, shown, span
+from reports.analysis.text import (
+    ASSOCIATION_NOTES,
+    claim_note,
+    comparison_notes,
+    outside_notes,
+    p_text,
+    reason_of,
+    shown,
+    span,
+)
 from reports.evidence import Evidence
 from reports.page.charts import make_charts
 from reports.page.document import asset, embedded, hash_of, template
@@ -67,7 +76,7 @@ def render_page(evidence: Evidence) -> str:
         contents=list(_contents(evidence, charts)),
         claims=_claims(evidence.analysis.claims),
         reason_of=reason_of,
-        claim_note=claim_note(evidence.analysis.options),
+        claim_note=" ".join([claim_note(evidence.analysis.options), *outside_notes(evidence.analysis)]),
         tables=tables,
         groups=_groups(evidence),
         comparison_note=" ".join(comparison_notes()),
