@@ -94,7 +94,10 @@ class Declaration(BaseModel):
 
 
 def with_medians(declaration: Declaration) -> Declaration:
-    """The same table of medians where it has means, which the paper has none of. Raises InputError for a table that is not made of means."""
+    """The same table of medians where it has means; the paper has no medians.
+
+    Raises InputError for a table that is not made of means.
+    """
     if declaration.made_by != "means":
         raise InputError(f"{declaration.name} is no table of means", place="--median", allowed="allowed with --table 1")
     columns = [_with_median(one) if one.statistic == "mean" else one for one in declaration.columns]
