@@ -20,7 +20,7 @@ LOSSES = ("train_loss", "test_loss", "val_loss", "last_train_loss", "generalizat
 RULE = f"a loss beyond {TIMES:g} × ln(classes), {TIMES:g} times that of a uniform guess"
 
 
-def is_outside(result: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+def is_outside(result: Mapping[Any, Any], settings: Mapping[Any, Any]) -> bool:
     """Whether a finite loss in these results of a job is outside of reason."""
     values = [result[name] for name in LOSSES if result.get(name) is not None]
     limit = TIMES * math.log(data_of(settings).classes)
