@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,12 @@ def test_a_wrong_convention_is_refused_with_its_place(tmp_path: Path, wrong: str
 def test_measures_of_models_that_are_not_kept_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"keep: measures take the trained models.*with measures: all, children"):
         sweep(tmp_path, f'keep = "none"\n{FILE}').jobs()
+
+
+def test_a_stored_job_that_names_no_later_convention_is_what_it_was() -> None:
+    old = child(PacBayes(perturb_folded="none"))
+    text = json.dumps(
+        {"kind": "measure", "parent": old.parent, "settings": {
+            name: value for name, value in old.settings().items() if name != "perturb_folded"}}
+    )  # fmt: skip
+    assert Job.from_json(text).identity == old.identity
