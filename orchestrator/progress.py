@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -40,6 +40,10 @@ class Progress:
     queued: int = 0
     away: int = 0
     """Held by bundles: nobody here waits for them."""
+    blocked: int = 0
+    """Queued, and can't run as things stand: nobody waits for them either."""
+    size: int = 0
+    """Jobs of the whole sweep, if this is a part of it."""
     partial: float = 0.0
     """Operations done by cohorts that still run."""
     averages: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
@@ -57,14 +61,15 @@ class Progress:
                 if isinstance(value, int | float):
                     self.averages[precision_name(int(str(row["bits"])))][column].append(float(value))
 
-    def add_notes(self, notes: Sequence[str]) -> None:
-        """Take in what the agents say that they are doing."""
+    def add_notes(self, notes: Iterable[tuple[str, int]]) -> None:
+        """Take in what the agents say that they are doing, with the jobs of these that each of them holds."""
         cost = {job.cohort_key: job.cost for job in self.jobs.values()}
         self.partial = 0.0
-        for text in notes:
+        for text, held in notes:
             note = json.loads(text) if text else {}
             if note.get("cohort") in cost:
-                self.partial += cost[note["cohort"]] * note["jobs"] * note["step"] / note["steps"]
+                share = min(note["step"] / max(note["steps"], 1), 1.0)
+                self.partial += cost[note["cohort"]] * min(note["jobs"], held) * share
 
     def mark_start(self) -> None:
         """What is done so far was done before this launch."""
@@ -81,27 +86,44 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Models finished a minute since the launch."""
+        """Jobs finished a minute since the launch."""
         return 60 * (len(self.done) - (self.at_start or 0)) / max(time.monotonic() - self.started, 1e-9)
 
     @property
     def seconds_left(self) -> float:
-        """From the operations done since the launch and those left; NaN before anything is done."""
+        """From the operations done since the launch and those left; NaN where nothing tells."""
         total = sum(job.cost for job in self.jobs.values())
         done = self._cost_done() + self.partial
         since = done - self._spent - self._partial_at_start
-        if since <= 0:
+        if since <= 0 or (done >= total and self.running + self.queued):
             return math.nan
         return max(total - done, 0.0) / since * (time.monotonic() - self.started)
 
     def summary(self) -> str:
         """One line."""
-        left = "unknown" if math.isnan(self.seconds_left) else duration(self.seconds_left)
+        seconds = self.seconds_left
         return (
             f"{len(self.done)}/{self.total} done, {self.running} running, {self.queued} queued, {self.failed} failed"
+            f"{f', {self.blocked} blocked' if self.blocked else ''}"
             f"{f', {self.away} away in bundles' if self.away else ''}"
-            f" · {self.rate:.0f} models/min · {left} left"
+            f"{f' (of {self.size} in the sweep)' if self.size > self.total else ''}"
+            f" · {rate_text(self.rate)}"
+            f" · {time_left(None if math.isnan(seconds) else seconds, self.running + self.queued)}"
         )
+
+
+def rate_text(rate: float) -> str:
+    """A throughput in jobs a minute: with one decimal where it is small."""
+    return f"{rate:.0f} jobs/min" if rate >= 10 else f"{rate:.1f} jobs/min"
+
+
+def time_left(seconds: float | None, still_open: int) -> str:
+    """What is known of the time left while so many jobs are open: never 0 s."""
+    if not still_open:
+        return "nothing left"
+    if seconds is None:
+        return "time left: unknown"
+    return f"time left: about {duration(max(seconds, 1.0))}"
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from db.schema import KINDS
 from sweeps.errors import InputError, nearest
 from sweeps.measures import known_measure_settings
 from sweeps.spec import Spec
+from sweeps.toml import read_toml
 from sweeps.training import Training
 
 Statistic: TypeAlias = Literal["mean", "median", "min", "max"]
@@ -136,10 +137,9 @@ def tables_of(spec: Spec) -> list[Declaration]:
 def read_table(path: Path) -> Declaration:
     """The table that a file declares. Raises InputError."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"this table can't be read: {error}", place=str(path), allowed="allowed: TOML") from None
-    return parse_table(content, str(path))
+        return parse_table(read_toml(path, str(path)), str(path))
+    except FileNotFoundError:
+        raise InputError("there is no such file", place=str(path), allowed="allowed: TOML") from None
 
 
 def parse_table(content: Mapping[str, Any], name: str) -> Declaration:

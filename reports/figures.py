@@ -22,6 +22,7 @@ from reports.series import BOX, NORMAL, by_bits, curves, distorted, effects, ste
 from reports.table import precision_name
 from sweeps.errors import InputError
 from sweeps.quantizers import FULL_PRECISION
+from sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,9 +93,8 @@ def draw_figures(
 
 
 def _save(figure: Figure, path: Path, form: FileFormat) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format=form.value, dpi=200, metadata=UNDATED[form.value])
-    temporary.rename(path)
+    with whole_file(path) as file:
+        figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
     return path
 
 

@@ -14,7 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types
 
+from reports import escaping
+from reports.escaping import on_one_line
 from reports.formats import RowFormat
+from reports.frames import with_frame_types
 
 MISSING = "–"
 GAP = "  "
@@ -26,17 +29,22 @@ NARROW = 19
 """Most characters of a cell in a terminal, and where the columns don't fit into it then."""
 
 
-def written(table: pa.Table, form: RowFormat, *, width: int | None = None, rows: int | None = None) -> bytes:
-    """The table in that format. `width` (characters) and `rows` bound a text alone; what they leave out it says."""
+def written(
+    table: pa.Table, form: RowFormat, *, width: int | None = None, rows: int | None = None, spreadsheet: bool = False
+) -> bytes:
+    """The table in that format. `width` (characters) and `rows` bound a text alone; what they leave out it says.
+
+    For a `spreadsheet`, cells of CSV that would be formulas are made texts.
+    """
     match form:
         case RowFormat.TABLE:
             return listed(table, width=width, rows=rows).encode()
         case RowFormat.CSV:
-            return _csv(table).encode()
+            return _csv(table, spreadsheet=spreadsheet).encode()
         case RowFormat.JSON:
             return _json(table).encode()
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(with_frame_types(table), buffer, compression="zstd")
     return buffer.getvalue()
 
 
@@ -75,7 +83,7 @@ class _Column:
     """The cells of one column as texts."""
 
     def __init__(self, name: str, column: pa.ChunkedArray, *, right: bool, bound: int | None) -> None:
-        self.name, self.right = _cut(name, bound), right
+        self.name, self.right = _cut(on_one_line(name), bound), right
         self.cells = [_cut(_shown(value), bound) for value in column.to_pylist()]
         self.width = max(len(self.name), *(len(cell) for cell in self.cells), 1)
 
@@ -135,15 +143,17 @@ def _shown(value: Any) -> str:
     if isinstance(value, datetime.datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, list | dict):
-        return json.dumps(_jsonable(value), ensure_ascii=False)
-    return " ".join(str(value).split("\n"))
+        return on_one_line(json.dumps(_jsonable(value), ensure_ascii=False))
+    return on_one_line(str(value))
 
 
-def _csv(table: pa.Table) -> str:
+def _csv(table: pa.Table, *, spreadsheet: bool) -> str:
+    safe = escaping.spreadsheet if spreadsheet else str
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.column_names)
-    writer.writerows(zip(*([_exact(value) for value in column.to_pylist()] for column in table.columns), strict=True))
+    writer.writerow([safe(name) for name in table.column_names])
+    cells = ([safe(_exact(value)) for value in column.to_pylist()] for column in table.columns)
+    writer.writerows(zip(*cells, strict=True))
     return text.getvalue()
 
 

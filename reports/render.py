@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from reports import html
+from reports import escaping, html
 from reports.declaration import Column
 from reports.formats import Format as Format
 from reports.outliers import RULE
 from reports.table import Cell, Row, Table
+from sweeps.text import as_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,22 +23,11 @@ class Layout:
     against_paper: bool = False
     spread: bool = False
     """Standard errors, and the number of models where it is not that of the row."""
+    spreadsheet: bool = False
+    """In CSV, cells that a spreadsheet would take for formulas are texts."""
 
 
 MISSING = "–"
-SYMBOLS = str.maketrans(
-    {
-        "↓": r"$\downarrow$",
-        "↑": r"$\uparrow$",
-        "‖": r"$\Vert$",
-        "₂": r"$_2$",
-        "²": r"$^2$",
-        "σ": r"$\sigma$",
-        "α": r"$\alpha$",
-        "·": r"$\cdot$",
-    }
-)
-"""What LaTeX has other names for."""
 
 
 def render(table: Table, form: Format, layout: Layout) -> str:
@@ -47,6 +37,8 @@ def render(table: Table, form: Format, layout: Layout) -> str:
 
 def render_all(tables: Sequence[Table], form: Format, layout: Layout) -> str:
     """Several tables as one text."""
+    if form is Format.JSON:
+        return as_json([_content(table, layout) for table in tables]) + "\n"
     text = "\n".join(render(table, form, layout) for table in tables)
     return html.document(text, tables[0].heading if tables else "") if form is Format.HTML else text
 
@@ -90,12 +82,12 @@ def header_of(table: Table, layout: Layout) -> list[str]:
 
 
 def _markdown(table: Table, layout: Layout) -> str:
-    header = header_of(table, layout)
-    body = [line for row in table.rows for line in lines_of(row, table.declaration.columns, layout)]
+    lines_below = (line for row in table.rows for line in lines_of(row, table.declaration.columns, layout))
+    header, *body = [[escaping.markdown(cell) for cell in line] for line in (header_of(table, layout), *lines_below)]
     widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
     texts = len(header) - len(table.declaration.columns) - 1
     rule = [("-" * width) if index < texts else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    lines = [f"**{table.declaration.heading}** — {table.heading}", ""]
+    lines = [f"**{escaping.markdown(table.declaration.heading)}** — {escaping.markdown(table.heading)}", ""]
     for cells in (header, rule, *body):
         padded = [
             cell.ljust(width) if index < texts else cell.rjust(width)
@@ -103,7 +95,7 @@ def _markdown(table: Table, layout: Layout) -> str:
         ]
         lines.append("| " + " | ".join(padded) + " |")
     if remarks := notes(table, layout):
-        lines += ["", *(f"- {remark}" for remark in remarks)]
+        lines += ["", *(f"- {escaping.markdown(remark)}" for remark in remarks)]
     return "\n".join(lines) + "\n"
 
 
@@ -116,23 +108,24 @@ def _latex(table: Table, layout: Layout) -> str:
         r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{_escape(f'{table.declaration.title} ({table.heading})')}}}",
-        rf"  \label{{tab:{table.declaration.name}}}",
+        rf"  \caption{{{escaping.latex(f'{table.declaration.title} ({table.heading})')}}}",
+        rf"  \label{{tab:{escaping.latex_label(table.declaration.name)}}}",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{{'l' * texts}{'r' * (len(columns) + 1)}}}",
         r"    \toprule",
-        "    " + " & ".join(_escape(name) for name in header) + r" \\",
+        "    " + " & ".join(escaping.latex(name) for name in header) + r" \\",
         r"    \midrule",
     ]
     body = [line for row in table.rows for line in lines_of(row, columns, layout)]
-    lines += ["    " + " & ".join(_escape(cell) for cell in line) + r" \\" for line in body]
+    lines += ["    " + " & ".join(escaping.latex(cell) for cell in line) + r" \\" for line in body]
     lines += [r"    \bottomrule", r"  \end{tabular}}"]
-    lines += [rf"  \par\footnotesize {_escape(remark)}" for remark in notes(table, layout)]
+    lines += [rf"  \par\footnotesize {escaping.latex(remark)}" for remark in notes(table, layout)]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def _csv(table: Table, layout: Layout) -> str:
     """Full precision, one line a row; means in the paper's units."""
+    safe = escaping.spreadsheet if layout.spreadsheet else str
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [column.name for column in table.declaration.columns]
@@ -159,7 +152,7 @@ def _csv(table: Table, layout: Layout) -> str:
         values = [value(cell) for _, value in extra for cell in row.cells]
         writer.writerow(
             [
-                *row.keys,
+                *map(safe, row.keys),
                 *("" if value is None else value if isinstance(value, str) else repr(value) for value in values),
                 row.done,
                 row.expected,
@@ -167,6 +160,40 @@ def _csv(table: Table, layout: Layout) -> str:
             ]
         )
     return text.getvalue()
+
+
+def _content(table: Table, layout: Layout) -> dict[str, Any]:
+    """A table as JSON: full precision, every cell with all that is known of it."""
+    names = [column.name for column in table.declaration.columns]
+    return {
+        "name": table.declaration.name,
+        "title": table.declaration.heading,
+        "sweep": table.heading,
+        "compared_with": table.compared_with,
+        "rows": [
+            {
+                "keys": dict(zip(table.declaration.rows, row.keys, strict=True)),
+                "cells": {name: _cell(cell) for name, cell in zip(names, row.cells, strict=True)},
+                "models": row.counted,
+                "done": row.done,
+                "expected": row.expected,
+                "diverged": row.diverged,
+            }
+            for row in table.rows
+        ],
+        "notes": notes(table, layout),
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "mean": cell.mean,
+        "standard_error": cell.error,
+        "n": cell.count,
+        "paper": cell.paper,
+        "difference": cell.difference,
+        "marks": cell.marks,
+    }
 
 
 def _html(table: Table, layout: Layout) -> str:
@@ -186,6 +213,7 @@ RENDERERS: dict[Format, Callable[[Table, Layout], str]] = {
     Format.LATEX: _latex,
     Format.CSV: _csv,
     Format.HTML: _html,
+    Format.JSON: lambda table, layout: as_json(_content(table, layout)) + "\n",
 }
 
 
@@ -223,10 +251,3 @@ def _shown(value: float | None, column: Column, *, error: float | None = None, s
         return MISSING
     text = f"{value:{'+' if signed else ''}.{column.decimals}f}"
     return text if error is None else f"{text} ± {error:.{column.decimals}f}"
-
-
-def _escape(text: str) -> str:
-    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    escaped = "".join(named.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text)
-    escaped = re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)  # a minus, not a hyphen
-    return escaped.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$").translate(SYMBOLS)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,10 +20,13 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
+from orchestrator.terminal import write_bytes, write_json
 from reports.formats import FileFormat, Format, Picture, RowFormat, Tracker
 from sweeps.errors import InputError
+from sweeps.wholefiles import write_whole
 
 if TYPE_CHECKING:
+    from reports.render import Layout
     from reports.source import Source
     from reports.table import Table
 
@@ -33,13 +35,19 @@ OptionalSweepArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="NAME",
-        help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT. Not needed with --from.",
+        help="A launched sweep: NAME (as written) or NAME@VARIANT. Not needed with --from.",
         autocompletion=complete_launched,
     ),
 ]
 SHOWN_ROWS = 100
 """Rows of an answer that a terminal shows."""
 
+SpreadsheetOption = Annotated[
+    bool,
+    typer.Option(
+        "--spreadsheet", help="In CSV, let spreadsheets take cells that begin with = + - @ for text: ' before them."
+    ),
+]
 BundleOption = Annotated[
     Path | None,
     typer.Option("--from", metavar="DIR", help="Answer from this exported bundle instead of a registry."),
@@ -68,15 +76,21 @@ def query(
     schema: Annotated[
         bool, typer.Option("--schema", help="List the columns of a view (named instead of SQL), or of every view.")
     ] = False,
+    spreadsheet: SpreadsheetOption = False,
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask results and registry by SQL, read-only, while sweeps run or after."""
     from reports.listing import written
     from reports.query import describe_columns, describe_views, run_query
     from reports.source import all_sources
 
+    if as_json:
+        _check_alone(form, RowFormat.TABLE, RowFormat.JSON)
+        form = RowFormat.JSON
+    _check_spreadsheet(spreadsheet, form)
     if tables:
         answer = describe_views()
     elif schema:
@@ -91,7 +105,20 @@ def query(
         raise InputError("Parquet is not for terminals", place="--format parquet", allowed="name a file by --out")
     bounded = out is None and sys.stdout.isatty() and not (tables or schema)
     width = shutil.get_terminal_size().columns if bounded else None
-    deliver(written(answer, form, width=width, rows=SHOWN_ROWS if bounded else None), out)
+    rows = SHOWN_ROWS if bounded else None
+    content = written(answer, form, width=width, rows=rows, spreadsheet=spreadsheet)
+    deliver(content.decode() if form is RowFormat.TABLE else content, out)
+
+
+def _check_alone(given: StrEnum, default: StrEnum, json_form: StrEnum) -> None:
+    """Raise InputError where `--json` stands beside another format."""
+    if given not in (default, json_form):
+        raise InputError(f"--json and --format {given} exclude each other", place="--json", allowed="give one of them")
+
+
+def _check_spreadsheet(wanted: bool, form: StrEnum) -> None:
+    if wanted and form.value != "csv":
+        raise InputError(f"{form} is not for spreadsheets", place="--spreadsheet", allowed="add --format csv")
 
 
 def _given(sql: str | None) -> str:
@@ -100,21 +127,21 @@ def _given(sql: str | None) -> str:
     return sys.stdin.read() if sql == "-" else sql
 
 
-def deliver(content: bytes, out: Path | None) -> None:
-    """Write an answer to stdout, or to a file that appears whole."""
+def deliver(content: str | bytes, out: Path | None) -> None:
+    """Write an answer to stdout, or to a file that appears whole.
+
+    A file and bytes are in UTF-8; a text on stdout in the encoding of the terminal.
+    """
     if out is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        if isinstance(content, bytes):
+            write_bytes(content)
+        else:
+            typer.echo(content, nl=False)
         return
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(out)
+        write_whole(out, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise InputError(f"this file can't be written: {error.strerror}", place=f"--out {out}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     typer.echo(str(out), err=True)
 
 
@@ -136,34 +163,41 @@ def tables(
         str | None,
         typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. Digits/NiN/Int2/test_loss."),
     ] = None,
+    spreadsheet: SpreadsheetOption = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write them to a file.")] = None,
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the paper's tables from the results so far."""
     from reports.answers import make_tables
     from reports.render import Layout, render_all
     from reports.source import opened_source
 
+    if as_json:
+        _check_alone(form, Format.MARKDOWN, Format.JSON)
+        form = Format.JSON
+    _check_spreadsheet(spreadsheet, form)
+    layout = Layout(against_paper=against_paper, spread=spread, spreadsheet=spreadsheet)
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
         made = make_tables(source, chosen, median=median)
-        if cell is not None:
-            text = _explained(source, made, cell, form)
-        else:
-            text = render_all(made, form, Layout(against_paper=against_paper, spread=spread))
-    deliver(text.encode(), out)
+        text = _explained(source, made, cell, form, layout) if cell is not None else render_all(made, form, layout)
+    deliver(text.encode() if form in (Format.CSV, Format.JSON) else text, out)
 
 
-def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format) -> str:
+def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format, layout: Layout) -> str:
     from reports.explanation import explain, told
     from reports.listing import written
 
-    if form not in (Format.MARKDOWN, Format.CSV):
-        raise InputError(f"an explanation is no {form}", place="--format", allowed="allowed: markdown, csv")
+    rows = {Format.CSV: RowFormat.CSV, Format.JSON: RowFormat.JSON}
+    if form is not Format.MARKDOWN and form not in rows:
+        raise InputError(f"an explanation is not {form}", place="--format", allowed="allowed: markdown, csv, json")
     found = explain(source, tables, cell)
-    return told(found) if form is Format.MARKDOWN else written(found.jobs, RowFormat.CSV).decode()
+    if form is Format.MARKDOWN:
+        return told(found)
+    return written(found.jobs, rows[form], spreadsheet=layout.spreadsheet).decode()
 
 
 def export(
@@ -178,6 +212,7 @@ def export(
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Export the committed results: a bundle to publish, from which every table comes by --from, or tracker runs."""
     from reports.bundle import write_bundle
@@ -190,11 +225,17 @@ def export(
         typer.echo(source.title, err=True)
         if tracker is None:
             files = write_bundle(source, out)["files"]
+            if as_json:
+                write_json({"sweep": source.title, "out": str(out), "files": files})
+                return
             size = sum(entry["bytes"] for entry in files)
             rows = ", ".join(f"{entry['rows']} {Path(entry['file']).stem}" for entry in files if entry["rows"])
             typer.echo(f"{out}: {rows}; {size_text(size)}")
         else:
             count = export_to(tracker, source, out, told=_tell)
+            if as_json:
+                write_json({"sweep": source.title, "out": str(out), "tracker": tracker.value, "runs": count})
+                return
             typer.echo(f"{out}: {count} runs for {tracker}")
 
 
@@ -218,6 +259,7 @@ def figures(
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the paper's Figure 1 (step-sizes) and more from the results so far."""
     from reports.evidence import VIEWS, gather
@@ -226,8 +268,12 @@ def figures(
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         typer.echo(source.title, err=True)
-        for path in draw_figures(gather(source), out, chosen=chosen or (), form=form):
-            typer.echo(str(path))
+        files = [str(path) for path in draw_figures(gather(source), out, chosen=chosen or (), form=form)]
+    if as_json:
+        write_json(files)
+        return
+    for file in files:
+        typer.echo(file)
 
 
 def report(
@@ -246,7 +292,7 @@ def report(
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         page = render_page(gather(source))
-    deliver(page.encode(), out or Path(f"{source.sweep.name}.html"))
+    deliver(page, out or Path(f"{source.called}.html"))
 
 
 def analyze(
@@ -281,7 +327,10 @@ def analyze(
     if paper and (name or bundle):
         raise InputError("--paper is about the paper's own tables", place="analyze", allowed="without NAME and --from")
     if paper:
-        typer.echo(json.dumps(paper_content()) if as_json else render_paper(), nl=as_json)
+        if as_json:
+            write_json(paper_content())
+        else:
+            typer.echo(render_paper(), nl=False)
         return
     options = Options(
         resampling=Resampling(resamples=resamples, seed=seed),
@@ -290,4 +339,7 @@ def analyze(
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
         analysis = gather(source, options).analysis
-    typer.echo(json.dumps(analysis_content(analysis)) if as_json else render_analysis(analysis), nl=as_json)
+    if as_json:
+        write_json(analysis_content(analysis))
+    else:
+        typer.echo(render_analysis(analysis), nl=False)

@@ -22,6 +22,7 @@ from orchestrator.options import (
     complete_sweep,
     home_of,
 )
+from orchestrator.terminal import write_json
 
 if TYPE_CHECKING:
     from orchestrator.calibrating import Trial
@@ -35,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def sweeps(
-    name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", autocompletion=complete_sweep)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="SWEEP", autocompletion=complete_sweep)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the built-in sweeps, or show one of them as the file that it is."""
@@ -47,7 +48,7 @@ def sweeps(
         return
     rows = [(one, len(spec.jobs()), spec.title) for one in builtin_names() for spec in [read_sweep(one)]]
     if as_json:
-        typer.echo(json.dumps([{"name": one, "jobs": jobs, "title": title} for one, jobs, title in rows]))
+        write_json([{"name": one, "jobs": jobs, "title": title} for one, jobs, title in rows])
         return
     for one, jobs, title in rows:
         typer.echo(f"{one:<20}{jobs:>6} jobs  {title}")
@@ -79,7 +80,7 @@ def plan(
         from dataclasses import asdict
 
         content = {"sweep": selection.title, "jobs": made.jobs, "done": ahead.done, "device": machine.device}
-        typer.echo(json.dumps(content | asdict(made) | {"notes": ahead.notes}))
+        write_json(content | asdict(made) | {"notes": ahead.notes})
         return
     typer.echo(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs, {ahead.done} of them done")
     for note in (*selection.warnings(), *ahead.notes):
@@ -115,12 +116,14 @@ def calibrate(
     from db.registry import Registry
     from orchestrator.calibrating import calibrate as measure
     from orchestrator.calibrating import training_shapes
+    from orchestrator.data_folders import check_data
     from orchestrator.machine import probe
     from orchestrator.selection import read_selection
 
     jobs = read_selection(source, changes=changes or (), where=where).chosen
     place = home_of(home, registry, data)
     place.check()
+    check_data(place, jobs)
     machine = probe(place, jobs=jobs)
 
     def tell(trial: Trial) -> None:
@@ -132,10 +135,10 @@ def calibrate(
         choices = measure(
             place, opened, machine, jobs, agents=workers or machine.agents, seconds=seconds, again=again, tell=tell
         )
+        if as_json:
+            write_json([asdict(choice) for choice in choices])
+            return
         for choice in choices:
-            if as_json:
-                typer.echo(json.dumps(asdict(choice)))
-                continue
             recorded = choice.recorded
             how = "as recorded before" if choice.kept else "the fastest here"
             typer.echo(f"{choice.shape:<50} {recorded.form}, {recorded.slots} slots: {how}")
@@ -164,7 +167,7 @@ def images(
 
     found = describe_images(folder, size)
     if as_json:
-        typer.echo(json.dumps(found))
+        write_json(found)
         return
     for name, value in found.items():
         typer.echo(f"{name} = {json.dumps(value)}")

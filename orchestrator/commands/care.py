@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,8 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
+from orchestrator.terminal import write_json
+from sweeps.errors import InputError
 
 database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
 
@@ -44,7 +46,7 @@ def doctor(
 
     findings = examine(home_of(home, registry, data))
     if as_json:
-        typer.echo(json.dumps([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings]))
+        write_json([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings])
     else:
         for one in findings:
             typer.echo(f"{'ok  ' if one.ok else 'FAIL' if one.needed else '-   '}  {one.part:<10} {one.text}")
@@ -53,37 +55,45 @@ def doctor(
 
 
 def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
-    """Show what the home takes on the disk, and how much of it nothing points to."""
+    """Show what the home and its results take, wherever they lie, and how much of it nothing points to."""
+    from db.belonging import check_belonging
     from db.garbage import find_garbage, measure_usage
 
     place = home_of(home, registry)
     with opened(place) as found:
+        check_belonging(place, found)
         usage = measure_usage(place, find_garbage(place, found, now=time.time()))
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in usage]))
+        write_json([asdict(one) for one in usage])
         return
     typer.echo(f"{'folder':<12}{'files':>8}{'size':>10}{'garbage':>10}")
     for one in usage:
         typer.echo(f"{one.name:<12}{one.files:>8}{size_text(one.size):>10}{size_text(one.garbage):>10}")
+    if isinstance(place.store, str):
+        typer.echo(f"results lie in {place.store}", err=True)
 
 
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete files that no job points to and that nobody is writing."""
-    from db.garbage import find_garbage
+    from db.belonging import check_belonging
+    from db.garbage import collect_garbage, find_garbage
 
     place = home_of(home, registry)
     with opened(place) as found:
-        garbage = find_garbage(place, found, now=time.time())
-    freed = sum(path.stat().st_size for path in garbage)
-    for path in garbage:
-        if dry_run:
-            typer.echo(str(path.relative_to(place.root)))
-        else:
-            path.unlink(missing_ok=True)
+        check_belonging(place, found)
+        look = find_garbage if dry_run else collect_garbage
+        garbage = look(place, found, now=time.time())
+    freed = sum(one.size for one in garbage)
+    if as_json:
+        write_json({"files": [str(one.path) for one in garbage], "bytes": freed, "deleted": not dry_run})
+        return
+    for one in garbage if dry_run else ():
+        typer.echo(one.path)
     typer.echo(f"{len(garbage)} files, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
 
 
@@ -97,18 +107,22 @@ def compact(
     as_json: JsonOption = False,
 ) -> None:
     """Merge thousands of small results files into a few, while sweeps run or after. No answer changes."""
+    from db.belonging import check_belonging
     from db.compaction import compact as merge
 
     place = home_of(home, registry)
     with opened(place) as found:
+        check_belonging(place, found)
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         merged = merge(place, found, [sweep.id for sweep in sweeps])
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in merged]))
+        write_json([asdict(one) for one in merged])
         return
     for one in merged:
         if one.skipped:
             typer.echo(f"{one.skipped} publications of {one.kind} jobs were written by a newer qsweep: left alone")
+        if one.damaged:
+            typer.echo(f"{one.damaged} publications of {one.kind} jobs can't be read: see qsweep db check", err=True)
         if one.before:
             typer.echo(f"{one.moved} results of {one.kind} jobs: {one.before} publications are now {one.after}")
     if any(one.before for one in merged):
@@ -162,18 +176,65 @@ def serve(
     typer.echo(server.url)
 
 
-@database.command("check", epilog="Example: qsweep db check")
-def check(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
+@database.command("check", epilog="Example: qsweep db check --repair")
+def check(
+    repairing: Annotated[
+        bool,
+        typer.Option("--repair", help="Take jobs whose results are lost back into the queue; asks first."),
+    ] = False,
+    models: Annotated[
+        bool,
+        typer.Option(
+            "--models", help="With --repair and results at a URL: also jobs whose kept model is not in this home."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every kept model and checkpoint, and compare it with its hash.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
-    from db.audit import audit
+    from db.audit import NAMED, SHOWN, Findings, examine, repair
+    from db.losses import MODEL
+    from orchestrator.losses import lost_words
 
     place = home_of(home, registry)
-    problems = audit(place)
-    if as_json:
-        typer.echo(json.dumps(problems))
-    else:
-        for problem in problems:
-            typer.echo(problem)
-        typer.echo("the registry is sound" if not problems else f"{len(problems)} problems")
-    if problems:
+    with opened(place) as found:
+        findings = examine(place, found, deep=deep)
+        for words in lost_words(found):
+            typer.echo(f"note: {words}", err=as_json)
+        lines = findings.lines(named=None if as_json else NAMED)
+        if as_json:
+            write_json(lines)
+        else:
+            for line in lines[:SHOWN]:
+                typer.echo(line)
+            typer.echo("the registry is sound" if findings.is_sound else f"{len(lines)} problems")
+        # Several homes may have the same results: a model that is not here may be in another one.
+        of_models = models or not isinstance(place.store, str)
+        lost = [one for one in findings.lost if of_models or one.kind != MODEL]
+        jobs = len({one.job for one in lost})
+        if len(lost) < len(findings.lost):
+            typer.echo("models that are not here may be in another home that has the same results", err=True)
+        if jobs and not repairing:
+            typer.echo(f"to compute {jobs} jobs again: qsweep db check --repair, then launch again", err=True)
+        if jobs and repairing:
+            _confirm(f"Take {jobs} jobs back into the queue, with the measures of their models?", yes)
+            changed = repair(place, found, lost)
+            typer.echo(f"{changed} jobs are queued again: the next launch computes them", err=True)
+            findings = Findings(broken=findings.broken, lost=[one for one in findings.lost if one not in lost])
+    if not findings.is_sound:
+        raise typer.Exit(1)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Goes on if the user agrees, or has agreed before. Exits with 1 otherwise."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("nobody is here to agree", place="--repair", allowed="say --yes to go on without being asked")
+    if not typer.confirm(question, err=True):
         raise typer.Exit(1)

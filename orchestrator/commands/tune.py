@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,14 +23,18 @@ from orchestrator.options import (
     WhereOption,
     home_of,
 )
+from orchestrator.terminal import answering_after_work, write_json
 from sweeps.tuning import Mode, Scheduler, Search
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from db.home import Home
     from db.rows import Sweep
     from orchestrator.freezing import Code
+    from orchestrator.tuning.answer import Tried
     from orchestrator.tuning.run import Ground
 
 
@@ -78,16 +81,15 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Tune over a sweep's axes with Ray Tune, bit width among them; end with the best trials. Again: resume."""
-    from rich.console import Console
-
     from orchestrator.cluster import Wanted, named_address
+    from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
     from orchestrator.tuning.run import Ground, make_selection
     from orchestrator.tuning.run import tune as see_through
     from sweeps.tuning import VAL_FRACTION, Tuning, check_metric
 
     natural = check_metric(metric, mode)
-    console = Console(stderr=True)
+    console = Screen()
     selection = read_selection(source, changes=changes or ())
     given = {*dict(selection.spec.fixed), *(axis.name for axis in selection.spec.axes)}
     if metric.startswith("val_") and "val_fraction" not in given:
@@ -116,15 +118,22 @@ def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: C
 def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
     """Print the best trials; exit with 1 if some jobs failed."""
     from db.registry import Registry
-    from orchestrator.tuning.answer import read_trials, render_trials
+    from orchestrator.tuning.answer import read_trials
 
     with Registry.open(home.registry) as opened:
         trials = read_trials(home, opened, sweep)
         failed = opened.counts(sweep.id).failed
-    if as_json:
-        typer.echo(json.dumps({"sweep": sweep.title, "trials": [asdict(one) for one in trials]}))
-    else:
-        typer.echo(render_trials(sweep, trials), nl=False)
+    with answering_after_work(f"qsweep resume {sweep.title}"):
+        _print_trials(sweep, trials, as_json=as_json)
     if failed:
         typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)
+
+
+def _print_trials(sweep: Sweep, trials: Sequence[Tried], *, as_json: bool) -> None:
+    from orchestrator.tuning.answer import render_trials
+
+    if as_json:
+        write_json({"sweep": sweep.title, "trials": [asdict(one) for one in trials]})
+    else:
+        typer.echo(render_trials(sweep, trials), nl=False)

@@ -113,8 +113,9 @@ def _signed_rank_tails(count: int) -> Values:
 def signed_rank(differences: Values) -> float | None:
     """Two-sided p-value of the signed-rank test that the differences lie around 0; None for fewer than two.
 
-    A tie that leaves the sign open (a zero, or two differences that cancel) counts against an effect: with such
-    ties the p-value is an upper limit, and it agrees with `signed_rank_interval` whatever the ties.
+    A tie that leaves the sign open (a zero, or two differences that cancel) counts against an effect. So
+    the p-value is no smaller than that of any order that breaks the ties: its level holds, and it agrees with
+    `signed_rank_interval` whatever the ties.
     """
     count = len(differences)
     if count < 2:

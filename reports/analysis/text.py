@@ -14,6 +14,7 @@ from reports.analysis.claims import Claim, Number
 from reports.analysis.correlation import RESAMPLED, Environment
 from reports.analysis.pairing import ALPHA, Paired
 from reports.analysis.ranks import SIGNED_PAIRS
+from reports.escaping import markdown
 from reports.outliers import RULE
 
 MISSING = "–"
@@ -28,7 +29,7 @@ def analysis_content(analysis: Analysis) -> dict[str, Any]:
 
 def render_analysis(analysis: Analysis) -> str:
     """The analysis as Markdown that ends with a newline, equal for equal results."""
-    head = f"# {analysis.sweep}: {analysis.done} of {analysis.expected} models"
+    head = f"# {markdown(analysis.sweep)}: {analysis.done} of {analysis.expected} models"
     if analysis.left_out:
         head += f", {analysis.left_out} of them diverged and left out"
     parts = [head, *outside_notes(analysis), "## The paper's claims", _claims(analysis.claims)]
@@ -107,7 +108,7 @@ def _numbers(claims: Sequence[Claim]) -> list[str]:
         if claim.numbers:
             rows = [_number(number) for number in claim.numbers]
             header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p", "Test"]
-            parts.append(f"**{claim.statement}** — {claim.group}\n\n{table(header, rows, texts=3)}")
+            parts.append(f"**{markdown(claim.statement)}** — {markdown(claim.group)}\n\n{table(header, rows, texts=3)}")
     return parts
 
 
@@ -194,7 +195,7 @@ def _filtered(environments: Sequence[Environment]) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> str:
     """An aligned Markdown table, its first `texts` columns to the left."""
-    lines = [list(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [[markdown(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(header))]
     rule = ["-" * width if index < texts else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     return "\n".join(

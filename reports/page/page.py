@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from db.losses import counted
 from reports.analysis.claims import Claim
 from reports.analysis.text import (
     ASSOCIATION_NOTES,
@@ -103,7 +104,10 @@ def _lead(evidence: Evidence) -> str:
     widths = sorted({int(bits) for bits in evidence.runs["bits"]}, reverse=True)
     words = ["full precision" if bits == FULL_PRECISION else f"{bits} bits" for bits in widths]
     listed = ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "no precision yet"
-    return f"{len(evidence.runs):,} models at {listed}"
+    jobs = {one.job for one in evidence.lost}
+    kinds = ", ".join(sorted({one.kind for one in evidence.lost}))
+    missing = f"; the results of {counted(jobs)} are lost ({kinds}) and left out" if jobs else ""
+    return f"{len(evidence.runs):,} models at {listed}{missing}"
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
