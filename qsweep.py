@@ -82,13 +82,14 @@ def tables(
     form: str = "markdown",
     against_paper: bool = False,
     spread: bool = False,
+    median: bool = False,
     home: str | Path | None = None,
     registry: str | None = None,
     bundle: str | Path | None = None,
 ) -> str:
     """The paper's tables from the results so far, as `markdown`, `latex`, `csv`, `html` or `json`.
 
-    Raises InputError for an unknown sweep, format, registry or bundle.
+    `median` shows medians in place of means. Raises InputError for an unknown sweep, format, registry or bundle.
     """
     from reports.answers import render_tables
     from reports.formats import Format
@@ -98,7 +99,7 @@ def tables(
     if form not in list(Format):
         raise InputError(f"{form!r} is not a format", allowed="allowed: " + ", ".join(Format))
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
-        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread))
+        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread), median=median)
 
 
 def load_model(job: str, *, home: str | Path | None = None, registry: str | None = None) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 from reports import escaping, html
 from reports.declaration import Column
 from reports.formats import Format as Format
+from reports.outliers import RULE
 from reports.table import Cell, Row, Table
 from sweeps.text import as_json
 
@@ -49,14 +50,28 @@ def notes(table: Table, layout: Layout) -> list[str]:
     if done < expected:
         lines.append(f"Partial: {done} of {expected} models are done.")
     if layout.spread and any(cell.error is not None for row in table.rows for cell in row.cells):
-        lines.append("± standard error of the mean over the models; n where fewer models have the value.")
+        lines.append(_spread_note(table))
     for row in table.rows:
         if row.diverged:
             names = ", ".join(identity[:12] for identity in row.diverged)
             lines.append(f"Diverged and left out of the means: {' '.join(row.keys)}: {len(row.diverged)} ({names}).")
+    for row in table.rows:
+        if row.outside:
+            names = ", ".join(identity[:12] for identity in row.outside)
+            lines.append(f"Counted, but with {RULE}: {' '.join(row.keys)}: {len(row.outside)} ({names}).")
     if layout.against_paper and table.compared_with:
-        lines.append(f"The paper's values are those of {table.compared_with}: compare the trend, not the values.")
+        lines.append(
+            f"The paper's values are those of {table.compared_with}, another data set: no differences; "
+            "compare the trend."
+        )
     return lines + list(table.remarks)
+
+
+def _spread_note(table: Table) -> str:
+    kinds = {column.statistic for column in table.declaration.columns} & {"mean", "median"}
+    named = {"mean": "standard error of the mean", "median": "median absolute deviation"}
+    spreads = " (means) or ".join(named[kind] for kind in sorted(kinds)) + (" (medians)" if len(kinds) > 1 else "")
+    return f"± {spreads} over the models; n where fewer models have the value."
 
 
 def header_of(table: Table, layout: Layout) -> list[str]:
@@ -121,7 +136,9 @@ def _csv(table: Table, layout: Layout) -> str:
         extra.append(("_standard_error", lambda cell: cell.error))
         extra.append(("_n", lambda cell: cell.count))
     if layout.against_paper:
-        extra += [("_paper", lambda cell: cell.paper), ("_difference", lambda cell: cell.difference)]
+        extra.append(("_paper", lambda cell: cell.paper))
+        if table.compared_with is None:
+            extra.append(("_difference", lambda cell: cell.difference))
     writer.writerow(
         [
             *table.declaration.rows,
@@ -201,7 +218,7 @@ RENDERERS: dict[Format, Callable[[Table, Layout], str]] = {
 
 
 def lines_of(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
-    """The printed lines of one row: ours alone, or ours, the paper's and the difference."""
+    """The printed lines of one row: ours alone, or ours, the paper's and (for the same data set) the difference."""
     pairs = list(zip(row.cells, columns, strict=True))
     models = f"{row.counted}/{row.expected}"
     ours = [_ours(cell, column, row, layout) for cell, column in pairs]
@@ -210,9 +227,14 @@ def lines_of(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]
     if all(cell.paper is None for cell in row.cells):
         return [[*row.keys, "ours", *ours, models]]
     blank = [""] * len(row.keys)
-    return [
+    lines = [
         [*row.keys, "ours", *ours, models],
         [*blank, "paper", *(_shown(cell.paper, column) for cell, column in pairs), ""],
+    ]
+    if not any(cell.same_data for cell in row.cells):
+        return lines
+    return [
+        *lines,
         [*blank, "difference", *(_shown(cell.difference, column, signed=True) for cell, column in pairs), ""],
     ]
 

@@ -153,11 +153,12 @@ def tables(
     ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to write the tables.")] = Format.MARKDOWN,
     against_paper: Annotated[
-        bool, typer.Option("--against-paper", help="Put the paper's values and the differences beside.")
+        bool, typer.Option("--against-paper", help="Put the paper's values beside; differences for the same data.")
     ] = False,
     spread: Annotated[
-        bool, typer.Option("--spread", help="Add the standard errors of the means, and counts that differ.")
+        bool, typer.Option("--spread", help="Add standard errors (of medians: deviations), and counts that differ.")
     ] = False,
+    median: Annotated[bool, typer.Option("--median", help="Medians in place of means (tables of means only).")] = False,
     cell: Annotated[
         str | None,
         typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. Digits/NiN/Int2/test_loss."),
@@ -181,7 +182,7 @@ def tables(
     layout = Layout(against_paper=against_paper, spread=spread, spreadsheet=spreadsheet)
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
-        made = make_tables(source, chosen)
+        made = make_tables(source, chosen, median=median)
         text = _explained(source, made, cell, form, layout) if cell is not None else render_all(made, form, layout)
     deliver(text.encode() if form in (Format.CSV, Format.JSON) else text, out)
 
@@ -304,8 +305,11 @@ def analyze(
         typer.Option(min=0, max=1, help="8 bits equal FP32 within this share of FP32's mean loss or gap …"),
     ] = 0.05,
     accuracy_margin: Annotated[float, typer.Option(min=0, max=1, help="… and this difference of accuracy.")] = 0.005,
-    resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of the bootstrap.")] = 9_999,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    resamples: Annotated[
+        int,
+        typer.Option(min=100, max=1_000_000, help="Permutations drawn where there are too many to try."),
+    ] = 9_999,
+    seed: Annotated[int, typer.Option(min=0, help="Of the permutations that are drawn.")] = 0,
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
@@ -314,7 +318,7 @@ def analyze(
     """Say what goes with the generalization gap, how precisions compare, and which of the paper's claims hold."""
     from reports.analysis.analysis import Options
     from reports.analysis.claims import Margins
-    from reports.analysis.pairing import Bootstrap
+    from reports.analysis.correlation import Resampling
     from reports.analysis.text import analysis_content, render_analysis
     from reports.evidence import gather
     from reports.inversion import paper_content, render_paper
@@ -329,7 +333,7 @@ def analyze(
             typer.echo(render_paper(), nl=False)
         return
     options = Options(
-        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+        resampling=Resampling(resamples=resamples, seed=seed),
         margins=Margins(relative=margin, accuracy=accuracy_margin),
     )
     with opened_source(name, home_of(home, registry), bundle) as source:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from reports.analysis.analysis import Analysis, Association, Options
-from reports.analysis.claims import ALPHA, Claim, Number
-from reports.analysis.correlation import Environment
-from reports.analysis.pairing import Paired
+from reports.analysis.claims import Claim, Number
+from reports.analysis.correlation import RESAMPLED, Environment
+from reports.analysis.pairing import ALPHA, Paired
+from reports.analysis.ranks import SIGNED_PAIRS
 from reports.escaping import markdown
+from reports.outliers import RULE
 
 MISSING = "–"
 
@@ -30,19 +32,28 @@ def render_analysis(analysis: Analysis) -> str:
     head = f"# {markdown(analysis.sweep)}: {analysis.done} of {analysis.expected} models"
     if analysis.left_out:
         head += f", {analysis.left_out} of them diverged and left out"
-    parts = [head, "## The paper's claims", _claims(analysis.claims)]
+    parts = [head, *outside_notes(analysis), "## The paper's claims", _claims(analysis.claims)]
     parts += [*_numbers(analysis.claims), claim_note(analysis.options)]
     if analysis.comparisons:
         parts += ["## Each precision against FP32, over matched configurations", _comparisons(analysis)]
-        parts.append(_listed(comparison_notes(analysis.options)))
+        parts.append(_listed(comparison_notes()))
     if analysis.associations:
         parts += ["## What goes with the generalization gap", _associations(analysis.associations)]
         parts.append(_listed(ASSOCIATION_NOTES))
     return "\n\n".join(parts) + "\n"
 
 
+def outside_notes(analysis: Analysis) -> list[str]:
+    """The models that count although their losses are outside of reason."""
+    if not analysis.outside:
+        return []
+    names = ", ".join(identity[:12] for identity in analysis.outside)
+    return [f"Counted, but with {RULE}: {len(analysis.outside)} ({names})."]
+
+
 ASSOCIATION_NOTES = (
-    "τ: Kendall's τ-b over all models; p after Holm. A positive τ: larger goes with a larger gap.",
+    "τ: Kendall's τ-b over all models; p after Holm: exact for few models, by drawn permutations for up to "
+    f"{RESAMPLED} models with ties, asymptotic beyond. A positive τ: larger goes with a larger gap.",
     "Ψ and ψ: the granulated coefficient (Jiang et al. 2019) over models that differ in one hyperparameter alone.",
     "Sign-error (Dziugaite et al. 2020): how often a pair of models that differ in one hyperparameter alone is ordered "
     "the wrong way; 0.5 is a coin flip. Mean and worst over the environments (a hyperparameter and two of its values). "
@@ -50,13 +61,15 @@ ASSOCIATION_NOTES = (
 )
 
 
-def comparison_notes(options: Options) -> tuple[str, ...]:
+def comparison_notes() -> tuple[str, ...]:
     """What a reader has to know of the paired comparisons."""
-    bootstrap = options.bootstrap
     return (
-        "A difference is precision − FP32, averaged over configurations that differ in nothing else; bootstrap "
-        f"(BCa, {bootstrap.resamples:,} resamples, seed {bootstrap.seed}). Improved: the share of configurations with "
-        "a smaller gap or loss, or a higher accuracy (ties half), with Wilson's 95% interval.",
+        "A difference is precision − FP32 over configurations that differ in nothing else: the Hodges–Lehmann estimate "
+        "(the median of the means of two differences), with the p-value of the signed-rank test and the interval of "
+        "all shifts which that test does not reject. Both hold for all comparisons of a group at once (Bonferroni). "
+        f"Exact up to {SIGNED_PAIRS} pairs; ties that leave a sign open count against an effect. Improved: the share "
+        "of configurations with a smaller gap or loss, or a higher accuracy (ties half), with its 95% interval "
+        "(Clopper–Pearson).",
         "A grid is no random sample: intervals and tests speak of configurations like those of the grid.",
     )
 
@@ -65,9 +78,13 @@ def claim_note(options: Options) -> str:
     """What a verdict means."""
     margins = options.margins
     return (
-        f"Supported or contradicted: p < {ALPHA} by the test that is named; undecided: neither. Steps within a claim "
-        f"are adjusted by Holm. Equal means within ±{100 * margins.relative:g}% of FP32's mean for losses and the gap, "
-        f"±{100 * margins.accuracy:g} points for accuracies."
+        f"A trend goes by Page's test (p ≤ {ALPHA}), a difference by its interval, which leaves out 0 exactly where "
+        f"the signed-rank test has p ≤ {ALPHA}; the differences within a claim are judged together (Bonferroni), and "
+        "there is no interval where too few pairs are done for one. Differences run as the claim's words do: as bits "
+        "fall. "
+        f"Equal means that the interval lies within ±{100 * margins.relative:g}% of FP32's mean for losses and the "
+        f"gap, ±{100 * margins.accuracy:g} points for accuracies; its p is that of two one-sided tests. "
+        "Undecided: neither."
     )
 
 
@@ -76,8 +93,13 @@ def _listed(lines: Iterable[str]) -> str:
 
 
 def _claims(claims: Sequence[Claim]) -> str:
-    rows = [[claim.group, claim.statement, claim.where, str(claim.verdict), claim.reason] for claim in claims]
+    rows = [[claim.group, claim.statement, claim.where, str(claim.verdict), reason_of(claim)] for claim in claims]
     return table(["Models", "Claim", "Paper", "Verdict", "Why"], rows, texts=5)
+
+
+def reason_of(claim: Claim) -> str:
+    """Why a claim has its verdict, and what limits it."""
+    return f"{claim.reason} {claim.note[0].upper()}{claim.note[1:]}." if claim.note else claim.reason
 
 
 def _numbers(claims: Sequence[Claim]) -> list[str]:
@@ -85,7 +107,7 @@ def _numbers(claims: Sequence[Claim]) -> list[str]:
     for claim in claims:
         if claim.numbers:
             rows = [_number(number) for number in claim.numbers]
-            header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p"]
+            header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p", "Test"]
             parts.append(f"**{markdown(claim.statement)}** — {markdown(claim.group)}\n\n{table(header, rows, texts=3)}")
     return parts
 
@@ -98,6 +120,7 @@ def _number(number: Number) -> list[str]:
         shown(number.value),
         span(number.low, number.high),
         "" if number.p_value is None else p_text(number.p_value),
+        number.method,
     ]
 
 
@@ -107,7 +130,7 @@ def _comparisons(analysis: Analysis) -> str:
     return table(header, rows, texts=3)
 
 
-COMPARISON_HEADER = ("FP32", "Mean", "Difference", "95% interval", "p (t)", "p (Wilcoxon, Holm)", "Improved", "Pairs")
+COMPARISON_HEADER = ("FP32", "Mean", "Difference", "95% interval", "p (signed rank)", "Improved", "Pairs")
 
 
 def comparison_cells(one: Paired) -> list[str]:
@@ -117,7 +140,6 @@ def comparison_cells(one: Paired) -> list[str]:
         shown(one.mean),
         shown(one.difference, signed=True),
         span(one.low, one.high, signed=True),
-        p_text(one.t_p),
         p_text(one.adjusted_p),
         f"{100 * one.improved:.0f}% [{100 * one.improved_low:.0f}, {100 * one.improved_high:.0f}]",
         str(one.pairs),

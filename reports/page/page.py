@@ -13,7 +13,16 @@ from markupsafe import Markup
 
 from db.losses import counted
 from reports.analysis.claims import Claim
-from reports.analysis.text import ASSOCIATION_NOTES, claim_note, comparison_notes, p_text, shown, span
+from reports.analysis.text import (
+    ASSOCIATION_NOTES,
+    claim_note,
+    comparison_notes,
+    outside_notes,
+    p_text,
+    reason_of,
+    shown,
+    span,
+)
 from reports.evidence import Evidence
 from reports.page.charts import make_charts
 from reports.page.document import asset, embedded, hash_of, template
@@ -67,10 +76,11 @@ def render_page(evidence: Evidence) -> str:
         facts=_facts(evidence),
         contents=list(_contents(evidence, charts)),
         claims=_claims(evidence.analysis.claims),
-        claim_note=claim_note(evidence.analysis.options),
+        reason_of=reason_of,
+        claim_note=" ".join([claim_note(evidence.analysis.options), *outside_notes(evidence.analysis)]),
         tables=tables,
         groups=_groups(evidence),
-        comparison_note=" ".join(comparison_notes(evidence.analysis.options)),
+        comparison_note=" ".join(comparison_notes()),
         association_notes=ASSOCIATION_NOTES,
         attempts=attempts,
         trouble=trouble,
@@ -154,6 +164,7 @@ def _claim_table(claim: Claim) -> PageTable:
             PageCell(text=shown(number.value), sort=number.value, numeric=True),
             PageCell(text=span(number.low, number.high), sort=number.low, numeric=True),
             PageCell(text="" if number.p_value is None else p_text(number.p_value), sort=number.p_value, numeric=True),
+            PageCell(text=number.method),
         )
         for number in claim.numbers
     )
@@ -164,6 +175,7 @@ def _claim_table(claim: Claim) -> PageTable:
         ("Value", True),
         ("95% interval", True),
         ("p", True),
+        ("Test", False),
     )
     return PageTable(caption=f"{claim.statement}: the numbers.", header=header, rows=rows)
 

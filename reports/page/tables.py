@@ -114,7 +114,7 @@ def comparison_table(comparisons: Sequence[Paired]) -> PageTable:
     """Each precision against full precision."""
     rows = []
     for one in comparisons:
-        values = (one.reference, one.mean, one.difference, one.low, one.t_p, one.adjusted_p, one.improved, one.pairs)
+        values = (one.reference, one.mean, one.difference, one.low, one.adjusted_p, one.improved, one.pairs)
         cells = [PageCell(text=one.metric.replace("_", " ")), PageCell(text=one.precision)]
         cells += [
             PageCell(text=text, sort=None if value is None else float(value), numeric=True)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from reports.analysis.analysis import Models, Options
-from reports.analysis.pairing import Bootstrap
+from reports.analysis.correlation import Resampling
 from reports.evidence import Evidence, gather
 from reports.figures import draw_figures
 from reports.formats import FileFormat, Picture
@@ -16,7 +16,7 @@ from reports.series import box, curves, effects, step_sizes, timeline, value_lab
 from sweeps.errors import InputError
 from tests.reports.drawn import START, made_source
 
-QUICK = Options(bootstrap=Bootstrap(resamples=100))
+QUICK = Options(resampling=Resampling(resamples=100))
 
 
 @pytest.fixture(scope="module")
