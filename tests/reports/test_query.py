@@ -278,7 +278,7 @@ def test_lost_results_are_left_out_and_named_through_sql(fresh: Made) -> None:
     with sources(made) as (source,):
         Path(source.place_of("runs", source.read("jobs", ["publication"])["publication"][0].as_py())).unlink()
     with sources(made) as found:
-        answer = run_query("SELECT count(test_loss) AS n FROM runs", found)
+        answer = run_query("SELECT count(job) AS n FROM runs", found)
         assert answer.table.to_pylist() == [{"n": 20}]
         (remark,) = [one.remark() for one in found]
         assert remark is not None
