@@ -57,15 +57,13 @@ def bury(transaction: Transaction, agent_id: int, failure: FailureClass, error: 
 
 def bury_dead_processes(database: Database, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:
     living = (
-        sa.select(agents.c.id, agents.c.pid, agents.c.process_started, agents.c.boot_id)
-        .where(agents.c.host == host, agents.c.state == AgentState.ALIVE.value)
+        sa.select(agents.c.id, agents.c.pid, agents.c.process_started)
+        .where(agents.c.host == host, agents.c.boot_id == boot_id, agents.c.state == AgentState.ALIVE.value)
         .order_by(agents.c.id)
     )
     # The processes are looked at between the two transactions, not inside of one.
     dead = [
-        row.id
-        for row in database.read(lambda t: t.run(living).all())
-        if row.boot_id != boot_id or not is_alive(row.pid, row.process_started)
+        row.id for row in database.read(lambda t: t.run(living).all()) if not is_alive(row.pid, row.process_started)
     ]
     for agent_id in dead:
         database.write(

@@ -324,7 +324,8 @@ class Registry:
     def bury_dead_processes(self, *, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:
         """Takes back at once the leases of this host's dead agents; returns how many agents.
 
-        `is_alive(pid, process_started)` is asked about each agent enlisted since this boot.
+        `boot_id` is `db.clock.machine_id`. `is_alive(pid, process_started)` is asked about each agent that enlisted with
+        the same one; any other, of an earlier boot or another container of this name, lives by its lease alone.
         """
         return agents.bury_dead_processes(self._database, host, boot_id, is_alive)
 

@@ -61,7 +61,10 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentInfo:
-    """Who enlists. `process_started` and `boot_id` tell this process from a later one of the same pid."""
+    """Who enlists. `process_started` and `boot_id` tell this process from any other of the same pid.
+
+    `boot_id` is `db.clock.machine_id`: the boot and the pid namespace.
+    """
 
     host: str
     pid: int
@@ -82,6 +85,7 @@ class AgentRow:
 
     id: int
     host: str
+    boot_id: str
     pid: int
     backend: str
     device: str

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import psutil
 
-from db.clock import boot_id, process_started
+from db.clock import machine_id, process_started
 from db.registry import Registry
+from db.rows import AgentRow
 
 GRACE = 3.0
 """Seconds that a dead agent's supervisor has to report the death itself: only it knows a crash from a loss."""
@@ -33,9 +34,14 @@ def bury_dead(registry: Registry, is_over: Callable[[int, float], bool] | None =
     """Take back what dead agents of this machine held."""
     registry.bury_dead_processes(
         host=socket.gethostname(),
-        boot_id=boot_id(),
+        boot_id=machine_id(),
         is_alive=is_alive if is_over is None else lambda pid, started: not is_over(pid, started),
     )
+
+
+def is_seen_from_here(agent: AgentRow) -> bool:
+    """Whether this agent's pid means something here: it runs on this machine, in this pid namespace."""
+    return agent.host == socket.gethostname() and agent.boot_id == machine_id()
 
 
 def is_alive(pid: int, started: float) -> bool:

@@ -129,6 +129,8 @@ def diagnose(code: int, *, out_of_memory: bool) -> tuple[FailureClass, str]:
         return FailureClass.CRASH, f"the agent's process was killed by signal {signal.Signals(-code).name}"
     if code == Exit.REGISTRY_GONE:
         return FailureClass.LOST, "the registry did not answer the agent"
+    if code == Exit.LEASE_GONE:
+        return FailureClass.LOST, "the agent gave up its jobs: no heartbeat got through, or it made no progress"
     return FailureClass.CRASH, f"the agent's process ended with exit code {code}"
 
 

@@ -17,6 +17,7 @@ import psutil
 from db.home import Home
 from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.deaths import is_seen_from_here
 from orchestrator.machine import Machine
 from orchestrator.supervisor import scope_options
 from sweeps.errors import InputError
@@ -53,7 +54,7 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
 
 def serves(agent: AgentRow, scope: Scope) -> bool:
     """Whether this agent is one of this machine that claims every job of the scope, by its command line."""
-    if agent.host != socket.gethostname():
+    if not is_seen_from_here(agent):
         return False
     try:
         words = psutil.Process(agent.pid).cmdline()
@@ -129,7 +130,7 @@ class LocalBackend(Backend):
 
     def others(self, agents: Sequence[AgentRow]) -> int:
         """Whatever they work for: they take the cores or the GPUs that ours would."""
-        here = [agent for agent in agents if agent.host == socket.gethostname()]
+        here = [agent for agent in agents if is_seen_from_here(agent)]
         return sum(not self._started(agent.pid) for agent in here)
 
     def _started(self, pid: int) -> bool:
