@@ -51,10 +51,6 @@ def retire(transaction: Transaction, agent_id: int) -> None:
     failures.depart(transaction, agent_id, AgentState.RETIRED, FailureClass.PREEMPTED, "retired")
 
 
-def bury(transaction: Transaction, agent_id: int, failure: FailureClass, error: str, slots: int | None) -> int:
-    return failures.bury(transaction, agent_id, failure, error, slots)
-
-
 def bury_dead_processes(database: Database, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:
     living = (
         sa.select(agents.c.id, agents.c.pid, agents.c.process_started)

@@ -87,7 +87,8 @@ def supervise(
         point("supervisor.reporting", agent)
         try:
             with Registry.open(home.registry) as registry:
-                held = registry.bury(int(agent), *diagnose(ended, out_of_memory=oom_kills() > killed_before))
+                failure, words = diagnose(ended, out_of_memory=oom_kills() > killed_before)
+                held = registry.bury(int(agent), failure, words, kind=f"exit {ended}")
         except (RegistryUnavailable, RegistryFull) as error:
             sys.stderr.write(f"qsweep: the death of agent {agent} could not be reported: {error}\n")
             return End(code=exit_code, reported=False)

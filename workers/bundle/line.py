@@ -72,8 +72,10 @@ class Line:
         error: str,
         *,
         slots: int | None = None,
+        kind: str = "",
     ) -> frozenset[int]:
-        return cast("frozenset[int]", self._ask("fail", agent_id, claims, failure_class, error, slots=slots))
+        answer = self._ask("fail", agent_id, claims, failure_class, error, slots=slots, kind=kind)
+        return cast("frozenset[int]", answer)
 
     def pause_for(self, claims: Sequence[Fenced], reason: str) -> None:
         self._ask("pause_for", claims, reason)
