@@ -187,6 +187,7 @@ class EventRow:
     agent_id: int | None
     attempt: int
     detail: str
+    cause: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

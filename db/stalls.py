@@ -52,7 +52,7 @@ def patient_connection() -> Any:
         def _is_served(self) -> bool:
             """Whether the server says, by another connection, that it works on this one's statement."""
             words, own = self.info.dsn, self.pgconn.backend_pid
-            password = {"password": self.info.password} if self.info.password else {}
+            password: dict[str, Any] = {"password": self.info.password} if self.info.password else {}
             look = min(LOOK, max(int(self.silence), 2))
             try:
                 with _Look.connect(words, connect_timeout=look, autocommit=True, **password) as other:
