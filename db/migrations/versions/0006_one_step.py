@@ -1,6 +1,6 @@
 """Files: who writes a publication, when pointers left one, by what the results store is known again. Curves: the epochs
-that a running training has done. Sweeps: when one was launched as written, which is what its bare name means. Causes: what
-kind of failure an event tells of, and which agents have tried a job in vain."""
+that a running training has done. Sweeps: when one was launched as written, which is what its bare name means. Causes:
+what kind of failure an event tells of, and which agents have tried a job in vain."""
 
 from __future__ import annotations
 
