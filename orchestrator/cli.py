@@ -66,7 +66,9 @@ def main() -> None:
     try:
         app()
     except QsweepError as error:
-        sys.stderr.write(f"qsweep: {error}\n")
+        from orchestrator.terminal import broken, width_of
+
+        sys.stderr.write(broken(f"qsweep: {error}", width_of(sys.stderr)) + "\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("qsweep: interrupted\n")

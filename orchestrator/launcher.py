@@ -21,6 +21,7 @@ from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
 from orchestrator.store import check_store, name_store
+from orchestrator.terminal import tell
 from orchestrator.watch import Watch
 from sweeps.code import code_version, freeze
 from sweeps.job import Job
@@ -80,10 +81,10 @@ def launch(
         ground = survey(home, backend, execution, selection.chosen)
     registry, sweep, words = register(home, selection, code=version)
     name_store(home, execution.results)
-    console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
+    tell(console, f"{selection.title}: {words}")
     with registry:
         if ground is None:
-            console.print("Nothing to do: every job is done.")
+            tell(console, "Nothing to do: every job is done.")
             return sweep
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
@@ -127,10 +128,10 @@ def see_through(
         except StartRefused as error:
             if present + error.begun == 0:
                 raise
-            console.print(f"note: {error}", highlight=False, soft_wrap=True)
+            tell(console, f"note: {error}")
             missing = error.begun
         already = f" beside {present} that were there" if present else ""
         noun = "agent" if missing == 1 else "agents"
-        console.print(f"{missing} {noun} started{already}; look with: qsweep status {sweep.name}", soft_wrap=True)
+        tell(console, f"{missing} {noun} started{already}; look with: qsweep status {sweep.name}")
         return
     Watch(home, registry, sweep, backend, fleet, console).run()

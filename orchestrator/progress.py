@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.terminal import tell
 from reports.table import PRECISION_ORDER, precision_name
 from sweeps.job import Job
 
@@ -159,4 +160,4 @@ class Display:
             self._live.update(Group(Text(self.title, style="bold"), bar, end_of_bar, summary, averages_table(progress)))
         elif last or time.monotonic() - self._said >= self.PLAIN_EVERY:
             self._said = time.monotonic()
-            self.console.print(f"{self.title}: {progress.summary()}", highlight=False, soft_wrap=True)
+            tell(self.console, f"{self.title}: {progress.summary()}")

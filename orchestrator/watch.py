@@ -18,6 +18,7 @@ from db.states import SweepState
 from orchestrator.backends.base import Backend, Fleet, StartRefused
 from orchestrator.deaths import Deaths, bury_dead
 from orchestrator.progress import Display, Progress
+from orchestrator.terminal import tell
 from orchestrator.upkeep import Look, Upkeep
 from sweeps.errors import QsweepError
 from sweeps.faults import point
@@ -95,11 +96,10 @@ class Watch:
         if not self.backend.independent:
             self.backend.stop()
         elif not isinstance(error, Ended):
-            self.console.print(
+            tell(
+                self.console,
                 f"This launch ends; agents that are at work or in a queue go on. Look with: qsweep status "
                 f"{self.sweep.name}; watch them again with: qsweep resume {self.sweep.title}",
-                highlight=False,
-                soft_wrap=True,
             )
 
     def _update(self) -> None:
@@ -143,7 +143,7 @@ class Watch:
         try:
             compact(self.home, self.registry, [self.sweep.id])
         except (QsweepError, OSError) as error:  # nothing is lost by it, and nothing has to stop for it
-            self.console.print(f"results files were not merged: {error}", highlight=False, soft_wrap=True)
+            tell(self.console, f"results files were not merged: {error}")
 
     def _counts(self) -> Counts:
         return self.registry.counts(self.sweep.id, self.fleet.scope.selection)
@@ -202,7 +202,7 @@ class Watch:
         """Print what keeps agents from working, once as long as it stays the same."""
         for remark in remarks:
             if remark not in self._said:
-                self.console.print(remark, highlight=False, soft_wrap=True)
+                tell(self.console, remark)
         self._said = frozenset(remarks)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -216,8 +216,9 @@ class Watch:
             self.backend.kill()
 
     def _hand_back(self) -> None:
-        self.console.print(
-            "Stopping: each agent writes a checkpoint and hands its jobs back. Ctrl-C again stops at once."
+        tell(
+            self.console,
+            "Stopping: each agent writes a checkpoint and hands its jobs back. Press Ctrl-C again to stop at once.",
         )
         while self.backend.alive():
             time.sleep(0.1)

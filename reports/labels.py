@@ -33,3 +33,8 @@ FEW = 5
 def short_layer(name: str) -> str:
     """A layer's name, short enough to stand many on an axis: `block1.conv2` is 1.2."""
     return re.sub(r"^block(\d+)\.conv(\d+)$", r"\1.\2", name)
+
+
+def zeroed(value: float, decimals: int) -> float:
+    """The value, or plain 0 where it is shown as 0: nobody means "−0.00"."""
+    return 0.0 if round(value, decimals) == 0 else value

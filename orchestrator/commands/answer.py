@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +72,7 @@ def query(
     registry: RegistryOption = None,
 ) -> None:
     """Ask results and registry by SQL, read-only, while sweeps run or after."""
+    from orchestrator.terminal import say, width_of
     from reports.listing import written
     from reports.query import describe_columns, describe_views, run_query
     from reports.source import all_sources
@@ -86,17 +86,16 @@ def query(
             found = run_query(_given(sql), sources)
         answer = found.table
         for note in found.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}", err=True)
     if form is RowFormat.PARQUET and out is None and sys.stdout.isatty():
         raise InputError("Parquet is not for terminals", place="--format parquet", allowed="name a file by --out")
-    bounded = out is None and sys.stdout.isatty() and not (tables or schema)
-    width = shutil.get_terminal_size().columns if bounded else None
-    deliver(written(answer, form, width=width, rows=SHOWN_ROWS if bounded else None), out)
+    width = width_of(sys.stdout) if out is None else None
+    deliver(written(answer, form, width=width, rows=None if tables or schema else SHOWN_ROWS), out)
 
 
 def _given(sql: str | None) -> str:
     if sql is None:
-        raise InputError("there is no SQL", place="query", allowed="to learn the names: --tables and --schema")
+        raise InputError("no query given", place="query", allowed="see --tables and --schema")
     return sys.stdin.read() if sql == "-" else sql
 
 
@@ -124,7 +123,10 @@ def tables(
         str | None,
         typer.Option("--table", metavar="N|NAME|FILE", help="Only this one, or one that a FILE.toml declares."),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="How to write the tables.")] = Format.MARKDOWN,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="How to write the tables.", show_default="drawn on a terminal, else markdown"),
+    ] = None,
     against_paper: Annotated[
         bool, typer.Option("--against-paper", help="Put the paper's values and the differences beside.")
     ] = False,
@@ -141,28 +143,33 @@ def tables(
     registry: RegistryOption = None,
 ) -> None:
     """Print the paper's tables from the results so far."""
+    from orchestrator.terminal import show_tables, width_of
     from reports.answers import make_tables
-    from reports.render import Layout, render_all
+    from reports.render import Layout, render_all, sheet_of
     from reports.source import opened_source
 
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
         made = make_tables(source, chosen)
+        layout = Layout(against_paper=against_paper, spread=spread)
         if cell is not None:
-            text = _explained(source, made, cell, form)
+            text = _explained(source, made, cell, form or Format.MARKDOWN, None if out else width_of(sys.stdout))
+        elif form is None and out is None:
+            show_tables([sheet_of(one, layout) for one in made])
+            return
         else:
-            text = render_all(made, form, Layout(against_paper=against_paper, spread=spread))
+            text = render_all(made, form or Format.MARKDOWN, layout)
     deliver(text.encode(), out)
 
 
-def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format) -> str:
+def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format, width: int | None) -> str:
     from reports.explanation import explain, told
     from reports.listing import written
 
     if form not in (Format.MARKDOWN, Format.CSV):
         raise InputError(f"an explanation is no {form}", place="--format", allowed="allowed: markdown, csv")
     found = explain(source, tables, cell)
-    return told(found) if form is Format.MARKDOWN else written(found.jobs, RowFormat.CSV).decode()
+    return told(found, width) if form is Format.MARKDOWN else written(found.jobs, RowFormat.CSV).decode()
 
 
 def export(
@@ -266,18 +273,23 @@ def analyze(
     as_json: JsonOption = False,
 ) -> None:
     """Say what goes with the generalization gap, how precisions compare, and which of the paper's claims hold."""
+    from orchestrator.terminal import show, show_document
     from reports.analysis.analysis import Options
     from reports.analysis.claims import Margins
     from reports.analysis.pairing import Bootstrap
-    from reports.analysis.text import analysis_content, render_analysis
+    from reports.analysis.text import analysis_content, analysis_parts
     from reports.evidence import gather
-    from reports.inversion import paper_content, render_paper
+    from reports.inversion import paper_content, paper_sheet
+    from reports.sheet import markdown
     from reports.source import opened_source
 
     if paper and (name or bundle):
         raise InputError("--paper is about the paper's own tables", place="analyze", allowed="without NAME and --from")
     if paper:
-        typer.echo(json.dumps(paper_content()) if as_json else render_paper(), nl=as_json)
+        if as_json:
+            typer.echo(json.dumps(paper_content()))
+        else:
+            show(paper_sheet(), piped=markdown)
         return
     options = Options(
         bootstrap=Bootstrap(resamples=resamples, seed=seed),
@@ -286,4 +298,7 @@ def analyze(
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
         analysis = gather(source, options).analysis
-    typer.echo(json.dumps(analysis_content(analysis)) if as_json else render_analysis(analysis), nl=as_json)
+    if as_json:
+        typer.echo(json.dumps(analysis_content(analysis)))
+    else:
+        show_document(analysis_parts(analysis))

@@ -22,7 +22,7 @@ from orchestrator.options import (
     size_text,
 )
 
-database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
+database = typer.Typer(no_args_is_help=True, help="Manage the registry database.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,14 +40,14 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine, the home, the registry and the data sets; exit 1 if a sweep could not run."""
-    from orchestrator.checkup import examine
+    from orchestrator.checkup import examine, finding_sheet
+    from orchestrator.terminal import show
 
     findings = examine(home_of(home, registry, data))
     if as_json:
         typer.echo(json.dumps([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings]))
     else:
-        for one in findings:
-            typer.echo(f"{'ok  ' if one.ok else 'FAIL' if one.needed else '-   '}  {one.part:<10} {one.text}")
+        show(finding_sheet(findings))
     if any(one.needed and not one.ok for one in findings):
         raise typer.Exit(1)
 
@@ -55,6 +55,8 @@ def doctor(
 def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
     """Show what the home takes on the disk, and how much of it nothing points to."""
     from db.garbage import find_garbage, measure_usage
+    from orchestrator.terminal import show
+    from reports.sheet import Sheet, headings
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -62,9 +64,12 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in usage]))
         return
-    typer.echo(f"{'folder':<12}{'files':>8}{'size':>10}{'garbage':>10}")
-    for one in usage:
-        typer.echo(f"{one.name:<12}{one.files:>8}{size_text(one.size):>10}{size_text(one.garbage):>10}")
+    show(
+        Sheet(
+            headings=headings("folder", "files", "size", "garbage", numeric=["files", "size", "garbage"]),
+            rows=tuple((one.name, f"{one.files}", size_text(one.size), size_text(one.garbage)) for one in usage),
+        )
+    )
 
 
 def gc(
@@ -74,6 +79,7 @@ def gc(
 ) -> None:
     """Delete files that no job points to and that nobody is writing."""
     from db.garbage import find_garbage
+    from orchestrator.terminal import counted, say
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -84,7 +90,7 @@ def gc(
             typer.echo(str(path.relative_to(place.root)))
         else:
             path.unlink(missing_ok=True)
-    typer.echo(f"{len(garbage)} files, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
+    say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would be deleted" if dry_run else " deleted"))
 
 
 def compact(
@@ -98,6 +104,7 @@ def compact(
 ) -> None:
     """Merge thousands of small results files into a few, while sweeps run or after. No answer changes."""
     from db.compaction import compact as merge
+    from orchestrator.terminal import counted, say
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -108,11 +115,12 @@ def compact(
         return
     for one in merged:
         if one.skipped:
-            typer.echo(f"{one.skipped} publications of {one.kind} jobs were written by a newer qsweep: left alone")
+            say(f"{counted(one.skipped, 'file')} of {one.kind} results were written by a newer qsweep: left alone")
         if one.before:
-            typer.echo(f"{one.moved} results of {one.kind} jobs: {one.before} publications are now {one.after}")
+            results = counted(one.moved, f"{one.kind} result")
+            say(f"merged {counted(one.before, 'result file')} into {one.after} ({results})")
     if any(one.before for one in merged):
-        typer.echo("qsweep gc deletes the old files once they are an hour old")
+        say("qsweep gc deletes the old files once they are an hour old")
     else:
         typer.echo("nothing to merge")
 
@@ -166,6 +174,7 @@ def serve(
 def check(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
     from db.audit import audit
+    from orchestrator.terminal import counted, say
 
     place = home_of(home, registry)
     problems = audit(place)
@@ -173,7 +182,7 @@ def check(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_j
         typer.echo(json.dumps(problems))
     else:
         for problem in problems:
-            typer.echo(problem)
-        typer.echo("the registry is sound" if not problems else f"{len(problems)} problems")
+            say(f"- {problem}")
+        say("the registry is sound" if not problems else counted(len(problems), "problem"))
     if problems:
         raise typer.Exit(1)

@@ -142,6 +142,7 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
 
     from orchestrator.machine import probe
     from orchestrator.surveying import survey
+    from orchestrator.terminal import tell
 
     found = {one.identity: one.found() for one in wanted}
     missing = [one for one in wanted if found[one.identity] is None]
@@ -159,10 +160,10 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
                 for grid in computed:
                     found[grid.identity] = grid
                     seconds = grid.provenance["seconds"]
-                    console.print(f"{grid.precision} of {_jobs(grid)}: {seconds:.1f} s of compute", highlight=False)
+                    tell(console, f"{grid.precision} of {_jobs(grid)}: {seconds:.1f} s of compute")
             except KeyboardInterrupt:
                 done = sum(grid is not None for grid in found.values())
-                console.print(f"interrupted with {done} landscapes done; the same command goes on", highlight=False)
+                tell(console, f"interrupted with {done} landscapes done; run the same command to resume")
                 raise
     return [grid for grid in found.values() if grid is not None]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
     from db.rows import JobRow
+    from reports.sheet import Sheet
     from sweeps.job import Job
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
@@ -67,6 +67,8 @@ def status(
     ] = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
+    from orchestrator.terminal import counted, say, show
+
     place = home_of(home, registry)
     if watching:
         _watch(place, name, as_json=as_json)
@@ -100,21 +102,34 @@ def status(
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
         return
-    width = max(len("sweep"), *(len(row["sweep"]) for row in rows))
-    typer.echo(f"{'sweep':<{width}}" + "".join(f"{state.value:>10}" for state in State) + f"{'of':>8}  state")
-    for row in rows:
-        typer.echo(
-            f"{row['sweep']:<{width}}"
-            + "".join(f"{row[state.value]:>10}" for state in State)
-            + f"{row['size']:>8}  {row['state']}"
-        )
+    show(_status_sheet(rows))
     for agent in agents:
-        typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
+        say(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
     for one in away:
         packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
-        typer.echo(f"bundle {one.id}, {one.name}: {one.jobs} jobs are away since {packed} (counted as running)")
+        say(f"bundle {one.id}: {counted(one.jobs, 'job')} checked out to {one.name} since {packed}")
     for remark in remarks:
-        typer.echo(remark)
+        say(remark)
+
+
+def _status_sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
+    """One line a sweep; on a narrow terminal the count of cancelled jobs is left out first."""
+    from reports.sheet import Heading, Sheet
+
+    counts = [state.value for state in State]
+    names = ("sweep", *counts, "of", "state")
+    return Sheet(
+        headings=tuple(
+            Heading(
+                name=name,
+                numeric=name in (*counts, "of"),
+                copied=name == "sweep",
+                spare=1 if name == State.CANCELLED.value else 0,
+            )
+            for name in names
+        ),
+        rows=tuple((row["sweep"], *(f"{row[one]}" for one in counts), f"{row['size']}", row["state"]) for row in rows),
+    )
 
 
 def _remarks(home: Home, open_ones: list[int]) -> list[str]:
@@ -198,6 +213,7 @@ def _job_table(jobs: list[Job], rows: dict[str, JobRow], varying: list[str]) -> 
     """One line a job: its state, the class of its failure if any has one, and the settings in which jobs differ."""
     import pyarrow as pa
 
+    from orchestrator.terminal import width_of
     from reports.listing import listed
 
     stored = [rows[job.identity] for job in jobs]
@@ -209,8 +225,7 @@ def _job_table(jobs: list[Job], rows: dict[str, JobRow], varying: list[str]) -> 
         columns["failure"] = [row.failure_class and row.failure_class.value for row in stored]
     settings = [job.settings() for job in jobs]
     columns |= {name: [_short(one.get(name)) for one in settings] for name in varying}
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return listed(pa.table(columns), width=width, hint="all with --json")
+    return listed(pa.table(columns), width=width_of(sys.stdout), hint="all with --json")
 
 
 def _short(value: Any) -> Any:

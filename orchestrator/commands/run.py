@@ -71,7 +71,8 @@ ResultsOption = Annotated[
     typer.Option(
         "--results",
         metavar="URL",
-        help="Keep the results of this home at a URL that pyarrow knows, e.g. s3://bucket/sweeps. Said once.",
+        help="Keep the results of this home at a URL that pyarrow knows, e.g. s3://bucket/sweeps. Needed only once; "
+        "the home remembers it.",
         show_default="results/ in the home",
     ),
 ]
@@ -128,18 +129,19 @@ def launch(
     registry: RegistryOption = None,
     data: DataOption = None,
 ) -> None:
-    """Register what is missing of a sweep, run it, show progress, end with its tables. Again: resume."""
+    """Register what is missing of a sweep, run it, show progress, end with its tables. Run it again to resume."""
     from rich.console import Console
 
     from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
     from orchestrator.selection import read_selection
+    from orchestrator.terminal import tell
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     place = home_of(home, registry, data)
     console = Console(stderr=True)
     for warning in selection.warnings():
-        console.print(f"note: {warning}", highlight=False, soft_wrap=True)
+        tell(console, f"note: {warning}")
     sweep = launch_selection(
         place,
         selection,
@@ -176,7 +178,7 @@ def resume(
     registry: RegistryOption = None,
     data: DataOption = None,
 ) -> None:
-    """Go on with a launched sweep, from the registry alone."""
+    """Resume a launched sweep; no sweep file needed."""
     from rich.console import Console
 
     from db.registry import Registry
@@ -187,6 +189,7 @@ def resume(
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
     from orchestrator.starts import fleet_size, recorded
+    from orchestrator.terminal import counted, tell
     from orchestrator.tuning.run import Ground
     from reports.answers import spec_of
 
@@ -201,7 +204,7 @@ def resume(
             go_on(place, found, trials, console, code=code)
             return
         waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
-        console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
+        tell(console, f"{found.title}: {counted(len(waiting), 'job')} to do")
         if waiting:
             starts = recorded(place, found.id)
             chosen = choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory), starts)
@@ -260,22 +263,26 @@ def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float 
 def _finish(home: Home, sweep: Sweep) -> None:
     """Print the sweep's tables; exit with 1 if some of its jobs failed."""
     from db.registry import Registry
-    from reports.answers import render_tables
-    from reports.formats import Format
+    from orchestrator.terminal import counted, say, show
     from reports.render import Layout
+    from reports.sheet import markdown
     from reports.source import RegistrySource
+    from reports.summary import summarize
 
     registry = Registry.open(home.registry)
     try:
-        typer.echo(
-            render_tables(RegistrySource(home, registry, sweep), Format.MARKDOWN, Layout(against_paper=True)), nl=False
-        )
+        summaries = list(summarize(RegistrySource(home, registry, sweep), Layout(against_paper=True)))
         counts = registry.counts(sweep.id)
     finally:
         registry.close()
+    for number, one in enumerate(summaries):
+        typer.echo("\n" * bool(number), nl=False)
+        show(one.sheet, piped=markdown)
+        if one.rest:
+            say(f"\n{one.rest}")
     failed = counts.failed
     if counts.away:
-        typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
+        say(f"{counted(counts.away, 'job')} checked out to bundles; see: qsweep status", err=True)
     if failed:
-        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+        say(f"{counted(failed, 'job')} failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)

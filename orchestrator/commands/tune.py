@@ -77,11 +77,15 @@ def tune(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tune over a sweep's axes with Ray Tune, bit width among them; end with the best trials. Again: resume."""
+    """Tune over a sweep's axes with Ray Tune, bit width among them; end with the best trials.
+
+    Run it again to resume.
+    """
     from rich.console import Console
 
     from orchestrator.cluster import Wanted, named_address
     from orchestrator.selection import read_selection
+    from orchestrator.terminal import tell
     from orchestrator.tuning.run import Ground, make_selection
     from orchestrator.tuning.run import tune as see_through
     from sweeps.tuning import VAL_FRACTION, Tuning, check_metric
@@ -91,7 +95,7 @@ def tune(
     selection = read_selection(source, changes=changes or ())
     given = {*dict(selection.spec.fixed), *(axis.name for axis in selection.spec.axes)}
     if metric.startswith("val_") and "val_fraction" not in given:
-        console.print(f"note: val_fraction = {VAL_FRACTION}; change it with --set", highlight=False, soft_wrap=True)
+        tell(console, f"note: val_fraction = {VAL_FRACTION}; change it with --set")
         selection = read_selection(source, changes=[*(changes or ()), f"val_fraction={VAL_FRACTION}"])
     tuning = Tuning(
         metric=metric, mode=natural, scheduler=scheduler, search=search, samples=samples, grace=grace,
@@ -116,7 +120,8 @@ def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: C
 def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
     """Print the best trials; exit with 1 if some jobs failed."""
     from db.registry import Registry
-    from orchestrator.tuning.answer import read_trials, render_trials
+    from orchestrator.terminal import counted, say, show_tables
+    from orchestrator.tuning.answer import read_trials, trial_sheets
 
     with Registry.open(home.registry) as opened:
         trials = read_trials(home, opened, sweep)
@@ -124,7 +129,7 @@ def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps({"sweep": sweep.title, "trials": [asdict(one) for one in trials]}))
     else:
-        typer.echo(render_trials(sweep, trials), nl=False)
+        show_tables(trial_sheets(sweep, trials))
     if failed:
-        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+        say(f"{counted(failed, 'job')} failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)

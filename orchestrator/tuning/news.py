@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console
 
+from orchestrator.terminal import tell
 from sweeps.tuning import Tuning
 
 EVERY = 15.0
@@ -52,7 +53,7 @@ class News(Callback):
         self._ended += 1
         result = trial.last_result or {}
         if "problem" in result:
-            self._console.print(result["problem"], highlight=False, soft_wrap=True)
+            tell(self._console, result["problem"])
         self._say(last=self._ended == self._trials)
 
     def _take(self, result: dict[str, Any]) -> None:
@@ -67,4 +68,4 @@ class News(Callback):
         best = "" if self._best is None else f" · best {self._tuning.metric} so far {self._best:.4f}"
         early = self._ended - len(self._whole)
         text = f"{self._title}: {self._ended}/{self._trials} trials ended, {early} of them early{best}"
-        self._console.print(text, highlight=False, soft_wrap=True)
+        tell(self._console, text)

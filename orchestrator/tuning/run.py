@@ -26,6 +26,7 @@ from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
+from orchestrator.terminal import tell
 from orchestrator.tuning.space import Space, drawn_jobs
 from orchestrator.watch import Interrupted
 from reports.answers import spec_of
@@ -94,9 +95,7 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
         check_reach(home, site.hosts)
         first = () if _tuning(selection).search is Search.OPTUNA else drawn_jobs(selection.chosen, _tuning(selection))
         registry, sweep, words = register(home, replace(selection, chosen=tuple(first)), code=version, paused=AT_WORK)
-        console.print(
-            f"{selection.title}: {words if first else 'Optuna draws the jobs'}", highlight=False, soft_wrap=True
-        )
+        tell(console, f"{selection.title}: {words if first else 'Optuna draws the jobs'}")
         with registry:
             for one in machine.weights:
                 one.keep()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from reports.analysis.analysis import Analysis, Association, Options
 from reports.analysis.claims import ALPHA, Claim, Number
 from reports.analysis.correlation import Environment
 from reports.analysis.pairing import Paired
+from reports.sheet import Heading, Part, Sheet, document
 
 MISSING = "–"
 
@@ -26,10 +27,15 @@ def analysis_content(analysis: Analysis) -> dict[str, Any]:
 
 def render_analysis(analysis: Analysis) -> str:
     """The analysis as Markdown that ends with a newline, equal for equal results."""
+    return document(analysis_parts(analysis))
+
+
+def analysis_parts(analysis: Analysis) -> list[Part]:
+    """The analysis as it is printed: headings, tables and what a reader has to know of them."""
     head = f"# {analysis.sweep}: {analysis.done} of {analysis.expected} models"
     if analysis.left_out:
         head += f", {analysis.left_out} of them diverged and left out"
-    parts = [head, "## The paper's claims", _claims(analysis.claims)]
+    parts: list[Part] = [head, "## The paper's claims", _claims(analysis.claims)]
     parts += [*_numbers(analysis.claims), claim_note(analysis.options)]
     if analysis.comparisons:
         parts += ["## Each precision against FP32, over matched configurations", _comparisons(analysis)]
@@ -37,7 +43,7 @@ def render_analysis(analysis: Analysis) -> str:
     if analysis.associations:
         parts += ["## What goes with the generalization gap", _associations(analysis.associations)]
         parts.append(_listed(ASSOCIATION_NOTES))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 ASSOCIATION_NOTES = (
@@ -74,19 +80,30 @@ def _listed(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _claims(claims: Sequence[Claim]) -> str:
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int, title: str = "", subtitle: str = ""
+) -> Sheet:
+    """A sheet whose first `texts` columns are texts."""
+    return Sheet(
+        headings=tuple(Heading(name=name, numeric=index >= texts) for index, name in enumerate(header)),
+        rows=tuple(tuple(row) for row in rows),
+        title=title,
+        subtitle=subtitle,
+    )
+
+
+def _claims(claims: Sequence[Claim]) -> Sheet:
     rows = [[claim.group, claim.statement, claim.where, str(claim.verdict), claim.reason] for claim in claims]
     return table(["Models", "Claim", "Paper", "Verdict", "Why"], rows, texts=5)
 
 
-def _numbers(claims: Sequence[Claim]) -> list[str]:
-    parts = []
-    for claim in claims:
-        if claim.numbers:
-            rows = [_number(number) for number in claim.numbers]
-            header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p"]
-            parts.append(f"**{claim.statement}** — {claim.group}\n\n{table(header, rows, texts=3)}")
-    return parts
+def _numbers(claims: Sequence[Claim]) -> list[Sheet]:
+    header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p"]
+    return [
+        table(header, map(_number, claim.numbers), texts=3, title=claim.statement, subtitle=claim.group)
+        for claim in claims
+        if claim.numbers
+    ]
 
 
 def _number(number: Number) -> list[str]:
@@ -100,7 +117,7 @@ def _number(number: Number) -> list[str]:
     ]
 
 
-def _comparisons(analysis: Analysis) -> str:
+def _comparisons(analysis: Analysis) -> Sheet:
     rows = [[group, one.metric, one.precision, *comparison_cells(one)] for group, one in analysis.comparisons]
     header = ["Models", "Metric", "Precision", *COMPARISON_HEADER]
     return table(header, rows, texts=3)
@@ -123,9 +140,25 @@ def comparison_cells(one: Paired) -> list[str]:
     ]
 
 
-def _associations(associations: Iterable[Association]) -> str:
+def _associations(associations: Iterable[Association]) -> Sheet:
     rows = [[one.group, one.name, one.convention, *association_cells(one)] for one in associations]
-    return table(["Models", "Quantity", "Convention", *ASSOCIATION_HEADER], rows, texts=3)
+    return association_sheet(rows)
+
+
+def association_sheet(rows: Sequence[Sequence[str]]) -> Sheet:
+    """The table of associations. τ within each precision and ψ by hyperparameter are the first to be left out."""
+    found = table(["Models", "Quantity", "Convention", *ASSOCIATION_HEADER], rows, texts=3)
+    return replace(
+        found,
+        headings=tuple(
+            replace(one, numeric=one.numeric and one.name not in WORDS, spare=SPARE.get(one.name, 0))
+            for one in found.headings
+        ),
+    )
+
+
+WORDS = ("τ within precisions", "ψ by hyperparameter")
+SPARE = {"ψ by hyperparameter": 6, "τ within precisions": 5, "filtered": 4, "worst": 3, "Ψ": 2, "Sign-error: mean": 1}
 
 
 ASSOCIATION_HEADER = (
@@ -168,22 +201,6 @@ def _filtered(environments: Sequence[Environment]) -> str:
     errors = [one.error for one in environments]
     effective = sum(one.effective for one in environments)
     return f"{float(np.mean(errors)):.2f} ({effective:.0f} pairs)"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> str:
-    """An aligned Markdown table, its first `texts` columns to the left."""
-    lines = [list(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(header))]
-    rule = ["-" * width if index < texts else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(width) if index < texts else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in (lines[0], rule, *lines[1:])
-    )
 
 
 def shown(value: float | None, decimals: int = 4, *, signed: bool = False) -> str:
