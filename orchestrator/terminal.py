@@ -40,7 +40,7 @@ def show(sheet: Sheet, *, piped: Callable[[Sheet], str] = plain, rows: int | Non
     if width is None:
         typer.echo(piped(sheet), nl=False)
         return
-    from reports.drawing import drawn
+    from reports.screen import drawn
 
     typer.echo(drawn(sheet, width, rows=rows), nl=False)
 
@@ -51,7 +51,7 @@ def show_document(parts: Sequence[Part]) -> None:
     if width is None:
         typer.echo(document(parts), nl=False)
         return
-    from reports.drawing import drawn_document
+    from reports.screen import drawn_document
 
     typer.echo(drawn_document(parts, width), nl=False)
 
@@ -80,7 +80,7 @@ def broken(text: str, width: int | None) -> str:
     need be. Without a width as it is."""
     if width is None:
         return text
-    from reports.drawing import paragraph
+    from reports.screen import paragraph
 
     lines = []
     for line in text.split("\n"):

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types
 
-from reports.drawing import drawn
 from reports.formats import RowFormat
+from reports.screen import drawn
 from reports.sheet import Heading, Sheet, plain, spares
 
 MISSING = "–"

@@ -1,6 +1,6 @@
 """A table of texts, described once, and how it stands in Markdown and in plain text.
 
-`reports.drawing` draws the same description for a terminal, `reports.html` for a page, `reports.render` in LaTeX.
+`reports.screen` draws the same description for a terminal, `reports.html` for a page, `reports.render` in LaTeX.
 """
 
 from __future__ import annotations

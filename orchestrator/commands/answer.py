@@ -232,8 +232,8 @@ def figures(
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         typer.echo(source.title, err=True)
-        for path in draw_figures(gather(source), out, chosen=chosen or (), form=form):
-            typer.echo(str(path))
+        evidence = gather(source)
+        draw_figures(evidence, out, chosen=chosen or (), form=form, tell=lambda path: typer.echo(str(path)))
 
 
 def report(
