@@ -220,8 +220,8 @@ def _step_sizes(evidence: Evidence, models: Models) -> Drawn:
     legend_above(figure, panels[0])
     say_below(
         figure,
-        f"{_counted(models)}; n of them have step sizes in a panel. {layer_note(found['layer'])} Median over the models "
-        "of a precision, and the range from the 10th to the 90th percentile.",
+        f"{_counted(models)}; n of them have step sizes in a panel. {layer_note(found['layer'])} Median over the "
+        "models of a precision, and the range from the 10th to the 90th percentile.",
     )
     return [("", figure)]
 

@@ -62,6 +62,7 @@ def comparison_notes(options: Options) -> tuple[str, ...]:
         "A difference is precision − FP32, averaged over configurations that differ in nothing else; bootstrap "
         f"(BCa, {bootstrap.resamples:,} resamples, seed {bootstrap.seed}). Improved: the share of configurations with "
         "a smaller gap or loss, or a higher accuracy (ties half), with Wilson's 95% interval.",
+        "Accuracies in percent, their differences in percentage points.",
         "A grid is no random sample: intervals and tests speak of configurations like those of the grid.",
     )
 
@@ -111,10 +112,28 @@ def _number(number: Number) -> list[str]:
         number.label,
         str(number.verdict or ""),
         number.note,
-        shown(number.value),
-        span(number.low, number.high),
+        quantity_text(number),
+        quantity_span(number),
         "" if number.p_value is None else p_text(number.p_value),
     ]
+
+
+def quantity_text(number: Number) -> str:
+    """The value of a quantity: accuracies in percent."""
+    if number.value is None or not _is_accuracy(number.label):
+        return shown(number.value)
+    return f"{shown(100 * number.value, 2)}%" if " at " in number.label else f"{shown(100 * number.value, 2)} points"
+
+
+def quantity_span(number: Number) -> str:
+    """The interval of a quantity: accuracies in percent."""
+    if number.low is None or number.high is None or not _is_accuracy(number.label):
+        return span(number.low, number.high)
+    return f"[{shown(100 * number.low, 2)}, {shown(100 * number.high, 2)}]"
+
+
+def _is_accuracy(name: str) -> bool:
+    return "accuracy" in name
 
 
 def _comparisons(analysis: Analysis) -> Sheet:
@@ -128,11 +147,13 @@ COMPARISON_HEADER = ("FP32", "Mean", "Difference", "95% interval", "p (t)", "p (
 
 def comparison_cells(one: Paired) -> list[str]:
     """The cells below COMPARISON_HEADER."""
+    factor, digits = (100.0, 2) if _is_accuracy(one.metric) else (1.0, 4)
+    low, high = (None if value is None else factor * value for value in (one.low, one.high))
     return [
-        shown(one.reference),
-        shown(one.mean),
-        shown(one.difference, signed=True),
-        span(one.low, one.high, signed=True),
+        shown(factor * one.reference, digits),
+        shown(factor * one.mean, digits),
+        shown(factor * one.difference, digits, signed=True),
+        span(low, high, digits, signed=True),
         p_text(one.t_p),
         p_text(one.adjusted_p),
         f"{100 * one.improved:.0f}% [{100 * one.improved_low:.0f}, {100 * one.improved_high:.0f}]",
@@ -213,9 +234,11 @@ def shown(value: float | None, decimals: int = 4, *, signed: bool = False) -> st
     return f"{value:{sign}.{decimals}f}"
 
 
-def span(low: float | None, high: float | None, *, signed: bool = False) -> str:
+def span(low: float | None, high: float | None, decimals: int = 4, *, signed: bool = False) -> str:
     """An interval, or nothing."""
-    return "" if low is None or high is None else f"[{shown(low, signed=signed)}, {shown(high, signed=signed)}]"
+    if low is None or high is None:
+        return ""
+    return f"[{shown(low, decimals, signed=signed)}, {shown(high, decimals, signed=signed)}]"
 
 
 def p_text(value: float | None) -> str:
