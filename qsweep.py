@@ -2,8 +2,8 @@
 
 import qsweep
 
-runs = qsweep.results("digits-grid")             # one row a trained model
-epochs = qsweep.results("digits-grid", "epochs")  # one row an epoch of each model
+runs = qsweep.results("digits-grid")             # one row per trained model
+epochs = qsweep.results("digits-grid", "epochs")  # one row per epoch of each model
 gaps = qsweep.query("SELECT bits, avg(generalization_gap) AS gap FROM runs GROUP BY bits")
 print(qsweep.tables("digits-grid", against_paper=True))
 """
@@ -60,7 +60,7 @@ def results(
 ) -> pd.DataFrame:
     """The committed results of a launched sweep, while it runs or after.
 
-    `kind` is `runs` (one row a job: settings, losses, accuracies as fractions), `epochs`, `layers`, `measures` or
+    `kind` is `runs` (one row per job: settings, losses, accuracies as fractions), `epochs`, `layers`, `measures` or
     `distortions`; or `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the variant launched
     last) or NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
     `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.

@@ -10,7 +10,7 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import Calibration, JobRow
 from db.states import State
-from orchestrator.estimates import Speeds
+from orchestrator.estimates import Basis, Speeds
 from orchestrator.machine import Machine
 from orchestrator.options import size_text
 from orchestrator.planner import CohortPlan, Plan, make_plan
@@ -36,9 +36,17 @@ class Outlook:
         if not plan.cohorts:
             yield "time    none: every job is done"
             return
-        surety = ", ".join(f"{share:.0%} of the work {basis}" for basis, share in plan.basis.items())
+        surety = ", ".join(_basis_text(basis, share) for basis, share in plan.basis.items())
         yield f"time    about {duration(plan.seconds)} on {plan.workers} agents ({self.device}; {surety})"
         yield f"idle    {plan.idle:.0%} of the agents' time, waiting for the last cohort"
+
+
+def _basis_text(basis: str, share: float) -> str:
+    """What an estimate rests on."""
+    if basis != Basis.GUESS:
+        return f"{share:.0%} of the work {basis}"
+    rough = "rough estimate" if share == 1 else f"{share:.0%} of the work a rough estimate"
+    return f"{rough}: nothing measured here yet, run qsweep calibrate"
 
 
 def cohort_sheet(cohorts: Sequence[CohortPlan]) -> Sheet:

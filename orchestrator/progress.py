@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.terminal import tell
+from reports.screen import paragraph
 from reports.table import PRECISION_ORDER, precision_name
 from sweeps.job import Job
 
@@ -28,14 +29,17 @@ AVERAGES = (
 """Columns of the running averages: result, label, scale, decimals."""
 
 
+WINDOW = 600.0
+"""Seconds back to which the speed counts."""
+
+
 @dataclass
 class Progress:
     """What is known of a running sweep, updated from the registry and the results."""
 
     jobs: Mapping[str, Job]
-    started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
     done: set[str] = field(default_factory=set)
-    at_start: int | None = None
     running: int = 0
     failed: int = 0
     queued: int = 0
@@ -44,8 +48,8 @@ class Progress:
     partial: float = 0.0
     """Operations done by cohorts that still run."""
     averages: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    _spent: float = 0.0
-    _partial_at_start: float = 0.0
+    _looks: deque[tuple[float, float]] = field(default_factory=deque)
+    """When it was looked, and the operations that were done by then."""
 
     def add_results(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Take in the rows of jobs that have finished."""
@@ -59,19 +63,28 @@ class Progress:
                     self.averages[precision_name(int(str(row["bits"])))][column].append(float(value))
 
     def add_notes(self, notes: Sequence[str]) -> None:
-        """Take in what the agents say that they are doing."""
+        """Take in what the agents say that they are doing. A cohort that ended between two looks is not lost: its
+        operations count until its results do."""
         cost = {job.cohort_key: job.cost for job in self.jobs.values()}
-        self.partial = 0.0
+        now = 0.0
         for text in notes:
             note = json.loads(text) if text else {}
             if note.get("cohort") in cost:
-                self.partial += cost[note["cohort"]] * note["jobs"] * note["step"] / note["steps"]
+                now += cost[note["cohort"]] * note["jobs"] * note["step"] / max(note["steps"], 1)
+        self.partial = now
+
+    def look(self) -> None:
+        """Remember how much is done now: the speed is that of the last WINDOW seconds."""
+        now = self.clock()
+        done = max(self._cost_done() + self.partial, self._looks[-1][1] if self._looks else 0.0)
+        self._looks.append((now, done))
+        while now - self._looks[0][0] > WINDOW and len(self._looks) > 2:
+            self._looks.popleft()
 
     def mark_start(self) -> None:
         """What is done so far was done before this launch."""
-        self.at_start = len(self.done)
-        self._spent = self._cost_done()
-        self._partial_at_start = self.partial
+        self._looks.clear()
+        self.look()
 
     def _cost_done(self) -> float:
         return sum(self.jobs[identity].cost for identity in self.done if identity in self.jobs)
@@ -82,27 +95,53 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Models finished a minute since the launch."""
-        return 60 * (len(self.done) - (self.at_start or 0)) / max(time.monotonic() - self.started, 1e-9)
+        """Jobs finished per minute since the launch, those that run by the part of them that is done."""
+        since = self._since()
+        mean = sum(job.cost for job in self.jobs.values()) / max(self.total, 1)
+        return 60 * since[1] / max(since[0], 1e-9) / mean if mean else 0.0
+
+    @property
+    def share(self) -> float:
+        """How much of the operations is done."""
+        total = sum(job.cost for job in self.jobs.values())
+        return min(self._looks[-1][1] / total, 1.0) if total and self._looks else 0.0
 
     @property
     def seconds_left(self) -> float:
-        """From the operations done since the launch and those left; NaN before anything is done."""
-        total = sum(job.cost for job in self.jobs.values())
-        done = self._cost_done() + self.partial
-        since = done - self._spent - self._partial_at_start
+        """From the operations done lately, running jobs' among them, and those left; NaN before anything is done."""
+        seconds, since = self._since()
         if since <= 0:
             return math.nan
-        return max(total - done, 0.0) / since * (time.monotonic() - self.started)
+        total = sum(job.cost for job in self.jobs.values())
+        return max(total - self._looks[-1][1], 0.0) / since * seconds
+
+    def _since(self) -> tuple[float, float]:
+        """Seconds, and operations done in them, over the window."""
+        if not self._looks:
+            return 0.0, 0.0
+        (then, before), (now, after) = self._looks[0], self._looks[-1]
+        return now - then, after - before
 
     def summary(self) -> str:
         """One line."""
-        left = "unknown" if math.isnan(self.seconds_left) else duration(self.seconds_left)
         return (
             f"{len(self.done)}/{self.total} done, {self.running} running, {self.queued} queued, {self.failed} failed"
             f"{f', {self.away} away in bundles' if self.away else ''}"
-            f" · {self.rate:.0f} models/min · {left} left"
+            f" · {_rate_text(self.rate)} · {self._left()}"
         )
+
+    def _left(self) -> str:
+        if not self.running + self.queued:
+            return "complete" if len(self.done) >= self.total else "ended"
+        seconds = self.seconds_left
+        if math.isnan(seconds) or seconds < 0.5:  # all is reckoned as done, and yet some of it runs
+            return "time left: unknown"
+        return f"{duration(seconds)} left"
+
+
+def _rate_text(rate: float) -> str:
+    shown = f"{rate:.0f}" if rate >= 10 or not rate else f"{rate:.1f}"
+    return f"{shown} {'job' if shown == '1' else 'jobs'}/min"
 
 
 def duration(seconds: float) -> str:
@@ -132,16 +171,37 @@ def averages_table(progress: Progress) -> Table:
     return table
 
 
+class Rhythm:
+    """When a plain line of progress is due: at once, for each tenth of the work, and between them ever more rarely."""
+
+    FIRST, LONGEST = 15.0, 600.0
+    """Seconds until the second line; each pause is twice the one before, up to the longest."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said = -math.inf
+        self._pause = self.FIRST
+        self._tenths = 0
+
+    def is_due(self, share: float) -> bool:
+        """Whether to say now that this share of the work is done; then it counts as said."""
+        now, tenths = self._clock(), int(10 * share)
+        if tenths <= self._tenths and now - self._said < self._pause:
+            return False
+        if tenths <= self._tenths and self._said > -math.inf:
+            self._pause = min(2 * self._pause, self.LONGEST)
+        self._said, self._tenths = now, tenths
+        return True
+
+
 class Display:
-    """Shows progress: live on a terminal, else a plain line from time to time."""
+    """Shows progress: live on a terminal, else plain lines."""
 
-    PLAIN_EVERY = 15.0
-
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, rhythm: Rhythm | None = None) -> None:
         self.console = console
         self.title = title
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
-        self._said = -math.inf
+        self._rhythm = rhythm or Rhythm()
 
     def __enter__(self) -> Display:
         if self._live:
@@ -154,10 +214,9 @@ class Display:
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
         if self._live:
-            bar = ProgressBar(total=progress.total, completed=len(progress.done), width=min(self.console.width, 80))
+            bar = ProgressBar(total=1.0, completed=progress.share, width=min(self.console.width, 80))
             end_of_bar = Text("")  # a ProgressBar does not end its line
-            summary = Text(progress.summary())
+            summary = Text("\n".join(paragraph(progress.summary(), self.console.width)))
             self._live.update(Group(Text(self.title, style="bold"), bar, end_of_bar, summary, averages_table(progress)))
-        elif last or time.monotonic() - self._said >= self.PLAIN_EVERY:
-            self._said = time.monotonic()
+        elif self._rhythm.is_due(len(progress.done) / max(progress.total, 1)) or last:
             tell(self.console, f"{self.title}: {progress.summary()}")

@@ -111,8 +111,12 @@ class Watch:
         )
         self.progress.away = counts.away
         self.progress.add_notes([agent.note for agent in self.registry.agents()])
-        if counts.done == self._done:
-            return
+        if counts.done != self._done:
+            self._take_in(counts)
+        self.progress.look()
+
+    def _take_in(self, counts: Counts) -> None:
+        """The results that have come since the last look."""
         self._done = counts.done
         fresh = [
             row

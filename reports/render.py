@@ -27,6 +27,8 @@ class Layout:
 
 
 MISSING = "–"
+SOURCE = "this run"
+"""Whose values stand in a row, beside `paper` and `difference`."""
 SYMBOLS = str.maketrans(
     {
         "↓": r"$\downarrow$",
@@ -181,10 +183,10 @@ def lines_of(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]
     if not layout.against_paper:
         return [[*row.keys, *ours, models]]
     if all(cell.paper is None for cell in row.cells):
-        return [[*row.keys, "ours", *ours, models]]
+        return [[*row.keys, SOURCE, *ours, models]]
     blank = [""] * len(row.keys)
     return [
-        [*row.keys, "ours", *ours, models],
+        [*row.keys, SOURCE, *ours, models],
         [*blank, "paper", *(_shown(cell.paper, column) for cell, column in pairs), ""],
         [*blank, "difference", *(_shown(cell.difference, column, signed=True) for cell, column in pairs), ""],
     ]

@@ -66,7 +66,7 @@ def invalidate(
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
-    """Let results count no more: the jobs and their children are queued again. Nothing is deleted."""
+    """Discard results and re-run the jobs and their children. No file is deleted."""
     from sweeps.spec import select
 
     with opened(home_of(home, registry)) as found:
@@ -74,4 +74,7 @@ def invalidate(
         done = {row.identity: row for row in found.jobs(sweep.id, state=State.DONE)}
         chosen = select([row.job for row in done.values()], where=where) if done else []
         count = found.invalidate([done[job.identity].id for job in chosen], reason)
-    typer.echo(f"{sweep.title}: {count} results superseded; compute them again with: qsweep resume {sweep.title}")
+    results = "result" if count == 1 else "results"
+    typer.echo(
+        f"{sweep.title}: {count} {results} invalidated, jobs re-queued; run them with: qsweep resume {sweep.title}"
+    )

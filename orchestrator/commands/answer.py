@@ -135,7 +135,9 @@ def tables(
     ] = False,
     cell: Annotated[
         str | None,
-        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. Digits/NiN/Int2/test_loss."),
+        typer.Option(
+            "--explain", metavar="CELL", help="Show the jobs behind a table cell, e.g. Digits/NiN/Int2/test_loss."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write them to a file.")] = None,
     bundle: BundleOption = None,
@@ -245,7 +247,7 @@ def report(
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
-    """Write all that a sweep says as one HTML page that needs nothing else: tables, claims, plots, failures."""
+    """Write a self-contained HTML report: tables, claims, plots, failures."""
     from reports.evidence import VIEWS, gather
     from reports.page import render_page
     from reports.source import opened_source
@@ -272,7 +274,7 @@ def analyze(
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what goes with the generalization gap, how precisions compare, and which of the paper's claims hold."""
+    """Test the paper's claims, compare precisions, and rank what correlates with the generalization gap."""
     from orchestrator.terminal import show, show_document
     from reports.analysis.analysis import Options
     from reports.analysis.claims import Margins

@@ -152,7 +152,7 @@ def _trial_text(trial: Trial) -> str:
         return f"{what}  not available: {trial.problem}"
     if not trial.rate:
         return f"{what}  does not fit into memory"
-    return f"{what}  {trial.rate:>9.1f} model-steps/s  {size_text(trial.peak)} an agent"
+    return f"{what}  {trial.rate:>9.1f} model-steps/s  {size_text(trial.peak)} per agent"
 
 
 def images(

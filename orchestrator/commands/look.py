@@ -251,7 +251,7 @@ def show(
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the whole life of a job: settings, attempts, events."""
+    """Show the full history of a job: settings, attempts, events."""
     with opened(home_of(home, registry)) as found:
         row = found.job(job)
         attempts, events = found.attempts(row.id), found.events(row.id)

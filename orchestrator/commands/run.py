@@ -90,7 +90,7 @@ CodeOption = Annotated[
     Code | None,
     typer.Option(
         "--code",
-        help="If the code differs from the sweep's: go on with its frozen code, or the current one.",
+        help="If the code differs from the sweep's: continue with its frozen code, or the current one.",
         show_default="ask",
     ),
 ]

@@ -44,19 +44,23 @@ def add_to(app: typer.Typer) -> None:
 
 def tune(
     source: SourceArgument,
-    metric: Annotated[str, typer.Option("--metric", help="What decides; never measured on test data.")] = "val_loss",
+    metric: Annotated[
+        str, typer.Option("--metric", help="Metric to optimize; never measured on test data.")
+    ] = "val_loss",
     mode: Annotated[
-        Mode | None, typer.Option("--mode", help="Which values are better.", show_default="by the metric")
+        Mode | None, typer.Option("--mode", help="Minimize or maximize.", show_default="by the metric")
     ] = None,
-    scheduler: Annotated[Scheduler, typer.Option("--scheduler", help="Who stops trials early.")] = Scheduler.ASHA,
+    scheduler: Annotated[Scheduler, typer.Option("--scheduler", help="Early-stopping scheduler.")] = Scheduler.ASHA,
     search: Annotated[Search, typer.Option("--search", help="Which points are tried.")] = Search.GRID,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", min=1, metavar="N", help="Most trials.", show_default="grid: all, else 16"),
+        typer.Option(
+            "--samples", min=1, metavar="N", help="Maximum number of trials.", show_default="grid: all, else 16"
+        ),
     ] = None,
     grace: Annotated[int, typer.Option("--grace", min=1, help="Epochs before ASHA may stop a trial.")] = 1,
     reduction: Annotated[
-        int, typer.Option("--reduction", min=2, help="ASHA lets one of so many trials go on, so many times as far.")
+        int, typer.Option("--reduction", min=2, help="ASHA reduction factor: keep 1 in N trials at each rung.")
     ] = 3,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the trials.")] = 0,
     changes: SetOption = None,

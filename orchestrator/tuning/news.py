@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from ray.tune import Callback
 from rich.console import Console
 
+from orchestrator.progress import Rhythm
 from orchestrator.terminal import tell
 from sweeps.tuning import Tuning
-
-EVERY = 15.0
-"""Seconds between two lines."""
 
 
 class News(Callback):
@@ -33,7 +30,7 @@ class News(Callback):
         self._ended = 0
         self._whole: set[str] = set()
         self._best: float | None = None
-        self._said = -EVERY
+        self._rhythm = Rhythm()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps snapshots of its callbacks; ours go on from the registry, and hold a terminal."""
@@ -62,9 +59,8 @@ class News(Callback):
             self._best = value
 
     def _say(self, *, last: bool = False) -> None:
-        if not last and time.monotonic() - self._said < EVERY:
+        if not self._rhythm.is_due(self._ended / max(self._trials, 1)) and not last:
             return
-        self._said = time.monotonic()
         best = "" if self._best is None else f" · best {self._tuning.metric} so far {self._best:.4f}"
         early = self._ended - len(self._whole)
         text = f"{self._title}: {self._ended}/{self._trials} trials ended, {early} of them early{best}"

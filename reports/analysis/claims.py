@@ -165,7 +165,8 @@ def _of_trend(ordered: pd.DataFrame, steps: Sequence[Number]) -> tuple[Verdict, 
         if against:
             return Verdict.PARTLY, f"{text}; against the order: {', '.join(against)}."
         apart = [_step(step) for step in steps if step.verdict is Verdict.SUPPORTED]
-        return Verdict.SUPPORTED, f"{text}; steps apart from zero: {', '.join(apart) or 'none alone'}."
+        alone = f"significant steps: {', '.join(apart)}" if apart else "no single step is significant"
+        return Verdict.SUPPORTED, f"{text}; {alone}."
     if downward.pvalue < ALPHA:
         return Verdict.CONTRADICTED, f"{text}; the opposite order: {_p(downward.pvalue)}."
     return Verdict.UNDECIDED, f"{text}."

@@ -74,7 +74,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
     declaration = table.declaration
     rows = []
     for row in table.rows:
-        cells = [PageCell(text=key) for key in row.keys]
+        cells = [PageCell(text=key, words=" · " in key) for key in row.keys]
         for cell, column in zip(row.cells, declaration.columns, strict=True):
             members = [job for job, _ in cell.behind]
             kind = jobs.kind_of(members)

@@ -43,9 +43,7 @@ def read_files(data: DataSet, folder: Path | None) -> ImageFiles:
         raise InputError(f"{data.title} needs a folder", place="--data", allowed=_remedy(data))
     place = folder / data.folder
     if not place.is_dir():
-        raise InputError(
-            f"{data.title} is not here: there is no {data.folder}", place=str(folder), allowed=_remedy(data)
-        )
+        raise InputError(f"data set {data.title} not found", place=str(folder), allowed=_remedy(data))
     files, classes = list_files(data, place)
     if data.name == ImageFolder.name:
         _check(data, files, classes, listing_fingerprint(files), place)
@@ -129,7 +127,7 @@ def _listing(part: Path, classes: Sequence[str]) -> Listing:
 
 
 def _remedy(data: DataSet) -> str:
-    return f"name the folder that holds {data.folder}, with {TRAIN} and {TEST} in it, with --data"
+    return f"pass --data with the folder that contains {data.folder}/{TRAIN} and {data.folder}/{TEST}"
 
 
 def _again(data: DataSet) -> str:

@@ -55,7 +55,7 @@ function showJobs(title, kind, rows, sortBy) {
   const spot = document.getElementById("jobs-body");
   const count = rows.length === 1 ? "1 job" : `${rows.length} jobs`;
   document.getElementById("jobs-title").textContent = `${title} — ${count}`;
-  const hint = html("p", { class: "note" }, "A job's whole life: ", html("code", {}, `qsweep show ${jobs.ids[rows[0]].slice(0, 12)}`));
+  const hint = html("p", { class: "note" }, "Full history of a job: ", html("code", {}, `qsweep show ${jobs.ids[rows[0]].slice(0, 12)}`));
   spot.replaceChildren(...(rows.length > 8 ? [filterOf(table)] : []), html("div", { class: "scroll" }, table), hint);
   watchEdges(spot.querySelector(".scroll"));
   makeSortable(table);
