@@ -8,6 +8,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -65,7 +66,7 @@ class Progress:
     def add_notes(self, notes: Sequence[str]) -> None:
         """Take in what the agents say that they are doing. A cohort that ended between two looks is not lost: its
         operations count until its results do."""
-        cost = {job.cohort_key: job.cost for job in self.jobs.values()}
+        cost = self._cohorts
         now = 0.0
         for text in notes:
             note = json.loads(text) if text else {}
@@ -87,7 +88,22 @@ class Progress:
         self.look()
 
     def _cost_done(self) -> float:
-        return sum(self.jobs[identity].cost for identity in self.done if identity in self.jobs)
+        return math.fsum(self._costs[identity] for identity in self.done if identity in self._costs)
+
+    @cached_property
+    def _costs(self) -> dict[str, float]:
+        """The operations of each job."""
+        return {identity: job.cost for identity, job in self.jobs.items()}
+
+    @cached_property
+    def _cohorts(self) -> dict[str, float]:
+        """The operations of a job of each cohort."""
+        return {job.cohort_key: job.cost for job in self.jobs.values()}
+
+    @cached_property
+    def _whole(self) -> float:
+        """The operations of all jobs."""
+        return math.fsum(self._costs.values())
 
     @property
     def total(self) -> int:
@@ -97,14 +113,13 @@ class Progress:
     def rate(self) -> float:
         """Jobs finished per minute since the launch, those that run by the part of them that is done."""
         since = self._since()
-        mean = sum(job.cost for job in self.jobs.values()) / max(self.total, 1)
+        mean = self._whole / max(self.total, 1)
         return 60 * since[1] / max(since[0], 1e-9) / mean if mean else 0.0
 
     @property
     def share(self) -> float:
         """How much of the operations is done."""
-        total = sum(job.cost for job in self.jobs.values())
-        return min(self._looks[-1][1] / total, 1.0) if total and self._looks else 0.0
+        return min(self._looks[-1][1] / self._whole, 1.0) if self._whole and self._looks else 0.0
 
     @property
     def seconds_left(self) -> float:
@@ -112,8 +127,7 @@ class Progress:
         seconds, since = self._since()
         if since <= 0:
             return math.nan
-        total = sum(job.cost for job in self.jobs.values())
-        return max(total - self._looks[-1][1], 0.0) / since * seconds
+        return max(self._whole - self._looks[-1][1], 0.0) / since * seconds
 
     def _since(self) -> tuple[float, float]:
         """Seconds, and operations done in them, over the window."""

@@ -73,7 +73,7 @@ def spares(count: int) -> list[int]:
 def markdown(sheet: Sheet) -> str:
     """An aligned Markdown table with its caption and its notes, ending with a newline."""
     lines = [sheet.names, *([_escaped(cell) for cell in row] for row in sheet.rows)]
-    widths = _widths(lines)
+    widths = [max(width, 2) for width in _widths(lines)]  # a rule of one character is none
     rule = [
         "-" * (width - 1) + ":" if one.numeric else "-" * width
         for one, width in zip(sheet.headings, widths, strict=True)
