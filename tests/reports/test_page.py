@@ -226,7 +226,8 @@ def test_tables_fit_their_boxes_panels_begin_at_one_x_and_curves_have_a_hover(
     assert set(starts) == {1}
     tip = browser.run(
         "const one = document.querySelector('[data-chart=curves-0] .plots svg'), box = one.getBoundingClientRect();"
-        "one.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + box.width / 2, clientY: box.top + 40}));"
+        "const clientX = box.left + box.width / 2, clientY = box.top + 40;"
+        "one.dispatchEvent(new PointerEvent('pointermove', {clientX, clientY}));"
         "return document.getElementById('tip').textContent"
     )
     assert re.match(r"epoch \d\nFP32: [\d.]+\nInt8: [\d.]+\nInt4: [\d.]+\nInt2: [\d.]+$", tip)
