@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -14,6 +13,7 @@ from db.registry import Registry
 from db.rows import Calibration
 from orchestrator.backends.local import worker_environment
 from orchestrator.machine import Machine
+from sweeps import processes
 from sweeps.errors import QsweepError
 from sweeps.job import Job, Kind
 from workers.forms import forms_of
@@ -160,8 +160,8 @@ class Bench:
 
     def _start(self, number: int) -> subprocess.Popen[str]:
         gpu = number % self.gpus if self.gpus else None
-        return subprocess.Popen(
-            [sys.executable, "-m", "workers.calibration", "--folder", str(self.home.data)],
+        return processes.start(
+            [*processes.PYTHON, "workers.calibration", "--folder", str(self.home.data)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -64,7 +64,7 @@ def options(
 def main() -> None:
     """Run the command line; errors of qsweep's own become one message and their exit code."""
     try:
-        app()
+        app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
     except QsweepError as error:
         from orchestrator.terminal import broken, width_of
 

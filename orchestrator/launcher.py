@@ -12,7 +12,7 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
-from orchestrator.backends.local import serves
+from orchestrator.backends.local import serves, worker_environment
 from orchestrator.corrupted_sets import check_corruptions
 from orchestrator.freezing import Code, choose_code
 from orchestrator.kept_models import check_models
@@ -23,8 +23,12 @@ from orchestrator.selection import Selection
 from orchestrator.store import check_store, name_store
 from orchestrator.terminal import tell
 from orchestrator.watch import Watch
+from sweeps import processes
 from sweeps.code import code_version, freeze
 from sweeps.job import Job
+
+AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor", "sklearn.datasets")
+"""What a probe, a supervisor and its agent import."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,11 @@ class Ground:
 
 
 def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
-    """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing."""
+    """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing.
+
+    The process that answers imports torch once: the agents of this machine are forked from it, if any are started here.
+    """
+    processes.warm_up(*AGENT, environment=worker_environment(home, threads=1))
     machine = probe(home, jobs=jobs, weights=execution.weights)
     site = backend.survey(machine, execution.workers)
     check_reach(home, site.hosts)

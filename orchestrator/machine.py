@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from db.home import Home
+from sweeps import processes
 from sweeps.datasets import DataSet
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job
@@ -82,7 +81,7 @@ def probe(
     among the jobs take are held against the test images. Without `reads_data` the weights alone are looked for. Raises
     InputError."""
     trainings = [one.settings() for one in different_needs(job.training for job in jobs)]
-    command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
+    command = [*processes.PYTHON, "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
     command += [part for path in weights for part in ("--weights", str(path.expanduser().absolute()))]
     command += [
         "--trainings",
@@ -93,7 +92,7 @@ def probe(
     ]
     command += ["--download"] if download else []
     command += [] if reads_data else ["--weights-alone"]
-    answer = subprocess.run(
+    answer = processes.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
     )
     if answer.returncode:
@@ -129,8 +128,8 @@ def _distortions(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def describe_images(folder: Path, size: int) -> dict[str, str | int]:
     """The settings of a data set in ImageFolder layout. Raises InputError if it is none."""
-    command = [sys.executable, "-m", "workers.data.folders", "--size", str(size), str(folder)]
-    answer = subprocess.run(
+    command = [*processes.PYTHON, "workers.data.folders", "--size", str(size), str(folder)]
+    answer = processes.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
     )
     if answer.returncode == InputError.exit_code:

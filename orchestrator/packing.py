@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from orchestrator.kept_models import check_models
 from orchestrator.machine import KeptWeights, probe
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
+from sweeps import processes
 from sweeps.code import code_version, freeze
 from sweeps.datasets import DATASETS, DataSet, ImageFolder
 from sweeps.errors import InputError, QsweepError
@@ -197,9 +196,9 @@ def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) 
     names = manifest.datasets()
     taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
     if taken:
-        command = [sys.executable, "-m", "workers.data.archive", "--folder", str(home.data)]
+        command = [*processes.PYTHON, "workers.data.archive", "--folder", str(home.data)]
         command += ["--out", str(folder / "data"), "--download", *taken]
-        answer = subprocess.run(
+        answer = processes.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONSAFEPATH": "1"}
         )
         if answer.returncode == InputError.exit_code:

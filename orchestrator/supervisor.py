@@ -27,6 +27,7 @@ from db.rows import EVERYTHING, Scope
 from db.states import FailureClass
 from orchestrator.memory import oom_kills
 from orchestrator.upkeep import End, Place
+from sweeps import processes
 from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
 from workers.agent.exits import Exit
@@ -54,19 +55,14 @@ def supervise(
     With `code`, the agent runs that snapshot instead of the installed packages. `options` are the agent's
     `--leash` and `--directed`. `heard` is told each signal.
     """
-    command = [sys.executable, "-m", "workers.agent", "--home", str(home.root), "--data", str(home.data)]
+    command = [*processes.PYTHON, "workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *scope_options(scope)]
     command += [] if time_limit is None else ["--time-limit", str(time_limit)]
     command += options
     environment, killed_before = agent_environment(home, code), oom_kills()
-    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is an agent to pass them on to
-    child = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=_receive,
-    )
+    # Until there is an agent to pass them on to; the agent inherits this, and lets them through once it listens.
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    child = processes.start(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         heard(number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from orchestrator.backends.local import worker_environment
 from orchestrator.machine import Machine
 from reports.landscape.grid import Grid, file_name, read_grid, write_grid
 from reports.table import precision_name
+from sweeps import processes
 from sweeps.code import code_origin
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Kind
@@ -216,10 +216,10 @@ def _surveyors(home: Home, machine: Machine, agents: int) -> Iterator[Ask]:
 @contextmanager
 def _process(home: Home, machine: Machine, number: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """One process with a session of its own, so that Ctrl-C reaches the command alone; and what it writes to stderr."""
-    command = [sys.executable, "-m", "workers.landscape", "--data", str(home.data), "--models", str(home.models)]
+    command = [*processes.PYTHON, "workers.landscape", "--data", str(home.data), "--models", str(home.models)]
     gpu = number % machine.gpus if machine.gpus else None
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
+        process = processes.start(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -10,16 +10,16 @@ import errno
 import os
 import socket
 
-LISTENER = os.environ.get("QSWEEP_FAULTS")
-"""Socket of the listener; None outside of tests."""
+LISTENER = "QSWEEP_FAULTS"
+"""The variable that holds the socket of the listener; not set outside of tests."""
 DISK_FULL = b"full"
 """The answer upon which the point fails as a write to a full disk does."""
 
 
 def point(name: str, subject: object = "") -> None:
     """This process is at `name`, busy with `subject` (a file, a number)."""
-    if LISTENER is not None:
-        _tell(LISTENER, f"{os.getpid()}\t{name}\t{subject}\n")
+    if listener := os.environ.get(LISTENER):
+        _tell(listener, f"{os.getpid()}\t{name}\t{subject}\n")
 
 
 def _tell(listener: str, where: str) -> None:

@@ -15,16 +15,56 @@ import torch
 from db.registry import Registry
 from db.states import State
 from orchestrator.cli import main
+from sweeps import processes
+from workers.environment import KEEP_MEMORY
 
 torch.set_num_threads(1)  # as in an agent: with more, sums have another order, and the results other last bits
 
-QSWEEP = str(Path(sys.executable).with_name("qsweep"))
+SCRIPT = str(Path(sys.executable).with_name("qsweep"))
+QSWEEP = (*processes.PYTHON, "orchestrator.cli")
+"""What the command line of `qsweep` begins with."""
+PRELOADED = (
+    "orchestrator.cli",
+    "orchestrator.launcher",
+    "orchestrator.planner",
+    "orchestrator.supervisor",
+    "orchestrator.tuning",
+    "reports.answers",
+    "reports.evidence",
+    "reports.figures",
+    "reports.query",
+    "workers.agent.__main__",
+    "workers.bundle.agent",
+    "workers.bundle.command",
+    "workers.calibration",
+    "workers.landscape.__main__",
+    "workers.probe",
+    "sklearn.datasets",
+    "alembic.command",
+    "psycopg",
+    "duckdb",
+)
+"""What a process of a test would import. All of it is imported once, and each process is forked."""
+
+SURROUNDINGS = dict(os.environ)
+"""As they were before any library changed them: cv2 does."""
 Qsweep = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Whoever runs tests gets a fork server: each of xdist's workers, or the one process that there is."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        processes.warm_up(*PRELOADED, environment={**SURROUNDINGS, **KEEP_MEMORY, **threads})
+
+
+def pytest_unconfigure() -> None:
+    processes.cool_down()
 
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a command with its home at `home`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QSWEEP_")}
+    kept = {name: value for name, value in SURROUNDINGS.items() if not name.startswith("QSWEEP_")}
     return kept | {"QSWEEP_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(extra or {})}
 
 
@@ -43,8 +83,8 @@ def qsweep(home: Path, tmp_path: Path) -> Qsweep:
     def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         extra = options.pop("environment", None)
         assert extra is None or isinstance(extra, dict)
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            [QSWEEP, *arguments],
+        return processes.run(  # type: ignore[call-overload,no-any-return]
+            [*QSWEEP, *arguments],
             env=environment(home, extra),
             cwd=folder,
             capture_output=True,

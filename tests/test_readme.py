@@ -17,7 +17,7 @@ import pytest
 
 from sweeps.files import read_sweep
 from sweeps.training import Training
-from tests.conftest import QSWEEP, Qsweep, environment
+from tests.conftest import SCRIPT, Qsweep, environment
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCK = re.compile(r"^```(\w+)(?: ([\w-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -118,4 +118,4 @@ def test_no_figure_is_left_to_be_filled_in() -> None:
 
 
 def test_the_program_of_the_readme_is_installed() -> None:
-    assert Path(QSWEEP).is_file()
+    assert Path(SCRIPT).is_file()

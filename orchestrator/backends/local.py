@@ -8,8 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,7 @@ from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.machine import Machine
 from orchestrator.supervisor import scope_options
+from sweeps import processes
 from sweeps.errors import InputError
 from workers.environment import KEEP_MEMORY
 
@@ -27,8 +27,7 @@ def worker_command(fleet: Fleet) -> list[str]:
     """The command line of one agent. The registry's URL goes through the environment: it may hold a password."""
     home = fleet.home
     command = [
-        sys.executable,
-        "-m",
+        *processes.PYTHON,
         "orchestrator.supervisor",
         "--home",
         str(home.root),
@@ -64,17 +63,21 @@ def serves(agent: AgentRow, scope: Scope) -> bool:
     return all(given.get(option) in (None, str(number)) for option, number in bounds)
 
 
-def _pin(pid: int, fleet: Fleet, place: int) -> None:
-    """Gives a supervisor, and so the agents that it will start, a core of its own, if there is one for each.
+@contextlib.contextmanager
+def _core_of(place: int, fleet: Fleet) -> Iterator[None]:
+    """What is started meanwhile, a supervisor and so its agents, has a core of its own, if there is one for each.
 
     With fewer agents than cores the system places them better: a second launch would take the same cores.
     """
-    if fleet.gpus or not hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if fleet.gpus or fleet.workers != len(cores):
+        yield
         return
-    cores = sorted(os.sched_getaffinity(0))
-    if fleet.workers == len(cores):
-        with contextlib.suppress(ProcessLookupError):  # it ended at once, and is reported as such
-            os.sched_setaffinity(pid, {cores[place]})
+    os.sched_setaffinity(0, {cores[place]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 class LocalBackend(Backend):
@@ -112,8 +115,8 @@ class LocalBackend(Backend):
 
     def _launch(self, fleet: Fleet, place: int, log: Path) -> subprocess.Popen[bytes]:
         gpu = place if fleet.gpus else None
-        with (log / "supervisors.log").open("ab") as output:
-            process = subprocess.Popen(
+        with (log / "supervisors.log").open("ab") as output, _core_of(place, fleet):
+            return processes.start(
                 worker_command(fleet),
                 env=worker_environment(fleet.home, threads=1, gpu=gpu),
                 stdin=subprocess.DEVNULL,
@@ -121,8 +124,6 @@ class LocalBackend(Backend):
                 stderr=output,
                 start_new_session=True,
             )
-        _pin(process.pid, fleet, place)
-        return process
 
     def alive(self) -> int:
         return sum(process.poll() is None for process in self._processes.values())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from orchestrator.cluster import (
 from orchestrator.machine import Machine
 from orchestrator.reach import is_here
 from orchestrator.starts import Start, record, recorded
+from sweeps import processes
 from sweeps.errors import InputError, QsweepError
 
 OPTIONS = ("address", "cpus", "gpus", "memory")
@@ -206,11 +206,11 @@ class RayBackend(Backend):
     def _start_keeper(self, fleet: Fleet) -> str:
         assert self._machine is not None
         log = fleet.home.logs / "ray.log"
-        command = [sys.executable, "-m", "orchestrator.backends.ray_keeper"]
+        command = [*processes.PYTHON, "orchestrator.backends.ray_keeper"]
         command += ["--cores", str(self._machine.cores), "--gpus", str(self._machine.gpus)]
         command += ["--workers", str(fleet.workers), "--cpus-per-worker", str(self._resources.cpus)]
         with log.open("ab") as errors:
-            keeper = subprocess.Popen(
+            keeper = processes.start(
                 command,
                 env=worker_environment(fleet.home, threads=1),
                 stdin=subprocess.DEVNULL,
@@ -220,7 +220,7 @@ class RayBackend(Backend):
                 start_new_session=True,
             )
         assert keeper.stdout is not None
-        address = keeper.stdout.readline().strip()
+        address: str = keeper.stdout.readline().strip()
         if not address:
             raise QsweepError(f"no Ray could be started on this machine; see {log}")
         return address

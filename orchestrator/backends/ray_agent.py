@@ -13,6 +13,7 @@ import ray
 
 from orchestrator.backends.base import Fleet
 from orchestrator.backends.local import worker_command, worker_environment
+from sweeps import processes
 
 POLL = 1.0
 """Seconds between two looks at whether the node's raylet still lives."""
@@ -31,7 +32,7 @@ class RayAgent:
         log = fleet.home.logs / "agents"
         log.mkdir(parents=True, exist_ok=True)
         with (log / "supervisors.log").open("ab") as output:
-            self._process = subprocess.Popen(
+            self._process = processes.start(
                 [*worker_command(fleet), "--leash", "--stay"],
                 env=worker_environment(fleet.home, threads=1) | {"QSWEEP_BACKEND": "ray"},
                 stdin=subprocess.PIPE,  # nothing is ever written: it ends when this process does

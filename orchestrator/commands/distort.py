@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, home_of
+from sweeps import processes
 from sweeps.corruptions import CORRUPTIONS, LARGEST, SEVERITIES
 from sweeps.datasets import DATASETS, ImageFolder
 from sweeps.errors import InputError, nearest
@@ -65,7 +64,7 @@ def corruptions(
     name = _dataset(dataset)
     if out is None and sheet is None:
         raise InputError("say what to write", place="corruptions", allowed="--out DIR, --contact-sheet FILE.png")
-    command = [sys.executable, "-m", "workers.corruptions", name, "--folder", str(home_of(home, None, data).data)]
+    command = [*processes.PYTHON, "workers.corruptions", name, "--folder", str(home_of(home, None, data).data)]
     command += [part for one in corruption or () for part in ("--corruption", _corruption(one))]
     command += [part for one in severity or () for part in ("--severity", _severity(one))]
     command += ["--seed", str(seed), "--image", str(image), "--workers", str(workers)]
@@ -76,7 +75,7 @@ def corruptions(
         command += [] if path is None else [option, str(path.expanduser())]
     _check_folder(out.expanduser() if out else None, "--out")
     _check_folder(sheet.expanduser().parent if sheet else None, "--contact-sheet")
-    ended = subprocess.run(command, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False)
+    ended = processes.run(command, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False)
     if ended.returncode:  # it has said why
         raise typer.Exit(ended.returncode)
     for path in filter(None, (out, sheet)):

@@ -23,6 +23,7 @@ from db.rows import JobRow
 from db.states import State, SweepState
 from orchestrator.backends.base import Fleet
 from orchestrator.backends.local import worker_command, worker_environment
+from sweeps import processes
 from sweeps.errors import QsweepError
 from sweeps.job import Job
 from sweeps.tuning import Tuning
@@ -53,7 +54,7 @@ class DirectedProcess:
         log = fleet.home.logs / "agents"
         log.mkdir(parents=True, exist_ok=True)
         with (log / "supervisors.log").open("ab") as errors:
-            self._process = subprocess.Popen(
+            self._process = processes.start(
                 [*worker_command(fleet), "--directed"],
                 env=worker_environment(fleet.home, threads=1) | {"QSWEEP_BACKEND": "ray"},
                 stdin=subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from db.registry import Registry
 from db.results import ResultStore
 from db.schema import KINDS
 from orchestrator.watch import MANY
+from sweeps import processes
 from tests.conftest import QSWEEP, environment
 from tests.fault.sabotage import Fault, Saboteur
 from tests.reports.made import SWEEP, Made, home_at, launch, work
@@ -148,7 +148,7 @@ def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(made: Made, point:
         )
         try:
             extra = {"QSWEEP_FAULTS": str(sockets / "s"), "QSWEEP_REGISTRY": made.home.registry}
-            killed = subprocess.run([QSWEEP, "compact"], env=environment(made.home.root, extra), check=False)
+            killed = processes.run([*QSWEEP, "compact"], env=environment(made.home.root, extra), check=False)
         finally:
             saboteur.close()
     assert killed.returncode == -9
@@ -182,8 +182,8 @@ def test_a_launch_merges_what_has_become_many(tmp_path: Path) -> None:
     made = work(launch(home_at(tmp_path), text), cohorts=MANY)
     assert len(counted_files(made)) == MANY
     arguments = ["launch", str(tmp_path / "made.toml"), "--code", "current", "--workers", "1"]
-    launched = subprocess.run(
-        [QSWEEP, *arguments], env=environment(made.home.root), check=False, capture_output=True, text=True
+    launched = processes.run(
+        [*QSWEEP, *arguments], env=environment(made.home.root), check=False, capture_output=True, text=True
     )
     assert launched.returncode == 0, launched.stderr
     assert len([one for one in counted_files(made) if one.startswith("compact-")]) == 1

@@ -14,6 +14,7 @@ import psutil
 
 from db.registry import Registry
 from db.rows import AgentRow
+from sweeps import processes
 from tests.conftest import QSWEEP, environment, wait_until_training
 
 SWEEP = """
@@ -48,8 +49,8 @@ class Small:
         (folder / "small.toml").write_text(SWEEP.format(epochs=epochs, seeds=list(range(seeds))))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [QSWEEP, *arguments], env=self.environment, cwd=self.folder,
+        return processes.start(
+            [*QSWEEP, *arguments], env=self.environment, cwd=self.folder,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

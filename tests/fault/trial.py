@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from sweeps import processes
 from tests.fault.checker import Found, differences, look, violations
 from tests.fault.sabotage import Fault, Saboteur
 
@@ -143,7 +144,7 @@ def clock_shim(folder: Path) -> Path | None:
 
 
 def _qsweep(folder: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+    return processes.run(
         [*QSWEEP, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
 
@@ -158,7 +159,7 @@ def _launch_until_done(
         launches += 1
         log = folder / f"launch-{launches}.log"
         with log.open("wb") as output:
-            process = subprocess.Popen(launch, env=environment, cwd=folder, stdout=output, stderr=output)
+            process = processes.start(launch, env=environment, cwd=folder, stdout=output, stderr=output)
         try:
             process.wait(max(deadline - time.monotonic(), 1))
         except subprocess.TimeoutExpired:

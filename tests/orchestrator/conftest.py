@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from db.registry import Registry
+from sweeps import processes
 from tests.conftest import QSWEEP, environment
 from tests.orchestrator.ray_cluster import RayCluster, two_nodes
 
@@ -50,8 +51,8 @@ def begin(home: Path, folder: Path, tidy: None) -> Iterator[Begin]:
     begun: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [QSWEEP, *arguments],
+        process = processes.start(
+            [*QSWEEP, *arguments],
             cwd=folder,
             env=environment(home),
             stdout=subprocess.DEVNULL,

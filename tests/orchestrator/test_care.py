@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import qsweep as api
+from sweeps import processes
 from tests.conftest import QSWEEP, Qsweep, environment
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ SWEEP = ("launch", "digits-grid", "--name", "mine", "--workers", "1", "--set", "
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the sweep is done, for all tests of this file."""
     folder = tmp_path_factory.mktemp("care") / "home"
-    subprocess.run([QSWEEP, *SWEEP], env=environment(folder), capture_output=True, check=True, timeout=300)
+    processes.run([*QSWEEP, *SWEEP], env=environment(folder), capture_output=True, check=True, timeout=300)
     return folder
 
 

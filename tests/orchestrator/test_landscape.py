@@ -20,6 +20,7 @@ import qsweep as api
 from db.registry import Registry
 from orchestrator.cli import app
 from reports.landscape.grid import METADATA
+from sweeps import processes
 from sweeps.errors import InputError, QsweepError
 from tests.conftest import QSWEEP, environment
 
@@ -58,8 +59,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("landscape")
     path = folder / "small.toml"
     path.write_text(SWEEP)
-    command = [QSWEEP, "launch", str(path), "--workers", "1"]
-    subprocess.run(command, env=environment(folder / "home"), capture_output=True, check=True, timeout=300)
+    command = [*QSWEEP, "launch", str(path), "--workers", "1"]
+    processes.run(command, env=environment(folder / "home"), capture_output=True, check=True, timeout=300)
     return folder / "home"
 
 
@@ -124,8 +125,8 @@ def test_the_line_between_two_models_ends_at_their_losses(home: Path, tmp_path: 
 def test_an_interrupted_command_leaves_no_process_and_goes_on(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["small", "--line", "--points", "401", "--workers", "1", "--out", str(out)]
-    process = subprocess.Popen(
-        [QSWEEP, "landscape", *arguments],
+    process = processes.start(
+        [*QSWEEP, "landscape", *arguments],
         env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -15,7 +15,8 @@ import pytest
 
 import qsweep as api
 from db.registry import Registry
-from tests.conftest import QSWEEP, Qsweep, environment, wait_until_training
+from sweeps import processes
+from tests.conftest import QSWEEP, SCRIPT, Qsweep, environment, wait_until_training
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +102,7 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     uninterrupted = tmp_path / "uninterrupted"
     command = ("launch", *LONG, "--set", "epochs=15")
     often = environment(home, {"QSWEEP_CHECKPOINT_STEPS": "40"})
-    launched = subprocess.Popen([QSWEEP, *command], env=often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    launched = processes.start([*QSWEEP, *command], env=often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until_training(home, 12)
     with Registry.open(home / "registry.db") as registry:
         agents = [psutil.Process(agent.pid) for agent in registry.agents()]
@@ -145,8 +146,8 @@ def test_a_job_over_its_time_limit_fails_as_timeout_and_can_be_retried(qsweep: Q
 
 @pytest.mark.fault
 def test_ctrl_c_hands_the_jobs_back_and_says_how_to_resume(qsweep: Qsweep, home: Path) -> None:
-    launched = subprocess.Popen(
-        [QSWEEP, "launch", *LONG],
+    launched = processes.start(
+        [*QSWEEP, "launch", *LONG],
         env=environment(home),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -169,8 +170,8 @@ def test_decoys_in_the_current_folder_change_nothing(home: Path, tmp_path: Path)
         (decoys / name).mkdir(parents=True)
         (decoys / name / "__init__.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
         (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
-    command = [QSWEEP, "launch", "digits-grid", "--set", "epochs=1", "--limit", "2", "--workers", "1"]
-    answer = subprocess.run(
+    command = [SCRIPT, "launch", "digits-grid", "--set", "epochs=1", "--limit", "2", "--workers", "1"]
+    answer = subprocess.run(  # every process of it is started cold
         command, cwd=decoys, env=environment(home), capture_output=True, text=True, timeout=300, check=False
     )
     assert answer.returncode == 0, answer.stderr
@@ -180,8 +181,8 @@ def test_decoys_in_the_current_folder_change_nothing(home: Path, tmp_path: Path)
 
 @pytest.mark.fault
 def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(qsweep: Qsweep, home: Path) -> None:
-    launched = subprocess.Popen(
-        [QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    launched = processes.start(
+        [*QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_until_training(home, 12)
     agents = [process for process in descendants_by_home(home) if "workers.agent" in " ".join(process.cmdline())]

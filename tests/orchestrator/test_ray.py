@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from db.home import Home
 from db.registry import Registry
 from db.states import FailureClass
 from orchestrator.cluster import Node, Wanted, connect, nodes, parse_memory
+from sweeps import processes
 from sweeps.errors import InputError
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.orchestrator.conftest import Begin
@@ -66,8 +68,8 @@ def run(home: Path, folder: Path, tidy: None) -> Run:
     """Run `qsweep` among the decoys."""
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [QSWEEP, *arguments],
+        return processes.run(
+            [*QSWEEP, *arguments],
             env=environment(home),
             cwd=folder,
             capture_output=True,
@@ -243,7 +245,7 @@ def test_without_ray_the_command_line_says_how_to_get_it(home: Path, folder: Pat
     )
     for command in (["launch", "mine.toml", "--backend", "ray"], ["tune", "mine.toml"]):
         refused = subprocess.run(
-            [QSWEEP.replace("qsweep", "python"), "-P", "-c", code, *command],
+            [sys.executable, "-P", "-c", code, *command],
             cwd=folder,
             env=environment(home),
             capture_output=True,

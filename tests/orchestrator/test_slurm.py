@@ -26,8 +26,9 @@ from orchestrator.backends.base import Fleet
 from orchestrator.backends.slurm import SlurmBackend, commands
 from orchestrator.machine import Machine
 from orchestrator.starts import Start, fleet_size, record
+from sweeps import processes
 from sweeps.errors import InputError
-from tests.conftest import QSWEEP, environment
+from tests.conftest import QSWEEP, SCRIPT, environment
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, one_node, until
 
 pytestmark = pytest.mark.slow
@@ -77,8 +78,8 @@ def run(home: Path, folder: Path, slurm: dict[str, str]) -> Iterator[Run]:
     """Run `qsweep` among the decoys with Slurm in reach; the test's arrays are ended with it."""
 
     def call(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [QSWEEP, *arguments],
+        return processes.run(
+            [*QSWEEP, *arguments],
             env=environment(home, slurm | extra),
             cwd=folder,
             capture_output=True,
@@ -125,8 +126,8 @@ def attempts(registry: Callable[[], Registry]) -> list[AttemptRow]:
 def launcher(folder: Path, home: Path, slurm: dict[str, str], log: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A launch that stays and watches, what it says in a file."""
     with log.open("wb") as output:
-        return subprocess.Popen(
-            [QSWEEP, *arguments], env=environment(home, slurm), cwd=folder, stdout=output, stderr=output
+        return processes.start(
+            [*QSWEEP, *arguments], env=environment(home, slurm), cwd=folder, stdout=output, stderr=output
         )
 
 
@@ -157,8 +158,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The results of the same sweep on the local backend."""
     place = tmp_path_factory.mktemp("local")
     (place / "slurm.toml").write_text(SWEEP.format(epochs=80))
-    command = [QSWEEP, "launch", "slurm.toml"]
-    answer = subprocess.run(
+    command = [*QSWEEP, "launch", "slurm.toml"]
+    answer = processes.run(
         command, env=environment(place / "home"), cwd=place, capture_output=True, text=True, timeout=300, check=False
     )
     assert answer.returncode == 0, answer.stderr
@@ -287,7 +288,7 @@ def test_a_node_that_dies_or_lacks_the_data_costs_no_job_and_a_batch_script_of_o
     assert max(one.attempt for one in attempts(registry)) == 1
 
     script = Path(__file__).parents[2] / "deploy" / "slurm" / "agents.sbatch"
-    own = {"QSWEEP_HOME": str(home), "QSWEEP": QSWEEP, "SWEEP": "slurm", "QSWEEP_LEASE": "6"}
+    own = {"QSWEEP_HOME": str(home), "QSWEEP": SCRIPT, "SWEEP": "slurm", "QSWEEP_LEASE": "6"}
     output = f"--output={tmp_path / 'element-%a.log'}"
     ask(slurm | own, "sbatch", "--array=0-0", output, f"--chdir={folder}", str(script))
     until(lambda: max(one.attempt for one in attempts(registry)) == 2, "the script's agent has taken up the jobs")

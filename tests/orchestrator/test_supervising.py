@@ -19,6 +19,7 @@ from orchestrator import serving
 from orchestrator.memory import oom_kills
 from orchestrator.supervisor import diagnose, stay
 from orchestrator.upkeep import End
+from sweeps import processes
 from sweeps.job import Job
 from sweeps.training import Training
 from tests.conftest import environment
@@ -134,11 +135,11 @@ def test_a_place_is_kept_while_the_registry_is_away_and_its_next_agent_does_the_
         sweep = registry.add_sweep(name="one", label="a", spec="{}", size=1)
         registry.register(sweep.id, [Job(training=Training.from_settings(DIGITS))])
     serving.stop(server)
-    command = [sys.executable, "-m", "orchestrator.supervisor", "--home", str(home), "--lease", "30", "--stay"]
+    command = [*processes.PYTHON, "orchestrator.supervisor", "--home", str(home), "--lease", "30", "--stay"]
     log = tmp_path / "log"
     with log.open("w") as output:
         surroundings = environment(home, {"QSWEEP_REGISTRY": server.url})
-        staying = subprocess.Popen(command, env=surroundings, stdout=output, stderr=output)
+        staying = processes.start(command, env=surroundings, stdout=output, stderr=output)
     try:
         said(log, "the agent ended with 4 and is started again in 5 s")
         serving.start(server)

@@ -25,6 +25,7 @@ from db.states import FailureClass, State, SweepState
 from orchestrator.selection import read_selection
 from orchestrator.tuning.run import _interrupts
 from orchestrator.tuning.space import Space, drawn_jobs
+from sweeps import processes
 from sweeps.errors import InputError
 from sweeps.files import read_sweep
 from sweeps.tuning import METRICS, Mode, Scheduler, Search, Tuning, check_metric
@@ -71,8 +72,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(home: Path, folder: Path, tidy: None) -> Run:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [QSWEEP, *arguments],
+        return processes.run(
+            [*QSWEEP, *arguments],
             env=environment(home),
             cwd=folder,
             capture_output=True,

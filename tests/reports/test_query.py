@@ -24,6 +24,7 @@ from reports.formats import RowFormat
 from reports.listing import listed, written
 from reports.query import describe_columns, describe_views, run_query
 from reports.source import RegistrySource
+from sweeps import processes
 from sweeps.errors import InputError
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.db.conftest import empty_sqlite, postgres, url  # noqa: F401
@@ -354,8 +355,8 @@ def _hear_ctrl_c() -> None:
 def test_a_query_that_takes_too_long_can_be_interrupted(home: Path, tmp_path: Path) -> None:
     launch(home_at(home.parent))
     endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"
-    with subprocess.Popen(
-        [QSWEEP, "query", endless],
+    with processes.start(
+        [*QSWEEP, "query", endless],
         env=environment(home),
         stderr=subprocess.PIPE,
         text=True,

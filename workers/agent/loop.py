@@ -32,9 +32,9 @@ from workers.measures.distortion import Known
 
 log = logging.getLogger(__name__)
 
-IDLE = float(os.environ.get("QSWEEP_IDLE", "inf"))
-"""Seconds after which an agent leaves, if all that it could wait for is that others fail: where it occupies a node
-that somebody else could use."""
+IDLE = "QSWEEP_IDLE"
+"""The variable that holds the seconds after which an agent leaves, if all that it could wait for is that others fail:
+where it occupies a node that somebody else could use."""
 WAIT = 1.0
 """Seconds after which an idle agent looks again for work that may come back."""
 
@@ -51,6 +51,7 @@ class Agent:
         self._sets = CorruptedSets(place.home.data, place.home.corruptions)
         self._known = Known()
         self._worked = time.monotonic()
+        self._idle = float(os.environ.get(IDLE, "inf"))
         self._plans: dict[str, Plan] = {}
         self._fitting: dict[str, int] = {}
 
@@ -85,8 +86,8 @@ class Agent:
                     ", ".join(precisions(self.place.device)),
                 )
             return False
-        if not remaining.queued and time.monotonic() - self._worked > IDLE:
-            log.info("nothing to do for %.0f s but wait for others to fail: leaving", IDLE)
+        if not remaining.queued and time.monotonic() - self._worked > self._idle:
+            log.info("nothing to do for %.0f s but wait for others to fail: leaving", self._idle)
             return False
         self.place.check_lease()
         self.place.heart.progress("")

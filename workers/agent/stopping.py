@@ -39,8 +39,10 @@ class StopRequest(threading.Event):
 
 
 def listen() -> StopRequest:
-    """Have SIGTERM and SIGUSR1 ask this process to stop, from now on."""
+    """Have SIGTERM and SIGUSR1 ask this process to stop, from now on. A signal that a supervisor has kept blocked until
+    now is heard now."""
     request = StopRequest()
     for number in SIGNALS:
         signal.signal(number, lambda *_: request.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGINT))
     return request

@@ -23,8 +23,8 @@ CHECKPOINT_EVERY = 2.0
 """Seconds between two checkpoints of a cohort, at least."""
 CHECKPOINT_SHARE = 0.02
 """Share of the time that may go into checkpoints."""
-CHECKPOINT_STEPS = int(os.environ.get("QSWEEP_CHECKPOINT_STEPS", "0"))
-"""If set, a checkpoint after every so many steps instead: for tests that count what was lost."""
+CHECKPOINT_STEPS = "QSWEEP_CHECKPOINT_STEPS"
+"""The variable that asks for a checkpoint after every so many steps instead: for tests that count what was lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +145,12 @@ class Pace:
     def __init__(self) -> None:
         self._last = time.monotonic()
         self._interval = CHECKPOINT_EVERY
+        self._steps = int(os.environ.get(CHECKPOINT_STEPS, "0"))
         self.spent = 0.0
 
     def due(self, step: int) -> bool:
-        if CHECKPOINT_STEPS:
-            return step % CHECKPOINT_STEPS == 0
+        if self._steps:
+            return step % self._steps == 0
         return time.monotonic() - self._last >= self._interval
 
     def __enter__(self) -> None:

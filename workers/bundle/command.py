@@ -8,13 +8,13 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 import uuid
 from pathlib import Path
 
 from db.home import Home
+from sweeps import processes
 from sweeps.code import ROOT, is_intact
 from sweeps.errors import InputError, QsweepError
 from sweeps.training import different_needs
@@ -100,7 +100,7 @@ def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namesp
     arguments += [] if given.models else ["--no-models"]
     search = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": search, "PYTHONSAFEPATH": "1"}
-    os.execve(sys.executable, [sys.executable, "-m", "workers", *arguments], environment)
+    os.execve(sys.executable, [*processes.PYTHON, "workers", *arguments], environment)
 
 
 def _take_hold(folder: Path) -> int:
@@ -150,9 +150,9 @@ def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
 def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
     trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
-    command = [sys.executable, "-m", "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
+    command = [*processes.PYTHON, "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
     command += ["--trainings", json.dumps(trainings)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = processes.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
     found = json.loads(answer.stdout.splitlines()[-1])

@@ -15,6 +15,7 @@ from types import FrameType
 
 from db.home import Home
 from db.states import FailureClass, State
+from sweeps import processes
 from sweeps.errors import QsweepError
 from workers.bundle.desk import Desk
 from workers.bundle.line import answer_calls
@@ -47,11 +48,11 @@ class Member:
         self.number = number
         self.place = place
         mine, its = Pipe()
-        command = [sys.executable, "-m", "workers.bundle.agent", "--bundle", str(home.root), "--data", str(home.data)]
+        command = [*processes.PYTHON, "workers.bundle.agent", "--bundle", str(home.root), "--data", str(home.data)]
         command += ["--number", str(number), "--line", str(its.fileno())]
         command += [] if math.isinf(crew.time_limit) else ["--time-limit", str(crew.time_limit)]
         # It inherits the hold on the bundle, so that no other runner begins before the last agent is gone.
-        self.process = subprocess.Popen(
+        self.process = processes.start(
             command,
             env=_environment(crew, place),
             stdin=subprocess.DEVNULL,
