@@ -55,7 +55,10 @@ def cohort_sheet(cohorts: Sequence[CohortPlan]) -> Sheet:
     numeric = ("jobs", "slots", "cohorts", "memory", "each")
     names = ("cohorts of", *numeric, "form", "time")
     return Sheet(
-        headings=tuple(Heading(name=name, numeric=name in numeric, spare=spare.get(name, 0)) for name in names),
+        headings=tuple(
+            Heading(name=name, numeric=name in numeric, copied=name == names[0], spare=spare.get(name, 0))
+            for name in names
+        ),
         rows=tuple(
             (
                 one.key,

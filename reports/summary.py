@@ -29,8 +29,9 @@ def summarize(source: Source, layout: Layout) -> Iterator[Summary]:
     """Each table of a sweep, in as many lines as a screen holds."""
     for table in make_tables(source):
         whole = sheet_of(table, layout)
+        columns = f"all with qsweep tables {source.title} --format csv"
         if len(whole.rows) <= MOST:
-            yield Summary(sheet=whole, rest="")
+            yield Summary(sheet=replace(whole, everything=columns), rest="")
             continue
         chosen = replace(table, rows=_telling(table))
         shown = _screen(sheet_of(chosen, layout))
@@ -38,7 +39,7 @@ def summarize(source: Source, layout: Layout) -> Iterator[Summary]:
         command = f"qsweep tables {source.title} --table {table.declaration.number or table.declaration.name}"
         command += " --against-paper" if layout.against_paper else ""
         yield Summary(
-            sheet=replace(shown, notes=whole.notes),
+            sheet=replace(shown, notes=whole.notes, everything=columns),
             rest=f"{len(rows)} of {len(table.rows)} rows of {table.declaration.heading.partition(':')[0]}; "
             f"all of them: {command}",
         )
