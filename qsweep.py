@@ -6,6 +6,7 @@ runs = qsweep.results("digits-grid")             # one row per trained model
 epochs = qsweep.results("digits-grid", "epochs")  # one row per epoch of each model
 gaps = qsweep.query("SELECT bits, avg(generalization_gap) AS gap FROM runs GROUP BY bits")
 print(qsweep.tables("digits-grid", against_paper=True))
+model = qsweep.load_model(runs.job[0])           # a torch.nn.Module
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from sweeps.errors import InputError, QsweepError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from db.home import Home
 
-__all__ = ["InputError", "QsweepError", "query", "results", "tables"]
+__all__ = ["InputError", "QsweepError", "load_model", "query", "results", "tables"]
 
 
 def query(
@@ -36,9 +38,11 @@ def query(
     """The answer of one SELECT (in DuckDB's dialect) over all sweeps, or over `sweep` alone, or over a bundle.
 
     It may name `runs`, `epochs`, `layers`, `measures`, `distortions`, `jobs`, `attempts`, `events` and `sweeps`
-    (`qsweep query --schema` lists their columns). Times are UTC. Warns where jobs that several sweeps share
+    (`qsweep query --schema` lists their columns). A column's type does not depend on what is missing: `Int64`,
+    `boolean`, floats, times in UTC, and tuples for lists. Warns where jobs that several sweeps share
     count more than once. Raises InputError for anything else.
     """
+    from reports.frames import typed_frame
     from reports.query import run_query
     from reports.source import all_sources
 
@@ -46,8 +50,7 @@ def query(
         answer = run_query(sql, sources)
     for note in answer.notes:
         warnings.warn(note, stacklevel=2)
-    frame: pd.DataFrame = answer.table.to_pandas()
-    return frame
+    return typed_frame(answer.table)
 
 
 def results(
@@ -60,15 +63,17 @@ def results(
 ) -> pd.DataFrame:
     """The committed results of a launched sweep, while it runs or after.
 
-    `kind` is `runs` (one row per job: settings, losses, accuracies as fractions), `epochs`, `layers`, `measures` or
-    `distortions`; or `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the variant launched
-    last) or NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
+    `kind` is `runs` (one row per job: settings, losses, accuracies as fractions), `epochs` (with `final` false also
+    those of trainings that are not done, as of their newest checkpoints), `layers`, `measures` or `distortions`; or
+    `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the sweep as written) or
+    NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
     `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.
     """
+    from reports.frames import typed_frame
     from reports.source import opened_source
 
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
-        return source.frame(kind)
+        return typed_frame(source.look(kind))
 
 
 def tables(
@@ -77,13 +82,14 @@ def tables(
     form: str = "markdown",
     against_paper: bool = False,
     spread: bool = False,
+    median: bool = False,
     home: str | Path | None = None,
     registry: str | None = None,
     bundle: str | Path | None = None,
 ) -> str:
-    """The paper's tables from the results so far, as `markdown`, `latex`, `csv` or `html`.
+    """The paper's tables from the results so far, as `markdown`, `latex`, `csv`, `html` or `json`.
 
-    Raises InputError for an unknown sweep, format, registry or bundle.
+    `median` shows medians in place of means. Raises InputError for an unknown sweep, format, registry or bundle.
     """
     from reports.answers import render_tables
     from reports.formats import Format
@@ -93,7 +99,36 @@ def tables(
     if form not in list(Format):
         raise InputError(f"{form!r} is not a format", allowed="allowed: " + ", ".join(Format))
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
-        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread))
+        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread), median=median)
+
+
+def load_model(job: str, *, home: str | Path | None = None, registry: str | None = None) -> nn.Module:
+    """The trained model of a job as a plain PyTorch module in evaluation mode, on the CPU.
+
+    It has the weights that are deployed: those of the chosen epoch, rounded if the model is quantized, with batch norm
+    as it is. It takes images (B, channels, side, side) that are standardized by the mean and the deviation of each
+    channel of the training images, and gives logits (B, classes). `job` is a job's identity, or its first digits.
+    Raises InputError if it is no training, is not done, diverged, or its model was not kept, and QsweepError if the
+    file is gone or altered. This function needs torch.
+    """
+    from db.registry import Registry
+
+    place = _home(home, registry)
+    with Registry.open(place.registry) as opened:
+        row = opened.job(job)
+    name = f"job {row.identity[:12]}"
+    if row.kind != "train":
+        raise InputError(f"{name} trains no model: it is a {row.kind} of job {row.job.parent}", place="load_model")
+    if row.state != "done" or row.diverged:
+        raise InputError(f"{name} has no model: it is {'diverged' if row.diverged else row.state}", place="load_model")
+    if row.model_file is None or row.model_hash is None:
+        raise InputError(
+            f"the model of {name} was not kept", place="load_model", allowed='train it under a sweep with keep = "all"'
+        )
+    from workers.checkpoints import load
+    from workers.deployed import deployed
+
+    return deployed(row.job.training, load(place.models / row.model_file, row.model_hash))
 
 
 def _path(path: str | Path | None) -> Path | None:

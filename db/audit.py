@@ -1,39 +1,99 @@
-"""The audit of a home: do the events, the jobs and the files tell the same story? Reads only."""
+"""The audit of a home: do the events, the jobs and the files tell the same story? Reads only, also beside agents.
+
+The registry is read at one moment, and the files after that: what it points to was there before. Whatever seems to be
+lost is asked about once more: a compaction may have moved it, or an agent may be computing it again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import pyarrow as pa
+
+from db.belonging import check_belonging
+from db.digests import digest_problems
 from db.home import Home
+from db.losses import Lost, counted, find_lost, find_lost_models
 from db.registry import Registry
-from db.results import DamagedResults, ResultStore
-from db.rows import EventRow, JobRow
-from db.schema import KINDS
-from db.states import HOLDING, TRANSITIONS, State
+from db.results import ResultStore
+from db.rows import EventRow, JobRow, Record
+from db.states import TRANSITIONS, State
 
 SHOWN = 20
-"""Violations of one kind that are listed."""
+"""Violations that are listed."""
+NAMED = 8
+"""Jobs that are named of each file that is lost."""
+LOOKS = 5
+"""How often is asked again about results that seem to be lost and have moved meanwhile."""
 
 
-def audit(home: Home) -> list[str]:
-    """Every violation found, in words; empty if the registry and the results are sound.
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What an audit found: broken laws in words, and results and models that are lost."""
+
+    broken: list[str]
+    lost: list[Lost]
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.broken and not self.lost
+
+    def lines(self, *, named: int | None = None) -> list[str]:
+        """Every finding, one line a law and one a file, which names so many of its jobs (or all)."""
+        files: dict[tuple[str, str, str], list[str]] = {}
+        for one in self.lost:
+            files.setdefault((one.kind, one.file, one.why), []).append(one.job[:12])
+        return self.broken + [
+            f"{kind} of {counted(jobs)}: {file} {why}: {_listed(jobs, named)}"
+            for (kind, file, why), jobs in files.items()
+        ]
+
+
+def audit(home: Home, *, deep: bool = False) -> list[str]:
+    """Every violation found, in words; empty if the registry and the results are sound. `deep`: the content of models
+    and checkpoints too.
 
     Raises InputError if there is no registry.
     """
     with Registry.open(home.registry) as registry:
-        jobs = {row.id: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id)}
-        alive = {agent.id for state in HOLDING for agent in registry.agents(state)}
-        events: dict[int, list[EventRow]] = {}
-        for event in registry.events():
-            events.setdefault(event.job_id, []).append(event)
-        problems = [problem for row in jobs.values() for problem in job_problems(row, events.get(row.id, []), alive)]
-        for sweep in registry.sweeps():
-            problems += list(_result_problems(home, registry, sweep.id))
+        problems = examine(home, registry, deep=deep).lines(named=NAMED)
     shown = problems[:SHOWN]
     return shown + ([f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else [])
 
 
-def job_problems(row: JobRow, events: Iterable[EventRow], alive: set[int]) -> Iterator[str]:
+def examine(home: Home, registry: Registry, *, deep: bool = False) -> Findings:
+    """The whole audit; with `deep`, of the content of models and checkpoints too. Raises InputError if the registry
+    counts the results of another home."""
+    check_belonging(home, registry)
+    record = registry.record()
+    broken = [*_broken(record), *(digest_problems(home, registry) if deep else ())]
+    return Findings(broken=broken, lost=_lost(home, registry, record.jobs))
+
+
+def repair(home: Home, registry: Registry, lost: Sequence[Lost]) -> int:
+    """Takes the jobs that have lost one of these back into the queue, with their children; how many jobs changed.
+
+    Whether it is still lost is looked at again: somebody may have computed it since.
+    """
+    rows = {row.identity: row for row in registry.record().jobs}
+    asked = {(one.job, one.kind) for one in lost}
+    reasons: dict[str, list[int]] = {}
+    for one in _lost(home, registry, [rows[job] for job in sorted({one.job for one in lost}) if job in rows]):
+        if (one.job, one.kind) in asked:
+            reasons.setdefault(f"what it found is lost: {one.file} {one.why}", []).append(rows[one.job].id)
+    return sum(registry.invalidate(jobs, reason) for reason, jobs in reasons.items())
+
+
+def _broken(record: Record) -> Iterator[str]:
+    events: dict[int, list[EventRow]] = {}
+    for event in record.events:
+        events.setdefault(event.job_id, []).append(event)
+    for row in record.jobs:
+        yield from job_problems(row, events.get(row.id, []), record.holders)
+
+
+def job_problems(row: JobRow, events: Iterable[EventRow], alive: frozenset[int] | set[int]) -> Iterator[str]:
     """What is wrong with one job: its events have to be a path of allowed steps to where it stands."""
     name = f"job {row.identity[:12]}"
     state, claims, finishes = State.QUEUED, 0, 0
@@ -58,14 +118,39 @@ def job_problems(row: JobRow, events: Iterable[EventRow], alive: set[int]) -> It
         yield f"{name}: is {row.state} with publication {row.publication}"
 
 
-def _result_problems(home: Home, registry: Registry, sweep_id: int) -> Iterator[str]:
+def _lost(home: Home, registry: Registry, rows: Sequence[JobRow]) -> list[Lost]:
     """Every pointer has to lead to exactly one row, and every kept model to its file."""
-    committed = registry.committed(sweep_id)
-    for kind in (one.name for one in KINDS.values() if one.one_row_a_job):
-        try:
-            ResultStore(home.store).read(kind, committed, columns=["job"])
-        except DamagedResults as error:
-            yield str(error)
-    for row in registry.jobs(sweep_id, state=State.DONE):
-        if row.model_file and not (home.models / row.model_file).is_file():
-            yield f"job {row.identity[:12]}: its model {row.model_file} is gone"
+    store = ResultStore(home.store)
+    ids = {row.identity: row.id for row in rows}
+    lost = [*find_lost(store, pointers_of(rows)), *find_lost_models(home, rows)]
+    for _ in range(LOOKS):
+        if not lost:
+            return []
+        before = {row.identity: row for row in rows}
+        rows = registry.jobs_of([ids[job] for job in sorted({one.job for one in lost})])
+        lost = [*find_lost(store, pointers_of(rows)), *find_lost_models(home, rows)]
+        if all(_points(row) == _points(before[row.identity]) for row in rows):
+            break
+    return lost
+
+
+def _points(row: JobRow) -> tuple[object, ...]:
+    return row.state, row.attempt, row.publication, row.model_file
+
+
+def pointers_of(rows: Iterable[JobRow]) -> pa.Table:
+    """The pointers of the done jobs among these, as `Registry.pointers` has them."""
+    done = [row for row in rows if row.state is State.DONE and row.publication is not None]
+    return pa.table(
+        {
+            "job": pa.array([row.identity for row in done], pa.string()),
+            "attempt": pa.array([row.attempt for row in done], pa.int64()),
+            "publication": pa.array([row.publication for row in done], pa.string()),
+            "kind": pa.array([row.kind for row in done], pa.string()),
+        }
+    )
+
+
+def _listed(jobs: Sequence[str], named: int | None) -> str:
+    some = jobs if named is None else jobs[:named]
+    return ", ".join(some) + (f" and {len(jobs) - len(some)} more" if len(some) < len(jobs) else "")

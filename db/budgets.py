@@ -44,7 +44,7 @@ def verdict(record: Record, failure: FailureClass, *, company: int, slots: int, 
     losses = 0 if record.advanced else record.losses
     state, alone, limit, delay = State.QUEUED, record.alone, record.slots_limit, 0.0
     match failure:
-        case FailureClass.PREEMPTED | FailureClass.LOST:
+        case FailureClass.PREEMPTED | FailureClass.INTERRUPTED | FailureClass.LOST:
             delay = min(2.0 ** (losses - 1), lease) if losses else 0.0
             losses += 1
         case FailureClass.MEMORY if slots > 1:

@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from db import failures
-from db.claims import CLAIMED, START, whole
-from db.clock import boot, moment, wall
+from db.claims import CLAIMED, RENEW, START, whole
+from db.clock import wall
+from db.errors import LeaseLost
 from db.journal import batches, event, record
-from db.rows import AgentInfo, BundleRow, Claim
-from db.states import AgentState, FailureClass, State
+from db.rows import BundleRow, Claim
+from db.states import HOLDING, AgentState, FailureClass, State
 from db.tables import RUNNING, agents, attempts, jobs
 from db.transaction import Transaction
 
 BACKEND = "bundle"
 """The backend of a bundle's holder."""
+NO_LEASE = 0.0
+"""The lease of a holder that has left: before that it is an agent like any other, alive by its heartbeat."""
+LEFT = sa.and_(agents.c.backend == BACKEND, agents.c.lease == NO_LEASE)
 AWAY = agents.c.state == AgentState.AWAY.value
 QUEUED = jobs.c.state == State.QUEUED.value
 
 
-def pack(transaction: Transaction, name: str, info: AgentInfo, ids: Sequence[int]) -> tuple[int, list[Claim]]:
-    """Enlists a holder, which claims those of these jobs that wait: with a child only if its parent is done or
-    comes along. Ids are handed out parents first, so in their order each parent is seen before its children."""
-    before = transaction.run(sa.select(agents.c.id).where(agents.c.boot_id == info.boot_id, AWAY)).scalar()
-    if before is not None:  # the answer to our first try was lost
-        return before, _held(transaction, before)
-    holder = _enlist(transaction, name, info)
+def pack(transaction: Transaction, holder: int, name: str, ids: Sequence[int]) -> list[Claim]:
+    """The holder, still alive and under a lease, claims those of these jobs that wait: with a child only if its parent
+    is done or comes along. Ids are handed out parents first, so in their order each parent is seen before its
+    children."""
+    if not transaction.quick(RENEW, {"agent": holder}):
+        raise LeaseLost(holder)
+    if before := _held(transaction, holder):  # the answer to our first try was lost
+        return before
     packed: set[int] = set()
     for batch in batches(sorted(ids)):
         rows = list(_packable(transaction, batch, packed))
         packed.update(row.id for row in rows)
         _start(transaction, holder, rows, f"packed into bundle {holder}, {name}")
-    return holder, _held(transaction, holder)
+    return _held(transaction, holder)
 
 
-def _enlist(transaction: Transaction, name: str, info: AgentInfo) -> int:
-    """A row without a lease: no clock decides about it."""
-    statement = agents.insert().values(
-        host=info.host, pid=info.pid, process_started=info.process_started, boot_id=info.boot_id,
-        backend=BACKEND, device=info.device, build=info.build, precisions=json.dumps(info.precisions),
-        code=info.code, log=info.log, lease=0.0, state=AgentState.AWAY.value, note=name, reason="",
-        clock=boot(), expires=moment(), enlisted_at=wall(), beat_at=wall(),
-    )  # fmt: skip
-    return int(transaction.run(statement.returning(agents.c.id)).scalar_one())
+def send_away(transaction: Transaction, holder: int, name: str, token: str) -> None:
+    """The bundle is written: from now on no clock decides about its holder. Raises LeaseLost if one did already."""
+    values = {"state": AgentState.AWAY.value, "lease": NO_LEASE, "note": name, "boot_id": token}
+    mine = agents.c.id == holder
+    left = agents.update().where(mine, agents.c.state == AgentState.ALIVE.value).values(**values)
+    if transaction.run(left.returning(agents.c.id)).first() is not None:
+        return
+    if transaction.run(sa.select(agents.c.id).where(mine, AWAY, agents.c.boot_id == token)).first() is None:
+        raise LeaseLost(holder)
 
 
 def _packable(transaction: Transaction, ids: Sequence[int], packed: set[int]) -> Iterator[Any]:
@@ -90,10 +94,10 @@ def _held(transaction: Transaction, holder: int) -> list[Claim]:
 
 
 def bundles(transaction: Transaction) -> list[BundleRow]:
-    """All that were ever packed, the oldest first."""
+    """All that ever left, the oldest first."""
     held = sa.select(sa.func.count()).where(RUNNING, jobs.c.agent_id == agents.c.id).scalar_subquery()
     columns = (agents.c.id, agents.c.note, agents.c.boot_id, agents.c.state, agents.c.enlisted_at)
-    statement = sa.select(*columns, held.label("jobs")).where(agents.c.backend == BACKEND).order_by(agents.c.id)
+    statement = sa.select(*columns, held.label("jobs")).where(LEFT).order_by(agents.c.id)
     return [
         BundleRow(
             id=row.id,
@@ -108,9 +112,10 @@ def bundles(transaction: Transaction) -> list[BundleRow]:
 
 
 def recall(transaction: Transaction, holder: int) -> int:
-    """What it holds is queued again, to be claimed at once; returns how many jobs."""
-    count = failures.depart(
-        transaction, holder, AgentState.DEAD, FailureClass.PREEMPTED, "recalled", was=AgentState.AWAY
+    """What it holds, away or still being packed, is queued again, to be claimed at once; returns how many jobs."""
+    count = sum(
+        failures.depart(transaction, holder, AgentState.DEAD, FailureClass.PREEMPTED, "recalled", was=was)
+        for was in HOLDING
     )
     mine = sa.select(attempts.c.job_id).where(attempts.c.agent_id == holder)
     transaction.run(

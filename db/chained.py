@@ -21,7 +21,7 @@ from db.connection import Database
 from db.errors import LeaseLost
 from db.rows import Accepted, Claim, Finished, Head, Scope
 from db.states import TRANSITIONS, State
-from db.tables import attempts, checkpoints, events, jobs
+from db.tables import attempts, checkpoints, curves, events, jobs
 from db.transaction import Transaction
 from sweeps.faults import point
 
@@ -77,6 +77,7 @@ def _finish_statement() -> sa.Select[Any]:
             sa.column("model_file", sa.Text),
             sa.column("model_hash", sa.Text),
             sa.column("diverged", sa.Boolean),
+            sa.column("unkept", sa.Boolean),
             name="given",
         )
         .render_derived(with_types=True)
@@ -86,6 +87,7 @@ def _finish_statement() -> sa.Select[Any]:
         sa.not_(jobs.c.has_children),
         jobs.c.id == given.c.job_id,
         jobs.c.attempt == given.c.attempt,
+        sa.or_(sa.not_(given.c.unkept), sa.not_(outcomes.ASKED)),
         jobs.c.state == State.RUNNING.value,
         jobs.c.agent_id == sa.bindparam("agent", type_=sa.BigInteger),
     )
@@ -113,8 +115,9 @@ def _finish_statement() -> sa.Select[Any]:
         .returning(checkpoints.c.job_id, checkpoints.c.file)
         .cte("forgotten")
     )
+    drawn = curves.delete().where(curves.c.job_id.in_(sa.select(finished.c.id))).cte("drawn")
     found = finished.outerjoin(forgotten, forgotten.c.job_id == finished.c.id)
-    return sa.select(finished.c.id, forgotten.c.file).select_from(found).add_cte(ended, recorded)
+    return sa.select(finished.c.id, forgotten.c.file).select_from(found).add_cte(ended, recorded, drawn)
 
 
 CLAIM = {kind: _claim_statement(*inside) for kind, inside in INSIDE.items()}
@@ -161,7 +164,7 @@ def finish(database: Database, agent_id: int, given: Sequence[Finished]) -> Acce
     if not rest:
         return passed
     others = database.write(lambda t: outcomes.finish(t, agent_id, rest))
-    return Accepted(jobs=passed.jobs | others.jobs, deletable=passed.deletable + others.deletable)
+    return Accepted(jobs=passed.jobs | others.jobs, deletable=passed.deletable + others.deletable, asked=others.asked)
 
 
 def _finished(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -> list[Any]:

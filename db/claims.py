@@ -97,7 +97,7 @@ CLAIMED = (
     jobs.c.progress,
     jobs.c.alone,
     jobs.c.slots_limit,
-    jobs.c.keep_model,
+    sa.or_(jobs.c.keep_model, jobs.c.has_children).label("keep_model"),
     jobs.c.parent_id,
     sa.case((jobs.c.progress > 0, "claimed, from step " + sa.cast(jobs.c.progress, sa.Text)), else_="claimed").label(
         "detail"

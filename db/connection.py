@@ -18,6 +18,7 @@ from db.clock import boot_id as boot_id
 from db.clock import boot_seconds
 from db.errors import NoRegistry, RegistryFull, RegistryUnavailable
 from db.filesystems import refuse_network
+from db.readonly import Readable, is_writable, open_readable
 from db.transaction import Statements, Transaction
 from db.urls import parse_url, secrets, shown
 from sweeps.errors import InputError
@@ -69,14 +70,23 @@ class Database:
         self._url = parse_url(url)
         self.place = shown(self._url)
         self.patience = patience
+        self._readable: Readable | None = None
         if self._url.get_backend_name() == "sqlite":
-            self.engine = _sqlite_engine(Path(str(self._url.database)), create)
+            path = Path(str(self._url.database))
+            if path.exists() and not is_writable(path):
+                self._readable = open_readable(path)
+            self.engine = _sqlite_engine(path, create, self._readable)
         else:
             self.engine = _postgres_engine(self._url)
         self._statements = Statements(self.engine.dialect)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self._begins = BEGINS[self.engine.dialect.name]
         self._spare: list[sa.Connection] = []
+
+    @property
+    def read_only(self) -> bool:
+        """Whether it lies where nothing can be written: it can be looked at, as it is now."""
+        return self._readable is not None
 
     @property
     def chains(self) -> bool:
@@ -87,6 +97,8 @@ class Database:
         while self._spare:
             self._spare.pop().close()
         self.engine.dispose()
+        if self._readable is not None:
+            self._readable.close()
 
     def prepare(self) -> None:
         """Readies an empty database: write-ahead log on SQLite, so that readers and the writer never wait."""
@@ -99,7 +111,14 @@ class Database:
                 raw.close()
 
     def write(self, work: Callable[[Transaction], Answer]) -> Answer:
-        """What `work` answers, in one transaction that holds SQLite's write lock from its first statement."""
+        """What `work` answers, in one transaction that holds SQLite's write lock from its first statement.
+
+        Raises InputError where nothing can be written.
+        """
+        if self._readable is not None:
+            raise InputError(
+                "this registry can only be read: you can't write there", place=self.place, allowed=self._readable.advice
+            )
         return self._patiently(Mode.WRITE, work)
 
     def read(self, work: Callable[[Transaction], Answer]) -> Answer:
@@ -172,16 +191,17 @@ class Database:
         return line
 
 
-def _sqlite_engine(path: Path, create: bool) -> sa.Engine:
-    refuse_network(path)
-    if create:
+def _sqlite_engine(path: Path, create: bool, readable: Readable | None) -> sa.Engine:
+    if readable is None:
+        refuse_network(path)
+    if create and readable is None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"the folder can't be made: {error.strerror}", place=str(path.parent)) from None
     elif not path.exists():
         raise NoRegistry(str(path))
-    place = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
+    place = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}" if readable is None else readable.uri
 
     def connect() -> sqlite3.Connection:
         # isolation_level None: the driver must not begin transactions by itself; `_begin` does.

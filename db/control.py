@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from db.clock import wall
+from db.custody import depart
 from db.journal import batches, event, move, record
-from db.states import FailureClass, State, SweepState
-from db.tables import attempts, checkpoints, events, jobs, reports, stops, sweep_jobs, sweeps
+from db.rows import Cancelled, Retried
+from db.states import AgentState, FailureClass, State, SweepState
+from db.tables import agents, attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps
 from db.transaction import Transaction
 
 FRESH_BUDGET: dict[str, Any] = {
@@ -19,8 +21,12 @@ FRESH_BUDGET: dict[str, Any] = {
 }  # fmt: skip
 
 
+LOST_MODEL = "its model is asked for, and is not there"
+"""Why a training that was done is repeated."""
+
+
 def pause(transaction: Transaction, sweep_id: int, reason: str) -> None:
-    _set(transaction, sweep_id, SweepState.PAUSED, reason)
+    set_state(transaction, sweep_id, SweepState.PAUSED, reason)
 
 
 def pause_for(transaction: Transaction, job_ids: Sequence[int], reason: str) -> None:
@@ -36,7 +42,7 @@ def pause_for(transaction: Transaction, job_ids: Sequence[int], reason: str) -> 
 
 def reactivate(transaction: Transaction, sweep_id: int) -> None:
     last = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
-    _set(transaction, sweep_id, SweepState.ACTIVE, "", watched_from=last)
+    set_state(transaction, sweep_id, SweepState.ACTIVE, "", watched_from=last)
     found = _locked(transaction, sweep_id, State.CANCELLED)
     move(
         transaction,
@@ -50,13 +56,15 @@ def reactivate(transaction: Transaction, sweep_id: int) -> None:
     transaction.run(jobs.update().where(_members(sweep_id), backing_off).values(not_before=None))
 
 
-def cancel(transaction: Transaction, sweep_id: int) -> int:
-    _set(transaction, sweep_id, SweepState.CANCELLED, "cancelled")
+def cancel(transaction: Transaction, sweep_id: int) -> Cancelled:
+    set_state(transaction, sweep_id, SweepState.CANCELLED, "")
     others = sa.exists().where(
         sweep_jobs.c.job_id == jobs.c.id,
         sweep_jobs.c.sweep_id == sweeps.c.id,
         sweeps.c.state != SweepState.CANCELLED.value,
     )
+    away = sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value)  # in a bundle: nobody can ask it
+    running = _locked(transaction, sweep_id, State.RUNNING, sa.not_(others), jobs.c.agent_id.not_in(away))
     found = _locked(transaction, sweep_id, State.QUEUED, sa.not_(others))
     move(
         transaction,
@@ -66,15 +74,43 @@ def cancel(transaction: Transaction, sweep_id: int) -> int:
         "cancelled",
         {"ended_at": wall(), "not_before": None},
     )
-    return len(found)
+    return Cancelled(queued=len(found), running=len(running))
 
 
-def retry(transaction: Transaction, sweep_id: int, state: State, failure_class: FailureClass | None) -> int:
+def retry(
+    transaction: Transaction,
+    sweep_id: int,
+    state: State,
+    failure_class: FailureClass | None,
+    gone: Collection[int],
+) -> Retried:
+    """Of measures whose training has no model any more, the training is repeated too."""
     assert state in (State.FAILED, State.CANCELLED), "only an ended job can be retried"
     more = () if failure_class is None else (jobs.c.failure_class == failure_class.value,)
-    found = _locked(transaction, sweep_id, state, *more)
-    move(transaction, found, state, State.QUEUED, "retried", FRESH_BUDGET)
-    return len(found)
+    parents = _without_model(transaction, sweep_id, state, more, gone)
+    found = len(_locked(transaction, sweep_id, state, *more))
+    if parents:
+        invalidate(transaction, parents, LOST_MODEL)
+    rest = _locked(transaction, sweep_id, state, *more)
+    move(transaction, rest, state, State.QUEUED, "retried", FRESH_BUDGET)
+    return Retried(queued=found, trainings=len(parents))
+
+
+def _without_model(
+    transaction: Transaction,
+    sweep_id: int,
+    state: State,
+    more: Sequence[sa.ColumnElement[bool]],
+    gone: Collection[int],
+) -> list[int]:
+    """The done parents of these jobs that have no model: it was not kept, or its file is `gone`."""
+    children = sa.select(jobs.c.parent_id).where(_members(sweep_id), jobs.c.state == state.value, *more)
+    rows = transaction.run(
+        sa.select(jobs.c.id, jobs.c.model_file)
+        .where(jobs.c.id.in_(children), jobs.c.state == State.DONE.value, sa.not_(jobs.c.diverged))
+        .order_by(jobs.c.id)
+    )
+    return [row.id for row in rows if row.model_file is None or row.id in gone]
 
 
 def invalidate(transaction: Transaction, ids: Sequence[int], reason: str) -> int:
@@ -83,7 +119,7 @@ def invalidate(transaction: Transaction, ids: Sequence[int], reason: str) -> int
     level = [row for row in _rows(transaction, jobs.c.id, ids) if row.state == State.DONE]
     blocked = False
     while level:
-        _supersede(transaction, level, reason, blocked)
+        supersede(transaction, level, reason, blocked)
         changed += len(level)
         families = [row.id for row in level if row.has_children]
         level = _rows(transaction, jobs.c.parent_id, families)
@@ -92,7 +128,7 @@ def invalidate(transaction: Transaction, ids: Sequence[int], reason: str) -> int
 
 
 def _rows(transaction: Transaction, column: sa.Column[Any], values: Sequence[int]) -> list[Any]:
-    wanted = (jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.has_children)
+    wanted = (jobs.c.id, jobs.c.state, jobs.c.attempt, jobs.c.has_children, jobs.c.publication)
     return [
         row
         for batch in batches(values)
@@ -102,10 +138,11 @@ def _rows(transaction: Transaction, column: sa.Column[Any], values: Sequence[int
     ]
 
 
-def _supersede(transaction: Transaction, rows: Sequence[Any], reason: str, blocked: bool) -> None:
+def supersede(transaction: Transaction, rows: Sequence[Any], reason: str, blocked: bool) -> None:
     """Sends jobs back to their first step. What they had done stays in their attempts, and counts no more."""
     for batch in batches(rows):
         ids = [row.id for row in batch]
+        depart(transaction, (row.publication for row in batch if row.publication))
         transaction.run(
             jobs.update()
             .where(jobs.c.id.in_(ids))
@@ -124,7 +161,7 @@ def _supersede(transaction: Transaction, rows: Sequence[Any], reason: str, block
         running = [row.id for row in batch if row.state == State.RUNNING]
         open_ones = sa.and_(attempts.c.job_id.in_(running), attempts.c.ended_at.is_(None))
         transaction.run(attempts.update().where(open_ones).values(ended_at=wall(), outcome=State.QUEUED.value))
-        for table in (checkpoints, reports, stops):
+        for table in (checkpoints, reports, curves, stops):
             transaction.run(table.delete().where(table.c.job_id.in_(ids)))
         record(transaction, [
             event(row, State(row.state), State.QUEUED, f"invalidated: {reason}")
@@ -146,7 +183,7 @@ def _locked(transaction: Transaction, sweep_id: int, state: State, *more: sa.Col
     ).all()
 
 
-def _set(transaction: Transaction, sweep_id: int, state: SweepState, reason: str, **more: Any) -> None:
+def set_state(transaction: Transaction, sweep_id: int, state: SweepState, reason: str, **more: Any) -> None:
     """Sets the sweep's state, and anew for each of its jobs whether some active sweep wants it."""
     # All sweeps are locked: of two that share a job, each must see what becomes of the other.
     transaction.run(sa.select(sweeps.c.id).order_by(sweeps.c.id).with_for_update())

@@ -1,25 +1,39 @@
-"""What lies in a home that nothing points to any more."""
+"""What lies in a home, and in its store of results, that nothing points to any more."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from db.custody import Holdings
 from db.home import Home
+from db.model_names import PATTERN as MODEL
 from db.registry import Registry
-from db.rows import JobRow
-from db.states import HOLDING, State
+from db.results import ResultStore, StoredFile, list_files
 
-MODEL = re.compile(r"(?P<job>[0-9a-f]{32})-(?P<attempt>\d+)\.pt")
 CHECKPOINT = re.compile(r"(?P<attempt>\d+)-\d+\.pt")
-PUBLICATION = re.compile(r"((?P<agent>\d+)|compact)-[0-9a-f]+\.parquet")
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-f]{32}|\d+\.tmp)")
-
+PUBLICATION = re.compile(r"(?P<publication>((?P<agent>\d+)|compact)-[0-9a-f]+)\.parquet")
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-f]{32}(?:\.tmp)?|\d+\.tmp)")
 
 GRACE = 3600.0
-"""Seconds for which a results file stays after it counted, or after a compaction wrote it: longer than any query."""
+"""Seconds for which a results file stays after the last pointer left it: longer than any query. As long stays what
+somebody began to write, and that no job is known of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """A file, by the folder of the home (or the store) that it lies in and its path there, and its size in bytes."""
+
+    folder: str
+    name: str
+    size: int
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/{self.name}" if self.folder else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,74 +46,161 @@ class Usage:
     garbage: int
 
 
-def find_garbage(home: Home, registry: Registry, *, now: float) -> list[Path]:
-    """Files that no job points to and that no live attempt may still be writing. `now` in Unix seconds.
+def find_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]:
+    """Files that no job points to and that nobody may still be writing. `now` in Unix seconds. Changes nothing.
 
     The files are listed before the registry is asked: what is committed in between counts as pointed to. Results
     that counted once stay for `GRACE` seconds more: a query may have taken its pointers before.
     """
-    listed = {folder: list(_files(folder)) for folder in (home.results, home.models, home.checkpoints)}
-    jobs = {row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id)}
-    alive = {agent.id for state in HOLDING for agent in registry.agents(state)}
-    publications, saved, published = registry.publications(), registry.checkpoint_files(), registry.published()
-    models = {row.model_file for row in jobs.values() if row.model_file}
-    found = []
-    for path in listed[home.results]:
-        match = PUBLICATION.fullmatch(_final_name(path))
-        if not match or path.stem in publications:
-            continue
-        if match["agent"] is None or path.stem in published:
-            if _age(path, now) > GRACE:
-                found.append(path)
-        elif int(match["agent"]) not in alive:
-            found.append(path)
-    for path in listed[home.models]:
-        match = MODEL.fullmatch(_final_name(path))
-        if (
-            match
-            and str(path.relative_to(home.models)) not in models
-            and not _is_live(jobs, match["job"], match["attempt"])
-        ):
-            found.append(path)
-    for path in listed[home.checkpoints]:
-        match = CHECKPOINT.fullmatch(_final_name(path))
-        job = path.parent.name
-        if match and str(path.relative_to(home.checkpoints)) not in saved and not _is_live(jobs, job, match["attempt"]):
-            found.append(path)
-    return found
+    files = _Files.of(home)
+    return list(_found(files, registry.custody.holdings(), now))
 
 
-def measure_usage(home: Home, garbage: list[Path]) -> list[Usage]:
-    """What each folder of the home takes."""
-    lost = set(garbage)
-    usage = []
-    for folder in (
-        home.results, home.models, home.weights, home.checkpoints, home.corruptions, home.logs, home.code,
-    ):  # fmt: skip
-        sizes = {path: path.stat().st_size for path in _files(folder)}
-        thrown = sum(size for path, size in sizes.items() if path in lost)
-        usage.append(Usage(name=folder.name, files=len(sizes), size=sum(sizes.values()), garbage=thrown))
-    return usage
+def collect_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]:
+    """Deletes what `find_garbage` finds; what was deleted here. Leases that have run out are taken back before: whoever
+    held one counts no more what it wrote."""
+    files = _Files.of(home)
+    registry.take_back_expired()
+    registry.custody.take_back()
+    holdings = registry.custody.holdings(lapsed=True)
+    store = ResultStore(home.store)
+    deleted = [one for one in _found(files, holdings, now) if _delete(home, store, one)]
+    there = {_publication(one.name) for one in store.files()}
+    registry.custody.forget(holdings.left_at.keys() - there)
+    return deleted
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+def measure_usage(home: Home, garbage: Sequence[Garbage]) -> list[Usage]:
+    """What each folder of the home, and the store of its results, takes."""
+    lost = {(one.folder, one.name) for one in garbage}
+    listed = {"results": ResultStore(home.store).files()}
+    for folder in (home.models, home.weights, home.checkpoints, home.corruptions, home.logs, home.code):
+        listed[folder.name] = list_files(folder)
+    return [
+        Usage(
+            name=folder,
+            files=len(files),
+            size=sum(one.size for one in files),
+            garbage=sum(one.size for one in files if (folder, one.name) in lost),
+        )
+        for folder, files in listed.items()
+    ]
 
 
-def _age(path: Path, now: float) -> float:
-    """Seconds since it was written or dated; 0 for one that another collector has just deleted."""
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    results: list[StoredFile]
+    models: list[StoredFile]
+    checkpoints: list[StoredFile]
+    begun: list[Garbage]
+    """Of other folders: what somebody began to write, and when."""
+    began: dict[str, float]
+
+    @classmethod
+    def of(cls, home: Home) -> _Files:
+        others = list(_begun(home))
+        return cls(
+            results=ResultStore(home.store).files(),
+            models=list_files(home.models),
+            checkpoints=list_files(home.checkpoints),
+            begun=[one for one, _ in others],
+            began={one.path: at for one, at in others},
+        )
+
+
+def _begun(home: Home) -> Iterator[tuple[Garbage, float]]:
+    """Temporary files and folders outside of results, models and checkpoints, and when they were written."""
+    for folder in (home.root, home.weights, home.starts, home.code, home.corruptions, *_folders(home.corruptions)):
+        for path in _entries(folder):
+            if TEMPORARY.fullmatch(path.name):
+                try:
+                    status = path.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                size = sum(one.size for one in list_files(path)) if path.is_dir() else status.st_size
+                place = path.relative_to(home.root).as_posix()
+                yield Garbage(folder="", name=place, size=size), status.st_mtime
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    return (path for path in _entries(folder) if path.is_dir())
+
+
+def _entries(folder: Path) -> list[Path]:
     try:
-        return now - path.stat().st_mtime
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _found(files: _Files, holdings: Holdings, now: float) -> Iterator[Garbage]:
+    for one in files.results:
+        if _is_lost_result(one, holdings, now):
+            yield Garbage(folder="results", name=one.name, size=one.size)
+    for one in files.models:
+        match = MODEL.fullmatch(_final_name(one.name))
+        if match and one.name not in holdings.models and not _is_live(holdings, match["job"], match["attempt"]):
+            yield Garbage(folder="models", name=one.name, size=one.size)
+    for one in files.checkpoints:
+        match, job = CHECKPOINT.fullmatch(_final_name(one.name)), Path(one.name).parent.name
+        if match and one.name not in holdings.checkpoints and not _is_live(holdings, job, match["attempt"]):
+            yield Garbage(folder="checkpoints", name=one.name, size=one.size)
+    yield from (one for one in files.begun if now - files.began[one.path] > GRACE)
+
+
+def _is_lost_result(file: StoredFile, holdings: Holdings, now: float) -> bool:
+    match = PUBLICATION.fullmatch(_final_name(file.name))
+    if not match:
+        return False
+    publication, agent = match["publication"], match["agent"]
+    if publication in holdings.written or (agent is not None and int(agent) in holdings.holders):
+        # A holder's own publication that pointers have left is no longer written.
+        return (
+            publication in holdings.left_at
+            and publication not in holdings.pointed
+            and _is_over(holdings.left_at[publication], now)
+        )
+    if TEMPORARY.fullmatch(Path(file.name).name):
+        return True
+    if publication in holdings.pointed:
+        return False
+    if publication in holdings.left_at:
+        return _is_over(holdings.left_at[publication], now)
+    if publication in holdings.published:  # left before the registry noted when
+        return _is_over(file.modified, now)
+    return True
+
+
+def _is_over(since: float, now: float) -> bool:
+    return now - since > GRACE
+
+
+def _delete(home: Home, store: ResultStore, one: Garbage) -> bool:
+    """Whether it was still there: an agent, or another collector, may have been faster."""
+    if one.folder == "results":
+        return store.delete(one.name)
+    path = home.root / one.folder / one.name
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return not path.exists()
+    try:
+        path.unlink()
     except FileNotFoundError:
-        return 0.0
+        return False
+    return True
 
 
-def _final_name(path: Path) -> str:
-    """The name that a temporary file would have got."""
-    match = TEMPORARY.fullmatch(path.name)
-    return match["name"] if match else path.name
+def _publication(name: str) -> str | None:
+    match = PUBLICATION.fullmatch(_final_name(name))
+    return match["publication"] if match else None
 
 
-def _is_live(jobs: dict[str, JobRow], job: str, attempt: str) -> bool:
-    row = jobs.get(job)
-    return row is not None and row.state is State.RUNNING and row.attempt == int(attempt)
+def _final_name(name: str) -> str:
+    """The name of the file that a temporary one would have become."""
+    last = Path(name).name
+    match = TEMPORARY.fullmatch(last)
+    return match["name"] if match else last
+
+
+def _is_live(holdings: Holdings, job: str, attempt: str) -> bool:
+    return holdings.running.get(job) == int(attempt)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeps.errors import InputError
+from sweeps.wholefiles import write_whole
 
 VERSION = "1"
 STORE = "RESULTS"
@@ -27,7 +29,7 @@ class Home:
         root = root.expanduser().absolute()
         return cls(
             root=root,
-            registry=registry or f"sqlite:///{root / 'registry.db'}",
+            registry=registry or str(root / "registry.db"),
             data=(data or root / "data").expanduser().absolute(),
         )
 
@@ -83,7 +85,7 @@ class Home:
                 allowed=f"this program's is {VERSION!r}",
             )
         nearest = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        if not _can_be_written(nearest):
             raise InputError(
                 f"{nearest} is not a folder that can be written",
                 place=f"home {self.root}",
@@ -98,8 +100,17 @@ class Home:
                 folder.mkdir(parents=True, exist_ok=True)
             stamp = self.root / "VERSION"
             if not stamp.is_file():
-                temporary = self.root / f".VERSION.{os.getpid()}"
-                temporary.write_text(VERSION + "\n")
-                temporary.replace(stamp)
+                write_whole(stamp, f"{VERSION}\n".encode())
         except OSError as error:
             raise InputError(str(error), place=f"home {self.root}", allowed="name another with --home DIR") from None
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether files can be made there: a superuser is told so of any folder, also of /proc. Leaves nothing behind."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from db import curves
 from db.clock import wall
 from db.journal import RECORD, event
 from db.rows import Accepted, Checkpoint, Fenced, Finished, Move
@@ -21,6 +22,8 @@ KEPT = 2
 DIVERGED = "diverged"
 """What the event of a finish says of a training whose loss became infinite or no number."""
 
+ASKED = sa.or_(jobs.c.keep_model, jobs.c.has_children)
+"""Some sweep asks for the trained model, to keep it or to measure it."""
 FENCE = (
     jobs.c.id == sa.bindparam("fenced_id"),
     jobs.c.attempt == sa.bindparam("fenced_attempt"),
@@ -62,6 +65,7 @@ def locked(transaction: Transaction, ids: Sequence[int]) -> list[Any]:
 FINISH = (
     jobs.update()
     .where(*FENCE, jobs.c.agent_id == sa.bindparam("agent"))
+    .where(sa.or_(sa.not_(sa.bindparam("new_unkept", type_=sa.Boolean)), sa.not_(ASKED)))
     .values(
         state=State.DONE.value,
         publication=sa.bindparam("new_publication"),
@@ -140,6 +144,7 @@ def checkpointed(transaction: Transaction, agent_id: int, given: Sequence[Checkp
             for one in passed
         ],
     )
+    curves.record(transaction, passed)
     ids = [one.job_id for one in passed]
     return Accepted(jobs=frozenset(ids), deletable=_forget(transaction, ids, KEPT))
 
@@ -179,8 +184,14 @@ def finish(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -
     if counted:
         _record(transaction, agent_id, counted, list(passed.values()))
         point("finish.uncommitted", len(counted))
-    deletable = _forget(transaction, [row.id for row in passed.values() if row.progress], 0)
-    return Accepted(jobs=frozenset(passed) | _counted_before(transaction, agent_id, refused), deletable=deletable)
+    begun = [row.id for row in passed.values() if row.progress]
+    deletable = _forget(transaction, begun, 0)
+    curves.forget(transaction, begun)
+    return Accepted(
+        jobs=frozenset(passed) | _counted_before(transaction, agent_id, refused),
+        deletable=deletable,
+        asked=frozenset(held(transaction, agent_id, [one for one in refused if one.unkept])),
+    )
 
 
 def _result(one: Finished) -> dict[str, Any]:
@@ -191,6 +202,7 @@ def _result(one: Finished) -> dict[str, Any]:
         "new_model_file": one.model_file,
         "new_model_hash": one.model_hash,
         "new_diverged": one.diverged,
+        "new_unkept": one.unkept,
         "new_outcome": State.DONE.value,
         "new_class": None,
         "new_error": "",

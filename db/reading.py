@@ -8,9 +8,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.clock import boot, moment
-from db.rows import AgentRow, AttemptRow, Calibration, CalibrationRow, Committed, Counts, EventRow, JobRow, Sweep
-from db.states import AgentState, FailureClass, State, SweepState
+from db.clock import boot, moment, wall
+from db.journal import batches
+from db.naming import meant
+from db.rows import (
+    AgentRow,
+    AttemptRow,
+    Calibration,
+    CalibrationRow,
+    Committed,
+    Counts,
+    EventRow,
+    JobRow,
+    Record,
+    Sweep,
+)
+from db.states import HOLDING, AgentState, FailureClass, State, SweepState
 from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
 from db.tables import agents as agents_table
 from db.tables import attempts as attempts_table
@@ -18,7 +31,7 @@ from db.tables import events as events_table
 from db.tables import jobs as jobs_table
 from db.tables import sweeps as sweeps_table
 from db.transaction import Transaction
-from sweeps.errors import InputError, nearest
+from sweeps.errors import InputError
 from sweeps.job import Kind
 
 SWEEP = sa.select(sweeps_table)
@@ -41,24 +54,37 @@ def sweep_of(row: Any) -> Sweep:
 
 
 def find_sweep(transaction: Transaction, text: str) -> Sweep:
-    name, _, label = text.partition("@")
-    statement = SWEEP.where(sweeps_table.c.name == name).order_by(
-        sweeps_table.c.launched_at.desc(), sweeps_table.c.id.desc()
-    )
-    if label:
-        statement = statement.where(sweeps_table.c.label == label)
-    row = transaction.run(statement.limit(1)).first()
-    if row is not None:
-        return sweep_of(row)
-    known = [one.title for one in sweeps(transaction)]
-    known += sorted({one.partition("@")[0] for one in known})
-    allowed = nearest(text, known) if known else "none was launched yet"
-    raise InputError(f"no sweep {text!r} was launched here", allowed=allowed)
+    of_name = sweeps(transaction, sweeps_table.c.name == text.partition("@")[0])
+    return meant(text, of_name or sweeps(transaction))
 
 
-def sweeps(transaction: Transaction) -> list[Sweep]:
+def sweeps(transaction: Transaction, *conditions: sa.ColumnElement[bool]) -> list[Sweep]:
     order = (sweeps_table.c.launched_at.desc(), sweeps_table.c.id.desc())
-    return [sweep_of(row) for row in transaction.run(SWEEP.order_by(*order))]
+    there = sweeps_table.c.state != SweepState.DELETED.value
+    return [sweep_of(row) for row in transaction.run(SWEEP.where(there, *conditions).order_by(*order))]
+
+
+def sharing(transaction: Transaction, job_ids: Sequence[int], sweep_id: int) -> dict[str, int]:
+    found: dict[str, int] = {}
+    level = list(job_ids)
+    while level:
+        for batch in batches(level):
+            statement = (
+                sa.select(sweeps_table.c.name, sweeps_table.c.label, sa.func.count().label("jobs"))
+                .join(sweep_jobs, sweep_jobs.c.sweep_id == sweeps_table.c.id)
+                .where(sweep_jobs.c.job_id.in_(batch), sweeps_table.c.id != sweep_id)
+                .group_by(sweeps_table.c.id, sweeps_table.c.name, sweeps_table.c.label)
+                .order_by(sweeps_table.c.id)
+            )
+            for row in transaction.run(statement):
+                title = f"{row.name}@{row.label}"
+                found[title] = found.get(title, 0) + row.jobs
+        level = [
+            child
+            for batch in batches(level)
+            for child in transaction.run(sa.select(jobs_table.c.id).where(jobs_table.c.parent_id.in_(batch))).scalars()
+        ]
+    return found
 
 
 def counts(transaction: Transaction, sweep_id: int, selection: int | None) -> Counts:
@@ -108,6 +134,25 @@ def jobs(
         selected = sa.select(selections.c.job_id).where(selections.c.selection == selection)
         statement = statement.where(jobs_table.c.id.in_(selected))
     return [_job_row(row) for row in transaction.run(statement)]
+
+
+def record(transaction: Transaction) -> Record:
+    """Everything that an audit holds against each other."""
+    holding = sa.select(agents_table.c.id).where(agents_table.c.state.in_([one.value for one in HOLDING]))
+    return Record(
+        jobs=[_job_row(row) for row in transaction.run(JOB.order_by(jobs_table.c.id))],
+        events=events(transaction, job_id=None, since=0, sweep_id=None, limit=None),
+        holders=frozenset(transaction.run(holding).scalars()),
+    )
+
+
+def jobs_of(transaction: Transaction, ids: Sequence[int]) -> list[JobRow]:
+    """These jobs as they stand."""
+    return [
+        _job_row(row)
+        for batch in batches(ids)
+        for row in transaction.run(JOB.where(jobs_table.c.id.in_(batch)).order_by(jobs_table.c.id))
+    ]
 
 
 def job(transaction: Transaction, prefix: str) -> JobRow:
@@ -164,14 +209,29 @@ def events(
 def agents(transaction: Transaction, state: AgentState | None) -> list[AgentRow]:
     over = sa.or_(agents_table.c.expires < moment(), agents_table.c.clock != boot())
     expired = sa.and_(agents_table.c.state == AgentState.ALIVE.value, over).label("expired")
-    columns = [agents_table.c[name] for name in AgentRow.__dataclass_fields__ if name != "expired"]
-    statement = sa.select(*columns, expired).order_by(agents_table.c.id)
+    same_clock = agents_table.c.clock == boot()
+    since_beat = wall() - agents_table.c.beat_at - agents_table.c.lease
+    overdue = sa.case((same_clock, moment() - agents_table.c.expires), else_=since_beat).label("overdue")
+    columns = [agents_table.c[name] for name in AgentRow.__dataclass_fields__ if name not in ("expired", "overdue")]
+    statement = sa.select(*columns, expired, overdue).order_by(agents_table.c.id)
     if state is not None:
         statement = statement.where(agents_table.c.state == state.value)
     return [
         AgentRow(**(dict(row._mapping) | {"state": AgentState(row.state), "expired": bool(row.expired)}))
         for row in transaction.run(statement)
     ]
+
+
+def held(transaction: Transaction, sweep_id: int, selection: int | None) -> dict[int, int]:
+    """How many running jobs of the sweep, or of a selection of them, each agent holds."""
+    statement = sa.select(jobs_table.c.agent_id, sa.func.count().label("jobs")).where(RUNNING)
+    if selection is None:
+        members = sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep_id == sweep_id)
+    else:
+        members = sa.select(selections.c.job_id).where(selections.c.selection == selection)
+    member = jobs_table.c.id.in_(members)
+    rows = transaction.run(statement.where(member).group_by(jobs_table.c.agent_id))
+    return {row.agent_id: row.jobs for row in rows if row.agent_id is not None}
 
 
 def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
@@ -202,6 +262,11 @@ def newest_event(transaction: Transaction) -> int:
 
 def checkpoint_files(transaction: Transaction) -> set[str]:
     return set(transaction.run(sa.select(checkpoints.c.file)).scalars())
+
+
+def checkpoint_sums(transaction: Transaction) -> dict[str, str]:
+    rows = transaction.run(sa.select(checkpoints.c.file, checkpoints.c.checksum))
+    return {row.file: row.checksum for row in rows}
 
 
 def publications(transaction: Transaction) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -10,6 +11,8 @@ import sqlalchemy as sa
 
 from db.clock import wall
 from db.connection import Database
+from db.control import LOST_MODEL, invalidate
+from db.deletion import NOWHERE
 from db.journal import move
 from db.reading import SWEEP, sweep_of
 from db.rows import Registered, Sweep
@@ -18,6 +21,7 @@ from db.tables import jobs, sweep_jobs, sweeps
 from db.transaction import Transaction
 from sweeps.errors import InputError
 from sweeps.job import Job
+from sweeps.spec import Spec, variant
 
 CHUNK = 5_000
 """Jobs per transaction: others wait for it a few tenths of a second at most."""
@@ -34,8 +38,22 @@ Row: TypeAlias = tuple[tuple[Any, ...], str | None]
 AWAKE: dict[str, Any] = {"not_before": None, "ended_at": None}
 
 
+KEEPS = ("none", "children", "all")
+"""Which models stay, the fewest first."""
+
+
 def add_sweep(
-    transaction: Transaction, *, name: str, label: str, spec: str, size: int, owner: str, code: str, keep: str
+    transaction: Transaction,
+    *,
+    name: str,
+    label: str,
+    spec: str,
+    size: int,
+    owner: str,
+    code: str,
+    keep: str,
+    written: bool,
+    seen_code: str,
 ) -> Sweep:
     transaction.run(
         transaction.insert(sweeps)
@@ -46,12 +64,41 @@ def add_sweep(
         .on_conflict_do_nothing()
     )  # fmt: skip
     found = transaction.run(SWEEP.where(sweeps.c.name == name, sweeps.c.label == label).with_for_update()).one()
+    _check_same(found, spec)
+    _check_code(found, code, seen_code)
     transaction.run(
         sweeps.update()
         .where(sweeps.c.id == found.id)
-        .values(spec=spec, size=size, keep=keep, code=code or found.code, launched_at=wall())
+        .values(
+            spec=spec,
+            size=size,
+            keep=max(keep, found.keep, key=KEEPS.index),
+            code=code or found.code,
+            launched_at=wall(),
+            **({"written_at": wall()} if written else {}),
+        )
     )
     return sweep_of(transaction.run(SWEEP.where(sweeps.c.id == found.id)).one())
+
+
+def _check_same(found: Any, spec: str) -> None:
+    """The words of a sweep may change with a launch: its title, its tables. What it spans, and how, may not."""
+    if found.spec == spec:
+        return
+    title = f"{found.name}@{found.label}"
+    before, now = Spec.from_json(found.spec, place=title), Spec.from_json(spec, place=title)
+    if (before.tuning, variant(before.jobs())) != (now.tuning, variant(now.jobs())):
+        raise InputError(f"{title} names another variant already", place="--name", allowed="choose another name")
+
+
+def _check_code(found: Any, code: str, seen: str) -> None:
+    """Nobody replaces code that somebody else chose since he looked."""
+    if found.code and code and found.code not in (code, seen):
+        raise InputError(
+            f"another launch has just begun it with other code ({found.code})",
+            place=f"{found.name}@{found.label}",
+            allowed="launch again: it asks which code to go on with, or takes --code",
+        )
 
 
 def register(database: Database, sweep_id: int, given: Sequence[Job]) -> Registered:
@@ -106,17 +153,34 @@ def _register(transaction: Transaction, sweep_id: int, rows: list[Row]) -> Regis
     # Held until the end of this chunk, so that nobody else registers one of its jobs, or cancels the sweep.
     transaction.lock_registration()
     sweep = transaction.run(
-        sa.select(sweeps.c.state, sweeps.c.keep).where(sweeps.c.id == sweep_id).with_for_update(read=True)
+        sa.select(sweeps.c.state, sweeps.c.keep, sweeps.c.spec)
+        .where(sweeps.c.id == sweep_id)
+        .with_for_update(read=True)
     ).one()
-    wishes = {"wanted": sweep.state == SweepState.ACTIVE, "keep_model": sweep.keep != "none"}
+    if sweep.state == SweepState.DELETED:
+        raise InputError("the sweep was deleted while it was launched", allowed="launch it again")
+    wishes = {"wanted": sweep.state == SweepState.ACTIVE, "keep_model": _keeps_models(sweep.keep, sweep.spec)}
     parents = _lock_parents(transaction, {parent for _, parent in rows if parent is not None})
     known = _known(transaction, [words[0] for words, _ in rows])
     fresh = [row for row in rows if row[0][0] not in known]
     _insert(transaction, sweep_id, fresh, parents, wishes)
+    revived = _take_home(transaction, sweep_id, list(known.values()))
     joined = _join(transaction, sweep_id, list(known.values()))
     if known:
         _wish(transaction, list(known.values()), wishes)
-    return Registered(new=len(fresh), shared=joined, known=len(known) - joined)
+    return Registered(new=len(fresh) + revived, shared=joined - revived, known=len(known) - joined)
+
+
+def _keeps_models(keep: str, spec: str) -> bool:
+    """Whether a sweep asks for the models of its trainings: every one of them has the children that it declares."""
+    return keep == "all" or (keep == "children" and bool(json.loads(spec).get("measures")))
+
+
+def _take_home(transaction: Transaction, sweep_id: int, known: Sequence[int]) -> int:
+    """Jobs whose sweep was deleted are this one's, as if it had registered them first; returns how many."""
+    if not known:
+        return 0
+    return transaction.count(jobs.update().where(jobs.c.id.in_(known), jobs.c.home == NOWHERE).values(home=sweep_id))
 
 
 def _lock_parents(transaction: Transaction, parents: set[str]) -> dict[str, Any]:
@@ -124,8 +188,16 @@ def _lock_parents(transaction: Transaction, parents: set[str]) -> dict[str, Any]
     if not parents:
         return {}
     named = transaction.among(jobs.c.identity, sorted(parents))
-    statement = sa.select(jobs.c.id, jobs.c.identity, jobs.c.state).where(named).order_by(jobs.c.id)
-    found = {row.identity: row for row in transaction.run(statement.with_for_update(key_share=True))}
+    lacking = sa.and_(jobs.c.model_file.is_(None), sa.not_(jobs.c.has_children), sa.not_(jobs.c.diverged)).label(
+        "lacking"
+    )
+    statement = sa.select(jobs.c.id, jobs.c.identity, jobs.c.state, lacking).where(named).order_by(jobs.c.id)
+    rows = transaction.run(statement.with_for_update(key_share=True)).all()
+    if lost := [row.id for row in rows if row.state == State.DONE and row.lacking]:
+        # Done without its model a moment ago, when nobody had asked for it: whoever launches has looked before.
+        invalidate(transaction, lost, LOST_MODEL)
+        rows = transaction.run(statement).all()
+    found = {row.identity: row for row in rows}
     if absent := parents - found.keys():
         raise InputError(f"the parent job {min(absent)} is not registered")
     transaction.run(jobs.update().where(named, sa.not_(jobs.c.has_children)).values(has_children=True))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from db import (
     agents,
+    blocking,
     bundles,
     chained,
     claims,
     control,
+    curves,
+    deletion,
     failures,
     outcomes,
     reading,
@@ -23,6 +26,7 @@ from db import (
     watching,
 )
 from db.connection import Database
+from db.custody import Custody
 from db.rows import (
     EVERYTHING,
     Accepted,
@@ -30,23 +34,28 @@ from db.rows import (
     AgentInfo,
     AgentRow,
     AttemptRow,
+    Blocked,
     BundleRow,
     Calibration,
     CalibrationRow,
+    Cancelled,
     Change,
     Checkpoint,
     Claim,
     Committed,
     Counts,
+    Curve,
+    Deletion,
     Done,
     EventRow,
     Fenced,
     Finished,
     Head,
     JobRow,
-    Move,
+    Record,
     Registered,
     Remaining,
+    Retried,
     Scope,
     Sweep,
 )
@@ -136,16 +145,22 @@ class Registry:
         owner: str = "",
         code: str = "",
         keep: str = "all",
+        written: bool = False,
+        seen_code: str = "",
     ) -> Sweep:
-        """The variant `name@label`, added or launched again, with these values and a new time of launch.
+        """The variant `name@label`, added or launched again, with a new time of launch. Its state stays as it is (see
+        `reactivate`), and so does its owner. `written`: as its file says, so that the bare name means it.
 
-        Its state stays as it is (see `reactivate`). That a label always spans the same jobs is the caller's care.
+        Of a sweep that is there, the jobs and the way in which they are tuned never change: another specification is
+        refused by an InputError. Its words may; `keep` only ever grows; `code` replaces only what was there when the
+        caller looked (`seen_code`).
         """
         return self._database.write(
             lambda t: registration.add_sweep(
-                t, name=name, label=label, spec=spec, size=size, owner=owner, code=code, keep=keep
+                t, name=name, label=label, spec=spec, size=size, owner=owner, code=code, keep=keep,
+                written=written, seen_code=seen_code,
             )
-        )
+        )  # fmt: skip
 
     def register(self, sweep_id: int, jobs: Sequence[Job]) -> Registered:
         """Makes `jobs` members of the sweep, in this order, parents before children. Idempotent."""
@@ -157,7 +172,10 @@ class Registry:
         return self._database.write(lambda t: selections.select(t, identities))
 
     def find_sweep(self, name: str) -> Sweep:
-        """The variant `NAME@label`; for a bare NAME the one launched last. InputError if there is none."""
+        """The variant `NAME@label`; a bare NAME is the sweep as written (see `db.naming`).
+
+        Raises AmbiguousName if several variants could be meant, InputError if there is none.
+        """
         return self._database.read(lambda t: reading.find_sweep(t, name))
 
     def sweeps(self) -> list[Sweep]:
@@ -177,17 +195,50 @@ class Registry:
         """Active again, whatever it was: its cancelled jobs are queued, its backoffs end."""
         self._database.write(lambda t: control.reactivate(t, sweep_id))
 
-    def cancel(self, sweep_id: int) -> int:
-        """Gives the sweep up; returns how many queued jobs are thereby cancelled.
+    def cancel(self, sweep_id: int) -> Cancelled:
+        """Gives the sweep up; how many jobs are thereby cancelled, or will be.
 
-        A job that another sweep holds stays as it is. A running one that no sweep holds is named by its
-        agent's next `beat`, and is cancelled when that agent releases it.
+        What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running
+        one that no sweep holds is named by its agent's next `beat`, and is cancelled when that agent releases it.
         """
+        self.take_back_expired()
         return self._database.write(lambda t: control.cancel(t, sweep_id))
 
-    def retry(self, sweep_id: int, state: State = State.FAILED, failure_class: FailureClass | None = None) -> int:
-        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget; returns how many."""
-        return self._database.write(lambda t: control.retry(t, sweep_id, state, failure_class))
+    def retry(
+        self,
+        sweep_id: int,
+        state: State = State.FAILED,
+        failure_class: FailureClass | None = None,
+        *,
+        gone: Collection[int] = (),
+    ) -> Retried:
+        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget.
+
+        A training that they take the model of is repeated, with all that was measured of it, if it was done without
+        one, or is among `gone`: the ids of trainings whose file is not there.
+        """
+        return self._database.write(lambda t: control.retry(t, sweep_id, state, failure_class, gone))
+
+    def sharing(self, job_ids: Iterable[int], sweep_id: int) -> dict[str, int]:
+        """The other sweeps that hold any of these jobs or their descendants, by title, and how many each."""
+        ids = list(job_ids)
+        return self._database.read(lambda t: reading.sharing(t, ids, sweep_id))
+
+    def deletion(self, sweep: Sweep) -> Deletion:
+        """What a deletion of the sweep would take with it, and what would stay."""
+        return self._database.read(lambda t: deletion.look(t, sweep.id))
+
+    def check_deletable(self, sweep: Sweep) -> None:
+        """Raises InputError while some of the sweep's jobs wait or run."""
+        self._database.read(lambda t: deletion.check(t, sweep.id))
+
+    def delete(self, sweep_id: int) -> Deletion:
+        """Deletes the sweep: it is listed nowhere any more, and what it alone held counts no more; what went.
+
+        Its jobs, attempts and events stay as history; a job that is asked for again is computed again. Raises
+        InputError while some of its jobs wait or run.
+        """
+        return self._database.write(lambda t: deletion.delete(t, sweep_id))
 
     def invalidate(self, job_ids: Iterable[int], reason: str) -> int:
         """Supersedes the results of these done jobs and all their descendants; returns how many jobs changed.
@@ -208,6 +259,14 @@ class Registry:
     ) -> list[JobRow]:
         """The sweep's jobs, or a selection of them, in the order of their registration."""
         return self._database.read(lambda t: reading.jobs(t, sweep_id, state, selection, limit))
+
+    def record(self) -> Record:
+        """All jobs and events, at one moment."""
+        return self._database.snapshot(reading.record)
+
+    def jobs_of(self, ids: Sequence[int]) -> list[JobRow]:
+        """These jobs as they stand, in the order of their registration."""
+        return self._database.read(lambda t: reading.jobs_of(t, ids))
 
     def job(self, identity_prefix: str) -> JobRow:
         """The one job whose identity begins so; InputError if there is none, or more than one."""
@@ -232,6 +291,14 @@ class Registry:
 
     def agents(self, state: AgentState | None = AgentState.ALIVE) -> list[AgentRow]:
         return self._database.read(lambda t: reading.agents(t, state))
+
+    def held(self, sweep_id: int, selection: int | None = None) -> dict[int, int]:
+        """How many running jobs of the sweep, or of a selection of them, each agent holds."""
+        return self._database.read(lambda t: reading.held(t, sweep_id, selection))
+
+    def blocked(self, sweep_id: int, selection: int | None = None) -> list[Blocked]:
+        """The queued jobs of the sweep, or of a selection, that can't run as things stand, by what keeps them."""
+        return self._database.read(lambda t: blocking.blocked(t, sweep_id, selection))
 
     def committed(self, sweep_id: int) -> list[Committed]:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
@@ -280,6 +347,14 @@ class Registry:
         """How many changes of the sweep's jobs there were after the event `since`, and by which agents."""
         return self._database.read(lambda t: watching.activity(t, sweep_id, since=since))
 
+    def curves(self, sweep_id: int) -> list[Curve]:
+        """The epochs so far of the sweep's trainings that are not done."""
+        return self._database.read(lambda t: curves.of_sweep(t, sweep_id))
+
+    def curve(self, job_id: int) -> list[Curve]:
+        """The epochs so far of one job, if it is not done and has told any."""
+        return self._database.read(lambda t: curves.of_job(t, job_id))
+
     def committed_job(self, job_id: int) -> list[Committed]:
         """The pointer of one job, if it is done."""
         return self._database.read(lambda t: reading.committed_job(t, job_id))
@@ -288,9 +363,23 @@ class Registry:
         """The number of the newest event: it changes whenever a job does."""
         return self._database.read(reading.newest_event)
 
+    @property
+    def custody(self) -> Custody:
+        """Whose the files of the results, models and checkpoints are."""
+        return Custody(self._database)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this registry lies where nothing can be written: it can be looked at."""
+        return self._database.read_only
+
     def checkpoint_files(self) -> set[str]:
         """Every checkpoint file that some job may still resume from."""
         return self._database.read(reading.checkpoint_files)
+
+    def checkpoint_sums(self) -> dict[str, str]:
+        """The same with the SHA-256 of each."""
+        return self._database.read(reading.checkpoint_sums)
 
     def publications(self) -> set[str]:
         """Every publication that a job of any sweep points to."""
@@ -334,16 +423,22 @@ class Registry:
 
     # Bundles: a holder without a heartbeat, whose jobs no clock takes back
 
-    def pack(self, name: str, info: AgentInfo, job_ids: Iterable[int]) -> tuple[int, list[Claim]]:
-        """Claims for the bundle `name` those of these jobs that wait; its holder's id, and what it holds now.
+    def pack(self, holder: int, name: str, job_ids: Iterable[int]) -> list[Claim]:
+        """Claims for the bundle `name` those of these jobs that wait; what its holder holds now.
 
-        A child goes only if its parent is done or goes too. `info.boot_id` is the bundle's token.
+        The holder is an agent, enlisted with a lease as any other, until `send_away`. A child goes only if its parent
+        is done or goes too. Raises LeaseLost.
         """
         ids = list(job_ids)
-        return self._database.write(lambda t: bundles.pack(t, name, info, ids))
+        return self._database.write(lambda t: bundles.pack(t, holder, name, ids))
+
+    def send_away(self, holder: int, name: str, token: str) -> None:
+        """The bundle lies whole where it belongs: from now on only an import or a recall moves its jobs. Raises
+        LeaseLost if they were taken back before."""
+        self._database.write(lambda t: bundles.send_away(t, holder, name, token))
 
     def bundles(self) -> list[BundleRow]:
-        """All that were ever packed; those that are away hold jobs."""
+        """All that ever left; those that are away hold jobs."""
         return self._database.read(bundles.bundles)
 
     def recall(self, holder: int) -> int:
@@ -411,13 +506,6 @@ class Registry:
     def finish(self, agent_id: int, finished: Sequence[Finished]) -> Accepted:
         """Commits results: the pointers and the state, together. Only accepted jobs count."""
         return chained.finish(self._database, agent_id, finished)
-
-    def move(self, moves: Sequence[Move]) -> int:
-        """Moves the pointers of results that were copied to another publication; how many still counted.
-
-        All in one transaction; one that was superseded meanwhile stays where it is.
-        """
-        return self._database.write(lambda t: outcomes.move(t, moves))
 
     def release(self, agent_id: int, claims: Sequence[Fenced], detail: str = "") -> frozenset[int]:
         """Hands jobs back as preempted; returns those that passed the fence."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +17,15 @@ import pyarrow.parquet as pq
 
 from db.schema import KINDS, VERSION, Kind
 from sweeps.errors import QsweepError
-from sweeps.faults import point
 from sweeps.job import Kind as JobKind
+from sweeps.wholefiles import write_whole
 
 FILE = "__filename"
 """The column in which Arrow names the file of each row."""
+IDENTITY = "STORE"
+"""The file of a store by which its registry knows it again."""
+UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, KeyError)
+"""What reading a damaged file may raise."""
 
 
 class Pointer(Protocol):
@@ -33,6 +39,15 @@ class Pointer(Protocol):
     def publication(self) -> str: ...
     @property
     def kind(self) -> JobKind: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file by its path below a folder or a store, its size in bytes, and when it was written (Unix seconds)."""
+
+    name: str
+    size: int
+    modified: float
 
 
 class DamagedResults(QsweepError):
@@ -55,7 +70,7 @@ class ResultStore:
         if isinstance(place, Path) or "://" not in place:
             self._files, self._root = fs.LocalFileSystem(), str(Path(place).expanduser().absolute())
         else:
-            self._files, self._root = fs.FileSystem.from_uri(place)
+            self._files, self._root = open_url(place)
         self.place = str(place)
 
     def write(self, kind: str, publication: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -69,12 +84,12 @@ class ResultStore:
         """Publishes a table that has the columns of its kind."""
         labelled = table.replace_schema_metadata({"qsweep.kind": kind, "qsweep.schema": str(VERSION)})
         buffer = pa.BufferOutputStream()
-        pq.write_table(labelled, buffer, compression="zstd")
-        self._put(self._path(kind, publication), buffer.getvalue())
+        pq.write_table(labelled, buffer, compression="zstd", write_page_checksum=True)
+        self._put(self._path(kind, publication), buffer.getvalue(), at="parquet")
 
     def adopt(self, kind: str, publication: str, content: bytes) -> None:
         """Publishes a file that another store wrote, byte for byte: it keeps its provenance."""
-        self._put(self._path(kind, publication), pa.py_buffer(content))
+        self._put(self._path(kind, publication), pa.py_buffer(content), at="parquet")
 
     def read(
         self, kind: str, committed: Iterable[Pointer] | pa.Table, columns: Sequence[str] | None = None
@@ -87,7 +102,7 @@ class ResultStore:
         import pyarrow.dataset as ds  # here, because it takes half a second that those who only write can spare
 
         known = KINDS[kind]
-        pointers = committed if isinstance(committed, pa.Table) else _table_of(committed)
+        pointers = committed if isinstance(committed, pa.Table) else table_of(committed)
         pointers = pointers.filter(pc.equal(pointers["kind"], known.of.value)).combine_chunks()
         names = list(known.columns.names if columns is None else columns)
         schema = pa.schema([known.columns.field(name) for name in names])
@@ -98,21 +113,82 @@ class ResultStore:
         paths = [self._path(kind, publication) for publication in publications]
         # The schema given, a file that lacks a column has nulls in it, and one that has more loses the rest.
         try:
-            dataset = ds.dataset(paths, known.columns, "parquet", self._files)
+            options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+            parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
+            dataset = ds.dataset(paths, known.columns, parquet, self._files)
             table = dataset.to_table([*wanted, FILE])
         except FileNotFoundError as error:
             raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
-        except (pa.ArrowInvalid, OSError) as error:
+        except UNREADABLE as error:
             raise DamagedResults(f"a results file can't be read: {error}") from None
         files = pc.index_in(pointers["publication"], value_set=pa.array(publications, pa.string()))
         counted = _counted(table, pointers, files, paths, known, self.place)
         return counted.select(names).cast(schema)
 
+    def read_file(self, kind: str, publication: str) -> pa.Table:
+        """All rows of one file with every column that is known, counted or not. Raises DamagedResults."""
+        path = self._path(kind, publication)
+        try:
+            with self._files.open_input_file(path) as source:
+                file = pq.ParquetFile(source, page_checksum_verification=True)
+                known = [one for one in KINDS[kind].columns.names if one in file.schema_arrow.names]
+                table = file.read(columns=known)
+            table.validate(full=True)
+            return table.select(["job", "attempt", *(one for one in known if one not in ("job", "attempt"))])
+        except FileNotFoundError:
+            raise VanishedResults("is gone") from None
+        except UNREADABLE as error:
+            raise DamagedResults(f"can't be read ({' '.join(str(error).split())})") from None
+
     def publications(self, kind: str) -> set[str]:
         """Every publication of this kind that lies in the store, counted or not."""
-        selector = fs.FileSelector(f"{self._root}/{kind}", allow_not_found=True)
-        names = (Path(one.path).name for one in self._files.get_file_info(selector))
-        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
+        names = (Path(one.name).name for one in self.files(kind))
+        return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet") and name[0] != "."}
+
+    def holds(self, kind: str, publication: str) -> bool:
+        """Whether that file lies in the store."""
+        return bool(self._files.get_file_info(self._path(kind, publication)).type == fs.FileType.File)
+
+    def files(self, kind: str | None = None) -> list[StoredFile]:
+        """Every file that lies in the store, or in the folder of one kind, in the order of their names."""
+        if isinstance(self._files, fs.LocalFileSystem):
+            found = list_files(Path(self._root) / (kind or ""))
+        else:
+            below = f"{self._root}/{kind}" if kind else self._root
+            infos = self._files.get_file_info(fs.FileSelector(below, recursive=True, allow_not_found=True))
+            found = [
+                StoredFile(name=one.path[len(below) :].lstrip("/"), size=one.size or 0, modified=_seconds(one))
+                for one in infos
+                if one.type == fs.FileType.File
+            ]
+        return sorted(found, key=lambda one: one.name)
+
+    def delete(self, name: str) -> bool:
+        """Deletes a file of `files`; whether it was still there."""
+        try:
+            self._files.delete_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def discard(self, publication: str, kinds: Iterable[str]) -> None:
+        """Deletes what is there of a publication that never counted."""
+        for kind in kinds:
+            self.delete(f"{kind}/{publication}.parquet")
+
+    def identity(self) -> str | None:
+        """By what the store's registry knows it again; None if no registry has taken it yet."""
+        try:
+            with self._files.open_input_file(f"{self._root}/{IDENTITY}") as file:
+                return bytes(file.read()).decode(errors="replace").strip() or None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise QsweepError(f"{self.place}: the results can't be looked at: {error}") from None
+
+    def take(self, identity: str) -> None:
+        """Writes that identity into the store."""
+        self._put(f"{self._root}/{IDENTITY}", pa.py_buffer(f"{identity}\n".encode()))
 
     def path(self, kind: str, publication: str) -> str:
         """Where that file lies or would lie, as a path of the file system."""
@@ -125,34 +201,33 @@ class ResultStore:
                 schema = pq.read_schema(file)
         except FileNotFoundError as error:
             raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
-        except (pa.ArrowInvalid, OSError) as error:
+        except UNREADABLE as error:
             raise DamagedResults(f"a results file can't be read: {error}") from None
         version = int((schema.metadata or {}).get(b"qsweep.schema", VERSION))
         return version > VERSION or not set(schema.names) <= set(KINDS[kind].columns.names)
-
-    def touch(self, kind: str, publication: str) -> None:
-        """Dates a file to now: from when garbage collection counts, if nothing points to it any more."""
-        if isinstance(self._files, fs.LocalFileSystem):
-            os.utime(self._path(kind, publication))
-
-    def remove(self, kind: str, publication: str) -> None:
-        """Deletes one file: for garbage collection, which knows that nothing points to it."""
-        self._files.delete_file(self._path(kind, publication))
 
     def _path(self, kind: str, publication: str) -> str:
         assert kind in KINDS, f"{kind} is no kind of result"
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", publication), f"{publication!r} is no publication"
         return f"{self._root}/{kind}/{publication}.parquet"
 
-    def _put(self, path: str, content: pa.Buffer) -> None:
+    def _put(self, path: str, content: pa.Buffer, *, at: str | None = None) -> None:
         if isinstance(self._files, fs.LocalFileSystem):
-            _put_local(Path(path), content)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(Path(path), memoryview(content), at=at)
         else:
             with self._files.open_output_stream(path) as stream:
                 stream.write(content)
 
 
-def _table_of(pointers: Iterable[Pointer]) -> pa.Table:
+def open_url(url: str) -> tuple[fs.FileSystem, str]:
+    """The file system that a URL names, and the path in it."""
+    files, root = fs.FileSystem.from_uri(url)
+    return files, root
+
+
+def table_of(pointers: Iterable[Pointer]) -> pa.Table:
+    """These pointers as `Registry.pointers` has them."""
     listed = list(pointers)
     return pa.table(
         {
@@ -182,22 +257,21 @@ def _counted(
     return table.take(pc.sort_indices(table, sort_keys=[("order", "ascending")]))
 
 
-def _put_local(path: Path, content: pa.Buffer) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        point("parquet.written", temporary)
-        temporary.rename(path)
-        point("parquet.renamed", path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def list_files(folder: Path) -> list[StoredFile]:
+    """Every file below a folder. One that goes away meanwhile is not there."""
+    found = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent) / name
+            try:
+                status = path.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            place = path.relative_to(folder).as_posix()
+            found.append(StoredFile(name=place, size=status.st_size, modified=status.st_mtime))
+    return found
+
+
+def _seconds(info: fs.FileInfo) -> float:
+    """When it was written; an object store that does not say is taken to have it from just now."""
+    return time.time() if info.mtime is None else float(info.mtime.timestamp())

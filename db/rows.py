@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
-from db.states import AgentState, FailureClass, State, SweepState
+from db.states import AgentState, FailureClass, Obstacle, State, SweepState
 from sweeps.job import Job, Kind
+from sweeps.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +29,22 @@ class Sweep:
     reason: str
     created_at: float
     launched_at: float
+    written_at: float | None = None
+    """When it was launched last as its file says, under no name of its own; None for a variant."""
 
     @property
     def title(self) -> str:
         return f"{self.name}@{self.label}"
+
+    @property
+    def called(self) -> str:
+        """The shortest name by which to go on with it right after its launch."""
+        return self.title if self.written_at is None else self.name
+
+    @property
+    def is_tuning(self) -> bool:
+        """Whether it is a tuning run."""
+        return '"tuning"' in self.spec and "tuning" in json.loads(self.spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +54,40 @@ class Registered:
     new: int
     shared: int
     known: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """What a cancel did: jobs that waited are cancelled, those that run are told to stop at their agents' next beat."""
+
+    queued: int
+    running: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """What a retry did: jobs that are queued again, and trainings among them that were done without a model."""
+
+    queued: int
+    trainings: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion:
+    """What goes with a sweep that is deleted, and what stays."""
+
+    jobs: int
+    """Jobs that no other sweep holds."""
+    open: int
+    """Its jobs that wait or run, shared ones among them."""
+    shared: dict[str, int]
+    """Other sweeps that hold some of its jobs, by title, and how many."""
+    identities: tuple[str, ...]
+    """The done ones of `jobs`."""
+    models: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    publications: tuple[str, ...]
+    """Results files in which nothing else counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +145,21 @@ class AgentRow:
     beat_at: float
     ended_at: float | None
     expired: bool
+    process_started: float
+    boot_id: str
+    overdue: float
+    """Seconds since the lease ran out; negative before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocked:
+    """Queued jobs that can't run, because an ancestor of theirs will not be done as things stand."""
+
+    jobs: int
+    parent: str
+    """The identity of that ancestor."""
+    obstacle: Obstacle
+    failure_class: FailureClass | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +247,15 @@ class EventRow:
     agent_id: int | None
     attempt: int
     detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """All jobs and all their events at one moment, and the agents and bundles that may hold jobs."""
+
+    jobs: list[JobRow]
+    events: list[EventRow]
+    holders: frozenset[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,6 +382,24 @@ class Checkpoint:
     epoch: int
     file: str
     checksum: str
+    curve: Sequence[Mapping[str, Any]] = ()
+    """The epochs that it holds, as rows of `epochs`, if they are more than when they were told last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The epochs that a training has done which is not done itself: those of its newest checkpoint."""
+
+    job: str
+    state: State
+    attempt: int
+    """The attempt that told of them."""
+    content: str
+    epochs: tuple[Mapping[str, Any], ...]
+
+    @cached_property
+    def training(self) -> Training:
+        return Job.from_json(self.content).training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,14 +412,21 @@ class Finished:
     model_file: str | None = None
     model_hash: str | None = None
     diverged: bool = False
+    unkept: bool = False
+    """Its model was not kept, because no sweep asked for it: does not count if one does by now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accepted:
-    """Which jobs passed the fence, and which checkpoint files nobody needs any more."""
+    """Which jobs passed the fence, and which checkpoint files nobody needs any more.
+
+    `asked`: jobs that are still the agent's, and did not pass since a sweep asks for their `unkept` models by now: to
+    be finished again, with the models.
+    """
 
     jobs: frozenset[int]
     deletable: tuple[str, ...] = ()
+    asked: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ class State(StrEnum):
     away in a bundle runs too: an import moves it on, or a recall by the user.
     DONE: one attempt's results are committed. Only an invalidation moves it, back to queued.
     FAILED: its budget is spent. Only a retry (or the invalidation of its parent) moves it, back to queued.
-    CANCELLED: no sweep wants it: every sweep that holds it is cancelled, or a tuning scheduler stopped it.
-        Launching one of them again, or a trial that wants it to go on, moves it back to queued.
+    CANCELLED: no sweep wants it: every sweep that holds it is cancelled or deleted, or a tuning scheduler
+        stopped it. Launching one that holds it, or a trial that wants it to go on, moves it back to queued.
     """
 
     QUEUED = "queued"
@@ -45,7 +45,9 @@ class FailureClass(StrEnum):
     """Why an attempt ended without a result. `db.budgets` says what each class costs."""
 
     PREEMPTED = "preempted"
-    """Handed back on request: a signal, Ctrl-C, a full disk."""
+    """Handed back on request of a machine: SIGTERM, SIGUSR1, a full disk."""
+    INTERRUPTED = "interrupted"
+    """Handed back on request of the user: Ctrl-C."""
     LOST = "lost"
     """The machine, the whole process tree or the registry was out of reach, and the lease was taken back."""
     CRASH = "crash"
@@ -60,19 +62,37 @@ class FailureClass(StrEnum):
     """A tuning scheduler ended the trial early."""
 
 
+class Obstacle(StrEnum):
+    """Why a parent will not be done, as things stand, so that its children can't run."""
+
+    FAILED = "failed"
+    """Its budget is spent: a retry queues it again."""
+    CANCELLED = "cancelled"
+    """No sweep wants it any more: a launch of one that holds it does again."""
+    AWAY = "away"
+    """A bundle holds it, until that is imported or recalled."""
+    UNWANTED = "unwanted"
+    """It is queued, and every sweep that holds it is paused or cancelled."""
+
+
 class SweepState(StrEnum):
-    """Whether a sweep wants its jobs. PAUSED keeps them queued; CANCELLED gives them up."""
+    """Whether a sweep wants its jobs. PAUSED keeps them queued; CANCELLED gives them up.
+
+    DELETED is the end: the sweep holds no job any more, is listed nowhere, and its name is free for another.
+    """
 
     ACTIVE = "active"
     PAUSED = "paused"
     CANCELLED = "cancelled"
+    DELETED = "deleted"
 
 
 class AgentState(StrEnum):
     """An incarnation of an agent: ALIVE until it retires by itself, or its lease is taken back (DEAD).
 
     AWAY is a bundle: it holds the jobs that were packed into it and has no heartbeat, so no clock takes them
-    back. It retires when an import brings the last of them home, and is DEAD once they were recalled.
+    back. It retires when an import brings the last of them home, and is DEAD once they were recalled. While `pack`
+    writes it, its holder is ALIVE: if that process dies, its jobs come back as any dead agent's.
     """
 
     ALIVE = "alive"

@@ -1,7 +1,8 @@
 """The registry's tables. `db/migrations` makes them; a test holds the two together.
 
 No row of `sweeps`, `jobs`, `agents`, `attempts` or `events` is ever deleted, so no foreign key could break;
-none is declared, because each would cost a look-up per insert of a million.
+none is declared, because each would cost a look-up per insert of a million. A deleted sweep keeps its row, in the
+state `deleted` and under a label that nobody can type; only its rows of `sweep_jobs` go (`db.deletion`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ sweeps = sa.Table(
     sa.Column("watched_from", sa.BigInteger, nullable=False),  # older failures do not pause the sweep again
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("launched_at", sa.Double, nullable=False),
+    sa.Column("written_at", sa.Double),  # launched last as its file says: what a bare NAME means
     sa.UniqueConstraint("name", "label", name="sweeps_by_name"),
 )
 
@@ -46,7 +48,7 @@ jobs = sa.Table(
     sa.Column("id", Key, primary_key=True),
     sa.Column("identity", Name, nullable=False),
     sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("home", sa.BigInteger, nullable=False),  # the sweep that registered it first
+    sa.Column("home", sa.BigInteger, nullable=False),  # the sweep that registered it first; 0: it was deleted
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("wanted", sa.Boolean, nullable=False),  # some active sweep holds it
     sa.Column("blocked", sa.Boolean, nullable=False),  # its parent is not done
@@ -193,6 +195,15 @@ reports = sa.Table(
     sqlite_with_rowid=False,
 )
 
+curves = sa.Table(
+    "curves",
+    metadata,
+    sa.Column("job_id", sa.BigInteger, primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("epochs", sa.Text, nullable=False),  # JSON: the rows of `epochs` so far
+    sqlite_with_rowid=False,
+)
+
 stops = sa.Table(
     "stops",
     metadata,
@@ -227,4 +238,29 @@ calibrations = sa.Table(
     sa.Column("made_at", sa.Double, nullable=False),
     sa.Column("seconds", sa.Double),
     sa.Column("peak", sa.BigInteger),
+)
+
+writings = sa.Table(
+    "writings",  # publications that someone without an agent is writing: no collector may touch their files
+    metadata,
+    sa.Column("publication", Name, primary_key=True),
+    sa.Column("writer", sa.Text, nullable=False),  # who, for people
+    sa.Column("clock", sa.Text, nullable=False),  # as in `agents`: the writer lives by a lease
+    sa.Column("expires", sa.Double, nullable=False),
+)
+
+departures = sa.Table(
+    "departures",  # publications that pointers have left: their files stay for as long as a query may take
+    metadata,
+    sa.Column("publication", Name, primary_key=True),
+    sa.Column("left_at", sa.Double, nullable=False),
+)
+
+store = sa.Table(
+    "store",  # one row: where the results of this registry lie, and by what they are known again
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("identity", sa.Text, nullable=False),  # drawn at random, and kept in the store too
+    sa.Column("place", sa.Text, nullable=False),  # a folder or a URL, as of the last launch
+    sa.Column("host", sa.Text, nullable=False),  # the machine of the folder; empty for a URL
 )

@@ -24,6 +24,12 @@ def parse_url(url: str | Path) -> sa.URL:
     scheme = parsed.get_backend_name()
     if scheme in ("postgresql", "postgres"):
         return parsed.set(drivername="postgresql+psycopg")
+    if scheme == "sqlite" and "?" in text:
+        raise InputError(
+            "what follows the ? would be lost: a SQLite registry has no options",
+            place="registry URL",
+            allowed="if it belongs to the path, give the path of the file itself, or write %3F",
+        )
     if scheme == "sqlite" and parsed.database and parsed.database != ":memory:":
         return sa.URL.create("sqlite", database=str(Path(parsed.database).expanduser().absolute()))
     raise InputError(f"{scheme!r} holds no registry", place="registry URL", allowed=allowed)

@@ -14,7 +14,7 @@ from db.rows import Calibration
 from orchestrator.backends.local import worker_environment
 from orchestrator.machine import Machine
 from sweeps import processes
-from sweeps.errors import QsweepError
+from sweeps.errors import QsweepError, raise_packed
 from sweeps.job import Job, Kind
 from workers.forms import forms_of
 
@@ -146,6 +146,8 @@ class Bench:
                 process.kill()
                 process.communicate()
         found = [json.loads(line) if line.startswith("{") else {} for line in lines]
+        for one in found:
+            raise_packed(one)
         times = [one["seconds"] for one in found if one.get("seconds")]
         whole = len(times) == len(processes)
         return Trial(
@@ -155,7 +157,7 @@ class Bench:
             rate=sum(slots / time for time in times) if whole else 0.0,
             seconds=sum(times) / len(times) if whole else 0.0,
             peak=max((one.get("peak", 0) for one in found), default=0),
-            problem=next((one["problem"] for one in found if one.get("problem")), ""),
+            problem=next((one["unavailable"] for one in found if one.get("unavailable")), ""),
         )
 
     def _start(self, number: int) -> subprocess.Popen[str]:
@@ -165,7 +167,8 @@ class Bench:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=worker_environment(self.home, threads=1, gpu=gpu),
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from db.home import Home
 from db.registry import Registry
+from orchestrator.losses import lost_words
 from orchestrator.machine import probe
 from reports.sheet import Sheet, headings
 from sweeps.code import code_version
@@ -68,11 +69,11 @@ def _registry(home: Home) -> Finding:
         registry = Registry.open_if_present(home.registry)
         if registry is None:
             return Finding(part="registry", ok=True, text="none yet; the first launch makes it")
-        count = len(registry.sweeps())
-        registry.close()
+        with registry:
+            count, lost = len(registry.sweeps()), lost_words(registry)
     except QsweepError as error:
         return Finding(part="registry", ok=False, text=str(error))
-    return Finding(part="registry", ok=True, text=f"{count} sweeps")
+    return Finding(part="registry", ok=not lost, text="; ".join([f"{count} sweeps", *lost]), needed=False)
 
 
 def _data(home: Home, name: str) -> Finding:

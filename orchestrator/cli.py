@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator.commands import act, answer, ask, care, carry, distort, landscape, look, run, tune
+from orchestrator.literal import make_literal
+from orchestrator.terminal import outlets
 from sweeps.code import release
-from sweeps.errors import QsweepError
+from sweeps.errors import LostResults, QsweepError
 
 app = typer.Typer(
     name="qsweep",
@@ -61,21 +64,36 @@ def options(
             os.environ[variable] = str(value)
 
 
+make_literal(app)
+
+
 def main() -> None:
     """Run the command line; errors of qsweep's own become one message and their exit code."""
+    with outlets(), warnings.catch_warnings():
+        warnings.simplefilter("always", LostResults)
+        warnings.showwarning = _say  # type: ignore[assignment]  # its parameters have names that nobody uses
+        _run()
+
+
+def _say(message: Warning | str, category: type[Warning], *where: object) -> None:
+    """A warning of qsweep's own is a note to the user; any other looks as always."""
+    if issubclass(category, LostResults):
+        sys.stderr.write(f"note: {message}\n")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, str(where[0]), int(str(where[1]))))
+
+
+def _run() -> None:
     try:
         app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
     except QsweepError as error:
-        from orchestrator.terminal import broken, width_of
+        from orchestrator.layout import broken, width_of
 
         sys.stderr.write(broken(f"qsweep: {error}", width_of(sys.stderr)) + "\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("qsweep: interrupted\n")
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -141,14 +141,7 @@ def connect(given: str, *, own: bool = False) -> str:
     shows it to a cluster of this machine that it found by AUTO, and to others if RAY_AUTH_MODE says so.
     """
     ray = load_ray()
-    address = running_address() if given == AUTO else given
-    check_form(address)
-    if not reachable(address):
-        raise InputError(
-            "nothing answers there",
-            place=f"--ray-address {address}",
-            allowed="is Ray running, and its port open from here?",
-        )
+    address = check_address(given)
     if own:
         use_token()
     try:
@@ -161,6 +154,19 @@ def connect(given: str, *, own: bool = False) -> str:
             place=f"--ray-address {address}",
             allowed="set RAY_AUTH_MODE=token if it asks for a token",
         ) from None
+    return address
+
+
+def check_address(given: str) -> str:
+    """HOST:PORT of a given address. Raises InputError if it is none, or nothing answers there."""
+    address = running_address() if given == AUTO else given
+    check_form(address)
+    if not reachable(address):
+        raise InputError(
+            "nothing answers there",
+            place=f"--ray-address {address}",
+            allowed="is Ray running, and its port open from here?",
+        )
     return address
 
 

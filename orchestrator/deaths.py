@@ -10,6 +10,7 @@ import psutil
 
 from db.clock import boot_id, process_started
 from db.registry import Registry
+from db.rows import AgentRow
 
 GRACE = 3.0
 """Seconds that a dead agent's supervisor has to report the death itself: only it knows a crash from a loss."""
@@ -45,3 +46,9 @@ def is_alive(pid: int, started: float) -> bool:
         return same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def is_dead_here(agent: AgentRow) -> bool:
+    """Whether this agent's process ran on this machine since it was booted, and runs no more."""
+    here = agent.host == socket.gethostname() and agent.boot_id == boot_id()
+    return here and not is_alive(agent.pid, agent.process_started)

@@ -6,10 +6,11 @@ import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sweeps.code import code_version
+from sweeps.code import check_snapshot, code_version, freeze
 from sweeps.errors import InputError
 
 if TYPE_CHECKING:
+    from db.home import Home
     from db.rows import Sweep
 
 
@@ -38,3 +39,12 @@ def choose_code(sweep: Sweep | None, choice: Code | None) -> str:
 
         choice = Code(Prompt.ask(f"{differs}. Continue with which?", choices=list(Code), default=Code.FROZEN))
     return sweep.code if choice is Code.FROZEN else current
+
+
+def keep_code(home: Home, version: str) -> None:
+    """See that the home has the snapshot of this version, which agents are to run. Raises InputError if it is gone or
+    no longer what its version names."""
+    if version == code_version():
+        freeze(home.code)
+    else:
+        check_snapshot(home.code, version)

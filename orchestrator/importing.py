@@ -1,31 +1,39 @@
-"""Bringing a bundle's results home: checked whole, fenced by job and attempt, counted once."""
+"""Bringing a bundle's results home: checked whole, fenced by job and attempt, counted once.
+
+Nothing that a bundle says is used as a path or believed unchecked: `workers.bundle.findings` holds its ledger, and
+`orchestrator.inspection` its files, against what was packed, before anything is written. Names are made here.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from db.belonging import check_belonging
 from db.home import Home
+from db.model_names import model_name
 from db.registry import Registry
 from db.results import ResultStore
 from db.rows import BundleRow, Claim, Finished, JobRow
-from db.schema import KINDS, VERSION
-from db.states import FailureClass, State
+from db.states import State
+from orchestrator.inspection import check_results, read_whole, results_file
 from sweeps.errors import InputError
-from workers.bundle.desk import LEDGER, digest_of
-from workers.bundle.ledger import Record, read_ledger
-from workers.bundle.manifest import Manifest, read_manifest, seed
+from sweeps.faults import point
+from workers.bundle.desk import LEDGER
+from workers.bundle.findings import Findings, Publication, Result, read_findings
+from workers.bundle.ledger import read_ledger
+from workers.bundle.manifest import FILE, Manifest, read_manifest, seed
 from workers.bundle.parcel import has_models, opened
+from workers.bundle.plain import read_plain
 
-AGAIN = "copy the bundle again; nothing was imported"
+LOG = 1 << 26
+"""Bytes of a bundle's logs that are kept: their end."""
+OLD_DIGITS, DIGITS = 12, 32
+"""Hex digits in the names of imported publications, formerly and now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +57,15 @@ def bring_home(home: Home, path: Path) -> Imported:
     """Count what the bundle or parcel at `path` has found. Raises InputError, with nothing changed, if it is damaged,
     altered, or of another registry."""
     with opened(path) as folder, Registry.open(home.registry) as registry:
+        check_belonging(home, registry)
         manifest = read_manifest(folder)
         records = read_ledger(folder / LEDGER, seed(folder))
         bundle = _find_bundle(registry, manifest, path)
+        rows = _find_jobs(registry, manifest, folder / FILE)
+        findings = read_findings(records, manifest.claims, folder / LEDGER)
         models = has_models(folder)
-        _check_files(folder, manifest, records, models=models)
-        return _Import(home, registry, folder, manifest, bundle, models=models).run(records)
+        check_results(folder, findings, models=models)
+        return _Import(home, registry, folder, bundle, rows, models=models).run(manifest.title, findings)
 
 
 def _find_bundle(registry: Registry, manifest: Manifest, path: Path) -> BundleRow:
@@ -62,48 +73,67 @@ def _find_bundle(registry: Registry, manifest: Manifest, path: Path) -> BundleRo
         if (one.id, one.token) == (manifest.holder, manifest.token):
             return one
     raise InputError(
-        "this bundle was packed from another registry", place=str(path), allowed="import it where it was packed"
+        "this bundle was packed from another registry, or its `pack` was ended before it was ready",
+        place=str(path),
+        allowed="import it where it was packed",
     )
+
+
+def _find_jobs(registry: Registry, manifest: Manifest, path: Path) -> dict[int, JobRow]:
+    """The registry's rows of the packed jobs, by number. Raises InputError if it knows one of them as another."""
+    members = {row.id: row for row in registry.jobs(registry.find_sweep(manifest.title).id)}
+    for claim in manifest.claims:
+        row = members.get(claim.job_id)
+        if row is None or row.identity != claim.job.identity or claim.attempt > row.attempt:
+            raise InputError(
+                f"job {claim.job.identity[:12]} was never packed into this bundle",
+                place=str(path),
+                allowed="copy the bundle again; nothing was imported",
+            )
+    return {claim.job_id: members[claim.job_id] for claim in manifest.claims}
 
 
 class _Import:
     def __init__(
-        self, home: Home, registry: Registry, folder: Path, manifest: Manifest, bundle: BundleRow, *, models: bool
+        self,
+        home: Home,
+        registry: Registry,
+        folder: Path,
+        bundle: BundleRow,
+        rows: dict[int, JobRow],
+        *,
+        models: bool,
     ) -> None:
         self.home = home
         self.registry = registry
         self.results = ResultStore(home.store)
         self.folder = folder
-        self.manifest = manifest
         self.bundle = bundle
+        self.rows = rows
         self.models = models
-        self.claims = {claim.job_id: claim for claim in manifest.claims}
-        self.rows = {row.id: row for row in registry.jobs(registry.find_sweep(manifest.title).id)}
         self.counted = self.failed = self.known = self.refused = self.without_models = 0
 
-    def run(self, records: Sequence[Record]) -> Imported:
+    def run(self, title: str, findings: Findings) -> Imported:
         self._bring_logs()
-        for record in records:
-            match record["what"]:
-                case "finished":
-                    self._finish(record)
-                case "failed":
-                    self._fail(record)
-                case "calibrated":
-                    self.registry.calibration(
-                        **{name: record[name] for name in ("shape", "device", "build", "slots", "form")}
-                    )
-        began = [record for record in records if record["what"] == "began"]
-        if began:
+        for publication in findings.finished:
+            self._finish(publication)
+        for one in findings.failed:
+            if self._holds(one.claim):  # the budget that the job has here decides what follows
+                self.failed += len(self.registry.fail(self.bundle.id, [one.claim], one.failure, one.error))
+        for found in findings.calibrated:
+            self.registry.calibration(
+                shape=found.shape, device=found.device, build=found.build, slots=found.slots, form=found.form
+            )
+        if findings.began:
             self.registry.land(
                 self.bundle.id,
-                host=_listed(began, "host"),
-                device=_listed(began, "device"),
-                build=_listed(began, "torch"),
+                host=_listed(one.host for one in findings.began),
+                device=_listed(one.device for one in findings.began),
+                build=_listed(one.torch for one in findings.began),
             )
         away = next(one.jobs for one in self.registry.bundles() if one.id == self.bundle.id)
         return Imported(
-            title=self.manifest.title,
+            title=title,
             counted=self.counted,
             failed=self.failed,
             known=self.known,
@@ -112,141 +142,86 @@ class _Import:
             without_models=self.without_models,
         )
 
-    def _finish(self, record: Record) -> None:
+    def _finish(self, publication: Publication) -> None:
         """Files first, then the pointers to them, in one fenced transaction, as an agent does it."""
-        publication = self._publication(record)
-        fresh = []
-        for one in record["jobs"]:
-            row = self.rows.get(one["job"])
-            if self._holds(row, one["job"]):
+        names, fresh = _publications(self.bundle, publication), []
+        for one in publication.results:
+            if self._holds(one.claim):
                 fresh.append(one)
-            elif self._counts(row, one["job"], publication):
+            elif self._counts(one.claim, names):
                 self.known += 1
             else:
                 self.refused += 1
         if not fresh:
             return
-        for kind in record["files"]:
-            content = self._file(kind, record["publication"]).read_bytes()
-            self.results.adopt(kind, publication, content)
-        finished = [self._finished(one, publication) for one in fresh]
+        name = names[0]
+        for kind, digest in publication.files.items():
+            self.results.adopt(kind, name, read_whole(results_file(self.folder, kind, publication), digest))
+        finished = [self._finished(one, name) for one in fresh]
+        point("import.brought", name)
         accepted = self.registry.finish(self.bundle.id, finished).jobs
         self.counted += len(accepted)
         self.refused += len(fresh) - len(accepted)
+        without = {one.claim.job_id for one in fresh if one.model_hash is not None and not self.models}
+        self.without_models += len(accepted & without)
 
-    def _finished(self, one: Mapping[str, Any], publication: str) -> Finished:
-        kept = self.models and one["model"] is not None
-        self.without_models += one["model"] is not None and not self.models
-        if kept:
-            self._bring(self.folder / "models" / one["model"], self.home.models / one["model"])
+    def _finished(self, one: Result, publication: str) -> Finished:
+        kept = self.models and one.model_hash is not None
         return Finished(
-            job_id=one["job"],
-            attempt=self.claims[one["job"]].attempt,
+            job_id=one.claim.job_id,
+            attempt=one.claim.attempt,
             publication=publication,
-            model_file=one["model"] if kept else None,
-            model_hash=one["model_hash"] if kept else None,
-            diverged=one["diverged"],
+            model_file=self._bring_model(one) if kept else None,
+            model_hash=one.model_hash if kept else None,
+            diverged=one.diverged,
         )
 
-    def _fail(self, record: Record) -> None:
-        """The budget that the job has here decides what follows."""
-        if self._holds(self.rows.get(record["job"]), record["job"]):
-            failure = FailureClass(record["class"])
-            claim = self.claims[record["job"]]
-            self.failed += len(self.registry.fail(self.bundle.id, [claim], failure, record["error"]))
+    def _bring_model(self, one: Result) -> str:
+        """Copy its model under the name of its job, attempt and content: no other import writes anything else there."""
+        assert one.model_hash is not None
+        name = model_name(one.claim.job.identity, one.claim.attempt, one.model_hash)
+        _write(self.home.models / name, read_whole(self.folder / "models" / one.model, one.model_hash))
+        return name
 
-    def _holds(self, row: JobRow | None, job_id: int) -> bool:
+    def _holds(self, claim: Claim) -> bool:
         """Whether the job still waits for this bundle. The registry's fence decides; this spares it the question."""
-        return (
-            row is not None
-            and row.state is State.RUNNING
-            and row.agent_id == self.bundle.id
-            and row.attempt == self.claims[job_id].attempt
-        )
+        row = self.rows[claim.job_id]
+        return (row.state, row.agent_id, row.attempt) == (State.RUNNING, self.bundle.id, claim.attempt)
 
-    def _counts(self, row: JobRow | None, job_id: int, publication: str) -> bool:
+    def _counts(self, claim: Claim, names: Sequence[str]) -> bool:
         """Whether this very result counts already, here or copied elsewhere by a compaction."""
-        if row is None or row.state is not State.DONE or row.attempt != self.claims[job_id].attempt:
+        row = self.rows[claim.job_id]
+        if row.state is not State.DONE or row.attempt != claim.attempt:
             return False
-        return row.publication == publication or publication in self.registry.published()
-
-    def _publication(self, record: Record) -> str:
-        """A name that the same results always get here."""
-        content = hashlib.sha256("".join(f"{kind}{record['files'][kind]}" for kind in sorted(record["files"])).encode())
-        return f"{self.bundle.id:06d}-{content.hexdigest()[:12]}"
-
-    def _file(self, kind: str, publication: str) -> Path:
-        return _results_file(self.folder, kind, publication)
+        return row.publication in names or not self.registry.published().isdisjoint(names)
 
     def _bring_logs(self) -> None:
         logs = sorted((self.folder / "logs").glob("*.log"))
         if logs:
-            target = self.home.logs / "agents" / f"bundle-{self.manifest.token[:12]}.log"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(b"".join(log.read_bytes() for log in logs))
+            name = f"bundle-{self.bundle.token[:12]}.log"
+            _write(self.home.logs / "agents" / name, b"".join(read_plain(log) for log in logs)[-LOG:])
 
-    def _bring(self, source: Path, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{self.manifest.token}")
-        shutil.copyfile(source, temporary)
-        with temporary.open("rb") as file:
+
+def _publications(bundle: BundleRow, publication: Publication) -> tuple[str, str]:
+    """The name that the same results always get here, and the one that they got formerly."""
+    listed = "".join(f"{kind}{publication.files[kind]}" for kind in sorted(publication.files))
+    content = hashlib.sha256(listed.encode()).hexdigest()
+    return f"{bundle.id:06d}-{content[:DIGITS]}", f"{bundle.id:06d}-{content[:OLD_DIGITS]}"
+
+
+def _write(target: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _listed(records: Sequence[Record], name: str) -> str:
-    return ", ".join(sorted({record[name] for record in records}))
-
-
-def _results_file(folder: Path, kind: str, publication: str) -> Path:
-    return folder / "results" / kind / f"{publication}.parquet"
-
-
-def _check_files(folder: Path, manifest: Manifest, records: Sequence[Record], *, models: bool) -> None:
-    """Raise InputError unless every file that the ledger counts is here and is what was written, row by row."""
-    claims = {claim.job_id: claim for claim in manifest.claims}
-    for record in records:
-        if record["what"] != "finished":
-            continue
-        wanted = {
-            _results_file(folder, kind, record["publication"]): digest for kind, digest in record["files"].items()
-        }
-        if models:
-            wanted |= {folder / "models" / one["model"]: one["model_hash"] for one in record["jobs"] if one["model"]}
-        for path, digest in wanted.items():
-            if not path.is_file():
-                raise InputError("a file that the bundle counts is not here", place=str(path), allowed=AGAIN)
-            if digest_of(path) != digest:
-                raise InputError("this file is truncated or was altered", place=str(path), allowed=AGAIN)
-        _check_rows(folder, record, [claims[one["job"]] for one in record["jobs"]])
-
-
-def _check_rows(folder: Path, record: Record, claims: Sequence[Claim]) -> None:
-    """Each job has its one row, with its attempt and its settings."""
-    for kind in record["files"]:
-        path = _results_file(folder, kind, record["publication"])
-        table = pq.read_table(path)
-        known = KINDS.get(kind)
-        version = (table.schema.metadata or {}).get(b"qsweep.schema")
-        if known is None or version != str(VERSION).encode():
-            raise InputError("these results are of another version of qsweep", place=str(path), allowed=AGAIN)
-        if known.one_row_a_job:
-            found = {(row["job"], row["attempt"]): row for row in _rows(table, claims)}
-            for claim in claims:
-                row = found.get((claim.job.identity, claim.attempt))
-                if row is None or any(row[name] != _stored(value) for name, value in claim.job.settings().items()):
-                    raise InputError(
-                        f"the row of job {claim.job.identity[:12]} is missing, or of another job",
-                        place=str(path),
-                        allowed=AGAIN,
-                    )
-
-
-def _rows(table: pa.Table, claims: Sequence[Claim]) -> Iterator[dict[str, Any]]:
-    names = dict.fromkeys(name for claim in claims for name in claim.job.settings())
-    yield from table.select(["job", "attempt", *names]).to_pylist()
-
-
-def _stored(value: object) -> object:
-    """A setting as Parquet gives it back."""
-    return list(value) if isinstance(value, tuple) else value
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names)))

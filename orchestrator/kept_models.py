@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from db.home import Home
+from db.losses import find_lost_models
 from db.registry import Registry
+from db.rows import JobRow
 from db.states import State
 from orchestrator.selection import Selection
 from sweeps.errors import InputError
+
+
+def _unmeasured(selection: Selection, known: Mapping[str, JobRow], measured: set[str]) -> list[str]:
+    """The trained models that measures still have to take."""
+    found = {job.parent: None for job in selection.chosen if job.parent in known and job.identity not in measured}
+    return [one for one in found if one is not None]
+
+
+def _check_files(home: Home, parents: Sequence[JobRow], selection: Selection) -> None:
+    """Raise InputError if the file of a kept model is gone."""
+    gone = list(find_lost_models(home, parents))
+    if gone:
+        raise InputError(
+            f"measures are asked of {len(gone)} trained models whose files are lost, such as "
+            f"{home.root / gone[0].file}",
+            place=selection.title,
+            allowed="`qsweep db check --repair` takes their trainings back into the queue; or name the home that has "
+            "the files by --home",
+        )
 
 
 def check_models(home: Home, selection: Selection) -> None:
@@ -28,9 +51,11 @@ def check_models(home: Home, selection: Selection) -> None:
             and not known[job.parent].diverged
         }
     )
+    _check_files(home, [known[parent] for parent in _unmeasured(selection, known, measured)], selection)
     if lost:
         raise InputError(
             f"measures are asked of {len(lost)} trained models that were not kept, such as that of job {lost[0][:12]}",
             place=selection.title,
-            allowed='measure trainings of sweeps with keep = "all", or train these again in another home',
+            allowed="train these again: qsweep invalidate NAME --where EXPR --reason 'its model is needed' "
+            "of the sweep that trained them, and then launch this",
         )

@@ -9,22 +9,23 @@ from pathlib import Path
 from rich.console import Console
 
 from db.home import Home
+from db.losses import counted, find_gone
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
 from orchestrator.backends.local import serves, worker_environment
 from orchestrator.corrupted_sets import check_corruptions
-from orchestrator.freezing import Code, choose_code
+from orchestrator.data_folders import check_data
+from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.kept_models import check_models
+from orchestrator.layout import tell
 from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
-from orchestrator.store import check_store, name_store
-from orchestrator.terminal import tell
+from orchestrator.store import check_store
 from orchestrator.watch import Watch
 from sweeps import processes
-from sweeps.code import code_version, freeze
 from sweeps.job import Job
 
 AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor", "sklearn.datasets")
@@ -57,8 +58,11 @@ class Ground:
 def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
     """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing.
 
-    The process that answers imports torch once: the agents of this machine are forked from it, if any are started here.
+    What needs no torch comes first. The process that answers then imports torch once: the agents of this machine are
+    forked from it, if any are started here.
     """
+    backend.check(home, execution.workers)
+    check_data(home, jobs)
     processes.warm_up(*AGENT, environment=worker_environment(home, threads=1))
     machine = probe(home, jobs=jobs, weights=execution.weights)
     site = backend.survey(machine, execution.workers)
@@ -78,26 +82,39 @@ def launch(
 ) -> Sweep:
     """Register the selection and see it through; the sweep. Raises InputError before anything is written."""
     home.check()
-    known, finished = find_launched(home, selection)
-    check_models(home, selection)
     check_store(home, execution.results)
+    known, finished = find_launched(home, selection, results=execution.results)
+    check_models(home, selection)
     if known is not None and finished:
         version, ground = known.code, None
     else:
         check_corruptions(home, selection)
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
-    registry, sweep, words = register(home, selection, code=version)
-    name_store(home, execution.results)
+    registry, sweep, words = register(home, selection, known, code=version, results=execution.results)
     tell(console, f"{selection.title}: {words}")
+    if sweep.written_at is None:
+        tell(console, f"a variant of its own: name it {sweep.title} from now on")
     with registry:
         if ground is None:
-            tell(console, "Nothing to do: every job is done.")
+            tell(console, _nothing_to_do(home, registry, sweep, selection))
             return sweep
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
         see_through(home, registry, sweep, backend, console, execution, ground, scope=scope)
     return sweep
+
+
+def _nothing_to_do(home: Home, registry: Registry, sweep: Sweep, selection: Selection) -> str:
+    """What there is to say where every job is done: unless files are gone that its answers need."""
+    chosen = {job.identity for job in selection.chosen}
+    lost = [one for one in find_gone(home, registry, sweep.id) if one.job in chosen]
+    if not lost:
+        return "Nothing to do: every job is done."
+    return (
+        f"Nothing is queued, but the results of {counted({one.job for one in lost})} are lost ({lost[0].kind}: "
+        f"{lost[0].file} {lost[0].why}). To compute them again: qsweep db check --repair, then launch again"
+    )
 
 
 def see_through(
@@ -112,8 +129,7 @@ def see_through(
     scope: Scope,
 ) -> None:
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
-    if sweep.code == code_version():
-        freeze(home.code)
+    keep_code(home, sweep.code)
     for one in ground.machine.weights:
         one.keep()
     registry.reactivate(sweep.id)
@@ -132,14 +148,13 @@ def see_through(
         present = backend.alive() + backend.others([one for one in registry.agents() if serves(one, scope)])
         missing = max(fleet.workers - present, 0)
         try:
-            backend.start(missing)
+            words = backend.leave(missing)
         except StartRefused as error:
             if present + error.begun == 0:
                 raise
             tell(console, f"note: {error}")
-            missing = error.begun
+            words = "1 agent started" if error.begun == 1 else f"{error.begun} agents started"
         already = f" beside {present} that were there" if present else ""
-        noun = "agent" if missing == 1 else "agents"
-        tell(console, f"{missing} {noun} started{already}; look with: qsweep status {sweep.name}")
+        tell(console, f"{words}{already}; look with: qsweep status {sweep.called}")
         return
     Watch(home, registry, sweep, backend, fleet, console).run()

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from db.losses import read_sound
 from db.registry import Registry
-from db.results import ResultStore, VanishedResults
-from db.rows import AgentRow, Change, Committed, Counts, Done, Sweep
+from db.results import DamagedResults, ResultStore, VanishedResults, table_of
+from db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
 from db.states import State
+from orchestrator.losses import Losses, find_losses, lost_agents
 from reports.table import precision_name
 from sweeps.job import Kind
 
@@ -24,6 +26,8 @@ SETTLED = 20.0
 """Seconds of watching after which the speed is the one that was seen."""
 CHANGES = 5_000
 """Most events that one look takes in."""
+TRIES = 3
+"""How often one look reads anew what has vanished or is damaged; at last it goes on without."""
 PART = 500
 """Jobs whose results are read at once …"""
 PATIENCE = 0.3
@@ -60,12 +64,25 @@ class View:
     window: float
     seconds_left: float | None
     agents: Sequence[AgentRow]
+    """Those that live; `lost` has those of them whose lease ran out or whose process is gone."""
+    losses: Losses
+    lost: frozenset[int]
+    blocked: Sequence[Blocked]
+    curves: Sequence[Curve]
+    """The epochs so far of trainings that are not done."""
     recent: Sequence[Change]
+    unreadable: int = 0
+    """Trainings whose results can't be read."""
 
     @property
     def is_over(self) -> bool:
-        """Nothing waits and nothing runs."""
-        return self.counts.queued + self.counts.running == 0
+        """Nothing runs, and nothing waits that could."""
+        return self.still_open == 0
+
+    @property
+    def still_open(self) -> int:
+        """Jobs that run, or wait and can run as things stand."""
+        return self.counts.queued + self.counts.running - sum(one.jobs for one in self.blocked)
 
     @property
     def missing(self) -> int:
@@ -88,6 +105,8 @@ class Lookout:
         self._registry, self._results, self._title = registry, results, sweep.title
         self._sweep_id = sweep.id
         self._wall, self._clock = wall, clock
+        self._vanished = self._damaged = False
+        """Whether files were gone at the last look, and whether to go on without what is lost."""
         self._work: deque[tuple[float, float]] = deque()
         self._forget()
 
@@ -95,6 +114,7 @@ class Lookout:
         """Begin the means anew."""
         self._means: dict[str, Mean] = {}
         self._known = 0
+        self._lost: set[str] = set()
         self._mark = self._registry.newest_event()
         self._after = 0
         self._taken = bytearray()
@@ -104,6 +124,7 @@ class Lookout:
         """What there is to see now."""
         sweep = self._registry.find_sweep(self._title)
         counts, agents = self._registry.counts(self._sweep_id), self._registry.agents()
+        lost = lost_agents(agents)
         recent = self._registry.recent_changes(self._sweep_id, CHANGES)
         self._take_in()
         within, window = lately(recent, self._wall())
@@ -115,30 +136,43 @@ class Lookout:
             known=self._known,
             rate=60 * sum(change.target is State.DONE for change in within) / window,
             window=window,
-            seconds_left=self._seconds_left(recent, agents),
+            seconds_left=self._seconds_left(recent, [agent for agent in agents if agent.id not in lost]),
             agents=agents,
+            losses=find_losses(self._registry, self._sweep_id, lost),
+            lost=frozenset(lost),
+            blocked=self._registry.blocked(self._sweep_id) if counts.queued else (),
+            curves=self._registry.curves(self._sweep_id) if counts.queued + counts.running else (),
             recent=recent,
+            unreadable=len(self._lost),
         )
 
     def _take_in(self) -> None:
         """Results of jobs that have finished since the last look, then of older ones while patience lasts."""
-        deadline = self._clock() + PATIENCE
-        try:
-            changes = self._registry.changes(self._sweep_id, since=self._mark, limit=CHANGES)
-            if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
-                self._forget()
+        for _ in range(TRIES):
+            try:
+                self._take_in_more()
                 return
-            self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
-            self._mark = changes[-1].id if changes else self._mark
-            while not self._complete:
-                part = self._registry.done_after(self._sweep_id, self._after, PART)
-                self._add([(one.id, _pointer(one)) for one in part])
-                self._after = part[-1].id if part else self._after
-                self._complete = len(part) < PART
-                if self._clock() >= deadline:
-                    break
-        except VanishedResults:  # compacted since the pointers were read
+            except VanishedResults:  # compacted since the pointers were read; if it happens again, they are lost
+                self._vanished, self._damaged = True, self._vanished
+            except DamagedResults:
+                self._damaged = True
             self._forget()
+
+    def _take_in_more(self) -> None:
+        deadline = self._clock() + PATIENCE
+        changes = self._registry.changes(self._sweep_id, since=self._mark, limit=CHANGES)
+        if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
+            self._forget()
+            return
+        self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
+        self._mark = changes[-1].id if changes else self._mark
+        while not self._complete:
+            part = self._registry.done_after(self._sweep_id, self._after, PART)
+            self._add([(one.id, _pointer(one)) for one in part])
+            self._after = part[-1].id if part else self._after
+            self._complete = len(part) < PART
+            if self._clock() >= deadline:
+                break
 
     def _add(self, done: Sequence[tuple[int, Committed]]) -> None:
         """Take the results of these trainings into the means, each once."""
@@ -146,7 +180,13 @@ class Lookout:
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
         fresh = [(number, one) for number, one in done if one.kind is Kind.TRAIN and not self._taken[number]]
         columns = ["bits", "diverged", *METRICS]
-        rows = self._results.read("runs", [one for _, one in fresh], columns=columns).to_pylist()
+        pointers = table_of(one for _, one in fresh)
+        if self._damaged:
+            table, lost = read_sound(self._results, "runs", pointers, columns)
+            self._lost |= {one.job for one in lost}
+        else:
+            table = self._results.read("runs", pointers, columns=columns)
+        rows = table.to_pylist()
         for number, _ in fresh:
             self._taken[number] = 1
         self._known += len(rows)
@@ -156,7 +196,8 @@ class Lookout:
 
     def _seconds_left(self, recent: Sequence[Change], agents: Sequence[AgentRow]) -> float | None:
         """By the operations done since the first look, or at first by those of the jobs that ended lately."""
-        work, partial = self._registry.work(self._sweep_id), partial_work(agents, recent)
+        work = self._registry.work(self._sweep_id)
+        partial = partial_work(agents, recent, self._registry.held(self._sweep_id))
         done = work[State.DONE] + partial
         left = max(work[State.QUEUED] + work[State.RUNNING] - partial, 0.0)
         self._work.append((self._clock(), done))
@@ -168,7 +209,7 @@ class Lookout:
             before, after = 0.0, sum(change.cost for change in within if change.target is State.DONE)
             then, now = 0.0, span
         if not left:
-            return 0.0
+            return None if work[State.QUEUED] + work[State.RUNNING] else 0.0
         return left / (after - before) * (now - then) if after > before else None
 
 
@@ -178,13 +219,16 @@ def lately(recent: Sequence[Change], now: float) -> tuple[list[Change], float]:
     return within, max(now - within[-1].at, 1.0) if within else WINDOW
 
 
-def partial_work(agents: Sequence[AgentRow], recent: Sequence[Change]) -> float:
-    """Operations that running cohorts have done, as far as a job of theirs is among the newest events."""
+def partial_work(agents: Sequence[AgentRow], recent: Sequence[Change], held: Mapping[int, int]) -> float:
+    """Operations that running cohorts have done, as far as a job of theirs is among the newest events.
+
+    `held`: how many jobs of the sweep each agent has. A note may be older than these.
+    """
     costs = {change.cohort_key: change.cost for change in recent}
-    notes = [note_of(agent) for agent in agents]
+    notes = [(note_of(agent), held.get(agent.id, 0)) for agent in agents]
     return math.fsum(
-        costs[note["cohort"]] * note["jobs"] * note["step"] / note["steps"]
-        for note in notes
+        costs[note["cohort"]] * min(note["jobs"], mine) * min(note["step"] / max(note["steps"], 1), 1.0)
+        for note, mine in notes
         if note.get("cohort") in costs
     )
 

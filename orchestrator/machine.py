@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from db.home import Home
-from sweeps import processes
+from orchestrator.children import ask_child
 from sweeps.datasets import DataSet
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import QsweepError
 from sweeps.job import Job
 from sweeps.measures import Distortion
 from sweeps.training import different_needs
+from sweeps.wholefiles import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +33,13 @@ class KeptWeights:
         if self.source == self.target:
             return
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.target.with_name(f".{self.target.name}.{uuid.uuid4().hex}")
-        try:
-            shutil.copyfile(self.source, temporary)
-            with temporary.open("rb") as file:
-                copied = hashlib.file_digest(file, "sha256").hexdigest()
-            if copied != self.hash:
+        with self.source.open("rb") as source, whole_file(self.target) as copy:
+            digest = hashlib.sha256()
+            while part := source.read(1 << 20):
+                digest.update(part)
+                copy.write(part)
+            if digest.hexdigest() != self.hash:
                 raise QsweepError(f"{self.source} changed while it was copied")
-            temporary.replace(self.target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,25 +76,18 @@ def probe(
     among the jobs take are held against the test images. Without `reads_data` the weights alone are looked for. Raises
     InputError."""
     trainings = [one.settings() for one in different_needs(job.training for job in jobs)]
-    command = [*processes.PYTHON, "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
-    command += [part for path in weights for part in ("--weights", str(path.expanduser().absolute()))]
-    command += [
+    arguments = ["--folder", str(home.data), "--kept", str(home.weights)]
+    arguments += [part for path in weights for part in ("--weights", str(path.expanduser().absolute()))]
+    arguments += [
         "--trainings",
         json.dumps(trainings),
         "--distortions",
         json.dumps(_distortions(jobs if reads_data else ())),
         *datasets,
     ]
-    command += ["--download"] if download else []
-    command += [] if reads_data else ["--weights-alone"]
-    answer = processes.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
-    )
-    if answer.returncode:
-        raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
-    found = json.loads(answer.stdout.splitlines()[-1])
-    if "problem" in found:
-        raise InputError(found["problem"])
+    arguments += ["--download"] if download else []
+    arguments += [] if reads_data else ["--weights-alone"]
+    found = ask_child("workers.probe", *arguments, failing="the probe of this machine")
     return Machine(
         cores=found["cores"],
         gpus=len(found["gpus"]),
@@ -128,13 +116,4 @@ def _distortions(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def describe_images(folder: Path, size: int) -> dict[str, str | int]:
     """The settings of a data set in ImageFolder layout. Raises InputError if it is none."""
-    command = [*processes.PYTHON, "workers.data.folders", "--size", str(size), str(folder)]
-    answer = processes.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False
-    )
-    if answer.returncode == InputError.exit_code:
-        raise InputError(answer.stderr.strip())
-    if answer.returncode:
-        raise QsweepError(f"the images could not be listed:\n{answer.stderr.strip()[-2000:]}")
-    found: dict[str, str | int] = json.loads(answer.stdout)
-    return found
+    return ask_child("workers.data.folders", "--size", str(size), "--", str(folder), failing="listing the images")

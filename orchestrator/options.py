@@ -67,7 +67,7 @@ SweepArgument = Annotated[
     str,
     typer.Argument(
         metavar="NAME",
-        help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT.",
+        help="A launched sweep: NAME (as written) or NAME@VARIANT.",
         autocompletion=complete_launched,
     ),
 ]

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from db.bundles import BACKEND
-from db.clock import process_started
+from db.clock import boot_id, process_started
+from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
 from db.rows import AgentInfo, Claim, Sweep
 from db.states import State
-from orchestrator.freezing import Code, choose_code
+from orchestrator.children import ask_child
+from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import KeptWeights, probe
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
-from sweeps import processes
-from sweeps.code import code_version, freeze
+from sweeps.code import check_snapshot, code_version
 from sweeps.datasets import DATASETS, DataSet, ImageFolder
 from sweeps.errors import InputError, QsweepError
+from sweeps.faults import point
 from sweeps.job import Kind
+from workers.agent.heart import Heart
+from workers.bundle.archive import write_zip
 from workers.bundle.manifest import FILE, Manifest
-from workers.bundle.parcel import write_zip
 
+LEASE = 30.0
+"""Seconds without a heartbeat after which the jobs of a bundle that is being written come back."""
 START = '''"""Works off this bundle: `python BUNDLE`; `--help` says how."""
 
 import sys
@@ -83,30 +90,57 @@ def pack(
     if version != code_version() and not (home.code / version / "workers" / "__main__.py").is_file():
         raise InputError(f"the code {version} can't run a bundle", place="--code", allowed="pack with --code current")
     found = _find_weights(home, selection, known, weights)
-    registry, sweep, _ = register(home, selection, code=version)
+    registry, sweep, _ = register(home, selection, known, code=version)
     with registry:
         for one in found:
             one.keep()
-        if version == code_version():
-            freeze(home.code)
+        keep_code(home, version)
         registry.reactivate(sweep.id)
         wanted = {job.identity for job in selection.chosen}
         rows = [row for row in registry.jobs(sweep.id) if row.identity in wanted]
         token = uuid.uuid4().hex
-        holder, claims = registry.pack(
-            out.name, _info(token, version), [row.id for row in rows if row.state is State.QUEUED]
-        )
-        try:
+        waiting = [row.id for row in rows if row.state is State.QUEUED]
+        with _held(registry, out, token, version) as holder:
+            claims = registry.pack(holder, out.name, waiting)
+            point("pack.claimed", len(claims))
             if not claims:
                 raise InputError(
                     f"none of the {len(rows)} jobs waits: they are done, failed, running, or away already",
                     place=sweep.title,
                 )
             packed = _write(home, registry, sweep, claims, out, token=token, holder=holder, with_data=with_data)
-        except BaseException:
-            registry.recall(holder)
-            raise
     return replace(packed, left=len(rows) - len(claims))
+
+
+@contextmanager
+def _held(registry: Registry, out: Path, token: str, code: str) -> Iterator[int]:
+    """The holder of a bundle that is being written: an agent with a heartbeat, whose jobs come back if this process
+    dies. At the end it leaves; on an error its jobs are queued again."""
+    holder = registry.enlist(_info(token, code))
+    heart = Heart(registry, holder, lease=LEASE, patience=math.inf)
+    heart.start()
+    try:
+        try:
+            yield holder
+        finally:
+            heart.stop()
+        point("pack.renamed", out)
+        _send_away(registry, holder, out, token)
+    except BaseException:
+        with suppress(RegistryUnavailable, RegistryFull):  # then the lease runs out
+            registry.recall(holder)
+        raise
+
+
+def _send_away(registry: Registry, holder: int, out: Path, token: str) -> None:
+    try:
+        registry.send_away(holder, out.name, token)
+    except LeaseLost:  # this process stood still for longer than a lease, and the jobs went to others
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+        raise QsweepError(
+            f"{out.name}: its jobs were taken back while it was written, because this process did not beat for a lease "
+            f"of {LEASE:g} s; pack again"
+        ) from None
 
 
 def _find_weights(
@@ -137,8 +171,8 @@ def _check_place(out: Path) -> None:
 def _info(token: str, code: str) -> AgentInfo:
     pid = os.getpid()
     return AgentInfo(
-        host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=token, backend=BACKEND,
-        device="", build="", code=code, log=f"logs/agents/bundle-{token[:12]}.log",
+        host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=boot_id(), backend=BACKEND,
+        device="", build="", code=code, log=f"logs/agents/bundle-{token[:12]}.log", lease=LEASE,
     )  # fmt: skip
 
 
@@ -170,14 +204,18 @@ def _write(
         (folder / FILE).write_text(manifest.to_json() + "\n", encoding="utf-8")
         (folder / "__main__.py").write_text(START, encoding="utf-8")
         bytecode = shutil.ignore_patterns("__pycache__")  # of this Python, and not what the version names
-        shutil.copytree(home.code / sweep.code, folder / "code", ignore=bytecode)
+        shutil.copytree(check_snapshot(home.code, sweep.code), folder / "code", ignore=bytecode)
         lacks = _put_data(home, manifest, folder, with_data=with_data)
         _put_models(home, claims, folder)
         _put_weights(home, claims, folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        point("pack.written", folder)
         if out.suffix == ".zip":
-            write_zip(folder, sorted(path for path in folder.rglob("*") if path.is_file()), out)
+            write_zip(folder, files, out)
         else:
+            _sync(files)
             folder.rename(out)
+        _sync([out.parent])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
@@ -191,20 +229,23 @@ def _write(
     )
 
 
+def _sync(paths: Sequence[Path]) -> None:
+    """See that these files or folders are on the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) -> tuple[str, ...]:
     """Data sets as archives: those that come with a package always, the others if asked; returns which lack."""
     names = manifest.datasets()
     taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
     if taken:
-        command = [*processes.PYTHON, "workers.data.archive", "--folder", str(home.data)]
-        command += ["--out", str(folder / "data"), "--download", *taken]
-        answer = processes.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONSAFEPATH": "1"}
-        )
-        if answer.returncode == InputError.exit_code:
-            raise InputError(answer.stderr.strip())
-        if answer.returncode:
-            raise QsweepError(f"the data could not be packed:\n{answer.stderr.strip()[-2000:]}")
+        arguments = ["--folder", str(home.data), "--out", str(folder / "data"), "--download", *taken]
+        ask_child("workers.data.archive", *arguments, failing="packing the data")
     return tuple(sorted({_needed(data) for data in manifest.data() if data.name not in taken}))
 
 

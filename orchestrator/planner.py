@@ -11,7 +11,7 @@ from db.rows import Calibration
 from orchestrator.estimates import Basis, Speeds
 from sweeps.job import Job, Kind
 from sweeps.training import Training
-from workers.forms import Form, default_form
+from workers.forms import default_form, known_form
 
 FLOAT = 4
 """Bytes of an fp32 number."""
@@ -104,8 +104,10 @@ def _cohort(
 ) -> CohortPlan:
     job = members[0]
     slots, form = default_form(job.training, device, trains=job.kind is Kind.TRAIN)
-    if recorded is not None:
-        slots, form = recorded.slots, Form(recorded.form)
+    if recorded is not None and (known := known_form(recorded.slots, recorded.form)):
+        slots, form = recorded.slots, known
+    else:
+        recorded = None
     slots = min(slots, limit or slots)
     estimate = speeds.estimate(job, slots, recorded)
     memory = BASE_MEMORY + _data_bytes(job.training) + slots * _model_memory(job.training)
@@ -145,7 +147,8 @@ def _shares(cohorts: Sequence[CohortPlan]) -> dict[str, float]:
 
 
 def _disk(jobs: Sequence[Job], keep: str) -> float:
-    kept = 0 if keep == "none" else sum(model_bytes(job.training) for job in jobs if job.kind is Kind.TRAIN)
+    keeps = keep == "all" or (keep == "children" and any(job.parent is not None for job in jobs))
+    kept = 0 if not keeps else sum(model_bytes(job.training) for job in jobs if job.kind is Kind.TRAIN)
     results = sum(4_000 + (120.0 * job.training.recipe.epochs if job.kind is Kind.TRAIN else 0) for job in jobs)
     return kept + results
 

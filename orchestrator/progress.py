@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.terminal import tell
+from orchestrator.layout import tell
 from reports.screen import paragraph
 from reports.table import PRECISION_ORDER, precision_name
 from sweeps.job import Job
@@ -46,6 +46,10 @@ class Progress:
     queued: int = 0
     away: int = 0
     """Held by bundles: nobody here waits for them."""
+    blocked: int = 0
+    """Queued, and can't run as things stand: nobody waits for them either."""
+    size: int = 0
+    """Jobs of the whole sweep, if this is a part of it."""
     partial: float = 0.0
     """Operations done by cohorts that still run."""
     averages: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
@@ -63,19 +67,21 @@ class Progress:
                 if isinstance(value, int | float):
                     self.averages[precision_name(int(str(row["bits"])))][column].append(float(value))
 
-    def add_notes(self, notes: Sequence[str]) -> None:
-        """Take in what the agents say that they are doing. A cohort that ended between two looks is not lost: its
-        operations count until its results do."""
-        cost = self._cohorts
+    def add_notes(self, notes: Iterable[tuple[str, int]]) -> None:
+        """Take in what the agents say that they are doing, with the jobs of these that each of them holds."""
         now = 0.0
-        for text in notes:
+        for text, held in notes:
             note = json.loads(text) if text else {}
-            if note.get("cohort") in cost:
-                now += cost[note["cohort"]] * note["jobs"] * note["step"] / max(note["steps"], 1)
+            if note.get("cohort") in self._cohorts:
+                share = min(note["step"] / max(note["steps"], 1), 1.0)
+                now += self._cohorts[note["cohort"]] * min(note["jobs"], held) * share
         self.partial = now
 
     def look(self) -> None:
-        """Remember how much is done now: the speed is that of the last WINDOW seconds."""
+        """Remember how much is done now: the speed is that of the last WINDOW seconds.
+
+        A cohort that ended between two looks, and whose results are still to come, takes nothing back.
+        """
         now = self.clock()
         done = max(self._cost_done() + self.partial, self._looks[-1][1] if self._looks else 0.0)
         self._looks.append((now, done))
@@ -123,9 +129,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """From the operations done lately, running jobs' among them, and those left; NaN before anything is done."""
+        """From the operations done lately, running jobs' among them, and those left; NaN where nothing tells."""
         seconds, since = self._since()
-        if since <= 0:
+        if since <= 0 or (self._looks[-1][1] >= self._whole and self.running + self.queued):
             return math.nan
         return max(self._whole - self._looks[-1][1], 0.0) / since * seconds
 
@@ -138,24 +144,29 @@ class Progress:
 
     def summary(self) -> str:
         """One line."""
+        seconds = self.seconds_left
         return (
             f"{len(self.done)}/{self.total} done, {self.running} running, {self.queued} queued, {self.failed} failed"
+            f"{f', {self.blocked} blocked' if self.blocked else ''}"
             f"{f', {self.away} away in bundles' if self.away else ''}"
-            f" · {_rate_text(self.rate)} · {self._left()}"
+            f"{f' (of {self.size} in the sweep)' if self.size > self.total else ''}"
+            f" · {rate_text(self.rate)}"
+            f" · {time_left(None if math.isnan(seconds) else seconds, self.running + self.queued)}"
         )
 
-    def _left(self) -> str:
-        if not self.running + self.queued:
-            return "complete" if len(self.done) >= self.total else "ended"
-        seconds = self.seconds_left
-        if math.isnan(seconds) or seconds < 0.5:  # all is reckoned as done, and yet some of it runs
-            return "time left: unknown"
-        return f"{duration(seconds)} left"
+
+def rate_text(rate: float) -> str:
+    """A throughput in jobs per minute: with one decimal where it is small."""
+    return f"{rate:.0f} jobs/min" if rate >= 10 else f"{rate:.1f} jobs/min"
 
 
-def _rate_text(rate: float) -> str:
-    shown = f"{rate:.0f}" if rate >= 10 or not rate else f"{rate:.1f}"
-    return f"{shown} {'job' if shown == '1' else 'jobs'}/min"
+def time_left(seconds: float | None, still_open: int) -> str:
+    """What is known of the time left while so many jobs are open: never 0 s."""
+    if not still_open:
+        return "complete"
+    if seconds is None:
+        return "time left: unknown"
+    return f"time left: about {duration(max(seconds, 1.0))}"
 
 
 def duration(seconds: float) -> str:

@@ -5,27 +5,54 @@ from __future__ import annotations
 import getpass
 import os
 
+from db.belonging import check_belonging, settle_belonging
 from db.home import Home
 from db.registry import Registry
 from db.rows import Sweep
 from db.states import State
 from orchestrator.selection import Selection
+from orchestrator.store import name_store
 from reports.answers import spec_of
 from sweeps.errors import InputError
 from sweeps.spec import variant
 
 
-def register(home: Home, selection: Selection, *, code: str, paused: str | None = None) -> tuple[Registry, Sweep, str]:
+def register(
+    home: Home,
+    selection: Selection,
+    known: Sweep | None,
+    *,
+    code: str,
+    paused: str | None = None,
+    results: str | None = None,
+) -> tuple[Registry, Sweep, str]:
     """Write the sweep and its jobs into the registry, made if there is none; what was added, in words.
 
-    With a reason to be `paused`, no agent claims the jobs by itself.
+    `known` is the sweep as it was found before. With a reason to be `paused`, no agent claims the jobs by itself.
+    `results`: the URL that they are to have. Raises InputError, with no job registered, if the registry counts the
+    results of another home, or if another launch has made something else of the sweep meanwhile.
     """
     owner = _user()
     if home.registry != Home.at(home.root).registry:
         Registry.open(home.registry, create=True).close()  # if it can't be made, nothing else is
     home.prepare()
     registry = Registry.open(home.registry, create=True)
-    sweep = registry.add_sweep(
+    try:
+        settle_belonging(home, registry, results=results)
+        name_store(home, results)
+        sweep = _add(registry, selection, owner, code, known)
+    except BaseException:
+        registry.close()
+        raise
+    if paused is not None:
+        registry.pause(sweep.id, paused)
+    added = registry.register(sweep.id, selection.chosen)
+    words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"
+    return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
+
+
+def _add(registry: Registry, selection: Selection, owner: str, code: str, known: Sweep | None) -> Sweep:
+    return registry.add_sweep(
         name=selection.spec.name,
         label=selection.label,
         spec=selection.spec.to_json(),
@@ -33,12 +60,9 @@ def register(home: Home, selection: Selection, *, code: str, paused: str | None 
         owner=owner,
         code=code,
         keep=selection.spec.keep,
+        written=selection.written,
+        seen_code="" if known is None else known.code,
     )
-    if paused is not None:
-        registry.pause(sweep.id, paused)
-    added = registry.register(sweep.id, selection.chosen)
-    words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"
-    return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
 
 
 def _user() -> str:
@@ -48,12 +72,16 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def find_launched(home: Home, selection: Selection) -> tuple[Sweep | None, bool]:
-    """The selection's sweep if it was launched before, and whether every chosen job is done. Changes nothing."""
+def find_launched(home: Home, selection: Selection, *, results: str | None = None) -> tuple[Sweep | None, bool]:
+    """The selection's sweep if it was launched before, and whether every chosen job is done. Changes nothing.
+
+    Raises InputError if the registry counts other results than those of this home (at the URL `results`, if named).
+    """
     registry = Registry.open_if_present(home.registry)
     if registry is None:
         return None, False
     with registry:
+        check_belonging(home, registry, results=results)
         sweep = next((one for one in registry.sweeps() if one.title == selection.title), None)
         if sweep is None:
             return None, False

@@ -21,6 +21,8 @@ class Selection:
     """The variant's name: `--name`, or the hash of its jobs."""
     jobs: tuple[Job, ...]
     chosen: tuple[Job, ...]
+    written: bool = False
+    """Whether it is the sweep as its file says, under no name of its own: what the bare name means."""
 
     @property
     def title(self) -> str:
@@ -60,4 +62,5 @@ def read_selection(
         label=name or variant(jobs),
         jobs=tuple(jobs),
         chosen=tuple(select(jobs, where=where, limit=limit)),
+        written=not changes and name is None,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,16 +10,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from db.home import Home
+from sweeps.wholefiles import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Agents that were started together by a backend that is not this machine alone."""
+    """Agents that were started together and work without their launcher."""
 
     backend: str
     sweep: int
     reference: str
-    """What the cluster calls them: the number of a Slurm array, a namespace of Ray."""
+    """What the cluster calls them: the number of a Slurm array, a namespace of Ray; on this machine their keeper."""
     agents: int
     fleet: int = 0
     """How many agents there were to be in all, where one start is but a part of them; 0 is `agents`."""
@@ -37,9 +37,7 @@ def record(home: Home, start: Start) -> None:
     home.starts.mkdir(parents=True, exist_ok=True)
     now = time.time()
     name = f"{start.sweep}-{now:.3f}-{uuid.uuid4().hex[:8]}.json"
-    temporary = home.starts / f".{name}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(start) | {"at": now}) + "\n", encoding="utf-8")
-    temporary.replace(home.starts / name)
+    write_whole(home.starts / name, (json.dumps(asdict(start) | {"at": now}) + "\n").encode())
 
 
 def by_backend(starts: Iterable[Start]) -> dict[str, list[Start]]:

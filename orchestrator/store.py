@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import uuid
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as fs
 
 from db.home import STORE, Home
 from sweeps.errors import InputError
+from sweeps.wholefiles import write_whole
 
 
 def check_store(home: Home, url: str | None) -> None:
@@ -41,6 +40,4 @@ def name_store(home: Home, url: str | None) -> None:
     if url is None or str(home.store) == url:
         return
     home.prepare()
-    temporary = home.root / f".{STORE}.{os.getpid()}"
-    temporary.write_text(url + "\n", encoding="utf-8")
-    temporary.replace(Path(home.root / STORE))
+    write_whole(home.root / STORE, f"{url}\n".encode())

@@ -28,7 +28,8 @@ from db.states import FailureClass
 from orchestrator.memory import oom_kills
 from orchestrator.upkeep import End, Place
 from sweeps import processes
-from sweeps.errors import InputError, QsweepError
+from sweeps.code import check_snapshot
+from sweeps.errors import QsweepError
 from sweeps.faults import point
 from workers.agent.exits import Exit
 from workers.agent.saying import say
@@ -67,7 +68,7 @@ def supervise(
     def pass_on(number: int, frame: FrameType | None) -> None:
         heard(number)
         if child.poll() is None:
-            child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+            child.send_signal(number)
 
     for number in PASSED_ON:
         signal.signal(number, pass_on)
@@ -144,16 +145,13 @@ def scope_options(scope: Scope) -> list[str]:
 
 
 def agent_environment(home: Home, code: str | None) -> dict[str, str]:
-    """The agent's environment: its registry, its code, and no module from the current folder."""
+    """The agent's environment: its registry, its code, and no module from the current folder.
+
+    Raises InputError if the code is not what its version names. Every agent starts by this, on every backend.
+    """
     environment = {**os.environ, "QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"}
     if code is not None:
-        snapshot = home.code / code
-        if not snapshot.is_dir():
-            raise InputError(
-                f"the snapshot of code {code} is gone",
-                place=str(snapshot),
-                allowed="launch with --code current",
-            )
+        snapshot = check_snapshot(home.code, code)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(snapshot), os.environ.get("PYTHONPATH")]))
     return environment
 

@@ -27,11 +27,16 @@ from reports.landscape.grid import Grid, file_name, read_grid, write_grid
 from reports.table import precision_name
 from sweeps import processes
 from sweeps.code import code_origin
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import InputError, QsweepError, raise_packed
 from sweeps.job import Kind
 from sweeps.landscape import PLANE, Landscape
 from sweeps.spec import matching
 
+KEEP = (
+    'launch a sweep with keep = "all" that holds it, then train it again: qsweep invalidate NAME --where EXPR '
+    "--reason 'its model is needed'"
+)
+"""How to come by a model that was not kept."""
 PART = 64
 """Points of one task, at most."""
 
@@ -113,7 +118,7 @@ def trained_model(home: Home, row: JobRow) -> JobRow:
     if row.diverged:
         raise InputError("its training diverged: there is no model", place=place)
     if row.model_file is None:
-        raise InputError("its model was not kept", place=place, allowed='train it under a sweep with keep = "all"')
+        raise InputError("its model was not kept", place=place, allowed=KEEP)
     if not (home.models / row.model_file).is_file():
         raise InputError("the file of its model is not there", place=str(home.models / row.model_file))
     return row
@@ -224,7 +229,8 @@ def _process(home: Home, machine: Machine, number: int) -> Iterator[tuple[subpro
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             env=worker_environment(home, threads=1, gpu=gpu),
             start_new_session=True,
         )
@@ -251,6 +257,5 @@ def _answered(process: subprocess.Popen[str], log: IO[str], task: dict[str, Any]
         log.seek(0)
         raise QsweepError(f"a process of the landscape died ({code}):\n{log.read().strip()[-2000:]}")
     found: dict[str, Any] = json.loads(line)
-    if "problem" in found:
-        raise QsweepError(found["problem"])
+    raise_packed(found)
     return found

@@ -1,96 +1,169 @@
-"""How answers and messages stand on a terminal: drawn tables, lines that keep to its width, commands in one piece.
+"""What qsweep prints goes through here, so that no text and no broken output ends a command in a traceback.
 
-In a pipe nothing is drawn and no line is broken.
+1. Text that is not ours (an error of a bundle's, a note, a host's name) may hold escape sequences: they are taken out.
+2. A character that the encoding of the output lacks is written by another one.
+3. An output that takes no more, as a full disk or a pipe that nobody reads, ends what only answers with one line.
+   Progress, which goes to stderr, is lost without one, and work that is done keeps its exit code.
+
+JSON, CSV and Parquet are written by `write_bytes` as they are.
 """
 
 from __future__ import annotations
 
-import re
-import shutil
+import codecs
+import contextlib
+import errno
+import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO, TypeVar
 
-import typer
+from sweeps.errors import QsweepError
+from sweeps.text import as_json, clean
 
-from reports.sheet import Part, Sheet, document, markdown, plain
+T = TypeVar("T")
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-NARROWEST = 40
-"""A terminal that says it is narrower is written to as if it were not."""
-COMMAND = re.compile(r"(?:qsweep|pip install) [^;,()…]*[^;,()…. ]")
-"""What one copies out of a message, to the end of its clause."""
-LABEL = re.compile(r" +|[-*] |\w+ {2,}")
-"""What begins a line, below which its other lines do not reach."""
-JOIN = "\N{NO-BREAK SPACE}"
-
-
-def width_of(stream: IO[str]) -> int | None:
-    """The columns of the terminal that the stream writes to; None if it is none, or can't show what is drawn."""
-    if not stream.isatty():
-        return None
-    return max(shutil.get_terminal_size().columns, NARROWEST)
+SUBSTITUTES = {
+    "–": "-", "—": "-", "−": "-", "‑": "-", "…": "...", "·": "-", "×": "x", "±": "+/-", "→": "->", "↓": "v", "↑": "^",
+    "‖": "||", "²": "2", "₂": "2", "₀": "0", "′": "'", "≤": "<=", "≥": ">=", "│": "|", "─": "-", "┄": "-",
+    "═": "=", "█": "#",
+    "τ": "tau", "Ψ": "Psi", "ψ": "psi", "σ": "sigma", "α": "alpha", "ε": "epsilon",
+    "‘": "'", "’": "'", "“": '"', "”": '"',
+}  # fmt: skip
+"""What is written where an encoding lacks a character; a question mark for any other."""
+ERRORS = "qsweep.substitute"
+"""The name under which Python's codecs know this."""
 
 
-def show(sheet: Sheet, *, piped: Callable[[Sheet], str] = plain, rows: int | None = None) -> None:
-    """Print a table to stdout: drawn on a terminal, at most `rows` of its rows there; as `piped` says elsewhere."""
-    width = width_of(sys.stdout)
-    if width is None:
-        typer.echo(piped(sheet), nl=False)
-        return
-    from reports.screen import drawn
-
-    typer.echo(drawn(sheet, width, rows=rows), nl=False)
+class OutputLost(QsweepError):
+    """Standard output takes no more of what was asked for."""
 
 
-def show_document(parts: Sequence[Part]) -> None:
-    """Print a document to stdout: drawn on a terminal, as Markdown elsewhere."""
-    width = width_of(sys.stdout)
-    if width is None:
-        typer.echo(document(parts), nl=False)
-        return
-    from reports.screen import drawn_document
-
-    typer.echo(drawn_document(parts, width), nl=False)
+def _substitute(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(SUBSTITUTES.get(one, "?") for one in error.object[error.start : error.end]), error.end
 
 
-def show_tables(sheets: Sequence[Sheet]) -> None:
-    """Print tables to stdout, each with its caption: drawn on a terminal, as Markdown elsewhere."""
-    for number, sheet in enumerate(sheets):
-        typer.echo("\n" * bool(number), nl=False)
-        show(sheet, piped=markdown)
+codecs.register_error(ERRORS, _substitute)
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print a message; on a terminal in lines between whose words it is broken."""
-    stream = sys.stderr if err else sys.stdout
-    typer.echo(broken(text, width_of(stream)), err=err)
+class Outlet:
+    """A standard stream, of which the laws above hold. A Rich console writes to its `rich_proxied_file`."""
+
+    encoding = "utf-8"
+    """Any text may be written."""
+
+    def __init__(self, stream: TextIO, *, needed: bool, cleaning: bool = True) -> None:
+        self._stream = stream
+        self._needed = needed
+        self._cleaning = cleaning
+
+    @property
+    def rich_proxied_file(self) -> Outlet:
+        """The same without cleaning: Rich's own escape sequences have to pass. a `Screen` cleans what it shows."""
+        return Outlet(self._stream, needed=self._needed, cleaning=False)
+
+    def write(self, text: str) -> int:
+        shown = clean(text) if self._cleaning else text
+        if shown:
+            self._try(lambda: self._stream.write(shown))
+        return len(text)
+
+    @property
+    def buffer(self) -> Bytes:
+        return Bytes(self)
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write this as it is, behind all text so far."""
+        self._try(self._stream.flush)
+        self._try(lambda: self._stream.buffer.write(content))
+        self._try(self._stream.buffer.flush)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, action: Callable[[], T]) -> T | None:
+        try:
+            return action()
+        except OSError as error:
+            self._forget()
+            if not self._needed:
+                return None
+            closed = error.errno in (errno.EPIPE, errno.EBADF)
+            problem = "was closed before everything was written" if closed else f"can't be written: {error.strerror}"
+            raise OutputLost(f"standard output {problem}") from None
+
+    def _forget(self) -> None:
+        """What is still in the buffers, and all that follows, goes nowhere."""
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
-def tell(console: Console, text: str) -> None:
-    """Print a message to a console, as `say` does."""
-    width = console.width if console.is_terminal else None
-    console.print(broken(text, width), highlight=False, soft_wrap=True, markup=False)
+class Bytes:
+    """The door to an outlet for whoever writes bytes to a standard stream."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+
+    def write(self, content: bytes) -> int:
+        self._outlet.write_bytes(content)
+        return len(content)
+
+    def flush(self) -> None:
+        self._outlet.flush()
 
 
-def broken(text: str, width: int | None) -> str:
-    """The text in lines of that width, broken between words; a command stays in one piece, on a line of its own if
-    need be. Without a width as it is."""
-    if width is None:
-        return text
-    from reports.screen import paragraph
+@contextlib.contextmanager
+def outlets() -> Iterator[None]:
+    """Print through outlets, for as long as a command runs."""
+    before = sys.stdout, sys.stderr
+    closed = _occupy_descriptors()
+    for stream in filter(None, before):
+        stream.reconfigure(errors=ERRORS)
+    sys.stdout = Outlet(before[0] or closed, needed=True)
+    sys.stderr = Outlet(before[1] or closed, needed=False)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
-    lines = []
-    for line in text.split("\n"):
-        label = LABEL.match(line)
-        first = label[0] if label else ""
-        whole = COMMAND.sub(lambda found: found[0].replace(" ", JOIN), line[len(first) :])
-        lines += [part.rstrip().replace(JOIN, " ") for part in paragraph(whole, width, first=first)]
-    return "\n".join(lines)
+
+def _occupy_descriptors() -> TextIO:
+    """No file of ours may take the place of a standard stream that the shell has closed. Answers a stream that can't be
+    written, to stand for such a one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)
+    return open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8", closefd=False)
 
 
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: `1 job`, `2 jobs`."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+@contextlib.contextmanager
+def answering_after_work(remedy: str) -> Iterator[None]:
+    """What is printed here is the answer of work that is done: if it gets lost, the exit code still speaks of the
+    work."""
+    try:
+        yield
+    except OutputLost as lost:
+        sys.stderr.write(f"qsweep: {lost}; the work is done, see: {remedy}\n")
+
+
+def write_bytes(content: bytes) -> None:
+    """Write to standard output as it is."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content)
+    sys.stdout.buffer.flush()
+
+
+def write_json(content: Any) -> None:
+    """Write one JSON document, on one line, to standard output. What is not a finite number is null."""
+    write_bytes(as_json(content).encode() + b"\n")

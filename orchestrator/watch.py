@@ -11,19 +11,23 @@ from rich.console import Console
 
 from db.compaction import compact
 from db.home import Home
+from db.losses import read_sound, told
 from db.registry import Registry
-from db.results import ResultStore
-from db.rows import Counts, Sweep
+from db.results import ResultStore, table_of
+from db.rows import Blocked, Counts, Sweep
 from db.states import SweepState
 from orchestrator.backends.base import Backend, Fleet, StartRefused
 from orchestrator.deaths import Deaths, bury_dead
+from orchestrator.hindrances import hindrances
+from orchestrator.layout import tell
 from orchestrator.progress import Display, Progress
-from orchestrator.terminal import tell
 from orchestrator.upkeep import Look, Upkeep
 from sweeps.errors import QsweepError
 from sweeps.faults import point
 
 POLL = 0.5
+RECHECK = 10.0
+"""Seconds after which it is asked again what keeps jobs from running, even if no count has changed."""
 MANY = 256
 """Publications that a launcher has seen come before it merges them."""
 
@@ -52,7 +56,11 @@ class Watch:
         self.console = console
         self.results = ResultStore(home.store)
         rows = registry.jobs(sweep.id, selection=fleet.scope.selection)
-        self.progress = Progress(jobs={row.identity: row.job for row in rows})
+        self.progress = Progress(jobs={row.identity: row.job for row in rows}, size=sweep.size)
+        self._has_children = any(row.parent_id is not None for row in rows)
+        self._blocked: tuple[Blocked, ...] = ()
+        self._asked: tuple[object, ...] = ()
+        self._hindrances: frozenset[str] = frozenset()
         self._seen: set[tuple[str, int]] = set()
         self._upkeep = Upkeep()
         self._event = registry.newest_event()
@@ -60,6 +68,7 @@ class Watch:
         self._refused = ""
         self._done = -1
         self._interrupts = 0
+        self._by_user = False
         self._left = False
         self._deaths = Deaths()
         self._loose: set[str] = set()
@@ -99,18 +108,20 @@ class Watch:
             tell(
                 self.console,
                 f"This launch ends; agents that are at work or in a queue go on. Look with: qsweep status "
-                f"{self.sweep.name}; watch them again with: qsweep resume {self.sweep.title}",
+                f"{self.sweep.title}; watch them again with: qsweep resume {self.sweep.title}",
             )
 
     def _update(self) -> None:
         counts = self._counts()
+        blocked = self._count_blocked(counts)
         self.progress.running, self.progress.queued, self.progress.failed = (
             counts.running - counts.away,
-            counts.queued,
+            counts.queued - blocked,
             counts.failed,
         )
-        self.progress.away = counts.away
-        self.progress.add_notes([agent.note for agent in self.registry.agents()])
+        self.progress.away, self.progress.blocked = counts.away, blocked
+        held = self.registry.held(self.sweep.id, self.fleet.scope.selection) if counts.running else {}
+        self.progress.add_notes([(one.note, held[one.id]) for one in self.registry.agents() if one.id in held])
         if counts.done != self._done:
             self._take_in(counts)
         self.progress.look()
@@ -134,10 +145,24 @@ class Watch:
                 "generalization_gap",
                 "test_accuracy",
             ]
-            self.progress.add_results(self.results.read("runs", fresh, columns=columns).to_pylist())
+            found, lost = read_sound(self.results, "runs", table_of(fresh), columns)
+            self.progress.add_results(found.to_pylist())
+            if remark := told(lost, self.sweep.title):
+                tell(self.console, remark)
             self.progress.done.update(row.job for row in fresh)
             self._loose.update(row.publication for row in fresh)
             self._compact()
+
+    def _count_blocked(self, counts: Counts) -> int:
+        """How many queued jobs can't run as things stand. Asked again when any count changes, and now and then."""
+        if not (self._has_children and counts.queued):
+            self._blocked = ()
+            return 0
+        asked = (counts, int(time.monotonic() / RECHECK))
+        if asked != self._asked:
+            self._asked = asked
+            self._blocked = tuple(self.registry.blocked(self.sweep.id, self.fleet.scope.selection))
+        return sum(one.jobs for one in self._blocked)
 
     def _compact(self) -> None:
         """Merge results files before there are so many that every answer waits for them."""
@@ -167,6 +192,7 @@ class Watch:
             raise Interrupted(f"its agents were cancelled, with {self._state()}")
         due = self._upkeep.due(look)
         self._say([*([self._refused] if self._refused else []), *self.backend.remarks()])
+        self._say_what_hinders(look)
         if not self.progress.queued:
             return
         if self._upkeep.is_hopeless(look):
@@ -209,13 +235,22 @@ class Watch:
                 tell(self.console, remark)
         self._said = frozenset(remarks)
 
+    def _say_what_hinders(self, look: Look) -> None:
+        """Say once, as it begins, what this launch waits for."""
+        found = hindrances(self.registry, self.fleet.scope, look, running=self.progress.running)
+        for kind, words in found.items():
+            if kind not in self._hindrances:
+                tell(self.console, f"Waiting: {words}")
+        self._hindrances = frozenset(found)
+
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGTERM and self.backend.independent and not self._interrupts:
             self._left = True
             return
         self._interrupts += 1
+        self._by_user = self._by_user or number == signal.SIGINT
         if self._interrupts == 1:
-            self.backend.stop()
+            self.backend.stop(by_user=self._by_user)
         else:
             self.backend.kill()
 
@@ -226,7 +261,7 @@ class Watch:
         )
         while self.backend.alive():
             time.sleep(0.1)
-            self.backend.stop()  # one may have been started since
+            self.backend.stop(by_user=self._by_user)  # one may have been started since
         bury_dead(self.registry)
         raise Interrupted(f"interrupted with {self._state()}")
 

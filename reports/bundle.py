@@ -8,9 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,19 +16,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from db.foreign import check_unique, check_values, parse
+from db.losses import counted
 from db.results import DamagedResults
-from db.rows import Sweep
 from db.schema import KINDS
 from db.schema import VERSION as SCHEMA
-from db.states import SweepState
+from db.states import State
 from db.views import VIEWS
+from reports.exported import Exported, FileEntry, read_exported
+from reports.frames import with_frame_types
 from reports.source import Source, check_columns, known_schema
 from sweeps.code import release
-from sweeps.errors import InputError
+from sweeps.errors import InputError, QsweepError
+from sweeps.job import Kind as JobKind
+from sweeps.strict_json import read_strictly
+from sweeps.wholefiles import whole_folder
 
 FORMAT = 1
 """Raised when a bundle of the old layout can't be read as one of the new."""
 MANIFEST = "manifest.json"
+AGAIN = "get the bundle again, or export it anew"
 PROVENANCE = ("code", "torch", "device")
 """Columns of the results whose distinct values the manifest lists."""
 
@@ -41,29 +45,23 @@ def write_bundle(source: Source, folder: Path) -> dict[str, Any]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError("this is there already", place=f"--out {folder}", allowed="name a new or an empty folder")
     folder = folder.absolute()
-    temporary = folder.parent / f".{folder.name}.{uuid.uuid4().hex}"
     try:
-        temporary.mkdir(parents=True)
-        files = [_write(source, name, temporary) for name in (*KINDS, *VIEWS)]
-        manifest = _manifest(source, files)
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        _save(temporary / MANIFEST, text.encode())
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.rename(folder)
+        with whole_folder(folder) as begun:
+            files = [_write(source, name, begun) for name in (*KINDS, *VIEWS)]
+            manifest = _manifest(source, files) | _losses(source)
+            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            (begun / MANIFEST).write_bytes(text.encode())
     except OSError as error:
         raise InputError(f"the bundle can't be written: {error.strerror}", place=f"--out {folder}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return manifest
 
 
 def _write(source: Source, name: str, folder: Path) -> dict[str, Any]:
     table = source.read(name)
     buffer = pa.BufferOutputStream()
-    pq.write_table(table.combine_chunks(), buffer, compression="zstd")
+    pq.write_table(with_frame_types(table.combine_chunks()), buffer, compression="zstd")
     content = buffer.getvalue().to_pybytes()
-    _save(folder / f"{name}.parquet", content)
+    (folder / f"{name}.parquet").write_bytes(content)
     return {
         "file": f"{name}.parquet",
         "rows": table.num_rows,
@@ -72,17 +70,11 @@ def _write(source: Source, name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _save(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _manifest(source: Source, files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     jobs = source.read("jobs", ["state", "ended_at"])
     ended = pc.max(jobs["ended_at"]).as_py()
-    sweep = {name: value for name, value in dataclasses.asdict(source.sweep).items() if name not in ("id", "spec")}
+    left_out = ("id", "spec", "written_at")
+    sweep = {name: value for name, value in dataclasses.asdict(source.sweep).items() if name not in left_out}
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -94,6 +86,11 @@ def _manifest(source: Source, files: Sequence[dict[str, Any]]) -> dict[str, Any]
         "provenance": {name: _distinct(source, name) for name in PROVENANCE},
         "files": list(files),
     }
+
+
+def _losses(source: Source) -> dict[str, Any]:
+    """What was lost when this was exported: the manifest of a whole sweep says nothing of it."""
+    return {"lost": [dataclasses.asdict(one) for one in source.lost]} if source.lost else {}
 
 
 def sorted_counts(column: pa.ChunkedArray) -> list[dict[str, Any]]:
@@ -111,62 +108,101 @@ def _distinct(source: Source, column: str) -> list[str]:
 
 
 class BundleSource(Source):
-    """A sweep that was exported to a folder. Its files are checked against the manifest when it is opened.
+    """A sweep that was exported to a folder. Its files are checked when it is opened: whole, and each row once.
 
-    Raises InputError if the folder is no bundle, DamagedResults if a file is not as it was exported.
+    Raises InputError if the folder is no bundle, or holds what no export writes, DamagedResults if a file is not as it
+    was exported.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         manifest = self._read_manifest()
-        sweep = manifest["sweep"]
-        spec = json.dumps(manifest["spec"], sort_keys=True, separators=(",", ":"), allow_nan=False)
-        self.sweep = Sweep(**(sweep | {"id": 0, "spec": spec, "state": SweepState(sweep["state"])}))
-        self._files = {entry["file"] for entry in manifest["files"]}
-        for entry in manifest["files"]:
-            self._check(entry)
+        self.sweep = manifest.sweep
+        self.called = self.sweep.name  # the only one here
+        self.lost = list(manifest.lost)
+        self._tables = {name: self._open(name, entry) for name, entry in manifest.files.items()}
+        self._check_counted()
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         check_columns(name, columns)
         schema = known_schema(name)
         schema = pa.schema([schema.field(one) for one in (schema.names if columns is None else columns)])
-        if f"{name}.parquet" not in self._files:  # exported before there was such a kind of result
+        if name not in self._tables:  # exported before there was such a kind of result
             return schema.empty_table()
-        file = pq.ParquetFile(self._folder / f"{name}.parquet")
-        there = [one for one in schema.names if one in file.schema_arrow.names]
-        table = file.read(columns=there)
+        table = self._tables[name]
+        there = table.column_names
         found = {field.name: table[field.name] if field.name in there else _nulls(table, field) for field in schema}
         return pa.table(found, schema=schema) if found else table.select([])
+
+    def remark(self) -> str | None:
+        jobs = {one.job for one in self.lost}
+        return f"the results of {counted(jobs)} of {self.title} were lost when this was exported" if jobs else None
 
     def place_of(self, kind: str, publication: str) -> str:
         return str(self._folder / f"{kind}.parquet")
 
-    def _read_manifest(self) -> dict[str, Any]:
-        path = self._folder / MANIFEST
+    def _read_manifest(self) -> Exported:
+        path, place = self._folder / MANIFEST, f"--from {self._folder}"
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            version = manifest["format"]
+            content: Any = read_strictly(path.read_bytes()) if path.is_file() else None
+            version = content["format"]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(
                 f"this is no bundle: its {MANIFEST} is missing or can't be read",
-                place=f"--from {self._folder}",
+                place=place,
                 allowed="qsweep export NAME --out DIR makes one",
             ) from None
         if version != FORMAT:
-            raise InputError(
-                f"this bundle has format {version}, this program reads {FORMAT}", place=f"--from {self._folder}"
-            )
-        return manifest
-
-    def _check(self, entry: dict[str, Any]) -> None:
-        path = self._folder / entry["file"]
+            raise InputError(f"this bundle has format {version!r:.100}, this program reads {FORMAT}", place=place)
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            return read_exported(content)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, QsweepError) as error:
+            reason = f"{type(error).__name__}: {error}"[:500]
+            raise InputError(f"this bundle's {MANIFEST} was altered ({reason})", place=place, allowed=AGAIN) from None
+
+    def _open(self, name: str, entry: FileEntry) -> pa.Table:
+        path = self._folder / f"{name}.parquet"
+        try:
+            if path.exists() and not path.is_file():  # reading a pipe or a device would never end
+                raise DamagedResults(f"{path}: this is no file")
+            content = path.read_bytes()
         except OSError as error:
             raise DamagedResults(f"{path}: the bundle's file can't be read: {error.strerror}") from None
-        if found != entry["sha256"]:
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise DamagedResults(f"{path}: this is not what was exported: its SHA-256 differs from the manifest's")
+        try:
+            table = parse(content, known_schema(name), rows=entry.rows)
+            if table.num_rows != entry.rows:
+                raise ValueError(f"it has {table.num_rows} rows, and the manifest counts {entry.rows}")
+            check_unique(table, name)
+            if name in KINDS and KINDS[name].one_row_a_job:
+                check_values(table)
+        except ValueError as error:
+            raise InputError(str(error), place=str(path), allowed=AGAIN) from None
+        return table
+
+    def _check_counted(self) -> None:
+        """Raise InputError unless every result is that of a job's counted attempt."""
+        jobs = self.read("jobs", ["job", "kind", "state", "attempt"]).to_pylist()
+        kinds, states = {one.value for one in JobKind}, {one.value for one in State}
+        place = str(self._folder / "jobs.parquet")
+        if not all(row["kind"] in kinds and row["state"] in states for row in jobs):
+            raise InputError("a job is of an unknown kind or state", place=place, allowed=AGAIN)
+        lost = {one.job for one in self.lost}
+        done = {(row["job"], row["attempt"], row["kind"]) for row in jobs if row["state"] == State.DONE}
+        for name, kind in KINDS.items():
+            if name not in self._tables:
+                continue
+            keys = self.read(name, ["job", "attempt"])
+            found = set(zip(keys["job"].to_pylist(), keys["attempt"].to_pylist(), strict=True))
+            wanted = {(job, attempt) for job, attempt, of in done if of == kind.of}
+            place = str(self._folder / f"{name}.parquet")
+            if foreign := found - wanted:
+                job = str(min(foreign, key=str)[0])[:12]
+                problem = f"it has rows of job {job}, of which no such attempt counts"
+                raise InputError(problem, place=place, allowed=AGAIN)
+            if kind.one_row_a_job and (missing := {one for one in wanted - found if one[0] not in lost}):
+                raise InputError(f"the row of job {min(missing)[0][:12]} is missing", place=place, allowed=AGAIN)
 
 
 def _nulls(table: pa.Table, field: pa.Field) -> pa.Array:

@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
+from db.rows import Counts
 from db.schema import KINDS, SETTINGS
+from db.standing import standing
 from db.views import TIME, VIEWS
-from reports.source import Source, known_schema
+from reports.source import Source, shown_schema
 
 SWEEP = pa.schema([pa.field("sweep", pa.string()), pa.field("variant", pa.string())])
 """The columns that every view begins with."""
@@ -42,7 +44,7 @@ def view_names() -> list[str]:
 
 def view_schema(name: str) -> pa.Schema:
     """The columns of a view. Raises InputError."""
-    return SWEEPS if name == "sweeps" else pa.schema([*SWEEP, *known_schema(name)])
+    return SWEEPS if name == "sweeps" else pa.schema([*SWEEP, *shown_schema(name)])
 
 
 def view_meaning(name: str) -> str:
@@ -66,11 +68,8 @@ def _glossary() -> Mapping[str, Any]:
 
 
 def names_of(sources: Sequence[Source]) -> list[str]:
-    """What SQL calls each sweep: NAME for the first of that name (the one launched last), NAME@VARIANT for others."""
-    found: list[str] = []
-    for source in sources:
-        found.append(source.title if source.sweep.name in found else source.sweep.name)
-    return found
+    """What SQL calls each sweep: NAME if a bare NAME means it, NAME@VARIANT else."""
+    return [source.called for source in sources]
 
 
 class Catalogued(ds.Dataset):  # type: ignore[misc]
@@ -80,8 +79,10 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
     while it was read, because DuckDB reports only the text of it.
     """
 
-    def __init__(self, name: str, sources: Sequence[Source]) -> None:
+    def __init__(self, name: str, sources: Sequence[Source], *, names_sweeps: bool = True) -> None:
         self._name = name
+        self._counts = not names_sweeps
+        """Where the query names no sweep, DuckDB asks for the first column only to count its rows."""
         self._sources = list(zip(names_of(sources), sources, strict=True))
         self.failure: Exception | None = None
         self.shared = 0
@@ -109,7 +110,8 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
             named |= _named_in(condition, schema)
         kept = pa.schema([field for field in schema if field.name in named] or [schema.field(0)])
         admitted = self._admitted(condition)
-        blind = len(admitted) > 1 and "job" in schema.names and not named & {*SWEEP.names}
+        unnamed = columns is not None and self._counts and named <= {schema.field(0).name}
+        blind = len(admitted) > 1 and "job" in schema.names and (unnamed or not named & {*SWEEP.names})
         if blind and "job" not in kept.names:
             kept = kept.append(schema.field("job"))
         tables = [self._of(number, kept) for number in admitted]
@@ -124,7 +126,7 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
         if self._name == "sweeps":
             return pa.Table.from_pylist([_sweep_row(label, source)], schema=SWEEPS).select(kept.names)
         own = [name for name in kept.names if name not in SWEEP.names]
-        table = source.read(self._name, own or ["job"])
+        table = source.look(self._name, own or ["job"])
         same = {"sweep": label, "variant": source.title}
         values = {
             name: pa.repeat(pa.scalar(same[name], pa.string()), table.num_rows) if name in same else table[name]
@@ -154,13 +156,18 @@ def _named_in(condition: ds.Expression, schema: pa.Schema) -> set[str]:
     return {name for name in schema.names if name in text}
 
 
+def _counts(source: Source) -> Counts:
+    states = pc.value_counts(source.read("jobs", ["state"])["state"].combine_chunks()).to_pylist()
+    return Counts(**{one["values"]: one["counts"] for one in states})
+
+
 def _sweep_row(label: str, source: Source) -> dict[str, Any]:
     sweep = source.sweep
     return {
         "sweep": label,
         "variant": sweep.title,
         "title": source.spec.title,
-        "state": sweep.state.value,
+        "state": standing(sweep, _counts(source)),
         "reason": sweep.reason,
         "owner": sweep.owner,
         "jobs": sweep.size,

@@ -18,6 +18,7 @@ from db.schema import KINDS
 from sweeps.errors import InputError, nearest
 from sweeps.measures import known_measure_settings
 from sweeps.spec import Spec
+from sweeps.toml import read_toml
 from sweeps.training import Training
 
 Statistic: TypeAlias = Literal["mean", "median", "min", "max"]
@@ -93,6 +94,21 @@ class Declaration(BaseModel):
         return self.title if self.number is None else f"Table {self.number}: {self.title}"
 
 
+def with_medians(declaration: Declaration) -> Declaration:
+    """The same table of medians where it has means; the paper has no medians.
+
+    Raises InputError for a table that is not made of means.
+    """
+    if declaration.made_by != "means":
+        raise InputError(f"{declaration.name} is no table of means", place="--median", allowed="allowed with --table 1")
+    columns = [_with_median(one) if one.statistic == "mean" else one for one in declaration.columns]
+    return declaration.model_copy(update={"columns": columns, "paper": None})
+
+
+def _with_median(column: Column) -> Column:
+    return column.model_copy(update={"statistic": "median", "label": f"{column.label}, median"})
+
+
 def declared_tables() -> dict[str, Declaration]:
     """Every declared table that comes with qsweep, by its name (`table1`)."""
     folder = resources.files("reports").joinpath("declarations")
@@ -121,10 +137,9 @@ def tables_of(spec: Spec) -> list[Declaration]:
 def read_table(path: Path) -> Declaration:
     """The table that a file declares. Raises InputError."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"this table can't be read: {error}", place=str(path), allowed="allowed: TOML") from None
-    return parse_table(content, str(path))
+        return parse_table(read_toml(path, str(path)), str(path))
+    except FileNotFoundError:
+        raise InputError("there is no such file", place=str(path), allowed="allowed: TOML") from None
 
 
 def parse_table(content: Mapping[str, Any], name: str) -> Declaration:

@@ -10,7 +10,7 @@ from typing import Any
 
 from reports.declaration import Column, Declaration, paper_values
 from reports.labels import network_title
-from reports.table import Cell, Row, Table, mean_and_error, precision_name
+from reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
 from sweeps.corruptions import CORRUPTIONS
 from sweeps.job import Kind
 from sweeps.measures import Distortion
@@ -66,6 +66,7 @@ def make_distortion_table(
         for keys, group in groups.items()
     ]
     compared = any(cell.paper is not None for row in rows for cell in row.cells)
+    rows = rows if compare_with is None else [beside_other_data(row) for row in rows]
     return Table(
         declaration=declaration,
         heading=heading,

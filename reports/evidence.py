@@ -7,6 +7,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from db.losses import Lost
 from db.rows import Sweep
 from reports.analysis.analysis import Analysis, Models, Options, analyze, finite_runs, group_models
 from reports.answers import make_tables
@@ -33,6 +34,8 @@ class Evidence:
     distortions: pd.DataFrame
     tables: tuple[Table, ...]
     options: Options
+    lost: tuple[Lost, ...] = ()
+    """What could not be read, of jobs that count."""
 
     @property
     def title(self) -> str:
@@ -62,4 +65,5 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         distortions=source.frame("distortions"),
         tables=tuple(make_tables(source)),
         options=options or Options(),
+        lost=tuple(source.lost),
     )

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from db.schema import KINDS
 from reports.declaration import Column
+from reports.escaping import on_one_line
 from reports.listing import listed
 from reports.source import Source
 from reports.table import Cell, Row, Table
@@ -107,6 +108,7 @@ def told(explanation: Explanation, width: int | None = None) -> str:
         lines.append("finished  " + " to ".join(f"{one:%Y-%m-%d %H:%M:%S}" for one in span.values()) + " UTC")
     files = [Path(one) for one in jobs["file"].to_pylist()]
     lines += [f"files     {len({*files})} in {folder}" for folder in dict.fromkeys(one.parent for one in files)]
+    lines = [on_one_line(line) for line in lines]
     if not jobs.num_rows:
         return "\n".join(lines) + "\n"
     short = jobs.set_column(0, "job", pc.utf8_slice_codeunits(jobs["job"], 0, 12))

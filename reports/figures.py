@@ -15,6 +15,7 @@ from reports.evidence import Evidence
 from reports.formats import FileFormat, Picture
 from reports.pictures import DRAWN, progress
 from sweeps.errors import InputError
+from sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +59,8 @@ def _written(figure: Figure, path: Path, form: FileFormat) -> Path:
 
 
 def _save(figure: Figure, path: Path, form: FileFormat) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format=form.value, dpi=200, metadata=UNDATED[form.value])
-    temporary.rename(path)
+    with whole_file(path) as file:
+        figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
     return path
 
 

@@ -12,6 +12,7 @@ class Format(StrEnum):
     LATEX = "latex"
     CSV = "csv"
     HTML = "html"
+    JSON = "json"
 
 
 class RowFormat(StrEnum):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
+from reports.escaping import html as escape
 from reports.sheet import Sheet
 
 STYLE = """

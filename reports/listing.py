@@ -14,7 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types
 
+from reports import escaping
+from reports.escaping import on_one_line
 from reports.formats import RowFormat
+from reports.frames import with_frame_types
 from reports.screen import drawn
 from reports.sheet import Heading, Sheet, plain, spares
 
@@ -23,17 +26,22 @@ DIGITS = 6
 """Significant digits of a float in a text; CSV and JSON have all of them."""
 
 
-def written(table: pa.Table, form: RowFormat, *, width: int | None = None, rows: int | None = None) -> bytes:
-    """The table in that format. `width` (characters) and `rows` bound a text alone; what they leave out it says."""
+def written(
+    table: pa.Table, form: RowFormat, *, width: int | None = None, rows: int | None = None, spreadsheet: bool = False
+) -> bytes:
+    """The table in that format. `width` (characters) and `rows` bound a text alone; what they leave out it says.
+
+    For a `spreadsheet`, cells of CSV that would be formulas are made texts.
+    """
     match form:
         case RowFormat.TABLE:
             return listed(table, width=width, rows=rows).encode()
         case RowFormat.CSV:
-            return _csv(table).encode()
+            return _csv(table, spreadsheet=spreadsheet).encode()
         case RowFormat.JSON:
             return _json(table).encode()
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(with_frame_types(table), buffer, compression="zstd")
     return buffer.getvalue()
 
 
@@ -52,7 +60,12 @@ def sheet_of(table: pa.Table, *, hint: str = "all with --format csv") -> Sheet:
     columns = [[_shown(value) for value in column.to_pylist()] for column in table.columns]
     return Sheet(
         headings=tuple(
-            Heading(name=name, numeric=_is_number(column.type), copied=_is_name(column.type, texts), spare=spare[index])
+            Heading(
+                name=on_one_line(name),
+                numeric=_is_number(column.type),
+                copied=_is_name(column.type, texts),
+                spare=spare[index],
+            )
             for index, (name, column, texts) in enumerate(zip(table.column_names, table.columns, columns, strict=True))
         ),
         rows=tuple(zip(*columns, strict=True)),
@@ -80,15 +93,17 @@ def _shown(value: Any) -> str:
     if isinstance(value, datetime.datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, list | dict):
-        return json.dumps(_jsonable(value), ensure_ascii=False)
-    return " ".join(str(value).split("\n"))
+        return on_one_line(json.dumps(_jsonable(value), ensure_ascii=False))
+    return on_one_line(str(value))
 
 
-def _csv(table: pa.Table) -> str:
+def _csv(table: pa.Table, *, spreadsheet: bool) -> str:
+    safe = escaping.spreadsheet if spreadsheet else str
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.column_names)
-    writer.writerows(zip(*([_exact(value) for value in column.to_pylist()] for column in table.columns), strict=True))
+    writer.writerow([safe(name) for name in table.column_names])
+    cells = ([safe(_exact(value)) for value in column.to_pylist()] for column in table.columns)
+    writer.writerows(zip(*cells, strict=True))
     return text.getvalue()
 
 

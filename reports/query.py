@@ -52,7 +52,8 @@ def run_query(sql: str, sources: Sequence[Source]) -> Answer:
     """
     import duckdb
 
-    views = {name: Catalogued(name, sources) for name in view_names()}
+    names_sweeps = bool(re.search(r"\b(?:sweep|variant)\b", sql, re.IGNORECASE))
+    views = {name: Catalogued(name, sources, names_sweeps=names_sweeps) for name in view_names()}
     connection = duckdb.connect(":memory:", config=LOCKS)
     try:
         for name, view in views.items():

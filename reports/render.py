@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from reports import html
+from reports import escaping, html
 from reports.declaration import Column
 from reports.formats import Format as Format
 from reports.labels import zeroed
+from reports.outliers import RULE
 from reports.sheet import Heading, Sheet, markdown, spares
 from reports.table import Cell, Row, Table
+from sweeps.text import as_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,24 +26,13 @@ class Layout:
     against_paper: bool = False
     spread: bool = False
     """Standard errors, and the number of models where it is not that of the row."""
+    spreadsheet: bool = False
+    """In CSV, cells that a spreadsheet would take for formulas are texts."""
 
 
 MISSING = "–"
 SOURCE = "this run"
 """Whose values stand in a row, beside `paper` and `difference`."""
-SYMBOLS = str.maketrans(
-    {
-        "↓": r"$\downarrow$",
-        "↑": r"$\uparrow$",
-        "‖": r"$\Vert$",
-        "₂": r"$_2$",
-        "²": r"$^2$",
-        "σ": r"$\sigma$",
-        "α": r"$\alpha$",
-        "·": r"$\cdot$",
-    }
-)
-"""What LaTeX has other names for."""
 
 
 def render(table: Table, form: Format, layout: Layout) -> str:
@@ -51,6 +42,8 @@ def render(table: Table, form: Format, layout: Layout) -> str:
 
 def render_all(tables: Sequence[Table], form: Format, layout: Layout) -> str:
     """Several tables as one text."""
+    if form is Format.JSON:
+        return as_json([_content(table, layout) for table in tables]) + "\n"
     text = "\n".join(render(table, form, layout) for table in tables)
     return html.document(text, tables[0].heading if tables else "") if form is Format.HTML else text
 
@@ -62,14 +55,28 @@ def notes(table: Table, layout: Layout) -> list[str]:
     if done < expected:
         lines.append(f"Partial: {done} of {expected} models are done.")
     if layout.spread and any(cell.error is not None for row in table.rows for cell in row.cells):
-        lines.append("± standard error of the mean over the models; n where fewer models have the value.")
+        lines.append(_spread_note(table))
     for row in table.rows:
         if row.diverged:
             names = ", ".join(identity[:12] for identity in row.diverged)
             lines.append(f"Diverged and left out of the means: {' '.join(row.keys)}: {len(row.diverged)} ({names}).")
+    for row in table.rows:
+        if row.outside:
+            names = ", ".join(identity[:12] for identity in row.outside)
+            lines.append(f"Counted, but with {RULE}: {' '.join(row.keys)}: {len(row.outside)} ({names}).")
     if layout.against_paper and table.compared_with:
-        lines.append(f"The paper's values are those of {table.compared_with}: compare the trend, not the values.")
+        lines.append(
+            f"The paper's values are those of {table.compared_with}, another data set: no differences; "
+            "compare the trend."
+        )
     return lines + list(table.remarks)
+
+
+def _spread_note(table: Table) -> str:
+    kinds = {column.statistic for column in table.declaration.columns} & {"mean", "median"}
+    named = {"mean": "standard error of the mean", "median": "median absolute deviation"}
+    spreads = " (means) or ".join(named[kind] for kind in sorted(kinds)) + (" (medians)" if len(kinds) > 1 else "")
+    return f"± {spreads} over the models; n where fewer models have the value."
 
 
 def header_of(table: Table, layout: Layout) -> list[str]:
@@ -111,24 +118,25 @@ def _latex(table: Table, layout: Layout) -> str:
         r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"  \centering",
-        rf"  \caption{{{_escape(f'{table.declaration.title} ({table.heading})')}}}",
-        rf"  \label{{tab:{table.declaration.name}}}",
+        rf"  \caption{{{escaping.latex(f'{table.declaration.title} ({table.heading})')}}}",
+        rf"  \label{{tab:{escaping.latex_label(table.declaration.name)}}}",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"  \begin{{tabular}}{{{''.join('r' if one.numeric else 'l' for one in sheet.headings)}}}",
         r"    \toprule",
-        "    " + " & ".join(_escape(name) for name in sheet.names) + r" \\",
+        "    " + " & ".join(escaping.latex(name) for name in sheet.names) + r" \\",
         r"    \midrule",
     ]
     for number, line in enumerate(sheet.rows):
         lines += [r"    \addlinespace"] if number and number in sheet.groups else []
-        lines.append("    " + " & ".join(_escape(cell) for cell in line) + r" \\")
+        lines.append("    " + " & ".join(escaping.latex(cell) for cell in line) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}}"]
-    lines += [rf"  \par\footnotesize {_escape(remark)}" for remark in sheet.notes]
+    lines += [rf"  \par\footnotesize {escaping.latex(remark)}" for remark in sheet.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def _csv(table: Table, layout: Layout) -> str:
     """Full precision, one line a row; means in the paper's units."""
+    safe = escaping.spreadsheet if layout.spreadsheet else str
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [column.name for column in table.declaration.columns]
@@ -139,7 +147,9 @@ def _csv(table: Table, layout: Layout) -> str:
         extra.append(("_standard_error", lambda cell: cell.error))
         extra.append(("_n", lambda cell: cell.count))
     if layout.against_paper:
-        extra += [("_paper", lambda cell: cell.paper), ("_difference", lambda cell: cell.difference)]
+        extra.append(("_paper", lambda cell: cell.paper))
+        if table.compared_with is None:
+            extra.append(("_difference", lambda cell: cell.difference))
     writer.writerow(
         [
             *table.declaration.rows,
@@ -153,7 +163,7 @@ def _csv(table: Table, layout: Layout) -> str:
         values = [value(cell) for _, value in extra for cell in row.cells]
         writer.writerow(
             [
-                *row.keys,
+                *map(safe, row.keys),
                 *("" if value is None else value if isinstance(value, str) else repr(value) for value in values),
                 row.done,
                 row.expected,
@@ -161,6 +171,40 @@ def _csv(table: Table, layout: Layout) -> str:
             ]
         )
     return text.getvalue()
+
+
+def _content(table: Table, layout: Layout) -> dict[str, Any]:
+    """A table as JSON: full precision, every cell with all that is known of it."""
+    names = [column.name for column in table.declaration.columns]
+    return {
+        "name": table.declaration.name,
+        "title": table.declaration.heading,
+        "sweep": table.heading,
+        "compared_with": table.compared_with,
+        "rows": [
+            {
+                "keys": dict(zip(table.declaration.rows, row.keys, strict=True)),
+                "cells": {name: _cell(cell) for name, cell in zip(names, row.cells, strict=True)},
+                "models": row.counted,
+                "done": row.done,
+                "expected": row.expected,
+                "diverged": row.diverged,
+            }
+            for row in table.rows
+        ],
+        "notes": notes(table, layout),
+    }
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "mean": cell.mean,
+        "standard_error": cell.error,
+        "n": cell.count,
+        "paper": cell.paper,
+        "difference": cell.difference,
+        "marks": cell.marks,
+    }
 
 
 def _html(table: Table, layout: Layout) -> str:
@@ -172,11 +216,12 @@ RENDERERS: dict[Format, Callable[[Table, Layout], str]] = {
     Format.LATEX: _latex,
     Format.CSV: _csv,
     Format.HTML: _html,
+    Format.JSON: lambda table, layout: as_json(_content(table, layout)) + "\n",
 }
 
 
 def lines_of(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
-    """The printed lines of one row: ours alone, or ours, the paper's and the difference."""
+    """The printed lines of one row: ours alone, or ours, the paper's and (for the same data set) the difference."""
     pairs = list(zip(row.cells, columns, strict=True))
     models = f"{row.counted}/{row.expected}"
     ours = [_ours(cell, column, row, layout) for cell, column in pairs]
@@ -185,9 +230,14 @@ def lines_of(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]
     if all(cell.paper is None for cell in row.cells):
         return [[*row.keys, SOURCE, *ours, models]]
     blank = [""] * len(row.keys)
-    return [
+    lines = [
         [*row.keys, SOURCE, *ours, models],
         [*blank, "paper", *(_shown(cell.paper, column) for cell, column in pairs), ""],
+    ]
+    if not any(cell.same_data for cell in row.cells):
+        return lines
+    return [
+        *lines,
         [*blank, "difference", *(_shown(cell.difference, column, signed=True) for cell, column in pairs), ""],
     ]
 
@@ -204,10 +254,3 @@ def _shown(value: float | None, column: Column, *, error: float | None = None, s
         return MISSING
     text = f"{zeroed(value, column.decimals):{'+' if signed else ''}.{column.decimals}f}"
     return text if error is None else f"{text} ± {error:.{column.decimals}f}"
-
-
-def _escape(text: str) -> str:
-    named = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    escaped = "".join(named.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in text)
-    escaped = re.sub(r"(?<![\w-])-(?=\d)", "$-$", escaped)  # a minus, not a hyphen
-    return escaped.replace("±", r"$\pm$").replace("–", "--").replace("×", r"$\times$").translate(SYMBOLS)

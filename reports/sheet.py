@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from reports import escaping
+
 GAP = "  "
+MARK = re.compile(r"#+ |- ")
+"""What begins a heading, or an entry of a list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +77,38 @@ def spares(count: int) -> list[int]:
 
 def markdown(sheet: Sheet) -> str:
     """An aligned Markdown table with its caption and its notes, ending with a newline."""
-    lines = [sheet.names, *([_escaped(cell) for cell in row] for row in sheet.rows)]
+    lines = [
+        [escaping.markdown(name) for name in sheet.names],
+        *([escaping.markdown(cell) for cell in row] for row in sheet.rows),
+    ]
     widths = [max(width, 2) for width in _widths(lines)]  # a rule of one character is none
     rule = [
         "-" * (width - 1) + ":" if one.numeric else "-" * width
         for one, width in zip(sheet.headings, widths, strict=True)
     ]
     padded = [_padded(sheet.headings, widths, line) for line in (lines[0], rule, *lines[1:])]
-    text = [f"**{sheet.title}**" + (f" — {sheet.subtitle}" if sheet.subtitle else ""), ""] if sheet.title else []
+    title, subtitle = escaping.markdown(sheet.title), escaping.markdown(sheet.subtitle)
+    text = [f"**{title}**" + (f" — {subtitle}" if subtitle else ""), ""] if title else []
     text += [f"| {' | '.join(line)} |" for line in padded]
     if sheet.notes:
-        text += ["", *(f"- {note}" for note in sheet.notes)]
+        text += ["", *(f"- {escaping.markdown(note)}" for note in sheet.notes)]
     return "\n".join(text) + "\n"
 
 
 def document(parts: Sequence[Part]) -> str:
     """Headings, paragraphs, lists and sheets as one Markdown text that ends with a newline."""
-    return "\n\n".join(part if isinstance(part, str) else markdown(part).rstrip("\n") for part in parts) + "\n"
+    return "\n\n".join(_lines(part) if isinstance(part, str) else markdown(part).rstrip("\n") for part in parts) + "\n"
+
+
+def _lines(part: str) -> str:
+    """A text with its marks of headings and lists, and nothing else in it that Markdown obeys."""
+    return "\n".join(map(_marked, part.split("\n")))
+
+
+def _marked(line: str) -> str:
+    mark = MARK.match(line)
+    start = mark[0] if mark else ""
+    return start + escaping.markdown(line[len(start) :])
 
 
 def plain(sheet: Sheet) -> str:
@@ -107,7 +127,3 @@ def _padded(columns: Sequence[Heading], widths: Sequence[int], cells: Sequence[s
         cell.rjust(width) if one.numeric else cell.ljust(width)
         for one, width, cell in zip(columns, widths, cells, strict=True)
     ]
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from db.belonging import check_belonging
 from db.home import Home
+from db.losses import Lost, read_sound, told
+from db.naming import is_meant
 from db.registry import Registry
-from db.results import ResultStore, VanishedResults
+from db.results import DamagedResults, ResultStore, VanishedResults
 from db.rows import Sweep
 from db.schema import KINDS
 from db.views import VIEWS
-from sweeps.errors import InputError, nearest
+from sweeps.errors import InputError, LostResults, nearest
 from sweeps.job import Job
 from sweeps.spec import Spec
 
@@ -39,17 +43,42 @@ class Source(ABC):
 
     sweep: Sweep
     """The variant as it is registered."""
+    lost: list[Lost]
+    """What could not be read so far, of jobs that count: `read` goes on without."""
+    called: str
+    """What SQL calls it: NAME if a bare NAME means it, else NAME@VARIANT."""
 
     @abstractmethod
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         """These columns (or all) of a kind of result or of `jobs`, `attempts` or `events`.
 
-        Raises InputError for an unknown name, DamagedResults where a counted file is not as it was written.
+        Raises InputError for an unknown name. Rows that are lost are left out, and stand in `lost`.
         """
+
+    def look(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """`read`, as it is looked at while a sweep runs: `epochs` also of trainings that are not done, after those
+        that count, and with a column `final` that tells them apart. No table or figure is made of these."""
+        if name != LIVE:
+            return self.read(name, columns)
+        schema = shown_schema(name)
+        names = list(schema.names if columns is None else columns)
+        check_columns(name, [one for one in names if one != FINAL.name])
+        running = self._running()
+        counted = self.read(name, [one for one in names if one != FINAL.name] or ["job"])
+        counted = counted.append_column(FINAL, pa.repeat(pa.scalar(True), counted.num_rows))
+        return pa.concat_tables([counted.select(names), running.select(names)])
+
+    def _running(self) -> pa.Table:
+        """The epochs so far of trainings that are not done, with the columns of `look`."""
+        return shown_schema(LIVE).empty_table()
 
     @abstractmethod
     def place_of(self, kind: str, publication: str) -> str:
         """The file in which the rows of that kind and publication lie, for a person to find it."""
+
+    def remark(self) -> str | None:
+        """What is missing from the answers so far, and what to do about it; None if nothing is."""
+        return None
 
     @property
     def title(self) -> str:
@@ -76,9 +105,11 @@ class RegistrySource(Source):
 
     def __init__(self, home: Home, registry: Registry, sweep: Sweep, *, together: Sequence[str] = ()) -> None:
         self.sweep = sweep
+        self.called = sweep.name if is_meant(sweep, registry.sweeps()) else sweep.title
         self._registry = registry
         self._store = ResultStore(home.store)
         self._together = together
+        self.lost = []
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         check_columns(name, columns)
@@ -90,7 +121,25 @@ class RegistrySource(Source):
         try:
             return self._store.read(name, self._moment[0], columns)
         except VanishedResults:  # a compaction has replaced the files
-            return self._store.read(name, self._moved(), columns)
+            table, lost = read_sound(self._store, name, self._moved(), columns)
+        except DamagedResults:
+            table, lost = read_sound(self._store, name, self._moment[0], columns)
+        self.lost += [one for one in lost if one not in self.lost]
+        return table
+
+    def remark(self) -> str | None:
+        return told(self.lost, self.title)
+
+    def _running(self) -> pa.Table:
+        curves = self._registry.curves(self.sweep.id)
+        done = set(self._moment[0]["job"].to_pylist())  # it may have finished since
+        rows = [
+            {"job": one.job, "attempt": one.attempt, FINAL.name: False} | dict(row)
+            for one in curves
+            if one.job not in done
+            for row in one.epochs
+        ]
+        return pa.Table.from_pylist(rows, schema=shown_schema(LIVE))
 
     def place_of(self, kind: str, publication: str) -> str:
         return self._store.path(kind, publication)
@@ -119,6 +168,16 @@ def known_schema(name: str) -> pa.Schema:
     raise InputError(f"there is no {name!r}", allowed=nearest(name, [*KINDS, *VIEWS]))
 
 
+LIVE = "epochs"
+"""The kind of result that can be looked at before it is one."""
+FINAL = pa.field("final", pa.bool_())
+
+
+def shown_schema(name: str) -> pa.Schema:
+    """The columns of `Source.look`. Raises InputError."""
+    return known_schema(name).append(FINAL) if name == LIVE else known_schema(name)
+
+
 def check_columns(name: str, columns: Sequence[str] | None) -> None:
     """Raise InputError if that view, or one of these columns of it, does not exist."""
     known = known_schema(name).names
@@ -127,13 +186,20 @@ def check_columns(name: str, columns: Sequence[str] | None) -> None:
             raise InputError(f"{name} has no column {column!r}", allowed=nearest(column, known))
 
 
+def warn_of_losses(sources: Sequence[Source]) -> None:
+    """Warn of what is missing from the answers that these sources gave."""
+    for remark in filter(None, (source.remark() for source in sources)):
+        warnings.warn(remark, LostResults, stacklevel=2)
+
+
 @contextmanager
 def opened_source(
     name: str | None, home: Home, bundle: Path | None = None, *, together: Sequence[str] = ()
 ) -> Iterator[Source]:
     """The sweep `name` of the home's registry, or the one that was exported to the folder `bundle`.
 
-    Raises InputError if there is none, or if the bundle holds another sweep than `name`.
+    Warns of results that are lost when it is done with. Raises InputError if there is none, if the bundle holds
+    another sweep than `name`, or if the registry counts the results of another home.
     """
     if bundle is not None:
         from reports.bundle import BundleSource
@@ -142,11 +208,15 @@ def opened_source(
         if name is not None and name not in (source.sweep.name, source.title):
             raise InputError(f"this bundle holds {source.title}, not {name}", place=f"--from {bundle}")
         yield source
+        warn_of_losses([source])
         return
     if name is None:
         raise InputError("name a launched sweep, or a bundle by --from DIR", place="NAME")
     with Registry.open(home.registry) as registry:
-        yield RegistrySource(home, registry, registry.find_sweep(name), together=together)
+        check_belonging(home, registry)
+        found = RegistrySource(home, registry, registry.find_sweep(name), together=together)
+        yield found
+        warn_of_losses([found])
 
 
 @contextmanager
@@ -157,4 +227,7 @@ def all_sources(home: Home, *, sweep: str | None = None, bundle: Path | None = N
             yield [source]
         return
     with Registry.open(home.registry) as registry:
-        yield [RegistrySource(home, registry, one) for one in registry.sweeps()]
+        check_belonging(home, registry)
+        sources = [RegistrySource(home, registry, one) for one in registry.sweeps()]
+        yield list[Source](sources)
+        warn_of_losses(sources)

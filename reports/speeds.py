@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from db.home import Home
+from db.losses import read_sound
 from db.registry import Registry
 from db.results import ResultStore
 from db.schema import KINDS
@@ -35,16 +36,16 @@ def ran_cohorts(home: Home) -> list[Ran]:
     found: dict[str, Ran] = {}
     with registry:
         for sweep in registry.sweeps():
-            committed = registry.committed(sweep.id)
+            committed = registry.pointers(sweep.id)
             # As first published: a compaction moves the rows of many cohorts together.
             tried = registry.view("attempts", sweep.id, ["job", "attempt", "publication"]).to_pylist()
             published = {(one["job"], one["attempt"]): one["publication"] for one in tried}
-            publications = {one.job: published[one.job, one.attempt] for one in committed}
+            publications = {one["job"]: published[one["job"], one["attempt"]] for one in committed.to_pylist()}
             if not publications.keys() - found.keys():
                 continue
             jobs = {row.identity: row.job for row in registry.jobs(sweep.id)}
             for kind in (one.name for one in KINDS.values() if one.one_row_a_job):
-                rows = store.read(kind, committed, columns=["job", "seconds", "device", "slots"])
+                rows, _ = read_sound(store, kind, committed, columns=["job", "seconds", "device", "slots"])
                 for one in _by_publication(rows, publications):
                     job = jobs[one["job_first"]]
                     found[publications[job.identity]] = Ran(

@@ -5,25 +5,34 @@ from __future__ import annotations
 import functools
 import hashlib
 import py_compile
-import shutil
+import re
 import subprocess
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from importlib import metadata
 from pathlib import Path
+
+from sweeps.errors import InputError
+from sweeps.wholefiles import whole_folder
 
 PACKAGES = ("sweeps", "db", "workers")
 """The packages that an agent runs."""
 DIRTY = ".dirty"
 STAMP = "CODE"
 """The file of a snapshot that holds its version."""
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*\+[0-9a-f]{12}")
+BYTECODE = re.compile(r".+\.pyc(\.\d+)?")
+"""A file in `__pycache__`: with a number behind it while it is being written."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @functools.cache
-def _files(root: Path = ROOT) -> dict[str, bytes]:
+def _own_files() -> dict[str, bytes]:
     """Every file of code that an agent may run, read once: what is hashed is what is kept."""
+    return _files(ROOT)
+
+
+def _files(root: Path) -> dict[str, bytes]:
     paths = (path for package in PACKAGES for path in sorted((root / package).rglob("*.py")))
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
@@ -36,13 +45,43 @@ def _digest(files: Mapping[str, bytes]) -> str:
     return digest.hexdigest()[:12]
 
 
-def is_intact(snapshot: Path) -> bool:
-    """Whether the files of a snapshot are still those that its version names."""
-    stamp = snapshot / STAMP
-    if not stamp.is_file():
+def is_intact(snapshot: Path, version: str) -> bool:
+    """Whether a snapshot holds the code that this version names, and nothing else that Python would run."""
+    try:
+        stamp = (snapshot / STAMP).read_text(encoding="utf-8").strip().removesuffix(DIRTY)
+        files = _files(snapshot)
+        return stamp == version and version.rpartition("+")[2] == _digest(files) and not _foreign(snapshot, files)
+    except (OSError, UnicodeDecodeError):
         return False
-    version = stamp.read_text(encoding="utf-8").strip().removesuffix(DIRTY)
-    return version.rpartition("+")[2] == _digest(_files(snapshot))
+
+
+def _foreign(snapshot: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """What else lies there: the snapshot comes first on an agent's path, so any file in it may be run. Bytecode is
+    admitted beside its source, where Python puts it; that it is this source's is left to Python's own check."""
+    known = {snapshot / name for name in (*files, STAMP)}
+    found = (path for path in snapshot.rglob("*") if path.is_symlink() or not path.is_dir())
+    return [path for path in found if path.is_symlink() or not (path in known or _is_bytecode(path, known))]
+
+
+def _is_bytecode(path: Path, sources: Set[Path]) -> bool:
+    source = path.parent.parent / f"{path.name.partition('.')[0]}.py"
+    return BYTECODE.fullmatch(path.name) is not None and path.parent.name == "__pycache__" and source in sources
+
+
+def check_snapshot(folder: Path, version: str) -> Path:
+    """The snapshot `folder/VERSION`. Raises InputError if it is gone or no longer the code that its version names."""
+    snapshot = folder / version
+    if VERSION.fullmatch(version) is None or not snapshot.is_dir():
+        raise InputError(
+            f"the snapshot of code {version} is gone", place=str(snapshot), allowed="launch with --code current"
+        )
+    if not is_intact(snapshot, version):
+        raise InputError(
+            f"this is not the code {version} any more: a file was changed, added or lost; nothing runs from it",
+            place=str(snapshot),
+            allowed="delete this folder; a launch of the same code writes it again, another takes --code current",
+        )
+    return snapshot
 
 
 @functools.cache
@@ -58,7 +97,7 @@ def code_origin() -> str:
     stamp = ROOT / STAMP
     if stamp.is_file():
         return stamp.read_text(encoding="utf-8").strip()
-    return f"{release()}+{_digest(_files())}{DIRTY if _is_dirty() else ''}"
+    return f"{release()}+{_digest(_own_files())}{DIRTY if _is_dirty() else ''}"
 
 
 def release() -> str:
@@ -70,30 +109,29 @@ def release() -> str:
 
 
 def freeze(folder: Path) -> str:
-    """Keep a snapshot of the code as `folder/VERSION`, complete or not at all; its version.
+    """Keep a snapshot of the code as `folder/VERSION`, complete or not at all; its version. Raises InputError if
+    there is one that is not what its version names.
 
     It is compiled here, once: otherwise every agent would compile it that may write no bytecode.
     """
     version = code_version()
     target = folder / version
     if target.is_dir():
+        check_snapshot(folder, version)
         return version
-    temporary = folder / f".{uuid.uuid4().hex}"
     try:
-        for name, content in _files().items():
-            copy = temporary / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(content)
-            py_compile.compile(
-                str(copy), dfile=str(target / name), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
-            )
-        (temporary / STAMP).write_text(code_origin() + "\n", encoding="utf-8")
-        temporary.rename(target)
+        with whole_folder(target) as begun:
+            for name, content in _own_files().items():
+                copy = begun / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content)
+                py_compile.compile(
+                    str(copy), dfile=str(target / name), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
+                )
+            (begun / STAMP).write_text(code_origin() + "\n", encoding="utf-8")
     except OSError:
         if not target.is_dir():  # else another launch was faster
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return version
 
 

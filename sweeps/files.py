@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -26,6 +25,8 @@ from sweeps.errors import InputError, nearest
 from sweeps.measures import MEASURES, known_measure_settings
 from sweeps.settings import Setting, names_of
 from sweeps.spec import Axis, Spec
+from sweeps.text import shortened
+from sweeps.toml import parse_toml, read_toml, read_user_text
 from sweeps.training import Recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -94,8 +95,8 @@ def _source(name: str) -> tuple[str, str]:
         if not NAME.fullmatch(path.stem):
             raise InputError(f"{path.stem!r} can't name a sweep", place=name, allowed=NAME_ALLOWED)
         try:
-            return path.read_text(encoding="utf-8"), path.stem
-        except (OSError, UnicodeDecodeError) as error:
+            return read_user_text(path), path.stem
+        except (OSError, ValueError) as error:
             raise InputError(
                 f"this file can't be read: {error}", place=name, allowed="allowed: TOML in UTF-8"
             ) from None
@@ -107,11 +108,9 @@ def _source(name: str) -> tuple[str, str]:
 
 def _parse(text: str, name: str, *, place: str) -> Spec:
     try:
-        file = _SweepFile.model_validate(tomllib.loads(text))
+        file = _SweepFile.model_validate(parse_toml(text, place))
     except ValidationError as error:
         raise _explain(error, place) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"this is not TOML: {error}", place=place) from None
     if twice := sorted(file.fixed.keys() & file.axes.keys()):
         raise InputError(f"{twice[0]!r} stands under [fixed] and under [axes]", place=place)
     _check_branches(file, place)
@@ -133,13 +132,12 @@ def _declarations(tables: Sequence[str], place: str) -> tuple[tuple[str, str], .
     """The tables that stand in files beside the sweep file: `NAME.toml`, with their content."""
     found = []
     for name in (one for one in tables if one.endswith(".toml")):
-        path = Path(place).parent / name
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = read_toml(Path(place).parent / name, f"{place}: tables: {name}")
             found.append((name, json.dumps(content, sort_keys=True)))
         except FileNotFoundError:
             raise InputError(f"there is no file {name!r} beside it", place=f"{place}: tables") from None
-        except (OSError, ValueError, TypeError) as error:
+        except TypeError as error:  # a date
             raise InputError(f"{name} is no table: {error}", place=f"{place}: tables") from None
     return tuple(found)
 
@@ -162,7 +160,8 @@ def _explain(error: ValidationError, place: str) -> InputError:
         return InputError(f"unknown key {keys[-1]!r}", place=place, allowed=nearest(keys[-1], _SweepFile.model_fields))
     at = ".".join(key for key in keys if key not in ("bool", "int", "float", "str"))
     wanted = "a list" if first["type"] == "list_type" else "a number, a text, true, false or a list of them"
-    return InputError(f"{first['input']!r} is not allowed", place=f"{place}: {at}", allowed=f"allowed: {wanted}")
+    shown = shortened(repr(first["input"]))
+    return InputError(f"{shown} is not allowed", place=f"{place}: {at}", allowed=f"allowed: {wanted}")
 
 
 def _measure(entry: dict[str, Any], place: str) -> tuple[tuple[str, tuple[Setting, ...]], ...]:
@@ -209,7 +208,7 @@ def _check_axis(axis: Axis, spec: Spec) -> None:
 
 def _change(spec: Spec, change: str) -> Spec:
     """`spec` with one `--set key=value`: a value fixes the setting, a list of values makes it an axis."""
-    place = f"--set {change}"
+    place = f"--set {shortened(change)}"
     key, equals, text = change.partition("=")
     key = key.strip()
     if not equals or not NAME.fullmatch(key) or not text.strip():
@@ -244,14 +243,15 @@ def _change_measures(spec: Spec, key: str, value: Any, place: str) -> Spec:
 def _toml_value(text: str, place: str) -> Any:
     if NAME.fullmatch(text) and not re.match(r"[\d.]", text) and text not in ("true", "false", "inf", "nan"):
         return text
+    problem = InputError(
+        f"{shortened(text)!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]"
+    )
     try:
-        value = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        raise InputError(
-            f"{text!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]"
-        ) from None
+        value = parse_toml(f"value = {text}", place)
+    except InputError as error:
+        raise (problem if error.problem.startswith("this is not TOML") else error) from None
     if value.keys() != {"value"} or not isinstance(value["value"], bool | int | float | str | list):
-        raise InputError(f"{text!r} is not a value", place=place, allowed="a number, a word, 'a text' or a [list]")
+        raise problem
     return value["value"]
 
 

@@ -13,6 +13,7 @@ from sweeps.errors import InputError, nearest
 from sweeps.job import Job, Kind
 from sweeps.measures import Distortion, Flatness, Measure, asked_of, measure_from
 from sweeps.settings import Scalar, Setting, names_of
+from sweeps.text import shortened
 from sweeps.training import Training
 from sweeps.tuning import Tuning
 from sweeps.where import parse_where
@@ -212,7 +213,7 @@ def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None =
     """The jobs that `--where` admits, the first `limit` of them, and their parents. Raises InputError if none."""
     chosen = matching(jobs, where)
     if jobs and not chosen:
-        raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {where!r}")
+        raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {shortened(where or '')!r}")
     kept = {job.identity for job in chosen[:limit]}
     needed = kept | {job.parent for job in chosen[:limit] if job.parent is not None}
     return [job for job in jobs if job.identity in needed]

@@ -14,12 +14,16 @@ from typing import Any
 
 from sweeps.errors import InputError, nearest
 from sweeps.settings import Setting
+from sweeps.text import shortened
+from sweeps.toml import BITS
 
 Condition = Callable[[Mapping[str, Setting]], bool]
 
 ALLOWED = (
     "allowed: comparisons (== != < <= > >= in, not in) of settings with numbers or 'texts', joined by and, or, not"
 )
+DEEPEST = 50
+"""Levels of nesting that a condition may have: each takes some of Python's stack when it is parsed and judged."""
 ORDERINGS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
@@ -39,13 +43,32 @@ def parse_where(text: str, settings: Mapping[str, Setting]) -> Condition:
     `settings` holds one example value of every setting that may be named, to check names and types by. A job
     that lacks a setting (`momentum` of an Adam training) fails every comparison of it. Raises InputError.
     """
-    place = f"--where {text!r}"
+    place = f"--where {shortened(text)!r}"
     try:
         tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except (RecursionError, MemoryError):
+        raise _too_deep(place) from None
+    except (SyntaxError, ValueError) as error:
+        if "too many nested parentheses" in str(error):
+            raise _too_deep(place) from None
         at = f" at character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
         raise InputError(f"this is not a condition{at}", place=place, allowed=ALLOWED) from None
+    if _depth(tree.body) > DEEPEST:
+        raise _too_deep(place)
     return _Parser(place, settings).condition(tree.body)
+
+
+def _depth(node: ast.AST) -> int:
+    """How many levels an expression has. Counted without recursion: it may have thousands."""
+    level, deepest = [node], 0
+    while level:
+        deepest += 1
+        level = [child for one in level for child in ast.iter_child_nodes(one)]
+    return deepest
+
+
+def _too_deep(place: str) -> InputError:
+    return InputError("this is nested too deeply", place=place, allowed=f"allowed: {DEEPEST} levels")
 
 
 class _Parser:
@@ -66,7 +89,7 @@ class _Parser:
                 return lambda job: not inner(job)
             case ast.Compare(left=left, ops=ops, comparators=comparators):
                 return self._comparison([left, *comparators], ops)
-        raise self._error(f"{ast.unparse(node)!r} is not a comparison")
+        raise self._error(f"{_shown(node)!r} is not a comparison")
 
     def _comparison(self, operands: list[ast.expr], ops: list[ast.cmpop]) -> Condition:
         terms = [self._term(operand) for operand in operands]
@@ -98,15 +121,17 @@ class _Parser:
                     )
                 return name, self.settings[name]
             case ast.Constant(value=str() | bool() | int() | float() as value):
+                if isinstance(value, int) and value.bit_length() > BITS:
+                    raise self._error("a number is too large")
                 return None, value
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-                return None, -value
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float()) as operand):
+                return None, -self._term(operand)[1]
             case ast.List(elts=elements) | ast.Tuple(elts=elements):
                 members = [self._term(element) for element in elements]
                 if any(name for name, _ in members):
                     raise self._error("a list may hold numbers and texts only")
                 return None, tuple(value for _, value in members)
-        raise self._error(f"{ast.unparse(node)!r} is neither a setting nor a value")
+        raise self._error(f"{_shown(node)!r} is neither a setting nor a value")
 
     def _check_types(self, left: tuple[str | None, Any], op: ast.cmpop, right: tuple[str | None, Any]) -> None:
         example, other = left[1], right[1]
@@ -125,3 +150,10 @@ class _Parser:
 
     def _error(self, problem: str) -> InputError:
         return InputError(problem, place=self.place, allowed=ALLOWED)
+
+
+def _shown(node: ast.expr) -> str:
+    try:
+        return shortened(ast.unparse(node))
+    except ValueError:  # a number of more digits than Python prints
+        return "a number"

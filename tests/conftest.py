@@ -62,9 +62,37 @@ def pytest_unconfigure() -> None:
     processes.cool_down()
 
 
+LONGEST = (
+    "orchestrator/test_slurm.py",
+    "workers/test_equivalence.py",
+    "orchestrator/test_bundles.py",
+    "orchestrator/test_ray.py",
+    "orchestrator/test_tune.py",
+    "workers/test_independence.py",
+    "test_readme.py",
+    "orchestrator/test_launch.py",
+    "orchestrator/test_imagenet.py",
+    "fault/test_takeover.py",
+    "fault/test_faults.py",
+    "orchestrator/test_landscape.py",
+    "orchestrator/test_care.py",
+    "workers/test_compiled.py",
+    "orchestrator/test_distortion.py",
+    "orchestrator/test_measures.py",
+)
+"""The files that take longest, in this order: begun last, one of them would run alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+    places = {root / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a command with its home at `home`."""
-    kept = {name: value for name, value in SURROUNDINGS.items() if not name.startswith("QSWEEP_")}
+    loaded = {name: value for name, value in SURROUNDINGS.items() if name.startswith("LD_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QSWEEP_", "LD_"))} | loaded
     return kept | {"QSWEEP_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(extra or {})}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sweeps.errors import QsweepError
+from sweeps.errors import QsweepError, packed
 from sweeps.training import Training
 from workers.cohort import Cohort
 from workers.compiling import CompilationFailed
@@ -37,10 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     except torch.OutOfMemoryError:
         found = {}
     except CompilationFailed as error:
-        found = {"problem": str(error)}
+        found = {"unavailable": str(error)}
     except QsweepError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
+        found = packed(error)
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 
 from sweeps.errors import QsweepError
 from sweeps.faults import point
+from sweeps.wholefiles import write_whole
 
 
 class DamagedFile(QsweepError):
@@ -29,18 +28,7 @@ def save(path: Path, state: Mapping[str, Any]) -> str:
     torch.save(dict(state), buffer)
     content = buffer.getvalue()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        point("checkpoint.written", temporary)
-        temporary.replace(path)
-        point("checkpoint.renamed", path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    write_whole(path, content, at="checkpoint")
     return hashlib.sha256(content).hexdigest()
 
 
@@ -55,14 +43,3 @@ def load(path: Path, checksum: str) -> dict[str, Any]:
         raise DamagedFile(f"{path} is damaged: its checksum is not the recorded one")
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -97,15 +98,21 @@ class Cohort:
         if device.type == "cuda":
             self._run_step = StepGraphs(self._descend, list(self._rows.values()))
         self._ahead: dict[int, Mapping[str, Any]] = {}
+        self._left = list(range(len(trainings)))
         self._position = 0
         self._open_epoch: int | None = None
 
     @property
     def position(self) -> int:
         """Optimizer steps done: those of the member that is furthest behind."""
-        if len(self._ahead) == len(self._members):
+        if self._left and len(self._ahead) == len(self._left):
             return min(int(state["position"]) for state in self._ahead.values())
         return self._position
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """The members that have not been retired."""
+        return tuple(self._left)
 
     @property
     def epoch(self) -> int:
@@ -118,7 +125,8 @@ class Cohort:
 
     @property
     def finished(self) -> bool:
-        return self.position == self.steps
+        """Nobody has a step to do."""
+        return not self._left or self.position == self.steps
 
     def restore(self, member: int, state: Mapping[str, Any]) -> None:
         """Put a member where `state` left it. If that is ahead of others, it waits there for them."""
@@ -129,7 +137,7 @@ class Cohort:
     @property
     def active(self) -> int:
         """How many members train; the others wait until the cohort reaches them."""
-        return len(self._members) - len(self._ahead)
+        return len(self._left) - len(self._ahead)
 
     def position_of(self, member: int) -> int:
         """Optimizer steps that this member has done: ahead of `position` while it waits."""
@@ -161,6 +169,38 @@ class Cohort:
             self._close(epoch)
         self._admit()
 
+    def lost(self) -> list[int]:
+        """Between epochs: the members whose last epoch's loss is no finite number, and whose weights are none either.
+
+        No step makes such weights finite again, so nothing that they still could do changes their result.
+        """
+        self._admit()
+        if not self._position or self.finished:
+            return []
+        weights = self._rows["parameters"][:, : self.layout.weights]
+        return [
+            member
+            for member, (loss, _) in self.last_epoch().items()
+            if not (math.isfinite(loss) or bool(weights[self._slot_of[member]].isfinite().all()))
+        ]
+
+    def retire(self, members: Sequence[int], interrupt: Callable[[], None] = lambda: None) -> list[Result]:
+        """Between epochs: end these trainings here; what each found, as `results` says, with the epochs that it has.
+
+        Their slots stay as they are, and their neighbours never notice. `interrupt` as in `results`.
+        """
+        found = self._describe(members, self.epoch, interrupt)
+        self._left = [member for member in self._left if member not in members]
+        return found
+
+    def last_epoch(self) -> dict[int, tuple[float, float]]:
+        """Between epochs: training loss and accuracy of each member that has just done one, from one read."""
+        epoch = self._position // self._steps_per_epoch - 1
+        losses, hits = self._rows["losses"][:, epoch].tolist(), self._rows["hits"][:, epoch].tolist()
+        images = self._members[0].train_images
+        slots = {member: self._slot_of[member] for member in self._left if member not in self._ahead}
+        return {member: (losses[slot], hits[slot] / images) for member, slot in slots.items()}
+
     def history(self, member: int) -> list[dict[str, Any]]:
         """The member's finished epochs, as rows of `epochs`."""
         rows = self._ahead.get(member)
@@ -170,27 +210,37 @@ class Cohort:
         return epoch_rows(self._members[member], rows, self.position_of(member) // self._steps_per_epoch)
 
     def results(self, interrupt: Callable[[], None] = lambda: None) -> list[Result]:
-        """What each training found, in the members' order: the chosen epoch's model, fully evaluated.
+        """What each training that is left found, in the members' order: the chosen epoch's model, fully evaluated.
 
         `interrupt` is called after each batch; what it raises leaves the cohort as it was.
         """
         if not self.finished:
             raise ValueError(f"{self.position} of {self.steps} steps are done")
         self._admit()
+        return self._describe(self._left, self._recipe.epochs, interrupt)
+
+    def _describe(self, members: Sequence[int], epochs: int, interrupt: Callable[[], None]) -> list[Result]:
+        """What these members found in so many epochs. Where none of them has a model, nothing is evaluated."""
         set_precision("fp32")
-        rows = self._rows
-        passes: list[Tensor] = []
-        for part in self._source.parts:
-            passes += [one.cpu() for one in self._evaluate("best_", part, interrupt)]
-        kept = {name: row.cpu() for name, row in rows.items()}
-        found = []
-        for member, training in enumerate(self._members):
-            slot = self._slot_of[member]
-            rows_of = {name: row[slot] for name, row in kept.items()}
-            evaluation = [float(one[slot]) for one in passes]
-            trained = Trained(training=training, layout=self.layout, rows=rows_of, passes=evaluation, start=self._start)
-            found.append(describe(trained))
-        return found
+        kept = {name: row.cpu() for name, row in self._rows.items()}
+        slots = [self._slot_of[member] for member in members]
+        parts = self._source.parts
+        passes = [torch.full((len(self._rows["losses"]),), torch.nan)] * (2 * len(parts))
+        if not epochs or any(kept["best_epoch"][slots]):
+            passes = [one.cpu() for part in parts for one in self._evaluate("best_", part, interrupt)]
+        return [
+            describe(
+                Trained(
+                    training=self._members[member],
+                    layout=self.layout,
+                    rows={name: row[slot] for name, row in kept.items()},
+                    epochs=epochs,
+                    passes=[float(one[slot]) for one in passes],
+                    start=self._start,
+                )
+            )
+            for member, slot in zip(members, slots, strict=True)
+        ]
 
     def close(self) -> None:
         """Let go of what it holds beside memory: processes that decode images."""

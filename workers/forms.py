@@ -36,6 +36,20 @@ class Form(StrEnum):
         return self in (Form.GROUPED, Form.COMPILED_GROUPED)
 
 
+MOST_SLOTS = 1024
+"""More models side by side than any calibration tries."""
+
+
+def known_form(slots: object, form: object) -> Form | None:
+    """The form that a calibration names, if this version can run it in so many slots.
+
+    A calibration may come from an import or a newer version: one that can't be run must not make every launch of its
+    shape fail, so whoever reads one falls back to the default.
+    """
+    sound = isinstance(slots, int) and not isinstance(slots, bool) and 1 <= slots <= MOST_SLOTS
+    return Form(form) if sound and isinstance(form, str) and form in set(Form) else None
+
+
 SMALL_IMAGE = 256
 """Pixels of an image up to which models are trained side by side on a CPU."""
 LARGE_IMAGE = 64 * 64

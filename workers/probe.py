@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sweeps.datasets import DATASETS, DataSet, data_of
-from sweeps.errors import QsweepError
+from sweeps.errors import QsweepError, packed
 from sweeps.training import Training
 from workers.corruptions.files import Stored, check_stored, corrupted_files
 from workers.data import Collection, ImageFiles, find
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         _check_trees(given.distortions, collections, given.folder)
         found["weights"] = _weights(given, [one for one in trainings if one.starts_from_weights])
     except QsweepError as error:
-        found["problem"] = str(error)
+        found |= packed(error)
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
 

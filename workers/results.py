@@ -30,7 +30,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A finished training: its rows on the CPU, and the passes over its chosen model.
+    """A training that has ended: its rows on the CPU, its epochs, and the passes over its chosen model.
 
     `passes` are train loss, train accuracy, test loss and test accuracy, then loss and accuracy on the
     validation split if there is one.
@@ -39,6 +39,7 @@ class Trained:
     training: Training
     layout: Layout
     rows: Mapping[str, Tensor]
+    epochs: int
     passes: Sequence[float]
     start: Start | None = None
     """The weights that it started from, if it was not initialized."""
@@ -90,7 +91,7 @@ def describe(trained: Trained) -> Result:
         "generalization_gap": None if train_loss is None or test_loss is None else test_loss - train_loss,
         "chosen_epoch": chosen if kept else None,
         "diverged": not kept,
-        "last_train_loss": _finite(float(rows["losses"][-1])) if training.recipe.epochs else None,
+        "last_train_loss": _finite(float(rows["losses"][trained.epochs - 1])) if trained.epochs else None,
         "init_hash": hashlib.sha256(initial[weights].numpy().tobytes()).hexdigest()[:32],
         "weights_hash": None if trained.start is None else trained.start.file_hash,
         "weight_norm": _norm(layout.counted(final)) if kept else None,
@@ -98,7 +99,7 @@ def describe(trained: Trained) -> Result:
     }
     return Result(
         run=run,
-        epochs=epoch_rows(training, trained.rows, training.recipe.epochs),
+        epochs=epoch_rows(training, trained.rows, trained.epochs),
         layers=_layers(trained, begun),
         model={name: tensor.clone() for name, tensor in layout.named(final, rows["best_statistics"])},
     )

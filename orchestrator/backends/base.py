@@ -54,7 +54,8 @@ class Backend(ABC):
 
     1. Agents find their work in the registry by themselves, and outlive the launcher. Where they are `independent`
        it leaves them alone when it fails or is told to end, and only Ctrl-C stops them.
-    2. `survey` refuses what can't be had, and changes nothing. It comes first, before anything is registered.
+    2. `check` and then `survey` refuse what can't be had, and change nothing. They come first, before anything is
+       registered; `check` before any process is started that has to import torch.
     3. `adopt` names the fleet to keep up, and finds what an earlier launch of it started. All below is about that
        fleet.
     4. `start` may return before an agent runs: one that waits in a queue is alive too.
@@ -70,6 +71,10 @@ class Backend(ABC):
         """The backend with these options of its own, as a record holds them. Raises InputError for unknown ones."""
         assert not options, f"{cls.name} has no options"
         return cls()
+
+    def check(self, home: Home, workers: int | None) -> None:  # noqa: B027 - most backends are always there
+        """Raises InputError for what can be seen to fail at once: a cluster that is not there, options that it refuses,
+        a home that it can't name."""
 
     @abstractmethod
     def survey(self, machine: Machine, workers: int | None) -> Site:
@@ -89,6 +94,14 @@ class Backend(ABC):
     @abstractmethod
     def start(self, count: int) -> None:
         """Start that many more agents. Raises StartRefused if the cluster takes no more; it may later."""
+
+    def leave(self, count: int) -> str:
+        """Start that many more agents, and see to it that the fleet is kept up when this process has ended; in words.
+
+        Raises StartRefused.
+        """
+        self.start(count)
+        return "1 agent started" if count == 1 else f"{count} agents started"
 
     @abstractmethod
     def alive(self) -> int:
@@ -111,8 +124,11 @@ class Backend(ABC):
         """Agents are about to end: answer from now on as fresh as the cluster allows."""
 
     @abstractmethod
-    def stop(self) -> None:
-        """Ask every agent to write a checkpoint, hand its jobs back and exit. Returns at once."""
+    def stop(self, *, by_user: bool = False) -> None:
+        """Ask every agent to write a checkpoint, hand its jobs back and exit. Returns at once.
+
+        `by_user`: it was Ctrl-C, and what the agents hand back shall say so, where the cluster can pass that on.
+        """
 
     @abstractmethod
     def kill(self) -> None:

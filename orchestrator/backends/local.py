@@ -13,10 +13,14 @@ from pathlib import Path
 
 import psutil
 
+from db.bundles import BACKEND as BUNDLE
 from db.home import Home
 from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.children import child_environment
+from orchestrator.keeper import living, start_keeper
 from orchestrator.machine import Machine
+from orchestrator.starts import Start, recorded
 from orchestrator.supervisor import scope_options
 from sweeps import processes
 from sweeps.errors import InputError
@@ -41,7 +45,7 @@ def worker_command(fleet: Fleet) -> list[str]:
 
 def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> dict[str, str]:
     """The environment of one agent: its registry, its share of the machine, and no module from the current folder."""
-    environment = dict(os.environ) | {"QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"}
+    environment = child_environment() | {"QSWEEP_REGISTRY": home.registry}
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[variable] = str(threads)
     environment = KEEP_MEMORY | environment
@@ -80,13 +84,19 @@ def _core_of(place: int, fleet: Fleet) -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
+def _agents(count: int) -> str:
+    return "1 agent" if count == 1 else f"{count} agents"
+
+
 class LocalBackend(Backend):
     """Each agent runs in a session of its own, so that Ctrl-C reaches the launcher alone."""
 
     name = "local"
     independent = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, beside: bool = False) -> None:
+        """With `beside`, agents that work for other jobs don't count: it starts its own beside them."""
+        self._beside = beside
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._fleet: Fleet | None = None
 
@@ -110,6 +120,22 @@ class LocalBackend(Backend):
         for place in free[:count]:
             self._processes[place] = self._launch(self._fleet, place, log)
 
+    def leave(self, count: int) -> str:
+        """Agents of this machine end with their launcher or without any: a keeper takes its place."""
+        assert self._fleet is not None
+        starts = recorded(self._fleet.home, self._fleet.scope.sweep or 0)
+        kept = [one for start, one in living(starts) if start.selection == self._fleet.scope.selection]
+        keeper = kept[-1] if kept and not count else start_keeper(self._fleet)
+        return f"process {keeper.pid} keeps {_agents(self._fleet.workers)} at work here"
+
+    @classmethod
+    def describe(cls, home: Home, starts: Sequence[Start]) -> list[str]:
+        return [
+            f"process {process.pid} keeps {_agents(start.agents)} at work on this machine; its log is in "
+            f"{home.logs / 'keepers'}"
+            for start, process in living(starts)
+        ]
+
     def _runs(self, place: int) -> bool:
         return place in self._processes and self._processes[place].poll() is None
 
@@ -129,8 +155,10 @@ class LocalBackend(Backend):
         return sum(process.poll() is None for process in self._processes.values())
 
     def others(self, agents: Sequence[AgentRow]) -> int:
-        """Whatever they work for: they take the cores or the GPUs that ours would."""
-        here = [agent for agent in agents if agent.host == socket.gethostname()]
+        """Whatever they work for, unless `beside`: they take the cores or the GPUs that ours would."""
+        assert self._fleet is not None
+        here = [agent for agent in agents if agent.host == socket.gethostname() and agent.backend != BUNDLE]
+        here = [agent for agent in here if serves(agent, self._fleet.scope)] if self._beside else here
         return sum(not self._started(agent.pid) for agent in here)
 
     def _started(self, pid: int) -> bool:
@@ -141,10 +169,10 @@ class LocalBackend(Backend):
             return True
         return parent in [process.pid for process in self._processes.values()]
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         for process in self._processes.values():
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT if by_user else signal.SIGTERM)
 
     def kill(self) -> None:
         ended: list[psutil.Process] = []

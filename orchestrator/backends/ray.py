@@ -21,6 +21,7 @@ from orchestrator.cluster import (
     NAMESPACE,
     Resources,
     Wanted,
+    check_address,
     connect,
     load_ray,
     named_address,
@@ -64,6 +65,10 @@ class RayBackend(Backend):
             raise InputError(f"{min(unknown)!r} is no option of Ray", allowed="allowed: " + ", ".join(OPTIONS))
         wanted = Wanted(cpus=options.get("cpus"), gpus=options.get("gpus"), memory=options.get("memory"))
         return cls(options.get("address"), wanted)
+
+    def check(self, home: Home, workers: int | None) -> None:
+        if self._given is not None:
+            check_address(self._given)
 
     def survey(self, machine: Machine, workers: int | None) -> Site:
         self._machine, self._workers = machine, workers
@@ -130,13 +135,13 @@ class RayBackend(Backend):
         waiting = [name for name, (_, since) in self._still_pending().items() if now - since > WAITING]
         return ["some agents wait for room on the Ray cluster"] if waiting else []
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         pending = self._still_pending()
         for name, handle in self._actors().items():
             if name in pending:
                 self._quietly(self._ray.kill, handle)
             else:
-                self._quietly(handle.stop.remote)
+                self._quietly(handle.stop.remote, by_user)
 
     def kill(self) -> None:
         for handle in self._actors().values():

@@ -47,9 +47,9 @@ class RayAgent:
         """The number of this actor's process: answered once there is room for it."""
         return os.getpid()
 
-    def stop(self) -> None:
+    def stop(self, by_user: bool = False) -> None:
         """Ask the agent to write a checkpoint, hand its jobs back and exit; this actor follows."""
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(signal.SIGINT if by_user else signal.SIGTERM)
 
     def _end_with_agent(self, me: Any, raylet: int) -> None:
         while os.getppid() == raylet:

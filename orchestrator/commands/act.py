@@ -1,16 +1,36 @@
-"""What is done to a launched sweep: `retry`, `cancel` and `invalidate`."""
+"""What is done to a launched sweep: `retry`, `cancel`, `invalidate` and `delete`."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from db.states import FailureClass, State
+from orchestrator.choosing import choose_sweep, confirm
 from orchestrator.commands.look import opened
-from orchestrator.options import DEFAULT_HOME, HomeOption, RegistryOption, SweepArgument, WhereOption, home_of
+from orchestrator.options import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    RegistryOption,
+    SweepArgument,
+    WhereOption,
+    home_of,
+    size_text,
+)
 from sweeps.errors import QsweepError
+
+if TYPE_CHECKING:
+    from db.home import Home
+    from db.registry import Registry
+    from db.rows import Sweep
+    from orchestrator.deleting import Freed
+
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 class Ended(StrEnum):
@@ -26,6 +46,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         "invalidate", epilog="Example: qsweep invalidate digits-grid --where 'bits == 2' --reason 'wrong step size'"
     )(invalidate)
+    app.command("delete", epilog="Example: qsweep delete digits-grid --dry-run")(delete)
 
 
 def retry(
@@ -35,34 +56,64 @@ def retry(
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
-    """Queue a sweep's failed (or cancelled) jobs again, with fresh budgets."""
-    with opened(home_of(home, registry)) as found:
-        sweep = found.find_sweep(name)
-        count = found.retry(sweep.id, State(state.value), failure_class=failure)
-    typer.echo(f"{sweep.title}: {count} jobs queued again; run them with: qsweep resume {sweep.title}")
+    """Queue a sweep's failed (or cancelled) jobs again, with fresh budgets.
+
+    Measures that failed because the trained model is not there take the training along: it is repeated.
+    """
+    from orchestrator.losses import find_losses, lost_agents
+
+    place = home_of(home, registry)
+    with opened(place) as found:
+        sweep = choose_sweep(found, name)
+        ended = State(state.value)
+        gone = _without_file(place, found, sweep, ended)
+        done = found.retry(sweep.id, ended, failure_class=failure, gone=gone)
+        losses = find_losses(found, sweep.id, lost_agents(found.agents()))
+    if done.trainings:
+        typer.echo(f"{done.trainings} trainings whose models are not there are repeated, for the measures that failed")
+    typer.echo(f"{sweep.title}: {done.queued} jobs queued again; run them with: qsweep resume {sweep.title}")
+    if losses.jobs:
+        typer.echo(losses.words(sweep))
 
 
-def cancel(name: SweepArgument, home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None) -> None:
+def _without_file(home: Home, registry: Registry, sweep: Sweep, state: State) -> set[int]:
+    """The trainings behind the sweep's ended jobs whose kept model is not in the home any more."""
+    parents = {row.parent_id for row in registry.jobs(sweep.id, state=state) if row.parent_id is not None}
+    if not parents:
+        return set()
+    trainings = [row for row in registry.jobs(sweep.id, state=State.DONE) if row.id in parents and row.model_file]
+    return {row.id for row in trainings if not (home.models / str(row.model_file)).is_file()}
+
+
+def cancel(
+    name: SweepArgument, yes: YesOption = False, home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None
+) -> None:
     """Withdraw a sweep: its unfinished jobs stop, unless another sweep wants them. Results stay."""
     from orchestrator.backends.choice import BackendName, backend_class
+    from orchestrator.deaths import bury_dead
     from orchestrator.starts import by_backend, recorded
 
     place = home_of(home, registry)
     with opened(place) as found:
-        sweep = found.find_sweep(name)
-        count = found.cancel(sweep.id)
+        sweep = choose_sweep(found, name)
+        counts = found.counts(sweep.id)
+        waiting = f"{counts.queued} jobs wait and {counts.running} run"
+        confirm(f"Cancel {sweep.title}, of which {waiting}?", yes=yes, unasked=True)
+        bury_dead(found)
+        done = found.cancel(sweep.id)
     for backend, starts in by_backend(recorded(place, sweep.id)).items():
         try:
             backend_class(BackendName(backend)).withdraw(starts)
         except QsweepError as error:  # the sweep is cancelled all the same: its agents will find nothing
             typer.echo(f"note: agents may still wait in a queue: {error}", err=True)
-    typer.echo(f"{sweep.title}: {count} jobs cancelled")
+    typer.echo(f"{sweep.title}: {done.queued} queued jobs cancelled, {done.running} running ones asked to stop")
 
 
 def invalidate(
     name: SweepArgument,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stays with the old attempts.")],
     where: WhereOption = None,
+    yes: YesOption = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
@@ -70,11 +121,57 @@ def invalidate(
     from sweeps.spec import select
 
     with opened(home_of(home, registry)) as found:
-        sweep = found.find_sweep(name)
+        sweep = choose_sweep(found, name)
         done = {row.identity: row for row in found.jobs(sweep.id, state=State.DONE)}
         chosen = select([row.job for row in done.values()], where=where) if done else []
-        count = found.invalidate([done[job.identity].id for job in chosen], reason)
+        ids = [done[job.identity].id for job in chosen]
+        if ids:
+            typer.echo(f"{sweep.title}: the results of {len(ids)} jobs, and what was measured of them, count no more")
+            _name_others(found.sharing(ids, sweep.id), "other sweeps lose them too")
+            confirm("Invalidate them?", yes=yes, unasked=False)
+        count = found.invalidate(ids, reason)
     results = "result" if count == 1 else "results"
     typer.echo(
         f"{sweep.title}: {count} {results} invalidated, jobs re-queued; run them with: qsweep resume {sweep.title}"
     )
+
+
+def delete(
+    name: SweepArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    yes: YesOption = False,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a sweep, with the results and models that no other sweep shares. What goes is shown first."""
+    from orchestrator.deleting import delete_sweep, look_at
+
+    place = home_of(home, registry)
+    with opened(place) as found:
+        sweep = choose_sweep(found, name)
+        going = look_at(place, found, sweep)
+        _show_deletion(sweep, going, as_json=as_json)
+        if dry_run:
+            return
+        found.check_deletable(sweep)
+        confirm(f"Delete {sweep.title}?", yes=yes, unasked=False)
+        delete_sweep(place, found, sweep)
+    typer.echo(f"{sweep.title} is deleted", err=True)
+    typer.echo("its results files go with qsweep gc, once no query can be reading them any more", err=True)
+
+
+def _show_deletion(sweep: Sweep, going: Freed, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"sweep": sweep.title, **going.content()}))
+        return
+    typer.echo(f"{sweep.title}: {going.deletion.jobs} jobs go, with")
+    for what, count, size in going.parts():
+        typer.echo(f"  {count:>7} {what:<16}{size_text(size):>10}")
+    typer.echo(f"  {'':>7} {'in all':<16}{size_text(going.size):>10}")
+    _name_others(going.deletion.shared, "jobs that other sweeps share stay")
+
+
+def _name_others(shared: Mapping[str, int], what: str) -> None:
+    if shared:
+        typer.echo(f"{what}: " + ", ".join(f"{count} of {title}" for title, count in shared.items()))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,10 +19,13 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
+from orchestrator.terminal import write_bytes, write_json
 from reports.formats import FileFormat, Format, Picture, RowFormat, Tracker
 from sweeps.errors import InputError
+from sweeps.wholefiles import write_whole
 
 if TYPE_CHECKING:
+    from reports.render import Layout
     from reports.source import Source
     from reports.table import Table
 
@@ -32,13 +34,19 @@ OptionalSweepArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="NAME",
-        help="A launched sweep: NAME (the variant launched last) or NAME@VARIANT. Not needed with --from.",
+        help="A launched sweep: NAME (as written) or NAME@VARIANT. Not needed with --from.",
         autocompletion=complete_launched,
     ),
 ]
 SHOWN_ROWS = 100
 """Rows of an answer that a terminal shows."""
 
+SpreadsheetOption = Annotated[
+    bool,
+    typer.Option(
+        "--spreadsheet", help="In CSV, let spreadsheets take cells that begin with = + - @ for text: ' before them."
+    ),
+]
 BundleOption = Annotated[
     Path | None,
     typer.Option("--from", metavar="DIR", help="Answer from this exported bundle instead of a registry."),
@@ -67,16 +75,22 @@ def query(
     schema: Annotated[
         bool, typer.Option("--schema", help="List the columns of a view (named instead of SQL), or of every view.")
     ] = False,
+    spreadsheet: SpreadsheetOption = False,
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Ask results and registry by SQL, read-only, while sweeps run or after."""
-    from orchestrator.terminal import say, width_of
+    from orchestrator.layout import say, width_of
     from reports.listing import written
     from reports.query import describe_columns, describe_views, run_query
     from reports.source import all_sources
 
+    if as_json:
+        _check_alone(form, RowFormat.TABLE, RowFormat.JSON)
+        form = RowFormat.JSON
+    _check_spreadsheet(spreadsheet, form)
     if tables:
         answer = describe_views()
     elif schema:
@@ -90,7 +104,20 @@ def query(
     if form is RowFormat.PARQUET and out is None and sys.stdout.isatty():
         raise InputError("Parquet is not for terminals", place="--format parquet", allowed="name a file by --out")
     width = width_of(sys.stdout) if out is None else None
-    deliver(written(answer, form, width=width, rows=None if tables or schema else SHOWN_ROWS), out)
+    rows = None if tables or schema else SHOWN_ROWS
+    content = written(answer, form, width=width, rows=rows, spreadsheet=spreadsheet)
+    deliver(content.decode() if form is RowFormat.TABLE else content, out)
+
+
+def _check_alone(given: StrEnum, default: StrEnum, json_form: StrEnum) -> None:
+    """Raise InputError where `--json` stands beside another format."""
+    if given not in (default, json_form):
+        raise InputError(f"--json and --format {given} exclude each other", place="--json", allowed="give one of them")
+
+
+def _check_spreadsheet(wanted: bool, form: StrEnum) -> None:
+    if wanted and form.value != "csv":
+        raise InputError(f"{form} is not for spreadsheets", place="--spreadsheet", allowed="add --format csv")
 
 
 def _given(sql: str | None) -> str:
@@ -99,21 +126,21 @@ def _given(sql: str | None) -> str:
     return sys.stdin.read() if sql == "-" else sql
 
 
-def deliver(content: bytes, out: Path | None) -> None:
-    """Write an answer to stdout, or to a file that appears whole."""
+def deliver(content: str | bytes, out: Path | None) -> None:
+    """Write an answer to stdout, or to a file that appears whole.
+
+    A file and bytes are in UTF-8; a text on stdout in the encoding of the terminal.
+    """
     if out is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        if isinstance(content, bytes):
+            write_bytes(content)
+        else:
+            typer.echo(content, nl=False)
         return
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(out)
+        write_whole(out, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise InputError(f"this file can't be written: {error.strerror}", place=f"--out {out}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     typer.echo(str(out), err=True)
 
 
@@ -128,50 +155,64 @@ def tables(
         typer.Option("--format", help="How to write the tables.", show_default="drawn on a terminal, else markdown"),
     ] = None,
     against_paper: Annotated[
-        bool, typer.Option("--against-paper", help="Put the paper's values and the differences beside.")
+        bool, typer.Option("--against-paper", help="Put the paper's values beside; differences for the same data.")
     ] = False,
     spread: Annotated[
-        bool, typer.Option("--spread", help="Add the standard errors of the means, and counts that differ.")
+        bool, typer.Option("--spread", help="Add standard errors (of medians: deviations), and counts that differ.")
     ] = False,
+    median: Annotated[bool, typer.Option("--median", help="Medians in place of means (tables of means only).")] = False,
     cell: Annotated[
         str | None,
         typer.Option(
             "--explain", metavar="CELL", help="Show the jobs behind a table cell, e.g. Digits/NiN/Int2/test_loss."
         ),
     ] = None,
+    spreadsheet: SpreadsheetOption = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write them to a file.")] = None,
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Print the paper's tables from the results so far."""
-    from orchestrator.terminal import show_tables, width_of
+    from orchestrator.layout import show_tables, width_of
     from reports.answers import make_tables
     from reports.render import Layout, render_all, sheet_of
     from reports.source import opened_source
 
+    shape = form or Format.MARKDOWN
+    if as_json:
+        _check_alone(shape, Format.MARKDOWN, Format.JSON)
+        shape = Format.JSON
+    _check_spreadsheet(spreadsheet, shape)
+    layout = Layout(against_paper=against_paper, spread=spread, spreadsheet=spreadsheet)
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
-        made = make_tables(source, chosen)
-        layout = Layout(against_paper=against_paper, spread=spread)
+        made = make_tables(source, chosen, median=median)
         if cell is not None:
-            text = _explained(source, made, cell, form or Format.MARKDOWN, None if out else width_of(sys.stdout))
-        elif form is None and out is None:
+            width = None if out else width_of(sys.stdout)
+            text = _explained(source, made, cell, shape, layout, width)
+        elif form is None and shape is Format.MARKDOWN and out is None:
             show_tables([sheet_of(one, layout) for one in made])
             return
         else:
-            text = render_all(made, form or Format.MARKDOWN, layout)
-    deliver(text.encode(), out)
+            text = render_all(made, shape, layout)
+    deliver(text.encode() if shape in (Format.CSV, Format.JSON) else text, out)
 
 
-def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format, width: int | None) -> str:
+def _explained(
+    source: Source, tables: Sequence[Table], cell: str, form: Format, layout: Layout, width: int | None
+) -> str:
     from reports.explanation import explain, told
     from reports.listing import written
 
-    if form not in (Format.MARKDOWN, Format.CSV):
-        raise InputError(f"an explanation is no {form}", place="--format", allowed="allowed: markdown, csv")
+    rows = {Format.CSV: RowFormat.CSV, Format.JSON: RowFormat.JSON}
+    if form is not Format.MARKDOWN and form not in rows:
+        raise InputError(f"an explanation is not {form}", place="--format", allowed="allowed: markdown, csv, json")
     found = explain(source, tables, cell)
-    return told(found, width) if form is Format.MARKDOWN else written(found.jobs, RowFormat.CSV).decode()
+    if form is Format.MARKDOWN:
+        return told(found, width)
+    return written(found.jobs, rows[form], spreadsheet=layout.spreadsheet).decode()
 
 
 def export(
@@ -186,6 +227,7 @@ def export(
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Export the committed results: a bundle to publish, from which every table comes by --from, or tracker runs."""
     from reports.bundle import write_bundle
@@ -198,11 +240,17 @@ def export(
         typer.echo(source.title, err=True)
         if tracker is None:
             files = write_bundle(source, out)["files"]
+            if as_json:
+                write_json({"sweep": source.title, "out": str(out), "files": files})
+                return
             size = sum(entry["bytes"] for entry in files)
             rows = ", ".join(f"{entry['rows']} {Path(entry['file']).stem}" for entry in files if entry["rows"])
             typer.echo(f"{out}: {rows}; {size_text(size)}")
         else:
             count = export_to(tracker, source, out, told=_tell)
+            if as_json:
+                write_json({"sweep": source.title, "out": str(out), "tracker": tracker.value, "runs": count})
+                return
             typer.echo(f"{out}: {count} runs for {tracker}")
 
 
@@ -226,6 +274,7 @@ def figures(
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the paper's Figure 1 (step-sizes) and more from the results so far."""
     from reports.evidence import VIEWS, gather
@@ -234,8 +283,10 @@ def figures(
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         typer.echo(source.title, err=True)
-        evidence = gather(source)
-        draw_figures(evidence, out, chosen=chosen or (), form=form, tell=lambda path: typer.echo(str(path)))
+        tell = None if as_json else (lambda path: typer.echo(str(path)))
+        files = [str(path) for path in draw_figures(gather(source), out, chosen=chosen or (), form=form, tell=tell)]
+    if as_json:
+        write_json(files)
 
 
 def report(
@@ -254,7 +305,7 @@ def report(
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         page = render_page(gather(source))
-    deliver(page.encode(), out or Path(f"{source.sweep.name}.html"))
+    deliver(page, out or Path(f"{source.called}.html"))
 
 
 def analyze(
@@ -267,18 +318,21 @@ def analyze(
         typer.Option(min=0, max=1, help="8 bits equal FP32 within this share of FP32's mean loss or gap …"),
     ] = 0.05,
     accuracy_margin: Annotated[float, typer.Option(min=0, max=1, help="… and this difference of accuracy.")] = 0.005,
-    resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of the bootstrap.")] = 9_999,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    resamples: Annotated[
+        int,
+        typer.Option(min=100, max=1_000_000, help="Permutations drawn where there are too many to try."),
+    ] = 9_999,
+    seed: Annotated[int, typer.Option(min=0, help="Of the permutations that are drawn.")] = 0,
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Test the paper's claims, compare precisions, and rank what correlates with the generalization gap."""
-    from orchestrator.terminal import show, show_document
+    from orchestrator.layout import show, show_document
     from reports.analysis.analysis import Options
     from reports.analysis.claims import Margins
-    from reports.analysis.pairing import Bootstrap
+    from reports.analysis.correlation import Resampling
     from reports.analysis.text import analysis_content, analysis_parts
     from reports.evidence import gather
     from reports.inversion import paper_content, paper_sheet
@@ -289,18 +343,18 @@ def analyze(
         raise InputError("--paper is about the paper's own tables", place="analyze", allowed="without NAME and --from")
     if paper:
         if as_json:
-            typer.echo(json.dumps(paper_content()))
+            write_json(paper_content())
         else:
             show(paper_sheet(), piped=markdown)
         return
     options = Options(
-        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+        resampling=Resampling(resamples=resamples, seed=seed),
         margins=Margins(relative=margin, accuracy=accuracy_margin),
     )
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
         analysis = gather(source, options).analysis
     if as_json:
-        typer.echo(json.dumps(analysis_content(analysis)))
+        write_json(analysis_content(analysis))
     else:
         show_document(analysis_parts(analysis))

@@ -22,6 +22,7 @@ from orchestrator.options import (
     complete_sweep,
     home_of,
 )
+from orchestrator.terminal import write_json
 
 if TYPE_CHECKING:
     from orchestrator.calibrating import Trial
@@ -35,11 +36,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def sweeps(
-    name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", autocompletion=complete_sweep)] = None,
+    name: Annotated[str | None, typer.Argument(metavar="SWEEP", autocompletion=complete_sweep)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the built-in sweeps, or print one as TOML."""
-    from orchestrator.terminal import show
+    from orchestrator.layout import show
     from reports.sheet import Sheet, headings
     from sweeps.files import builtin_names, read_sweep, source_text
 
@@ -49,7 +50,7 @@ def sweeps(
         return
     rows = [(one, len(spec.jobs()), spec.title) for one in builtin_names() for spec in [read_sweep(one)]]
     if as_json:
-        typer.echo(json.dumps([{"name": one, "jobs": jobs, "title": title} for one, jobs, title in rows]))
+        write_json([{"name": one, "jobs": jobs, "title": title} for one, jobs, title in rows])
         return
     show(
         Sheet(
@@ -71,10 +72,10 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
+    from orchestrator.layout import say, show
     from orchestrator.machine import probe
     from orchestrator.outlook import cohort_sheet, look_ahead
     from orchestrator.selection import read_selection
-    from orchestrator.terminal import say, show
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit)
     place = home_of(home, registry, data)
@@ -85,7 +86,7 @@ def plan(
         from dataclasses import asdict
 
         content = {"sweep": selection.title, "jobs": made.jobs, "done": ahead.done, "device": machine.device}
-        typer.echo(json.dumps(content | asdict(made) | {"notes": ahead.notes}))
+        write_json(content | asdict(made) | {"notes": ahead.notes})
         return
     say(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs, {ahead.done} of them done")
     for note in (*selection.warnings(), *ahead.notes):
@@ -117,13 +118,15 @@ def calibrate(
     from db.registry import Registry
     from orchestrator.calibrating import calibrate as measure
     from orchestrator.calibrating import training_shapes
+    from orchestrator.data_folders import check_data
+    from orchestrator.layout import counted, say
     from orchestrator.machine import probe
     from orchestrator.selection import read_selection
-    from orchestrator.terminal import counted, say
 
     jobs = read_selection(source, changes=changes or (), where=where).chosen
     place = home_of(home, registry, data)
     place.check()
+    check_data(place, jobs)
     machine = probe(place, jobs=jobs)
 
     def tell(trial: Trial) -> None:
@@ -135,10 +138,10 @@ def calibrate(
         choices = measure(
             place, opened, machine, jobs, agents=workers or machine.agents, seconds=seconds, again=again, tell=tell
         )
+        if as_json:
+            write_json([asdict(choice) for choice in choices])
+            return
         for choice in choices:
-            if as_json:
-                typer.echo(json.dumps(asdict(choice)))
-                continue
             recorded = choice.recorded
             how = "as recorded before" if choice.kept else "the fastest here"
             say(f"{choice.shape:<50} {recorded.form}, {counted(recorded.slots, 'slot')}: {how}")
@@ -167,7 +170,7 @@ def images(
 
     found = describe_images(folder, size)
     if as_json:
-        typer.echo(json.dumps(found))
+        write_json(found)
         return
     for name, value in found.items():
         typer.echo(f"{name} = {json.dumps(value)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,8 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
+from orchestrator.terminal import write_json
+from sweeps.errors import InputError
 
 database = typer.Typer(no_args_is_help=True, help="Manage the registry database.")
 
@@ -41,11 +43,11 @@ def doctor(
 ) -> None:
     """Check this machine, the home, the registry and the data sets; exit 1 if a sweep could not run."""
     from orchestrator.checkup import examine, finding_sheet
-    from orchestrator.terminal import show
+    from orchestrator.layout import show
 
     findings = examine(home_of(home, registry, data))
     if as_json:
-        typer.echo(json.dumps([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings]))
+        write_json([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings])
     else:
         show(finding_sheet(findings))
     if any(one.needed and not one.ok for one in findings):
@@ -53,16 +55,18 @@ def doctor(
 
 
 def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
-    """Show what the home takes on the disk, and how much of it nothing points to."""
+    """Show what the home and its results take, wherever they lie, and how much of it nothing points to."""
+    from db.belonging import check_belonging
     from db.garbage import find_garbage, measure_usage
-    from orchestrator.terminal import show
+    from orchestrator.layout import say, show
     from reports.sheet import Sheet, headings
 
     place = home_of(home, registry)
     with opened(place) as found:
+        check_belonging(place, found)
         usage = measure_usage(place, find_garbage(place, found, now=time.time()))
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in usage]))
+        write_json([asdict(one) for one in usage])
         return
     show(
         Sheet(
@@ -70,26 +74,32 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
             rows=tuple((one.name, f"{one.files}", size_text(one.size), size_text(one.garbage)) for one in usage),
         )
     )
+    if isinstance(place.store, str):
+        say(f"results lie in {place.store}", err=True)
 
 
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete files that no job points to and that nobody is writing."""
-    from db.garbage import find_garbage
-    from orchestrator.terminal import counted, say
+    from db.belonging import check_belonging
+    from db.garbage import collect_garbage, find_garbage
+    from orchestrator.layout import counted, say
 
     place = home_of(home, registry)
     with opened(place) as found:
-        garbage = find_garbage(place, found, now=time.time())
-    freed = sum(path.stat().st_size for path in garbage)
-    for path in garbage:
-        if dry_run:
-            typer.echo(str(path.relative_to(place.root)))
-        else:
-            path.unlink(missing_ok=True)
+        check_belonging(place, found)
+        look = find_garbage if dry_run else collect_garbage
+        garbage = look(place, found, now=time.time())
+    freed = sum(one.size for one in garbage)
+    if as_json:
+        write_json({"files": [str(one.path) for one in garbage], "bytes": freed, "deleted": not dry_run})
+        return
+    for one in garbage if dry_run else ():
+        typer.echo(one.path)
     say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would be deleted" if dry_run else " deleted"))
 
 
@@ -103,19 +113,23 @@ def compact(
     as_json: JsonOption = False,
 ) -> None:
     """Merge thousands of small results files into a few, while sweeps run or after. No answer changes."""
+    from db.belonging import check_belonging
     from db.compaction import compact as merge
-    from orchestrator.terminal import counted, say
+    from orchestrator.layout import counted, say
 
     place = home_of(home, registry)
     with opened(place) as found:
+        check_belonging(place, found)
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
         merged = merge(place, found, [sweep.id for sweep in sweeps])
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in merged]))
+        write_json([asdict(one) for one in merged])
         return
     for one in merged:
         if one.skipped:
             say(f"{counted(one.skipped, 'file')} of {one.kind} results were written by a newer qsweep: left alone")
+        if one.damaged:
+            say(f"{counted(one.damaged, 'file')} of {one.kind} results can't be read: see qsweep db check", err=True)
         if one.before:
             results = counted(one.moved, f"{one.kind} result")
             say(f"merged {counted(one.before, 'result file')} into {one.after} ({results})")
@@ -170,19 +184,66 @@ def serve(
     typer.echo(server.url)
 
 
-@database.command("check", epilog="Example: qsweep db check")
-def check(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
+@database.command("check", epilog="Example: qsweep db check --repair")
+def check(
+    repairing: Annotated[
+        bool,
+        typer.Option("--repair", help="Take jobs whose results are lost back into the queue; asks first."),
+    ] = False,
+    models: Annotated[
+        bool,
+        typer.Option(
+            "--models", help="With --repair and results at a URL: also jobs whose kept model is not in this home."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every kept model and checkpoint, and compare it with its hash.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
-    from db.audit import audit
-    from orchestrator.terminal import counted, say
+    from db.audit import NAMED, SHOWN, Findings, examine, repair
+    from db.losses import MODEL
+    from orchestrator.layout import counted, say
+    from orchestrator.losses import lost_words
 
     place = home_of(home, registry)
-    problems = audit(place)
-    if as_json:
-        typer.echo(json.dumps(problems))
-    else:
-        for problem in problems:
-            say(f"- {problem}")
-        say("the registry is sound" if not problems else counted(len(problems), "problem"))
-    if problems:
+    with opened(place) as found:
+        findings = examine(place, found, deep=deep)
+        for words in lost_words(found):
+            typer.echo(f"note: {words}", err=as_json)
+        lines = findings.lines(named=None if as_json else NAMED)
+        if as_json:
+            write_json(lines)
+        else:
+            for line in lines[:SHOWN]:
+                say(line)
+            say("the registry is sound" if findings.is_sound else counted(len(lines), "problem"))
+        # Several homes may have the same results: a model that is not here may be in another one.
+        of_models = models or not isinstance(place.store, str)
+        lost = [one for one in findings.lost if of_models or one.kind != MODEL]
+        jobs = len({one.job for one in lost})
+        if len(lost) < len(findings.lost):
+            typer.echo("models that are not here may be in another home that has the same results", err=True)
+        if jobs and not repairing:
+            typer.echo(f"to compute {jobs} jobs again: qsweep db check --repair, then launch again", err=True)
+        if jobs and repairing:
+            _confirm(f"Take {jobs} jobs back into the queue, with the measures of their models?", yes)
+            changed = repair(place, found, lost)
+            typer.echo(f"{changed} jobs are queued again: the next launch computes them", err=True)
+            findings = Findings(broken=findings.broken, lost=[one for one in findings.lost if one not in lost])
+    if not findings.is_sound:
+        raise typer.Exit(1)
+
+
+def _confirm(question: str, yes: bool) -> None:
+    """Goes on if the user agrees, or has agreed before. Exits with 1 otherwise."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("nobody is here to agree", place="--repair", allowed="say --yes to go on without being asked")
+    if not typer.confirm(question, err=True):
         raise typer.Exit(1)

@@ -23,6 +23,7 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
+from orchestrator.terminal import write_json
 
 if TYPE_CHECKING:
     from db.registry import Registry
@@ -82,13 +83,12 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Bring a bundle's results home: each job counts once, however often and in whatever state it comes."""
-    import json
 
     from orchestrator.importing import bring_home
 
     found = bring_home(home_of(home, registry), bundle)
     if as_json:
-        typer.echo(json.dumps(asdict(found)))
+        write_json(asdict(found))
         return
     typer.echo(f"{found.title}: {found.counted} jobs counted")
     for count, words in (

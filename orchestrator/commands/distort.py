@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, home_of
-from sweeps import processes
+from orchestrator.children import ask_child
+from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, home_of
+from orchestrator.terminal import write_json
 from sweeps.corruptions import CORRUPTIONS, LARGEST, SEVERITIES
 from sweeps.datasets import DATASETS, ImageFolder
 from sweeps.errors import InputError, nearest
@@ -53,6 +54,7 @@ def corruptions(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes.")] = 1,
     home: HomeOption = DEFAULT_HOME,
     data: DataOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a test set under the 15 corruptions of CIFAR-C or ImageNet-C, in the published layout. Again = resume.
 
@@ -64,7 +66,7 @@ def corruptions(
     name = _dataset(dataset)
     if out is None and sheet is None:
         raise InputError("say what to write", place="corruptions", allowed="--out DIR, --contact-sheet FILE.png")
-    command = [*processes.PYTHON, "workers.corruptions", name, "--folder", str(home_of(home, None, data).data)]
+    command = [name, "--folder", str(home_of(home, None, data).data)]
     command += [part for one in corruption or () for part in ("--corruption", _corruption(one))]
     command += [part for one in severity or () for part in ("--severity", _severity(one))]
     command += ["--seed", str(seed), "--image", str(image), "--workers", str(workers)]
@@ -75,11 +77,13 @@ def corruptions(
         command += [] if path is None else [option, str(path.expanduser())]
     _check_folder(out.expanduser() if out else None, "--out")
     _check_folder(sheet.expanduser().parent if sheet else None, "--contact-sheet")
-    ended = processes.run(command, env={**os.environ, "PYTHONSAFEPATH": "1"}, check=False)
-    if ended.returncode:  # it has said why
-        raise typer.Exit(ended.returncode)
-    for path in filter(None, (out, sheet)):
-        typer.echo(str(path))
+    ask_child("workers.corruptions", *command, failing="corrupting the images", watched=True)
+    files = [str(path) for path in (out, sheet) if path is not None]
+    if as_json:
+        write_json(files)
+        return
+    for file in files:
+        typer.echo(file)
 
 
 def _dataset(given: str) -> str:

@@ -13,6 +13,7 @@ from orchestrator.options import (
     DEFAULT_HOME,
     DataOption,
     HomeOption,
+    JsonOption,
     LimitOption,
     RegistryOption,
     WhereOption,
@@ -20,6 +21,7 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
+from orchestrator.terminal import write_json
 from sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,9 +53,7 @@ def add_to(app: typer.Typer) -> None:
 def landscape(
     targets: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[JOB|NAME]...", help="Trained jobs, or launched sweeps.", autocompletion=complete_launched
-        ),
+        typer.Argument(metavar="JOB|NAME", help="Trained jobs, or launched sweeps.", autocompletion=complete_launched),
     ] = None,
     between: Annotated[
         tuple[str, str] | None,
@@ -84,12 +84,14 @@ def landscape(
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     data: DataOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compute and draw the loss around kept models (Figure 2 of the paper), or on the line between two.
 
     Writes to DIR: Parquet of every grid, surfaces and contours with one scale for all precisions of a
     configuration, an interactive page, and .vtp for ParaView. The same command again goes on where it stopped.
     """
+    from db.belonging import check_belonging
     from db.registry import Registry
     from orchestrator.surveying import Wanted, choose_models
     from sweeps.landscape import BETWEEN, LINE, PLANE, Landscape, check_pair, rounding
@@ -103,6 +105,7 @@ def landscape(
     given = {"view": view, "points": points, "radius": radius, "samples": samples, "seed": seed}
     asked = Landscape.from_settings(given | ({} if perturb is None else {"perturb": perturb.value}))
     with Registry.open(place.registry) as opened:
+        check_belonging(place, opened)
         chosen = choose_models(place, opened, targets or between or (), where=where, limit=limit)
     for note in chosen.notes:
         typer.echo(f"note: {note}", err=True)
@@ -122,7 +125,12 @@ def landscape(
         wanted = [
             Wanted(asked=asked.asked_of(row.job.training), rows=(row,), folder=grids_folder) for row in chosen.rows
         ]
-    _draw(_computed(place, wanted, workers), out, scale)
+    files = [str(path) for path in _draw(_computed(place, wanted, workers), out, scale)]
+    if as_json:
+        write_json(files)
+        return
+    for file in files:
+        typer.echo(file)
 
 
 def _folder(out: Path) -> Path:
@@ -137,12 +145,12 @@ def _folder(out: Path) -> Path:
 
 def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list[Grid]:
     """Every landscape: those that are there, and those that were missing, with a bar over the points."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from orchestrator.layout import tell
     from orchestrator.machine import probe
+    from orchestrator.screen import Screen
     from orchestrator.surveying import survey
-    from orchestrator.terminal import tell
 
     found = {one.identity: one.found() for one in wanted}
     missing = [one for one in wanted if found[one.identity] is None]
@@ -151,7 +159,7 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
     if missing:
         machine = probe(home, sorted({row.job.training.data.name for one in missing for row in one.rows}))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        console = Console(stderr=True)
+        console = Screen()
         with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task("points", total=sum(one.asked.size for one in missing))
             agents = workers or machine.agents
@@ -172,8 +180,8 @@ def _jobs(grid: Grid) -> str:
     return " and ".join(job[:12] for job in grid.jobs)
 
 
-def _draw(grids: list[Grid], out: Path, scale: Height) -> None:
-    """Everything that is made of the grids; one line a file."""
+def _draw(grids: list[Grid], out: Path, scale: Height) -> list[Path]:
+    """Everything that is made of the grids; its files."""
     from orchestrator.commands.answer import deliver
     from reports.landscape.figures import Scale, draw_landscapes
     from reports.landscape.grid import configurations
@@ -187,10 +195,13 @@ def _draw(grids: list[Grid], out: Path, scale: Height) -> None:
                 f"{grid.precision} of {_jobs(grid)}: cosine of d₁ and d₂ {grid.provenance['cosine']:+.4f}", err=True
             )
     groups = configurations(grids)
-    for path in draw_landscapes(groups, out / "figures", Scale(scale.value)):
-        typer.echo(str(path))
-    for grid in grids:
-        if grid.asked.view == PLANE:
-            path = write_polydata(grid, out / "vtp" / f"{grid.name}.vtp", logarithm=scale is Height.LOG)
-            typer.echo(str(path))
-    deliver(render_page(groups, scale=scale.value).encode(), out / "landscape.html")
+    files = [
+        *draw_landscapes(groups, out / "figures", Scale(scale.value)),
+        *(
+            write_polydata(grid, out / "vtp" / f"{grid.name}.vtp", logarithm=scale is Height.LOG)
+            for grid in grids
+            if grid.asked.view == PLANE
+        ),
+    ]
+    deliver(render_page(groups, scale=scale.value), out / "landscape.html")
+    return files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import AgentState, FailureClass, State
+from db.states import AgentState, State
 from orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
@@ -24,15 +24,17 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
+from orchestrator.terminal import write_json
 
 if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
-    from db.rows import JobRow
+    from db.rows import JobRow, Sweep
     from reports.sheet import Sheet
-    from sweeps.job import Job
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
+MOST_LOOKED_AT = 50_000
+"""Done jobs of which `status` looks whether their results are there: with more it would be slow."""
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
 
@@ -67,7 +69,9 @@ def status(
     ] = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
-    from orchestrator.terminal import counted, say, show
+    from orchestrator.layout import counted, say, show
+    from orchestrator.losses import lost_agents
+    from orchestrator.standing import look_at
 
     place = home_of(home, registry)
     if watching:
@@ -75,36 +79,33 @@ def status(
         return
     with opened(place) as found:
         sweeps = [found.find_sweep(name)] if name else found.sweeps()
-        rows: list[dict[str, Any]] = []
-        for sweep in sweeps:
-            counts = found.counts(sweep.id)
-            rows.append(
-                {
-                    "sweep": sweep.title,
-                    "state": str(sweep.state) + (f" ({sweep.reason})" if sweep.reason else ""),
-                    "owner": sweep.owner,
-                    "size": sweep.size,
-                    **{state.value: getattr(counts, state.value) for state in State},
-                }
-            )
-        agents: list[dict[str, Any]] = [
-            {"agent": one.id, "host": one.host, "pid": one.pid, "device": one.device, "note": one.note}
-            for one in found.agents()
-        ]
+        living = found.agents()
+        lost = lost_agents(living)
+        standings = [look_at(found, sweep, lost) for sweep in sweeps]
         away = [one for one in found.bundles() if one.state is AgentState.AWAY]
-    remarks = _remarks(
-        place, [sweep.id for sweep, row in zip(sweeps, rows, strict=True) if row["queued"] + row["running"]]
-    )
+        losses = _losses(place, found, sweeps, sum(one.counts.done for one in standings))
+    rows = [one.row() for one in standings]
+    agents: list[dict[str, Any]] = [
+        {"agent": one.id, "host": one.host, "pid": one.pid, "device": one.device, "note": one.note,
+         "lost": one.id in lost}
+        for one in living
+    ]  # fmt: skip
+    remarks = [*losses, *(words for one in standings for words in one.words())]
+    clusters = _remarks(place, [one.sweep.id for one in standings if one.is_open])
+    remarks += clusters
+    if not clusters and len(lost) == len(living):
+        remarks += [one.idle_words() for one in standings if one.waits]
     if as_json:
         bundles = [asdict(one) for one in away]
-        typer.echo(json.dumps({"sweeps": rows, "agents": agents, "bundles": bundles, "remarks": remarks}))
+        write_json({"sweeps": rows, "agents": agents, "bundles": bundles, "remarks": remarks})
         return
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
         return
     show(_status_sheet(rows))
     for agent in agents:
-        say(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {_at_work(agent['note'])}")
+        work = "gone" if agent["lost"] else _at_work(agent["note"])
+        say(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {work}")
     for one in away:
         packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
         say(f"bundle {one.id}: {counted(one.jobs, 'job')} checked out to {one.name} since {packed}")
@@ -132,6 +133,23 @@ def _status_sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
     )
 
 
+def _losses(home: Home, registry: Registry, sweeps: Sequence[Sweep], done: int) -> list[str]:
+    """What the sweeps lost of their results, as far as a quick look at the names of files tells."""
+    from db.absence import is_anything_absent
+
+    if not 0 < done <= MOST_LOOKED_AT or not is_anything_absent(home, registry):
+        return []
+    from db.belonging import check_belonging
+    from db.losses import find_gone, told
+    from sweeps.errors import InputError
+
+    try:
+        check_belonging(home, registry)
+    except InputError as error:
+        return [str(error)]
+    return [text for sweep in sweeps if (text := told(find_gone(home, registry, sweep.id), sweep.title))]
+
+
 def _remarks(home: Home, open_ones: list[int]) -> list[str]:
     """What the clusters say about the agents of the sweeps that are not done."""
     from orchestrator.backends.choice import BackendName, backend_class
@@ -145,11 +163,10 @@ def _remarks(home: Home, open_ones: list[int]) -> list[str]:
 
 
 def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
-    from rich.console import Console
-
     from db.results import ResultStore
     from orchestrator.board import contents, watch
     from orchestrator.lookout import Lookout
+    from orchestrator.screen import Screen
     from sweeps.errors import InputError
 
     with opened(home) as found:
@@ -159,10 +176,10 @@ def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
         lookout = Lookout(found, ResultStore(home.store), found.find_sweep(name or sweeps[0].title))
         try:
             if not as_json:
-                watch(lookout, Console())
+                watch(lookout, Screen(stderr=False))
                 return
             for content in contents(lookout):
-                typer.echo(json.dumps(content))
+                write_json(content)
         except KeyboardInterrupt:
             return
 
@@ -179,70 +196,77 @@ def jobs(
     state: StateOption = None,
     where: WhereOption = None,
     limit: LimitOption = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="COLUMN", help="Order by a column; -COLUMN the other way round.")
+    ] = None,
+    best: Annotated[
+        int | None, typer.Option("--best", min=1, help="Only so many, the best by test accuracy or by --sort.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="A,B,…", help="Show these columns: of results and settings.")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the jobs of a sweep with their states and settings."""
+    """List the jobs of a sweep: their states, what they found, and their settings."""
+    from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
+    from orchestrator.losses import lost_agents
+    from reports.source import RegistrySource, warn_of_losses
     from sweeps.spec import matching
 
-    with opened(home_of(home, registry)) as found:
+    place = home_of(home, registry)
+    with opened(place) as found:
         sweep = found.find_sweep(name)
-        rows = {row.identity: row for row in found.jobs(sweep.id)}
-    members = [row.job for row in rows.values()]
+        stored = {row.identity: row for row in found.jobs(sweep.id)}
+        lost = lost_agents(found.agents())
+        source = RegistrySource(place, found, sweep)
+        results, problem = readable_results(source)
+        warn_of_losses([source])
+    members = [row.job for row in stored.values()]
     admitted = matching(members, where) if members else []
-    chosen = [job for job in admitted if state in (None, rows[job.identity].state)]
-    chosen = chosen if limit is None else chosen[:limit]
+    kept = [stored[job.identity] for job in admitted if state in (None, stored[job.identity].state)]
+    rows = job_rows(kept, lost, results)
+    wanted = columns.split(",") if columns else None
+    check_columns(rows, wanted or (), "--columns")
+    rows = chosen_rows(rows, sort=sort, best=best)[:limit]
+    if problem:
+        typer.echo(f"note: without results: {problem}", err=True)
     if as_json:
-        listed = [
-            {
-                "job": job.identity,
-                "state": rows[job.identity].state.value,
-                "attempt": rows[job.identity].attempt,
-                **job.settings(),
-            }
-            for job in chosen
-        ]
-        typer.echo(json.dumps(listed))
+        write_json(rows)
         return
-    typer.echo(_job_table(chosen, rows, _varying([job.settings() for job in members])), nl=False)
-    typer.echo(f"{len(chosen)} of {len(rows)} jobs of {sweep.title}", err=True)
+    differing = varying([job.settings() for job in members])
+    typer.echo(_job_table([stored[row["job"]] for row in rows], rows, differing, wanted, lost), nl=False)
+    typer.echo(f"{len(rows)} of {len(stored)} jobs of {sweep.title}", err=True)
 
 
-def _job_table(jobs: list[Job], rows: dict[str, JobRow], varying: list[str]) -> str:
-    """One line a job: its state, the class of its failure if any has one, and the settings in which jobs differ."""
+def _job_table(
+    stored: Sequence[JobRow],
+    rows: Sequence[dict[str, Any]],
+    differing: Sequence[str],
+    wanted: Sequence[str] | None,
+    lost: Collection[int],
+) -> str:
+    """One line a job: its state, the class of its failure if any has one, results that any has, differing settings."""
     import pyarrow as pa
 
-    from orchestrator.terminal import width_of
+    from orchestrator.joblist import RESULTS, state_text
+    from orchestrator.layout import width_of
     from reports.listing import listed
 
-    stored = [rows[job.identity] for job in jobs]
-    columns: dict[str, list[Any]] = {
+    shown: dict[str, list[Any]] = {
         "job": [row.identity[:12] for row in stored],
-        "state": [_state_text(row) for row in stored],
+        "state": [state_text(row, lost) for row in stored],
     }
-    if any(row.failure_class for row in stored):
-        columns["failure"] = [row.failure_class and row.failure_class.value for row in stored]
-    settings = [job.settings() for job in jobs]
-    columns |= {name: [_short(one.get(name)) for one in settings] for name in varying}
-    return listed(pa.table(columns), width=width_of(sys.stdout), hint="all with --json")
+    if wanted is None:
+        wanted = [name for name in ("failure", *RESULTS) if any(row.get(name) is not None for row in rows)]
+        wanted = [*wanted, *differing]
+    shown |= {name: [_short(row.get(name)) for row in rows] for name in wanted if name not in shown}
+    return listed(pa.table(shown), width=width_of(sys.stdout), hint="choose with --columns, all with --json")
 
 
 def _short(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-def _state_text(row: JobRow) -> str:
-    """A job's state, and how far it got if a tuning scheduler ended it."""
-    if row.state is State.CANCELLED and row.failure_class is FailureClass.STOPPED:
-        return f"cancelled (stopped at epoch {row.epoch})"
-    return row.state.value
-
-
-def _varying(settings: list[dict[str, Any]]) -> list[str]:
-    """The settings in which the jobs differ."""
-    names = list(dict.fromkeys(name for one in settings for name in one))
-    return [name for name in names if len({str(one.get(name)) for one in settings if name in one}) > 1]
 
 
 def show(
@@ -251,46 +275,40 @@ def show(
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the full history of a job: settings, attempts, events."""
-    with opened(home_of(home, registry)) as found:
-        row = found.job(job)
-        attempts, events = found.attempts(row.id), found.events(row.id)
+    """Show the full history of a job: settings, results, its kept model, attempts, events."""
+    from orchestrator.joblife import life_of
+
+    place = home_of(home, registry)
+    with opened(place) as found:
+        life = life_of(place, found, found.job(job))
     if as_json:
-        content = {
-            "job": asdict(row),
-            "attempts": [asdict(one) for one in attempts],
-            "events": [asdict(one) for one in events],
-        }
-        typer.echo(json.dumps(content, default=str))
+        write_json(life.content())
         return
-    typer.echo(f"job       {row.identity}\nstate     {_state_text(row)}, attempt {row.attempt}")
-    for key, value in row.job.settings().items():
-        typer.echo(f"  {key:<20}{value}")
-    for one in attempts:
-        ended = one.failure_class or one.outcome or "running"
-        typer.echo(f"attempt {one.attempt} on {one.host} (agent {one.agent_id}): {ended}, log {one.log}")
-        if one.error:
-            typer.echo("  " + one.error.strip().replace("\n", "\n  "))
-    for event in events:
-        at = datetime.fromtimestamp(event.at).isoformat(" ", "seconds")
-        typer.echo(f"{at}  {event.source.value} → {event.target.value}  {event.detail}".rstrip())
+    for line in life.lines():
+        typer.echo(line)
 
 
 def logs(
     job: JobArgument,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines.")] = 100,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is added, until the job ends.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
-    """Print the log of the agent that ran a job last."""
-    from sweeps.errors import InputError
+    """Print the log of the agent that ran a job last: a line an epoch with each job's training loss."""
+    from orchestrator.loglines import follow_log, last_lines, log_of
 
     place = home_of(home, registry)
     with opened(place) as found:
-        attempts = found.attempts(found.job(job).id)
-    if not attempts:
-        raise InputError(f"job {job} was not started yet")
-    path = place.root / attempts[-1].log
-    if not path.is_file():
-        raise InputError(f"the log of attempt {attempts[-1].attempt} is not here", place=str(path))
-    typer.echo("\n".join(path.read_text().splitlines()[-lines:]))
+        row = found.job(job)
+        if not follow:
+            path = log_of(place, found, row)
+            typer.echo("\n".join(last_lines(path, lines)))
+            return
+        try:
+            for line in follow_log(place, found, row, lines):
+                typer.echo(line)
+        except KeyboardInterrupt:
+            return

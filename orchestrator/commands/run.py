@@ -28,6 +28,7 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
+from orchestrator.terminal import answering_after_work
 
 if TYPE_CHECKING:
     from db.home import Home
@@ -130,16 +131,15 @@ def launch(
     data: DataOption = None,
 ) -> None:
     """Register what is missing of a sweep, run it, show progress, end with its tables. Run it again to resume."""
-    from rich.console import Console
-
     from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
+    from orchestrator.layout import tell
+    from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
-    from orchestrator.terminal import tell
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     place = home_of(home, registry, data)
-    console = Console(stderr=True)
+    console = Screen()
     for warning in selection.warnings():
         tell(console, f"note: {warning}")
     sweep = launch_selection(
@@ -179,25 +179,28 @@ def resume(
     data: DataOption = None,
 ) -> None:
     """Resume a launched sweep; no sweep file needed."""
-    from rich.console import Console
-
+    from db.belonging import settle_belonging
     from db.registry import Registry
     from db.rows import Scope
     from db.states import State
+    from orchestrator.choosing import choose_sweep
     from orchestrator.cluster import Wanted, named_address
     from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
+    from orchestrator.layout import counted, tell
+    from orchestrator.screen import Screen
     from orchestrator.starts import fleet_size, recorded
-    from orchestrator.terminal import counted, tell
     from orchestrator.tuning.run import Ground
     from reports.answers import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
-    console = Console(stderr=True)
+    console = Screen()
     try:
-        found = opened.find_sweep(sweep)
+        place.check()
+        settle_belonging(place, opened)
+        found = choose_sweep(opened, sweep)
         if spec_of(found).tuning is not None:
             wanted = Wanted(cpus=cpus, gpus=gpus, memory=memory)
             trials = Ground(address=named_address(ray_address), wanted=wanted, workers=workers, lease=lease)
@@ -220,6 +223,7 @@ def resume(
                 owner=found.owner,
                 code=version,
                 keep=found.keep,
+                seen_code=found.code,
             )
             see_through(place, opened, found, chosen, console, execution, ground, scope=Scope(sweep=found.id))
     finally:
@@ -230,7 +234,7 @@ def resume(
 
 def worker(
     sweep: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Work for this sweep only.", autocompletion=complete_launched)
+        str | None, typer.Argument(metavar="NAME", help="Work for this sweep only.", autocompletion=complete_launched)
     ] = None,
     lease: LeaseOption = LEASE,
     time_limit: TimeLimitOption = None,
@@ -239,6 +243,7 @@ def worker(
     data: DataOption = None,
 ) -> None:
     """Run one agent here until nothing is left to claim."""
+    from db.belonging import check_belonging
     from db.registry import Registry
     from db.rows import Scope
     from orchestrator.supervisor import supervise
@@ -246,6 +251,7 @@ def worker(
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
     try:
+        check_belonging(place, opened)
         found = opened.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
@@ -261,28 +267,38 @@ def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float 
 
 
 def _finish(home: Home, sweep: Sweep) -> None:
-    """Print the sweep's tables; exit with 1 if some of its jobs failed."""
+    """Print the sweep's tables; exit with 1 if jobs failed, lost their results, or wait for one that failed."""
+    from db.losses import find_gone
     from db.registry import Registry
-    from orchestrator.terminal import counted, say, show
+    from db.states import Obstacle
+    from orchestrator.blockage import blocked_words
+    from orchestrator.layout import counted, say, show
     from reports.render import Layout
     from reports.sheet import markdown
-    from reports.source import RegistrySource
+    from reports.source import RegistrySource, warn_of_losses
     from reports.summary import summarize
 
     registry = Registry.open(home.registry)
     try:
-        summaries = list(summarize(RegistrySource(home, registry, sweep), Layout(against_paper=True)))
-        counts = registry.counts(sweep.id)
+        source = RegistrySource(home, registry, sweep)
+        summaries = list(summarize(source, Layout(against_paper=True)))
+        with answering_after_work(f"qsweep tables {sweep.title}"):
+            for number, one in enumerate(summaries):
+                typer.echo("\n" * bool(number), nl=False)
+                show(one.sheet, piped=markdown)
+                if one.rest:
+                    say(f"\n{one.rest}")
+        counts, blocked = registry.counts(sweep.id), registry.blocked(sweep.id)
+        source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:
         registry.close()
-    for number, one in enumerate(summaries):
-        typer.echo("\n" * bool(number), nl=False)
-        show(one.sheet, piped=markdown)
-        if one.rest:
-            say(f"\n{one.rest}")
+    warn_of_losses([source])
     failed = counts.failed
     if counts.away:
         say(f"{counted(counts.away, 'job')} checked out to bundles; see: qsweep status", err=True)
+    for line in blocked_words(sweep.title, blocked):
+        say(line, err=True)
     if failed:
         say(f"{counted(failed, 'job')} failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+    if failed or source.lost or any(one.obstacle is not Obstacle.AWAY for one in blocked):
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,14 +23,18 @@ from orchestrator.options import (
     WhereOption,
     home_of,
 )
+from orchestrator.terminal import answering_after_work, write_json
 from sweeps.tuning import Mode, Scheduler, Search
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from db.home import Home
     from db.rows import Sweep
     from orchestrator.freezing import Code
+    from orchestrator.tuning.answer import Tried
     from orchestrator.tuning.run import Ground
 
 
@@ -85,17 +88,16 @@ def tune(
 
     Run it again to resume.
     """
-    from rich.console import Console
-
     from orchestrator.cluster import Wanted, named_address
+    from orchestrator.layout import tell
+    from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
-    from orchestrator.terminal import tell
     from orchestrator.tuning.run import Ground, make_selection
     from orchestrator.tuning.run import tune as see_through
     from sweeps.tuning import VAL_FRACTION, Tuning, check_metric
 
     natural = check_metric(metric, mode)
-    console = Console(stderr=True)
+    console = Screen()
     selection = read_selection(source, changes=changes or ())
     given = {*dict(selection.spec.fixed), *(axis.name for axis in selection.spec.axes)}
     if metric.startswith("val_") and "val_fraction" not in given:
@@ -124,16 +126,24 @@ def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: C
 def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
     """Print the best trials; exit with 1 if some jobs failed."""
     from db.registry import Registry
-    from orchestrator.terminal import counted, say, show_tables
-    from orchestrator.tuning.answer import read_trials, trial_sheets
+    from orchestrator.layout import counted, say
+    from orchestrator.tuning.answer import read_trials
 
     with Registry.open(home.registry) as opened:
         trials = read_trials(home, opened, sweep)
         failed = opened.counts(sweep.id).failed
-    if as_json:
-        typer.echo(json.dumps({"sweep": sweep.title, "trials": [asdict(one) for one in trials]}))
-    else:
-        show_tables(trial_sheets(sweep, trials))
+    with answering_after_work(f"qsweep resume {sweep.title}"):
+        _print_trials(sweep, trials, as_json=as_json)
     if failed:
         say(f"{counted(failed, 'job')} failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)
+
+
+def _print_trials(sweep: Sweep, trials: Sequence[Tried], *, as_json: bool) -> None:
+    from orchestrator.layout import show_tables
+    from orchestrator.tuning.answer import trial_sheets
+
+    if as_json:
+        write_json({"sweep": sweep.title, "trials": [asdict(one) for one in trials]})
+    else:
+        show_tables(trial_sheets(sweep, trials))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from db.home import Home
+from db.losses import read_sound, told
 from db.registry import Registry
 from db.results import ResultStore
 from db.rows import JobRow, Sweep
 from db.states import State
-from orchestrator.terminal import counted
+from orchestrator.layout import counted
 from reports.answers import spec_of
 from reports.sheet import Sheet, headings
 from reports.table import precision_name
+from sweeps.errors import LostResults
 from sweeps.settings import Setting
 from sweeps.tuning import METRICS, Tuning
 
@@ -79,7 +82,10 @@ def trial_sheets(sweep: Sweep, trials: Sequence[Tried]) -> list[Sheet]:
 
 def _read_runs(home: Home, registry: Registry, sweep: Sweep) -> list[dict[str, Any]]:
     columns = ["job", "chosen_epoch", *COLUMNS]
-    rows: list[dict[str, Any]] = ResultStore(home.store).read("runs", registry.committed(sweep.id), columns).to_pylist()
+    table, lost = read_sound(ResultStore(home.store), "runs", registry.pointers(sweep.id), columns)
+    if remark := told(lost, sweep.title):
+        warnings.warn(remark, LostResults, stacklevel=2)
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
@@ -126,4 +132,4 @@ def _varying(trials: Sequence[Tried]) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"

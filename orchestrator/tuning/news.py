@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from ray.tune import Callback
 from rich.console import Console
 
+from orchestrator.layout import tell
 from orchestrator.progress import Rhythm
-from orchestrator.terminal import tell
 from sweeps.tuning import Tuning
 
 
@@ -28,7 +29,7 @@ class News(Callback):
         self._tuning = tuning
         self._trials = trials
         self._ended = 0
-        self._whole: set[str] = set()
+        self._early = 0
         self._best: float | None = None
         self._rhythm = Rhythm()
 
@@ -41,8 +42,6 @@ class News(Callback):
             raise KeyboardInterrupt
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if result.get("whole"):
-            self._whole.add(trial.trial_id)
         self._take(result)
         self._say()
 
@@ -51,17 +50,22 @@ class News(Callback):
         result = trial.last_result or {}
         if "problem" in result:
             tell(self._console, result["problem"])
+        elif not result.get("whole"):
+            self._early += 1
         self._say(last=self._ended == self._trials)
 
     def _take(self, result: dict[str, Any]) -> None:
         value = result.get(self._tuning.metric)
-        if value is not None and (self._best is None or self._tuning.better(value, self._best)):
+        if (
+            value is not None
+            and math.isfinite(value)
+            and (self._best is None or self._tuning.better(value, self._best))
+        ):
             self._best = value
 
     def _say(self, *, last: bool = False) -> None:
         if not self._rhythm.is_due(self._ended / max(self._trials, 1)) and not last:
             return
         best = "" if self._best is None else f" · best {self._tuning.metric} so far {self._best:.4f}"
-        early = self._ended - len(self._whole)
-        text = f"{self._title}: {self._ended}/{self._trials} trials ended, {early} of them early{best}"
+        text = f"{self._title}: {self._ended}/{self._trials} trials ended, {self._early} of them early{best}"
         tell(self._console, text)

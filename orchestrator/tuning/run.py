@@ -20,25 +20,30 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Fleet, Site
-from orchestrator.cluster import Resources, Wanted, connect, load_ray, nodes, start_own
-from orchestrator.freezing import Code, choose_code
+from orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
+from orchestrator.data_folders import check_data
+from orchestrator.freezing import Code, choose_code, keep_code
+from orchestrator.layout import tell
 from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
-from orchestrator.terminal import tell
+from orchestrator.tuning.scratch import check_scratch, told_if_full
 from orchestrator.tuning.space import Space, drawn_jobs
 from orchestrator.watch import Interrupted
 from reports.answers import spec_of
-from sweeps.code import code_version, freeze
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job, Kind
 from sweeps.spec import matching
+from sweeps.text import shortened
 from sweeps.tuning import Scheduler, Search, Tuning
 
 AT_WORK = "its trials are run by `qsweep tune`"
 BROKEN_OFF = "its tuning was interrupted"
 OVER = "its tuning is over"
+SUFFIX = "+tune"
+"""What a tuning run adds to the name of the sweep that it tunes. No sweep file may be called so: its bare name never
+means a tuning run."""
 LOST_ACTORS = 10
 """Deaths of its actor or its node that one trial survives."""
 
@@ -65,10 +70,15 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
         )
     chosen = matching(trainings, tuning.where)
     if not chosen:
-        raise InputError(f"none of the {len(trainings)} jobs matches", place=f"--where {tuning.where!r}")
+        raise InputError(
+            f"none of the {len(trainings)} jobs matches", place=f"--where {shortened(tuning.where or '')!r}"
+        )
+    spec = selection.spec
+    # Whoever measures the trials' models later has to find them: without its measures the sweep would keep none.
+    keep = "all" if spec.keep == "children" and spec.measures else spec.keep
     return Selection(
-        spec=replace(selection.spec, tuning=tuning, measures=()),
-        label=name or f"tune-{selection.label}-{tuning.label}",
+        spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), keep=keep),
+        label=name or f"{selection.label}-{tuning.label}",
         jobs=trainings,
         chosen=tuple(chosen),
     )
@@ -87,20 +97,25 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
     home.check()
     known, _ = find_launched(home, selection)
     version = choose_code(known, code)
-    machine = probe(home, jobs=selection.chosen)
     load_ray()
     if _tuning(selection).search is Search.OPTUNA:
         _check_optuna()
-    with _connected(ground, machine) as (site, resources):
+    check_scratch()
+    if ground.address is not None:
+        check_address(ground.address)
+    check_data(home, selection.chosen)
+    machine = probe(home, jobs=selection.chosen)
+    with told_if_full(), _connected(ground, machine) as (site, resources):
         check_reach(home, site.hosts)
         first = () if _tuning(selection).search is Search.OPTUNA else drawn_jobs(selection.chosen, _tuning(selection))
-        registry, sweep, words = register(home, replace(selection, chosen=tuple(first)), code=version, paused=AT_WORK)
+        registry, sweep, words = register(
+            home, replace(selection, chosen=tuple(first)), known, code=version, paused=AT_WORK
+        )
         tell(console, f"{selection.title}: {words if first else 'Optuna draws the jobs'}")
         with registry:
             for one in machine.weights:
                 one.keep()
-            if sweep.code == code_version():
-                freeze(home.code)
+            keep_code(home, sweep.code)
             fleet = Fleet(home=home, workers=site.agents, gpus=0, lease=ground.lease, scope=Scope(sweep=sweep.id),
                           title=sweep.title, code=sweep.code)  # fmt: skip
             _see_through(selection, registry, sweep, fleet, resources, console)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import subprocess
@@ -18,7 +19,7 @@ from typing import Any
 from ray import tune
 
 from db.registry import Registry
-from db.results import ResultStore
+from db.results import DamagedResults, ResultStore
 from db.rows import JobRow
 from db.states import State, SweepState
 from orchestrator.backends.base import Fleet
@@ -27,6 +28,8 @@ from sweeps import processes
 from sweeps.errors import QsweepError
 from sweeps.job import Job
 from sweeps.tuning import Tuning
+
+log = logging.getLogger(__name__)
 
 WAIT = 0.5
 """Seconds between two looks at a job that another agent runs."""
@@ -98,6 +101,8 @@ class Trial(tune.Trainable):
     """The epoch that Tune heard of last."""
     _known: dict[int, dict[str, Any]]
     """The epochs that are known, by number."""
+    _end_at: int
+    """The job's last epoch: an earlier one than its recipe says if it diverged."""
 
     def setup(self, config: dict[str, Any], study: Study | None = None) -> None:
         assert study is not None
@@ -122,7 +127,7 @@ class Trial(tune.Trainable):
             return {"epoch": self._told + 1, self._study.tuning.metric: self._study.tuning.worst, "done": True,
                     "problem": str(error)}  # fmt: skip
         self._told = epoch
-        return self._report(self._known[epoch]) | {"done": epoch == self._last, "whole": epoch == self._epochs}
+        return self._report(self._known[epoch]) | {"done": epoch == self._last, "whole": epoch == self._end_at}
 
     def cleanup(self) -> None:
         self._end()
@@ -135,7 +140,7 @@ class Trial(tune.Trainable):
         self._registry.register(self._study.sweep, [job])
         row = self._registry.job(job.identity)
         self._id, self._identity = row.id, job.identity
-        self._epochs = job.training.recipe.epochs
+        self._epochs = self._end_at = job.training.recipe.epochs
         self._last = self._registry.trial_ended_after(self._study.sweep, row.id) or self._epochs
         self._told, self._fruitless = 0, 0
         self._running, self._failed = False, False
@@ -160,8 +165,14 @@ class Trial(tune.Trainable):
         """Take in the history of a finished job; the last known epoch."""
         if row.state is State.DONE:
             found = self._registry.committed_job(row.id)
-            rows = self._results.read("epochs", found).to_pylist()
+            try:
+                rows = self._results.read("epochs", found).to_pylist()
+            except DamagedResults as error:  # the search goes on without its history
+                log.warning("the epochs of job %s are lost: %s", self._identity, error)
+                rows = []
             self._known = {one["epoch"]: {name: one[name] for name in REPORTED} for one in rows}
+            self._end_at = max(self._known, default=self._epochs)
+            self._last = min(self._last, self._end_at)
         return max(self._known, default=0)
 
     def _advance(self) -> None:
@@ -205,7 +216,7 @@ class Trial(tune.Trainable):
 
     def _end(self) -> None:
         """The scheduler wants no more of this job, or it is done."""
-        if 0 < self._told < self._epochs and self._epochs not in self._known and not self._failed:
+        if 0 < self._told < self._end_at and self._end_at not in self._known and not self._failed:
             self._registry.end_trial(self._study.sweep, self._id, self._told)
         if self._running and self._agent is not None:
             self._agent.order("stop")

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from reports.analysis.analysis import Analysis, Association, Options
-from reports.analysis.claims import ALPHA, Claim, Number
-from reports.analysis.correlation import Environment
-from reports.analysis.pairing import Paired
+from reports.analysis.claims import Claim, Number
+from reports.analysis.correlation import RESAMPLED, Environment
+from reports.analysis.pairing import ALPHA, Paired
+from reports.analysis.ranks import SIGNED_PAIRS
+from reports.outliers import RULE
 from reports.sheet import Heading, Part, Sheet, document
 
 MISSING = "–"
@@ -35,19 +37,28 @@ def analysis_parts(analysis: Analysis) -> list[Part]:
     head = f"# {analysis.sweep}: {analysis.done} of {analysis.expected} models"
     if analysis.left_out:
         head += f", {analysis.left_out} of them diverged and left out"
-    parts: list[Part] = [head, "## The paper's claims", _claims(analysis.claims)]
+    parts: list[Part] = [head, *outside_notes(analysis), "## The paper's claims", _claims(analysis.claims)]
     parts += [*_numbers(analysis.claims), claim_note(analysis.options)]
     if analysis.comparisons:
         parts += ["## Each precision against FP32, over matched configurations", _comparisons(analysis)]
-        parts.append(_listed(comparison_notes(analysis.options)))
+        parts.append(_listed(comparison_notes()))
     if analysis.associations:
         parts += ["## What goes with the generalization gap", _associations(analysis.associations)]
         parts.append(_listed(ASSOCIATION_NOTES))
     return parts
 
 
+def outside_notes(analysis: Analysis) -> list[str]:
+    """The models that count although their losses are outside of reason."""
+    if not analysis.outside:
+        return []
+    names = ", ".join(identity[:12] for identity in analysis.outside)
+    return [f"Counted, but with {RULE}: {len(analysis.outside)} ({names})."]
+
+
 ASSOCIATION_NOTES = (
-    "τ: Kendall's τ-b over all models; p after Holm. A positive τ: larger goes with a larger gap.",
+    "τ: Kendall's τ-b over all models; p after Holm: exact for few models, by drawn permutations for up to "
+    f"{RESAMPLED} models with ties, asymptotic beyond. A positive τ: larger goes with a larger gap.",
     "Ψ and ψ: the granulated coefficient (Jiang et al. 2019) over models that differ in one hyperparameter alone.",
     "Sign-error (Dziugaite et al. 2020): how often a pair of models that differ in one hyperparameter alone is ordered "
     "the wrong way; 0.5 is a coin flip. Mean and worst over the environments (a hyperparameter and two of its values). "
@@ -55,13 +66,15 @@ ASSOCIATION_NOTES = (
 )
 
 
-def comparison_notes(options: Options) -> tuple[str, ...]:
+def comparison_notes() -> tuple[str, ...]:
     """What a reader has to know of the paired comparisons."""
-    bootstrap = options.bootstrap
     return (
-        "A difference is precision − FP32, averaged over configurations that differ in nothing else; bootstrap "
-        f"(BCa, {bootstrap.resamples:,} resamples, seed {bootstrap.seed}). Improved: the share of configurations with "
-        "a smaller gap or loss, or a higher accuracy (ties half), with Wilson's 95% interval.",
+        "A difference is precision − FP32 over configurations that differ in nothing else: the Hodges–Lehmann estimate "
+        "(the median of the means of two differences), with the p-value of the signed-rank test and the interval of "
+        "all shifts which that test does not reject. Both hold for all comparisons of a group at once (Bonferroni). "
+        f"Exact up to {SIGNED_PAIRS} pairs; ties that leave a sign open count against an effect. Improved: the share "
+        "of configurations with a smaller gap or loss, or a higher accuracy (ties half), with its 95% interval "
+        "(Clopper–Pearson).",
         "Accuracies in percent, their differences in percentage points.",
         "A grid is no random sample: intervals and tests speak of configurations like those of the grid.",
     )
@@ -71,9 +84,13 @@ def claim_note(options: Options) -> str:
     """What a verdict means."""
     margins = options.margins
     return (
-        f"Supported or contradicted: p < {ALPHA} by the test that is named; undecided: neither. Steps within a claim "
-        f"are adjusted by Holm. Equal means within ±{100 * margins.relative:g}% of FP32's mean for losses and the gap, "
-        f"±{100 * margins.accuracy:g} points for accuracies."
+        f"A trend goes by Page's test (p ≤ {ALPHA}), a difference by its interval, which leaves out 0 exactly where "
+        f"the signed-rank test has p ≤ {ALPHA}; the differences within a claim are judged together (Bonferroni), and "
+        "there is no interval where too few pairs are done for one. Differences run as the claim's words do: as bits "
+        "fall. "
+        f"Equal means that the interval lies within ±{100 * margins.relative:g}% of FP32's mean for losses and the "
+        f"gap, ±{100 * margins.accuracy:g} points for accuracies; its p is that of two one-sided tests. "
+        "Undecided: neither."
     )
 
 
@@ -86,7 +103,9 @@ def table(
 ) -> Sheet:
     """A sheet whose first `texts` columns are texts."""
     return Sheet(
-        headings=tuple(Heading(name=name, numeric=index >= texts) for index, name in enumerate(header)),
+        headings=tuple(
+            Heading(name=name, numeric=index >= texts and name not in WORDS) for index, name in enumerate(header)
+        ),
         rows=tuple(tuple(row) for row in rows),
         title=title,
         subtitle=subtitle,
@@ -94,12 +113,17 @@ def table(
 
 
 def _claims(claims: Sequence[Claim]) -> Sheet:
-    rows = [[claim.group, claim.statement, claim.where, str(claim.verdict), claim.reason] for claim in claims]
+    rows = [[claim.group, claim.statement, claim.where, str(claim.verdict), reason_of(claim)] for claim in claims]
     return table(["Models", "Claim", "Paper", "Verdict", "Why"], rows, texts=5)
 
 
+def reason_of(claim: Claim) -> str:
+    """Why a claim has its verdict, and what limits it."""
+    return f"{claim.reason} {claim.note[0].upper()}{claim.note[1:]}." if claim.note else claim.reason
+
+
 def _numbers(claims: Sequence[Claim]) -> list[Sheet]:
-    header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p"]
+    header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p", "Test"]
     return [
         table(header, map(_number, claim.numbers), texts=3, title=claim.statement, subtitle=claim.group)
         for claim in claims
@@ -115,6 +139,7 @@ def _number(number: Number) -> list[str]:
         quantity_text(number),
         quantity_span(number),
         "" if number.p_value is None else p_text(number.p_value),
+        number.method,
     ]
 
 
@@ -142,7 +167,7 @@ def _comparisons(analysis: Analysis) -> Sheet:
     return table(header, rows, texts=3)
 
 
-COMPARISON_HEADER = ("FP32", "Mean", "Difference", "95% interval", "p (t)", "p (Wilcoxon, Holm)", "Improved", "Pairs")
+COMPARISON_HEADER = ("FP32", "Mean", "Difference", "95% interval", "p (signed rank)", "Improved", "Pairs")
 
 
 def comparison_cells(one: Paired) -> list[str]:
@@ -154,7 +179,6 @@ def comparison_cells(one: Paired) -> list[str]:
         shown(factor * one.mean, digits),
         shown(factor * one.difference, digits, signed=True),
         span(low, high, digits, signed=True),
-        p_text(one.t_p),
         p_text(one.adjusted_p),
         f"{100 * one.improved:.0f}% [{100 * one.improved_low:.0f}, {100 * one.improved_high:.0f}]",
         str(one.pairs),
@@ -171,14 +195,12 @@ def association_sheet(rows: Sequence[Sequence[str]]) -> Sheet:
     found = table(["Models", "Quantity", "Convention", *ASSOCIATION_HEADER], rows, texts=3)
     return replace(
         found,
-        headings=tuple(
-            replace(one, numeric=one.numeric and one.name not in WORDS, spare=SPARE.get(one.name, 0))
-            for one in found.headings
-        ),
+        headings=tuple(replace(one, spare=SPARE.get(one.name, 0)) for one in found.headings),
     )
 
 
-WORDS = ("τ within precisions", "ψ by hyperparameter")
+WORDS = ("τ within precisions", "ψ by hyperparameter", "Test")
+"""Columns of texts behind numbers."""
 SPARE = {"ψ by hyperparameter": 6, "τ within precisions": 5, "filtered": 4, "worst": 3, "Ψ": 2, "Sign-error: mean": 1}
 
 

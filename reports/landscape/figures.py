@@ -17,6 +17,7 @@ from reports.landscape.grid import Configuration, Grid
 from reports.table import precision_name
 from sweeps.errors import InputError
 from sweeps.landscape import BETWEEN, PLANE
+from sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,9 +115,8 @@ def drawn_figures(one: Configuration, scale: Scale) -> list[tuple[str, Figure]]:
 
 
 def _save(figure: Figure, path: Path, form: FileFormat) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format=form.value, dpi=200, metadata=UNDATED[form.value])
-    temporary.replace(path)
+    with whole_file(path) as file:
+        figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
     return path
 
 

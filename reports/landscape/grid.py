@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 from reports.table import precision_name
 from sweeps.landscape import BETWEEN, PLANE, Landscape
 from sweeps.training import Training
+from sweeps.wholefiles import whole_file
 
 VERSION = 1
 METADATA = b"qsweep.landscape"
@@ -34,6 +33,7 @@ COLUMNS = pa.schema(
         pa.field("accuracy", pa.float64(), nullable=False),
     ]
 )
+
 """`job`: the trained model (of `between`: the first). `identity`: of this landscape. j and y are null off a plane.
 `loss`: mean cross-entropy (nats), null where it is not finite; `accuracy` from 0 to 1."""
 
@@ -105,15 +105,8 @@ def write_grid(grid: Grid, path: Path) -> None:
     }
     schema = COLUMNS.with_metadata({METADATA: json.dumps(content)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            pq.write_table(pa.table(columns, schema=schema), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        pq.write_table(pa.table(columns, schema=schema), file)
 
 
 def read_grid(path: Path) -> Grid:

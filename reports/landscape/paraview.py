@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from reports.landscape.grid import Grid
+from sweeps.wholefiles import write_whole
 
 
 def polydata(grid: Grid, *, logarithm: bool) -> bytes:
@@ -60,7 +61,5 @@ def _array(parent: ElementTree.Element, name: str, kind: str, values: np.ndarray
 def write_polydata(grid: Grid, path: Path, *, logarithm: bool) -> Path:
     """Write the surface of a plane; the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(polydata(grid, logarithm=logarithm))
-    temporary.replace(path)
+    write_whole(path, polydata(grid, logarithm=logarithm))
     return path

@@ -11,8 +11,18 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
+from db.losses import counted
 from reports.analysis.claims import Claim
-from reports.analysis.text import ASSOCIATION_NOTES, claim_note, comparison_notes, p_text, quantity_span, quantity_text
+from reports.analysis.text import (
+    ASSOCIATION_NOTES,
+    claim_note,
+    comparison_notes,
+    outside_notes,
+    p_text,
+    quantity_span,
+    quantity_text,
+    reason_of,
+)
 from reports.evidence import Evidence
 from reports.labels import counts_text, layer_note
 from reports.page.charts import make_charts
@@ -72,10 +82,11 @@ def render_page(evidence: Evidence) -> str:
         facts=_facts(evidence),
         contents=list(_contents(evidence, charts)),
         claims=_claims(evidence.analysis.claims),
-        claim_note=claim_note(evidence.analysis.options),
+        reason_of=reason_of,
+        claim_note=" ".join([claim_note(evidence.analysis.options), *outside_notes(evidence.analysis)]),
         tables=tables,
         groups=_groups(evidence),
-        comparison_note=" ".join(comparison_notes(evidence.analysis.options)),
+        comparison_note=" ".join(comparison_notes()),
         association_notes=ASSOCIATION_NOTES,
         attempts=attempts,
         trouble=trouble,
@@ -99,7 +110,10 @@ def _lead(evidence: Evidence) -> str:
     widths = sorted({int(bits) for bits in evidence.runs["bits"]}, reverse=True)
     words = ["full precision" if bits == FULL_PRECISION else f"{bits} bits" for bits in widths]
     listed = ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "no precision yet"
-    return f"{len(evidence.runs):,} models at {listed}"
+    jobs = {one.job for one in evidence.lost}
+    kinds = ", ".join(sorted({one.kind for one in evidence.lost}))
+    missing = f"; the results of {counted(jobs)} are lost ({kinds}) and left out" if jobs else ""
+    return f"{len(evidence.runs):,} models at {listed}{missing}"
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
@@ -156,6 +170,7 @@ def _claim_table(claim: Claim) -> PageTable:
             PageCell(text=quantity_text(number), sort=number.value, numeric=True),
             PageCell(text=quantity_span(number), sort=number.low, numeric=True),
             PageCell(text="" if number.p_value is None else p_text(number.p_value), sort=number.p_value, numeric=True),
+            PageCell(text=number.method),
         )
         for number in claim.numbers
     )
@@ -166,6 +181,7 @@ def _claim_table(claim: Claim) -> PageTable:
         ("Value", True),
         ("95% interval", True),
         ("p", True),
+        ("Test", False),
     )
     return PageTable(caption=f"{claim.statement}: the numbers.", header=header, rows=rows)
 

@@ -119,7 +119,7 @@ def comparison_table(comparisons: Sequence[Paired]) -> PageTable:
     """Each precision against full precision."""
     rows = []
     for one in comparisons:
-        values = (one.reference, one.mean, one.difference, one.low, one.t_p, one.adjusted_p, one.improved, one.pairs)
+        values = (one.reference, one.mean, one.difference, one.low, one.adjusted_p, one.improved, one.pairs)
         metric = one.metric.replace("_", " ") + (" (%)" if "accuracy" in one.metric else "")
         cells = [PageCell(text=metric), PageCell(text=one.precision)]
         cells += [

@@ -141,9 +141,9 @@ def test_a_retry_gives_a_fresh_budget_to_failures_of_one_class(registry: Registr
     registry.register(sweep.id, trained(2))
     registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "no")
     registry.fail(agent, claim(registry, agent, 1), FailureClass.TIMEOUT, "late")
-    assert registry.retry(sweep.id, failure_class=FailureClass.TIMEOUT) == 1
+    assert registry.retry(sweep.id, failure_class=FailureClass.TIMEOUT).queued == 1
     assert registry.counts(sweep.id).failed == 1
-    assert registry.retry(sweep.id) == 1
+    assert registry.retry(sweep.id).queued == 1
     assert len(claim(registry, agent)) == 2
 
 

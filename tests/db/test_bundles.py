@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from db.bundles import BACKEND
+from db.errors import LeaseLost
 from db.registry import Registry
-from db.rows import Claim, Finished, Scope, Sweep
+from db.rows import Cancelled, Claim, Finished, Scope, Sweep
 from db.states import AgentState, FailureClass, State
 from sweeps.job import Job, Kind
 from sweeps.measures import PacBayes
@@ -22,7 +24,10 @@ def finished(claims: list[Claim]) -> list[Finished]:
 
 
 def packed(registry: Registry, sweep: Sweep, token: str = "token") -> tuple[int, list[Claim]]:
-    return registry.pack("far.zip", agent_info(boot_id=token), [row.id for row in registry.jobs(sweep.id)])
+    holder = registry.enlist(agent_info(boot_id="now", backend=BACKEND))
+    claims = registry.pack(holder, "far.zip", [row.id for row in registry.jobs(sweep.id)])
+    registry.send_away(holder, "far.zip", token)
+    return holder, claims
 
 
 def test_a_bundle_takes_what_waits_and_nothing_else(registry: Registry, sweep: Sweep) -> None:
@@ -44,8 +49,42 @@ def test_a_bundle_takes_what_waits_and_nothing_else(registry: Registry, sweep: S
 
 def test_packing_again_after_a_lost_answer_finds_the_same_bundle(registry: Registry, sweep: Sweep) -> None:
     registry.register(sweep.id, trained(2))
-    assert packed(registry, sweep) == packed(registry, sweep)
+    holder = registry.enlist(agent_info(backend=BACKEND))
+    claims = registry.pack(holder, "far.zip", [1, 2])
+    assert len(claims) == 2
+    assert registry.pack(holder, "far.zip", [1, 2]) == claims
+    registry.send_away(holder, "far.zip", "token")
+    registry.send_away(holder, "far.zip", "token")
     assert packed(registry, sweep, "another")[1] == []
+    with pytest.raises(LeaseLost):
+        registry.send_away(holder, "far.zip", "another")
+
+
+def test_what_is_being_packed_comes_back_when_its_packer_dies(
+    registry: Registry, sweep: Sweep, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(2))
+    holder = registry.enlist(agent_info(backend=BACKEND))
+    registry.pack(holder, "far.zip", [1, 2])
+    assert registry.bundles() == []
+    assert registry.counts(sweep.id).away == 0
+    assert registry.remaining().running
+    execute("UPDATE agents SET expires = expires - 1000000")
+    agent = registry.enlist(agent_info())
+    assert len(claim(registry, agent)) == 2
+    with pytest.raises(LeaseLost):
+        registry.send_away(holder, "far.zip", "token")
+    with pytest.raises(LeaseLost):
+        registry.pack(holder, "far.zip", [1, 2])
+    assert registry.recall(holder) == 0
+
+
+def test_packing_that_is_given_up_queues_its_jobs_at_once(registry: Registry, sweep: Sweep) -> None:
+    registry.register(sweep.id, trained(2))
+    holder = registry.enlist(agent_info(backend=BACKEND))
+    registry.pack(holder, "far.zip", [1, 2])
+    assert registry.recall(holder) == 2
+    assert len(claim(registry, registry.enlist(agent_info()))) == 2
 
 
 def test_no_clock_takes_back_what_is_away(registry: Registry, sweep: Sweep, execute: Execute) -> None:
@@ -113,8 +152,7 @@ def test_a_child_leaves_with_its_parent_or_after_it(registry: Registry, sweep: S
         holder, claims = packed(registry, sweep)
         assert [(one.job_id, one.parent.attempt) for one in claims if one.parent] == [(2, 1)]
         return
-    alone = registry.pack("far", agent_info(boot_id="child"), [2])
-    assert alone[1] == []
+    assert registry.pack(registry.enlist(agent_info(backend=BACKEND)), "far", [2]) == []
     holder, claims = packed(registry, sweep)
     assert [one.job_id for one in claims] == [1, 2]
     assert registry.finish(holder, finished(claims)).jobs == {1, 2}
@@ -124,7 +162,7 @@ def test_a_child_leaves_with_its_parent_or_after_it(registry: Registry, sweep: S
 def test_cancelling_a_sweep_leaves_what_is_away_to_be_counted_or_recalled(registry: Registry, sweep: Sweep) -> None:
     registry.register(sweep.id, trained(2))
     holder, claims = packed(registry, sweep)
-    assert registry.cancel(sweep.id) == 0
+    assert registry.cancel(sweep.id) == Cancelled(queued=0, running=0)
     assert registry.finish(holder, finished(claims[:1])).jobs == {1}
     assert registry.recall(holder) == 1
     assert [row.state for row in registry.jobs(sweep.id)] == [State.DONE, State.CANCELLED]

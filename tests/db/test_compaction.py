@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +16,8 @@ import pytest
 from db import compaction
 from db.audit import audit
 from db.compaction import compact
-from db.garbage import GRACE, find_garbage
+from db.custody import Overtaken
+from db.garbage import GRACE, collect_garbage, find_garbage
 from db.registry import Registry
 from db.results import ResultStore
 from db.schema import KINDS
@@ -50,7 +53,7 @@ def merge(made: Made) -> list[compaction.Compacted]:
 
 def garbage(made: Made, *, later: float = 0.0) -> set[str]:
     with Registry.open(made.home.registry) as registry:
-        return {path.name for path in find_garbage(made.home, registry, now=time.time() + later)}
+        return {Path(one.name).name for one in find_garbage(made.home, registry, now=time.time() + later)}
 
 
 def test_many_publications_become_one_with_the_same_rows(made: Made) -> None:
@@ -98,9 +101,9 @@ def test_old_files_outlive_a_query_by_an_hour_and_then_are_garbage(made: Made) -
         early = registry.pointers(made.sweep.id)
     before = answers(made)
     old = {f"{name}.parquet" for name in counted_files(made)}
+    merge(made)
     for path in made.home.results.rglob("*.parquet"):  # Written long ago: what counts is when they were replaced.
         os.utime(path, (1e9, 1e9))
-    merge(made)
     assert not garbage(made) & old
     assert ResultStore(made.home.results).read("runs", early) == before["runs"]
     assert not garbage(made, later=GRACE - 60) & old
@@ -116,10 +119,123 @@ def test_a_reader_whose_files_are_gone_finds_where_they_went(made: Made) -> None
         source = RegistrySource(made.home, registry, made.sweep)
         before = source.read("runs")
         compact(made.home, registry, [made.sweep.id])
-        for path in find_garbage(made.home, registry, now=time.time() + GRACE + 60):
-            path.unlink()
+        collect_garbage(made.home, registry, now=time.time() + GRACE + 60)
         assert source.read("runs") == before
         assert source.read("layers").num_rows == 48
+
+
+class Nap:
+    """A compaction that falls asleep where it has written everything, and what happens meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None], at: str = "compact.written"):
+        def sleep(name: str, subject: object = "") -> None:
+            if name == at:
+                monkeypatch.setattr(compaction, "point", lambda name, subject="": None)
+                meanwhile()
+
+        monkeypatch.setattr(compaction, "point", sleep)
+
+
+def collect(made: Made, *, later: float) -> set[str]:
+    with Registry.open(made.home.registry) as registry:
+        return {one.name for one in collect_garbage(made.home, registry, now=time.time() + later)}
+
+
+def age(made: Made) -> None:
+    for path in made.home.root.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_garbage_is_collected_beside_a_compaction_and_not_what_it_writes(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = answers(made)
+    zombies: set[str] = set()
+
+    def meanwhile() -> None:
+        age(made)
+        zombies.update(collect(made, later=2 * GRACE))
+
+    Nap(monkeypatch, meanwhile)
+    (merged,) = merge(made)
+    assert len(zombies) == 18  # the attempts that never counted, and nothing that is being written
+    assert (merged.moved, len(counted_files(made))) == (24, 1)
+    assert answers(made) == before
+    assert collect(made, later=2 * GRACE)  # the old files, and they alone
+    assert answers(made) == before
+    assert audit(made.home) == []
+
+
+def test_a_compaction_that_sleeps_beyond_its_lease_fails_and_loses_nothing(
+    made: Made, monkeypatch: pytest.MonkeyPatch, execute: Callable[[str], list[Any]]
+) -> None:
+    before, old = answers(made), counted_files(made)
+
+    def an_hour_later() -> None:
+        execute("UPDATE writings SET expires = expires - 3600")
+        age(made)
+        assert any("compact-" in name for name in collect(made, later=3600))
+
+    Nap(monkeypatch, an_hour_later)
+    with pytest.raises(Overtaken, match="nothing is lost, merge again"):
+        merge(made)
+    assert counted_files(made) == old
+    collect(made, later=2 * GRACE)
+    assert answers(made) == before
+    assert audit(made.home) == []
+    assert merge(made)[0].moved == 24
+    assert answers(made) == before
+
+
+def test_pointers_move_to_no_file_that_is_gone(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, old = answers(made), counted_files(made)
+
+    def lose() -> None:
+        (path,) = made.home.results.glob("layers/compact-*.parquet")
+        path.unlink()
+
+    Nap(monkeypatch, lose)
+    with pytest.raises(Overtaken, match="not where they were written"):
+        merge(made)
+    assert counted_files(made) == old
+    assert answers(made) == before
+    assert not list(made.home.results.rglob("compact-*"))  # what it wrote is gone with it
+
+
+def test_a_compaction_that_fails_leaves_nothing(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    Nap(monkeypatch, full)
+    with pytest.raises(OSError, match="No space left"):
+        merge(made)
+    assert not list(made.home.results.rglob("*compact-*"))
+    with Registry.open(made.home.registry) as registry:
+        assert not registry.custody.holdings(lapsed=True).written
+
+
+def test_what_was_invalidated_can_be_read_by_a_query_for_an_hour_more(made: Made) -> None:
+    with Registry.open(made.home.registry) as registry:
+        early = registry.pointers(made.sweep.id)
+        before = answers(made)
+        age(made)
+        registry.invalidate([row.id for row in registry.jobs(made.sweep.id)], "an example")
+    collect(made, later=GRACE - 60)
+    assert ResultStore(made.home.results).read("runs", early) == before["runs"]
+    collect(made, later=GRACE + 60)
+    assert not list(made.home.results.rglob("*.parquet"))
+
+
+def test_damaged_files_are_left_out_and_the_rest_is_merged(made: Made) -> None:
+    first, second = sorted(counted_files(made))[:2]
+    path = made.home.results / "epochs" / f"{first}.parquet"
+    path.write_bytes(path.read_bytes()[:-30])
+    path = made.home.results / "runs" / f"{second}.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1  # of the rows, not of the footer
+    path.write_bytes(content)
+    (merged,) = merge(made)
+    assert (merged.before, merged.after, merged.moved, merged.damaged) == (4, 1, 16, 2)
 
 
 def test_files_of_a_newer_version_are_left_alone(made: Made) -> None:
@@ -136,10 +252,12 @@ def test_files_of_a_newer_version_are_left_alone(made: Made) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "after"),
-    [("parquet.written", 2), ("parquet.renamed", 1), ("compact.written", 1), ("move.uncommitted", 1),
-     ("compact.committed", 1)],
+    [("compact.begun", 1), ("parquet.written", 2), ("parquet.renamed", 1), ("compact.written", 1),
+     ("move.uncommitted", 1), ("compact.committed", 1)],
 )  # fmt: skip
-def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(made: Made, point: str, after: int) -> None:
+def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(
+    made: Made, point: str, after: int, execute: Callable[[str], list[Any]]
+) -> None:
     before = answers(made)
     with tempfile.TemporaryDirectory(prefix="qsc-") as folder:
         sockets = Path(folder)
@@ -159,11 +277,11 @@ def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(made: Made, point:
     assert answers(made) == before
     assert len(counted_files(made)) == 1
     (kept,) = counted_files(made)
-    for path in made.home.results.rglob("*"):
-        if path.name in garbage(made, later=GRACE + 60):
-            path.unlink()
+    execute("UPDATE writings SET expires = expires - 3600")  # the lease of the one that was killed runs out
+    with Registry.open(made.home.registry) as registry:
+        collect_garbage(made.home, registry, now=time.time() + GRACE + 60)
     assert answers(made) == before
-    assert {path.stem for path in made.home.results.rglob("*.parquet")} >= {kept}
+    assert {path.name for path in made.home.results.rglob("*") if path.is_file()} == {f"{kept}.parquet"}
 
 
 def test_the_speeds_of_cohorts_are_known_after_it_as_before(made: Made) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as fs
 import pyarrow.parquet as pq
 import pytest
 
-from db.results import DamagedResults, ResultStore
+from db.results import DamagedResults, ResultStore, VanishedResults
 from db.rows import Committed
 from db.schema import KINDS
 from tests.db.conftest import trained
@@ -126,6 +128,53 @@ def test_a_store_at_a_url_holds_the_same(tmp_path: Path) -> None:
     store.write("runs", "p", [run(1, bits=2)])
     assert store.publications("runs") == {"p"}
     assert store.read("runs", [pointer(1, "p")], ["bits"]).to_pylist() == [{"bits": 2}]
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultStore:
+    """A store on a file system that is not the machine's own to Arrow, as S3's is not."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    files = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
+    monkeypatch.setattr("db.results.open_url", lambda url: (files, url.removeprefix("far://")))
+    return ResultStore("far://sweeps")
+
+
+def test_a_store_on_another_file_system_is_listed_and_cleaned_likewise(remote: ResultStore) -> None:
+    assert remote.files() == []
+    assert remote.identity() is None
+    remote._files.create_dir("sweeps/runs")
+    remote.write("runs", "p", [run(1, bits=2)])
+    remote.take("an identity")
+    assert remote.identity() == "an identity"
+    assert remote.publications("runs") == {"p"}
+    assert remote.holds("runs", "p")
+    assert not remote.holds("runs", "q")
+    (identity, file) = remote.files()
+    assert (identity.name, file.name) == ("STORE", "runs/p.parquet")
+    assert file.size > 0
+    assert abs(file.modified - time.time()) < 60
+    assert remote.read_file("runs", "p").num_rows == 1
+    assert remote.read("runs", [pointer(1, "p")], ["bits"]).to_pylist() == [{"bits": 2}]
+    assert remote.delete("runs/p.parquet")
+    assert not remote.delete("runs/p.parquet")
+    with pytest.raises(VanishedResults):
+        remote.read_file("runs", "p")
+
+
+def test_a_flipped_bit_gives_no_other_rows(store: ResultStore) -> None:
+    """Some bits of a page's header say nothing of its rows; every other is noticed."""
+    store.write("runs", "p", [run(number) for number in range(200)])
+    path = Path(store.path("runs", "p"))
+    whole, rows = path.read_bytes(), store.read_file("runs", "p")
+    footer, noticed = int.from_bytes(whole[-8:-4], "little") + 8, 0
+    for place in range(4, len(whole) - footer, 29):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            assert store.read_file("runs", "p") == rows
+        except DamagedResults:
+            noticed += 1
+    assert noticed > 150
 
 
 def test_the_file_says_its_kind_and_schema(store: ResultStore) -> None:

@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from db.audit import job_problems
+from db.naming import AmbiguousName
 from db.registration import _register, _rows
 from db.registry import Registry
-from db.rows import Calibration, Finished, Registered, Scope, Sweep
-from db.states import TRANSITIONS, FailureClass, SweepState
+from db.rows import Calibration, Cancelled, Finished, Registered, Retried, Scope, Sweep
+from db.states import TRANSITIONS, FailureClass, State, SweepState
 from db.transaction import Transaction
 from sweeps.errors import InputError
 from sweeps.job import Job, Kind
-from tests.db.conftest import agent_info, claim, trained
+from sweeps.spec import Axis, Spec
+from sweeps.tuning import Mode, Tuning
+from tests.db.conftest import SETTINGS, agent_info, claim, trained
 
 Execute = Callable[[str], list[Any]]
 
@@ -33,6 +37,13 @@ def finish_all(registry: Registry) -> int:
 
 def other_sweep(registry: Registry) -> Sweep:
     return registry.add_sweep(name="other", label="b", spec="{}", size=0)
+
+
+def spec(seeds: int, title: str = "", tuning: Tuning | None = None) -> str:
+    """The specification of `trained(seeds)`."""
+    axes = (Axis(name="seed", values=tuple(range(seeds))),)
+    given = Spec(name="grid", title=title, fixed=tuple(SETTINGS.items()), axes=axes, tuning=tuning)
+    return given.to_json()
 
 
 def test_registering_the_same_jobs_again_adds_nothing(registry: Registry, sweep: Sweep, execute: Execute) -> None:
@@ -67,16 +78,159 @@ def test_more_jobs_than_a_chunk_are_registered(registry: Registry, sweep: Sweep,
 
 
 def test_a_variant_launched_again_is_the_same_with_its_newest_text(registry: Registry, sweep: Sweep) -> None:
-    again = registry.add_sweep(name="grid", label="a", spec='{"title":"x"}', size=4, code="c2", keep="none")
-    assert (again.id, again.size, again.code, again.spec) == (sweep.id, 4, "c2", '{"title":"x"}')
-    assert len(registry.sweeps()) == 1
+    before = registry.add_sweep(name="grid", label="b", spec=spec(1), size=1, owner="me", code="c1", keep="all")
+    again = registry.add_sweep(
+        name="grid", label="b", spec=spec(1, title="x"), size=1, owner="you", code="c2", keep="none", seen_code="c1"
+    )
+    assert (again.id, again.code, again.spec) == (before.id, "c2", spec(1, title="x"))
+    assert (again.owner, again.keep) == ("me", "all")
+    assert len(registry.sweeps()) == 2
 
 
-def test_a_bare_name_means_the_variant_launched_last(registry: Registry, sweep: Sweep) -> None:
+def test_a_launch_with_other_jobs_or_another_tuning_under_one_name_is_refused(registry: Registry) -> None:
+    before = registry.add_sweep(name="grid", label="mine", spec=spec(1), size=1)
+    for other in (spec(2), spec(1, tuning=Tuning(metric="val_loss", mode=Mode.MIN))):
+        with pytest.raises(InputError, match="grid@mine names another variant already"):
+            registry.add_sweep(name="grid", label="mine", spec=other, size=2, keep="all")
+    assert registry.find_sweep("grid@mine") == before
+
+
+def test_code_that_another_launch_has_chosen_meanwhile_is_not_replaced(registry: Registry) -> None:
+    registry.add_sweep(name="grid", label="mine", spec=spec(1), size=1, code="c1")
+    with pytest.raises(InputError, match="just begun it with other code"):
+        registry.add_sweep(name="grid", label="mine", spec=spec(1), size=1, code="c2")
+    registry.add_sweep(name="grid", label="mine", spec=spec(1), size=1, code="c2", seen_code="c1")
+    assert registry.find_sweep("grid@mine").code == "c2"
+
+
+def test_of_two_launches_at_once_with_one_name_one_is_refused_before_its_jobs(url: str) -> None:
+    """A real race: both have looked before either wrote."""
+    ready = threading.Barrier(2)
+
+    def launch(seeds: int) -> str:
+        with Registry.open(url) as registry:
+            ready.wait()
+            try:
+                sweep = registry.add_sweep(name="grid", label="mine", spec=spec(seeds), size=seeds)
+            except InputError as error:
+                return str(error)
+            registry.register(sweep.id, trained(seeds))
+            return ""
+
+    with ThreadPoolExecutor(2) as threads:
+        said = list(threads.map(launch, (2, 3)))
+    with Registry.open(url) as registry:
+        sweep = registry.find_sweep("grid@mine")
+        assert sorted(map(bool, said)) == [False, True]
+        assert len(registry.jobs(sweep.id)) == sweep.size == len(Spec.from_json(sweep.spec, place="").jobs())
+
+
+def test_a_training_whose_model_is_asked_for_meanwhile_is_finished_only_with_it(registry: Registry) -> None:
+    parent, other = trained(2)
+    scratch = registry.add_sweep(name="scratch", label="a", spec="{}", size=2, keep="none")
+    registry.register(scratch.id, [parent, other])
+    agent = registry.enlist(agent_info())
+    claims = claim(registry, agent)
+    assert not any(one.keep_model for one in claims)
+    asking = other_sweep(registry)
+    registry.register(asking.id, [parent, child_of(parent)])
+    unkept = [Finished(job_id=one.job_id, attempt=one.attempt, publication="p", unkept=True) for one in claims]
+    first = registry.finish(agent, unkept)
+    assert (len(first.jobs), len(first.asked)) == (1, 1)
+    late = [replace(one, model_file="m", model_hash="h", unkept=False) for one in unkept if one.job_id in first.asked]
+    assert registry.finish(agent, late).jobs == first.asked
+    (measure,) = claim(registry, agent)
+    assert measure.parent is not None
+    assert measure.parent.model_file == "m"
+
+
+def test_a_retry_repeats_the_training_that_left_no_model_with_what_was_measured_of_it(registry: Registry) -> None:
+    parent = trained(1)[0]
+    sweep = other_sweep(registry)
+    registry.register(sweep.id, [parent, child_of(parent)])
+    agent = registry.enlist(agent_info())
+    (training,) = claim(registry, agent)
+    registry.finish(agent, [Finished(job_id=training.job_id, attempt=training.attempt, publication="p")])
+    registry.fail(agent, claim(registry, agent), FailureClass.INPUT, "the model was not kept")
+    assert registry.counts(sweep.id).failed == 1
+    assert registry.retry(sweep.id) == Retried(queued=1, trainings=1)
+    assert registry.counts(sweep.id).queued == 2
+    (again,) = claim(registry, agent)
+    assert (again.job, again.keep_model) == (parent, True)
+    kept = Finished(job_id=again.job_id, attempt=again.attempt, publication="q", model_file="m", model_hash="h")
+    registry.finish(agent, [kept])
+    finish_all(registry)
+    assert registry.counts(sweep.id).done == 2
+    assert registry.retry(sweep.id) == Retried(queued=0)
+
+
+def test_a_child_that_is_registered_as_its_parent_ends_without_a_model_has_it_repeated(registry: Registry) -> None:
+    parent = trained(1)[0]
+    scratch = registry.add_sweep(name="scratch", label="a", spec="{}", size=1, keep="none")
+    registry.register(scratch.id, [parent])
+    finish_all(registry)
+    asking = other_sweep(registry)
+    registry.register(asking.id, [parent, child_of(parent)])
+    assert registry.counts(asking.id).queued == 2
+    assert "its model is asked for" in registry.events(registry.job(parent.identity).id)[-1].detail
+
+
+def test_a_deleted_sweep_is_listed_nowhere_and_what_others_share_stays(registry: Registry, sweep: Sweep) -> None:
+    jobs = trained(5)
+    registry.register(sweep.id, jobs)
+    other = other_sweep(registry)
+    registry.register(other.id, jobs[:2])
+    with pytest.raises(InputError, match="5 of its jobs wait or run; cancel it first"):
+        registry.delete(sweep.id)
+    finish_all(registry)
+    assert registry.deletion(sweep).shared == {"other@b": 2}
+    gone = registry.delete(sweep.id)
+    assert (gone.jobs, set(gone.identities)) == (3, {job.identity for job in jobs[2:]})
+    assert [one.title for one in registry.sweeps()] == ["other@b"]
+    with pytest.raises(InputError, match="no sweep 'grid'"):
+        registry.find_sweep("grid")
+    assert registry.counts(other.id).done == 2
+    lost = registry.job(jobs[4].identity)
+    assert (lost.state, lost.publication) == (State.CANCELLED, None)
+    assert registry.attempts(lost.id)[0].superseded == "grid@a was deleted"
+    assert not list(job_problems(lost, registry.events(lost.id), set()))
+
+
+def test_a_deleted_name_is_free_and_its_jobs_are_computed_again(registry: Registry, sweep: Sweep) -> None:
+    jobs = [*trained(3), child_of(trained(1)[0])]
+    registry.register(sweep.id, jobs)
+    finish_all(registry)
+    registry.delete(sweep.id)
+    again = registry.add_sweep(name="grid", label="a", spec="{}", size=4)
+    assert again.id != sweep.id
+    assert registry.register(again.id, jobs) == Registered(new=4, shared=0, known=0)
+    assert registry.counts(again.id).queued == 4
+    finish_all(registry)
+    assert registry.counts(again.id).done == 4
+
+
+def test_a_sweep_with_jobs_at_work_is_not_deleted_even_if_it_was_cancelled(registry: Registry, sweep: Sweep) -> None:
+    registry.register(sweep.id, trained(2))
+    agent = registry.enlist(agent_info())
+    claims = claim(registry, agent, 1)
+    assert registry.cancel(sweep.id) == Cancelled(queued=1, running=1)
+    with pytest.raises(InputError, match="1 of its jobs still run"):
+        registry.delete(sweep.id)
+    registry.release(agent, claims)
+    assert registry.delete(sweep.id).jobs == 2
+
+
+def test_a_bare_name_means_the_sweep_as_written_whatever_was_launched_since(registry: Registry, sweep: Sweep) -> None:
+    assert registry.find_sweep("grid").label == "a"  # the only one
     registry.add_sweep(name="grid", label="b", spec="{}", size=0)
-    assert registry.find_sweep("grid").label == "b"
-    registry.add_sweep(name="grid", label="a", spec="{}", size=0)
-    assert registry.find_sweep("grid").label == "a"
+    with pytest.raises(AmbiguousName, match="launched in 2 variants, and never as written; name one: grid@b, grid@a"):
+        registry.find_sweep("grid")
+    for label, written in (("c", True), ("b", False), ("d", False)):
+        registry.add_sweep(name="grid", label=label, spec="{}", size=0, written=written)
+        assert registry.find_sweep("grid").label == "c"
+    registry.add_sweep(name="grid", label="e", spec="{}", size=0, written=True)  # the file was edited
+    registry.add_sweep(name="grid", label="c", spec="{}", size=0)  # and the older one resumed
+    assert registry.find_sweep("grid").label == "e"
     assert registry.find_sweep("grid@b").label == "b"
     with pytest.raises(InputError, match="did you mean 'grid"):
         registry.find_sweep("gird")
@@ -86,9 +240,9 @@ def test_cancelling_leaves_the_jobs_of_other_sweeps_alone(registry: Registry, sw
     other = other_sweep(registry)
     registry.register(sweep.id, trained(5))
     registry.register(other.id, trained(3))
-    assert registry.cancel(sweep.id) == 2
+    assert registry.cancel(sweep.id) == Cancelled(queued=2, running=0)
     assert (registry.counts(sweep.id).cancelled, registry.counts(other.id).queued) == (2, 3)
-    assert registry.cancel(other.id) == 3
+    assert registry.cancel(other.id) == Cancelled(queued=3, running=0)
     agent = registry.enlist(agent_info())
     assert registry.next_cohort(agent) is None
     registry.reactivate(other.id)

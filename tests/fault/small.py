@@ -12,8 +12,11 @@ from typing import Any
 
 import psutil
 
+from db.home import Home
 from db.registry import Registry
 from db.rows import AgentRow
+from orchestrator.keeper import living
+from orchestrator.starts import recorded
 from sweeps import processes
 from tests.conftest import QSWEEP, environment, wait_until_training
 
@@ -78,6 +81,13 @@ class Small:
                 return found
             time.sleep(0.1)
         raise AssertionError(f"after two minutes only {found}")
+
+
+def keepers(home: Path) -> list[int]:
+    """The processes that keep a detached launch of this home at work."""
+    with Registry.open(home / "registry.db") as registry:
+        starts = [one for sweep in registry.sweeps() for one in recorded(Home.at(home), sweep.id)]
+    return [process.pid for _, process in living(starts)]
 
 
 def kill(*pids: int) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fault.small import Small, kill, supervisor_of
+from tests.fault.small import Small, keepers, kill, supervisor_of
+from tests.frozen import change_code
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -33,6 +34,7 @@ def holder(small: Small) -> int:
 
 
 def end(small: Small) -> None:
+    kill(*keepers(small.home))
     for agent in small.status()["agents"]:
         if psutil.pid_exists(agent["pid"]):
             kill(*(pid for pid in (supervisor_of(agent["pid"]), agent["pid"]) if pid > 1))
@@ -44,6 +46,7 @@ def test_the_jobs_of_an_agent_that_died_with_its_supervisor_run_again_within_two
     assert small.run("launch", "small.toml", "--workers", "2", "--lease", str(lease), "--detach").returncode == 0
     try:
         small.agents(2)  # one holds the only cohort, the other waits for it
+        kill(*keepers(small.home))  # which would see the death at once
         dead = holder(small)
         died = time.time()
         kill(supervisor_of(dead), dead)
@@ -91,9 +94,8 @@ def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_wher
 ) -> None:
     small = Small(tmp_path, epochs=2)
     assert small.run("launch", "small.toml", "--limit", "1", "--workers", "1").returncode == 0
-    (snapshot,) = [path for path in (small.home / "code").iterdir() if not path.name.startswith(".")]
-    (snapshot / "workers" / "agent" / "__main__.py").write_text("raise SystemExit('broken')\n")
-    answer = small.run("launch", "small.toml", "--workers", "1")
+    change_code(small.home, "workers/agent/__main__.py", "raise SystemExit('broken')\n")
+    answer = small.run("launch", "small.toml", "--workers", "1", "--code", "frozen")
     assert answer.returncode == 1
     assert "agents end without doing anything; see " in answer.stderr
     assert "broken" in (small.home / "logs" / "agents" / "supervisors.log").read_text()
@@ -118,3 +120,20 @@ def test_a_selection_after_an_interrupted_launch_runs_that_selection_alone(tmp_p
     assert states == {4: "done", 32: "queued"}
     assert small.run("resume", "small", "--workers", "1").returncode == 0
     assert small.counts()["done"] == 4
+
+
+def test_a_detached_launch_keeps_agents_at_work_until_nothing_is_left(tmp_path: Path) -> None:
+    small = Small(tmp_path, epochs=60)
+    launched = small.run("launch", "small.toml", "--workers", "1", "--detach")
+    assert "keeps 1 agent at work here" in launched.stderr, launched.stderr
+    (dead,) = small.agents(1)
+    (keeper,) = keepers(small.home)
+    assert f"process {keeper} keeps 1 agent at work" in small.run("status").stdout
+    kill(supervisor_of(dead.pid), dead.pid)
+    psutil.wait_procs([psutil.Process(keeper)], timeout=300)
+    assert not keepers(small.home)
+    assert query(small.home, "SELECT count(*) FROM agents") >= [(2,)]
+    assert query(small.home, "SELECT DISTINCT state FROM jobs") == [("done",)]
+    said = small.run("status").stdout
+    assert "no agents running" not in said
+    assert "keeps" not in said

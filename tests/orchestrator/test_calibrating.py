@@ -37,11 +37,11 @@ def test_a_calibration_is_recorded_once_and_the_training_follows_it(qsweep: Qswe
     part += " and learning_rate < 0.004 and bits < 8"
     chosen = ("digits-grid", "--set", "epochs=1", "--where", part)
     first = qsweep("calibrate", *chosen, "--workers", "1", "--seconds", "0.2", "--json")
-    found = json.loads(first.stdout)
+    (found,) = json.loads(first.stdout)
     assert {one["form"] for one in found["trials"]} == {form.value for form in forms_of("fp32", "cpu")}
     assert found["recorded"]["peak"] > 10**8
     assert found["recorded"]["seconds"] > 0
-    again = json.loads(qsweep("calibrate", *chosen, "--json").stdout)
+    (again,) = json.loads(qsweep("calibrate", *chosen, "--json").stdout)
     assert (again["kept"], again["recorded"], again["trials"]) == (True, found["recorded"], [])
     qsweep("launch", *chosen, "--workers", "1")
     rows = json.loads(qsweep("query", "SELECT DISTINCT slots, form FROM runs", "--format", "json").stdout)

@@ -11,8 +11,11 @@ import pytest
 import qsweep as api
 from sweeps import processes
 from tests.conftest import QSWEEP, Qsweep, environment
+from tests.frozen import change_code
 
 pytestmark = pytest.mark.slow
+
+EXITS = "workers/agent/exits.py"
 
 SWEEP = ("launch", "digits-grid", "--name", "mine", "--workers", "1", "--set", "epochs=1", "--limit", "4")
 
@@ -61,7 +64,7 @@ def test_garbage_goes_and_nothing_else_does(qsweep: Qsweep, home: Path) -> None:
 @pytest.mark.usefixtures("done")
 def test_invalid_results_count_no_more_and_are_computed_again(qsweep: Qsweep, home: Path) -> None:
     before = api.results("digits-grid", home=home)
-    said = qsweep("invalidate", "digits-grid", "--where", "bits == 2", "--reason", "an example").stdout
+    said = qsweep("invalidate", "digits-grid", "--where", "bits == 2", "--reason", "an example", "--yes").stdout
     assert "1 result invalidated, jobs re-queued" in said
     assert set(api.results("digits-grid", home=home).bits.fillna(32)) == {32, 8, 4}
     assert qsweep("resume", "digits-grid", "--workers", "1").returncode == 0
@@ -90,15 +93,7 @@ def test_the_code_is_frozen_at_launch_and_a_launch_with_other_code_asks(qsweep: 
     (version,) = (path.name for path in (home / "code").iterdir())
     assert set(api.results("digits-grid", home=home).code) == {version}
 
-    other = f"{version}.other"
-    (home / "code" / version).rename(home / "code" / other)
-    (home / "code" / other / "CODE").write_text(other)
-    import sqlite3
-
-    with sqlite3.connect(home / "registry.db") as connection:
-        connection.execute("UPDATE sweeps SET code = ?", (other,))
-    connection.close()
-
+    other = change_code(home, EXITS, (home / "code" / version / EXITS).read_text() + "# other\n")
     more = (*SWEEP[:-1], "5")
     refused = qsweep(*more)
     assert refused.returncode == 2

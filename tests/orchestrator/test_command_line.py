@@ -28,6 +28,7 @@ COMMANDS = [
     "retry",
     "cancel",
     "invalidate",
+    "delete",
     "figures",
     "analyze",
     "du",

@@ -161,6 +161,8 @@ def test_ctrl_c_hands_the_jobs_back_and_says_how_to_resume(qsweep: Qsweep, home:
     state = counts(qsweep)
     assert (state["queued"], state["running"]) == (12, 0)
     assert len({path.parent for path in (home / "checkpoints").rglob("*.pt")}) == 12
+    listed = api.results("digits-grid", "attempts", home=home)
+    assert set(listed.failure_class) == {"interrupted"}
     assert not descendants_by_home(home)
 
 

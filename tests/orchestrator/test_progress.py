@@ -43,7 +43,7 @@ def test_the_time_left_does_not_jump_when_cohorts_end_together() -> None:
     for second in range(1, 331):  # two agents with cohorts of 12; a cohort takes 100 s
         clock.now = float(second)
         ended, step = divmod(second, 100)
-        progress.add_notes([note(12, step)] * 2 if step else ["", ""])  # between two cohorts agents say nothing
+        progress.add_notes([(note(12, step), 12)] * 2 if step else [("", 12)] * 2)  # between two cohorts agents say nothing
         progress.add_results(row(job) for job in jobs[: 24 * ended])
         progress.look()
         if second > 20:
@@ -57,11 +57,11 @@ def test_results_that_come_after_the_agents_note_is_gone_take_nothing_back() -> 
     progress = Progress(jobs={job.identity: job for job in JOBS[:24]}, clock=clock, running=12, queued=12)
     progress.mark_start()
     clock.now = 90.0
-    progress.add_notes([note(12, 90)])
+    progress.add_notes([(note(12, 90), 12)])
     progress.look()
     before = progress.seconds_left
     clock.now = 91.0
-    progress.add_notes([""])
+    progress.add_notes([("", 12)])
     progress.look()
     assert abs(progress.seconds_left - before) < 5
     assert progress.share >= 0.44

@@ -85,7 +85,7 @@ def run(home: Path, folder: Path, tidy: None) -> Run:
     return call
 
 
-def rows_of(registry: Registry, name: str = "tuned") -> dict[str, JobRow]:
+def rows_of(registry: Registry, name: str = "tuned+tune") -> dict[str, JobRow]:
     return {row.identity: row for row in registry.jobs(registry.find_sweep(name).id)}
 
 
@@ -103,7 +103,7 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
     assert "ray" not in tuned.stderr.lower()
 
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("tuned")
+        sweep = registry.find_sweep("tuned+tune")
         assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning is over")
         rows = rows_of(registry)
         done = [row for row in rows.values() if row.state is State.DONE]
@@ -119,7 +119,7 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
             saved = list((home / "checkpoints" / row.identity).glob("*.pt"))
             assert saved
         told = {row.identity: [one["val_loss"] for one in reports[row.id]] for row in rows.values()}
-        listed = run("jobs", "tuned").stdout
+        listed = run("jobs", "tuned+tune").stdout
         assert f"cancelled (stopped at epoch {stopped[0].epoch})" in listed
 
         again = run(*arguments)
@@ -136,8 +136,8 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
         assert all(last[row.identity].resumed_from == row.progress > 0 for row in stopped)
         assert all(last[row.identity].attempt == row.attempt for row in done)
 
-    runs = api.results("tuned", home=home).set_index("job")
-    epochs = api.results("tuned", "epochs", home=home)
+    runs = api.results("tuned+tune", home=home).set_index("job")
+    epochs = api.results("tuned+tune", "epochs", home=home)
     assert sorted(runs.index) == sorted(rows)
     for job, values in told.items():
         assert epochs[epochs.job == job].val_loss.tolist()[: len(values)] == values
@@ -160,7 +160,7 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
     driver = begin(*arguments)
     until(lambda: _reported(home) > 5, "a few epochs")
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("tuned")
+        sweep = registry.find_sweep("tuned+tune")
         victim, *_ = (row for row in registry.jobs(sweep.id, state=State.RUNNING) if registry.reports([row.id]))
         agent = next(one for one in registry.agents() if one.id == registry.attempts(victim.id)[-1].agent_id)
         actor = psutil.Process(agent.pid).parents()[1]
@@ -173,15 +173,15 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
         driver.send_signal(signal.SIGINT)
         said = driver.communicate(timeout=120)[1]
         assert driver.returncode == 130, said
-        assert "go on with: qsweep resume tuned@tune-" in said
-        sweep = registry.find_sweep("tuned")
+        assert "go on with: qsweep resume tuned+tune@" in said
+        sweep = registry.find_sweep("tuned+tune")
         assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning was interrupted")
         assert registry.counts(sweep.id).running == 0
         begun = {row.id: row.progress for row in registry.jobs(sweep.id, state=State.QUEUED)}
         assert begun
 
         known = _reported(home)
-        driver = begin("resume", "tuned", "--ray-address", cluster.address, "--lease", "6")
+        driver = begin("resume", "tuned+tune", "--ray-address", cluster.address, "--lease", "6")
         until(lambda: _reported(home) > known + 5, "a few epochs more, from the registry alone")
         agents = [one.pid for one in registry.agents()]
         driver.kill()
@@ -199,7 +199,7 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
     for *before, last in attempts.values():
         assert last.failure_class is None
         assert {one.failure_class for one in before} <= {FailureClass.PREEMPTED, FailureClass.LOST}
-    runs, epochs = api.results("tuned", home=home), api.results("tuned", "epochs", home=home)
+    runs, epochs = api.results("tuned+tune", home=home), api.results("tuned+tune", "epochs", home=home)
     assert sorted(runs.job) == sorted(rows)
     assert all(epochs[epochs.job == job].epoch.tolist() == list(range(1, 61)) for job in rows)
     assert run("db", "check").returncode == 0
@@ -219,7 +219,7 @@ def test_a_tuning_whose_trial_failed_says_so_and_ends_with_1(
     tuned = run("tune", "tuned.toml", "--samples", "1", "--ray-address", cluster.address)
     assert tuned.returncode == 1, tuned.stderr
     assert f"job {job.identity[:12]} failed: timeout" in tuned.stderr
-    assert "1 jobs failed; see: qsweep jobs tuned@tune-" in tuned.stderr
+    assert "1 jobs failed; see: qsweep jobs tuned+tune@" in tuned.stderr
     assert "**Best trials by val_loss**" in tuned.stdout
 
 

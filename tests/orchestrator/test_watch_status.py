@@ -13,9 +13,9 @@ from rich.console import Console
 
 from db.registry import Registry
 from db.results import ResultStore
-from db.rows import Finished, Sweep
+from db.rows import Checkpoint, Finished, Sweep
 from orchestrator import lookout as lookout_module
-from orchestrator.board import content, picture, plain_line, watch
+from orchestrator.board import LONGEST, content, mean_losses, pause_after, picture, plain_line, sparkline, watch
 from orchestrator.lookout import Lookout
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim, trained
@@ -143,11 +143,11 @@ def test_an_agent_that_went_silent_says_so(registry: Registry, store: ResultStor
     registry.enlist(agent_info())
     lookout = Lookout(registry, store, sweep)
     view = lookout.look()
-    silent = replace(view, agents=[replace(view.agents[0], expired=True, beat_at=view.at - 75)])
+    silent = replace(view, agents=[replace(view.agents[0], expired=True, overdue=75.0)])
     console = Console(file=io.StringIO(), width=80)
     console.print(picture(silent, 80, 24))
     assert isinstance(console.file, io.StringIO)
-    assert "silent for 1 min 15 s" in console.file.getvalue()
+    assert "silent, its lease ran out 1 min 15 s ago" in console.file.getvalue()
 
 
 def test_without_a_terminal_there_are_plain_lines_until_all_is_done(registry: Registry, store: ResultStore) -> None:
@@ -159,8 +159,8 @@ def test_without_a_terminal_there_are_plain_lines_until_all_is_done(registry: Re
     assert isinstance(console.file, io.StringIO)
     (line,) = console.file.getvalue().splitlines()
     assert "grid@abc: 4/4 done, 0 running, 0 queued, 0 failed" in line
-    assert line.endswith("nothing left")
-    assert plain_line(lookout.look()).endswith("nothing left")
+    assert line.endswith("complete")
+    assert plain_line(lookout.look()).endswith("complete")
     assert json.loads(json.dumps(content(lookout.look())))["means"]["Int2"]["train_loss"] == 2
 
 
@@ -168,3 +168,61 @@ def test_watching_without_a_sweep_is_one_clear_message(qsweep: Qsweep) -> None:
     answer = qsweep("status", "--watch")
     assert answer.returncode == 2
     assert "there is no registry here" in answer.stderr
+
+
+@pytest.mark.parametrize(("look", "pause"), [(0.01, 1.0), (0.1, 2.0), (3.1, LONGEST), (60.0, LONGEST)])
+def test_the_pause_between_looks_is_bounded(look: float, pause: float) -> None:
+    assert pause_after(look, 1.0) == pause
+    assert LONGEST <= 5
+
+
+def test_a_part_of_a_grid_is_shown_as_what_it_is(registry: Registry, store: ResultStore) -> None:
+    sweep = registry.add_sweep(name="grid", label="abc", spec="{}", size=972)
+    registry.register(sweep.id, trained(8))
+    agent = registry.enlist(agent_info())
+    finish(registry, store, agent, 6, "some")
+    lookout = Lookout(registry, store, sweep)
+    assert "6/8 done" in plain_line(lookout.look())
+    assert "(of 972 in the grid)" in plain_line(lookout.look())
+    text = "\n".join(shown(lookout))
+    assert "75.0%" in text
+    assert "8  of the 972 of the grid" in text
+
+
+def test_the_time_left_is_never_nothing_while_jobs_are_open(registry: Registry, store: ResultStore) -> None:
+    """Another sweep's agent works on the same cohort, and says that it is far."""
+    sweep, agent = sweep_of(registry, 4), registry.enlist(agent_info())
+    lookout = Lookout(registry, store, sweep)
+    assert plain_line(lookout.look()).endswith("time left: unknown")
+    finish(registry, store, agent, 1, "one")
+    note = {"cohort": trained(1, bits=32)[0].cohort_key, "jobs": 900, "step": 10, "steps": 10}
+    registry.beat(agent, json.dumps(note))
+    left = lookout.look().seconds_left
+    assert left is None or left > 0
+    held = claim(registry, agent, 9)
+    registry.beat(agent, json.dumps(note | {"cohort": held[0].job.cohort_key}))
+    assert not plain_line(lookout.look()).endswith("0 s")
+
+
+def test_the_epochs_of_running_trainings_are_shown(registry: Registry, store: ResultStore) -> None:
+    sweep, agent = sweep_of(registry, 4), registry.enlist(agent_info())
+    held = claim(registry, agent, 1)
+    curve = [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.0}]
+    saved = Checkpoint(job_id=held[0].job_id, attempt=1, step=9, epoch=2, file="f", checksum="c", curve=curve)
+    registry.checkpointed(agent, [saved])
+    lookout = Lookout(registry, store, sweep)
+    assert content(lookout.look())["epochs"] == [
+        {"job": held[0].job.identity, "attempt": 1, "final": False, **row} for row in curve
+    ]
+    assert "1 in training, epoch 2 of 2, train loss 1.0000  █▁" in "\n".join(shown(lookout))
+
+
+def test_a_mean_curve_leaves_out_what_is_not_finite(registry: Registry) -> None:
+    assert sparkline([3.0, None, 1.0]) == "█ ▁"
+    assert sparkline([1.0]) == "▁"
+    sweep, agent = sweep_of(registry, 4), registry.enlist(agent_info())
+    rows = ([{"epoch": 1, "train_loss": 2.0}], [{"epoch": 1, "train_loss": 4.0}, {"epoch": 2, "train_loss": None}])
+    for one, curve in zip(claim(registry, agent, 2), rows, strict=True):
+        saved = Checkpoint(job_id=one.job_id, attempt=1, step=9, epoch=1, file="f", checksum="c", curve=curve)
+        registry.checkpointed(agent, [saved])
+    assert mean_losses(registry.curves(sweep.id)) == [3.0, None]

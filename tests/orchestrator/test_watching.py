@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -15,13 +16,16 @@ from rich.console import Console
 from db.clock import boot_seconds, process_started
 from db.home import Home
 from db.registry import Registry
-from db.rows import Scope
+from db.rows import AgentRow, Scope, Sweep
+from db.states import FailureClass
 from orchestrator.backends.base import Backend, Fleet, Site
+from orchestrator.blockage import blocked_words
 from orchestrator.deaths import GRACE, Deaths, is_alive
 from orchestrator.machine import Machine
 from orchestrator.watch import Watch
 from sweeps.errors import QsweepError
-from tests.db.conftest import trained
+from tests.db.conftest import agent_info, claim, trained
+from tests.db.test_blocking import children
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere psutil's clock is used")
@@ -66,7 +70,7 @@ class Unreachable(Backend):
     def alive(self) -> int:
         raise QsweepError("the cluster does not answer any more")
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         self.stops += 1
 
     def kill(self) -> None:
@@ -89,3 +93,83 @@ def test_a_launcher_that_fails_leaves_agents_elsewhere_alone_and_says_so(
     assert isinstance(console.file, io.StringIO)
     said = "agents that are at work or in a queue go on" in console.file.getvalue()
     assert (said, backend.stops) == ((True, 0) if independent else (False, 1))
+
+
+class Idle(Backend):
+    """Agents that run elsewhere and get nothing done."""
+
+    name = "idle"
+
+    def __init__(self, others: int = 0) -> None:
+        self.starts = 0
+        self.there = others
+
+    def survey(self, machine: Machine, workers: int | None) -> Site:
+        return Site(hosts=frozenset(), agents=1)
+
+    def adopt(self, fleet: Fleet) -> None:
+        return
+
+    def start(self, count: int) -> None:
+        self.starts += count
+
+    def alive(self) -> int:
+        return 0
+
+    def others(self, agents: Sequence[AgentRow]) -> int:
+        return self.there
+
+    def stop(self) -> None:
+        return
+
+    def kill(self) -> None:
+        return
+
+
+def watched(home: Home, registry: Registry, sweep: Sweep, backend: Backend) -> tuple[Watch, io.StringIO]:
+    said = io.StringIO()
+    fleet = Fleet(home=home, workers=1, gpus=0, lease=30, scope=Scope(sweep=sweep.id), title=sweep.title, code="")
+    return Watch(home, registry, sweep, backend, fleet, Console(file=said, width=300)), said
+
+
+def test_a_launch_ends_with_what_it_has_where_the_rest_waits_for_a_failed_training(tmp_path: Path) -> None:
+    home, backend = Home.at(tmp_path), Idle()
+    home.prepare()
+    with Registry.open(home.registry, create=True) as registry:
+        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=4)
+        (parent,) = trained(1)
+        registry.register(sweep.id, [parent, *children(parent, 3)])
+        agent = registry.enlist(agent_info())
+        registry.fail(agent, claim(registry, agent), FailureClass.INPUT, "wrong")
+        watch, said = watched(home, registry, sweep, backend)
+        watch.run()
+        assert backend.starts == 0
+        assert "0 queued, 1 failed, 3 blocked" in said.getvalue()
+        (line,) = blocked_words(sweep.title, registry.blocked(sweep.id))
+        assert line.startswith(f"grid@a: 3 jobs can't run: their training is failed ({parent.identity[:12]});")
+        assert "qsweep retry grid@a" in line
+
+
+def test_a_launch_says_at_once_and_once_what_it_waits_for(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    home.prepare()
+    with Registry.open(home.registry, create=True) as registry:
+        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=2)
+        registry.register(sweep.id, trained(2))
+        watch, said = watched(home, registry, sweep, Idle(others=2))
+        watch._update()
+        watch._keep_agents()
+        watch._keep_agents()
+        assert said.getvalue().count("Waiting: 2 agents are at work that this launch has not started") == 1
+        agent = registry.enlist(agent_info(host="far", lease=20.0))
+        held = claim(registry, agent)
+        watch, said = watched(home, registry, sweep, Idle())
+        watch._update()
+        watch._keep_agents()
+        assert "Waiting: 2 jobs are held by 1 agent on far" in said.getvalue()
+        registry.fail(agent, held, FailureClass.LOST, "gone")
+        registry.fail(agent, claim(registry, agent), FailureClass.LOST, "gone")
+        watch, said = watched(home, registry, sweep, Idle())
+        watch._update()
+        watch._keep_agents()
+        assert "Waiting: jobs that failed or were lost wait before they run again" in said.getvalue()

@@ -26,6 +26,7 @@ class MadeSource(Source):
     """Rows as a source. `order` is a seed that shuffles them."""
 
     def __init__(self, spec: Spec, rows: Mapping[str, list[dict[str, Any]]], *, order: int | None = None) -> None:
+        self.lost = []
         self.sweep = Sweep(
             id=1,
             name=spec.name,
@@ -40,6 +41,7 @@ class MadeSource(Source):
             created_at=0.0,
             launched_at=0.0,
         )
+        self.called = spec.name
         self.rows = {
             name: list(given) if order is None else random.Random(order).sample(given, len(given))
             for name, given in rows.items()

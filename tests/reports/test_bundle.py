@@ -6,11 +6,15 @@ import csv
 import hashlib
 import io
 import json
+import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import qsweep as api
@@ -25,6 +29,7 @@ from reports.query import run_query
 from reports.render import Layout
 from reports.source import Source, opened_source
 from sweeps.errors import InputError
+from tests.conftest import Qsweep
 from tests.reports.made import SWEEP, Made, home_at, launch, sources, work
 
 FULL = Layout(against_paper=True, spread=True)
@@ -250,3 +255,102 @@ def test_python_reads_a_bundle(bundle: Path, made: Made) -> None:
     assert len(api.results(bundle=bundle)) == 20
     assert "Partial: 20 of 24" in api.tables(bundle=bundle)
     assert api.query("SELECT count(*) AS n FROM runs", bundle=bundle).n[0] == 20
+
+
+def reexport(bundle: Path, name: str, edit: Callable[[pa.Table], pa.Table]) -> None:
+    """Alter one file of an export, with a digest and a count of rows that fit."""
+    path, manifest = bundle / f"{name}.parquet", json.loads((bundle / MANIFEST).read_text())
+    table = edit(pq.read_table(path))
+    pq.write_table(table, path)
+    for entry in manifest["files"]:
+        if entry["file"] == path.name:
+            entry |= {"rows": table.num_rows, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def doubled(table: pa.Table) -> pa.Table:
+    return pa.concat_tables([table, table.slice(0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "said"),
+    [
+        ("runs", doubled, "stands twice"),
+        ("epochs", doubled, "stands twice"),
+        ("layers", doubled, "stands twice"),
+        ("jobs", doubled, "stands twice"),
+        ("attempts", doubled, "stands twice"),
+        ("runs", lambda table: table.slice(1), "is missing"),
+        ("jobs", lambda table: table.slice(1), "of which no such attempt counts"),
+        ("runs", lambda table: table.drop(["job"]), "no column job"),
+        ("runs", lambda table: table.rename_columns(["x" + one for one in table.column_names]), "it has 0 rows"),
+        ("jobs", lambda table: table.drop(["state"]), "unknown kind or state"),
+        (
+            "runs",
+            lambda table: table.set_column(table.column_names.index("bits"), "bits", [["8"] * len(table)]),
+            "the column bits is string",
+        ),
+    ],
+)
+def test_rows_twice_or_of_no_counted_job_are_refused_and_never_counted(
+    bundle: Path, name: str, edit: Callable[[pa.Table], pa.Table], said: str
+) -> None:
+    reexport(bundle, name, edit)
+    with pytest.raises(InputError, match=said):
+        BundleSource(bundle)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.pop("sweep"),
+        lambda m: m.update(sweep=[1]),
+        lambda m: m["sweep"].update(more=1),
+        lambda m: m["sweep"].update(state="asleep"),
+        lambda m: m["sweep"].update(name=3),
+        lambda m: m.update(spec={}),
+        lambda m: m["spec"].update(axes=[{"name": "bits"}]),
+        lambda m: m["spec"].update(fixed=3),
+        lambda m: m.update(files=None),
+        lambda m: m.update(files=[]),
+        lambda m: m["files"].append(m["files"][0]),
+        lambda m: m["files"][0].update(sha256=3),
+        lambda m: m["files"][0].update(rows="many"),
+        lambda m: m["files"][0].update(file="../runs.parquet"),
+    ],
+)
+def test_a_manifest_that_no_export_writes_is_refused_in_one_message(
+    bundle: Path, edit: Callable[[dict[str, Any]], Any], here: Qsweep
+) -> None:
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    edit(manifest)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    answer = here("tables", "--from", str(bundle))
+    assert answer.returncode == 2
+    assert "was altered" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"[" * 100_000, b'{"format": 1, "format": 1}', b"[]", b"3"])
+def test_a_manifest_that_is_odd_json_makes_no_bundle(bundle: Path, text: bytes) -> None:
+    (bundle / MANIFEST).write_bytes(text)
+    with pytest.raises(InputError, match="this is no bundle"):
+        BundleSource(bundle)
+
+
+def test_a_foreign_folder_or_file_is_no_bundle(tmp_path: Path, here: Qsweep) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "piped").mkdir()
+    os.mkfifo(tmp_path / "piped" / MANIFEST)
+    for name in ("file", "nowhere", "piped"):
+        for command in (("tables",), ("query", "SELECT 1"), ("report",)):
+            answer = here(*command, "--from", str(tmp_path / name))
+            assert answer.returncode == 2, (name, command)
+            assert "this is no bundle" in answer.stderr
+
+
+def test_a_pipe_in_the_place_of_results_is_not_waited_for(bundle: Path) -> None:
+    (bundle / "runs.parquet").unlink()
+    os.mkfifo(bundle / "runs.parquet")
+    with pytest.raises(DamagedResults, match="this is no file"):
+        BundleSource(bundle)

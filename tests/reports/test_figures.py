@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from reports.analysis.analysis import Models, Options
-from reports.analysis.pairing import Bootstrap
+from reports.analysis.correlation import Resampling
 from reports.canvas import STYLE
 from reports.declaration import find_table
 from reports.evidence import Evidence, gather
@@ -25,7 +25,7 @@ from reports.series import box, curves, effects, networks, step_sizes, timeline,
 from sweeps.errors import InputError
 from tests.reports.drawn import START, MadeSource, made_source
 
-QUICK = Options(bootstrap=Bootstrap(resamples=100))
+QUICK = Options(resampling=Resampling(resamples=100))
 
 
 @pytest.fixture(scope="module")

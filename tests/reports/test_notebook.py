@@ -17,7 +17,7 @@ GUIDE = Path(__file__).parents[2] / "docs" / "howto" / "notebook.md"
 def test_the_code_of_the_guide_runs(tmp_path: Path) -> None:
     made = work(launch(home_at(tmp_path), SWEEP, name="digits-grid"))
     blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     answer = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)],
         env=environment(made.home.root, {"MPLBACKEND": "Agg", "MPLCONFIGDIR": os.fspath(tmp_path)}),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reports.analysis.analysis import Options
-from reports.analysis.pairing import Bootstrap
+from reports.analysis.correlation import Resampling
 from reports.evidence import gather
 from reports.page import render_page
 from reports.page.joblist import JobList, runs_of
@@ -24,7 +24,7 @@ from sweeps.spec import Spec
 from tests.reports.browser import CHROMEDRIVER, CHROMIUM, Browser, started
 from tests.reports.drawn import MadeSource, made_source
 
-QUICK = Options(bootstrap=Bootstrap(resamples=100))
+QUICK = Options(resampling=Resampling(resamples=100))
 SMALL = "depth == 2 and weight_decay == 0"
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028&amp;"
 

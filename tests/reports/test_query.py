@@ -19,6 +19,8 @@ import pytest
 
 import qsweep as api
 from db.registry import Registry
+from db.rows import Checkpoint
+from reports.bundle import BundleSource, write_bundle
 from reports.catalogue import column_meaning, view_meaning, view_names, view_schema
 from reports.formats import RowFormat
 from reports.listing import listed, written
@@ -27,7 +29,7 @@ from reports.source import RegistrySource
 from sweeps import processes
 from sweeps.errors import InputError
 from tests.conftest import QSWEEP, Qsweep, environment
-from tests.db.conftest import empty_sqlite, postgres, url  # noqa: F401
+from tests.db.conftest import agent_info, empty_sqlite, postgres, url  # noqa: F401
 from tests.reports.made import SWEEP, Made, home_at, launch, sources, work
 
 
@@ -153,6 +155,11 @@ def test_jobs_that_two_sweeps_share_are_told_of_unless_the_sweep_is_named(fresh:
         assert answer.table.to_pylist()[0]["count_star()"] == 36
         blind = run_query("SELECT avg(test_loss) FROM runs", found)
         assert "12 jobs in runs belong to several sweeps" in blind.notes[0]
+        for counted in ("count(*)", "count(*) AS n", "1"):
+            counting = run_query(f"SELECT {counted} FROM runs", found)
+            assert ["12 jobs in runs belong to several sweeps" in note for note in counting.notes] == [True]
+        for named in ("SELECT * FROM runs", "SELECT sweep FROM runs", "SELECT count(DISTINCT variant) FROM runs"):
+            assert not run_query(named, found).notes
         assert not run_query("SELECT sweep, count(*) FROM runs GROUP BY ALL", found).notes
         assert not run_query("SELECT avg(test_loss) FROM runs", found[:1]).notes
 
@@ -371,3 +378,39 @@ def test_a_query_that_takes_too_long_can_be_interrupted(home: Path, tmp_path: Pa
         _, said = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in said
+
+
+def test_epochs_of_running_trainings_are_there_and_marked_and_no_bundle_or_table_has_them(
+    anywhere_running: Made, tmp_path: Path
+) -> None:
+    made = anywhere_running
+    counted = ask(made, "SELECT count(*) AS rows FROM epochs WHERE final").rows[0]
+    assert counted == len(made.frame("epochs"))
+    running = ask(made, "SELECT job, attempt, epoch, train_loss FROM epochs WHERE NOT final ORDER BY job, epoch")
+    assert running.groupby("job").epoch.apply(list).tolist() == [[1, 2]] * 4
+    assert running.train_loss.tolist() == [0.5, 0.25] * 4
+    assert set(running.attempt) == {1}
+    frame = api.results("made", "epochs", home=made.home.root, registry=made.home.registry)
+    assert (~frame.final).sum() == 8
+    with sources(made) as (source,):
+        assert source.read("epochs").num_rows == counted
+        write_bundle(source, tmp_path / "bundle")
+    kept = BundleSource(tmp_path / "bundle").look("epochs")
+    assert (kept.num_rows, set(kept["final"].to_pylist())) == (counted, {True})
+
+
+@pytest.fixture
+def anywhere_running(tmp_path: Path, url: str) -> Made:  # noqa: F811
+    """Four cohorts done, and one at the checkpoint after its second epoch."""
+    made = work(launch(home_at(tmp_path, url if "://" in url else f"sqlite:///{url}")), cohorts=4)
+    with Registry.open(made.home.registry) as registry:
+        agent = registry.enlist(agent_info())
+        head = registry.next_cohort(agent)
+        assert head is not None
+        curve = [{"epoch": one, "train_loss": 0.5**one, "learning_rate": 0.01} for one in (1, 2)]
+        saved = [
+            Checkpoint(job_id=one.job_id, attempt=1, step=2, epoch=2, file="f", checksum="c", curve=curve)
+            for one in registry.claim(agent, head, 4)
+        ]
+        registry.checkpointed(agent, saved)
+    return made

@@ -6,8 +6,9 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ import torch
 from db.errors import RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
-from db.rows import AgentInfo
+from db.results import ResultStore
+from db.rows import Accepted, AgentInfo, Checkpoint, Finished
 from db.states import FailureClass, State
 from sweeps.job import Job, Kind
 from sweeps.measures import PacBayes
 from sweeps.training import Training
+from workers.agent.endings import Stopped
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent
 from workers.agent.workplace import Workplace
@@ -140,3 +143,84 @@ def test_a_measure_has_a_time_limit_too(home: Home, registry: Registry) -> None:
     assert states["train"][:2] == (State.DONE, None)
     assert states["measure"][:2] == (State.FAILED, FailureClass.TIMEOUT)
     assert states["measure"][2].startswith("not done after 0.001 s, at step ")
+
+
+WILD = SETTINGS | {"learning_rate": 100.0, "weight_decay": 1.0, "bits": 32, "epochs": 3}
+"""Each step takes a weight times −99."""
+
+
+def test_a_diverged_training_ends_at_once_and_its_neighbour_goes_on(home: Home, registry: Registry) -> None:
+    calm = SETTINGS | {"bits": 32, "epochs": 3}
+    jobs = [Job(training=Training.from_settings(one)) for one in (WILD, calm)]
+    sweep = register(registry, *jobs)
+    worker = agent(home, registry)
+    ended: list[str] = []
+    finish = registry.finish
+
+    def told(number: int, finished: Sequence[Finished]) -> Accepted:
+        ended.extend(row.identity for row in registry.jobs(sweep, state=State.DONE))
+        return finish(number, finished)
+
+    worker.place.registry.finish = told  # type: ignore[method-assign]
+    worker.run()
+    wild, quiet = registry.jobs(sweep)
+    assert ended == [wild.identity]  # counted before the other one was
+    assert [(row.state, row.diverged) for row in (wild, quiet)] == [(State.DONE, True), (State.DONE, False)]
+    rows = ResultStore(home.store).read("epochs", registry.committed(sweep)).to_pylist()
+    assert [row["epoch"] for row in rows if row["job"] == wild.identity] == [1]
+    assert [row["epoch"] for row in rows if row["job"] == quiet.identity] == [1, 2, 3]
+    assert registry.counts(sweep).diverged == 1
+
+
+def test_a_training_that_was_stopped_as_it_diverged_ends_with_the_same_epochs(home: Home, registry: Registry) -> None:
+    sweep = register(registry, Job(training=Training.from_settings(WILD)))
+    worker = agent(home, registry)
+    lost = Cohort.lost
+
+    def stopped_before(cohort: Cohort) -> list[int]:
+        if lost(cohort):
+            raise Stopped  # a checkpoint of the diverged training is written
+        return []
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Cohort, "lost", stopped_before)
+        head = registry.next_cohort(worker.place.agent)
+        assert head is not None
+        worker._work(registry.claim(worker.place.agent, head, 1), worker._plan(head))
+    (row,) = registry.jobs(sweep)
+    assert (row.state, row.progress) == (State.QUEUED, row.job.training.steps_per_epoch)
+    worker.run()
+    rows = ResultStore(home.store).read("epochs", registry.committed(sweep)).to_pylist()
+    assert [row["epoch"] for row in rows] == [1]
+
+
+def test_a_training_tells_of_its_epochs_with_its_checkpoints_and_in_the_log(
+    home: Home, registry: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("QSWEEP_CHECKPOINT_STEPS", "10")
+    job = Job(training=Training.from_settings(SETTINGS | {"epochs": 3}))
+    sweep = register(registry, job)
+    seen: list[tuple[int, list[dict[str, Any]]]] = []
+    checkpointed = registry.checkpointed
+
+    def told(number: int, saved: Sequence[Checkpoint]) -> Accepted:
+        answer = checkpointed(number, saved)
+        seen.extend((saved[0].step, [dict(row) for row in one.epochs]) for one in registry.curves(sweep))
+        return answer
+
+    worker = agent(home, registry)
+    worker.place.registry.checkpointed = told  # type: ignore[method-assign]
+    with caplog.at_level("INFO"):
+        worker.run()
+    steps = job.training.steps_per_epoch
+    assert [len(rows) for _, rows in seen] == [step // steps for step, _ in seen]
+    assert max(len(rows) for _, rows in seen) == 2
+    counted = ResultStore(home.store).read("epochs", registry.committed(sweep)).to_pylist()
+    for _, rows in seen:
+        assert [{**counted[0], **row} for row in rows] == counted[: len(rows)]
+    assert registry.curves(sweep) == []
+    lines = [one for one in caplog.messages if one.startswith("epoch ")]
+    expected = [
+        f"epoch {row['epoch']} of 3, training loss: {job.identity[:12]} {row['train_loss']:.4f}" for row in counted
+    ]
+    assert lines == expected

@@ -223,10 +223,10 @@ def test_the_command_does_not_add_to_another_set(
 ) -> None:
     asked = ["digits", "--folder", str(tmp_path), "--corruption", "contrast", "--out"]
     assert main([*asked, str(published / "Digits-C")]) == 2
-    assert "files that were not generated here" in capsys.readouterr().err
+    assert "files that were not generated here" in capsys.readouterr().out
     assert main([*asked, str(tmp_path / "own")]) == 0
     assert main([*asked, str(tmp_path / "own"), "--seed", "1"]) == 2
-    assert "this folder holds another set: seed 0" in capsys.readouterr().err
+    assert "this folder holds another set: seed 0" in capsys.readouterr().out
 
 
 def test_a_set_that_was_generated_is_not_taken_for_the_published_one(clean: TestSet, tmp_path: Path) -> None:
@@ -300,5 +300,7 @@ def test_a_broken_picture_of_a_tree_is_named(tree: Path, tmp_path: Path, capsys:
     (tree / "val" / "cat" / "b.png").write_bytes(b"no picture")
     arguments = ["imagenet", "--folder", str(tree), "--out", str(tmp_path / "out"), "--corruption", "contrast"]
     assert main(arguments) == 2
-    assert "b.png: this image can't be read" in capsys.readouterr().err
+    problem = json.loads(capsys.readouterr().out)["problem"]
+    assert problem["place"].endswith("b.png")
+    assert problem["problem"].startswith("this image can't be read")
     assert main(["imagenet", "--folder", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2

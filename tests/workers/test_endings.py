@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
 from db.errors import RegistryFull
+from db.home import Home
 from db.states import FailureClass
 from sweeps.errors import InputError
 from workers.agent.endings import Stopped, TooLong, failure_class, is_disk_full, story
+from workers.agent.heart import Heart
+from workers.agent.queue import JobQueue
+from workers.agent.stopping import SIGNALS, listen
+from workers.agent.workplace import Workplace
+
+NOBODY = cast(JobQueue, None)
+"""No registry: nothing here asks one."""
 
 
 def caught(act: Callable[[], object]) -> Exception:
@@ -64,3 +75,23 @@ def test_what_we_know_is_told_in_a_sentence() -> None:
         (FailureClass.TIMEOUT, "late"),
         (FailureClass.INPUT, "no"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("number", "failure"), [(signal.SIGINT, FailureClass.INTERRUPTED), (signal.SIGTERM, FailureClass.PREEMPTED)]
+)
+def test_ctrl_c_is_told_from_a_preemption(number: signal.Signals, failure: FailureClass, tmp_path: Path) -> None:
+    before = {one: signal.getsignal(one) for one in SIGNALS}
+    try:
+        stop = listen()
+        signal.raise_signal(number)
+        place = Workplace(
+            home=Home.at(tmp_path), registry=NOBODY, device=torch.device("cpu"), agent=1, code="",
+            heart=Heart(NOBODY, 1, lease=1, patience=1), stop=stop,
+        )  # fmt: skip
+        with pytest.raises(Stopped) as stopped:
+            place.check_stop([])
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert failure_class(stopped.value) is failure

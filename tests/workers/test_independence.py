@@ -216,3 +216,74 @@ def test_neighbours_slots_and_an_interruption_change_no_bit_of_a_deep_network(
         second.restore(member, checkpoints.load(path, checksum))
     for one, other in zip(whole, finish(second), strict=True):
         assert_same_bits(one, other)
+
+
+EXPLODING: dict[str, Any] = {
+    "depth": 1, "width": 2, "batch_size": 60, "epochs": 3, "milestones": [], "learning_rate": 100.0,
+    "weight_decay": 1.0,
+}  # fmt: skip
+"""Each step takes a weight times −99, so that none is finite after an epoch."""
+QUIET = EXPLODING | {"learning_rate": 0.1, "weight_decay": 0.0}
+
+
+def ended_early(cohort: Cohort) -> dict[int, Result]:
+    """Train to the end, each training that is lost being retired; the results by member."""
+    found: dict[int, Result] = {}
+    while not cohort.finished:
+        if cohort.between_epochs and (lost := cohort.lost()):
+            found |= dict(zip(lost, cohort.retire(lost), strict=True))
+        else:
+            cohort.step()
+    return found | dict(zip(cohort.left, cohort.results(), strict=True))
+
+
+def test_a_retired_training_has_the_result_that_it_would_have_had_and_its_neighbours_notice_nothing(
+    digits: Images,
+) -> None:
+    """One is lost in its first epoch, and one after a sound epoch, whose model counts."""
+    mixed = [
+        training(**QUIET),
+        training(**EXPLODING | {"bits": 4}),
+        training(**QUIET | {"seed": 1}),
+        training(**QUIET | {"bits": 4}),
+    ]
+
+    def begun() -> Cohort:
+        cohort = cohort_of(mixed, digits, Form.GATHER, slots=5)
+        while cohort.epoch < 1:
+            cohort.step()
+        states = [cohort.state(member) for member in range(4)]
+        states[2]["parameters"].fill_(float("nan"))
+        states[2]["first"].fill_(float("nan"))
+        cohort = cohort_of(mixed, digits, Form.GATHER, slots=5)
+        for member, state in enumerate(states):
+            cohort.restore(member, state)
+        return cohort
+
+    whole, early = finish(begun()), ended_early(begun())
+    assert [len(early[member].epochs) for member in range(4)] == [3, 1, 2, 3]
+    assert [early[member].run["diverged"] for member in range(4)] == [False, True, False, False]
+    assert early[2].run["chosen_epoch"] == 1
+    for member, result in enumerate(whole):
+        assert result.epochs[: len(early[member].epochs)] == early[member].epochs
+        assert_same_bits(Result(**vars(result) | {"epochs": early[member].epochs}), early[member])
+
+
+def test_a_cohort_that_diverged_whole_is_finished(digits: Images) -> None:
+    wild = [training(**EXPLODING | {"bits": bits}) for bits in (32, 4)]
+    cohort = cohort_of(wild, digits, Form.GATHER, slots=2)
+    results = ended_early(cohort)
+    assert cohort.finished
+    assert cohort.position == cohort.steps // 3
+    assert [len(result.epochs) for result in results.values()] == [1, 1]
+
+
+def test_who_waits_ahead_of_retired_members_goes_on_from_there(digits: Images) -> None:
+    quiet, wild = training(**QUIET), training(**EXPLODING)
+    whole = finish(cohort_of([quiet], digits, Form.GATHER, slots=2))[0]
+    first = cohort_of([quiet], digits, Form.GATHER, slots=2)
+    for _ in range(first.steps // 2 + 2):
+        first.step()
+    mixed = cohort_of([wild, quiet], digits, Form.GATHER, slots=2)
+    mixed.restore(1, first.state(0))
+    assert_same_bits(ended_early(mixed)[1], whole)

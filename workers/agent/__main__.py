@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
 import socket
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from db.belonging import check_belonging
 from db.clock import boot_id, process_started
 from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.home import Home
@@ -20,6 +20,7 @@ from db.registry import Registry
 from db.rows import AgentInfo, Scope
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
+from sweeps.logs import log_to
 from workers.agent.directed import DirectedAgent, Orders
 from workers.agent.endings import LeaseGone
 from workers.agent.exits import Exit
@@ -80,6 +81,7 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)
     registry = Registry.open(home.registry)
+    check_belonging(home, registry)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
     agent = registry.enlist(
         AgentInfo(
@@ -99,7 +101,7 @@ def run(
     sys.stdout.write(f"{agent}\n")
     sys.stdout.flush()
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to(log_file)
     heart = Heart(registry, agent, lease=lease, patience=PATIENCE)
     place = Workplace(
         home=home,

@@ -19,6 +19,10 @@ class Stopped(Exception):
     """The agent was asked to stop: its jobs go back."""
 
 
+class InterruptedByUser(Stopped):
+    """It was a user who asked, by Ctrl-C."""
+
+
 class StoppedEarly(Exception):
     """A tuning scheduler wants no more of this trial; says after which epoch."""
 
@@ -39,6 +43,8 @@ def failure_class(error: Exception) -> FailureClass:
     death is seen by the supervisor (`orchestrator.supervisor`).
     """
     match error:
+        case InterruptedByUser():
+            return FailureClass.INTERRUPTED
         case Stopped():
             return FailureClass.PREEMPTED
         case StoppedEarly():

@@ -17,17 +17,17 @@ from sweeps.faults import point
 from sweeps.job import Kind
 from workers.agent.endings import LeaseGone, failure_class, is_disk_full, story
 from workers.agent.measuring import distort_claims, measure_claims
-from workers.agent.models import Models
+from workers.agent.models import KeptFile, Models
 from workers.agent.node import data_folder
 from workers.agent.publishing import provenance, publish
 from workers.agent.rows import measure_rows, result_rows
-from workers.agent.training import train_claims
+from workers.agent.training import Trained, train_claims
 from workers.agent.workplace import Plan, Workplace
 from workers.cohort import Cohort
 from workers.corruptions.sets import CorruptedSets
 from workers.data import Collection, find, load_staged
 from workers.device import build, device_class, precisions
-from workers.forms import Form, default_form
+from workers.forms import default_form, known_form
 from workers.measures.distortion import Known
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,10 @@ class Agent:
             fixed = self.place.registry.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
-            self._plans[shape] = Plan(slots=fixed.slots, form=Form(fixed.form))
+            known = known_form(fixed.slots, fixed.form)
+            if known is None:
+                log.warning("%s: the calibration %s in %s slots is unknown: not used", shape, fixed.form, fixed.slots)
+            self._plans[shape] = Plan(slots=fixed.slots if known else slots, form=known or form)
         plan = self._plans[shape]
         fitting = self._fitting.get(shape, plan.slots)
         return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots, fitting))
@@ -137,15 +140,33 @@ class Agent:
     def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
         started = time.monotonic()
         images = self._data(claims[0].job.training.data)
-        trained = train_claims(self.place, claims, plan, images, on_epoch=partial(self._close_epoch, claims))
-        ended = time.monotonic()
-        kept = self._models.keep(claims, trained.results)
-        saving = trained.saving + time.monotonic() - ended
-        log.info("%.2f s of %.2f s went into checkpoints and models", saving, time.monotonic() - started)
-        origin = provenance(self.place, claims, plan, time.monotonic() - started, steps=trained.steps)
-        diverged = [bool(result.run["diverged"]) for result in trained.results]
-        publish(self.place, claims, result_rows(claims, trained.results, origin), diverged, kept)
+
+        keeping = 0.0
+
+        def end(trained: Trained) -> None:
+            nonlocal keeping
+            keeping += self._count(trained, plan, (time.monotonic() - started) * len(trained.claims) / len(claims))
+
+        on_epoch = partial(self._close_epoch, claims)
+        saving = train_claims(self.place, claims, plan, images, on_end=end, on_epoch=on_epoch)
+        seconds = time.monotonic() - started
+        log.info("%.2f s of %.2f s went into checkpoints and models", saving + keeping, seconds)
         self._trained = tuple(claim.job_id for claim in claims)
+
+    def _count(self, trained: Trained, plan: Plan, seconds: float) -> float:
+        """Keep the models of trainings that took so long, and publish their results; the seconds that keeping took."""
+        began = time.monotonic()
+        kept = self._models.keep(trained.claims, trained.results)
+        keeping = time.monotonic() - began
+        origin = provenance(self.place, trained.claims, plan, seconds + keeping, steps=trained.steps)
+        diverged = [bool(result.run["diverged"]) for result in trained.results]
+        rows = result_rows(trained.claims, trained.results, origin)
+
+        def keep(place: int) -> KeptFile:
+            return self._models.write(trained.claims[place], trained.results[place])
+
+        publish(self.place, trained.claims, rows, diverged, kept, keep)
+        return keeping
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         """An epoch of these jobs has ended. May raise StoppedEarly."""

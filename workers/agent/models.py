@@ -6,10 +6,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from db.model_names import model_name
 from db.rows import Claim, ParentModel
 from sweeps.errors import InputError
 from workers import checkpoints
@@ -24,6 +25,10 @@ PASSES = "passes"
 PASSED = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 
 
+KeptFile: TypeAlias = tuple[str, str]
+"""The file of a model, below the folder of the models, and its hash."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeptModel:
     """A trained model: its tensors, and what its file says beside them, if that is known."""
@@ -33,6 +38,11 @@ class KeptModel:
     passes: Mapping[str, float] | None
 
 
+def _content(result: Result) -> dict[str, Any]:
+    passes = {name: result.run[name] for name in PASSED}
+    return {**result.model, INIT_HASH: result.run["init_hash"], PASSES: passes}
+
+
 class Models:
     """Models by job and attempt: those trained last in memory, all kept ones below a folder."""
 
@@ -40,18 +50,20 @@ class Models:
         self.folder = folder
         self._recent: OrderedDict[tuple[str, int], dict[str, Any]] = OrderedDict()
 
-    def keep(self, claims: Sequence[Claim], results: Sequence[Result]) -> list[tuple[str, str] | None]:
+    def keep(self, claims: Sequence[Claim], results: Sequence[Result]) -> list[KeptFile | None]:
         """Write the models that a sweep wants kept; file and hash of each. All stay in memory for a while."""
-        found: list[tuple[str, str] | None] = []
+        found: list[KeptFile | None] = []
         for claim, result in zip(claims, results, strict=True):
-            passes = {name: result.run[name] for name in PASSED}
-            content = {**result.model, INIT_HASH: result.run["init_hash"], PASSES: passes}
-            self._recent[claim.job.identity, claim.attempt] = content
-            file = f"{claim.job.identity[:2]}/{claim.job.identity}-{claim.attempt}.pt"
-            found.append((file, checkpoints.save(self.folder / file, content)) if claim.keep_model else None)
+            self._recent[claim.job.identity, claim.attempt] = _content(result)
+            found.append(self.write(claim, result) if claim.keep_model else None)
         while len(self._recent) > KEPT:
             self._recent.popitem(last=False)
         return found
+
+    def write(self, claim: Claim, result: Result) -> KeptFile:
+        """Write one model; its file and hash."""
+        file = model_name(claim.job.identity, claim.attempt)
+        return file, checkpoints.save(self.folder / file, _content(result))
 
     def of(self, parent: ParentModel) -> KeptModel:
         """The parent's model.
@@ -63,7 +75,7 @@ class Models:
             if parent.model_file is None or parent.model_hash is None:
                 raise InputError(
                     f"the model of job {parent.identity[:12]} was not kept",
-                    allowed='train it again under a sweep with keep = "all"',
+                    allowed="qsweep retry NAME of a sweep that measures it trains it again",
                 )
             content = checkpoints.load(self.folder / parent.model_file, parent.model_hash)
         tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from db.results import ResultStore
-from db.rows import Claim, Finished
+from db.rows import Accepted, Claim, Finished
 from sweeps.faults import point
+from workers.agent.models import KeptFile
 from workers.agent.rows import Provenance
 from workers.agent.workplace import Plan, Workplace
 from workers.device import build, device_class
@@ -39,9 +41,13 @@ def publish(
     claims: Sequence[Claim],
     rows: Mapping[str, Sequence[Mapping[str, Any]]],
     diverged: Sequence[bool],
-    kept: Sequence[tuple[str, str] | None],
+    kept: Sequence[KeptFile | None],
+    keep: Callable[[int], KeptFile] | None = None,
 ) -> None:
-    """Write the rows (the kept models lie there already) and have them counted. Raises LeaseGone."""
+    """Write the rows (the kept models lie there already) and have them counted. Raises LeaseGone.
+
+    `keep` writes the model of the claim of that place, if a sweep has come to ask for it while it was trained.
+    """
     publication = f"{place.agent:06d}-{uuid.uuid4().hex[:12]}"
     finished = [
         Finished(
@@ -51,6 +57,7 @@ def publish(
             model_file=model[0] if model else None,
             model_hash=model[1] if model else None,
             diverged=lost,
+            unkept=keep is not None and model is None,
         )
         for claim, lost, model in zip(claims, diverged, kept, strict=True)
     ]
@@ -59,7 +66,23 @@ def publish(
         results.write(kind, publication, some)
     place.check_lease()
     accepted = place.registry.finish(place.agent, finished)
-    point("finished", len(accepted.jobs))
-    log.info("%d of %d results counted", len(accepted.jobs), len(claims))
+    counted = len(accepted.jobs)
+    _forget(place, accepted)
+    if keep is not None and accepted.asked:
+        log.info("%d models are asked for by now", len(accepted.asked))
+        late = [_with_model(one, keep(index)) for index, one in enumerate(finished) if one.job_id in accepted.asked]
+        place.check_lease()
+        accepted = place.registry.finish(place.agent, late)
+        counted += len(accepted.jobs)
+        _forget(place, accepted)
+    point("finished", counted)
+    log.info("%d of %d results counted", counted, len(claims))
+
+
+def _with_model(one: Finished, kept: KeptFile) -> Finished:
+    return replace(one, model_file=kept[0], model_hash=kept[1], unkept=False)
+
+
+def _forget(place: Workplace, accepted: Accepted) -> None:
     for done in accepted.deletable:
         (place.home.checkpoints / done).unlink(missing_ok=True)

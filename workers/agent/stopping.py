@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 GLANCE = 0.05
 """Seconds between two looks of one who waits."""
 
@@ -21,6 +22,8 @@ class StopRequest(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self._requested = False
+        self.by_user = False
+        """Whether it was a user who asked, by Ctrl-C."""
 
     def set(self) -> None:
         self._requested = True
@@ -39,10 +42,15 @@ class StopRequest(threading.Event):
 
 
 def listen() -> StopRequest:
-    """Have SIGTERM and SIGUSR1 ask this process to stop, from now on. A signal that a supervisor has kept blocked until
-    now is heard now."""
+    """Have these signals ask this process to stop, from now on. One that a supervisor has kept blocked until now is
+    heard now."""
     request = StopRequest()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        request.by_user = request.by_user or number == signal.SIGINT
+        request.set()
+
     for number in SIGNALS:
-        signal.signal(number, lambda *_: request.set())
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGINT))
+        signal.signal(number, ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     return request

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from db.rows import Checkpoint, Claim
 from sweeps.faults import point
@@ -29,14 +30,11 @@ CHECKPOINT_STEPS = "QSWEEP_CHECKPOINT_STEPS"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The results of a cohort, in the claims' order, and the steps that this attempt took for them.
+    """Trainings of a cohort that have ended, and the steps that this attempt took for them."""
 
-    `saving`: seconds that went into checkpoints.
-    """
-
+    claims: Sequence[Claim]
     results: Sequence[Result]
     steps: int
-    saving: float
 
 
 def train_claims(
@@ -45,44 +43,90 @@ def train_claims(
     plan: Plan,
     images: Collection,
     *,
+    on_end: Callable[[Trained], None],
     on_epoch: Callable[[Cohort], None] = lambda _: None,
-) -> Trained:
-    """Train to the end. Raises Stopped or StoppedEarly (with a checkpoint written), TooLong or LeaseGone.
+) -> float:
+    """Train to the end; the seconds that went into checkpoints.
 
+    Raises Stopped or StoppedEarly (with a checkpoint written), TooLong or LeaseGone.
+
+    `on_end` gets those whose training has ended: each that diverged after its epoch, all others together.
     `on_epoch` is called after each epoch of the whole cohort, and may raise StoppedEarly.
     """
     cohort = _cohort(place, claims, plan, images)
     try:
-        return _train(place, claims, cohort, on_epoch)
+        return _train(place, claims, cohort, on_end, on_epoch)
     finally:
         cohort.close()
 
 
-def _train(place: Workplace, claims: Sequence[Claim], cohort: Cohort, on_epoch: Callable[[Cohort], None]) -> Trained:
+def _train(
+    place: Workplace,
+    claims: Sequence[Claim],
+    cohort: Cohort,
+    on_end: Callable[[Trained], None],
+    on_epoch: Callable[[Cohort], None],
+) -> float:
     started = time.monotonic()
-    first, pace = cohort.position, Pace()
+    first, pace, left = cohort.position, Pace(), list(claims)
+    recorder = Recorder(place, claims, cohort)
+
+    def interrupt() -> None:
+        place.check_stop(left)
+
+    def end(members: Sequence[int], results: Sequence[Result]) -> None:
+        ended = [claims[member] for member in members]
+        on_end(Trained(claims=ended, results=results, steps=cohort.position - first))
+
     log.info("%s: %d jobs from step %d of %d", claims[0].job.cohort_key, len(claims), first, cohort.steps)
-    while not cohort.finished:
-        cohort.step()
-        point("step", cohort.active)
-        place.report(claims, cohort.position, cohort.steps)
-        try:
-            if cohort.between_epochs:
-                on_epoch(cohort)
-            place.check_stop(claims)
-        except (Stopped, StoppedEarly):
-            save(place, claims, cohort)
-            raise
-        place.check_time(started, cohort.position, cohort.steps)
-        if pace.due(cohort.position):
-            with pace:
-                save(place, claims, cohort)
     try:
-        results = cohort.results(lambda: place.check_stop(claims))
-    except Stopped:
-        save(place, claims, cohort)
+        # A checkpoint may have been written between an epoch's end and the retirement.
+        _retire(claims, cohort, end, interrupt)
+        while not cohort.finished:
+            cohort.step()
+            point("step", cohort.active)
+            left = [claims[member] for member in cohort.left]
+            place.report(left, cohort.position, cohort.steps)
+            if cohort.between_epochs:
+                _note(claims, cohort)
+                _retire(claims, cohort, end, interrupt)
+                on_epoch(cohort)
+                left = [claims[member] for member in cohort.left]
+            if not left:
+                break
+            place.check_stop(left)
+            place.check_time(started, cohort.position, cohort.steps)
+            if pace.due(cohort.position):
+                with pace:
+                    recorder.save()
+        if cohort.left:
+            end(cohort.left, cohort.results(interrupt))
+    except (Stopped, StoppedEarly):
+        recorder.save()
         raise
-    return Trained(results=results, steps=cohort.steps - first, saving=pace.spent)
+    return pace.spent
+
+
+def _note(claims: Sequence[Claim], cohort: Cohort) -> None:
+    """One line of the log an epoch, with the loss of each job."""
+    losses = ", ".join(
+        f"{claims[member].job.identity[:12]} {loss:.4f}" for member, (loss, _) in cohort.last_epoch().items()
+    )
+    log.info("epoch %d of %d, training loss: %s", cohort.epoch, claims[0].job.training.recipe.epochs, losses)
+
+
+def _retire(
+    claims: Sequence[Claim],
+    cohort: Cohort,
+    end: Callable[[Sequence[int], Sequence[Result]], None],
+    interrupt: Callable[[], None],
+) -> None:
+    """End the trainings that diverged: what they would still train changes nothing."""
+    if not cohort.between_epochs or not (lost := cohort.lost()):
+        return
+    jobs = ", ".join(claims[member].job.identity[:12] for member in lost)
+    log.info("the loss is not finite any more, ended after epoch %d: %s", cohort.epoch, jobs)
+    end(lost, cohort.retire(lost, interrupt))
 
 
 def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Collection) -> Cohort:
@@ -116,27 +160,39 @@ def restore(place: Workplace, cohort: Cohort, member: int, claim: Claim) -> None
         place.registry.resumed(place.agent, claim, 0)
 
 
-def save(place: Workplace, claims: Sequence[Claim], cohort: Cohort) -> None:
-    """Write a checkpoint of every member, then record them in one transaction."""
-    folder, records = place.home.checkpoints, []
-    for member, claim in enumerate(claims):
-        step = cohort.position_of(member)
+class Recorder:
+    """Writes the checkpoints of a cohort, and with them the epochs that its trainings have done."""
+
+    def __init__(self, place: Workplace, claims: Sequence[Claim], cohort: Cohort) -> None:
+        self._place, self._claims, self._cohort = place, claims, cohort
+        self._told: dict[int, int] = {}
+
+    def save(self) -> None:
+        """Write a checkpoint of every member that is left, then record them in one transaction."""
+        folder = self._place.home.checkpoints
+        records = [self._write(folder, member) for member in self._cohort.left]
+        deletable = self._place.registry.checkpointed(self._place.agent, records).deletable
+        self._told |= {
+            member: len(one.curve) for member, one in zip(self._cohort.left, records, strict=True) if one.curve
+        }
+        point("checkpoint.recorded", len(records))
+        for file in deletable:
+            (folder / file).unlink(missing_ok=True)
+
+    def _write(self, folder: Path, member: int) -> Checkpoint:
+        claim, step = self._claims[member], self._cohort.position_of(member)
+        epoch = step // claim.job.training.steps_per_epoch
         file = f"{claim.job.identity}/{claim.attempt}-{step}.pt"
-        checksum = checkpoints.save(folder / file, cohort.state(member))
-        records.append(
-            Checkpoint(
-                job_id=claim.job_id,
-                attempt=claim.attempt,
-                step=step,
-                epoch=step // claim.job.training.steps_per_epoch,
-                file=file,
-                checksum=checksum,
-            )
+        checksum = checkpoints.save(folder / file, self._cohort.state(member))
+        return Checkpoint(
+            job_id=claim.job_id,
+            attempt=claim.attempt,
+            step=step,
+            epoch=epoch,
+            file=file,
+            checksum=checksum,
+            curve=self._cohort.history(member) if epoch > self._told.get(member, 0) else (),
         )
-    deletable = place.registry.checkpointed(place.agent, records).deletable
-    point("checkpoint.recorded", len(records))
-    for file in deletable:
-        (folder / file).unlink(missing_ok=True)
 
 
 class Pace:

@@ -13,9 +13,10 @@ import torch
 
 from db.home import Home
 from db.rows import Claim
-from workers.agent.endings import LeaseGone, Stopped, TooLong
+from workers.agent.endings import InterruptedByUser, LeaseGone, Stopped, TooLong
 from workers.agent.heart import Heart
 from workers.agent.queue import JobQueue
+from workers.agent.stopping import StopRequest
 from workers.forms import Form
 
 
@@ -63,4 +64,5 @@ class Workplace:
 
     def check_stop(self, claims: Sequence[Claim]) -> None:
         if self.is_to_stop(claims):
-            raise Stopped
+            by_user = isinstance(self.stop, StopRequest) and self.stop.by_user
+            raise InterruptedByUser if by_user else Stopped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
 import socket
@@ -17,6 +16,7 @@ from db.errors import LeaseLost
 from db.home import Home
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
+from sweeps.logs import log_to
 from workers.agent.endings import LeaseGone
 from workers.agent.exits import Exit
 from workers.agent.heart import Heart
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     home = Home.at(given.bundle, data=given.data)
     log_file = home.logs / f"{socket.gethostname()}-{os.getpid()}.log"
-    logging.basicConfig(filename=log_file, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to(log_file)
     try:
         return run(home, Line(Connection(given.line)), given.number, stop=stop, time_limit=given.time_limit)
     except QsweepError as error:

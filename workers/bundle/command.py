@@ -16,11 +16,12 @@ from pathlib import Path
 from db.home import Home
 from sweeps import processes
 from sweeps.code import ROOT, is_intact
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import InputError, QsweepError, raise_packed
 from sweeps.training import different_needs
+from workers.bundle.archive import unpack
 from workers.bundle.desk import Desk
 from workers.bundle.manifest import Manifest, read_manifest
-from workers.bundle.parcel import unpack, write_results
+from workers.bundle.parcel import write_results
 from workers.bundle.runner import Crew, Runner
 
 FAREWELL = 20.0
@@ -86,7 +87,7 @@ def _folder(path: Path) -> Path:
 def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namespace) -> None:
     """What computes is the code that came along, not what may be installed here. Raises InputError if it is altered."""
     code = folder / "code"
-    if not is_intact(code):
+    if not is_intact(code, manifest.code):
         raise InputError(
             f"the code of this bundle is not {manifest.code}", place=str(code), allowed="copy the bundle again"
         )
@@ -152,12 +153,11 @@ def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
     command = [*processes.PYTHON, "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
     command += ["--trainings", json.dumps(trainings)]
-    answer = processes.run(command, capture_output=True, text=True, check=False)
+    answer = processes.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if answer.returncode:
         raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
     found = json.loads(answer.stdout.splitlines()[-1])
-    if "problem" in found:
-        raise InputError(found["problem"])
+    raise_packed(found)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     named = tuple(visible.split(",")) if visible else ()
     gpus = tuple(str(index) for index in range(len(found["gpus"])))

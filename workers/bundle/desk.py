@@ -30,6 +30,7 @@ from db.rows import (
 )
 from db.schema import KINDS
 from db.states import FailureClass, State
+from sweeps.wholefiles import sync_folder, temporary_of
 from workers.bundle.ledger import Ledger, Record
 from workers.bundle.manifest import Manifest, seed
 
@@ -160,7 +161,9 @@ class Desk:
         passed = [one for one in checkpoints if self._holds(agent_id, one)]
         deletable: list[str] = []
         for one in passed:
-            self._checkpoints.append(dataclasses.asdict(one))
+            record = dataclasses.asdict(dataclasses.replace(one, curve=()))  # nobody reads curves here
+            del record["curve"]
+            self._checkpoints.append(record)
             deletable += self._save(one)
             self._advance(self.entries[one.job_id])
         return Accepted(jobs=frozenset(one.job_id for one in passed), deletable=tuple(deletable))
@@ -318,8 +321,7 @@ class Desk:
         for record in old.records:
             if self.entries[record["job_id"]].state is State.QUEUED:
                 self._save(Checkpoint(**record))
-        temporary = path.with_name(f".{path.name}")
-        temporary.unlink(missing_ok=True)
+        temporary = temporary_of(path)
         fresh = Ledger(temporary, token)
         for job_id, entry in self.entries.items():
             for saved in reversed(entry.saved):
@@ -328,6 +330,7 @@ class Desk:
                 )
         fresh.close()
         temporary.replace(path)
+        sync_folder(path.parent)
         return Ledger(path, token)
 
     def _path(self, kind: str, publication: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.errors import InputError
+from sweeps.strict_json import LONGEST, read_strictly
 
 Record = dict[str, Any]
 
@@ -57,7 +58,12 @@ def _read(path: Path, seed: str) -> tuple[list[Record], str, int]:
                 place=str(path),
                 allowed="copy the bundle again",
             )
-        records.append(json.loads(text))
+        try:
+            records.append(read_strictly(text.encode()))
+        except ValueError as error:
+            raise InputError(
+                f"line {number} is damaged: {error}", place=str(path), allowed="copy the bundle again"
+            ) from None
         seed, length = digest, length + len(line)
     return records, seed, length
 
@@ -67,9 +73,11 @@ def _lines(path: Path) -> Iterator[bytes]:
     if not path.exists():
         return
     with path.open("rb") as file:
-        for line in file:
+        while line := file.readline(LONGEST):
             if line.endswith(b"\n"):
                 yield line
+            elif len(line) == LONGEST:
+                raise InputError("a line is too long", place=str(path), allowed="copy the bundle again")
 
 
 def _seal(before: str, text: str) -> str:

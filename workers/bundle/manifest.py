@@ -5,19 +5,37 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from db.model_names import PATTERN
 from db.rows import CalibrationRow, Claim, ParentModel
 from sweeps.datasets import DataSet
 from sweeps.errors import InputError
 from sweeps.job import Job
+from sweeps.strict_json import read_strictly
+from workers.bundle.plain import (
+    DIGEST,
+    as_flag,
+    as_list,
+    as_match,
+    as_number,
+    as_object,
+    as_text,
+    as_whole,
+    read_plain,
+)
 
 FORMAT = 1
 FILE = "bundle.json"
 WHOLE = "copy the bundle again, or pack a new one"
+KEYS = {"token", "name", "title", "holder", "code", "packed_at", "format", "calibrations", "jobs"}
+CLAIM = {"id", "identity", "attempt", "alone", "slots_limit", "keep_model", "parent", "job"}
+IDENTITY = re.compile("[0-9a-f]{32}")
+MODEL_FILE = re.compile(f"[0-9a-f]{{2}}/{PATTERN.pattern}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,34 +77,47 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of the bundle in `folder`. Raises InputError if there is none, or it is not what was packed."""
     path = folder / FILE
     try:
-        return _parse(path.read_text(encoding="utf-8"), path)
-    except FileNotFoundError:
-        raise InputError(
-            f"there is no {FILE}: this is no bundle",
-            place=str(folder),
-            allowed="name what `qsweep pack` wrote, or the --results of it",
-        ) from None
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        if not path.exists():
+            raise _no_bundle(folder)
+        return _parse(read_plain(path), path)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}"[:500]
         raise InputError(f"this bundle's list of jobs is damaged ({reason})", place=str(path), allowed=WHOLE) from None
+
+
+def _no_bundle(folder: Path) -> InputError:
+    return InputError(
+        f"there is no {FILE}: this is no bundle",
+        place=str(folder),
+        allowed="name what `qsweep pack` wrote, or the --results of it",
+    )
 
 
 def seed(folder: Path) -> str:
     """The digest that the bundle's ledger begins with: that of the manifest."""
-    return hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
+    return hashlib.sha256(read_plain(folder / FILE)).hexdigest()
 
 
-def _parse(text: str, path: Path) -> Manifest:
-    content: dict[str, Any] = json.loads(text)
+def _parse(text: bytes, path: Path) -> Manifest:
+    content = read_strictly(text)
+    if not isinstance(content, dict) or "format" not in content:
+        raise ValueError("it is no list of jobs")
     if content["format"] != FORMAT:
         raise InputError(
             f"this bundle has format {content['format']!r}", place=str(path), allowed=f"this program's is {FORMAT}"
         )
-    fields = {name: content[name] for name in ("token", "name", "title", "holder", "code", "packed_at")}
+    as_object(content, KEYS)
+    claims = tuple(_claim_from(one, path) for one in as_list(content["jobs"], "jobs"))
+    if len({claim.job_id for claim in claims}) < len(claims) or len({one.job.identity for one in claims}) < len(claims):
+        raise ValueError("a job stands twice")
     return Manifest(
-        **fields,
-        calibrations=tuple(CalibrationRow(**one) for one in content["calibrations"]),
-        claims=tuple(_claim_from(one, path) for one in content["jobs"]),
+        **{name: as_text(content[name], name) for name in ("token", "name", "title", "code")},
+        holder=as_whole(content["holder"], "holder"),
+        packed_at=as_number(content["packed_at"], "packed_at"),
+        calibrations=tuple(CalibrationRow(**one) for one in as_list(content["calibrations"], "calibrations")),
+        claims=claims,
     )
 
 
@@ -105,17 +136,30 @@ def _claim_content(claim: Claim) -> dict[str, Any]:
 
 def _claim_from(content: Mapping[str, Any], path: Path) -> Claim:
     """One job. That it is what its identity says guards the settings against any change."""
-    job = Job.from_json(json.dumps(content["job"]))
+    as_object(content, CLAIM)
+    job, limit = Job.from_json(json.dumps(content["job"])), content["slots_limit"]
     if job.identity != content["identity"]:
         raise InputError(
             f"job {str(content['identity'])[:12]} is not what its identity says", place=str(path), allowed=WHOLE
         )
     return Claim(
-        job_id=int(content["id"]),
+        job_id=as_whole(content["id"], "id"),
         job=job,
-        attempt=int(content["attempt"]),
-        alone=bool(content["alone"]),
-        slots_limit=content["slots_limit"],
-        keep_model=bool(content["keep_model"]),
-        parent=None if content["parent"] is None else ParentModel(**content["parent"]),
+        attempt=as_whole(content["attempt"], "attempt", 1),
+        alone=as_flag(content["alone"], "alone"),
+        slots_limit=None if limit is None else as_whole(limit, "slots_limit", 1),
+        keep_model=as_flag(content["keep_model"], "keep_model"),
+        parent=None if content["parent"] is None else _parent_from(content["parent"]),
+    )
+
+
+def _parent_from(content: Any) -> ParentModel:
+    found = as_object(content, set(ParentModel.__dataclass_fields__))
+    file, digest = found["model_file"], found["model_hash"]
+    return ParentModel(
+        identity=as_match(found["identity"], "identity", IDENTITY),
+        attempt=as_whole(found["attempt"], "attempt"),
+        model_file=None if file is None else as_match(file, "model_file", MODEL_FILE),
+        model_hash=None if digest is None else as_match(digest, "model_hash", DIGEST),
+        diverged=as_flag(found["diverged"], "diverged"),
     )

@@ -1,38 +1,26 @@
-"""A bundle as one file, and its results alone as one: what travels, and how it is opened again."""
+"""The results of a bundle alone as one file, and how a bundle or a parcel is opened again."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
-import uuid
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from sweeps.errors import InputError
+from sweeps.strict_json import read_strictly
 from workers.bundle import manifest
+from workers.bundle.archive import unpack, write_zip
 from workers.bundle.desk import LEDGER
 from workers.bundle.ledger import Record, read_ledger
+from workers.bundle.plain import read_plain
 
 CONTENTS = "contents.json"
 """In a parcel of results: whether the models are in it."""
-
-
-def write_zip(folder: Path, files: Sequence[Path], out: Path) -> None:
-    """Write files below `folder` as `out`, whole or not at all."""
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for path in files:
-                archive.write(path, path.relative_to(folder).as_posix())
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+BROUGHT = (manifest.FILE, LEDGER, CONTENTS, "logs", "results", "models")
+"""What an import reads of a bundle's folder."""
 
 
 def write_results(folder: Path, out: Path, *, models: bool) -> int:
@@ -65,15 +53,27 @@ def kept_models(records: Sequence[Record]) -> list[str]:
 
 
 def has_models(folder: Path) -> bool:
-    """Whether the trained models are here: they are, except in a parcel that says otherwise."""
+    """Whether the trained models are here: they are, except in a parcel that says otherwise. Raises InputError."""
     contents = folder / CONTENTS
-    return not contents.exists() or bool(json.loads(contents.read_text(encoding="utf-8"))["models"])
+    if not contents.exists():
+        return True
+    try:
+        found = read_strictly(read_plain(contents))
+        if not isinstance(found, dict) or not isinstance(found.get("models"), bool):
+            raise ValueError("models is not true or false")
+    except ValueError as error:
+        raise InputError(
+            f"this file is damaged: {error}", place=str(contents), allowed="copy the bundle again"
+        ) from None
+    return bool(found["models"])
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Path]:
-    """The folder of a bundle or parcel; of a file, one that goes again. Raises InputError if it is not whole."""
+    """The folder of a bundle or parcel; of a file, one that goes again. Raises InputError if it is not whole, or what
+    an import reads of it is not plain files."""
     if path.is_dir():
+        _check_plain(path)
         yield path
         return
     folder = Path(tempfile.mkdtemp(prefix="qsweep-bundle-"))
@@ -84,14 +84,14 @@ def opened(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def unpack(path: Path, folder: Path) -> None:
-    """Unpack a bundle's file into `folder`. Raises InputError if it is missing, truncated or damaged."""
+def _check_plain(folder: Path) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(folder)
-    except FileNotFoundError:
-        raise InputError("there is no such bundle", place=str(path)) from None
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise InputError(
-            f"this bundle is truncated or damaged ({error})", place=str(path), allowed="copy it again"
-        ) from None
+        for name in BROUGHT:
+            for path in (folder / name, *(folder / name).rglob("*")):
+                if not path.is_symlink() and (path.is_file() or path.is_dir() or not path.exists()):
+                    continue
+                raise InputError(
+                    "this is a link or a device", place=str(path), allowed="a bundle holds plain files and folders"
+                )
+    except OSError as error:
+        raise InputError(f"this folder can't be read: {error.strerror}", place=str(folder)) from None

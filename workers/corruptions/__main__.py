@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
@@ -14,7 +15,7 @@ from typing import Any
 
 from sweeps.corruptions import CORRUPTIONS, SEVERITIES
 from sweeps.datasets import DATASETS
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import InputError, QsweepError, packed
 from workers.corruptions.constants import CIFAR, IMAGENET
 from workers.corruptions.corrupt import corrupt
 from workers.corruptions.libraries import check_libraries
@@ -37,12 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
         textures = texture_files(given.frost) if given.frost else []
         (_tree if given.dataset == TREE else _arrays)(given, textures)
     except QsweepError as error:
-        sys.stderr.write(f"qsweep: {error}\n")
-        return error.exit_code
+        return _tell(packed(error), error.exit_code)
     except OSError as error:
-        sys.stderr.write(f"qsweep: {error.filename or given.out}: {error.strerror}\n")
-        return InputError.exit_code
-    return 0
+        problem = InputError(f"{error.strerror}", place=str(error.filename or given.out))
+        return _tell(packed(problem), problem.exit_code)
+    return _tell({}, 0)
+
+
+def _tell(answer: Mapping[str, Any], code: int) -> int:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -143,10 +143,7 @@ def check_stored(stored: Stored, clean: Listing, side: int) -> None:
     Its first image has to have `side` pixels a side.
     """
     allowed = _again(stored.root.parents[1])
-    try:
-        found = set(image_paths(os.fsencode(stored.root), b""))
-    except OSError as error:
-        raise InputError(f"this can't be read: {error.strerror}", place=str(stored.root), allowed=allowed) from None
+    found = set(image_paths(os.fsencode(stored.root), b""))
     wanted = {os.fsencode(f"{clean.name(place)}{SUFFIX}") for place in range(len(clean))}
     if found != wanted:
         raise InputError(_difference(found, wanted), place=str(stored.root), allowed=allowed)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +21,12 @@ import numpy as np
 from sweeps.corruptions import SEVERITIES
 from sweeps.datasets import DataSet
 from sweeps.errors import InputError
+from sweeps.wholefiles import whole_file, write_whole
 from workers.corruptions.constants import CIFAR
 from workers.corruptions.corrupt import corrupt
 from workers.corruptions.libraries import check_libraries
 from workers.corruptions.textures import digest_of, read_textures, texture_files
+from workers.ordinary import check_ordinary
 
 PUBLISHED, GENERATED = "published", "generated"
 SYNTHETIC, PHOTOGRAPHS = "synthetic", "photographs"
@@ -36,7 +37,7 @@ FROST = "frost"
 """The corruption that takes textures, and the folder of the data sets in which photographs of frost may lie."""
 BATCH = 250
 """Images that are corrupted at a time: no part of what comes out."""
-SEMANTICS = 1
+SEMANTICS = 2
 """Raised when the same seed gives other images."""
 PATIENCE = 0.2
 Tick = Callable[[], None]
@@ -109,6 +110,8 @@ def open_file(path: Path, data: DataSet) -> np.ndarray:
 def check_labels(folder: Path, data: DataSet, labels: np.ndarray | None = None) -> None:
     """Raise InputError unless `labels.npy` has the test labels (all N, where given) once for each severity."""
     path, count = folder / LABELS, len(SEVERITIES) * data.test_images
+    if path.exists():
+        check_ordinary(path)
     try:
         found = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -234,9 +237,7 @@ def claim(folder: Path, origin: Mapping[str, Any]) -> None:
         problem = "this folder holds files that were not generated here"
         raise InputError(problem, place=str(folder), allowed="name a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{ORIGIN}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(origin) + "\n", encoding="utf-8")
-    temporary.replace(folder / ORIGIN)
+    write_whole(folder / ORIGIN, (json.dumps(origin) + "\n").encode())
 
 
 def _batches(pictures: np.ndarray, tick: Tick) -> Iterator[tuple[np.ndarray, range]]:
@@ -250,15 +251,8 @@ def put(path: Path, array: np.ndarray) -> None:
     """Write an array as `path`, complete or not at all; a file that is there stays."""
     if path.is_file():
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, array)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        np.save(file, array)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sweeps.corruptions import SEVERITIES
+from sweeps.wholefiles import whole_file
 from workers.corruptions.libraries import library
 
 SIDE = 96
@@ -36,4 +37,5 @@ def write_sheet(
             enlarged = np.repeat(np.repeat(image, times, axis=0), times, axis=1)
             colours = np.broadcast_to(enlarged, (*enlarged.shape[:2], 3))
             sheet.paste(image_library.fromarray(np.ascontiguousarray(colours)), (NAMES + column * step, top))
-    sheet.save(path, "PNG")
+    with whole_file(path) as file:
+        sheet.save(file, "PNG")

@@ -17,6 +17,7 @@ from sweeps.errors import InputError
 from workers.corruptions.draws import generator
 from workers.corruptions.libraries import library
 from workers.corruptions.weather import TEXTURES, plasma
+from workers.ordinary import check_ordinary
 
 SIDE = 1024
 """Of a synthetic texture, in pixels."""
@@ -61,6 +62,8 @@ def texture_files(folder: Path) -> list[Path]:
         files = sorted(one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES)
     except OSError as error:
         raise InputError(f"this folder can't be read: {error.strerror}", place=str(folder)) from None
+    for one in files[:TEXTURES]:
+        check_ordinary(one)
     if not files:
         raise InputError(
             "there is no picture of frost here", place=str(folder), allowed="allowed: " + ", ".join(SUFFIXES)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sweeps.errors import InputError
+from sweeps.wholefiles import write_whole
 from workers.corruptions.constants import IMAGENET
 from workers.corruptions.corrupt import corrupt
 from workers.corruptions.digital import jpeg
@@ -18,6 +19,7 @@ from workers.corruptions.libraries import library
 from workers.corruptions.sets import FROST
 from workers.corruptions.textures import read_textures
 from workers.decoding.listing import SUFFIXES
+from workers.ordinary import check_ordinary
 
 RESIZED, CROPPED = 256, 224
 """Pixels of the shorter side after resizing, and of both after cropping; other sizes in this proportion."""
@@ -43,14 +45,7 @@ class Picture:
 def list_tree(folder: Path) -> list[Picture]:
     """Every image of an ImageFolder tree, class by class. Raises InputError if there is none."""
     for place in PLACES:
-        classes = sorted(one for one in (folder / place).glob("*") if one.is_dir())
-        found = [
-            Picture(label=one.name, path=path)
-            for one in classes
-            for path in sorted(one.iterdir())
-            if path.suffix.lower().encode() in SUFFIXES
-        ]
-        if found:
+        if found := [Picture(label=one.name, path=path) for one in _classes(folder / place) for path in _images(one)]:
             return found
     raise InputError(
         "there is no tree CLASS/FILE.JPEG of images here",
@@ -59,9 +54,30 @@ def list_tree(folder: Path) -> list[Picture]:
     )
 
 
+def _classes(folder: Path) -> list[Path]:
+    try:
+        return sorted(one for one in folder.iterdir() if os.path.isdir(one))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"this folder can't be read: {error.strerror}", place=str(folder)) from None
+
+
+def _images(folder: Path) -> list[Path]:
+    """The images of a class. Raises InputError for one that is no file."""
+    try:
+        found = sorted(one for one in folder.iterdir() if one.suffix.lower().encode() in SUFFIXES)
+    except OSError as error:
+        raise InputError(f"this folder can't be read: {error.strerror}", place=str(folder)) from None
+    for one in found:
+        check_ordinary(one)
+    return found
+
+
 def read_picture(path: Path, side: int = CROPPED) -> np.ndarray:
     """An image as the networks see it: Resize 256, CenterCrop 224; uint8 (side, side, 3). Raises InputError."""
     image_library = library("PIL.Image")
+    check_ordinary(path)
     try:
         with image_library.open(path) as opened:
             picture = opened.convert("RGB")
@@ -106,9 +122,4 @@ def target(picture: Picture, corruption: str, severity: int, out: Path) -> Path:
 
 def _save(picture: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(jpeg(picture, QUALITY))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, jpeg(picture, QUALITY))

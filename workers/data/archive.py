@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from sweeps.datasets import DATASETS, DataSet
-from sweeps.errors import InputError, QsweepError
+from sweeps.errors import InputError, QsweepError, packed
+from sweeps.wholefiles import whole_file
+from workers.ordinary import check_ordinary
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -23,6 +26,7 @@ def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] |
     path = None if folder is None else folder / f"{data.name}.npz"
     if path is None or not path.exists():
         return None
+    check_ordinary(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return tuple(np.ascontiguousarray(archive[part]) for part in PARTS)
@@ -41,7 +45,8 @@ def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None
 
     images = load(DATASETS[name], folder, download=download)
     out.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out / f"{name}.npz", **{part: getattr(images, part).numpy() for part in PARTS})
+    with whole_file(out / f"{name}.npz") as file:
+        np.savez_compressed(file, **{part: getattr(images, part).numpy() for part in PARTS})
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,8 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name in given.datasets:
             write_archive(name, given.folder, given.out, download=given.download)
     except QsweepError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stdout.write(json.dumps(packed(error)) + "\n")
         return error.exit_code
+    sys.stdout.write("{}\n")
     return 0
 
 

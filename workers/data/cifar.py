@@ -9,6 +9,7 @@ import numpy as np
 
 from sweeps.datasets import DataSet
 from sweeps.errors import InputError
+from workers.ordinary import check_ordinary
 
 
 def read_cifar(data: DataSet, folder: Path | None, download: bool) -> tuple[np.ndarray, ...]:
@@ -18,6 +19,9 @@ def read_cifar(data: DataSet, folder: Path | None, download: bool) -> tuple[np.n
     from torchvision.datasets import CIFAR10, CIFAR100  # here, because the digits don't need torchvision
 
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[data.name]
+    for file in (folder / str(data.folder)).glob("*"):
+        if file.exists() and not file.is_dir():
+            check_ordinary(file)
     parts: list[np.ndarray] = []
     download = download and not (folder / str(data.folder)).exists()  # never over what the user has
     for train in (True, False):

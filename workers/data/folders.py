@@ -18,11 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from sweeps.datasets import DataSet, ImageFolder
-from sweeps.errors import InputError, QsweepError
-from workers.decoding.listing import Listing, image_paths
-
-TRAIN, TEST = "train", "val"
-"""The folders of the images that are trained on, and of those that are tested on."""
+from sweeps.errors import InputError, QsweepError, packed
+from workers.decoding.listing import TEST, TRAIN, Listing, folder_of, image_paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +36,7 @@ def read_files(data: DataSet, folder: Path | None) -> ImageFiles:
 
     Raises InputError if a folder or a class is missing, or it is not what its settings describe.
     """
-    if folder is None or data.folder is None:
-        raise InputError(f"{data.title} needs a folder", place="--data", allowed=_remedy(data))
-    place = folder / data.folder
-    if not place.is_dir():
-        raise InputError(f"data set {data.title} not found", place=str(folder), allowed=_remedy(data))
+    place = folder_of(data, folder)
     files, classes = list_files(data, place)
     if data.name == ImageFolder.name:
         _check(data, files, classes, listing_fingerprint(files), place)
@@ -126,10 +119,6 @@ def _listing(part: Path, classes: Sequence[str]) -> Listing:
     return Listing(root=part, paths=np.array(paths, dtype=bytes), labels=labels)
 
 
-def _remedy(data: DataSet) -> str:
-    return f"pass --data with the folder that contains {data.folder}/{TRAIN} and {data.folder}/{TEST}"
-
-
 def _again(data: DataSet) -> str:
     if data.name == ImageFolder.name:
         return "copy it again, or describe it as it is now with: qsweep images FOLDER"
@@ -153,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         files, classes = list_files(described.data(), place)
     except QsweepError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stdout.write(json.dumps(packed(error)) + "\n")
         return error.exit_code
     found = {
         "data": ImageFolder.name,

@@ -19,6 +19,7 @@ import numpy as np
 
 from sweeps.errors import InputError, QsweepError
 from workers.corruptions.files import check_size
+from workers.ordinary import check_ordinary
 
 LARGER = 256 / 224
 """How much longer than the cut an image's shorter side is made before it."""
@@ -105,6 +106,7 @@ def _decoded(path: Path) -> Any:
         from PIL import Image
     except ImportError:
         raise QsweepError("image files are decoded by Pillow: pip install pillow") from None
+    check_ordinary(path)
     try:
         with Image.open(path) as image:
             return image.convert("RGB")

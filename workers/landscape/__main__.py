@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sweeps.datasets import DataSet
-from sweeps.errors import QsweepError
+from sweeps.errors import QsweepError, packed
 from sweeps.landscape import Landscape
 from sweeps.training import Training
 from workers import checkpoints
@@ -37,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             answer = desk.answer(json.loads(line))
         except torch.OutOfMemoryError:
-            answer = {"problem": "out of memory on the device: stop what else runs there"}
+            answer = packed(QsweepError("out of memory on the device: stop what else runs there"))
         except QsweepError as error:
-            answer = {"problem": str(error)}
+            answer = packed(error)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     return 0

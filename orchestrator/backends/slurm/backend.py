@@ -26,6 +26,8 @@ GLANCE, STEADY = 2.0, 15.0
 SETTLING = 60.0
 """Seconds without any change after which the queue is steady."""
 
+PATTERNS = "%\\\"'"
+"""What Slurm and its scripts read as more than itself in the name of a file."""
 IDLE = 300
 """Seconds after which an agent without work gives its allocation back."""
 
@@ -50,9 +52,10 @@ class SlurmBackend(Backend):
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         return cls(Request(options=dict(options)))
 
-    def survey(self, machine: Machine, workers: int | None) -> Site:
+    def check(self, home: Home, workers: int | None) -> None:
         commands.check_present()
         _submitit()
+        _check_path(home.root)
         if workers is None:
             raise InputError(
                 "how many agents shall be submitted?",
@@ -60,6 +63,9 @@ class SlurmBackend(Backend):
                 allowed="each is one element of an array, with one GPU or one core",
             )
         self._request.check()
+
+    def survey(self, machine: Machine, workers: int | None) -> Site:
+        assert workers is not None, "which `check` has refused"
         return Site(hosts=self._request.hosts(), agents=workers)
 
     def adopt(self, fleet: Fleet) -> None:
@@ -180,7 +186,7 @@ class SlurmBackend(Backend):
             self._looked = time.monotonic()
         return self._seen
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         """scancel sends SIGTERM, upon which an agent hands over; those that wait are gone at once.
 
         Whoever is seen at work or in the queue again is told again: a pilot may have had itself requeued just then.
@@ -242,6 +248,16 @@ def environment(home: Home) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _check_path(root: Path) -> None:
+    """Raise InputError for a home whose path Slurm would not take as it stands: it replaces `%j`, and drops `\\`."""
+    if odd := sorted({char for char in str(root) if char in PATTERNS or not char.isprintable()}):
+        raise InputError(
+            f"Slurm can't write logs below a path with {' or '.join(map(repr, odd))} in it",
+            place=f"home {root}",
+            allowed="name another with --home DIR",
+        )
 
 
 def _submitit() -> Any:

@@ -25,6 +25,7 @@ from orchestrator.backends.slurm import commands
 from orchestrator.supervisor import PASSED_ON, stay, supervise
 from orchestrator.upkeep import End
 from sweeps.errors import InputError, QsweepError
+from sweeps.logs import CleanFormatter
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class Flight:
 def speak() -> None:
     """Let the pilot's own messages go to the log of its element. submitit's have a handler of their own."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(CleanFormatter())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -25,7 +25,7 @@ from tests.db.conftest import agent_info, trained  # noqa: E402
 
 
 def fill(registry: Registry) -> None:
-    """Sweeps, jobs, agents, attempts and events in every state, checkpoints, a calibration, a measure."""
+    """Rows in every table: jobs, agents, attempts and events in every state, a measure, a selection, a trial."""
     trainings = trained(6)
     child = Job(training=trainings[0].training, kind=Kind.MEASURE, parent=trainings[0].identity, measure=PacBayes())
     grid = _sweep(registry, "grid", [*trainings, child])
@@ -34,6 +34,7 @@ def fill(registry: Registry) -> None:
     waiting = _sweep(registry, "waiting", trained(1, depth=3))
     registry.cancel(given_up.id)
     registry.pause(waiting.id, "the disk is full")
+    registry.select(trainings[:3])
     registry.calibration(shape="train/digits", device="cpu", build="test", slots=8, form="grouped")
 
     worker = registry.enlist(agent_info(log="logs/agents/one.log"))

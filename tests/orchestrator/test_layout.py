@@ -17,7 +17,7 @@ import pytest
 
 from db.home import Home
 from orchestrator.cli import main
-from orchestrator.terminal import broken, counted
+from orchestrator.layout import broken, counted
 from reports.render import Layout
 from reports.screen import cells
 from reports.source import RegistrySource

@@ -1,0 +1,31 @@
+"""Whether files are there that the registry counts, by their names alone and without Arrow: for `qsweep status`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from db.home import Home
+from db.registry import Registry
+from sweeps.job import Kind
+
+FILES = {Kind.TRAIN: ("runs", "epochs", "layers"), Kind.MEASURE: ("measures",), Kind.CORRUPT: ("distortions",)}
+"""The kinds of results of each kind of job; `db/schema.py` has their columns."""
+
+
+def is_anything_absent(home: Home, registry: Registry) -> bool:
+    """Whether a results file or a kept model of some done job is not there. Results at a URL are not looked at."""
+    counted = registry.custody.counted()
+    if isinstance(home.store, Path):
+        there = {folder: _names(home.store / folder) for kinds in FILES.values() for folder in kinds}
+        for kind, publication in {(kind, publication) for kind, publication, _ in counted}:
+            if any(f"{publication}.parquet" not in there[folder] for folder in FILES[kind]):
+                return True
+    return any(model and not (home.models / model).is_file() for _, _, model in counted)
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()

@@ -1,0 +1,72 @@
+"""Results that somebody else may have written: read as rows of their kind, or refused with a ValueError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+LARGEST = 1 << 33
+"""Bytes that one file may unpack to."""
+TEXT = 4096
+"""Characters of a text in a row of results at most."""
+SHARE = "accuracy"
+"""Columns whose name holds this lie between 0 and 1."""
+KEYS = {"epochs": ("job", "epoch"), "layers": ("job", "index"), "attempts": ("job", "attempt"), "events": ("event",)}
+"""The columns that name a row, where it is more than the job."""
+
+
+def parse(content: bytes, schema: pa.Schema, *, rows: int) -> pa.Table:
+    """The columns of `schema` that this Parquet file has.
+
+    Raises ValueError if it is damaged, has more than `rows` rows, or a column twice or of another type.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        found, meta = file.schema_arrow, file.metadata
+        if meta.num_rows > rows:
+            raise ValueError(f"it has {meta.num_rows} rows, where at most {rows} can be")
+        if len(set(found.names)) < len(found.names):
+            raise ValueError("a column stands twice")
+        for field in found:
+            if field.name in schema.names and field.type != schema.field(field.name).type:
+                raise ValueError(f"the column {field.name} is {field.type}, not {schema.field(field.name).type}")
+        if sum(meta.row_group(place).total_byte_size for place in range(meta.num_row_groups)) > LARGEST:
+            raise ValueError(f"it would unpack to more than {LARGEST:,} bytes")
+        table = file.read(columns=[name for name in schema.names if name in found.names])
+        table.validate(full=True)
+    except (
+        pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, MemoryError, OverflowError,
+        NotImplementedError,
+    ) as error:  # fmt: skip
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"it can't be read as results: {reason[:300]}") from None
+    return table.replace_schema_metadata(file.schema_arrow.metadata)
+
+
+def check_values(table: pa.Table) -> None:
+    """Raise ValueError for a number that is not finite, an accuracy that is none, or a text without end."""
+    for field in table.schema:
+        values = table[field.name].drop_null()
+        if not len(values):
+            continue
+        if pa.types.is_floating(field.type):
+            if not pc.all(pc.is_finite(values)).as_py():
+                raise ValueError(f"{field.name} holds a number that is not finite")
+            low, high = pc.min_max(values).as_py().values()
+            if SHARE in field.name and not 0 <= low <= high <= 1:
+                raise ValueError(f"{field.name} holds {low if low < 0 else high}, which is no share")
+        elif pa.types.is_string(field.type) and pc.max(pc.utf8_length(values)).as_py() > TEXT:
+            raise ValueError(f"{field.name} holds a text of more than {TEXT} characters")
+
+
+def check_unique(table: pa.Table, name: str) -> None:
+    """Raise ValueError if a row stands twice: of one job, or of one epoch, layer, attempt or event."""
+    keys: Sequence[str] = KEYS.get(name, ("job",))
+    if missing := [key for key in keys if key not in table.column_names]:
+        raise ValueError(f"it has no column {missing[0]}")
+    found = table.select(list(keys)).group_by(list(keys)).aggregate([])
+    if any(table[key].null_count for key in keys) or found.num_rows < table.num_rows:
+        raise ValueError(f"a row of {name} stands twice, or belongs to none: {', '.join(keys)} name a row")

@@ -1,0 +1,26 @@
+"""Whether the data sets of jobs can be where they have to be: asked before a process with torch reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from db.home import Home
+from sweeps.errors import InputError
+from sweeps.job import Job
+from workers.decoding.listing import folder_of
+
+
+def check_data(home: Home, jobs: Iterable[Job]) -> None:
+    """Raise InputError for a folder of images that is not there, and for one that could not be downloaded."""
+    for data in {job.training.data: None for job in jobs}:
+        if data.streamed:
+            folder_of(data, home.data)
+        elif data.folder is not None and not home.data.exists():
+            nearest = next(one for one in home.data.parents if one.exists())
+            if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+                raise InputError(
+                    f"{data.title} is not here, and can't be downloaded into a folder that can't be made",
+                    place=f"--data {home.data}",
+                    allowed=f"pass --data with the folder that contains {data.folder}",
+                )

@@ -1,0 +1,88 @@
+"""Deleting a sweep: what it frees, and the files that go with it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from db.home import Home
+from db.registry import Registry
+from db.results import DamagedResults, ResultStore
+from db.rows import Deletion, Sweep
+from db.schema import KINDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freed:
+    """What a deletion frees. `rows` of results lie in files that go, and in files that others share."""
+
+    deletion: Deletion
+    rows: int
+    results: int
+    """Bytes of the results files in which nothing else counts."""
+    models: int
+    checkpoints: int
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return self.results + self.models + self.checkpoints
+
+    def parts(self) -> Iterator[tuple[str, int, int]]:
+        """What, how many, and their bytes."""
+        yield "rows of results", self.rows, self.results
+        yield "trained models", len(self.deletion.models), self.models
+        yield "checkpoints", len(self.deletion.checkpoints), self.checkpoints
+
+    def content(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "jobs": self.deletion.jobs,
+            "shared": self.deletion.shared,
+            "rows": self.rows,
+            "models": len(self.deletion.models),
+            "checkpoints": len(self.deletion.checkpoints),
+            "bytes": self.size,
+        }
+
+
+def look_at(home: Home, registry: Registry, sweep: Sweep) -> Freed:
+    """What a deletion of the sweep would free. Changes nothing."""
+    found = registry.deletion(sweep)
+    return Freed(
+        deletion=found,
+        rows=_count_rows(home, registry, sweep, found),
+        results=_size(home.results / kind / f"{one}.parquet" for kind in KINDS for one in found.publications),
+        models=_size(home.models / one for one in found.models),
+        checkpoints=_size(home.checkpoints / one for one in found.checkpoints),
+    )
+
+
+def delete_sweep(home: Home, registry: Registry, sweep: Sweep) -> None:
+    """Delete it from the registry, then the models and checkpoints that it alone had.
+
+    These bear the attempt that wrote them in their names, so nobody who takes up a job afresh writes or reads them.
+    Its results files are left to the garbage collection: a query may be reading them. Raises InputError while some
+    of its jobs wait or run.
+    """
+    gone = registry.delete(sweep.id)
+    for path in (*(home.models / one for one in gone.models), *(home.checkpoints / one for one in gone.checkpoints)):
+        path.unlink(missing_ok=True)
+
+
+def _count_rows(home: Home, registry: Registry, sweep: Sweep, found: Deletion) -> int:
+    lost = set(found.identities)
+    pointers = [one for one in registry.committed(sweep.id) if one.job in lost]
+    count = 0
+    for kind in KINDS:
+        try:
+            count += ResultStore(home.store).read(kind, pointers, columns=["job"]).num_rows
+        except DamagedResults:  # what can't be read can be deleted all the same
+            continue
+    return count
+
+
+def _size(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())

@@ -1,0 +1,146 @@
+"""A bundle's results, looked at before anything of them is counted: each file whole, each row the job's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from db.foreign import check_unique, check_values, parse
+from db.rows import Claim
+from db.schema import KINDS, VERSION, Kind
+from sweeps.errors import InputError
+from workers.bundle.findings import Findings, Publication
+from workers.bundle.plain import NAME, read_plain
+from workers.forms import known_form
+
+AGAIN = "copy the bundle again; nothing was imported"
+LARGEST = 1 << 33
+"""Bytes of one file of results, or of one model."""
+PROVENANCE = ("code", "torch", "device", "host")
+
+
+def check_results(folder: Path, findings: Findings, *, models: bool) -> None:
+    """Raise InputError unless every file that was found is here and what was written, row by row."""
+    for publication in findings.finished:
+        for result in publication.results if models else ():
+            if result.model_hash is not None:
+                read_whole(folder / "models" / result.model, result.model_hash)
+        for kind, digest in publication.files.items():
+            path = results_file(folder, kind, publication)
+            content = read_whole(path, digest)
+            try:
+                _check_file(content, KINDS[kind], publication)
+            except ValueError as error:
+                raise InputError(str(error), place=str(path), allowed=AGAIN) from None
+
+
+def results_file(folder: Path, kind: str, publication: Publication) -> Path:
+    """Where a bundle keeps these results."""
+    return folder / "results" / kind / f"{publication.name}.parquet"
+
+
+def read_whole(path: Path, digest: str) -> bytes:
+    """The content of a plain file with this SHA-256. Raises InputError."""
+    content = read_plain(path, LARGEST)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise InputError("this file is truncated or was altered", place=str(path), allowed=AGAIN)
+    return content
+
+
+def _check_file(content: bytes, kind: Kind, publication: Publication) -> None:
+    claims = [one.claim for one in publication.results]
+    table = parse(content, kind.columns, rows=sum(_most(kind, claim) for claim in claims))
+    meta = table.schema.metadata or {}
+    if meta.get(b"qsweep.schema") != str(VERSION).encode() or meta.get(b"qsweep.kind") != kind.name.encode():
+        raise ValueError(f"these are no {kind.name}, or of another version of qsweep")
+    check_unique(table, kind.name)
+    check_values(table)
+    _check_jobs(table, claims)
+    if kind.name == "epochs":
+        _check_epochs(table, publication)
+    elif kind.name == "layers":
+        _check_layers(table, claims)
+    else:
+        _check_rows(table, publication)
+
+
+def _most(kind: Kind, claim: Claim) -> int:
+    """The rows of this kind that a job has at most."""
+    if kind.one_row_a_job:
+        return 1
+    training = claim.job.training
+    return training.recipe.epochs if kind.name == "epochs" else len(training.model.layers(training.data))
+
+
+def _check_jobs(table: pa.Table, claims: Sequence[Claim]) -> None:
+    """No row of another job or attempt."""
+    if "attempt" not in table.column_names:
+        raise ValueError("it has no column attempt")
+    wanted = {(claim.job.identity, claim.attempt) for claim in claims}
+    foreign = set(zip(table["job"].to_pylist(), table["attempt"].to_pylist(), strict=True)) - wanted
+    if foreign:
+        job, attempt = sorted(foreign, key=str)[0]
+        raise ValueError(f"it has a row of job {str(job)[:12]}, attempt {attempt}, which is not among its jobs")
+
+
+def _grouped(table: pa.Table, column: str) -> dict[str, list[Any]]:
+    """The values of a column by job, in order."""
+    found: dict[str, list[Any]] = {}
+    for job, value in zip(table["job"].to_pylist(), table[column].to_pylist(), strict=True):
+        found.setdefault(job, []).append(value)
+    return found
+
+
+def _check_epochs(table: pa.Table, publication: Publication) -> None:
+    """Each epoch once, and all of them, except of a training that diverged."""
+    found = _grouped(table, "epoch")
+    for one in publication.results:
+        epochs, all_of_them = sorted(found.get(one.claim.job.identity, [])), one.claim.job.training.recipe.epochs
+        if epochs != list(range(1, len(epochs) + 1)) or (len(epochs) < all_of_them and not one.diverged):
+            raise ValueError(f"job {one.claim.job.identity[:12]} has not each of its {all_of_them} epochs once")
+
+
+def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
+    names, places = _grouped(table, "layer"), _grouped(table, "index")
+    for claim in claims:
+        training, identity = claim.job.training, claim.job.identity
+        expected = [(place, one.name) for place, one in enumerate(training.model.layers(training.data))]
+        if sorted(zip(places.get(identity, []), names.get(identity, []), strict=True), key=str) != sorted(
+            expected, key=str
+        ):
+            raise ValueError(f"job {identity[:12]} has not each of its {len(expected)} layers once")
+
+
+def _check_rows(table: pa.Table, publication: Publication) -> None:
+    """Each job has its one row, with its settings, its parent and what the ledger says of it."""
+    rows = {row["job"]: row for row in table.to_pylist()}
+    for one in publication.results:
+        job, row = one.claim.job, rows.get(one.claim.job.identity)
+        name = f"job {job.identity[:12]}"
+        if row is None or any(row.get(key, value) != _stored(value) for key, value in _settings(one.claim, row)):
+            raise ValueError(f"the row of {name} is missing, or of another job")
+        if row.get("diverged") is not one.diverged:
+            raise ValueError(f"{name}: the row and the ledger differ in whether it diverged")
+        if any(row.get(key) is not None and len(row[key]) > NAME for key in PROVENANCE):
+            raise ValueError(f"{name}: its row names a host, device, torch or code of more than {NAME} characters")
+        if known_form(row.get("slots"), row.get("form")) is None:
+            raise ValueError(f"{name}: there is no form {row.get('form')!r} in {row.get('slots')} slots")
+        if (row.get("seconds") or 0.0) < 0:
+            raise ValueError(f"{name}: it took {row['seconds']} s")
+        parent = one.claim.parent
+        if parent and (row.get("parent"), row.get("parent_attempt")) != (parent.identity, parent.attempt):
+            raise ValueError(f"{name}: its row is of another model than that of its parent")
+
+
+def _settings(claim: Claim, row: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The job's settings that the row can hold: one that came later is not in an older version's files."""
+    return [(name, _stored(value)) for name, value in claim.job.settings().items() if name in row]
+
+
+def _stored(value: object) -> object:
+    """A setting as Parquet gives it back."""
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,140 @@
+"""The keeper of a detached sweep: `python -m orchestrator.keeper`, a launcher on this machine that nobody looks at.
+
+It runs in a session of its own, starts agents again by the law of `orchestrator.upkeep`, and ends when nothing is left
+to run, or when the sweep is paused or cancelled. Nothing depends on it: agents whose keeper dies work on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from db.clock import boot_id, process_started
+from db.home import Home
+from db.registry import Registry
+from db.rows import Scope
+from orchestrator.backends.base import Fleet
+from orchestrator.deaths import is_alive
+from orchestrator.layout import tell
+from orchestrator.screen import Screen
+from orchestrator.starts import Start, record
+from orchestrator.supervisor import scope_options
+from sweeps import processes
+from sweeps.errors import QsweepError
+
+BACKEND = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """A keeper, as a record of `starts/` names it."""
+
+    host: str
+    boot: str
+    pid: int
+    started: float
+
+    @classmethod
+    def of(cls, start: Start) -> Process:
+        host, boot, pid, started = start.reference.split(" ")
+        return cls(host=host, boot=boot, pid=int(pid), started=float(started))
+
+    def reference(self) -> str:
+        return f"{self.host} {self.boot} {self.pid} {self.started}"
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs on this machine now."""
+        return (self.host, self.boot) == (socket.gethostname(), boot_id()) and is_alive(self.pid, self.started)
+
+
+def living(starts: Sequence[Start]) -> list[tuple[Start, Process]]:
+    """Those of these starts whose keeper runs on this machine now."""
+    return [(start, one) for start in starts if start.backend == BACKEND and (one := Process.of(start)).lives]
+
+
+def start_keeper(fleet: Fleet) -> Process:
+    """Start a process that keeps this fleet at work here, and record it in the home."""
+    home = fleet.home
+    log = log_of(home, fleet)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    assert fleet.scope.sweep is not None
+    command = [*processes.PYTHON, "orchestrator.keeper", "--home", str(home.root), "--data", str(home.data)]
+    command += ["--workers", str(fleet.workers), "--gpus", str(fleet.gpus), "--lease", str(fleet.lease)]
+    command += ["--code", fleet.code, *scope_options(fleet.scope)]
+    command += [] if fleet.time_limit is None else ["--time-limit", str(fleet.time_limit)]
+    with log.open("ab") as output:
+        process = processes.start(
+            command,
+            env=dict(os.environ) | {"QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    keeper = Process(host=socket.gethostname(), boot=boot_id(), pid=process.pid, started=process_started(process.pid))
+    record(
+        home,
+        Start(
+            backend=BACKEND,
+            sweep=fleet.scope.sweep,
+            reference=keeper.reference(),
+            agents=fleet.workers,
+            selection=fleet.scope.selection,
+        ),
+    )
+    return keeper
+
+
+def log_of(home: Home, fleet: Fleet) -> Path:
+    """Where the keeper of this fleet says what it does."""
+    return home.logs / "keepers" / f"{fleet.title or fleet.scope.sweep}.log"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from orchestrator.backends.local import LocalBackend
+    from orchestrator.watch import Watch
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--sweep", type=int, required=True)
+    parser.add_argument("--selection", type=int)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--gpus", type=int, required=True)
+    parser.add_argument("--lease", type=float, required=True)
+    parser.add_argument("--time-limit", type=float)
+    parser.add_argument("--code", required=True)
+    given = parser.parse_args(arguments)
+    home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
+    console = Screen(stderr=False, width=200)
+    try:
+        with Registry.open(home.registry) as registry:
+            sweep = next(one for one in registry.sweeps() if one.id == given.sweep)
+            fleet = Fleet(
+                home=home,
+                workers=given.workers,
+                gpus=given.gpus,
+                lease=given.lease,
+                time_limit=given.time_limit,
+                scope=Scope(sweep=given.sweep, selection=given.selection),
+                title=sweep.title,
+                code=given.code,
+            )
+            backend = LocalBackend(beside=True)
+            backend.adopt(fleet)
+            Watch(home, registry, sweep, backend, fleet, console).run()
+    except QsweepError as error:
+        tell(console, str(error))
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

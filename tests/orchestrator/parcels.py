@@ -1,0 +1,186 @@
+"""A bundle that was packed by the product and worked off by nobody: its results are made up, and written as an agent
+of the bundle writes them. No torch, no process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from db.home import Home
+from db.model_names import model_name
+from db.results import ResultStore
+from db.rows import Claim, Finished
+from orchestrator.packing import pack
+from orchestrator.selection import read_selection
+from workers.bundle.desk import LEDGER, Desk
+from workers.bundle.ledger import _seal
+from workers.bundle.manifest import FILE, read_manifest, seed
+from workers.bundle.parcel import write_results
+
+SWEEP = """
+title = "Four models"
+[fixed]
+data = "digits"
+model = "nin"
+width = 2
+depth = 1
+channels_per_width = 2
+optimizer = "sgd"
+weight_decay = 0.0
+epochs = 2
+batch_size = 128
+[axes]
+learning_rate = [0.05, 0.1]
+bits = [32, 4]
+"""
+BEGAN = {"host": "far", "device": "cpu", "torch": "2.0", "code": "1.0+made"}
+ORIGIN = {"code": "1.0+made", "torch": "2.0", "device": "cpu", "host": "far", "slots": 4, "form": "gather",
+          "seconds": 1.5, "steps_per_second": 10.0}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A home, and the folder of the bundle that left it."""
+
+    home: Path
+    bundle: Path
+
+    def copy(self, folder: Path) -> Made:
+        """The same in another folder."""
+        shutil.copytree(self.home, folder / "home")
+        shutil.copytree(self.bundle, folder / "far", symlinks=True)
+        return Made(home=folder / "home", bundle=folder / "far")
+
+
+def make(folder: Path) -> Made:
+    """Pack four trainings, and have them found done."""
+    (folder / "four.toml").write_text(SWEEP)
+    home = Home.at(folder / "home")
+    selection = read_selection(str(folder / "four.toml"), changes=(), where=None, limit=None)
+    pack(home, selection, folder / "far", with_data=False, code=None)
+    work_off(folder / "far")
+    return Made(home=folder / "home", bundle=folder / "far")
+
+
+def work_off(bundle: Path, loss: float = 0.5) -> None:
+    """Two publications of two jobs each, a calibration and a log."""
+    place = Home.at(bundle)
+    for one in (place.results, place.models, place.checkpoints, place.logs):
+        one.mkdir(exist_ok=True)
+    (place.logs / "far-1.log").write_text("done\n")
+    desk = Desk(place, read_manifest(bundle))
+    try:
+        desk.enlist(1, ("fp32",))
+        desk.began(BEGAN)
+        while (head := desk.next_cohort(1)) is not None:
+            desk.calibration(shape=head.job.shape, device="cpu", build="2.0", slots=4, form="gather")
+            claims = desk.claim(1, head, 2)
+            _publish(place, desk, claims, loss)
+    finally:
+        desk.close()
+
+
+def _publish(place: Home, desk: Desk, claims: list[Claim], loss: float) -> None:
+    publication = f"000001-{claims[0].job_id:012x}"
+    store = ResultStore(place.results)
+    for kind, rows in rows_of(claims, loss).items():
+        store.write(kind, publication, rows)
+    finished = []
+    for claim in claims:
+        name, content = model_name(claim.job.identity, claim.attempt), f"{claim.job.identity} {loss}".encode()
+        (place.models / name).parent.mkdir(exist_ok=True)
+        (place.models / name).write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        finished.append(
+            Finished(
+                job_id=claim.job_id, attempt=claim.attempt, publication=publication, model_file=name, model_hash=digest
+            )
+        )
+    desk.finish(1, finished)
+
+
+def rows_of(claims: list[Claim], loss: float) -> dict[str, list[dict[str, Any]]]:
+    rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
+    for claim in claims:
+        key, training = {"job": claim.job.identity, "attempt": claim.attempt}, claim.job.training
+        found = {"train_loss": loss, "test_loss": 0.75, "generalization_gap": 0.75 - loss, "train_accuracy": 0.75,
+                 "test_accuracy": 0.5, "chosen_epoch": 2, "diverged": False}  # fmt: skip
+        at = {"finished_at": datetime(2026, 1, 1, tzinfo=UTC)}
+        rows["runs"].append(key | ORIGIN | at | claim.job.settings() | found)
+        rows["epochs"] += [key | {"epoch": epoch, "train_loss": loss, "train_accuracy": 0.5} for epoch in (1, 2)]
+        layers = training.model.layers(training.data)
+        rows["layers"] += [key | {"layer": one.name, "index": place} for place, one in enumerate(layers)]
+    return rows
+
+
+# Alterations by somebody who can seal
+
+
+def records_of(bundle: Path) -> list[dict[str, Any]]:
+    lines = (bundle / LEDGER).read_text().splitlines()
+    return [json.loads(line.partition(" ")[2]) for line in lines]
+
+
+def seal(bundle: Path, texts: list[str]) -> None:
+    """Write a ledger of these records, soundly sealed."""
+    digest, lines = seed(bundle), []
+    for text in texts:
+        digest = _seal(digest, text)
+        lines.append(f"{digest} {text}\n")
+    (bundle / LEDGER).write_text("".join(lines))
+
+
+def edit_records(bundle: Path, edit: Callable[[list[dict[str, Any]]], Any]) -> None:
+    records = records_of(bundle)
+    edit(records)
+    seal(bundle, [json.dumps(one) for one in records])
+
+
+def edit_manifest(bundle: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    records = records_of(bundle)
+    content = json.loads((bundle / FILE).read_text())
+    edit(content)
+    (bundle / FILE).write_text(json.dumps(content))
+    seal(bundle, [json.dumps(one) for one in records])
+
+
+def finished(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first record of a finish."""
+    return next(one for one in records if one["what"] == "finished")
+
+
+def edit_table(bundle: Path, kind: str, edit: Callable[[pa.Table], pa.Table]) -> None:
+    """Alter the first publication's rows of a kind, with a digest that fits."""
+    name = finished(records_of(bundle))["publication"]
+    path = bundle / "results" / kind / f"{name}.parquet"
+    table = pq.read_table(path)
+    pq.write_table(edit(table).replace_schema_metadata(table.schema.metadata), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    edit_records(bundle, lambda records: finished(records)["files"].update({kind: digest}))
+
+
+def put(column: str, values: Mapping[int, Any]) -> Callable[[pa.Table], pa.Table]:
+    """Other values in some rows of a column."""
+
+    def edit(table: pa.Table) -> pa.Table:
+        place, field = table.column_names.index(column), table.schema.field(column)
+        listed = table[column].to_pylist()
+        for row, value in values.items():
+            listed[row] = value
+        return table.set_column(place, field, pa.array(listed, field.type))
+
+    return edit
+
+
+def zipped(bundle: Path, out: Path) -> Path:
+    write_results(bundle, out, models=True)
+    return out

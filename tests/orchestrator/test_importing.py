@@ -1,0 +1,433 @@
+"""What somebody else made of a bundle: whatever it says, nothing is written outside, nothing counted half."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import stat
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import qsweep as api
+from db.audit import audit
+from db.home import Home
+from db.registry import Registry
+from db.rows import JobRow
+from db.states import State
+from orchestrator.importing import bring_home
+from sweeps.errors import InputError
+from tests.orchestrator import parcels
+from tests.orchestrator.parcels import Made, edit_manifest, edit_records, edit_table, finished, put
+from workers.bundle.archive import Bounds, unpack
+from workers.bundle.desk import LEDGER
+from workers.bundle.manifest import FILE
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return parcels.make(tmp_path_factory.mktemp("parcels"))
+
+
+@pytest.fixture
+def made(master: Made, tmp_path: Path) -> Made:
+    return master.copy(tmp_path)
+
+
+def rows(home: Path) -> list[JobRow]:
+    with Registry.open(Home.at(home).registry) as registry:
+        return registry.jobs(registry.sweeps()[0].id)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Every file with its hash, but for the registry's own log."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith("registry.db-")
+    }
+
+
+def refused(made: Made, path: Path | None = None) -> str:
+    """The one message with which the bundle is refused, and nothing written for it."""
+    before = files(made.home)
+    with pytest.raises(InputError) as error:
+        bring_home(Home.at(made.home), path or made.bundle)
+    assert files(made.home) == before
+    assert {row.state for row in rows(made.home)} == {State.RUNNING}
+    return str(error.value)
+
+
+def test_a_sound_bundle_counts_with_models_named_here(made: Made) -> None:
+    found = bring_home(Home.at(made.home), made.bundle)
+    assert (found.counted, found.refused, found.away, found.without_models) == (4, 0, 0, 0)
+    for row in rows(made.home):
+        content = (made.home / "models" / str(row.model_file)).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row.model_hash
+        assert row.model_file == f"{row.identity[:2]}/{row.identity}-1-{str(row.model_hash)[:32]}.pt"
+    assert bring_home(Home.at(made.home), made.bundle).known == 4
+    assert audit(Home.at(made.home), deep=True) == []
+    assert len(api.results("four", home=made.home)) == 4
+
+
+def test_a_parcel_as_one_file_counts_as_its_folder_does(made: Made, tmp_path: Path) -> None:
+    assert bring_home(Home.at(made.home), parcels.zipped(made.bundle, tmp_path / "results.zip")).counted == 4
+
+
+# Names that lead elsewhere
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../code/VERSION/workers/agent/__main__.py", "../registry.db", "/tmp/model.pt", "ab/model.pt", "", 7, ["x"]],
+)
+def test_no_model_is_named_by_a_bundle(made: Made, name: Any) -> None:
+    edit_records(made.bundle, lambda records: finished(records)["jobs"][0].update(model=name))
+    assert "line 3 says what no bundle finds" in refused(made)
+
+
+@pytest.mark.parametrize("name", ["../../home/registry", "000001-0000/../x", "", None, 3])
+def test_no_publication_is_named_by_a_bundle(made: Made, name: Any) -> None:
+    edit_records(made.bundle, lambda records: finished(records).update(publication=name))
+    assert "line 3 says what no bundle finds" in refused(made)
+
+
+@pytest.mark.parametrize("kind", ["../runs", "measures", ""])
+def test_no_kind_of_results_is_named_by_a_bundle(made: Made, kind: str) -> None:
+    edit_records(made.bundle, lambda records: finished(records)["files"].update({kind: "0" * 64}))
+    assert "has the keys" in refused(made)
+
+
+@pytest.mark.parametrize("what", ["models", "results/runs", "logs/far-1.log", LEDGER, FILE])
+def test_links_in_a_folder_are_refused(made: Made, tmp_path: Path, what: str) -> None:
+    path = made.bundle / what
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert "link or a device" in refused(made)
+
+
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(made: Made) -> None:
+    os.mkfifo(made.bundle / "logs" / "more.log")
+    assert "link or a device" in refused(made)
+
+
+def archive(path: Path, members: dict[str, bytes], change: Callable[[zipfile.ZipInfo], Any] = lambda _: None) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            change(info)
+            made.writestr(info, content)
+    return path
+
+
+def link(info: zipfile.ZipInfo) -> None:
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+
+def device(info: zipfile.ZipInfo) -> None:
+    info.external_attr = (stat.S_IFCHR | 0o777) << 16
+
+
+@pytest.mark.parametrize(
+    "name", ["../escaped", "a/../../escaped", "/escaped", "a//b", "./a", "a\\..\\b", "C:escaped", "a\nb", "a/.."]
+)
+def test_no_member_of_an_archive_leads_out_of_it(tmp_path: Path, name: str) -> None:
+    path = archive(tmp_path / "x.zip", {"fine": b"", name: b"mine"})
+    with pytest.raises(InputError, match="its member"):
+        unpack(path, tmp_path / "deep" / "folder")
+    assert not list(tmp_path.rglob("escaped*"))
+    assert not any((tmp_path / "deep" / "folder").iterdir())
+
+
+@pytest.mark.parametrize("kind", [link, device])
+def test_links_and_devices_in_an_archive_are_refused(tmp_path: Path, kind: Callable[[zipfile.ZipInfo], Any]) -> None:
+    with pytest.raises(InputError, match="is a link or a device"):
+        unpack(archive(tmp_path / "x.zip", {"a": b"/etc"}, kind), tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_that_stands_twice_in_an_archive_is_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.zip", {"a": b"1"})
+    with zipfile.ZipFile(path, "a") as more:
+        more.writestr("a", b"2")
+    with pytest.raises(InputError, match="stands there twice"):
+        unpack(path, tmp_path / "out")
+
+
+def test_an_archive_is_bounded_in_members_size_and_ratio(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.zip", {f"{number}": bytes(1_000_000) for number in range(3)})
+    for bounds, words in (
+        (Bounds(members=2), "it has 3 files"),
+        (Bounds(size=2_000_000), "would unpack to 3,000,000 bytes"),
+        (Bounds(slack=0), "would unpack to 3,000,000 bytes"),
+    ):
+        with pytest.raises(InputError, match=words):
+            unpack(path, tmp_path / "out", bounds)
+    unpack(path, tmp_path / "out")
+    assert sum(one.stat().st_size for one in (tmp_path / "out").iterdir()) == 3_000_000
+
+
+def test_an_archive_with_images_and_hundreds_of_models_is_admitted(tmp_path: Path) -> None:
+    dice = random.Random(1)
+    members = {f"models/ab/{number}.pt": dice.randbytes(4096) for number in range(600)}
+    unpack(archive(tmp_path / "x.zip", members | {"data/cifar10.npz": dice.randbytes(1 << 20)}), tmp_path / "out")
+    assert len(list((tmp_path / "out" / "models" / "ab").iterdir())) == 600
+
+
+def test_whatever_bytes_are_damaged_a_parcel_is_refused_in_one_message_or_sound(made: Made, tmp_path: Path) -> None:
+    content = parcels.zipped(made.bundle, tmp_path / "sound.zip").read_bytes()
+    broken = 0
+    for number in range(400):
+        dice, damaged = random.Random(number), bytearray(content)
+        for _ in range(dice.choice([1, 1, 4, 40])):
+            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        if number % 10 == 0:
+            del damaged[dice.randrange(len(damaged)) :]
+        (tmp_path / "x.zip").write_bytes(damaged)
+        try:
+            unpack(tmp_path / "x.zip", tmp_path / f"out{number}")
+        except InputError as error:
+            broken += 1
+            assert "x.zip" in str(error)  # noqa: PT017 - some damages leave a sound archive
+    assert broken > 200
+    (tmp_path / "x.zip").write_bytes(content[:-30])
+    assert "truncated or damaged" in refused(made, tmp_path / "x.zip")
+
+
+def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
+    content = bytearray(archive(tmp_path / "x.zip", {"a": b"1"}).read_bytes())
+    content[content.rindex(b"PK\1\2") + 8] |= 1
+    content[content.index(b"PK\3\4") + 6] |= 1
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(InputError, match="is encrypted"):
+        unpack(tmp_path / "x.zip", tmp_path / "out")
+
+
+# Lists of jobs and ledgers that say what no bundle finds
+
+
+def of(records: list[dict[str, Any]], what: str) -> dict[str, Any]:
+    return next(one for one in records if one["what"] == what)
+
+
+LEDGERS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "a host that is a list": lambda r: of(r, "began").update(host=["far"]),
+    "a host without end": lambda r: of(r, "began").update(host="x" * 5000),
+    "no slots": lambda r: of(r, "calibrated").update(slots=0),
+    "slots that are true": lambda r: of(r, "calibrated").update(slots=True),
+    "a million slots": lambda r: of(r, "calibrated").update(slots=10**6),
+    "an unknown form": lambda r: of(r, "calibrated").update(form="magic"),
+    "a form that is a list": lambda r: of(r, "calibrated").update(form=["gather"]),
+    "another shape": lambda r: of(r, "calibrated").update(shape="train/digits/other"),
+    "another device": lambda r: of(r, "calibrated").update(device="cuda:H100"),
+    "diverged maybe": lambda r: finished(r)["jobs"][0].update(diverged="maybe"),
+    "diverged one": lambda r: finished(r)["jobs"][0].update(diverged=1),
+    "an unknown job": lambda r: finished(r)["jobs"][0].update(job=99),
+    "a job that is a text": lambda r: finished(r)["jobs"][0].update(job="1"),
+    "no jobs": lambda r: finished(r).update(jobs=[]),
+    "a hash that is none": lambda r: finished(r)["jobs"][0].update(model_hash="abc"),
+    "a model without a hash": lambda r: finished(r)["jobs"][0].update(model_hash=None),
+    "a finish twice": lambda r: r.append(finished(r)),
+    "a job that also failed": lambda r: r.append(
+        {"what": "failed", "job": finished(r)["jobs"][0]["job"], "class": "crash", "error": ""}
+    ),
+    "an unknown class": lambda r: r.append({"what": "failed", "job": 1, "class": "boredom", "error": ""}),
+    "a class that is a list": lambda r: r.append({"what": "failed", "job": 1, "class": ["crash"], "error": ""}),
+    "an unknown record": lambda r: r.append({"what": "conquered"}),
+    "a record that is a list": lambda r: r.append([1]),  # type: ignore[arg-type]
+    "a key too many": lambda r: finished(r).update(more=1),
+    "a file too few": lambda r: finished(r)["files"].pop("layers"),
+    "halved to nothing": lambda r: r.append({"what": "halved", "job": 1, "slots": 0}),
+}
+
+
+@pytest.mark.parametrize("what", LEDGERS)
+def test_a_ledger_that_says_what_no_bundle_finds_is_refused(made: Made, what: str) -> None:
+    edit_records(made.bundle, LEDGERS[what])
+    assert "says what no bundle finds" in refused(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"what": NaN}', "NaN is no number"),
+        ('{"what": 1e999}', "too large a number"),
+        ('{"what": 1, "what": 2}', "stands twice"),
+        ('{"what": "\\ud800"}', "surrogates not allowed"),
+        ('{"what": ' + "9" * 5000 + "}", "is damaged"),
+        ("{", "is damaged"),
+    ],
+)
+def test_a_ledger_that_is_odd_json_is_refused_in_one_message(made: Made, text: str, words: str) -> None:
+    parcels.seal(made.bundle, [json.dumps(one) for one in parcels.records_of(made.bundle)] + [text])
+    assert words in refused(made)
+
+
+def test_bytes_that_are_no_text_are_refused(made: Made) -> None:
+    content = (made.bundle / FILE).read_bytes()
+    (made.bundle / FILE).write_bytes(b"\xff" + content)
+    assert "list of jobs is damaged" in refused(made)
+
+
+MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "another job": lambda m: m["jobs"][0].update(id=2),
+    "a job twice": lambda m: m["jobs"].append(m["jobs"][0]),
+    "an unknown job": lambda m: m["jobs"][0].update(id=77),
+    "a later attempt": lambda m: m["jobs"][0].update(attempt=9),
+    "an attempt that is a text": lambda m: m["jobs"][0].update(attempt="1"),
+    "no attempt": lambda m: m["jobs"][0].pop("attempt"),
+    "another holder": lambda m: m.update(holder=m["holder"] + 1),
+    "another token": lambda m: m.update(token="0" * 32),
+    "jobs that are a number": lambda m: m.update(jobs=3),
+    "another sweep": lambda m: m.update(title="nowhere@1"),
+    "a title that is a list": lambda m: m.update(title=["four"]),
+    "a parent elsewhere": lambda m: m["jobs"][0].update(
+        parent={"identity": "a" * 32, "attempt": 1, "model_file": "../x", "model_hash": "b" * 64, "diverged": False}
+    ),
+    "settings of no training": lambda m: m["jobs"][0].update(job={"kind": "train", "parent": None, "settings": []}),
+}
+
+
+@pytest.mark.parametrize("what", MANIFESTS)
+def test_a_list_of_jobs_that_is_not_what_was_packed_is_refused(made: Made, what: str) -> None:
+    edit_manifest(made.bundle, MANIFESTS[what])
+    refused(made)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"models": "yes"}', "{}", "[" * 100_000])
+def test_a_parcel_that_does_not_say_whether_it_has_models_is_refused(made: Made, text: str) -> None:
+    (made.bundle / "contents.json").write_text(text)
+    assert "this file is damaged" in refused(made)
+
+
+# Rows
+
+
+def twice(table: pa.Table) -> pa.Table:
+    return pa.concat_tables([table, table])
+
+
+TABLES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
+    "a run twice": ("runs", lambda t: pa.concat_tables([t, t.slice(0, 1)]), "3 rows, where at most 2"),
+    "one run for the other": ("runs", lambda t: pa.concat_tables([t.slice(0, 1), t.slice(0, 1)]), "stands twice"),
+    "no run of a job": ("runs", lambda t: t.slice(0, 1), "is missing"),
+    "a foreign job": ("runs", put("job", {0: "f" * 32}), "not among its jobs"),
+    "another attempt": ("runs", put("attempt", {0: 2}), "not among its jobs"),
+    "another setting": ("runs", put("learning_rate", {0: 3.0}), "or of another job"),
+    "an infinite loss": ("runs", put("test_loss", {0: float("inf")}), "not finite"),
+    "a loss that is none": ("runs", put("test_loss", {0: float("nan")}), "not finite"),
+    "an accuracy above one": ("runs", put("test_accuracy", {0: 97.0}), "no share"),
+    "diverged, and yet not": ("runs", put("diverged", {0: True}), "differ in whether it diverged"),
+    "an unknown form": ("runs", put("form", {0: "magic"}), "there is no form"),
+    "a negative time": ("runs", put("seconds", {0: -1.0}), "it took"),
+    "a host without end": ("runs", put("host", {0: "x" * 3000}), "more than 255"),
+    "a column of another type": (
+        "runs", lambda t: t.set_column(t.column_names.index("host"), "host", [[1, 2]]), "the column host is int64",
+    ),
+    "no attempts": ("runs", lambda t: t.drop(["attempt"]), "no column attempt"),
+    "every epoch twice": ("epochs", twice, "where at most 4"),
+    "an epoch twice": ("epochs", put("epoch", {1: 1}), "stands twice"),
+    "an epoch beyond the last": ("epochs", put("epoch", {1: 3}), "not each of its 2 epochs"),
+    "an epoch less": ("epochs", lambda t: t.slice(1), "not each of its 2 epochs"),
+    "epochs of a foreign job": ("epochs", put("job", {0: "f" * 32}), "not among its jobs"),
+    "a layer twice": ("layers", put("index", {1: 0}), "stands twice"),
+    "a layer of another name": ("layers", put("layer", {0: "other"}), "not each of its"),
+    "a layer less": ("layers", lambda t: t.slice(1), "not each of its"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_rows_that_are_not_exactly_those_of_the_jobs_are_refused(made: Made, what: str) -> None:
+    kind, edit, words = TABLES[what]
+    edit_table(made.bundle, kind, edit)
+    assert words in refused(made)
+
+
+def test_parquet_that_is_damaged_and_sealed_is_refused_in_one_message(made: Made, tmp_path: Path) -> None:
+    name = finished(parcels.records_of(made.bundle))["publication"]
+    path = made.bundle / "results" / "runs" / f"{name}.parquet"
+    content = path.read_bytes()
+    for number in range(40):
+        dice, damaged = random.Random(number), bytearray(content)
+        for _ in range(dice.choice([1, 8, 80])):
+            damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged if number % 8 else damaged[: number * 9])
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit_records(made.bundle, lambda records, one=digest: finished(records)["files"].update(runs=one))  # type: ignore[misc]
+        try:
+            bring_home(Home.at(made.home), made.bundle)
+        except InputError as error:
+            assert path.name in str(error)  # noqa: PT017 - as above
+        else:  # what it says is still sound: so it counts, and the next one starts anew
+            return
+    assert {row.state for row in rows(made.home)} == {State.RUNNING}
+
+
+def test_a_missing_file_of_a_kind_is_refused(made: Made) -> None:
+    name = finished(parcels.records_of(made.bundle))["publication"]
+    (made.bundle / "results" / "layers" / f"{name}.parquet").unlink()
+    assert "is not here" in refused(made)
+
+
+# Two of them
+
+
+def test_two_imports_of_other_results_leave_the_counted_models_as_they_were_counted(made: Made, tmp_path: Path) -> None:
+    other = made.copy(tmp_path / "again").bundle
+    for path in (other / LEDGER, other / "checkpoints.jsonl"):
+        path.unlink()
+    parcels.work_off(other, loss=0.25)
+    counted: list[int] = []
+
+    def import_one(bundle: Path) -> None:
+        counted.append(bring_home(Home.at(made.home), bundle).counted)
+
+    threads = [threading.Thread(target=import_one, args=(one,)) for one in (made.bundle, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(counted) == 4
+    assert bring_home(Home.at(made.home), other).counted == 0
+    assert bring_home(Home.at(made.home), made.bundle).counted == 0
+    assert audit(Home.at(made.home), deep=True) == []
+    for row in rows(made.home):
+        content = (made.home / "models" / str(row.model_file)).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row.model_hash
+
+
+def test_the_deep_check_names_models_and_checkpoints_that_are_not_what_was_counted(made: Made, here: Any) -> None:
+    bring_home(Home.at(made.home), made.bundle)
+    (row, *_) = rows(made.home)
+    (made.home / "models" / str(row.model_file)).write_bytes(b"other")
+    assert here("db", "check", "--home", str(made.home)).returncode == 0
+    found = here("db", "check", "--deep", "--home", str(made.home))
+    assert found.returncode == 1
+    assert f"job {row.identity[:12]}: its model {row.model_file} is not what was counted" in found.stdout
+
+
+def test_a_calibration_that_is_unknown_here_is_not_used_and_fails_no_plan(made: Made) -> None:
+    from db.rows import Calibration
+    from orchestrator.estimates import Speeds
+    from orchestrator.planner import make_plan
+
+    jobs = [row.job for row in rows(made.home)]
+    for odd in (Calibration(slots=0, form="gather"), Calibration(slots=4, form="magic")):
+        plan = make_plan(
+            jobs,
+            workers=1,
+            device="cpu",
+            keep="all",
+            speeds=Speeds((), "cpu"),
+            recorded=lambda _, one=odd: one,  # type: ignore[misc]
+        )
+        assert {one.form for one in plan.cohorts} == {"gather"}

@@ -1,0 +1,83 @@
+"""Files and folders appear whole or not at all, and a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.wholefiles import whole_file, whole_folder, write_whole
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 4 kB: a write fails in its middle, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, heard)
+
+
+def test_a_file_is_the_new_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_on_a_full_disk_the_old_file_stays_and_nothing_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    with pytest.raises(OSError, match="too large"):
+        write_whole(path, b"x" * 10_000)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_who_fails_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with whole_file(tmp_path / "file") as file:
+            file.write(b"half of it")
+            assert not (tmp_path / "file").exists()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with whole_file(path) as first, whole_file(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert path.read_bytes() == b"first"  # whose block ended last
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 127)
+    write_whole(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "folder") as begun:
+        (begun / "deep").mkdir()
+        (begun / "deep" / "file").write_bytes(b"content")
+        assert not (tmp_path / "folder").exists()
+    assert (tmp_path / "folder" / "deep" / "file").read_bytes() == b"content"
+    with pytest.raises(OSError, match="too large"), whole_folder(tmp_path / "other") as begun:
+        (begun / "file").write_bytes(b"x" * 10_000)
+    with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "folder") as begun:
+        (begun / "file").write_bytes(b"content")
+    assert os.listdir(tmp_path) == ["folder"]

@@ -1,0 +1,69 @@
+"""A kept model as a plain module computes what the engine's evaluation found of it, in every family of networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import qsweep as api
+from db.home import Home
+from db.registry import Registry
+from db.results import ResultStore
+from sweeps.errors import InputError
+from sweeps.job import Job, Kind
+from sweeps.measures import PacBayes
+from sweeps.training import Training
+from tests.workers.test_agent import SETTINGS, agent, register
+from tests.workers.test_independence import CPU, finish
+from tests.workers.trainings import training
+from workers.cohort import Cohort
+from workers.data import Images, Part, source_of
+from workers.deployed import DeployedNetwork, deployed
+from workers.forms import Form
+from workers.models import NETWORKS
+
+
+@pytest.mark.parametrize("bits", [32, 4])
+@pytest.mark.parametrize("model", NETWORKS)
+def test_loss_and_accuracy_are_those_that_were_recorded(digits: Images, model: str, bits: int) -> None:
+    one = training(model=model, bits=bits, batch_size=300, epochs=1, milestones=[])
+    cohort = Cohort([one], digits, slots=1, form=Form.LOOP, device=CPU)
+    (result,) = finish(cohort)
+    network = deployed(one, result.model)
+    source = source_of(digits, one.recipe, CPU, torch.float32)
+    loss, hits, count = 0.0, 0, 0
+    with torch.no_grad():
+        for images, labels in source.passes(Part.TEST, 256):
+            logits = network(images)
+            loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            hits += int((logits.argmax(1) == labels).sum())
+            count += len(labels)
+    assert hits / count == pytest.approx(result.run["test_accuracy"], abs=1.01 / count)
+    assert loss / count == pytest.approx(result.run["test_loss"], rel=1e-4)
+
+
+def test_a_model_is_loaded_by_its_job(tmp_path: Path) -> None:
+    home = Home.at(tmp_path / "home")
+    home.prepare()
+    job = Job(training=Training.from_settings(SETTINGS))
+    child = Job(training=job.training, kind=Kind.MEASURE, parent=job.identity, measure=PacBayes(copies=2))
+    with Registry.open(home.registry, create=True) as registry:
+        sweep = register(registry, job, child)
+        with pytest.raises(InputError, match="it is queued"):
+            api.load_model(job.identity, home=home.root)
+        worker = agent(home, registry)
+        head = registry.next_cohort(worker.place.agent)
+        assert head is not None
+        worker._work(registry.claim(worker.place.agent, head, 1), worker._plan(head))
+        (run,) = ResultStore(home.store).read("runs", registry.committed(sweep)).to_pylist()
+    model = api.load_model(job.identity[:12], home=home.root)
+    assert isinstance(model, DeployedNetwork)
+    assert not model.training
+    conv = model.layers[0].conv
+    assert isinstance(conv, torch.nn.Conv2d)
+    assert len(conv.weight.unique()) <= 2**8  # the first layer at its outer width or less
+    assert run["test_loss"] is not None
+    with pytest.raises(InputError, match="trains no model"):
+        api.load_model(child.identity, home=home.root)

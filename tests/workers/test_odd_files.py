@@ -1,0 +1,121 @@
+"""What is called an image and is none is refused by its path, and never opened: a named pipe would block for ever."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sweeps.datasets import DATASETS
+from sweeps.errors import InputError
+from tests.workers.folders import some_data, write_folder
+from workers.corruptions.sets import check_labels
+from workers.corruptions.textures import texture_files
+from workers.corruptions.tree import list_tree, read_picture
+from workers.data import find
+from workers.data.folders import list_files
+from workers.decoding.pixels import evaluation_pixels
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        before = Path.cwd()
+        os.chdir(path.parent)  # the whole path may be too long for a socket's
+        try:
+            one.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+ODD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "pipe": (os.mkfifo, "this is a named pipe, not a file"),
+    "socket": (_socket, "this is a socket, not a file"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "this is a link to a device, not a file"),
+    "link to a pipe": (
+        lambda path: (os.mkfifo(path.with_name("pipe")), path.symlink_to("pipe")),
+        "this is a link to a named pipe, not a file",
+    ),
+    "nowhere": (lambda path: path.symlink_to("gone.png"), "this link leads nowhere"),
+    "itself": (lambda path: path.symlink_to(path.name), "this link leads to itself"),
+}
+
+
+@pytest.fixture(params=ODD, ids=str)
+def odd(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A folder of images with an odd one, and what has to be said of it."""
+    make, said = ODD[request.param]
+    place = write_folder(tmp_path / "some")
+    make(place / "train" / "bee" / "odd.png")
+    return place, said
+
+
+def test_image_folders_trees_and_decoding_refuse_it_by_its_path(odd: tuple[Path, str]) -> None:
+    place, said = odd
+    path = place / "train" / "bee" / "odd.png"
+    reads: tuple[Callable[[], object], ...] = (
+        lambda: list_files(some_data(place), place),
+        lambda: list_tree(place / "train"),
+        lambda: texture_files(path.parent),
+        lambda: evaluation_pixels(path, 16),
+        lambda: read_picture(path, 16),
+    )
+    for image in path.parent.glob("*.JPEG"):
+        image.rename(image.with_stem(f"z{image.stem}"))  # photographs of frost are the first five of a folder
+    for read in reads:
+        with pytest.raises(InputError) as refused:
+            read()
+        assert said in str(refused.value)
+        assert str(path) in str(refused.value)
+
+
+def test_arrays_and_archives_refuse_it_too(tmp_path: Path) -> None:
+    for data, name in (("digits", "digits.npz"), ("cifar10", "cifar-10-batches-py/data_batch_1")):
+        path = tmp_path / data / name
+        path.parent.mkdir(parents=True)
+        os.mkfifo(path)
+        with pytest.raises(InputError, match="this is a named pipe, not a file"):
+            find(DATASETS[data], tmp_path / data, download=False)
+    os.mkfifo(tmp_path / "labels.npy")
+    with pytest.raises(InputError, match="this is a named pipe, not a file"):
+        check_labels(tmp_path, DATASETS["cifar10"])
+
+
+def test_a_loop_of_links_and_an_unreadable_folder_are_one_message(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "some")
+    loop = place / "train" / "bee" / "deeper"
+    loop.symlink_to(place / "train" / "bee")
+    with pytest.raises(InputError, match="bee/deeper: this link leads back into a folder above it"):
+        list_files(some_data(place), place)
+    loop.unlink()
+    loop.mkdir()
+    (loop / "0.JPEG").write_bytes((place / "train" / "bee" / "0.JPEG").read_bytes())
+    assert len(list_files(some_data(place), place)[0].train) == 25
+    with _unreadable(loop), pytest.raises(InputError, match="bee/deeper: this folder can't be read"):
+        list_files(some_data(place), place)
+
+
+def test_a_link_to_a_folder_elsewhere_holds_images_twice_without_harm(tmp_path: Path) -> None:
+    place = write_folder(tmp_path / "some")
+    (place / "train" / "bee" / "more").symlink_to(place / "val" / "bee")
+    assert len(list_files(some_data(place), place)[0].train) == 28
+
+
+@contextmanager
+def _unreadable(folder: Path) -> Iterator[None]:
+    """Until its end this process may not read the folder, even if it is root's."""
+    user = os.geteuid()
+    for one in folder.parents:
+        if one.stat().st_uid == user and not os.stat(one).st_mode & 0o001:
+            one.chmod(0o755)
+    folder.chmod(0o700 if user == 0 else 0o000)
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)

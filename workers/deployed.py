@@ -1,0 +1,90 @@
+"""A trained model as a plain PyTorch module, with the weights that it is deployed with: rounded, if it is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from sweeps.layers import ConvLayer
+from sweeps.training import Training
+from workers.models import NETWORKS
+from workers.models.arithmetic import pool_planes
+from workers.models.stage import EPSILON, bounded
+from workers.quantizers.lsq import layer_bits
+
+
+class DeployedNetwork(nn.Module):
+    """Logits (B, classes) of images (B, channels, side, side), standardized as in training.
+
+    `layers` has one module a layer, in their order: `conv`, and `norm` where it has batch norm.
+    """
+
+    def __init__(self, layers: tuple[ConvLayer, ...]) -> None:
+        super().__init__()
+        self.geometry = layers
+        self.layers = nn.ModuleList(_layer(one) for one in layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs: dict[str, Tensor] = {}
+        signal = images
+        for layer, module in zip(self.geometry, self.layers, strict=True):
+            signal = signal if layer.source is None else outputs[layer.source]
+            if layer.pool is not None:
+                signal = pool_planes(signal, layer.pool)
+            signal = module(signal)
+            if layer.residual is not None:
+                signal = signal + outputs[layer.residual]
+            if layer.relu:
+                signal = bounded(signal, layer.ceiling)
+            if layer.pool_after is not None:
+                signal = pool_planes(signal, layer.pool_after)
+            outputs[layer.name] = signal
+        return signal.mean((2, 3))
+
+
+def _layer(layer: ConvLayer) -> nn.Sequential:
+    """The convolution of one layer, and its batch norm."""
+    found = nn.Sequential()
+    groups = layer.inputs if layer.depthwise else 1
+    conv = nn.Conv2d(
+        layer.inputs,
+        layer.outputs,
+        layer.kernel,
+        stride=layer.stride,
+        padding=layer.padding,
+        groups=groups,
+        bias=layer.bias,
+    )
+    found.add_module("conv", conv)
+    if layer.norm:
+        found.add_module("norm", nn.BatchNorm2d(layer.outputs, eps=EPSILON))
+    return found
+
+
+def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork:
+    """The module of a kept model (its tensors by name), in evaluation mode."""
+    layers = NETWORKS[training.model.name](training.model, training.data).layout.layers
+    network = DeployedNetwork(layers)
+    bits = [None] * len(layers) if training.quantizer is None else layer_bits(training.quantizer, len(layers))
+    state: dict[str, Tensor] = {}
+    for number, (layer, width) in enumerate(zip(layers, bits, strict=True)):
+        weight = model[f"{layer.name}.weight"]
+        state[f"{number}.conv.weight"] = (
+            weight if width is None else rounded(weight, model[f"{layer.name}.step"], width)
+        )
+        if layer.bias:
+            state[f"{number}.conv.bias"] = model[f"{layer.name}.bias"]
+        if layer.norm:
+            names = ("weight", "bias", "running_mean", "running_var")
+            state |= {f"{number}.norm.{name}": model[f"{layer.name}.norm.{name}"] for name in names}
+            state[f"{number}.norm.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+    network.layers.load_state_dict(state)
+    return network.eval()
+
+
+def rounded(weight: Tensor, step: Tensor, bits: int) -> Tensor:
+    """v̂ = s·round(clip(v/s, Qn, Qp)), by the operations of training."""
+    high = 2.0 ** (bits - 1) - 1
+    return (weight / step).clamp(-high - 1, high).round_() * step
