@@ -21,6 +21,7 @@ from db.registry import Registry
 from db.rows import Scope
 from orchestrator.backends.base import Fleet
 from orchestrator.deaths import is_alive
+from orchestrator.layout import tell
 from orchestrator.screen import Screen
 from orchestrator.starts import Start, record
 from orchestrator.supervisor import scope_options
@@ -132,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
             backend.adopt(fleet)
             Watch(home, registry, sweep, backend, fleet, console).run()
     except QsweepError as error:
-        console.print(str(error), highlight=False, soft_wrap=True)
+        tell(console, str(error))
         return error.exit_code
     return 0
 
