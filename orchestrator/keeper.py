@@ -42,7 +42,8 @@ class Process:
 
     @classmethod
     def of(cls, start: Start) -> Process:
-        host, boot, pid, started = start.reference.split(" ")
+        host, _, rest = start.reference.partition(" ")
+        boot, pid, started = rest.rsplit(" ", 2)  # a machine's identity may hold a blank
         return cls(host=host, boot=boot, pid=int(pid), started=float(started))
 
     def reference(self) -> str:
