@@ -212,7 +212,8 @@ def check(
         else:
             for line in lines[:SHOWN]:
                 typer.echo(line)
-            typer.echo("the registry is sound" if findings.is_sound else f"{len(lines)} problems")
+            count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+            typer.echo("the registry is sound" if findings.is_sound else count)
         # Several homes may have the same results: a model that is not here may be in another one.
         of_models = models or not isinstance(place.store, str)
         lost = [one for one in findings.lost if of_models or one.kind != MODEL]
