@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.clock import boot_id, process_started
+from db.clock import machine_id, process_started
 from db.home import Home
 from db.registry import Registry
 from db.rows import Scope
 from orchestrator.backends.base import Fleet
 from orchestrator.deaths import is_alive
+from orchestrator.layout import tell
 from orchestrator.screen import Screen
 from orchestrator.starts import Start, record
 from orchestrator.supervisor import scope_options
@@ -50,7 +51,7 @@ class Process:
     @property
     def lives(self) -> bool:
         """Whether it runs on this machine now."""
-        return (self.host, self.boot) == (socket.gethostname(), boot_id()) and is_alive(self.pid, self.started)
+        return (self.host, self.boot) == (socket.gethostname(), machine_id()) and is_alive(self.pid, self.started)
 
 
 def living(starts: Sequence[Start]) -> list[tuple[Start, Process]]:
@@ -77,7 +78,9 @@ def start_keeper(fleet: Fleet) -> Process:
             stderr=output,
             start_new_session=True,
         )
-    keeper = Process(host=socket.gethostname(), boot=boot_id(), pid=process.pid, started=process_started(process.pid))
+    keeper = Process(
+        host=socket.gethostname(), boot=machine_id(), pid=process.pid, started=process_started(process.pid)
+    )
     record(
         home,
         Start(
@@ -130,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
             backend.adopt(fleet)
             Watch(home, registry, sweep, backend, fleet, console).run()
     except QsweepError as error:
-        console.print(str(error), highlight=False, soft_wrap=True)
+        tell(console, str(error))
         return error.exit_code
     return 0
 

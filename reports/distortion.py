@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports.declaration import Column, Declaration, paper_values
+from reports.labels import network_title
 from reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
 from sweeps.corruptions import CORRUPTIONS
 from sweeps.job import Kind
 from sweeps.measures import Distortion
-from sweeps.settings import settings_of
 from sweeps.spec import Spec
-from sweeps.training import Training
 
 GAP, ERROR = "generalization_gap", "corruption_error"
 """What a column may show: the gap; or the error relative to full precision, in percent."""
@@ -77,15 +76,6 @@ def make_distortion_table(
     )
 
 
-def network_title(training: Training, usual: Mapping[str, int]) -> str:
-    """What the paper calls the network; with its width behind it where that is not the `usual` one of its family."""
-    model = training.model
-    if model.name not in usual:
-        return f"{model.title} ({model.shape})" if model.shape else model.title
-    width = settings_of(model).get("width")
-    return model.title if width == usual[model.name] else f"{model.title} (width {width})"
-
-
 def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
     """The jobs of the sweep by row, in the order of the rows."""
     by_severity = "severity" in declaration.rows
@@ -96,7 +86,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
     networks: dict[tuple[str, str], int] = {}
     for parent in trainings:
         training = parent.training
-        network = (training.data.title, network_title(training, declaration.usual_widths))
+        network = (training.data.title, network_title(training.model, declaration.usual_widths))
         number = networks.setdefault(network, len(networks))
         model = (precision_name(training.bits), parent.identity)
         for measure in asked:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
     from db.rows import JobRow, Sweep
+    from reports.sheet import Sheet
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
 MOST_LOOKED_AT = 50_000
@@ -69,6 +69,7 @@ def status(
     ] = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
+    from orchestrator.layout import counted, say, show
     from orchestrator.losses import lost_agents
     from orchestrator.standing import look_at
 
@@ -101,22 +102,35 @@ def status(
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
         return
-    width = max(len("sweep"), *(len(row["sweep"]) for row in rows))
-    typer.echo(f"{'sweep':<{width}}" + "".join(f"{state.value:>10}" for state in State) + f"{'of':>8}  state")
-    for row in rows:
-        typer.echo(
-            f"{row['sweep']:<{width}}"
-            + "".join(f"{row[state.value]:>10}" for state in State)
-            + f"{row['size']:>8}  {row['state']}"
-        )
+    show(_status_sheet(rows))
     for agent in agents:
         work = "gone" if agent["lost"] else _at_work(agent["note"])
-        typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {work}")
+        say(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {work}")
     for one in away:
         packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
-        typer.echo(f"bundle {one.id}, {one.name}: {one.jobs} jobs are away since {packed} (counted as running)")
+        say(f"bundle {one.id}: {counted(one.jobs, 'job')} checked out to {one.name} since {packed}")
     for remark in remarks:
-        typer.echo(remark)
+        say(remark)
+
+
+def _status_sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
+    """One line a sweep; on a narrow terminal the count of cancelled jobs is left out first."""
+    from reports.sheet import Heading, Sheet
+
+    counts = [state.value for state in State]
+    names = ("sweep", *counts, "of", "state")
+    return Sheet(
+        headings=tuple(
+            Heading(
+                name=name,
+                numeric=name in (*counts, "of"),
+                copied=name == "sweep",
+                spare=1 if name == State.CANCELLED.value else 0,
+            )
+            for name in names
+        ),
+        rows=tuple((row["sweep"], *(f"{row[one]}" for one in counts), f"{row['size']}", row["state"]) for row in rows),
+    )
 
 
 def _losses(home: Home, registry: Registry, sweeps: Sequence[Sweep], done: int) -> list[str]:
@@ -237,6 +251,7 @@ def _job_table(
     import pyarrow as pa
 
     from orchestrator.joblist import RESULTS, state_text
+    from orchestrator.layout import width_of
     from reports.listing import listed
 
     shown: dict[str, list[Any]] = {
@@ -247,8 +262,7 @@ def _job_table(
         wanted = [name for name in ("failure", *RESULTS) if any(row.get(name) is not None for row in rows)]
         wanted = [*wanted, *differing]
     shown |= {name: [_short(row.get(name)) for row in rows] for name in wanted if name not in shown}
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return listed(pa.table(shown), width=width, hint="choose with --columns, all with --json")
+    return listed(pa.table(shown), width=width_of(sys.stdout), hint="choose with --columns, all with --json")
 
 
 def _short(value: Any) -> Any:
@@ -261,7 +275,7 @@ def show(
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the whole life of a job: settings, results, its kept model, attempts, events."""
+    """Show the full history of a job: settings, results, its kept model, attempts, events."""
     from orchestrator.joblife import life_of
 
     place = home_of(home, registry)

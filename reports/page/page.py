@@ -19,11 +19,12 @@ from reports.analysis.text import (
     comparison_notes,
     outside_notes,
     p_text,
+    quantity_span,
+    quantity_text,
     reason_of,
-    shown,
-    span,
 )
 from reports.evidence import Evidence
+from reports.labels import counts_text, layer_note
 from reports.page.charts import make_charts
 from reports.page.document import asset, embedded, hash_of, template
 from reports.page.joblist import MOST, list_jobs
@@ -37,7 +38,8 @@ from reports.page.tables import (
     provenance_table,
     trouble_table,
 )
-from reports.series import timeline
+from reports.series import by_bits, timeline
+from reports.table import precision_name
 from sweeps.job import Kind
 from sweeps.quantizers import FULL_PRECISION
 
@@ -56,6 +58,10 @@ class Group:
     """What the page shows of one data set and one family of networks."""
 
     name: str
+    counted: str
+    """How many models its figures show."""
+    layers: str
+    """What the short names of its layers mean."""
     comparisons: PageTable
     associations: PageTable
 
@@ -122,7 +128,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     facts.append(("Diverged", f"{int(evidence.runs['diverged'].fillna(value=False).sum()):,}"))
     ended, started = evidence.attempts["ended_at"].max(), evidence.attempts["started_at"].min()
     if not pd.isna(ended) and not pd.isna(started):
-        facts.append(("From first start to last result", _duration((ended - started).total_seconds())))
+        facts.append(("Wall-clock time", _duration((ended - started).total_seconds())))
     parts = (evidence.runs, evidence.measures, evidence.distortions)
     seconds = sum(float(one["seconds"].sum()) for one in parts)
     facts.append(("Compute", _duration(seconds)))
@@ -161,8 +167,8 @@ def _claim_table(claim: Claim) -> PageTable:
             PageCell(text=number.label.replace("_", " ")),
             PageCell(text=str(number.verdict or "")),
             PageCell(text=number.note),
-            PageCell(text=shown(number.value), sort=number.value, numeric=True),
-            PageCell(text=span(number.low, number.high), sort=number.low, numeric=True),
+            PageCell(text=quantity_text(number), sort=number.value, numeric=True),
+            PageCell(text=quantity_span(number), sort=number.low, numeric=True),
             PageCell(text="" if number.p_value is None else p_text(number.p_value), sort=number.p_value, numeric=True),
             PageCell(text=number.method),
         )
@@ -185,6 +191,10 @@ def _groups(evidence: Evidence) -> list[Group]:
     return [
         Group(
             name=models.group,
+            counted=counts_text(
+                models.group, {precision_name(bits): len(group) for bits, group in by_bits(models.runs)}
+            ),
+            layers=layer_note(evidence.layers["layer"]),
             comparisons=comparison_table([one for group, one in analysis.comparisons if group == models.group]),
             associations=association_table([one for one in analysis.associations if one.group == models.group]),
         )

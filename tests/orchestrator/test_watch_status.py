@@ -159,8 +159,8 @@ def test_without_a_terminal_there_are_plain_lines_until_all_is_done(registry: Re
     assert isinstance(console.file, io.StringIO)
     (line,) = console.file.getvalue().splitlines()
     assert "grid@abc: 4/4 done, 0 running, 0 queued, 0 failed" in line
-    assert line.endswith("nothing left")
-    assert plain_line(lookout.look()).endswith("nothing left")
+    assert line.endswith("complete")
+    assert plain_line(lookout.look()).endswith("complete")
     assert json.loads(json.dumps(content(lookout.look())))["means"]["Int2"]["train_loss"] == 2
 
 

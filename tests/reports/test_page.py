@@ -207,6 +207,55 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(
 
 @needs_browser
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "where"), [("digits-grid", SMALL), ("digits-flatness", None)])
+def test_tables_fit_their_boxes_panels_begin_at_one_x_and_curves_have_a_hover(
+    browser: Browser, name: str, where: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page_of(made_source(name, where=where)))
+    browser.look(width=1300)
+    browser.open(path)
+    wide = (
+        "return [...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1).length"
+    )
+    assert browser.run(wide) == 0
+    starts = browser.run(
+        "return [...document.querySelectorAll('.plots')].map(one => new Set([...one.querySelectorAll('svg .axis')]"
+        ".map(axis => axis.getAttribute('d').split(' ')[0])).size)"
+    )
+    assert set(starts) == {1}
+    tip = browser.run(
+        "const one = document.querySelector('[data-chart=curves-0] .plots svg'), box = one.getBoundingClientRect();"
+        "const clientX = box.left + box.width / 2, clientY = box.top + 40;"
+        "one.dispatchEvent(new PointerEvent('pointermove', {clientX, clientY}));"
+        "return document.getElementById('tip').textContent"
+    )
+    assert re.match(r"epoch \d\nFP32: [\d.]+\nInt8: [\d.]+\nInt4: [\d.]+\nInt2: [\d.]+$", tip)
+    browser.run("document.querySelector('button.cell').click()")
+    assert browser.run(wide) == 0
+    numbers = browser.run(
+        "return [...document.querySelectorAll('#jobs-body tbody tr')].map(row =>"
+        "[...row.querySelectorAll('td.n')].map(cell => (cell.textContent.split('.')[1] || '').length))"
+    )
+    assert all(row == numbers[0] for row in numbers)
+    assert browser.messages() == []
+    browser.look(width=390, height=844)
+    browser.open(path)
+    assert "after" in browser.run("return document.querySelector('nav > div').className")
+
+
+def test_accuracies_are_in_percent_and_figures_say_of_how_many_models() -> None:
+    page = page_of(made_source(where=SMALL))
+    assert page.count("Digits NiN: 108 models (27 FP32, 27 Int8, 27 Int4, 27 Int2). ") >= 4
+    assert ">test accuracy (%)<" in page
+    column = next(one for one in embedded(page)["jobs"]["train"]["columns"] if one["name"] == "test_accuracy")
+    assert (column["label"], column["factor"], column["decimals"]) == ("test acc. (%)", 100, 2)
+    titles = [panel["title"] for panel in embedded(page)["charts"]["scatter-0"]["choices"][0]["panels"]]
+    assert all(title.endswith(", n = 108") for title in titles)
+
+
+@needs_browser
+@pytest.mark.slow
 def test_hostile_names_run_nothing_in_a_browser(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(page_of(hostile_source()))

@@ -106,7 +106,7 @@ def test_the_papers_values_stand_beside_with_the_differences() -> None:
     lines = render(made, Format.MARKDOWN, PAPER).splitlines()
     assert [line.split("|")[4].strip() for line in lines if line.startswith("| ") and "Source" not in line][:4] == [
         "-" * 10,
-        "ours",
+        "this run",
         "paper",
         "difference",
     ]
