@@ -71,7 +71,8 @@ def retry(
         losses = find_losses(found, sweep.id, lost_agents(found.agents()))
     if done.trainings:
         typer.echo(f"{done.trainings} trainings whose models are not there are repeated, for the measures that failed")
-    typer.echo(f"{sweep.title}: {done.queued} jobs queued again; run them with: qsweep resume {sweep.title}")
+    then = f"; run them with: qsweep resume {sweep.title}" if done.queued or done.trainings else ""
+    typer.echo(f"{sweep.title}: {done.queued} jobs queued again{then}")
     if losses.jobs:
         typer.echo(losses.words(sweep))
 

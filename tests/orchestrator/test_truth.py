@@ -87,6 +87,7 @@ def test_cancel_leaves_nothing_running_and_retry_says_what_resume_does(
     claim(registry, registry.enlist(agent_info(**({"lease": 0.001} if silent else one_that_is_gone()))), 6)
     retried = here("retry", "made")
     assert "6 lost" in retried.stdout
+    assert "0 jobs queued again\n" in retried.stdout  # nothing to run, so no word of how
     assert here("cancel", "made").returncode == 0
     counts = registry.counts(made.sweep.id)
     assert (counts.running, counts.queued, counts.cancelled) == (0, 0, 24)

@@ -183,7 +183,7 @@ def test_a_part_of_a_grid_is_shown_as_what_it_is(registry: Registry, store: Resu
     finish(registry, store, agent, 6, "some")
     lookout = Lookout(registry, store, sweep)
     assert "6/8 done" in plain_line(lookout.look())
-    assert "(of 972 in the grid)" in plain_line(lookout.look())
+    assert "(of 972 in the sweep)" in plain_line(lookout.look())
     text = "\n".join(shown(lookout))
     assert "75.0%" in text
     assert "8  of the 972 of the grid" in text
