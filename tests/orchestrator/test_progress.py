@@ -43,7 +43,9 @@ def test_the_time_left_does_not_jump_when_cohorts_end_together() -> None:
     for second in range(1, 331):  # two agents with cohorts of 12; a cohort takes 100 s
         clock.now = float(second)
         ended, step = divmod(second, 100)
-        progress.add_notes([(note(12, step), 12)] * 2 if step else [("", 12)] * 2)  # between two cohorts agents say nothing
+        progress.add_notes(
+            [(note(12, step), 12)] * 2 if step else [("", 12)] * 2
+        )  # between two cohorts agents say nothing
         progress.add_results(row(job) for job in jobs[: 24 * ended])
         progress.look()
         if second > 20:
