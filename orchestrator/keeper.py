@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.clock import boot_id, process_started
+from db.clock import machine_id, process_started
 from db.home import Home
 from db.registry import Registry
 from db.rows import Scope
@@ -51,7 +51,7 @@ class Process:
     @property
     def lives(self) -> bool:
         """Whether it runs on this machine now."""
-        return (self.host, self.boot) == (socket.gethostname(), boot_id()) and is_alive(self.pid, self.started)
+        return (self.host, self.boot) == (socket.gethostname(), machine_id()) and is_alive(self.pid, self.started)
 
 
 def living(starts: Sequence[Start]) -> list[tuple[Start, Process]]:
@@ -78,7 +78,9 @@ def start_keeper(fleet: Fleet) -> Process:
             stderr=output,
             start_new_session=True,
         )
-    keeper = Process(host=socket.gethostname(), boot=boot_id(), pid=process.pid, started=process_started(process.pid))
+    keeper = Process(
+        host=socket.gethostname(), boot=machine_id(), pid=process.pid, started=process_started(process.pid)
+    )
     record(
         home,
         Start(

@@ -167,12 +167,13 @@ def serve(
     For whoever has no Postgres and a home on a network file system. The password stands in a file of the home
     that only you can read; the URL names that file.
     """
-    from orchestrator.serving import Server, start, stop
+    from orchestrator.serving import Server, password_file, start, stop
 
     place = home_of(home)
+    data = (folder or place.root / "postgres").absolute()
     server = Server(
-        folder=(folder or place.root / "postgres").absolute(),
-        passwords=place.root / "postgres.pgpass",
+        folder=data,
+        passwords=password_file(place.root, data),
         host=host,
         port=port,
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from db.clock import boot_id, process_started
+from db.clock import machine_id, process_started
 from db.home import Home
 from db.registry import Registry
 from db.rows import Checkpoint, Finished
@@ -47,7 +47,7 @@ def one_that_is_gone() -> dict[str, Any]:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = process_started(process.pid)
     process.communicate(b"\n")
-    return {"host": socket.gethostname(), "boot_id": boot_id(), "pid": process.pid, "process_started": started}
+    return {"host": socket.gethostname(), "boot_id": machine_id(), "pid": process.pid, "process_started": started}
 
 
 @pytest.mark.parametrize("silent", [True, False])
