@@ -46,17 +46,25 @@ def written(
 
 
 def listed(
-    table: pa.Table, *, width: int | None = None, rows: int | None = None, hint: str = "all with --format csv"
+    table: pa.Table,
+    *,
+    width: int | None = None,
+    rows: int | None = None,
+    hint: str = "all with --format csv",
+    spare: Sequence[int] | None = None,
 ) -> str:
-    """Aligned text with a header; drawn for a terminal of that width, where `hint` says how to get what is left out."""
+    """Aligned text with a header; drawn for a terminal of that width, where `hint` says how to get what is left out.
+
+    `spare` says of each column when it is left out, as `Heading.spare` does; without it the middle ones go first.
+    """
     shown = table if width is None else table.slice(0, rows)
-    sheet = sheet_of(shown, hint=hint)
+    sheet = sheet_of(shown, hint=hint, spare=spare)
     return plain(sheet) if width is None else drawn(sheet, width, total=table.num_rows)
 
 
-def sheet_of(table: pa.Table, *, hint: str = "all with --format csv") -> Sheet:
-    """The table as texts. Where it is too wide, the middle of it matters least; names are never broken."""
-    spare = spares(table.num_columns)
+def sheet_of(table: pa.Table, *, hint: str, spare: Sequence[int] | None) -> Sheet:
+    """The table as texts; names in it are never broken."""
+    spare = spare or spares(table.num_columns)
     columns = [[_shown(value) for value in column.to_pylist()] for column in table.columns]
     return Sheet(
         headings=tuple(

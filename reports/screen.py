@@ -77,18 +77,28 @@ def _fitted(sheet: Sheet, width: int) -> Fit:
     named = tuple((sheet.headings[index].name, sheet.rows[0][index]) for index in same)
     kept = list(range(len(folded.headings)))
     spare = sorted((one for one in kept if folded.headings[one].spare), key=lambda one: -folded.headings[one].spare)
-    while spare and _total(_comfortable(_only(folded, kept))) > width:
+    while spare and _total(_comfortable(_only(folded, kept))) > _room(folded, kept, width):
         kept.remove(spare.pop(0))
     gone = [index for index in range(len(folded.headings)) if index not in kept]
-    holes = sorted({sum(one < index for one in kept) for index in gone})
+    holes = _holes(folded, kept)
     shown = _only(folded, kept)
     names = tuple(folded.headings[index].name for index in gone)
     fit = Fit(sheet=shown, header=tuple(shown.names), widths=(), gone=names, holes=tuple(holes), same=named)
-    room = width - len(holes) * (len(GAP) + len(MORE))
+    room = _room(folded, kept, width)
     widths = _shared(shown, room)
     if _total(widths) > room:
         return _hung(fit, room - len(GAP))
     return replace(fit, widths=tuple(_roomy(shown, widths, room)))
+
+
+def _holes(sheet: Sheet, kept: Sequence[int]) -> list[int]:
+    """The kept columns before which others were left out."""
+    return sorted({sum(one < index for one in kept) for index in range(len(sheet.headings)) if index not in kept})
+
+
+def _room(sheet: Sheet, kept: Sequence[int], width: int) -> int:
+    """What the kept columns have, beside the signs of those that were left out."""
+    return width - len(_holes(sheet, kept)) * (len(GAP) + len(MORE))
 
 
 def _hung(fit: Fit, room: int) -> Fit:

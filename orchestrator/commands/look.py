@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
 MOST_LOOKED_AT = 50_000
 """Done jobs of which `status` looks whether their results are there: with more it would be slow."""
+MOST_TELLING = ("test_accuracy", "generalization_gap")
+LEAST_TELLING = ("test_loss", "train_loss", "train_accuracy", "chosen_epoch", "seconds")
+"""Results that a narrow terminal leaves out last, and first."""
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
 
@@ -262,7 +265,19 @@ def _job_table(
         wanted = [name for name in ("failure", *RESULTS) if any(row.get(name) is not None for row in rows)]
         wanted = [*wanted, *differing]
     shown |= {name: [_short(row.get(name)) for row in rows] for name in wanted if name not in shown}
-    return listed(pa.table(shown), width=width_of(sys.stdout), hint="choose with --columns, all with --json")
+    spare = [_spare(name, place) for place, name in enumerate(shown)]
+    hint = "choose with --columns, all with --json"
+    return listed(pa.table(shown), width=width_of(sys.stdout), hint=hint, spare=spare)
+
+
+def _spare(name: str, place: int) -> int:
+    """When a narrow terminal leaves out this column of a list of jobs: results that matter less first, then settings,
+    at last the gap and the test accuracy; job, state and failure stay."""
+    if name in LEAST_TELLING:
+        return 1_000 + LEAST_TELLING.index(name)
+    if name in MOST_TELLING:
+        return 1 + MOST_TELLING.index(name)
+    return 0 if name in ("job", "state", "failure") else 10 + place
 
 
 def _short(value: Any) -> Any:

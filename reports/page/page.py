@@ -166,11 +166,11 @@ def _claim_table(claim: Claim) -> PageTable:
         (
             PageCell(text=number.label.replace("_", " ")),
             PageCell(text=str(number.verdict or "")),
-            PageCell(text=number.note),
+            PageCell(text=number.note, words=True),
             PageCell(text=quantity_text(number), sort=number.value, numeric=True),
             PageCell(text=quantity_span(number), sort=number.low, numeric=True),
             PageCell(text="" if number.p_value is None else p_text(number.p_value), sort=number.p_value, numeric=True),
-            PageCell(text=number.method),
+            PageCell(text=number.method, words=True),
         )
         for number in claim.numbers
     )
