@@ -8,15 +8,17 @@ unexport PYTHONDONTWRITEBYTECODE  # with it, every command compiles all its modu
 
 .PHONY: help setup demo test quick lint clean
 
-help: ## Say what can be made
+help: ## Show what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## Make the virtual environment
 
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "Installing qsweep and its tools into .venv (this takes some minutes; log: .venv/setup.log) …"
+	@$(PYTHON) -m venv .venv
+	@{ $(BIN)/python -m pip install --upgrade pip && \
+		$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'; } > .venv/setup.log 2>&1 || \
+		{ cat .venv/setup.log; echo "make setup failed; the lines above are .venv/setup.log"; exit 1; }
 	@touch $@
 
 demo: .venv/ready ## Train all 972 models of the digits grid and print the paper's Table 1

@@ -2,8 +2,8 @@
 
 import qsweep
 
-runs = qsweep.results("digits-grid")             # one row a trained model
-epochs = qsweep.results("digits-grid", "epochs")  # one row an epoch of each model
+runs = qsweep.results("digits-grid")             # one row per trained model
+epochs = qsweep.results("digits-grid", "epochs")  # one row per epoch of each model
 gaps = qsweep.query("SELECT bits, avg(generalization_gap) AS gap FROM runs GROUP BY bits")
 print(qsweep.tables("digits-grid", against_paper=True))
 model = qsweep.load_model(runs.job[0])           # a torch.nn.Module
@@ -63,7 +63,7 @@ def results(
 ) -> pd.DataFrame:
     """The committed results of a launched sweep, while it runs or after.
 
-    `kind` is `runs` (one row a job: settings, losses, accuracies as fractions), `epochs` (with `final` false also
+    `kind` is `runs` (one row per job: settings, losses, accuracies as fractions), `epochs` (with `final` false also
     those of trainings that are not done, as of their newest checkpoints), `layers`, `measures` or `distortions`; or
     `jobs`, `attempts` or `events`, what the registry says. `sweep` is NAME (the sweep as written) or
     NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
@@ -82,13 +82,14 @@ def tables(
     form: str = "markdown",
     against_paper: bool = False,
     spread: bool = False,
+    median: bool = False,
     home: str | Path | None = None,
     registry: str | None = None,
     bundle: str | Path | None = None,
 ) -> str:
     """The paper's tables from the results so far, as `markdown`, `latex`, `csv`, `html` or `json`.
 
-    Raises InputError for an unknown sweep, format, registry or bundle.
+    `median` shows medians in place of means. Raises InputError for an unknown sweep, format, registry or bundle.
     """
     from reports.answers import render_tables
     from reports.formats import Format
@@ -98,7 +99,7 @@ def tables(
     if form not in list(Format):
         raise InputError(f"{form!r} is not a format", allowed="allowed: " + ", ".join(Format))
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
-        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread))
+        return render_tables(source, Format(form), Layout(against_paper=against_paper, spread=spread), median=median)
 
 
 def load_model(job: str, *, home: str | Path | None = None, registry: str | None = None) -> nn.Module:

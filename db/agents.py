@@ -51,21 +51,15 @@ def retire(transaction: Transaction, agent_id: int) -> None:
     failures.depart(transaction, agent_id, AgentState.RETIRED, FailureClass.PREEMPTED, "retired")
 
 
-def bury(transaction: Transaction, agent_id: int, failure: FailureClass, error: str, slots: int | None) -> int:
-    return failures.bury(transaction, agent_id, failure, error, slots)
-
-
 def bury_dead_processes(database: Database, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:
     living = (
-        sa.select(agents.c.id, agents.c.pid, agents.c.process_started, agents.c.boot_id)
-        .where(agents.c.host == host, agents.c.state == AgentState.ALIVE.value)
+        sa.select(agents.c.id, agents.c.pid, agents.c.process_started)
+        .where(agents.c.host == host, agents.c.boot_id == boot_id, agents.c.state == AgentState.ALIVE.value)
         .order_by(agents.c.id)
     )
     # The processes are looked at between the two transactions, not inside of one.
     dead = [
-        row.id
-        for row in database.read(lambda t: t.run(living).all())
-        if row.boot_id != boot_id or not is_alive(row.pid, row.process_started)
+        row.id for row in database.read(lambda t: t.run(living).all()) if not is_alive(row.pid, row.process_started)
     ]
     for agent_id in dead:
         database.write(

@@ -92,3 +92,16 @@ def boot_id() -> str:
         return linux.read_text().strip()
     asked = subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], capture_output=True, text=True, check=False)
     return asked.stdout.strip() or "unknown"
+
+
+@cache
+def machine_id() -> str:
+    """What tells the processes that can be seen from here from all others: this boot and this pid namespace.
+
+    Two containers may share a hostname and a boot id, and yet a pid of the one means nothing in the other. Without
+    /proc (macOS) there are no such namespaces, and the boot alone tells.
+    """
+    try:
+        return f"{boot_id()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return boot_id()

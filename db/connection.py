@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from db.clock import boot_id as boot_id
 from db.clock import boot_seconds
-from db.errors import NoRegistry, RegistryFull, RegistryUnavailable
+from db.errors import NoRegistry, RegistryFull, RegistryRefused, RegistryUnavailable
 from db.filesystems import refuse_network
 from db.readonly import Readable, is_writable, open_readable
+from db.refusals import FULL_STATE, driver_error, is_disconnect, is_final_on_opening, is_passing, sqlite_code
+from db.stalls import SILENCE, patient_connection
 from db.transaction import Statements, Transaction
 from db.urls import parse_url, secrets, shown
 from sweeps.errors import InputError
@@ -36,9 +38,6 @@ LEAST_ROOM = 1_000_000
 # A process stopped in the middle of a transaction must not hold its row locks for ever.
 # Without a sort the next job comes from the head of an index, even before Postgres has any statistics.
 POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15s -c enable_sort=off -c jit=off"
-GONE_STATES = ("08", "57P01", "57P02", "57P03", "25P03")
-RETRIED_STATES = (*GONE_STATES, "40001", "40P01", "53300")
-FULL_STATE = "53100"
 
 
 class Mode(Enum):
@@ -66,18 +65,20 @@ BEGINS: dict[str, dict[Mode, str]] = {
 class Database:
     """One registry database: opens short transactions on it, and repeats those that met a locked door."""
 
-    def __init__(self, url: str | Path, *, create: bool, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str | Path, *, create: bool, patience: float = PATIENCE, silence: float = SILENCE) -> None:
         self._url = parse_url(url)
         self.place = shown(self._url)
         self.patience = patience
         self._readable: Readable | None = None
+        self.opened = False
+        """Whether a transaction has succeeded: before, a file that can't be used is a wrong one."""
         if self._url.get_backend_name() == "sqlite":
             path = Path(str(self._url.database))
             if path.exists() and not is_writable(path):
                 self._readable = open_readable(path)
             self.engine = _sqlite_engine(path, create, self._readable)
         else:
-            self.engine = _postgres_engine(self._url)
+            self.engine = _postgres_engine(self._url, silence)
         self._statements = Statements(self.engine.dialect)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self._begins = BEGINS[self.engine.dialect.name]
@@ -137,12 +138,14 @@ class Database:
         started, pause, again = time.monotonic(), 0.01, False
         while True:
             try:
-                return self._once(mode, work, again)
+                answer = self._once(mode, work, again)
+                self.opened = True
+                return answer
             except (DBAPIError, self._driver_error) as error:
                 if self._is_full(error):
                     raise RegistryFull(f"{self.place}: the disk is full, nothing was written") from None
-                if not is_passing(error):
-                    raise
+                if not is_passing(error) or (not self.opened and is_final_on_opening(error)):
+                    raise self._refused(error) from None
                 if time.monotonic() - started > self.patience:
                     raise self._unavailable(error) from None
             # Not the seeded generator of any training: only meant to keep two processes from meeting again.
@@ -170,17 +173,20 @@ class Database:
         return answer
 
     def _is_full(self, error: Exception) -> bool:
-        raw = _driver_error(error)
-        if _sqlite_code(raw) == sqlite3.SQLITE_IOERR:
+        raw = driver_error(error)
+        if sqlite_code(raw) == sqlite3.SQLITE_IOERR:
             # SQLite says no more than this when it can't make its log, or the index of its log.
             return shutil.disk_usage(Path(str(self._url.database)).parent).free < LEAST_ROOM
-        return _sqlite_code(raw) == sqlite3.SQLITE_FULL or getattr(raw, "sqlstate", None) == FULL_STATE
+        return sqlite_code(raw) == sqlite3.SQLITE_FULL or getattr(raw, "sqlstate", None) == FULL_STATE
 
     def _unavailable(self, error: Exception) -> RegistryUnavailable:
         return RegistryUnavailable(
             f"{self.place}: the registry did not answer for {self.patience:.0f} s ({self.clean(error)}); "
             "nothing is lost: start the same command again once it does"
         )
+
+    def _refused(self, error: Exception) -> RegistryRefused:
+        return RegistryRefused(f"{self.place}: {refused(self, error)}", database_error=refused(self, error))
 
     def clean(self, error: Exception) -> str:
         """The first line of the database's own message, without any password."""
@@ -237,12 +243,12 @@ def _begin(connection: sa.Connection) -> None:
             raw.execute(command)
             return
         except sqlite3.OperationalError as error:
-            if _sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if sqlite_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(random.uniform(0.0002, 0.001))
 
 
-def _postgres_engine(url: sa.URL) -> sa.Engine:
+def _postgres_engine(url: sa.URL, silence: float) -> sa.Engine:
     arguments = {"connect_timeout": 10, "application_name": "qsweep", "options": POSTGRES_OPTIONS}
     # A connection whose other end vanished is noticed within half a minute.
     arguments |= {
@@ -259,40 +265,19 @@ def _postgres_engine(url: sa.URL) -> sa.Engine:
             "the Postgres driver is not installed", place=shown(url), allowed="pip install 'qsweep[postgres]'"
         ) from None
     sa.event.listen(engine, "begin", _begin)
+
+    def connect(dialect: Any, record: Any, given: list[Any], named: dict[str, Any]) -> Any:
+        opened = patient_connection().connect(*given, **named)
+        opened.silence = silence
+        return opened
+
+    sa.event.listen(engine, "do_connect", connect)
     return engine
-
-
-def is_passing(error: Exception) -> bool:
-    """Whether the same transaction may succeed when it is begun again."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    raw = _driver_error(error)
-    if isinstance(raw, sqlite3.Error):
-        return _sqlite_code(raw) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-    return is_disconnect(raw) or str(getattr(raw, "sqlstate", "")).startswith(RETRIED_STATES)
-
-
-def is_disconnect(error: BaseException) -> bool:
-    """Whether Postgres was not reached, or went away in the middle."""
-    if isinstance(error, sqlite3.Error):
-        return False
-    state = getattr(error, "sqlstate", None)
-    if state is None:
-        return type(error).__name__ in ("OperationalError", "InterfaceError")
-    return str(state).startswith(GONE_STATES)
-
-
-def _driver_error(error: Exception) -> BaseException:
-    return (error.orig or error) if isinstance(error, DBAPIError) else error
-
-
-def _sqlite_code(error: BaseException) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def refused(database: Database, error: Exception) -> str:
     """Why the database can't be used, in one sentence."""
-    code = _sqlite_code(_driver_error(error))
+    code = sqlite_code(driver_error(error))
     if code == sqlite3.SQLITE_NOTADB:
         return "this file is not a database"
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):

@@ -20,6 +20,19 @@ class RegistryUnreachable(InputError, RegistryUnavailable):
     """The registry did not answer when it was opened: its URL may be wrong, or its server away for now."""
 
 
+class RegistryRefused(RegistryUnavailable):
+    """The registry answered with an error that waiting does not mend: missing rights, damaged data, another schema.
+
+    For whoever works with it the registry is out of reach: nothing can be said of the jobs, and nothing is held against
+    them.
+    """
+
+    def __init__(self, message: str, *, database_error: str) -> None:
+        super().__init__(message)
+        self.database_error = database_error
+        """The message without the registry's place."""
+
+
 class RegistryFull(QsweepError):
     """The disk that holds the registry is full; nothing was written."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from db.budgets import Record, Verdict, verdict
-from db.clock import moment, wall
+from db.budgets import TRIES, Record, Verdict, verdict
+from db.clock import boot, moment, wall
 from db.journal import RECORD, event
 from db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
 from db.pausing import pause_failing_sweeps
@@ -31,6 +32,7 @@ END = (
         slots_limit=sa.bindparam("new_limit"),
         crashes=sa.bindparam("new_crashes"),
         losses=sa.bindparam("new_losses"),
+        tried_by=sa.bindparam("new_tried_by"),
         not_before=sa.case(
             (sa.bindparam("delay", type_=sa.Double) > 0, moment() + sa.bindparam("delay", type_=sa.Double)),
             else_=None,
@@ -48,19 +50,27 @@ def fail(
     failure: FailureClass,
     error: str,
     slots: int | None,
+    kind: str = "",
 ) -> frozenset[int]:
     mine = held(transaction, agent_id, given)
     if mine:
         running = sa.select(sa.func.count()).select_from(jobs).where(RUNNING, jobs.c.agent_id == agent_id)
         company = int(transaction.run(running).scalar_one())
         lease = float(transaction.run(sa.select(agents.c.lease).where(agents.c.id == agent_id)).scalar_one())
-        end(transaction, agent_id, list(mine.values()), failure, error, company, slots, lease)
+        end(transaction, agent_id, list(mine.values()), failure, error, company, slots, lease, kind)
     return frozenset(mine)
 
 
-def bury(transaction: Transaction, agent_id: int, failure: FailureClass, reason: str, slots: int | None = None) -> int:
+def bury(
+    transaction: Transaction,
+    agent_id: int,
+    failure: FailureClass,
+    reason: str,
+    slots: int | None = None,
+    kind: str = "",
+) -> int:
     """Marks an agent dead and ends all that it ran, in one transaction; returns how many jobs."""
-    return depart(transaction, agent_id, AgentState.DEAD, failure, reason, slots)
+    return depart(transaction, agent_id, AgentState.DEAD, failure, reason, slots, kind)
 
 
 def depart(
@@ -70,6 +80,7 @@ def depart(
     failure: FailureClass,
     reason: str,
     slots: int | None = None,
+    kind: str = "",
     *,
     was: AgentState = AgentState.ALIVE,
 ) -> int:
@@ -83,7 +94,7 @@ def depart(
         return 0
     rows = transaction.run(LOCKED_BY_AGENT, {"agent": agent_id}).all()
     if rows:
-        end(transaction, agent_id, rows, failure, reason, len(rows), slots, float(left.lease))
+        end(transaction, agent_id, rows, failure, reason, len(rows), slots, float(left.lease), kind)
     return len(rows)
 
 
@@ -96,25 +107,42 @@ def end(
     company: int,
     slots: int | None,
     lease: float,
+    kind: str = "",
 ) -> None:
     """Ends the attempts of these locked rows, and sends each job where its budget says."""
+    cause = f"{failure}: {kind}" if kind else failure.value
+    others = failure in TRIES and others_work(transaction, agent_id)
     given_up = _given_up(transaction, [row.id for row in rows if not row.wanted])
     tail = error[-ERROR_TAIL:]
     detail = f"{failure}: {_last_line(tail)}" if tail.strip() else failure.value
     values, journal = [], []
     for row in rows:
-        next_one = verdict(_past(row), failure, company=company, slots=slots or company, lease=lease)
+        next_one = verdict(
+            _past(row), failure, company=company, slots=slots or company, lease=lease, agent=agent_id, others=others
+        )
         if next_one.state == State.QUEUED and row.id in given_up:
             next_one = replace(next_one, state=State.CANCELLED, delay=0.0)
         if next_one.state == State.CANCELLED and row.wanted:  # stopped by a trial, but some sweep wants it whole
             next_one = replace(next_one, state=State.QUEUED)
         values.append(_changes(row, next_one) | {"new_class": failure.value, "new_error": tail})
-        journal.append(event(row, State.RUNNING, next_one.state, detail, agent_id))
+        journal.append(event(row, State.RUNNING, next_one.state, detail, agent_id, cause=cause))
     transaction.quick(END, values)
     transaction.quick(END_ATTEMPT, values)
     transaction.quick(RECORD, journal)
     if failed := [one["fenced_id"] for one in values if one["new_state"] == State.FAILED]:
         pause_failing_sweeps(transaction, failed)
+
+
+def others_work(transaction: Transaction, agent_id: int) -> bool:
+    """Whether another agent with a live lease is at work, who may try what this one could not do."""
+    found = (
+        sa.select(agents.c.id)
+        .where(agents.c.state == AgentState.ALIVE.value, agents.c.id != agent_id)
+        .where(agents.c.expires >= moment(), agents.c.clock == boot())
+        .where(sa.exists().where(RUNNING, jobs.c.agent_id == agents.c.id))
+        .limit(1)
+    )
+    return transaction.run(found).first() is not None
 
 
 def _past(row: Any) -> Record:
@@ -123,6 +151,7 @@ def _past(row: Any) -> Record:
         slots_limit=row.slots_limit,
         crashes=row.crashes,
         losses=row.losses,
+        tried_by=tuple(json.loads(row.tried_by or "[]")),
         advanced=bool(row.advanced),
     )
 
@@ -138,6 +167,7 @@ def _changes(row: Any, verdict: Verdict) -> dict[str, Any]:
         "new_limit": verdict.slots_limit,
         "new_crashes": verdict.crashes,
         "new_losses": verdict.losses,
+        "new_tried_by": json.dumps(verdict.tried_by) if verdict.tried_by else None,
         "delay": verdict.delay,
     }
 

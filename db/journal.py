@@ -26,12 +26,16 @@ RECORD = (
         agent_id=sa.bindparam("agent_id"),
         attempt=sa.bindparam("attempt"),
         detail=sa.bindparam("detail"),
+        cause=sa.bindparam("cause"),
     )
 )
 
 
-def event(row: Any, source: State, target: State, detail: str, agent_id: int | None = None) -> dict[str, Any]:
-    """The values of one event about `row`, which has an id and an attempt."""
+def event(
+    row: Any, source: State, target: State, detail: str, agent_id: int | None = None, *, cause: str | None = None
+) -> dict[str, Any]:
+    """The values of one event about `row`, which has an id and an attempt. `detail` is for people: nothing is decided
+    by it. `cause`: the class of a failure and the kind of its error."""
     assert (source, target) in TRANSITIONS, f"{source} → {target} is no transition"
     return {
         "job_id": row.id,
@@ -40,6 +44,7 @@ def event(row: Any, source: State, target: State, detail: str, agent_id: int | N
         "agent_id": agent_id,
         "attempt": row.attempt,
         "detail": detail,
+        "cause": cause,
     }
 
 

@@ -43,6 +43,7 @@ LOCKED = (
         jobs.c.slots_limit,
         jobs.c.crashes,
         jobs.c.losses,
+        jobs.c.tried_by,
         jobs.c.advanced,
     )
     .order_by(jobs.c.id)

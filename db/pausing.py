@@ -1,4 +1,8 @@
-"""The circuit breaker: a sweep whose recent jobs mostly fail alike is paused, and says why."""
+"""The circuit breaker: a sweep whose recent jobs mostly fail alike is paused, and says why.
+
+Alike are failures of one class and one kind of error (`events.cause`): the type of an exception, the signal or exit
+code of a process. Texts differ from job to job, by a step, a path or a number of bytes; they are for people.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,9 @@ WINDOW = 20
 ALIKE = 10
 """So many failures of them with the same cause pause the sweep."""
 
+CAUSE = sa.func.coalesce(events.c.cause, events.c.detail).label("cause")
+"""Events of older versions have their text alone."""
+
 
 def pause_failing_sweeps(transaction: Transaction, failed: Sequence[int]) -> None:
     """Looks at every active sweep that holds one of the jobs that have just failed."""
@@ -28,7 +35,7 @@ def pause_failing_sweeps(transaction: Transaction, failed: Sequence[int]) -> Non
     )
     for sweep in transaction.run(concerned).all():
         recent = (
-            sa.select(events.c.target, events.c.detail)
+            sa.select(events.c.target, events.c.detail, CAUSE)
             .join(sweep_jobs, sweep_jobs.c.job_id == events.c.job_id)
             .where(
                 sweep_jobs.c.sweep_id == sweep.id,
@@ -38,6 +45,8 @@ def pause_failing_sweeps(transaction: Transaction, failed: Sequence[int]) -> Non
             .order_by(events.c.id.desc())
             .limit(WINDOW)
         )
-        causes = Counter(row.detail for row in transaction.run(recent) if row.target == State.FAILED)
+        failures = [row for row in transaction.run(recent) if row.target == State.FAILED]
+        causes = Counter(row.cause for row in failures)
         if causes and (most := causes.most_common(1)[0])[1] >= ALIKE:
-            pause(transaction, sweep.id, f"{most[1]} of the last {WINDOW} jobs failed alike ({most[0]})")
+            last = next(row.detail for row in failures if row.cause == most[0])
+            pause(transaction, sweep.id, f"{most[1]} of the last {WINDOW} jobs failed alike (the last: {last})")

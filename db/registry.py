@@ -406,14 +406,17 @@ class Registry:
         """The agent leaves; what it still held is queued again."""
         self._database.write(lambda t: agents.retire(t, agent_id))
 
-    def bury(self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None) -> int:
-        """Its supervisor saw it die: its jobs end in this class; returns how many. `slots` as in `fail`."""
-        return self._database.write(lambda t: agents.bury(t, agent_id, failure_class, error, slots))
+    def bury(
+        self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None, kind: str = ""
+    ) -> int:
+        """Its supervisor saw it die: its jobs end in this class; returns how many. `slots` and `kind` as in `fail`."""
+        return self._database.write(lambda t: failures.bury(t, agent_id, failure_class, error, slots, kind))
 
     def bury_dead_processes(self, *, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:
         """Takes back at once the leases of this host's dead agents; returns how many agents.
 
-        `is_alive(pid, process_started)` is asked about each agent enlisted since this boot.
+        `boot_id` is `db.clock.machine_id`. `is_alive(pid, process_started)` is asked about each agent that enlisted
+        with the same one; any other, of an earlier boot or another container of this name, lives by its lease alone.
         """
         return agents.bury_dead_processes(self._database, host, boot_id, is_alive)
 
@@ -519,12 +522,14 @@ class Registry:
         error: str,
         *,
         slots: int | None = None,
+        kind: str = "",
     ) -> frozenset[int]:
         """Ends these attempts in this class, and queues or fails the jobs by budget.
 
-        `slots`: how many slots the engine had when it ran out of memory.
+        `slots`: how many slots the engine had when it ran out of memory. `kind`: within the class, the kind of error,
+        by which like failures are found (`error` is for people): the type of an exception, a signal.
         """
-        return self._database.write(lambda t: failures.fail(t, agent_id, claims, failure_class, error, slots))
+        return self._database.write(lambda t: failures.fail(t, agent_id, claims, failure_class, error, slots, kind))
 
     # Trials of a tuning run
 

@@ -110,7 +110,10 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class AgentInfo:
-    """Who enlists. `process_started` and `boot_id` tell this process from a later one of the same pid."""
+    """Who enlists. `process_started` and `boot_id` tell this process from any other of the same pid.
+
+    `boot_id` is `db.clock.machine_id`: the boot and the pid namespace.
+    """
 
     host: str
     pid: int
@@ -131,6 +134,7 @@ class AgentRow:
 
     id: int
     host: str
+    boot_id: str
     pid: int
     backend: str
     device: str
@@ -146,7 +150,6 @@ class AgentRow:
     ended_at: float | None
     expired: bool
     process_started: float
-    boot_id: str
     overdue: float
     """Seconds since the lease ran out; negative before."""
 
@@ -247,6 +250,7 @@ class EventRow:
     agent_id: int | None
     attempt: int
     detail: str
+    cause: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,6 +61,7 @@ jobs = sa.Table(
     sa.Column("alone", sa.Boolean, nullable=False),  # crashed in company: runs alone from now on
     sa.Column("slots_limit", sa.Integer),  # ran out of memory with more slots
     sa.Column("crashes", sa.Integer, nullable=False),  # crashes alone since the newest checkpoint
+    sa.Column("tried_by", sa.Text),  # JSON: the agents of the failed tries alone, since it last got on
     sa.Column("losses", sa.Integer, nullable=False),  # lost or preempted since the newest checkpoint
     sa.Column("advanced", sa.Boolean, nullable=False),  # this attempt has recorded a checkpoint
     sa.Column("not_before", sa.Double),  # end of the backoff, by the lease clock
@@ -224,6 +225,7 @@ events = sa.Table(
     sa.Column("agent_id", sa.BigInteger),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("cause", sa.Text),  # of a failure: its class and the kind of error, by which like ones are found
     sa.Index("events_of_job", "job_id"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from db.clock import boot, moment
 from db.connection import Database, refused
-from db.errors import NoRegistry, RegistryUnavailable, RegistryUnreachable
+from db.errors import NoRegistry, RegistryRefused, RegistryUnavailable, RegistryUnreachable
 from db.migrations import HEAD, REVISIONS, VERSION_TABLE
 from db.tables import metadata
 from db.transaction import Transaction
@@ -80,11 +81,11 @@ def _asked(database: Database) -> str | None:
     patience, database.patience = database.patience, OPENING_PATIENCE
     try:
         return database.read(lambda t: _version(t, database.place))
+    except RegistryRefused as error:
+        raise InputError(error.database_error, place=database.place) from None
     except RegistryUnavailable as error:
         problem = str(error).partition(": ")[2].partition(";")[0]
         raise RegistryUnreachable(problem, place=database.place) from None
-    except DBAPIError as error:
-        raise InputError(refused(database, error), place=database.place) from None
     finally:
         database.patience = patience
 
@@ -103,7 +104,9 @@ def _made(database: Database) -> str:
     try:
         database.prepare()
         _migrate(database)
-    except DBAPIError as error:
+    except RegistryRefused as error:
+        raise InputError(error.database_error, place=database.place) from None
+    except (DBAPIError, sqlite3.Error) as error:
         raise InputError(refused(database, error), place=database.place) from None
     return HEAD
 

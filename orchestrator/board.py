@@ -115,7 +115,7 @@ def plain_line(view: View) -> str:
         f"{f' ({counts.diverged} diverged)' if counts.diverged else ''}, {counts.running - lost} running, "
         f"{counts.queued - blocked} queued, {counts.failed} failed{f', {lost} lost' if lost else ''}"
         f"{f', {blocked} blocked' if blocked else ''}"
-        f"{f' (of {view.sweep.size} in the grid)' if view.missing else ''}"
+        f"{f' (of {view.sweep.size} in the sweep)' if view.missing else ''}"
         f" · {rate_text(view.rate)} · {_left(view)}" + (f" · {_unreadable(view)}" if view.unreadable else "")
     )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from db.home import Home
 from db.registry import Registry
 from orchestrator.losses import lost_words
 from orchestrator.machine import probe
+from reports.sheet import Sheet, headings
 from sweeps.code import code_version
 from sweeps.datasets import DATASETS, ImageFolder
 from sweeps.errors import QsweepError
@@ -32,6 +34,15 @@ def examine(home: Home) -> list[Finding]:
     findings.append(_registry(home))
     findings += [_data(home, name) for name in DATASETS if name != ImageFolder.name]
     return findings
+
+
+def finding_sheet(findings: Sequence[Finding]) -> Sheet:
+    """The findings as a table."""
+    marks = {(True, True): "ok", (True, False): "ok", (False, True): "FAIL", (False, False): "–"}
+    return Sheet(
+        headings=headings("", "part", "finding"),
+        rows=tuple((marks[one.ok, one.needed], one.part, one.text) for one in findings),
+    )
 
 
 def _machine(home: Home) -> Finding:
@@ -71,4 +82,4 @@ def _data(home: Home, name: str) -> Finding:
         probe(home, [name], download=False)
     except QsweepError as error:
         return Finding(part=name, ok=False, text=str(error), needed=needed)
-    return Finding(part=name, ok=True, text="read, and its fingerprint is right", needed=needed)
+    return Finding(part=name, ok=True, text="found, fingerprint verified", needed=needed)

@@ -87,7 +87,9 @@ def _run() -> None:
     try:
         app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
     except QsweepError as error:
-        sys.stderr.write(f"qsweep: {error}\n")
+        from orchestrator.layout import broken, width_of
+
+        sys.stderr.write(broken(f"qsweep: {error}", width_of(sys.stderr)) + "\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.stderr.write("qsweep: interrupted\n")

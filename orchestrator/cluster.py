@@ -1,4 +1,4 @@
-"""A connection with Ray: to a running cluster, or to a Ray of our own on this machine.
+"""A connection with Ray: to a running cluster, or to a local Ray instance on this machine.
 
 Ray's own noise stays out of the terminal, its usage statistics and its dashboard are off, and no module of the
 folder that `qsweep` was called from gets into its workers.
@@ -43,7 +43,7 @@ QUIET = {
 }
 """Environment variables with which Ray and Tune say and write nothing of their own, and wait for a slow machine."""
 OBJECT_STORE = 128 * 2**20
-"""Bytes of shared memory of a Ray of our own: only orders and reports go through it."""
+"""Bytes of shared memory of a local Ray instance: only orders and reports go through it."""
 PATIENCE = 5.0
 """Seconds that a head node has for taking a connection."""
 
@@ -126,7 +126,7 @@ def load_ray() -> Any:
 
 
 def named_address(given: str | None) -> str | None:
-    """The address of the cluster to use: the given one, else that of the environment; None is a Ray of our own.
+    """The address of the cluster to use: the given one, else that of the environment; None is a local Ray instance.
 
     It may be AUTO, which `connect` understands as Ray does.
     """
@@ -185,7 +185,7 @@ def running_address() -> str:
         raise InputError(
             "no Ray runs on this machine",
             place=f"--ray-address {AUTO}",
-            allowed="HOST:PORT of a cluster elsewhere, or no --ray-address for a Ray of our own",
+            allowed="HOST:PORT of a cluster elsewhere, or no --ray-address for a local Ray instance",
         )
     return found
 
@@ -242,7 +242,7 @@ def nodes() -> list[Node]:
 
 
 def own_node(machine: Machine) -> Node:
-    """This machine, as the node of a Ray of our own."""
+    """This machine, as the node of a local Ray instance."""
     memory = psutil.virtual_memory().total
     return Node(id="", host=socket.gethostname(), cpus=machine.cores, gpus=machine.gpus, memory=memory)
 
@@ -303,7 +303,7 @@ def _nowhere() -> Iterator[None]:
 
 @functools.cache
 def _empty_folder() -> str:
-    """A folder that is there as long as this process: a Ray of our own starts its workers in it."""
+    """A folder that is there as long as this process: a local Ray instance starts its workers in it."""
     folder = tempfile.mkdtemp(prefix="qsweep-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -22,5 +22,5 @@ def check_data(home: Home, jobs: Iterable[Job]) -> None:
                 raise InputError(
                     f"{data.title} is not here, and can't be downloaded into a folder that can't be made",
                     place=f"--data {home.data}",
-                    allowed=f"name the folder that holds {data.folder} with --data",
+                    allowed=f"pass --data with the folder that contains {data.folder}",
                 )

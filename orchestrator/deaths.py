@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import psutil
 
-from db.clock import boot_id, process_started
+from db.clock import machine_id, process_started
 from db.registry import Registry
 from db.rows import AgentRow
 
@@ -34,9 +34,14 @@ def bury_dead(registry: Registry, is_over: Callable[[int, float], bool] | None =
     """Take back what dead agents of this machine held."""
     registry.bury_dead_processes(
         host=socket.gethostname(),
-        boot_id=boot_id(),
+        boot_id=machine_id(),
         is_alive=is_alive if is_over is None else lambda pid, started: not is_over(pid, started),
     )
+
+
+def is_seen_from_here(agent: AgentRow) -> bool:
+    """Whether this agent's pid means something here: it runs on this machine, in this pid namespace."""
+    return agent.host == socket.gethostname() and agent.boot_id == machine_id()
 
 
 def is_alive(pid: int, started: float) -> bool:
@@ -50,5 +55,4 @@ def is_alive(pid: int, started: float) -> bool:
 
 def is_dead_here(agent: AgentRow) -> bool:
     """Whether this agent's process ran on this machine since it was booted, and runs no more."""
-    here = agent.host == socket.gethostname() and agent.boot_id == boot_id()
-    return here and not is_alive(agent.pid, agent.process_started)
+    return is_seen_from_here(agent) and not is_alive(agent.pid, agent.process_started)

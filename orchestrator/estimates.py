@@ -32,7 +32,7 @@ class Basis(StrEnum):
     SHAPE = "measured here on the same shape"
     CALIBRATED = "calibrated here"
     SCALED = "scaled from another shape by counted operations"
-    GUESS = "a guess"
+    GUESS = "rough estimate"
 
 
 @dataclass(frozen=True, kw_only=True)

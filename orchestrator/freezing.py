@@ -32,12 +32,12 @@ def choose_code(sweep: Sweep | None, choice: Code | None) -> str:
         return current
     differs = f"{sweep.title} was launched with code {sweep.code}, here is {current}"
     if choice is None and not sys.stdin.isatty():
-        allowed = "say --code frozen (go on with that one) or --code current (use this one)"
+        allowed = "pass --code frozen to continue with that version, or --code current to use this one"
         raise InputError(differs, allowed=allowed)
     if choice is None:
         from rich.prompt import Prompt
 
-        choice = Code(Prompt.ask(f"{differs}. Go on with which?", choices=list(Code), default=Code.FROZEN))
+        choice = Code(Prompt.ask(f"{differs}. Continue with which?", choices=list(Code), default=Code.FROZEN))
     return sweep.code if choice is Code.FROZEN else current
 
 

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from db.clock import boot_id, process_started
+from db.clock import machine_id, process_started
 from db.home import Home
 from db.registry import Registry
 from db.rows import Scope
 from orchestrator.backends.base import Fleet
 from orchestrator.deaths import is_alive
+from orchestrator.layout import tell
+from orchestrator.screen import Screen
 from orchestrator.starts import Start, record
 from orchestrator.supervisor import scope_options
 from sweeps import processes
@@ -42,7 +42,8 @@ class Process:
 
     @classmethod
     def of(cls, start: Start) -> Process:
-        host, boot, pid, started = start.reference.split(" ")
+        host, _, rest = start.reference.partition(" ")
+        boot, pid, started = rest.rsplit(" ", 2)  # a machine's identity may hold a blank
         return cls(host=host, boot=boot, pid=int(pid), started=float(started))
 
     def reference(self) -> str:
@@ -51,7 +52,7 @@ class Process:
     @property
     def lives(self) -> bool:
         """Whether it runs on this machine now."""
-        return (self.host, self.boot) == (socket.gethostname(), boot_id()) and is_alive(self.pid, self.started)
+        return (self.host, self.boot) == (socket.gethostname(), machine_id()) and is_alive(self.pid, self.started)
 
 
 def living(starts: Sequence[Start]) -> list[tuple[Start, Process]]:
@@ -78,7 +79,9 @@ def start_keeper(fleet: Fleet) -> Process:
             stderr=output,
             start_new_session=True,
         )
-    keeper = Process(host=socket.gethostname(), boot=boot_id(), pid=process.pid, started=process_started(process.pid))
+    keeper = Process(
+        host=socket.gethostname(), boot=machine_id(), pid=process.pid, started=process_started(process.pid)
+    )
     record(
         home,
         Start(
@@ -113,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--code", required=True)
     given = parser.parse_args(arguments)
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
-    console = Console(file=sys.stdout, width=200)
+    console = Screen(stderr=False, width=200)
     try:
         with Registry.open(home.registry) as registry:
             sweep = next(one for one in registry.sweeps() if one.id == given.sweep)
@@ -131,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
             backend.adopt(fleet)
             Watch(home, registry, sweep, backend, fleet, console).run()
     except QsweepError as error:
-        console.print(str(error), highlight=False, soft_wrap=True)
+        tell(console, str(error))
         return error.exit_code
     return 0
 

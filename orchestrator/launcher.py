@@ -18,6 +18,7 @@ from orchestrator.corrupted_sets import check_corruptions
 from orchestrator.data_folders import check_data
 from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.kept_models import check_models
+from orchestrator.layout import tell
 from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
@@ -91,12 +92,12 @@ def launch(
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
     registry, sweep, words = register(home, selection, known, code=version, results=execution.results)
-    console.print(f"{selection.title}: {words}", highlight=False, soft_wrap=True)
+    tell(console, f"{selection.title}: {words}")
     if sweep.written_at is None:
-        console.print(f"a variant of its own: name it {sweep.title} from now on", highlight=False, soft_wrap=True)
+        tell(console, f"a variant of its own: name it {sweep.title} from now on")
     with registry:
         if ground is None:
-            console.print(_nothing_to_do(home, registry, sweep, selection), highlight=False, soft_wrap=True)
+            tell(console, _nothing_to_do(home, registry, sweep, selection))
             return sweep
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
@@ -151,9 +152,9 @@ def see_through(
         except StartRefused as error:
             if present + error.begun == 0:
                 raise
-            console.print(f"note: {error}", highlight=False, soft_wrap=True)
+            tell(console, f"note: {error}")
             words = "1 agent started" if error.begun == 1 else f"{error.begun} agents started"
         already = f" beside {present} that were there" if present else ""
-        console.print(f"{words}{already}; look with: qsweep status {sweep.called}", highlight=False, soft_wrap=True)
+        tell(console, f"{words}{already}; look with: qsweep status {sweep.called}")
         return
     Watch(home, registry, sweep, backend, fleet, console).run()

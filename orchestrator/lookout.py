@@ -52,7 +52,7 @@ class Mean:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One look. `known` of the done trainings are in the means so far; `rate` is in jobs a minute over the last
+    """One look. `known` of the done trainings are in the means so far; `rate` is in jobs per minute over the last
     `window` seconds; `seconds_left` is None where nothing tells."""
 
     at: float

@@ -106,7 +106,7 @@ RayAddressOption = Annotated[
         "--ray-address",
         metavar="HOST:PORT",
         help="Head of a running Ray cluster (RAY_ADDRESS), or auto: the cluster that runs on this machine.",
-        show_default="a Ray of our own on this machine",
+        show_default="a local Ray instance that qsweep starts",
     ),
 ]
 CpusOption = Annotated[

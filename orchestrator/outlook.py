@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from db.home import Home
 from db.registry import Registry
 from db.rows import Calibration, JobRow
 from db.states import State
-from orchestrator.estimates import Speeds
+from orchestrator.estimates import Basis, Speeds
 from orchestrator.machine import Machine
 from orchestrator.options import size_text
-from orchestrator.planner import Plan, make_plan
+from orchestrator.planner import CohortPlan, Plan, make_plan
 from orchestrator.progress import duration
 from orchestrator.selection import Selection
+from reports.sheet import Heading, Sheet
 from reports.speeds import ran_cohorts
 
 
@@ -35,9 +36,43 @@ class Outlook:
         if not plan.cohorts:
             yield "time    none: every job is done"
             return
-        surety = ", ".join(f"{share:.0%} of the work {basis}" for basis, share in plan.basis.items())
+        surety = ", ".join(_basis_text(basis, share) for basis, share in plan.basis.items())
         yield f"time    about {duration(plan.seconds)} on {plan.workers} agents ({self.device}; {surety})"
         yield f"idle    {plan.idle:.0%} of the agents' time, waiting for the last cohort"
+
+
+def _basis_text(basis: str, share: float) -> str:
+    """What an estimate rests on."""
+    if basis != Basis.GUESS:
+        return f"{share:.0%} of the work {basis}"
+    rough = "rough estimate" if share == 1 else f"{share:.0%} of the work a rough estimate"
+    return f"{rough}: nothing measured here yet, run qsweep calibrate"
+
+
+def cohort_sheet(cohorts: Sequence[CohortPlan]) -> Sheet:
+    """The cohorts of a plan. On a narrow terminal the form of the convolutions is left out first, then the memory."""
+    spare = {"form": 3, "memory": 2, "slots": 1}
+    numeric = ("jobs", "slots", "cohorts", "memory", "each")
+    names = ("cohorts of", *numeric, "form", "time")
+    return Sheet(
+        headings=tuple(
+            Heading(name=name, numeric=name in numeric, copied=name == names[0], spare=spare.get(name, 0))
+            for name in names
+        ),
+        rows=tuple(
+            (
+                one.key,
+                f"{one.jobs}",
+                f"{one.slots}",
+                f"{one.cohorts}",
+                f"{one.memory / 1e9:.1f} GB",
+                duration(one.seconds),
+                one.form,
+                one.basis.value,
+            )
+            for one in cohorts
+        ),
+    )
 
 
 def look_ahead(home: Home, selection: Selection, machine: Machine, workers: int | None) -> Outlook:

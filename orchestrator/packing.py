@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from db.bundles import BACKEND
-from db.clock import boot_id, process_started
+from db.clock import machine_id, process_started
 from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
@@ -174,7 +174,7 @@ def _check_place(out: Path) -> None:
 def _info(token: str, code: str) -> AgentInfo:
     pid = os.getpid()
     return AgentInfo(
-        host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=boot_id(), backend=BACKEND,
+        host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=machine_id(), backend=BACKEND,
         device="", build="", code=code, log=f"logs/agents/bundle-{token[:12]}.log", lease=LEASE,
     )  # fmt: skip
 

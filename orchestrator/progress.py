@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.layout import tell
+from reports.screen import paragraph
 from reports.table import PRECISION_ORDER, precision_name
 from sweeps.job import Job
 
@@ -27,14 +30,17 @@ AVERAGES = (
 """Columns of the running averages: result, label, scale, decimals."""
 
 
+WINDOW = 600.0
+"""Seconds back to which the speed counts."""
+
+
 @dataclass
 class Progress:
     """What is known of a running sweep, updated from the registry and the results."""
 
     jobs: Mapping[str, Job]
-    started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
     done: set[str] = field(default_factory=set)
-    at_start: int | None = None
     running: int = 0
     failed: int = 0
     queued: int = 0
@@ -47,8 +53,8 @@ class Progress:
     partial: float = 0.0
     """Operations done by cohorts that still run."""
     averages: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    _spent: float = 0.0
-    _partial_at_start: float = 0.0
+    _looks: deque[tuple[float, float]] = field(default_factory=deque)
+    """When it was looked, and the operations that were done by then."""
 
     def add_results(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Take in the rows of jobs that have finished."""
@@ -63,22 +69,47 @@ class Progress:
 
     def add_notes(self, notes: Iterable[tuple[str, int]]) -> None:
         """Take in what the agents say that they are doing, with the jobs of these that each of them holds."""
-        cost = {job.cohort_key: job.cost for job in self.jobs.values()}
-        self.partial = 0.0
+        now = 0.0
         for text, held in notes:
             note = json.loads(text) if text else {}
-            if note.get("cohort") in cost:
+            if note.get("cohort") in self._cohorts:
                 share = min(note["step"] / max(note["steps"], 1), 1.0)
-                self.partial += cost[note["cohort"]] * min(note["jobs"], held) * share
+                now += self._cohorts[note["cohort"]] * min(note["jobs"], held) * share
+        self.partial = now
+
+    def look(self) -> None:
+        """Remember how much is done now: the speed is that of the last WINDOW seconds.
+
+        A cohort that ended between two looks, and whose results are still to come, takes nothing back.
+        """
+        now = self.clock()
+        done = max(self._cost_done() + self.partial, self._looks[-1][1] if self._looks else 0.0)
+        self._looks.append((now, done))
+        while now - self._looks[0][0] > WINDOW and len(self._looks) > 2:
+            self._looks.popleft()
 
     def mark_start(self) -> None:
         """What is done so far was done before this launch."""
-        self.at_start = len(self.done)
-        self._spent = self._cost_done()
-        self._partial_at_start = self.partial
+        self._looks.clear()
+        self.look()
 
     def _cost_done(self) -> float:
-        return sum(self.jobs[identity].cost for identity in self.done if identity in self.jobs)
+        return math.fsum(self._costs[identity] for identity in self.done if identity in self._costs)
+
+    @cached_property
+    def _costs(self) -> dict[str, float]:
+        """The operations of each job."""
+        return {identity: job.cost for identity, job in self.jobs.items()}
+
+    @cached_property
+    def _cohorts(self) -> dict[str, float]:
+        """The operations of a job of each cohort."""
+        return {job.cohort_key: job.cost for job in self.jobs.values()}
+
+    @cached_property
+    def _whole(self) -> float:
+        """The operations of all jobs."""
+        return math.fsum(self._costs.values())
 
     @property
     def total(self) -> int:
@@ -86,18 +117,30 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Jobs finished a minute since the launch."""
-        return 60 * (len(self.done) - (self.at_start or 0)) / max(time.monotonic() - self.started, 1e-9)
+        """Jobs finished per minute since the launch, those that run by the part of them that is done."""
+        since = self._since()
+        mean = self._whole / max(self.total, 1)
+        return 60 * since[1] / max(since[0], 1e-9) / mean if mean else 0.0
+
+    @property
+    def share(self) -> float:
+        """How much of the operations is done."""
+        return min(self._looks[-1][1] / self._whole, 1.0) if self._whole and self._looks else 0.0
 
     @property
     def seconds_left(self) -> float:
-        """From the operations done since the launch and those left; NaN where nothing tells."""
-        total = sum(job.cost for job in self.jobs.values())
-        done = self._cost_done() + self.partial
-        since = done - self._spent - self._partial_at_start
-        if since <= 0 or (done >= total and self.running + self.queued):
+        """From the operations done lately, running jobs' among them, and those left; NaN where nothing tells."""
+        seconds, since = self._since()
+        if since <= 0 or (self._looks[-1][1] >= self._whole and self.running + self.queued):
             return math.nan
-        return max(total - done, 0.0) / since * (time.monotonic() - self.started)
+        return max(self._whole - self._looks[-1][1], 0.0) / since * seconds
+
+    def _since(self) -> tuple[float, float]:
+        """Seconds, and operations done in them, over the window."""
+        if not self._looks:
+            return 0.0, 0.0
+        (then, before), (now, after) = self._looks[0], self._looks[-1]
+        return now - then, after - before
 
     def summary(self) -> str:
         """One line."""
@@ -113,14 +156,14 @@ class Progress:
 
 
 def rate_text(rate: float) -> str:
-    """A throughput in jobs a minute: with one decimal where it is small."""
+    """A throughput in jobs per minute: with one decimal where it is small."""
     return f"{rate:.0f} jobs/min" if rate >= 10 else f"{rate:.1f} jobs/min"
 
 
 def time_left(seconds: float | None, still_open: int) -> str:
     """What is known of the time left while so many jobs are open: never 0 s."""
     if not still_open:
-        return "nothing left"
+        return "complete"
     if seconds is None:
         return "time left: unknown"
     return f"time left: about {duration(max(seconds, 1.0))}"
@@ -153,16 +196,37 @@ def averages_table(progress: Progress) -> Table:
     return table
 
 
+class Rhythm:
+    """When a plain line of progress is due: at once, for each tenth of the work, and between them ever more rarely."""
+
+    FIRST, LONGEST = 15.0, 600.0
+    """Seconds until the second line; each pause is twice the one before, up to the longest."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._said = -math.inf
+        self._pause = self.FIRST
+        self._tenths = 0
+
+    def is_due(self, share: float) -> bool:
+        """Whether to say now that this share of the work is done; then it counts as said."""
+        now, tenths = self._clock(), int(10 * share)
+        if tenths <= self._tenths and now - self._said < self._pause:
+            return False
+        if tenths <= self._tenths and self._said > -math.inf:
+            self._pause = min(2 * self._pause, self.LONGEST)
+        self._said, self._tenths = now, tenths
+        return True
+
+
 class Display:
-    """Shows progress: live on a terminal, else a plain line from time to time."""
+    """Shows progress: live on a terminal, else plain lines."""
 
-    PLAIN_EVERY = 15.0
-
-    def __init__(self, console: Console, title: str) -> None:
+    def __init__(self, console: Console, title: str, rhythm: Rhythm | None = None) -> None:
         self.console = console
         self.title = title
         self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
-        self._said = -math.inf
+        self._rhythm = rhythm or Rhythm()
 
     def __enter__(self) -> Display:
         if self._live:
@@ -175,10 +239,9 @@ class Display:
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
         if self._live:
-            bar = ProgressBar(total=progress.total, completed=len(progress.done), width=min(self.console.width, 80))
+            bar = ProgressBar(total=1.0, completed=progress.share, width=min(self.console.width, 80))
             end_of_bar = Text("")  # a ProgressBar does not end its line
-            summary = Text(progress.summary())
+            summary = Text("\n".join(paragraph(progress.summary(), self.console.width)))
             self._live.update(Group(Text(self.title, style="bold"), bar, end_of_bar, summary, averages_table(progress)))
-        elif last or time.monotonic() - self._said >= self.PLAIN_EVERY:
-            self._said = time.monotonic()
-            self.console.print(f"{self.title}: {progress.summary()}", highlight=False, soft_wrap=True)
+        elif self._rhythm.is_due(len(progress.done) / max(progress.total, 1)) or last:
+            tell(self.console, f"{self.title}: {progress.summary()}")

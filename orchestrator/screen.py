@@ -13,8 +13,8 @@ from sweeps.text import clean
 class Screen(Console):
     """A Rich console that shows texts as they are, but for what a terminal would obey."""
 
-    def __init__(self, *, stderr: bool = True) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, stderr: bool = True, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):

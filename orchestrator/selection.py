@@ -36,9 +36,9 @@ class Selection:
             for milestone in job.training.recipe.milestones
             if milestone >= job.training.recipe.epochs
         }
-        idle = [f"{name} is given, but no job uses it" for name in self.spec.unused()]
+        idle = [f"{name} is set, but no job uses it" for name in self.spec.unused()]
         return idle + [
-            f"milestone {milestone} is never reached in {epochs} epochs: the learning rate does not fall there"
+            f"milestone {milestone} lies beyond the last epoch ({epochs}) and has no effect"
             for milestone, epochs in sorted(late)
         ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from db.filesystems import refuse_network
 from sweeps.errors import InputError, QsweepError
@@ -39,7 +42,19 @@ class Server:
     def url(self) -> str:
         """The registry's URL. It names the password file, and holds no password."""
         host = socket.gethostname() if self.host in ("0.0.0.0", "*") else self.host
-        return f"postgresql+psycopg://{USER}@{host}:{self.port}/{USER}?passfile={self.passwords}"
+        return f"postgresql+psycopg://{USER}@{host}:{self.port}/{USER}?passfile={quote(str(self.passwords))}"
+
+
+def password_file(home: Path, folder: Path) -> Path:
+    """The file with the password of the server whose data lie in this folder of this machine.
+
+    Each server has its own, so that a second one in a home never overwrites the only password of the first. Servers of
+    older versions had one name for all: it stays that of a server that was made with it.
+    """
+    old = home / "postgres.pgpass"
+    digest = hashlib.sha256(f"{socket.gethostname()} {folder}".encode()).hexdigest()[:12]
+    own = home / f"postgres-{digest}.pgpass"
+    return old if (folder / "data" / "PG_VERSION").is_file() and not own.exists() and old.exists() else own
 
 
 def start(server: Server) -> None:
@@ -51,16 +66,43 @@ def start(server: Server) -> None:
     programs = _programs()
     if is_running(server):
         return
+    _check_host(server.host)
     with socket.socket() as probe:
         if server.host not in ("0.0.0.0", "*") and probe.connect_ex((server.host, server.port)) == 0:
             raise InputError(f"port {server.port} of {server.host} is taken", place="--port")
     account = _account()
     if not (server.data / "PG_VERSION").is_file():
+        _check_empty(server.folder)
         _initialize(server, programs, account)
-    options = f"-c listen_addresses='{server.host}' -p {server.port} -k {server.folder}"
+    options = f"-c listen_addresses='{server.host}' -p {server.port} -k {shlex.quote(str(server.folder))}"
     command = ["-w", "-D", str(server.data), "-l", str(server.folder / "postgres.log"), "-o", options, "start"]
     _run(programs / "pg_ctl", command, account, log=server.folder / "postgres.log")
     _create_database(server)
+
+
+def _check_host(host: str) -> None:
+    """Raises InputError for an address that is none of this machine's."""
+    if host in ("0.0.0.0", "*"):
+        return
+    try:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        raise InputError(
+            f"no server can listen there: {error.strerror or error}",
+            place=f"--host {host}",
+            allowed="allowed: a name or address of this machine, or 0.0.0.0 for every one",
+        ) from None
+
+
+def _check_empty(folder: Path) -> None:
+    """Raises InputError for a folder in which something else lies: it would be given to another account and closed."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            "this folder is not empty, and holds no database of `qsweep db serve`; nothing in it was changed",
+            place=f"--dir {folder}",
+            allowed="allowed: a folder that is empty or does not exist yet, or one that `qsweep db serve` made",
+        )
 
 
 def stop(server: Server) -> None:

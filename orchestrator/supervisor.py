@@ -84,7 +84,8 @@ def supervise(
         point("supervisor.reporting", agent)
         try:
             with Registry.open(home.registry) as registry:
-                held = registry.bury(int(agent), *diagnose(ended, out_of_memory=oom_kills() > killed_before))
+                failure, words = diagnose(ended, out_of_memory=oom_kills() > killed_before)
+                held = registry.bury(int(agent), failure, words, kind=f"exit {ended}")
         except (RegistryUnavailable, RegistryFull) as error:
             sys.stderr.write(f"qsweep: the death of agent {agent} could not be reported: {error}\n")
             return End(code=exit_code, reported=False)
@@ -126,6 +127,8 @@ def diagnose(code: int, *, out_of_memory: bool) -> tuple[FailureClass, str]:
         return FailureClass.CRASH, f"the agent's process was killed by signal {signal.Signals(-code).name}"
     if code == Exit.REGISTRY_GONE:
         return FailureClass.LOST, "the registry did not answer the agent"
+    if code == Exit.LEASE_GONE:
+        return FailureClass.LOST, "the agent gave up its jobs: no heartbeat got through, or it made no progress"
     return FailureClass.CRASH, f"the agent's process ended with exit code {code}"
 
 

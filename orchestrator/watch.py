@@ -19,6 +19,7 @@ from db.states import SweepState
 from orchestrator.backends.base import Backend, Fleet, StartRefused
 from orchestrator.deaths import Deaths, bury_dead
 from orchestrator.hindrances import hindrances
+from orchestrator.layout import tell
 from orchestrator.progress import Display, Progress
 from orchestrator.upkeep import Look, Upkeep
 from sweeps.errors import QsweepError
@@ -104,11 +105,10 @@ class Watch:
         if not self.backend.independent:
             self.backend.stop()
         elif not isinstance(error, Ended):
-            self.console.print(
+            tell(
+                self.console,
                 f"This launch ends; agents that are at work or in a queue go on. Look with: qsweep status "
                 f"{self.sweep.title}; watch them again with: qsweep resume {self.sweep.title}",
-                highlight=False,
-                soft_wrap=True,
             )
 
     def _update(self) -> None:
@@ -122,8 +122,12 @@ class Watch:
         self.progress.away, self.progress.blocked = counts.away, blocked
         held = self.registry.held(self.sweep.id, self.fleet.scope.selection) if counts.running else {}
         self.progress.add_notes([(one.note, held[one.id]) for one in self.registry.agents() if one.id in held])
-        if counts.done == self._done:
-            return
+        if counts.done != self._done:
+            self._take_in(counts)
+        self.progress.look()
+
+    def _take_in(self, counts: Counts) -> None:
+        """The results that have come since the last look."""
         self._done = counts.done
         fresh = [
             row
@@ -144,7 +148,7 @@ class Watch:
             found, lost = read_sound(self.results, "runs", table_of(fresh), columns)
             self.progress.add_results(found.to_pylist())
             if remark := told(lost, self.sweep.title):
-                self.console.print(remark, highlight=False, soft_wrap=True)
+                tell(self.console, remark)
             self.progress.done.update(row.job for row in fresh)
             self._loose.update(row.publication for row in fresh)
             self._compact()
@@ -168,7 +172,7 @@ class Watch:
         try:
             compact(self.home, self.registry, [self.sweep.id])
         except (QsweepError, OSError) as error:  # nothing is lost by it, and nothing has to stop for it
-            self.console.print(f"results files were not merged: {error}", highlight=False, soft_wrap=True)
+            tell(self.console, f"results files were not merged: {error}")
 
     def _counts(self) -> Counts:
         return self.registry.counts(self.sweep.id, self.fleet.scope.selection)
@@ -228,7 +232,7 @@ class Watch:
         """Print what keeps agents from working, once as long as it stays the same."""
         for remark in remarks:
             if remark not in self._said:
-                self.console.print(remark, highlight=False, soft_wrap=True)
+                tell(self.console, remark)
         self._said = frozenset(remarks)
 
     def _say_what_hinders(self, look: Look) -> None:
@@ -236,7 +240,7 @@ class Watch:
         found = hindrances(self.registry, self.fleet.scope, look, running=self.progress.running)
         for kind, words in found.items():
             if kind not in self._hindrances:
-                self.console.print(f"Waiting: {words}", highlight=False, soft_wrap=True)
+                tell(self.console, f"Waiting: {words}")
         self._hindrances = frozenset(found)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -251,8 +255,9 @@ class Watch:
             self.backend.kill()
 
     def _hand_back(self) -> None:
-        self.console.print(
-            "Stopping: each agent writes a checkpoint and hands its jobs back. Ctrl-C again stops at once."
+        tell(
+            self.console,
+            "Stopping: each agent writes a checkpoint and hands its jobs back. Press Ctrl-C again to stop at once.",
         )
         while self.backend.alive():
             time.sleep(0.1)

@@ -8,10 +8,11 @@ from typing import Any
 
 from db.rows import Sweep
 from db.schema import KINDS
-from reports.declaration import Declaration, declared_tables, paper_values, read_table, tables_of
+from reports.declaration import Declaration, declared_tables, paper_values, read_table, tables_of, with_medians
 from reports.distortion import NEEDED, make_distortion_table
 from reports.flatness import make_flatness_table
 from reports.formats import Format
+from reports.outliers import LOSSES
 from reports.render import Layout, render_all
 from reports.source import Source
 from reports.table import Table, make_table
@@ -61,14 +62,19 @@ def chosen_tables(spec: Spec, chosen: str | None) -> list[Declaration]:
     return found
 
 
-def make_tables(source: Source, chosen: str | None = None) -> list[Table]:
-    """The sweep's tables, or the chosen one, from its results so far. Raises InputError."""
-    return [_made(source, declaration) for declaration in chosen_tables(source.spec, chosen)]
+def make_tables(source: Source, chosen: str | None = None, *, median: bool = False) -> list[Table]:
+    """The sweep's tables, or the chosen one, from its results so far; `median` in place of means. Raises InputError."""
+    tables = chosen_tables(source.spec, chosen)
+    if median:
+        tables = [one if chosen is None and one.made_by != "means" else with_medians(one) for one in tables]
+    return [_made(source, one) for one in tables]
 
 
-def render_tables(source: Source, form: Format, layout: Layout, *, chosen: str | None = None) -> str:
+def render_tables(
+    source: Source, form: Format, layout: Layout, *, chosen: str | None = None, median: bool = False
+) -> str:
     """The sweep's tables as one text."""
-    return render_all(make_tables(source, chosen), form, layout)
+    return render_all(make_tables(source, chosen, median=median), form, layout)
 
 
 def _made(source: Source, declaration: Declaration) -> Table:
@@ -85,6 +91,7 @@ def _made(source: Source, declaration: Declaration) -> Table:
         )
     known = KINDS[declaration.kind].columns.names
     columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]
+    columns += LOSSES if declaration.kind == "runs" else ()
     return make_table(
         declaration,
         heading=source.title,

@@ -94,6 +94,21 @@ class Declaration(BaseModel):
         return self.title if self.number is None else f"Table {self.number}: {self.title}"
 
 
+def with_medians(declaration: Declaration) -> Declaration:
+    """The same table of medians where it has means; the paper has no medians.
+
+    Raises InputError for a table that is not made of means.
+    """
+    if declaration.made_by != "means":
+        raise InputError(f"{declaration.name} is no table of means", place="--median", allowed="allowed with --table 1")
+    columns = [_with_median(one) if one.statistic == "mean" else one for one in declaration.columns]
+    return declaration.model_copy(update={"columns": columns, "paper": None})
+
+
+def _with_median(column: Column) -> Column:
+    return column.model_copy(update={"statistic": "median", "label": f"{column.label}, median"})
+
+
 def declared_tables() -> dict[str, Declaration]:
     """Every declared table that comes with qsweep, by its name (`table1`)."""
     folder = resources.files("reports").joinpath("declarations")

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reports.declaration import Column, Declaration, paper_values
-from reports.table import Cell, Row, Table, mean_and_error, precision_name
+from reports.labels import network_title
+from reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
 from sweeps.corruptions import CORRUPTIONS
 from sweeps.job import Kind
 from sweeps.measures import Distortion
-from sweeps.settings import settings_of
 from sweeps.spec import Spec
-from sweeps.training import Training
 
 GAP, ERROR = "generalization_gap", "corruption_error"
 """What a column may show: the gap; or the error relative to full precision, in percent."""
@@ -67,6 +66,7 @@ def make_distortion_table(
         for keys, group in groups.items()
     ]
     compared = any(cell.paper is not None for row in rows for cell in row.cells)
+    rows = rows if compare_with is None else [beside_other_data(row) for row in rows]
     return Table(
         declaration=declaration,
         heading=heading,
@@ -74,15 +74,6 @@ def make_distortion_table(
         compared_with=compare_with if compared else None,
         remarks=tuple(_remarks(declaration, spec, groups.values(), rows_of)),
     )
-
-
-def network_title(training: Training, usual: Mapping[str, int]) -> str:
-    """What the paper calls the network; with its width behind it where that is not the `usual` one of its family."""
-    model = training.model
-    if model.name not in usual:
-        return f"{model.title} ({model.shape})" if model.shape else model.title
-    width = settings_of(model).get("width")
-    return model.title if width == usual[model.name] else f"{model.title} (width {width})"
 
 
 def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
@@ -95,7 +86,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
     networks: dict[tuple[str, str], int] = {}
     for parent in trainings:
         training = parent.training
-        network = (training.data.title, network_title(training, declaration.usual_widths))
+        network = (training.data.title, network_title(training.model, declaration.usual_widths))
         number = networks.setdefault(network, len(networks))
         model = (precision_name(training.bits), parent.identity)
         for measure in asked:

@@ -88,8 +88,8 @@ def _varying(source: Source, jobs: list[str]) -> dict[str, list[str]]:
     return {name: [str(row.get(name, "")) for row in rows] for name in varying}
 
 
-def told(explanation: Explanation) -> str:
-    """The explanation as text: the value, what it comes from in short, then job by job."""
+def told(explanation: Explanation, width: int | None = None) -> str:
+    """The explanation as text, for a terminal of that width: the value, what it comes from in short, the jobs."""
     cell, row, jobs = explanation.cell, explanation.row, explanation.jobs
     lines = [
         f"{explanation.address} — {explanation.table.declaration.heading} — {explanation.table.heading}",
@@ -114,7 +114,7 @@ def told(explanation: Explanation) -> str:
     short = jobs.set_column(0, "job", pc.utf8_slice_codeunits(jobs["job"], 0, 12))
     kept = [one for one in short.column_names if one not in ("code", "torch", "device", "host", "file", "model_file")]
     shown = short.select(kept).append_column("file", pa.array([one.name for one in files]))
-    return "\n".join(lines) + "\n\n" + listed(shown)
+    return "\n".join(lines) + "\n\n" + listed(shown, width=width)
 
 
 def _counted(column: pa.ChunkedArray) -> str:

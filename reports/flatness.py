@@ -96,8 +96,9 @@ def varying_settings(measures: Sequence[Flatness]) -> set[str]:
     }  # fmt: skip
 
 
-def _perturbed(measure: Flatness) -> tuple[str, bool, str]:
-    return measure.perturb, measure.perturb_step or measure.perturb == "quantized", measure.fold_bn
+def _perturbed(measure: Flatness) -> tuple[str, bool, str, str]:
+    steps = measure.perturb_step or measure.perturb == "quantized"
+    return measure.perturb, steps, measure.fold_bn, measure.perturb_folded
 
 
 def convention_name(measure: Flatness, varying: Collection[str]) -> str:

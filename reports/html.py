@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.escaping import html as escape
+from reports.sheet import Sheet
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -15,30 +16,31 @@ caption { font-weight: 600; padding-bottom: .5rem; text-align: left; }
 th, td { padding: .25rem .75rem; text-align: left; white-space: nowrap; }
 thead { border-bottom: 1px solid; border-top: 2px solid; }
 tbody { border-bottom: 2px solid; }
+tr.first td { border-top: 1px solid color-mix(in srgb, currentColor 30%, transparent); }
 .number { text-align: right; }
 .notes { font-size: .875rem; margin: 0 0 2rem; }
 @media print { body { margin: 0; max-width: none; } }
 """
 
 
-def fragment(
-    caption: str, header: Sequence[str], body: Sequence[Sequence[str]], *, texts: int, notes: Sequence[str]
-) -> str:
-    """A table whose first `texts` columns are texts and the others numbers, with its notes below."""
-    lines = ['<div class="scroll"><table>', f"  <caption>{escape(caption)}</caption>"]
-    lines += ["  <thead><tr>" + _cells("th", header, texts, ' scope="col"') + "</tr></thead>", "  <tbody>"]
-    lines += ["    <tr>" + _cells("td", row, texts) + "</tr>" for row in body]
+def fragment(sheet: Sheet) -> str:
+    """A sheet as a table, with its caption above and its notes below."""
+    lines = ['<div class="scroll"><table>', f"  <caption>{escape(sheet.caption)}</caption>"]
+    lines += ["  <thead><tr>" + _cells("th", sheet, sheet.names, ' scope="col"') + "</tr></thead>", "  <tbody>"]
+    for number, row in enumerate(sheet.rows):
+        begins = ' class="first"' if number and number in sheet.groups else ""
+        lines.append(f"    <tr{begins}>" + _cells("td", sheet, row) + "</tr>")
     lines += ["  </tbody>", "</table></div>"]
-    if notes:
-        lines += ['<ul class="notes">', *(f"  <li>{escape(note)}</li>" for note in notes), "</ul>"]
+    if sheet.notes:
+        lines += ['<ul class="notes">', *(f"  <li>{escape(note)}</li>" for note in sheet.notes), "</ul>"]
     return "\n".join(lines) + "\n"
 
 
-def _cells(tag: str, texts: Sequence[str], left: int, attributes: str = "") -> str:
+def _cells(tag: str, sheet: Sheet, texts: Sequence[str], attributes: str = "") -> str:
     number = ' class="number"'
     return "".join(
-        f"<{tag}{attributes}{number if index >= left else ''}>{escape(text)}</{tag}>"
-        for index, text in enumerate(texts)
+        f"<{tag}{attributes}{number if one.numeric else ''}>{escape(text)}</{tag}>"
+        for one, text in zip(sheet.headings, texts, strict=True)
     )
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
+from reports.sheet import Heading, Sheet
 from sweeps.datasets import DATASETS
 from sweeps.models import Model, NiN, ResNet
 
@@ -112,15 +113,15 @@ def weights_of(dataset: str, network: str) -> int:
     return sum(layer.weights for layer in model.layers(data) if layer.counted)
 
 
-def render_paper() -> str:
-    """The inversion of the paper's tables as Markdown."""
-    lines = [
-        "| Dataset | Network | Precision | ω | σ | σ·512 | α | α·512 | ‖w − w₀‖ | ‖w₀‖ | ω by identity | Saturated |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
-    ]
+def paper_sheet() -> Sheet:
+    """The inversion of the paper's tables."""
+    texts = ("Dataset", "Network", "Precision", "Saturated")
+    names = ("ω", "σ", "σ·512", "α", "α·512", "‖w − w₀‖", "‖w₀‖", "ω by identity")
+    header = (*texts[:3], *names, texts[3])
+    rows = []
     for keys, omega, one in paper_rows():
         grid = [None if radius is None else radius * HALVINGS for radius in (one.sigma, one.alpha)]
-        cells = [
+        cells = (
             *keys,
             f"{omega:,}",
             _shown(one.sigma, 4),
@@ -131,9 +132,16 @@ def render_paper() -> str:
             _shown(one.initial, 2),
             _shown(one.omega, 0),
             ", ".join(one.saturated),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        )
+        rows.append(cells)
+    return Sheet(
+        headings=_spared(header, names, {"ω": 5, "σ·512": 4, "α·512": 3, "ω by identity": 2}), rows=tuple(rows)
+    )
+
+
+def _spared(header: Sequence[str], numeric: Sequence[str], spare: Mapping[str, int]) -> tuple[Heading, ...]:
+    """The columns of the inversion; what follows from others is left out first."""
+    return tuple(Heading(name=name, numeric=name in numeric, spare=spare.get(name, 0)) for name in header)
 
 
 def paper_content() -> list[dict[str, Any]]:

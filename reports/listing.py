@@ -18,15 +18,12 @@ from reports import escaping
 from reports.escaping import on_one_line
 from reports.formats import RowFormat
 from reports.frames import with_frame_types
+from reports.screen import drawn
+from reports.sheet import Heading, Sheet, plain, spares
 
 MISSING = "–"
-GAP = "  "
-MORE = "…"
 DIGITS = 6
 """Significant digits of a float in a text; CSV and JSON have all of them."""
-WIDEST = 60
-NARROW = 19
-"""Most characters of a cell in a terminal, and where the columns don't fit into it then."""
 
 
 def written(
@@ -49,87 +46,48 @@ def written(
 
 
 def listed(
-    table: pa.Table, *, width: int | None = None, rows: int | None = None, hint: str = "all with --format csv"
+    table: pa.Table,
+    *,
+    width: int | None = None,
+    rows: int | None = None,
+    hint: str = "all with --format csv",
+    spare: Sequence[int] | None = None,
 ) -> str:
-    """Aligned text with a header; without bounds every row and column stands in it. Else `hint` says how to get all."""
-    shown = table if rows is None else table.slice(0, rows)
-    columns = _columns(shown, None if width is None else WIDEST)
-    if width is not None and _width(columns) > width:
-        columns = _columns(shown, NARROW)
-    kept = _fitting(columns, width)
-    lines = [_line(columns, kept, [column.name for column in columns])]
-    lines += [_line(columns, kept, [column.cells[row] for column in columns]) for row in range(shown.num_rows)]
-    notes = []
-    if len(kept) < len(columns):
-        notes.append(f"{len(kept)} of {len(columns)} columns shown")
-    if shown.num_rows < table.num_rows:
-        notes.append(f"{shown.num_rows} of {table.num_rows} rows shown")
-    text = "\n".join(lines) + "\n"
-    return text + (f"({', '.join(notes)}; {hint})\n" if notes else "")
+    """Aligned text with a header; drawn for a terminal of that width, where `hint` says how to get what is left out.
+
+    `spare` says of each column when it is left out, as `Heading.spare` does; without it the middle ones go first.
+    """
+    shown = table if width is None else table.slice(0, rows)
+    sheet = sheet_of(shown, hint=hint, spare=spare)
+    return plain(sheet) if width is None else drawn(sheet, width, total=table.num_rows)
 
 
-def _columns(table: pa.Table, bound: int | None) -> list[_Column]:
-    return [
-        _Column(name, column, right=_is_number(column.type), bound=bound)
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    ]
+def sheet_of(table: pa.Table, *, hint: str, spare: Sequence[int] | None) -> Sheet:
+    """The table as texts; names in it are never broken."""
+    spare = spare or spares(table.num_columns)
+    columns = [[_shown(value) for value in column.to_pylist()] for column in table.columns]
+    return Sheet(
+        headings=tuple(
+            Heading(
+                name=on_one_line(name),
+                numeric=_is_number(column.type),
+                copied=_is_name(column.type, texts),
+                spare=spare[index],
+            )
+            for index, (name, column, texts) in enumerate(zip(table.column_names, table.columns, columns, strict=True))
+        ),
+        rows=tuple(zip(*columns, strict=True)),
+        everything=hint,
+    )
 
 
-def _width(columns: Sequence[_Column]) -> int:
-    return sum(column.width for column in columns) + len(GAP) * (len(columns) - 1)
-
-
-class _Column:
-    """The cells of one column as texts."""
-
-    def __init__(self, name: str, column: pa.ChunkedArray, *, right: bool, bound: int | None) -> None:
-        self.name, self.right = _cut(on_one_line(name), bound), right
-        self.cells = [_cut(_shown(value), bound) for value in column.to_pylist()]
-        self.width = max(len(self.name), *(len(cell) for cell in self.cells), 1)
-
-    def padded(self, text: str) -> str:
-        return text.rjust(self.width) if self.right else text.ljust(self.width)
-
-
-def _fitting(columns: Sequence[_Column], width: int | None) -> list[int]:
-    """The columns that fit into `width`, from both ends: the middle of a wide table matters least."""
-    everything = list(range(len(columns)))
-    if width is None or _width(columns) <= width:
-        return everything
-    left, right = everything[:1], list[int]()
-    used = columns[0].width + len(GAP) + len(MORE)
-    rest = everything[1:]
-    while rest:
-        from_end = len(left) > len(right)
-        index = rest[-1] if from_end else rest[0]
-        used += columns[index].width + len(GAP)
-        if used > width:
-            break
-        rest.remove(index)
-        if from_end:
-            right.insert(0, index)
-        else:
-            left.append(index)
-    return [*left, *right]
-
-
-def _line(columns: Sequence[_Column], kept: Sequence[int], cells: Sequence[str]) -> str:
-    parts = []
-    for place, index in enumerate(kept):
-        if place and index > kept[place - 1] + 1:
-            parts.append(MORE)
-        parts.append(columns[index].padded(cells[index]))
-    if kept and kept[-1] < len(columns) - 1:
-        parts.append(MORE)
-    return GAP.join(parts).rstrip()
+def _is_name(kind: pa.DataType, texts: Sequence[str]) -> bool:
+    """Whether a column holds what one copies: words that stand alone."""
+    return bool(pa.types.is_string(kind)) and not any(" " in text for text in texts)
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _cut(text: str, bound: int | None) -> str:
-    return text if bound is None or len(text) <= bound else text[: bound - 1] + MORE
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from reports import escaping, html
 from reports.declaration import Column
 from reports.formats import Format as Format
+from reports.labels import zeroed
+from reports.outliers import RULE
+from reports.sheet import Heading, Sheet, markdown, spares
 from reports.table import Cell, Row, Table
 from sweeps.text import as_json
 
@@ -27,6 +31,8 @@ class Layout:
 
 
 MISSING = "–"
+SOURCE = "this run"
+"""Whose values stand in a row, beside `paper` and `difference`."""
 
 
 def render(table: Table, form: Format, layout: Layout) -> str:
@@ -49,14 +55,28 @@ def notes(table: Table, layout: Layout) -> list[str]:
     if done < expected:
         lines.append(f"Partial: {done} of {expected} models are done.")
     if layout.spread and any(cell.error is not None for row in table.rows for cell in row.cells):
-        lines.append("± standard error of the mean over the models; n where fewer models have the value.")
+        lines.append(_spread_note(table))
     for row in table.rows:
         if row.diverged:
             names = ", ".join(identity[:12] for identity in row.diverged)
             lines.append(f"Diverged and left out of the means: {' '.join(row.keys)}: {len(row.diverged)} ({names}).")
+    for row in table.rows:
+        if row.outside:
+            names = ", ".join(identity[:12] for identity in row.outside)
+            lines.append(f"Counted, but with {RULE}: {' '.join(row.keys)}: {len(row.outside)} ({names}).")
     if layout.against_paper and table.compared_with:
-        lines.append(f"The paper's values are those of {table.compared_with}: compare the trend, not the values.")
+        lines.append(
+            f"The paper's values are those of {table.compared_with}, another data set: no differences; "
+            "compare the trend."
+        )
     return lines + list(table.remarks)
+
+
+def _spread_note(table: Table) -> str:
+    kinds = {column.statistic for column in table.declaration.columns} & {"mean", "median"}
+    named = {"mean": "standard error of the mean", "median": "median absolute deviation"}
+    spreads = " (means) or ".join(named[kind] for kind in sorted(kinds)) + (" (medians)" if len(kinds) > 1 else "")
+    return f"± {spreads} over the models; n where fewer models have the value."
 
 
 def header_of(table: Table, layout: Layout) -> list[str]:
@@ -66,29 +86,34 @@ def header_of(table: Table, layout: Layout) -> list[str]:
     return [*keys, *source, *(column.label for column in table.declaration.columns), "Models"]
 
 
+def sheet_of(table: Table, layout: Layout) -> Sheet:
+    """The table as it is printed, in whatever form."""
+    columns = table.declaration.columns
+    keys = len(table.declaration.rows) + layout.against_paper
+    spare = [0] * keys + [1 + rank for rank in spares(len(columns))] + [0]
+    blocks = [lines_of(row, columns, layout) for row in table.rows]
+    starts = itertools.accumulate((len(block) for block in blocks), initial=0)
+    return Sheet(
+        headings=tuple(
+            Heading(name=name, numeric=index >= keys, spare=spare[index])
+            for index, name in enumerate(header_of(table, layout))
+        ),
+        rows=tuple(tuple(line) for block in blocks for line in block),
+        title=table.declaration.heading,
+        subtitle=table.heading,
+        notes=tuple(notes(table, layout)),
+        groups=tuple(starts)[:-1] if any(len(block) > 1 for block in blocks) else (),
+        everything="all with --format csv",
+    )
+
+
 def _markdown(table: Table, layout: Layout) -> str:
-    lines_below = (line for row in table.rows for line in lines_of(row, table.declaration.columns, layout))
-    header, *body = [[escaping.markdown(cell) for cell in line] for line in (header_of(table, layout), *lines_below)]
-    widths = [max(len(line[index]) for line in [header, *body]) for index in range(len(header))]
-    texts = len(header) - len(table.declaration.columns) - 1
-    rule = [("-" * width) if index < texts else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    lines = [f"**{escaping.markdown(table.declaration.heading)}** — {escaping.markdown(table.heading)}", ""]
-    for cells in (header, rule, *body):
-        padded = [
-            cell.ljust(width) if index < texts else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        lines.append("| " + " | ".join(padded) + " |")
-    if remarks := notes(table, layout):
-        lines += ["", *(f"- {escaping.markdown(remark)}" for remark in remarks)]
-    return "\n".join(lines) + "\n"
+    return markdown(sheet_of(table, layout))
 
 
 def _latex(table: Table, layout: Layout) -> str:
     """For the packages booktabs and graphicx; a table that is wider than the line is made as small as it takes."""
-    columns = table.declaration.columns
-    texts = len(table.declaration.rows) + layout.against_paper
-    header = header_of(table, layout)
+    sheet = sheet_of(table, layout)
     lines = [
         r"% \usepackage{booktabs,graphicx}",
         r"\begin{table}",
@@ -96,15 +121,16 @@ def _latex(table: Table, layout: Layout) -> str:
         rf"  \caption{{{escaping.latex(f'{table.declaration.title} ({table.heading})')}}}",
         rf"  \label{{tab:{escaping.latex_label(table.declaration.name)}}}",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{{'l' * texts}{'r' * (len(columns) + 1)}}}",
+        rf"  \begin{{tabular}}{{{''.join('r' if one.numeric else 'l' for one in sheet.headings)}}}",
         r"    \toprule",
-        "    " + " & ".join(escaping.latex(name) for name in header) + r" \\",
+        "    " + " & ".join(escaping.latex(name) for name in sheet.names) + r" \\",
         r"    \midrule",
     ]
-    body = [line for row in table.rows for line in lines_of(row, columns, layout)]
-    lines += ["    " + " & ".join(escaping.latex(cell) for cell in line) + r" \\" for line in body]
+    for number, line in enumerate(sheet.rows):
+        lines += [r"    \addlinespace"] if number and number in sheet.groups else []
+        lines.append("    " + " & ".join(escaping.latex(cell) for cell in line) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}}"]
-    lines += [rf"  \par\footnotesize {escaping.latex(remark)}" for remark in notes(table, layout)]
+    lines += [rf"  \par\footnotesize {escaping.latex(remark)}" for remark in sheet.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
@@ -121,7 +147,9 @@ def _csv(table: Table, layout: Layout) -> str:
         extra.append(("_standard_error", lambda cell: cell.error))
         extra.append(("_n", lambda cell: cell.count))
     if layout.against_paper:
-        extra += [("_paper", lambda cell: cell.paper), ("_difference", lambda cell: cell.difference)]
+        extra.append(("_paper", lambda cell: cell.paper))
+        if table.compared_with is None:
+            extra.append(("_difference", lambda cell: cell.difference))
     writer.writerow(
         [
             *table.declaration.rows,
@@ -180,15 +208,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
 
 
 def _html(table: Table, layout: Layout) -> str:
-    body = [line for row in table.rows for line in lines_of(row, table.declaration.columns, layout)]
-    texts = len(table.declaration.rows) + layout.against_paper
-    return html.fragment(
-        f"{table.declaration.heading} — {table.heading}",
-        header_of(table, layout),
-        body,
-        texts=texts,
-        notes=notes(table, layout),
-    )
+    return html.fragment(sheet_of(table, layout))
 
 
 RENDERERS: dict[Format, Callable[[Table, Layout], str]] = {
@@ -201,18 +221,23 @@ RENDERERS: dict[Format, Callable[[Table, Layout], str]] = {
 
 
 def lines_of(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]:
-    """The printed lines of one row: ours alone, or ours, the paper's and the difference."""
+    """The printed lines of one row: ours alone, or ours, the paper's and (for the same data set) the difference."""
     pairs = list(zip(row.cells, columns, strict=True))
     models = f"{row.counted}/{row.expected}"
     ours = [_ours(cell, column, row, layout) for cell, column in pairs]
     if not layout.against_paper:
         return [[*row.keys, *ours, models]]
     if all(cell.paper is None for cell in row.cells):
-        return [[*row.keys, "ours", *ours, models]]
+        return [[*row.keys, SOURCE, *ours, models]]
     blank = [""] * len(row.keys)
-    return [
-        [*row.keys, "ours", *ours, models],
+    lines = [
+        [*row.keys, SOURCE, *ours, models],
         [*blank, "paper", *(_shown(cell.paper, column) for cell, column in pairs), ""],
+    ]
+    if not any(cell.same_data for cell in row.cells):
+        return lines
+    return [
+        *lines,
         [*blank, "difference", *(_shown(cell.difference, column, signed=True) for cell, column in pairs), ""],
     ]
 
@@ -227,5 +252,5 @@ def _ours(cell: Cell, column: Column, row: Row, layout: Layout) -> str:
 def _shown(value: float | None, column: Column, *, error: float | None = None, signed: bool = False) -> str:
     if value is None:
         return MISSING
-    text = f"{value:{'+' if signed else ''}.{column.decimals}f}"
+    text = f"{zeroed(value, column.decimals):{'+' if signed else ''}.{column.decimals}f}"
     return text if error is None else f"{text} ± {error:.{column.decimals}f}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,12 @@ import pandas as pd
 from reports.analysis.analysis import Models
 from reports.analysis.coordinates import hyperparameters
 from reports.analysis.pairing import matched
+from reports.declaration import find_table
+from reports.labels import network_title
 from sweeps.corruptions import CORRUPTIONS
+from sweeps.models import MODELS
 from sweeps.quantizers import FULL_PRECISION
-from sweeps.settings import Setting
+from sweeps.settings import Setting, build, names_of
 from sweeps.spec import Axis
 
 BAND = (0.1, 0.9)
@@ -41,7 +45,7 @@ class Box:
 class Timeline:
     """How many jobs were done when. Times are in `unit`s since the first attempt began, at `start` (UTC).
 
-    `done` is cumulative at `times`; `rates` are jobs a minute in the bins between `edges`. Both by kind of job.
+    `done` is cumulative at `times`; `rates` are jobs per minute in the bins between `edges`. Both by kind of job.
     """
 
     start: pd.Timestamp
@@ -174,6 +178,8 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     return counted.assign(size=sizes).sort_values(["size", "network", "bits", "index"]).drop(columns=["size"])
 
 
+NETWORK = ("model", *sorted({name for one in MODELS.values() for name in names_of(one)}))
+"""Columns of the runs that make a network."""
 DISTORTED = ["network", "place", "severity"]
 """What the cells of a heat map differ in, beside the precision."""
 
@@ -185,7 +191,7 @@ def distorted(distortions: pd.DataFrame, models: Models) -> pd.DataFrame:
     that the difference is over; a corruption is in place `place` of the paper's order.
     """
     rows = distortions[distortions["parent"].isin(models.runs.index) & distortions["generalization_gap"].notna()]
-    shapes = networks(models)
+    shapes = networks(models, find_table("table6").usual_widths)
     keyed = rows.assign(network=rows["parent"].map(shapes), place=rows["corruption"].map(CORRUPTIONS.index))
     found = []
     for _, group in keyed.groupby(DISTORTED, sort=True):
@@ -202,14 +208,26 @@ def distorted(distortions: pd.DataFrame, models: Models) -> pd.DataFrame:
     return grid.assign(corruption=[CORRUPTIONS[place] for place in grid["place"]])
 
 
-def networks(models: Models) -> pd.Series:
-    """The network of each model, by job: `NiN (3x10)`."""
-    names = [name for name in ("depth", "width") if name in models.runs and models.runs[name].notna().any()]
-    family = models.group.split(" ", 1)[1]
-    if not names:
-        return pd.Series(family, index=models.runs.index)
-    shapes = models.runs[names].apply(lambda row: "x".join(f"{value:g}" for value in row.dropna()), axis=1)
-    return shapes.map(lambda shape: f"{family} ({shape})" if shape else family)
+def networks(models: Models, usual: Mapping[str, int] | None = None) -> pd.Series:
+    """The network of each model, by job, as the tables call it: `NiN (3x10)`, `ResNet-18 (width 4)`.
+
+    `usual` are the widths at which a family of networks bears its name alone, where a table has its own.
+    """
+    names = [name for name in NETWORK if name in models.runs]
+    found: dict[tuple[str, ...], str] = {}
+    titles = []
+    for row in models.runs[names].to_dict("records"):
+        settings = {str(name): _whole(value) for name, value in row.items() if not pd.isna(value)}
+        key = tuple(map(str, sorted(settings.items())))
+        if key not in found:
+            found[key] = network_title(build(MODELS[str(settings["model"])], settings), usual or {})
+        titles.append(found[key])
+    return pd.Series(titles, index=models.runs.index, dtype=object)
+
+
+def _whole(value: Any) -> Any:
+    """A number of a frame as the setting that it was: a column with gaps holds floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _in_order(values: Sequence[Setting]) -> list[Setting]:

@@ -6,10 +6,11 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.declaration import Column, Declaration, paper_values
+from reports.outliers import is_outside
 from sweeps.datasets import data_of
 from sweeps.models import MODELS
 from sweeps.quantizers import FULL_PRECISION
@@ -42,11 +43,13 @@ class Cell:
     """Signs behind the value, which the table's remarks explain."""
     behind: tuple[tuple[str, float], ...] = ()
     """The jobs that it is computed from, each with its value, by identity."""
+    same_data: bool = True
+    """Whether the paper's value is of the same data set; otherwise it is shown, and there is no difference."""
 
     @property
     def difference(self) -> float | None:
         """Ours minus the paper's."""
-        return None if self.mean is None or self.paper is None else self.mean - self.paper
+        return None if self.mean is None or self.paper is None or not self.same_data else self.mean - self.paper
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class Row:
     diverged: tuple[str, ...]
     """Identities of the models that diverged, or whose values are not finite: counted in `done`, left out of
     the means."""
+    outside: tuple[str, ...] = ()
+    """Identities of models in the means that have a loss outside of reason (`reports.outliers`)."""
 
     @property
     def counted(self) -> int:
@@ -107,8 +112,14 @@ def make_table(
             compare_with if name == "dataset" and compare_with else key
             for name, key in zip(declaration.rows, keys, strict=True)
         )
-        rows.append(_row(declaration, keys, groups[keys], expected[keys], paper.get(beside, {})))
+        rows.append(_row(declaration, keys, groups[keys], expected[keys], paper.get(beside, {}), jobs))
+    rows = rows if compare_with is None else [beside_other_data(row) for row in rows]
     return Table(declaration=declaration, heading=heading, rows=tuple(rows), compared_with=compare_with)
+
+
+def beside_other_data(row: Row) -> Row:
+    """The row beside values of the paper that are of another data set."""
+    return replace(row, cells=tuple(replace(cell, same_data=False) for cell in row.cells))
 
 
 def row_keys(declaration: Declaration, settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -148,6 +159,7 @@ def _row(
     results: list[Mapping[str, Any]],
     expected: int,
     paper: Mapping[str, float],
+    jobs: Mapping[str, Mapping[str, Any]],
 ) -> Row:
     names = [column.value for column in declaration.columns]
     lost = {str(result["job"]) for result in results if not _is_finite(result, names)}
@@ -157,15 +169,26 @@ def _row(
         behind = tuple((str(one["job"]), column.scale * float(one[column.value])) for one in counted)
         cells.append(make_cell(column, behind, paper.get(column.name)))
     done = {str(result["job"]) for result in results}
-    return Row(keys=keys, cells=tuple(cells), expected=expected, done=len(done), diverged=tuple(sorted(lost)))
+    outside = [str(one["job"]) for one in counted if is_outside(one, jobs[one["job"]])]
+    return Row(
+        keys=keys,
+        cells=tuple(cells),
+        expected=expected,
+        done=len(done),
+        diverged=tuple(sorted(lost)),
+        outside=tuple(dict.fromkeys(outside)),
+    )
 
 
 def make_cell(column: Column, behind: tuple[tuple[str, float], ...], paper: float | None, *, marks: str = "") -> Cell:
-    """The cell that these jobs and their values make. The standard error is that of a mean."""
+    """The cell that these jobs and their values make; its error is the standard error of a mean, or of a median the
+    median absolute deviation."""
     values = [value for _, value in behind]
     value, error = mean_and_error(values)
     if column.statistic != "mean" and values:
         value, error = float(STATISTICS[column.statistic](values)), None
+        if column.statistic == "median" and len(values) > 1:
+            error = statistics.median(abs(one - value) for one in values)
     return Cell(mean=value, error=error, count=len({job for job, _ in behind}), paper=paper, marks=marks, behind=behind)
 
 

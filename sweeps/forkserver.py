@@ -32,6 +32,8 @@ from sweeps import code, processes
 MOST_FILES = 64
 ABOVE = 200
 """Descriptors of files that a process asks to be given are smaller."""
+INHERITED: list[object] = []
+"""The server's own streams, which nobody may close: a library may have remembered them."""
 HARMLESS_THREADS = ("jemalloc_bg_thd",)
 """Threads that survive a fork by handlers of their own."""
 
@@ -104,9 +106,27 @@ def _become(request: Mapping[str, Any], files: Sequence[int], environment: Mappi
     _reset_signals(request["blocked"])
     _show(request["command"])
     _take_code(os.environ.get("PYTHONPATH", "").partition(os.pathsep)[0])
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=stream is sys.stderr or stream.isatty())  # type: ignore[union-attr]
+    _open_streams()
     _live(*request["command"][2:])
+
+
+def _open_streams() -> None:
+    """The standard streams as an interpreter opens them: whether they can seek depends on what they lead to."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        old = getattr(sys, f"__{name}__")
+        INHERITED.append(old)
+        line_buffering = number == 2 or os.isatty(number)
+        stream = open(  # noqa: SIM115  # it stays open to the end of the process
+            number,
+            "w" if number else "r",
+            buffering=1 if line_buffering else -1,
+            encoding=old.encoding,
+            errors=old.errors,
+            newline="\n" if number else None,
+            closefd=False,
+        )
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _fork_server(environment: Mapping[str, str]) -> None:

@@ -30,6 +30,10 @@ class Kind(StrEnum):
     CORRUPT = "corrupt"
 
 
+OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
+"""What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """One job. Two jobs with the same configuration are the same job, in whatever sweep they stand.
@@ -94,7 +98,7 @@ class Job:
             training=Training.from_settings(settings),
             kind=Kind(content["kind"]),
             parent=content["parent"],
-            measure=measure_from(settings) if "measure" in settings else None,
+            measure=measure_from({**OLD_CONVENTIONS, **settings}) if "measure" in settings else None,
         )
 
 

@@ -39,6 +39,8 @@ class Landscape:
 
     perturb_step: ClassVar[bool] = False
     """Step sizes are no directions: they stay as they are."""
+    perturb_folded: ClassVar[str] = "none"
+    """Batch norm is not folded."""
 
     @classmethod
     def from_settings(cls, given: Mapping[str, Any]) -> Landscape:

@@ -29,18 +29,20 @@ class Search:
     `scaling = "magnitude"` perturbs each weight in proportion to its size. `perturb = "latent"` perturbs the
     full-precision weights that the quantizer then rounds, `"quantized"` the rounded ones; `perturb_step` the
     step sizes too. `fold_bn = "reference"` folds batch norm into the convolutions of full-precision models
-    alone, as the reference code does. `denominator` is the vector in the magnitude-aware bound's denominator:
-    w − w₀ (`"distance"`, as in the reference code) or r. `measure_samples` images of the training set, 0 for
-    all, drawn class by class under `measure_seed`, decide the accuracies; m of the bounds stays the full size unless
-    `m_from = "samples"`.
+    alone, as the reference code does; its γ and β are 1 and 0 then and still parameters: `perturb_folded =
+    "reference"` perturbs them as that code does, `"none"` leaves them out. `denominator` is the vector in the
+    magnitude-aware bound's denominator: w − w₀ (`"distance"`, as in the reference code) or r. `measure_samples` images
+    of the training set, 0 for all, drawn class by class under `measure_seed`, decide the accuracies; m of the bounds
+    stays the full size unless `m_from = "samples"`.
     """
-
-    semantics: ClassVar[int] = 1
 
     scaling: str = setting(Rule(choices=("plain", "magnitude")), default="plain")
     perturb: str = setting(Rule(choices=("latent", "quantized")), default="latent")
     perturb_step: bool = setting(default=True)
     fold_bn: str = setting(Rule(choices=("reference", "all", "none")), default="reference")
+    perturb_folded: str = setting(
+        Rule(choices=("reference", "none")), default="reference", added_later=True, old="none"
+    )
     denominator: str = setting(Rule(choices=("distance", "r")), default="distance")
     magnitude_epsilon: float = setting(Rule(above=0, high=1), default=1e-3)
     search_upper: float = setting(Rule(above=0, high=1000), default=2.0)
@@ -51,6 +53,11 @@ class Search:
     measure_samples: int = setting(Rule(low=0, high=10_000_000), default=0)
     measure_seed: int = setting(SEED, default=0)
     m_from: str = setting(Rule(choices=("train", "samples")), default="train", added_later=True)
+
+    @property
+    def semantics(self) -> int:
+        """2 where γ and β of folded batch norm are perturbed; before they never were, which goes on as 1."""
+        return 2 if self.perturb_folded == "reference" else 1
 
     def samples(self, training: Training) -> int:
         """Images that decide the accuracies."""
@@ -112,7 +119,7 @@ class Distortion:
     """
 
     name: ClassVar[str] = "distortion"
-    semantics: ClassVar[int] = 1
+    semantics: ClassVar[int] = 2
 
     corruption: str = setting(Rule(choices=CORRUPTIONS))
     severity: int = setting(Rule(choices=SEVERITIES))
@@ -180,6 +187,7 @@ def asked_of(measure: Measure, training: Training) -> Measure:
     else:
         changes |= {"perturb_step": True} if measure.perturb == "quantized" else {}
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "none" else {}
+    changes |= {} if measure.folds(training) else {"perturb_folded": "none"}
     if measure.scaling == "plain":
         changes |= {"denominator": "distance", "magnitude_epsilon": 1e-3}
         changes |= {"ball": "relative", "delta": 0.01} if isinstance(measure, Sharpness) else {}

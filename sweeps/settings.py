@@ -53,13 +53,14 @@ class Rule:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
 
-def setting(rule: Rule | None = None, *, added_later: bool = False, **options: Any) -> Any:
+def setting(rule: Rule | None = None, *, added_later: bool = False, old: Setting | None = None, **options: Any) -> Any:
     """A dataclass field that a sweep file may set, checked by `rule`.
 
-    A field that came after the first release is `added_later`: its default is the old behaviour, and at that
-    default it is left out of a job's identity.
+    A field that came after the first release is `added_later`: its default is the old behaviour (or `old` is, where
+    the default is another), and at that value it is left out of a job's identity.
     """
-    return dataclasses.field(metadata={"rule": rule or Rule(), "added_later": added_later}, **options)
+    metadata = {"rule": rule or Rule(), "added_later": added_later}
+    return dataclasses.field(metadata=metadata if old is None else metadata | {"old": old}, **options)
 
 
 def build(component: type[Component], given: Mapping[str, Any], *, place: str | None = None) -> Component:
@@ -90,7 +91,7 @@ def canonical(component: Any) -> dict[str, Setting]:
     for name, old in _later(cast("Hashable", kind)):
         if kept[name] == old:
             del kept[name]
-    semantics = getattr(kind, "semantics", 1)
+    semantics = getattr(component, "semantics", 1)
     return kept if semantics == 1 else {**kept, "semantics": semantics}
 
 
@@ -116,9 +117,11 @@ def _read(component: Any) -> tuple[tuple[str, ...], Callable[[Any], Sequence[Set
 
 @functools.cache
 def _later(component: Any) -> tuple[tuple[str, Any], ...]:
-    """The settings that were added later, with the default that is the old behaviour."""
+    """The settings that were added later, with the value that is the old behaviour."""
     fields = dataclasses.fields(component)
-    return tuple((field.name, field.default) for field in fields if field.metadata.get("added_later"))
+    return tuple(
+        (field.name, field.metadata.get("old", field.default)) for field in fields if field.metadata.get("added_later")
+    )
 
 
 @functools.cache

@@ -91,7 +91,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a command with its home at `home`."""
-    kept = {name: value for name, value in SURROUNDINGS.items() if not name.startswith("QSWEEP_")}
+    loaded = {name: value for name, value in SURROUNDINGS.items() if name.startswith("LD_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QSWEEP_", "LD_"))} | loaded
     return kept | {"QSWEEP_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "100", **(extra or {})}
 
 

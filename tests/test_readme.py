@@ -62,7 +62,6 @@ def test_the_long_commands_run_one_after_the_other_and_then_the_python(
         assert program == "qsweep"
         if arguments[0] == "launch":
             arguments += [] if "--limit" in arguments else ["--limit", "2"]
-            arguments += [] if any(one.startswith("epochs=") for one in arguments) else ["--set", "epochs=1"]
             arguments += [] if "--workers" in arguments else ["--workers", "1"]
         if "--points" in arguments:
             arguments[arguments.index("--points") + 1] = "5"

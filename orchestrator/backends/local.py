@@ -18,6 +18,7 @@ from db.home import Home
 from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.children import child_environment
+from orchestrator.deaths import is_seen_from_here
 from orchestrator.keeper import living, start_keeper
 from orchestrator.machine import Machine
 from orchestrator.starts import Start, recorded
@@ -56,7 +57,7 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
 
 def serves(agent: AgentRow, scope: Scope) -> bool:
     """Whether this agent is one of this machine that claims every job of the scope, by its command line."""
-    if agent.host != socket.gethostname():
+    if not is_seen_from_here(agent):
         return False
     try:
         words = psutil.Process(agent.pid).cmdline()
@@ -157,7 +158,7 @@ class LocalBackend(Backend):
     def others(self, agents: Sequence[AgentRow]) -> int:
         """Whatever they work for, unless `beside`: they take the cores or the GPUs that ours would."""
         assert self._fleet is not None
-        here = [agent for agent in agents if agent.host == socket.gethostname() and agent.backend != BUNDLE]
+        here = [agent for agent in agents if is_seen_from_here(agent) and agent.backend != BUNDLE]
         here = [agent for agent in here if serves(agent, self._fleet.scope)] if self._beside else here
         return sum(not self._started(agent.pid) for agent in here)
 

@@ -1,4 +1,4 @@
-"""Agents as actors of a Ray cluster, or of a Ray of our own on this machine.
+"""Agents as actors of a Ray cluster, or of a local Ray instance on this machine.
 
 Ray places them, starts them again when they die, and takes them in as the cluster grows; what they do, each finds
 in the registry by itself. The actors are detached: they outlive the launcher, and a later one finds them by name.
@@ -42,7 +42,7 @@ WAITING = 10.0
 
 
 class RayBackend(Backend):
-    """`address` is that of a running cluster, or `auto`; without one, a Ray of our own is started with the first
+    """`address` is that of a running cluster, or `auto`; without one, a local Ray instance is started with the first
     agent."""
 
     name: ClassVar[str] = "ray"

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import traceback
 from typing import Any
 
 import ray
@@ -52,9 +53,13 @@ class RayAgent:
         self._process.send_signal(signal.SIGINT if by_user else signal.SIGTERM)
 
     def _end_with_agent(self, me: Any, raylet: int) -> None:
-        while os.getppid() == raylet:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=POLL)
-                ray.kill(me)
-                return
+        """However this watch ends, the actor ends with it: Ray starts another one, the resources are free."""
+        try:
+            while os.getppid() == raylet:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout=POLL)
+                    ray.kill(me)
+                    return
+        except Exception:
+            traceback.print_exc()
         os._exit(1)

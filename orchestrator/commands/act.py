@@ -71,7 +71,8 @@ def retry(
         losses = find_losses(found, sweep.id, lost_agents(found.agents()))
     if done.trainings:
         typer.echo(f"{done.trainings} trainings whose models are not there are repeated, for the measures that failed")
-    typer.echo(f"{sweep.title}: {done.queued} jobs queued again; run them with: qsweep resume {sweep.title}")
+    then = f"; run them with: qsweep resume {sweep.title}" if done.queued or done.trainings else ""
+    typer.echo(f"{sweep.title}: {done.queued} jobs queued again{then}")
     if losses.jobs:
         typer.echo(losses.words(sweep))
 
@@ -117,7 +118,7 @@ def invalidate(
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
-    """Let results count no more: the jobs and their children are queued again. Nothing is deleted."""
+    """Discard results and re-run the jobs and their children. No file is deleted."""
     from sweeps.spec import select
 
     with opened(home_of(home, registry)) as found:
@@ -130,7 +131,10 @@ def invalidate(
             _name_others(found.sharing(ids, sweep.id), "other sweeps lose them too")
             confirm("Invalidate them?", yes=yes, unasked=False)
         count = found.invalidate(ids, reason)
-    typer.echo(f"{sweep.title}: {count} results superseded; compute them again with: qsweep resume {sweep.title}")
+    results = "result" if count == 1 else "results"
+    typer.echo(
+        f"{sweep.title}: {count} {results} invalidated, jobs re-queued; run them with: qsweep resume {sweep.title}"
+    )
 
 
 def delete(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -83,6 +82,7 @@ def query(
     as_json: JsonOption = False,
 ) -> None:
     """Ask results and registry by SQL, read-only, while sweeps run or after."""
+    from orchestrator.layout import say, width_of
     from reports.listing import written
     from reports.query import describe_columns, describe_views, run_query
     from reports.source import all_sources
@@ -100,12 +100,11 @@ def query(
             found = run_query(_given(sql), sources)
         answer = found.table
         for note in found.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}", err=True)
     if form is RowFormat.PARQUET and out is None and sys.stdout.isatty():
         raise InputError("Parquet is not for terminals", place="--format parquet", allowed="name a file by --out")
-    bounded = out is None and sys.stdout.isatty() and not (tables or schema)
-    width = shutil.get_terminal_size().columns if bounded else None
-    rows = SHOWN_ROWS if bounded else None
+    width = width_of(sys.stdout) if out is None else None
+    rows = None if tables or schema else SHOWN_ROWS
     content = written(answer, form, width=width, rows=rows, spreadsheet=spreadsheet)
     deliver(content.decode() if form is RowFormat.TABLE else content, out)
 
@@ -123,7 +122,7 @@ def _check_spreadsheet(wanted: bool, form: StrEnum) -> None:
 
 def _given(sql: str | None) -> str:
     if sql is None:
-        raise InputError("there is no SQL", place="query", allowed="to learn the names: --tables and --schema")
+        raise InputError("no query given", place="query", allowed="see --tables and --schema")
     return sys.stdin.read() if sql == "-" else sql
 
 
@@ -151,16 +150,22 @@ def tables(
         str | None,
         typer.Option("--table", metavar="N|NAME|FILE", help="Only this one, or one that a FILE.toml declares."),
     ] = None,
-    form: Annotated[Format, typer.Option("--format", help="How to write the tables.")] = Format.MARKDOWN,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="How to write the tables.", show_default="drawn on a terminal, else markdown"),
+    ] = None,
     against_paper: Annotated[
-        bool, typer.Option("--against-paper", help="Put the paper's values and the differences beside.")
+        bool, typer.Option("--against-paper", help="Put the paper's values beside; differences for the same data.")
     ] = False,
     spread: Annotated[
-        bool, typer.Option("--spread", help="Add the standard errors of the means, and counts that differ.")
+        bool, typer.Option("--spread", help="Add standard errors (of medians: deviations), and counts that differ.")
     ] = False,
+    median: Annotated[bool, typer.Option("--median", help="Medians in place of means (tables of means only).")] = False,
     cell: Annotated[
         str | None,
-        typer.Option("--explain", metavar="CELL", help="Name what is behind a cell, e.g. Digits/NiN/Int2/test_loss."),
+        typer.Option(
+            "--explain", metavar="CELL", help="Show the jobs behind a table cell, e.g. Digits/NiN/Int2/test_loss."
+        ),
     ] = None,
     spreadsheet: SpreadsheetOption = False,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write them to a file.")] = None,
@@ -170,23 +175,34 @@ def tables(
     as_json: JsonOption = False,
 ) -> None:
     """Print the paper's tables from the results so far."""
+    from orchestrator.layout import show_tables, width_of
     from reports.answers import make_tables
-    from reports.render import Layout, render_all
+    from reports.render import Layout, render_all, sheet_of
     from reports.source import opened_source
 
+    shape = form or Format.MARKDOWN
     if as_json:
-        _check_alone(form, Format.MARKDOWN, Format.JSON)
-        form = Format.JSON
-    _check_spreadsheet(spreadsheet, form)
+        _check_alone(shape, Format.MARKDOWN, Format.JSON)
+        shape = Format.JSON
+    _check_spreadsheet(spreadsheet, shape)
     layout = Layout(against_paper=against_paper, spread=spread, spreadsheet=spreadsheet)
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
-        made = make_tables(source, chosen)
-        text = _explained(source, made, cell, form, layout) if cell is not None else render_all(made, form, layout)
-    deliver(text.encode() if form in (Format.CSV, Format.JSON) else text, out)
+        made = make_tables(source, chosen, median=median)
+        if cell is not None:
+            width = None if out else width_of(sys.stdout)
+            text = _explained(source, made, cell, shape, layout, width)
+        elif form is None and shape is Format.MARKDOWN and out is None:
+            show_tables([sheet_of(one, layout) for one in made])
+            return
+        else:
+            text = render_all(made, shape, layout)
+    deliver(text.encode() if shape in (Format.CSV, Format.JSON) else text, out)
 
 
-def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format, layout: Layout) -> str:
+def _explained(
+    source: Source, tables: Sequence[Table], cell: str, form: Format, layout: Layout, width: int | None
+) -> str:
     from reports.explanation import explain, told
     from reports.listing import written
 
@@ -195,7 +211,7 @@ def _explained(source: Source, tables: Sequence[Table], cell: str, form: Format,
         raise InputError(f"an explanation is not {form}", place="--format", allowed="allowed: markdown, csv, json")
     found = explain(source, tables, cell)
     if form is Format.MARKDOWN:
-        return told(found)
+        return told(found, width)
     return written(found.jobs, rows[form], spreadsheet=layout.spreadsheet).decode()
 
 
@@ -267,12 +283,10 @@ def figures(
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         typer.echo(source.title, err=True)
-        files = [str(path) for path in draw_figures(gather(source), out, chosen=chosen or (), form=form)]
+        tell = None if as_json else (lambda path: typer.echo(str(path)))
+        files = [str(path) for path in draw_figures(gather(source), out, chosen=chosen or (), form=form, tell=tell)]
     if as_json:
         write_json(files)
-        return
-    for file in files:
-        typer.echo(file)
 
 
 def report(
@@ -284,7 +298,7 @@ def report(
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
 ) -> None:
-    """Write all that a sweep says as one HTML page that needs nothing else: tables, claims, plots, failures."""
+    """Write a self-contained HTML report: tables, claims, plots, failures."""
     from reports.evidence import VIEWS, gather
     from reports.page import render_page
     from reports.source import opened_source
@@ -304,20 +318,25 @@ def analyze(
         typer.Option(min=0, max=1, help="8 bits equal FP32 within this share of FP32's mean loss or gap …"),
     ] = 0.05,
     accuracy_margin: Annotated[float, typer.Option(min=0, max=1, help="… and this difference of accuracy.")] = 0.005,
-    resamples: Annotated[int, typer.Option(min=100, max=1_000_000, help="Of the bootstrap.")] = 9_999,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    resamples: Annotated[
+        int,
+        typer.Option(min=100, max=1_000_000, help="Permutations drawn where there are too many to try."),
+    ] = 9_999,
+    seed: Annotated[int, typer.Option(min=0, help="Of the permutations that are drawn.")] = 0,
     bundle: BundleOption = None,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what goes with the generalization gap, how precisions compare, and which of the paper's claims hold."""
+    """Test the paper's claims, compare precisions, and rank what correlates with the generalization gap."""
+    from orchestrator.layout import show, show_document
     from reports.analysis.analysis import Options
     from reports.analysis.claims import Margins
-    from reports.analysis.pairing import Bootstrap
-    from reports.analysis.text import analysis_content, render_analysis
+    from reports.analysis.correlation import Resampling
+    from reports.analysis.text import analysis_content, analysis_parts
     from reports.evidence import gather
-    from reports.inversion import paper_content, render_paper
+    from reports.inversion import paper_content, paper_sheet
+    from reports.sheet import markdown
     from reports.source import opened_source
 
     if paper and (name or bundle):
@@ -326,10 +345,10 @@ def analyze(
         if as_json:
             write_json(paper_content())
         else:
-            typer.echo(render_paper(), nl=False)
+            show(paper_sheet(), piped=markdown)
         return
     options = Options(
-        bootstrap=Bootstrap(resamples=resamples, seed=seed),
+        resampling=Resampling(resamples=resamples, seed=seed),
         margins=Margins(relative=margin, accuracy=accuracy_margin),
     )
     with opened_source(name, home_of(home, registry), bundle) as source:
@@ -338,4 +357,4 @@ def analyze(
     if as_json:
         write_json(analysis_content(analysis))
     else:
-        typer.echo(render_analysis(analysis), nl=False)
+        show_document(analysis_parts(analysis))

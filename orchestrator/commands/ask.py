@@ -39,7 +39,9 @@ def sweeps(
     name: Annotated[str | None, typer.Argument(metavar="SWEEP", autocompletion=complete_sweep)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the built-in sweeps, or show one of them as the file that it is."""
+    """List the built-in sweeps, or print one as TOML."""
+    from orchestrator.layout import show
+    from reports.sheet import Sheet, headings
     from sweeps.files import builtin_names, read_sweep, source_text
 
     if name is not None:
@@ -50,8 +52,12 @@ def sweeps(
     if as_json:
         write_json([{"name": one, "jobs": jobs, "title": title} for one, jobs, title in rows])
         return
-    for one, jobs, title in rows:
-        typer.echo(f"{one:<20}{jobs:>6} jobs  {title}")
+    show(
+        Sheet(
+            headings=headings("sweep", "jobs", "title", numeric=["jobs"], copied=["sweep"]),
+            rows=tuple((one, f"{jobs}", title) for one, jobs, title in rows),
+        )
+    )
 
 
 def plan(
@@ -66,9 +72,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
+    from orchestrator.layout import say, show
     from orchestrator.machine import probe
-    from orchestrator.outlook import look_ahead
-    from orchestrator.progress import duration
+    from orchestrator.outlook import cohort_sheet, look_ahead
     from orchestrator.selection import read_selection
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit)
@@ -82,16 +88,12 @@ def plan(
         content = {"sweep": selection.title, "jobs": made.jobs, "done": ahead.done, "device": machine.device}
         write_json(content | asdict(made) | {"notes": ahead.notes})
         return
-    typer.echo(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs, {ahead.done} of them done")
+    say(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs, {ahead.done} of them done")
     for note in (*selection.warnings(), *ahead.notes):
-        typer.echo(f"note: {note}")
-    typer.echo(f"{'cohorts of':<42}{'jobs':>6}{'slots':>7}{'cohorts':>9}{'memory':>10}{'each':>14}  form, time")
-    for cohort in made.cohorts:
-        memory = f"{cohort.memory / 1e9:.1f} GB"
-        counted = f"{cohort.jobs:>6}{cohort.slots:>7}{cohort.cohorts:>9}{memory:>10}{duration(cohort.seconds):>14}"
-        typer.echo(f"{cohort.key:<42}{counted}  {cohort.form}, {cohort.basis.value}")
+        say(f"note: {note}")
+    show(cohort_sheet(made.cohorts))
     for line in ahead.summary():
-        typer.echo(line)
+        say(line)
 
 
 def calibrate(
@@ -117,6 +119,7 @@ def calibrate(
     from orchestrator.calibrating import calibrate as measure
     from orchestrator.calibrating import training_shapes
     from orchestrator.data_folders import check_data
+    from orchestrator.layout import counted, say
     from orchestrator.machine import probe
     from orchestrator.selection import read_selection
 
@@ -130,7 +133,7 @@ def calibrate(
         typer.echo(_trial_text(trial), err=True)
 
     shapes = training_shapes(jobs)
-    typer.echo(f"{len(shapes)} shapes on {machine.device}, torch {machine.torch}", err=True)
+    say(f"{counted(len(shapes), 'shape')} on {machine.device}, torch {machine.torch}", err=True)
     with Registry.open(place.registry, create=True) as opened:
         choices = measure(
             place, opened, machine, jobs, agents=workers or machine.agents, seconds=seconds, again=again, tell=tell
@@ -141,7 +144,7 @@ def calibrate(
         for choice in choices:
             recorded = choice.recorded
             how = "as recorded before" if choice.kept else "the fastest here"
-            typer.echo(f"{choice.shape:<50} {recorded.form}, {recorded.slots} slots: {how}")
+            say(f"{choice.shape:<50} {recorded.form}, {counted(recorded.slots, 'slot')}: {how}")
 
 
 def _trial_text(trial: Trial) -> str:
@@ -152,7 +155,7 @@ def _trial_text(trial: Trial) -> str:
         return f"{what}  not available: {trial.problem}"
     if not trial.rate:
         return f"{what}  does not fit into memory"
-    return f"{what}  {trial.rate:>9.1f} model-steps/s  {size_text(trial.peak)} an agent"
+    return f"{what}  {trial.rate:>9.1f} model-steps/s  {size_text(trial.peak)} per agent"
 
 
 def images(
@@ -171,4 +174,4 @@ def images(
         return
     for name, value in found.items():
         typer.echo(f"{name} = {json.dumps(value)}")
-    typer.echo(f"# with --data {folder.expanduser().absolute().parent}", err=True)
+    typer.echo(f"# launch it with --data {folder.expanduser().absolute().parent}", err=True)

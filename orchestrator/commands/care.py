@@ -24,7 +24,7 @@ from orchestrator.options import (
 from orchestrator.terminal import write_json
 from sweeps.errors import InputError
 
-database = typer.Typer(no_args_is_help=True, help="Look after the registry's database.")
+database = typer.Typer(no_args_is_help=True, help="Manage the registry database.")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,14 +42,14 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine, the home, the registry and the data sets; exit 1 if a sweep could not run."""
-    from orchestrator.checkup import examine
+    from orchestrator.checkup import examine, finding_sheet
+    from orchestrator.layout import show
 
     findings = examine(home_of(home, registry, data))
     if as_json:
         write_json([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings])
     else:
-        for one in findings:
-            typer.echo(f"{'ok  ' if one.ok else 'FAIL' if one.needed else '-   '}  {one.part:<10} {one.text}")
+        show(finding_sheet(findings))
     if any(one.needed and not one.ok for one in findings):
         raise typer.Exit(1)
 
@@ -58,6 +58,8 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
     """Show what the home and its results take, wherever they lie, and how much of it nothing points to."""
     from db.belonging import check_belonging
     from db.garbage import find_garbage, measure_usage
+    from orchestrator.layout import say, show
+    from reports.sheet import Sheet, headings
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -66,11 +68,14 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
     if as_json:
         write_json([asdict(one) for one in usage])
         return
-    typer.echo(f"{'folder':<12}{'files':>8}{'size':>10}{'garbage':>10}")
-    for one in usage:
-        typer.echo(f"{one.name:<12}{one.files:>8}{size_text(one.size):>10}{size_text(one.garbage):>10}")
+    show(
+        Sheet(
+            headings=headings("folder", "files", "size", "garbage", numeric=["files", "size", "garbage"]),
+            rows=tuple((one.name, f"{one.files}", size_text(one.size), size_text(one.garbage)) for one in usage),
+        )
+    )
     if isinstance(place.store, str):
-        typer.echo(f"results lie in {place.store}", err=True)
+        say(f"results lie in {place.store}", err=True)
 
 
 def gc(
@@ -82,6 +87,7 @@ def gc(
     """Delete files that no job points to and that nobody is writing."""
     from db.belonging import check_belonging
     from db.garbage import collect_garbage, find_garbage
+    from orchestrator.layout import counted, say
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -94,7 +100,7 @@ def gc(
         return
     for one in garbage if dry_run else ():
         typer.echo(one.path)
-    typer.echo(f"{len(garbage)} files, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
+    say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
 
 
 def compact(
@@ -109,6 +115,7 @@ def compact(
     """Merge thousands of small results files into a few, while sweeps run or after. No answer changes."""
     from db.belonging import check_belonging
     from db.compaction import compact as merge
+    from orchestrator.layout import counted, say
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -120,13 +127,14 @@ def compact(
         return
     for one in merged:
         if one.skipped:
-            typer.echo(f"{one.skipped} publications of {one.kind} jobs were written by a newer qsweep: left alone")
+            say(f"{counted(one.skipped, 'file')} of {one.kind} results were written by a newer qsweep: left alone")
         if one.damaged:
-            typer.echo(f"{one.damaged} publications of {one.kind} jobs can't be read: see qsweep db check", err=True)
+            say(f"{counted(one.damaged, 'file')} of {one.kind} results can't be read: see qsweep db check", err=True)
         if one.before:
-            typer.echo(f"{one.moved} results of {one.kind} jobs: {one.before} publications are now {one.after}")
+            results = counted(one.moved, f"{one.kind} result")
+            say(f"merged {counted(one.before, 'result file')} into {one.after} ({results})")
     if any(one.before for one in merged):
-        typer.echo("qsweep gc deletes the old files once they are an hour old")
+        say("qsweep gc deletes the old files once they are an hour old")
     else:
         typer.echo("nothing to merge")
 
@@ -159,12 +167,13 @@ def serve(
     For whoever has no Postgres and a home on a network file system. The password stands in a file of the home
     that only you can read; the URL names that file.
     """
-    from orchestrator.serving import Server, start, stop
+    from orchestrator.serving import Server, password_file, start, stop
 
     place = home_of(home)
+    data = (folder or place.root / "postgres").absolute()
     server = Server(
-        folder=(folder or place.root / "postgres").absolute(),
-        passwords=place.root / "postgres.pgpass",
+        folder=data,
+        passwords=password_file(place.root, data),
         host=host,
         port=port,
     )
@@ -199,6 +208,7 @@ def check(
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
     from db.audit import NAMED, SHOWN, Findings, examine, repair
     from db.losses import MODEL
+    from orchestrator.layout import counted, say
     from orchestrator.losses import lost_words
 
     place = home_of(home, registry)
@@ -211,8 +221,8 @@ def check(
             write_json(lines)
         else:
             for line in lines[:SHOWN]:
-                typer.echo(line)
-            typer.echo("the registry is sound" if findings.is_sound else f"{len(lines)} problems")
+                say(line)
+            say("the registry is sound" if findings.is_sound else counted(len(lines), "problem"))
         # Several homes may have the same results: a model that is not here may be in another one.
         of_models = models or not isinstance(place.store, str)
         lost = [one for one in findings.lost if of_models or one.kind != MODEL]

@@ -147,6 +147,7 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
     """Every landscape: those that are there, and those that were missing, with a bar over the points."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from orchestrator.layout import tell
     from orchestrator.machine import probe
     from orchestrator.screen import Screen
     from orchestrator.surveying import survey
@@ -167,10 +168,10 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
                 for grid in computed:
                     found[grid.identity] = grid
                     seconds = grid.provenance["seconds"]
-                    console.print(f"{grid.precision} of {_jobs(grid)}: {seconds:.1f} s of compute", highlight=False)
+                    tell(console, f"{grid.precision} of {_jobs(grid)}: {seconds:.1f} s of compute")
             except KeyboardInterrupt:
                 done = sum(grid is not None for grid in found.values())
-                console.print(f"interrupted with {done} landscapes done; the same command goes on", highlight=False)
+                tell(console, f"interrupted with {done} landscapes done; run the same command to resume")
                 raise
     return [grid for grid in found.values() if grid is not None]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,10 +30,14 @@ if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
     from db.rows import JobRow, Sweep
+    from reports.sheet import Sheet
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
 MOST_LOOKED_AT = 50_000
 """Done jobs of which `status` looks whether their results are there: with more it would be slow."""
+MOST_TELLING = ("test_accuracy", "generalization_gap")
+LEAST_TELLING = ("test_loss", "train_loss", "train_accuracy", "chosen_epoch", "seconds")
+"""Results that a narrow terminal leaves out last, and first."""
 StateOption = Annotated[State | None, typer.Option("--state", help="Only jobs in this state.")]
 
 
@@ -69,6 +72,7 @@ def status(
     ] = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
+    from orchestrator.layout import counted, say, show
     from orchestrator.losses import lost_agents
     from orchestrator.standing import look_at
 
@@ -101,22 +105,35 @@ def status(
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
         return
-    width = max(len("sweep"), *(len(row["sweep"]) for row in rows))
-    typer.echo(f"{'sweep':<{width}}" + "".join(f"{state.value:>10}" for state in State) + f"{'of':>8}  state")
-    for row in rows:
-        typer.echo(
-            f"{row['sweep']:<{width}}"
-            + "".join(f"{row[state.value]:>10}" for state in State)
-            + f"{row['size']:>8}  {row['state']}"
-        )
+    show(_status_sheet(rows))
     for agent in agents:
         work = "gone" if agent["lost"] else _at_work(agent["note"])
-        typer.echo(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {work}")
+        say(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {work}")
     for one in away:
         packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
-        typer.echo(f"bundle {one.id}, {one.name}: {one.jobs} jobs are away since {packed} (counted as running)")
+        say(f"bundle {one.id}: {counted(one.jobs, 'job')} checked out to {one.name} since {packed}")
     for remark in remarks:
-        typer.echo(remark)
+        say(remark)
+
+
+def _status_sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
+    """One line a sweep; on a narrow terminal the count of cancelled jobs is left out first."""
+    from reports.sheet import Heading, Sheet
+
+    counts = [state.value for state in State]
+    names = ("sweep", *counts, "of", "state")
+    return Sheet(
+        headings=tuple(
+            Heading(
+                name=name,
+                numeric=name in (*counts, "of"),
+                copied=name == "sweep",
+                spare=1 if name == State.CANCELLED.value else 0,
+            )
+            for name in names
+        ),
+        rows=tuple((row["sweep"], *(f"{row[one]}" for one in counts), f"{row['size']}", row["state"]) for row in rows),
+    )
 
 
 def _losses(home: Home, registry: Registry, sweeps: Sequence[Sweep], done: int) -> list[str]:
@@ -198,7 +215,7 @@ def jobs(
     """List the jobs of a sweep: their states, what they found, and their settings."""
     from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
     from orchestrator.losses import lost_agents
-    from reports.source import RegistrySource
+    from reports.source import RegistrySource, warn_of_losses
     from sweeps.spec import matching
 
     place = home_of(home, registry)
@@ -206,7 +223,9 @@ def jobs(
         sweep = found.find_sweep(name)
         stored = {row.identity: row for row in found.jobs(sweep.id)}
         lost = lost_agents(found.agents())
-        results, problem = readable_results(RegistrySource(place, found, sweep))
+        source = RegistrySource(place, found, sweep)
+        results, problem = readable_results(source)
+        warn_of_losses([source])
     members = [row.job for row in stored.values()]
     admitted = matching(members, where) if members else []
     kept = [stored[job.identity] for job in admitted if state in (None, stored[job.identity].state)]
@@ -235,6 +254,7 @@ def _job_table(
     import pyarrow as pa
 
     from orchestrator.joblist import RESULTS, state_text
+    from orchestrator.layout import width_of
     from reports.listing import listed
 
     shown: dict[str, list[Any]] = {
@@ -245,8 +265,19 @@ def _job_table(
         wanted = [name for name in ("failure", *RESULTS) if any(row.get(name) is not None for row in rows)]
         wanted = [*wanted, *differing]
     shown |= {name: [_short(row.get(name)) for row in rows] for name in wanted if name not in shown}
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return listed(pa.table(shown), width=width, hint="choose with --columns, all with --json")
+    spare = [_spare(name, place) for place, name in enumerate(shown)]
+    hint = "choose with --columns, all with --json"
+    return listed(pa.table(shown), width=width_of(sys.stdout), hint=hint, spare=spare)
+
+
+def _spare(name: str, place: int) -> int:
+    """When a narrow terminal leaves out this column of a list of jobs: results that matter less first, then settings,
+    at last the gap and the test accuracy; job, state and failure stay."""
+    if name in LEAST_TELLING:
+        return 1_000 + LEAST_TELLING.index(name)
+    if name in MOST_TELLING:
+        return 1 + MOST_TELLING.index(name)
+    return 0 if name in ("job", "state", "failure") else 10 + place
 
 
 def _short(value: Any) -> Any:
@@ -259,7 +290,7 @@ def show(
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the whole life of a job: settings, results, its kept model, attempts, events."""
+    """Show the full history of a job: settings, results, its kept model, attempts, events."""
     from orchestrator.joblife import life_of
 
     place = home_of(home, registry)

@@ -72,7 +72,8 @@ ResultsOption = Annotated[
     typer.Option(
         "--results",
         metavar="URL",
-        help="Keep the results of this home at a URL that pyarrow knows, e.g. s3://bucket/sweeps. Said once.",
+        help="Keep the results of this home at a URL that pyarrow knows, e.g. s3://bucket/sweeps. Needed only once; "
+        "the home remembers it.",
         show_default="results/ in the home",
     ),
 ]
@@ -90,7 +91,7 @@ CodeOption = Annotated[
     Code | None,
     typer.Option(
         "--code",
-        help="If the code differs from the sweep's: go on with its frozen code, or the current one.",
+        help="If the code differs from the sweep's: continue with its frozen code, or the current one.",
         show_default="ask",
     ),
 ]
@@ -129,9 +130,10 @@ def launch(
     registry: RegistryOption = None,
     data: DataOption = None,
 ) -> None:
-    """Register what is missing of a sweep, run it, show progress, end with its tables. Again: resume."""
+    """Register what is missing of a sweep, run it, show progress, end with its tables. Run it again to resume."""
     from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
+    from orchestrator.layout import tell
     from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
 
@@ -139,7 +141,7 @@ def launch(
     place = home_of(home, registry, data)
     console = Screen()
     for warning in selection.warnings():
-        console.print(f"note: {warning}", highlight=False, soft_wrap=True)
+        tell(console, f"note: {warning}")
     sweep = launch_selection(
         place,
         selection,
@@ -176,7 +178,7 @@ def resume(
     registry: RegistryOption = None,
     data: DataOption = None,
 ) -> None:
-    """Go on with a launched sweep, from the registry alone."""
+    """Resume a launched sweep; no sweep file needed."""
     from db.belonging import settle_belonging
     from db.registry import Registry
     from db.rows import Scope
@@ -186,6 +188,7 @@ def resume(
     from orchestrator.commands.tune import go_on
     from orchestrator.launcher import Execution, see_through
     from orchestrator.launcher import survey as survey_ground
+    from orchestrator.layout import counted, tell
     from orchestrator.screen import Screen
     from orchestrator.starts import fleet_size, recorded
     from orchestrator.tuning.run import Ground
@@ -204,7 +207,7 @@ def resume(
             go_on(place, found, trials, console, code=code)
             return
         waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
-        console.print(f"{found.title}: {len(waiting)} jobs to do", highlight=False, soft_wrap=True)
+        tell(console, f"{found.title}: {counted(len(waiting), 'job')} to do")
         if waiting:
             starts = recorded(place, found.id)
             chosen = choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory), starts)
@@ -269,17 +272,22 @@ def _finish(home: Home, sweep: Sweep) -> None:
     from db.registry import Registry
     from db.states import Obstacle
     from orchestrator.blockage import blocked_words
-    from reports.answers import render_tables
-    from reports.formats import Format
+    from orchestrator.layout import counted, say, show
     from reports.render import Layout
+    from reports.sheet import markdown
     from reports.source import RegistrySource, warn_of_losses
+    from reports.summary import summarize
 
     registry = Registry.open(home.registry)
     try:
         source = RegistrySource(home, registry, sweep)
-        tables = render_tables(source, Format.MARKDOWN, Layout(against_paper=True))
+        summaries = list(summarize(source, Layout(against_paper=True)))
         with answering_after_work(f"qsweep tables {sweep.title}"):
-            typer.echo(tables, nl=False)
+            for number, one in enumerate(summaries):
+                typer.echo("\n" * bool(number), nl=False)
+                show(one.sheet, piped=markdown)
+                if one.rest:
+                    say(f"\n{one.rest}")
         counts, blocked = registry.counts(sweep.id), registry.blocked(sweep.id)
         source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:
@@ -287,10 +295,10 @@ def _finish(home: Home, sweep: Sweep) -> None:
     warn_of_losses([source])
     failed = counts.failed
     if counts.away:
-        typer.echo(f"{counts.away} jobs are away in bundles; see: qsweep status", err=True)
+        say(f"{counted(counts.away, 'job')} checked out to bundles; see: qsweep status", err=True)
     for line in blocked_words(sweep.title, blocked):
-        typer.echo(line, err=True)
+        say(line, err=True)
     if failed:
-        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+        say(f"{counted(failed, 'job')} failed; see: qsweep jobs {sweep.title} --state failed", err=True)
     if failed or source.lost or any(one.obstacle is not Obstacle.AWAY for one in blocked):
         raise typer.Exit(1)

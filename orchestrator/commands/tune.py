@@ -47,19 +47,23 @@ def add_to(app: typer.Typer) -> None:
 
 def tune(
     source: SourceArgument,
-    metric: Annotated[str, typer.Option("--metric", help="What decides; never measured on test data.")] = "val_loss",
+    metric: Annotated[
+        str, typer.Option("--metric", help="Metric to optimize; never measured on test data.")
+    ] = "val_loss",
     mode: Annotated[
-        Mode | None, typer.Option("--mode", help="Which values are better.", show_default="by the metric")
+        Mode | None, typer.Option("--mode", help="Minimize or maximize.", show_default="by the metric")
     ] = None,
-    scheduler: Annotated[Scheduler, typer.Option("--scheduler", help="Who stops trials early.")] = Scheduler.ASHA,
+    scheduler: Annotated[Scheduler, typer.Option("--scheduler", help="Early-stopping scheduler.")] = Scheduler.ASHA,
     search: Annotated[Search, typer.Option("--search", help="Which points are tried.")] = Search.GRID,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", min=1, metavar="N", help="Most trials.", show_default="grid: all, else 16"),
+        typer.Option(
+            "--samples", min=1, metavar="N", help="Maximum number of trials.", show_default="grid: all, else 16"
+        ),
     ] = None,
     grace: Annotated[int, typer.Option("--grace", min=1, help="Epochs before ASHA may stop a trial.")] = 1,
     reduction: Annotated[
-        int, typer.Option("--reduction", min=2, help="ASHA lets one of so many trials go on, so many times as far.")
+        int, typer.Option("--reduction", min=2, help="ASHA reduction factor: keep 1 in N trials at each rung.")
     ] = 3,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the trials.")] = 0,
     changes: SetOption = None,
@@ -80,8 +84,12 @@ def tune(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tune over a sweep's axes with Ray Tune, bit width among them; end with the best trials. Again: resume."""
+    """Tune over a sweep's axes with Ray Tune, bit width among them; end with the best trials.
+
+    Run it again to resume.
+    """
     from orchestrator.cluster import Wanted, named_address
+    from orchestrator.layout import tell
     from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
     from orchestrator.tuning.run import Ground, make_selection
@@ -93,7 +101,7 @@ def tune(
     selection = read_selection(source, changes=changes or ())
     given = {*dict(selection.spec.fixed), *(axis.name for axis in selection.spec.axes)}
     if metric.startswith("val_") and "val_fraction" not in given:
-        console.print(f"note: val_fraction = {VAL_FRACTION}; change it with --set", highlight=False, soft_wrap=True)
+        tell(console, f"note: val_fraction = {VAL_FRACTION}; change it with --set")
         selection = read_selection(source, changes=[*(changes or ()), f"val_fraction={VAL_FRACTION}"])
     tuning = Tuning(
         metric=metric, mode=natural, scheduler=scheduler, search=search, samples=samples, grace=grace,
@@ -118,6 +126,7 @@ def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: C
 def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
     """Print the best trials; exit with 1 if some jobs failed."""
     from db.registry import Registry
+    from orchestrator.layout import counted, say
     from orchestrator.tuning.answer import read_trials
 
     with Registry.open(home.registry) as opened:
@@ -126,14 +135,15 @@ def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
     with answering_after_work(f"qsweep resume {sweep.title}"):
         _print_trials(sweep, trials, as_json=as_json)
     if failed:
-        typer.echo(f"{failed} jobs failed; see: qsweep jobs {sweep.title} --state failed", err=True)
+        say(f"{counted(failed, 'job')} failed; see: qsweep jobs {sweep.title} --state failed", err=True)
         raise typer.Exit(1)
 
 
 def _print_trials(sweep: Sweep, trials: Sequence[Tried], *, as_json: bool) -> None:
-    from orchestrator.tuning.answer import render_trials
+    from orchestrator.layout import show_tables
+    from orchestrator.tuning.answer import trial_sheets
 
     if as_json:
         write_json({"sweep": sweep.title, "trials": [asdict(one) for one in trials]})
     else:
-        typer.echo(render_trials(sweep, trials), nl=False)
+        show_tables(trial_sheets(sweep, trials))

@@ -14,8 +14,9 @@ from db.registry import Registry
 from db.results import ResultStore
 from db.rows import JobRow, Sweep
 from db.states import State
+from orchestrator.layout import counted
 from reports.answers import spec_of
-from reports.escaping import markdown
+from reports.sheet import Sheet, headings
 from reports.table import precision_name
 from sweeps.errors import LostResults
 from sweeps.settings import Setting
@@ -63,23 +64,20 @@ def read_trials(home: Home, registry: Registry, sweep: Sweep) -> list[Tried]:
     return sorted(found, key=lambda one: one.rank(spec.tuning) if spec.tuning else (False, 0.0))
 
 
-def render_trials(sweep: Sweep, trials: Sequence[Tried]) -> str:
-    """The tables as Markdown, ending with a newline."""
+def trial_sheets(sweep: Sweep, trials: Sequence[Tried]) -> list[Sheet]:
+    """The best trials; and the best of each precision, where there are several."""
     tuning = spec_of(sweep).tuning
     assert tuning is not None
     best: dict[int, Tried] = {}
     for one in trials:
         best.setdefault(one.bits, one)
     stopped = sum(not one.done for one in trials)
-    lines = [
-        f"**Best trials by {tuning.metric}** — {sweep.title}, {len(trials)} trials, {stopped} not trained to the end",
-        "",
-    ]
-    lines += _table(trials[:SHOWN])
+    about = f"{sweep.title}, {counted(len(trials), 'trial')}, {stopped} not trained to the end"
+    sheets = [_sheet(trials[:SHOWN], f"Best trials by {tuning.metric}", about)]
     if len(best) > 1:
-        lines += ["", f"**Best trial of each precision by {tuning.metric}**", ""]
-        lines += _table([best[bits] for bits in sorted(best, reverse=True)])
-    return "\n".join(lines) + "\n"
+        chosen = [best[bits] for bits in sorted(best, reverse=True)]
+        sheets.append(_sheet(chosen, f"Best trial of each precision by {tuning.metric}"))
+    return sheets
 
 
 def _read_runs(home: Home, registry: Registry, sweep: Sweep) -> list[dict[str, Any]]:
@@ -107,33 +105,24 @@ def _tried(row: JobRow, told: dict[str, Any], axes: Sequence[str]) -> Tried:
     )
 
 
-def _table(trials: Sequence[Tried]) -> list[str]:
+def _sheet(trials: Sequence[Tried], title: str, subtitle: str = "") -> Sheet:
     varying = [name for name in _varying(trials) if name != "bits"]
     shown = [name for name in COLUMNS if any(one.metrics[name] is not None for one in trials)]
-    header = ["Job", "Precision", *varying, "Ended", *shown]
-    body = [
-        [
-            one.job[:12],
-            precision_name(one.bits),
-            *(str(one.settings.get(name, "–")) for name in varying),
-            one.ending,
-            *(_number(one.metrics[name]) for name in shown),
-        ]
-        for one in trials
-    ]
-    header, body = [markdown(cell) for cell in header], [[markdown(cell) for cell in line] for line in body]
-    widths = [max(len(line[place]) for line in [header, *body]) for place in range(len(header))]
-    texts = 3 + len(varying)
-    rule = ["-" * width if place < texts else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
-    return [
-        "| "
-        + " | ".join(
-            cell.ljust(width) if place < texts else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in (header, rule, *body)
-    ]
+    return Sheet(
+        headings=headings("Job", "Precision", *varying, "Ended", *shown, numeric=shown, copied=["Job"]),
+        rows=tuple(
+            (
+                one.job[:12],
+                precision_name(one.bits),
+                *(str(one.settings.get(name, "–")) for name in varying),
+                one.ending,
+                *(_number(one.metrics[name]) for name in shown),
+            )
+            for one in trials
+        ),
+        title=title,
+        subtitle=subtitle,
+    )
 
 
 def _varying(trials: Sequence[Tried]) -> list[str]:

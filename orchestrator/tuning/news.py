@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from ray.tune import Callback
 from rich.console import Console
 
+from orchestrator.layout import tell
+from orchestrator.progress import Rhythm
 from sweeps.tuning import Tuning
-
-EVERY = 15.0
-"""Seconds between two lines."""
 
 
 class News(Callback):
@@ -33,7 +31,7 @@ class News(Callback):
         self._ended = 0
         self._early = 0
         self._best: float | None = None
-        self._said = -EVERY
+        self._rhythm = Rhythm()
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune keeps snapshots of its callbacks; ours go on from the registry, and hold a terminal."""
@@ -51,7 +49,7 @@ class News(Callback):
         self._ended += 1
         result = trial.last_result or {}
         if "problem" in result:
-            self._console.print(result["problem"], highlight=False, soft_wrap=True)
+            tell(self._console, result["problem"])
         elif not result.get("whole"):
             self._early += 1
         self._say(last=self._ended == self._trials)
@@ -66,9 +64,8 @@ class News(Callback):
             self._best = value
 
     def _say(self, *, last: bool = False) -> None:
-        if not last and time.monotonic() - self._said < EVERY:
+        if not self._rhythm.is_due(self._ended / max(self._trials, 1)) and not last:
             return
-        self._said = time.monotonic()
         best = "" if self._best is None else f" · best {self._tuning.metric} so far {self._best:.4f}"
         text = f"{self._title}: {self._ended}/{self._trials} trials ended, {self._early} of them early{best}"
-        self._console.print(text, highlight=False, soft_wrap=True)
+        tell(self._console, text)

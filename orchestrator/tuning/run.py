@@ -23,6 +23,7 @@ from orchestrator.backends.base import Fleet, Site
 from orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
 from orchestrator.data_folders import check_data
 from orchestrator.freezing import Code, choose_code, keep_code
+from orchestrator.layout import tell
 from orchestrator.machine import Machine, probe
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
@@ -110,9 +111,7 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
         registry, sweep, words = register(
             home, replace(selection, chosen=tuple(first)), known, code=version, paused=AT_WORK
         )
-        console.print(
-            f"{selection.title}: {words if first else 'Optuna draws the jobs'}", highlight=False, soft_wrap=True
-        )
+        tell(console, f"{selection.title}: {words if first else 'Optuna draws the jobs'}")
         with registry:
             for one in machine.weights:
                 one.keep()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from reports.analysis.claims import (
+    FLATTER,
     GAP_SHRINKS,
     LOSS_GROWS,
     STEPS_GROW,
@@ -25,15 +26,18 @@ from reports.analysis.correlation import (
     Granulated,
     Kendall,
     Lines,
+    Resampling,
     granulate,
     kendall,
     lines_of,
     sign_errors,
 )
 from reports.analysis.measured import Quantity, flatness_quantities, quantities
-from reports.analysis.pairing import METRICS, Bootstrap, Paired, adjust, compare, holm, matched
+from reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
+from reports.outliers import is_outside
 from reports.table import PRECISION_ORDER, precision_name
 from sweeps.datasets import data_of
+from sweeps.job import Job, Kind
 from sweeps.models import family_title
 from sweeps.quantizers import QUANTIZERS
 from sweeps.settings import names_of
@@ -67,7 +71,7 @@ class Association:
 class Options:
     """How to analyze."""
 
-    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    resampling: Resampling = field(default_factory=Resampling)
     margins: Margins = field(default_factory=Margins)
 
 
@@ -79,6 +83,8 @@ class Analysis:
     expected: int
     done: int
     left_out: int
+    outside: tuple[str, ...]
+    """Models that count although a loss of theirs is outside of reason (`reports.outliers`), by identity."""
     options: Options
     associations: tuple[Association, ...]
     comparisons: tuple[tuple[str, Paired], ...]
@@ -114,19 +120,18 @@ def analyze(
     comparisons: list[tuple[str, Paired]] = []
     claims: list[Claim] = []
     for models in group_models(spec, known):
-        associations += _associate(models, spec, measures)
-        paired = [
-            one
-            for metric, better in METRICS.items()
-            for one in compare(models.table(metric), metric, better, options.bootstrap)
-        ]
-        comparisons += [(models.group, one) for one in adjust(paired)]
-        claims += _judge(models, spec, measures, layers, options)
+        associations += _associate(models, spec, measures, options.resampling)
+        tables = {metric: models.table(metric) for metric in METRICS}
+        paired = [one for metric, better in METRICS.items() for one in compare(tables[metric], metric, better)]
+        comparisons += [(models.group, one) for one in adjust(paired, tables)]
+        judged = _judge(models, spec, measures, layers, options)
+        claims += _marked(judged, models, spec, runs, measures)
     return Analysis(
         sweep=title,
         expected=sum(job.measure is None for job in spec.jobs()),
         done=len(runs),
         left_out=len(runs) - len(known),
+        outside=tuple(sorted(str(run["job"]) for run in known.to_dict("records") if is_outside(run, run))),
         options=options,
         associations=tuple(associations),
         comparisons=tuple(comparisons),
@@ -159,7 +164,7 @@ def _configurations(runs: pd.DataFrame) -> pd.Series:
     return pd.Series(texts, index=runs.index)
 
 
-def _associate(models: Models, spec: Spec, measures: pd.DataFrame) -> list[Association]:
+def _associate(models: Models, spec: Spec, measures: pd.DataFrame, resampling: Resampling) -> list[Association]:
     names = [name for name in hyperparameters(spec.axes) if models.grid[name].nunique() > 1]
     found = [("measure", one) for one in quantities(spec, models.runs, measures)]
     found += [
@@ -168,7 +173,7 @@ def _associate(models: Models, spec: Spec, measures: pd.DataFrame) -> list[Assoc
         if is_ordered(name)
     ]
     lines = lines_of(models.grid, names)
-    raw = [_association(kind, one, models, lines) for kind, one in found]
+    raw = [_association(kind, one, models, lines, resampling) for kind, one in found]
     adjusted = holm([one.kendall.p_value for one in raw])
     return [_with_adjusted(one, p_value) for one, p_value in zip(raw, adjusted, strict=True)]
 
@@ -177,7 +182,9 @@ def _with_adjusted(association: Association, p_value: float | None) -> Associati
     return replace(association, adjusted_p=p_value)
 
 
-def _association(kind: str, quantity: Quantity, models: Models, lines: Sequence[Lines]) -> Association:
+def _association(
+    kind: str, quantity: Quantity, models: Models, lines: Sequence[Lines], resampling: Resampling
+) -> Association:
     values = quantity.values.reindex(models.runs.index)
     gap = models.runs[GAP]
     own = [line for line in lines if kind == "measure" or line.hyperparameter == quantity.name]
@@ -189,10 +196,10 @@ def _association(kind: str, quantity: Quantity, models: Models, lines: Sequence[
         kind=kind,
         name=quantity.name,
         convention=quantity.convention,
-        kendall=kendall(values, gap),
+        kendall=kendall(values, gap, resampling),
         adjusted_p=None,
         by_precision={
-            precision: kendall(values[precisions == precision], gap[precisions == precision])
+            precision: kendall(values[precisions == precision], gap[precisions == precision], resampling)
             for precision in PRECISION_ORDER
             if (precisions == precision).any()
         },
@@ -203,21 +210,44 @@ def _association(kind: str, quantity: Quantity, models: Models, lines: Sequence[
 
 
 def _judge(models: Models, spec: Spec, measures: pd.DataFrame, layers: pd.DataFrame, options: Options) -> list[Claim]:
-    group, bootstrap = models.group, options.bootstrap
+    group = models.group
     gap, loss, steps = models.table(GAP), models.table("train_loss"), _step_sizes(models, layers)
     flatness = flatness_quantities(spec, measures)
     return [
-        trend(GAP_SHRINKS, gap, quantity="gap", rises=True, group=group, bootstrap=bootstrap),
-        trend(LOSS_GROWS, loss, quantity="train loss", rises=False, group=group, bootstrap=bootstrap),
-        eight_bits_equal(
-            {metric: models.table(metric) for metric in METRICS},
-            group=group,
-            margins=options.margins,
-            bootstrap=bootstrap,
-        ),
-        flatter(flatness, models.runs["bits"], models.configuration, group=group, bootstrap=bootstrap),
-        trend(STEPS_GROW, steps, quantity="mean log₁₀ s", rises=False, group=group, bootstrap=bootstrap),
+        trend(GAP_SHRINKS, gap, quantity="gap", group=group, grows=False),
+        trend(LOSS_GROWS, loss, quantity="train loss", group=group, grows=True),
+        eight_bits_equal({metric: models.table(metric) for metric in METRICS}, group=group, margins=options.margins),
+        flatter(flatness, models.runs["bits"], models.configuration, group=group),
+        trend(STEPS_GROW, steps, quantity="mean log₁₀ s", group=group, grows=True),
     ]
+
+
+def _marked(
+    claims: Sequence[Claim], models: Models, spec: Spec, runs: pd.DataFrame, measures: pd.DataFrame
+) -> list[Claim]:
+    """The claims about one group, each with a note where its part of the sweep is not complete.
+
+    Jobs run in the order of their cost, so those that are done are no random part of the sweep.
+    """
+    first = models.runs.iloc[0]
+    jobs = [job for job in spec.jobs() if _is_of(job, first)]
+    trained = {job.identity for job in jobs if job.kind is Kind.TRAIN}
+    measured = {job.identity for job in jobs if job.kind is Kind.MEASURE}
+    notes = [_partial(trained, runs, "models"), _partial(measured, measures, "measures")]
+    return [
+        replace(claim, note="; ".join(note for note in (notes if claim.name == FLATTER.name else notes[:1]) if note))
+        for claim in claims
+    ]
+
+
+def _is_of(job: Job, run: pd.Series) -> bool:
+    settings = job.training.settings()
+    return bool(settings["data"] == run["data"] and settings["model"] == run["model"])
+
+
+def _partial(expected: set[str], rows: pd.DataFrame, what: str) -> str:
+    done = len(expected.intersection(rows["job"]))
+    return "" if done >= len(expected) else f"partial: {done} of {len(expected)} {what}, not a random part"
 
 
 def _step_sizes(models: Models, layers: pd.DataFrame) -> pd.DataFrame:

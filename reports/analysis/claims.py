@@ -9,14 +9,13 @@ from enum import StrEnum
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from reports.analysis.measured import Quantity
-from reports.analysis.pairing import Bootstrap, equivalence, holm, interval, matched, wilcoxon
+from reports.analysis.pairing import ALPHA, Shift, matched, shift_of, simultaneous
+from reports.analysis.ranks import page, signed_rank_equivalence
 from reports.table import precision_name
 from sweeps.quantizers import FULL_PRECISION
 
-ALPHA = 0.05
 EIGHT = 8
 
 
@@ -32,7 +31,10 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One number behind a verdict: a mean or a mean difference, its 95% interval and the p-value of its test."""
+    """One number behind a verdict: a mean, or a difference with its 95% interval and the p-value of its test.
+
+    A verdict goes by that interval, and `method` names the test, whose p-value agrees with it.
+    """
 
     label: str
     value: float
@@ -42,6 +44,7 @@ class Number:
     verdict: Verdict | None = None
     """Its own verdict, where a claim is made of several."""
     note: str = ""
+    method: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,11 @@ class Claim:
     verdict: Verdict
     reason: str
     numbers: tuple[Number, ...] = ()
+    p_value: float | None = None
+    """Of the test over the whole claim, which `method` names; None where its numbers alone decide."""
+    method: str = ""
+    note: str = ""
+    """What limits the verdict: which part of the sweep it speaks of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +74,16 @@ class Statement:
     text: str
     where: str
 
-    def judged(self, group: str, verdict: Verdict, reason: str, numbers: Sequence[Number] = ()) -> Claim:
+    def judged(
+        self,
+        group: str,
+        verdict: Verdict,
+        reason: str,
+        numbers: Sequence[Number] = (),
+        *,
+        p_value: float | None = None,
+        method: str = "",
+    ) -> Claim:
         """The claim about one group of models."""
         return Claim(
             name=self.name,
@@ -76,6 +93,8 @@ class Statement:
             verdict=verdict,
             reason=reason,
             numbers=tuple(numbers),
+            p_value=p_value,
+            method=method,
         )
 
 
@@ -97,89 +116,89 @@ class Margins:
     accuracy: float = 0.005
 
 
-def trend(
-    statement: Statement,
-    table: pd.DataFrame,
-    *,
-    quantity: str,
-    group: str,
-    rises: bool,
-    bootstrap: Bootstrap,
-) -> Claim:
-    """Whether a `quantity` rises (or falls) with the bit width, over configurations that have every precision.
+def trend(statement: Statement, table: pd.DataFrame, *, quantity: str, group: str, grows: bool) -> Claim:
+    """Whether a `quantity` grows (or shrinks) as bits fall, over configurations that have every precision.
 
-    Page's test for ordered alternatives decides over the whole, Wilcoxon's signed-rank test (Holm) over each
-    step. `table` is that of `matched`.
+    Page's test for ordered alternatives decides over the whole, the signed-rank test over each step, all steps at
+    once. Steps run as the claim does: the lower precision minus the higher one. `table` is that of `matched`.
     """
-    widths = sorted(int(column) for column in table.columns)
+    widths = sorted((int(column) for column in table.columns), reverse=True)
     complete = table.dropna()
     if len(widths) < 2 or complete.empty:
         return statement.judged(group, Verdict.NO_DATA, "No configuration is done at two precisions.")
     steps = list(itertools.pairwise(widths))
-    differences = [(complete[high] - complete[low]).to_numpy(dtype=np.float64) for low, high in steps]
-    p_values = holm([wilcoxon(one) for one in differences])
-    sign = 1 if rises else -1
+    shifts = simultaneous([(complete[low] - complete[high]).to_numpy(dtype=np.float64) for high, low in steps])
     numbers = [
-        Number(label=f"{quantity} at {precision_name(bits)}", value=float(complete[bits].mean()))
-        for bits in widths[::-1]
+        Number(label=f"{quantity} at {precision_name(bits)}", value=float(complete[bits].mean())) for bits in widths
     ]
-    for (low, high), one, p_value in zip(steps, differences, p_values, strict=True):
-        lower, upper = interval(one, bootstrap)
-        label = f"{quantity}: {precision_name(high)} − {precision_name(low)}"
-        numbers.append(
-            Number(
-                label=label,
-                value=float(one.mean()),
-                low=lower,
-                high=upper,
-                p_value=p_value,
-                verdict=_of_difference(float(sign * one.mean()), p_value),
-            )
-        )
-    verdict, reason = _of_trend(complete[widths if rises else widths[::-1]], numbers[len(widths) :])
-    return statement.judged(group, verdict, reason, numbers)
+    for (high, low), shift in zip(steps, shifts, strict=True):
+        label = f"{quantity}: {precision_name(low)} − {precision_name(high)}"
+        numbers.append(_number(label, shift, towards=1 if grows else -1))
+    ordered = complete[widths if grows else widths[::-1]].to_numpy(dtype=np.float64)
+    return _of_trend(statement, group, ordered, numbers, len(widths))
 
 
-def _of_difference(signed: float, p_value: float | None) -> Verdict:
-    """Of a mean difference, positive where it goes the paper's way."""
-    if p_value is None or p_value >= ALPHA:
-        return Verdict.UNDECIDED
-    return Verdict.SUPPORTED if signed > 0 else Verdict.CONTRADICTED
+def _number(label: str, shift: Shift, *, towards: int, note: str = "") -> Number:
+    """A difference with the verdict that its interval gives; the claim is about the sign `towards`."""
+    return Number(
+        label=label,
+        value=shift.value,
+        low=shift.low,
+        high=shift.high,
+        p_value=shift.p_value,
+        verdict=BY_SIGN[shift.sign() * towards],
+        note=note,
+        method=shift.method if shift.p_value is not None else "",
+    )
 
 
-def _of_trend(ordered: pd.DataFrame, steps: Sequence[Number]) -> tuple[Verdict, str]:
-    """Columns in the order in which the claim says that they rise."""
-    count = len(ordered)
+BY_SIGN = {1: Verdict.SUPPORTED, 0: Verdict.UNDECIDED, -1: Verdict.CONTRADICTED}
+"""The verdict on a difference by where its interval lies: on the claimed side of 0, on both, on the other."""
+
+
+def _of_trend(
+    statement: Statement, group: str, ordered: np.ndarray, numbers: Sequence[Number], precisions: int
+) -> Claim:
+    """`ordered` has its columns in the order in which the claim says that they rise."""
+    steps, count = numbers[precisions:], len(ordered)
     if count < 2:
-        direction = "in" if ordered.iloc[0].is_monotonic_increasing else "not in"
-        return Verdict.UNDECIDED, f"One configuration, {direction} the claimed order: no test."
-    values = ordered.to_numpy(dtype=np.float64)
-    if values.shape[1] < 3:
-        step = steps[0]
-        return step.verdict or Verdict.UNDECIDED, f"Wilcoxon over {count} matched configurations: {_p(step.p_value)}."
-    upward = stats.page_trend_test(values, method="asymptotic")
-    downward = stats.page_trend_test(values[:, ::-1], method="asymptotic")
-    text = f"Page's L = {upward.statistic:,.0f} over {count} matched configurations, {_p(upward.pvalue)}"
-    if upward.pvalue < ALPHA:
+        direction = "in" if bool((np.diff(ordered[0]) >= 0).all()) else "not in"
+        reason = f"One configuration, {direction} the claimed order: no test."
+        return statement.judged(group, Verdict.UNDECIDED, reason, numbers)
+    if precisions < 3:
+        (step,) = steps
+        reason = f"Signed-rank test ({step.method.partition(' ')[0]}) over {count} matched configurations: "
+        verdict = step.verdict or Verdict.UNDECIDED
+        return statement.judged(
+            group, verdict, f"{reason}{_p(step.p_value)}.", numbers, p_value=step.p_value, method=step.method
+        )
+    upward, downward = page(ordered), page(ordered[:, ::-1])
+    text = f"Page's L = {upward.statistic:,.10g} over {count} matched configurations, "
+    text += f"{_p(upward.p_value)} ({upward.method})"
+    verdict = Verdict.UNDECIDED
+    if upward.p_value <= ALPHA:
         against = [_step(step) for step in steps if step.verdict is Verdict.CONTRADICTED]
-        if against:
-            return Verdict.PARTLY, f"{text}; against the order: {', '.join(against)}."
         apart = [_step(step) for step in steps if step.verdict is Verdict.SUPPORTED]
-        return Verdict.SUPPORTED, f"{text}; steps apart from zero: {', '.join(apart) or 'none alone'}."
-    if downward.pvalue < ALPHA:
-        return Verdict.CONTRADICTED, f"{text}; the opposite order: {_p(downward.pvalue)}."
-    return Verdict.UNDECIDED, f"{text}."
+        verdict = Verdict.PARTLY if against else Verdict.SUPPORTED
+        text += f"; against the order: {', '.join(against)}" if against else ""
+        text += "" if against else f"; significant steps: {', '.join(apart) or 'no single one'}"
+    elif downward.p_value <= ALPHA:
+        verdict = Verdict.CONTRADICTED
+        text += f"; the opposite order: {_p(downward.p_value)}"
+    method = f"{upward.method} Page's L"
+    return statement.judged(group, verdict, f"{text}.", numbers, p_value=upward.p_value, method=method)
 
 
 def _step(number: Number) -> str:
     return number.label.partition(": ")[2]
 
 
-def eight_bits_equal(tables: dict[str, pd.DataFrame], *, group: str, margins: Margins, bootstrap: Bootstrap) -> Claim:
-    """Whether 8 bits equal FP32: two one-sided tests for each metric, not the absence of a difference.
+def eight_bits_equal(tables: dict[str, pd.DataFrame], *, group: str, margins: Margins) -> Claim:
+    """Whether 8 bits equal FP32: a test of equivalence for each metric, not the absence of a difference.
 
-    The claim holds if every metric is equivalent within its margin (an intersection–union test, so no
-    adjustment), and is contradicted if any difference lies outside its margin with its whole interval.
+    A metric is equal if the interval of its difference lies within the margin, apart if it lies outside, undecided
+    otherwise. The claim holds if every metric is equal (an intersection–union test, so no adjustment), and is
+    contradicted if any is apart.
     """
     numbers = []
     for metric, table in tables.items():
@@ -190,39 +209,49 @@ def eight_bits_equal(tables: dict[str, pd.DataFrame], *, group: str, margins: Ma
             continue
         full, quantized = (both[bits].to_numpy(dtype=np.float64) for bits in (FULL_PRECISION, EIGHT))
         margin = margins.accuracy if metric.endswith("accuracy") else margins.relative * abs(float(full.mean()))
-        differences = quantized - full
-        p_value = equivalence(quantized, full, margin)
-        low, high = interval(differences, bootstrap)
-        verdict = Verdict.SUPPORTED if p_value is not None and p_value < ALPHA else Verdict.UNDECIDED
-        if low is not None and high is not None and (low > margin or high < -margin):
-            verdict = Verdict.CONTRADICTED
-        numbers.append(
-            Number(
-                label=f"{metric}: Int8 − FP32",
-                value=float(differences.mean()),
-                low=low,
-                high=high,
-                p_value=p_value,
-                verdict=verdict,
-                note=f"margin ±{margin:.3g}, {len(both)} pairs",
-            )
-        )
+        numbers.append(_equality(f"{metric}: Int8 − FP32", quantized - full, margin))
     if not numbers:
         return EIGHT_EQUAL.judged(group, Verdict.NO_DATA, "No configuration is done at 8 bits and in FP32.")
     verdicts = [number.verdict for number in numbers]
     equal = verdicts.count(Verdict.SUPPORTED)
     verdict = Verdict.CONTRADICTED if Verdict.CONTRADICTED in verdicts else Verdict.UNDECIDED
     verdict = Verdict.SUPPORTED if equal == len(verdicts) else verdict
-    reason = f"Two one-sided paired tests: equivalent in {equal} of {len(verdicts)} metrics within the margins."
-    return EIGHT_EQUAL.judged(group, verdict, reason, numbers)
+    differ = sum(WITHIN in number.note for number in numbers)
+    reason = f"Two one-sided signed-rank tests each: equal within the margins in {equal} of {len(verdicts)} metrics"
+    reason += f"; {differ} of them differ from FP32, but by less than the margin" if differ else ""
+    return EIGHT_EQUAL.judged(group, verdict, f"{reason}.", numbers)
 
 
-def flatter(
-    found: Sequence[Quantity], bits: pd.Series, configuration: pd.Series, *, group: str, bootstrap: Bootstrap
-) -> Claim:
+WITHIN = "differs, but by less than the margin"
+"""Said where a difference is significant and the two precisions count as equal all the same."""
+
+
+def _equality(label: str, differences: np.ndarray, margin: float) -> Number:
+    """One metric; its p-value is that of the two one-sided tests, and agrees with the interval and the margin."""
+    shift = shift_of(differences)
+    note, verdict = f"margin ±{margin:.3g}, {shift.pairs} pairs", Verdict.UNDECIDED
+    if shift.low is not None and shift.high is not None:
+        if -margin < shift.low and shift.high < margin:
+            verdict = Verdict.SUPPORTED
+            note += f"; {WITHIN}" if shift.sign() else ""
+        elif shift.low > margin or shift.high < -margin:
+            verdict = Verdict.CONTRADICTED
+    return Number(
+        label=label,
+        value=shift.value,
+        low=shift.low,
+        high=shift.high,
+        p_value=signed_rank_equivalence(differences, margin),
+        verdict=verdict,
+        note=note,
+        method=f"{shift.method}, two one-sided" if shift.p_value is not None else "",
+    )
+
+
+def flatter(found: Sequence[Quantity], bits: pd.Series, configuration: pd.Series, *, group: str) -> Claim:
     """Whether quantized models are flatter than FP32, for each measure, convention and precision.
 
-    A measure is smaller where a minimum is flatter. Wilcoxon's signed-rank test, Holm over all of them.
+    A measure is smaller where a minimum is flatter. The signed-rank test, for all of them at once.
     """
     rows: list[tuple[str, np.ndarray, bool]] = []
     for quantity in found:
@@ -239,28 +268,11 @@ def flatter(
             rows.append((f"{quantity.label}: {precision_name(width)} − FP32", difference, saturated))
     if not rows:
         return FLATTER.judged(group, Verdict.NO_DATA, "No flatness was measured at two precisions.")
-    p_values = holm([wilcoxon(difference) for _, difference, _ in rows])
-    numbers = tuple(
-        _flatness_number(label, difference, saturated, p_value, bootstrap)
-        for (label, difference, saturated), p_value in zip(rows, p_values, strict=True)
-    )
+    numbers = []
+    for (label, difference, saturated), shift in zip(rows, simultaneous([one for _, one, _ in rows]), strict=True):
+        share = f"flatter in {int((difference < 0).sum())} of {len(difference)}"
+        numbers.append(_number(label, shift, towards=-1, note=share + (", saturated" if saturated else "")))
     return FLATTER.judged(group, *_of_flatness(numbers), numbers)
-
-
-def _flatness_number(
-    label: str, difference: np.ndarray, saturated: bool, p_value: float | None, bootstrap: Bootstrap
-) -> Number:
-    low, high = interval(difference, bootstrap)
-    share = f"flatter in {int((difference < 0).sum())} of {len(difference)}"
-    return Number(
-        label=label,
-        value=float(difference.mean()),
-        low=low,
-        high=high,
-        p_value=p_value,
-        verdict=_of_difference(-float(difference.mean()), p_value),
-        note=share + (", saturated" if saturated else ""),
-    )
 
 
 def _of_flatness(numbers: Sequence[Number]) -> tuple[Verdict, str]:

@@ -17,16 +17,38 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from reports.analysis.ranks import ASYMPTOTIC, EXACT
+
 Matrix = npt.NDArray[np.float64]
+
+
+ENUMERATED = 8
+"""Most models with ties for which every order is tried: 8! = 40,320."""
+RESAMPLED = 30
+"""Most models with ties for which orders are drawn; beyond, the distribution is normal enough."""
+COUNTED = 150
+"""Most models without ties for which the distribution of τ is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """How orders are drawn where there are too many to try each: the same seed gives the same p-value."""
+
+    resamples: int = 9_999
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kendall:
-    """Kendall's τ-b over `models`, and the two-sided p-value of τ = 0; None where either side is constant."""
+    """Kendall's τ-b over `models`, and the two-sided p-value of τ = 0; None where either side is constant.
+
+    `method` is how the p-value was found: `exact`, `permutations` (drawn ones) or `asymptotic`.
+    """
 
     tau: float | None
     p_value: float | None
     models: int
+    method: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +74,40 @@ class Environment:
     effective: float
 
 
-def kendall(quantity: pd.Series, gap: pd.Series) -> Kendall:
+def kendall(quantity: pd.Series, gap: pd.Series, resampling: Resampling | None = None) -> Kendall:
     """Kendall's τ-b of two aligned columns; rows where either is missing are left out."""
     known = quantity.notna() & gap.notna()
-    left, right = quantity[known], gap[known]
-    if len(left) < 2 or left.nunique() < 2 or right.nunique() < 2:
-        return Kendall(tau=None, p_value=None, models=len(left))
-    found = stats.kendalltau(left, right)
-    return Kendall(tau=float(found.statistic), p_value=float(found.pvalue), models=len(left))
+    left, right = quantity[known].to_numpy(dtype=np.float64), gap[known].to_numpy(dtype=np.float64)
+    count = len(left)
+    if count < 2 or len(set(left)) < 2 or len(set(right)) < 2:
+        return Kendall(tau=None, p_value=None, models=count)
+    tied = len(set(left)) < count or len(set(right)) < count
+    if tied and count <= RESAMPLED:
+        found = stats.kendalltau(left, right)
+        p_value, method = _permuted(left, right, resampling or Resampling())
+    else:
+        exact = not tied and count <= COUNTED
+        found = stats.kendalltau(left, right, method=EXACT if exact else ASYMPTOTIC)
+        p_value, method = float(found.pvalue), EXACT if exact else ASYMPTOTIC
+    return Kendall(tau=float(found.statistic), p_value=p_value, models=count, method=method)
+
+
+def _permuted(left: Matrix, right: Matrix, resampling: Resampling) -> tuple[float, str]:
+    """The share of orders of `right` whose |τ| is no smaller: of all, or of those that are drawn and this one."""
+    count = len(left)
+    first, second = np.triu_indices(count, 1)
+    signs = np.sign(left[first] - left[second]).astype(np.int32)
+    other = np.sign(right[:, None] - right[None]).astype(np.int32)
+    found = abs(int(signs @ other[first, second]))
+    if count <= ENUMERATED:
+        orders = np.array(list(itertools.permutations(range(count))))
+    else:
+        draw = np.random.default_rng(resampling.seed)
+        orders = draw.permuted(np.tile(np.arange(count), (resampling.resamples, 1)), axis=1)
+    as_far = int((np.abs(other[orders[:, first], orders[:, second]] @ signs) >= found).sum())
+    if count <= ENUMERATED:
+        return as_far / len(orders), EXACT
+    return (as_far + 1) / (len(orders) + 1), "permutations"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
-from statsmodels.stats.weightstats import ttost_paired
 
+from reports.analysis.ranks import hodges_lehmann, signed_rank, signed_rank_interval, signed_rank_method
 from reports.table import precision_name
 from sweeps.quantizers import FULL_PRECISION
 
@@ -24,30 +23,19 @@ METRICS = {
     "test_accuracy": +1,
 }
 """What is compared, and which sign of a difference is an improvement."""
-LEVEL = 0.95
-JACKKNIFE = 2_000
-"""Most pairs for which the bootstrap is bias-corrected and accelerated: that needs a jackknife."""
-BLOCK = 4_000_000
-"""Most resampled values held at once."""
+ALPHA = 0.05
 
 Values = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bootstrap:
-    """How intervals are drawn: the same seed gives the same interval."""
-
-    resamples: int = 9_999
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
     """One quantity at one precision against full precision, over `pairs` matched configurations.
 
-    `difference` is the mean of (precision − FP32) with its 95% bootstrap interval; `t_p` and `wilcoxon_p` are
-    two-sided, and `adjusted_p` is `wilcoxon_p` after Holm over all comparisons of a group. `improved` is the
-    share of configurations in which the precision is the better one (a tie counts half), with Wilson's interval.
+    `difference` is the Hodges–Lehmann estimate of (precision − FP32), `low` and `high` its 95% interval and
+    `adjusted_p` its p-value by the signed-rank test, both for all comparisons of a group at once; `wilcoxon_p` is that
+    of this comparison alone. `improved` is the share of configurations in which the precision is the better one (a tie
+    counts half), with its interval after Clopper and Pearson.
     """
 
     metric: str
@@ -59,9 +47,9 @@ class Paired:
     difference: float
     low: float | None
     high: float | None
-    t_p: float | None
     wilcoxon_p: float | None
     adjusted_p: float | None
+    method: str
     improved: float
     improved_low: float
     improved_high: float
@@ -73,7 +61,7 @@ def matched(values: pd.Series, bits: pd.Series, configuration: pd.Series) -> pd.
     return frame.pivot_table(index="configuration", columns="bits", values="value", aggfunc="mean", sort=True)
 
 
-def compare(table: pd.DataFrame, metric: str, better: int, bootstrap: Bootstrap) -> list[Paired]:
+def compare(table: pd.DataFrame, metric: str, better: int) -> list[Paired]:
     """Every quantized column of a `matched` table against full precision; highest bit width first."""
     if FULL_PRECISION not in table:
         return []
@@ -81,14 +69,60 @@ def compare(table: pd.DataFrame, metric: str, better: int, bootstrap: Bootstrap)
     for bits in sorted((int(column) for column in table.columns), reverse=True):
         both = table[[FULL_PRECISION, bits]].dropna() if bits != FULL_PRECISION else table.iloc[:0]
         if len(both):
-            found.append(_compared(both[bits], both[FULL_PRECISION], metric, bits, better, bootstrap))
+            found.append(_compared(both[bits], both[FULL_PRECISION], metric, bits, better))
     return found
 
 
-def adjust(found: Sequence[Paired]) -> list[Paired]:
-    """The same comparisons with Holm's adjusted p-values over all of them."""
-    adjusted = iter(holm([one.wilcoxon_p for one in found]))
-    return [replace(one, adjusted_p=next(adjusted)) for one in found]
+def adjust(found: Sequence[Paired], tables: Mapping[str, pd.DataFrame]) -> list[Paired]:
+    """The same comparisons with p-values and intervals that hold for all of them at once (Bonferroni)."""
+    tests = simultaneous([_differences(tables[one.metric], one.bits) for one in found])
+    return [
+        replace(one, low=test.low, high=test.high, adjusted_p=test.p_value)
+        for one, test in zip(found, tests, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shift:
+    """By how much paired values differ: the Hodges–Lehmann estimate, its interval, and the signed-rank p-value.
+
+    The interval leaves out 0 where p ≤ α, and only there; it is None where there are too few pairs for any. p is None
+    for a single pair.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    pairs: int
+
+    @property
+    def method(self) -> str:
+        """The test, and how its p-value was found."""
+        return f"{signed_rank_method(self.pairs)} signed-rank"
+
+    def sign(self) -> int:
+        """+1 or −1 where the interval lies above or below 0, else 0."""
+        return int(self.low is not None and self.low > 0) - int(self.high is not None and self.high < 0)
+
+
+def simultaneous(samples: Sequence[Values]) -> list[Shift]:
+    """The shift of each sample of differences, with p-values and intervals that hold for all at once (Bonferroni)."""
+    tested = max(1, sum(len(one) > 1 for one in samples))
+    return [shift_of(one, comparisons=tested) for one in samples]
+
+
+def shift_of(differences: Values, *, comparisons: int = 1) -> Shift:
+    """The shift of one sample of differences, which is one of so many that are judged together."""
+    low, high = signed_rank_interval(differences, ALPHA / comparisons)
+    p_value = signed_rank(differences)
+    return Shift(
+        value=hodges_lehmann(differences),
+        low=low,
+        high=high,
+        p_value=None if p_value is None else min(1.0, comparisons * p_value),
+        pairs=len(differences),
+    )
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -98,53 +132,17 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if value is None else float(next(adjusted)) for value in p_values]
 
 
-def interval(differences: Values, bootstrap: Bootstrap) -> tuple[float, float] | tuple[None, None]:
-    """The 95% bootstrap interval of the mean (BCa; percentile for many values); None for a single value."""
-    if len(differences) < 2:
-        return None, None
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
-    found = stats.bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=bootstrap.resamples,
-        batch=max(1, BLOCK // len(differences)),
-        confidence_level=LEVEL,
-        method="BCa" if len(differences) <= JACKKNIFE else "percentile",
-        rng=np.random.default_rng(bootstrap.seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+def _differences(table: pd.DataFrame, bits: int) -> Values:
+    both = table[[FULL_PRECISION, bits]].dropna()
+    return np.asarray((both[bits] - both[FULL_PRECISION]).to_numpy(dtype=np.float64))
 
 
-def wilcoxon(differences: Values, alternative: str = "two-sided") -> float | None:
-    """p-value of Wilcoxon's signed-rank test; None for fewer than two differences or none but zero."""
-    if len(differences) < 2 or not differences.any():
-        return None
-    return float(stats.wilcoxon(differences, alternative=alternative).pvalue)
-
-
-def equivalence(quantized: Values, full: Values, margin: float) -> float | None:
-    """p-value of the two one-sided paired t-tests (TOST) that the means differ by less than ±`margin`.
-
-    None for fewer than two pairs. Where all differences are equal it is 0 or 1.
-    """
-    differences = quantized - full
-    if len(differences) < 2:
-        return None
-    if np.ptp(differences) == 0:
-        return float(abs(differences[0]) >= margin)
-    return float(ttost_paired(quantized, full, -margin, margin)[0])
-
-
-def _compared(
-    quantized: pd.Series, full: pd.Series, metric: str, bits: int, better: int, bootstrap: Bootstrap
-) -> Paired:
+def _compared(quantized: pd.Series, full: pd.Series, metric: str, bits: int, better: int) -> Paired:
     differences = (quantized - full).to_numpy(dtype=np.float64)
     count = len(differences)
-    low, high = interval(differences, bootstrap)
+    shift = shift_of(differences)
     wins = float((np.sign(differences) == better).sum() + (differences == 0).sum() / 2)
-    share_low, share_high = proportion_confint(wins, count, alpha=1 - LEVEL, method="wilson")
-    spread = count > 1 and float(np.ptp(differences)) > 0
+    share_low, share_high = proportion_confint(wins, count, alpha=ALPHA, method="beta")
     return Paired(
         metric=metric,
         precision=precision_name(bits),
@@ -152,12 +150,12 @@ def _compared(
         pairs=count,
         reference=float(full.mean()),
         mean=float(quantized.mean()),
-        difference=float(differences.mean()),
-        low=low,
-        high=high,
-        t_p=float(stats.ttest_rel(quantized, full).pvalue) if spread else None,
-        wilcoxon_p=wilcoxon(differences),
+        difference=shift.value,
+        low=shift.low,
+        high=shift.high,
+        wilcoxon_p=shift.p_value,
         adjusted_p=None,
+        method=shift.method,
         improved=wins / count,
         improved_low=float(share_low),
         improved_high=float(share_high),

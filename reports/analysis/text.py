@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from reports.analysis.analysis import Analysis, Association, Options
-from reports.analysis.claims import ALPHA, Claim, Number
-from reports.analysis.correlation import Environment
-from reports.analysis.pairing import Paired
-from reports.escaping import markdown
+from reports.analysis.claims import Claim, Number
+from reports.analysis.correlation import RESAMPLED, Environment
+from reports.analysis.pairing import ALPHA, Paired
+from reports.analysis.ranks import SIGNED_PAIRS
+from reports.outliers import RULE
+from reports.sheet import Heading, Part, Sheet, document
 
 MISSING = "–"
 
@@ -27,22 +29,36 @@ def analysis_content(analysis: Analysis) -> dict[str, Any]:
 
 def render_analysis(analysis: Analysis) -> str:
     """The analysis as Markdown that ends with a newline, equal for equal results."""
-    head = f"# {markdown(analysis.sweep)}: {analysis.done} of {analysis.expected} models"
+    return document(analysis_parts(analysis))
+
+
+def analysis_parts(analysis: Analysis) -> list[Part]:
+    """The analysis as it is printed: headings, tables and what a reader has to know of them."""
+    head = f"# {analysis.sweep}: {analysis.done} of {analysis.expected} models"
     if analysis.left_out:
         head += f", {analysis.left_out} of them diverged and left out"
-    parts = [head, "## The paper's claims", _claims(analysis.claims)]
+    parts: list[Part] = [head, *outside_notes(analysis), "## The paper's claims", _claims(analysis.claims)]
     parts += [*_numbers(analysis.claims), claim_note(analysis.options)]
     if analysis.comparisons:
         parts += ["## Each precision against FP32, over matched configurations", _comparisons(analysis)]
-        parts.append(_listed(comparison_notes(analysis.options)))
+        parts.append(_listed(comparison_notes()))
     if analysis.associations:
         parts += ["## What goes with the generalization gap", _associations(analysis.associations)]
         parts.append(_listed(ASSOCIATION_NOTES))
-    return "\n\n".join(parts) + "\n"
+    return parts
+
+
+def outside_notes(analysis: Analysis) -> list[str]:
+    """The models that count although their losses are outside of reason."""
+    if not analysis.outside:
+        return []
+    names = ", ".join(identity[:12] for identity in analysis.outside)
+    return [f"Counted, but with {RULE}: {len(analysis.outside)} ({names})."]
 
 
 ASSOCIATION_NOTES = (
-    "τ: Kendall's τ-b over all models; p after Holm. A positive τ: larger goes with a larger gap.",
+    "τ: Kendall's τ-b over all models; p after Holm: exact for few models, by drawn permutations for up to "
+    f"{RESAMPLED} models with ties, asymptotic beyond. A positive τ: larger goes with a larger gap.",
     "Ψ and ψ: the granulated coefficient (Jiang et al. 2019) over models that differ in one hyperparameter alone.",
     "Sign-error (Dziugaite et al. 2020): how often a pair of models that differ in one hyperparameter alone is ordered "
     "the wrong way; 0.5 is a coin flip. Mean and worst over the environments (a hyperparameter and two of its values). "
@@ -50,13 +66,16 @@ ASSOCIATION_NOTES = (
 )
 
 
-def comparison_notes(options: Options) -> tuple[str, ...]:
+def comparison_notes() -> tuple[str, ...]:
     """What a reader has to know of the paired comparisons."""
-    bootstrap = options.bootstrap
     return (
-        "A difference is precision − FP32, averaged over configurations that differ in nothing else; bootstrap "
-        f"(BCa, {bootstrap.resamples:,} resamples, seed {bootstrap.seed}). Improved: the share of configurations with "
-        "a smaller gap or loss, or a higher accuracy (ties half), with Wilson's 95% interval.",
+        "A difference is precision − FP32 over configurations that differ in nothing else: the Hodges–Lehmann estimate "
+        "(the median of the means of two differences), with the p-value of the signed-rank test and the interval of "
+        "all shifts which that test does not reject. Both hold for all comparisons of a group at once (Bonferroni). "
+        f"Exact up to {SIGNED_PAIRS} pairs; ties that leave a sign open count against an effect. Improved: the share "
+        "of configurations with a smaller gap or loss, or a higher accuracy (ties half), with its 95% interval "
+        "(Clopper–Pearson).",
+        "Accuracies in percent, their differences in percentage points.",
         "A grid is no random sample: intervals and tests speak of configurations like those of the grid.",
     )
 
@@ -65,9 +84,13 @@ def claim_note(options: Options) -> str:
     """What a verdict means."""
     margins = options.margins
     return (
-        f"Supported or contradicted: p < {ALPHA} by the test that is named; undecided: neither. Steps within a claim "
-        f"are adjusted by Holm. Equal means within ±{100 * margins.relative:g}% of FP32's mean for losses and the gap, "
-        f"±{100 * margins.accuracy:g} points for accuracies."
+        f"A trend goes by Page's test (p ≤ {ALPHA}), a difference by its interval, which leaves out 0 exactly where "
+        f"the signed-rank test has p ≤ {ALPHA}; the differences within a claim are judged together (Bonferroni), and "
+        "there is no interval where too few pairs are done for one. Differences run as the claim's words do: as bits "
+        "fall. "
+        f"Equal means that the interval lies within ±{100 * margins.relative:g}% of FP32's mean for losses and the "
+        f"gap, ±{100 * margins.accuracy:g} points for accuracies; its p is that of two one-sided tests. "
+        "Undecided: neither."
     )
 
 
@@ -75,19 +98,37 @@ def _listed(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _claims(claims: Sequence[Claim]) -> str:
-    rows = [[claim.group, claim.statement, claim.where, str(claim.verdict), claim.reason] for claim in claims]
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, texts: int, title: str = "", subtitle: str = ""
+) -> Sheet:
+    """A sheet whose first `texts` columns are texts."""
+    return Sheet(
+        headings=tuple(
+            Heading(name=name, numeric=index >= texts and name not in WORDS) for index, name in enumerate(header)
+        ),
+        rows=tuple(tuple(row) for row in rows),
+        title=title,
+        subtitle=subtitle,
+    )
+
+
+def _claims(claims: Sequence[Claim]) -> Sheet:
+    rows = [[claim.group, claim.statement, claim.where, str(claim.verdict), reason_of(claim)] for claim in claims]
     return table(["Models", "Claim", "Paper", "Verdict", "Why"], rows, texts=5)
 
 
-def _numbers(claims: Sequence[Claim]) -> list[str]:
-    parts = []
-    for claim in claims:
-        if claim.numbers:
-            rows = [_number(number) for number in claim.numbers]
-            header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p"]
-            parts.append(f"**{markdown(claim.statement)}** — {markdown(claim.group)}\n\n{table(header, rows, texts=3)}")
-    return parts
+def reason_of(claim: Claim) -> str:
+    """Why a claim has its verdict, and what limits it."""
+    return f"{claim.reason} {claim.note[0].upper()}{claim.note[1:]}." if claim.note else claim.reason
+
+
+def _numbers(claims: Sequence[Claim]) -> list[Sheet]:
+    header = ["Quantity", "Verdict", "Note", "Value", "95% interval", "p", "Test"]
+    return [
+        table(header, map(_number, claim.numbers), texts=3, title=claim.statement, subtitle=claim.group)
+        for claim in claims
+        if claim.numbers
+    ]
 
 
 def _number(number: Number) -> list[str]:
@@ -95,38 +136,72 @@ def _number(number: Number) -> list[str]:
         number.label,
         str(number.verdict or ""),
         number.note,
-        shown(number.value),
-        span(number.low, number.high),
+        quantity_text(number),
+        quantity_span(number),
         "" if number.p_value is None else p_text(number.p_value),
+        number.method,
     ]
 
 
-def _comparisons(analysis: Analysis) -> str:
+def quantity_text(number: Number) -> str:
+    """The value of a quantity: accuracies in percent."""
+    if number.value is None or not _is_accuracy(number.label):
+        return shown(number.value)
+    return f"{shown(100 * number.value, 2)}%" if " at " in number.label else f"{shown(100 * number.value, 2)} points"
+
+
+def quantity_span(number: Number) -> str:
+    """The interval of a quantity: accuracies in percent."""
+    if number.low is None or number.high is None or not _is_accuracy(number.label):
+        return span(number.low, number.high)
+    return f"[{shown(100 * number.low, 2)}, {shown(100 * number.high, 2)}]"
+
+
+def _is_accuracy(name: str) -> bool:
+    return "accuracy" in name
+
+
+def _comparisons(analysis: Analysis) -> Sheet:
     rows = [[group, one.metric, one.precision, *comparison_cells(one)] for group, one in analysis.comparisons]
     header = ["Models", "Metric", "Precision", *COMPARISON_HEADER]
     return table(header, rows, texts=3)
 
 
-COMPARISON_HEADER = ("FP32", "Mean", "Difference", "95% interval", "p (t)", "p (Wilcoxon, Holm)", "Improved", "Pairs")
+COMPARISON_HEADER = ("FP32", "Mean", "Difference", "95% interval", "p (signed rank)", "Improved", "Pairs")
 
 
 def comparison_cells(one: Paired) -> list[str]:
     """The cells below COMPARISON_HEADER."""
+    factor, digits = (100.0, 2) if _is_accuracy(one.metric) else (1.0, 4)
+    low, high = (None if value is None else factor * value for value in (one.low, one.high))
     return [
-        shown(one.reference),
-        shown(one.mean),
-        shown(one.difference, signed=True),
-        span(one.low, one.high, signed=True),
-        p_text(one.t_p),
+        shown(factor * one.reference, digits),
+        shown(factor * one.mean, digits),
+        shown(factor * one.difference, digits, signed=True),
+        span(low, high, digits, signed=True),
         p_text(one.adjusted_p),
         f"{100 * one.improved:.0f}% [{100 * one.improved_low:.0f}, {100 * one.improved_high:.0f}]",
         str(one.pairs),
     ]
 
 
-def _associations(associations: Iterable[Association]) -> str:
+def _associations(associations: Iterable[Association]) -> Sheet:
     rows = [[one.group, one.name, one.convention, *association_cells(one)] for one in associations]
-    return table(["Models", "Quantity", "Convention", *ASSOCIATION_HEADER], rows, texts=3)
+    return association_sheet(rows)
+
+
+def association_sheet(rows: Sequence[Sequence[str]]) -> Sheet:
+    """The table of associations. τ within each precision and ψ by hyperparameter are the first to be left out."""
+    found = table(["Models", "Quantity", "Convention", *ASSOCIATION_HEADER], rows, texts=3)
+    return replace(
+        found,
+        headings=tuple(replace(one, spare=SPARE.get(one.name, 0)) for one in found.headings),
+    )
+
+
+WORDS = ("τ within precisions", "ψ by hyperparameter", "Test")
+"""Columns of texts behind numbers."""
+SPARE = {"ψ by hyperparameter": 6, "τ within precisions": 5, "filtered": 4, "worst": 3, "Ψ": 2, "Sign-error: mean": 1}
 
 
 ASSOCIATION_HEADER = (
@@ -171,22 +246,6 @@ def _filtered(environments: Sequence[Environment]) -> str:
     return f"{float(np.mean(errors)):.2f} ({effective:.0f} pairs)"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> str:
-    """An aligned Markdown table, its first `texts` columns to the left."""
-    lines = [[markdown(cell) for cell in line] for line in (header, *rows)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(header))]
-    rule = ["-" * width if index < texts else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(width) if index < texts else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in (lines[0], rule, *lines[1:])
-    )
-
-
 def shown(value: float | None, decimals: int = 4, *, signed: bool = False) -> str:
     """A number, or a dash; large and tiny ones by four significant digits. Zero has no sign."""
     if value is None or not math.isfinite(value):
@@ -197,9 +256,11 @@ def shown(value: float | None, decimals: int = 4, *, signed: bool = False) -> st
     return f"{value:{sign}.{decimals}f}"
 
 
-def span(low: float | None, high: float | None, *, signed: bool = False) -> str:
+def span(low: float | None, high: float | None, decimals: int = 4, *, signed: bool = False) -> str:
     """An interval, or nothing."""
-    return "" if low is None or high is None else f"[{shown(low, signed=signed)}, {shown(high, signed=signed)}]"
+    if low is None or high is None:
+        return ""
+    return f"[{shown(low, decimals, signed=signed)}, {shown(high, decimals, signed=signed)}]"
 
 
 def p_text(value: float | None) -> str:

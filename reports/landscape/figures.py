@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.figures import COLOURS, MARKERS, STYLE, UNDATED, WIDTH
+from reports.canvas import COLOURS, MARKERS, STYLE, UNDATED, WIDTH
 from reports.formats import FileFormat
 from reports.landscape.grid import Configuration, Grid
 from reports.table import precision_name

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from reports.figures import COLOURS
+from reports.canvas import COLOURS
 from reports.landscape.grid import Configuration, Grid
 from reports.page.document import asset, embedded, hash_of, template
 from reports.table import precision_name

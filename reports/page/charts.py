@@ -12,7 +12,7 @@ from reports.analysis.analysis import GAP, Association, Models
 from reports.analysis.measured import quantities
 from reports.analysis.pairing import Paired
 from reports.evidence import Evidence
-from reports.labels import FEW, MEASURE_TITLES, METRICS, short_layer
+from reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
 from reports.page.joblist import JobList, rounded
 from reports.series import box, by_bits, curves, effects, step_sizes, timeline
 from reports.table import PRECISION_ORDER, precision_name
@@ -104,7 +104,7 @@ def _progress(evidence: Evidence) -> Chart | None:
             {
                 "title": "Throughput",
                 "x": {**time, "short": found.unit},
-                "y": _axis([0.0, float(base.max())], label="jobs a minute"),
+                "y": _axis([0.0, float(base.max())], label="jobs per minute"),
                 "marks": bars,
             },
         ],
@@ -152,13 +152,14 @@ def _paired(comparisons: Sequence[Paired]) -> Chart | None:
     if not comparisons:
         return None
     panels = []
-    for metric, (title, label, factor) in METRICS.items():
+    for metric, (title, _, factor) in METRICS.items():
         rows = [one for one in comparisons if one.metric == metric]
         ends = [factor * value for one in rows for value in (one.low, one.high, one.difference) if value is not None]
         marks: list[dict[str, Any]] = [{"type": "rule", "x": 0}]
         for place, one in enumerate(rows):
             low, high = (None if value is None else rounded(factor * value) for value in (one.low, one.high))
-            tip = f"{one.precision} − FP32: {factor * one.difference:+.4g}\nover {one.pairs} configurations"
+            points = " points" if factor != 1 else ""
+            tip = f"{one.precision} − FP32: {factor * one.difference:+.4g}{points}\nover {one.pairs} configurations"
             tip += (
                 ""
                 if one.low is None or one.high is None
@@ -178,7 +179,7 @@ def _paired(comparisons: Sequence[Paired]) -> Chart | None:
         panels.append(
             {
                 "title": title,
-                "x": _axis([0.0, *ends], label=f"difference, {label}"),
+                "x": _axis([0.0, *ends], label=difference_label(metric)),
                 "y": {"type": "category", "labels": [one.precision for one in rows]},
                 "rowHeight": 30,
                 "marks": marks,
@@ -236,10 +237,7 @@ def _effects(models: Models, evidence: Evidence) -> Chart | None:
 
 def _curves(models: Models, evidence: Evidence) -> Chart | None:
     panels = []
-    for metric, title, label, factor, log in (
-        ("train_loss", "Training loss", "cross-entropy (nats)", 1.0, True),
-        ("train_accuracy", "Training accuracy", "images (%)", 100.0, False),
-    ):
+    for metric, (title, label, factor) in TRAINED.items():
         found = curves(evidence.epochs, models, metric)
         if found.empty:
             continue
@@ -255,7 +253,8 @@ def _curves(models: Models, evidence: Evidence) -> Chart | None:
             {
                 "title": title,
                 "x": _axis(found["epoch"].astype(float).tolist(), label="epoch") | {"tight": True},
-                "y": _axis(ends, label=label, log=log),
+                "y": _axis(ends, label=label, log=factor == 1),
+                "hover": "x",
                 "marks": marks,
             }
         )
@@ -283,7 +282,7 @@ def _scatter(models: Models, evidence: Evidence, jobs: JobList) -> Chart | None:
             mark |= {"jobs": rows} if rows is not None else {}
             marks.append(mark)
         logarithmic = bool((values > 0).all() and values.max() > 20 * values.min())
-        title = MEASURE_TITLES[quantity.name] + ("" if tau is None else f"   τ = {tau:+.2f}".replace("-", "−"))
+        title = f"{MEASURE_TITLES[quantity.name]}   {tau_text(tau, len(values))}"
         label = quantity.convention or "norms and loss of every model"
         choices.setdefault(label, {"label": label, "panels": []})["panels"].append(
             {
@@ -366,6 +365,7 @@ def _steps(models: Models, evidence: Evidence) -> Chart | None:
                 "title": str(network),
                 "x": {"type": "category", "labels": [short_layer(name) for name in layers["layer"]]},
                 "y": _axis(ends, label="step size s", log=True),
+                "hover": "x",
                 "marks": marks,
             }
         )

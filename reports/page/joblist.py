@@ -21,8 +21,8 @@ RESULTS = {
         ("generalization_gap", "gen. gap"),
         ("train_loss", "train loss"),
         ("test_loss", "test loss"),
-        ("train_accuracy", "train acc."),
-        ("test_accuracy", "test acc."),
+        ("train_accuracy", "train acc. (%)"),
+        ("test_accuracy", "test acc. (%)"),
         ("chosen_epoch", "epoch"),
         ("weight_norm", "‖w‖₂"),
         ("seconds", "seconds"),
@@ -38,13 +38,15 @@ RESULTS = {
     "corrupt": (
         ("generalization_gap", "gen. gap"),
         ("corrupted_loss", "loss"),
-        ("corrupted_accuracy", "acc."),
+        ("corrupted_accuracy", "acc. (%)"),
         ("clean_loss", "clean loss"),
         ("train_loss", "train loss"),
         ("seconds", "seconds"),
     ),
 }
 """Results of a job that its list shows, by kind."""
+PERCENT = ("train_accuracy", "test_accuracy", "corrupted_accuracy")
+"""Shares that are shown in percent."""
 STATES = ("state", "attempt")
 
 
@@ -143,7 +145,17 @@ def _coded(name: str, label: str, values: pd.Series, *, setting: bool = False) -
 
 
 def _numbers(name: str, label: str, values: pd.Series) -> dict[str, Any]:
-    return {"name": name, "label": label, "numbers": [rounded(value) for value in values]}
+    numbers = [rounded(value) for value in values]
+    factor = 100 if name in PERCENT else 1
+    return {"name": name, "label": label, "factor": factor, "decimals": _decimals(numbers, factor), "numbers": numbers}
+
+
+def _decimals(numbers: Sequence[float | int | None], factor: int) -> int:
+    """So many that a column's numbers stand below each other, with four significant digits of the largest."""
+    sizes = [abs(factor * one) for one in numbers if one is not None]
+    if not sizes or all(isinstance(one, int) for one in numbers if one is not None):
+        return 0
+    return 2 if factor == 100 else max(0, min(6, 3 - math.floor(math.log10(max(*sizes, 1e-9, 1e-9)))))
 
 
 def rounded(value: Any) -> float | int | None:

@@ -13,8 +13,18 @@ from markupsafe import Markup
 
 from db.losses import counted
 from reports.analysis.claims import Claim
-from reports.analysis.text import ASSOCIATION_NOTES, claim_note, comparison_notes, p_text, shown, span
+from reports.analysis.text import (
+    ASSOCIATION_NOTES,
+    claim_note,
+    comparison_notes,
+    outside_notes,
+    p_text,
+    quantity_span,
+    quantity_text,
+    reason_of,
+)
 from reports.evidence import Evidence
+from reports.labels import counts_text, layer_note
 from reports.page.charts import make_charts
 from reports.page.document import asset, embedded, hash_of, template
 from reports.page.joblist import MOST, list_jobs
@@ -28,7 +38,8 @@ from reports.page.tables import (
     provenance_table,
     trouble_table,
 )
-from reports.series import timeline
+from reports.series import by_bits, timeline
+from reports.table import precision_name
 from sweeps.job import Kind
 from sweeps.quantizers import FULL_PRECISION
 
@@ -47,6 +58,10 @@ class Group:
     """What the page shows of one data set and one family of networks."""
 
     name: str
+    counted: str
+    """How many models its figures show."""
+    layers: str
+    """What the short names of its layers mean."""
     comparisons: PageTable
     associations: PageTable
 
@@ -67,10 +82,11 @@ def render_page(evidence: Evidence) -> str:
         facts=_facts(evidence),
         contents=list(_contents(evidence, charts)),
         claims=_claims(evidence.analysis.claims),
-        claim_note=claim_note(evidence.analysis.options),
+        reason_of=reason_of,
+        claim_note=" ".join([claim_note(evidence.analysis.options), *outside_notes(evidence.analysis)]),
         tables=tables,
         groups=_groups(evidence),
-        comparison_note=" ".join(comparison_notes(evidence.analysis.options)),
+        comparison_note=" ".join(comparison_notes()),
         association_notes=ASSOCIATION_NOTES,
         attempts=attempts,
         trouble=trouble,
@@ -112,7 +128,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     facts.append(("Diverged", f"{int(evidence.runs['diverged'].fillna(value=False).sum()):,}"))
     ended, started = evidence.attempts["ended_at"].max(), evidence.attempts["started_at"].min()
     if not pd.isna(ended) and not pd.isna(started):
-        facts.append(("From first start to last result", _duration((ended - started).total_seconds())))
+        facts.append(("Wall-clock time", _duration((ended - started).total_seconds())))
     parts = (evidence.runs, evidence.measures, evidence.distortions)
     seconds = sum(float(one["seconds"].sum()) for one in parts)
     facts.append(("Compute", _duration(seconds)))
@@ -150,10 +166,11 @@ def _claim_table(claim: Claim) -> PageTable:
         (
             PageCell(text=number.label.replace("_", " ")),
             PageCell(text=str(number.verdict or "")),
-            PageCell(text=number.note),
-            PageCell(text=shown(number.value), sort=number.value, numeric=True),
-            PageCell(text=span(number.low, number.high), sort=number.low, numeric=True),
+            PageCell(text=number.note, words=True),
+            PageCell(text=quantity_text(number), sort=number.value, numeric=True),
+            PageCell(text=quantity_span(number), sort=number.low, numeric=True),
             PageCell(text="" if number.p_value is None else p_text(number.p_value), sort=number.p_value, numeric=True),
+            PageCell(text=number.method, words=True),
         )
         for number in claim.numbers
     )
@@ -164,6 +181,7 @@ def _claim_table(claim: Claim) -> PageTable:
         ("Value", True),
         ("95% interval", True),
         ("p", True),
+        ("Test", False),
     )
     return PageTable(caption=f"{claim.statement}: the numbers.", header=header, rows=rows)
 
@@ -173,6 +191,10 @@ def _groups(evidence: Evidence) -> list[Group]:
     return [
         Group(
             name=models.group,
+            counted=counts_text(
+                models.group, {precision_name(bits): len(group) for bits, group in by_bits(models.runs)}
+            ),
+            layers=layer_note(evidence.layers["layer"]),
             comparisons=comparison_table([one for group, one in analysis.comparisons if group == models.group]),
             associations=association_table([one for one in analysis.associations if one.group == models.group]),
         )

@@ -11,7 +11,7 @@ from reports.analysis.analysis import Association
 from reports.analysis.pairing import Paired
 from reports.analysis.text import ASSOCIATION_HEADER, COMPARISON_HEADER, association_cells, comparison_cells, shown
 from reports.evidence import Evidence
-from reports.labels import MEASURE_TITLES
+from reports.labels import MEASURE_TITLES, zeroed
 from reports.page.joblist import JobList
 from reports.render import Layout, notes
 from reports.table import Table
@@ -32,6 +32,9 @@ class PageCell:
     by: str = ""
     title: str = ""
     wrap: bool = False
+    """Long: its column may be wide, and wraps."""
+    words: bool = False
+    """Short, but may wrap between words."""
 
     @property
     def shown(self) -> str:
@@ -71,7 +74,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
     declaration = table.declaration
     rows = []
     for row in table.rows:
-        cells = [PageCell(text=key) for key in row.keys]
+        cells = [PageCell(text=key, words=" · " in key) for key in row.keys]
         for cell, column in zip(row.cells, declaration.columns, strict=True):
             members = [job for job, _ in cell.behind]
             kind = jobs.kind_of(members)
@@ -79,7 +82,9 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
             small += [] if cell.paper is None else [f"paper {cell.paper:.{column.decimals}f}"]
             cells.append(
                 PageCell(
-                    text="–" if cell.mean is None else f"{cell.mean:.{column.decimals}f}{cell.marks}",
+                    text="–"
+                    if cell.mean is None
+                    else f"{zeroed(cell.mean, column.decimals):.{column.decimals}f}{cell.marks}",
                     small="\n".join(small),
                     sort=cell.mean,
                     numeric=True,
@@ -114,8 +119,9 @@ def comparison_table(comparisons: Sequence[Paired]) -> PageTable:
     """Each precision against full precision."""
     rows = []
     for one in comparisons:
-        values = (one.reference, one.mean, one.difference, one.low, one.t_p, one.adjusted_p, one.improved, one.pairs)
-        cells = [PageCell(text=one.metric.replace("_", " ")), PageCell(text=one.precision)]
+        values = (one.reference, one.mean, one.difference, one.low, one.adjusted_p, one.improved, one.pairs)
+        metric = one.metric.replace("_", " ") + (" (%)" if "accuracy" in one.metric else "")
+        cells = [PageCell(text=metric), PageCell(text=one.precision)]
         cells += [
             PageCell(text=text, sort=None if value is None else float(value), numeric=True)
             for text, value in zip(comparison_cells(one), values, strict=True)
@@ -144,7 +150,7 @@ def association_table(associations: Sequence[Association]) -> PageTable:
             7: max(errors, default=None),
         }
         title = MEASURE_TITLES.get(one.name, one.name.replace("_", " "))
-        cells = [PageCell(text=title), PageCell(text=one.convention)]
+        cells = [PageCell(text=title, words=True), PageCell(text=one.convention, words=True)]
         cells += [
             PageCell(text=text.replace("-", "−"), sort=values.get(index), numeric=index in values, wrap=index in (3, 5))
             for index, text in enumerate(texts)
@@ -161,7 +167,7 @@ def association_table(associations: Sequence[Association]) -> PageTable:
 
 
 def attempts_table(evidence: Evidence, jobs: JobList) -> PageTable:
-    """How the attempts ended: by kind of job, outcome and class of failure."""
+    """Attempt outcomes: by kind of job, outcome and class of failure."""
     attempts = evidence.attempts
     kinds = attempts["job"].map(evidence.jobs.set_index("job")["kind"])
     ended = attempts["failure_class"].fillna(attempts["outcome"]).fillna("running")
@@ -190,7 +196,7 @@ def attempts_table(evidence: Evidence, jobs: JobList) -> PageTable:
         )
     header = ("Kind", "Ended", "Attempts", "Jobs", "Resumed from a checkpoint", "Median time (s)", "Last error")
     return PageTable(
-        caption="How the attempts ended.",
+        caption="Attempt outcomes.",
         header=tuple((name, 2 <= index <= 5) for index, name in enumerate(header)),
         rows=tuple(rows),
     )
@@ -223,7 +229,7 @@ def trouble_table(evidence: Evidence, jobs: JobList) -> PageTable | None:
 
 
 def provenance_table(evidence: Evidence) -> PageTable:
-    """What computed the results: code, libraries, machines."""
+    """Software and hardware of the results: code, libraries, machines."""
     names = ["code", "torch", "device", "host", "precision", "slots", "form"]
     parts = [("train", evidence.runs), ("measure", evidence.measures), ("corrupt", evidence.distortions)]
     rows = []
@@ -239,7 +245,7 @@ def provenance_table(evidence: Evidence) -> PageTable:
             rows.append(tuple(cells))
     header = ["Kind", "Code", "Torch", "Device", "Host", "Precision", "Slots", "Form", "Jobs", "Hours of one slot"]
     return PageTable(
-        caption="What computed the counted results.",
+        caption="Software and hardware.",
         header=tuple((name, index >= 8) for index, name in enumerate(header)),
         rows=tuple(rows),
     )

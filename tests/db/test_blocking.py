@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+from db.bundles import BACKEND
 from db.registry import Registry
 from db.rows import Finished, Sweep
 from db.states import FailureClass, Obstacle, State
@@ -47,7 +47,9 @@ def test_measures_of_a_training_that_is_away_cancelled_or_paused_are_blocked(reg
     registry.register(other.id, [theirs])
     registry.register(sweep.id, [away, *children(away, 2), *children(theirs, 1)])
     (row,) = [one for one in registry.jobs(sweep.id) if one.identity == away.identity]
-    registry.pack("far", replace(agent_info(), boot_id="token"), [row.id])
+    holder = registry.enlist(agent_info(backend=BACKEND))
+    registry.pack(holder, "far", [row.id])
+    registry.send_away(holder, "far", "token")
     assert found(registry, sweep) == {away.identity: (2, Obstacle.AWAY)}
     registry.pause(other.id, "full")
     assert found(registry, sweep)[theirs.identity] == (1, Obstacle.UNWANTED)

@@ -133,8 +133,56 @@ def test_a_sweep_whose_jobs_fail_alike_is_paused_and_says_why(registry: Registry
 def test_failures_of_different_kinds_do_not_pause_a_sweep(registry: Registry, sweep: Sweep, agent: int) -> None:
     registry.register(sweep.id, trained(30))
     for number in range(30):
-        registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, f"problem {number}")
+        registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "the same words", kind=f"Kind{number % 5}")
     assert registry.find_sweep("grid").state == SweepState.ACTIVE
+
+
+def test_jobs_that_all_run_into_the_time_limit_pause_their_sweep_whatever_their_words(
+    registry: Registry, sweep: Sweep, agent: int
+) -> None:
+    registry.register(sweep.id, trained(30))
+    step = 0
+    while claims := claim(registry, agent, 1):
+        step += 7
+        registry.fail(agent, claims, FailureClass.TIMEOUT, f"not done after 60 s, at step {step} of 900")
+    assert registry.counts(sweep.id).failed == 10
+    found = registry.find_sweep("grid")
+    assert found.state == SweepState.PAUSED
+    assert "at step 70 of 900" in found.reason
+
+
+def test_one_weak_agent_alone_does_not_use_up_the_tries_of_jobs_while_another_is_at_work(
+    registry: Registry, sweep: Sweep, agent: int, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(4))
+    healthy, weak = agent, registry.enlist(agent_info(lease=8.0))
+    busy = claim(registry, healthy, 1)
+    for _ in range(15):
+        execute(RESTED)
+        if claims := claim(registry, weak, 1):
+            registry.fail(weak, claims, FailureClass.MEMORY, "out of memory", slots=1)
+            assert registry.counts(sweep.id).failed <= 1
+            if registry.counts(sweep.id).failed:
+                break
+    failed = registry.jobs(sweep.id, State.FAILED)
+    assert [row.attempt for row in failed] in ([], [9])  # not after three of its own
+    registry.finish(healthy, [Finished(job_id=one.job_id, attempt=one.attempt, publication="p") for one in busy])
+
+
+def test_two_agents_find_out_that_a_job_is_at_fault_by_three_tries(
+    registry: Registry, sweep: Sweep, agent: int, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(3))
+    other, third = registry.enlist(agent_info(lease=8.0)), registry.enlist(agent_info(lease=8.0))
+    busy = claim(registry, third, 1)
+    poisoned = registry.jobs(sweep.id)[1].id
+    for one in (agent, agent, other):
+        execute(RESTED)
+        claims = claim(registry, one, 1)
+        assert [held.job_id for held in claims] == [poisoned]
+        registry.fail(one, claims, FailureClass.CRASH, "boom", kind="ValueError")
+    assert [row.id for row in registry.jobs(sweep.id, State.FAILED)] == [poisoned]
+    assert len(busy) == 1
 
 
 def test_a_retry_gives_a_fresh_budget_to_failures_of_one_class(registry: Registry, sweep: Sweep, agent: int) -> None:

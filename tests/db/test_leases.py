@@ -125,7 +125,7 @@ def test_a_checkpoint_keeps_the_last_two_and_names_the_files_that_fell_out(regis
     assert registry.checkpoint_files() == set()
 
 
-def test_a_launcher_takes_back_dead_processes_of_this_boot_and_all_of_earlier_ones(
+def test_a_launcher_takes_back_dead_processes_of_this_machine_and_leaves_all_others_to_their_lease(
     registry: Registry, sweep: Sweep
 ) -> None:
     registry.register(sweep.id, trained(4))
@@ -138,9 +138,9 @@ def test_a_launcher_takes_back_dead_processes_of_this_boot_and_all_of_earlier_on
     for agent in agents:
         claim(registry, agent, 1)
     buried = registry.bury_dead_processes(host="here", boot_id="boot", is_alive=lambda pid, started: pid == 1)
-    assert buried == 2
-    assert {one.id for one in registry.agents()} == {agents[0], agents[3]}
-    assert registry.counts(sweep.id).queued == 2
+    assert buried == 1
+    assert {one.id for one in registry.agents()} == {agents[0], agents[2], agents[3]}
+    assert registry.counts(sweep.id).queued == 1
 
 
 def test_a_retired_agent_leaves_its_jobs_to_others(registry: Registry, sweep: Sweep) -> None:

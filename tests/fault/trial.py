@@ -170,7 +170,7 @@ def _launch_until_done(
         saboteur.notes.append(f"launch {launches} ended with {process.returncode}")
         if process.returncode == 0:
             return launches, retries, []
-        if process.returncode == 1 and "jobs failed; see" in said:
+        if process.returncode == 1 and "failed; see" in said:
             retries += 1
             _qsweep(folder, {**environment, "QSWEEP_FAULTS": ""}, "retry", "faults", "--state", "failed")
         if "Traceback" in said:

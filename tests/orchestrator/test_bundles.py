@@ -174,7 +174,7 @@ def test_what_is_away_is_neither_run_nor_waited_for_and_comes_back_when_recalled
     assert not (tmp_path / "more").exists()
     launched = qsweep("launch", *SHORT, timeout=60)
     assert launched.returncode == 0, launched.stderr
-    assert "16 jobs are away in bundles" in launched.stderr
+    assert "16 jobs checked out to bundles" in launched.stderr
 
     finish(far("far", "--workers", "1"))
     assert "16 jobs queued again" in qsweep("recall", "far").stdout

@@ -65,7 +65,7 @@ def test_garbage_goes_and_nothing_else_does(qsweep: Qsweep, home: Path) -> None:
 def test_invalid_results_count_no_more_and_are_computed_again(qsweep: Qsweep, home: Path) -> None:
     before = api.results("digits-grid", home=home)
     said = qsweep("invalidate", "digits-grid", "--where", "bits == 2", "--reason", "an example", "--yes").stdout
-    assert "1 results superseded" in said
+    assert "1 result invalidated, jobs re-queued" in said
     assert set(api.results("digits-grid", home=home).bits.fillna(32)) == {32, 8, 4}
     assert qsweep("resume", "digits-grid", "--workers", "1").returncode == 0
     after = api.results("digits-grid", home=home)

@@ -102,12 +102,12 @@ def test_plan_shows_cohorts_memory_disk_and_time_and_starts_nothing(qsweep: Qswe
     assert all(cohort["memory"] > 0 for cohort in plan["cohorts"])
     assert plan["disk"] > 0
     assert plan["seconds"] > 0
-    assert plan["basis"] == {"a guess": 1.0}
+    assert plan["basis"] == {"rough estimate": 1.0}
 
 
 def test_plan_tells_of_a_milestone_that_is_never_reached(qsweep: Qsweep) -> None:
     text = qsweep("plan", "cifar10-grid", "--set", "epochs=150").stdout
-    assert "milestone 200 is never reached in 150 epochs" in text
+    assert "milestone 200 lies beyond the last epoch (150) and has no effect" in text
     assert "milestone 100 is" not in text
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from db.clock import machine_id
 from db.registry import Registry
 from db.rows import AgentRow, Scope
 from orchestrator.backends.local import LocalBackend, serves
@@ -35,7 +36,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentRow]:
     line = [sys.executable, "-c", "input()", "--home", "/h", "--sweep", "3", "--selection", "7", "--leash"]
     process = subprocess.Popen(line, stdin=subprocess.PIPE)
     with Registry.open(tmp_path_factory.mktemp("home") / "registry.db", create=True) as registry:
-        registry.enlist(agent_info(host=socket.gethostname(), pid=process.pid))
+        registry.enlist(agent_info(host=socket.gethostname(), boot_id=machine_id(), pid=process.pid))
         yield registry.agents()[0]
     process.communicate(b"\n")
 
@@ -46,4 +47,5 @@ def test_an_agent_serves_its_own_selection_and_no_other_work(agent: AgentRow) ->
     assert not serves(agent, Scope(sweep=3))
     assert not serves(agent, Scope(sweep=4, selection=7))
     assert not serves(replace(agent, host="elsewhere"), Scope(sweep=3, selection=7))
+    assert not serves(replace(agent, boot_id="another container"), Scope(sweep=3, selection=7))
     assert serves(replace(agent, pid=os.getpid()), Scope(sweep=4))  # no bounds on its command line: it takes all

@@ -145,7 +145,7 @@ def test_an_invalidation_names_the_other_sweeps_and_is_refused_where_nobody_can_
     assert f"other sweeps lose them too: 2 of {other.title}" in refused.stdout
     assert "--yes" in refused.stderr
     assert registry.counts(other.id).done == 2
-    assert "4 results superseded" in here(*command, "--yes").stdout
+    assert "4 results invalidated" in here(*command, "--yes").stdout
 
 
 def test_a_deleted_sweep_takes_along_what_no_other_shares(home: Path, registry: Registry, here: Qsweep) -> None:

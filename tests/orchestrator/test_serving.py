@@ -10,10 +10,49 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.serving import Server, password_file, start
+from sweeps.errors import InputError
 from tests.conftest import Qsweep
 from tests.postgres import missing_postgres, room_for_a_server
 
 pytestmark = pytest.mark.slow
+
+
+def password_of(home: Path) -> Path:
+    (found,) = home.glob("postgres-*.pgpass")
+    return found
+
+
+def test_a_folder_that_holds_something_else_is_refused_untouched(tmp_path: Path) -> None:
+    missing_postgres()
+    folder = tmp_path / "mine"
+    folder.mkdir(mode=0o755)
+    (folder / "thesis.txt").write_text("all of it")
+    before = folder.stat()
+    passwords = password_file(tmp_path / "home", folder)
+    with pytest.raises(InputError, match="not empty"):
+        start(Server(folder=folder, passwords=passwords, host="127.0.0.1", port=free_port()))
+    after = folder.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert [one.name for one in folder.iterdir()] == ["thesis.txt"]
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_wrong_host_is_one_clear_error(tmp_path: Path) -> None:
+    missing_postgres()
+    with pytest.raises(InputError, match=r"--host no\.such\.host\.invalid"):
+        start(Server(folder=tmp_path / "pg", passwords=tmp_path / "p", host="no.such.host.invalid", port=free_port()))
+    assert not (tmp_path / "pg").exists()
+
+
+def test_each_folder_has_a_password_file_of_its_own(tmp_path: Path) -> None:
+    assert password_file(tmp_path, tmp_path / "a") != password_file(tmp_path, tmp_path / "b")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -21,10 +60,10 @@ def served(qsweep: Qsweep, home: Path) -> Iterator[tuple[str, str]]:
     """A running server's URL, and its password."""
     missing_postgres()
     with room_for_a_server() as (folder, port):
-        options = ("--dir", str(folder / "pg"), "--port", str(port))
+        options = ("--dir", str(folder / "pg with a space"), "--port", str(port))
         answer = qsweep("db", "serve", *options)
         assert answer.returncode == 0, answer.stderr
-        yield answer.stdout.strip(), (home / "postgres.pgpass").read_text().strip().rpartition(":")[2]
+        yield answer.stdout.strip(), password_of(home).read_text().strip().rpartition(":")[2]
         answer = qsweep("db", "serve", *options, "--stop")
         assert answer.stdout == "stopped\n", answer.stderr
         with socket.socket() as probe:
@@ -36,7 +75,7 @@ def test_a_sweep_runs_on_it_and_the_password_appears_nowhere(
 ) -> None:
     url, password = served
     assert len(password) > 20
-    assert stat.S_IMODE((home / "postgres.pgpass").stat().st_mode) == 0o600
+    assert stat.S_IMODE(password_of(home).stat().st_mode) == 0o600
     texts = [url]
     for arguments in (
         ("launch", "digits-grid", "--set", "epochs=1", "--limit", "2", "--workers", "1"),

@@ -24,7 +24,6 @@ from db.rows import AttemptRow, Scope
 from db.states import FailureClass, State
 from orchestrator.backends.base import Fleet
 from orchestrator.backends.slurm import SlurmBackend, commands
-from orchestrator.machine import Machine
 from orchestrator.starts import Start, fleet_size, record
 from sweeps import processes
 from sweeps.errors import InputError
@@ -356,9 +355,6 @@ def test_what_slurm_can_not_give_is_refused_before_anything_is_written(
     assert not home.exists()
 
 
-MACHINE = Machine(cores=2, gpus=0, torch="")
-
-
 @pytest.mark.parametrize(
     ("options", "workers", "message"),
     [
@@ -372,18 +368,23 @@ MACHINE = Machine(cores=2, gpus=0, torch="")
         ({}, None, "how many agents shall be submitted"),
     ],
 )
-def test_a_survey_says_what_is_wrong_with_a_request(
-    options: dict[str, str], workers: int | None, message: str, slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch
+def test_a_check_says_what_is_wrong_with_a_request(
+    options: dict[str, str],
+    workers: int | None,
+    message: str,
+    slurm: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
     with pytest.raises(InputError, match=re.escape(message)):
-        SlurmBackend.from_options(options).survey(MACHINE, workers)
+        SlurmBackend.from_options(options).check(Home.at(tmp_path), workers)
 
 
-def test_a_machine_without_slurm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_slurm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(InputError, match="there is no Slurm on this machine"):
-        SlurmBackend.from_options({}).survey(MACHINE, 2)
+        SlurmBackend.from_options({}).check(Home.at(tmp_path), 2)
 
 
 def test_a_controller_that_does_not_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,16 +394,16 @@ def test_a_controller_that_does_not_answer_is_refused(tmp_path: Path, monkeypatc
     nobody.write_text("ClusterName=gone\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=9\n")
     monkeypatch.setenv("SLURM_CONF", str(nobody))
     with pytest.raises(InputError, match="controller does not answer"):
-        SlurmBackend.from_options({}).survey(MACHINE, 2)
+        SlurmBackend.from_options({}).check(Home.at(tmp_path), 2)
 
 
 def test_a_machine_that_is_told_to_use_other_clusters_is_refused(
-    slurm: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    slurm: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", slurm["SLURM_CONF"])
     monkeypatch.setenv("SLURM_CLUSTERS", "other")
     with pytest.raises(InputError, match="SLURM_CLUSTERS: agents are submitted, followed and cancelled"):
-        SlurmBackend.from_options({}).survey(MACHINE, 2)
+        SlurmBackend.from_options({}).check(Home.at(tmp_path), 2)
 
 
 def test_a_launch_that_can_not_count_the_agents_that_are_there_starts_none(

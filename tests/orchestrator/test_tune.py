@@ -219,7 +219,7 @@ def test_a_tuning_whose_trial_failed_says_so_and_ends_with_1(
     tuned = run("tune", "tuned.toml", "--samples", "1", "--ray-address", cluster.address)
     assert tuned.returncode == 1, tuned.stderr
     assert f"job {job.identity[:12]} failed: timeout" in tuned.stderr
-    assert "1 jobs failed; see: qsweep jobs tuned+tune@" in tuned.stderr
+    assert "1 job failed; see: qsweep jobs tuned+tune@" in tuned.stderr
     assert "**Best trials by val_loss**" in tuned.stdout
 
 

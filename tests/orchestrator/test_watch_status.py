@@ -159,8 +159,8 @@ def test_without_a_terminal_there_are_plain_lines_until_all_is_done(registry: Re
     assert isinstance(console.file, io.StringIO)
     (line,) = console.file.getvalue().splitlines()
     assert "grid@abc: 4/4 done, 0 running, 0 queued, 0 failed" in line
-    assert line.endswith("nothing left")
-    assert plain_line(lookout.look()).endswith("nothing left")
+    assert line.endswith("complete")
+    assert plain_line(lookout.look()).endswith("complete")
     assert json.loads(json.dumps(content(lookout.look())))["means"]["Int2"]["train_loss"] == 2
 
 
@@ -183,7 +183,7 @@ def test_a_part_of_a_grid_is_shown_as_what_it_is(registry: Registry, store: Resu
     finish(registry, store, agent, 6, "some")
     lookout = Lookout(registry, store, sweep)
     assert "6/8 done" in plain_line(lookout.look())
-    assert "(of 972 in the grid)" in plain_line(lookout.look())
+    assert "(of 972 in the sweep)" in plain_line(lookout.look())
     text = "\n".join(shown(lookout))
     assert "75.0%" in text
     assert "8  of the 972 of the grid" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,14 +14,14 @@ import psutil
 import pytest
 from rich.console import Console
 
-from db.clock import boot_seconds, process_started
+from db.clock import boot_seconds, machine_id, process_started
 from db.home import Home
 from db.registry import Registry
 from db.rows import AgentRow, Scope, Sweep
 from db.states import FailureClass
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.blockage import blocked_words
-from orchestrator.deaths import GRACE, Deaths, is_alive
+from orchestrator.deaths import GRACE, Deaths, bury_dead, is_alive
 from orchestrator.machine import Machine
 from orchestrator.watch import Watch
 from sweeps.errors import QsweepError
@@ -48,6 +49,40 @@ def test_the_supervisor_has_time_to_report_a_death() -> None:
     assert not deaths.is_over(child.pid, started)
     now = GRACE
     assert deaths.is_over(child.pid, started)
+
+
+LOOK = """
+import socket, sys
+from db.clock import machine_id
+from db.registry import Registry
+from orchestrator.deaths import bury_dead
+with Registry.open(sys.argv[1]) as registry:
+    bury_dead(registry)
+print(machine_id())
+"""
+
+
+def test_containers_with_one_name_and_one_home_leave_each_others_agents_alone(tmp_path: Path) -> None:
+    url = str(tmp_path / "registry.db")
+    with Registry.open(url, create=True) as registry:
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        started = process_started(gone.pid)
+        gone.wait()
+        here = {"host": socket.gethostname(), "boot_id": machine_id()}
+        living = registry.enlist(agent_info(**here, pid=os.getpid(), process_started=process_started(os.getpid())))
+        dead = registry.enlist(agent_info(**here, pid=gone.pid, process_started=started))
+        command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", LOOK, url]
+        try:
+            other = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no unshare")
+        if "unshare:" in other.stderr:
+            pytest.skip(f"no pid namespace here: {other.stderr.strip()}")
+        assert other.returncode == 0, other.stderr
+        assert other.stdout.strip() != machine_id()
+        assert {one.id for one in registry.agents()} == {living, dead}
+        bury_dead(registry)
+        assert {one.id for one in registry.agents()} == {living}
 
 
 class Unreachable(Backend):

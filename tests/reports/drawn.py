@@ -26,6 +26,7 @@ class MadeSource(Source):
     """Rows as a source. `order` is a seed that shuffles them."""
 
     def __init__(self, spec: Spec, rows: Mapping[str, list[dict[str, Any]]], *, order: int | None = None) -> None:
+        self.lost = []
         self.sweep = Sweep(
             id=1,
             name=spec.name,

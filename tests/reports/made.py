@@ -69,7 +69,13 @@ def launch(home: Home, text: str = SWEEP, name: str = "made") -> Made:
     home.results.mkdir(parents=True, exist_ok=True)
     with Registry.open(home.registry, create=True) as registry:
         sweep = registry.add_sweep(
-            name=spec.name, label=variant(jobs), spec=spec.to_json(), size=len(jobs), owner="me", code="1.0+made"
+            name=spec.name,
+            label=variant(jobs),
+            spec=spec.to_json(),
+            size=len(jobs),
+            owner="me",
+            code="1.0+made",
+            written=True,
         )
         registry.register(sweep.id, jobs)
     return Made(home=home, sweep=sweep)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from reports.analysis.analysis import Options
-from reports.analysis.pairing import Bootstrap
+from reports.analysis.correlation import Resampling
 from reports.answers import make_tables
 from reports.declaration import find_table, paper_values
 from reports.distortion import make_distortion_table
@@ -28,7 +28,7 @@ from sweeps.corruptions import CORRUPTIONS
 from sweeps.files import read_sweep
 from tests.reports.drawn import MadeSource, made_source
 
-QUICK = Options(bootstrap=Bootstrap(resamples=100))
+QUICK = Options(resampling=Resampling(resamples=100))
 BITS = {"FP32": 32, "Int8": 8, "Int4": 4, "Int2": 2}
 
 
@@ -154,7 +154,7 @@ def test_a_data_set_that_the_paper_lacks_is_compared_with_another(source: MadeSo
     assert made.compared_with == "CIFAR-100"
     assert table(source, "table6").compared_with is None  # the paper's Table 6 has nothing of CIFAR-100
     text = render(made, Format.MARKDOWN, Layout(against_paper=True))
-    assert "compare the trend, not the values" in text
+    assert "another data set: no differences; compare the trend" in text
     (first, *_) = csv.DictReader(io.StringIO(render(made, Format.CSV, Layout(against_paper=True))))
     assert first["Int8_paper"] == "1.546"
 

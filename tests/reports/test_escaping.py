@@ -11,12 +11,13 @@ import re
 import pytest
 
 from orchestrator.tuning.answer import Tried
-from orchestrator.tuning.answer import _table as trials_table
+from orchestrator.tuning.answer import _sheet as trials_sheet
 from reports.analysis.text import table as analysis_table
 from reports.declaration import Declaration, find_table
 from reports.escaping import html, latex, latex_label, markdown, spreadsheet
 from reports.formats import Format
 from reports.render import Layout, render, render_all
+from reports.sheet import markdown as markdown_table
 from reports.table import Cell, Row, Table
 
 HOSTILE = (
@@ -90,7 +91,7 @@ def test_csv_and_json_keep_the_names_whole() -> None:
 
 
 def test_the_tables_of_an_analysis_and_of_trials_have_their_cells() -> None:
-    analysed = analysis_table(["Models", "p"], [[HOSTILE, "< 0.001"], ["[−1, 1]", "–"]], texts=1)
+    analysed = markdown_table(analysis_table(["Models", "p"], [[HOSTILE, "< 0.001"], ["[−1, 1]", "–"]], texts=1))
     assert len(analysed.splitlines()) == 4
     assert "< 0.001" in analysed
     assert "[−1, 1]" in analysed
@@ -99,7 +100,7 @@ def test_the_tables_of_an_analysis_and_of_trials_have_their_cells() -> None:
         metrics={"val_loss": float("inf"), "val_accuracy": None, "train_loss": 0.5, "train_accuracy": None},
     )  # fmt: skip
     two = dataclasses.replace(one, settings={"data_folder": "b"})
-    lines = trials_table([one, two])
+    lines = markdown_table(trials_sheet([one, two], "Best trials")).splitlines()[2:]
     assert len(lines) == 4
     assert not re.search(r"<img|\x1b|\binf\b", "\n".join(lines))
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from reports.analysis.analysis import Models, Options
-from reports.analysis.pairing import Bootstrap
+from reports.analysis.correlation import Resampling
+from reports.canvas import STYLE
+from reports.declaration import find_table
 from reports.evidence import Evidence, gather
 from reports.figures import draw_figures
 from reports.formats import FileFormat, Picture
-from reports.series import box, curves, effects, step_sizes, timeline, value_labels
+from reports.labels import METRICS, difference_label, few_ticks, short_layer, signed_text, tau_text
+from reports.pictures import DRAWN, progress
+from reports.series import box, curves, effects, networks, step_sizes, timeline, value_labels
 from sweeps.errors import InputError
-from tests.reports.drawn import START, made_source
+from tests.reports.drawn import START, MadeSource, made_source
 
-QUICK = Options(bootstrap=Bootstrap(resamples=100))
+QUICK = Options(resampling=Resampling(resamples=100))
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +130,89 @@ def test_a_sweep_without_results_has_no_figures(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing is done yet that paired could show"):
         draw_figures(gather(made_source(done=0)), tmp_path / "none", chosen=[Picture.PAIRED])
     assert not (tmp_path / "none").exists()
+
+
+def texts_of(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Every text that is drawn upright, with its box in pixels."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    texts = [one for one in figure.texts if one.get_text()]
+    for axes in figure.axes:
+        texts += [*axes.texts, axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]  # type: ignore[attr-defined]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            texts += [
+                one.label1
+                for one in axis.get_major_ticks()
+                if low <= one.get_loc() <= high and one.label1.get_rotation() == 0
+            ]
+    return [(one.get_text(), one.get_window_extent(renderer)) for one in texts if one.get_visible() and one.get_text()]
+
+
+def drawn_of(source: MadeSource) -> Iterator[tuple[str, Figure]]:
+    """Every figure of a sweep, by name."""
+    evidence = gather(source, QUICK)
+    with rc_context(STYLE):
+        for picture, draw in DRAWN.items():
+            for models in evidence.models:
+                yield from ((f"{picture} {detail}", figure) for detail, figure in draw(evidence, models))
+        figure = progress(evidence)
+        assert figure is not None
+        yield "progress", figure
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits-grid", "digits-flatness", "digits-distortion"])
+def test_no_text_of_a_figure_is_cut_or_runs_into_another(name: str) -> None:
+    for picture, figure in drawn_of(made_source(name, where="weight_decay == 0" if name == "digits-grid" else None)):
+        with rc_context(STYLE):
+            texts = texts_of(figure)
+        for place, (text, one) in enumerate(texts):
+            whole = figure.bbox.padded(2)
+            assert Bbox.union([whole, one]).bounds == whole.bounds, (picture, text)
+            for other, two in texts[place + 1 :]:
+                shared = Bbox.intersection(one, two)
+                assert shared is None or min(shared.width, shared.height) < 2, (picture, text, other)
+        assert any(" model" in text or " jobs done" in text for text, _ in texts), picture
+        assert not any(re.fullmatch(r"[−-]0(\.0+)?", text) for text, _ in texts), picture
+
+
+def test_ticks_of_a_logarithmic_axis_are_few_and_round() -> None:
+    for low, high in ((0.003, 0.3), (0.5, 2.2), (0.8, 1.2), (1e-6, 1e3), (1, 1000), (0.0101, 0.0199)):
+        ticks = few_ticks(low, high)
+        assert len(ticks) <= 5
+        assert all(low <= tick <= high for tick in ticks)
+        assert all(len(f"{tick:g}".replace(".", "").strip("0").partition("e")[0]) <= 2 for tick in ticks)
+
+
+def test_numbers_have_signs_and_zero_has_none() -> None:
+    assert [signed_text(value, 2) for value in (0.126, -0.126, -0.001, 0.0)] == ["+0.13", "−0.13", "0.00", "0.00"]
+    assert tau_text(-0.334, 48) == "τ = −0.33, n = 48"
+    assert tau_text(None, 1) == "n = 1"
+
+
+def test_networks_have_the_names_of_the_tables() -> None:
+    evidence = gather(made_source("digits-distortion"), QUICK)
+    (models,) = evidence.models
+    tables = {row.keys[1] for table in evidence.tables for row in table.rows}
+    assert set(networks(models, find_table("table6").usual_widths)) == tables == {"ResNet-18 (width 4)"}
+
+
+def test_accuracies_are_in_percent_and_their_differences_in_points() -> None:
+    assert METRICS["test_accuracy"][1:] == ("accuracy (%)", 100.0)
+    assert difference_label("test_accuracy") == "difference (percentage points)"
+    assert difference_label("test_loss") == "difference, cross-entropy (nats)"
+    assert [short_layer(name) for name in ("block1.conv2", "stage3.0.conv1", "stage2.0.shortcut", "head")] == [
+        "1.2",
+        "3.0.1",
+        "2.0.s",
+        "head",
+    ]
+
+
+def test_a_figure_is_told_of_as_it_is_written(evidence: Evidence, tmp_path: Path) -> None:
+    told: list[Path] = []
+    paths = draw_figures(
+        evidence, tmp_path, chosen=[Picture.PAIRED, Picture.PROGRESS], form=FileFormat.SVG, tell=told.append
+    )
+    assert told == paths

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib import rc_context
 
-from reports.figures import STYLE
+from reports.canvas import STYLE
 from reports.landscape.figures import Range, Scale, draw_landscapes, drawn_figures
 from reports.landscape.grid import Configuration, Grid, configurations, read_grid, write_grid
 from reports.landscape.page import render_page

@@ -112,7 +112,7 @@ def test_a_watched_sweep_goes_on_too(here: Qsweep, made: Made, how: str) -> None
     watched = here("status", "--watch", "--json")
     assert watched.returncode == 0, watched.stderr
     last = json.loads(watched.stdout.splitlines()[-1])
-    assert last["lost"] == 4
+    assert last["unreadable"] == 4
     assert sum(one["models"] for one in last["means"].values()) == 20
 
 

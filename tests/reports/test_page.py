@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from reports.analysis.analysis import Options
-from reports.analysis.pairing import Bootstrap
+from reports.analysis.correlation import Resampling
 from reports.evidence import gather
 from reports.page import render_page
 from reports.page.joblist import JobList, runs_of
@@ -24,7 +24,7 @@ from sweeps.spec import Spec
 from tests.reports.browser import CHROMEDRIVER, CHROMIUM, Browser, started
 from tests.reports.drawn import MadeSource, made_source
 
-QUICK = Options(bootstrap=Bootstrap(resamples=100))
+QUICK = Options(resampling=Resampling(resamples=100))
 SMALL = "depth == 2 and weight_decay == 0"
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028&amp;"
 
@@ -203,6 +203,55 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(
     assert browser.run("return document.documentElement.scrollWidth") <= 390
     assert browser.run("return getComputedStyle(document.body).backgroundColor") == "rgb(23, 24, 26)"
     assert browser.messages() == []
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "where"), [("digits-grid", SMALL), ("digits-flatness", None)])
+def test_tables_fit_their_boxes_panels_begin_at_one_x_and_curves_have_a_hover(
+    browser: Browser, name: str, where: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page_of(made_source(name, where=where)))
+    browser.look(width=1300)
+    browser.open(path)
+    wide = (
+        "return [...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1).length"
+    )
+    assert browser.run(wide) == 0
+    starts = browser.run(
+        "return [...document.querySelectorAll('.plots')].map(one => new Set([...one.querySelectorAll('svg .axis')]"
+        ".map(axis => axis.getAttribute('d').split(' ')[0])).size)"
+    )
+    assert set(starts) == {1}
+    tip = browser.run(
+        "const one = document.querySelector('[data-chart=curves-0] .plots svg'), box = one.getBoundingClientRect();"
+        "const clientX = box.left + box.width / 2, clientY = box.top + 40;"
+        "one.dispatchEvent(new PointerEvent('pointermove', {clientX, clientY}));"
+        "return document.getElementById('tip').textContent"
+    )
+    assert re.match(r"epoch \d\nFP32: [\d.]+\nInt8: [\d.]+\nInt4: [\d.]+\nInt2: [\d.]+$", tip)
+    browser.run("document.querySelector('button.cell').click()")
+    assert browser.run(wide) == 0
+    numbers = browser.run(
+        "return [...document.querySelectorAll('#jobs-body tbody tr')].map(row =>"
+        "[...row.querySelectorAll('td.n')].map(cell => (cell.textContent.split('.')[1] || '').length))"
+    )
+    assert all(row == numbers[0] for row in numbers)
+    assert browser.messages() == []
+    browser.look(width=390, height=844)
+    browser.open(path)
+    assert "after" in browser.run("return document.querySelector('nav > div').className")
+
+
+def test_accuracies_are_in_percent_and_figures_say_of_how_many_models() -> None:
+    page = page_of(made_source(where=SMALL))
+    assert page.count("Digits NiN: 108 models (27 FP32, 27 Int8, 27 Int4, 27 Int2). ") >= 4
+    assert ">test accuracy (%)<" in page
+    column = next(one for one in embedded(page)["jobs"]["train"]["columns"] if one["name"] == "test_accuracy")
+    assert (column["label"], column["factor"], column["decimals"]) == ("test acc. (%)", 100, 2)
+    titles = [panel["title"] for panel in embedded(page)["charts"]["scatter-0"]["choices"][0]["panels"]]
+    assert all(title.endswith(", n = 108") for title in titles)
 
 
 @needs_browser

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.declaration import declared_tables, find_table, paper_values
+from reports.declaration import declared_tables, find_table, paper_values, with_medians
 from reports.formats import Format
 from reports.render import Layout, render
 from reports.table import Table, make_table, mean_and_error
@@ -106,7 +106,7 @@ def test_the_papers_values_stand_beside_with_the_differences() -> None:
     lines = render(made, Format.MARKDOWN, PAPER).splitlines()
     assert [line.split("|")[4].strip() for line in lines if line.startswith("| ") and "Source" not in line][:4] == [
         "-" * 10,
-        "ours",
+        "this run",
         "paper",
         "difference",
     ]
@@ -165,3 +165,41 @@ def test_every_sweep_names_tables_that_are_declared() -> None:
 def test_an_unknown_table_is_answered_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="did you mean 'table"):
         find_table("table9")
+
+
+def test_values_of_another_data_set_stand_beside_without_a_difference() -> None:
+    settings = {job.identity: {**job.settings(), "data": "digits"} for job in JOBS}
+    made = make_table(find_table("table1"), heading="h", jobs=settings, results=results(), compare_with="CIFAR-10")
+    assert made.rows[0].cells[0].paper == 97.61
+    assert made.rows[0].cells[0].difference is None
+    for form in Format:
+        text = render(made, form, PAPER)
+        assert "difference |" not in text
+        assert "_difference" not in text
+        assert form is Format.CSV or "another data set: no differences" in text
+
+
+def test_a_collapsed_model_is_named_and_medians_do_not_follow_it() -> None:
+    rows = results()
+    usual = table(rows)
+    rows[0] = {**rows[0], "test_loss": 520_094.0, "generalization_gap": 520_093.0}
+    made = table(rows)
+    assert [row.outside for row in made.rows] == [(rows[0]["job"],), (), (), ()]
+    text = render(made, Format.MARKDOWN, Layout())
+    assert f"CIFAR-10 NiN FP32: 1 ({rows[0]['job'][:12]})" in text
+    assert "10 × ln(classes)" in text
+    assert "10 × ln(classes)" not in render(usual, Format.MARKDOWN, Layout())
+    first = made.rows[0].cells[3]
+    assert first.mean is not None
+    assert first.mean > 1000
+    settings = {job.identity: job.settings() for job in JOBS}
+    declared = with_medians(find_table("table1"))
+    medians = make_table(declared, heading="h", jobs=settings, results=rows)
+    frame = pd.DataFrame(rows)
+    losses = frame[frame.bits == 32].test_loss
+    cell = medians.rows[0].cells[3]
+    assert cell.mean == losses.median()
+    assert cell.error == pytest.approx((losses - losses.median()).abs().median(), rel=1e-12)
+    assert "median absolute deviation" in render(medians, Format.MARKDOWN, Layout(spread=True))
+    with pytest.raises(InputError, match="no table of means"):
+        with_medians(find_table("table3"))

@@ -34,20 +34,20 @@ GOLDEN = {
     "cifar10-grid": ("e8e9bc3fe2460400efd8615c708fd7f0", "84777ebe11f9f1f474df21b79ca376ac", "9758948569a3291c"),
     "cifar100-grid": ("8f28fc697e58dc5f6c7275dbdad58691", "8dd251b3f94de935b2818f4422d3d555", "8537e3e1f383afd6"),
     "digits-grid": ("fbb9a236bf1d4661fe41c83164610b43", "267b3b4feee8b9089b0d5b1c2c3dad1a", "6654a65cbb9d8b24"),
-    "cifar10-flatness": ("621595c55db700d45222ae1d72670b60", "1a796fc9fe518402c2417b8829210879", "b7f843bb8dbc3853"),
-    "cifar100-flatness": ("bc42e0dfc2a3a0717343082321193cdb", "e908ef96e45b3d0bbd2524fdcbd3032e", "325e3f36db8282df"),
-    "cifar100-distortion": ("2bbd43fbd5b4a9d22b3b4529229b8af2", "d45336d67065a144147d8b32423994e2", "30e14083b0a96eb0"),
-    "digits-distortion": ("6a9498c7b30bcf6d0108482ff16da0b5", "445106b5eeacc390650a300200cadcfe", "64f270bd0640d313"),
-    "digits-flatness": ("de36f2ca97fc53357d9dedab83c3568f", "c6268a3a3914a39754d3255cee00a7e9", "02c415d5ed654363"),
-    "imagenet-resnets": ("504d1612bf95958bdb0be384ab219889", "b126d24751448e5cb39a313692267a01", "79703c952a1a4c57"),
-    "imagenet-distortion": ("656bae1445f93185b147a51a5d40b1f2", "74604a816361b93127c4be8c380e49a4", "bd7c5019224ab965"),
+    "cifar10-flatness": ("621595c55db700d45222ae1d72670b60", "1a796fc9fe518402c2417b8829210879", "0c06a43f90811440"),
+    "cifar100-flatness": ("bc42e0dfc2a3a0717343082321193cdb", "e908ef96e45b3d0bbd2524fdcbd3032e", "075e8ebb01477ca5"),
+    "cifar100-distortion": ("2bbd43fbd5b4a9d22b3b4529229b8af2", "f7f4dae254af4fb80ebdbf3c1df284d0", "3e784b3c47067ab3"),
+    "digits-distortion": ("6a9498c7b30bcf6d0108482ff16da0b5", "180d1be8f8646a74eeb5c02e0b749c73", "d0ad3cfef7764f31"),
+    "digits-flatness": ("de36f2ca97fc53357d9dedab83c3568f", "c6268a3a3914a39754d3255cee00a7e9", "7361280d713021fa"),
+    "imagenet-resnets": ("504d1612bf95958bdb0be384ab219889", "b126d24751448e5cb39a313692267a01", "47d970b9ba40ecfc"),
+    "imagenet-distortion": ("656bae1445f93185b147a51a5d40b1f2", "8393089041a8eac75cfcfbcc5691e6e2", "f105460fe53a3ab2"),
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""
 
 BEFORE_OTHERS = {
-    "cifar10-flatness": ("nin", "f4e336a1bc9383b4"),
-    "cifar100-flatness": ("nin", "f956fa35f392753b"),
-    "cifar100-distortion": ("resnet", "8f79ac8f22717c87"),
+    "cifar10-flatness": ("nin", "e3e7e724a5ee15c7"),
+    "cifar100-flatness": ("nin", "ccec206e8e6f6cf3"),
+    "cifar100-distortion": ("resnet", "11600a3cbc5f41cc"),
 }
 """The hash of all jobs in order, when these sweeps held one kind of model alone."""
 

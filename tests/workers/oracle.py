@@ -26,8 +26,13 @@ def plain_model(training: Training, model: Mapping[str, Tensor]) -> Plain:
     return net.eval()
 
 
+def folded(training: Training, measure: Search) -> bool:
+    """science.md, section 4: the reference folds batch norm into plain convolutions, so in full precision alone."""
+    return {"all": True, "none": False, "reference": training.bits == 32}[measure.fold_bn]
+
+
 def fold(net: Plain) -> None:
-    """Fold each batch norm into its convolution, which then has a bias; only for models that round nothing."""
+    """Fold each batch norm into its convolution, which then has a bias; γ = 1 and β = 0 stay parameters."""
     for pair in net.pairs():
         conv, norm = pair.conv, pair.norm
         if isinstance(norm, nn.BatchNorm2d):
@@ -35,7 +40,9 @@ def fold(net: Plain) -> None:
             conv.weight.data = conv.weight.data * factor[:, None, None, None]
             before = torch.zeros_like(norm.running_mean) if conv.bias is None else conv.bias.data
             conv.bias = nn.Parameter(norm.bias.data + (before - norm.running_mean) * factor)
-            pair.norm = nn.Identity()
+            norm.weight.data, norm.bias.data = torch.ones_like(factor), torch.zeros_like(factor)
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1 - norm.eps)
 
 
 def deploy(net: Plain) -> None:
@@ -67,7 +74,8 @@ class Oracle:
         self.net = plain_model(training, model)
         if measure.perturb == "quantized":
             deploy(self.net)
-        if measure.folds(training):
+        self.folded = folded(training, measure)
+        if self.folded:
             fold(self.net)
         self.layout = Layout(training.model.layers(training.data))
         self.pixels, self.labels = standardized(
@@ -82,7 +90,8 @@ class Oracle:
             found.append((conv.weight, slice(spans.weight.start, spans.weight.stop)))
             if conv.bias is not None:
                 found.append((conv.bias, slice(spans.bias.start, spans.bias.stop)))
-            if isinstance(norm, nn.BatchNorm2d):
+            counts = not self.folded or self.measure.perturb_folded == "reference"
+            if isinstance(norm, nn.BatchNorm2d) and counts:
                 assert spans.norm is not None
                 found.append((norm.weight, slice(spans.norm.gamma.start, spans.norm.gamma.stop)))
                 found.append((norm.bias, slice(spans.norm.beta.start, spans.norm.beta.stop)))

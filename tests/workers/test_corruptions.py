@@ -442,3 +442,42 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Mon
     for ask in (libraries.check_libraries, lambda: libraries.library("no_such_module")):
         with pytest.raises(InputError, match=r"no-such-package.*pip install 'qsweep\[distortion\]'"):
             ask()
+
+
+def published_zoom_blur(image: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """`make_cifar_c.py`, word for word but for its names."""
+    x = (image / 255.0).astype(np.float32)
+    out = np.zeros_like(x)
+    for factor in factors:
+        side = x.shape[0]
+        width = int(np.ceil(side / factor))
+        top = (side - width) // 2
+        zoomed = ndimage.zoom(x[top : top + width, top : top + width], (factor, factor, 1), order=1)
+        trim = (zoomed.shape[0] - side) // 2
+        out += zoomed[trim : trim + side, trim : trim + side]
+    return np.uint8(np.clip((x + out) / (len(factors) + 1), 0, 1) * 255)
+
+
+def published_contrast(image: np.ndarray, kept: float) -> np.ndarray:
+    x = image / 255.0
+    means = np.mean(x, axis=(0, 1), keepdims=True)
+    return np.uint8(np.clip((x - means) * kept + means, 0, 1) * 255)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_pixels_that_draw_nothing_are_those_of_the_published_code(severity: int) -> None:
+    images = np.random.default_rng(8).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    factors = np.arange(1, *CIFAR.at("zoom_blur", severity))
+    zoom = np.stack([published_zoom_blur(one, factors) for one in images])
+    assert (corrupted(images, "zoom_blur", severity) == zoom).all()
+    drawn = np.stack([published_contrast(one, CIFAR.at("contrast", severity)) for one in images])
+    assert (corrupted(images, "contrast", severity) == drawn).all()
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_frost_cuts_the_values_that_the_published_code_cuts(severity: int) -> None:
+    images = np.random.default_rng(9).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    textures = (np.full((40, 40, 3), 50, dtype=np.uint8),) * 5
+    share, cover = CIFAR.at("frost", severity)
+    found = corrupt(images, "frost", severity, places=range(40), textures=textures)
+    assert (found == np.uint8(np.clip(share * images + cover * np.full(3, 50), 0, 255))).all()

@@ -45,7 +45,7 @@ def test_other_content_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_a_missing_data_set_says_what_to_do(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is not here.*--data"):
+    with pytest.raises(InputError, match=r"not found.*--data"):
         load(DATASETS[name], tmp_path, download=False)
     with pytest.raises(InputError, match="needs a folder"):
         load(DATASETS[name], None, download=False)

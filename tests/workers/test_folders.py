@@ -303,7 +303,7 @@ def test_imagenet_is_known_by_its_classes_and_numbers() -> None:
 
 def test_imagenet_that_is_not_there_is_named() -> None:
     data = DATASETS["imagenet"]
-    with pytest.raises(InputError, match="ImageNet-1K is not here: there is no imagenet"):
+    with pytest.raises(InputError, match="data set ImageNet-1K not found"):
         find(data, Path("/nonexistent"), download=True)
 
 

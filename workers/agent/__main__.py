@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from db.belonging import check_belonging
-from db.clock import boot_id, process_started
+from db.clock import machine_id, process_started
 from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
@@ -88,7 +88,7 @@ def run(
             host=socket.gethostname(),
             pid=os.getpid(),
             process_started=process_started(os.getpid()),
-            boot_id=boot_id(),
+            boot_id=machine_id(),
             backend=os.environ.get("QSWEEP_BACKEND", "local"),
             device=device_class(device),
             build=build(),

@@ -9,6 +9,7 @@ and `{"ended": true}` when the job is not its own any more: what became of it st
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import threading
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from workers.agent.loop import Agent
 from workers.agent.saying import say
 from workers.agent.workplace import Workplace
 from workers.cohort import Cohort
+
+log = logging.getLogger(__name__)
 
 WAIT = 0.5
 """Seconds after which an agent that waits for a word looks after its lease."""
@@ -40,10 +43,14 @@ class Orders:
         return self._words.get(timeout=timeout)
 
     def _read(self) -> None:
-        for line in self._lines:
-            self._words.put(line.strip())
-        self._stop.set()
-        self._words.put(None)
+        try:
+            for line in self._lines:
+                self._words.put(line.strip())
+        except (OSError, ValueError) as error:  # whoever gives the orders can't be heard any more
+            log.error("the orders can't be read: %s", error)
+        finally:
+            self._stop.set()
+            self._words.put(None)
 
 
 class DirectedAgent(Agent):

@@ -60,6 +60,11 @@ def failure_class(error: Exception) -> FailureClass:
     return FailureClass.PREEMPTED if is_disk_full(error) else FailureClass.CRASH
 
 
+def kind(error: Exception) -> str:
+    """Within its class, what like errors have in common: a crash's type. The other classes say all by themselves."""
+    return type(error).__qualname__ if failure_class(error) is FailureClass.CRASH else ""
+
+
 def is_disk_full(error: Exception) -> bool:
     """Whether the disk of the home or of the registry is full, or its quota used up."""
     return isinstance(error, RegistryFull) or (

@@ -13,12 +13,19 @@ from workers.agent.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
+OUTAGE = 60.0
+"""Seconds beyond a lease for which an agent works on without a heartbeat that got through: as long as every other call
+to the registry is repeated."""
+
 
 class Heart:
     """Beats for an agent from a thread of its own, as long as the agent makes progress.
 
     Without progress for `patience` seconds it stops beating, so that the lease runs out and another agent
     takes the work. When the lease turns out to be lost, `lost` is set and the agent has to stop.
+    A heartbeat that fails is tried again: while the registry is away nobody else can take the lease. But an agent
+    whose last heartbeat is a lease and a minute old has to stop as well (`gives_up`), whatever keeps its heartbeat from
+    getting through: a registry that is away, a call that does not return, a thread that ended.
     `unwanted` holds the claimed jobs that no sweep wants any more.
     """
 
@@ -30,16 +37,27 @@ class Heart:
         self.lost = threading.Event()
         self.unwanted: frozenset[int] = frozenset()
         self._note = ""
-        self._progressed = time.monotonic()
+        self._silence = lease + OUTAGE
+        self._progressed = self._beaten = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
 
     def start(self) -> None:
+        self._beaten = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
+        """End the heartbeat. One that waits for a registry that does not answer ends with the process."""
         self._over.set()
-        self._thread.join()
+        self._thread.join(self.interval)
+
+    def gives_up(self) -> bool:
+        """Whether the agent's jobs are somebody else's by now, or may be: it has to stop. Asked by the agent itself."""
+        silent = time.monotonic() - self._beaten
+        if not self.lost.is_set() and silent > self._silence:
+            log.error("no heartbeat got through for %.0f s: the agent gives up its jobs", silent)
+            self.lost.set()
+        return self.lost.is_set()
 
     def progress(self, note: str) -> None:
         """The agent has got on: `note` says with what."""
@@ -51,17 +69,24 @@ class Heart:
         self._progressed = time.monotonic()
 
     def _beat(self) -> None:
-        while not self._over.wait(self.interval):
-            if time.monotonic() - self._progressed > self.patience:
-                log.error("no progress for %.0f s (%s): the heartbeat stops", self.patience, self._note)
-                self.lost.set()
-                return
-            try:
-                point("heartbeat")
-                self.unwanted = self.registry.beat(self.agent, self._note)
-            except LeaseLost:
-                log.error("the lease of agent %d is lost: its work is discarded", self.agent)
-                self.lost.set()
-                return
-            except QsweepError as error:
-                log.error("no heartbeat: %s", error)  # the next one may get through
+        try:
+            while not self._over.wait(self.interval) and not self.lost.is_set():
+                self._beat_once()
+        except Exception:
+            log.exception("the heartbeat ended by an error of its own: the agent gives up its jobs")
+            self.lost.set()
+
+    def _beat_once(self) -> None:
+        if time.monotonic() - self._progressed > self.patience:
+            log.error("no progress for %.0f s (%s): the heartbeat stops", self.patience, self._note)
+            self.lost.set()
+            return
+        try:
+            point("heartbeat")
+            self.unwanted = self.registry.beat(self.agent, self._note)
+            self._beaten = time.monotonic()
+        except LeaseLost:
+            log.error("the lease of agent %d is lost: its work is discarded", self.agent)
+            self.lost.set()
+        except QsweepError as error:
+            log.error("no heartbeat: %s", error)  # the next one may get through

@@ -15,7 +15,7 @@ from db.states import FailureClass
 from sweeps.datasets import DataSet
 from sweeps.faults import point
 from sweeps.job import Kind
-from workers.agent.endings import LeaseGone, failure_class, is_disk_full, story
+from workers.agent.endings import LeaseGone, failure_class, is_disk_full, kind, story
 from workers.agent.measuring import distort_claims, measure_claims
 from workers.agent.models import KeptFile, Models
 from workers.agent.node import data_folder
@@ -132,7 +132,7 @@ class Agent:
         log.info("%d jobs end as %s: %s", len(claims), failure, story(error))
         if failure is FailureClass.MEMORY:
             self._fitting[claims[0].job.shape] = max(plan.slots // 2, 1)
-        held = registry.fail(agent, claims, failure, story(error), slots=plan.slots)
+        held = registry.fail(agent, claims, failure, story(error), slots=plan.slots, kind=kind(error))
         if is_disk_full(error):
             # Only for what was still ours: an agent that lost its lease has no say in the sweep any more.
             registry.pause_for([one for one in claims if one.job_id in held], story(error))

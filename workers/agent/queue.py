@@ -41,6 +41,7 @@ class JobQueue(Protocol):
         error: str,
         *,
         slots: int | None = None,
+        kind: str = "",
     ) -> frozenset[int]: ...
 
     def pause_for(self, claims: Sequence[Fenced], reason: str) -> None: ...

@@ -50,7 +50,7 @@ class Workplace:
         self.heart.progress(json.dumps(note))
 
     def check_lease(self) -> None:
-        if self.heart.lost.is_set():
+        if self.heart.gives_up():
             raise LeaseGone
 
     def is_to_stop(self, claims: Sequence[Claim]) -> bool:

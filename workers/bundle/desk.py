@@ -193,6 +193,7 @@ class Desk:
         error: str,
         *,
         slots: int | None = None,
+        kind: str = "",
     ) -> frozenset[int]:
         held = [one.job_id for one in claims if self._holds(agent_id, one)]
         self._end(agent_id, held, failure_class, error, slots)

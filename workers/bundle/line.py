@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -12,6 +13,8 @@ from db.rows import EVERYTHING, Accepted, Calibration, Checkpoint, Claim, Fenced
 from db.states import FailureClass
 from sweeps.errors import QsweepError
 from workers.bundle.desk import Desk
+
+log = logging.getLogger(__name__)
 
 ANSWERED, LOST, BROKEN = "answered", "lost", "broken"
 
@@ -69,8 +72,10 @@ class Line:
         error: str,
         *,
         slots: int | None = None,
+        kind: str = "",
     ) -> frozenset[int]:
-        return cast("frozenset[int]", self._ask("fail", agent_id, claims, failure_class, error, slots=slots))
+        answer = self._ask("fail", agent_id, claims, failure_class, error, slots=slots, kind=kind)
+        return cast("frozenset[int]", answer)
 
     def pause_for(self, claims: Sequence[Fenced], reason: str) -> None:
         self._ask("pause_for", claims, reason)
@@ -90,20 +95,33 @@ class Line:
 
 
 def answer_calls(connection: Connection, desk: Desk, lock: threading.Lock) -> None:
-    """The desk's end, until the agent hangs up. `lock` keeps the calls of all agents apart."""
-    while True:
-        try:
-            call, arguments, options = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            with lock:
-                answer = (ANSWERED, getattr(desk, call)(*arguments, **options))
-        except LeaseLost:
-            answer = (LOST, arguments[0])
-        except Exception as error:  # the agent reports it: this end has to stay up for the others
-            answer = (BROKEN, f"{call}: {type(error).__name__}: {error}")
-        try:
-            connection.send(answer)
-        except OSError:
-            return
+    """The desk's end, until the agent hangs up. `lock` keeps the calls of all agents apart.
+
+    However it ends, it hangs up: an agent that nobody answers any more has lost its lease, and must not wait.
+    """
+    with connection:
+        while _answer(connection, desk, lock):
+            pass
+
+
+def _answer(connection: Connection, desk: Desk, lock: threading.Lock) -> bool:
+    """Answer one call. False once the agent hung up, or said something that can't be read."""
+    try:
+        call, arguments, options = connection.recv()
+    except (EOFError, OSError):
+        return False
+    except Exception:  # half a message of an agent that was killed while it wrote
+        log.exception("a call of an agent can't be read: the line to it is closed")
+        return False
+    try:
+        with lock:
+            answer = (ANSWERED, getattr(desk, call)(*arguments, **options))
+    except LeaseLost:
+        answer = (LOST, arguments[0])
+    except Exception as error:  # the agent reports it: this end has to stay up for the others
+        answer = (BROKEN, f"{call}: {type(error).__name__}: {error}")
+    try:
+        connection.send(answer)
+    except OSError:
+        return False
+    return True

@@ -83,17 +83,23 @@ def zoom_blur(images: np.ndarray, settings: tuple[float, float], draws: Draws) -
     """The mean of the image and of its centre at every zoom factor 1, 1 + step, …, end.
 
     The factors are `np.arange(1, end, step)`, whose rounding decides whether the end is one of them; the image
-    itself counts once more beside the factor 1.
+    itself counts once more beside the factor 1. All sums are float32, as those of the published code.
     """
     factors = np.arange(1, *settings)
-    total = images + sum(zoomed(images, float(factor)) for factor in factors)
-    return np.asarray(total / (len(factors) + 1))
+    total = np.zeros(images.shape, dtype=np.float32)
+    for factor in factors:
+        total += zoomed(images.astype(np.float32), float(factor))
+    return np.asarray((images.astype(np.float32) + total) / np.float32(len(factors) + 1))
 
 
 def zoomed(images: np.ndarray, factor: float) -> np.ndarray:
-    """The centre of each image, ⌈side/factor⌉ pixels wide, enlarged by linear interpolation and cut to the side."""
+    """The centre of each image, ⌈side/factor⌉ pixels wide, enlarged by linear interpolation and cut to the side.
+
+    As SciPy does, it is computed in double precision and returned in that of the images.
+    """
     lines = _interpolation(images.shape[1], factor)
-    return np.asarray(np.einsum("ai,nijc,bj->nabc", lines, images, lines, optimize=True))
+    found = np.einsum("ai,nijc,bj->nabc", lines, images.astype(np.float64), lines, optimize=True)
+    return np.asarray(found.astype(images.dtype))
 
 
 @functools.cache

@@ -32,8 +32,6 @@ APPLIED: dict[str, Callable[..., np.ndarray]] = {
     "pixelate": digital.pixelate,
     "jpeg_compression": digital.jpeg_compression,
 }
-ROUNDING = 1e-9
-"""How much below a whole number a value may have come out by rounding alone, in units of 1/255."""
 
 
 def corrupt(
@@ -50,8 +48,8 @@ def corrupt(
 
     `places` names each image, by its number in the test set or its path: what is drawn for an image depends on that,
     the seed, the corruption and the severity, and on no other image. Values are cut down to whole ones, not rounded,
-    as in the published sets, but for what arithmetic alone left just below one. `textures` are photographs of frost,
-    uint8 (height, width, 3); synthetic ones if there are none. Raises InputError for an unknown corruption or
+    as in the published sets: one that arithmetic left just below a whole number too. `textures` are photographs of
+    frost, uint8 (height, width, 3); synthetic ones if there are none. Raises InputError for an unknown corruption or
     severity, and for a missing library.
     """
     check(corruption, severity)
@@ -68,7 +66,7 @@ def corrupt(
     assert len(draws) == len(images), "each image has a place"
     apply = _bound(corruption, constants, images.shape[1], textures)
     found = apply(images / 255.0, constants.at(corruption, severity), draws)
-    return np.asarray(np.clip(found, 0, 1) * 255 + ROUNDING).astype(np.uint8)
+    return np.asarray(np.clip(found, 0, 1) * 255).astype(np.uint8)
 
 
 def check(corruption: str, severity: int | None = None) -> None:

@@ -13,7 +13,7 @@ from workers.corruptions.noise import Draws
 
 def contrast(images: np.ndarray, kept: float, draws: Draws) -> np.ndarray:
     """Each channel drawn towards its mean over the image."""
-    means = images.mean(axis=(1, 2), keepdims=True)
+    means = np.stack([image.mean(axis=(0, 1), keepdims=True) for image in images])  # bits of one image by itself
     return np.asarray((images - means) * kept + means)
 
 
@@ -49,7 +49,7 @@ def _warped(
         ndimage.map_coordinates(channel, [rows + down, columns + across], order=1, mode="reflect")
         for channel in np.moveaxis(mapped, -1, 0)
     ]
-    return np.stack(channels, axis=-1).astype(np.float64)
+    return np.stack(channels, axis=-1)  # float32 to the end, as in the published code
 
 
 def pixelate(images: np.ndarray, share: float, draws: Draws) -> np.ndarray:

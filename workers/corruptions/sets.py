@@ -37,7 +37,7 @@ FROST = "frost"
 """The corruption that takes textures, and the folder of the data sets in which photographs of frost may lie."""
 BATCH = 250
 """Images that are corrupted at a time: no part of what comes out."""
-SEMANTICS = 1
+SEMANTICS = 2
 """Raised when the same seed gives other images."""
 PATIENCE = 0.2
 Tick = Callable[[], None]

@@ -40,10 +40,14 @@ def grey(images: np.ndarray) -> np.ndarray:
 def frost(
     images: np.ndarray, settings: tuple[float, float], draws: Draws, textures: tuple[np.ndarray, ...]
 ) -> np.ndarray:
-    """a·x + b·frost, with a piece of one of the first five `textures` (uint8 (height, width, 3))."""
+    """a·x + b·frost, with a piece of one of the first five `textures` (uint8 (height, width, 3)).
+
+    Counted in units of 1/255 and cut there, as in the published code: a whole number stays one.
+    """
     share, cover = settings
-    pieces = np.stack([_piece(textures[:TEXTURES], images.shape[1], one) for one in draws]) / 255.0
-    return share * images + cover * (grey(pieces) if images.shape[-1] == 1 else pieces)
+    pieces = np.stack([_piece(textures[:TEXTURES], images.shape[1], one) for one in draws]).astype(np.float64)
+    blended = share * np.rint(images * 255) + cover * (grey(pieces) if images.shape[-1] == 1 else pieces)
+    return np.asarray(np.floor(np.clip(blended, 0, 255)) / 255)
 
 
 def _piece(textures: tuple[np.ndarray, ...], side: int, draw: np.random.Generator) -> np.ndarray:

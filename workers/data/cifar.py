@@ -36,10 +36,10 @@ def read_cifar(data: DataSet, folder: Path | None, download: bool) -> tuple[np.n
 
 def _problem(data: DataSet, folder: Path, error: Exception) -> str:
     if data.folder is not None and not (folder / data.folder).exists():
-        return f"{data.title} is not here: there is no {data.folder}"
+        return f"data set {data.title} not found"
     reason = f"{type(error).__name__}: {error}"
     return f"{data.title} can't be read: a file is missing, truncated or damaged ({reason})"
 
 
 def _remedy(data: DataSet) -> str:
-    return f"name the folder that holds {data.folder} with --data, or let it be downloaded"
+    return f"pass --data with the folder that contains {data.folder}, or run `launch` and it will be downloaded"

@@ -44,11 +44,11 @@ class Listing:
 
 def folder_of(data: DataSet, folder: Path | None) -> Path:
     """The folder of a data set of files, below the data folder. Raises InputError if it is missing."""
-    allowed = f"name the folder that holds {data.folder}, with {TRAIN} and {TEST} in it, with --data"
+    allowed = f"pass --data with the folder that contains {data.folder}/{TRAIN} and {data.folder}/{TEST}"
     if folder is None or data.folder is None:
         raise InputError(f"{data.title} needs a folder", place="--data", allowed=allowed)
     if not (folder / data.folder).is_dir():
-        raise InputError(f"{data.title} is not here: there is no {data.folder}", place=str(folder), allowed=allowed)
+        raise InputError(f"data set {data.title} not found", place=str(folder), allowed=allowed)
     return folder / data.folder
 
 

@@ -156,8 +156,11 @@ def _begin(decoder: Decoder) -> None:
 def _follow() -> None:
     """End with the agent, even if that is killed."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is None:
+        return
+    try:
         parent.join()
+    finally:  # without this watch the process could outlive its agent
         os._exit(1)
 
 

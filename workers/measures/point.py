@@ -24,6 +24,8 @@ class Conventions(Protocol):
     def perturb(self) -> str: ...
     @property
     def perturb_step(self) -> bool: ...
+    @property
+    def perturb_folded(self) -> str: ...
     def folds(self, training: Training) -> bool: ...
 
 
@@ -63,7 +65,7 @@ def make_point(
     if folded:
         scale = _fold(layout, parameters, statistics)
         _fold(layout, initial, first)
-    mask = _perturbed(layout, parameters, folded=folded)
+    mask = _perturbed(layout, parameters, folded=folded, norms=not folded or search.perturb_folded == "reference")
     if bits is not None and search.perturb_step:
         mask[layout.steps.start : layout.steps.stop] = 1.0
     return Point(
@@ -77,14 +79,18 @@ def make_point(
     )
 
 
-def _perturbed(layout: Layout, like: Tensor, *, folded: bool) -> Tensor:
-    """1 at every parameter that the model has, but its step sizes; folding leaves biases in the place of γ and β."""
+def _perturbed(layout: Layout, like: Tensor, *, folded: bool, norms: bool) -> Tensor:
+    """1 at every parameter that the model has, but its step sizes.
+
+    Folding gives each layer with batch norm a bias. Its γ = 1 and β = 0 are parameters still: the reference code folds
+    and then perturbs all of `model.parameters()`. `norms` says whether γ and β count.
+    """
     mask = torch.zeros_like(like)
     for layer, spans in zip(layout.layers, layout.spans, strict=True):
         there = [spans.weight]
         if layer.bias or (folded and layer.norm):
             there.append(spans.bias)
-        if spans.norm is not None and not folded:
+        if spans.norm is not None and norms:
             there += [spans.norm.gamma, spans.norm.beta]
         for span in there:
             mask[span.start : span.stop] = 1.0

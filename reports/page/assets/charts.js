@@ -149,17 +149,22 @@ const DRAW = {
   },
 };
 
-function panelOf(panel, width, names) {
+function leftOf(panel, width) {
+  // Where a panel's frame begins: room for the ticks of its y axis and their label.
+  const y = scale(panel.y, 100, 0, 5);
+  const widest = Math.max(...y.ticks.map(([, label]) => wide(label)), 12);
+  return Math.min(widest, width * 0.45) + 10 + (panel.y.label ? 17 : 0);
+}
+
+function panelOf(panel, width, names, left) {
   const rows = panel.y.type === "category";
   const height = Math.round(rows ? 58 + panel.y.labels.length * (panel.rowHeight || 26) : Math.min(Math.max(width * 0.62, 210), 330));
-  const yNames = panel.y.labels || [];
   const frame = { top: panel.title ? 26 : 10, right: width - 10 };
   const turned = panel.x.type === "category" && panel.x.labels.length * Math.max(...panel.x.labels.map(wide)) > (width - 60) * 0.9;
   frame.bottom = height - (turned ? Math.max(...panel.x.labels.map(wide)) * 0.72 + 14 : 22) - (panel.x.label ? 17 : 0);
   let y = scale(panel.y, frame.bottom, frame.top, 5);
   if (rows) { y = scale({ ...panel.y, labels: panel.y.labels }, frame.top, frame.bottom, 5); }
-  const widest = Math.max(...y.ticks.map(([, label]) => wide(label)), 12);
-  frame.left = Math.min(widest, width * 0.45) + 10 + (panel.y.label ? 17 : 0);
+  frame.left = left;
   const x = scale(panel.x, frame.left, frame.right, Math.max(2, Math.min(6, Math.floor(width / 90))));
   const image = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": panel.title || panel.y.label });
   const back = svg("g", {}, image);
@@ -188,7 +193,8 @@ function panelOf(panel, width, names) {
   at.tip = (value) => panel.x.labels ? panel.x.labels[value] : `${panel.x.short || "x"} ${number(value)}`;
   const layer = svg("g", {}, image);
   for (const mark of panel.marks) DRAW[mark.type](mark, at, layer, hits, names, frame);
-  listen(image, hits, panel);
+  if (panel.hover === "x") follow(image, panel, at, names, frame);
+  else listen(image, hits, panel);
   return image;
 }
 
@@ -205,6 +211,30 @@ function nearest(image, hits, event) {
   return best;
 }
 
+function place(event) {
+  const room = tip.getBoundingClientRect();
+  tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - room.width - 6))}px`;
+  tip.style.top = `${Math.max(4, event.clientY - room.height - 12)}px`;
+  tip.style.visibility = "visible";
+}
+
+function follow(image, panel, at, names, frame) {
+  // Curves: a line at the nearest x, and what every curve is there.
+  const lines = panel.marks.filter((mark) => mark.type === "line");
+  const xs = [...new Set(lines.flatMap((mark) => mark.x))];
+  const cross = svg("path", { class: "rule", visibility: "hidden" }, image);
+  image.addEventListener("pointermove", (event) => {
+    const box = image.getBoundingClientRect(), x = (event.clientX - box.left) * image.viewBox.baseVal.width / box.width;
+    const value = xs.reduce((best, one) => Math.abs(at.x(one) - x) < Math.abs(at.x(best) - x) ? one : best);
+    const here = lines.map((mark) => [mark, mark.x.indexOf(value)]).filter(([mark, i]) => i >= 0 && mark.y[i] !== null);
+    cross.setAttribute("d", `M${fixed(at.x(value))} ${frame.top}V${frame.bottom}`);
+    cross.setAttribute("visibility", "visible");
+    tip.textContent = [at.tip(value), ...here.map(([mark, i]) => `${names[mark.series]}: ${number(mark.y[i], 4)}`)].join("\n");
+    place(event);
+  });
+  image.addEventListener("pointerleave", () => { tip.style.visibility = "hidden"; cross.setAttribute("visibility", "hidden"); });
+}
+
 function listen(image, hits, panel) {
   image.addEventListener("pointermove", (event) => {
     const hit = nearest(image, hits, event);
@@ -212,10 +242,7 @@ function listen(image, hits, panel) {
     if (!hit) { tip.style.visibility = "hidden"; return; }
     const values = hit.value === undefined ? "" : (hit.across === null ? "" : `\n${panel.x.label}: ${number(hit.across, 4)}`) + `\n${panel.y.label || panel.title}: ${number(hit.value, 4)}`;
     tip.textContent = hit.text + values;
-    const room = tip.getBoundingClientRect();
-    tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - room.width - 6))}px`;
-    tip.style.top = `${Math.max(4, event.clientY - room.height - 12)}px`;
-    tip.style.visibility = "visible";
+    place(event);
   });
   image.addEventListener("pointerleave", () => { tip.style.visibility = "hidden"; });
   image.addEventListener("click", (event) => {
@@ -224,15 +251,16 @@ function listen(image, hits, panel) {
   });
 }
 
-function draw(place, chart) {
-  const choice = place.querySelector("select");
+function draw(spot, chart) {
+  const choice = spot.querySelector("select");
   const panels = chart.choices ? chart.choices[choice ? choice.selectedIndex : 0].panels : chart.panels;
-  const grid = place.querySelector(".plots");
+  const grid = spot.querySelector(".plots");
   const room = grid.clientWidth || 680, gap = 19;
   const columns = Math.max(1, Math.min(panels.length, chart.columns || 4, Math.floor((room + gap) / ((chart.minimum || 300) + gap))));
   grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
   const width = Math.floor((room - gap * (columns - 1)) / columns);
-  grid.replaceChildren(...panels.map((panel) => panelOf(panel, width, chart.names)));
+  const left = Math.max(...panels.map((panel) => leftOf(panel, width)));
+  grid.replaceChildren(...panels.map((panel) => panelOf(panel, width, chart.names, left)));
 }
 
 function legend(chart, used) {

@@ -14,6 +14,13 @@ function cellOf(column, row) {
   return value === null || value === undefined ? null : value;
 }
 
+function aligned(value, column) {
+  // One number of decimals a column, so that its points stand below each other; what would show as 0 stands as it is.
+  if (value === null) return "–";
+  const text = (value * column.factor).toFixed(column.decimals);
+  return value !== 0 && Number(text) === 0 ? number(value * column.factor, 3) : text.replace("-", "−");
+}
+
 function describe(row) {
   const jobs = DATA.jobs.train;
   const settings = jobs.columns.filter((one) => one.setting).map((one) => `${one.label} ${cellOf(one, row)}`);
@@ -42,14 +49,15 @@ function showJobs(title, kind, rows, sortBy) {
     ...columns.map((one) => {
       const value = cellOf(one, row);
       if (one.values) return html("td", {}, value === null ? "–" : String(value));
-      return html("td", { class: "n", "data-v": value === null ? "" : value }, one.setting ? String(value ?? "–") : number(value, 4));
+      return html("td", { class: "n", "data-v": value === null ? "" : value }, one.setting ? String(value ?? "–") : aligned(value, one));
     }))));
   const table = html("table", { class: "sortable" }, html("thead", {}, head), body);
   const spot = document.getElementById("jobs-body");
   const count = rows.length === 1 ? "1 job" : `${rows.length} jobs`;
   document.getElementById("jobs-title").textContent = `${title} — ${count}`;
-  const hint = html("p", { class: "note" }, "A job's whole life: ", html("code", {}, `qsweep show ${jobs.ids[rows[0]].slice(0, 12)}`));
+  const hint = html("p", { class: "note" }, "Full history of a job: ", html("code", {}, `qsweep show ${jobs.ids[rows[0]].slice(0, 12)}`));
   spot.replaceChildren(...(rows.length > 8 ? [filterOf(table)] : []), html("div", { class: "scroll" }, table), hint);
+  watchEdges(spot.querySelector(".scroll"));
   makeSortable(table);
   const index = columns.findIndex((one) => one.name === sortBy);
   if (index >= 0) table.querySelectorAll("thead button")[index + 1].click();
@@ -111,6 +119,17 @@ document.addEventListener("click", (event) => {
 document.getElementById("jobs").addEventListener("click", (event) => {
   if (event.target.id === "jobs" || event.target.id === "jobs-close") document.getElementById("jobs").close();
 });
+// Tables that are wider than their box, and the sections' names, say so at the edge where they go on.
+const edges = (box) => {
+  const more = box.scrollWidth - box.clientWidth;
+  box.classList.toggle("before", box.scrollLeft > 2);
+  box.classList.toggle("after", more - box.scrollLeft > 2);
+};
+const watchEdges = (box) => {
+  box.addEventListener("scroll", () => edges(box), { passive: true });
+  new ResizeObserver(() => edges(box)).observe(box);
+};
+document.querySelectorAll(".scroll, nav > div").forEach(watchEdges);
 document.querySelectorAll("[data-chart]").forEach(setUp);
 theme();
 document.documentElement.dataset.ready = "true";

@@ -1,5 +1,6 @@
 """Files: who writes a publication, when pointers left one, by what the results store is known again. Curves: the epochs
-that a running training has done. Sweeps: when one was launched as written, which is what its bare name means."""
+that a running training has done. Sweeps: when one was launched as written, which is what its bare name means. Causes:
+what kind of failure an event tells of, and which agents have tried a job in vain."""
 
 from __future__ import annotations
 
@@ -44,3 +45,5 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.add_column("sweeps", sa.Column("written_at", sa.Double(), nullable=True))
+    op.add_column("events", sa.Column("cause", sa.Text()))
+    op.add_column("jobs", sa.Column("tried_by", sa.Text()))

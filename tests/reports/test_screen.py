@@ -1,0 +1,118 @@
+"""Tables on a terminal: as wide as that at most, no word broken, and what is left out is said."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from reports.answers import make_tables
+from reports.inversion import paper_sheet
+from reports.render import Layout, sheet_of
+from reports.screen import cells, drawn, drawn_document, paragraph
+from reports.sheet import Heading, Sheet, headings, markdown, plain, spares
+from tests.reports.drawn import made_source
+
+WIDTHS = [60, 61, 72, 80, 100, 120, 200]
+NAME = "digits-distortion@472f5d4b"
+LONG = "/home/somebody/a/rather/long/path/of/a/home/that/no/narrow/terminal/has/room/for/.qsweep"
+
+
+def sheets() -> dict[str, Sheet]:
+    """Tables as they are printed, and others that are hard to fit."""
+    found = {
+        f"{name} {number}{' spread' if layout.spread else ''}": sheet_of(table, layout)
+        for name in ("digits-grid", "digits-flatness", "digits-distortion")
+        for layout in (Layout(), Layout(against_paper=True, spread=True))
+        for number, table in enumerate(make_tables(made_source(name)))
+    }
+    return found | {
+        "paper": paper_sheet(),
+        "names": Sheet(
+            headings=(*headings("job", "file", copied=["job", "file"]), Heading(name="n", numeric=True, spare=1)),
+            rows=((NAME, LONG, "1"), (NAME + "x", LONG + "/x", "2")),
+        ),
+        "prose": Sheet(
+            headings=headings("part", "finding"),
+            rows=(("home", f"{LONG} has 74 GB free, and more words follow"), ("wide", "日本語 テスト " * 12)),
+        ),
+    }
+
+
+ALL = sheets()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ALL)
+def test_a_table_keeps_to_the_terminal_and_breaks_no_word(name: str, width: int) -> None:
+    sheet = ALL[name]
+    text = drawn(sheet, width)
+    for line in text.splitlines():
+        assert cells(line) <= width or " " not in line.strip(), line
+    words = {
+        word
+        for texts in (sheet.names, [sheet.caption, *sheet.notes], *sheet.rows)
+        for one in texts
+        for word in one.split()
+    }
+    table = text.split("\n(")[0].splitlines()
+    shown = {word for line in table if not set(line) <= set("─┄") for word in line.split()}
+    assert {one for one in shown if not {one, one.rstrip(":")} & (words | {"…", "-", "·", "—"})} == set()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_one_copies_is_whole_and_stays(width: int) -> None:
+    text = drawn(ALL["names"], width)
+    for row in ALL["names"].rows:
+        assert row[0] in text.split()
+        assert row[1] in text.split()
+    assert LONG in drawn(ALL["prose"], width).split()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ALL)
+def test_every_column_is_shown_or_named(name: str, width: int) -> None:
+    text = drawn(ALL[name], width)
+    lines = text.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("─"))
+    header = " ".join(" ".join(lines[: first + 8]).split())
+    note = " ".join(re.findall(r"\n\((.*)\)\n", text, re.DOTALL)).replace("\n", " ")
+    for heading in ALL[name].headings:
+        assert all(word in header for word in heading.name.split()) or heading.name in note
+    if "columns shown" in note:
+        assert ALL[name].everything in note
+
+
+def test_table_1_loses_nothing_at_80_columns() -> None:
+    text = drawn(ALL["digits-grid 0"], 80)
+    assert "columns shown" not in text
+    assert "Dataset: Digits · Model: NiN" in text or "Digits   NiN" in text
+
+
+def test_rows_beyond_a_bound_are_counted() -> None:
+    sheet = Sheet(headings=headings("a"), rows=tuple((str(number),) for number in range(30)))
+    assert "(5 of 30 rows shown; all with --json)" in drawn(sheet, 80, rows=5)
+
+
+def test_the_middle_columns_are_left_out_first() -> None:
+    assert spares(5) == [0, 2, 4, 3, 1]
+    assert spares(1) == [0]
+    assert spares(0) == []
+
+
+def test_one_description_makes_markdown_and_plain_text() -> None:
+    sheet = Sheet(
+        headings=headings("name", "n", numeric=["n"]), rows=(("a|b", "1"),), title="T", subtitle="s", notes=("so",)
+    )
+    assert markdown(sheet) == "**T** — s\n\n| name |  n |\n| ---- | -: |\n| a\\|b |  1 |\n\n- so\n"
+    assert plain(sheet) == "name  n\na|b   1\n"
+
+
+def test_a_document_has_underlined_headings_and_paragraphs_within_the_width() -> None:
+    text = drawn_document(["# Title", "- one\n- " + "word " * 30, ALL["paper"]], 60)
+    assert text.startswith("Title\n═════\n\n- one\n- word")
+    assert max(map(cells, text.splitlines())) <= 60
+
+
+def test_a_paragraph_cuts_no_word() -> None:
+    assert paragraph("a " + "b" * 90 + " c", 60) == ["a", "b" * 90, "c"]
