@@ -21,7 +21,7 @@ from sweeps.errors import InputError
 
 def check_belonging(home: Home, registry: Registry, *, results: str | None = None) -> None:
     """Raises InputError unless the home has the results that this registry counts (at the URL `results`, if that is
-    where they shall lie). Changes nothing."""
+    where they are to lie). Changes nothing."""
     _identity(home, registry, ResultStore(results or home.store))
 
 
@@ -48,7 +48,7 @@ def _identity(home: Home, registry: Registry, store: ResultStore) -> str | None:
     if found == known.identity:
         return found
     if found is None and (_lies_in(registry, home) or _is_place(known, home)):
-        return known.identity  # the results are lost, or shall lie elsewhere from now on: they are not another's
+        return known.identity  # the results are lost, or are to lie elsewhere from now on: they are not another's
     raise _refusal(registry, known, store)
 
 
