@@ -79,7 +79,7 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
 
 
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
@@ -100,7 +100,7 @@ def gc(
         return
     for one in garbage if dry_run else ():
         typer.echo(one.path)
-    say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
+    say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would be deleted" if dry_run else " deleted"))
 
 
 def compact(
