@@ -91,6 +91,7 @@ LONGEST = (
 """The files that take longest, in this order: begun last, one of them would run alone at the end."""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     places = {root / name: place for place, name in enumerate(LONGEST)}
