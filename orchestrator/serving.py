@@ -206,7 +206,7 @@ def _check_password(server: Server) -> None:
         raise InputError(
             f"the password file of this server is not there ({server.passwords})",
             place=f"--dir {server.folder}",
-            allowed="name the home in which it was made by --home, or give it a new password by --new-password: "
+            allowed="name the home in which it was made by --home, or stop it and start it with --new-password: "
             "agents that have the old one are locked out then",
         )
 
