@@ -100,7 +100,7 @@ def gc(
         return
     for one in garbage if dry_run else ():
         typer.echo(one.path)
-    say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
+    say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would be deleted" if dry_run else " deleted"))
 
 
 def compact(

@@ -54,7 +54,7 @@ def test_garbage_goes_and_nothing_else_does(qsweep: Qsweep, home: Path) -> None:
         path.write_bytes(b"x" * 100)
     usage = {one["name"]: one for one in json.loads(qsweep("du", "--json").stdout)}
     assert (usage["results"]["garbage"], usage["models"]["garbage"], usage["checkpoints"]["garbage"]) == (200, 100, 200)
-    assert "5 files, 500 B would go" in qsweep("gc", "--dry-run").stdout
+    assert "5 files, 500 B would be deleted" in qsweep("gc", "--dry-run").stdout
     assert files(home) == kept | {str(path.relative_to(home)) for path in lost}
     assert "5 files, 500 B deleted" in qsweep("gc").stdout
     assert files(home) == kept
