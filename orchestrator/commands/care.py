@@ -79,7 +79,7 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
 
 
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
