@@ -216,6 +216,7 @@ def check(
     from db.losses import MODEL
     from orchestrator.layout import counted, say
     from orchestrator.losses import lost_words
+    from orchestrator.standing import stranded_words
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -241,6 +242,8 @@ def check(
             _confirm(f"Take {jobs} jobs back into the queue, with the measures of their models?", yes)
             changed = repair(place, found, lost)
             typer.echo(f"{changed} jobs are queued again: the next launch computes them", err=True)
+            for words in stranded_words(found):
+                say(words, err=True)
             findings = Findings(broken=findings.broken, lost=[one for one in findings.lost if one not in lost])
     if not findings.is_sound:
         raise typer.Exit(1)
