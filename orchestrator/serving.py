@@ -267,10 +267,11 @@ def _is_there(path: Path) -> bool:
 
 def stop(server: Server) -> None:
     """Stop the server; its data stays."""
+    programs = _programs()
     _check_owner(server)
     if not is_running(server):
         raise InputError("no server runs there", place=str(server.folder))
-    _run(_programs() / "pg_ctl", ["-w", "-t", "120", "-m", "fast", "-D", str(server.data), "stop"], _account())
+    _run(programs / "pg_ctl", ["-w", "-t", "120", "-m", "fast", "-D", str(server.data), "stop"], _account())
 
 
 def is_running(server: Server) -> bool:
