@@ -237,15 +237,16 @@ def agents(transaction: Transaction, state: AgentState | None) -> list[AgentRow]
     ]
 
 
-def held(transaction: Transaction, sweep_id: int, selection: int | None) -> dict[int, int]:
-    """How many running jobs of the sweep, or of a selection of them, each agent holds."""
+def held(transaction: Transaction, sweep_id: int | None, selection: int | None) -> dict[int, int]:
+    """How many running jobs each agent holds: of the sweep, or of a selection of them; of all without either."""
     statement = sa.select(jobs_table.c.agent_id, sa.func.count().label("jobs")).where(RUNNING)
-    if selection is None:
-        members = sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep_id == sweep_id)
-    else:
+    if selection is not None:
         members = sa.select(selections.c.job_id).where(selections.c.selection == selection)
-    member = jobs_table.c.id.in_(members)
-    rows = transaction.run(statement.where(member).group_by(jobs_table.c.agent_id))
+        statement = statement.where(jobs_table.c.id.in_(members))
+    elif sweep_id is not None:
+        members = sa.select(sweep_jobs.c.job_id).where(sweep_jobs.c.sweep_id == sweep_id)
+        statement = statement.where(jobs_table.c.id.in_(members))
+    rows = transaction.run(statement.group_by(jobs_table.c.agent_id))
     return {row.agent_id: row.jobs for row in rows if row.agent_id is not None}
 
 

@@ -292,8 +292,8 @@ class Registry:
     def agents(self, state: AgentState | None = AgentState.ALIVE) -> list[AgentRow]:
         return self._database.read(lambda t: reading.agents(t, state))
 
-    def held(self, sweep_id: int, selection: int | None = None) -> dict[int, int]:
-        """How many running jobs of the sweep, or of a selection of them, each agent holds."""
+    def held(self, sweep_id: int | None = None, selection: int | None = None) -> dict[int, int]:
+        """How many running jobs each agent holds: of the sweep, or of a selection of them; of all without either."""
         return self._database.read(lambda t: reading.held(t, sweep_id, selection))
 
     def stranded(self, sweep_id: int) -> int:

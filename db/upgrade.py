@@ -15,6 +15,7 @@ from db.migrations import HEAD, REVISIONS, VERSION_TABLE
 from db.tables import metadata
 from db.transaction import Transaction
 from sweeps.errors import InputError
+from sweeps.words import counted
 
 OPENING_PATIENCE = 2.0
 AGENTS = sa.table("agents", sa.column("state"), sa.column("clock"), sa.column("expires"))
@@ -65,8 +66,9 @@ def upgrade(url: str | Path) -> tuple[str, str]:
             _check(before, database.place)
         if before != HEAD:
             if working := database.read(lambda t: len(t.run(WORKING).all())):
+                agents = counted(working, "agent of", "agents of"), "works" if working == 1 else "work"
                 raise InputError(
-                    f"{working} agents of schema version {before} still work on this registry",
+                    f"{agents[0]} schema version {before} still {agents[1]} on this registry",
                     place=database.place,
                     allowed="stop them first: Ctrl-C where they were launched, or wait for the end of their lease",
                 )

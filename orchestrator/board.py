@@ -18,8 +18,10 @@ from db.rows import AgentRow, Change, Curve
 from db.standing import standing
 from db.states import State
 from orchestrator.blockage import blocked_words
+from orchestrator.layout import counted
 from orchestrator.lookout import Lookout, View, note_of
 from orchestrator.progress import AVERAGES, duration, rate_text, time_left
+from orchestrator.standing import without_note
 from reports.table import PRECISION_ORDER, precision_name
 
 COLOURS = {
@@ -121,7 +123,7 @@ def plain_line(view: View) -> str:
 
 
 def _unreadable(view: View) -> str:
-    return f"the results of {view.unreadable} done jobs are lost: see qsweep db check"
+    return f"the results of {counted(view.unreadable, 'done job')} are lost: see qsweep db check"
 
 
 def picture(view: View, width: int, height: int) -> RenderableType:
@@ -175,7 +177,7 @@ def _bars(view: View, width: int) -> Iterator[Text]:
     if view.losses.jobs:
         yield Text(f"{'lost':<10}{view.losses.jobs:>9,}  {view.losses.cause()}", style="red")
     if view.missing:
-        yield Text(f"{'in all':<10}{view.counts.total:>9,}  of the {view.sweep.size:,} of the grid", style="dim")
+        yield Text(f"{'in all':<10}{view.counts.total:>9,}  launched, of {view.sweep.size:,} in the sweep", style="dim")
 
 
 def _bar(share: float, width: int) -> str:
@@ -262,7 +264,8 @@ def _agents(view: View, most: int, width: int) -> list[RenderableType]:
     if not view.agents:
         return [Text("no agent is at work", style="dim")]
     lines: list[RenderableType] = [
-        _agent(agent, width, lost=agent.id in view.lost) for agent in sorted(view.agents, key=_busy)[:most]
+        _agent(agent, width, held=view.held.get(agent.id, 0), lost=agent.id in view.lost)
+        for agent in sorted(view.agents, key=_busy)[:most]
     ]
     if len(view.agents) > most:
         lines.append(Text(f"… and {len(view.agents) - most} more agents", style="dim"))
@@ -274,7 +277,7 @@ def _busy(agent: AgentRow) -> tuple[bool, int]:
     return not agent.note, agent.id
 
 
-def _agent(agent: AgentRow, width: int, *, lost: bool) -> Text:
+def _agent(agent: AgentRow, width: int, *, held: int, lost: bool) -> Text:
     note = note_of(agent)
     name = f"agent {agent.id} {agent.host} {agent.device}"
     if agent.expired:
@@ -282,7 +285,7 @@ def _agent(agent: AgentRow, width: int, *, lost: bool) -> Text:
     if lost:
         return Text.assemble(f"{name}  ", ("its process is gone", "red"))
     if not note:
-        return Text.assemble(f"{name}  ", ("starting", "dim"))
+        return Text.assemble(f"{name}  ", (without_note(held), "dim"))
     kind, data, network, *_ = (*str(note["cohort"]).split("/"), "", "")
     share = note["step"] / max(note["steps"], 1)
     what = f"{note['jobs']} × {kind} {data} {network}"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from db.home import Home
 from db.registry import Registry
-from orchestrator.losses import lost_words
+from orchestrator.lost_jobs import lost_words
 from orchestrator.machine import probe
 from reports.sheet import Sheet, headings
 from sweeps.code import code_version
 from sweeps.datasets import DATASETS, ImageFolder
 from sweeps.errors import QsweepError
+from sweeps.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,9 @@ def _machine(home: Home) -> Finding:
         machine = probe(home, [], download=False)
     except QsweepError as error:
         return Finding(part="machine", ok=False, text=str(error))
-    text = f"{machine.gpus} GPUs, {machine.cores} cores: {machine.agents} agents; torch {machine.torch}"
+    text = "{}, {}: {}; torch {}".format(
+        counted(machine.gpus, "GPU"), counted(machine.cores, "core"), counted(machine.agents, "agent"), machine.torch
+    )
     return Finding(part="machine", ok=True, text=text)
 
 
@@ -73,7 +76,7 @@ def _registry(home: Home) -> Finding:
             count, lost = len(registry.sweeps()), lost_words(registry)
     except QsweepError as error:
         return Finding(part="registry", ok=False, text=str(error))
-    return Finding(part="registry", ok=not lost, text="; ".join([f"{count} sweeps", *lost]), needed=False)
+    return Finding(part="registry", ok=not lost, text="; ".join([counted(count, "sweep"), *lost]), needed=False)
 
 
 def _data(home: Home, name: str) -> Finding:

@@ -8,6 +8,7 @@ from db.registry import Registry
 from db.rows import Scope
 from orchestrator.progress import duration
 from orchestrator.upkeep import Look
+from sweeps.words import counted
 
 
 def hindrances(registry: Registry, scope: Scope, look: Look, *, running: int) -> dict[str, str]:
@@ -40,8 +41,8 @@ def _held(registry: Registry, scope: Scope) -> dict[str, str]:
     )
     lease = max(agent.lease for agent in holders)
     return {
-        "held": f"{jobs} jobs are held by {_agents(len(holders), verb=False)} on {hosts}; those of an agent that "
-        f"stays silent for {lease:g} s come back"
+        "held": f"{counted(jobs, 'job is', 'jobs are')} held by {_agents(len(holders), verb=False)} on {hosts}; "
+        f"those of an agent that stays silent for {lease:g} s come back"
     }
 
 

@@ -15,7 +15,7 @@ from db.rows import AgentRow, AttemptRow, Curve, EventRow, JobRow
 from db.schema import KINDS
 from db.states import State
 from orchestrator.joblist import RESULTS, state_text
-from orchestrator.losses import Losses, lost_agents
+from orchestrator.lost_jobs import Losses, lost_agents
 from orchestrator.progress import duration
 
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 import typer
 
 from reports.sheet import Part, Sheet, document, markdown, plain
+from sweeps.words import counted as counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,8 +90,3 @@ def broken(text: str, width: int | None) -> str:
         whole = COMMAND.sub(lambda found: found[0].replace(" ", JOIN), line[len(first) :])
         lines += [part.rstrip().replace(JOIN, " ") for part in paragraph(whole, width, first=first)]
     return "\n".join(lines)
-
-
-def counted(count: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: `1 job`, `2 jobs`."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -15,7 +15,7 @@ from db.registry import Registry
 from db.results import DamagedResults, ResultStore, VanishedResults, table_of
 from db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
 from db.states import State
-from orchestrator.losses import Losses, find_losses, lost_agents
+from orchestrator.lost_jobs import Losses, find_losses, lost_agents
 from reports.table import precision_name
 from sweeps.job import Kind
 
@@ -71,6 +71,8 @@ class View:
     curves: Sequence[Curve]
     """The epochs so far of trainings that are not done."""
     recent: Sequence[Change]
+    held: Mapping[int, int] = field(default_factory=dict)
+    """How many jobs each agent holds, of whatever sweep."""
     unreadable: int = 0
     """Trainings whose results can't be read."""
 
@@ -143,6 +145,7 @@ class Lookout:
             blocked=self._registry.blocked(self._sweep_id) if counts.queued else (),
             curves=self._registry.curves(self._sweep_id) if counts.queued + counts.running else (),
             recent=recent,
+            held=self._registry.held() if any(not one.note for one in agents) else {},
             unreadable=len(self._lost),
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 from db.home import Home
 from orchestrator.children import ask_child
 from sweeps.datasets import DataSet
-from sweeps.errors import QsweepError
+from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job
 from sweeps.measures import Distortion
 from sweeps.training import different_needs
@@ -29,17 +29,31 @@ class KeptWeights:
     target: Path
 
     def keep(self) -> None:
-        """Copy them, whole or not at all. Raises QsweepError if the copy is not what was found."""
+        """Copy them, whole or not at all. Raises QsweepError if the copy is not what was found, InputError if somebody
+        keeps others under this name since they were found: his jobs may have begun with those."""
         if self.source == self.target:
             return
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        with self.source.open("rb") as source, whole_file(self.target) as copy:
-            digest = hashlib.sha256()
-            while part := source.read(1 << 20):
-                digest.update(part)
-                copy.write(part)
-            if digest.hexdigest() != self.hash:
-                raise QsweepError(f"{self.source} changed while it was copied")
+        try:
+            with self.source.open("rb") as source, whole_file(self.target, new=True) as copy:
+                digest = hashlib.sha256()
+                while part := source.read(1 << 20):
+                    digest.update(part)
+                    copy.write(part)
+                if digest.hexdigest() != self.hash:
+                    raise QsweepError(f"{self.source} changed while it was copied")
+        except FileExistsError:
+            self._check_same()
+
+    def _check_same(self) -> None:
+        with self.target.open("rb") as file:
+            there = hashlib.file_digest(file, "sha256").hexdigest()
+        if there != self.hash:
+            raise InputError(
+                f"another launch has just kept other weights than {self.source} under this name",
+                place=str(self.target),
+                allowed="give these another name, with --set weights=NAME",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", envvar="QSWEEP_DATA", help="Folder of the data sets.", show_default="data/ in the home"),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SweepArgument = Annotated[
     str,

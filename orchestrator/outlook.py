@@ -18,6 +18,7 @@ from orchestrator.progress import duration
 from orchestrator.selection import Selection
 from reports.sheet import Heading, Sheet
 from reports.speeds import ran_cohorts
+from sweeps.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Outlook:
             yield "time    none: every job is done"
             return
         surety = ", ".join(_basis_text(basis, share) for basis, share in plan.basis.items())
-        yield f"time    about {duration(plan.seconds)} on {plan.workers} agents ({self.device}; {surety})"
+        yield f"time    about {duration(plan.seconds)} on {counted(plan.workers, 'agent')} ({self.device}; {surety})"
         yield f"idle    {plan.idle:.0%} of the agents' time, waiting for the last cohort"
 
 

@@ -148,7 +148,7 @@ class Progress:
         return (
             f"{len(self.done)}/{self.total} done, {self.running} running, {self.queued} queued, {self.failed} failed"
             f"{f', {self.blocked} blocked' if self.blocked else ''}"
-            f"{f', {self.away} away in bundles' if self.away else ''}"
+            f"{f', {self.away} checked out to bundles' if self.away else ''}"
             f"{f' (of {self.size} in the sweep)' if self.size > self.total else ''}"
             f" · {rate_text(self.rate)}"
             f" · {time_left(None if math.isnan(seconds) else seconds, self.running + self.queued)}"

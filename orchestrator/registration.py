@@ -15,6 +15,7 @@ from orchestrator.store import name_store
 from reports.answers import spec_of
 from sweeps.errors import InputError
 from sweeps.spec import variant
+from sweeps.words import counted
 
 
 def register(
@@ -47,7 +48,7 @@ def register(
     if paused is not None:
         registry.pause(sweep.id, paused)
     added = registry.register(sweep.id, selection.chosen)
-    words = f"{len(selection.chosen)} jobs: {added.new} new, {added.known} known"
+    words = f"{counted(len(selection.chosen), 'job')}: {added.new} new, {added.known} known"
     return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
 
 

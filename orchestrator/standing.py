@@ -12,7 +12,7 @@ from db.standing import standing
 from db.states import State, SweepState
 from orchestrator.blockage import blocked_words
 from orchestrator.layout import counted
-from orchestrator.losses import Losses, find_losses
+from orchestrator.lost_jobs import Losses, find_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,11 @@ class Standing:
     def idle_words(self) -> str:
         """What to do if nobody works."""
         return f"{self.sweep.title}: no agents running; start some with: qsweep resume {self.sweep.title}"
+
+
+def without_note(held: int) -> str:
+    """What an agent is at whose heartbeat has told nothing yet of what it does."""
+    return f"begins with {counted(held, 'job')}" if held else "waits for jobs"
 
 
 def look_at(registry: Registry, sweep: Sweep, lost: Mapping[int, AgentRow]) -> Standing:

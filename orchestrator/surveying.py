@@ -103,7 +103,7 @@ def choose_models(
         if not kept:
             raise InputError(_why_none(members), place=sweep.title, allowed="landscapes are those of kept models")
         if left := len(members) - len(kept):
-            notes.append(f"{sweep.title}: {left} of {len(members)} trainings have no model (yet) and are left out")
+            notes.append(f"{sweep.title}: {left} of {len(members)} trainings left out, without a model (yet)")
         rows |= {name: trained_model(home, row) for name, row in list(kept.items())[:limit]}
     return Chosen(rows=tuple(rows.values()), notes=tuple(notes))
 

@@ -18,6 +18,7 @@ import pyarrow.types
 from reports.catalogue import Catalogued, column_meaning, view_meaning, view_names, view_schema
 from reports.source import Source
 from sweeps.errors import InputError, nearest
+from sweeps.words import counted
 
 if TYPE_CHECKING:
     import duckdb
@@ -84,8 +85,8 @@ def _notes(views: Mapping[str, Catalogued]) -> Iterator[str]:
     for name, view in views.items():
         if view.shared:
             yield (
-                f"{view.shared} jobs in {name} belong to several sweeps and count in each of them: "
-                "name one, by WHERE sweep = '…' or --sweep"
+                counted(view.shared, f"job in {name} belongs", f"jobs in {name} belong")
+                + " to several sweeps, and each of these counts it: name one, by WHERE sweep = '…' or --sweep"
             )
 
 

@@ -31,8 +31,9 @@ def write_whole(path: Path, content: bytes | memoryview, *, at: str | None = Non
 
 
 @contextmanager
-def whole_file(path: Path, *, at: str | None = None, mode: int = 0o666) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, at: str | None = None, mode: int = 0o666, new: bool = False) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends. If the block or the disk fails, nothing is left of it.
+    With `new` it takes nobody's place: FileExistsError if there is something at `path` by then.
 
     It has that mode, less the umask. `at` names the points of the fault suite: `AT.written` before the rename,
     `AT.renamed` after it.
@@ -45,12 +46,27 @@ def whole_file(path: Path, *, at: str | None = None, mode: int = 0o666) -> Itera
             os.fsync(file.fileno())
         if at is not None:
             point(f"{at}.written", temporary)
-        temporary.replace(path)
+        if new:
+            _rename_new(temporary, path)
+        else:
+            temporary.replace(path)
         if at is not None:
             point(f"{at}.renamed", path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _rename_new(temporary: Path, path: Path) -> None:
+    """The rename, unless there is something at `path`: in one step where the file system has hard links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        temporary.rename(path)
 
 
 @contextmanager

@@ -19,18 +19,18 @@ from orchestrator.options import (
     RegistryOption,
     SweepArgument,
     WhereOption,
+    YesOption,
     home_of,
     size_text,
 )
 from sweeps.errors import QsweepError
+from sweeps.words import counted
 
 if TYPE_CHECKING:
     from db.home import Home
     from db.registry import Registry
     from db.rows import Sweep
     from orchestrator.deleting import Freed
-
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 class Ended(StrEnum):
@@ -60,7 +60,7 @@ def retry(
 
     Measures that failed because the trained model is not there take the training along: it is repeated.
     """
-    from orchestrator.losses import find_losses, lost_agents
+    from orchestrator.lost_jobs import find_losses, lost_agents
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -70,9 +70,10 @@ def retry(
         done = found.retry(sweep.id, ended, failure_class=failure, gone=gone)
         losses = find_losses(found, sweep.id, lost_agents(found.agents()))
     if done.trainings:
-        typer.echo(f"{done.trainings} trainings whose models are not there are repeated, for the measures that failed")
+        one, more = "training whose model is not there is", "trainings whose models are not there are"
+        typer.echo(f"{counted(done.trainings, one, more)} repeated, for the measures that failed")
     then = f"; run them with: qsweep resume {sweep.title}" if done.queued or done.trainings else ""
-    typer.echo(f"{sweep.title}: {done.queued} jobs queued again{then}")
+    typer.echo(f"{sweep.title}: {counted(done.queued, 'job')} queued again{then}")
     if losses.jobs:
         typer.echo(losses.words(sweep))
 
@@ -100,7 +101,7 @@ def cancel(
         sweep = choose_sweep(found, name)
         counts = found.counts(sweep.id)
         if counts.open:
-            waiting = f"{counts.queued} jobs wait and {counts.running} run"
+            waiting = f"{counted(counts.queued, 'job waits', 'jobs wait')} and {counts.running} run"
             confirm(f"Cancel {sweep.title}, of which {waiting}?", yes=yes, unasked=True)
         bury_dead(found)
         done = found.cancel(sweep.id)
@@ -112,7 +113,8 @@ def cancel(
     if done.over:
         typer.echo(f"{sweep.title}: {standing(sweep, counts)}; nothing to cancel")
         return
-    typer.echo(f"{sweep.title}: {done.queued} queued jobs cancelled, {done.running} running ones asked to stop")
+    running = counted(done.running, "running one")
+    typer.echo(f"{sweep.title}: {counted(done.queued, 'queued job')} cancelled, {running} asked to stop")
 
 
 def invalidate(
@@ -133,7 +135,10 @@ def invalidate(
         chosen = select([row.job for row in done.values()], where=where) if done else []
         ids = [done[job.identity].id for job in chosen]
         if ids:
-            typer.echo(f"{sweep.title}: the results of {len(ids)} jobs, and what was measured of them, count no more")
+            typer.echo(
+                f"{sweep.title}: the results of {counted(len(ids), 'job')}, and what was measured of them, "
+                "count no more"
+            )
             _name_others(found.sharing(ids, sweep.id), "other sweeps lose them too")
             confirm("Invalidate them?", yes=yes, unasked=False)
         count = found.invalidate(ids, reason)
@@ -175,7 +180,7 @@ def _show_deletion(sweep: Sweep, going: Freed, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"sweep": sweep.title, **going.content()}))
         return
-    typer.echo(f"{sweep.title}: {going.deletion.jobs} jobs go, with")
+    typer.echo(f"{sweep.title}: {counted(going.deletion.jobs, 'job goes', 'jobs go')}, with")
     for what, count, size in going.parts():
         typer.echo(f"  {count:>7} {what:<16}{size_text(size):>10}")
     typer.echo(f"  {'':>7} {'in all':<16}{size_text(going.size):>10}")

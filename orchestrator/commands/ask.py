@@ -23,6 +23,7 @@ from orchestrator.options import (
     home_of,
 )
 from orchestrator.terminal import write_json
+from sweeps.words import counted
 
 if TYPE_CHECKING:
     from orchestrator.calibrating import Trial
@@ -88,7 +89,10 @@ def plan(
         content = {"sweep": selection.title, "jobs": made.jobs, "done": ahead.done, "device": machine.device}
         write_json(content | asdict(made) | {"notes": ahead.notes})
         return
-    say(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs, {ahead.done} of them done")
+    say(
+        f"{selection.title}: {len(selection.chosen)} of {counted(len(selection.jobs), 'job')}, "
+        f"{ahead.done} of them done"
+    )
     for note in (*selection.warnings(), *ahead.notes):
         say(f"note: {note}")
     show(cohort_sheet(made.cohorts))
@@ -119,7 +123,7 @@ def calibrate(
     from orchestrator.calibrating import calibrate as measure
     from orchestrator.calibrating import training_shapes
     from orchestrator.data_folders import check_data
-    from orchestrator.layout import counted, say
+    from orchestrator.layout import say
     from orchestrator.machine import probe
     from orchestrator.selection import read_selection
 

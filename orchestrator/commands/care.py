@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.choosing import confirm
 from orchestrator.commands.look import opened
 from orchestrator.options import (
     DEFAULT_HOME,
@@ -17,12 +17,12 @@ from orchestrator.options import (
     HomeOption,
     JsonOption,
     RegistryOption,
+    YesOption,
     complete_launched,
     home_of,
     size_text,
 )
 from orchestrator.terminal import write_json
-from sweeps.errors import InputError
 
 database = typer.Typer(no_args_is_help=True, help="Manage the registry database.")
 
@@ -167,7 +167,7 @@ def serve(
 ) -> None:
     """Start a Postgres for the registry, in the background, and print its URL.
 
-    For whoever has no Postgres and a home on a network file system. The password stands in a file of the home
+    For users who have no Postgres and a home on a network file system. The password stands in a file of the home
     that only you can read; the URL names that file.
     """
     from orchestrator.layout import say
@@ -203,7 +203,7 @@ def check(
             "--models", help="With --repair and results at a URL: also jobs whose kept model is not in this home."
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read every kept model and checkpoint, and compare it with its hash.")
     ] = False,
@@ -215,7 +215,7 @@ def check(
     from db.audit import NAMED, SHOWN, Findings, examine, repair
     from db.losses import MODEL
     from orchestrator.layout import counted, say
-    from orchestrator.losses import lost_words
+    from orchestrator.lost_jobs import lost_words
     from orchestrator.standing import stranded_words
 
     place = home_of(home, registry)
@@ -237,23 +237,16 @@ def check(
         if len(lost) < len(findings.lost):
             typer.echo("models that are not here may be in another home that has the same results", err=True)
         if jobs and not repairing:
-            typer.echo(f"to compute {jobs} jobs again: qsweep db check --repair, then launch again", err=True)
+            typer.echo(
+                f"to compute {counted(jobs, 'job')} again: qsweep db check --repair, then launch again", err=True
+            )
         if jobs and repairing:
-            _confirm(f"Take {jobs} jobs back into the queue, with the measures of their models?", yes)
+            asked = f"Take {counted(jobs, 'job')} back into the queue, with the measures of their models?"
+            confirm(asked, yes=yes, unasked=False)
             changed = repair(place, found, lost)
-            typer.echo(f"{changed} jobs are queued again: the next launch computes them", err=True)
+            typer.echo(f"{counted(changed, 'job is', 'jobs are')} queued again, for the next launch", err=True)
             for words in stranded_words(found):
                 say(words, err=True)
             findings = Findings(broken=findings.broken, lost=[one for one in findings.lost if one not in lost])
     if not findings.is_sound:
-        raise typer.Exit(1)
-
-
-def _confirm(question: str, yes: bool) -> None:
-    """Goes on if the user agrees, or has agreed before. Exits with 1 otherwise."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise InputError("nobody is here to agree", place="--repair", allowed="say --yes to go on without being asked")
-    if not typer.confirm(question, err=True):
         raise typer.Exit(1)

@@ -24,6 +24,7 @@ from orchestrator.options import (
     size_text,
 )
 from orchestrator.terminal import write_json
+from sweeps.words import counted
 
 if TYPE_CHECKING:
     from db.registry import Registry
@@ -68,7 +69,8 @@ def pack(
         home_of(home, registry, data), selection, out, with_data=with_data, code=code, weights=weights or ()
     )
     typer.echo(
-        f"{packed.title}: bundle {packed.holder} with {packed.jobs} jobs, {packed.place} ({size_text(packed.size)})"
+        f"{packed.title}: bundle {packed.holder} with {counted(packed.jobs, 'job')}, {packed.place} "
+        f"({size_text(packed.size)})"
     )
     if packed.left:
         typer.echo(f"{packed.left} of the chosen jobs are not in it: done, failed, running, or away already")
@@ -90,13 +92,13 @@ def import_(
     if as_json:
         write_json(asdict(found))
         return
-    typer.echo(f"{found.title}: {found.counted} jobs counted")
+    typer.echo(f"{found.title}: {counted(found.counted, 'job')} counted")
     for count, words in (
         (found.without_models, "of them without their models, which stayed there"),
         (found.failed, "failed there, and are here as their class of failure says"),
         (found.known, "were counted before"),
         (found.refused, "refused: recalled, superseded, or done elsewhere meanwhile"),
-        (found.away, "still away: import again when they are done, or `qsweep recall` the bundle"),
+        (found.away, "still checked out: import again when they are done, or `qsweep recall` the bundle"),
     ):
         if count:
             typer.echo(f"{count:>6} {words}")
@@ -111,7 +113,9 @@ def recall(
     with opened(home_of(home, registry)) as found:
         one = _find(found, bundle)
         count = found.recall(one.id)
-    typer.echo(f"bundle {one.id} ({one.name}): {count} jobs queued again, or cancelled if no sweep wants them")
+    typer.echo(
+        f"bundle {one.id} ({one.name}): {counted(count, 'job')} queued again, or cancelled if no sweep wants them"
+    )
 
 
 def _find(registry: Registry, text: str) -> BundleRow:

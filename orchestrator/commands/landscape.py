@@ -23,6 +23,7 @@ from orchestrator.options import (
 )
 from orchestrator.terminal import write_json
 from sweeps.errors import InputError
+from sweeps.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,7 +156,9 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
     found = {one.identity: one.found() for one in wanted}
     missing = [one for one in wanted if found[one.identity] is None]
     kept = len(wanted) - len(missing)
-    typer.echo(f"{len(wanted)} landscapes of {wanted[0].asked.size:,} points, {kept} there already", err=True)
+    typer.echo(
+        f"{counted(len(wanted), 'landscape')} of {wanted[0].asked.size:,} points, {kept} there already", err=True
+    )
     if missing:
         machine = probe(home, sorted({row.job.training.data.name for one in missing for row in one.rows}))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

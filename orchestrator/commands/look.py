@@ -73,7 +73,7 @@ def status(
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
     from orchestrator.layout import counted, say, show
-    from orchestrator.losses import lost_agents
+    from orchestrator.lost_jobs import lost_agents
     from orchestrator.standing import look_at
 
     place = home_of(home, registry)
@@ -85,6 +85,7 @@ def status(
         living = found.agents()
         lost = lost_agents(living)
         standings = [look_at(found, sweep, lost) for sweep in sweeps]
+        held = found.held() if any(not one.note for one in living) else {}
         away = [one for one in found.bundles() if one.state is AgentState.AWAY]
         losses = _losses(place, found, sweeps, sum(one.counts.done for one in standings))
     rows = [one.row() for one in standings]
@@ -107,7 +108,7 @@ def status(
         return
     show(_status_sheet(rows))
     for agent in agents:
-        work = "gone" if agent["lost"] else _at_work(agent["note"])
+        work = "gone" if agent["lost"] else _at_work(agent["note"], held.get(agent["agent"], 0))
         say(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {work}")
     for one in away:
         packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
@@ -187,11 +188,14 @@ def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
             return
 
 
-def _at_work(note: str) -> str:
+def _at_work(note: str, held: int) -> str:
+    from orchestrator.layout import counted
+    from orchestrator.standing import without_note
+
     if not note:
-        return "starting"
+        return without_note(held)
     work = json.loads(note)
-    return f"{work['jobs']} jobs of {work['cohort']}, step {work['step']} of {work['steps']}"
+    return f"{counted(work['jobs'], 'job')} of {work['cohort']}, step {work['step']} of {work['steps']}"
 
 
 def jobs(
@@ -214,7 +218,8 @@ def jobs(
 ) -> None:
     """List the jobs of a sweep: their states, what they found, and their settings."""
     from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
-    from orchestrator.losses import lost_agents
+    from orchestrator.layout import counted
+    from orchestrator.lost_jobs import lost_agents
     from reports.source import RegistrySource, warn_of_losses
     from sweeps.spec import matching
 
@@ -240,7 +245,7 @@ def jobs(
         return
     differing = varying([job.settings() for job in members])
     typer.echo(_job_table([stored[row["job"]] for row in rows], rows, differing, wanted, lost), nl=False)
-    typer.echo(f"{len(rows)} of {len(stored)} jobs of {sweep.title}", err=True)
+    typer.echo(f"{len(rows)} of {counted(len(stored), 'job')} of {sweep.title}", err=True)
 
 
 def _job_table(

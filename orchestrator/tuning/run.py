@@ -37,6 +37,7 @@ from sweeps.job import Job, Kind
 from sweeps.spec import matching
 from sweeps.text import shortened
 from sweeps.tuning import Scheduler, Search, Tuning
+from sweeps.words import counted
 
 AT_WORK = "its trials are run by `qsweep tune`"
 BROKEN_OFF = "its tuning was interrupted"
@@ -210,7 +211,7 @@ def _fit(
         answer = tuner.fit()
     if answer.errors:
         reason = str(answer.errors[0]).strip().splitlines()[-1]
-        raise QsweepError(f"{len(answer.errors)} trials could not be run; the first one: {reason}")
+        raise QsweepError(f"{counted(len(answer.errors), 'trial')} could not be run; the first one: {reason}")
 
 
 @dataclass(frozen=True, kw_only=True)

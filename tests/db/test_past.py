@@ -156,6 +156,6 @@ def test_it_is_not_upgraded_under_agents_that_still_work(past: str, version: str
         alive = f"UPDATE agents SET clock = {clock}, expires = {now} + 60 WHERE state = 'alive'"
         connection.execute(sa.text(alive))
     before = rows_of(engine_of(past))
-    with pytest.raises(InputError, match=f"1 agents of schema version {version} still work"):
+    with pytest.raises(InputError, match=f"1 agent of schema version {version} still works"):
         Registry.upgrade(past)
     assert rows_of(engine_of(past)) == before

@@ -143,7 +143,7 @@ def test_a_bundle_killed_twice_brings_home_the_same_bits_as_agents_here(
     first.communicate()
     half = qsweep("import", str(tmp_path / "far"))
     assert half.returncode == 0, half.stderr
-    assert "16 still away" in half.stdout
+    assert "16 still checked out" in half.stdout
     finish(far("far", "--results", "results.zip", **steps))
     log = "".join(path.read_text() for path in (tmp_path / "far" / "logs").glob("*.log"))
     resumed = [int(step) for step in re.findall(r"jobs from step (\d+)", log)]

@@ -132,7 +132,7 @@ def test_weights_travel_in_a_bundle_to_where_the_images_are(
     assert hashlib.sha256(copy.read_bytes()).hexdigest() == digest
     command = [sys.executable, str(far), "--data", str(data), "--workers", "1"]
     subprocess.run(command, env=environment(tmp_path / "nowhere"), cwd=tmp_path, check=True, capture_output=True)
-    assert "1 jobs counted" in qsweep("import", str(far)).stdout
+    assert "1 job counted" in qsweep("import", str(far)).stdout
     (run,) = rows(qsweep, "SELECT weights_hash, diverged FROM runs")
     assert run == {"weights_hash": digest, "diverged": False}
 

@@ -180,5 +180,5 @@ def test_a_retry_repeats_trainings_whose_model_files_are_gone(home: Path, here: 
         registry.finish(agent, [done])
         registry.fail(agent, claim(registry, agent), FailureClass.INPUT, "the file is gone")
         said = here("retry", sweep.title).stdout
-        assert "1 trainings whose models are not there are repeated" in said
+        assert "1 training whose model is not there is repeated" in said
         assert registry.counts(sweep.id).done == 0

@@ -196,3 +196,10 @@ def test_a_log_is_followed_until_its_job_ends(here: Qsweep, registry: Registry, 
         file.write("ur\n")
     registry.finish(agent, [Finished(job_id=one.job_id, attempt=1, publication="p")])
     assert list(followed) == ["four"]
+
+
+def test_an_agent_that_has_told_nothing_yet_is_said_to_wait_or_to_begin(here: Qsweep, registry: Registry) -> None:
+    agent = registry.enlist(agent_info())
+    assert f"agent {agent} on here (cpu): waits for jobs" in here("status").stdout
+    claim(registry, agent, 1)
+    assert f"agent {agent} on here (cpu): begins with 1 job" in here("status").stdout

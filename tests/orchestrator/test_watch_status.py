@@ -131,7 +131,7 @@ def test_the_picture_fits_a_terminal_of_80_columns_and_24_lines(registry: Regist
         "done              5",
         "Int2  ",
         "paused",
-        "starting",
+        "waits for jobs",
         "more agents",
     ):
         assert part in text, text
@@ -186,7 +186,7 @@ def test_a_part_of_a_grid_is_shown_as_what_it_is(registry: Registry, store: Resu
     assert "(of 972 in the sweep)" in plain_line(lookout.look())
     text = "\n".join(shown(lookout))
     assert "75.0%" in text
-    assert "8  of the 972 of the grid" in text
+    assert "8  launched, of 972 in the sweep" in text
 
 
 def test_the_time_left_is_never_nothing_while_jobs_are_open(registry: Registry, store: ResultStore) -> None:

@@ -54,6 +54,26 @@ def test_who_fails_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_takes_nobodys_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(*paths: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:  # as file systems without hard links answer
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "file"
+
+    def write(content: bytes) -> None:
+        with whole_file(path, new=True) as file:
+            file.write(content)
+
+    write(b"first")
+    with pytest.raises(FileExistsError):
+        write(b"second")
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_two_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with whole_file(path) as first, whole_file(path) as second:

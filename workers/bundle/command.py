@@ -18,6 +18,7 @@ from sweeps import processes
 from sweeps.code import ROOT, clear_bytecode, is_intact
 from sweeps.errors import InputError, QsweepError, raise_packed
 from sweeps.training import different_needs
+from sweeps.words import counted
 from workers.bundle.archive import unpack
 from workers.bundle.desk import Desk
 from workers.bundle.manifest import Manifest, read_manifest
@@ -136,8 +137,8 @@ def _work(folder: Path, manifest: Manifest, given: argparse.Namespace, hold: int
             sys.stderr.write(f"{manifest.title}: nothing to do\n")
             return 0
         crew = _crew(home, manifest, given)
-        kind = "GPUs" if crew.gpus else "cores"
-        sys.stderr.write(f"{manifest.title}: {len(manifest.claims)} jobs, {crew.workers} agents on {kind}\n")
+        jobs, agents = counted(len(manifest.claims), "job"), counted(crew.workers, "agent")
+        sys.stderr.write(f"{manifest.title}: {jobs}, {agents} on {'GPUs' if crew.gpus else 'cores'}\n")
         return Runner(home, desk, crew, hold=hold).run()
     finally:
         desk.close()
