@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -55,7 +56,8 @@ Qsweep = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Whoever runs tests gets a fork server: each of xdist's workers, or the one process that there is."""
+    """What runs tests gets a fork server: each of xdist's workers, or the one process that there is."""
+    gc.disable()
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         processes.warm_up(*PRELOADED, environment={**SURROUNDINGS, **KEEP_MEMORY, **threads})
@@ -63,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     processes.cool_down()
+
+
+def pytest_collection_finish() -> None:
+    """Nothing that was imported is garbage: looking through it again and again was a third of the start."""
+    gc.freeze()
+    gc.enable()
 
 
 LONGEST = (
@@ -86,6 +94,7 @@ LONGEST = (
 """The files that take longest, in this order: begun last, one of them would run alone at the end."""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     places = {root / name: place for place, name in enumerate(LONGEST)}
