@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,14 @@ from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim
 
 
+read = cache(read_selection)
+"""A grid is expanded once, however many tests launch it."""
+
+
 def launch(home: Path, *changes: str, name: str | None = None, limit: int | None = 4, tuned: bool = False) -> Sweep:
     """What a launch of digits-grid registers, without its agents."""
     place = Home.at(home)
-    selection = read_selection("digits-grid", changes=changes, name=name, limit=limit)
+    selection = read("digits-grid", changes=changes, name=name, limit=limit)
     if tuned:
         selection = make_selection(selection, Tuning(metric="train_loss", mode=Mode.MIN), None)
     known, _ = find_launched(place, selection)
