@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.clock import wall
 from db.custody import depart
 from db.journal import batches, event, move, record
+from db.moments import wall
 from db.rows import Cancelled, Retried
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import agents, attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps

@@ -495,3 +495,13 @@ class Move:
     attempt: int
     source: str
     target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRow:
+    """The results store of a registry: by what it is known again, and where it lay at the last launch."""
+
+    identity: str
+    place: str
+    host: str
+    """The machine of a folder; empty for a URL."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo, TyperInfo
 
@@ -42,6 +41,8 @@ def make_literal(app: Any) -> None:
 
 def _escaped(command: Any) -> Any:
     """A copy in which Rich finds no markup."""
+    from rich.markup import escape  # here: only help needs it
+
     shown = copy.copy(command)
     for holder in (shown, *(params := [copy.copy(one) for one in command.params])):
         for name in TEXTS:

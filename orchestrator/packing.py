@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from db.bundles import BACKEND
 from db.clock import machine_id, process_started
 from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.home import Home
+from db.looking import BUNDLE
 from db.registry import Registry
 from db.rows import AgentInfo, Claim, Sweep
 from db.states import State
@@ -174,7 +174,7 @@ def _check_place(out: Path) -> None:
 def _info(token: str, code: str) -> AgentInfo:
     pid = os.getpid()
     return AgentInfo(
-        host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=machine_id(), backend=BACKEND,
+        host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=machine_id(), backend=BUNDLE,
         device="", build="", code=code, log=f"logs/agents/bundle-{token[:12]}.log", lease=LEASE,
     )  # fmt: skip
 

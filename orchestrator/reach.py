@@ -23,18 +23,19 @@ def check_reach(home: Home, hosts: Iterable[str]) -> None:
     elsewhere = sorted(one for one in set(hosts) if not is_here(one))
     if not elsewhere:
         return
-    url = parse_url(home.registry)
+    registry = parse_url(home.registry)
     named = ", ".join(elsewhere[:3]) + (f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else "")
-    if url.get_backend_name() == "sqlite":
+    if registry.url is None:
         raise InputError(
             f"agents on other machines ({named}) can't share a SQLite file: its locks hold on one machine alone, "
             "and two agents would both believe that they hold a job",
-            place=f"registry {url.database}",
+            place=f"registry {registry.path}",
             allowed=f"start a Postgres with `{SERVE}` and pass the URL that it prints as --registry",
         )
-    if is_loopback(url):
+    if is_loopback(registry.url):
+        host = registry.url.host
         raise InputError(
-            f"agents on other machines ({named}) can't reach a registry at {url.host}, which is each machine itself",
+            f"agents on other machines ({named}) can't reach a registry at {host}, which is each machine itself",
             place="--registry",
             allowed=f"name this machine, {socket.gethostname()}, where the server has to listen (`{SERVE}` does)",
         )
