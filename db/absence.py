@@ -7,7 +7,7 @@ from pathlib import Path
 
 from db.home import Home
 from db.registry import Registry
-from sweeps.job import Kind
+from sweeps.kinds import Kind
 
 FILES = {Kind.TRAIN: ("runs", "epochs", "layers"), Kind.MEASURE: ("measures",), Kind.CORRUPT: ("distortions",)}
 """The kinds of results of each kind of job; `db/schema.py` has their columns."""

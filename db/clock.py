@@ -8,8 +8,6 @@ import time
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 IN_SQL = {
     "sqlite": {"moment": "qsweep_moment()", "wall": "qsweep_wall()", "boot": "qsweep_boot()"},
     "postgresql": {
@@ -34,6 +32,8 @@ def process_started(pid: int) -> float:
     On Linux from the kernel's count since boot: psutil's own answer is the date of the boot, as it seems now,
     plus that count, so it moves when the wall clock is set, and a live agent would look like another process.
     """
+    import psutil  # here: what only looks at living agents of other machines does without
+
     stat = Path(f"/proc/{pid}/stat")
     if not Path("/proc/self/stat").exists():
         return float(psutil.Process(pid).create_time())

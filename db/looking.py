@@ -9,7 +9,7 @@ from db.asking import Asking, named
 from db.naming import meant
 from db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
 from db.states import AgentState, FailureClass, State, SweepState
-from sweeps.job import Kind
+from sweeps.kinds import Kind
 
 BUNDLE = "bundle"
 """The backend of a bundle's holder."""

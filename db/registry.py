@@ -44,7 +44,7 @@ from db.rows import (
 )
 from db.states import AgentState, FailureClass, State
 from sweeps.errors import InputError
-from sweeps.job import Job, Kind
+from sweeps.kinds import Kind
 from sweeps.lazily import Lazily
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         watching,
     )
     from db.custody import Custody
+    from sweeps.job import Job
 else:  # what only looks needs none of these, nor SQLAlchemy
     agents = Lazily("db.agents")
     blocking = Lazily("db.blocking")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -61,13 +62,17 @@ def options(
 def main() -> None:
     """Run the command line; errors of qsweep's own become one message and their exit code."""
     gc.set_threshold(MANY_OBJECTS)
-    try:
-        with outlets(), warnings.catch_warnings():
-            warnings.simplefilter("always", LostResults)
-            warnings.showwarning = _say  # type: ignore[assignment]  # its parameters have names that nobody uses
-            _run()
-    finally:
-        gc.freeze()  # or Python would go through all modules again before it ends
+    atexit.register(_leave)
+    with outlets(), warnings.catch_warnings():
+        warnings.simplefilter("always", LostResults)
+        warnings.showwarning = _say  # type: ignore[assignment]  # its parameters have names that nobody uses
+        _run()
+
+
+def _leave() -> None:
+    """Spares Python, when it ends, to go through all that was imported. DuckDB complains of objects that stay."""
+    if "duckdb" not in sys.modules:
+        gc.freeze()
 
 
 def _say(message: Warning | str, category: type[Warning], *where: object) -> None:

@@ -8,11 +8,17 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo, TyperInfo
 
+from orchestrator.values import take_as_they_are
+
 TEXTS = ("help", "short_help", "epilog")
 
 
 class LiteralCommand(TyperCommand):
     """A command whose texts Rich shows without reading markup in them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        take_as_they_are(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super(LiteralCommand, _escaped(self)).format_help(ctx, formatter)
@@ -20,6 +26,10 @@ class LiteralCommand(TyperCommand):
 
 class LiteralGroup(TyperGroup):
     """The same for a group of commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        take_as_they_are(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         shown = _escaped(self)

@@ -11,10 +11,10 @@ from db.registry import Registry
 from db.rows import Calibration, JobRow
 from db.states import State
 from orchestrator.estimates import Basis, Speeds
+from orchestrator.layout import duration
 from orchestrator.machine import Machine
 from orchestrator.options import size_text
 from orchestrator.planner import CohortPlan, Plan, make_plan
-from orchestrator.progress import duration
 from orchestrator.selection import Selection
 from reports.sheet import Heading, Sheet
 from reports.speeds import ran_cohorts

@@ -6,29 +6,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any
 
 from sweeps.datasets import DataSet
+from sweeps.kinds import Kind as Kind
 from sweeps.measures import Measure, measure_content, measure_from, measure_settings
 from sweeps.models import Model
 from sweeps.optimizers import Optimizer
 from sweeps.quantizers import Quantizer
 from sweeps.settings import Setting
 from sweeps.training import Recipe, Training, component_contents, recipe_content, shared_content
-
-
-class Kind(StrEnum):
-    """What a job does. `train` makes a model; every other kind takes the model of its parent.
-
-    `measure` searches for its flatness, `corrupt` judges it by corrupted images.
-    """
-
-    TRAIN = "train"
-    MEASURE = "measure"
-    CORRUPT = "corrupt"
-
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""

@@ -72,6 +72,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
+    from orchestrator.arrow import spare_pandas
+
+    spare_pandas()
     from orchestrator.layout import say, show
     from orchestrator.machine import probe
     from orchestrator.outlook import cohort_sheet, look_ahead
