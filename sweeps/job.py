@@ -42,9 +42,9 @@ class Job:
         training = self.training
         parts = dict(_encoded(training.data, training.model, training.optimizer, training.quantizer))
         parts |= {"kind": f'"{self.kind.value}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
-        parts["recipe"] = _dumps(recipe_content(training.recipe))
+        parts["recipe"] = _encoded_recipe(training.recipe)
         if self.measure is not None:
-            parts["measure"] = _dumps(measure_content(self.measure))
+            parts["measure"] = _encoded_measure(self.measure)
         text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
         return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
 
@@ -94,6 +94,16 @@ class Job:
 def _encoded(data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None) -> Mapping[str, str]:
     """The canonical JSON of what most of a million jobs have in common, part by part."""
     return {name: _dumps(part) for name, part in component_contents(data, model, optimizer, quantizer).items()}
+
+
+@lru_cache(maxsize=1024)
+def _encoded_recipe(recipe: Recipe) -> str:
+    return _dumps(recipe_content(recipe))
+
+
+@lru_cache(maxsize=1024)
+def _encoded_measure(measure: Measure) -> str:
+    return _dumps(measure_content(measure))
 
 
 @lru_cache(maxsize=1024)
