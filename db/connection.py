@@ -68,11 +68,13 @@ class Database:
     A SQLite file that is only looked at is asked by its driver; SQLAlchemy is imported when something else is done.
     """
 
-    def __init__(self, url: str | Path, *, create: bool, patience: float = PATIENCE, silence: float = SILENCE) -> None:
+    def __init__(
+        self, url: str | Path, *, create: bool, patience: float | None = None, silence: float | None = None
+    ) -> None:
         self.address: Address = parse_url(url)
         self.place = self.address.shown
-        self.patience = patience
-        self._silence = silence
+        self.patience = PATIENCE if patience is None else patience
+        self._silence = SILENCE if silence is None else silence
         self._readable: Readable | None = None
         self.opened = False
         """Whether a transaction has succeeded: before, a file that can't be used is a wrong one."""
@@ -185,8 +187,8 @@ class Database:
                     raise RegistryFull(f"{self.place}: the disk is full, nothing was written") from None
                 if not is_passing(error) or (not self.opened and is_final_on_opening(error)):
                     raise self._refused(error) from None
-                if time.monotonic() - started > self.patience:
-                    raise self._unavailable(error) from None
+                if (waited := time.monotonic() - started) > self.patience:
+                    raise self._unavailable(error, waited) from None
             # Not the seeded generator of any training: only meant to keep two processes from meeting again.
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause, again = min(2 * pause, LONGEST_PAUSE), True
@@ -235,10 +237,12 @@ class Database:
             return self.address.path is not None and shutil.disk_usage(self.address.path.parent).free < LEAST_ROOM
         return sqlite_code(raw) == sqlite3.SQLITE_FULL or getattr(raw, "sqlstate", None) == FULL_STATE
 
-    def _unavailable(self, error: Exception) -> RegistryUnavailable:
+    def _unavailable(self, error: Exception, waited: float) -> RegistryUnavailable:
+        answered = getattr(driver_error(error), "sqlstate", None) and not is_disconnect(driver_error(error))
+        what, again = ("refused", "no longer does") if answered else ("did not answer", "does")
         return RegistryUnavailable(
-            f"{self.place}: the registry did not answer for {self.patience:.0f} s ({self.clean(error)}); "
-            "nothing is lost: start the same command again once it does"
+            f"{self.place}: the registry {what} for {waited:.0f} s ({self.clean(error)}); "
+            f"nothing is lost: start the same command again once it {again}"
         )
 
     def _refused(self, error: Exception) -> RegistryRefused:

@@ -24,7 +24,8 @@ def sqlite_engine(connect: Callable[[], sqlite3.Connection]) -> sa.Engine:
 
 
 def postgres_engine(url: sa.URL, place: str, silence: float) -> sa.Engine:
-    arguments = {"connect_timeout": 10, "application_name": "qsweep", "options": POSTGRES_OPTIONS}
+    arguments: dict[str, str | int] = {"application_name": "qsweep", "options": POSTGRES_OPTIONS}
+    arguments |= {} if "connect_timeout" in url.query else {"connect_timeout": 10}
     # A connection whose other end vanished is noticed within half a minute.
     arguments |= {
         "keepalives_idle": 10,

@@ -19,7 +19,7 @@ from db.rows import (
     JobRow,
     Record,
 )
-from db.states import HOLDING, FailureClass, State
+from db.states import HOLDING, FailureClass, State, SweepState
 from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
 from db.tables import agents as agents_table
 from db.tables import attempts as attempts_table
@@ -58,6 +58,21 @@ def sharing(transaction: Transaction, job_ids: Sequence[int], sweep_id: int) -> 
             for child in transaction.run(sa.select(jobs_table.c.id).where(jobs_table.c.parent_id.in_(batch))).scalars()
         ]
     return found
+
+
+def stranded(transaction: Transaction, sweep_id: int) -> int:
+    """Jobs that were taken back into the queue after their sweeps had all been cancelled."""
+    other, theirs = sweep_jobs.alias(), sweeps_table.alias()
+    held = sa.exists().where(
+        other.c.job_id == jobs_table.c.id, theirs.c.id == other.c.sweep_id,
+        theirs.c.state != SweepState.CANCELLED.value,
+    )  # fmt: skip
+    statement = (
+        sa.select(sa.func.count())
+        .select_from(jobs_table.join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id))
+        .where(sweep_jobs.c.sweep_id == sweep_id, jobs_table.c.state == State.QUEUED.value, sa.not_(held))
+    )
+    return int(transaction.run(statement).scalar_one())
 
 
 def record(transaction: Transaction) -> Record:

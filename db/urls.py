@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from sweeps.errors import InputError
 
@@ -27,7 +28,7 @@ class Address:
         if self.url is None:
             return str(self.path)
         hidden = {key: "***" if key in SECRET_KEYS else value for key, value in self.url.query.items()}
-        return self.url.set(query=hidden).render_as_string(hide_password=True)
+        return self.url.set(query=hidden).render_as_string(hide_password=True).replace(quote("***"), "***")
 
     @property
     def secrets(self) -> list[str]:

@@ -6,10 +6,8 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
-import sqlalchemy as sa
-
 from db.home import Home
-from db.urls import parse_url
+from db.urls import Address, parse_url
 from sweeps.errors import InputError
 
 SERVE = "qsweep db serve --dir /local/disk/qsweep --host 0.0.0.0"
@@ -32,7 +30,7 @@ def check_reach(home: Home, hosts: Iterable[str]) -> None:
             place=f"registry {registry.path}",
             allowed=f"start a Postgres with `{SERVE}` and pass the URL that it prints as --registry",
         )
-    if is_loopback(registry.url):
+    if is_loopback(registry):
         host = registry.url.host
         raise InputError(
             f"agents on other machines ({named}) can't reach a registry at {host}, which is each machine itself",
@@ -47,8 +45,11 @@ def is_here(host: str) -> bool:
     return host in (own, "localhost") or host.partition(".")[0] == own.partition(".")[0]
 
 
-def is_loopback(url: sa.URL) -> bool:
-    """Whether a database URL names whichever machine reads it."""
+def is_loopback(registry: Address) -> bool:
+    """Whether the address of a database names whichever machine reads it."""
+    url = registry.url
+    if url is None:
+        return True
     host = url.host or str(url.query.get("host", ""))
     if host in ("", "localhost") or host.startswith("/"):
         return True
