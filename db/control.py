@@ -8,10 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.clock import wall
 from db.custody import depart
 from db.journal import batches, event, move, record
-from db.reading import counts as count_jobs
+from db.looking import counts as count_jobs
+from db.moments import wall
 from db.rows import Cancelled, Retried
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import agents, attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps

@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from db.bundles import BACKEND
 from db.clock import machine_id, process_started
 from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
 from db.garbage import Undeletable, remove
 from db.home import Home
+from db.looking import BUNDLE
 from db.registry import Registry
 from db.rows import AgentInfo, Claim, Sweep
 from db.states import AgentState, State
@@ -181,7 +181,7 @@ def _clear(registry: Registry, folder: Path) -> None:
     """Remove what packs into this folder left that were killed: those of this registry whose holder lives no more."""
     bury_dead(registry)
     registry.take_back_expired()
-    over = {one.log: one.state is not AgentState.ALIVE for one in registry.agents(None) if one.backend == BACKEND}
+    over = {one.log: one.state is not AgentState.ALIVE for one in registry.agents(None) if one.backend == BUNDLE}
     for path in folder.glob(".*"):
         if (left := BEGUN.fullmatch(path.name)) and over.get(_log(left["token"])):
             with suppress(Undeletable):
@@ -195,7 +195,7 @@ def _log(token: str) -> str:
 def _info(token: str, code: str) -> AgentInfo:
     pid = os.getpid()
     return AgentInfo(
-        host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=machine_id(), backend=BACKEND,
+        host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=machine_id(), backend=BUNDLE,
         device="", build="", code=code, log=_log(token), lease=LEASE,
     )  # fmt: skip
 

@@ -192,7 +192,7 @@ def resume(
     from orchestrator.screen import Screen
     from orchestrator.starts import fleet_size, recorded
     from orchestrator.tuning.run import Ground
-    from reports.answers import spec_of
+    from reports.demands import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)

@@ -24,7 +24,7 @@ def settled(home: Home) -> str:
     home.results.mkdir(parents=True, exist_ok=True)
     with Registry.open(home.registry) as registry:
         settle_belonging(home, registry)
-        row = registry.custody.store()
+        row = registry.store()
     assert row is not None
     assert ResultStore(home.store).identity() == row.identity
     return row.identity
@@ -98,7 +98,7 @@ def test_an_old_registry_takes_the_first_home_that_has_its_files(tmp_path: Path,
     refused(other, "none of the results that this registry counts are in")
     with Registry.open(address) as registry:
         check_belonging(made.home, registry)
-        assert registry.custody.store() is None  # looking changes nothing
+        assert registry.store() is None  # looking changes nothing
     settled(made.home)
     refused(other, f"belongs to the results of {made.home.root}")
 

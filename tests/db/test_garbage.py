@@ -16,9 +16,9 @@ import pytest
 
 from db import garbage
 from db.belonging import settle_belonging
-from db.bundles import BACKEND
 from db.garbage import GRACE, collect_garbage, find_garbage, measure_usage
 from db.home import STORE
+from db.looking import BUNDLE
 from db.registry import Registry
 from db.results import ResultStore
 from db.rows import Finished
@@ -85,7 +85,7 @@ def test_what_an_import_writes_is_the_bundles_for_as_long_as_it_is_away(made: Ma
     store = ResultStore(made.home.store)
     with Registry.open(made.home.registry) as registry:
         rows = registry.jobs(made.sweep.id)
-        holder = registry.enlist(agent_info(backend=BACKEND))
+        holder = registry.enlist(agent_info(backend=BUNDLE))
         claims = registry.pack(holder, "far", [row.id for row in rows[:2]])
         registry.send_away(holder, "far", "token")
         publication = f"{holder:06d}-abcdef012345"
@@ -266,7 +266,7 @@ def test_the_commands_say_what_goes(here: Qsweep, home: Path, tmp_path: Path) ->
     listed = here("gc", "--dry-run")
     assert "results/runs/000099-abcdef012345.parquet" in listed.stdout
     assert "3 files, " in listed.stdout
-    assert "would be deleted" in listed.stdout
+    assert "would go" in listed.stdout
     told = here("du")
     assert f"results lie in file://{tmp_path}/bucket" in told.stderr
     assert " deleted" in here("gc").stdout
