@@ -145,6 +145,10 @@ def counted(asking: Asking) -> list[tuple[Kind, str, str | None]]:
     return [(Kind(kind), publication, model) for kind, publication, model in rows]
 
 
+def publications(asking: Asking) -> set[str]:
+    return {one for (one,) in asking.ask("SELECT DISTINCT publication FROM jobs WHERE publication IS NOT NULL")}
+
+
 def store(asking: Asking) -> StoreRow | None:
     """Where the registry's results lie; None if no launch has said so yet."""
     rows = asking.ask("SELECT identity, place, host FROM store")

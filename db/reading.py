@@ -180,11 +180,6 @@ def checkpoint_sums(transaction: Transaction) -> dict[str, str]:
     return {row.file: row.checksum for row in rows}
 
 
-def publications(transaction: Transaction) -> set[str]:
-    done = jobs_table.c.publication.is_not(None)
-    return set(transaction.run(sa.select(jobs_table.c.publication).where(done).distinct()).scalars())
-
-
 def published(transaction: Transaction) -> set[str]:
     done = attempts_table.c.publication.is_not(None)
     return set(transaction.run(sa.select(attempts_table.c.publication).where(done).distinct()).scalars())

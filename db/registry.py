@@ -417,7 +417,7 @@ class Registry:
 
     def publications(self) -> set[str]:
         """Every publication that a job of any sweep points to."""
-        return self._database.read(reading.publications)
+        return self._database.look(looking.publications)
 
     def published(self) -> set[str]:
         """Every publication that counted once, whether or not a job still points to it."""

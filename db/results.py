@@ -114,7 +114,9 @@ class ResultStore:
         paths = [self._path(kind, publication) for publication in publications]
         # The schema given, a file that lacks a column has nulls in it, and one that has more loses the rest.
         try:
-            options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+            # To gather what is read of a file ahead pays where each read is a request, and costs more than small files.
+            ahead = not isinstance(self._files, fs.LocalFileSystem)
+            options = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=ahead)
             parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
             dataset = ds.dataset(paths, known.columns, parquet, self._files)
             table = dataset.to_table([*wanted, FILE])

@@ -7,9 +7,9 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 from db.rows import Calibration
+from orchestrator.basis import Basis
 from reports.speeds import Ran
 from sweeps.job import Job, Kind
 
@@ -23,16 +23,6 @@ GPU_OPERATION = 1 / 4e12
 
 NEAR = 10.0
 """Times as much work per image, or as little, from which a speed may be scaled."""
-
-
-class Basis(StrEnum):
-    """What an estimate rests on, the surest first."""
-
-    MEASURED = "measured here"
-    SHAPE = "measured here on the same shape"
-    CALIBRATED = "calibrated here"
-    SCALED = "scaled from another shape by counted operations"
-    GUESS = "rough estimate"
 
 
 @dataclass(frozen=True, kw_only=True)

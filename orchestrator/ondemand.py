@@ -34,7 +34,7 @@ class CommandsOnDemand(LiteralGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in HOLDERS and not self._given:
-            return made(HOLDERS[cmd_name])[cmd_name]
+            return made(HOLDERS[cmd_name], only=cmd_name)[cmd_name]
         return super().get_command(ctx, cmd_name)
 
     @property
@@ -46,10 +46,13 @@ class CommandsOnDemand(LiteralGroup):
         self._given = given
 
 
-def made(module: str) -> Mapping[str, Any]:
-    """The commands that a module adds, by name."""
+def made(module: str, *, only: str | None = None) -> Mapping[str, Any]:
+    """The commands that a module adds, by name; or that one of them."""
     app = typer.Typer(rich_markup_mode="rich")
     import_module(f"orchestrator.commands.{module}").add_to(app)
+    if only is not None:
+        app.registered_commands = [one for one in app.registered_commands if one.name == only]
+        app.registered_groups = [one for one in app.registered_groups if one.name == only]
     make_literal(app)
     app.callback()(lambda: None)  # or one command alone would be no group
     return typer.main.get_group(app).commands

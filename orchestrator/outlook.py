@@ -10,6 +10,7 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import Calibration, JobRow
 from db.states import State
+from orchestrator.basis import Basis
 from orchestrator.layout import duration
 from orchestrator.machine import Machine
 from orchestrator.options import size_text
@@ -42,8 +43,6 @@ class Outlook:
 
 def _basis_text(basis: str, share: float) -> str:
     """What an estimate rests on."""
-    from orchestrator.estimates import Basis
-
     if basis != Basis.GUESS:
         return f"{share:.0%} of the work {basis}"
     rough = "rough estimate" if share == 1 else f"{share:.0%} of the work a rough estimate"

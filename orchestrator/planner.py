@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from db.rows import Calibration
+from orchestrator.basis import Basis
 from sweeps.job import Job, Kind
 from sweeps.training import Training
 from workers.forms import default_form, known_form
 
 if TYPE_CHECKING:
-    from orchestrator.estimates import Basis, Speeds
+    from orchestrator.estimates import Speeds
 
 FLOAT = 4
 """Bytes of an fp32 number."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from db.rows import Calibration
-from orchestrator.estimates import Basis, Speeds
+from orchestrator.basis import Basis
+from orchestrator.estimates import Speeds
 from orchestrator.planner import make_plan
 from reports.speeds import Ran
 from sweeps.job import Job
