@@ -14,8 +14,10 @@ import pytest
 import typer.main
 import yaml
 
+from orchestrator import serving
 from orchestrator.cli import app
 from orchestrator.cluster import AUTO, Node, Wanted, check_form
+from tests.postgres import missing_postgres, running_server
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -80,11 +82,13 @@ def test_the_compose_file_refers_to_nothing_that_it_does_not_declare() -> None:
     for service in compose["services"].values():
         assert set(service) <= {
             "image", "build", "environment", "volumes", "secrets", "depends_on", "entrypoint", "command", "deploy",
-            "stop_grace_period", "restart", "healthcheck", "profiles",
+            "stop_grace_period", "restart", "healthcheck", "profiles", "configs",
         }  # fmt: skip
         assert {volume.split(":")[0] for volume in service["volumes"]} <= set(compose["volumes"])
         assert set(service["secrets"]) <= set(compose["secrets"])
         assert set(service.get("depends_on", {})) <= set(compose["services"])
+        assert {config["source"] for config in service.get("configs", ())} <= set(compose["configs"])
+    assert all((DEPLOY / config["file"]).is_file() for config in compose["configs"].values())
     build = compose["x-qsweep"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
 
@@ -107,6 +111,37 @@ def test_the_shell_in_the_compose_file_writes_a_password_file_and_becomes_qsweep
         check_command(said.split()[1:])
         assert (tmp_path / ".pgpass").read_text() == "postgres:5432:*:qsweep:p4ss\n"
         assert (tmp_path / ".pgpass").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.slow
+def test_the_agents_of_the_compose_file_own_their_database_and_are_no_superuser() -> None:
+    missing_postgres()
+    import psycopg
+
+    (compose,) = documents("compose.yaml")
+    server = compose["services"]["postgres"]
+    (config,) = server["configs"]
+    script = DEPLOY / compose["configs"][config["source"]]["file"]
+    assert config["target"].startswith("/docker-entrypoint-initdb.d/")
+    assert "POSTGRES_USER" not in server["environment"]  # then the superuser is `postgres`
+    with running_server() as running:
+        with serving.superuser(running) as connection:
+            connection.execute("DROP DATABASE qsweep")
+            connection.execute("DROP ROLE qsweep")
+            connection.execute("ALTER ROLE postgres PASSWORD 'it''s a secret'")
+        # As the image does it.
+        command = [
+            str(serving._programs() / "psql"), "--set", "ON_ERROR_STOP=1", "--no-password", "--no-psqlrc",
+            "--host", str(running.folder), "--port", str(running.port), "--username", "postgres", "--file", str(script),
+        ]  # fmt: skip
+        subprocess.run(command, env={"POSTGRES_PASSWORD": "it's a secret"}, check=True, stdout=subprocess.DEVNULL)
+        place = f"host={serving.LOCAL} port={running.port} dbname=qsweep"
+        with psycopg.connect(place, user="qsweep", password="it's a secret") as connection:
+            assert connection.execute("SHOW is_superuser").fetchone() == ("off",)
+            connection.execute("CREATE TABLE own (number int)")
+        with serving.superuser(running) as connection:
+            kept = connection.execute("SELECT rolpassword FROM pg_authid WHERE rolname = 'postgres'").fetchone()
+        assert kept == (None,)
 
 
 def test_the_ray_cluster_file_satisfies_rays_own_schema() -> None:
