@@ -58,7 +58,7 @@ class Paired:
 def matched(values: pd.Series, bits: pd.Series, configuration: pd.Series) -> pd.DataFrame:
     """One row a configuration, one column a bit width; repeats are averaged, missing models are NaN."""
     frame = pd.DataFrame({"value": values, "bits": bits, "configuration": configuration}).dropna()
-    return frame.pivot_table(index="configuration", columns="bits", values="value", aggfunc="mean", sort=True)
+    return frame.groupby(["configuration", "bits"], sort=True)["value"].mean().unstack()
 
 
 def compare(table: pd.DataFrame, metric: str, better: int) -> list[Paired]:

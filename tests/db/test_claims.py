@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -14,9 +13,8 @@ from db.errors import LeaseLost
 from db.registry import Registry
 from db.rows import Checkpoint, Finished, Scope, Sweep
 from db.states import FailureClass, State
+from tests.apart import APART
 from tests.db.conftest import agent_info, claim, trained
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def test_a_claimed_job_is_not_claimed_again(registry: Registry, sweep: Sweep) -> None:
@@ -171,13 +169,13 @@ def test_processes_that_race_never_share_a_job(
     url: str, registry: Registry, sweep: Sweep, execute: Callable[[str], list[Any]]
 ) -> None:
     registry.register(sweep.id, trained(120))
-    answers = SPAWN.Queue()
-    processes = [SPAWN.Process(target=work_until_nothing_is_left, args=(url, seed, answers)) for seed in range(4)]
+    answers = APART.Queue()
+    processes = [APART.Process(target=work_until_nothing_is_left, args=(url, seed, answers)) for seed in range(4)]
     for process in processes:
         process.start()
-    finished = [one for _ in processes for one in answers.get(timeout=60)]
+    finished = [one for _ in processes for one in answers.get(timeout=300)]
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)
     assert registry.counts(sweep.id).done == 120
     assert Counter(job for job, _ in finished).most_common(1)[0][1] == 1
     assert len(finished) == 120

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import sqlite3
@@ -21,8 +20,8 @@ from db.migrations import HEAD, REVISIONS
 from db.registry import Registry
 from db.tables import metadata
 from sweeps.errors import InputError
+from tests.apart import APART
 
-SPAWN = multiprocessing.get_context("spawn")
 Execute = Callable[[str], list[Any]]
 
 
@@ -150,13 +149,13 @@ def make(path: str, answers: Any) -> None:
 
 def test_processes_that_make_a_registry_at_once_make_one(tmp_path: Path) -> None:
     path = tmp_path / "new" / "registry.db"
-    answers = SPAWN.Queue()
-    processes = [SPAWN.Process(target=make, args=(str(path), answers)) for _ in range(3)]
+    answers = APART.Queue()
+    processes = [APART.Process(target=make, args=(str(path), answers)) for _ in range(3)]
     for process in processes:
         process.start()
-    assert [answers.get(timeout=60) for _ in processes] == [True] * 3
+    assert [answers.get(timeout=300) for _ in processes] == [True] * 3
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)
     with Registry.open(path) as registry:
         assert len(registry.sweeps()) == 3
 

@@ -47,23 +47,40 @@ def engine_of(url: str) -> sa.Engine:
     return sa.create_engine(url if "://" in url else f"sqlite:///{url}", poolclass=sa.NullPool)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def past(request: pytest.FixtureRequest, version: str, tmp_path: Path) -> str:
-    """A registry of that version, with its rows, on each database."""
-    file = tmp_path / "registry.db"
-    shutil.copy(PAST / f"{version}.db", file)
-    if request.param == "sqlite":
-        return str(file)
+EVERYWHERE = pytest.mark.parametrize(
+    ("version", "kind"),
+    [*((one, "sqlite") for one in REVISIONS[:-1]), *((one, "postgres") for one in (REVISIONS[0], REVISIONS[-2]))],
+)
+"""Every version as a file; the oldest, which goes through all migrations, and the last one on a server too."""
+
+
+@pytest.fixture
+def past(request: pytest.FixtureRequest, version: str, kind: str, tmp_path: Path) -> str:
+    """A registry of that version, with its rows."""
+    if kind == "sqlite":
+        return str(shutil.copy(PAST / f"{version}.db", tmp_path / "registry.db"))
     pattern: str = request.getfixturevalue("postgres")
-    name = f"p{uuid.uuid4().hex[:12]}"
+    kept: set[str] = request.getfixturevalue("kept")
+    if f"v{version}" not in kept:
+        url = created(pattern, f"v{version}", "template1")
+        database = Database(url, create=True)
+        upgrade._migrate(database, version)
+        database.close()
+        copy_rows(engine_of(f"{PAST / version}.db"), engine_of(url))
+        kept.add(f"v{version}")
+    return created(pattern, f"p{uuid.uuid4().hex[:12]}", f"v{version}")
+
+
+@pytest.fixture(scope="module")
+def kept() -> set[str]:
+    """Databases of past versions, which tests copy."""
+    return set()
+
+
+def created(pattern: str, name: str, template: str) -> str:
     with administrator(sa.make_url(pattern.format("postgres"))) as connection:
-        connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    url = pattern.format(name)
-    database = Database(url, create=True)
-    upgrade._migrate(database, version)
-    database.close()
-    copy_rows(engine_of(str(file)), engine_of(url))
-    return url
+        connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    return pattern.format(name)
 
 
 def copy_rows(source: sa.Engine, target: sa.Engine) -> None:
@@ -80,7 +97,7 @@ def copy_rows(source: sa.Engine, target: sa.Engine) -> None:
                 connection.execute(sa.text(text))
 
 
-@pytest.mark.parametrize("version", REVISIONS[:-1])
+@EVERYWHERE
 def test_it_is_refused_until_it_is_upgraded_and_then_has_every_row_it_had(past: str, version: str) -> None:
     before = rows_of(engine_of(past))
     assert {name for name, rows in before.items() if rows} >= {
@@ -100,7 +117,7 @@ def test_it_is_refused_until_it_is_upgraded_and_then_has_every_row_it_had(past: 
     assert Registry.upgrade(past) == (HEAD, HEAD)
 
 
-@pytest.mark.parametrize("version", REVISIONS[:-1])
+@EVERYWHERE
 def test_its_work_goes_on_where_it_was(past: str, version: str) -> None:
     Registry.upgrade(past)
     with Registry.open(past) as registry:
@@ -149,7 +166,7 @@ def test_an_agent_of_another_schema_stops_with_one_message(
     connection.close()
 
 
-@pytest.mark.parametrize("version", REVISIONS[:-1])
+@EVERYWHERE
 def test_it_is_not_upgraded_under_agents_that_still_work(past: str, version: str) -> None:
     clock, now = ("''", "extract(epoch from now())") if "://" in past else (f"'{boot_id()}'", str(boot_seconds()))
     with engine_of(past).begin() as connection:

@@ -85,7 +85,7 @@ def test_a_refusal_that_ends_in_time_is_not_noticed(server: str) -> None:
                 sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"),
                 {"name": sa.make_url(server).database},
             )
-        thread.join(60)
+        thread.join(300)
         assert beats == [frozenset()]
 
 
@@ -154,7 +154,7 @@ class Swallower:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._accepting.join(60)
+        self._accepting.join(300)
 
     def _serve(self) -> None:
         while True:
@@ -199,7 +199,7 @@ def test_a_postgres_that_stalls_without_closing_is_not_waited_for_without_end(
     began = time.monotonic()
     with pytest.raises(RegistryUnavailable, match="did not answer"):
         registry.beat(agent)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300
     proxy.swallows.clear()
     assert registry.beat(agent) == frozenset()
     registry.close()

@@ -41,7 +41,7 @@ class Browser:
     def open(self, page: Path) -> None:
         """Load a page and wait until its script has run."""
         self._command("url", {"url": page.as_uri()})
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while self.run("return document.documentElement.dataset.ready") != "true":
             assert time.monotonic() < deadline, self.messages()
             time.sleep(0.1)
@@ -93,7 +93,7 @@ class Browser:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self._url + path, data=body, method=method, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
+            with urllib.request.urlopen(request, timeout=300) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(error.read().decode()) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from sweeps.measures import Distortion
 from sweeps.quantizers import FULL_PRECISION
 from sweeps.spec import Spec, matching
 
+SPECS = cache(read_sweep)
+"""Specifications are expanded once a process: nothing changes them."""
 START = pd.Timestamp("2026-01-02 03:04:05", tz="UTC")
 
 
@@ -56,6 +59,11 @@ class MadeSource(Source):
         return f"{kind}/{publication}.parquet"
 
 
+@cache
+def expanded(name: str) -> tuple[Job, ...]:
+    return tuple(SPECS(name).jobs())
+
+
 def made_source(
     name: str = "digits-grid", *, where: str | None = None, done: int | None = None, order: int | None = None
 ) -> MadeSource:
@@ -63,11 +71,12 @@ def made_source(
 
     The gap falls and the training loss rises with fewer bits, by more than the noise between models.
     """
-    spec = read_sweep(name)
-    trainings = [job for job in matching(spec.jobs(), where) if job.kind is Kind.TRAIN][:done]
+    spec = SPECS(name)
+    jobs = expanded(name)
+    trainings = [job for job in matching(jobs, where) if job.kind is Kind.TRAIN][:done]
     kept = {job.identity for job in trainings}
-    measures = [job for job in spec.jobs() if job.kind is Kind.MEASURE and job.parent in kept]
-    distortions = [job for job in spec.jobs() if job.kind is Kind.CORRUPT and job.parent in kept]
+    measures = [job for job in jobs if job.kind is Kind.MEASURE and job.parent in kept]
+    distortions = [job for job in jobs if job.kind is Kind.CORRUPT and job.parent in kept]
     draw = np.random.default_rng(3)
     runs = [_run(job, draw) for job in trainings]
     rows = {

@@ -43,6 +43,12 @@ def page() -> str:
     return page_of(made_source(where=SMALL))
 
 
+@pytest.fixture(scope="module")
+def measured() -> str:
+    """The page of a sweep with measures of flatness."""
+    return page_of(made_source("digits-flatness"))
+
+
 @pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes_and_in_another_order_the_same_numbers(page: str) -> None:
     assert page_of(made_source(where=SMALL)) == page
@@ -125,8 +131,8 @@ def test_equal_sets_are_kept_once() -> None:
     assert jobs.sets == [[0, 1, 1, 1], [1, 1]]
 
 
-def test_a_sweep_with_measures_shows_tables_2_and_3_with_their_searches() -> None:
-    page = page_of(made_source("digits-flatness"))
+def test_a_sweep_with_measures_shows_tables_2_and_3_with_their_searches(measured: str) -> None:
+    page = measured
     assert "Table 2: " in page
     assert "Table 3: " in page
     assert set(re.findall(r'data-kind="(\w+)"', page)) == {"train", "measure"}
@@ -192,12 +198,12 @@ def test_a_browser_draws_sorts_filters_and_lists_jobs_without_a_word(
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "where"), [("digits-grid", SMALL), ("digits-flatness", None)])
+@pytest.mark.parametrize("shown", ["page", "measured"])
 def test_a_phone_shows_the_page_without_scrolling_sideways(
-    browser: Browser, name: str, where: str | None, tmp_path: Path
+    browser: Browser, shown: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
-    path.write_text(page_of(made_source(name, where=where)))
+    path.write_text(request.getfixturevalue(shown))
     browser.look(width=390, height=844, dark=True)
     browser.open(path)
     assert browser.run("return document.documentElement.scrollWidth") <= 390
@@ -207,12 +213,12 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(
 
 @needs_browser
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "where"), [("digits-grid", SMALL), ("digits-flatness", None)])
+@pytest.mark.parametrize("shown", ["page", "measured"])
 def test_tables_fit_their_boxes_panels_begin_at_one_x_and_curves_have_a_hover(
-    browser: Browser, name: str, where: str | None, tmp_path: Path
+    browser: Browser, shown: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
-    path.write_text(page_of(made_source(name, where=where)))
+    path.write_text(request.getfixturevalue(shown))
     browser.look(width=1300)
     browser.open(path)
     wide = (
@@ -244,8 +250,7 @@ def test_tables_fit_their_boxes_panels_begin_at_one_x_and_curves_have_a_hover(
     assert "after" in browser.run("return document.querySelector('nav > div').className")
 
 
-def test_accuracies_are_in_percent_and_figures_say_of_how_many_models() -> None:
-    page = page_of(made_source(where=SMALL))
+def test_accuracies_are_in_percent_and_figures_say_of_how_many_models(page: str) -> None:
     assert page.count("Digits NiN: 108 models (27 FP32, 27 Int8, 27 Int4, 27 Int2). ") >= 4
     assert ">test accuracy (%)<" in page
     column = next(one for one in embedded(page)["jobs"]["train"]["columns"] if one["name"] == "test_accuracy")

@@ -26,6 +26,21 @@ def test_a_snapshot_is_intact_and_compiled_from_what_it_holds(tmp_path: Path) ->
         assert bytecode[8:16] == importlib.util.source_hash(source.read_bytes())
 
 
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a snapshot of the code, for all tests of this file."""
+    folder = tmp_path_factory.mktemp("frozen")
+    freeze(folder)
+    return folder
+
+
+@pytest.fixture
+def snapshot(frozen: Path, tmp_path: Path) -> Path:
+    """A snapshot of the test's own."""
+    (kept,) = frozen.iterdir()
+    return shutil.copytree(kept, tmp_path / kept.name)
+
+
 def changed(snapshot: Path) -> None:
     (snapshot / "workers" / "cohort.py").write_text("raise SystemExit\n")
 
@@ -92,22 +107,25 @@ def linked(snapshot: Path) -> None:
     ],
 )
 def test_a_snapshot_that_is_not_what_its_version_names_is_refused_before_anything_runs_from_it(
-    tmp_path: Path, damage: Callable[[Path], None]
+    snapshot: Path, damage: Callable[[Path], None]
 ) -> None:
-    version = freeze(tmp_path)
-    assert check_snapshot(tmp_path, version) == tmp_path / version
-    damage(tmp_path / version)
+    folder, version = snapshot.parent, snapshot.name
+    assert check_snapshot(folder, version) == snapshot
+    damage(snapshot)
     with pytest.raises(InputError, match="not the code"):
-        check_snapshot(tmp_path, version)
+        check_snapshot(folder, version)
     with pytest.raises(InputError, match="not the code"):
-        freeze(tmp_path)
-    shutil.rmtree(tmp_path / version)
-    assert check_snapshot(tmp_path, freeze(tmp_path))
+        freeze(folder)
+
+
+def test_a_snapshot_that_was_removed_is_taken_again(snapshot: Path) -> None:
+    changed(snapshot)
+    shutil.rmtree(snapshot)
+    assert check_snapshot(snapshot.parent, freeze(snapshot.parent)) == snapshot
 
 
 @pytest.mark.parametrize("left", [forged_by_time, forged_unchecked, forged_with_another_hash, cut])
-def test_bytecode_left_by_hand_is_cleared_and_nothing_else(tmp_path: Path, left: Callable[[Path], None]) -> None:
-    snapshot = tmp_path / freeze(tmp_path)
+def test_bytecode_left_by_hand_is_cleared_and_nothing_else(snapshot: Path, left: Callable[[Path], None]) -> None:
     left(snapshot)
     kept = {path for path in snapshot.rglob("*.pyc") if "cohort" not in path.name}
     clear_bytecode(snapshot)

@@ -57,8 +57,9 @@ def test_every_builtin_sweep_survives_the_registry() -> None:
     for name in builtin_names():
         spec = read_sweep(name)
         again = Spec.from_json(spec.to_json(), place="registry")
-        assert again.jobs() == spec.jobs()
-        assert all(Job.from_json(job.to_json()) == job for job in spec.jobs())
+        jobs = spec.jobs()
+        assert again.jobs() == jobs
+        assert all(Job.from_json(job.to_json()) == job for job in jobs)
 
 
 def test_the_nin_of_the_paper_has_its_number_of_weights() -> None:

@@ -99,7 +99,7 @@ class Start:
         return Forked(self.server, command, **options)
 
     def told(self, *arguments: str, **options: Any) -> dict[str, Any]:
-        output, errors = self(*arguments, **options).communicate(timeout=60)
+        output, errors = self(*arguments, **options).communicate(timeout=300)
         assert output, errors
         found: dict[str, Any] = json.loads(output)
         return found
@@ -117,7 +117,7 @@ def forked(server: ForkServer, surroundings: Mapping[str, str]) -> Start:
 
 def test_a_fork_imports_nothing_and_is_a_child_of_the_one_that_asked(forked: Start) -> None:
     process = forked("tell", "a b", "")
-    told = json.loads(process.communicate(timeout=60)[0])
+    told = json.loads(process.communicate(timeout=300)[0])
     assert told["pid"] == process.pid != told["loaded_in"]
     assert told["parent"] == os.getpid()
     assert told["arguments"] == ["tell", "a b", ""]
@@ -149,12 +149,12 @@ def test_a_process_may_have_a_session_of_its_own(start: Start) -> None:
 
 
 def test_pipes_carry_what_is_said(start: Start) -> None:
-    assert start("echo", stdin=subprocess.PIPE).communicate("loud", timeout=60) == ("LOUD", "heard\n")
+    assert start("echo", stdin=subprocess.PIPE).communicate("loud", timeout=300) == ("LOUD", "heard\n")
 
 
 def test_output_may_go_to_a_file(start: Start, tmp_path: Path) -> None:
     with (tmp_path / "output").open("w") as output:
-        assert start("echo", stdin=subprocess.DEVNULL, stdout=output, stderr=output).wait(timeout=60) == 0
+        assert start("echo", stdin=subprocess.DEVNULL, stdout=output, stderr=output).wait(timeout=300) == 0
     assert (tmp_path / "output").read_text() == "heard\n"
 
 
@@ -162,7 +162,7 @@ def test_a_process_uses_a_file_that_it_was_passed(start: Start) -> None:
     reading, writing = os.pipe()
     process = start("pass", str(writing), pass_fds=[writing])
     os.close(writing)
-    assert process.communicate(timeout=60) == ("", "")
+    assert process.communicate(timeout=300) == ("", "")
     with open(reading, "rb") as passed:
         assert passed.read() == b"through a file of the parent's"
 
@@ -170,14 +170,14 @@ def test_a_process_uses_a_file_that_it_was_passed(start: Start) -> None:
 @pytest.mark.parametrize(("arguments", "status"), [(("exit", "0"), 0), (("exit", "3"), 3), (("say", "no"), 1)])
 def test_the_exit_status_arrives(start: Start, arguments: tuple[str, str], status: int) -> None:
     process = start(*arguments)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == status
     assert errors == ("no\n" if arguments[0] == "say" else "")
 
 
 def test_an_exception_ends_a_process_with_its_traceback(start: Start) -> None:
     process = start("raise")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     assert errors.splitlines()[-1] == "ValueError: a fault of its own"
 
@@ -188,12 +188,12 @@ def test_a_signal_ends_a_process_as_always(start: Start, number: signal.Signals)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == -number
 
 
 def test_what_is_left_at_the_end_is_done(start: Start) -> None:
-    assert start("end").communicate(timeout=60) == ("thread\nat exit\n", "")
+    assert start("end").communicate(timeout=300) == ("thread\nat exit\n", "")
 
 
 def test_a_list_of_processes_shows_what_a_fork_is(forked: Start) -> None:
@@ -226,7 +226,7 @@ def test_the_server_of_a_fork_ends_with_it(forked: Start) -> None:
     (its,) = psutil.Process(process.pid).children()
     process.kill()
     process.communicate()
-    its.wait(timeout=60)
+    its.wait(timeout=300)
 
 
 def test_a_server_ends_with_its_client_and_its_forks_go_on(folder: Path, surroundings: Mapping[str, str]) -> None:
@@ -243,7 +243,7 @@ def test_a_server_ends_with_its_client_and_its_forks_go_on(folder: Path, surroun
 
 
 def test_what_a_dead_child_leaves_behind_does_not_become_ours(forked: Start) -> None:
-    output, errors = forked("abandon", start_new_session=True).communicate(timeout=60)
+    output, errors = forked("abandon", start_new_session=True).communicate(timeout=300)
     left = psutil.Process(int(output))
     parent = left.ppid()
     left.kill()

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from sweeps.datasets import DATASETS
+from tests.apart import APART
+from tests.workers.trainings import first
 from workers.data import Images, load
+from workers.decoding import pool
 
 
 @pytest.fixture(autouse=True)
@@ -16,9 +19,21 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _forked_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that decode begin with their imports done: most tests decode a few images, in a pool of their own."""
+    monkeypatch.setattr(pool, "ANEW", APART)
+
+
 @pytest.fixture(scope="session")
 def digits() -> Images:
     return load(DATASETS["digits"], None, download=False)
+
+
+@pytest.fixture(scope="session")
+def few(digits: Images) -> Images:
+    """Images for what is computed in many ways: in batches of 32 an epoch is ten steps, with a last batch of 24."""
+    return first(digits, 312, 90)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_an_idle_agent_waits_for_what_another_holds_and_takes_it_when_it_comes_b
     time.sleep(0.5)
     assert thread.is_alive()
     registry.fail(other, claims, FailureClass.LOST, "gone")
-    thread.join(60)
+    thread.join(300)
     assert not thread.is_alive()
     assert [(row.state, row.attempt) for row in registry.jobs(sweep)] == [(State.DONE, 2)]
 

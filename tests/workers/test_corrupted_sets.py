@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,15 +36,21 @@ def clean(digits: Images) -> TestSet:
     return TestSet(data=DIGITS, images=digits.test_images.numpy(), labels=digits.test_labels.numpy())
 
 
-@pytest.fixture
-def published(clean: TestSet, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def kept(clean: TestSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of data sets that holds two corruptions of the digits, drawn under a seed that nobody asks for."""
-    folder = tmp_path / "data" / "Digits-C"
-    folder.mkdir(parents=True)
+    folder = tmp_path_factory.mktemp("published") / "Digits-C"
+    folder.mkdir()
     for name in ("fog", "gaussian_noise"):
         write_corruption(clean, name, folder, seed=77)
     (folder / "qsweep.json").unlink()
-    return tmp_path / "data"
+    return folder.parent
+
+
+@pytest.fixture
+def published(kept: Path, tmp_path: Path) -> Path:
+    """The same, of the test's own."""
+    return shutil.copytree(kept, tmp_path / "data")
 
 
 def test_white_is_255_in_pictures_whatever_it_is_in_the_data(clean: TestSet) -> None:

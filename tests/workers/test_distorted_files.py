@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,21 @@ def saved(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
+SEVERITY = 4
+
+
 def in_memory(place: Path, one: Training, corruption: str, folder: Path) -> Images:
-    """The same pixels in memory, and those corrupted one by one as arrays in the data folder."""
+    """The same pixels in memory, and those corrupted one by one as arrays in the data folder.
+
+    Of the other severities, which are not asked for, the images are as they were.
+    """
     (train, _), (test, names) = pixels_of(place, "train"), pixels_of(place, "val")
     labels = {part: torch.arange(3).repeat_interleave(count) for part, count in COUNTS.items()}
     pictures = test.permute(0, 2, 3, 1).numpy()
     arrays = [
         saved(corrupt(one[None], corruption, severity, places=[name], seed=3, constants=IMAGENET)[0])
+        if severity == SEVERITY
+        else one
         for severity in (1, 2, 3, 4, 5)
         for one, name in zip(pictures, names, strict=True)
     ]
@@ -125,7 +134,7 @@ def test_a_distortion_of_files_is_that_of_the_same_pixels_in_memory_bit_for_bit(
     fixed = tuple(255 * torch.tensor(part, dtype=torch.float64) for part in (MEAN, DEVIATION))
     monkeypatch.setattr("workers.data.batches.moments", lambda images: fixed)
     trainings = trainings_on(place)
-    measure = Distortion(corruption=corruption, severity=4, corruption_seed=3, measure_samples=samples)
+    measure = Distortion(corruption=corruption, severity=SEVERITY, corruption_seed=3, measure_samples=samples)
     held = in_memory(place, trainings[0], corruption, tmp_path / "arrays")
     wanted = distorted(trainings, measure, held, tmp_path / "arrays", tmp_path)
     found = distorted(trainings, measure, files_of(place, trainings[0]), None, tmp_path)
@@ -173,28 +182,20 @@ def test_what_is_drawn_depends_on_no_batch_and_no_sample(place: Path, monkeypatc
     assert not torch.equal(whole, pixels_of(place, "val")[0])
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small files, and the tree that is written of it in the published layout, both in one place."""
-    write_folder(tmp_path / "data" / "some", train=2, test=2)
-    arguments = ["imagenet", "--folder", str(tmp_path / "data" / "some"), "--out", str(tmp_path / "data" / "some-C")]
-    assert (
-        main(
-            [
-                *arguments,
-                "--corruption",
-                "contrast",
-                "--corruption",
-                "motion_blur",
-                "--severity",
-                "2",
-                "--size",
-                str(TREE),
-            ]
-        )
-        == 0
-    )
-    return tmp_path / "data"
+    folder = tmp_path_factory.mktemp("written")
+    write_folder(folder / "some", train=2, test=2)
+    chosen = ["--corruption", "contrast", "--corruption", "motion_blur", "--severity", "2", "--size", str(TREE)]
+    assert main(["imagenet", "--folder", str(folder / "some"), "--out", str(folder / "some-C"), *chosen]) == 0
+    return folder
+
+
+@pytest.fixture
+def data(written: Path, tmp_path: Path) -> Path:
+    """The same, of the test's own."""
+    return shutil.copytree(written, tmp_path / "data")
 
 
 @pytest.mark.parametrize("corruption", ["contrast", "motion_blur"])

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sweeps.layers import ConvLayer
 from sweeps.training import Training
-from tests.workers.trainings import mixture, training
+from tests.workers.trainings import mixture, on, training
 from workers.cohort import Cohort
 from workers.data import Images
 from workers.device import precisions, set_precision
@@ -134,9 +134,10 @@ def test_channels_filled_up_to_a_multiple_change_nothing(digits: Images, grouped
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
 
 
-def trained_losses(digits: Images, form: Form, **settings: Any) -> list[float]:
-    one = training(epochs=4, depth=2, milestones=[3], learning_rate=0.01, weight_decay=0.0, **settings)
-    cohort = Cohort([one], digits, slots=2, form=form, device=CPU)
+def trained_losses(few: Images, form: Form, **settings: Any) -> list[float]:
+    usual = {"depth": 2, "learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 32}
+    one = training(epochs=4, milestones=[3], **usual, **settings)
+    cohort = Cohort(on(few, [one]), few, slots=2, form=form, device=CPU)
     while not cohort.finished:
         cohort.step()
     state = cohort.state(0)
@@ -147,16 +148,16 @@ def trained_losses(digits: Images, form: Form, **settings: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("form", forms_of("bf16", "cpu"))
-def test_a_training_in_bf16_follows_the_one_in_fp32_on_single_precision_weights(digits: Images, form: Form) -> None:
-    reduced, single = (trained_losses(digits, form, precision=one) for one in ("bf16", "fp32"))
+def test_a_training_in_bf16_follows_the_one_in_fp32_on_single_precision_weights(few: Images, form: Form) -> None:
+    reduced, single = (trained_losses(few, form, precision=one) for one in ("bf16", "fp32"))
     assert reduced != single
     assert max(abs(one - other) for one, other in zip(reduced, single, strict=True)) < 0.02
     assert single[-1] < 0.7 * single[0]
 
 
 @pytest.mark.parametrize("form", [Form.BLOCKS, Form.LOOP, Form.GROUPED])
-def test_forms_agree_on_the_losses_of_a_whole_training(digits: Images, form: Form) -> None:
-    found, wanted = trained_losses(digits, form), trained_losses(digits, Form.GATHER)
+def test_forms_agree_on_the_losses_of_a_whole_training(few: Images, form: Form) -> None:
+    found, wanted = trained_losses(few, form), trained_losses(few, Form.GATHER)
     assert max(abs(one - other) for one, other in zip(found, wanted, strict=True)) < 2e-3
 
 
@@ -223,11 +224,11 @@ def epoch_of(cohort: Cohort, steps: int) -> None:
 
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(("form", "select_by"), [(Form.GATHER, "evaluated"), *((form, "running") for form in FOR_GPUS)])
-def test_two_epochs_never_read_anything_back(digits: Images, form: Form, select_by: str) -> None:
+def test_two_epochs_never_read_anything_back(few: Images, form: Form, select_by: str) -> None:
     # Tensors on the meta device have no values: whatever reads one, or copies it to the CPU, raises.
     chosen = zip(("sgd", "adam", "rmsprop"), (32, 8, 2), strict=True)
     trainings = [training(depth=1, select_by=select_by, optimizer=name, bits=bits) for name, bits in chosen]
-    meta = Cohort(trainings, digits, slots=4, form=form, device=torch.device("meta"))
+    meta = Cohort(on(few, trainings), few, slots=4, form=form, device=torch.device("meta"))
     with Reads() as reads:
         epoch_of(meta, meta.steps)
     assert meta.finished

@@ -216,14 +216,14 @@ def test_latent_models_of_one_precision_are_rounded_on_the_line_between_them(
 def test_a_points_bits_do_not_depend_on_what_is_computed_with_it(
     trained: list[Trained], digits: Images, number: int
 ) -> None:
-    found = survey([trained[number]], Landscape(points=5), digits)
+    found = survey([trained[number]], Landscape(points=5, samples=400), digits)
     whole = found.scores(0, 25)
     assert 1 < found.full_pass < 25
     for count in (1, 3, 10):
         parts = [found.scores(first, count) for first in range(0, 25, count)]
         assert sum((part.losses for part in parts), ()) == whole.losses
         assert sum((part.accuracies for part in parts), ()) == whole.accuracies
-    again = survey([trained[number]], Landscape(points=5), digits).scores(7, 5)
+    again = survey([trained[number]], Landscape(points=5, samples=400), digits).scores(7, 5)
     assert again.losses == whole.losses[7:12]
 
 

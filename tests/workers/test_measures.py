@@ -204,7 +204,7 @@ def test_starts_fill_the_ball_and_leave_unperturbed_parameters_alone(
 
 @pytest.mark.parametrize("scaling", ["plain", "magnitude"])
 def test_an_ascent_raises_the_loss(trained: list[tuple[Training, Model]], digits: Images, scaling: str) -> None:
-    base = Sharpness(scaling=scaling, start="centre", copies=1, ascent_rate=0.02, ascent_steps=10, ascent_batch=1442)
+    base = Sharpness(scaling=scaling, start="centre", copies=1, ascent_rate=0.02, ascent_steps=10, ascent_batch=400)
     network, points = points_of(trained, base)
 
     def loss(rows: Tensor, point: Point) -> float:
@@ -212,11 +212,11 @@ def test_an_ascent_raises_the_loss(trained: list[tuple[Training, Model]], digits
         if point.bits is not None:
             round_weights(network.layout, point.bits, point.scale, deployed, network.layout.steps.of(rows))
         stages = stage_tensors(network.layout, rows, deployed, point.statistics[None])
-        pixels, labels = standardized(digits, torch.arange(1442))
+        pixels, labels = standardized(digits, torch.arange(400))
         logits = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0]
         return float(torch.nn.functional.cross_entropy(logits.T, labels))
 
-    climb = Climb(measure=base, network=network, images=lambda some: standardized(digits, some), train_images=1442)
+    climb = Climb(measure=base, network=network, images=lambda some: standardized(digits, some), train_images=400)
     for point in points[:3]:
         ended = climb.rows([point], [0.5], 0)
         assert loss(ended, point) > loss(point.parameters[None], point) * 1.05
@@ -271,17 +271,17 @@ def test_whatever_the_seed_sigma_displaces_by_the_target_to_the_searchs_resoluti
     trained: list[tuple[Training, Model]], digits: Images
 ) -> None:
     """The resolution: a search accepts a mean over ten copies within 0.01 of the target, and that mean has its
-    own standard error. So at the σ of any seed the displacement, measured again with 200 other copies, lies
+    own standard error. So at the σ of any seed the displacement, measured again with 60 other copies, lies
     within 0.01 plus four standard errors (of both means) of 0.1."""
     for seed in range(5):
         (row,) = measured(trained[:1], PacBayes(noise_std="corrected", measure_seed=seed), digits, torch.float32)
         assert row["converged"]
         spread = torch.tensor(row["trace"][-1]["accuracies"]).double().std()
         again = PacBayes(
-            noise_std="corrected", measure_seed=100 + seed, copies=200, iterations=1, search_upper=2 * row["radius"]
+            noise_std="corrected", measure_seed=100 + seed, copies=60, iterations=1, search_upper=2 * row["radius"]
         )
         (check,) = measured(trained[:1], again, digits, torch.float32)
-        error = float(spread) * (1 / 10 + 1 / 200) ** 0.5
+        error = float(spread) * (1 / 10 + 1 / 60) ** 0.5
         assert abs(check["reached"] - 0.1) < 0.01 + 4 * error, (seed, row["radius"], check["reached"], error)
 
 

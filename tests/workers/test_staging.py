@@ -108,7 +108,7 @@ def test_of_agents_that_come_at_once_one_copies(data: DataSet, tmp_path: Path) -
     for agent in agents:
         agent.start()
     for agent in agents:
-        agent.join(60)
+        agent.join(300)
     assert [agent.exitcode for agent in agents] == [0] * 4
     assert sorted(one.name for one in node.iterdir()) == [data.fingerprint, f"{data.fingerprint}.lock"]
     assert node.with_suffix(".log").read_text().count("was copied to") == 1

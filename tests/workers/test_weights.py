@@ -30,7 +30,6 @@ torchvision = Late("torchvision")
 
 CPU = torch.device("cpu")
 RESNET_18, RESNET_50 = (ResNet(depth=depth, width=64, stem="large") for depth in (18, 50))
-BOTH = [RESNET_18, RESNET_50, MobileNetV2()]
 SMALL_ONES = [
     (
         ResNet(depth=18, width=8, stem="large"),
@@ -89,7 +88,9 @@ def rows_of(model: Model, data: DataSet, path: Path) -> tuple[ConvNetwork, Tenso
     return network, parameters[None].double(), statistics[None].double()
 
 
-@pytest.mark.parametrize("model", BOTH, ids=lambda model: model.label)
+@pytest.mark.parametrize(
+    "model", [RESNET_18, pytest.param(RESNET_50, marks=pytest.mark.slow), MobileNetV2()], ids=lambda model: model.label
+)
 def test_the_engine_evaluates_as_torchvisions_own_network_does(model: Model, tmp_path: Path) -> None:
     name = published_name(model)
     assert name is not None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from sweeps.training import Training
+from workers.data import Images
 from workers.forms import Form
 
 UNCOMPILED = tuple(form for form in Form if not form.compiled)
@@ -32,6 +35,23 @@ def training(**settings: Any) -> Training:
     base |= settings
     base.setdefault("learning_rate", RATES[base["optimizer"]])
     return Training.from_settings(base)
+
+
+def first(images: Images, train: int, test: int) -> Images:
+    """So many images of a set: of as many steps, with a batch in proportion, each is done sooner."""
+    return dataclasses.replace(
+        images,
+        data=dataclasses.replace(images.data, train_images=train, test_images=test),
+        train_images=images.train_images[:train],
+        train_labels=images.train_labels[:train],
+        test_images=images.test_images[:test],
+        test_labels=images.test_labels[:test],
+    )
+
+
+def on(images: Images, trainings: Sequence[Training]) -> list[Training]:
+    """The same trainings on these images."""
+    return [dataclasses.replace(one, data=images.data) for one in trainings]
 
 
 def mixture(**settings: Any) -> list[Training]:

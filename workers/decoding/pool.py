@@ -22,6 +22,8 @@ from workers.decoding.pixels import BrokenImage, evaluation_pixels, stored_pixel
 
 log = logging.getLogger(__name__)
 
+ANEW = multiprocessing.get_context("spawn")
+"""How a process of the pool starts: it has no memory, lock or thread of the agent's."""
 CHUNK = 16
 """Images that a process decodes at a time."""
 AHEAD = 3
@@ -100,9 +102,7 @@ class Decoders:
 
     def __init__(self, decoder: Decoder, processes: int) -> None:
         self._processes = processes
-        self._pool = ProcessPoolExecutor(
-            processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(decoder,)
-        )
+        self._pool = ProcessPoolExecutor(processes, mp_context=ANEW, initializer=_begin, initargs=(decoder,))
 
     def decode(self, tasks: Iterable[Task]) -> Iterator[Decoded]:
         """The images of each task, in order; those of some tasks ahead wait in memory. Raises BrokenImage."""
