@@ -23,7 +23,6 @@ from sweeps.tuning import Mode, Tuning
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim
 
-
 read = cache(read_selection)
 """A grid is expanded once, however many tests launch it."""
 
