@@ -1,7 +1,7 @@
 """Every command and every piece of code in the README runs.
 
-A block's mark says how: `no-test` is left out, the launches of `long` get `--limit 2`, one epoch and one agent, its
-landscapes 5 points a side, `cifar` needs the real CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
+A block's mark says how: `no-test` is left out, the launches of `long` get one agent and one or two jobs, its landscapes
+5 points a side, `cifar` needs the real CIFAR-10 in the folder that QSWEEP_TEST_DATA names.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ def test_the_quick_commands_run(qsweep: Qsweep) -> None:
             assert qsweep(*arguments).returncode == 0
 
 
+def few(launch: list[str]) -> str:
+    """How many jobs of it are trained: one more of a sweep that has some, and one of the largest models."""
+    return "1" if "--limit" in launch or "digits-distortion" in launch else "2"
+
+
 @pytest.mark.slow
 def test_the_long_commands_run_one_after_the_other_and_then_the_python(
     qsweep: Qsweep, home: Path, tmp_path: Path
@@ -61,8 +66,7 @@ def test_the_long_commands_run_one_after_the_other_and_then_the_python(
     for program, *arguments in commands("long"):
         assert program == "qsweep"
         if arguments[0] == "launch":
-            arguments += [] if "--limit" in arguments else ["--limit", "2"]
-            arguments += [] if "--workers" in arguments else ["--workers", "1"]
+            arguments += ["--limit", few(arguments), "--workers", "1"]  # of an option given twice, the last one counts
         if "--points" in arguments:
             arguments[arguments.index("--points") + 1] = "5"
         answer = qsweep(*arguments)
@@ -89,7 +93,7 @@ def test_the_cifar_commands_run_on_the_real_images(qsweep: Qsweep) -> None:
         pytest.skip("QSWEEP_TEST_DATA names no folder with the real CIFAR-10")
     launch, tables = commands("cifar")
     launch[launch.index("--data") + 1] = folder
-    narrow = ("--set", "channels_per_width=1")  # on all images of CIFAR-10, but a 25th as wide
+    narrow = ("--set", "channels_per_width=1", "--set", "batch_size=500")  # on all images, but a 25th as wide
     answer = qsweep(*launch[1:], *narrow, "--limit", "1", "--workers", "1", timeout=1200)
     assert answer.returncode == 0, answer.stderr
     answer = qsweep(*tables[1:])

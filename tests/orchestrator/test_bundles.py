@@ -12,6 +12,7 @@ import time
 import tomllib
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,18 @@ import qsweep as api
 from db.home import Home
 from db.registry import Registry
 from db.states import State
-from tests.conftest import Qsweep
+from sweeps import processes
+from tests.conftest import QSWEEP, Qsweep, environment
 
 pytestmark = pytest.mark.slow
 
 LONG = (
-    "digits-grid", "--set", "epochs=15", "--where",
+    "digits-grid", "--set", "epochs=8", "--where",
     "width == 8 and depth == 2 and optimizer != 'rmsprop' and learning_rate == 0.005 and weight_decay < 0.00015",
 )  # fmt: skip
 """16 jobs: more than one cohort."""
-SHORT = (*LONG[:2], "epochs=1", *LONG[3:])
+SHORT = (*LONG[:2], "epochs=1", "--where", f"{LONG[-1]} and optimizer == 'sgd' and weight_decay == 0")
+"""4 jobs."""
 MEASURED = """
 title = "Two models and their flatness"
 [fixed]
@@ -70,40 +73,62 @@ sys.meta_path.insert(0, Absent())
 Far = Callable[..., "subprocess.Popen[str]"]
 
 
-@pytest.fixture
-def far(tmp_path: Path) -> Far:
-    """Run Python in an empty folder, where of all that qsweep depends on only torch, numpy and pyarrow can be
-    imported, and qsweep itself can't."""
+@pytest.fixture(scope="module")
+def absent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder on whose account Python imports, of all that qsweep depends on, only torch, numpy and pyarrow, and
+    no qsweep itself."""
     declared = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[^a-z-]", one)[0] for one in declared} - FAR
     names = names - {"scikit-learn"} | {"sklearn", "qsweep", "orchestrator", "reports"}
     assert {"sqlalchemy", "pydantic", "typer", "sklearn", "torchvision"} <= names
-    folder = tmp_path / "absent"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("absent")
     (folder / "sitecustomize.py").write_text(BLOCKER.format(names=names))
+    return folder
 
-    def start(*arguments: str, **extra: str) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("QSWEEP_")}
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            env=environment | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", **extra},
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
 
-    return start
+def python(folder: Path, absent: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    """Python on such a machine, in this folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("QSWEEP_")}
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment | {"PYTHONPATH": str(absent), "OMP_NUM_THREADS": "1", **extra},
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def far(tmp_path: Path, absent: Path) -> Far:
+    """Run Python on such a machine, in a folder where a test packs its bundles."""
+    return partial(python, tmp_path, absent)
+
+
+@pytest.fixture(scope="module")
+def worked_once(tmp_path_factory: pytest.TempPathFactory, absent: Path) -> Path:
+    """A folder with a home, the bundle `far` of 4 jobs that left it and was worked off, and its results.zip."""
+    folder = tmp_path_factory.mktemp("worked")
+    command = [*QSWEEP, "pack", *SHORT, "--out", str(folder / "far")]
+    processes.run(command, env=environment(folder / "home"), capture_output=True, check=True, timeout=600)
+    finish(python(folder, absent, "far", "--results", "results.zip", "--workers", "1"))
+    return folder
+
+
+@pytest.fixture
+def worked(worked_once: Path, tmp_path: Path) -> None:
+    """The same in the test's own folder."""
+    shutil.copytree(worked_once, tmp_path, symlinks=True, dirs_exist_ok=True)
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    error = process.communicate(timeout=240)[1]
+    error = process.communicate(timeout=600)[1]
     assert process.returncode == code, error
     return error
 
 
 def wait_for(path: Path, lines: int) -> None:
     """Until a ledger has so many lines."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if path.exists() and path.read_bytes().count(b"\n") >= lines:
             return
@@ -144,7 +169,7 @@ def test_a_bundle_killed_twice_brings_home_the_same_bits_as_agents_here(
     half = qsweep("import", str(tmp_path / "far"))
     assert half.returncode == 0, half.stderr
     assert "16 still checked out" in half.stdout
-    finish(far("far", "--results", "results.zip", **steps))
+    finish(far("far", "--results", "results.zip", "--workers", "1", **steps))
     log = "".join(path.read_text() for path in (tmp_path / "far" / "logs").glob("*.log"))
     resumed = [int(step) for step in re.findall(r"jobs from step (\d+)", log)]
     assert max(resumed) > 0
@@ -163,34 +188,33 @@ def test_a_bundle_killed_twice_brings_home_the_same_bits_as_agents_here(
         )
 
 
+@pytest.mark.usefixtures("worked")
 def test_what_is_away_is_neither_run_nor_waited_for_and_comes_back_when_recalled(
-    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
+    qsweep: Qsweep, home: Path, tmp_path: Path
 ) -> None:
     bundle = str(tmp_path / "far")
-    assert "16 jobs" in qsweep("pack", *SHORT, "--out", bundle).stdout
     status = json.loads(qsweep("status", "--json").stdout)
-    assert [(one["name"], one["jobs"]) for one in status["bundles"]] == [("far", 16)]
-    assert "none of the 16 jobs waits" in qsweep("pack", *SHORT, "--out", str(tmp_path / "more")).stderr
+    assert [(one["name"], one["jobs"]) for one in status["bundles"]] == [("far", 4)]
+    assert "none of the 4 jobs waits" in qsweep("pack", *SHORT, "--out", str(tmp_path / "more")).stderr
     assert not (tmp_path / "more").exists()
-    launched = qsweep("launch", *SHORT, timeout=60)
+    launched = qsweep("launch", *SHORT, timeout=600)
     assert launched.returncode == 0, launched.stderr
-    assert "16 jobs checked out to bundles" in launched.stderr
+    assert "4 jobs checked out to bundles" in launched.stderr
 
-    finish(far("far", "--workers", "1"))
-    assert "16 jobs queued again" in qsweep("recall", "far").stdout
+    assert "4 jobs queued again" in qsweep("recall", "far").stdout
     late = qsweep("import", bundle)
     assert "0 jobs counted" in late.stdout
-    assert "16 refused" in late.stdout
+    assert "4 refused" in late.stdout
     assert qsweep("launch", *SHORT, "--workers", "1").returncode == 0
     before = runs_of(home)
-    assert "16 refused" in qsweep("import", bundle).stdout
+    assert "4 refused" in qsweep("import", bundle).stdout
     pd.testing.assert_frame_equal(before, runs_of(home))
     assert (api.results("digits-grid", home=home).attempt == 2).all()
     assert "the registry is sound" in qsweep("db", "check").stdout
 
 
 def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
-    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
+    qsweep: Qsweep, home: Path, far: Far, absent: Path, tmp_path: Path
 ) -> None:
     qsweep("pack", *SHORT, "--out", str(tmp_path / "far"))
     finish(
@@ -203,15 +227,15 @@ def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
             "--no-models",
             "--workers",
             "1",
-            PYTHONPATH=code_path(tmp_path),
+            PYTHONPATH=code_path(tmp_path, absent),
         )
     )
     first = qsweep("import", str(tmp_path / "results.zip"))
-    assert "16 jobs counted" in first.stdout
-    assert "16 of them without their models" in first.stdout
+    assert "4 jobs counted" in first.stdout
+    assert "4 of them without their models" in first.stdout
     mark = events(home)
     again = qsweep("import", str(tmp_path / "far"))
-    assert "16 were counted before" in again.stdout
+    assert "4 were counted before" in again.stdout
     assert events(home) == mark
     runs = api.results("digits-grid", home=home)
     manifest = json.loads((tmp_path / "far" / "bundle.json").read_text())
@@ -227,9 +251,9 @@ def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
     assert "results counted" in qsweep("logs", job).stdout
 
 
-def code_path(tmp_path: Path) -> str:
+def code_path(tmp_path: Path, absent: Path) -> str:
     """Where `workers` is found, and the blocker of other imports."""
-    return os.pathsep.join([str(tmp_path / "far" / "code"), str(tmp_path / "absent")])
+    return os.pathsep.join([str(tmp_path / "far" / "code"), str(absent)])
 
 
 def test_measures_travel_with_their_models_or_after_them(qsweep: Qsweep, home: Path, far: Far, tmp_path: Path) -> None:
@@ -253,7 +277,7 @@ def test_measures_travel_with_their_models_or_after_them(qsweep: Qsweep, home: P
 
 
 def test_sigterm_checkpoints_and_the_same_command_goes_on(qsweep: Qsweep, home: Path, far: Far, tmp_path: Path) -> None:
-    qsweep("pack", *LONG, "--set", "epochs=8", "--out", str(tmp_path / "far"))
+    qsweep("pack", *LONG, "--out", str(tmp_path / "far"))
     steps = {"QSWEEP_CHECKPOINT_STEPS": "20"}
     first = far("far", "--workers", "1", **steps)
     wait_for(tmp_path / "far" / "checkpoints.jsonl", 12)
@@ -268,11 +292,10 @@ def test_sigterm_checkpoints_and_the_same_command_goes_on(qsweep: Qsweep, home: 
     assert "nothing to do" in finish(far("far"))
 
 
+@pytest.mark.usefixtures("worked")
 def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
     qsweep: Qsweep, here: Qsweep, home: Path, far: Far, tmp_path: Path
 ) -> None:
-    qsweep("pack", *SHORT, "--out", str(tmp_path / "far"))
-    finish(far("far", "--results", "results.zip", "--workers", "1"))
     mark = events(home)
 
     def refused(name: str, damage: Callable[[Path], None], words: str) -> None:
@@ -317,7 +340,7 @@ def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
 
     replace(any_of(tmp_path / "far", "code/workers/cohort.py"), "The engine", "An engine")
     assert "the code of this bundle is not" in finish(far("far"), code=2)
-    assert "16 jobs counted" in qsweep("import", str(tmp_path / "far")).stdout
+    assert "4 jobs counted" in qsweep("import", str(tmp_path / "far")).stdout
 
 
 def test_a_bundle_without_data_says_so_and_takes_it_from_a_folder(qsweep: Qsweep, far: Far, tmp_path: Path) -> None:
@@ -331,7 +354,7 @@ def test_a_bundle_without_data_says_so_and_takes_it_from_a_folder(qsweep: Qsweep
     os.truncate(data / "digits.npz", 5000)
     shutil.rmtree(tmp_path / "far")
     missing = finish(far("far.zip", "--data", str(data)), code=0)
-    assert "16/16 done" in missing
+    assert "4/4 done" in missing
 
 
 def test_bad_input_is_refused_before_anything_is_held(here: Qsweep, home: Path, tmp_path: Path) -> None:
