@@ -24,6 +24,7 @@ from db import (
     trials,
     upgrade,
     watching,
+    weakness,
 )
 from db.connection import Database
 from db.custody import Custody
@@ -405,6 +406,14 @@ class Registry:
     def retire(self, agent_id: int) -> None:
         """The agent leaves; what it still held is queued again."""
         self._database.write(lambda t: agents.retire(t, agent_id))
+
+    def reason_to_stop(self, agent_id: int) -> str:
+        """Why this agent, and any other in its place, should do no more; empty if it should go on (`db.weakness`)."""
+        return self._database.read(lambda t: weakness.reason_to_stop(t, agent_id))
+
+    def stop(self, agent_id: int, reason: str) -> None:
+        """The agent stops for this reason; what it still held is queued again. One that has died is noted as such."""
+        self._database.write(lambda t: agents.stop(t, agent_id, reason))
 
     def bury(
         self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None, kind: str = ""

@@ -20,6 +20,7 @@ from db.states import State
 from orchestrator.blockage import blocked_words
 from orchestrator.lookout import Lookout, View, note_of
 from orchestrator.progress import AVERAGES, duration, rate_text, time_left
+from orchestrator.stopped import row, words
 from reports.table import PRECISION_ORDER, precision_name
 
 COLOURS = {
@@ -99,6 +100,7 @@ def content(view: View) -> dict[str, Any]:
             {"agent": one.id, "host": one.host, "device": one.device, "lost": one.id in view.lost, **note_of(one)}
             for one in view.agents
         ],
+        "stopped": [row(one) for one in view.stopped],
         "epochs": [
             {"job": curve.job, "attempt": curve.attempt, "final": False, **epoch}
             for curve in view.curves
@@ -215,6 +217,7 @@ def notes(view: View) -> list[str]:
     """What a user should do something about, a line each."""
     lines = [view.losses.words(view.sweep)] if view.losses.jobs else []
     lines += blocked_words(view.sweep.title, view.blocked)
+    lines += [words(one) for one in view.stopped]
     return lines
 
 

@@ -14,7 +14,7 @@ from db.losses import read_sound
 from db.registry import Registry
 from db.results import DamagedResults, ResultStore, VanishedResults, table_of
 from db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
-from db.states import State
+from db.states import AgentState, State
 from orchestrator.losses import Losses, find_losses, lost_agents
 from reports.table import precision_name
 from sweeps.job import Kind
@@ -71,6 +71,8 @@ class View:
     curves: Sequence[Curve]
     """The epochs so far of trainings that are not done."""
     recent: Sequence[Change]
+    stopped: Sequence[AgentRow] = ()
+    """Those that only failed since the sweep was launched."""
     unreadable: int = 0
     """Trainings whose results can't be read."""
 
@@ -143,6 +145,7 @@ class Lookout:
             blocked=self._registry.blocked(self._sweep_id) if counts.queued else (),
             curves=self._registry.curves(self._sweep_id) if counts.queued + counts.running else (),
             recent=recent,
+            stopped=[one for one in self._registry.agents(AgentState.STOPPED) if one.enlisted_at >= sweep.launched_at],
             unreadable=len(self._lost),
         )
 
