@@ -36,7 +36,7 @@ def enlist(transaction: Transaction, info: AgentInfo) -> int:
         host=info.host, pid=info.pid, process_started=info.process_started, boot_id=info.boot_id,
         backend=info.backend, device=info.device, build=info.build, precisions=json.dumps(info.precisions),
         code=info.code, log=info.log, lease=info.lease, state=AgentState.ALIVE.value, note="", reason="",
-        clock=boot(), expires=moment() + info.lease, enlisted_at=wall(), beat_at=wall(),
+        clock=boot(), expires=moment() + info.lease, enlisted_at=wall(), beat_at=wall(), place=info.place,
     )  # fmt: skip
     return int(transaction.run(statement.returning(agents.c.id)).scalar_one())
 
@@ -49,6 +49,12 @@ def beat(transaction: Transaction, agent_id: int, note: str) -> frozenset[int]:
 
 def retire(transaction: Transaction, agent_id: int) -> None:
     failures.depart(transaction, agent_id, AgentState.RETIRED, FailureClass.PREEMPTED, "retired")
+
+
+def stop(transaction: Transaction, agent_id: int, reason: str) -> None:
+    """Of an agent that still lives, the jobs are handed back; of one that has died, they have been."""
+    for was in (AgentState.ALIVE, AgentState.DEAD):
+        failures.depart(transaction, agent_id, AgentState.STOPPED, FailureClass.PREEMPTED, reason, was=was)
 
 
 def bury_dead_processes(database: Database, host: str, boot_id: str, is_alive: Callable[[int, float], bool]) -> int:

@@ -1,9 +1,10 @@
 """What each class of failure costs a job (law 4). No SQL: a rule from what was to what follows.
 
-Of a crash and of too little memory it is unknown whether the job or the agent's machine is at fault. So, while another
-agent is at work, no agent uses up a job's tries by itself: of one agent's tries alone two count, and after each the job
-waits a little, so that somebody else may have it. An agent that is alone at work has as many tries as a job has; and
-after nine tries in all a job has failed, whoever made them, so that nothing is repeated for ever.
+Of a crash and of too little memory it is unknown whether the job or the machine is at fault. So a job has failed after
+three tries alone, but while other machines are at work not by one of them: as many different ones must have tried it as
+are at work, up to three. Where one machine is at work, two of its places must have, if there are two: a place is an
+agent and those that are started again after it. After each such try the job waits a little, so that somebody else may
+have it; and after nine tries in all it has failed, whoever made them, so that nothing is repeated for ever.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from db.states import FailureClass, State
 
 CRASHES_ALONE = 3
 """A job that dies so often alone, without a newer checkpoint in between, has failed."""
-
-TRIES_OF_ONE = 2
-"""So many of the tries of one agent count while another one is at work."""
+MACHINES = 3
+"""So many different machines must have tried it, if so many are at work."""
+PLACES = 2
+"""So many places must have, if all that are at work are on one machine."""
 TRIES_IN_ALL = 9
-"""A job has failed after so many tries alone, also if most of them did not count."""
+"""A job has failed after so many tries alone, whoever made them."""
 TRIES = (FailureClass.CRASH, FailureClass.MEMORY)
 """The classes by which a job's tries are counted."""
 
@@ -35,6 +37,11 @@ class Record:
     """The agents of its failed tries alone since it last got on, one entry a try."""
     advanced: bool
     """This attempt recorded a checkpoint: it brought the job forward."""
+
+    @property
+    def tries(self) -> tuple[int, ...]:
+        """Those of `tried_by` that still stand against the job."""
+        return () if self.advanced or not self.crashes else self.tried_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +65,17 @@ def verdict(
     slots: int,
     lease: float,
     agent: int = 0,
-    others: bool = False,
+    by: int = 1,
+    needed: int = 1,
 ) -> Verdict:
     """What follows from one failure.
 
     `company`: how many jobs the agent ran when it happened, this one included. `slots`: how many slots its
-    engine had. `lease`: the agent's, in seconds; no backoff is longer, so that law 3 holds. `agent`: its number.
-    `others`: another agent is at work.
+    engine had. `lease`: the agent's, in seconds; no backoff is longer, so that law 3 holds. `agent`: its number. `by`:
+    how many different machines, or places on one, have tried it in vain, this one included. `needed`: how many of them
+    it takes.
     """
-    tried_by = () if record.advanced or not record.crashes else record.tried_by
+    tried_by = record.tries
     crashes = 0 if record.advanced else record.crashes
     losses = 0 if record.advanced else record.losses
     state, alone, limit, delay = State.QUEUED, record.alone, record.slots_limit, 0.0
@@ -81,11 +90,11 @@ def verdict(
         # A single model without room may have had bad neighbours: it has as many chances as after crashes.
         case FailureClass.CRASH | FailureClass.MEMORY:
             if alone or company == 1:
-                crashes += 0 if others and tried_by.count(agent) >= TRIES_OF_ONE else 1
+                crashes += 1
                 tried_by = (*tried_by, agent)
-                delay = min(2.0 ** (len(tried_by) - 1), lease) if others else 0.0
+                delay = min(2.0 ** (crashes - 1), lease) if needed > 1 else 0.0
             alone = True
-            spent = crashes >= CRASHES_ALONE or len(tried_by) >= TRIES_IN_ALL
+            spent = (crashes >= CRASHES_ALONE and by >= needed) or crashes >= TRIES_IN_ALL
             state = State.FAILED if spent else State.QUEUED
         case FailureClass.TIMEOUT | FailureClass.INPUT:
             state = State.FAILED

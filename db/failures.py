@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from db.budgets import TRIES, Record, Verdict, verdict
+from db.budgets import MACHINES, PLACES, TRIES, Record, Verdict, verdict
 from db.journal import RECORD, event
 from db.moments import boot, moment, wall
 from db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
@@ -18,9 +18,11 @@ from db.rows import Fenced
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
 from db.transaction import Transaction
+from db.weakness import note_tries
 
 ERROR_TAIL = 8_000
 """Characters of an error that an attempt keeps: its end, where the cause stands."""
+LEASE = sa.select(agents.c.lease).where(agents.c.id == sa.bindparam("agent")).with_for_update(key_share=True)
 LOCKED_BY_AGENT = LOCKED.where(RUNNING, jobs.c.agent_id == sa.bindparam("agent"))
 END = (
     jobs.update()
@@ -52,11 +54,12 @@ def fail(
     slots: int | None,
     kind: str = "",
 ) -> frozenset[int]:
+    # The agent's row first, as whoever takes back its lease does: else the two might wait for each other.
+    lease = float(transaction.run(LEASE, {"agent": agent_id}).scalar_one())
     mine = held(transaction, agent_id, given)
     if mine:
         running = sa.select(sa.func.count()).select_from(jobs).where(RUNNING, jobs.c.agent_id == agent_id)
         company = int(transaction.run(running).scalar_one())
-        lease = float(transaction.run(sa.select(agents.c.lease).where(agents.c.id == agent_id)).scalar_one())
         end(transaction, agent_id, list(mine.values()), failure, error, company, slots, lease, kind)
     return frozenset(mine)
 
@@ -111,21 +114,26 @@ def end(
 ) -> None:
     """Ends the attempts of these locked rows, and sends each job where its budget says."""
     cause = f"{failure}: {kind}" if kind else failure.value
-    others = failure in TRIES and others_work(transaction, agent_id)
+    pasts = [_past(row) for row in rows]
+    at_work = look(transaction, agent_id, pasts) if failure in TRIES else AtWork()
     given_up = _given_up(transaction, [row.id for row in rows if not row.wanted])
     tail = error[-ERROR_TAIL:]
     detail = f"{failure}: {_last_line(tail)}" if tail.strip() else failure.value
-    values, journal = [], []
-    for row in rows:
+    values, journal, tries = [], [], []
+    for row, past in zip(rows, pasts, strict=True):
         next_one = verdict(
-            _past(row), failure, company=company, slots=slots or company, lease=lease, agent=agent_id, others=others
-        )
+            past, failure, company=company, slots=slots or company, lease=lease, agent=agent_id,
+            by=at_work.count((*past.tries, agent_id)), needed=at_work.needed,
+        )  # fmt: skip
+        if len(next_one.tried_by) > len(past.tries):
+            tries.append(row.id)
         if next_one.state == State.QUEUED and row.id in given_up:
             next_one = replace(next_one, state=State.CANCELLED, delay=0.0)
         if next_one.state == State.CANCELLED and row.wanted:  # stopped by a trial, but some sweep wants it whole
             next_one = replace(next_one, state=State.QUEUED)
         values.append(_changes(row, next_one) | {"new_class": failure.value, "new_error": tail})
         journal.append(event(row, State.RUNNING, next_one.state, detail, agent_id, cause=cause))
+    note_tries(transaction, agent_id, tries, failure, got_on=any(past.advanced for past in pasts))
     transaction.quick(END, values)
     transaction.quick(END_ATTEMPT, values)
     transaction.quick(RECORD, journal)
@@ -133,16 +141,32 @@ def end(
         pause_failing_sweeps(transaction, failed)
 
 
-def others_work(transaction: Transaction, agent_id: int) -> bool:
-    """Whether another agent with a live lease is at work, who may try what this one could not do."""
-    found = (
-        sa.select(agents.c.id)
-        .where(agents.c.state == AgentState.ALIVE.value, agents.c.id != agent_id)
-        .where(agents.c.expires >= moment(), agents.c.clock == boot())
-        .where(sa.exists().where(RUNNING, jobs.c.agent_id == agents.c.id))
-        .limit(1)
-    )
-    return transaction.run(found).first() is not None
+@dataclass(frozen=True, kw_only=True)
+class AtWork:
+    """Among whom a job that fails is passed on: machines, or the places of one. `needed`: how many of them must have
+    tried it in vain. `whose`: to which of them an agent belongs."""
+
+    needed: int = 1
+    whose: Mapping[int, str] = field(default_factory=dict)
+
+    def count(self, tried_by: Sequence[int]) -> int:
+        """How many different ones these agents are."""
+        return len({self.whose.get(agent, "") for agent in tried_by})
+
+
+def look(transaction: Transaction, agent_id: int, pasts: Sequence[Record]) -> AtWork:
+    """Who is at work, this agent included: each that has a living lease. One that has no job is between two, or waits
+    for those that fail; where nothing is left it leaves."""
+    works = sa.and_(agents.c.state == AgentState.ALIVE.value, agents.c.expires >= moment(), agents.c.clock == boot())
+    concerned = {agent_id, *(agent for past in pasts for agent in past.tries)}
+    statement = sa.select(agents.c.id, agents.c.host, agents.c.boot_id, agents.c.place, works.label("works"))
+    rows = transaction.run(statement.where(sa.or_(works, agents.c.id.in_(concerned)))).all()
+    machines = {row.id: f"{row.host} {row.boot_id}" for row in rows}
+    present = [row.id for row in rows if row.works or row.id == agent_id]
+    if (count := len({machines[one] for one in present})) > 1:
+        return AtWork(needed=min(count, MACHINES), whose=machines)
+    places = {row.id: row.place or f"agent {row.id}" for row in rows}
+    return AtWork(needed=min(len({places[one] for one in present}), PLACES), whose=places)
 
 
 def _past(row: Any) -> Record:

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         selections,
         trials,
         watching,
+        weakness,
     )
     from db.custody import Custody
     from sweeps.job import Job
@@ -85,6 +86,7 @@ else:  # what only looks needs none of these, nor SQLAlchemy
     selections = Lazily("db.selections")
     trials = Lazily("db.trials")
     watching = Lazily("db.watching")
+    weakness = Lazily("db.weakness")
 
 
 class Registry:
@@ -439,6 +441,14 @@ class Registry:
     def retire(self, agent_id: int) -> None:
         """The agent leaves; what it still held is queued again."""
         self._database.write(lambda t: agents.retire(t, agent_id))
+
+    def reason_to_stop(self, agent_id: int) -> str:
+        """Why this agent, and any other in its place, should do no more; empty if it should go on (`db.weakness`)."""
+        return self._database.read(lambda t: weakness.reason_to_stop(t, agent_id))
+
+    def stop(self, agent_id: int, reason: str) -> None:
+        """The agent stops for this reason; what it still held is queued again. One that has died is noted as such."""
+        self._database.write(lambda t: agents.stop(t, agent_id, reason))
 
     def bury(
         self, agent_id: int, failure_class: FailureClass, error: str, *, slots: int | None = None, kind: str = ""

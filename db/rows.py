@@ -136,6 +136,8 @@ class AgentInfo:
     code: str = ""
     log: str = ""
     lease: float = 30.0
+    place: str | None = None
+    """What it has in common with those that are started again after it, beginning with its launch and a slash."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,7 @@ class AgentRow:
     code: str
     log: str
     lease: float
+    place: str | None
     state: AgentState
     reason: str
     note: str

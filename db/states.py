@@ -93,12 +93,15 @@ class AgentState(StrEnum):
     AWAY is a bundle: it holds the jobs that were packed into it and has no heartbeat, so no clock takes them
     back. It retires when an import brings the last of them home, and is DEAD once they were recalled. While `pack`
     writes it, its holder is ALIVE: if that process dies, its jobs come back as any dead agent's.
+
+    STOPPED is one that only failed while others succeed: nobody starts another in its place (`db.weakness`).
     """
 
     ALIVE = "alive"
     AWAY = "away"
     RETIRED = "retired"
     DEAD = "dead"
+    STOPPED = "stopped"
 
 
 HOLDING = (AgentState.ALIVE, AgentState.AWAY)

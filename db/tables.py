@@ -147,6 +147,8 @@ agents = sa.Table(
     sa.Column("expires", sa.Double, nullable=False),
     sa.Column("note", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("place", sa.Text),  # LAUNCH/…: the same for an agent and those that are started again after it
+    sa.Column("tries", sa.Text),  # JSON: its last failed tries alone since it brought a job forward (`db.weakness`)
     sa.Column("enlisted_at", sa.Double, nullable=False),
     sa.Column("beat_at", sa.Double, nullable=False),
     sa.Column("ended_at", sa.Double),

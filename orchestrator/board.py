@@ -22,6 +22,7 @@ from orchestrator.layout import counted, duration
 from orchestrator.lookout import Lookout, View, note_of
 from orchestrator.progress import AVERAGES, rate_text, time_left
 from orchestrator.standing import without_note
+from orchestrator.stopped import row, words
 from reports.table import PRECISION_ORDER, precision_name
 
 COLOURS = {
@@ -101,6 +102,7 @@ def content(view: View) -> dict[str, Any]:
             {"agent": one.id, "host": one.host, "device": one.device, "lost": one.id in view.lost, **note_of(one)}
             for one in view.agents
         ],
+        "stopped": [row(one) for one in view.stopped],
         "epochs": [
             {"job": curve.job, "attempt": curve.attempt, "final": False, **epoch}
             for curve in view.curves
@@ -217,6 +219,7 @@ def notes(view: View) -> list[str]:
     """What a user should do something about, a line each."""
     lines = [view.losses.words(view.sweep)] if view.losses.jobs else []
     lines += blocked_words(view.sweep.title, view.blocked)
+    lines += [words(one) for one in view.stopped]
     return lines
 
 

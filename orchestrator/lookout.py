@@ -14,7 +14,7 @@ from db.losses import read_sound
 from db.registry import Registry
 from db.results import DamagedResults, ResultStore, VanishedResults, table_of
 from db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
-from db.states import State
+from db.states import AgentState, State
 from orchestrator.lost_jobs import Losses, find_losses, lost_agents
 from reports.table import precision_name
 from sweeps.job import Kind
@@ -73,6 +73,8 @@ class View:
     recent: Sequence[Change]
     held: Mapping[int, int] = field(default_factory=dict)
     """How many jobs each agent holds, of whatever sweep."""
+    stopped: Sequence[AgentRow] = ()
+    """Those that only failed since the sweep was launched."""
     unreadable: int = 0
     """Trainings whose results can't be read."""
 
@@ -146,6 +148,7 @@ class Lookout:
             curves=self._registry.curves(self._sweep_id) if counts.queued + counts.running else (),
             recent=recent,
             held=self._registry.held() if any(not one.note for one in agents) else {},
+            stopped=[one for one in self._registry.agents(AgentState.STOPPED) if one.enlisted_at >= sweep.launched_at],
             unreadable=len(self._lost),
         )
 

@@ -5,7 +5,7 @@ once: as out of memory if the kernel's OOM killer was at work, as lost if the re
 crashed. When both die, the lease runs out. What stands on its standard input is its agent's.
 
 With `--stay` it keeps its place: it starts another agent when one has died, and waits while the registry is away
-(`orchestrator.upkeep` has the law).
+(`orchestrator.upkeep` has the law). No agent is started again where all that was tried failed, while others succeed.
 """
 
 from __future__ import annotations
@@ -80,20 +80,31 @@ def supervise(
         say(line)
     ended = child.wait()
     exit_code, held = ended if ended >= 0 else 1, 0
-    if ended != Exit.LEFT and agent.isdecimal():
+    if ended not in (Exit.LEFT, Exit.ONLY_FAILED) and agent.isdecimal():
         point("supervisor.reporting", agent)
         try:
             with Registry.open(home.registry) as registry:
                 failure, words = diagnose(ended, out_of_memory=oom_kills() > killed_before)
                 held = registry.bury(int(agent), failure, words, kind=f"exit {ended}")
+                if held and "--directed" not in options and _stopped(registry, int(agent)):
+                    exit_code = Exit.ONLY_FAILED
         except (RegistryUnavailable, RegistryFull) as error:
             sys.stderr.write(f"qsweep: the death of agent {agent} could not be reported: {error}\n")
             return End(code=exit_code, reported=False)
     return End(code=exit_code, held=held)
 
 
+def _stopped(registry: Registry, agent: int) -> bool:
+    """Whether no other agent shall follow this one, which has died; the registry then says why."""
+    if reason := registry.reason_to_stop(agent):
+        registry.stop(agent, reason)
+        sys.stderr.write(f"qsweep: agent {agent} is not started again: {reason}\n")
+    return bool(reason)
+
+
 def stay(work: Callable[[], End], heard: Sequence[int], say: Callable[[str], None]) -> End | None:
-    """Have one agent after another `work` here until one leaves; its end, or None if a signal was `heard` before.
+    """Have one agent after another `work` here until one leaves or stops; its end, or None if a signal was `heard`
+    before.
 
     `heard` is filled by the handlers of PASSED_ON, which the caller sets. Raises QsweepError if no agent can work here.
     """
@@ -105,7 +116,7 @@ def stay(work: Callable[[], End], heard: Sequence[int], say: Callable[[str], Non
             return None
         began = time.monotonic()
         end = work()
-        if end.code == Exit.LEFT or heard:
+        if end.code in (Exit.LEFT, Exit.ONLY_FAILED) or heard:
             return end
         pause = place.pause(end, lived=time.monotonic() - began)
         say(f"the agent ended with {end.code} and is started again" + (f" in {pause:g} s" if pause else ""))

@@ -54,7 +54,9 @@ class Upkeep:
        every agent costs little, and the agents elsewhere are kept up meanwhile.
     3. Nothing is given up while an agent is left or any job moves. Otherwise the fourth barren start in a row is
        the last one.
-    4. A start that the cluster refuses is no strike: it is tried again, after the same pauses.
+    4. Where an agent stopped because it only failed while others succeed, none is started again: so many fewer are
+       wanted.
+    5. A start that the cluster refuses is no strike: it is tried again, after the same pauses.
 
     Nobody knows which agent it was that ended, or had its first job. Of those that may be meant, it is taken for a
     barren one: a mistake costs a pause that the next job of a new agent ends.

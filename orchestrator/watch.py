@@ -14,13 +14,15 @@ from db.home import Home
 from db.losses import read_sound, told
 from db.registry import Registry
 from db.results import ResultStore, table_of
-from db.rows import Blocked, Counts, Sweep
+from db.rows import AgentRow, Blocked, Counts, Sweep
 from db.states import SweepState
 from orchestrator.backends.base import Backend, Fleet, StartRefused
 from orchestrator.deaths import Deaths, bury_dead
 from orchestrator.hindrances import hindrances
 from orchestrator.layout import tell
 from orchestrator.progress import Display, Progress
+from orchestrator.stopped import stopped_of
+from orchestrator.stopped import words as stopped_words
 from orchestrator.upkeep import Look, Upkeep
 from sweeps.errors import QsweepError
 from sweeps.faults import point
@@ -71,6 +73,8 @@ class Watch:
         self._by_user = False
         self._left = False
         self._deaths = Deaths()
+        self._stopped: Sequence[AgentRow] = ()
+        self._deserted: float | None = None
         self._loose: set[str] = set()
         self._said: frozenset[str] = frozenset()
 
@@ -188,10 +192,15 @@ class Watch:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
         bury_dead(self.registry, self._deaths.is_over)
         look = self._look()
-        if look.wanted + look.alive + look.others == 0:
+        if look.wanted + look.alive + look.others == 0 and not self._stopped:
             raise Interrupted(f"its agents were cancelled, with {self._state()}")
         due = self._upkeep.due(look)
-        self._say([*([self._refused] if self._refused else []), *self.backend.remarks()])
+        self._say(
+            [*([self._refused] if self._refused else []), *map(stopped_words, self._stopped), *self.backend.remarks()]
+        )
+        if look.wanted + look.alive + look.others == 0:
+            self._check_deserted(look.now)
+            return
         self._say_what_hinders(look)
         if not self.progress.queued:
             return
@@ -199,6 +208,16 @@ class Watch:
             raise Ended(f"agents end without doing anything; see {self.home.logs}")
         if due:
             self._start(due, look)
+
+    def _check_deserted(self, now: float) -> None:
+        """All agents of this launch have stopped. Raises Ended once no other has held a job for two leases."""
+        living = {agent.id for agent in self.registry.agents() if not agent.expired}
+        if living.intersection(self.registry.held(self.sweep.id, self.fleet.scope.selection)):
+            self._deserted = None
+        elif self._deserted is None:
+            self._deserted = now
+        elif now - self._deserted > 2 * self.fleet.lease:
+            raise Ended(f"{stopped_words(self._stopped[-1])}; now nobody is at work, with {self._state()}")
 
     def _start(self, due: int, look: Look) -> None:
         try:
@@ -219,9 +238,10 @@ class Watch:
         doers = activity.agents - self._doers  # an agent that claims does something, even if it dies of it
         self._event = activity.newest
         self._doers |= doers
+        self._stopped = stopped_of(self.registry, self.fleet.launch)
         return Look(
             now=time.monotonic(),
-            wanted=self.backend.size(self.fleet),
+            wanted=max(self.backend.size(self.fleet) - len(self._stopped), 0),
             alive=self.backend.alive(),
             others=self.backend.others(self.registry.agents()),
             events=activity.events,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from db.home import Home
@@ -47,6 +48,8 @@ class Fleet:
     """Seconds after which an attempt of a job fails; None is no limit."""
     code: str
     """Version of the snapshot of the code that the agents run."""
+    launch: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    """What the names of its agents' places begin with, before a slash: those of another launch are others."""
 
 
 class Backend(ABC):

@@ -25,7 +25,8 @@ from orchestrator.starts import Start, recorded
 from orchestrator.supervisor import scope_options
 from sweeps import processes
 from sweeps.errors import InputError
-from workers.environment import KEEP_MEMORY
+from workers.agent.exits import Exit
+from workers.environment import KEEP_MEMORY, PLACE
 
 
 def worker_command(fleet: Fleet) -> list[str]:
@@ -117,7 +118,7 @@ class LocalBackend(Backend):
         assert self._fleet is not None
         log = self._fleet.home.logs / "agents"
         log.mkdir(parents=True, exist_ok=True)
-        free = [place for place in range(self._fleet.workers) if not self._runs(place)]
+        free = [place for place in range(self._fleet.workers) if not (self._runs(place) or self._only_fails(place))]
         for place in free[:count]:
             self._processes[place] = self._launch(self._fleet, place, log)
 
@@ -140,12 +141,15 @@ class LocalBackend(Backend):
     def _runs(self, place: int) -> bool:
         return place in self._processes and self._processes[place].poll() is None
 
+    def _only_fails(self, place: int) -> bool:
+        return place in self._processes and self._processes[place].poll() == Exit.ONLY_FAILED
+
     def _launch(self, fleet: Fleet, place: int, log: Path) -> subprocess.Popen[bytes]:
         gpu = place if fleet.gpus else None
         with (log / "supervisors.log").open("ab") as output, _core_of(place, fleet):
             return processes.start(
                 worker_command(fleet),
-                env=worker_environment(fleet.home, threads=1, gpu=gpu),
+                env=worker_environment(fleet.home, threads=1, gpu=gpu) | {PLACE: f"{fleet.launch}/{place}"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

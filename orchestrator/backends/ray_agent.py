@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import traceback
+import uuid
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ import ray
 from orchestrator.backends.base import Fleet
 from orchestrator.backends.local import worker_command, worker_environment
 from sweeps import processes
+from workers.environment import PLACE
 
 POLL = 1.0
 """Seconds between two looks at whether the node's raylet still lives."""
@@ -25,8 +27,8 @@ class RayAgent:
 
     The agent is on a leash: when this actor dies, however it dies, the agent writes a checkpoint, hands its jobs
     back and leaves. When the machine dies, its lease runs out. An actor that died by mistake is started again by
-    Ray, on whatever node has room. An actor whose node's raylet has died ends itself: Ray takes it for dead, starts
-    another one elsewhere, and yet may leave the process running (2.60 does).
+    Ray, on whatever node has room, which is another place. An actor whose node's raylet has died ends itself: Ray
+    takes it for dead, starts another one elsewhere, and yet may leave the process running (2.60 does).
     """
 
     def __init__(self, fleet: Fleet) -> None:
@@ -35,7 +37,8 @@ class RayAgent:
         with (log / "supervisors.log").open("ab") as output:
             self._process = processes.start(
                 [*worker_command(fleet), "--leash", "--stay"],
-                env=worker_environment(fleet.home, threads=1) | {"QSWEEP_BACKEND": "ray"},
+                env=worker_environment(fleet.home, threads=1)
+                | {"QSWEEP_BACKEND": "ray", PLACE: f"{fleet.launch}/{uuid.uuid4().hex[:12]}"},
                 stdin=subprocess.PIPE,  # nothing is ever written: it ends when this process does
                 stdout=subprocess.DEVNULL,
                 stderr=output,

@@ -75,6 +75,9 @@ def status(
     from orchestrator.layout import counted, say, show
     from orchestrator.lost_jobs import lost_agents
     from orchestrator.standing import look_at
+    from orchestrator.stopped import row as stopped_row
+    from orchestrator.stopped import stopped_since
+    from orchestrator.stopped import words as stopped_words
 
     place = home_of(home, registry)
     if watching:
@@ -86,6 +89,7 @@ def status(
         lost = lost_agents(living)
         standings = [look_at(found, sweep, lost) for sweep in sweeps]
         held = found.held() if any(not one.note for one in living) else {}
+        stopped = stopped_since(found, standings)
         away = [one for one in found.bundles() if one.state is AgentState.AWAY]
         losses = _losses(place, found, sweeps, sum(one.counts.done for one in standings))
     rows = [one.row() for one in standings]
@@ -101,7 +105,10 @@ def status(
         remarks += [one.idle_words() for one in standings if one.waits]
     if as_json:
         bundles = [asdict(one) for one in away]
-        write_json({"sweeps": rows, "agents": agents, "bundles": bundles, "remarks": remarks})
+        write_json(
+            {"sweeps": rows, "agents": agents, "stopped": [stopped_row(one) for one in stopped],
+             "bundles": bundles, "remarks": remarks}
+        )  # fmt: skip
         return
     if not rows:
         typer.echo("no sweep was launched here yet; try: qsweep launch digits-grid")
@@ -110,6 +117,8 @@ def status(
     for agent in agents:
         work = "gone" if agent["lost"] else _at_work(agent["note"], held.get(agent["agent"], 0))
         say(f"agent {agent['agent']} on {agent['host']} ({agent['device']}): {work}")
+    for agent_row in stopped:
+        say(stopped_words(agent_row))
     for one in away:
         packed = datetime.fromtimestamp(one.packed_at).isoformat(" ", "minutes")
         say(f"bundle {one.id}: {counted(one.jobs, 'job')} checked out to {one.name} since {packed}")

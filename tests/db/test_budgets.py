@@ -185,6 +185,83 @@ def test_two_agents_find_out_that_a_job_is_at_fault_by_three_tries(
     assert len(busy) == 1
 
 
+def try_in_vain(registry: Registry, agent: int, execute: Execute) -> int:
+    """Let this agent run out of memory with one job alone; its number."""
+    execute(RESTED)
+    (one,) = claim(registry, agent, 1)
+    registry.fail(agent, [one], FailureClass.MEMORY, "out of memory", slots=1)
+    return one.job_id
+
+
+def test_a_machine_whose_agents_are_killed_and_started_again_is_one_witness_and_not_many(
+    registry: Registry, sweep: Sweep, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(1, width=1))
+    registry.register(sweep.id, trained(4))  # larger, so that they come first
+    healthy = [registry.enlist(agent_info(host=name)) for name in ("second", "third")]
+    busy = [one for agent in healthy for one in claim(registry, agent, 2)]
+    for tries in range(1, 9):
+        weak = registry.enlist(agent_info(host="weak", pid=tries))
+        execute(RESTED)
+        (poor,) = claim(registry, weak, 1)
+        registry.bury(weak, FailureClass.MEMORY, "killed by the kernel", slots=1)
+        assert registry.counts(sweep.id).failed == 0, f"{tries} tries of one machine"
+    weak = registry.enlist(agent_info(host="weak"))
+    execute(RESTED)
+    assert [one.job_id for one in claim(registry, weak, 1)] == [poor.job_id]
+    registry.bury(weak, FailureClass.MEMORY, "killed by the kernel", slots=1)
+    assert registry.counts(sweep.id).failed == 1  # but nothing is repeated for ever
+    assert len(busy) == 4
+
+
+def test_as_many_machines_must_have_tried_a_job_as_are_at_work_up_to_three(
+    registry: Registry, sweep: Sweep, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(4))
+    first, second, third, fourth = (registry.enlist(agent_info(host=name)) for name in "abcd")
+    busy = {agent: claim(registry, agent, 1) for agent in (second, third, fourth)}
+    poor = try_in_vain(registry, first, execute)
+    assert try_in_vain(registry, first, execute) == poor
+    for one in (second, second):
+        assert try_in_vain(registry, one, execute) == poor
+    assert registry.counts(sweep.id).failed == 0
+    assert try_in_vain(registry, third, execute) == poor
+    assert [row.id for row in registry.jobs(sweep.id, State.FAILED)] == [poor]
+    assert len(busy) == 3
+
+
+def test_on_one_machine_alone_a_job_has_three_tries_however_often_its_agent_is_started_again(
+    registry: Registry, sweep: Sweep, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(2))
+    registry.retire(registry.enlist(agent_info(host="elsewhere")))
+    registry.enlist(agent_info(host="silent", lease=-1.0))
+    for tries in range(3):
+        assert registry.counts(sweep.id).failed == 0
+        agent = registry.enlist(agent_info(pid=tries, place="launch/0"))
+        execute(RESTED)
+        claim(registry, agent, 1)
+        registry.bury(agent, FailureClass.CRASH, "the process died")
+    assert registry.counts(sweep.id).failed == 1
+
+
+def test_agents_that_follow_each_other_in_one_place_of_a_machine_are_one_witness(
+    registry: Registry, sweep: Sweep, execute: Execute
+) -> None:
+    registry.register(sweep.id, trained(2))
+    beside = registry.enlist(agent_info(place="launch/1"))
+    (busy,) = claim(registry, beside, 1)
+    for tries in range(8):
+        agent = registry.enlist(agent_info(pid=tries, place="launch/0"))
+        execute(RESTED)
+        claim(registry, agent, 1)
+        registry.bury(agent, FailureClass.MEMORY, "killed by the kernel", slots=1)
+        assert registry.counts(sweep.id).failed == 0
+    registry.finish(beside, [Finished(job_id=busy.job_id, attempt=busy.attempt, publication="p")])
+    try_in_vain(registry, beside, execute)
+    assert registry.counts(sweep.id).failed == 1
+
+
 def test_a_retry_gives_a_fresh_budget_to_failures_of_one_class(registry: Registry, sweep: Sweep, agent: int) -> None:
     registry.register(sweep.id, trained(2))
     registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "no")

@@ -23,7 +23,7 @@ from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.blockage import blocked_words
 from orchestrator.deaths import GRACE, Deaths, bury_dead, is_alive
 from orchestrator.machine import Machine
-from orchestrator.watch import Watch
+from orchestrator.watch import Ended, Watch
 from sweeps.errors import QsweepError
 from tests.db.conftest import agent_info, claim, trained
 from tests.db.test_blocking import children
@@ -154,16 +154,18 @@ class Idle(Backend):
     def others(self, agents: Sequence[AgentRow]) -> int:
         return self.there
 
-    def stop(self) -> None:
+    def stop(self, *, by_user: bool = False) -> None:
         return
 
     def kill(self) -> None:
         return
 
 
-def watched(home: Home, registry: Registry, sweep: Sweep, backend: Backend) -> tuple[Watch, io.StringIO]:
+def watched(
+    home: Home, registry: Registry, sweep: Sweep, backend: Backend, *, lease: float = 30
+) -> tuple[Watch, io.StringIO]:
     said = io.StringIO()
-    fleet = Fleet(home=home, workers=1, gpus=0, lease=30, scope=Scope(sweep=sweep.id), title=sweep.title, code="")
+    fleet = Fleet(home=home, workers=1, gpus=0, lease=lease, scope=Scope(sweep=sweep.id), title=sweep.title, code="")
     return Watch(home, registry, sweep, backend, fleet, Console(file=said, width=300)), said
 
 
@@ -183,6 +185,28 @@ def test_a_launch_ends_with_what_it_has_where_the_rest_waits_for_a_failed_traini
         (line,) = blocked_words(sweep.title, registry.blocked(sweep.id))
         assert line.startswith(f"grid@a: 3 jobs can't run: their training is failed ({parent.identity[:12]});")
         assert "qsweep retry grid@a" in line
+
+
+def test_a_launch_whose_agents_have_stopped_waits_for_others_and_ends_without_any(tmp_path: Path) -> None:
+    home, backend = Home.at(tmp_path), Idle()
+    home.prepare()
+    with Registry.open(home.registry, create=True) as registry:
+        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=2)
+        registry.register(sweep.id, trained(2))
+        watch, said = watched(home, registry, sweep, backend, lease=0.001)
+        weak = registry.enlist(agent_info(host="weak", place=f"{watch.fleet.launch}/0"))
+        registry.stop(weak, "all failed, while others succeed")
+        healthy = registry.enlist(agent_info(host="far"))
+        claim(registry, healthy, 1)
+        watch._update()
+        for _ in range(3):
+            watch._keep_agents()
+        words = f"agent {weak} on weak stopped: all failed, while others succeed"
+        assert (backend.starts, said.getvalue().count(words)) == (0, 1)
+        registry.retire(healthy)
+        with pytest.raises(Ended, match=f"{words}; now nobody is at work, with 0 of 2 jobs done; go on with") as ended:
+            watch.run()
+        assert (backend.starts, ended.value.exit_code) == (0, 1)
 
 
 def test_a_launch_says_at_once_and_once_what_it_waits_for(tmp_path: Path) -> None:

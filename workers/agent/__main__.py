@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import socket
@@ -22,7 +23,7 @@ from sweeps.code import code_origin
 from sweeps.errors import QsweepError
 from sweeps.logs import log_to
 from workers.agent.directed import DirectedAgent, Orders
-from workers.agent.endings import LeaseGone
+from workers.agent.endings import LeaseGone, OnlyFails
 from workers.agent.exits import Exit
 from workers.agent.heart import Heart
 from workers.agent.loop import Agent
@@ -30,6 +31,7 @@ from workers.agent.node import check_device
 from workers.agent.stopping import listen
 from workers.agent.workplace import Workplace
 from workers.device import build, device_class, precisions
+from workers.environment import PLACE
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""
@@ -96,6 +98,7 @@ def run(
             code=code_origin(),
             log=str(log_file.relative_to(home.root)),
             lease=lease,
+            place=os.environ.get(PLACE),
         )
     )
     sys.stdout.write(f"{agent}\n")
@@ -113,16 +116,23 @@ def run(
         stop=stop,
         time_limit=time_limit,
     )
+    reason = ""
     heart.start()
     try:
         (Agent(place, scope) if orders is None else DirectedAgent(place, registry, orders)).run()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
+    except OnlyFails as error:
+        reason = str(error)
     finally:
         heart.stop()
-    registry.retire(agent)
+    if reason:
+        logging.getLogger(__name__).error("stopped: %s", reason)
+        registry.stop(agent, reason)
+    else:
+        registry.retire(agent)
     registry.close()
-    return Exit.LEFT
+    return Exit.ONLY_FAILED if reason else Exit.LEFT
 
 
 if __name__ == "__main__":

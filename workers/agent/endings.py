@@ -31,6 +31,10 @@ class TooLong(Exception):
     """The jobs run for longer than their time limit."""
 
 
+class OnlyFails(Exception):
+    """All that the agent tries fails, while others succeed; says so in words."""
+
+
 class LeaseGone(Exception):
     """The agent's jobs belong to somebody else now: whatever it has is discarded."""
 

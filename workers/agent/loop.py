@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+from db.budgets import TRIES
 from db.errors import RegistryUnavailable
 from db.rows import EVERYTHING, Claim, Head, Scope
 from db.states import FailureClass
 from sweeps.datasets import DataSet
 from sweeps.faults import point
 from sweeps.job import Kind
-from workers.agent.endings import LeaseGone, failure_class, is_disk_full, kind, story
+from workers.agent.endings import LeaseGone, OnlyFails, failure_class, is_disk_full, kind, story
 from workers.agent.measuring import distort_claims, measure_claims
 from workers.agent.models import KeptFile, Models
 from workers.agent.node import data_folder
@@ -54,11 +55,12 @@ class Agent:
         self._idle = float(os.environ.get(IDLE, "inf"))
         self._plans: dict[str, Plan] = {}
         self._fitting: dict[str, int] = {}
+        self._failed = False
 
     def run(self) -> None:
         """Work until nothing is left that may be claimed, or until asked to stop.
 
-        Raises LeaseGone, LeaseLost, or RegistryUnavailable with its jobs left to the end of the lease.
+        Raises LeaseGone, LeaseLost, or RegistryUnavailable with its jobs left to the end of the lease; OnlyFails.
         """
         registry, agent = self.place.registry, self.place.agent
         while not self.place.stop.is_set():
@@ -74,6 +76,15 @@ class Agent:
             if claims:
                 self._work(claims, plan)
                 self._worked = time.monotonic()
+                self._check_failures()
+
+    def _check_failures(self) -> None:
+        """After a job was tried in vain: raises OnlyFails if no more should be tried here."""
+        if not self._failed:
+            return
+        self._failed = False
+        if reason := self.place.registry.reason_to_stop(self.place.agent):
+            raise OnlyFails(reason)
 
     def _wait(self) -> bool:
         """Wait for work that may come back: a backoff's end, or what others run now. False if there is none."""
@@ -130,6 +141,7 @@ class Agent:
         """Hand the jobs back in the class of this error; a full disk pauses their sweeps."""
         failure, registry, agent = failure_class(error), self.place.registry, self.place.agent
         log.info("%d jobs end as %s: %s", len(claims), failure, story(error))
+        self._failed = failure in TRIES
         if failure is FailureClass.MEMORY:
             self._fitting[claims[0].job.shape] = max(plan.slots // 2, 1)
         held = registry.fail(agent, claims, failure, story(error), slots=plan.slots, kind=kind(error))

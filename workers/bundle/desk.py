@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from db.budgets import PLACES, verdict
 from db.budgets import Record as Past
-from db.budgets import verdict
 from db.errors import LeaseLost
 from db.home import Home
 from db.rows import (
@@ -200,6 +200,10 @@ class Desk:
         self._end(agent_id, held, failure_class, error, slots, kind)
         return frozenset(held)
 
+    def reason_to_stop(self, agent_id: int) -> str:
+        """No agent of a bundle stops by itself: its runner alone would have to know that it must not start another."""
+        return ""
+
     def pause_for(self, claims: Sequence[Fenced], reason: str) -> None:
         self.paused = self.paused or reason
 
@@ -259,9 +263,13 @@ class Desk:
         self, agent: int, held: Sequence[int], failure: FailureClass, error: str, slots: int | None, kind: str
     ) -> None:
         company = max(sum(entry.agent == agent for entry in self.entries.values()), 1)
+        others = any(entry.agent not in (None, agent) for entry in self.entries.values())
         for job_id in held:
             entry = self.entries[job_id]
-            after = verdict(entry.past, failure, company=company, slots=slots or company, lease=LEASE)
+            after = verdict(
+                entry.past, failure, company=company, slots=slots or company, lease=LEASE, agent=agent,
+                by=len({*entry.past.tries, agent}), needed=PLACES if others else 1,
+            )  # fmt: skip
             entry.agent, entry.state = None, after.state
             entry.not_before = self._clock() + after.delay if after.delay else 0.0
             entry.past = Past(
@@ -269,6 +277,7 @@ class Desk:
                 slots_limit=after.slots_limit,
                 crashes=after.crashes,
                 losses=after.losses,
+                tried_by=after.tried_by,
                 advanced=entry.past.advanced,
             )
             if after.state is State.FAILED:

@@ -77,6 +77,9 @@ class Line:
         answer = self._ask("fail", agent_id, claims, failure_class, error, slots=slots, kind=kind)
         return cast("frozenset[int]", answer)
 
+    def reason_to_stop(self, agent_id: int) -> str:
+        return cast("str", self._ask("reason_to_stop", agent_id))
+
     def pause_for(self, claims: Sequence[Fenced], reason: str) -> None:
         self._ask("pause_for", claims, reason)
 

@@ -1,6 +1,7 @@
 """Files: who writes a publication, when pointers left one, by what the results store is known again. Curves: the epochs
 that a running training has done. Sweeps: when one was launched as written, which is what its bare name means. Causes:
-what kind of failure an event tells of, and which agents have tried a job in vain."""
+what kind of failure an event tells of, and which agents have tried a job in vain. Agents: in whose place one works, and
+what it tried in vain."""
 
 from __future__ import annotations
 
@@ -47,3 +48,5 @@ def upgrade() -> None:
     op.add_column("sweeps", sa.Column("written_at", sa.Double(), nullable=True))
     op.add_column("events", sa.Column("cause", sa.Text()))
     op.add_column("jobs", sa.Column("tried_by", sa.Text()))
+    op.add_column("agents", sa.Column("place", sa.Text()))
+    op.add_column("agents", sa.Column("tries", sa.Text()))

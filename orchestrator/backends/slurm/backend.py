@@ -20,6 +20,7 @@ from orchestrator.backends.slurm.request import Request
 from orchestrator.machine import Machine
 from orchestrator.starts import Start, record, recorded
 from sweeps.errors import InputError, QsweepError
+from workers.environment import PLACE
 
 GLANCE, STEADY = 2.0, 15.0
 """Seconds for which an answer of Slurm's is good, and for which if nothing changes: a controller serves many."""
@@ -111,7 +112,7 @@ class SlurmBackend(Backend):
             handover=self._request.handover,
             has_data=is_filled(fleet.home.data),
         )
-        with environment(fleet.home):
+        with environment(fleet):
             executor = submitit.SlurmExecutor(folder)
             executor.update_parameters(**self._parameters(fleet))
             try:
@@ -234,11 +235,12 @@ def logs(home: Home) -> Path:
 
 
 @contextmanager
-def environment(home: Home) -> Iterator[None]:
-    """What an array takes along: its registry, its share of the machine, and no module from the current folder."""
+def environment(fleet: Fleet) -> Iterator[None]:
+    """What an array takes along: its registry, its share of the machine, its launch, and no module from the current
+    folder."""
     before = dict(os.environ)
-    own = {"QSWEEP_BACKEND": SlurmBackend.name, "QSWEEP_IDLE": str(IDLE)}
-    os.environ.update(worker_environment(home, threads=1) | own)
+    own = {"QSWEEP_BACKEND": SlurmBackend.name, "QSWEEP_IDLE": str(IDLE), PLACE: fleet.launch}
+    os.environ.update(worker_environment(fleet.home, threads=1) | own)
     # A launch from within a job must not hand that job's own allocation on, nor an SBATCH_EXPORT keep ours back.
     for name in before:
         if name == "SBATCH_EXPORT" or (name.startswith("SLURM_") and name != "SLURM_CONF"):

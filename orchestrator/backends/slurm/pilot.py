@@ -26,6 +26,8 @@ from orchestrator.supervisor import PASSED_ON, stay, supervise
 from orchestrator.upkeep import End
 from sweeps.errors import InputError, QsweepError
 from sweeps.logs import CleanFormatter
+from workers.agent.exits import Exit
+from workers.environment import PLACE
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +104,12 @@ class Flight:
         for number in PASSED_ON:
             signal.signal(number, self._hear)
         self._set_alarm()
+        os.environ[PLACE] = f"{os.environ.get(PLACE, '')}/{self._job}"
         end = stay(self._work, self._heard, log.info)
         if self._heard or end is None:
             self._leave()
+        elif end.code == Exit.ONLY_FAILED:
+            log.info("all that was tried here failed, while others succeed: the allocation is given back")
         else:
             self._nothing_left()
 
