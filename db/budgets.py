@@ -3,7 +3,7 @@
 Of a crash and of too little memory it is unknown whether the job or the agent's machine is at fault. So, while another
 agent is at work, no agent uses up a job's tries by itself: of one agent's tries alone two count, and after each the job
 waits a little, so that somebody else may have it. An agent that is alone at work has as many tries as a job has; and
-after nine tries in all a job has failed, whoever made them, so that nothing is repeated for ever.
+after nine tries in all a job has failed, no matter which agents made them, so that nothing is repeated for ever.
 """
 
 from __future__ import annotations

@@ -233,7 +233,7 @@ def _sqlite_engine(path: Path, create: bool, readable: Readable | None) -> sa.En
 def _begin(connection: sa.Connection) -> None:
     """Begins on the driver's own connection, and waits for SQLite's write lock if it has to.
 
-    SQLite's own waiting sleeps longer and longer, up to 100 ms, and so starves whoever waits; ours asks
+    SQLite's own waiting sleeps longer and longer, up to 100 ms, and so starves a process that waits; ours asks
     again after a fraction of a transaction's time.
     """
     command = connection.info.get(BEGIN)
