@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+import typer.main
+import typer.testing
 
 from db.registry import Registry
 from db.states import State
@@ -91,6 +94,7 @@ LONGEST = (
 """The files that take longest, in this order: begun last, one of them would run alone at the end."""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     places = {root / name: place for place, name in enumerate(LONGEST)}
@@ -172,3 +176,13 @@ def wait_until_training(home: Path, jobs: int, *, step: int = 20, seconds: float
                 return
         time.sleep(0.1)
     pytest.fail(f"in {seconds:g} s no {jobs} jobs came to step {step}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line() -> Iterator[None]:
+    """What is called within this process reads the options out of their signatures once, and not at each call."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = functools.cache(typer.main.get_command)
+        patch.setattr(typer.main, "get_command", made)
+        patch.setattr(typer.testing, "_get_command", made)
+        yield

@@ -160,6 +160,9 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="The address it listens at; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1024, max=65535)] = 5544,
     stopping: Annotated[bool, typer.Option("--stop", help="Stop it; the data stays.")] = False,
+    new_password: Annotated[
+        bool, typer.Option("--new-password", help="Start it with a new password; the old one is worth nothing then.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Start a Postgres for the registry, in the background, and print its URL.
@@ -167,13 +170,14 @@ def serve(
     For users who have no Postgres and a home on a network file system. The password stands in a file of the home
     that only you can read; the URL names that file.
     """
-    from orchestrator.serving import Server, password_file, start, stop
+    from orchestrator.layout import say
+    from orchestrator.serving import Server, notes, password_file, start, stop
 
     place = home_of(home)
     data = (folder or place.root / "postgres").absolute()
     server = Server(
         folder=data,
-        passwords=password_file(place.root, data),
+        passwords=password_file(place.root, data, new=new_password),
         host=host,
         port=port,
     )
@@ -181,7 +185,9 @@ def serve(
         stop(server)
         typer.echo("stopped")
         return
-    start(server)
+    start(server, new_password=new_password)
+    for note in notes(server):
+        say(f"note: {note}", err=True)
     typer.echo(server.url)
 
 

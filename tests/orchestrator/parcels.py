@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,10 +57,18 @@ class Made:
     bundle: Path
 
     def copy(self, folder: Path) -> Made:
-        """The same in another folder."""
-        shutil.copytree(self.home, folder / "home")
-        shutil.copytree(self.bundle, folder / "far", symlinks=True)
+        """The same in another folder, with the same files of code."""
+        shutil.copytree(self.home, folder / "home", copy_function=link_code)
+        shutil.copytree(self.bundle, folder / "far", symlinks=True, copy_function=link_code)
         return Made(home=folder / "home", bundle=folder / "far")
+
+
+def link_code(source: str, target: str) -> None:
+    """A copy of a file, or another name of it if it is code, which nobody writes."""
+    if "/code/" in source:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 def make(folder: Path) -> Made:

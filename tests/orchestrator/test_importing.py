@@ -47,12 +47,16 @@ def rows(home: Path) -> list[JobRow]:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Every file with its hash, but for the registry's own log."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith("registry.db-")
-    }
+    """Every file with its hash, but for the registry's own log. Of code: with what changes when it is written."""
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return {path: state(path) for path in paths if "/registry.db-" not in path}
+
+
+def state(path: str) -> str:
+    if "/code/" in path:
+        found = os.stat(path)
+        return f"{found.st_ino} {found.st_size} {found.st_ctime_ns}"
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def refused(made: Made, path: Path | None = None) -> str:
