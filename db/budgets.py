@@ -4,7 +4,7 @@ Of a crash and of too little memory it is unknown whether the job or the machine
 three tries alone, but while other machines are at work not by one of them: as many different ones must have tried it as
 are at work, up to three. Where one machine is at work, two of its places must have, if there are two: a place is an
 agent and those that are started again after it. After each such try the job waits a little, so that somebody else may
-have it; and after nine tries in all it has failed, whoever made them, so that nothing is repeated for ever.
+have it; and after nine tries in all it has failed, no matter who made them, so that nothing is repeated for ever.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def send_away(transaction: Transaction, holder: int, name: str, token: str) -> N
 
 
 def _packable(transaction: Transaction, ids: Sequence[int], packed: set[int]) -> Iterator[Any]:
-    """The given jobs that may go, locked. Adds no more than it yields: whoever asks keeps `packed`."""
+    """The given jobs that may go, locked. Adds no more than it yields: the caller keeps `packed`."""
     rows = transaction.run(
         sa.select(jobs.c.id, jobs.c.attempt, jobs.c.parent_id, jobs.c.blocked)
         .where(jobs.c.id.in_(ids), QUEUED, jobs.c.wanted)

@@ -198,7 +198,7 @@ def claim(
     again: bool = False,
 ) -> list[Claim]:
     """`number` names this claim: `again`, it may have been committed without our hearing of it."""
-    # The lock on the agent's row keeps it from being buried before its new jobs can be seen.
+    # The lock on the agent's row keeps it from being marked dead before its new jobs can be seen.
     renewed = transaction.quick(RENEW, {"agent": agent_id})
     if not renewed:
         raise LeaseLost(agent_id)

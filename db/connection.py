@@ -287,7 +287,7 @@ def _sqlite_connection(file: str) -> sqlite3.Connection:
 def begin(raw: Any, command: str) -> None:
     """Begins on the driver's own connection, and waits for SQLite's write lock if it has to.
 
-    SQLite's own waiting sleeps longer and longer, up to 100 ms, and so starves whoever waits; ours asks
+    SQLite's own waiting sleeps longer and longer, up to 100 ms, and so starves a process that waits; ours asks
     again after a fraction of a transaction's time.
     """
     deadline = time.monotonic() + BUSY

@@ -1,8 +1,8 @@
 """Whose the files are: who writes a publication, which files jobs point to, and which a query may still read.
 
-A collector of garbage deletes nothing that somebody writes. Agents and bundles are known by their own rows; whoever
-else writes a publication (a compaction) says so here first, under a lease. Pointers move to a publication only while
-that record stands, and a collector takes a record back, once its lease has run out, before it looks for what to
+A collector of garbage deletes nothing that somebody writes. Agents and bundles are known by their own rows; any
+other writer of a publication (a compaction) says so here first, under a lease. Pointers move to a publication only
+while that record stands, and a collector takes a record back, once its lease has run out, before it looks for what to
 delete: of the two, one comes first, and the other finds it so.
 """
 

@@ -1,7 +1,7 @@
 """Deleting a sweep: what other sweeps share stays, and all that it alone held counts no more.
 
-Jobs, attempts and events stay as history. A job that no sweep holds any more is cancelled, without a result; whoever
-asks for it again has it computed again. Its files are garbage, save the rows that lie in one file with others.
+Jobs, attempts and events stay as history. A job that no sweep holds any more is cancelled, without a result;
+asked for again, it is computed again. Its files are garbage, save the rows that lie in one file with others.
 """
 
 from __future__ import annotations

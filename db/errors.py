@@ -23,7 +23,7 @@ class RegistryUnreachable(InputError, RegistryUnavailable):
 class RegistryRefused(RegistryUnavailable):
     """The registry answered with an error that waiting does not mend: missing rights, damaged data, another schema.
 
-    For whoever works with it the registry is out of reach: nothing can be said of the jobs, and nothing is held against
+    For its callers the registry is out of reach: nothing can be said of the jobs, and nothing is held against
     them.
     """
 

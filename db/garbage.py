@@ -65,8 +65,8 @@ def find_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]
 
 
 def collect_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]:
-    """Deletes what `find_garbage` finds; what was deleted here. Leases that have run out are taken back before: whoever
-    held one counts no more what it wrote. Raises QsweepError at the end if a file can't be deleted."""
+    """Deletes what `find_garbage` finds; what was deleted here. Leases that have run out are taken back before: what
+    their agents wrote and did not count is garbage. Raises QsweepError at the end if a file can't be deleted."""
     files = _Files.of(home)
     registry.take_back_expired()
     registry.custody.take_back()

@@ -2,8 +2,8 @@
 
 SQLite reads a database with a write-ahead log only where it may make a file beside it that all its users share. Where
 it may not, there are two ways. A file system that nobody can write to is read as it is (`immutable=1`), if no log is
-waiting there. Everywhere else, whoever may write could do so while we read: then a private copy is read, of the file
-and its log, taken at a moment at which neither changed.
+waiting there. Everywhere else, others could write while we read: then a private copy is read, of the file and its log,
+taken at a moment at which neither changed.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def _lock_parents(transaction: Transaction, parents: set[str]) -> dict[str, Any]
     statement = sa.select(jobs.c.id, jobs.c.identity, jobs.c.state, lacking).where(named).order_by(jobs.c.id)
     rows = transaction.run(statement.with_for_update(key_share=True)).all()
     if lost := [row.id for row in rows if row.state == State.DONE and row.lacking]:
-        # Done without its model a moment ago, when nobody had asked for it: whoever launches has looked before.
+        # Done without its model a moment ago, when nobody had asked for it: the launch looked before that.
         invalidate(transaction, lost, LOST_MODEL)
         rows = transaction.run(statement).all()
     found = {row.identity: row for row in rows}

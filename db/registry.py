@@ -218,7 +218,7 @@ class Registry:
         self._database.write(lambda t: control.reactivate(t, sweep_id))
 
     def cancel(self, sweep_id: int) -> Cancelled:
-        """Gives the sweep up; how many jobs are thereby cancelled, or will be. One that is over stays as it is.
+        """Gives the sweep up; how many jobs are cancelled by it, or will be. One that is over stays as it is.
 
         What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running
         one that no sweep holds is named by its agent's next `beat`, and is cancelled when that agent releases it.

@@ -182,7 +182,8 @@ def _write(stream: IO[str] | None, line: str) -> None:
 def _read(process: subprocess.Popen[str]) -> str:
     """The next line; raises QsweepError if the process died with something to say. One killed says nothing."""
     assert process.stdout is not None
-    line = process.stdout.readline().strip()
+    said = process.stdout.readline()
+    line = said.strip() if said.endswith("\n") else ""  # half an answer is none
     if not line and process.wait() > 0:
         assert process.stderr is not None
         raise QsweepError(f"a measurement failed:\n{process.stderr.read().strip()[-2000:]}")

@@ -1,4 +1,4 @@
-"""Jobs that are running by the book only: whoever held them is gone. Computed by looking; nothing is taken back."""
+"""Jobs that are recorded as running, and whose agents are gone. Computed by looking; nothing is taken back."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _cohort(
 def _simulate(cohorts: Sequence[CohortPlan], workers: int) -> tuple[float, float]:
     """When the last agent is done, and the share of all agents' time that is spent waiting for it.
 
-    Agents claim as they do in the registry: whoever is free takes the next cohort, long jobs first.
+    Agents claim as they do in the registry: a free agent takes the next cohort, long jobs first.
     """
     free = [0.0] * workers
     work = 0.0

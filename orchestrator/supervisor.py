@@ -1,6 +1,6 @@
 """The supervisor of one agent: starts it, passes signals on, and reports its death to the registry.
 
-It holds no lease and imports no torch. When its agent dies without a farewell, the agent's jobs are handed back at
+It holds no lease and imports no torch. When its agent dies without having left, the agent's jobs are handed back at
 once: as out of memory if the kernel's OOM killer was at work, as lost if the registry was out of reach, else as
 crashed. When both die, the lease runs out. What stands on its standard input is its agent's.
 

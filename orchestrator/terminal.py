@@ -108,7 +108,7 @@ class Outlet:
 
 
 class Bytes:
-    """The door to an outlet for whoever writes bytes to a standard stream."""
+    """The door to an outlet for code that writes bytes to a standard stream."""
 
     def __init__(self, outlet: Outlet) -> None:
         self._outlet = outlet

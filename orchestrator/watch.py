@@ -96,7 +96,7 @@ class Watch:
                 self._hand_back()
             if self._left:
                 raise Interrupted(f"told to end, and its agents go on, with {self._state()}")
-            self._farewell()
+            self._let_agents_leave()
         except BaseException as error:
             self._abandon(error)
             raise
@@ -289,7 +289,7 @@ class Watch:
         done = self._counts().done
         return f"{done} of {self.progress.total} jobs done; go on with: qsweep resume {self.sweep.title}"
 
-    def _farewell(self) -> None:
+    def _let_agents_leave(self) -> None:
         """Agents leave by themselves when nothing is left; wait for them, but not for ever."""
         self.backend.look_closely()
         deadline = time.monotonic() + 10

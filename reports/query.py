@@ -39,7 +39,7 @@ PLACE = "query"
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The rows that SQL asked for, and what whoever asked may not be aware of."""
+    """The rows that SQL asked for, and what the user may not be aware of."""
 
     table: pa.Table
     notes: tuple[str, ...]

@@ -153,7 +153,7 @@ def _reset_signals(blocked: Sequence[int]) -> None:
 
 
 def _show(command: Sequence[str]) -> None:
-    """Writes the command line over the server's own, so that whoever lists processes sees what this one is."""
+    """Writes the command line over the server's own, so that a list of processes shows what this one is."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
     text = b"\0".join(os.fsencode(word) for word in command)[: end - start - 1]

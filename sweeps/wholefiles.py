@@ -33,7 +33,7 @@ def write_whole(path: Path, content: bytes | memoryview, *, at: str | None = Non
 @contextmanager
 def whole_file(path: Path, *, at: str | None = None, mode: int = 0o666, new: bool = False) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends. If the block or the disk fails, nothing is left of it.
-    With `new` it takes nobody's place: FileExistsError if there is something at `path` by then.
+    With `new` it replaces nothing: FileExistsError if there is something at `path` by then.
 
     It has that mode, less the umask. `at` names the points of the fault suite: `AT.written` before the rename,
     `AT.renamed` after it.

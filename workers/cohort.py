@@ -44,7 +44,7 @@ class Cohort:
     depends on the training, the number of slots and the form, never on its neighbours or its slot. Nothing
     in `step` waits for the device. Master weights, batch norm's statistics and evaluation are in `dtype`; the
     recipe's precision is that of the training pass. A pass over a whole data set calls `tick` with each batch, so that
-    whoever watches sees that it goes on.
+    a watcher sees that it goes on.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ def known_form(slots: object, form: object) -> Form | None:
     """The form that a calibration names, if this version can run it in so many slots.
 
     A calibration may come from an import or a newer version: one that can't be run must not make every launch of its
-    shape fail, so whoever reads one falls back to the default.
+    shape fail, so a reader falls back to the default.
     """
     sound = isinstance(slots, int) and not isinstance(slots, bool) and 1 <= slots <= MOST_SLOTS
     return Form(form) if sound and isinstance(form, str) and form in set(Form) else None

@@ -75,7 +75,7 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
             f"none of the {len(trainings)} jobs matches", place=f"--where {shortened(tuning.where or '')!r}"
         )
     spec = selection.spec
-    # Whoever measures the trials' models later has to find them: without its measures the sweep would keep none.
+    # A sweep that measures the trials' models later has to find them: without its measures the sweep would keep none.
     keep = "all" if spec.keep == "children" and spec.measures else spec.keep
     return Selection(
         spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), keep=keep),

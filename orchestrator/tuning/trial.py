@@ -78,7 +78,7 @@ class DirectedProcess:
         """The agent's next message; None when it has died, which its supervisor has reported then."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if not line:
+        if not line.endswith("\n"):  # nothing, or half a message
             self._process.wait()
             return None
         message: dict[str, Any] = json.loads(line)

@@ -133,7 +133,7 @@ def test_a_finish_repeated_after_a_lost_answer_is_still_accepted(
     assert [event.target for event in registry.events(one.job_id)] == [State.RUNNING, State.DONE]
 
 
-def test_a_buried_agent_can_neither_claim_nor_beat(registry: Registry, sweep: Sweep) -> None:
+def test_an_agent_that_counts_as_dead_can_neither_claim_nor_beat(registry: Registry, sweep: Sweep) -> None:
     registry.register(sweep.id, trained(1))
     agent = registry.enlist(agent_info())
     head = registry.next_cohort(agent)

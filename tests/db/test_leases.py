@@ -137,8 +137,8 @@ def test_a_launcher_takes_back_dead_processes_of_this_machine_and_leaves_all_oth
     ]
     for agent in agents:
         claim(registry, agent, 1)
-    buried = registry.bury_dead_processes(host="here", boot_id="boot", is_alive=lambda pid, started: pid == 1)
-    assert buried == 1
+    taken = registry.bury_dead_processes(host="here", boot_id="boot", is_alive=lambda pid, started: pid == 1)
+    assert taken == 1
     assert {one.id for one in registry.agents()} == {agents[0], agents[2], agents[3]}
     assert registry.counts(sweep.id).queued == 1
 

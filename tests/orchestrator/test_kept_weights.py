@@ -1,4 +1,4 @@
-"""Weights in a home are nobody's to replace: a name means one content."""
+"""No launch replaces weights in a home: a name means one content."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def counts(qsweep: Qsweep) -> dict[str, Any]:
 
 
 def descendants_by_home(home: Path) -> list[psutil.Process]:
-    """Every process that works for this home, whoever started it."""
+    """Every process that works for this home, no matter who started it."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -132,7 +132,7 @@ def test_a_sweep_without_measures_has_the_json_that_it_always_had() -> None:
     assert "measures" not in read_sweep("cifar10-grid").to_json()
 
 
-def test_whoever_selects_a_measure_gets_its_parent_first(tmp_path: Path) -> None:
+def test_a_selection_of_a_measure_gets_its_parent_first(tmp_path: Path) -> None:
     chosen = select(sweep(tmp_path).jobs(), where="measure == 'sharpness' and bits == 4")
     assert [job.kind for job in chosen] == [Kind.TRAIN, Kind.MEASURE]
     assert chosen[1].parent == chosen[0].identity

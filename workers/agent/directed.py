@@ -1,6 +1,6 @@
 """An agent that is told which job to run, and after each epoch whether to go on: one trial of a tuning run.
 
-It speaks in lines with whoever started it. On its standard input it gets `run JOB` (the job's number in the
+It speaks in lines with the process that started it. On its standard input it gets `run JOB` (the job's number in the
 registry), `go` after an epoch, or `stop` to end the job there; at the end of the input it hands back what it
 has and leaves. On its standard output it says, in JSON, `{"epochs": [row, …]}` after each epoch but the last
 and `{"ended": true}` when the job is not its own any more: what became of it stands in the registry.
@@ -46,7 +46,7 @@ class Orders:
         try:
             for line in self._lines:
                 self._words.put(line.strip())
-        except (OSError, ValueError) as error:  # whoever gives the orders can't be heard any more
+        except (OSError, ValueError) as error:  # the process that gives the orders can't be heard any more
             log.error("the orders can't be read: %s", error)
         finally:
             self._stop.set()

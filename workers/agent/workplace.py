@@ -44,7 +44,7 @@ class Workplace:
     """Seconds that one attempt may take."""
 
     def report(self, claims: Sequence[Claim], step: int, steps: int) -> None:
-        """Tell whoever looks how far these jobs are. Raises LeaseGone if they are somebody else's by now."""
+        """Tell the registry how far these jobs are. Raises LeaseGone if they are somebody else's by now."""
         self.check_lease()
         note = {"cohort": claims[0].job.cohort_key, "jobs": len(claims), "step": step, "steps": steps}
         self.heart.progress(json.dumps(note))

@@ -25,7 +25,7 @@ from workers.bundle.manifest import Manifest, read_manifest
 from workers.bundle.parcel import write_results
 from workers.bundle.runner import Crew, Runner
 
-FAREWELL = 20.0
+LEAVING = 20.0
 """Seconds in which the agents of an earlier run notice that it is gone."""
 DESCRIPTION = """Train and measure the jobs of a bundle that `qsweep pack` made, with every GPU of this machine, or one
 process a core. The same command goes on where it was, whatever ended it. `qsweep import` takes the results."""
@@ -112,7 +112,7 @@ def _take_hold(folder: Path) -> int:
     The agents of a killed run end by themselves at their next heartbeat: they are waited for.
     """
     hold = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + FAREWELL
+    deadline = time.monotonic() + LEAVING
     while True:
         try:
             fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -70,7 +70,7 @@ class Entry:
 class Desk:
     """Where the jobs of one bundle stand. The registry's laws, kept by one process in two files.
 
-    A job counts as the attempt that it was packed as. Agents are numbered by whoever starts them, and a change
+    A job counts as the attempt that it was packed as. Agents are numbered by the runner that starts them, and a change
     passes only if the job is held by that agent. When this process dies, so does its hold on the bundle: the next
     one finds what the ledger says, and every other job waits again at its newest checkpoint.
     """

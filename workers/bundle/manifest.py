@@ -43,7 +43,7 @@ class Manifest:
     """The content of `bundle.json`. It never changes after the bundle was packed.
 
     `token` and `holder` say which bundle of which registry this is; `claims` hold the attempt that each job
-    counts as, whoever computes it, and however often.
+    counts as, no matter which machine computes it, and how often.
     """
 
     token: str

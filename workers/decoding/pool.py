@@ -1,4 +1,4 @@
-"""Processes that decode images ahead of whoever takes them, in order, with bounded memory."""
+"""Processes that decode images ahead of the code that takes them, in order, with bounded memory."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Bisection:
         if off < self._search.tolerance:
             self.converged = True
             return
-        # A NaN displaces everything: whoever compares it with the target has to find it too large.
+        # A NaN displaces everything: a comparison with the target has to find it too large.
         if math.isnan(candidate.displacement) or candidate.displacement > self._search.target:
             self._upper = self.radius
         else:

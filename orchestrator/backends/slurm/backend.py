@@ -190,7 +190,7 @@ class SlurmBackend(Backend):
     def stop(self, *, by_user: bool = False) -> None:
         """scancel sends SIGTERM, upon which an agent hands over; those that wait are gone at once.
 
-        Whoever is seen at work or in the queue again is told again: a pilot may have had itself requeued just then.
+        Agents that are seen at work or in the queue again are told again: a pilot may have had itself requeued.
         """
         found = self._look()
         asked = {one.array for one in found if not (one.over or one.ending)}
