@@ -28,7 +28,7 @@ from orchestrator.watch import Watch
 from sweeps import processes
 from sweeps.job import Job
 
-AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor", "sklearn.datasets")
+AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor")
 """What a probe, a supervisor and its agent import."""
 
 
