@@ -7,7 +7,7 @@ from pathlib import Path
 
 from db.home import Home
 from db.registry import Registry
-from sweeps.job import Kind
+from sweeps.kinds import Kind
 
 FILES = {Kind.TRAIN: ("runs", "epochs", "layers"), Kind.MEASURE: ("measures",), Kind.CORRUPT: ("distortions",)}
 """The kinds of results of each kind of job; `db/schema.py` has their columns."""
@@ -15,7 +15,7 @@ FILES = {Kind.TRAIN: ("runs", "epochs", "layers"), Kind.MEASURE: ("measures",), 
 
 def is_anything_absent(home: Home, registry: Registry) -> bool:
     """Whether a results file or a kept model of some done job is not there. Results at a URL are not looked at."""
-    counted = registry.custody.counted()
+    counted = registry.counted()
     if isinstance(home.store, Path):
         there = {folder: _names(home.store / folder) for kinds in FILES.values() for folder in kinds}
         for kind, publication in {(kind, publication) for kind, publication, _ in counted}:

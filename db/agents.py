@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from db import failures
 from db.claims import RENEW
-from db.clock import boot, moment, wall
 from db.connection import Database
 from db.errors import LeaseLost
+from db.moments import boot, moment, wall
 from db.rows import AgentInfo
 from db.states import AgentState, FailureClass, SweepState
 from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps

@@ -11,10 +11,10 @@ import socket
 import uuid
 from pathlib import Path
 
-from db.custody import StoreRow
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
+from db.rows import StoreRow
 from db.schema import KINDS
 from sweeps.errors import InputError
 
@@ -42,7 +42,7 @@ def settle_belonging(home: Home, registry: Registry, *, results: str | None = No
 
 def _identity(home: Home, registry: Registry, store: ResultStore) -> str | None:
     """By what registry and store know each other; None if they don't yet, and may. Raises InputError."""
-    known, found = registry.custody.store(), store.identity()
+    known, found = registry.store(), store.identity()
     if known is None:
         return _unsettled(home, registry, store, found)
     if found == known.identity:

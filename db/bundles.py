@@ -9,19 +9,15 @@ import sqlalchemy as sa
 
 from db import failures
 from db.claims import CLAIMED, RENEW, START, whole
-from db.clock import wall
 from db.errors import LeaseLost
 from db.journal import batches, event, record
-from db.rows import BundleRow, Claim
+from db.looking import NO_LEASE
+from db.moments import wall
+from db.rows import Claim
 from db.states import HOLDING, AgentState, FailureClass, State
 from db.tables import RUNNING, agents, attempts, jobs
 from db.transaction import Transaction
 
-BACKEND = "bundle"
-"""The backend of a bundle's holder."""
-NO_LEASE = 0.0
-"""The lease of a holder that has left: before that it is an agent like any other, alive by its heartbeat."""
-LEFT = sa.and_(agents.c.backend == BACKEND, agents.c.lease == NO_LEASE)
 AWAY = agents.c.state == AgentState.AWAY.value
 QUEUED = jobs.c.state == State.QUEUED.value
 
@@ -90,24 +86,6 @@ def _held(transaction: Transaction, holder: int) -> list[Claim]:
         claim
         for batch in batches(list(ids.scalars()))
         for claim in whole(transaction, transaction.run(sa.select(*CLAIMED).where(jobs.c.id.in_(batch))).all())
-    ]
-
-
-def bundles(transaction: Transaction) -> list[BundleRow]:
-    """All that ever left, the oldest first."""
-    held = sa.select(sa.func.count()).where(RUNNING, jobs.c.agent_id == agents.c.id).scalar_subquery()
-    columns = (agents.c.id, agents.c.note, agents.c.boot_id, agents.c.state, agents.c.enlisted_at)
-    statement = sa.select(*columns, held.label("jobs")).where(LEFT).order_by(agents.c.id)
-    return [
-        BundleRow(
-            id=row.id,
-            name=row.note,
-            token=row.boot_id,
-            state=AgentState(row.state),
-            jobs=row.jobs,
-            packed_at=row.enlisted_at,
-        )
-        for row in transaction.run(statement)
     ]
 
 

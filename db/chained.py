@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from db import claims, outcomes
 from db.claims import INSIDE, RENEW
-from db.clock import wall
 from db.connection import Database
 from db.errors import LeaseLost
+from db.moments import wall
 from db.rows import Accepted, Claim, Finished, Head, Scope
 from db.states import TRANSITIONS, State
 from db.tables import attempts, checkpoints, curves, events, jobs

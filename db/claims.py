@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from db import failures
-from db.clock import boot, moment, wall
 from db.connection import Database
 from db.errors import LeaseLost
 from db.journal import RECORD, event
+from db.moments import boot, moment, wall
 from db.reading import calibration_of
 from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved, Scope
 from db.states import AgentState, FailureClass, State

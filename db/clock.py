@@ -7,59 +7,17 @@ import subprocess
 import time
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import psutil
-import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
-
-
-class moment(FunctionElement[float]):  # noqa: N801 - it stands for a function of SQL
-    """The clock that leases are measured by, in seconds, evaluated anew at each use."""
-
-    type = sa.Double()
-    inherit_cache = True
-
-
-class wall(FunctionElement[float]):  # noqa: N801
-    """Unix seconds, for people to read. Nothing is decided by it."""
-
-    type = sa.Double()
-    inherit_cache = True
-
-
-class boot(FunctionElement[str]):  # noqa: N801
-    """Which run of that clock this is: the boot id on SQLite; always '' on Postgres, whose clock has one."""
-
-    type = sa.String()
-    inherit_cache = True
-
-
-@compiles(moment, "sqlite")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "qsweep_moment()"
-
-
-@compiles(wall, "sqlite")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "qsweep_wall()"
-
-
-@compiles(boot, "sqlite")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "qsweep_boot()"
-
-
-@compiles(moment, "postgresql")
-@compiles(wall, "postgresql")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "cast(extract(epoch from clock_timestamp()) as double precision)"
-
-
-@compiles(boot, "postgresql")
-def _(element: Any, compiler: Any, **options: Any) -> str:
-    return "''"
+IN_SQL = {
+    "sqlite": {"moment": "qsweep_moment()", "wall": "qsweep_wall()", "boot": "qsweep_boot()"},
+    "postgresql": {
+        "moment": "cast(extract(epoch from clock_timestamp()) as double precision)",
+        "wall": "cast(extract(epoch from clock_timestamp()) as double precision)",
+        "boot": "''",
+    },
+}
+"""How each database reads the clocks: `moment`, by which leases are measured; `wall`, in Unix seconds, for people; and
+`boot`, which run of `moment` this is."""
 
 
 def boot_seconds() -> float:
@@ -74,6 +32,8 @@ def process_started(pid: int) -> float:
     On Linux from the kernel's count since boot: psutil's own answer is the date of the boot, as it seems now,
     plus that count, so it moves when the wall clock is set, and a live agent would look like another process.
     """
+    import psutil  # here: what only looks at living agents of other machines does without
+
     stat = Path(f"/proc/{pid}/stat")
     if not Path("/proc/self/stat").exists():
         return float(psutil.Process(pid).create_time())

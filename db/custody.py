@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from db import outcomes, reading
-from db.clock import boot, moment, wall
+from db import looking, outcomes, reading
 from db.connection import Database
-from db.rows import Move
+from db.moments import boot, moment, wall
+from db.rows import Move, StoreRow
 from db.states import HOLDING, State
 from db.tables import agents, attempts, departures, jobs, store, writings
 from db.transaction import Transaction
 from sweeps.errors import QsweepError
-from sweeps.job import Kind
 
 LEASE = 600.0
 """Seconds that a writer without an agent may take for one publication."""
@@ -52,16 +51,6 @@ class Holdings:
     """Running jobs and their attempts."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreRow:
-    """The results store of a registry: by what it is known again, and where it lay at the last launch."""
-
-    identity: str
-    place: str
-    host: str
-    """The machine of a folder; empty for a URL."""
-
-
 class Custody:
     """The part of a registry that knows whose the files are. Each call is one transaction of its own."""
 
@@ -90,21 +79,10 @@ class Custody:
         who then deletes files has to `take_back` before, and to count all that stand."""
         return self._database.snapshot(lambda t: _holdings(t, lapsed=lapsed))
 
-    def counted(self) -> list[tuple[Kind, str, str | None]]:
-        """Of each done job: its kind, the publication of its results, and the file of its kept model."""
-        columns = (jobs.c.kind, jobs.c.publication, jobs.c.model_file)
-        done = sa.select(*columns).where(jobs.c.state == State.DONE.value)
-        rows = self._database.read(lambda t: t.run(done).all())
-        return [(Kind(row.kind), row.publication, row.model_file) for row in rows]
-
     def take_back(self) -> int:
         """Ends the records of writers whose lease has run out: none of their pointers will move; how many."""
         statement = writings.delete().where(sa.not_(LIVE)).execution_options(preserve_rowcount=True)
         return self._database.write(lambda t: int(t.run(statement).rowcount))
-
-    def store(self) -> StoreRow | None:
-        """The results store of this registry; None before its first launch, or since a migration."""
-        return self._database.read(_store)
 
     def settle(self, row: StoreRow) -> StoreRow:
         """The registry's store, which is `row` if it had none; of two that settle at once, both get the same."""
@@ -130,15 +108,10 @@ def depart(transaction: Transaction, publications: Iterable[str]) -> None:
     transaction.run(insert.on_conflict_do_update(index_elements=["publication"], set_={"left_at": wall()}), rows)
 
 
-def _store(transaction: Transaction) -> StoreRow | None:
-    row = transaction.run(sa.select(store.c.identity, store.c.place, store.c.host)).first()
-    return None if row is None else StoreRow(identity=row.identity, place=row.place, host=row.host)
-
-
 def _settle(transaction: Transaction, row: StoreRow) -> StoreRow:
     values = {"number": 1, "identity": row.identity, "place": row.place, "host": row.host}
     transaction.run(transaction.insert(store).values(values).on_conflict_do_nothing())
-    found = _store(transaction)
+    found = looking.store(transaction)
     assert found is not None
     return found
 

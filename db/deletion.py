@@ -11,9 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.clock import wall
 from db.control import set_state, supersede
 from db.journal import batches, move
+from db.moments import wall
 from db.rows import Deletion
 from db.states import State, SweepState
 from db.tables import checkpoints, jobs, stops, sweep_jobs, sweeps

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.budgets import TRIES, Record, Verdict, verdict
-from db.clock import boot, moment, wall
 from db.journal import RECORD, event
+from db.moments import boot, moment, wall
 from db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
 from db.pausing import pause_failing_sweeps
 from db.rows import Fenced

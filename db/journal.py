@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.clock import wall
+from db.moments import wall
 from db.states import TRANSITIONS, State
 from db.tables import events, jobs
 from db.transaction import Transaction

@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from db import curves
-from db.clock import wall
 from db.journal import RECORD, event
+from db.moments import wall
 from db.rows import Accepted, Checkpoint, Fenced, Finished, Move
 from db.states import State
 from db.tables import attempts, checkpoints, jobs

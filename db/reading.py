@@ -8,22 +8,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.clock import boot, moment, wall
 from db.journal import batches
-from db.naming import meant
+from db.looking import job_row
 from db.rows import (
-    AgentRow,
     AttemptRow,
     Calibration,
     CalibrationRow,
     Committed,
-    Counts,
     EventRow,
     JobRow,
     Record,
-    Sweep,
 )
-from db.states import HOLDING, AgentState, FailureClass, State, SweepState
+from db.states import HOLDING, FailureClass, State, SweepState
 from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
 from db.tables import agents as agents_table
 from db.tables import attempts as attempts_table
@@ -34,34 +30,11 @@ from db.transaction import Transaction
 from sweeps.errors import InputError
 from sweeps.job import Kind
 
-SWEEP = sa.select(sweeps_table)
-AWAY = (
-    sa.select(sa.func.count())
-    .select_from(jobs_table.join(agents_table, agents_table.c.id == jobs_table.c.agent_id))
-    .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
-    .where(RUNNING, agents_table.c.state == AgentState.AWAY.value, sweep_jobs.c.sweep_id == sa.bindparam("sweep"))
-)
 LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
 JOB = sa.select(
     *(jobs_table.c[name] for name in JobRow.__dataclass_fields__ if name != "error"),
     sa.func.coalesce(attempts_table.c.error, "").label("error"),
 ).select_from(jobs_table.outerjoin(attempts_table, LAST_ATTEMPT))
-
-
-def sweep_of(row: Any) -> Sweep:
-    values = {name: getattr(row, name) for name in Sweep.__dataclass_fields__}
-    return Sweep(**(values | {"state": SweepState(row.state)}))
-
-
-def find_sweep(transaction: Transaction, text: str) -> Sweep:
-    of_name = sweeps(transaction, sweeps_table.c.name == text.partition("@")[0])
-    return meant(text, of_name or sweeps(transaction))
-
-
-def sweeps(transaction: Transaction, *conditions: sa.ColumnElement[bool]) -> list[Sweep]:
-    order = (sweeps_table.c.launched_at.desc(), sweeps_table.c.id.desc())
-    there = sweeps_table.c.state != SweepState.DELETED.value
-    return [sweep_of(row) for row in transaction.run(SWEEP.where(there, *conditions).order_by(*order))]
 
 
 def sharing(transaction: Transaction, job_ids: Sequence[int], sweep_id: int) -> dict[str, int]:
@@ -87,60 +60,26 @@ def sharing(transaction: Transaction, job_ids: Sequence[int], sweep_id: int) -> 
     return found
 
 
-def counts(transaction: Transaction, sweep_id: int, selection: int | None) -> Counts:
-    """Most jobs are counted in the index of their home sweep alone; only shared and selected ones are looked up."""
-    columns = (jobs_table.c.state, jobs_table.c.diverged)
-    count = sa.func.count().label("jobs")
-    at_home = sa.select(*columns, count).where(jobs_table.c.home == sweep_id).group_by(*columns)
-    shared = (
-        sa.select(*columns, count)
-        .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
-        .where(sweep_jobs.c.sweep_id == sweep_id, sweep_jobs.c.shared == sa.true())
-        .group_by(*columns)
-    )
-    statements, away = [at_home, shared], AWAY
-    if selection is not None:
-        chosen = sa.select(selections.c.job_id).where(selections.c.selection == selection)
-        statements = [sa.select(*columns, count).where(jobs_table.c.id.in_(chosen)).group_by(*columns)]
-        away = AWAY.where(jobs_table.c.id.in_(chosen))
-    found: dict[str, int] = {}
-    for statement in statements:
-        for row in transaction.run(statement):
-            found[row.state] = found.get(row.state, 0) + row.jobs
-            if row.diverged:
-                found["diverged"] = found.get("diverged", 0) + row.jobs
-    return Counts(**found, away=int(transaction.run(away, {"sweep": sweep_id}).scalar_one()))
-
-
-def _job_row(row: Any) -> JobRow:
-    values = dict(row._mapping)
-    failure = values["failure_class"]
-    values["failure_class"] = None if failure is None else FailureClass(failure)
-    return JobRow(**(values | {"state": State(values["state"])}))
-
-
-def jobs(
-    transaction: Transaction, sweep_id: int, state: State | None, selection: int | None, limit: int | None
-) -> list[JobRow]:
+def stranded(transaction: Transaction, sweep_id: int) -> int:
+    """Jobs that were taken back into the queue after their sweeps had all been cancelled."""
+    other, theirs = sweep_jobs.alias(), sweeps_table.alias()
+    held = sa.exists().where(
+        other.c.job_id == jobs_table.c.id, theirs.c.id == other.c.sweep_id,
+        theirs.c.state != SweepState.CANCELLED.value,
+    )  # fmt: skip
     statement = (
-        JOB.join_from(jobs_table, sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
-        .where(sweep_jobs.c.sweep_id == sweep_id)
-        .order_by(sweep_jobs.c.job_id)
-        .limit(limit)
+        sa.select(sa.func.count())
+        .select_from(jobs_table.join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id))
+        .where(sweep_jobs.c.sweep_id == sweep_id, jobs_table.c.state == State.QUEUED.value, sa.not_(held))
     )
-    if state is not None:
-        statement = statement.where(jobs_table.c.state == state.value)
-    if selection is not None:
-        selected = sa.select(selections.c.job_id).where(selections.c.selection == selection)
-        statement = statement.where(jobs_table.c.id.in_(selected))
-    return [_job_row(row) for row in transaction.run(statement)]
+    return int(transaction.run(statement).scalar_one())
 
 
 def record(transaction: Transaction) -> Record:
     """Everything that an audit holds against each other."""
     holding = sa.select(agents_table.c.id).where(agents_table.c.state.in_([one.value for one in HOLDING]))
     return Record(
-        jobs=[_job_row(row) for row in transaction.run(JOB.order_by(jobs_table.c.id))],
+        jobs=[job_row(dict(row._mapping)) for row in transaction.run(JOB.order_by(jobs_table.c.id))],
         events=events(transaction, job_id=None, since=0, sweep_id=None, limit=None),
         holders=frozenset(transaction.run(holding).scalars()),
     )
@@ -149,7 +88,7 @@ def record(transaction: Transaction) -> Record:
 def jobs_of(transaction: Transaction, ids: Sequence[int]) -> list[JobRow]:
     """These jobs as they stand."""
     return [
-        _job_row(row)
+        job_row(dict(row._mapping))
         for batch in batches(ids)
         for row in transaction.run(JOB.where(jobs_table.c.id.in_(batch)).order_by(jobs_table.c.id))
     ]
@@ -165,7 +104,7 @@ def job(transaction: Transaction, prefix: str) -> JobRow:
         raise InputError(f"there is no job {prefix!r} here", allowed="`qsweep jobs NAME` lists them")
     if len(rows) > 1:
         raise InputError(f"more than one job begins with {prefix!r}", allowed="give more digits")
-    return _job_row(rows[0])
+    return job_row(dict(rows[0]._mapping))
 
 
 def attempts(transaction: Transaction, job_id: int) -> list[AttemptRow]:
@@ -206,22 +145,6 @@ def events(
     ]
 
 
-def agents(transaction: Transaction, state: AgentState | None) -> list[AgentRow]:
-    over = sa.or_(agents_table.c.expires < moment(), agents_table.c.clock != boot())
-    expired = sa.and_(agents_table.c.state == AgentState.ALIVE.value, over).label("expired")
-    same_clock = agents_table.c.clock == boot()
-    since_beat = wall() - agents_table.c.beat_at - agents_table.c.lease
-    overdue = sa.case((same_clock, moment() - agents_table.c.expires), else_=since_beat).label("overdue")
-    columns = [agents_table.c[name] for name in AgentRow.__dataclass_fields__ if name not in ("expired", "overdue")]
-    statement = sa.select(*columns, expired, overdue).order_by(agents_table.c.id)
-    if state is not None:
-        statement = statement.where(agents_table.c.state == state.value)
-    return [
-        AgentRow(**(dict(row._mapping) | {"state": AgentState(row.state), "expired": bool(row.expired)}))
-        for row in transaction.run(statement)
-    ]
-
-
 def held(transaction: Transaction, sweep_id: int, selection: int | None) -> dict[int, int]:
     """How many running jobs of the sweep, or of a selection of them, each agent holds."""
     statement = sa.select(jobs_table.c.agent_id, sa.func.count().label("jobs")).where(RUNNING)
@@ -232,19 +155,6 @@ def held(transaction: Transaction, sweep_id: int, selection: int | None) -> dict
     member = jobs_table.c.id.in_(members)
     rows = transaction.run(statement.where(member).group_by(jobs_table.c.agent_id))
     return {row.agent_id: row.jobs for row in rows if row.agent_id is not None}
-
-
-def committed(transaction: Transaction, sweep_id: int) -> list[Committed]:
-    statement = (
-        sa.select(jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication, jobs_table.c.kind)
-        .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
-        .where(sweep_jobs.c.sweep_id == sweep_id, jobs_table.c.state == State.DONE.value)
-        .order_by(sweep_jobs.c.job_id)
-    )
-    return [
-        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=Kind(row.kind))
-        for row in transaction.run(statement)
-    ]
 
 
 def committed_job(transaction: Transaction, job_id: int) -> list[Committed]:
@@ -267,11 +177,6 @@ def checkpoint_files(transaction: Transaction) -> set[str]:
 def checkpoint_sums(transaction: Transaction) -> dict[str, str]:
     rows = transaction.run(sa.select(checkpoints.c.file, checkpoints.c.checksum))
     return {row.file: row.checksum for row in rows}
-
-
-def publications(transaction: Transaction) -> set[str]:
-    done = jobs_table.c.publication.is_not(None)
-    return set(transaction.run(sa.select(jobs_table.c.publication).where(done).distinct()).scalars())
 
 
 def published(transaction: Transaction) -> set[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError
-
 GONE_STATES = ("08", "57P01", "57P02", "57P03", "57P05", "25P03")
 """Postgres: the connection broke, or the server ended it."""
 REFUSED_STATES = ("25006", "40", "53", "55P03", "57014", "58", "XX000")
@@ -21,7 +19,7 @@ DISK_CODES = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READ
 
 def is_passing(error: Exception) -> bool:
     """Whether the same transaction may succeed when it is begun again."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
+    if getattr(error, "connection_invalidated", False):  # by SQLAlchemy
         return True
     raw = driver_error(error)
     if isinstance(raw, sqlite3.Error):
@@ -35,7 +33,7 @@ def is_disconnect(error: BaseException) -> bool:
         return False
     state = getattr(error, "sqlstate", None)
     if state is None:
-        return type(error).__name__ in ("OperationalError", "InterfaceError")
+        return any(kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(error).__mro__)
     return str(state).startswith(GONE_STATES)
 
 
@@ -45,7 +43,8 @@ def is_final_on_opening(error: Exception) -> bool:
 
 
 def driver_error(error: Exception) -> BaseException:
-    return (error.orig or error) if isinstance(error, DBAPIError) else error
+    """The driver's own error, which SQLAlchemy may have wrapped."""
+    return getattr(error, "orig", None) or error
 
 
 def sqlite_code(error: BaseException) -> int:

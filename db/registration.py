@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from db.clock import wall
 from db.connection import Database
 from db.control import LOST_MODEL, invalidate
 from db.deletion import NOWHERE
 from db.journal import move
-from db.reading import SWEEP, sweep_of
+from db.looking import sweep_row
+from db.moments import wall
 from db.rows import Registered, Sweep
 from db.states import State, SweepState
 from db.tables import jobs, sweep_jobs, sweeps
@@ -63,7 +63,8 @@ def add_sweep(
         )
         .on_conflict_do_nothing()
     )  # fmt: skip
-    found = transaction.run(SWEEP.where(sweeps.c.name == name, sweeps.c.label == label).with_for_update()).one()
+    sought = sa.select(sweeps).where(sweeps.c.name == name, sweeps.c.label == label)
+    found = transaction.run(sought.with_for_update()).one()
     _check_same(found, spec)
     _check_code(found, code, seen_code)
     transaction.run(
@@ -78,7 +79,7 @@ def add_sweep(
             **({"written_at": wall()} if written else {}),
         )
     )
-    return sweep_of(transaction.run(SWEEP.where(sweeps.c.id == found.id)).one())
+    return sweep_row(dict(transaction.run(sought).one()._mapping))
 
 
 def _check_same(found: Any, spec: str) -> None:

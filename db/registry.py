@@ -7,26 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from db import (
-    agents,
-    blocking,
-    bundles,
-    chained,
-    claims,
-    control,
-    curves,
-    deletion,
-    failures,
-    outcomes,
-    reading,
-    registration,
-    selections,
-    trials,
-    upgrade,
-    watching,
-)
+from db import looking, upgrade
 from db.connection import Database
-from db.custody import Custody
 from db.rows import (
     EVERYTHING,
     Accepted,
@@ -57,14 +39,52 @@ from db.rows import (
     Remaining,
     Retried,
     Scope,
+    StoreRow,
     Sweep,
 )
 from db.states import AgentState, FailureClass, State
 from sweeps.errors import InputError
-from sweeps.job import Job
+from sweeps.kinds import Kind
+from sweeps.lazily import Lazily
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from db import (
+        agents,
+        blocking,
+        bundles,
+        chained,
+        claims,
+        control,
+        curves,
+        deletion,
+        failures,
+        outcomes,
+        reading,
+        registration,
+        selections,
+        trials,
+        watching,
+    )
+    from db.custody import Custody
+    from sweeps.job import Job
+else:  # what only looks needs none of these, nor SQLAlchemy
+    agents = Lazily("db.agents")
+    blocking = Lazily("db.blocking")
+    bundles = Lazily("db.bundles")
+    chained = Lazily("db.chained")
+    claims = Lazily("db.claims")
+    control = Lazily("db.control")
+    curves = Lazily("db.curves")
+    deletion = Lazily("db.deletion")
+    failures = Lazily("db.failures")
+    outcomes = Lazily("db.outcomes")
+    reading = Lazily("db.reading")
+    registration = Lazily("db.registration")
+    selections = Lazily("db.selections")
+    trials = Lazily("db.trials")
+    watching = Lazily("db.watching")
 
 
 class Registry:
@@ -176,11 +196,11 @@ class Registry:
 
         Raises AmbiguousName if several variants could be meant, InputError if there is none.
         """
-        return self._database.read(lambda t: reading.find_sweep(t, name))
+        return self._database.look(lambda t: looking.find_sweep(t, name))
 
     def sweeps(self) -> list[Sweep]:
         """Every variant, the one launched last first."""
-        return self._database.read(reading.sweeps)
+        return self._database.look(looking.sweeps)
 
     def pause(self, sweep_id: int, reason: str) -> None:
         """No more of its jobs are claimed; those that run go on."""
@@ -196,7 +216,7 @@ class Registry:
         self._database.write(lambda t: control.reactivate(t, sweep_id))
 
     def cancel(self, sweep_id: int) -> Cancelled:
-        """Gives the sweep up; how many jobs are thereby cancelled, or will be.
+        """Gives the sweep up; how many jobs are thereby cancelled, or will be. One that is over stays as it is.
 
         What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running
         one that no sweep holds is named by its agent's next `beat`, and is cancelled when that agent releases it.
@@ -212,7 +232,7 @@ class Registry:
         *,
         gone: Collection[int] = (),
     ) -> Retried:
-        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget.
+        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget; a cancelled sweep is active again.
 
         A training that they take the model of is repeated, with all that was measured of it, if it was done without
         one, or is among `gone`: the ids of trainings whose file is not there.
@@ -252,13 +272,13 @@ class Registry:
 
     def counts(self, sweep_id: int, selection: int | None = None) -> Counts:
         """How many of the sweep's jobs, or of a selection of them, stand in each state."""
-        return self._database.read(lambda t: reading.counts(t, sweep_id, selection))
+        return self._database.look(lambda t: looking.counts(t, sweep_id, selection))
 
     def jobs(
         self, sweep_id: int, state: State | None = None, *, selection: int | None = None, limit: int | None = None
     ) -> list[JobRow]:
         """The sweep's jobs, or a selection of them, in the order of their registration."""
-        return self._database.read(lambda t: reading.jobs(t, sweep_id, state, selection, limit))
+        return self._database.look(lambda t: looking.jobs(t, sweep_id, state, selection, limit))
 
     def record(self) -> Record:
         """All jobs and events, at one moment."""
@@ -290,11 +310,15 @@ class Registry:
         )
 
     def agents(self, state: AgentState | None = AgentState.ALIVE) -> list[AgentRow]:
-        return self._database.read(lambda t: reading.agents(t, state))
+        return self._database.look(lambda t: looking.agents(t, state))
 
     def held(self, sweep_id: int, selection: int | None = None) -> dict[int, int]:
         """How many running jobs of the sweep, or of a selection of them, each agent holds."""
         return self._database.read(lambda t: reading.held(t, sweep_id, selection))
+
+    def stranded(self, sweep_id: int) -> int:
+        """How many jobs of a cancelled sweep wait although no other sweep holds them: until it is resumed."""
+        return self._database.read(lambda t: reading.stranded(t, sweep_id))
 
     def blocked(self, sweep_id: int, selection: int | None = None) -> list[Blocked]:
         """The queued jobs of the sweep, or of a selection, that can't run as things stand, by what keeps them."""
@@ -302,25 +326,25 @@ class Registry:
 
     def committed(self, sweep_id: int) -> list[Committed]:
         """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
-        return self._database.read(lambda t: reading.committed(t, sweep_id))
+        return self._database.look(lambda t: looking.committed(t, sweep_id))
 
     def pointers(self, sweep_id: int) -> pa.Table:
         """What `committed` says, as Arrow: `job`, `attempt`, `publication`, `kind`."""
         from db import views  # here: Arrow takes longer to import than `qsweep status` to answer
 
-        return self._database.read(lambda t: views.read_pointers(t, sweep_id))
+        return self._database.look(lambda t: views.read_pointers(t, sweep_id))
 
     def view(self, name: str, sweep_id: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The sweep's `jobs`, `attempts` or `events` as Arrow, with these columns (see `db.views`)."""
         from db import views
 
-        return self._database.read(lambda t: views.read_view(t, name, sweep_id, columns))
+        return self._database.look(lambda t: views.read_view(t, name, sweep_id, columns))
 
     def snapshot(self, sweep_id: int, names: Sequence[str] = ()) -> tuple[pa.Table, dict[str, pa.Table]]:
         """The sweep's pointers and these views, all at one moment."""
         from db import views
 
-        return self._database.snapshot(
+        return self._database.look(
             lambda t: (
                 views.read_pointers(t, sweep_id),
                 {name: views.read_view(t, name, sweep_id) for name in names},
@@ -363,9 +387,19 @@ class Registry:
         """The number of the newest event: it changes whenever a job does."""
         return self._database.read(reading.newest_event)
 
+    def counted(self) -> list[tuple[Kind, str, str | None]]:
+        """Of each done job: its kind, the publication of its results, and the file of its kept model."""
+        return self._database.look(looking.counted)
+
+    def store(self) -> StoreRow | None:
+        """The results store of this registry; None before its first launch, or since a migration."""
+        return self._database.look(looking.store)
+
     @property
     def custody(self) -> Custody:
         """Whose the files of the results, models and checkpoints are."""
+        from db.custody import Custody
+
         return Custody(self._database)
 
     @property
@@ -383,7 +417,7 @@ class Registry:
 
     def publications(self) -> set[str]:
         """Every publication that a job of any sweep points to."""
-        return self._database.read(reading.publications)
+        return self._database.look(looking.publications)
 
     def published(self) -> set[str]:
         """Every publication that counted once, whether or not a job still points to it."""
@@ -442,7 +476,7 @@ class Registry:
 
     def bundles(self) -> list[BundleRow]:
         """All that ever left; those that are away hold jobs."""
-        return self._database.read(bundles.bundles)
+        return self._database.look(looking.bundles)
 
     def recall(self, holder: int) -> int:
         """Takes back what a bundle holds; returns how many jobs. Its results no longer pass the fence."""

@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from db.states import AgentState, FailureClass, Obstacle, State, SweepState
-from sweeps.job import Job, Kind
-from sweeps.training import Training
+from sweeps.kinds import Kind
+
+if TYPE_CHECKING:
+    from sweeps.job import Job
+    from sweeps.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class Cancelled:
 
     queued: int
     running: int
+    over: bool = False
+    """Nothing waited or ran: the sweep is as it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +111,11 @@ class Counts:
     @property
     def total(self) -> int:
         return self.queued + self.running + self.done + self.failed + self.cancelled
+
+    @property
+    def open(self) -> int:
+        """Those that wait or run."""
+        return self.queued + self.running
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +221,8 @@ class JobRow:
 
     @cached_property
     def job(self) -> Job:
+        from sweeps.job import Job  # here: `qsweep status` looks at no job
+
         return Job.from_json(self.content)
 
 
@@ -403,6 +415,8 @@ class Curve:
 
     @cached_property
     def training(self) -> Training:
+        from sweeps.job import Job
+
         return Job.from_json(self.content).training
 
 
@@ -495,3 +509,13 @@ class Move:
     attempt: int
     source: str
     target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRow:
+    """The results store of a registry: by what it is known again, and where it lay at the last launch."""
+
+    identity: str
+    place: str
+    host: str
+    """The machine of a folder; empty for a URL."""

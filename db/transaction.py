@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
+
+from db.asking import worded
 
 Values: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -110,6 +112,13 @@ class Transaction:
         prepared.start(cursor, values)
         return prepared.answer(cursor)
 
+    def ask(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """As `db.asking` has it."""
+        cursor = self._cursor()
+        cursor.execute(worded(sql, self.connection.dialect.name), values or {})
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
     def run(
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> sa.CursorResult[Any]:
@@ -117,8 +126,11 @@ class Transaction:
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that has `on_conflict_do_nothing`, in this database's dialect."""
-        dialects: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-        return dialects[self.connection.dialect.name](table)
+        if self.connection.dialect.name == "postgresql":
+            from sqlalchemy.dialects import postgresql  # here: it takes long to import, and SQLite is the usual case
+
+            return postgresql.insert(table)
+        return sqlite.insert(table)
 
     def count(self, statement: sa.Executable) -> int:
         """Runs an INSERT from a SELECT; how many rows it inserted."""
@@ -137,6 +149,8 @@ class Transaction:
     def among(self, column: sa.Column[str], values: Sequence[str]) -> sa.ColumnElement[bool]:
         """`column IN values`, however many they are, as a single bound value."""
         if self.connection.dialect.name == "postgresql":
+            from sqlalchemy.dialects import postgresql
+
             return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(sa.Text)))
         given = sa.func.json_each(json.dumps(list(values))).table_valued("value")
         return column.in_(sa.select(given.c.value))

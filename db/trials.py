@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from db.claims import CLAIMED, FITTING, QUEUED, RENEW, STARTED, claimed_before, start, whole
-from db.clock import wall
 from db.connection import Database
 from db.errors import LeaseLost
 from db.journal import batches, move
+from db.moments import wall
 from db.outcomes import held, locked
 from db.rows import Claim, Fenced
 from db.states import FailureClass, State

@@ -5,22 +5,15 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
-
-from db.clock import boot, moment
+from db.asking import Asking
 from db.connection import Database, refused
 from db.errors import NoRegistry, RegistryRefused, RegistryUnavailable, RegistryUnreachable
 from db.migrations import HEAD, REVISIONS, VERSION_TABLE
-from db.tables import metadata
-from db.transaction import Transaction
 from sweeps.errors import InputError
 
 OPENING_PATIENCE = 2.0
-AGENTS = sa.table("agents", sa.column("state"), sa.column("clock"), sa.column("expires"))
-WORKING = sa.select(AGENTS).where(AGENTS.c.state == "alive", AGENTS.c.clock == boot(), AGENTS.c.expires > moment())
+WORKING = "SELECT id FROM agents WHERE state = 'alive' AND clock = {boot} AND expires > {moment}"
 """Agents with a live lease, in the words of every schema."""
-VERSION = sa.table(VERSION_TABLE, sa.column("version_num"))
 
 
 def open_database(url: str | Path, *, create: bool) -> Database:
@@ -64,7 +57,7 @@ def upgrade(url: str | Path) -> tuple[str, str]:
         if before not in REVISIONS:
             _check(before, database.place)
         if before != HEAD:
-            if working := database.read(lambda t: len(t.run(WORKING).all())):
+            if working := database.look(lambda t: len(t.ask(WORKING))):
                 raise InputError(
                     f"{working} agents of schema version {before} still work on this registry",
                     place=database.place,
@@ -80,7 +73,7 @@ def _asked(database: Database) -> str | None:
     """The schema's version; None if the database is empty."""
     patience, database.patience = database.patience, OPENING_PATIENCE
     try:
-        return database.read(lambda t: _version(t, database.place))
+        return database.look(lambda t: _version(t, database))
     except RegistryRefused as error:
         raise InputError(error.database_error, place=database.place) from None
     except RegistryUnavailable as error:
@@ -90,17 +83,25 @@ def _asked(database: Database) -> str | None:
         database.patience = patience
 
 
-def _version(transaction: Transaction, place: str) -> str | None:
-    tables = transaction.schema_tables()
-    if VERSION_TABLE in tables:
-        row = transaction.run(sa.select(VERSION.c.version_num)).first()
-        return None if row is None else str(row[0])
-    if tables & set(metadata.tables) or (tables and transaction.connection.dialect.name == "sqlite"):
-        raise InputError("this database is no qsweep registry: it holds other tables", place=place)
+def _version(asking: Asking, database: Database) -> str | None:
+    there = asking.schema_tables()
+    if VERSION_TABLE in there:
+        rows = asking.ask(f"SELECT version_num FROM {VERSION_TABLE}")
+        return str(rows[0][0]) if rows else None
+    if there and (database.dialect == "sqlite" or there & _own_tables()):
+        raise InputError("this database is no qsweep registry: it holds other tables", place=database.place)
     return None
 
 
+def _own_tables() -> set[str]:
+    from db.tables import metadata
+
+    return set(metadata.tables)
+
+
 def _made(database: Database) -> str:
+    from sqlalchemy.exc import DBAPIError
+
     try:
         database.prepare()
         _migrate(database)
@@ -115,6 +116,8 @@ def _migrate(database: Database, target: str = HEAD) -> None:
     # Imported here: Alembic takes longer to load than `qsweep status` takes to answer.
     from alembic import command
     from alembic.config import Config
+
+    from db.transaction import Transaction
 
     def run(transaction: Transaction) -> None:
         transaction.lock_schema()

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-
-import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from sweeps.errors import InputError
 
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
-def parse_url(url: str | Path) -> sa.URL:
-    """The SQLAlchemy URL of a registry. A text without `://` is the path of a SQLite file."""
+SECRET_KEYS = ("password", "sslpassword", "passfile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a registry is: the path of a SQLite file, or the URL of a Postgres database."""
+
+    path: Path | None = None
+    url: sa.URL | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URL (for SQLite the path) without its secrets."""
+        if self.url is None:
+            return str(self.path)
+        hidden = {key: "***" if key in SECRET_KEYS else value for key, value in self.url.query.items()}
+        return self.url.set(query=hidden).render_as_string(hide_password=True).replace(quote("***"), "***")
+
+    @property
+    def secrets(self) -> list[str]:
+        if self.url is None:
+            return []
+        given = [self.url.password, *(self.url.query.get(key) for key in SECRET_KEYS)]
+        return [str(one) for one in given if one]
+
+
+def parse_url(url: str | Path) -> Address:
+    """The address of a registry. A text without `://` is the path of a SQLite file. Raises InputError."""
     text = str(url)
+    return _parsed(text) if "://" in text else Address(path=Path(text).expanduser().absolute())
+
+
+def _parsed(text: str) -> Address:
+    import sqlalchemy as sa  # here: a path, the usual case, does not need it
+    from sqlalchemy.exc import ArgumentError
+
     allowed = "allowed: the path of a SQLite file, or postgresql+psycopg://user:password@host:port/database"
-    if "://" not in text:
-        return sa.URL.create("sqlite", database=str(Path(text).expanduser().absolute()))
     try:
         parsed = sa.make_url(text)
     except (ArgumentError, ValueError):
@@ -23,7 +56,7 @@ def parse_url(url: str | Path) -> sa.URL:
         raise InputError("the registry's URL can't be read", allowed=allowed) from None
     scheme = parsed.get_backend_name()
     if scheme in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
+        return Address(url=parsed.set(drivername="postgresql+psycopg"))
     if scheme == "sqlite" and "?" in text:
         raise InputError(
             "what follows the ? would be lost: a SQLite registry has no options",
@@ -31,21 +64,5 @@ def parse_url(url: str | Path) -> sa.URL:
             allowed="if it belongs to the path, give the path of the file itself, or write %3F",
         )
     if scheme == "sqlite" and parsed.database and parsed.database != ":memory:":
-        return sa.URL.create("sqlite", database=str(Path(parsed.database).expanduser().absolute()))
+        return Address(path=Path(parsed.database).expanduser().absolute())
     raise InputError(f"{scheme!r} holds no registry", place="registry URL", allowed=allowed)
-
-
-SECRET_KEYS = ("password", "sslpassword", "passfile")
-
-
-def shown(url: sa.URL) -> str:
-    """The URL (for SQLite the path) without its secrets."""
-    if url.get_backend_name() == "sqlite":
-        return str(url.database)
-    hidden = {key: "***" if key in SECRET_KEYS else value for key, value in url.query.items()}
-    return url.set(query=hidden).render_as_string(hide_password=True)
-
-
-def secrets(url: sa.URL) -> list[str]:
-    given = [url.password, *(url.query.get(key) for key in SECRET_KEYS)]
-    return [str(one) for one in given if one]

@@ -13,32 +13,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
-import sqlalchemy as sa
 
+from db import looking
+from db.asking import Asking
 from db.columns import column
 from db.schema import SETTINGS
-from db.states import State
-from db.tables import agents, attempts, events, jobs, sweep_jobs
-from db.transaction import Transaction
 
 TIME = pa.timestamp("us", tz="UTC")
 CONTENT = "content"
 """Column of `jobs` that holds its settings, as JSON."""
 
-_parents = jobs.alias("parents")
-_PARENT = sa.select(_parents.c.identity).where(_parents.c.id == jobs.c.parent_id).scalar_subquery()
-_ERROR = (
-    sa.select(attempts.c.error)
-    .where(attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt)
-    .scalar_subquery()
-)
+_PARENT = "(SELECT parents.identity FROM jobs AS parents WHERE parents.id = jobs.parent_id)"
+_ERROR = "(SELECT attempts.error FROM attempts WHERE attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """One column of a view: where the registry keeps it, and its type."""
+    """One column of a view: where the registry keeps it, in SQL, and its type."""
 
-    source: sa.ColumnElement[Any]
+    source: str
     type: pa.DataType
 
 
@@ -48,8 +41,8 @@ class View:
 
     name: str
     columns: Mapping[str, Stored]
-    rows: sa.FromClause
-    order: tuple[sa.ColumnElement[Any], ...]
+    rows: str
+    order: str
     settings: bool = False
     """Whether the settings of the jobs are columns too."""
 
@@ -59,20 +52,20 @@ class View:
         return pa.schema([*fields, *(SETTINGS if self.settings else ())])
 
 
-def _text(source: sa.ColumnElement[Any]) -> Stored:
+def _text(source: str) -> Stored:
     return Stored(source=source, type=pa.string())
 
 
-def _whole(source: sa.ColumnElement[Any]) -> Stored:
+def _whole(source: str) -> Stored:
     return Stored(source=source, type=pa.int64())
 
 
-def _time(source: sa.ColumnElement[Any]) -> Stored:
+def _time(source: str) -> Stored:
     return Stored(source=source, type=TIME)
 
 
-MEMBERS = sweep_jobs.join(jobs, jobs.c.id == sweep_jobs.c.job_id)
-ATTEMPTS = MEMBERS.join(attempts, attempts.c.job_id == jobs.c.id).join(agents, agents.c.id == attempts.c.agent_id)
+MEMBERS = "sweep_jobs JOIN jobs ON jobs.id = sweep_jobs.job_id"
+ATTEMPTS = f"{MEMBERS} JOIN attempts ON attempts.job_id = jobs.id JOIN agents ON agents.id = attempts.agent_id"
 
 VIEWS: dict[str, View] = {
     one.name: one
@@ -80,88 +73,80 @@ VIEWS: dict[str, View] = {
         View(
             name="jobs",
             columns={
-                "job": _text(jobs.c.identity),
-                "kind": _text(jobs.c.kind),
-                "state": _text(jobs.c.state),
-                "attempt": _whole(jobs.c.attempt),
-                "diverged": Stored(source=jobs.c.diverged, type=pa.bool_()),
+                "job": _text("jobs.identity"),
+                "kind": _text("jobs.kind"),
+                "state": _text("jobs.state"),
+                "attempt": _whole("jobs.attempt"),
+                "diverged": Stored(source="jobs.diverged", type=pa.bool_()),
                 "parent": _text(_PARENT),
-                "failure_class": _text(jobs.c.failure_class),
+                "failure_class": _text("jobs.failure_class"),
                 "error": _text(_ERROR),
-                "progress": _whole(jobs.c.progress),
-                "epoch": _whole(jobs.c.epoch),
-                "cost": Stored(source=jobs.c.cost, type=pa.float64()),
-                "cohort_key": _text(jobs.c.cohort_key),
-                "publication": _text(jobs.c.publication),
-                "model_file": _text(jobs.c.model_file),
-                "model_hash": _text(jobs.c.model_hash),
-                "registered_at": _time(jobs.c.registered_at),
-                "ended_at": _time(jobs.c.ended_at),
+                "progress": _whole("jobs.progress"),
+                "epoch": _whole("jobs.epoch"),
+                "cost": Stored(source="jobs.cost", type=pa.float64()),
+                "cohort_key": _text("jobs.cohort_key"),
+                "publication": _text("jobs.publication"),
+                "model_file": _text("jobs.model_file"),
+                "model_hash": _text("jobs.model_hash"),
+                "registered_at": _time("jobs.registered_at"),
+                "ended_at": _time("jobs.ended_at"),
             },
             rows=MEMBERS,
-            order=(sweep_jobs.c.job_id,),
+            order="sweep_jobs.job_id",
             settings=True,
         ),
         View(
             name="attempts",
             columns={
-                "job": _text(jobs.c.identity),
-                "attempt": _whole(attempts.c.attempt),
-                "outcome": _text(attempts.c.outcome),
-                "failure_class": _text(attempts.c.failure_class),
-                "error": _text(attempts.c.error),
-                "started_at": _time(attempts.c.started_at),
-                "ended_at": _time(attempts.c.ended_at),
-                "resumed_from": _whole(attempts.c.resumed_from),
-                "publication": _text(attempts.c.publication),
-                "superseded": _text(attempts.c.superseded),
-                "agent": _whole(attempts.c.agent_id),
-                "host": _text(agents.c.host),
-                "pid": _whole(agents.c.pid),
-                "backend": _text(agents.c.backend),
-                "device": _text(agents.c.device),
-                "log": _text(agents.c.log),
+                "job": _text("jobs.identity"),
+                "attempt": _whole("attempts.attempt"),
+                "outcome": _text("attempts.outcome"),
+                "failure_class": _text("attempts.failure_class"),
+                "error": _text("attempts.error"),
+                "started_at": _time("attempts.started_at"),
+                "ended_at": _time("attempts.ended_at"),
+                "resumed_from": _whole("attempts.resumed_from"),
+                "publication": _text("attempts.publication"),
+                "superseded": _text("attempts.superseded"),
+                "agent": _whole("attempts.agent_id"),
+                "host": _text("agents.host"),
+                "pid": _whole("agents.pid"),
+                "backend": _text("agents.backend"),
+                "device": _text("agents.device"),
+                "log": _text("agents.log"),
             },
             rows=ATTEMPTS,
-            order=(sweep_jobs.c.job_id, attempts.c.attempt),
+            order="sweep_jobs.job_id, attempts.attempt",
         ),
         View(
             name="events",
             columns={
-                "event": _whole(events.c.id),
-                "changed_at": _time(events.c.at),
-                "job": _text(jobs.c.identity),
-                "from_state": _text(events.c.source),
-                "to_state": _text(events.c.target),
-                "attempt": _whole(events.c.attempt),
-                "agent": _whole(events.c.agent_id),
-                "detail": _text(events.c.detail),
+                "event": _whole("events.id"),
+                "changed_at": _time("events.at"),
+                "job": _text("jobs.identity"),
+                "from_state": _text("events.source"),
+                "to_state": _text("events.target"),
+                "attempt": _whole("events.attempt"),
+                "agent": _whole("events.agent_id"),
+                "detail": _text("events.detail"),
             },
-            rows=MEMBERS.join(events, events.c.job_id == jobs.c.id),
-            order=(events.c.id,),
+            rows=f"{MEMBERS} JOIN events ON events.job_id = jobs.id",
+            order="events.id",
         ),
     )
 }
 """What the registry knows of one sweep, by name."""
 
-POINTERS = (
-    sa.select(jobs.c.identity, jobs.c.attempt, jobs.c.publication, jobs.c.kind)
-    .select_from(MEMBERS)
-    .where(sweep_jobs.c.sweep_id == sa.bindparam("sweep"), jobs.c.state == sa.literal_column(f"'{State.DONE}'"))
-    .order_by(sweep_jobs.c.job_id)
-)
 
-
-def read_view(transaction: Transaction, name: str, sweep_id: int, columns: Sequence[str] | None = None) -> pa.Table:
+def read_view(asking: Asking, name: str, sweep_id: int, columns: Sequence[str] | None = None) -> pa.Table:
     """These columns (or all) of a view of one sweep: jobs in the order of their registration."""
     view = VIEWS[name]
     names = list(view.schema.names if columns is None else columns)
     stored = {one: view.columns[one].source for one in names if one in view.columns}
     if len(stored) < len(names):
-        stored[CONTENT] = jobs.c.content
-    chosen = [source.label(f"c{index}") for index, source in enumerate(stored.values())] or [sa.literal(1).label("c0")]
-    statement = sa.select(*chosen).select_from(view.rows).where(sweep_jobs.c.sweep_id == sweep_id)
-    rows = transaction.run(statement.order_by(*view.order)).all()
+        stored[CONTENT] = "jobs.content"
+    rest = f"FROM {view.rows} WHERE sweep_jobs.sweep_id = :sweep ORDER BY {view.order}"
+    rows = asking.ask(f"SELECT {', '.join(stored.values()) or '1'} {rest}", {"sweep": sweep_id})
     values = dict(zip(stored, zip(*rows, strict=True), strict=False)) if rows else dict.fromkeys(stored, ())
     found = {one: _array(values[one], view.columns[one].type) for one in stored if one != CONTENT}
     if CONTENT in stored:
@@ -171,9 +156,9 @@ def read_view(transaction: Transaction, name: str, sweep_id: int, columns: Seque
     return pa.table([found[one] for one in names], schema=pa.schema([view.schema.field(one) for one in names]))
 
 
-def read_pointers(transaction: Transaction, sweep_id: int) -> pa.Table:
+def read_pointers(asking: Asking, sweep_id: int) -> pa.Table:
     """The pointers of the sweep's done jobs: `job`, `attempt`, `publication`, `kind`, in order of registration."""
-    rows = transaction.quick(POINTERS, {"sweep": sweep_id})
+    rows = looking.pointers(asking, sweep_id)
     schema = pa.schema([VIEWS["jobs"].schema.field(name) for name in ("job", "attempt", "publication", "kind")])
     columns = [column([row[place] for row in rows], field.type) for place, field in enumerate(schema)]
     return pa.table(columns, schema=schema)

@@ -18,8 +18,9 @@ from db.rows import AgentRow, Change, Curve
 from db.standing import standing
 from db.states import State
 from orchestrator.blockage import blocked_words
+from orchestrator.layout import duration
 from orchestrator.lookout import Lookout, View, note_of
-from orchestrator.progress import AVERAGES, duration, rate_text, time_left
+from orchestrator.progress import AVERAGES, rate_text, time_left
 from reports.table import PRECISION_ORDER, precision_name
 
 COLOURS = {

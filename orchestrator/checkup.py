@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from db.home import Home
 from db.registry import Registry
+from orchestrator.children import ask_child
 from orchestrator.losses import lost_words
-from orchestrator.machine import probe
 from reports.sheet import Sheet, headings
 from sweeps.code import code_version
 from sweeps.datasets import DATASETS, ImageFolder
@@ -28,12 +29,19 @@ class Finding:
 
 def examine(home: Home) -> list[Finding]:
     """Every finding, in the order of a launch. Changes nothing."""
-    findings = [Finding(part="qsweep", ok=True, text=code_version())]
-    findings.append(_machine(home))
-    findings.append(_home(home))
-    findings.append(_registry(home))
-    findings += [_data(home, name) for name in DATASETS if name != ImageFolder.name]
-    return findings
+    named = [name for name in DATASETS if name != ImageFolder.name]
+    try:
+        found: dict[str, Any] | QsweepError = _probe(home, named)
+    except QsweepError as error:
+        found = error
+    findings = [Finding(part="qsweep", ok=True, text=code_version()), _machine(found), _home(home), _registry(home)]
+    return findings + [_data(name, found) for name in named]
+
+
+def _probe(home: Home, datasets: Sequence[str]) -> dict[str, Any]:
+    """What this machine has, and what is the matter with each data set: one process with torch says it all."""
+    arguments = ["--folder", str(home.data), "--apart", *datasets]
+    return ask_child("workers.probe", *arguments, failing="the probe of this machine")
 
 
 def finding_sheet(findings: Sequence[Finding]) -> Sheet:
@@ -45,12 +53,11 @@ def finding_sheet(findings: Sequence[Finding]) -> Sheet:
     )
 
 
-def _machine(home: Home) -> Finding:
-    try:
-        machine = probe(home, [], download=False)
-    except QsweepError as error:
-        return Finding(part="machine", ok=False, text=str(error))
-    text = f"{machine.gpus} GPUs, {machine.cores} cores: {machine.agents} agents; torch {machine.torch}"
+def _machine(found: dict[str, Any] | QsweepError) -> Finding:
+    if isinstance(found, QsweepError):
+        return Finding(part="machine", ok=False, text=str(found))
+    gpus, cores = len(found["gpus"]), found["cores"]
+    text = f"{gpus} GPUs, {cores} cores: {gpus or cores} agents; torch {found['torch']}"
     return Finding(part="machine", ok=True, text=text)
 
 
@@ -76,10 +83,8 @@ def _registry(home: Home) -> Finding:
     return Finding(part="registry", ok=not lost, text="; ".join([f"{count} sweeps", *lost]), needed=False)
 
 
-def _data(home: Home, name: str) -> Finding:
+def _data(name: str, found: dict[str, Any] | QsweepError) -> Finding:
     needed = DATASETS[name].folder is None
-    try:
-        probe(home, [name], download=False)
-    except QsweepError as error:
-        return Finding(part=name, ok=False, text=str(error), needed=needed)
-    return Finding(part=name, ok=True, text="found, fingerprint verified", needed=needed)
+    problem = str(found) if isinstance(found, QsweepError) else found["problems"][name]
+    text = problem or "found, fingerprint verified"
+    return Finding(part=name, ok=problem is None, text=text, needed=needed)

@@ -1,7 +1,9 @@
-"""The command line: `qsweep`. Commands import what they need when they run, so that help is quick."""
+"""The command line: `qsweep`. Commands import what they need when they run, so that none waits for another's."""
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 import warnings
@@ -10,34 +12,27 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.commands import act, answer, ask, care, carry, distort, landscape, look, run, tune
-from orchestrator.literal import make_literal
+from orchestrator.ondemand import CommandsOnDemand
 from orchestrator.terminal import outlets
-from sweeps.code import release
 from sweeps.errors import LostResults, QsweepError
+
+MANY_OBJECTS = 100_000
+"""New objects at which the garbage collector looks through them. Imports make nearly as many, and all of these stay."""
 
 app = typer.Typer(
     name="qsweep",
+    cls=CommandsOnDemand,
     help="Paper-sized sweeps of quantized trainings: run every one, lose nothing, answer with the paper's tables.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
-ask.add_to(app)
-run.add_to(app)
-carry.add_to(app)
-tune.add_to(app)
-look.add_to(app)
-act.add_to(app)
-answer.add_to(app)
-landscape.add_to(app)
-distort.add_to(app)
-care.add_to(app)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from sweeps.code import release
+
         typer.echo(f"qsweep {release()}")
         raise typer.Exit
 
@@ -64,15 +59,20 @@ def options(
             os.environ[variable] = str(value)
 
 
-make_literal(app)
-
-
 def main() -> None:
     """Run the command line; errors of qsweep's own become one message and their exit code."""
+    gc.set_threshold(MANY_OBJECTS)
+    atexit.register(_leave)
     with outlets(), warnings.catch_warnings():
         warnings.simplefilter("always", LostResults)
         warnings.showwarning = _say  # type: ignore[assignment]  # its parameters have names that nobody uses
         _run()
+
+
+def _leave() -> None:
+    """Spares Python, when it ends, to go through all that was imported. DuckDB complains of objects that stay."""
+    if "duckdb" not in sys.modules:
+        gc.freeze()
 
 
 def _say(message: Warning | str, category: type[Warning], *where: object) -> None:

@@ -6,8 +6,6 @@ import socket
 import time
 from collections.abc import Callable
 
-import psutil
-
 from db.clock import machine_id, process_started
 from db.registry import Registry
 from db.rows import AgentRow
@@ -46,6 +44,8 @@ def is_seen_from_here(agent: AgentRow) -> bool:
 
 def is_alive(pid: int, started: float) -> bool:
     """Whether the process that had this number and start time still runs."""
+    import psutil
+
     try:
         same = abs(process_started(pid) - started) < 0.5
         return same and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

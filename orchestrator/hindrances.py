@@ -6,7 +6,7 @@ import socket
 
 from db.registry import Registry
 from db.rows import Scope
-from orchestrator.progress import duration
+from orchestrator.layout import duration
 from orchestrator.upkeep import Look
 
 

@@ -15,8 +15,8 @@ from db.rows import AgentRow, AttemptRow, Curve, EventRow, JobRow
 from db.schema import KINDS
 from db.states import State
 from orchestrator.joblist import RESULTS, state_text
+from orchestrator.layout import duration
 from orchestrator.losses import Losses, lost_agents
-from orchestrator.progress import duration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo, TyperInfo
+
+from orchestrator.values import take_as_they_are
 
 TEXTS = ("help", "short_help", "epilog")
 
@@ -15,12 +16,20 @@ TEXTS = ("help", "short_help", "epilog")
 class LiteralCommand(TyperCommand):
     """A command whose texts Rich shows without reading markup in them."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        take_as_they_are(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super(LiteralCommand, _escaped(self)).format_help(ctx, formatter)
 
 
 class LiteralGroup(TyperGroup):
     """The same for a group of commands."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        take_as_they_are(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         shown = _escaped(self)
@@ -42,6 +51,8 @@ def make_literal(app: Any) -> None:
 
 def _escaped(command: Any) -> Any:
     """A copy in which Rich finds no markup."""
+    from rich.markup import escape  # here: only help needs it
+
     shown = copy.copy(command)
     for holder in (shown, *(params := [copy.copy(one) for one in command.params])):
         for name in TEXTS:

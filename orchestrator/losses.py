@@ -9,7 +9,7 @@ from db.registry import Registry
 from db.rows import AgentRow, Sweep
 from db.states import SweepState
 from orchestrator.deaths import is_dead_here
-from orchestrator.progress import duration
+from orchestrator.layout import duration
 
 
 def lost_agents(agents: Iterable[AgentRow]) -> dict[int, AgentRow]:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from db.home import Home
 from db.registry import Registry
 from db.rows import Calibration, JobRow
 from db.states import State
-from orchestrator.estimates import Basis, Speeds
+from orchestrator.layout import duration
 from orchestrator.machine import Machine
 from orchestrator.options import size_text
 from orchestrator.planner import CohortPlan, Plan, make_plan
-from orchestrator.progress import duration
 from orchestrator.selection import Selection
 from reports.sheet import Heading, Sheet
-from reports.speeds import ran_cohorts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +41,8 @@ class Outlook:
 
 def _basis_text(basis: str, share: float) -> str:
     """What an estimate rests on."""
+    from orchestrator.estimates import Basis
+
     if basis != Basis.GUESS:
         return f"{share:.0%} of the work {basis}"
     rough = "rough estimate" if share == 1 else f"{share:.0%} of the work a rough estimate"
@@ -75,20 +75,49 @@ def cohort_sheet(cohorts: Sequence[CohortPlan]) -> Sheet:
     )
 
 
-def look_ahead(home: Home, selection: Selection, machine: Machine, workers: int | None) -> Outlook:
-    """Plan what is not done yet of the selection. Changes nothing."""
+def known_jobs(home: Home, selection: Selection) -> dict[str, JobRow]:
+    """What the registry knows of the chosen jobs, in whatever sweep."""
     registry = Registry.open_if_present(home.registry)
-    known: dict[str, JobRow] = {}
+    if registry is None:
+        return {}
+    wanted = {job.identity for job in selection.chosen}
+    with registry:
+        rows = [row for sweep in registry.sweeps() for row in registry.jobs(sweep.id)]
+    return {row.identity: row for row in rows if row.identity in wanted}
+
+
+def is_done(selection: Selection, known: Mapping[str, JobRow]) -> bool:
+    """Whether every chosen job is done."""
+    done = _done(known)
+    return all(job.identity in done for job in selection.chosen)
+
+
+def _done(known: Mapping[str, JobRow]) -> set[str]:
+    return {identity for identity, row in known.items() if row.state is State.DONE}
+
+
+def nothing_ahead(selection: Selection) -> Outlook:
+    """The plan where every chosen job is done, on whatever machine."""
+    plan = Plan(cohorts=(), workers=0, disk=0.0, seconds=0.0, idle=0.0, basis={})
+    return Outlook(plan=plan, done=len(selection.chosen), notes=(), device="")
+
+
+def look_ahead(
+    home: Home, selection: Selection, machine: Machine, workers: int | None, known: Mapping[str, JobRow]
+) -> Outlook:
+    """Plan what is not done yet of the selection. Changes nothing."""
+    from orchestrator.estimates import Speeds  # here: where all is done, nobody looks at results
+    from reports.speeds import ran_cohorts
+
+    registry = Registry.open_if_present(home.registry)
 
     def recorded(shape: str) -> Calibration | None:
         if registry is None:
             return None
         return registry.find_calibration(shape=shape, device=machine.device, build=machine.torch)
 
+    done = _done(known)
     try:
-        if registry is not None:
-            known = _known(registry, selection)
-        done = {identity for identity, row in known.items() if row.state is State.DONE}
         plan = make_plan(
             [job for job in selection.chosen if job.identity not in done],
             workers=workers or machine.agents,
@@ -103,14 +132,6 @@ def look_ahead(home: Home, selection: Selection, machine: Machine, workers: int 
             registry.close()
     chosen_done = sum(job.identity in done for job in selection.chosen)
     return Outlook(plan=plan, done=chosen_done, notes=tuple(_notes(home, plan, machine)), device=machine.device)
-
-
-def _known(registry: Registry, selection: Selection) -> dict[str, JobRow]:
-    """What the registry knows of the chosen jobs, in whatever sweep."""
-    wanted = {job.identity for job in selection.chosen}
-    return {
-        row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id) if row.identity in wanted
-    }
 
 
 def _notes(home: Home, plan: Plan, machine: Machine) -> Iterator[str]:

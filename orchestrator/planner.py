@@ -6,12 +6,15 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from db.rows import Calibration
-from orchestrator.estimates import Basis, Speeds
 from sweeps.job import Job, Kind
 from sweeps.training import Training
 from workers.forms import default_form, known_form
+
+if TYPE_CHECKING:
+    from orchestrator.estimates import Basis, Speeds
 
 FLOAT = 4
 """Bytes of an fp32 number."""

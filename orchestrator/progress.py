@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.layout import tell
+from orchestrator.layout import duration, tell
 from reports.screen import paragraph
 from reports.table import PRECISION_ORDER, precision_name
 from sweeps.job import Job
@@ -167,16 +167,6 @@ def time_left(seconds: float | None, still_open: int) -> str:
     if seconds is None:
         return "time left: unknown"
     return f"time left: about {duration(max(seconds, 1.0))}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: `42 s`, `3 min 10 s`, `5 h 12 min`, `6 d 3 h`."""
-    whole = round(seconds)
-    for unit, size, lower, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size} {unit}" + (f" {rest} {lower}" if rest else "")
-    return f"{whole} s"
 
 
 def averages_table(progress: Progress) -> Table:

@@ -6,10 +6,8 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
-import sqlalchemy as sa
-
 from db.home import Home
-from db.urls import parse_url
+from db.urls import Address, parse_url
 from sweeps.errors import InputError
 
 SERVE = "qsweep db serve --dir /local/disk/qsweep --host 0.0.0.0"
@@ -23,18 +21,19 @@ def check_reach(home: Home, hosts: Iterable[str]) -> None:
     elsewhere = sorted(one for one in set(hosts) if not is_here(one))
     if not elsewhere:
         return
-    url = parse_url(home.registry)
+    registry = parse_url(home.registry)
     named = ", ".join(elsewhere[:3]) + (f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else "")
-    if url.get_backend_name() == "sqlite":
+    if registry.url is None:
         raise InputError(
             f"agents on other machines ({named}) can't share a SQLite file: its locks hold on one machine alone, "
             "and two agents would both believe that they hold a job",
-            place=f"registry {url.database}",
+            place=f"registry {registry.path}",
             allowed=f"start a Postgres with `{SERVE}` and pass the URL that it prints as --registry",
         )
-    if is_loopback(url):
+    if is_loopback(registry):
+        host = registry.url.host
         raise InputError(
-            f"agents on other machines ({named}) can't reach a registry at {url.host}, which is each machine itself",
+            f"agents on other machines ({named}) can't reach a registry at {host}, which is each machine itself",
             place="--registry",
             allowed=f"name this machine, {socket.gethostname()}, where the server has to listen (`{SERVE}` does)",
         )
@@ -46,8 +45,11 @@ def is_here(host: str) -> bool:
     return host in (own, "localhost") or host.partition(".")[0] == own.partition(".")[0]
 
 
-def is_loopback(url: sa.URL) -> bool:
-    """Whether a database URL names whichever machine reads it."""
+def is_loopback(registry: Address) -> bool:
+    """Whether the address of a database names whichever machine reads it."""
+    url = registry.url
+    if url is None:
+        return True
     host = url.host or str(url.query.get("host", ""))
     if host in ("", "localhost") or host.startswith("/"):
         return True

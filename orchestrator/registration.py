@@ -12,7 +12,7 @@ from db.rows import Sweep
 from db.states import State
 from orchestrator.selection import Selection
 from orchestrator.store import name_store
-from reports.answers import spec_of
+from reports.demands import spec_of
 from sweeps.errors import InputError
 from sweeps.spec import variant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.answers import check_answers
+from reports.demands import check_answers
 from sweeps.errors import InputError
 from sweeps.files import NAME, NAME_ALLOWED, read_sweep
 from sweeps.job import Job

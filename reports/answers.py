@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from db.rows import Sweep
 from db.schema import KINDS
-from reports.declaration import Declaration, declared_tables, paper_values, read_table, tables_of, with_medians
+from reports.declaration import Declaration, read_table, tables_of, with_medians
+from reports.demands import jobs_of
 from reports.distortion import NEEDED, make_distortion_table
 from reports.flatness import make_flatness_table
 from reports.formats import Format
@@ -16,34 +14,11 @@ from reports.outliers import LOSSES
 from reports.render import Layout, render_all
 from reports.source import Source
 from reports.table import Table, make_table
-from sweeps.errors import InputError, nearest
-from sweeps.spec import Spec, matching
+from sweeps.errors import InputError
+from sweeps.spec import Spec
 
 MEASURED = ["job", "diverged", "saturated", "value_init", "value_orig", "flatness", "weight_norm"]
 """Columns of `measures` that Tables 2 and 3 need."""
-
-
-def spec_of(sweep: Sweep) -> Spec:
-    """The resolved specification of a registered sweep."""
-    return Spec.from_json(sweep.spec, place=sweep.title)
-
-
-def check_answers(spec: Spec) -> None:
-    """Raise InputError if the sweep names a table, or a data set of the paper, that there is not."""
-    own = dict(spec.declarations)
-    for name in spec.tables:
-        if name not in own and name not in declared_tables():
-            place = f"{spec.place}: tables"
-            allowed = f"{nearest(name, declared_tables())} (or a file beside it, NAME.toml)"
-            raise InputError(f"there is no table {name!r}", place=place, allowed=allowed)
-    tables = tables_of(spec)
-    for table in tables:
-        _jobs(table, spec, f"{spec.place}: {table.name}: where")
-    known = {keys[0] for table in tables for keys in paper_values(table)}
-    if spec.compare_with is not None and spec.compare_with not in known:
-        place = f"{spec.place}: compare_with"
-        allowed = "allowed: " + (", ".join(sorted(known)) or "none without a table")
-        raise InputError(f"the paper has no {spec.compare_with!r}", place=place, allowed=allowed)
 
 
 def chosen_tables(spec: Spec, chosen: str | None) -> list[Declaration]:
@@ -95,19 +70,7 @@ def _made(source: Source, declaration: Declaration) -> Table:
     return make_table(
         declaration,
         heading=source.title,
-        jobs=_jobs(declaration, source.spec, f"{declaration.name}: where"),
+        jobs=jobs_of(declaration, source.spec, f"{declaration.name}: where"),
         results=source.read(declaration.kind, list(dict.fromkeys(columns))).to_pylist(),
         compare_with=source.spec.compare_with,
     )
-
-
-def _jobs(declaration: Declaration, spec: Spec, place: str) -> Mapping[str, Mapping[str, Any]]:
-    """The settings of every job of the sweep that the table is about. Raises InputError."""
-    if declaration.made_by != "means":
-        return {}
-    jobs = [job for job in spec.jobs() if job.kind is KINDS[declaration.kind].of]
-    try:
-        chosen = matching(jobs, declaration.where)
-    except InputError as error:
-        raise InputError(error.problem, place=place, allowed=error.allowed) from None
-    return {job.identity: job.settings() for job in chosen}

@@ -6,29 +6,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Any
 
 from sweeps.datasets import DataSet
+from sweeps.kinds import Kind as Kind
 from sweeps.measures import Measure, measure_content, measure_from, measure_settings
 from sweeps.models import Model
 from sweeps.optimizers import Optimizer
 from sweeps.quantizers import Quantizer
 from sweeps.settings import Setting
 from sweeps.training import Recipe, Training, component_contents, recipe_content, shared_content
-
-
-class Kind(StrEnum):
-    """What a job does. `train` makes a model; every other kind takes the model of its parent.
-
-    `measure` searches for its flatness, `corrupt` judges it by corrupted images.
-    """
-
-    TRAIN = "train"
-    MEASURE = "measure"
-    CORRUPT = "corrupt"
-
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
@@ -54,9 +42,9 @@ class Job:
         training = self.training
         parts = dict(_encoded(training.data, training.model, training.optimizer, training.quantizer))
         parts |= {"kind": f'"{self.kind.value}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
-        parts["recipe"] = _dumps(recipe_content(training.recipe))
+        parts["recipe"] = _encoded_recipe(training.recipe)
         if self.measure is not None:
-            parts["measure"] = _dumps(measure_content(self.measure))
+            parts["measure"] = _encoded_measure(self.measure)
         text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
         return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
 
@@ -106,6 +94,16 @@ class Job:
 def _encoded(data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None) -> Mapping[str, str]:
     """The canonical JSON of what most of a million jobs have in common, part by part."""
     return {name: _dumps(part) for name, part in component_contents(data, model, optimizer, quantizer).items()}
+
+
+@lru_cache(maxsize=1024)
+def _encoded_recipe(recipe: Recipe) -> str:
+    return _dumps(recipe_content(recipe))
+
+
+@lru_cache(maxsize=1024)
+def _encoded_measure(measure: Measure) -> str:
+    return _dumps(measure_content(measure))
 
 
 @lru_cache(maxsize=1024)

@@ -69,6 +69,27 @@ def build(component: type[Component], given: Mapping[str, Any], *, place: str | 
     Raises InputError, with the place, the value and what is allowed, for a wrong type, a value out of
     range or a missing setting.
     """
+    names = _names(cast("Hashable", component))
+    given = {name: given[name] for name in names if name in given}
+    try:
+        key = tuple((name, _types(value), value) for name, value in given.items())
+        return cast("Component", _built(cast("Hashable", component), key))
+    except (InputError, TypeError):  # TypeError: a list can't be looked up
+        return _build(component, given, place)
+
+
+# The components of a grid's jobs are few. By their types too: to a dictionary, True and 1.0 are 1.
+@functools.lru_cache(maxsize=4096)
+def _built(component: Any, given: tuple[tuple[str, tuple[type[Any], ...], Any], ...]) -> Any:
+    return _build(component, {name: value for name, _, value in given}, None)
+
+
+def _types(value: Any) -> tuple[type[Any], ...]:
+    """The type of a value, and those of the members of a list."""
+    return (tuple, *map(type, value)) if isinstance(value, tuple) else (type(value),)
+
+
+def _build(component: type[Component], given: Mapping[str, Any], place: str | None) -> Component:
     values: dict[str, Setting] = {}
     for name, hint, rule, has_default in _declared(cast("Hashable", component)):
         if name in given:

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sweeps.errors import InputError, nearest
@@ -68,6 +69,11 @@ class Spec:
 
     def jobs(self) -> list[Job]:
         """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
+        return list(self._jobs)
+
+    @cached_property
+    def _jobs(self) -> tuple[Job, ...]:
+        """What `jobs` answers, expanded once."""
         given = {*dict(self.fixed), *(axis.name for axis in self.axes)}
         if unknown := sorted(given - Training.known()):
             allowed = nearest(unknown[0], Training.known())
@@ -76,13 +82,15 @@ class Spec:
         for point in self._points():
             job = Job(training=Training.from_settings(point, place=self.place))
             jobs.setdefault(job.identity, job)
-        if idle := [axis.name for axis in self.axes if axis.name in self.unused()]:
+        unused = self.unused()
+        if idle := [axis.name for axis in self.axes if axis.name in unused]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
+        measures = self.declared_measures() if jobs else []
         for parent in list(jobs.values()):
-            for measure in self.declared_measures():
+            for measure in measures:
                 job = self.child(parent, measure)
                 jobs.setdefault(job.identity, job)
-        return list(jobs.values())
+        return tuple(jobs.values())
 
     def child(self, parent: Job, measure: Measure) -> Job:
         """The job that takes this measure of the parent's model. Raises InputError."""
@@ -125,8 +133,13 @@ class Spec:
 
     def unused(self) -> list[str]:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
-        used: set[str] = set().union(*(Training.uses(point) for point in self._points()))
-        return [name for name in (*dict(self.fixed), *(axis.name for axis in self.axes)) if name not in used]
+        return list(self._unused)
+
+    @cached_property
+    def _unused(self) -> tuple[str, ...]:
+        used: set[str] = set().union(*{Training.uses(point) for point in self._points()})
+        given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        return tuple(name for name in given if name not in used)
 
     def _points(self) -> Iterator[dict[str, Any]]:
         """The grid's points. An axis that depends on another comes right after that one."""

@@ -152,16 +152,9 @@ class Training:
     @staticmethod
     def uses(given: Mapping[str, Any]) -> frozenset[str]:
         """The names of the settings that `from_settings` reads, given these families."""
-        names = {"data", "model", "optimizer", "quantizer", "bits", *names_of(Recipe)}
-        used: dict[str, Mapping[str, type[Any]]] = {"model": MODELS, "optimizer": OPTIMIZERS}
-        if given.get("data") == ImageFolder.name:
-            names.update(names_of(ImageFolder))
-        if given.get("bits") != FULL_PRECISION:
-            used["quantizer"] = QUANTIZERS
-        for key, families in used.items():
-            family = families.get(given.get(key, "lsq"))
-            names.update(names_of(family) if family else ())
-        return frozenset(names)
+        folder, full = given.get("data") == ImageFolder.name, given.get("bits") == FULL_PRECISION
+        families = (given.get(key, "lsq") for key in ("model", "optimizer", "quantizer"))
+        return _used(folder, full, *map(str, families))
 
     @staticmethod
     def known() -> frozenset[str]:
@@ -220,6 +213,16 @@ class Training:
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
         return shared_content(self.data, self.model, self.recipe)
+
+
+@lru_cache(maxsize=1024)  # asked of each point of a grid
+def _used(folder: bool, full: bool, model: str, optimizer: str, quantizer: str) -> frozenset[str]:
+    """What `Training.uses` answers for these families, and a folder of images or full precision."""
+    families: list[type[Any] | None] = [Recipe, MODELS.get(model), OPTIMIZERS.get(optimizer)]
+    families += [ImageFolder] if folder else []
+    families += [] if full else [QUANTIZERS.get(quantizer)]
+    own = ("data", "model", "optimizer", "quantizer", "bits")
+    return frozenset(own).union(*(names_of(one) for one in families if one is not None))
 
 
 @lru_cache(maxsize=1024)  # most of a million jobs differ in the recipe only

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--distortions", type=json.loads, default=[], help="settings, whose corrupted images are checked"
     )
+    parser.add_argument("--apart", action="store_true", help="say of each named data set what is the matter with it")
     parser.add_argument("datasets", nargs="*", choices=[*DATASETS, []], help="data sets to read and check")
     given = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,6 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
+    if given.apart:
+        found["problems"] = {name: _problem(DATASETS[name], given) for name in given.datasets}
+        given.datasets = []
     try:
         trainings = [Training.from_settings(settings) for settings in given.trainings]
         needed = dict.fromkeys([*(DATASETS[name] for name in given.datasets), *(one.data for one in trainings)])
@@ -57,6 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
         found |= packed(error)
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
+
+
+def _problem(data: DataSet, given: argparse.Namespace) -> str | None:
+    """What is the matter with a data set; None if it can be read."""
+    try:
+        find(data, given.folder, download=given.download)
+    except QsweepError as error:
+        return str(error)
+    return None
 
 
 def _check_trees(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from db.bundles import BACKEND as BUNDLE
 from db.home import Home
+from db.looking import BUNDLE
 from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.children import child_environment

@@ -72,20 +72,26 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
+    from orchestrator.arrow import spare_pandas
+
+    spare_pandas()
     from orchestrator.layout import say, show
     from orchestrator.machine import probe
-    from orchestrator.outlook import cohort_sheet, look_ahead
+    from orchestrator.outlook import cohort_sheet, is_done, known_jobs, look_ahead, nothing_ahead
     from orchestrator.selection import read_selection
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit)
     place = home_of(home, registry, data)
-    machine = probe(place, [], download=False)
-    ahead = look_ahead(place, selection, machine, workers)
+    known = known_jobs(place, selection)
+    if not as_json and is_done(selection, known):
+        ahead = nothing_ahead(selection)
+    else:
+        ahead = look_ahead(place, selection, probe(place, [], download=False), workers, known)
     made = ahead.plan
     if as_json:
         from dataclasses import asdict
 
-        content = {"sweep": selection.title, "jobs": made.jobs, "done": ahead.done, "device": machine.device}
+        content = {"sweep": selection.title, "jobs": made.jobs, "done": ahead.done, "device": ahead.device}
         write_json(content | asdict(made) | {"notes": ahead.notes})
         return
     say(f"{selection.title}: {len(selection.chosen)} of {len(selection.jobs)} jobs, {ahead.done} of them done")

@@ -213,6 +213,9 @@ def jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the jobs of a sweep: their states, what they found, and their settings."""
+    from orchestrator.arrow import spare_pandas
+
+    spare_pandas()
     from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
     from orchestrator.losses import lost_agents
     from reports.source import RegistrySource, warn_of_losses

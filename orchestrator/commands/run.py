@@ -131,12 +131,14 @@ def launch(
     data: DataOption = None,
 ) -> None:
     """Register what is missing of a sweep, run it, show progress, end with its tables. Run it again to resume."""
+    from orchestrator.arrow import spare_pandas
     from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
     from orchestrator.layout import tell
     from orchestrator.screen import Screen
     from orchestrator.selection import read_selection
 
+    spare_pandas()
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     place = home_of(home, registry, data)
     console = Screen()
@@ -192,7 +194,7 @@ def resume(
     from orchestrator.screen import Screen
     from orchestrator.starts import fleet_size, recorded
     from orchestrator.tuning.run import Ground
-    from reports.answers import spec_of
+    from reports.demands import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)

@@ -15,7 +15,7 @@ from db.results import ResultStore
 from db.rows import JobRow, Sweep
 from db.states import State
 from orchestrator.layout import counted
-from reports.answers import spec_of
+from reports.demands import spec_of
 from reports.sheet import Sheet, headings
 from reports.table import precision_name
 from sweeps.errors import LostResults

@@ -31,7 +31,7 @@ from orchestrator.selection import Selection
 from orchestrator.tuning.scratch import check_scratch, told_if_full
 from orchestrator.tuning.space import Space, drawn_jobs
 from orchestrator.watch import Interrupted
-from reports.answers import spec_of
+from reports.demands import spec_of
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Job, Kind
 from sweeps.spec import matching

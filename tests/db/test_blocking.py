@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from db.bundles import BACKEND
+from db.looking import BUNDLE
 from db.registry import Registry
 from db.rows import Finished, Sweep
 from db.states import FailureClass, Obstacle, State
@@ -47,7 +47,7 @@ def test_measures_of_a_training_that_is_away_cancelled_or_paused_are_blocked(reg
     registry.register(other.id, [theirs])
     registry.register(sweep.id, [away, *children(away, 2), *children(theirs, 1)])
     (row,) = [one for one in registry.jobs(sweep.id) if one.identity == away.identity]
-    holder = registry.enlist(agent_info(backend=BACKEND))
+    holder = registry.enlist(agent_info(backend=BUNDLE))
     registry.pack(holder, "far", [row.id])
     registry.send_away(holder, "far", "token")
     assert found(registry, sweep) == {away.identity: (2, Obstacle.AWAY)}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from db.bundles import BACKEND
 from db.errors import LeaseLost
+from db.looking import BUNDLE
 from db.registry import Registry
 from db.rows import Cancelled, Claim, Finished, Scope, Sweep
 from db.states import AgentState, FailureClass, State
@@ -24,7 +24,7 @@ def finished(claims: list[Claim]) -> list[Finished]:
 
 
 def packed(registry: Registry, sweep: Sweep, token: str = "token") -> tuple[int, list[Claim]]:
-    holder = registry.enlist(agent_info(boot_id="now", backend=BACKEND))
+    holder = registry.enlist(agent_info(boot_id="now", backend=BUNDLE))
     claims = registry.pack(holder, "far.zip", [row.id for row in registry.jobs(sweep.id)])
     registry.send_away(holder, "far.zip", token)
     return holder, claims
@@ -49,7 +49,7 @@ def test_a_bundle_takes_what_waits_and_nothing_else(registry: Registry, sweep: S
 
 def test_packing_again_after_a_lost_answer_finds_the_same_bundle(registry: Registry, sweep: Sweep) -> None:
     registry.register(sweep.id, trained(2))
-    holder = registry.enlist(agent_info(backend=BACKEND))
+    holder = registry.enlist(agent_info(backend=BUNDLE))
     claims = registry.pack(holder, "far.zip", [1, 2])
     assert len(claims) == 2
     assert registry.pack(holder, "far.zip", [1, 2]) == claims
@@ -64,7 +64,7 @@ def test_what_is_being_packed_comes_back_when_its_packer_dies(
     registry: Registry, sweep: Sweep, execute: Execute
 ) -> None:
     registry.register(sweep.id, trained(2))
-    holder = registry.enlist(agent_info(backend=BACKEND))
+    holder = registry.enlist(agent_info(backend=BUNDLE))
     registry.pack(holder, "far.zip", [1, 2])
     assert registry.bundles() == []
     assert registry.counts(sweep.id).away == 0
@@ -81,7 +81,7 @@ def test_what_is_being_packed_comes_back_when_its_packer_dies(
 
 def test_packing_that_is_given_up_queues_its_jobs_at_once(registry: Registry, sweep: Sweep) -> None:
     registry.register(sweep.id, trained(2))
-    holder = registry.enlist(agent_info(backend=BACKEND))
+    holder = registry.enlist(agent_info(backend=BUNDLE))
     registry.pack(holder, "far.zip", [1, 2])
     assert registry.recall(holder) == 2
     assert len(claim(registry, registry.enlist(agent_info()))) == 2
@@ -152,7 +152,7 @@ def test_a_child_leaves_with_its_parent_or_after_it(registry: Registry, sweep: S
         holder, claims = packed(registry, sweep)
         assert [(one.job_id, one.parent.attempt) for one in claims if one.parent] == [(2, 1)]
         return
-    assert registry.pack(registry.enlist(agent_info(backend=BACKEND)), "far", [2]) == []
+    assert registry.pack(registry.enlist(agent_info(backend=BUNDLE)), "far", [2]) == []
     holder, claims = packed(registry, sweep)
     assert [one.job_id for one in claims] == [1, 2]
     assert registry.finish(holder, finished(claims)).jobs == {1, 2}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from db.home import Home
-from db.urls import parse_url, shown
+from db.urls import parse_url
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
 from orchestrator.backends.local import worker_environment
 from orchestrator.backends.slurm import commands, queue
@@ -103,7 +103,7 @@ class SlurmBackend(Backend):
         pilot = Pilot(
             home=str(fleet.home.root),
             data=str(fleet.home.data),
-            registry=shown(parse_url(fleet.home.registry)),
+            registry=parse_url(fleet.home.registry).shown,
             scope=fleet.scope,
             code=fleet.code,
             lease=fleet.lease,

@@ -20,7 +20,7 @@ from db.errors import RegistryUnavailable
 from db.home import Home
 from db.registry import Registry
 from db.rows import Scope
-from db.urls import parse_url, shown
+from db.urls import parse_url
 from orchestrator.backends.slurm import commands
 from orchestrator.supervisor import PASSED_ON, stay, supervise
 from orchestrator.upkeep import End
@@ -66,7 +66,7 @@ class Pilot:
 
     def _home(self) -> Home:
         url = os.environ.get("QSWEEP_REGISTRY")
-        if url is None or shown(parse_url(url)) != self.registry:
+        if url is None or parse_url(url).shown != self.registry:
             raise InputError(
                 "the environment of the launch did not reach the node",
                 place="QSWEEP_REGISTRY",

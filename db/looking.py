@@ -1,0 +1,155 @@
+"""Looking at the registry (law 5), in plain SQL: nothing here changes a row, waits for a writer or needs SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from db.asking import Asking, named
+from db.naming import meant
+from db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
+from db.states import AgentState, FailureClass, State, SweepState
+from sweeps.kinds import Kind
+
+BUNDLE = "bundle"
+"""The backend of a bundle's holder."""
+NO_LEASE = 0.0
+"""The lease of a holder that has left: before that it is an agent like any other, alive by its heartbeat."""
+BOOLEANS = ("wanted", "blocked", "alone", "diverged")
+"""Columns of jobs that are true or false."""
+SWEEP = {name: name for name in Sweep.__dataclass_fields__}
+JOB = {name: f"jobs.{name}" for name in JobRow.__dataclass_fields__} | {"error": "coalesce(attempts.error, '')"}
+FROM_JOBS = (
+    "FROM jobs LEFT OUTER JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt "
+    "JOIN sweep_jobs ON sweep_jobs.job_id = jobs.id"
+)
+AGENT = {name: name for name in AgentRow.__dataclass_fields__} | {
+    "expired": "state = 'alive' AND (expires < {moment} OR clock != {boot})",
+    "overdue": "CASE WHEN clock = {boot} THEN {moment} - expires ELSE {wall} - beat_at - lease END",
+}
+CHOSEN = "SELECT job_id FROM selections WHERE selection = :selection"
+
+
+def find_sweep(asking: Asking, text: str) -> Sweep:
+    of_name = sweeps(asking, name=text.partition("@")[0])
+    return meant(text, of_name or sweeps(asking))
+
+
+def sweeps(asking: Asking, *, name: str | None = None) -> list[Sweep]:
+    condition = "" if name is None else "AND name = :name"
+    rest = f"FROM sweeps WHERE state != 'deleted' {condition} ORDER BY launched_at DESC, id DESC"
+    rows = named(asking, SWEEP, rest, {"name": name})
+    return [sweep_row(row) for row in rows]
+
+
+def sweep_row(values: Mapping[str, Any]) -> Sweep:
+    """A sweep from the values of its columns, among others."""
+    own = {name: values[name] for name in SWEEP}
+    return Sweep(**(own | {"state": SweepState(values["state"])}))
+
+
+def counts(asking: Asking, sweep_id: int, selection: int | None) -> Counts:
+    """Most jobs are counted in the index of their home sweep alone; only shared and selected ones are looked up."""
+    columns = "jobs.state, jobs.diverged"
+    values = {"sweep": sweep_id}
+    wheres = [
+        "FROM jobs WHERE jobs.home = :sweep",
+        "FROM jobs JOIN sweep_jobs ON sweep_jobs.job_id = jobs.id "
+        "WHERE sweep_jobs.sweep_id = :sweep AND sweep_jobs.shared = TRUE",
+    ]
+    if selection is not None:
+        values["selection"] = selection
+        wheres = [f"FROM jobs WHERE jobs.id IN ({CHOSEN})"]
+    found: dict[str, int] = {}
+    for where in wheres:
+        for state, diverged, jobs in asking.ask(f"SELECT {columns}, count(*) {where} GROUP BY {columns}", values):
+            found[state] = found.get(state, 0) + jobs
+            if diverged:
+                found["diverged"] = found.get("diverged", 0) + jobs
+    return Counts(**found, away=_away(asking, values) if found.get("running") else 0)
+
+
+def _away(asking: Asking, values: Mapping[str, Any]) -> int:
+    """How many of the running jobs a bundle holds."""
+    chosen = f"AND jobs.id IN ({CHOSEN})" if "selection" in values else ""
+    ((count,),) = asking.ask(
+        "SELECT count(*) FROM jobs JOIN agents ON agents.id = jobs.agent_id "
+        "JOIN sweep_jobs ON sweep_jobs.job_id = jobs.id "
+        f"WHERE jobs.state = 'running' AND agents.state = 'away' AND sweep_jobs.sweep_id = :sweep {chosen}",
+        values,
+    )
+    return int(count)
+
+
+def jobs(asking: Asking, sweep_id: int, state: State | None, selection: int | None, limit: int | None) -> list[JobRow]:
+    conditions, values = ["sweep_jobs.sweep_id = :sweep"], dict[str, Any]({"sweep": sweep_id})
+    if state is not None:
+        conditions.append("jobs.state = :state")
+        values["state"] = state.value
+    if selection is not None:
+        conditions.append(f"jobs.id IN ({CHOSEN})")
+        values["selection"] = selection
+    rest = f"{FROM_JOBS} WHERE {' AND '.join(conditions)} ORDER BY sweep_jobs.job_id"
+    if limit is not None:
+        rest += " LIMIT :limit"
+        values["limit"] = limit
+    return [job_row(row) for row in named(asking, JOB, rest, values)]
+
+
+def job_row(values: dict[str, Any]) -> JobRow:
+    """A job from the values of its columns."""
+    failure = values["failure_class"]
+    values["failure_class"] = None if failure is None else FailureClass(failure)
+    values["state"] = State(values["state"])
+    return JobRow(**(values | {name: bool(values[name]) for name in BOOLEANS}))
+
+
+def agents(asking: Asking, state: AgentState | None) -> list[AgentRow]:
+    where = "" if state is None else "WHERE state = :state"
+    rows = named(asking, AGENT, f"FROM agents {where} ORDER BY id", {"state": state and state.value})
+    return [AgentRow(**(row | {"state": AgentState(row["state"]), "expired": bool(row["expired"])})) for row in rows]
+
+
+def bundles(asking: Asking) -> list[BundleRow]:
+    """All that ever left, the oldest first."""
+    columns = {
+        "id": "id", "name": "note", "token": "boot_id", "state": "state", "packed_at": "enlisted_at",
+        "jobs": "(SELECT count(*) FROM jobs WHERE jobs.state = 'running' AND jobs.agent_id = agents.id)",
+    }  # fmt: skip
+    rest = "FROM agents WHERE backend = :backend AND lease = :lease ORDER BY id"
+    rows = named(asking, columns, rest, {"backend": BUNDLE, "lease": NO_LEASE})
+    return [BundleRow(**(row | {"state": AgentState(row["state"])})) for row in rows]
+
+
+def committed(asking: Asking, sweep_id: int) -> list[Committed]:
+    return [
+        Committed(job=job, attempt=attempt, publication=publication, kind=Kind(kind))
+        for job, attempt, publication, kind in pointers(asking, sweep_id)
+    ]
+
+
+def pointers(asking: Asking, sweep_id: int) -> Sequence[tuple[str, int, str, str]]:
+    """Of each done job of the sweep, in order of registration: itself, its attempt, its publication and its kind."""
+    rows: list[tuple[str, int, str, str]] = asking.ask(
+        "SELECT jobs.identity, jobs.attempt, jobs.publication, jobs.kind "
+        "FROM sweep_jobs JOIN jobs ON jobs.id = sweep_jobs.job_id "
+        "WHERE sweep_jobs.sweep_id = :sweep AND jobs.state = 'done' ORDER BY sweep_jobs.job_id",
+        {"sweep": sweep_id},
+    )
+    return rows
+
+
+def counted(asking: Asking) -> list[tuple[Kind, str, str | None]]:
+    """Of each done job: its kind, the publication of its results, and the file of its kept model."""
+    rows = asking.ask("SELECT kind, publication, model_file FROM jobs WHERE state = 'done'")
+    return [(Kind(kind), publication, model) for kind, publication, model in rows]
+
+
+def publications(asking: Asking) -> set[str]:
+    return {one for (one,) in asking.ask("SELECT DISTINCT publication FROM jobs WHERE publication IS NOT NULL")}
+
+
+def store(asking: Asking) -> StoreRow | None:
+    """Where the registry's results lie; None if no launch has said so yet."""
+    rows = asking.ask("SELECT identity, place, host FROM store")
+    return StoreRow(identity=rows[0][0], place=rows[0][1], host=rows[0][2]) if rows else None

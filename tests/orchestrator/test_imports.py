@@ -1,0 +1,100 @@
+"""What a command that only looks imports: each of these packages would take longer than its answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import orchestrator.cli
+from orchestrator.arrow import spare_pandas
+from orchestrator.ondemand import HOLDERS, MODULES, made
+from sweeps.errors import InputError
+from sweeps.job import Job
+from sweeps.training import Training
+from tests.reports.made import home_at, launch, work
+
+LOUD = """
+import sys
+from orchestrator.cli import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=open(sys.argv[0], "w"))
+"""
+HEAVY = ("torch", "pandas", "scipy", "statsmodels", "matplotlib", "sqlalchemy", "alembic", "psycopg", "ray", "rich")
+ARROW = ("pyarrow", "numpy", "duckdb")
+CONVERTING = ("pydantic", "psutil")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a finished sweep."""
+    folder = tmp_path_factory.mktemp("imports")
+    return work(launch(home_at(folder))).home.root
+
+
+@pytest.mark.parametrize(
+    ("words", "spared"),
+    [
+        (("--version",), (*HEAVY, *ARROW, *CONVERTING, "db.registry", "reports")),
+        (("status",), (*HEAVY, *ARROW, *CONVERTING, "sweeps.training")),
+        (("jobs", "made"), (*HEAVY, "duckdb", *CONVERTING)),
+        (("sweeps",), (*HEAVY, *ARROW, "db.registry")),
+        (("plan", "made.toml"), (*HEAVY, "duckdb", "pyarrow.parquet", "reports.source")),
+        (("tables", "made"), (*HEAVY, "duckdb")),
+        (("query", "SELECT bits, avg(train_loss) FROM runs GROUP BY bits"), HEAVY),
+    ],
+    ids=("version", "status", "jobs", "sweeps", "plan", "tables", "query"),
+)
+def test_a_command_that_looks_imports_only_what_it_needs(
+    root: Path, tmp_path: Path, words: tuple[str, ...], spared: tuple[str, ...]
+) -> None:
+    loaded = tmp_path / "loaded"
+    code = LOUD.replace("sys.argv[0]", repr(str(loaded)))
+    subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=root.parent,
+        env={**os.environ, "QSWEEP_HOME": str(root), "PYTHONPATH": str(Path(orchestrator.cli.__file__).parents[1])},
+        check=True,
+        capture_output=True,
+    )
+    assert set(loaded.read_text().split()).intersection(spared) == set()
+
+
+def test_the_python_interface_imports_nothing_heavy() -> None:
+    code = "import qsweep, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert set(loaded).intersection((*HEAVY, *ARROW, *CONVERTING, "typer", "db.registry")) == set()
+
+
+def test_every_command_is_found_where_it_is_made() -> None:
+    assert {module: tuple(made(module)) for module in MODULES} == MODULES
+    assert set(HOLDERS) == {name for names in MODULES.values() for name in names}
+
+
+def test_a_data_frame_is_there_for_who_wants_one_after_all() -> None:
+    code = (
+        "from orchestrator.arrow import spare_pandas; spare_pandas(); import pyarrow as pa, sys; "
+        "assert 'pandas' not in sys.modules; print(pa.table({'a': [1, 2]}).to_pandas()['a'].sum())"
+    )
+    asked = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert asked.stdout == "3\n"
+    spare_pandas()  # where it is imported already, nothing is spared
+
+
+def test_components_that_are_built_once_are_told_apart_by_the_types_of_their_settings() -> None:
+    settings = {
+        "data": "digits", "model": "nin", "width": 2, "depth": 2, "channels_per_width": 2, "bits": 4,
+        "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "epochs": 3, "batch_size": 64,
+        "milestones": (1,), "lr_factor": 0.1,
+    }  # fmt: skip
+    whole = Training.from_settings(settings)
+    assert Job(training=Training.from_settings(dict(settings))).identity == Job(training=whole).identity
+    for name, value in (("milestones", (True,)), ("milestones", (1.0,)), ("epochs", 3.0), ("width", True)):
+        with pytest.raises(InputError, match=re.escape(name)):
+            Training.from_settings(settings | {name: value})
