@@ -83,6 +83,7 @@ class Database:
         """What a transaction raises when the database refuses it."""
         self._spare: list[sa.Connection] = []
         self._spare_askers: list[sqlite3.Connection] = []
+        self._pulse: sqlite3.Connection | None = None
         if self.address.path is not None:
             path = self.address.path
             if path.exists() and not is_writable(path):
@@ -130,6 +131,9 @@ class Database:
             self._spare.pop().close()
         while self._spare_askers:
             self._spare_askers.pop().close()
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
         if "engine" in vars(self):
             self.engine.dispose()
         if self._readable is not None:
@@ -173,6 +177,15 @@ class Database:
     def glance(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers by a single statement, which needs no transaction."""
         return self._patiently(lambda again: self._once(Mode.GLANCE, work, again))
+
+    def pulse(self) -> int | None:
+        """A number that is another one once anybody has changed something; None where it would cost a query."""
+        if self.dialect != "sqlite":
+            return None
+        if self._pulse is None:
+            self._pulse = _sqlite_connection(self._file)
+        pulse = self._pulse
+        return int(self._patiently(lambda again: pulse.execute("PRAGMA data_version").fetchone()[0]))
 
     def _patiently(self, once: Callable[[bool], Answer]) -> Answer:
         """What `once` answers, which is told whether it is asked again."""

@@ -125,7 +125,15 @@ class _Files:
 
 def _begun(home: Home) -> Iterator[tuple[Garbage, float]]:
     """Temporary files and folders outside of results, models and checkpoints, and when they were written."""
-    for folder in (home.root, home.weights, home.starts, home.code, home.corruptions, *_folders(home.corruptions)):
+    for folder in (
+        home.root,
+        home.weights,
+        home.starts,
+        home.probes,
+        home.code,
+        home.corruptions,
+        *_folders(home.corruptions),
+    ):
         for path in _entries(folder):
             if TEMPORARY.fullmatch(path.name):
                 try:

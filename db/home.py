@@ -75,6 +75,11 @@ class Home:
         """Records of what was started on clusters."""
         return self.root / "starts"
 
+    @property
+    def probes(self) -> Path:
+        """What is known of the machines that this home is used on."""
+        return self.root / "probes"
+
     def check(self) -> None:
         """Raise InputError if this home can't be used. Changes nothing."""
         stamp = self.root / "VERSION"

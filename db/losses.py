@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from db.columns import column, text
 from db.home import Home
 from db.registry import Registry
 from db.results import DamagedResults, ResultStore, VanishedResults
@@ -41,26 +42,26 @@ def read_sound(
         return store.read(kind, pointers, columns), []
     except DamagedResults:
         lost = list(find_lost(store, pointers, kinds=[kind]))
-    gone = pa.array([one.job for one in lost], pa.string())
+    gone = column([one.job for one in lost], pa.string())
     return store.read(kind, pointers.filter(pc.invert(pc.is_in(pointers["job"], value_set=gone))), columns), lost
 
 
 def find_lost(store: ResultStore, pointers: pa.Table, *, kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Lost]:
     """What these jobs lost, by reading every file that they point to, whole."""
     for name in kinds:
-        of_kind = pointers.filter(pc.equal(pointers["kind"], KINDS[name].of.value))
+        of_kind = pointers.filter(pc.equal(pointers["kind"], text(KINDS[name].of.value)))
         for publication in pc.unique(of_kind["publication"]).to_pylist():
-            theirs = of_kind.filter(pc.equal(of_kind["publication"], publication))
+            theirs = of_kind.filter(pc.equal(of_kind["publication"], text(publication)))
             yield from _lost_in(store, name, publication, theirs)
 
 
 def find_missing(store: ResultStore, pointers: pa.Table) -> Iterator[Lost]:
     """What these jobs lost as a look at the names of the files tells: one listing a kind, and no file is opened."""
     for name, kind in KINDS.items():
-        of_kind = pointers.filter(pc.equal(pointers["kind"], kind.of.value))
+        of_kind = pointers.filter(pc.equal(pointers["kind"], text(kind.of.value)))
         if not of_kind.num_rows:
             continue
-        there = pa.array(sorted(store.publications(name)), pa.string())
+        there = column(sorted(store.publications(name)), pa.string())
         missing = of_kind.filter(pc.invert(pc.is_in(of_kind["publication"], value_set=there)))
         for row in missing.to_pylist():
             yield Lost(job=row["job"], kind=name, file=store.path(name, row["publication"]), why="is gone")

@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
+from db.columns import column, table_of_rows, text
 from db.schema import KINDS, VERSION, Kind
 from sweeps.errors import InputError, QsweepError
 from sweeps.job import Kind as JobKind
 from sweeps.wholefiles import write_whole
 
-FILE = "__filename"
-"""The column in which Arrow names the file of each row."""
+FILE = "__file"
+"""The column of what is read that holds the place of each row's file."""
 IDENTITY = "STORE"
 """The file of a store by which its registry knows it again."""
 UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, KeyError)
@@ -79,7 +80,7 @@ class ResultStore:
         columns = KINDS[kind].columns
         unknown = set[str]().union(*(row.keys() for row in rows)) - set(columns.names)
         assert not unknown, f"{kind} has no columns {sorted(unknown)}"
-        self.write_table(kind, publication, pa.Table.from_pylist([dict(row) for row in rows], schema=columns))
+        self.write_table(kind, publication, table_of_rows(rows, columns))
 
     def write_table(self, kind: str, publication: str, table: pa.Table) -> None:
         """Publishes a table that has the columns of its kind."""
@@ -100,11 +101,10 @@ class ResultStore:
         The pointers are values or a table of them (`Registry.pointers`); each job stands there once. Raises
         DamagedResults.
         """
-        import pyarrow.dataset as ds  # here, because it takes half a second that those who only write can spare
-
         known = KINDS[kind]
         pointers = committed if isinstance(committed, pa.Table) else table_of(committed)
-        pointers = pointers.filter(pc.equal(pointers["kind"], known.of.value)).combine_chunks()
+        pointers = pointers.filter(pc.equal(pointers["kind"], text(known.of.value)))
+        pointers = pointers.combine_chunks()
         names = list(known.columns.names if columns is None else columns)
         schema = pa.schema([known.columns.field(name) for name in names])
         if not pointers.num_rows:
@@ -112,21 +112,41 @@ class ResultStore:
         wanted = dict.fromkeys(["job", "attempt", *names])
         publications = pc.unique(pointers["publication"]).to_pylist()
         paths = [self._path(kind, publication) for publication in publications]
-        # The schema given, a file that lacks a column has nulls in it, and one that has more loses the rest.
         try:
-            # To gather what is read of a file ahead pays where each read is a request, and costs more than small files.
-            ahead = not isinstance(self._files, fs.LocalFileSystem)
-            options = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=ahead)
-            parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
-            dataset = ds.dataset(paths, known.columns, parquet, self._files)
-            table = dataset.to_table([*wanted, FILE])
+            if isinstance(self._files, fs.LocalFileSystem):
+                parts = [self._read_columns(path, known, wanted, place) for place, path in enumerate(paths)]
+                table = pa.concat_tables(parts)
+            else:
+                table = self._read_together(paths, known, wanted)
         except FileNotFoundError as error:
             raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
         except UNREADABLE as error:
             raise DamagedResults(f"a results file can't be read: {error}") from None
-        files = pc.index_in(pointers["publication"], value_set=pa.array(publications, pa.string()))
-        counted = _counted(table, pointers, files, paths, known, self.place)
-        return counted.select(names).cast(schema)
+        files = pc.index_in(pointers["publication"], value_set=column(publications, pa.string()))
+        return _counted(table, pointers, files, known, self.place).select(names).cast(schema)
+
+    def _read_columns(self, path: str, kind: Kind, names: Iterable[str], place: int) -> pa.Table:
+        """These columns of a file, with nulls for those that it lacks, and its `place` in each row."""
+        with self._files.open_input_file(path) as source:
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            there = set(file.schema_arrow.names)
+            found = file.read(columns=[name for name in names if name in there])
+        columns = {
+            name: found[name].cast(kind.columns.field(name).type)
+            if name in there
+            else pa.nulls(found.num_rows, kind.columns.field(name).type)
+            for name in names
+        }
+        return pa.table({**columns, FILE: column([place] * found.num_rows, pa.int32())})
+
+    def _read_together(self, paths: Sequence[str], known: Kind, names: Iterable[str]) -> pa.Table:
+        """The same of all these files, where each read is a request: many at a time, and ahead."""
+        import pyarrow.dataset as ds  # here: it takes longer to import than a look at small files takes
+
+        options = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=True)
+        parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        # The schema given, a file that lacks a column has nulls in it, and one that has more loses the rest.
+        return ds.dataset(list(paths), known.columns, parquet, self._files).to_table([*names, FILE])
 
     def read_file(self, kind: str, publication: str) -> pa.Table:
         """All rows of one file with every column that is known, counted or not. Raises DamagedResults."""
@@ -237,23 +257,20 @@ def table_of(pointers: Iterable[Pointer]) -> pa.Table:
     listed = list(pointers)
     return pa.table(
         {
-            "job": pa.array([one.job for one in listed], pa.string()),
-            "attempt": pa.array([one.attempt for one in listed], pa.int64()),
-            "publication": pa.array([one.publication for one in listed], pa.string()),
-            "kind": pa.array([one.kind.value for one in listed], pa.string()),
+            "job": column([one.job for one in listed], pa.string()),
+            "attempt": column([one.attempt for one in listed], pa.int64()),
+            "publication": column([one.publication for one in listed], pa.string()),
+            "kind": column([one.kind.value for one in listed], pa.string()),
         }
     )
 
 
-def _counted(
-    table: pa.Table, pointers: pa.Table, files: pa.Array, paths: Sequence[str], kind: Kind, place: str
-) -> pa.Table:
+def _counted(table: pa.Table, pointers: pa.Table, files: pa.Array, kind: Kind, place: str) -> pa.Table:
     """The rows whose job, attempt and file are exactly those of a pointer, in the pointers' order."""
     table = table.combine_chunks()
     order = pc.index_in(table["job"], value_set=pointers["job"])
-    file = pc.index_in(table[FILE], value_set=pa.array(paths, pa.string()))
     counts = pc.and_(
-        pc.equal(table["attempt"], pc.take(pointers["attempt"], order)), pc.equal(file, pc.take(files, order))
+        pc.equal(table["attempt"], pc.take(pointers["attempt"], order)), pc.equal(table[FILE], pc.take(files, order))
     )
     table = table.append_column("order", order).filter(counts)  # null where there is no pointer: filtered out
     if kind.one_row_a_job and table.num_rows != pointers.num_rows:

@@ -16,6 +16,7 @@ import pyarrow.json
 
 from db import looking
 from db.asking import Asking
+from db.columns import column
 from db.schema import SETTINGS
 
 TIME = pa.timestamp("us", tz="UTC")
@@ -159,16 +160,14 @@ def read_pointers(asking: Asking, sweep_id: int) -> pa.Table:
     """The pointers of the sweep's done jobs: `job`, `attempt`, `publication`, `kind`, in order of registration."""
     rows = looking.pointers(asking, sweep_id)
     schema = pa.schema([VIEWS["jobs"].schema.field(name) for name in ("job", "attempt", "publication", "kind")])
-    return pa.table([[row[place] for row in rows] for place in range(len(schema))], schema=schema)
+    columns = [column([row[place] for row in rows], field.type) for place, field in enumerate(schema)]
+    return pa.table(columns, schema=schema)
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if kind == pa.bool_():
-        values = [bool(one) for one in values]
     if kind != TIME:
-        return pa.array(values, kind)
-    seconds = pa.array(values, pa.float64())
-    return pc.cast(pc.cast(pc.round(pc.multiply(seconds, 1e6)), pa.int64()), TIME)
+        return column(values, kind)
+    return column([None if one is None else round(one * 1e6) for one in values], pa.int64()).cast(TIME)
 
 
 def _settings(contents: Sequence[str], names: Sequence[str]) -> dict[str, pa.ChunkedArray]:

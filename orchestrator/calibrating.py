@@ -11,7 +11,7 @@ from typing import IO
 from db.home import Home
 from db.registry import Registry
 from db.rows import Calibration
-from orchestrator.backends.local import worker_environment
+from orchestrator.children import worker_environment
 from orchestrator.machine import Machine
 from sweeps import processes
 from sweeps.errors import QsweepError, raise_packed

@@ -7,8 +7,10 @@ import os
 import subprocess
 from typing import Any
 
+from db.home import Home
 from sweeps import processes
 from sweeps.errors import QsweepError, raise_packed
+from workers.environment import KEEP_MEMORY
 
 MOST = 2000
 """Characters of what a child said before it died."""
@@ -17,6 +19,17 @@ MOST = 2000
 def child_environment() -> dict[str, str]:
     """What a child process of ours is started with: no module from the current folder."""
     return {**os.environ, "PYTHONSAFEPATH": "1"}
+
+
+def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> dict[str, str]:
+    """The environment of one agent: its registry, its share of the machine, and no module from the current folder."""
+    environment = child_environment() | {"QSWEEP_REGISTRY": home.registry}
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[variable] = str(threads)
+    environment = KEEP_MEMORY | environment
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    return environment
 
 
 def ask_child(module: str, *arguments: str, failing: str, watched: bool = False) -> dict[str, Any]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from db.home import Home
 from orchestrator.selection import Selection
 from sweeps.measures import Distortion
-from workers.corruptions.files import Drawn, corrupted_files
-from workers.corruptions.libraries import check_libraries
-from workers.corruptions.sets import FROST, check_labels, frost_textures, open_file, published_file
 
 
 def check_corruptions(home: Home, selection: Selection) -> None:
@@ -20,6 +17,12 @@ def check_corruptions(home: Home, selection: Selection) -> None:
         for job in selection.chosen
         if isinstance(job.measure, Distortion)
     }
+    if not asked:
+        return
+    from workers.corruptions.files import Drawn, corrupted_files  # here: they import numpy
+    from workers.corruptions.libraries import check_libraries
+    from workers.corruptions.sets import FROST, check_labels, frost_textures, open_file, published_file
+
     generated, checked = set(), set()
     for data, corruption, severity, seed in sorted(asked, key=lambda one: (one[0].name, *one[1:])):
         if data.streamed:

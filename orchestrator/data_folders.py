@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from db.home import Home
 from sweeps.errors import InputError
 from sweeps.job import Job
-from workers.decoding.listing import folder_of
 
 
 def check_data(home: Home, jobs: Iterable[Job]) -> None:
     """Raise InputError for a folder of images that is not there, and for one that could not be downloaded."""
     for data in {job.training.data: None for job in jobs}:
         if data.streamed:
+            from workers.decoding.listing import folder_of  # here: it imports numpy
+
             folder_of(data, home.data)
         elif data.folder is not None and not home.data.exists():
             nearest = next(one for one in home.data.parents if one.exists())

@@ -13,23 +13,22 @@ from db.losses import counted, find_gone
 from db.registry import Registry
 from db.rows import Scope, Sweep
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
-from orchestrator.backends.local import serves, worker_environment
+from orchestrator.backends.local import serves
 from orchestrator.corrupted_sets import check_corruptions
 from orchestrator.data_folders import check_data
 from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.kept_models import check_models
+from orchestrator.kept_probes import Found, forget, look
 from orchestrator.layout import tell
-from orchestrator.machine import Machine, probe
+from orchestrator.machine import Machine
 from orchestrator.reach import check_reach
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
 from orchestrator.store import check_store
-from orchestrator.watch import Watch
-from sweeps import processes
+from orchestrator.warming import warm_up
+from orchestrator.watch import Interrupted, Watch
+from sweeps.errors import QsweepError
 from sweeps.job import Job
-
-AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor", "sklearn.datasets")
-"""What a probe, a supervisor and its agent import."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +50,29 @@ class Execution:
 class Ground:
     """Where a sweep will run, looked at before anything is registered."""
 
-    machine: Machine
+    found: Found
     site: Site
+
+    @property
+    def machine(self) -> Machine:
+        return self.found.machine
 
 
 def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
     """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing.
 
-    What needs no torch comes first. The process that answers then imports torch once: the agents of this machine are
-    forked from it, if any are started here.
+    What needs no torch comes first. Where agents are started here, the process from which they are forked imports torch
+    from then on: while this one goes on, if it knows from an earlier launch what this machine has.
     """
     backend.check(home, execution.workers)
     check_data(home, jobs)
-    processes.warm_up(*AGENT, environment=worker_environment(home, threads=1))
-    machine = probe(home, jobs=jobs, weights=execution.weights)
-    site = backend.survey(machine, execution.workers)
+    if not backend.independent:
+        warm_up(home)
+    found = look(home, jobs, weights=execution.weights)
+    site = backend.survey(found.machine, execution.workers)
     check_reach(home, site.hosts)
     backend.check_home(home)
-    return Ground(machine=machine, site=site)
+    return Ground(found=found, site=site)
 
 
 def launch(
@@ -130,6 +134,7 @@ def see_through(
 ) -> None:
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
     keep_code(home, sweep.code)
+    ground.found.keep(home)
     for one in ground.machine.weights:
         one.keep()
     registry.reactivate(sweep.id)
@@ -157,4 +162,10 @@ def see_through(
         already = f" beside {present} that were there" if present else ""
         tell(console, f"{words}{already}; look with: qsweep status {sweep.called}")
         return
-    Watch(home, registry, sweep, backend, fleet, console).run()
+    try:
+        Watch(home, registry, sweep, backend, fleet, console).run()
+    except Interrupted:
+        raise
+    except QsweepError:
+        forget(home)  # the machine may not be any more what it was found to be
+        raise

@@ -55,6 +55,8 @@ class Progress:
     averages: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
     _looks: deque[tuple[float, float]] = field(default_factory=deque)
     """When it was looked, and the operations that were done by then."""
+    _summed: tuple[int, float] = (0, 0.0)
+    """How many jobs were done when their operations were summed up, and the sum."""
 
     def add_results(self, rows: Iterable[Mapping[str, object]]) -> None:
         """Take in the rows of jobs that have finished."""
@@ -94,7 +96,10 @@ class Progress:
         self.look()
 
     def _cost_done(self) -> float:
-        return math.fsum(self._costs[identity] for identity in self.done if identity in self._costs)
+        if self._summed[0] != len(self.done):
+            cost = math.fsum(self._costs[identity] for identity in self.done if identity in self._costs)
+            self._summed = len(self.done), cost
+        return self._summed[1]
 
     @cached_property
     def _costs(self) -> dict[str, float]:
@@ -215,7 +220,7 @@ class Display:
     def __init__(self, console: Console, title: str, rhythm: Rhythm | None = None) -> None:
         self.console = console
         self.title = title
-        self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal else None
+        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
         self._rhythm = rhythm or Rhythm()
 
     def __enter__(self) -> Display:
@@ -232,6 +237,7 @@ class Display:
             bar = ProgressBar(total=1.0, completed=progress.share, width=min(self.console.width, 80))
             end_of_bar = Text("")  # a ProgressBar does not end its line
             summary = Text("\n".join(paragraph(progress.summary(), self.console.width)))
-            self._live.update(Group(Text(self.title, style="bold"), bar, end_of_bar, summary, averages_table(progress)))
+            picture = Group(Text(self.title, style="bold"), bar, end_of_bar, summary, averages_table(progress))
+            self._live.update(picture, refresh=True)
         elif self._rhythm.is_due(len(progress.done) / max(progress.total, 1)) or last:
             tell(self.console, f"{self.title}: {progress.summary()}")

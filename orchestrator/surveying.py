@@ -21,7 +21,7 @@ from db.home import Home
 from db.registry import Registry
 from db.rows import JobRow
 from db.states import State
-from orchestrator.backends.local import worker_environment
+from orchestrator.children import worker_environment
 from orchestrator.machine import Machine
 from reports.landscape.grid import Grid, file_name, read_grid, write_grid
 from reports.table import precision_name

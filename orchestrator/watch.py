@@ -14,8 +14,8 @@ from db.home import Home
 from db.losses import read_sound, told
 from db.registry import Registry
 from db.results import ResultStore, table_of
-from db.rows import AgentRow, Blocked, Counts, Sweep
-from db.states import SweepState
+from db.rows import AgentRow, Blocked, Committed, Counts, Sweep
+from db.states import State, SweepState
 from orchestrator.backends.base import Backend, Fleet, StartRefused
 from orchestrator.deaths import Deaths, bury_dead
 from orchestrator.hindrances import hindrances
@@ -26,12 +26,37 @@ from orchestrator.stopped import words as stopped_words
 from orchestrator.upkeep import Look, Upkeep
 from sweeps.errors import QsweepError
 from sweeps.faults import point
+from sweeps.kinds import Kind
 
-POLL = 0.5
+TICK = 0.1
+"""Seconds between two glances at whether anything has changed."""
+LONGEST = 1.0
+"""Seconds after which a change is looked at, whatever that costs …"""
+SHARE = 0.006
+"""… and before them, as long as looks take no more than this share of the time, beyond what a launch has at first."""
+AT_FIRST = 0.5
+"""Seconds of processor time: a short launch looks as often as there is something to see."""
+CALM = 5.0
+"""Seconds after which a look is due though nothing has changed: leases run out, processes die."""
+READING = 10.0
+"""Seconds after which results that have come are read into the averages, whatever that costs."""
+CHANGES = 5_000
+"""Most events that are read at once."""
 RECHECK = 10.0
 """Seconds after which it is asked again what keeps jobs from running, even if no count has changed."""
 MANY = 256
 """Publications that a launcher has seen come before it merges them."""
+
+
+class Ration:
+    """The processor time that a launcher may take for looking: a share of the time, beyond what it has at first."""
+
+    def __init__(self) -> None:
+        self._began, self._spent = time.monotonic(), time.process_time()
+
+    def is_left(self) -> bool:
+        """Whether there is some."""
+        return time.process_time() - self._spent <= AT_FIRST + SHARE * (time.monotonic() - self._began)
 
 
 class Ended(QsweepError):
@@ -68,7 +93,13 @@ class Watch:
         self._event = registry.newest_event()
         self._doers = {agent.id for agent in registry.agents()}
         self._refused = ""
-        self._done = -1
+        self._taken: int | None = None
+        self._unread: list[Committed] = []
+        self._read_at = 0.0
+        self._ration = Ration()
+        self._pulse: int | None = None
+        self._alive = 0
+        self._calm = False
         self._interrupts = 0
         self._by_user = False
         self._left = False
@@ -87,10 +118,10 @@ class Watch:
                 self.progress.mark_start()
                 while self._open() and not (self._interrupts or self._left):
                     self._keep_agents()
-                    point("launcher.watching")
                     display.show(self.progress)
-                    time.sleep(POLL)
+                    self._rest()
                     self._update()
+                self._read_results()
                 display.show(self.progress, last=True)
             if self._interrupts:
                 self._hand_back()
@@ -104,6 +135,25 @@ class Watch:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
+    def _rest(self) -> None:
+        """Until there may be something to see. Looks are rationed, and nothing is missed for long."""
+        began, longest = time.monotonic(), CALM if self._calm else LONGEST
+        while not (self._interrupts or self._left):
+            point("launcher.watching")
+            time.sleep(TICK)
+            waited = time.monotonic() - began
+            if waited >= longest or (self._has_changed() and (waited >= LONGEST or self._ration.is_left())):
+                return
+
+    def _has_changed(self) -> bool:
+        """Whether the registry has, or the agents of this machine."""
+        pulse = self.registry.pulse()
+        return (
+            pulse is None
+            or pulse != self._pulse
+            or (not self.backend.independent and self.backend.alive() != self._alive)
+        )
+
     def _abandon(self, error: BaseException) -> None:
         """The launcher fails. Agents elsewhere need none; those of this machine end with it, as they began."""
         if not self.backend.independent:
@@ -116,6 +166,7 @@ class Watch:
             )
 
     def _update(self) -> None:
+        self._pulse = self.registry.pulse()
         counts = self._counts()
         blocked = self._count_blocked(counts)
         self.progress.running, self.progress.queued, self.progress.failed = (
@@ -126,36 +177,53 @@ class Watch:
         self.progress.away, self.progress.blocked = counts.away, blocked
         held = self.registry.held(self.sweep.id, self.fleet.scope.selection) if counts.running else {}
         self.progress.add_notes([(one.note, held[one.id]) for one in self.registry.agents() if one.id in held])
-        if counts.done != self._done:
-            self._take_in(counts)
+        self._take_in()
         self.progress.look()
 
-    def _take_in(self, counts: Counts) -> None:
+    def _take_in(self) -> None:
         """The results that have come since the last look."""
-        self._done = counts.done
-        fresh = [
-            row
-            for row in self.registry.committed(self.sweep.id)
-            if row.job in self.progress.jobs and (row.job, row.attempt) not in self._seen
-        ]
-        if fresh:
-            self._seen.update((row.job, row.attempt) for row in fresh)
-            columns = [
-                "job",
-                "bits",
-                "diverged",
-                "train_loss",
-                "test_loss",
-                "generalization_gap",
-                "test_accuracy",
+        fresh = [one for one in self._newly_done() if (one.job, one.attempt) not in self._seen]
+        self._seen.update((one.job, one.attempt) for one in fresh)
+        self.progress.done.update(one.job for one in fresh)
+        self._loose.update(one.publication for one in fresh)
+        self._unread += fresh
+        if self._ration.is_left() or time.monotonic() - self._read_at >= READING:
+            self._read_results()
+        self._compact()
+
+    def _newly_done(self) -> list[Committed]:
+        """Pointers of the watched jobs that are done: at first all of them, then those of the events since."""
+        if self._taken is None:
+            self._taken = self._event
+            return [one for one in self.registry.committed(self.sweep.id) if one.job in self.progress.jobs]
+        found: list[Committed] = []
+        while changes := self.registry.changes(self.sweep.id, since=self._taken, limit=CHANGES):
+            self._taken = changes[-1].id
+            found += [
+                Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=Kind(one.kind))
+                for one in changes
+                if one.target is State.DONE and one.publication and one.identity in self.progress.jobs
             ]
-            found, lost = read_sound(self.results, "runs", table_of(fresh), columns)
-            self.progress.add_results(found.to_pylist())
-            if remark := told(lost, self.sweep.title):
-                tell(self.console, remark)
-            self.progress.done.update(row.job for row in fresh)
-            self._loose.update(row.publication for row in fresh)
-            self._compact()
+        return found
+
+    def _read_results(self) -> None:
+        """Take what has come into the averages."""
+        unread, self._unread, self._read_at = self._unread, [], time.monotonic()
+        if not unread:
+            return
+        columns = [
+            "job",
+            "bits",
+            "diverged",
+            "train_loss",
+            "test_loss",
+            "generalization_gap",
+            "test_accuracy",
+        ]
+        found, lost = read_sound(self.results, "runs", table_of(unread), columns)
+        self.progress.add_results(found.to_pylist())
+        if remark := told(lost, self.sweep.title):
+            tell(self.console, remark)
 
     def _count_blocked(self, counts: Counts) -> int:
         """How many queued jobs can't run as things stand. Asked again when any count changes, and now and then."""
@@ -195,6 +263,7 @@ class Watch:
         if look.wanted + look.alive + look.others == 0 and not self._stopped:
             raise Interrupted(f"its agents were cancelled, with {self._state()}")
         due = self._upkeep.due(look)
+        self._alive, self._calm = look.alive, look.alive + look.others >= look.wanted and not self.backend.independent
         self._say(
             [*([self._refused] if self._refused else []), *map(stopped_words, self._stopped), *self.backend.remarks()]
         )
@@ -231,6 +300,7 @@ class Watch:
         else:
             self._upkeep.started(due, look.now)
             self._refused = ""
+            self._alive += due
 
     def _look(self) -> Look:
         """What can be seen of the fleet now."""
@@ -290,8 +360,11 @@ class Watch:
         return f"{done} of {self.progress.total} jobs done; go on with: qsweep resume {self.sweep.title}"
 
     def _let_agents_leave(self) -> None:
-        """Agents leave by themselves when nothing is left; wait for them, but not for ever."""
+        """Agents leave by themselves when nothing is left; wait for them, but not for ever. Those of this machine are
+        told: one may wait for jobs that others might have given back."""
         self.backend.look_closely()
+        if not self.backend.independent:
+            self.backend.stop()
         deadline = time.monotonic() + 10
         while self.backend.alive() and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -110,19 +110,25 @@ class ForkServer:
         """A cold one, which imports `preload` before its first fork."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {**environment, "PYTHONSAFEPATH": "1"}
-        with its:
-            process = subprocess.Popen(
-                [*PYTHON, "sweeps.forkserver", str(its.fileno()), *preload, " " * 2000],  # room for other command lines
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[its.fileno()],
-            )
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)  # inherited: Ctrl-C must not end it half imported
+        try:
+            with its:
+                process = subprocess.Popen(
+                    [*PYTHON, "sweeps.forkserver", str(its.fileno()), *preload, " " * 2000],  # room for command lines
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[its.fileno()],
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return cls(ours, environment, process)
 
     def close(self) -> None:
+        """End it at once, though it may still import: what it forked has servers of its own."""
         self._connection.close()
         if self._process is not None:
+            self._process.kill()
             self._process.wait()
 
     def fits(self, options: Mapping[str, Any]) -> bool:

@@ -45,15 +45,21 @@ def backend_class(name: BackendName) -> type[Backend]:
     return found
 
 
+def name_of(wish: Wish, latest: Start | None = None) -> BackendName:
+    """Which backend is wished for, without importing it. Raises InputError for options of another one."""
+    name = wish.name or (BackendName(latest.backend) if latest else BackendName.LOCAL)
+    for other, options in wish.options.items():
+        if options and other is not name:
+            raise InputError(f"these are options of --backend {other}, and the backend is {name}", place=f"--{other}")
+    return name
+
+
 def choose(wish: Wish, starts: Sequence[Start] = ()) -> Backend:
     """The backend that is wished for; without a wish that of the latest of `starts`, with its options, else local.
 
     Raises InputError for options of another backend.
     """
     latest = starts[-1] if starts else None
-    name = wish.name or (BackendName(latest.backend) if latest else BackendName.LOCAL)
-    for other, options in wish.options.items():
-        if options and other is not name:
-            raise InputError(f"these are options of --backend {other}, and the backend is {name}", place=f"--{other}")
+    name = name_of(wish, latest)
     before = latest.options if latest is not None and latest.backend == name else {}
     return backend_class(name).from_options({**before, **wish.options.get(name, {})})

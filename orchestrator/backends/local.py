@@ -17,7 +17,7 @@ from db.home import Home
 from db.looking import BUNDLE
 from db.rows import AgentRow, Scope
 from orchestrator.backends.base import Backend, Fleet, Site
-from orchestrator.children import child_environment
+from orchestrator.children import worker_environment
 from orchestrator.deaths import is_seen_from_here
 from orchestrator.keeper import living, start_keeper
 from orchestrator.machine import Machine
@@ -26,7 +26,7 @@ from orchestrator.supervisor import scope_options
 from sweeps import processes
 from sweeps.errors import InputError
 from workers.agent.exits import Exit
-from workers.environment import KEEP_MEMORY, PLACE
+from workers.environment import PLACE
 
 
 def worker_command(fleet: Fleet) -> list[str]:
@@ -43,17 +43,6 @@ def worker_command(fleet: Fleet) -> list[str]:
     command += ["--lease", str(fleet.lease), "--code", fleet.code]
     command += [] if fleet.time_limit is None else ["--time-limit", str(fleet.time_limit)]
     return command + scope_options(fleet.scope)
-
-
-def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> dict[str, str]:
-    """The environment of one agent: its registry, its share of the machine, and no module from the current folder."""
-    environment = child_environment() | {"QSWEEP_REGISTRY": home.registry}
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment[variable] = str(threads)
-    environment = KEEP_MEMORY | environment
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    return environment
 
 
 def serves(agent: AgentRow, scope: Scope) -> bool:

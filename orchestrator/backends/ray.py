@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 from db.home import Home
 from orchestrator.backends.base import Backend, Fleet, Site
-from orchestrator.backends.local import worker_environment
+from orchestrator.children import worker_environment
 from orchestrator.cluster import (
     NAMESPACE,
     Resources,

@@ -14,7 +14,8 @@ from typing import Any
 import ray
 
 from orchestrator.backends.base import Fleet
-from orchestrator.backends.local import worker_command, worker_environment
+from orchestrator.backends.local import worker_command
+from orchestrator.children import worker_environment
 from sweeps import processes
 from workers.environment import PLACE
 

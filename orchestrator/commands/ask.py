@@ -76,6 +76,7 @@ def plan(
     from orchestrator.arrow import spare_pandas
 
     spare_pandas()
+    from orchestrator.kept_probes import kept_machine
     from orchestrator.layout import say, show
     from orchestrator.machine import probe
     from orchestrator.outlook import cohort_sheet, is_done, known_jobs, look_ahead, nothing_ahead
@@ -87,7 +88,8 @@ def plan(
     if not as_json and is_done(selection, known):
         ahead = nothing_ahead(selection)
     else:
-        ahead = look_ahead(place, selection, probe(place, [], download=False), workers, known)
+        machine = kept_machine(place) or probe(place, [], download=False)
+        ahead = look_ahead(place, selection, machine, workers, known)
     made = ahead.plan
     if as_json:
         from dataclasses import asdict

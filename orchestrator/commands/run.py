@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.backends.choice import BackendName, Wish, choose
+from orchestrator.backends.choice import BackendName, Wish, choose, name_of
 from orchestrator.freezing import Code, choose_code
 from orchestrator.options import (
     DEFAULT_HOME,
@@ -131,23 +131,32 @@ def launch(
     data: DataOption = None,
 ) -> None:
     """Register what is missing of a sweep, run it, show progress, end with its tables. Run it again to resume."""
+    from orchestrator.data_folders import check_data
+    from orchestrator.selection import read_selection
+    from orchestrator.warming import warm_up
+
+    selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
+    place = home_of(home, registry, data)
+    wish = _wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory)
+    place.check()
+    if name_of(wish) is BackendName.LOCAL:
+        check_data(place, selection.chosen)
+        warm_up(place)  # torch is imported there while all the rest is imported here
+
     from orchestrator.arrow import spare_pandas
     from orchestrator.launcher import Execution
     from orchestrator.launcher import launch as launch_selection
     from orchestrator.layout import tell
     from orchestrator.screen import Screen
-    from orchestrator.selection import read_selection
 
     spare_pandas()
-    selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
-    place = home_of(home, registry, data)
     console = Screen()
     for warning in selection.warnings():
         tell(console, f"note: {warning}")
     sweep = launch_selection(
         place,
         selection,
-        choose(_wish(backend, slurm, address=ray_address, cpus=cpus, gpus=gpus, memory=memory)),
+        choose(wish),
         console,
         Execution(
             workers=workers,

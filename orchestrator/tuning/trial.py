@@ -23,7 +23,8 @@ from db.results import DamagedResults, ResultStore
 from db.rows import JobRow
 from db.states import State, SweepState
 from orchestrator.backends.base import Fleet
-from orchestrator.backends.local import worker_command, worker_environment
+from orchestrator.backends.local import worker_command
+from orchestrator.children import worker_environment
 from sweeps import processes
 from sweeps.errors import QsweepError
 from sweeps.job import Job

@@ -122,7 +122,7 @@ def test_what_somebody_began_to_write_goes_an_hour_later(made: Made) -> None:
     torn = f"{uuid.uuid4().hex}.tmp"
     files = [home.root / f".VERSION.{torn}", home.root / "weights" / f".imagenet.pt.{torn}",
              home.root / "corruptions" / "digits" / f".fog.npy.{torn}", home.root / "starts" / f".1-2.json.{torn}",
-             home.root / ".RESULTS.123.tmp"]  # fmt: skip
+             home.root / "probes" / f".0123.json.{torn}", home.root / ".RESULTS.123.tmp"]  # fmt: skip
     folder = home.root / "code" / f".1.0+abc.{torn}"
     for path in [*files, folder / "sweeps" / "job.py"]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def test_what_somebody_began_to_write_goes_an_hour_later(made: Made) -> None:
     with Registry.open(home.registry) as registry:
         found = find_garbage(home, registry, now=time.time() + GRACE + 60)
     assert {one.path for one in found} == expected
-    assert sum(one.size for one in found) == 24
+    assert sum(one.size for one in found) == 28
     assert collected(made, later=GRACE + 60) == expected
     assert kept.is_file()
 

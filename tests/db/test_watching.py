@@ -71,3 +71,20 @@ def test_activity_names_the_agents_that_had_a_job_of_the_sweep_since(registry: R
     assert registry.activity(sweep.id, since=now.newest).events == 0
     registry.bury(mine, FailureClass.CRASH, "died")
     assert registry.activity(sweep.id, since=now.newest).agents == {mine}
+
+
+def test_the_pulse_tells_whether_anybody_has_changed_anything(registry: Registry, sweep: Sweep, url: str) -> None:
+    before = registry.pulse()
+    if not url.endswith(".db"):
+        assert before is None
+        return
+    registry.counts(sweep.id)
+    assert registry.pulse() == before
+    registry.register(sweep.id, trained(1))
+    own = registry.pulse()
+    assert own != before
+    with Registry.open(url) as other:
+        other.counts(sweep.id)
+        assert registry.pulse() == own
+        other.enlist(agent_info())
+    assert registry.pulse() != own

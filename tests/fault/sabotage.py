@@ -39,7 +39,7 @@ WHAT: dict[str, tuple[str, ...]] = {
 }
 """What can be done at each point. `kill…`: to an agent, and from it to its supervisor; `die`: to the process there."""
 NOT_ON = {"sqlite": CUTS, "postgres": ("lock",)}
-LATER = {"step": 80, "heartbeat": 3, "launcher.watching": 12, "checkpoint.written": 4, "checkpoint.recorded": 4}
+LATER = {"step": 80, "heartbeat": 3, "launcher.watching": 60, "checkpoint.written": 4, "checkpoint.recorded": 4}
 """At most how often a point that is passed often is let pass before the fault; every other: not once."""
 ARMED = 8
 """Faults of the plan that wait for their points at the same time."""

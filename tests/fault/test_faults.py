@@ -24,7 +24,7 @@ FIRST = [
     fault("truncate", "checkpoint.reading"),
     fault("kill", "checkpoint.written", 3),
     fault("kill both", "checkpoint.recorded", 2),
-    fault("die", "launcher.watching", 8),
+    fault("die", "launcher.watching", 40),
 ]
 LATER = [
     fault("stop", "step", 60),

@@ -17,8 +17,10 @@ from rich.console import Console
 from db.clock import boot_seconds, machine_id, process_started
 from db.home import Home
 from db.registry import Registry
-from db.rows import AgentRow, Scope, Sweep
+from db.results import ResultStore
+from db.rows import AgentRow, Finished, Scope, Sweep
 from db.states import FailureClass
+from orchestrator import watch as watch_module
 from orchestrator.backends.base import Backend, Fleet, Site
 from orchestrator.blockage import blocked_words
 from orchestrator.deaths import GRACE, Deaths, bury_dead, is_alive
@@ -232,3 +234,58 @@ def test_a_launch_says_at_once_and_once_what_it_waits_for(tmp_path: Path) -> Non
         watch._update()
         watch._keep_agents()
         assert "Waiting: jobs that failed or were lost wait before they run again" in said.getvalue()
+
+
+def test_a_launcher_sees_what_has_come_since_and_reads_no_pointer_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home.at(tmp_path)
+    home.prepare()
+    with Registry.open(home.registry, create=True) as registry, Registry.open(home.registry) as other:
+        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=4)
+        registry.register(sweep.id, trained(4))
+        agent = other.enlist(agent_info())
+        watch, _ = watched(home, registry, sweep, Idle())
+        finish(home, other, agent, "early")
+        watch._update()
+        monkeypatch.setattr(registry, "committed", None)
+        assert len(watch.progress.done) == 1
+        assert not watch._has_changed()
+        for publication in ("late", "later"):
+            finish(home, other, agent, publication)
+            assert watch._has_changed()
+            watch._update()
+            assert not watch._has_changed()
+        assert watch.progress.done == {row.job for row in other.committed(sweep.id)}
+        assert len(watch.progress.done) == 3
+
+
+def finish(home: Home, registry: Registry, agent: int, publication: str) -> None:
+    """One job more is done, with a row of results."""
+    (one,) = claim(registry, agent, 1)
+    row = {"job": one.job.identity, "attempt": one.attempt, "bits": 32, "diverged": False, "train_loss": 1.0}
+    ResultStore(home.store).write("runs", publication, [row])
+    registry.finish(agent, [Finished(job_id=one.job_id, attempt=one.attempt, publication=publication)])
+
+
+def test_results_that_come_in_a_crowd_are_read_together_and_none_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home.at(tmp_path)
+    home.prepare()
+    monkeypatch.setattr(watch_module, "AT_FIRST", -1e9)  # there is no time for looking
+    with Registry.open(home.registry, create=True) as registry:
+        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=3)
+        registry.register(sweep.id, trained(3))
+        agent = registry.enlist(agent_info())
+        watch, _ = watched(home, registry, sweep, Idle())
+        seen = []
+        monkeypatch.setattr(watch.progress, "add_results", lambda rows: seen.append(len(rows)))
+        watch._update()
+        for publication in ("a", "b", "c"):
+            finish(home, registry, agent, publication)
+            watch._update()
+        assert len(watch.progress.done) == 3
+        watch.run()
+        assert sum(seen) == 3
+        assert len(seen) < 3

@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Self
 from db.home import Home
 from db.urls import parse_url
 from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
-from orchestrator.backends.local import worker_environment
 from orchestrator.backends.slurm import commands, queue
 from orchestrator.backends.slurm.pilot import Pilot, is_filled
 from orchestrator.backends.slurm.request import Request
+from orchestrator.children import worker_environment
 from orchestrator.machine import Machine
 from orchestrator.starts import Start, record, recorded
 from sweeps.errors import InputError, QsweepError

@@ -1,0 +1,15 @@
+"""The process from which a launch forks its probe, its supervisors and their agents. It imports torch, once."""
+
+from __future__ import annotations
+
+from db.home import Home
+from orchestrator.children import worker_environment
+from sweeps import processes
+
+AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor")
+"""What a probe, a supervisor and its agent import."""
+
+
+def warm_up(home: Home) -> None:
+    """Begin to import it, while this process goes on with what needs no torch. Does nothing if it has begun."""
+    processes.warm_up(*AGENT, environment=worker_environment(home, threads=1))
