@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -37,6 +37,13 @@ from tests.reports.made import SWEEP, Made, finished, home_at, launch, sources, 
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """For tests that only ask."""
     return finished(home_at(tmp_path_factory.mktemp("made")), diverged=(2,))
+
+
+@pytest.fixture(scope="module")
+def opened(made: Made) -> Iterator[list[RegistrySource]]:
+    """Its sources, for many statements."""
+    with sources(made) as found:
+        yield found
 
 
 @pytest.fixture
@@ -221,12 +228,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("sql", REFUSED)
-def test_sql_reaches_no_file_network_extension_setting_or_variable(made: Made, tmp_path: Path, sql: str) -> None:
+def test_sql_reaches_no_file_network_extension_setting_or_variable(
+    made: Made, opened: list[RegistrySource], tmp_path: Path, sql: str
+) -> None:
     bystander = pd.DataFrame({"secret": [1]})  # noqa: F841 - what DuckDB would find by its name
     folder = tmp_path / "out"
     folder.mkdir()
     with pytest.raises(InputError) as refusal:
-        ask(made, sql.format(folder=folder, home=made.home.root))
+        run_query(sql.format(folder=folder, home=made.home.root), opened)
     assert "query: " in str(refusal.value)
     assert SECRET not in str(refusal.value)
     assert os.listdir(folder) == []
@@ -248,9 +257,9 @@ def test_sql_reaches_no_file_network_extension_setting_or_variable(made: Made, t
         ("SELECT 1; SELECT 2", "these are 2 statements"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_message(made: Made, sql: str, said: str) -> None:
+def test_what_is_wrong_is_said_in_one_message(opened: list[RegistrySource], sql: str, said: str) -> None:
     with pytest.raises(InputError) as error:
-        ask(made, sql)
+        run_query(sql, opened)
     assert said in str(error.value)
 
 
@@ -269,8 +278,8 @@ def test_what_is_wrong_is_said_in_one_message(made: Made, sql: str, said: str) -
         "SELECT * FROM query('SELECT 1')",
     ],
 )
-def test_whatever_reads_is_answered(made: Made, sql: str) -> None:
-    assert len(ask(made, sql)) > 0
+def test_whatever_reads_is_answered(opened: list[RegistrySource], sql: str) -> None:
+    assert run_query(sql, opened).table.num_rows > 0
 
 
 def test_lost_results_are_left_out_and_named_through_sql(fresh: Made) -> None:
