@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
-import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -45,8 +44,8 @@ def server() -> Iterator[serving.Server]:
 def url(server: serving.Server) -> str:
     """A registry of its own; what accepts no connection for two seconds counts as silent."""
     name = f"t{uuid.uuid4().hex[:12]}"
-    with administrator(server) as connected:
-        connected.execute(f"CREATE DATABASE {name}".encode())
+    with serving.superuser(server) as connected:
+        connected.execute(f"CREATE DATABASE {name} OWNER {serving.USER}")
     return server.url.replace(f"/{serving.USER}?", f"/{name}?") + "&connect_timeout=2"
 
 
@@ -55,11 +54,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process everything ends after the same steps, sooner."""
     monkeypatch.setattr(connection, "PATIENCE", PATIENCE)
     monkeypatch.setattr(connection, "SILENCE", PATIENCE)
-
-
-def administrator(server: serving.Server) -> psycopg.Connection[tuple[object, ...]]:
-    words = f"host={serving.LOCAL} port={server.port} user={serving.USER} passfile={server.passwords} dbname=postgres"
-    return psycopg.connect(words, autocommit=True)
 
 
 @contextmanager
@@ -81,7 +75,7 @@ def stopped(server: serving.Server, url: str) -> Iterator[None]:
 def read_only(server: serving.Server, url: str) -> Iterator[None]:
     """As behind a failover: everybody's connections are new, and can only read."""
     name = sa.make_url(url).database
-    with administrator(server) as connected:
+    with serving.superuser(server) as connected:
 
         def change(setting: str) -> None:
             connected.execute(f"ALTER DATABASE {name} {setting}".encode())
