@@ -146,7 +146,8 @@ class ResultStore:
         options = ds.ParquetFragmentScanOptions(page_checksum_verification=True, pre_buffer=True)
         parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
         # The schema given, a file that lacks a column has nulls in it, and one that has more loses the rest.
-        return ds.dataset(list(paths), known.columns, parquet, self._files).to_table([*names, FILE])
+        found = ds.dataset(list(paths), known.columns, parquet, self._files).to_table([*names, "__fragment_index"])
+        return found.rename_columns([*names, FILE])
 
     def read_file(self, kind: str, publication: str) -> pa.Table:
         """All rows of one file with every column that is known, counted or not. Raises DamagedResults."""

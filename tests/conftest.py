@@ -129,7 +129,7 @@ def qsweep(home: Path, tmp_path: Path) -> Qsweep:
             cwd=folder,
             capture_output=True,
             text=True,
-            **{"timeout": 300, **options},
+            **{"timeout": 600, **options},
         )
 
     return run
@@ -164,7 +164,7 @@ def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     return run
 
 
-def wait_until_training(home: Path, jobs: int, *, step: int = 20, seconds: float = 120) -> None:
+def wait_until_training(home: Path, jobs: int, *, step: int = 20, seconds: float = 600) -> None:
     """Until so many jobs run and have a checkpoint of this step or a later one."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

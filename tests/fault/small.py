@@ -57,7 +57,7 @@ class Small:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments)
         stdout, stderr = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
@@ -73,14 +73,14 @@ class Small:
     def agents(self, least: int) -> list[AgentRow]:
         """The agents alive, as soon as there are so many and one of them trains."""
         wait_until_training(self.home, 1)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             with Registry.open(self.home / "registry.db") as registry:
                 found = registry.agents()
             if len(found) >= least:
                 return found
             time.sleep(0.1)
-        raise AssertionError(f"after two minutes only {found}")
+        raise AssertionError(f"after ten minutes only {found}")
 
 
 def keepers(home: Path) -> list[int]:

@@ -74,7 +74,7 @@ class Outcome:
 
 
 def run_trial(
-    folder: Path, plan: list[Fault], database: Database, *, reference: Outcome | None, patience: float = 300.0
+    folder: Path, plan: list[Fault], database: Database, *, reference: Outcome | None, patience: float = 900.0
 ) -> Outcome:
     """Launch until done, then check. `folder` must be new."""
     folder.mkdir(parents=True)
@@ -145,7 +145,7 @@ def clock_shim(folder: Path) -> Path | None:
 
 def _qsweep(folder: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     return processes.run(
-        [*QSWEEP, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        [*QSWEEP, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -193,7 +193,7 @@ def agents_of(environment: Mapping[str, str]) -> list[psutil.Process]:
 
 def _await_agents(environment: Mapping[str, str]) -> list[str]:
     """Zombies and orphans have to notice by themselves that nothing is left for them."""
-    deadline = time.monotonic() + 10 * LEASE
+    deadline = time.monotonic() + 600
     while (left := agents_of(environment)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return [f"process {one.pid} is still there: {' '.join(one.cmdline())[:120]}" for one in left]

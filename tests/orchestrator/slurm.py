@@ -36,24 +36,24 @@ def one_node() -> Iterator[dict[str, str]]:
             env=os.environ | {"MAX_ARRAY_SIZE": str(LARGEST_ARRAY + 2), "MAX_ARRAY_TASKS": str(LARGEST_ARRAY)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=6000,
             check=False,
         )
         assert answer.returncode == 0, answer.stderr
         yield {"SLURM_CONF": str(folder / "slurm.conf")}
     finally:
-        subprocess.run([str(SCRIPT), "down", str(folder)], capture_output=True, timeout=60, check=False)
+        subprocess.run([str(SCRIPT), "down", str(folder)], capture_output=True, timeout=600, check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def ask(slurm: dict[str, str], *command: str) -> str:
     """What one of Slurm's commands prints."""
-    answer = subprocess.run(command, env=os.environ | slurm, capture_output=True, text=True, timeout=60, check=False)
+    answer = subprocess.run(command, env=os.environ | slurm, capture_output=True, text=True, timeout=600, check=False)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
 
-def until(true: Callable[[], bool], what: str, seconds: float = 240) -> None:
+def until(true: Callable[[], bool], what: str, seconds: float = 600) -> None:
     """Wait until that is so, or fail and say what was waited for."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -25,7 +25,7 @@ SWEEP = ("launch", "digits-grid", "--name", "mine", "--workers", "1", "--set", "
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which the sweep is done, for all tests of this file."""
     folder = tmp_path_factory.mktemp("care") / "home"
-    processes.run([*QSWEEP, *SWEEP], env=environment(folder), capture_output=True, check=True, timeout=300)
+    processes.run([*QSWEEP, *SWEEP], env=environment(folder), capture_output=True, check=True, timeout=600)
     return folder
 
 

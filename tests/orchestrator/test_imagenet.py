@@ -79,7 +79,7 @@ def write_weights(sweep: Path, file: Path, *, seed: int = 0) -> str:
 
 def kill_after_a_checkpoint(home: Path) -> None:
     """Kill the process of the only agent as soon as it has recorded a checkpoint."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     with Registry.open(home / "registry.db") as registry:
         sweep = registry.find_sweep("pictures")
         while not any(row.progress for row in registry.jobs(sweep.id)):

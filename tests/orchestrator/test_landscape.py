@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "small.toml"
     path.write_text(SWEEP)
     command = [*QSWEEP, "launch", str(path), "--workers", "1"]
-    processes.run(command, env=environment(folder / "home"), capture_output=True, check=True, timeout=300)
+    processes.run(command, env=environment(folder / "home"), capture_output=True, check=True, timeout=6000)
     return folder / "home"
 
 
@@ -133,18 +133,18 @@ def test_an_interrupted_command_leaves_no_process_and_goes_on(home: Path, tmp_pa
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list((out / "grids").glob("*.parquet")):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=600)[1]
     assert "interrupted with 1 landscapes done; run the same command to resume" in said
     assert process.returncode == 130
     assert children
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=600)[1] == []
     (written,) = (out / "grids").iterdir()
     before = written.stat().st_mtime_ns
     again = run(home, *arguments)

@@ -155,7 +155,7 @@ def test_ctrl_c_hands_the_jobs_back_and_says_how_to_resume(qsweep: Qsweep, home:
     )
     wait_until_training(home, 12)
     launched.send_signal(signal.SIGINT)
-    _, said = launched.communicate(timeout=60)
+    _, said = launched.communicate(timeout=600)
     assert launched.returncode == 130
     assert "qsweep resume digits-grid@" in said
     state = counts(qsweep)
@@ -174,7 +174,7 @@ def test_decoys_in_the_current_folder_change_nothing(home: Path, tmp_path: Path)
         (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
     command = [SCRIPT, "launch", "digits-grid", "--set", "epochs=1", "--limit", "2", "--workers", "1"]
     answer = subprocess.run(  # every process of it is started cold
-        command, cwd=decoys, env=environment(home), capture_output=True, text=True, timeout=300, check=False
+        command, cwd=decoys, env=environment(home), capture_output=True, text=True, timeout=600, check=False
     )
     assert answer.returncode == 0, answer.stderr
     assert "decoy" not in answer.stderr
@@ -191,10 +191,10 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(qsweep: Qsweep, home: P
     for agent in agents:
         agent.suspend()  # so that it can't answer the first one
     launched.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert launched.poll() is None
+    assert launched.stderr is not None
+    assert any("Stopping: " in line for line in launched.stderr)  # it has heard the first one
     launched.send_signal(signal.SIGINT)
-    launched.communicate(timeout=60)
+    launched.communicate(timeout=600)
     assert launched.returncode == 130
     assert not descendants_by_home(home)
     state = counts(qsweep)
@@ -208,11 +208,11 @@ def test_an_agent_that_could_only_wait_for_others_to_fail_leaves_where_it_would_
     launched = qsweep("launch", *LONG, *endless)
     assert launched.returncode == 0, launched.stderr
     wait_until_training(home, 2)
-    second = qsweep("worker", "digits-grid", environment={"QSWEEP_IDLE": "1"}, timeout=60)
+    second = qsweep("worker", "digits-grid", environment={"QSWEEP_IDLE": "1"}, timeout=600)
     assert second.returncode == 0, second.stderr
     assert counts(qsweep)["running"] == 2
     assert qsweep("cancel", "digits-grid").returncode == 0
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while json.loads(qsweep("status", "--json").stdout)["agents"] and time.monotonic() < deadline:
         time.sleep(0.5)
     assert counts(qsweep)["cancelled"] == 2

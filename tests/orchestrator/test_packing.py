@@ -50,7 +50,7 @@ def test_a_pack_that_is_killed_gives_its_jobs_back(home: Path, tmp_path: Path, p
         )
         watch = threading.Thread(target=killed_at, args=(point, listener, process), daemon=True)
         watch.start()
-        watch.join(120)
+        watch.join(600)
         assert process.poll() == -signal.SIGKILL
     place = Home.at(home)
     with Registry.open(place.registry) as registry:

@@ -74,14 +74,14 @@ def run(home: Path, folder: Path, tidy: None) -> Run:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 
     return call
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 600) -> Any:
     """What the condition answers, once it does. Fails after a while."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -200,7 +200,7 @@ def test_ctrl_c_hands_back_what_ray_agents_hold(cluster: RayCluster, begin: Begi
     launcher = begin(*arguments)
     agents = until(lambda: len(found := agents_at_work(home)) == 2 and found, "one agent a core at work")
     launcher.send_signal(signal.SIGINT)
-    said = launcher.communicate(timeout=120)[1]
+    said = launcher.communicate(timeout=600)[1]
     assert launcher.returncode == 130, said
     assert "interrupted with 0 of 10 jobs done; go on with: qsweep resume mine@" in said
     until(lambda: not any(psutil.pid_exists(one) for one in agents), "the agents leave")

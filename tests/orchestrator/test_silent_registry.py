@@ -45,7 +45,7 @@ def url(server: serving.Server) -> str:
     """A registry of its own; what accepts no connection for two seconds counts as silent."""
     name = f"t{uuid.uuid4().hex[:12]}"
     with serving.superuser(server) as connected:
-        connected.execute(f"CREATE DATABASE {name} OWNER {serving.USER}".encode())
+        connected.execute(f"CREATE DATABASE {name} OWNER {serving.USER}")
     return server.url.replace(f"/{serving.USER}?", f"/{name}?") + "&connect_timeout=2"
 
 

@@ -83,7 +83,7 @@ def run(home: Path, folder: Path, slurm: dict[str, str]) -> Iterator[Run]:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 
@@ -159,7 +159,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     (place / "slurm.toml").write_text(SWEEP.format(epochs=80))
     command = [*QSWEEP, "launch", "slurm.toml"]
     answer = processes.run(
-        command, env=environment(place / "home"), cwd=place, capture_output=True, text=True, timeout=300, check=False
+        command, env=environment(place / "home"), cwd=place, capture_output=True, text=True, timeout=600, check=False
     )
     assert answer.returncode == 0, answer.stderr
     return api.results("slurm", home=place / "home").set_index("job")
@@ -239,7 +239,7 @@ def test_a_launch_replaces_what_died_leaves_what_was_cancelled_and_can_be_told_t
         ask(slurm, "scontrol", "update", "partition=main", "state=up")
         until(lambda: len(elements(slurm)) == 2, "the dead one is replaced")
         watching.terminate()
-        assert watching.wait(30) == 130
+        assert watching.wait(600) == 130
         assert "told to end, and its agents go on, with 0 of 8 jobs done" in log.read_text()
         assert len(elements(slurm)) == 2
 
@@ -250,7 +250,7 @@ def test_a_launch_replaces_what_died_leaves_what_was_cancelled_and_can_be_told_t
             time.sleep(2.5)  # longer than an answer of Slurm's is good
             assert watching.poll() is None
             ask(slurm, "scancel", one)
-        assert watching.wait(60) == 130
+        assert watching.wait(600) == 130
         assert "its agents were cancelled, with 0 of 8 jobs done; go on with: qsweep resume slurm@" in log.read_text()
         assert len(starts(home)) == 2, "nothing was submitted again"
     finally:

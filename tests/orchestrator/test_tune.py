@@ -78,7 +78,7 @@ def run(home: Path, folder: Path, tidy: None) -> Run:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 
@@ -171,7 +171,7 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
         until(lambda: len(registry.reports([victim.id])[victim.id]) > known, "another actor goes on")
 
         driver.send_signal(signal.SIGINT)
-        said = driver.communicate(timeout=120)[1]
+        said = driver.communicate(timeout=600)[1]
         assert driver.returncode == 130, said
         assert "go on with: qsweep resume tuned+tune@" in said
         sweep = registry.find_sweep("tuned+tune")
@@ -250,7 +250,7 @@ def _reported(home: Path) -> int:
         return sum(len(one) for one in registry.reports(numbers).values())
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 600) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if answer := condition():
