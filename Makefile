@@ -4,6 +4,8 @@ BIN := .venv/bin
 export QSWEEP_HOME ?= .qsweep
 # A file's tests share what they made; with more processes than cores, one works while another waits for an event.
 SPREAD := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# make test ORDER="-p randomly" runs each file's tests in random order, and prints the seed.
+ORDER ?=
 unexport PYTHONDONTWRITEBYTECODE  # with it, every command compiles all its modules again
 
 .PHONY: help setup demo test quick lint clean
@@ -25,10 +27,10 @@ demo: .venv/ready ## Train all 972 models of the digits grid and print the paper
 	$(BIN)/qsweep launch digits-grid
 
 test: .venv/ready lint ## Run every test
-	$(BIN)/pytest $(SPREAD) --durations 10
+	$(BIN)/pytest $(SPREAD) $(ORDER) --durations 10
 
 quick: .venv/ready ## Run the tests that take no longer than a few seconds
-	$(BIN)/pytest $(SPREAD) -m 'not slow and not fault'
+	$(BIN)/pytest $(SPREAD) $(ORDER) -m 'not slow and not fault'
 
 lint: .venv/ready ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -65,10 +65,12 @@ BEGINS: dict[str, dict[Mode, str]] = {
 class Database:
     """One registry database: opens short transactions on it, and repeats those that met a locked door."""
 
-    def __init__(self, url: str | Path, *, create: bool, patience: float = PATIENCE, silence: float = SILENCE) -> None:
+    def __init__(
+        self, url: str | Path, *, create: bool, patience: float | None = None, silence: float | None = None
+    ) -> None:
         self._url = parse_url(url)
         self.place = shown(self._url)
-        self.patience = patience
+        self.patience = PATIENCE if patience is None else patience
         self._readable: Readable | None = None
         self.opened = False
         """Whether a transaction has succeeded: before, a file that can't be used is a wrong one."""
@@ -78,7 +80,7 @@ class Database:
                 self._readable = open_readable(path)
             self.engine = _sqlite_engine(path, create, self._readable)
         else:
-            self.engine = _postgres_engine(self._url, silence)
+            self.engine = _postgres_engine(self._url, SILENCE if silence is None else silence)
         self._statements = Statements(self.engine.dialect)
         self._driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self._begins = BEGINS[self.engine.dialect.name]
@@ -146,8 +148,8 @@ class Database:
                     raise RegistryFull(f"{self.place}: the disk is full, nothing was written") from None
                 if not is_passing(error) or (not self.opened and is_final_on_opening(error)):
                     raise self._refused(error) from None
-                if time.monotonic() - started > self.patience:
-                    raise self._unavailable(error) from None
+                if (waited := time.monotonic() - started) > self.patience:
+                    raise self._unavailable(error, waited) from None
             # Not the seeded generator of any training: only meant to keep two processes from meeting again.
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause, again = min(2 * pause, LONGEST_PAUSE), True
@@ -179,10 +181,12 @@ class Database:
             return shutil.disk_usage(Path(str(self._url.database)).parent).free < LEAST_ROOM
         return sqlite_code(raw) == sqlite3.SQLITE_FULL or getattr(raw, "sqlstate", None) == FULL_STATE
 
-    def _unavailable(self, error: Exception) -> RegistryUnavailable:
+    def _unavailable(self, error: Exception, waited: float) -> RegistryUnavailable:
+        answered = getattr(driver_error(error), "sqlstate", None) and not is_disconnect(driver_error(error))
+        what, again = ("refused", "no longer does") if answered else ("did not answer", "does")
         return RegistryUnavailable(
-            f"{self.place}: the registry did not answer for {self.patience:.0f} s ({self.clean(error)}); "
-            "nothing is lost: start the same command again once it does"
+            f"{self.place}: the registry {what} for {waited:.0f} s ({self.clean(error)}); "
+            f"nothing is lost: start the same command again once it {again}"
         )
 
     def _refused(self, error: Exception) -> RegistryRefused:
@@ -249,7 +253,8 @@ def _begin(connection: sa.Connection) -> None:
 
 
 def _postgres_engine(url: sa.URL, silence: float) -> sa.Engine:
-    arguments = {"connect_timeout": 10, "application_name": "qsweep", "options": POSTGRES_OPTIONS}
+    arguments: dict[str, str | int] = {"application_name": "qsweep", "options": POSTGRES_OPTIONS}
+    arguments |= {} if "connect_timeout" in url.query else {"connect_timeout": 10}
     # A connection whose other end vanished is noticed within half a minute.
     arguments |= {
         "keepalives_idle": 10,

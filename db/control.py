@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from db.clock import wall
 from db.custody import depart
 from db.journal import batches, event, move, record
+from db.reading import counts as count_jobs
 from db.rows import Cancelled, Retried
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import agents, attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps
@@ -57,6 +59,11 @@ def reactivate(transaction: Transaction, sweep_id: int) -> None:
 
 
 def cancel(transaction: Transaction, sweep_id: int) -> Cancelled:
+    """A sweep of which nothing waits or runs stays as it is: jobs that are taken back into the queue later would wait
+    for nobody. A tuning run may be about to draw its next job."""
+    sweep, counts = _sweep(transaction, sweep_id), count_jobs(transaction, sweep_id, None)
+    if counts.total and not counts.open and not _is_tuned(sweep):
+        return Cancelled(queued=0, running=0, over=True)
     set_state(transaction, sweep_id, SweepState.CANCELLED, "")
     others = sa.exists().where(
         sweep_jobs.c.job_id == jobs.c.id,
@@ -84,7 +91,8 @@ def retry(
     failure_class: FailureClass | None,
     gone: Collection[int],
 ) -> Retried:
-    """Of measures whose training has no model any more, the training is repeated too."""
+    """Of measures whose training has no model any more, the training is repeated too. A cancelled sweep of which jobs
+    are queued again is active again, unless it is a tuning run, whose jobs no agent claims by itself."""
     assert state in (State.FAILED, State.CANCELLED), "only an ended job can be retried"
     more = () if failure_class is None else (jobs.c.failure_class == failure_class.value,)
     parents = _without_model(transaction, sweep_id, state, more, gone)
@@ -93,6 +101,9 @@ def retry(
         invalidate(transaction, parents, LOST_MODEL)
     rest = _locked(transaction, sweep_id, state, *more)
     move(transaction, rest, state, State.QUEUED, "retried", FRESH_BUDGET)
+    sweep = _sweep(transaction, sweep_id)
+    if found and sweep.state == SweepState.CANCELLED and not _is_tuned(sweep):
+        set_state(transaction, sweep_id, SweepState.ACTIVE, "")
     return Retried(queued=found, trainings=len(parents))
 
 
@@ -168,6 +179,14 @@ def supersede(transaction: Transaction, rows: Sequence[Any], reason: str, blocke
             for row in batch
             if row.state not in (State.QUEUED, State.CANCELLED)
         ])  # fmt: skip
+
+
+def _sweep(transaction: Transaction, sweep_id: int) -> Any:
+    return transaction.run(sa.select(sweeps.c.state, sweeps.c.spec).where(sweeps.c.id == sweep_id)).one()
+
+
+def _is_tuned(sweep: Any) -> bool:
+    return bool(json.loads(sweep.spec).get("tuning"))
 
 
 def _members(sweep_id: int) -> sa.ColumnElement[bool]:

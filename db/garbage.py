@@ -13,6 +13,7 @@ from db.home import Home
 from db.model_names import PATTERN as MODEL
 from db.registry import Registry
 from db.results import ResultStore, StoredFile, list_files
+from sweeps.errors import QsweepError
 
 CHECKPOINT = re.compile(r"(?P<attempt>\d+)-\d+\.pt")
 PUBLICATION = re.compile(r"(?P<publication>((?P<agent>\d+)|compact)-[0-9a-f]+)\.parquet")
@@ -21,6 +22,13 @@ TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-f]{32}(?:\.tmp)?|\d+\.tmp)")
 GRACE = 3600.0
 """Seconds for which a results file stays after the last pointer left it: longer than any query. As long stays what
 somebody began to write, and that no job is known of."""
+
+
+class Undeletable(QsweepError):
+    """A file can't be deleted: names it, and says why."""
+
+    def __init__(self, path: str, error: OSError) -> None:
+        super().__init__(f"{path}: can't be deleted: {error.strerror or error}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +66,22 @@ def find_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]
 
 def collect_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]:
     """Deletes what `find_garbage` finds; what was deleted here. Leases that have run out are taken back before: whoever
-    held one counts no more what it wrote."""
+    held one counts no more what it wrote. Raises QsweepError at the end if a file can't be deleted."""
     files = _Files.of(home)
     registry.take_back_expired()
     registry.custody.take_back()
     holdings = registry.custody.holdings(lapsed=True)
     store = ResultStore(home.store)
-    deleted = [one for one in _found(files, holdings, now) if _delete(home, store, one)]
+    deleted, problems = [], []
+    for one in _found(files, holdings, now):
+        try:
+            deleted += [one] if _delete(home, store, one) else []
+        except Undeletable as error:
+            problems.append(error)
     there = {_publication(one.name) for one in store.files()}
     registry.custody.forget(holdings.left_at.keys() - there)
+    if problems:
+        raise stuck(problems, f"files that were deleted: {len(deleted)}")
     return deleted
 
 
@@ -177,17 +192,32 @@ def _is_over(since: float, now: float) -> bool:
 
 def _delete(home: Home, store: ResultStore, one: Garbage) -> bool:
     """Whether it was still there: an agent, or another collector, may have been faster."""
-    if one.folder == "results":
-        return store.delete(one.name)
-    path = home.root / one.folder / one.name
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        return not path.exists()
+    if one.folder != "results":
+        return remove(home.root / one.folder / one.name)
     try:
-        path.unlink()
+        return store.delete(one.name)
+    except OSError as error:
+        raise Undeletable(f"{store.place}/{one.name}", error) from None
+
+
+def remove(path: Path) -> bool:
+    """Delete a file, or a folder with all that is in it; whether it was there. Raises Undeletable."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise Undeletable(str(error.filename or path), error) from None
     return True
+
+
+def stuck(problems: Sequence[Undeletable], rest: str) -> QsweepError:
+    """All of these as one error, which names the first file and says what became of the `rest`."""
+    more = f" (and so for {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return QsweepError(f"{problems[0]}{more}; {rest}")
 
 
 def _publication(name: str) -> str | None:

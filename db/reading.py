@@ -112,6 +112,21 @@ def counts(transaction: Transaction, sweep_id: int, selection: int | None) -> Co
     return Counts(**found, away=int(transaction.run(away, {"sweep": sweep_id}).scalar_one()))
 
 
+def stranded(transaction: Transaction, sweep_id: int) -> int:
+    """Jobs that were taken back into the queue after their sweeps had all been cancelled."""
+    other, theirs = sweep_jobs.alias(), sweeps_table.alias()
+    held = sa.exists().where(
+        other.c.job_id == jobs_table.c.id, theirs.c.id == other.c.sweep_id,
+        theirs.c.state != SweepState.CANCELLED.value,
+    )  # fmt: skip
+    statement = (
+        sa.select(sa.func.count())
+        .select_from(jobs_table.join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id))
+        .where(sweep_jobs.c.sweep_id == sweep_id, jobs_table.c.state == State.QUEUED.value, sa.not_(held))
+    )
+    return int(transaction.run(statement).scalar_one())
+
+
 def _job_row(row: Any) -> JobRow:
     values = dict(row._mapping)
     failure = values["failure_class"]

@@ -35,7 +35,7 @@ def is_disconnect(error: BaseException) -> bool:
         return False
     state = getattr(error, "sqlstate", None)
     if state is None:
-        return type(error).__name__ in ("OperationalError", "InterfaceError")
+        return any(kind.__name__ in ("OperationalError", "InterfaceError") for kind in type(error).__mro__)
     return str(state).startswith(GONE_STATES)
 
 

@@ -197,7 +197,7 @@ class Registry:
         self._database.write(lambda t: control.reactivate(t, sweep_id))
 
     def cancel(self, sweep_id: int) -> Cancelled:
-        """Gives the sweep up; how many jobs are thereby cancelled, or will be.
+        """Gives the sweep up; how many jobs are thereby cancelled, or will be. One that is over stays as it is.
 
         What expired leases hold is taken back before. A job that another sweep holds stays as it is. A running
         one that no sweep holds is named by its agent's next `beat`, and is cancelled when that agent releases it.
@@ -213,7 +213,7 @@ class Registry:
         *,
         gone: Collection[int] = (),
     ) -> Retried:
-        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget.
+        """Queues the sweep's failed (or cancelled) jobs again with a fresh budget; a cancelled sweep is active again.
 
         A training that they take the model of is repeated, with all that was measured of it, if it was done without
         one, or is among `gone`: the ids of trainings whose file is not there.
@@ -296,6 +296,10 @@ class Registry:
     def held(self, sweep_id: int, selection: int | None = None) -> dict[int, int]:
         """How many running jobs of the sweep, or of a selection of them, each agent holds."""
         return self._database.read(lambda t: reading.held(t, sweep_id, selection))
+
+    def stranded(self, sweep_id: int) -> int:
+        """How many jobs of a cancelled sweep wait although no other sweep holds them: until it is resumed."""
+        return self._database.read(lambda t: reading.stranded(t, sweep_id))
 
     def blocked(self, sweep_id: int, selection: int | None = None) -> list[Blocked]:
         """The queued jobs of the sweep, or of a selection, that can't run as things stand, by what keeps them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
 from db.schema import KINDS, VERSION, Kind
-from sweeps.errors import QsweepError
+from sweeps.errors import InputError, QsweepError
 from sweeps.job import Kind as JobKind
 from sweeps.wholefiles import write_whole
 
@@ -178,8 +179,11 @@ class ResultStore:
 
     def identity(self) -> str | None:
         """By what the store's registry knows it again; None if no registry has taken it yet."""
+        place = f"{self._root}/{IDENTITY}"
         try:
-            with self._files.open_input_file(f"{self._root}/{IDENTITY}") as file:
+            if isinstance(self._files, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(place).st_mode):
+                raise InputError("this is no plain file", place=place, allowed="move it away")
+            with self._files.open_input_file(place) as file:
                 return bytes(file.read()).decode(errors="replace").strip() or None
         except FileNotFoundError:
             return None

@@ -62,6 +62,8 @@ class Cancelled:
 
     queued: int
     running: int
+    over: bool = False
+    """Nothing waited or ran: the sweep is as it was."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,11 @@ class Counts:
     @property
     def total(self) -> int:
         return self.queued + self.running + self.done + self.failed + self.cancelled
+
+    @property
+    def open(self) -> int:
+        """Those that wait or run."""
+        return self.queued + self.running
 
 
 @dataclass(frozen=True, kw_only=True)

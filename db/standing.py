@@ -10,7 +10,7 @@ COMPLETE = "complete"
 
 def standing(sweep: Sweep, counts: Counts) -> str:
     """`active`, `paused (why)`, `cancelled`, or once nothing waits or runs `complete`, with what is lacking."""
-    if counts.total == 0 or counts.queued + counts.running:
+    if counts.total == 0 or counts.open:
         return _told(sweep)
     if counts.done == counts.total:
         return COMPLETE if counts.total >= sweep.size else f"{COMPLETE} so far, {counts.total} of {sweep.size} jobs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError
@@ -43,7 +44,7 @@ def shown(url: sa.URL) -> str:
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     hidden = {key: "***" if key in SECRET_KEYS else value for key, value in url.query.items()}
-    return url.set(query=hidden).render_as_string(hide_password=True)
+    return url.set(query=hidden).render_as_string(hide_password=True).replace(quote("***"), "***")
 
 
 def secrets(url: sa.URL) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from db.garbage import Undeletable, remove, stuck
 from db.home import Home
 from db.registry import Registry
 from db.results import DamagedResults, ResultStore
@@ -54,7 +55,7 @@ def look_at(home: Home, registry: Registry, sweep: Sweep) -> Freed:
     return Freed(
         deletion=found,
         rows=_count_rows(home, registry, sweep, found),
-        results=_size(home.results / kind / f"{one}.parquet" for kind in KINDS for one in found.publications),
+        results=_results_size(ResultStore(home.store), found),
         models=_size(home.models / one for one in found.models),
         checkpoints=_size(home.checkpoints / one for one in found.checkpoints),
     )
@@ -65,11 +66,17 @@ def delete_sweep(home: Home, registry: Registry, sweep: Sweep) -> None:
 
     These bear the attempt that wrote them in their names, so nobody who takes up a job afresh writes or reads them.
     Its results files are left to the garbage collection: a query may be reading them. Raises InputError while some
-    of its jobs wait or run.
+    of its jobs wait or run, QsweepError at the end if a file can't be deleted.
     """
     gone = registry.delete(sweep.id)
+    problems = []
     for path in (*(home.models / one for one in gone.models), *(home.checkpoints / one for one in gone.checkpoints)):
-        path.unlink(missing_ok=True)
+        try:
+            remove(path)
+        except Undeletable as error:
+            problems.append(error)
+    if problems:
+        raise stuck(problems, f"{sweep.title} is deleted, and qsweep gc deletes such files once it can")
 
 
 def _count_rows(home: Home, registry: Registry, sweep: Sweep, found: Deletion) -> int:
@@ -82,6 +89,12 @@ def _count_rows(home: Home, registry: Registry, sweep: Sweep, found: Deletion) -
         except DamagedResults:  # what can't be read can be deleted all the same
             continue
     return count
+
+
+def _results_size(store: ResultStore, found: Deletion) -> int:
+    """Bytes of the results files in which nothing else counts, wherever they lie."""
+    names = {f"{kind}/{one}.parquet" for kind in KINDS for one in found.publications}
+    return sum(one.size for one in store.files() if one.name in names) if names else 0
 
 
 def _size(paths: Iterable[Path]) -> int:

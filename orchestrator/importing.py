@@ -119,7 +119,8 @@ class _Import:
             self._finish(publication)
         for one in findings.failed:
             if self._holds(one.claim):  # the budget that the job has here decides what follows
-                self.failed += len(self.registry.fail(self.bundle.id, [one.claim], one.failure, one.error))
+                ended = self.registry.fail(self.bundle.id, [one.claim], one.failure, one.error, kind=one.kind)
+                self.failed += len(ended)
         for found in findings.calibrated:
             self.registry.calibration(
                 shape=found.shape, device=found.device, build=found.build, slots=found.slots, form=found.form

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -16,11 +17,13 @@ from pathlib import Path
 from db.bundles import BACKEND
 from db.clock import machine_id, process_started
 from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
+from db.garbage import Undeletable, remove
 from db.home import Home
 from db.registry import Registry
 from db.rows import AgentInfo, Claim, Sweep
-from db.states import State
+from db.states import AgentState, State
 from orchestrator.children import ask_child
+from orchestrator.deaths import bury_dead
 from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import KeptWeights, probe
@@ -37,6 +40,8 @@ from workers.bundle.manifest import FILE, Manifest
 
 LEASE = 30.0
 """Seconds without a heartbeat after which the jobs of a bundle that is being written come back."""
+BEGUN = re.compile(r"\..+\.(?P<token>[0-9a-f]{32})")
+"""The name of a folder in which a pack writes, beside what it becomes."""
 START = '''"""Works off this bundle: `python BUNDLE`; `--help` says how."""
 
 import os
@@ -101,6 +106,7 @@ def pack(
         registry.reactivate(sweep.id)
         wanted = {job.identity for job in selection.chosen}
         rows = [row for row in registry.jobs(sweep.id) if row.identity in wanted]
+        _clear(registry, out.parent)
         token = uuid.uuid4().hex
         waiting = [row.id for row in rows if row.state is State.QUEUED]
         with _held(registry, out, token, version) as holder:
@@ -171,11 +177,26 @@ def _check_place(out: Path) -> None:
         raise InputError("this folder can't be written", place=f"--out {out}", allowed="name another place")
 
 
+def _clear(registry: Registry, folder: Path) -> None:
+    """Remove what packs into this folder left that were killed: those of this registry whose holder lives no more."""
+    bury_dead(registry)
+    registry.take_back_expired()
+    over = {one.log: one.state is not AgentState.ALIVE for one in registry.agents(None) if one.backend == BACKEND}
+    for path in folder.glob(".*"):
+        if (left := BEGUN.fullmatch(path.name)) and over.get(_log(left["token"])):
+            with suppress(Undeletable):
+                remove(path)
+
+
+def _log(token: str) -> str:
+    return f"logs/agents/bundle-{token[:12]}.log"
+
+
 def _info(token: str, code: str) -> AgentInfo:
     pid = os.getpid()
     return AgentInfo(
         host=socket.gethostname(), pid=pid, process_started=process_started(pid), boot_id=machine_id(), backend=BACKEND,
-        device="", build="", code=code, log=f"logs/agents/bundle-{token[:12]}.log", lease=LEASE,
+        device="", build="", code=code, log=_log(token), lease=LEASE,
     )  # fmt: skip
 
 
@@ -214,7 +235,8 @@ def _write(
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         point("pack.written", folder)
         if out.suffix == ".zip":
-            write_zip(folder, files, out)
+            write_zip(folder, files, folder / out.name)  # what is half written goes with the folder
+            (folder / out.name).rename(out)
         else:
             _sync(files)
             folder.rename(out)

@@ -11,6 +11,7 @@ from db.rows import AgentRow, Blocked, Counts, Sweep
 from db.standing import standing
 from db.states import State, SweepState
 from orchestrator.blockage import blocked_words
+from orchestrator.layout import counted
 from orchestrator.losses import Losses, find_losses
 
 
@@ -22,11 +23,13 @@ class Standing:
     counts: Counts
     losses: Losses
     blocked: Sequence[Blocked]
+    stranded: int = 0
+    """Queued jobs of a cancelled sweep."""
 
     @property
     def is_open(self) -> bool:
         """Whether any job waits or runs."""
-        return self.counts.queued + self.counts.running > 0
+        return self.counts.open > 0
 
     @property
     def waits(self) -> bool:
@@ -53,6 +56,8 @@ class Standing:
         if self.losses.jobs:
             yield self.losses.words(self.sweep)
         yield from blocked_words(self.sweep.title, self.blocked)
+        if self.stranded:
+            yield _stranded_words(self.sweep, self.stranded)
         if self.counts.diverged:
             trainings = "1 job has" if self.counts.diverged == 1 else f"{self.counts.diverged} jobs have"
             yield f"{self.sweep.title}: {trainings} diverged (done, without a model): qsweep jobs {self.sweep.title}"
@@ -70,4 +75,20 @@ def look_at(registry: Registry, sweep: Sweep, lost: Mapping[int, AgentRow]) -> S
         counts=counts,
         losses=find_losses(registry, sweep.id, lost) if counts.running else Losses(),
         blocked=registry.blocked(sweep.id) if counts.queued else (),
+        stranded=_stranded(registry, sweep) if counts.queued else 0,
     )
+
+
+def stranded_words(registry: Registry) -> list[str]:
+    """A line for each cancelled sweep of which jobs were taken back into the queue."""
+    found = [(sweep, _stranded(registry, sweep)) for sweep in registry.sweeps()]
+    return [_stranded_words(sweep, jobs) for sweep, jobs in found if jobs]
+
+
+def _stranded(registry: Registry, sweep: Sweep) -> int:
+    return registry.stranded(sweep.id) if sweep.state is SweepState.CANCELLED else 0
+
+
+def _stranded_words(sweep: Sweep, jobs: int) -> str:
+    waiting = counted(jobs, "queued job waits", "queued jobs wait")
+    return f"{sweep.title} is cancelled: {waiting} until it goes on with: qsweep resume {sweep.title}"

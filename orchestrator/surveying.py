@@ -252,7 +252,7 @@ def _answered(process: subprocess.Popen[str], log: IO[str], task: dict[str, Any]
         line = process.stdout.readline()
     except BrokenPipeError:
         pass
-    if not line:
+    if not line.endswith("\n"):  # nothing, or half an answer
         code = process.wait()
         log.seek(0)
         raise QsweepError(f"a process of the landscape died ({code}):\n{log.read().strip()[-2000:]}")

@@ -50,11 +50,12 @@ def make_flatness_table(
     """
     rows_of = {row["job"]: row for row in results}
     groups: dict[Keys, Group] = {}
+    measures = placed(spec.flatness_measures())
     for parent in (job for job in spec.jobs() if job.kind is Kind.TRAIN):
         training = parent.training
         shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title
         keys = (training.data.title, shape, precision_name(training.bits))
-        for measure, conventions in placed(spec.flatness_measures()):
+        for measure, conventions in measures:
             row = rows_of.get(spec.child(parent, measure).identity)
             for convention in conventions:
                 place = (*keys, convention) if "convention" in declaration.rows else keys
@@ -87,13 +88,13 @@ def placed(measures: Sequence[Flatness]) -> list[tuple[Flatness, list[str]]]:
 
 def varying_settings(measures: Sequence[Flatness]) -> set[str]:
     """The settings beside the usual conventions in which measures of one kind differ within a sweep."""
+    first: dict[tuple[str, str], Any] = {}
     return {
         name
         for one in measures
         for name, value in measure_settings(one).items()
-        if name not in NAMED and any(measure_settings(other).get(name, value) != value for other in measures
-                                     if other.name == one.name)
-    }  # fmt: skip
+        if name not in NAMED and first.setdefault((one.name, name), value) != value
+    }
 
 
 def _perturbed(measure: Flatness) -> tuple[str, bool, str, str]:

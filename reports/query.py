@@ -17,7 +17,7 @@ import pyarrow.types
 
 from reports.catalogue import Catalogued, column_meaning, view_meaning, view_names, view_schema
 from reports.source import Source
-from sweeps.errors import InputError, QsweepError, nearest
+from sweeps.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import duckdb
@@ -101,10 +101,10 @@ def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise InputError(f"a query only reads, and this is a {kind} statement", place=PLACE, allowed=ALLOWED)
 
 
-def _explained(error: duckdb.Error, sql: str, views: Mapping[str, Catalogued]) -> QsweepError:
-    """DuckDB's error as one of ours."""
+def _explained(error: duckdb.Error, sql: str, views: Mapping[str, Catalogued]) -> Exception:
+    """DuckDB's error as one of ours; what went wrong in a view of ours, in DuckDB's thread, as it was."""
     for view in views.values():
-        if isinstance(view.failure, QsweepError):
+        if view.failure is not None:
             return view.failure
     text, _, where = str(error).partition("\n\nLINE ")
     kind, _, problem = text.partition(": ")

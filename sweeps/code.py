@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -69,6 +70,16 @@ def _foreign(snapshot: Path, files: Mapping[str, bytes]) -> list[Path]:
         for path in found
         if path.is_symlink() or not (path in known or path == snapshot / STAMP or _is_bytecode(path, known))
     ]
+
+
+def clear_bytecode(snapshot: Path) -> None:
+    """Delete the bytecode there that Python would not hold against its source: what is left where somebody ran this
+    code by hand. What can't be deleted stays, and the snapshot is not intact."""
+    files = _files(snapshot)
+    for path in _foreign(snapshot, files):
+        if path.parent.name == "__pycache__":
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _is_bytecode(path: Path, sources: Mapping[Path, bytes]) -> bool:

@@ -31,14 +31,15 @@ def write_whole(path: Path, content: bytes | memoryview, *, at: str | None = Non
 
 
 @contextmanager
-def whole_file(path: Path, *, at: str | None = None) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, at: str | None = None, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends. If the block or the disk fails, nothing is left of it.
 
-    `at` names the points of the fault suite: `AT.written` before the rename, `AT.renamed` after it.
+    It has that mode, less the umask. `at` names the points of the fault suite: `AT.written` before the rename,
+    `AT.renamed` after it.
     """
     temporary = temporary_of(path)
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

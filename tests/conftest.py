@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+import typer.main
+import typer.testing
 
 from db.registry import Registry
 from db.states import State
@@ -52,7 +56,8 @@ Qsweep = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Whoever runs tests gets a fork server: each of xdist's workers, or the one process that there is."""
+    """What runs tests gets a fork server: each of xdist's workers, or the one process that there is."""
+    gc.disable()
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         processes.warm_up(*PRELOADED, environment={**SURROUNDINGS, **KEEP_MEMORY, **threads})
@@ -60,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     processes.cool_down()
+
+
+def pytest_collection_finish() -> None:
+    """Nothing that was imported is garbage: looking through it again and again was a third of the start."""
+    gc.freeze()
+    gc.enable()
 
 
 LONGEST = (
@@ -83,6 +94,7 @@ LONGEST = (
 """The files that take longest, in this order: begun last, one of them would run alone at the end."""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     root = Path(__file__).parent
     places = {root / name: place for place, name in enumerate(LONGEST)}
@@ -164,3 +176,13 @@ def wait_until_training(home: Path, jobs: int, *, step: int = 20, seconds: float
                 return
         time.sleep(0.1)
     pytest.fail(f"in {seconds:g} s no {jobs} jobs came to step {step}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line() -> Iterator[None]:
+    """What is called within this process reads the options out of their signatures once, and not at each call."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = functools.cache(typer.main.get_command)
+        patch.setattr(typer.main, "get_command", made)
+        patch.setattr(typer.testing, "_get_command", made)
+        yield

@@ -13,7 +13,7 @@ def change_code(home: Path, file: str, text: str) -> str:
     """Make the home's sweeps those of a snapshot in which `file` holds `text`; its version."""
     (snapshot,) = [path for path in (home / "code").iterdir() if not path.name.startswith(".")]
     other = home / "code" / "other"
-    shutil.copytree(snapshot, other)
+    shutil.copytree(snapshot, other, ignore=shutil.ignore_patterns("__pycache__"))
     (other / file).write_text(text)
     version = f"{snapshot.name.partition('+')[0]}+{_digest(_files(other))}"
     (other / STAMP).write_text(version)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
-from typer.main import get_command
 
 from orchestrator.cli import app
 from orchestrator.cluster import AUTO, Node, Wanted, check_form
@@ -32,7 +32,7 @@ BLOCK = re.compile(r"^```sh[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def check_command(words: list[str]) -> None:
     """Raises what the command line would, for a command, an option or an address of Ray that there can't be."""
-    command: Any = get_command(app)
+    command: Any = typer.main.get_command(app)
     context = command.make_context("qsweep", [*words], resilient_parsing=False)
     name, found, rest = command.resolve_command(context, context._protected_args + context.args)
     while hasattr(found, "commands"):

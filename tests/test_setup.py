@@ -36,4 +36,4 @@ def test_setup_shows_what_was_said_only_if_it_fails(tmp_path: Path, code: int) -
     assert (answer.returncode == 0) == (code == 0)
     assert (WALL in said) == (code != 0)
     assert WALL in (tmp_path / ".venv" / "setup.log").read_text()
-    assert len(said.splitlines()) < 3 or code
+    assert len([line for line in said.splitlines() if not line.startswith("make[")]) < 3 or code

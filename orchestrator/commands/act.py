@@ -90,6 +90,7 @@ def cancel(
     name: SweepArgument, yes: YesOption = False, home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None
 ) -> None:
     """Withdraw a sweep: its unfinished jobs stop, unless another sweep wants them. Results stay."""
+    from db.standing import standing
     from orchestrator.backends.choice import BackendName, backend_class
     from orchestrator.deaths import bury_dead
     from orchestrator.starts import by_backend, recorded
@@ -98,8 +99,9 @@ def cancel(
     with opened(place) as found:
         sweep = choose_sweep(found, name)
         counts = found.counts(sweep.id)
-        waiting = f"{counts.queued} jobs wait and {counts.running} run"
-        confirm(f"Cancel {sweep.title}, of which {waiting}?", yes=yes, unasked=True)
+        if counts.open:
+            waiting = f"{counts.queued} jobs wait and {counts.running} run"
+            confirm(f"Cancel {sweep.title}, of which {waiting}?", yes=yes, unasked=True)
         bury_dead(found)
         done = found.cancel(sweep.id)
     for backend, starts in by_backend(recorded(place, sweep.id)).items():
@@ -107,6 +109,9 @@ def cancel(
             backend_class(BackendName(backend)).withdraw(starts)
         except QsweepError as error:  # the sweep is cancelled all the same: its agents will find nothing
             typer.echo(f"note: agents may still wait in a queue: {error}", err=True)
+    if done.over:
+        typer.echo(f"{sweep.title}: {standing(sweep, counts)}; nothing to cancel")
+        return
     typer.echo(f"{sweep.title}: {done.queued} queued jobs cancelled, {done.running} running ones asked to stop")
 
 
@@ -119,6 +124,7 @@ def invalidate(
     registry: RegistryOption = None,
 ) -> None:
     """Discard results and re-run the jobs and their children. No file is deleted."""
+    from orchestrator.standing import stranded_words
     from sweeps.spec import select
 
     with opened(home_of(home, registry)) as found:
@@ -131,10 +137,13 @@ def invalidate(
             _name_others(found.sharing(ids, sweep.id), "other sweeps lose them too")
             confirm("Invalidate them?", yes=yes, unasked=False)
         count = found.invalidate(ids, reason)
+        stranded = stranded_words(found)
     results = "result" if count == 1 else "results"
     typer.echo(
         f"{sweep.title}: {count} {results} invalidated, jobs re-queued; run them with: qsweep resume {sweep.title}"
     )
+    for line in stranded:
+        typer.echo(line, err=True)
 
 
 def delete(

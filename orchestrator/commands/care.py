@@ -79,7 +79,7 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
 
 
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
@@ -100,7 +100,7 @@ def gc(
         return
     for one in garbage if dry_run else ():
         typer.echo(one.path)
-    say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would go" if dry_run else " deleted"))
+    say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would be deleted" if dry_run else " deleted"))
 
 
 def compact(
@@ -160,6 +160,9 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="The address it listens at; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1024, max=65535)] = 5544,
     stopping: Annotated[bool, typer.Option("--stop", help="Stop it; the data stays.")] = False,
+    new_password: Annotated[
+        bool, typer.Option("--new-password", help="Start it with a new password; the old one is worth nothing then.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Start a Postgres for the registry, in the background, and print its URL.
@@ -167,13 +170,14 @@ def serve(
     For whoever has no Postgres and a home on a network file system. The password stands in a file of the home
     that only you can read; the URL names that file.
     """
-    from orchestrator.serving import Server, password_file, start, stop
+    from orchestrator.layout import say
+    from orchestrator.serving import Server, notes, password_file, start, stop
 
     place = home_of(home)
     data = (folder or place.root / "postgres").absolute()
     server = Server(
         folder=data,
-        passwords=password_file(place.root, data),
+        passwords=password_file(place.root, data, new=new_password),
         host=host,
         port=port,
     )
@@ -181,7 +185,9 @@ def serve(
         stop(server)
         typer.echo("stopped")
         return
-    start(server)
+    start(server, new_password=new_password)
+    for note in notes(server):
+        say(f"note: {note}", err=True)
     typer.echo(server.url)
 
 
@@ -210,6 +216,7 @@ def check(
     from db.losses import MODEL
     from orchestrator.layout import counted, say
     from orchestrator.losses import lost_words
+    from orchestrator.standing import stranded_words
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -235,6 +242,8 @@ def check(
             _confirm(f"Take {jobs} jobs back into the queue, with the measures of their models?", yes)
             changed = repair(place, found, lost)
             typer.echo(f"{changed} jobs are queued again: the next launch computes them", err=True)
+            for words in stranded_words(found):
+                say(words, err=True)
             findings = Findings(broken=findings.broken, lost=[one for one in findings.lost if one not in lost])
     if not findings.is_sound:
         raise typer.Exit(1)

@@ -17,12 +17,12 @@ from db.home import STORE
 from db.losses import find_lost
 from db.registry import Registry
 from db.results import ResultStore
-from tests.reports.made import Made, home_at, launch, work
+from tests.reports.made import Made, finished, home_at, work
 
 
 @pytest.fixture
 def made(tmp_path: Path, url: str) -> Made:
-    return work(launch(home_at(tmp_path, url if "://" in url else f"sqlite:///{url}")), cohorts=3)
+    return finished(home_at(tmp_path, url if "://" in url else f"sqlite:///{url}"), cohorts=3)
 
 
 Meanwhile = Callable[[Made, Registry], object]

@@ -16,7 +16,7 @@ from db.registry import Registry
 from db.results import ResultStore
 from sweeps.errors import InputError
 from tests.conftest import Qsweep
-from tests.reports.made import home_at, launch, work
+from tests.reports.made import finished, home_at
 
 
 def settled(home: Home) -> str:
@@ -93,7 +93,7 @@ def test_a_home_without_results_may_name_a_url_later(tmp_path: Path, address: st
 
 
 def test_an_old_registry_takes_the_first_home_that_has_its_files(tmp_path: Path, address: str) -> None:
-    made = work(launch(home_at(tmp_path / "one", address)))
+    made = finished(home_at(tmp_path / "one", address))
     other = home_at(tmp_path / "other", address)
     refused(other, "none of the results that this registry counts are in")
     with Registry.open(address) as registry:
@@ -104,7 +104,7 @@ def test_an_old_registry_takes_the_first_home_that_has_its_files(tmp_path: Path,
 
 
 def test_a_new_registry_takes_no_results_of_another(tmp_path: Path, address: str) -> None:
-    made = work(launch(home_at(tmp_path / "one", address)))
+    made = finished(home_at(tmp_path / "one", address))
     settled(made.home)
     fresh = Home.at(made.home.root, registry=str(tmp_path / "fresh.db"))
     Registry.open(fresh.registry, create=True).close()
@@ -165,7 +165,7 @@ def test_starts_at_once_in_one_home_agree(tmp_path: Path, address: str) -> None:
 
 
 def test_every_command_refuses_the_wrong_home(here: Qsweep, home: Path, tmp_path: Path, address: str) -> None:
-    made = work(launch(home_at(tmp_path / "right", address)))
+    made = finished(home_at(tmp_path / "right", address))
     settled(made.home)
     files = sorted(made.home.root.rglob("*"))
     for command in (
@@ -187,7 +187,7 @@ def test_every_command_refuses_the_wrong_home(here: Qsweep, home: Path, tmp_path
 def test_garbage_is_not_collected_in_a_home_of_another_registry(
     tmp_path: Path, address: str, execute: Callable[[str], list[Any]]
 ) -> None:
-    made = work(launch(home_at(tmp_path, address)))
+    made = finished(home_at(tmp_path, address))
     settled(made.home)
     execute("UPDATE store SET identity = 'another'")
     with Registry.open(address) as registry, pytest.raises(InputError):

@@ -25,13 +25,13 @@ from orchestrator.watch import MANY
 from sweeps import processes
 from tests.conftest import QSWEEP, environment
 from tests.fault.sabotage import Fault, Saboteur
-from tests.reports.made import SWEEP, Made, home_at, launch, work
+from tests.reports.made import SWEEP, Made, finished, home_at, launch, work
 
 
 @pytest.fixture
 def made(tmp_path: Path, url: str) -> Made:
     """Six publications, each beside one that never counted."""
-    return work(launch(home_at(tmp_path, url if "://" in url else f"sqlite:///{url}")))
+    return finished(home_at(tmp_path, url if "://" in url else f"sqlite:///{url}"))
 
 
 def answers(made: Made) -> dict[str, pa.Table]:
@@ -70,7 +70,7 @@ def test_many_publications_become_one_with_the_same_rows(made: Made) -> None:
 
 
 def test_a_second_compaction_has_nothing_to_do_and_a_later_one_takes_the_new_results(tmp_path: Path) -> None:
-    made = work(launch(home_at(tmp_path)), cohorts=3)
+    made = finished(home_at(tmp_path), cohorts=3)
     assert merge(made)[0].after == 1
     assert merge(made)[0].after == 0
     work(made, seed=1)

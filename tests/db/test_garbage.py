@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +170,93 @@ def _stale(files: Any, found: list[garbage.Garbage]) -> Any:
     gone = [garbage.StoredFile(name=one.name, size=one.size, modified=0.0) for one in found]
     files.results.extend(gone)
     return files
+
+
+@contextmanager
+def undeletable(path: Path) -> Iterator[None]:
+    """Nobody can delete this file: its folder can't be written, or for root the file is immutable."""
+    if os.geteuid():
+        path.parent.chmod(0o500)
+    elif subprocess.run(["chattr", "+i", path], check=False, capture_output=True).returncode:
+        pytest.skip("root can delete everything here")
+    try:
+        yield
+    finally:
+        if os.geteuid():
+            path.parent.chmod(0o700)
+        else:
+            subprocess.run(["chattr", "-i", path], check=True)
+
+
+@pytest.mark.parametrize("place", ["checkpoints/ab/1-20.pt", "results/runs/000099-abcdef012345.parquet"])
+def test_a_file_that_can_not_be_deleted_is_named_in_one_line_and_the_others_go(
+    here: Qsweep, tmp_path: Path, place: str
+) -> None:
+    made = launch(home_at(tmp_path))
+    files = [made.home.root / place, made.home.checkpoints / "cd" / "1-20.pt"]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    with undeletable(files[0]):
+        said = here("gc")
+        assert (said.returncode, said.stdout) == (1, "")
+        assert said.stderr.startswith(f"qsweep: {files[0]}: can't be deleted: ")
+        assert said.stderr.endswith("; files that were deleted: 1\n")
+    assert [path.exists() for path in files] == [True, False]
+    assert here("gc").stdout.startswith("1 file, ")
+
+
+def finish_one(made: Made, store: ResultStore) -> Path:
+    """One training is done, and the others are given up; its model."""
+    with Registry.open(made.home.registry) as registry:
+        agent = registry.enlist(agent_info())
+        (one, *others) = claim(registry, agent)
+        model = made.home.models / "ab" / f"{one.job.identity}-1.pt"
+        model.parent.mkdir(parents=True)
+        model.write_bytes(b"model")
+        publication = f"{agent:06d}-abcdef012345"
+        write(store, publication, one.job.identity)
+        name = f"ab/{model.name}"
+        done = Finished(job_id=one.job_id, attempt=1, publication=publication, model_file=name, model_hash="h")
+        registry.finish(agent, [done])
+        registry.cancel(made.sweep.id)
+        registry.release(agent, others)
+        registry.retire(agent)
+    return model
+
+
+def test_a_sweep_is_deleted_even_if_a_model_of_its_can_not_be(here: Qsweep, tmp_path: Path) -> None:
+    made = launch(home_at(tmp_path))
+    model = finish_one(made, ResultStore(made.home.store))
+    with undeletable(model):
+        said = here("delete", made.sweep.title, "--yes")
+    assert said.returncode == 1
+    assert f"{model}: can't be deleted" in said.stderr
+    assert f"{made.sweep.title} is deleted, and qsweep gc" in said.stderr
+    assert here("status").stdout.startswith("no sweep")
+    assert here("gc").returncode == 0
+    assert not model.exists()
+
+
+def test_a_deletion_shows_the_size_of_results_at_a_url(here: Qsweep, tmp_path: Path) -> None:
+    made = launch(home_at(tmp_path))
+    finish_one(made, at_a_url(made, tmp_path / "bucket"))
+    shown = json.loads(here("delete", made.sweep.title, "--dry-run", "--json").stdout)
+    sizes = [path.stat().st_size for path in (tmp_path / "bucket").rglob("*.parquet")]
+    assert shown["bytes"] == len(b"model") + sum(sizes)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_an_identity_that_is_no_plain_file_is_refused_and_not_waited_for(
+    here: Qsweep, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    made = launch(home_at(tmp_path))
+    identity = made.home.results / "STORE"
+    identity.unlink(missing_ok=True)
+    make(identity)
+    for command in ("gc", "du", "db check"):
+        said = here(*command.split())
+        assert (said.returncode, said.stderr) == (2, f"qsweep: {identity}: this is no plain file; move it away\n")
 
 
 def test_the_commands_say_what_goes(here: Qsweep, home: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from db.belonging import settle_belonging
 from db.registry import Registry
 from sweeps.errors import InputError
 from tests.conftest import environment
-from tests.reports.made import Made, home_at, launch, work
+from tests.reports.made import Made, finished, home_at
 
 ROOT = Path(__file__).parents[2]
 LOOKS: tuple[tuple[str, ...], ...] = (
@@ -60,7 +60,7 @@ BOUND = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    made = work(launch(home_at(tmp_path)))
+    made = finished(home_at(tmp_path))
     with Registry.open(made.home.registry) as registry:
         settle_belonging(made.home, registry)
     return made

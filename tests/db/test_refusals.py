@@ -121,6 +121,24 @@ def test_a_process_with_too_many_open_files_goes_on_when_it_has_room_again(empty
         assert registry.beat(agent) == frozenset()
 
 
+def test_a_disk_that_takes_no_more_of_a_file_is_out_of_reach_for_a_while(empty_sqlite: Path, tmp_path: Path) -> None:
+    """A real I/O error of SQLite, with room on the disk: the log may not grow any more."""
+    path = tmp_path / "registry.db"
+    path.write_bytes(empty_sqlite.read_bytes())
+    with Registry.open(path) as registry:
+        agent = registry.enlist(agent_info())
+        registry._database.patience = 0.2
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            with pytest.raises(RegistryUnavailable, match="disk I/O error") as caught:
+                registry.beat(agent)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not isinstance(caught.value, RegistryRefused)
+        assert registry.beat(agent) == frozenset()
+
+
 class Swallower:
     """Stands before a server's socket: passes everything on, or takes everything and passes on nothing."""
 

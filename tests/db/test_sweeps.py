@@ -249,6 +249,58 @@ def test_cancelling_leaves_the_jobs_of_other_sweeps_alone(registry: Registry, sw
     assert len(claim(registry, agent)) == 3
 
 
+def test_a_sweep_that_is_over_cannot_be_cancelled_and_what_is_taken_back_of_it_is_claimed(
+    registry: Registry, sweep: Sweep
+) -> None:
+    registry.register(sweep.id, trained(3))
+    agent = registry.enlist(agent_info())
+    registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "no")
+    finish_all(registry)
+    assert registry.cancel(sweep.id) == Cancelled(queued=0, running=0, over=True)
+    assert registry.find_sweep("grid").state is SweepState.ACTIVE
+    registry.invalidate([row.id for row in registry.jobs(sweep.id, State.DONE)], "lost")
+    assert len(claim(registry, agent)) == 2
+
+
+def test_a_tuning_run_between_two_trials_can_be_cancelled(registry: Registry) -> None:
+    tuning = Tuning(metric="test_loss", mode=Mode.MIN, samples=2, seed=0)
+    tuned = registry.add_sweep(name="grid", label="t", spec=spec(1, tuning=tuning), size=1)
+    registry.register(tuned.id, trained(1))
+    finish_all(registry)
+    assert not registry.cancel(tuned.id).over
+    assert registry.find_sweep("grid@t").state is SweepState.CANCELLED
+
+
+def test_a_retry_makes_a_cancelled_sweep_active_again_and_wakes_no_other_job(registry: Registry, sweep: Sweep) -> None:
+    registry.register(sweep.id, trained(4))
+    agent = registry.enlist(agent_info())
+    (failed,) = claim(registry, agent, 1)
+    registry.fail(agent, [failed], FailureClass.INPUT, "no")
+    registry.cancel(sweep.id)
+    assert registry.retry(sweep.id, failure_class=FailureClass.CRASH) == Retried(queued=0)
+    assert registry.find_sweep("grid").state is SweepState.CANCELLED
+    assert registry.retry(sweep.id) == Retried(queued=1)
+    assert [one.job for one in claim(registry, agent)] == [failed.job]
+    assert registry.counts(sweep.id).cancelled == 3
+
+
+def test_jobs_taken_back_into_a_cancelled_sweep_are_stranded_unless_another_sweep_holds_them(
+    registry: Registry, sweep: Sweep
+) -> None:
+    registry.register(sweep.id, trained(4))
+    agent = registry.enlist(agent_info())
+    done = claim(registry, agent, 2)
+    registry.finish(agent, [Finished(job_id=c.job_id, attempt=c.attempt, publication="p") for c in done])
+    other = other_sweep(registry)
+    registry.register(other.id, [done[0].job])
+    registry.cancel(sweep.id)
+    assert registry.stranded(sweep.id) == 0
+    registry.invalidate([one.job_id for one in done], "lost")
+    assert registry.stranded(sweep.id) == 1
+    registry.reactivate(sweep.id)
+    assert registry.stranded(sweep.id) == 0
+
+
 def test_a_running_job_that_no_sweep_wants_is_named_to_its_agent_and_ends_cancelled(
     registry: Registry, sweep: Sweep
 ) -> None:

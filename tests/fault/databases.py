@@ -42,8 +42,8 @@ def _fresh(server: serving.Server) -> Database:
         with RESTARTING, psycopg.connect(f"{words} dbname=postgres", autocommit=True) as connection:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
 
-    with psycopg.connect(f"{words} dbname=postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+    with serving.superuser(server) as connection:
+        connection.execute(f"CREATE DATABASE {name} OWNER {serving.USER}")
     url = server.url.replace(f"/{serving.USER}?", f"/{name}?").replace(socket.gethostname(), serving.LOCAL)
     return Database(
         name="postgres", url=url, conninfo=f"{words} dbname={name}", restart=lambda: _restart(server), drop=drop

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from db.home import Home
 from db.registry import Registry
 from sweeps import processes
 from tests.conftest import QSWEEP, environment
 from tests.orchestrator.ray_cluster import RayCluster, two_nodes
+
+if TYPE_CHECKING:
+    from tests.reports.made import Made
 
 Begin = Callable[..., "subprocess.Popen[str]"]
 
@@ -68,3 +75,25 @@ def begin(home: Path, folder: Path, tidy: None) -> Iterator[Begin]:
         process.wait()
         assert process.stderr is not None
         process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A sweep of 24 made-up trainings, done. For copies alone: see `made`."""
+    from tests.reports.made import launch, work
+
+    return work(launch(Home.at(tmp_path_factory.mktemp("made") / "home")))
+
+
+@pytest.fixture
+def made(made_once: Made, home: Path) -> Made:
+    """The same in the test's own home."""
+    return copied(made_once, home)
+
+
+def copied(made: Made, home: Path) -> Made:
+    """A sweep of made-up results, with its file beside its home, in another home."""
+    shutil.copytree(made.home.root, home)
+    for file in made.home.root.parent.glob("*.toml"):
+        shutil.copy(file, home.parent)
+    return replace(made, home=Home.at(home))

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from db.home import Home
 from db.model_names import model_name
 from db.results import ResultStore
 from db.rows import Claim, Finished
+from db.states import FailureClass
 from orchestrator.packing import pack
 from orchestrator.selection import read_selection
 from workers.bundle.desk import LEDGER, Desk
@@ -55,10 +57,18 @@ class Made:
     bundle: Path
 
     def copy(self, folder: Path) -> Made:
-        """The same in another folder."""
-        shutil.copytree(self.home, folder / "home")
-        shutil.copytree(self.bundle, folder / "far", symlinks=True)
+        """The same in another folder, with the same files of code."""
+        shutil.copytree(self.home, folder / "home", copy_function=link_code)
+        shutil.copytree(self.bundle, folder / "far", symlinks=True, copy_function=link_code)
         return Made(home=folder / "home", bundle=folder / "far")
+
+
+def link_code(source: str, target: str) -> None:
+    """A copy of a file, or another name of it if it is code, which nobody writes."""
+    if "/code/" in source:
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 def make(folder: Path) -> Made:
@@ -68,6 +78,28 @@ def make(folder: Path) -> Made:
     selection = read_selection(str(folder / "four.toml"), changes=(), where=None, limit=None)
     pack(home, selection, folder / "far", with_data=False, code=None)
     work_off(folder / "far")
+    return Made(home=folder / "home", bundle=folder / "far")
+
+
+def make_failing(folder: Path, kinds: Sequence[str]) -> Made:
+    """Pack a training for each of these kinds of error, by which it then fails for good, each with its own words."""
+    rates = ", ".join(f"{0.01 * (place + 1):g}" for place in range(len(kinds)))
+    text = SWEEP.replace("[0.05, 0.1]", f"[{rates}]").replace("[32, 4]", "[4]")
+    (folder / "failing.toml").write_text(text)
+    home = Home.at(folder / "home")
+    selection = read_selection(str(folder / "failing.toml"), changes=(), where=None, limit=None)
+    pack(home, selection, folder / "far", with_data=False, code=None)
+    desk = Desk(Home.at(folder / "far"), read_manifest(folder / "far"))
+    try:
+        desk.enlist(1, ("fp32",))
+        desk.began(BEGAN)
+        for kind in kinds:
+            head = desk.next_cohort(1)
+            assert head is not None
+            claims = desk.claim(1, head, 1)
+            desk.fail(1, claims, FailureClass.INPUT, f"{kind} at job {claims[0].job_id}", kind=kind)
+    finally:
+        desk.close()
     return Made(home=folder / "home", bundle=folder / "far")
 
 

@@ -21,7 +21,7 @@ from db.audit import audit
 from db.home import Home
 from db.registry import Registry
 from db.rows import JobRow
-from db.states import State
+from db.states import State, SweepState
 from orchestrator.importing import bring_home
 from sweeps.errors import InputError
 from tests.orchestrator import parcels
@@ -47,12 +47,16 @@ def rows(home: Path) -> list[JobRow]:
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Every file with its hash, but for the registry's own log."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith("registry.db-")
-    }
+    """Every file with its hash, but for the registry's own log. Of code: with what changes when it is written."""
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return {path: state(path) for path in paths if "/registry.db-" not in path}
+
+
+def state(path: str) -> str:
+    if "/code/" in path:
+        found = os.stat(path)
+        return f"{found.st_ino} {found.st_size} {found.st_ctime_ns}"
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def refused(made: Made, path: Path | None = None) -> str:
@@ -241,12 +245,31 @@ LEDGERS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
     ),
     "an unknown class": lambda r: r.append({"what": "failed", "job": 1, "class": "boredom", "error": ""}),
     "a class that is a list": lambda r: r.append({"what": "failed", "job": 1, "class": ["crash"], "error": ""}),
+    "a kind of error that is none": lambda r: r.append(
+        {"what": "failed", "job": 1, "class": "crash", "kind": 7, "error": ""}
+    ),
     "an unknown record": lambda r: r.append({"what": "conquered"}),
     "a record that is a list": lambda r: r.append([1]),  # type: ignore[arg-type]
     "a key too many": lambda r: finished(r).update(more=1),
     "a file too few": lambda r: finished(r)["files"].pop("layers"),
     "halved to nothing": lambda r: r.append({"what": "halved", "job": 1, "slots": 0}),
 }
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_failures_of_a_bundle_that_are_alike_pause_the_sweep_and_others_do_not(tmp_path: Path, alike: bool) -> None:
+    made = parcels.make_failing(tmp_path, [("OSError", "KeyError")[place % 2 and not alike] for place in range(12)])
+    assert bring_home(Home.at(made.home), made.bundle).failed == 12
+    with Registry.open(Home.at(made.home).registry) as registry:
+        (sweep,) = registry.sweeps()
+        assert sweep.state is (SweepState.PAUSED if alike else SweepState.ACTIVE)
+        assert ("failed alike" in sweep.reason) is alike
+
+
+def test_a_failure_of_a_bundle_that_older_code_ran_has_no_kind(tmp_path: Path) -> None:
+    made = parcels.make_failing(tmp_path, ["OSError"])
+    edit_records(made.bundle, lambda r: of(r, "failed").pop("kind"))
+    assert bring_home(Home.at(made.home), made.bundle).failed == 1
 
 
 @pytest.mark.parametrize("what", LEDGERS)

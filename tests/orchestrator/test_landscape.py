@@ -141,7 +141,7 @@ def test_an_interrupted_command_leaves_no_process_and_goes_on(home: Path, tmp_pa
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
-    assert "interrupted with 1 landscapes done; the same command goes on" in said
+    assert "interrupted with 1 landscapes done; run the same command to resume" in said
     assert process.returncode == 130
     assert children
     assert psutil.wait_procs(children, timeout=10)[1] == []
@@ -194,7 +194,7 @@ def test_what_has_no_landscape_is_refused_before_anything_is_written(home: Path,
         refused(home, tmp_path, *arguments, said=said)
     with sqlite3.connect(home / "registry.db") as database:
         database.execute("UPDATE jobs SET model_file = NULL")
-    refused(home, tmp_path, train, said='its model was not kept; train it under a sweep with keep = "all"')
+    refused(home, tmp_path, train, said='its model was not kept; launch a sweep with keep = "all" that holds it')
     refused(home, tmp_path, "small", said="no model was kept")
     with sqlite3.connect(home / "registry.db") as database:
         database.execute("UPDATE jobs SET state = 'queued'")

@@ -24,14 +24,9 @@ from reports.source import RegistrySource
 from reports.summary import MOST, summarize
 from tests.conftest import Qsweep
 from tests.reports.drawn import made_source
-from tests.reports.made import Made, launch, work
+from tests.reports.made import Made
 
 Pane = Callable[..., str]
-
-
-@pytest.fixture
-def made(home: Path) -> Made:
-    return work(launch(Home.at(home)))
 
 
 @pytest.fixture

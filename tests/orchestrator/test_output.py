@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from subprocess import PIPE
+from typing import IO, Any
 
 import pytest
 import typer.main
@@ -21,9 +23,11 @@ from db.states import FailureClass
 from orchestrator.cli import app
 from orchestrator.screen import Screen
 from orchestrator.terminal import Outlet
-from tests.conftest import SCRIPT, Qsweep, environment
+from sweeps import processes
+from tests.conftest import QSWEEP, SCRIPT, Qsweep, environment
 from tests.db.conftest import agent_info
-from tests.reports.made import SWEEP, launch, work
+from tests.orchestrator.conftest import copied
+from tests.reports.made import SWEEP, Made, launch, work
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred\x1b[0m\x9b2J\r\x08"
 COMMANDS_WITHOUT_JSON = {
@@ -63,9 +67,10 @@ def test_every_listing_takes_json(name: str, command: Any) -> None:
     assert takes or name in COMMANDS_WITHOUT_JSON
 
 
-@pytest.fixture
-def failed(home: Path) -> str:
-    """A sweep with results, and a job that failed with a hostile error on a hostile machine; its identity."""
+@pytest.fixture(scope="module")
+def failed_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, str]:
+    """A sweep with results, and a job that failed with a hostile error on a hostile machine, with its identity."""
+    home = tmp_path_factory.mktemp("failed") / "home"
     made = work(launch(Home.at(home), SWEEP.replace('"Made up"', '"T <b> | `x`"')), cohorts=2)
     scope = Scope(sweep=made.sweep.id)
     with Registry.open(made.home.registry) as registry:
@@ -77,7 +82,15 @@ def failed(home: Path) -> str:
         registry.beat(agent, '{"jobs": 1, "cohort": "train/x' + json.dumps(ESCAPES)[1:-1] + '", "step": 1, "steps": 2}')
     log = home / "agent.log"
     log.write_text(f"a line {ESCAPES}\n", encoding="utf-8")
-    return claim.job.identity
+    return made, claim.job.identity
+
+
+@pytest.fixture
+def failed(failed_once: tuple[Made, str], home: Path) -> str:
+    """The same in the test's own home; the job's identity."""
+    made, job = failed_once
+    copied(made, home)
+    return job
 
 
 def test_escape_sequences_of_others_reach_no_terminal(here: Qsweep, failed: str) -> None:
@@ -159,50 +172,88 @@ def test_any_encoding_takes_any_text(encoding: str) -> None:
         assert written == "a - b x c +/- d -> e ? ?\n"
 
 
-def run(command: str, home: Path, **extra: str) -> subprocess.CompletedProcess[str]:
-    """A line of shell, as a user would write it."""
+def cold(command: str, home: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """A line of shell, as a user would write it: only an interpreter that starts meets a closed stream or a locale."""
     line = command.replace("qsweep ", f"{SCRIPT} ")
     given = {name: value for name, value in environment(home).items() if name != "PYTHONUNBUFFERED"} | extra
     return subprocess.run(["bash", "-c", line], env=given, capture_output=True, encoding="utf-8", errors="replace")
 
 
+def forked(home: Path, *arguments: str, stdout: IO[bytes] | int, stderr: IO[bytes] | int = PIPE) -> tuple[int, str]:
+    """The exit code of a command with these streams, and what it said on standard error."""
+    given = {name: value for name, value in environment(home).items() if name != "PYTHONUNBUFFERED"}
+    answer = processes.run([*QSWEEP, *arguments], env=given, stdout=stdout, stderr=stderr)
+    return answer.returncode, (answer.stderr or b"").decode()
+
+
+@pytest.fixture
+def full() -> Iterator[IO[bytes]]:
+    """An output that takes nothing."""
+    with open("/dev/full", "wb", buffering=0) as file:
+        yield file
+
+
+@pytest.fixture
+def unread() -> Iterator[IO[bytes]]:
+    """A pipe whose reader has left."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb", buffering=0) as file:
+        yield file
+
+
+NO_SPACE = "can't be written: No space left on device"
+CLOSED = "was closed before everything was written"
+
+
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("arguments", "output", "said"),
     [
-        ("qsweep sweeps --json > /dev/full", "can't be written: No space left on device"),
-        ("qsweep query --tables > /dev/full", "can't be written: No space left on device"),
-        ("qsweep query --schema | true; exit ${PIPESTATUS[0]}", "was closed before everything was written"),
-        ("qsweep sweeps >&-", "was closed before everything was written"),
+        (("sweeps", "--json"), "full", NO_SPACE),
+        (("query", "--tables"), "full", NO_SPACE),
+        (("query", "--schema"), "unread", CLOSED),
     ],
+    ids=str,
 )
-def test_an_output_that_takes_no_more_is_one_line(home: Path, command: str, said: str) -> None:
-    answer = run(command, home)
-    assert answer.returncode == 1
-    assert answer.stderr == f"qsweep: standard output {said}\n"
+def test_an_output_that_takes_no_more_is_one_line(
+    home: Path, request: pytest.FixtureRequest, arguments: tuple[str, ...], output: str, said: str
+) -> None:
+    code, error = forked(home, *arguments, stdout=request.getfixturevalue(output))
+    assert (code, error) == (1, f"qsweep: standard output {said}\n")
 
 
-def test_a_finished_launch_says_so_by_its_exit_code_whatever_becomes_of_its_output(home: Path, tmp_path: Path) -> None:
-    made = work(launch(Home.at(home), SWEEP))
-    for output, closed in (("> /dev/full", "can't be written"), ("2> /dev/full >&-", ""), ("> /dev/full 2>&1", "")):
-        answer = run(f"qsweep launch '{home.parent}/made.toml' {output}", home)
-        assert answer.returncode == 0, answer.stderr
-        assert closed in answer.stderr
-        assert "Traceback" not in answer.stderr
-        if closed:
-            assert f"see: qsweep tables {made.sweep.title}" in answer.stderr
+def test_an_interpreter_that_starts_with_a_closed_or_full_output_says_one_line(home: Path) -> None:
+    for stream, said in ((">&-", CLOSED), ("> /dev/full", NO_SPACE)):
+        answer = cold(f"qsweep sweeps digits-grid {stream}", home)
+        assert (answer.returncode, answer.stderr) == (1, f"qsweep: standard output {said}\n")
 
 
-def test_errors_that_nobody_reads_keep_their_exit_code(home: Path) -> None:
-    assert run("qsweep sweeps nope 2> /dev/full", home).returncode == 2
-    assert run("qsweep sweeps nope 2>&-", home).returncode == 2
+def test_a_finished_launch_says_so_by_its_exit_code_whatever_becomes_of_its_output(
+    made: Made, home: Path, full: IO[bytes]
+) -> None:
+    launch = ("launch", f"{home.parent}/made.toml")
+    code, said = forked(home, *launch, stdout=full)
+    assert code == 0, said
+    assert "can't be written" in said
+    assert "Traceback" not in said
+    assert f"see: qsweep tables {made.sweep.title}" in said
+    assert forked(home, *launch, stdout=full, stderr=full) == (0, "")
+    assert cold(f"qsweep {' '.join(launch)} 2> /dev/full >&-", home).returncode == 0
 
 
-def test_a_locale_without_our_signs_changes_no_exit_code(home: Path) -> None:
+def test_errors_that_nobody_reads_keep_their_exit_code(home: Path, full: IO[bytes]) -> None:
+    assert forked(home, "sweeps", "nope", stdout=PIPE, stderr=full) == (2, "")
+    assert cold("qsweep sweeps nope 2>&-", home).returncode == 2
+
+
+def test_a_locale_without_our_signs_changes_no_exit_code(home: Path, tmp_path: Path) -> None:
+    signs = tmp_path / "signs.toml"
+    signs.write_text(SWEEP.replace('"Made up"', '"σ → α"'), encoding="utf-8")
     for extra in (
         {"PYTHONIOENCODING": "ascii"},
         {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
     ):
-        answer = run("qsweep analyze --paper", home, **extra)
+        answer = cold(f"qsweep sweeps {signs}", home, **extra)
         assert answer.returncode == 0, answer.stderr
-        assert "sigma" in answer.stdout
+        assert "sigma -> alpha" in answer.stdout
         assert answer.stdout.isascii()

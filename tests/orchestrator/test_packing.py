@@ -16,6 +16,8 @@ from db.registry import Registry
 from db.states import AgentState, State
 from orchestrator.deaths import bury_dead
 from orchestrator.importing import bring_home
+from orchestrator.packing import pack
+from orchestrator.selection import read_selection
 from sweeps.errors import InputError
 from tests.conftest import QSWEEP, environment
 from tests.orchestrator import parcels
@@ -64,6 +66,11 @@ def test_a_pack_that_is_killed_gives_its_jobs_back(home: Path, tmp_path: Path, p
     if point == "pack.renamed":  # it was never handed out: nothing of it counts
         with pytest.raises(InputError, match="ended before it was ready"):
             bring_home(place, tmp_path / "far")
-    (tmp_path / "again").mkdir()
     with Registry.open(place.registry) as registry:
         assert {row.state for row in registry.jobs(sweep)} == {State.QUEUED}
+    other = tmp_path / f".other.{'0' * 32}"
+    other.mkdir()  # of another registry: its pack may be at work
+    left = [path for path in tmp_path.glob(".far.*") if path != other]
+    assert bool(left) == (point == "pack.written")
+    pack(place, read_selection(str(tmp_path / "four.toml")), tmp_path / "next.zip", with_data=False, code=None)
+    assert [path.name for path in tmp_path.glob(".*")] == [other.name]

@@ -93,6 +93,27 @@ def test_cancel_leaves_nothing_running_and_retry_says_what_resume_does(
     assert (counts.running, counts.queued, counts.cancelled) == (0, 0, 24)
 
 
+def test_a_sweep_that_is_complete_is_not_cancelled(here: Qsweep, registry: Registry, made: Made) -> None:
+    agent = registry.enlist(agent_info())
+    while claims := claim(registry, agent):
+        registry.finish(agent, [Finished(job_id=c.job_id, attempt=c.attempt, publication="p") for c in claims])
+    said = here("cancel", "made")
+    assert (said.returncode, said.stdout) == (0, f"{made.sweep.title}: complete; nothing to cancel\n")
+    assert status(here)["sweeps"][0]["state"] == "complete"
+
+
+def test_jobs_taken_back_into_a_cancelled_sweep_are_said_to_wait(here: Qsweep, registry: Registry, made: Made) -> None:
+    agent = registry.enlist(agent_info())
+    done = claim(registry, agent, 2)
+    registry.finish(agent, [Finished(job_id=c.job_id, attempt=c.attempt, publication="p") for c in done])
+    assert here("cancel", "made").returncode == 0
+    waiting = f"{made.sweep.title} is cancelled: 2 queued jobs wait until it goes on with: qsweep resume made"
+    assert "queued job" not in here("status").stdout
+    repaired = here("db", "check", "--repair", "--yes")
+    assert waiting in repaired.stderr
+    assert waiting in here("status").stdout
+
+
 def test_who_waits_for_nobody_is_told_and_who_works_is_not(here: Qsweep, registry: Registry) -> None:
     assert "no agents running" in here("status").stdout
     registry.enlist(agent_info())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +60,31 @@ class Made:
 
     def frame(self, kind: str = "runs") -> pd.DataFrame:
         return pd.DataFrame(self.rows[kind])
+
+
+_KEPT: dict[tuple[object, ...], Made] = {}
+"""What `finished` has made in this process. Nobody writes there: tests have copies."""
+
+
+def finished(
+    home: Home, text: str = SWEEP, name: str = "made", *, cohorts: int | None = None, diverged: Sequence[int] = ()
+) -> Made:
+    """`launch` and `work`, done once and copied for each test that asks for the same; on Postgres, done each time."""
+    if home.registry.startswith("postgresql"):
+        return work(launch(home, text, name), cohorts=cohorts, diverged=diverged)
+    beside = tuple(sorted(path.read_text() for path in home.root.parent.glob("*.toml")))
+    key = (text, name, cohorts, tuple(diverged), beside)
+    if key not in _KEPT:
+        folder = Path(tempfile.mkdtemp(prefix="qsweep-made-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        for path in home.root.parent.glob("*.toml"):
+            shutil.copy(path, folder)
+        _KEPT[key] = work(launch(home_at(folder), text, name), cohorts=cohorts, diverged=diverged)
+    kept = _KEPT[key]
+    shutil.copytree(kept.home.root, home.root, ignore=shutil.ignore_patterns("registry.db*"))
+    shutil.copy(kept.home.registry, home.registry.removeprefix("sqlite:///"))
+    shutil.copy(kept.home.root.parent / f"{name}.toml", home.root.parent)
+    return Made(home=home, sweep=kept.sweep, rows={kind: list(rows) for kind, rows in kept.rows.items()})
 
 
 def launch(home: Home, text: str = SWEEP, name: str = "made") -> Made:

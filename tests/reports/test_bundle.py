@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from reports.render import Layout
 from reports.source import Source, opened_source
 from sweeps.errors import InputError
 from tests.conftest import Qsweep
-from tests.reports.made import SWEEP, Made, home_at, launch, sources, work
+from tests.reports.made import SWEEP, Made, finished, home_at, launch, sources, work
 
 FULL = Layout(against_paper=True, spread=True)
 OWN = """
@@ -52,18 +53,29 @@ decimals = 4
 """
 
 
+def make(folder: Path) -> Made:
+    (folder / "own.toml").write_text(OWN)
+    text = SWEEP.replace('tables = ["table1"]', 'tables = ["table1", "own.toml"]')
+    return finished(home_at(folder), text, cohorts=5, diverged=(2,))
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    (tmp_path / "own.toml").write_text(OWN)
-    text = SWEEP.replace('tables = ["table1"]', 'tables = ["table1", "own.toml"]')
-    return work(launch(home_at(tmp_path), text), cohorts=5, diverged=(2,))
+    return make(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the same, for all tests of this file."""
+    folder = tmp_path_factory.mktemp("exported")
+    with sources(make(folder)) as (source,):
+        write_bundle(source, folder / "bundle")
+    return folder / "bundle"
 
 
 @pytest.fixture
-def bundle(made: Made, tmp_path: Path) -> Path:
-    with sources(made) as (source,):
-        write_bundle(source, tmp_path / "bundle")
-    return tmp_path / "bundle"
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "bundle")
 
 
 def answers(source: Source) -> list[str]:

@@ -15,7 +15,7 @@ from db.schema import KINDS
 from db.states import State
 from sweeps.errors import LostResults
 from tests.conftest import Qsweep
-from tests.reports.made import SWEEP, Made, home_at, launch, work
+from tests.reports.made import SWEEP, Made, finished, home_at, work
 
 ALL_ROWS = (
     "query",
@@ -27,7 +27,7 @@ ALL_ROWS = (
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
     """24 trainings in six publications."""
-    return work(launch(home_at(tmp_path)))
+    return finished(home_at(tmp_path))
 
 
 def lose(made: Made, kind: str, how: str = "gone") -> str:

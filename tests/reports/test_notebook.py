@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 from tests.conftest import environment
-from tests.reports.made import SWEEP, home_at, launch, work
+from tests.reports.made import SWEEP, finished, home_at
 
 GUIDE = Path(__file__).parents[2] / "docs" / "howto" / "notebook.md"
 
 
 def test_the_code_of_the_guide_runs(tmp_path: Path) -> None:
-    made = work(launch(home_at(tmp_path), SWEEP, name="digits-grid"))
+    made = finished(home_at(tmp_path), SWEEP, name="digits-grid")
     blocks = re.findall(r"^```python\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(blocks) == 3
     answer = subprocess.run(

@@ -18,6 +18,7 @@ NAME = "digits-distortion@472f5d4b"
 LONG = "/home/somebody/a/rather/long/path/of/a/home/that/no/narrow/terminal/has/room/for/.qsweep"
 
 
+@pytest.fixture(scope="module")
 def sheets() -> dict[str, Sheet]:
     """Tables as they are printed, and others that are hard to fit."""
     found = {
@@ -39,52 +40,48 @@ def sheets() -> dict[str, Sheet]:
     }
 
 
-ALL = sheets()
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_table_keeps_to_the_terminal_and_breaks_no_word(sheets: dict[str, Sheet], width: int) -> None:
+    for sheet in sheets.values():
+        text = drawn(sheet, width)
+        for line in text.splitlines():
+            assert cells(line) <= width or " " not in line.strip(), line
+        words = {
+            word
+            for texts in (sheet.names, [sheet.caption, *sheet.notes], *sheet.rows)
+            for one in texts
+            for word in one.split()
+        }
+        table = text.split("\n(")[0].splitlines()
+        shown = {word for line in table if not set(line) <= set("─┄") for word in line.split()}
+        assert {one for one in shown if not {one, one.rstrip(":")} & (words | {"…", "-", "·", "—"})} == set()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ALL)
-def test_a_table_keeps_to_the_terminal_and_breaks_no_word(name: str, width: int) -> None:
-    sheet = ALL[name]
-    text = drawn(sheet, width)
-    for line in text.splitlines():
-        assert cells(line) <= width or " " not in line.strip(), line
-    words = {
-        word
-        for texts in (sheet.names, [sheet.caption, *sheet.notes], *sheet.rows)
-        for one in texts
-        for word in one.split()
-    }
-    table = text.split("\n(")[0].splitlines()
-    shown = {word for line in table if not set(line) <= set("─┄") for word in line.split()}
-    assert {one for one in shown if not {one, one.rstrip(":")} & (words | {"…", "-", "·", "—"})} == set()
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_what_one_copies_is_whole_and_stays(width: int) -> None:
-    text = drawn(ALL["names"], width)
-    for row in ALL["names"].rows:
+def test_what_one_copies_is_whole_and_stays(sheets: dict[str, Sheet], width: int) -> None:
+    text = drawn(sheets["names"], width)
+    for row in sheets["names"].rows:
         assert row[0] in text.split()
         assert row[1] in text.split()
-    assert LONG in drawn(ALL["prose"], width).split()
+    assert LONG in drawn(sheets["prose"], width).split()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ALL)
-def test_every_column_is_shown_or_named(name: str, width: int) -> None:
-    text = drawn(ALL[name], width)
-    lines = text.splitlines()
-    first = next(index for index, line in enumerate(lines) if line.startswith("─"))
-    header = " ".join(" ".join(lines[: first + 8]).split())
-    note = " ".join(re.findall(r"\n\((.*)\)\n", text, re.DOTALL)).replace("\n", " ")
-    for heading in ALL[name].headings:
-        assert all(word in header for word in heading.name.split()) or heading.name in note
-    if "columns shown" in note:
-        assert ALL[name].everything in note
+def test_every_column_is_shown_or_named(sheets: dict[str, Sheet], width: int) -> None:
+    for sheet in sheets.values():
+        text = drawn(sheet, width)
+        lines = text.splitlines()
+        first = next(index for index, line in enumerate(lines) if line.startswith("─"))
+        header = " ".join(" ".join(lines[: first + 8]).split())
+        note = " ".join(re.findall(r"\n\((.*)\)\n", text, re.DOTALL)).replace("\n", " ")
+        for heading in sheet.headings:
+            assert all(word in header for word in heading.name.split()) or heading.name in note
+        if "columns shown" in note:
+            assert sheet.everything in note
 
 
-def test_table_1_loses_nothing_at_80_columns() -> None:
-    text = drawn(ALL["digits-grid 0"], 80)
+def test_table_1_loses_nothing_at_80_columns(sheets: dict[str, Sheet]) -> None:
+    text = drawn(sheets["digits-grid 0"], 80)
     assert "columns shown" not in text
     assert "Dataset: Digits · Model: NiN" in text or "Digits   NiN" in text
 
@@ -108,8 +105,8 @@ def test_one_description_makes_markdown_and_plain_text() -> None:
     assert plain(sheet) == "name  n\na|b   1\n"
 
 
-def test_a_document_has_underlined_headings_and_paragraphs_within_the_width() -> None:
-    text = drawn_document(["# Title", "- one\n- " + "word " * 30, ALL["paper"]], 60)
+def test_a_document_has_underlined_headings_and_paragraphs_within_the_width(sheets: dict[str, Sheet]) -> None:
+    text = drawn_document(["# Title", "- one\n- " + "word " * 30, sheets["paper"]], 60)
     assert text.startswith("Title\n═════\n\n- one\n- word")
     assert max(map(cells, text.splitlines())) <= 60
 

@@ -15,7 +15,7 @@ from reports.formats import Tracker
 from reports.trackers import export_to
 from reports.trackers.run import TrackedRun, tracked_runs
 from sweeps.errors import InputError
-from tests.reports.made import Made, home_at, launch, sources, work
+from tests.reports.made import Made, finished, home_at, sources
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def needs(library: str) -> None:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Made:
-    return work(launch(home_at(tmp_path)), cohorts=2, diverged=(2,))
+    return finished(home_at(tmp_path), cohorts=2, diverged=(2,))
 
 
 def exported(made: Made, tracker: Tracker, folder: Path) -> list[TrackedRun]:

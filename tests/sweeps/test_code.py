@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.code import CHECKED, STAMP, check_snapshot, freeze, is_intact
+from sweeps.code import CHECKED, STAMP, check_snapshot, clear_bytecode, freeze, is_intact
 from sweeps.errors import InputError
 
 
@@ -103,6 +103,19 @@ def test_a_snapshot_that_is_not_what_its_version_names_is_refused_before_anythin
         freeze(tmp_path)
     shutil.rmtree(tmp_path / version)
     assert check_snapshot(tmp_path, freeze(tmp_path))
+
+
+@pytest.mark.parametrize("left", [forged_by_time, forged_unchecked, forged_with_another_hash, cut])
+def test_bytecode_left_by_hand_is_cleared_and_nothing_else(tmp_path: Path, left: Callable[[Path], None]) -> None:
+    snapshot = tmp_path / freeze(tmp_path)
+    left(snapshot)
+    kept = {path for path in snapshot.rglob("*.pyc") if "cohort" not in path.name}
+    clear_bytecode(snapshot)
+    assert is_intact(snapshot, snapshot.name)
+    assert set(snapshot.rglob("*.pyc")) == kept
+    shadowed(snapshot)
+    clear_bytecode(snapshot)
+    assert not is_intact(snapshot, snapshot.name)
 
 
 @pytest.mark.parametrize("version", ["", "..", "../../etc", "1.0+0123456789ab", "/tmp"])

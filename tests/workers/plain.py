@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import vgg
 
 from sweeps.training import Training
+from tests.late import Late
+
+torchvision = Late("torchvision")
 
 
 class PlainLsq(torch.autograd.Function):
@@ -182,7 +184,7 @@ class PlainVgg(Plain):
         width, data = training.model.width, training.data
         layers: list[nn.Module] = []
         inputs, side = data.channels, data.size
-        for entry in vgg.cfgs[self.LETTERS[training.model.depth]]:
+        for entry in torchvision.models.vgg.cfgs[self.LETTERS[training.model.depth]]:
             if entry == "M":
                 layers += [nn.MaxPool2d(2, 2)] if side > 1 else []
                 side //= 2

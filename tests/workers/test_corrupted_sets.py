@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import transforms
 
 from sweeps.corruptions import SEVERITIES
 from sweeps.datasets import DATASETS
 from sweeps.errors import InputError
+from tests.late import Late
 from workers.corruptions import corrupt, sets
 from workers.corruptions.__main__ import main
 from workers.corruptions.constants import IMAGENET
 from workers.corruptions.sets import CorruptedSets, TestSet, as_pictures, write_corruption
 from workers.corruptions.tree import list_tree, read_picture
 from workers.data import Images
+
+torchvision = Late("torchvision")
 
 DIGITS = DATASETS["digits"]
 COUNT = DIGITS.test_images
@@ -266,7 +268,13 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_a_picture_is_resized_and_cropped_as_torchvision_does_it(tree: Path) -> None:
-    wanted = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()])
+    wanted = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.Resize(256),
+            torchvision.transforms.CenterCrop(224),
+            torchvision.transforms.PILToTensor(),
+        ]
+    )
     for picture in list_tree(tree):
         expected = wanted(Image.open(picture.path).convert("RGB"))
         assert torch.equal(torch.from_numpy(read_picture(picture.path).copy()).permute(2, 0, 1), expected)

@@ -123,7 +123,7 @@ def test_the_next_run_finds_results_and_checkpoints_and_nothing_running(bundle: 
 def test_a_dead_agents_jobs_run_again_by_the_registrys_budget(bundle: Bundle) -> None:
     desk = bundle.open()
     take(desk, 1)
-    assert desk.bury(1, FailureClass.CRASH, "killed") == 4
+    assert desk.bury(1, FailureClass.CRASH, "killed", kind="exit -9") == 4
     for alone in range(3):
         head = desk.next_cohort(2)
         assert head is not None

@@ -17,13 +17,12 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from torchvision import transforms
-from torchvision.datasets import ImageFolder as TorchFolder
 
 from sweeps.datasets import DATASETS
 from sweeps.errors import InputError
 from sweeps.measures import Measure, PacBayes, Sharpness
 from sweeps.training import Training
+from tests.late import Late
 from tests.workers.folders import described, training_on, write_folder
 from workers import cohort as engine
 from workers.cohort import Cohort
@@ -42,6 +41,8 @@ from workers.models.layout import Layout
 from workers.models.network import stage_tensors
 from workers.results import Result
 from workers.weights import read_start
+
+torchvision = Late("torchvision")
 
 CPU = torch.device("cpu")
 
@@ -68,14 +69,14 @@ def streams() -> Iterator[list[Stream]]:
 def test_classes_and_files_are_those_of_torchvisions_imagefolder(place: Path) -> None:
     files = files_of(place, training_on(place))
     for listing, part in ((files.train, "train"), (files.test, "val")):
-        wanted = TorchFolder(str(place / part))
+        wanted = torchvision.datasets.ImageFolder(str(place / part))
         assert [str(listing.path(number)) for number in range(len(listing))] == [path for path, _ in wanted.samples]
         assert listing.labels.tolist() == wanted.targets
 
 
 def test_evaluation_cuts_the_pixels_that_torchvision_cuts(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    cut = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    cut = torchvision.transforms.Compose([torchvision.transforms.Resize(256), torchvision.transforms.CenterCrop(224)])
     for number, (height, width) in enumerate(((375, 500), (500, 333), (64, 64), (300, 301), (230, 1000))):
         path = tmp_path / f"{number}.png"
         coarse = draw.integers(0, 256, (16, 16, 3)).astype(np.uint8)
@@ -111,7 +112,9 @@ def test_cuts_are_distributed_as_torchvision_draws_them() -> None:
     assert all(cut.left + cut.width <= 500 and cut.top + cut.height <= 375 and cut.width > 0 for cut in ours)
     torch.manual_seed(0)
     image = torch.empty(3, 375, 500)
-    theirs = [transforms.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)]
+    theirs = [
+        torchvision.transforms.RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(3000)
+    ]
     mean = torch.tensor([[cut.top, cut.left, cut.height, cut.width] for cut in ours]).double().mean(0)
     wanted = torch.tensor(theirs).double()
     error = wanted.std(0) / 3000**0.5

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 
 from reports.inversion import paper_rows
 from sweeps.datasets import DATASETS
@@ -17,6 +16,7 @@ from sweeps.layers import ConvLayer, Pool
 from sweeps.models import MODELS, MobileNet, Model, NiN, ResNet, Vgg
 from sweeps.optimizers import OPTIMIZERS
 from sweeps.quantizers import QUANTIZERS
+from tests.late import Late
 from tests.workers.plain import PLAIN, ConvNorm, PlainMobileNet, PlainNin, PlainResNet, named
 from tests.workers.trainings import training
 from workers.models import NETWORKS
@@ -26,6 +26,8 @@ from workers.models.layout import Layout
 from workers.models.window import Window
 from workers.optimizers import STEPPERS
 from workers.quantizers import QUANTIZATIONS
+
+torchvision = Late("torchvision")
 
 
 def test_every_name_of_sweeps_has_its_implementation() -> None:

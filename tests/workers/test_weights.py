@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 from torch import Tensor
 
 from sweeps.datasets import DATASETS, DataSet
 from sweeps.errors import InputError
 from sweeps.models import MobileNetV2, Model, ResNet, published_name
 from sweeps.training import Training
+from tests.late import Late
 from workers import weights
 from workers.forms import Form
 from workers.models.arithmetic import innermost
@@ -25,6 +25,8 @@ from workers.models.graph import ConvNetwork
 from workers.models.network import leaf_tensors, stage_tensors, trained
 from workers.quantizers.lsq import initial_steps
 from workers.results import starting_rows
+
+torchvision = Late("torchvision")
 
 CPU = torch.device("cpu")
 RESNET_18, RESNET_50 = (ResNet(depth=depth, width=64, stem="large") for depth in (18, 50))

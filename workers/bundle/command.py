@@ -15,7 +15,7 @@ from pathlib import Path
 
 from db.home import Home
 from sweeps import processes
-from sweeps.code import ROOT, is_intact
+from sweeps.code import ROOT, clear_bytecode, is_intact
 from sweeps.errors import InputError, QsweepError, raise_packed
 from sweeps.training import different_needs
 from workers.bundle.archive import unpack
@@ -87,6 +87,7 @@ def _folder(path: Path) -> Path:
 def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namespace) -> None:
     """What computes is the code that came along, not what may be installed here. Raises InputError if it is altered."""
     code = folder / "code"
+    clear_bytecode(code)
     if not is_intact(code, manifest.code):
         raise InputError(
             f"the code of this bundle is not {manifest.code}", place=str(code), allowed="copy the bundle again"

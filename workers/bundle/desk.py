@@ -33,6 +33,7 @@ from db.states import FailureClass, State
 from sweeps.wholefiles import sync_folder, temporary_of
 from workers.bundle.ledger import Ledger, Record
 from workers.bundle.manifest import Manifest, seed
+from workers.bundle.plain import NAME
 
 LEDGER = "ledger.jsonl"
 """What was found out; it goes home."""
@@ -196,7 +197,7 @@ class Desk:
         kind: str = "",
     ) -> frozenset[int]:
         held = [one.job_id for one in claims if self._holds(agent_id, one)]
-        self._end(agent_id, held, failure_class, error, slots)
+        self._end(agent_id, held, failure_class, error, slots, kind)
         return frozenset(held)
 
     def reason_to_stop(self, agent_id: int) -> str:
@@ -212,10 +213,10 @@ class Desk:
         """An agent set to work: where and with what goes home with the results."""
         self._record({"what": "began", **facts, "at": time.time()})
 
-    def bury(self, agent_id: int, failure_class: FailureClass, error: str) -> int:
+    def bury(self, agent_id: int, failure_class: FailureClass, error: str, *, kind: str) -> int:
         """An agent is gone: what it held ends in this class; returns how many jobs."""
         held = [one.claim.job_id for one in self.entries.values() if one.agent == agent_id]
-        self._end(agent_id, held, failure_class, error, None)
+        self._end(agent_id, held, failure_class, error, None, kind)
         self._precisions.pop(agent_id, None)
         self.notes.pop(agent_id, None)
         self.beats.pop(agent_id, None)
@@ -258,7 +259,9 @@ class Desk:
         entry = self.entries[one.job_id]
         return entry.agent == agent and entry.state is State.RUNNING and entry.claim.attempt == one.attempt
 
-    def _end(self, agent: int, held: Sequence[int], failure: FailureClass, error: str, slots: int | None) -> None:
+    def _end(
+        self, agent: int, held: Sequence[int], failure: FailureClass, error: str, slots: int | None, kind: str
+    ) -> None:
         company = max(sum(entry.agent == agent for entry in self.entries.values()), 1)
         others = bool(self._precisions.keys() - {agent})
         for job_id in held:
@@ -278,7 +281,8 @@ class Desk:
                 advanced=entry.past.advanced,
             )
             if after.state is State.FAILED:
-                self._record({"what": "failed", "job": job_id, "class": failure.value, "error": error[-ERROR_TAIL:]})
+                ended = {"job": job_id, "class": failure.value, "kind": kind[:NAME], "error": error[-ERROR_TAIL:]}
+                self._record({"what": "failed", **ended})
             elif failure is FailureClass.MEMORY:
                 self._record({"what": "halved", "job": job_id, "slots": after.slots_limit})
 

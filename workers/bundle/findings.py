@@ -74,6 +74,8 @@ class Failure:
     claim: Claim
     failure: FailureClass
     error: str
+    kind: str
+    """The kind of error, by which failures are alike; empty in bundles of older versions."""
 
 
 @dataclass(kw_only=True)
@@ -116,7 +118,7 @@ class _Reader:
             case "finished":
                 self._finished(as_object(record, {"what", "publication", "files", "jobs", "at"}))
             case "failed":
-                self._failed(as_object(record, {"what", "job", "class", "error"}))
+                self._failed(as_object({"kind": "", **record}, {"what", "job", "class", "kind", "error"}))
             case "halved":
                 halved = as_object(record, {"what", "job", "slots"})
                 self._claim(halved["job"])
@@ -145,7 +147,8 @@ class _Reader:
         if not isinstance(error, str) or len(error) > ERROR:
             raise ValueError(f"the error is no text of at most {ERROR} characters")
         error = error.replace("\0", "\N{REPLACEMENT CHARACTER}")  # which Postgres keeps in no text
-        self.findings.failed.append(Failure(claim=claim, failure=FailureClass(failure), error=error))
+        kind = as_text(record["kind"], "the kind of error")
+        self.findings.failed.append(Failure(claim=claim, failure=FailureClass(failure), error=error, kind=kind))
 
     def _finished(self, record: Record) -> None:
         as_number(record["at"], "at")

@@ -148,7 +148,9 @@ class Runner:
             self._members.remove(member)
             code = member.bury()
             with self._lock:
-                self.desk.bury(member.number, FailureClass.CRASH, f"the agent's process ended with {code}")
+                self.desk.bury(
+                    member.number, FailureClass.CRASH, f"the agent's process ended with {code}", kind=f"exit {code}"
+                )
             if self._open() and not self._stopping:
                 self._strike(code)
 
