@@ -160,3 +160,10 @@ def test_who_waits_for_the_registry_hears_that_it_shall_leave() -> None:
     assert stay(lambda: End(code=Exit.REGISTRY_GONE), heard, said.append) is None
     assert time.monotonic() - began < 3
     assert said == ["the agent ended with 4 and is started again in 5 s"]
+
+
+def test_no_agent_is_started_again_where_all_failed_while_others_succeed() -> None:
+    said: list[str] = []
+    end = stay(lambda: End(code=Exit.ONLY_FAILED, held=1), [], said.append)
+    assert end is not None
+    assert (end.code, said) == (Exit.ONLY_FAILED, [])
