@@ -159,3 +159,10 @@ def test_who_waits_for_the_registry_hears_that_it_shall_leave(monkeypatch: pytes
     threading.Timer(0.5, heard.append, [signal.SIGTERM]).start()
     assert stay(lambda: End(code=Exit.REGISTRY_GONE), heard, said.append) is None
     assert said == ["the agent ended with 4 and is started again in 1e+06 s"]
+
+
+def test_no_agent_is_started_again_where_all_failed_while_others_succeed() -> None:
+    said: list[str] = []
+    end = stay(lambda: End(code=Exit.ONLY_FAILED, held=1), [], said.append)
+    assert end is not None
+    assert (end.code, said) == (Exit.ONLY_FAILED, [])

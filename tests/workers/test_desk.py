@@ -135,6 +135,16 @@ def test_a_dead_agents_jobs_run_again_by_the_registrys_budget(bundle: Bundle) ->
     assert states(bundle.open()).count(State.FAILED) == 1
 
 
+def test_one_of_two_agents_does_not_fail_a_job_by_itself(bundle: Bundle) -> None:
+    desk = bundle.open()
+    for agent in (1, 1, 1, 1, 2):
+        assert states(desk).count(State.FAILED) == 0
+        bundle.now += 60
+        (claim,) = take(desk, agent, 1)
+        desk.fail(agent, [claim], FailureClass.MEMORY, "out of memory", slots=1)
+    assert states(desk).count(State.FAILED) == 1
+
+
 def test_out_of_memory_halves_the_cohort_and_is_remembered(bundle: Bundle) -> None:
     desk = bundle.open()
     desk.fail(1, take(desk, 1), FailureClass.MEMORY, "out of memory", slots=4)

@@ -263,7 +263,7 @@ class Desk:
         self, agent: int, held: Sequence[int], failure: FailureClass, error: str, slots: int | None, kind: str
     ) -> None:
         company = max(sum(entry.agent == agent for entry in self.entries.values()), 1)
-        others = any(entry.agent not in (None, agent) for entry in self.entries.values())
+        others = bool(self._precisions.keys() - {agent})
         for job_id in held:
             entry = self.entries[job_id]
             after = verdict(
