@@ -269,7 +269,7 @@ store = sa.Table(
 
 @sa.event.listens_for(metadata, "before_create")
 def _set_conditions(target: sa.MetaData, connection: sa.Connection, **options: Any) -> None:
-    """Postgres' partial indexes have the same conditions. Said beside each, this would import its dialect for SQLite."""
+    """Postgres gets the conditions of partial indexes: said beside each, they would import its dialect for SQLite."""
     if connection.dialect.name == "postgresql":
         for index in (one for table in target.tables.values() for one in table.indexes):
             index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
