@@ -7,6 +7,8 @@ state `deleted` and under a label that nobody can type; only its rows of `sweep_
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
@@ -14,8 +16,7 @@ Key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 # Compared byte by byte everywhere, so that both databases and Python order it alike.
 Name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
-# The same text in the partial indexes and in the queries, or SQLite would not use them. On Postgres the migrations give
-# the indexes the same condition: to say so here would import its dialect, which takes long.
+# The same text in the partial indexes and in the queries, or SQLite would not use them.
 CLAIMABLE = sa.text("jobs.state = 'queued' AND jobs.wanted AND NOT jobs.blocked")
 RUNNING = sa.text("jobs.state = 'running'")
 _CLAIMABLE_INDEX = sa.text("state = 'queued' AND wanted AND NOT blocked")
@@ -266,3 +267,11 @@ store = sa.Table(
     sa.Column("place", sa.Text, nullable=False),  # a folder or a URL, as of the last launch
     sa.Column("host", sa.Text, nullable=False),  # the machine of the folder; empty for a URL
 )
+
+
+@sa.event.listens_for(metadata, "before_create")
+def _set_conditions(target: sa.MetaData, connection: sa.Connection, **options: Any) -> None:
+    """Postgres gets the conditions of partial indexes: said beside each, they would import its dialect for SQLite."""
+    if connection.dialect.name == "postgresql":
+        for index in (one for table in target.tables.values() for one in table.indexes):
+            index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]

@@ -16,7 +16,15 @@ from sweeps.models import Model
 from sweeps.optimizers import Optimizer
 from sweeps.quantizers import Quantizer
 from sweeps.settings import Setting
-from sweeps.training import Recipe, Training, component_contents, recipe_content, shared_content
+from sweeps.training import (
+    Recipe,
+    Training,
+    data_content,
+    named_content,
+    quantizer_content,
+    recipe_content,
+    shared_content,
+)
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
@@ -40,7 +48,12 @@ class Job:
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
         training = self.training
-        parts = dict(_encoded(training.data, training.model, training.optimizer, training.quantizer))
+        parts = {
+            "data": _encoded_data(training.data),
+            "model": _encoded_named(training.model),
+            "optimizer": _encoded_named(training.optimizer),
+            "quantizer": _encoded_quantizer(training.quantizer, training.optimizer.weight_decay != 0),
+        }
         parts |= {"kind": f'"{self.kind.value}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
         parts["recipe"] = _encoded_recipe(training.recipe)
         if self.measure is not None:
@@ -90,10 +103,20 @@ class Job:
         )
 
 
+# The canonical JSON of what many of a million jobs have in common, part by part.
 @lru_cache(maxsize=1024)
-def _encoded(data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None) -> Mapping[str, str]:
-    """The canonical JSON of what most of a million jobs have in common, part by part."""
-    return {name: _dumps(part) for name, part in component_contents(data, model, optimizer, quantizer).items()}
+def _encoded_data(data: DataSet) -> str:
+    return _dumps(data_content(data))
+
+
+@lru_cache(maxsize=1024)
+def _encoded_named(component: Model | Optimizer) -> str:
+    return _dumps(named_content(component))
+
+
+@lru_cache(maxsize=1024)
+def _encoded_quantizer(quantizer: Quantizer | None, decays: bool) -> str:
+    return _dumps(quantizer_content(quantizer, decays=decays))
 
 
 @lru_cache(maxsize=1024)

@@ -241,15 +241,27 @@ def component_contents(
     data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None
 ) -> dict[str, Mapping[str, Any] | None]:
     """The canonical content of everything but the recipe."""
-    quantized = None if quantizer is None else {"name": quantizer.name, **canonical(quantizer)}
-    if quantized is not None and optimizer.weight_decay == 0:
-        del quantized["decay_step"]
     return {
-        "data": _data_content(data),
-        "model": {"name": model.name, **canonical(model)},
-        "optimizer": {"name": optimizer.name, **canonical(optimizer)},
-        "quantizer": quantized,
+        "data": data_content(data),
+        "model": named_content(model),
+        "optimizer": named_content(optimizer),
+        "quantizer": quantizer_content(quantizer, decays=optimizer.weight_decay != 0),
     }
+
+
+def named_content(component: Model | Optimizer) -> dict[str, Any]:
+    """The canonical content of a model or an optimizer."""
+    return {"name": component.name, **canonical(component)}
+
+
+def quantizer_content(quantizer: Quantizer | None, *, decays: bool) -> dict[str, Any] | None:
+    """The canonical content of a quantizer, beside an optimizer that decays weights or does not."""
+    if quantizer is None:
+        return None
+    content = {"name": quantizer.name, **canonical(quantizer)}
+    if not decays:
+        del content["decay_step"]
+    return content
 
 
 def different_needs(trainings: Iterable[Training]) -> list[Training]:
@@ -264,10 +276,11 @@ def shared_content(data: DataSet, model: Model, recipe: Recipe) -> dict[str, Any
     """The canonical content of trainings that may differ in optimizer, quantizer and `seed`."""
     content = recipe_content(recipe)
     del content["seed"]
-    return {"data": _data_content(data), "model": {"name": model.name, **canonical(model)}, "recipe": content}
+    return {"data": data_content(data), "model": {"name": model.name, **canonical(model)}, "recipe": content}
 
 
-def _data_content(data: DataSet) -> dict[str, Any]:
+def data_content(data: DataSet) -> dict[str, Any]:
+    """The canonical content of a data set."""
     content: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint}
     return {**content, "size": data.size} if data.name == ImageFolder.name else content
 
