@@ -266,7 +266,7 @@ def test_the_commands_say_what_goes(here: Qsweep, home: Path, tmp_path: Path) ->
     listed = here("gc", "--dry-run")
     assert "results/runs/000099-abcdef012345.parquet" in listed.stdout
     assert "3 files, " in listed.stdout
-    assert "would go" in listed.stdout
+    assert "would be deleted" in listed.stdout
     told = here("du")
     assert f"results lie in file://{tmp_path}/bucket" in told.stderr
     assert " deleted" in here("gc").stdout
