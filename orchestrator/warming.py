@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from db.home import Home
+from db.registry import Registry
 from orchestrator.children import worker_environment
 from sweeps import processes
 
@@ -13,3 +14,12 @@ AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor")
 def warm_up(home: Home) -> None:
     """Begin to import it, while this process goes on with what needs no torch. Does nothing if it has begun."""
     processes.warm_up(*AGENT, environment=worker_environment(home, threads=1))
+
+
+def is_new(home: Home, title: str) -> bool:
+    """Whether no sweep of this name was ever launched: there is work to do. Raises InputError; changes nothing."""
+    registry = Registry.open_if_present(home.registry)
+    if registry is None:
+        return True
+    with registry:
+        return all(one.title != title for one in registry.sweeps())

@@ -133,7 +133,7 @@ def launch(
     """Register what is missing of a sweep, run it, show progress, end with its tables. Run it again to resume."""
     from orchestrator.data_folders import check_data
     from orchestrator.selection import read_selection
-    from orchestrator.warming import warm_up
+    from orchestrator.warming import is_new, warm_up
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     place = home_of(home, registry, data)
@@ -141,7 +141,8 @@ def launch(
     place.check()
     if name_of(wish) is BackendName.LOCAL:
         check_data(place, selection.chosen)
-        warm_up(place)  # torch is imported there while all the rest is imported here
+        if is_new(place, selection.title):
+            warm_up(place)  # torch is imported there while all the rest is imported here
 
     from orchestrator.arrow import spare_pandas
     from orchestrator.launcher import Execution

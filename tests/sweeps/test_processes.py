@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,43 @@ def test_a_snapshot_of_the_same_code_is_taken_unless_a_byte_of_it_differs(
     assert fits(snapshot)
     assert not fits(altered)
     assert not fits(tmp_path)
+
+
+SLOW = """
+import time
+from pathlib import Path
+
+here = Path(__file__).parent
+(here / "importing").touch()
+while not (here / "go").exists():
+    time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def importing(tmp_path: Path, surroundings: Mapping[str, str]) -> Iterator[ForkServer]:
+    """A server that has begun to import, and goes on when there is a file `go`."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    path = os.pathsep.join([str(tmp_path), surroundings["PYTHONPATH"]])
+    server = ForkServer.started(["slow", "thing"], {**surroundings, "PYTHONPATH": path})
+    while not (tmp_path / "importing").exists():
+        time.sleep(0.01)
+    yield server
+    (tmp_path / "go").touch()
+    server.close()
+
+
+def test_a_server_outlives_ctrl_c_while_it_imports(importing: ForkServer, tmp_path: Path) -> None:
+    assert importing._process is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        importing._process.send_signal(number)
+    (tmp_path / "go").touch()
+    options: dict[str, Any] = {"env": dict(importing._environment), "stdout": subprocess.PIPE, "text": True}
+    with Forked(importing, [*PYTHON, "thing", "tell"], **options) as child:
+        assert json.loads(child.communicate(timeout=60)[0])["blocked"] == []
+
+
+def test_a_server_that_still_imports_is_not_waited_for(importing: ForkServer) -> None:
+    assert importing._process is not None
+    importing.close()
+    assert importing._process.returncode == -signal.SIGKILL
