@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,10 @@ TEXT = 4096
 """Characters of a text in a row of results at most."""
 SHARE = "accuracy"
 """Columns whose name holds this lie between 0 and 1."""
+AMOUNTS = ("loss", "norm", "distance", "second", "epoch")
+"""Columns whose name holds one of these are not negative."""
+CALENDAR = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+"""Between these a time has a date."""
 KEYS = {"epochs": ("job", "epoch"), "layers": ("job", "index"), "attempts": ("job", "attempt"), "events": ("event",)}
 """The columns that name a row, where it is more than the job."""
 
@@ -24,7 +29,7 @@ def parse(content: bytes, schema: pa.Schema, *, rows: int) -> pa.Table:
     Raises ValueError if it is damaged, has more than `rows` rows, or a column twice or of another type.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(content))
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         found, meta = file.schema_arrow, file.metadata
         if meta.num_rows > rows:
             raise ValueError(f"it has {meta.num_rows} rows, where at most {rows} can be")
@@ -37,6 +42,7 @@ def parse(content: bytes, schema: pa.Schema, *, rows: int) -> pa.Table:
             raise ValueError(f"it would unpack to more than {LARGEST:,} bytes")
         table = file.read(columns=[name for name in schema.names if name in found.names])
         table.validate(full=True)
+        _check_times(table)
     except (
         pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, MemoryError, OverflowError,
         NotImplementedError,
@@ -46,8 +52,19 @@ def parse(content: bytes, schema: pa.Schema, *, rows: int) -> pa.Table:
     return table.replace_schema_metadata(file.schema_arrow.metadata)
 
 
+def _check_times(table: pa.Table) -> None:
+    """Raise ValueError for a time that no calendar has."""
+    for field in table.schema:
+        if pa.types.is_timestamp(field.type):
+            low, high = (pa.scalar(one, field.type) for one in CALENDAR)
+            values = table[field.name].drop_null()
+            if not pc.all(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), min_count=0).as_py():
+                raise ValueError(f"{field.name} holds a time that no calendar has")
+
+
 def check_values(table: pa.Table) -> None:
-    """Raise ValueError for a number that is not finite, an accuracy that is none, or a text without end."""
+    """Raise ValueError for a number that is not finite or below its least, an accuracy that is none, or a text
+    without end."""
     for field in table.schema:
         values = table[field.name].drop_null()
         if not len(values):
@@ -58,8 +75,16 @@ def check_values(table: pa.Table) -> None:
             low, high = pc.min_max(values).as_py().values()
             if SHARE in field.name and not 0 <= low <= high <= 1:
                 raise ValueError(f"{field.name} holds {low if low < 0 else high}, which is no share")
+            _check_amount(field.name, low)
+        elif pa.types.is_integer(field.type):
+            _check_amount(field.name, pc.min(values).as_py())
         elif pa.types.is_string(field.type) and pc.max(pc.utf8_length(values)).as_py() > TEXT:
             raise ValueError(f"{field.name} holds a text of more than {TEXT} characters")
+
+
+def _check_amount(name: str, low: float) -> None:
+    if low < 0 and any(word in name for word in AMOUNTS):
+        raise ValueError(f"{name} holds {low:g}, which is less than nothing")
 
 
 def check_unique(table: pa.Table, name: str) -> None:

@@ -11,8 +11,11 @@ import pyarrow as pa
 
 from db.foreign import check_unique, check_values, parse
 from db.rows import Claim
-from db.schema import KINDS, VERSION, Kind
+from db.schema import KINDS, SETTINGS, VERSION, Kind
 from sweeps.errors import InputError
+from sweeps.job import Job
+from sweeps.job import Kind as JobKind
+from sweeps.settings import canonical, settings_of
 from workers.bundle.findings import Findings, Publication
 from workers.bundle.plain import NAME, read_plain
 from workers.forms import known_form
@@ -21,6 +24,8 @@ AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33
 """Bytes of one file of results, or of one model."""
 PROVENANCE = ("code", "torch", "device", "host")
+FOUND = ("train_accuracy", "test_accuracy", "chosen_epoch")
+"""What every training has found that did not diverge. A loss may be missing: that it is no finite number."""
 
 
 def check_results(folder: Path, findings: Findings, *, models: bool) -> None:
@@ -76,10 +81,15 @@ def _most(kind: Kind, claim: Claim) -> int:
     return training.recipe.epochs if kind.name == "epochs" else len(training.model.layers(training.data))
 
 
+def _need(table: pa.Table, *columns: str) -> None:
+    for column in columns:
+        if column not in table.column_names:
+            raise ValueError(f"it has no column {column}")
+
+
 def _check_jobs(table: pa.Table, claims: Sequence[Claim]) -> None:
     """No row of another job or attempt."""
-    if "attempt" not in table.column_names:
-        raise ValueError("it has no column attempt")
+    _need(table, "attempt")
     wanted = {(claim.job.identity, claim.attempt) for claim in claims}
     foreign = set(zip(table["job"].to_pylist(), table["attempt"].to_pylist(), strict=True)) - wanted
     if foreign:
@@ -105,6 +115,7 @@ def _check_epochs(table: pa.Table, publication: Publication) -> None:
 
 
 def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
+    _need(table, "layer", "index")
     names, places = _grouped(table, "layer"), _grouped(table, "index")
     for claim in claims:
         training, identity = claim.job.training, claim.job.identity
@@ -121,7 +132,7 @@ def _check_rows(table: pa.Table, publication: Publication) -> None:
     for one in publication.results:
         job, row = one.claim.job, rows.get(one.claim.job.identity)
         name = f"job {job.identity[:12]}"
-        if row is None or any(row.get(key, value) != _stored(value) for key, value in _settings(one.claim, row)):
+        if row is None or not _is_of(job, row):
             raise ValueError(f"the row of {name} is missing, or of another job")
         if row.get("diverged") is not one.diverged:
             raise ValueError(f"{name}: the row and the ledger differ in whether it diverged")
@@ -129,16 +140,34 @@ def _check_rows(table: pa.Table, publication: Publication) -> None:
             raise ValueError(f"{name}: its row names a host, device, torch or code of more than {NAME} characters")
         if known_form(row.get("slots"), row.get("form")) is None:
             raise ValueError(f"{name}: there is no form {row.get('form')!r} in {row.get('slots')} slots")
-        if (row.get("seconds") or 0.0) < 0:
-            raise ValueError(f"{name}: it took {row['seconds']} s")
+        if job.kind is JobKind.TRAIN and not one.diverged:
+            _check_found(row, job.training.recipe.epochs, name)
         parent = one.claim.parent
         if parent and (row.get("parent"), row.get("parent_attempt")) != (parent.identity, parent.attempt):
             raise ValueError(f"{name}: its row is of another model than that of its parent")
 
 
-def _settings(claim: Claim, row: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The job's settings that the row can hold: one that came later is not in an older version's files."""
-    return [(name, _stored(value)) for name, value in claim.job.settings().items() if name in row]
+def _check_found(row: dict[str, Any], epochs: int, name: str) -> None:
+    if missing := [key for key in FOUND if row.get(key) is None]:
+        raise ValueError(f"{name}: it did not diverge, and its row has no {missing[0]}")
+    if row["chosen_epoch"] > epochs:
+        raise ValueError(f"{name}: it has {epochs} epochs, and chose epoch {row['chosen_epoch']}")
+
+
+def _is_of(job: Job, row: dict[str, Any]) -> bool:
+    """Whether the row has the job's settings, and no others. Files of an older version lack those that came later."""
+    settings, later = job.settings(), _later(job)
+    return all(
+        row[name] == _stored(settings.get(name)) if name in row else settings.get(name) is None or name in later
+        for name in SETTINGS.names
+    )
+
+
+def _later(job: Job) -> set[str]:
+    """The settings of a job that came after the first release, and stand as it was before."""
+    training = job.training
+    parts = (training.model, training.optimizer, training.quantizer, training.recipe, job.measure)
+    return {name for part in parts if part is not None for name in settings_of(part).keys() - canonical(part).keys()}
 
 
 def _stored(value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -172,7 +173,7 @@ def _find_weights(
 
 def _check_place(out: Path) -> None:
     if out.exists():
-        raise InputError("this exists already", place=f"--out {out}", allowed="name a new folder or .zip file")
+        raise _taken(out)
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise InputError("this folder can't be written", place=f"--out {out}", allowed="name another place")
 
@@ -236,10 +237,10 @@ def _write(
         point("pack.written", folder)
         if out.suffix == ".zip":
             write_zip(folder, files, folder / out.name)  # what is half written goes with the folder
-            (folder / out.name).rename(out)
+            _publish(folder / out.name, out)
         else:
             _sync(files)
-            folder.rename(out)
+            _publish(folder, out)
         _sync([out.parent])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -252,6 +253,34 @@ def _write(
         size=sum(path.stat().st_size for path in files),
         lacks=lacks,
     )
+
+
+def _publish(begun: Path, out: Path) -> None:
+    """Give what was written its name. Raises InputError if something has that name by now: another pack, say, whose
+    jobs would be away for good."""
+    try:
+        if begun.is_dir():
+            begun.rename(out)  # which takes the place of nothing but an empty folder
+        else:
+            _rename_file(begun, out)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise _taken(out) from None
+
+
+def _rename_file(begun: Path, out: Path) -> None:
+    """Rename a file to a name that nobody has: to link fails if there is one, where the file system has links."""
+    try:
+        os.link(begun, out)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS) or out.exists():
+            raise
+        begun.rename(out)
+
+
+def _taken(out: Path) -> InputError:
+    return InputError("this exists already", place=f"--out {out}", allowed="name a new folder or .zip file")
 
 
 def _sync(paths: Sequence[Path]) -> None:

@@ -33,7 +33,10 @@ def save(path: Path, state: Mapping[str, Any]) -> str:
 
 
 def load(path: Path, checksum: str) -> dict[str, Any]:
-    """Read what `save` wrote. Raises DamagedFile if the content is not that of `checksum`."""
+    """Read what `save` wrote. Raises DamagedFile if the content is not that of `checksum`, or holds no tensors.
+
+    A bundle may bring anything as a model.
+    """
     point("checkpoint.reading", path)
     try:
         content = path.read_bytes()
@@ -41,5 +44,10 @@ def load(path: Path, checksum: str) -> dict[str, Any]:
         raise DamagedFile(f"{path} can't be read: {error.strerror or error}") from error
     if hashlib.sha256(content).hexdigest() != checksum:
         raise DamagedFile(f"{path} is damaged: its checksum is not the recorded one")
-    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # of what is no file of tensors, torch's reader raises a dozen kinds of error
+        raise DamagedFile(f"{path} holds no tensors: {type(error).__name__}") from error
+    if not isinstance(state, dict):
+        raise DamagedFile(f"{path} holds no tensors by name")
     return state

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from sweeps.errors import QsweepError
 from sweeps.layers import ConvLayer
 from sweeps.training import Training
 from workers.models import NETWORKS
@@ -64,7 +65,16 @@ def _layer(layer: ConvLayer) -> nn.Sequential:
 
 
 def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork:
-    """The module of a kept model (its tensors by name), in evaluation mode."""
+    """The module of a kept model (its tensors by name), in evaluation mode. Raises QsweepError if it is of another
+    network."""
+    try:
+        return _deployed(training, model)
+    except (KeyError, AttributeError, TypeError, RuntimeError) as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise QsweepError(f"the kept model is none of {training.model.title} ({problem})") from error
+
+
+def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork:
     layers = NETWORKS[training.model.name](training.model, training.data).layout.layers
     network = DeployedNetwork(layers)
     bits = [None] * len(layers) if training.quantizer is None else layer_bits(training.quantizer, len(layers))

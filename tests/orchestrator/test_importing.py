@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import random
+import sqlite3
 import stat
+import struct
 import threading
 import zipfile
 from collections.abc import Callable
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 import qsweep as api
 from db.audit import audit
@@ -23,7 +27,7 @@ from db.registry import Registry
 from db.rows import JobRow
 from db.states import State, SweepState
 from orchestrator.importing import bring_home
-from sweeps.errors import InputError
+from sweeps.errors import InputError, QsweepError
 from tests.orchestrator import parcels
 from tests.orchestrator.parcels import Made, edit_manifest, edit_records, edit_table, finished, put
 from workers.bundle.archive import Bounds, unpack
@@ -248,6 +252,7 @@ LEDGERS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
     "a kind of error that is none": lambda r: r.append(
         {"what": "failed", "job": 1, "class": "crash", "kind": 7, "error": ""}
     ),
+    "a time beyond every number": lambda r: finished(r).update(at=10**400),
     "an unknown record": lambda r: r.append({"what": "conquered"}),
     "a record that is a list": lambda r: r.append([1]),  # type: ignore[arg-type]
     "a key too many": lambda r: finished(r).update(more=1),
@@ -339,6 +344,16 @@ def twice(table: pa.Table) -> pa.Table:
     return pa.concat_tables([table, table])
 
 
+def put_times(microseconds: int) -> Callable[[pa.Table], pa.Table]:
+    """Other times at which everything was finished."""
+
+    def edit(table: pa.Table) -> pa.Table:
+        place, kind = table.column_names.index("finished_at"), table.schema.field("finished_at")
+        return table.set_column(place, kind, pa.array([microseconds] * table.num_rows, pa.int64()).cast(kind.type))
+
+    return edit
+
+
 TABLES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
     "a run twice": ("runs", lambda t: pa.concat_tables([t, t.slice(0, 1)]), "3 rows, where at most 2"),
     "one run for the other": ("runs", lambda t: pa.concat_tables([t.slice(0, 1), t.slice(0, 1)]), "stands twice"),
@@ -351,7 +366,14 @@ TABLES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
     "an accuracy above one": ("runs", put("test_accuracy", {0: 97.0}), "no share"),
     "diverged, and yet not": ("runs", put("diverged", {0: True}), "differ in whether it diverged"),
     "an unknown form": ("runs", put("form", {0: "magic"}), "there is no form"),
-    "a negative time": ("runs", put("seconds", {0: -1.0}), "it took"),
+    "a negative time": ("runs", put("seconds", {0: -1.0}), "seconds holds -1, which is less than nothing"),
+    "a loss below nothing": ("runs", put("test_loss", {0: -1.0}), "less than nothing"),
+    "no accuracy": ("runs", put("test_accuracy", {0: None}), "has no test_accuracy"),
+    "no accuracies at all": ("runs", lambda t: t.drop(["train_accuracy"]), "has no train_accuracy"),
+    "an epoch chosen after the last": ("runs", put("chosen_epoch", {0: 3}), "has 2 epochs, and chose epoch 3"),
+    "no column of a setting": ("runs", lambda t: t.drop(["bits"]), "or of another job"),
+    "a setting that the job has not": ("runs", put("beta1", {0: 0.5}), "or of another job"),
+    "a time of no calendar": ("runs", put_times(2**62), "a time that no calendar has"),
     "a host without end": ("runs", put("host", {0: "x" * 3000}), "more than 255"),
     "a column of another type": (
         "runs", lambda t: t.set_column(t.column_names.index("host"), "host", [[1, 2]]), "the column host is int64",
@@ -364,6 +386,7 @@ TABLES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
     "epochs of a foreign job": ("epochs", put("job", {0: "f" * 32}), "not among its jobs"),
     "a layer twice": ("layers", put("index", {1: 0}), "stands twice"),
     "a layer of another name": ("layers", put("layer", {0: "other"}), "not each of its"),
+    "no names of layers": ("layers", lambda t: t.drop(["layer"]), "no column layer"),
     "a layer less": ("layers", lambda t: t.slice(1), "not each of its"),
 }  # fmt: skip
 
@@ -393,6 +416,24 @@ def test_parquet_that_is_damaged_and_sealed_is_refused_in_one_message(made: Made
         else:  # what it says is still sound: so it counts, and the next one starts anew
             return
     assert {row.state for row in rows(made.home)} == {State.RUNNING}
+
+
+def test_a_file_whose_pages_do_not_fit_their_checksums_never_counts(made: Made) -> None:
+    name = finished(parcels.records_of(made.bundle))["publication"]
+    path = made.bundle / "results" / "runs" / f"{name}.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    content, speeds = bytearray(path.read_bytes()), struct.pack("<2d", *table["steps_per_second"].to_pylist())
+    content[content.index(speeds)] ^= 1
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    edit_records(made.bundle, lambda records: finished(records)["files"].update(runs=digest))
+    assert "can't be read as results" in refused(made)
+
+
+def test_a_file_of_an_older_version_lacks_what_came_later(made: Made) -> None:
+    edit_table(made.bundle, "runs", lambda table: table.drop(["val_fraction", "weights", "corrupt"]))
+    assert bring_home(Home.at(made.home), made.bundle).counted == 4
 
 
 def test_a_missing_file_of_a_kind_is_refused(made: Made) -> None:
@@ -436,6 +477,22 @@ def test_the_deep_check_names_models_and_checkpoints_that_are_not_what_was_count
     found = here("db", "check", "--deep", "--home", str(made.home))
     assert found.returncode == 1
     assert f"job {row.identity[:12]}: its model {row.model_file} is not what was counted" in found.stdout
+
+
+def test_a_model_of_a_bundle_that_is_none_is_one_message(made: Made) -> None:
+    bring_home(Home.at(made.home), made.bundle)
+    (row, other, *_) = rows(made.home)
+    with pytest.raises(QsweepError, match="holds no tensors"):
+        api.load_model(row.identity, home=made.home)
+    for content in ([1], {"a": torch.ones(1)}):
+        path = made.home / "models" / str(other.model_file)
+        torch.save(content, path)
+        with sqlite3.connect(made.home / "registry.db") as database:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            database.execute("UPDATE jobs SET model_hash = ? WHERE id = ?", (digest, other.id))
+        database.close()
+        with pytest.raises(QsweepError, match=r"holds no tensors by name|the kept model is none of"):
+            api.load_model(other.identity, home=made.home)
 
 
 def test_a_calibration_that_is_unknown_here_is_not_used_and_fails_no_plan(made: Made) -> None:

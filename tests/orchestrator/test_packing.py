@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,56 @@ def killed_at(point: str, listener: socket.socket, process: subprocess.Popen[byt
                 process.wait()
                 return
             line.sendall(b"on")
+
+
+def held_at(point: str, listener: socket.socket, count: int) -> list[socket.socket]:
+    """Those who wait at this point, as soon as so many are there; nobody waits at others."""
+    held: list[socket.socket] = []
+    while len(held) < count:
+        line, _ = listener.accept()
+        if line.recv(4096).decode().split("\t")[1] == point:
+            held.append(line)
+        else:
+            line.sendall(b"on")
+            line.close()
+    return held
+
+
+@pytest.mark.parametrize("name", ["far", "far.zip"])
+def test_of_two_packs_to_one_place_one_is_refused_and_gives_its_jobs_back(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place = Home.at(home)
+    for number in (1, 2):
+        text = parcels.SWEEP.replace("[0.05, 0.1]", f"[0.0{number}]")
+        (tmp_path / f"sweep{number}.toml").write_text(text)
+
+    def pack_one(number: int) -> str:
+        try:
+            selection = read_selection(str(tmp_path / f"sweep{number}.toml"))
+            return pack(place, selection, tmp_path / name, with_data=False, code=None).title
+        except InputError as error:
+            return str(error)
+
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(2) as threads:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        monkeypatch.setenv("QSWEEP_FAULTS", str(tmp_path / "s"))
+        ended = [threads.submit(pack_one, number) for number in (1, 2)]
+        held = held_at("pack.written", listener, 2)
+        monkeypatch.delenv("QSWEEP_FAULTS")
+        for line in held:
+            line.sendall(b"on")
+            line.close()
+        said = sorted(one.result() for one in ended)
+    assert said[0].startswith(f"--out {tmp_path / name}: this exists already")
+    with Registry.open(place.registry) as registry:
+        (bundle,) = registry.bundles()
+        states = {sweep.title: {row.state for row in registry.jobs(sweep.id)} for sweep in registry.sweeps()}
+    assert states.pop(said[1]) == {State.RUNNING}
+    assert list(states.values()) == [{State.QUEUED}]
+    assert (tmp_path / name).exists()
+    assert bundle.name == name
 
 
 @pytest.mark.slow

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from sweeps.datasets import DATASETS
 from sweeps.errors import InputError
 from tests.workers.folders import some_data, write_folder
-from workers.corruptions.sets import check_labels
+from workers.corruptions.sets import check_labels, open_file
 from workers.corruptions.textures import texture_files
 from workers.corruptions.tree import list_tree, read_picture
 from workers.data import find
+from workers.data.archive import PARTS, read_archive
 from workers.data.folders import list_files
 from workers.decoding.pixels import evaluation_pixels
+from workers.weights import _read as read_weights
 
 
 def _socket(path: Path) -> None:
@@ -82,6 +87,38 @@ def test_arrays_and_archives_refuse_it_too(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "labels.npy")
     with pytest.raises(InputError, match="this is a named pipe, not a file"):
         check_labels(tmp_path, DATASETS["cifar10"])
+
+
+def _npz(path: Path) -> None:
+    np.savez_compressed(path, **{part: np.arange(3000, dtype=np.uint8) % 7 for part in PARTS})
+
+
+ARRAYS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
+    "digits.npz": (_npz, lambda path: read_archive(DATASETS["digits"], path.parent)),
+    "weights.pt": (lambda path: torch.save({"a": torch.ones(9), "b": torch.ones(9)}, path), read_weights),
+    "labels.npy": (
+        lambda path: np.save(path, np.zeros(9, np.int64)),
+        lambda path: check_labels(path.parent, DATASETS["cifar10"]),
+    ),
+    "noise.npy": (lambda path: np.save(path, np.zeros(9)), lambda path: open_file(path, DATASETS["cifar10"])),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_whatever_bytes_are_damaged_a_file_of_arrays_is_refused_in_one_message_or_sound(
+    tmp_path: Path, name: str
+) -> None:
+    write, read = ARRAYS[name]
+    path = tmp_path / name
+    write(path)
+    content = path.read_bytes()
+    for number in range(400):
+        dice, damaged = random.Random(number), bytearray(content)
+        for _ in range(dice.choice([1, 3, 30])):
+            damaged[dice.randrange(min(len(damaged), 1000))] ^= 1 << dice.randrange(8)
+        path.write_bytes(damaged if number % 8 else damaged[: number % 97])
+        with suppress(InputError):  # anything else is a traceback
+            read(path)
 
 
 def test_a_loop_of_links_and_an_unreadable_folder_are_one_message(tmp_path: Path) -> None:

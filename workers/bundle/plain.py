@@ -72,9 +72,13 @@ def as_whole(value: Any, what: str, low: int = 0, high: int = WHOLE) -> int:
 
 
 def as_number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:  # of a whole number beyond every float
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"{what} is no number")
-    return float(value)
+    return number
 
 
 def as_flag(value: Any, what: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +27,9 @@ def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] |
         return None
     check_ordinary(path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return tuple(np.ascontiguousarray(archive[part]) for part in PARTS)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of a damaged archive, numpy, zipfile and zlib raise a dozen kinds of error
         reason = f"{type(error).__name__}: {error}"
         raise InputError(
             f"the archive of {data.title} is truncated or damaged ({reason})",
