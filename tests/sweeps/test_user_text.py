@@ -102,7 +102,7 @@ def test_a_sweep_file_and_a_declaration_of_any_depth_are_one_short_message(tmp_p
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
     content = Path("sweeps/builtin/digits-grid.toml").read_text(encoding="utf-8")
     (tmp_path / "mine.toml").write_text(content, encoding="utf-8-sig")
-    assert read_sweep(str(tmp_path / "mine.toml")).jobs() == jobs()
+    assert read_sweep(str(tmp_path / "mine.toml")).jobs() == list(jobs())
     table = tmp_path / "table.toml"
     table.write_text(Path("reports/declarations/table1.toml").read_text(encoding="utf-8"), encoding="utf-8-sig")
     assert read_table(table).number == 1
