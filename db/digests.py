@@ -35,7 +35,9 @@ def _differs(home: Home, file: str, checksum: str) -> str | None:
 
 
 def _digest(path: Path) -> str | None:
-    """SHA-256 of a file in hex; None if it can't be read."""
+    """SHA-256 of a file in hex; None if it is none or can't be read."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

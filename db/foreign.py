@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,7 +42,7 @@ def parse(content: bytes, schema: pa.Schema, *, rows: int) -> pa.Table:
             raise ValueError(f"it would unpack to more than {LARGEST:,} bytes")
         table = file.read(columns=[name for name in schema.names if name in found.names])
         table.validate(full=True)
-        _check_times(table)
+        check_times(table)
     except (
         pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, MemoryError, OverflowError,
         NotImplementedError,
@@ -52,14 +52,19 @@ def parse(content: bytes, schema: pa.Schema, *, rows: int) -> pa.Table:
     return table.replace_schema_metadata(file.schema_arrow.metadata)
 
 
-def _check_times(table: pa.Table) -> None:
-    """Raise ValueError for a time that no calendar has."""
-    for field in table.schema:
-        if pa.types.is_timestamp(field.type):
-            low, high = (pa.scalar(one, field.type) for one in CALENDAR)
-            values = table[field.name].drop_null()
-            if not pc.all(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), min_count=0).as_py():
-                raise ValueError(f"{field.name} holds a time that no calendar has")
+def check_times(table: pa.Table) -> None:
+    """Raise ValueError for a time outside of the years 1 to 9999, which nothing can show."""
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if pa.types.is_date(field.type):
+            bounds: Sequence[date] = (date.min, date.max)
+        elif pa.types.is_timestamp(field.type) and field.type.unit != "ns":  # which reaches from 1677 to 2262
+            bounds = CALENDAR
+        else:
+            continue
+        low, high = (pa.scalar(one, field.type) for one in bounds)
+        values = column.drop_null()
+        if not pc.all(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), min_count=0).as_py():
+            raise ValueError(f"{field.name} holds a time outside of the years 1 to 9999")
 
 
 def check_values(table: pa.Table) -> None:

@@ -7,6 +7,7 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,6 +113,8 @@ class ResultStore:
         wanted = dict.fromkeys(["job", "attempt", *names])
         publications = pc.unique(pointers["publication"]).to_pylist()
         paths = [self._path(kind, publication) for publication in publications]
+        for path in paths:
+            self._check_file(path)
         try:
             if isinstance(self._files, fs.LocalFileSystem):
                 parts = [self._read_columns(path, known, wanted, place) for place, path in enumerate(paths)]
@@ -152,6 +155,7 @@ class ResultStore:
     def read_file(self, kind: str, publication: str) -> pa.Table:
         """All rows of one file with every column that is known, counted or not. Raises DamagedResults."""
         path = self._path(kind, publication)
+        self._check_file(path)
         try:
             with self._files.open_input_file(path) as source:
                 file = pq.ParquetFile(source, page_checksum_verification=True)
@@ -223,8 +227,10 @@ class ResultStore:
 
     def has_unknown(self, kind: str, publication: str) -> bool:
         """Whether a newer version wrote that file, with columns or meanings that this one does not know."""
+        path = self._path(kind, publication)
+        self._check_file(path)
         try:
-            with self._files.open_input_file(self._path(kind, publication)) as file:
+            with self._files.open_input_file(path) as file:
                 schema = pq.read_schema(file)
         except FileNotFoundError as error:
             raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
@@ -232,6 +238,14 @@ class ResultStore:
             raise DamagedResults(f"a results file can't be read: {error}") from None
         version = int((schema.metadata or {}).get(b"qsweep.schema", VERSION))
         return version > VERSION or not set(schema.names) <= set(KINDS[kind].columns.names)
+
+    def _check_file(self, path: str) -> None:
+        """Raise DamagedResults if something else than a file lies there: opening a pipe or a device would never end."""
+        if not isinstance(self._files, fs.LocalFileSystem):
+            return
+        with suppress(OSError):  # whatever is the matter with it, opening it tells
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise DamagedResults(f"{path}: this is no file")
 
     def _path(self, kind: str, publication: str) -> str:
         assert kind in KINDS, f"{kind} is no kind of result"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import os
 import sys
@@ -14,7 +15,7 @@ import typer
 
 from orchestrator.ondemand import CommandsOnDemand
 from orchestrator.terminal import outlets
-from sweeps.errors import LostResults, QsweepError
+from sweeps.errors import InputError, LostResults, QsweepError
 
 MANY_OBJECTS = 100_000
 """New objects at which the garbage collector looks through them. Imports make nearly as many, and all of these stay."""
@@ -87,13 +88,22 @@ def _run() -> None:
     try:
         app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
     except QsweepError as error:
-        from orchestrator.layout import broken, width_of
-
-        sys.stderr.write(broken(f"qsweep: {error}", width_of(sys.stderr)) + "\n")
-        sys.exit(error.exit_code)
+        _end(error)
+    except OSError as error:  # of a name that was given: none of our own is that long
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        name = os.fsdecode(error.filename or "")
+        _end(InputError("this name is too long for the file system", place=f"{name[:60]}…"))
     except KeyboardInterrupt:
         sys.stderr.write("qsweep: interrupted\n")
         sys.exit(130)
+
+
+def _end(error: QsweepError) -> None:
+    from orchestrator.layout import broken, width_of
+
+    sys.stderr.write(broken(f"qsweep: {error}", width_of(sys.stderr)) + "\n")
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

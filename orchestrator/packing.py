@@ -35,6 +35,7 @@ from sweeps.datasets import DATASETS, DataSet, ImageFolder
 from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
 from sweeps.job import Kind
+from sweeps.wholefiles import LONGEST
 from workers.agent.heart import Heart
 from workers.bundle.archive import write_zip
 from workers.bundle.manifest import FILE, Manifest
@@ -172,6 +173,8 @@ def _find_weights(
 
 
 def _check_place(out: Path) -> None:
+    if len(os.fsencode(out.name)) > LONGEST:
+        raise InputError("this name is too long", place="--out", allowed=f"at most {LONGEST} bytes")
     if out.exists():
         raise _taken(out)
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):

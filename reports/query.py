@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.types
 
+from db.foreign import check_times
 from reports.catalogue import Catalogued, column_meaning, view_meaning, view_names, view_schema
 from reports.source import Source
 from sweeps.errors import InputError, nearest
@@ -67,6 +68,10 @@ def run_query(sql: str, sources: Sequence[Source]) -> Answer:
         raise _explained(error, sql, views) from None
     finally:
         connection.close()
+    try:
+        check_times(table)
+    except ValueError as error:
+        raise InputError(str(error), place=PLACE, allowed="cast it to VARCHAR") from None
     return Answer(table=table, notes=tuple(_notes(views)))
 
 
@@ -92,6 +97,8 @@ def _notes(views: Mapping[str, Catalogued]) -> Iterator[str]:
 
 def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Raise InputError unless this is one statement that reads."""
+    if any("\ud800" <= letter <= "\udfff" for letter in sql):
+        raise InputError("the statement is no text in UTF-8", place=PLACE)
     statements = connection.extract_statements(sql)
     if not statements:
         raise InputError("there is no statement", place=PLACE, allowed=ALLOWED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def load(path: Path, checksum: str) -> dict[str, Any]:
     """
     point("checkpoint.reading", path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device would never end
+            raise DamagedFile(f"{path} is no file")
         content = path.read_bytes()
     except OSError as error:
         raise DamagedFile(f"{path} can't be read: {error.strerror or error}") from error

@@ -113,6 +113,20 @@ def test_damaged_results_are_never_passed_over(store: ResultStore, damage: str) 
         store.read("runs", committed)
 
 
+def test_a_pipe_in_the_place_of_results_is_damage_and_not_waited_for(store: ResultStore, tmp_path: Path) -> None:
+    store.write("runs", "a", [run(1)])
+    path = tmp_path / "results" / "runs" / "a.parquet"
+    path.unlink()
+    os.mkfifo(path)
+    for read in (
+        lambda: store.read("runs", [pointer(1, "a")]),
+        lambda: store.read_file("runs", "a"),
+        lambda: store.has_unknown("runs", "a"),
+    ):
+        with pytest.raises(DamagedResults, match="this is no file"):
+            read()
+
+
 def test_a_row_with_an_unknown_column_is_our_own_mistake(store: ResultStore) -> None:
     with pytest.raises(AssertionError, match="colour"):
         store.write("runs", "p", [run(1, colour="red")])

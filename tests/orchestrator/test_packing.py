@@ -20,7 +20,7 @@ from orchestrator.importing import bring_home
 from orchestrator.packing import pack
 from orchestrator.selection import read_selection
 from sweeps.errors import InputError
-from tests.conftest import QSWEEP, environment
+from tests.conftest import QSWEEP, Qsweep, environment
 from tests.orchestrator import parcels
 
 
@@ -85,6 +85,24 @@ def test_of_two_packs_to_one_place_one_is_refused_and_gives_its_jobs_back(
     assert list(states.values()) == [{State.QUEUED}]
     assert (tmp_path / name).exists()
     assert bundle.name == name
+
+
+def test_a_name_that_is_too_long_is_one_message_and_nothing_is_held(home: Path, tmp_path: Path, here: Qsweep) -> None:
+    (tmp_path / "four.toml").write_text(parcels.SWEEP)
+    with pytest.raises(InputError, match="this name is too long"):
+        pack(
+            Home.at(home),
+            read_selection(str(tmp_path / "four.toml")),
+            tmp_path / ("x" * 240),
+            with_data=False,
+            code=None,
+        )
+    assert not (home / "registry.db").exists()
+    for arguments in (["plan", "x" * 5000 + ".toml"], ["tables", "--from", "x" * 300], ["status", "--home", "x" * 300]):
+        said = here(*arguments)
+        assert said.returncode == 2
+        assert "Traceback" not in said.stderr
+        assert "qsweep: " in said.stderr
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from datetime import date, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -427,3 +428,19 @@ def anywhere_running(tmp_path: Path, url: str) -> Made:  # noqa: F811
         ]
         registry.checkpointed(agent, saved)
     return made
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT timestamp '290000-01-01' AS t", "SELECT date '5000-01-01 (BC)' AS t", "SELECT '\udcff' AS t"]
+)
+def test_what_nothing_can_show_is_one_message(made: Made, sql: str) -> None:
+    with pytest.raises(InputError, match=r"t holds a time outside of the years 1 to 9999|no text in UTF-8"):
+        ask(made, sql)
+
+
+def test_the_first_and_last_days_of_the_calendar_are_shown(made: Made) -> None:
+    with sources(made) as found:
+        (row,) = run_query(
+            "SELECT date '0001-01-01' AS a, timestamp '9999-12-31 23:59:59' AS b", found
+        ).table.to_pylist()
+    assert (row["a"], row["b"]) == (date(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59))

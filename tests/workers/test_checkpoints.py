@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,9 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> N
         save(path, {"bad": lambda: None})
     assert load(path, checksum)["position"] == 7
     assert [file.name for file in tmp_path.iterdir()] == ["one.pt"]
+
+
+def test_a_pipe_in_the_place_of_a_checkpoint_is_damage_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(DamagedFile, match="is no file"):
+        load(tmp_path / "pipe.pt", "0" * 64)
