@@ -3,9 +3,9 @@
     python -m benchmarks.gpu_day [--minutes 30] [--out DIR] [--data DIR] [--only STAGE[/PIECE]]… [--device cuda|cpu]
     python -m benchmarks.gpu_day --pack DIR [--data FOLDER] [--epochs N]
 
-Runs from a checkout with torch, numpy, pandas and pyarrow alone. Each stage has a process and a time budget of its own,
-and writes each figure to `DIR/STAGE.json` as soon as it is there. The same command goes on where it was. Where qsweep is
-installed, `--pack` makes the folder for `--data`: CIFAR-10 in parts, the digits, and bundles of four trainings.
+Runs from a checkout with torch, numpy, pandas and pyarrow alone. Each stage has a process and a time budget of its
+own, and writes each figure to `DIR/STAGE.json` as soon as it is there. The same command goes on where it was. Where
+qsweep is installed, `--pack` makes the folder for `--data`: CIFAR-10 in parts, the digits, and bundles of trainings.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.gpu_day.sheet import Figure, Sheet, Verdict, table
@@ -95,7 +96,7 @@ def _chosen(names: list[str] | tuple[str, ...]) -> list[tuple[Stage, str]]:
 
 
 @contextlib.contextmanager
-def _hold(out: Path):  # type: ignore[no-untyped-def]
+def _hold(out: Path) -> Iterator[int]:
     """A lock on the folder, which the processes of stages inherit. Raises InputError if another day runs there."""
     hold = os.open(out / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     deadline = time.monotonic() + 10  # the stage of a killed day ends at once, but not before it

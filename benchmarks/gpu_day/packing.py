@@ -15,7 +15,7 @@ from sweeps import processes
 from sweeps.datasets import DATASETS
 from sweeps.errors import QsweepError
 from sweeps.wholefiles import whole_file
-from workers.data import load
+from workers.data import Images, load
 from workers.data.archive import PARTS, write_archive
 
 COUNT = 4
@@ -33,7 +33,7 @@ def pack(out: Path, folder: Path | None, epochs: int) -> None:
     if folder is None:
         print(f"{out}: the digits alone; CIFAR-10 comes along with --data FOLDER, the one that holds its folder")
         return
-    _write_parts(folder, out)
+    write_parts(load(DATASETS["cifar10"], folder, download=False), out)
     # The images travel apart from the bundle, in parts, and serve the other stages too.
     _bundle("cifar10", out, ["--data", str(folder.absolute()), "--set", f"epochs={epochs}", *_milestones(epochs)])
     for path in sorted(out.iterdir()):
@@ -56,8 +56,8 @@ def _bundle(name: str, out: Path, options: list[str]) -> None:
         raise QsweepError(f"the bundle of {name} can't be packed: see above")
 
 
-def _write_parts(folder: Path, out: Path) -> None:
-    images = load(DATASETS["cifar10"], folder, download=False)
+def write_parts(images: Images, out: Path) -> None:
+    """CIFAR-10 in parts that each fit a transfer."""
     for number in range(COUNT):
         with whole_file(out / _part(number)) as file:
             np.savez_compressed(

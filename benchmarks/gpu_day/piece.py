@@ -62,3 +62,5 @@ class Piece:
     target: str
     work: Callable[[Bench], Found]
     limit: float = 120.0
+    summary: bool = False
+    """It takes no time: it is made anew of the stage's figures, each time that the stage comes to its end."""

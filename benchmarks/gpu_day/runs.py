@@ -5,6 +5,7 @@ The plain models and the trainings are those of the test suite, on noise of CIFA
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -122,7 +123,7 @@ def plain_course(device: torch.device, calm: tuple[Training, ...]) -> tuple[Any,
     plain = [PlainTraining(one) for one in calm]
     for one in plain:
         one.net.to(device)
-    losses = []
+    losses: list[list[float]] = []
     for number, batch in _batches(images_for(True), calm[0], device):
         if number == 0 and losses:
             for one in plain:
@@ -204,7 +205,6 @@ def epoch(bench: Bench, model: str, form: Form, precision: str) -> Found:
     if bench.small:  # a member of each optimizer and of each width in bits
         trainings = trainings[::5]
     slots = len(trainings) + 1
-    _forget_peak(bench)
     cohort = cohort_for(bench, trainings, form, slots=slots)
     per_epoch = trainings[0].steps_per_epoch
     for _ in range(per_epoch + 1):
@@ -240,12 +240,6 @@ def _no_waiting(bench: Bench) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def _forget_peak(bench: Bench) -> None:
-    if bench.device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(bench.device)
 
 
 def same_bits(bench: Bench, form: Form) -> Found:
@@ -297,7 +291,6 @@ def out_of_memory(bench: Bench) -> Found:
         raise NotHere("the memory of a processor has no such limit")
     form = forms_of("fp32", device_class(bench.device))[0]
     some = trainings_for(bench, **MODELS["nin 3x10"])
-    torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(bench.device).total_memory
     planned = cohort_memory(some[0], 2) - BASE_MEMORY
     torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 4 * planned) / total))
@@ -309,6 +302,7 @@ def out_of_memory(bench: Bench) -> Found:
         except torch.OutOfMemoryError:
             refused = True
         cohort = None  # type: ignore[assignment]
+        gc.collect()
         torch.cuda.empty_cache()
         _ended(cohort_for(bench, some[:2], form, slots=2))
     finally:

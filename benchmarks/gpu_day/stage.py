@@ -6,6 +6,7 @@ It ends with its starter, whatever ended that: its input is a pipe whose other e
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -62,7 +63,7 @@ def main() -> int:
         return REFUSED
     if given.again:
         sheet.forget(given.only)
-    sheet.list([one.name for one in pieces])
+    sheet.list([one.name for one in pieces if not one.summary])
     bench = Bench(
         device=device,
         out=given.out,
@@ -84,19 +85,35 @@ def machine_of(device: torch.device) -> dict[str, Any]:
 
 def _work(bench: Bench, stage: str, pieces: list[Piece]) -> int:
     for piece in pieces:
-        if bench.sheet.is_done(piece.name):
+        if piece.summary or bench.sheet.is_done(piece.name):
             continue
         if bench.left() <= 0:
-            return 0
+            break
+        _forget_former(bench)
         bench.sheet.begin(piece.name, piece.target, piece.limit)
         figure, useless = _done(piece, bench)
-        bench.sheet.add(piece.name, figure)
-        print(f"{stage}/{piece.name}: {figure.figure} — {figure.verdict}", flush=True)
-        if figure.traceback:
-            print(figure.traceback, flush=True)
+        _keep(bench, stage, piece, figure)
         if useless:
             return AGAIN
+    for piece in pieces:
+        if piece.summary:
+            _keep(bench, stage, piece, _done(piece, bench)[0])
     return 0
+
+
+def _keep(bench: Bench, stage: str, piece: Piece, figure: Figure) -> None:
+    bench.sheet.add(piece.name, figure)
+    print(f"{stage}/{piece.name}: {figure.figure} — {figure.verdict}", flush=True)
+    if figure.traceback:
+        print(figure.traceback, flush=True)
+
+
+def _forget_former(bench: Bench) -> None:
+    """Give back what former pieces held: a cohort and its graphs refer to each other."""
+    gc.collect()
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(bench.device)
 
 
 def _done(piece: Piece, bench: Bench) -> tuple[Figure, bool]:
