@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.gpu_day import __main__ as command
 from benchmarks.gpu_day import packing
 from benchmarks.gpu_day.piece import NotHere
-from benchmarks.gpu_day.sheet import Figure, Sheet, Verdict
+from benchmarks.gpu_day.sheet import Figure, Sheet, Verdict, table
+from benchmarks.gpu_day.stages import STAGES
 from benchmarks.images import noise
 from sweeps.errors import InputError
 
@@ -127,6 +129,28 @@ def test_a_day_that_was_killed_goes_on_where_it_was(day: Day, tmp_path: Path) ->
     assert "— met" not in third.communicate(timeout=500)[0]
 
 
+HANGING = """
+import sys, time
+from pathlib import Path
+from benchmarks.gpu_day.sheet import Sheet
+Sheet(Path(sys.argv[1]), {}).begin("equal/gather", "", float(sys.argv[2]))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("limit", "left", "ended"), [(0.1, 500, command.HUNG), (500, -500, command.OVERDUE)])
+def test_a_process_that_hangs_or_outlasts_its_stage_is_ended(
+    tmp_path: Path, limit: float, left: float, ended: int
+) -> None:
+    hold = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    hanging = [sys.executable, "-c", HANGING, str(tmp_path / "runs.json"), str(limit)]
+    code, said = command._process(STAGES[0], tmp_path, hanging, time.time() + left, hold)
+    os.close(hold)
+    assert code == ended
+    with command._hold(tmp_path):  # nobody has inherited the lock and lives
+        assert "hung" in said if ended == command.HUNG else "time is over" in said
+
+
 def test_an_unknown_stage_is_refused_before_anything_is_written(day: Day, tmp_path: Path) -> None:
     process = day("--only", "sped")
     said, _ = process.communicate(timeout=100)
@@ -154,6 +178,14 @@ def test_a_piece_that_was_cut_off_is_not_done_and_a_failed_one_is_done_again_if_
     assert sheet.is_done("some/failed")
     sheet.forget("some")
     assert [one for one in Verdict if sheet.is_done(f"some/{one}")] == [Verdict.MET, Verdict.MEASURED]
+
+
+def test_the_table_has_each_figure_and_how_many_pieces_are_left(tmp_path: Path) -> None:
+    some = {"runs/one": Figure(target="a | b", figure="two\nlines", verdict=Verdict.MET)}
+    assert table(some, ["runs/one", "speed/two", "speed/three"]).splitlines()[2:] == [
+        "| runs/one | a \\| b | two lines | met |",
+        "| speed | | 2 pieces without time yet | goes on |",
+    ]
 
 
 def test_images_travel_in_parts_and_are_of_use_when_all_are_there(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 POLL = 0.2
 AGAIN, REFUSED = 75, 2
 """Exit codes of a stage's process: it asks for a new one; it can't run here."""
+INTERRUPTED = 130
 HUNG, OVERDUE = 1000, 1001
 """In the place of an exit code, where a stage's process was ended from here."""
 GRACE = 20.0
@@ -56,6 +57,9 @@ def main() -> int:
     except QsweepError as error:
         sys.stderr.write(f"gpu_day: {error}\n")
         return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,11 +119,10 @@ def _hold(out: Path) -> Iterator[int]:
 
 
 def _listed(stage: Stage, prefix: str, given: argparse.Namespace) -> int:
-    command = _command(stage, prefix, given, time.time())
-    with processes.start([*command, "--list"], stdin=subprocess.PIPE, **_surroundings()) as process:
-        code = process.wait()
-        assert process.stdin is not None
-    return code
+    """Have a stage's process say which pieces it has; its exit code."""
+    command = [*_command(stage, prefix, given, time.time()), "--list"]
+    with processes.start(command, stdin=subprocess.PIPE, **_surroundings()) as process:
+        return process.wait()
 
 
 def _command(stage: Stage, prefix: str, given: argparse.Namespace, deadline: float) -> list[str]:
@@ -134,20 +137,24 @@ def _surroundings() -> dict[str, object]:
 
 
 def _day(chosen: list[tuple[Stage, str]], given: argparse.Namespace, hold: int) -> int:
-    """Every stage in turn, then the table. The exit code: 0 if nothing failed or missed its target, else 1."""
+    """Every stage in turn, then the table.
+
+    The exit code: 0 if nothing failed or missed its target, 1 if something did, 2 if the day can't run here.
+    """
+    red = False
     end = time.time() + given.minutes * 60
-    refused = 0
     for number, (stage, prefix) in enumerate(chosen):
         left = end - time.time()
         budget = left if number == len(chosen) - 1 else seconds_of(stage, given.minutes, left)
-        if left > 0:
-            refused = max(refused, _stage(stage, prefix, given, time.time() + budget, hold))
+        code = _stage(stage, prefix, given, time.time() + budget, hold) if left > 0 else 0
+        if code == REFUSED:
+            return REFUSED
+        red = red or bool(code)
     figures, missing = _figures(given.out)
     text = table(figures, missing)
     (given.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
-    red = any(one.verdict in (Verdict.FAILED, Verdict.MISSED) for one in figures.values())
-    return refused or int(red)
+    return int(red or any(one.verdict in (Verdict.FAILED, Verdict.MISSED) for one in figures.values()))
 
 
 def _figures(out: Path) -> tuple[dict[str, Figure], list[str]]:

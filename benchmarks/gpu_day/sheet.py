@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sweeps.errors import InputError
 from sweeps.wholefiles import write_whole
+from sweeps.words import counted
 
 
 class Verdict(enum.StrEnum):
@@ -127,11 +129,13 @@ class Sheet:
 
 
 def table(figures: dict[str, Figure], missing: list[str]) -> str:
-    """Markdown: target, figure, verdict."""
+    """Markdown: target, figure, verdict; one line a stage for the pieces that had no time."""
     lines = ["| piece | target | figure | verdict |", "|---|---|---|---|"]
     for name, one in figures.items():
         lines.append(f"| {name} | {_cell(one.target)} | {_cell(one.figure)} | {one.verdict} |")
-    lines += [f"| {name} | | no time for it yet | {Verdict.GOES_ON} |" for name in missing if name not in figures]
+    left = Counter(name.partition("/")[0] for name in missing if name not in figures)
+    for stage, count in left.items():
+        lines.append(f"| {stage} | | {counted(count, 'piece')} without time yet | {Verdict.GOES_ON} |")
     return "\n".join(lines)
 
 
