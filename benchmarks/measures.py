@@ -1,6 +1,6 @@
 """How fast a PAC-Bayes search is, against the straightforward serial procedure with the same noise.
 
-    python benchmarks/measures.py [--data FOLDER] [--device cuda] [--repeats 3]
+    python -m benchmarks.measures [--data FOLDER] [--device cuda] [--repeats 3]
 
 `serial`: plain PyTorch modules in memory, one noisy copy after another, in batches of 256, eager. `engine`: the
 copies of all models as a batch. Both take the same draws, so both have to find the same σ, which is checked. The
@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sweeps.datasets import DATASETS
+from benchmarks.images import images_of
 from sweeps.measures import PacBayes
 from sweeps.training import Training
 from workers.cohort import Cohort
-from workers.data import Images, load
+from workers.data import Images
 from workers.data.batches import moments
 from workers.forms import Form
 from workers.measures import draws, measure_models
@@ -47,7 +47,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "images": 1500,
         "measure": PacBayes(measure_samples=200, iterations=4),
     },
+    "cifar10 4x10": {
+        "settings": {"data": "cifar10", "depth": 4, "width": 10, "epochs": 3},
+        "bits": (32, 8, 4, 2),
+        "images": 1500,
+        "measure": PacBayes(measure_samples=200, iterations=4),
+    },
 }
+USUAL = ("digits", "cifar10")
+"""The shapes that are compared where none is named."""
 
 
 class Conv(nn.Conv2d):
@@ -141,11 +149,13 @@ def serial(one: Training, model: dict[str, Tensor], measure: PacBayes, images: I
     return sigma
 
 
-def trained(shape: dict[str, Any], folder: Path | None) -> tuple[list[Training], list[dict[str, Tensor]], Images]:
+def trained(
+    shape: dict[str, Any], folder: Path | None, device: torch.device
+) -> tuple[list[Training], list[dict[str, Tensor]], Images]:
     """Models of a shape, after a few epochs on the data set or the first images of it."""
     common = {"model": "nin", "optimizer": "sgd", "learning_rate": 0.02, "weight_decay": 1e-4, "batch_size": 64}
     trainings = [Training.from_settings({**common, **shape["settings"], "bits": bits}) for bits in shape["bits"]]
-    images = load(DATASETS[shape["settings"]["data"]], folder, download=False)
+    images = images_of(shape["settings"]["data"], folder)
     if shape["images"]:
         data = dataclasses.replace(images.data, train_images=shape["images"], test_images=100)
         trainings = [dataclasses.replace(one, data=data) for one in trainings]
@@ -156,16 +166,18 @@ def trained(shape: dict[str, Any], folder: Path | None) -> tuple[list[Training],
             test_images=images.test_images[:100],
             test_labels=images.test_labels[:100],
         )
-    cohort = Cohort(trainings, images, slots=len(trainings), form=Form.GATHER, device=torch.device("cpu"))
+    cohort = Cohort(trainings, images, slots=len(trainings), form=Form.GATHER, device=device)
     while not cohort.finished:
         cohort.step()
     return trainings, [result.model for result in cohort.results()], images
 
 
-def compare(name: str, folder: Path | None, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Both contenders in turns: their seconds, and whether they found the same σ."""
-    shape = SHAPES[name]
-    trainings, models, images = trained(shape, folder)
+def compare(
+    name: str, folder: Path | None, device: torch.device, repeats: int, *, shape: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Both contenders in turns: their seconds, and whether they found the same σ. A `shape` of one's own has a name."""
+    shape = shape or SHAPES[name]
+    trainings, models, images = trained(shape, folder, device)
     measure: PacBayes = shape["measure"]
     seconds: dict[str, list[float]] = {"serial": [], "engine": []}
     found: dict[str, list[float]] = {}
@@ -202,7 +214,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    shapes = given.shape or (list(SHAPES) if given.data else ["digits"])
+    shapes = given.shape or (list(USUAL) if given.data else ["digits"])
     figures = [compare(name, given.data, torch.device(given.device), given.repeats) for name in shapes]
     for one in figures:
         serial_best, engine_best = min(one["seconds"]["serial"]), min(one["seconds"]["engine"])

@@ -31,10 +31,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sweeps.datasets import DATASETS
+from benchmarks.images import images_of
 from sweeps.training import Training
 from workers.cohort import Cohort
-from workers.data import Images, load
+from workers.data import Images
 from workers.data.batches import moments
 from workers.device import device_class, precisions, set_precision
 from workers.environment import KEEP_MEMORY
@@ -47,6 +47,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "cifar10 4x12": {"data": "cifar10", "depth": 4, "width": 12, "batch_size": 128, "augment": "crop-flip"},
 }
 LOOPS = ("loop with DataLoader", "loop in memory", "loop in memory, channels last")
+COMPILED_LOOP = "loop in memory, compiled, channels last"
+"""On a GPU alone: on a processor the compiler takes longer than the measurement."""
 GPU_SLOTS = (4, 8, 16)
 """Models side by side that are tried on a GPU."""
 WARM_UP = 3
@@ -103,12 +105,19 @@ def plain_model(one: Training) -> nn.Module:
 
 
 def plain_step(
-    one: Training, batches: Iterator[tuple[Tensor, Tensor]], memory_format: torch.memory_format, device: torch.device
+    one: Training,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    memory_format: torch.memory_format,
+    device: torch.device,
+    *,
+    compiled: bool = False,
 ) -> Step:
     """One step of one model with torch.optim, in bf16 by autocast."""
     reduced = one.recipe.precision == "bf16"
     net = plain_model(one).to(device, memory_format=memory_format)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    if compiled:
+        net.compile()
 
     def step() -> int:
         images, labels = (part.to(device, non_blocking=True) for part in next(batches))
@@ -221,7 +230,7 @@ def contender(
     if name == "loop with DataLoader":
         return plain_step(one, loader_batches(images, one, device), torch.contiguous_format, device)
     layout = torch.channels_last if name.endswith("channels last") else torch.contiguous_format
-    return plain_step(one, memory_batches(images, one, device), layout, device)
+    return plain_step(one, memory_batches(images, one, device), layout, device, compiled=name == COMPILED_LOOP)
 
 
 def measure(
@@ -241,7 +250,7 @@ def measure(
     torch.manual_seed(core)
     torch.backends.cudnn.benchmark = plan is None
     set_precision(precision)
-    images = load(DATASETS[SHAPES[shape]["data"]], folder, download=False)
+    images = images_of(SHAPES[shape]["data"], folder)
     step = contender(name, shape, precision, plan, images, 32 if core % 2 else 4, device)
     for _ in range(WARM_UP):
         step()
@@ -354,7 +363,7 @@ def run_shape(shape: str, folder: Path | None, seconds: float, place: Place) -> 
         rate, bandwidth = (sum(one[what] for one in ceilings) for what in ("operations", "bytes"))
         operations, moved = work_of(training_of(shape, precision, 4))
         plans: dict[str, Plan | None] = {
-            **dict.fromkeys(LOOPS),
+            **dict.fromkeys((*LOOPS, COMPILED_LOOP) if place.device.type == "cuda" else LOOPS),
             **engines(shape, precision, device_class(place.device)),
         }
         for name, plan in plans.items():

@@ -114,7 +114,7 @@ def _cohort(
         recorded = None
     slots = min(slots, limit or slots)
     estimate = speeds.estimate(job, slots, recorded)
-    memory = BASE_MEMORY + _data_bytes(job.training) + slots * _model_memory(job.training)
+    memory = cohort_memory(job.training, slots)
     if recorded is not None and recorded.peak and slots == recorded.slots and job.kind is Kind.TRAIN:
         memory = float(recorded.peak)
     return CohortPlan(
@@ -160,6 +160,11 @@ def _disk(jobs: Sequence[Job], keep: str) -> float:
 def model_bytes(training: Training) -> float:
     """Bytes of one kept model: weights, and bias, γ, β, running mean and variance of each output channel."""
     return FLOAT * sum(layer.weights + 5.0 * layer.outputs for layer in training.model.layers(training.data))
+
+
+def cohort_memory(training: Training, slots: int) -> float:
+    """Bytes that a process takes with so many such trainings side by side."""
+    return BASE_MEMORY + _data_bytes(training) + slots * _model_memory(training)
 
 
 def _model_memory(training: Training) -> float:

@@ -11,7 +11,7 @@ import torch
 
 from sweeps.training import Training
 from tests.workers.plain import PlainTraining, named
-from tests.workers.trainings import RATES, UNCOMPILED, first, mixture, on, training
+from tests.workers.trainings import CALM, RATES, UNCOMPILED, first, mixture, on, training
 from workers.cohort import Cohort
 from workers.data import Images
 from workers.data.batches import Batches
@@ -48,11 +48,6 @@ def test_convolutions_wide_enough_for_winograd_equal_plain_models(few: Images) -
     # Images of 8, 4 and 2 pixels a side: the first layer is too narrow, the next two are transformed.
     some = [one for one in mixture(depth=3, width=20, batch_size=104) if one.bits in (32, 4)]
     assert_equal_to_plain_models(few, [Form.BLOCKS], some, steps=6)
-
-
-# Deep networks on the edge of stability multiply a rounding error in every step, so ResNets are compared at small
-# rates, and without the division by nearly nothing in which Adam and RMSprop do the same.
-CALM: dict[str, dict[str, Any]] = {"sgd": {}, "adam": {"epsilon": 1e-3}, "rmsprop": {"epsilon": 1e-3}}
 
 
 @pytest.mark.slow
