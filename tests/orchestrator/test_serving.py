@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +34,14 @@ pytestmark = pytest.mark.slow
 def password_of(home: Path) -> Path:
     (found,) = home.glob("postgres-*.pgpass")
     return found
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Its path is short: servers have sockets in their folders, and a socket's path has about 100 characters."""
+    folder = Path(tempfile.mkdtemp(prefix="qs-"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_a_folder_that_holds_something_else_is_refused_untouched(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def started(folder: Path) -> Iterator[Browser]:
         finally:
             browser.close()
     finally:
-        driver.terminate()
-        driver.wait(timeout=20)
+        driver.kill()  # its browser is closed; asked to end by itself, it has been seen to wait
+        driver.wait()
         if driver.stdout is not None:
             driver.stdout.close()
