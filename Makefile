@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export QSWEEP_HOME ?= .qsweep
 # A file's tests share what they made; with more processes than cores, one works while another waits for an event.
-SPREAD := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+SPREAD := --numprocesses 4 --dist loadfile --no-loadscope-reorder
 # make test ORDER="-p randomly" runs each file's tests in random order, and prints the seed.
 ORDER ?=
 unexport PYTHONDONTWRITEBYTECODE  # with it, every command compiles all its modules again

@@ -90,6 +90,10 @@ LONGEST = (
     "workers/test_compiled.py",
     "orchestrator/test_distortion.py",
     "orchestrator/test_measures.py",
+    "test_gpu_day.py",
+    "orchestrator/test_serving.py",
+    "fault/test_weak_machines.py",
+    "orchestrator/test_silent_registry.py",
 )
 """The files that take longest, in this order: begun last, one of them would run alone at the end."""
 

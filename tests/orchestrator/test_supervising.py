@@ -27,6 +27,14 @@ from tests.postgres import missing_postgres, running_server
 from workers.agent.exits import Exit
 
 
+@pytest.fixture(autouse=True)
+def mask() -> Iterator[None]:
+    """What a supervisor blocks in this process until it has an agent is let through again."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @pytest.mark.parametrize(
     ("code", "out_of_memory", "failure"),
     [
