@@ -18,7 +18,15 @@ from db.clock import boot_seconds
 from db.errors import NoRegistry, RegistryFull, RegistryRefused, RegistryUnavailable
 from db.filesystems import refuse_network
 from db.readonly import Readable, is_writable, open_readable
-from db.refusals import FULL_STATE, driver_error, is_disconnect, is_final_on_opening, is_passing, sqlite_code
+from db.refusals import (
+    FULL_STATE,
+    LOCKED_CODES,
+    driver_error,
+    is_disconnect,
+    is_final_on_opening,
+    is_passing,
+    sqlite_code,
+)
 from db.stalls import SILENCE
 from db.urls import Address, parse_url
 from sweeps.errors import InputError
@@ -145,7 +153,7 @@ class Database:
             raw = _sqlite_connection(self._file)
             try:
                 raw.execute(f"PRAGMA busy_timeout = {1000 * BUSY:.0f}")
-                raw.execute("PRAGMA journal_mode = WAL")
+                _switch_to_log(raw)
             finally:
                 raw.close()
 
@@ -282,6 +290,19 @@ def _sqlite_file(path: Path, create: bool, readable: Readable | None) -> str:
     elif not path.exists():
         raise NoRegistry(str(path))
     return f"{path.as_uri()}?mode={'rwc' if create else 'rw'}" if readable is None else readable.uri
+
+
+def _switch_to_log(raw: sqlite3.Connection) -> None:
+    """SQLite itself does not wait for another process that switches at the same time, whatever its busy timeout."""
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if sqlite_code(error) not in LOCKED_CODES or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _sqlite_connection(file: str) -> sqlite3.Connection:
