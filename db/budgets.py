@@ -20,7 +20,7 @@ MACHINES = 3
 PLACES = 2
 """So many places must have, if all that are at work are on one machine."""
 TRIES_IN_ALL = 9
-"""A job has failed after so many tries alone, whoever made them."""
+"""A job has failed after so many tries alone, no matter which agents made them."""
 TRIES = (FailureClass.CRASH, FailureClass.MEMORY)
 """The classes by which a job's tries are counted."""
 

@@ -54,7 +54,7 @@ def fail(
     slots: int | None,
     kind: str = "",
 ) -> frozenset[int]:
-    # The agent's row first, as whoever takes back its lease does: else the two might wait for each other.
+    # The agent's row first, as in taking back its lease: else the two might wait for each other.
     lease = float(transaction.run(LEASE, {"agent": agent_id}).scalar_one())
     mine = held(transaction, agent_id, given)
     if mine:

@@ -89,7 +89,7 @@ def _run() -> None:
         app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
     except QsweepError as error:
         _end(error)
-    except OSError as error:  # of a name that was given: none of our own is that long
+    except OSError as error:  # of a name that the user gave: no other is that long
         if error.errno != errno.ENAMETOOLONG:
             raise
         name = os.fsdecode(error.filename or "")

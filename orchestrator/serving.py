@@ -125,7 +125,7 @@ def notes(server: Server) -> list[str]:
     found = []
     if not server.is_set_up:
         found.append(
-            "this server was started by an earlier version: agents are its superuser, so whoever reads its password "
+            "this server was started by an earlier version: agents are its superuser, so anyone who reads its password "
             "file can run programs on this machine; stop it with --stop and start it again"
         )
     if not is_loopback(parse_url(server.url)):

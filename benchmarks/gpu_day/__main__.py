@@ -3,9 +3,10 @@
     python -m benchmarks.gpu_day [--minutes 30] [--out DIR] [--data DIR] [--only STAGE[/PIECE]]… [--device cuda|cpu]
     python -m benchmarks.gpu_day --pack DIR [--data FOLDER] [--epochs N]
 
-Runs from a checkout with torch, numpy, pandas and pyarrow alone. Each stage has a process and a time budget of its
-own, and writes each figure to `DIR/STAGE.json` as soon as it is there. The same command goes on where it was. Where
-qsweep is installed, `--pack` makes the folder for `--data`: CIFAR-10 in parts, the digits, and bundles of trainings.
+Runs from a checkout with torch, numpy, pandas and pyarrow alone. Each stage has a process and a time budget of its own,
+and writes each figure to `DIR/STAGE.json` as soon as it is there. Run again, the same command resumes where it stopped.
+Where qsweep is installed, `--pack` makes the folder for `--data`: CIFAR-10 in parts, the digits, and bundles of
+trainings.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def test_a_job_that_another_has_tried_in_vain_too_says_nothing_of_either(
     assert [registry.reason_to_stop(one) for one in (weak, other)] == ["", ""]
 
 
-def test_whoever_has_done_a_job_before_has_more_patience(registry: Registry, weak: int, healthy: int) -> None:
+def test_an_agent_that_has_done_a_job_before_may_fail_more_often(registry: Registry, weak: int, healthy: int) -> None:
     work(registry, healthy)
     registry.finish(weak, [done(one) for one in claim(registry, weak, 1)])
     *before, reason = fail(registry, weak, 12)
