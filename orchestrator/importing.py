@@ -7,8 +7,6 @@ Nothing that a bundle says is used as a path or believed unchecked: `workers.bun
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from db.states import State
 from orchestrator.inspection import check_results, read_whole, results_file
 from sweeps.errors import InputError
 from sweeps.faults import point
+from sweeps.wholefiles import write_whole
 from workers.bundle.desk import LEDGER
 from workers.bundle.findings import Findings, Publication, Result, read_findings
 from workers.bundle.ledger import read_ledger
@@ -181,7 +180,8 @@ class _Import:
         """Copy its model under the name of its job, attempt and content: no other import writes anything else there."""
         assert one.model_hash is not None
         name = model_name(one.claim.job.identity, one.claim.attempt, one.model_hash)
-        _write(self.home.models / name, read_whole(self.folder / "models" / one.model, one.model_hash))
+        (self.home.models / name).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.home.models / name, read_whole(self.folder / "models" / one.model, one.model_hash))
         return name
 
     def _holds(self, claim: Claim) -> bool:
@@ -200,7 +200,8 @@ class _Import:
         logs = sorted((self.folder / "logs").glob("*.log"))
         if logs:
             name = f"bundle-{self.bundle.token[:12]}.log"
-            _write(self.home.logs / "agents" / name, b"".join(read_plain(log) for log in logs)[-LOG:])
+            (self.home.logs / "agents").mkdir(parents=True, exist_ok=True)
+            write_whole(self.home.logs / "agents" / name, b"".join(read_plain(log) for log in logs)[-LOG:])
 
 
 def _publications(bundle: BundleRow, publication: Publication) -> tuple[str, str]:
@@ -208,20 +209,6 @@ def _publications(bundle: BundleRow, publication: Publication) -> tuple[str, str
     listed = "".join(f"{kind}{publication.files[kind]}" for kind in sorted(publication.files))
     content = hashlib.sha256(listed.encode()).hexdigest()
     return f"{bundle.id:06d}-{content[:DIGITS]}", f"{bundle.id:06d}-{content[:OLD_DIGITS]}"
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _listed(names: Iterable[str]) -> str:
