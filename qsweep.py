@@ -108,13 +108,15 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
     It has the weights that are deployed: those of the chosen epoch, rounded if the model is quantized, with batch norm
     as it is. It takes images (B, channels, side, side) that are standardized by the mean and the deviation of each
     channel of the training images, and gives logits (B, classes). `job` is a job's identity, or its first digits.
-    Raises InputError if it is no training, is not done, diverged, or its model was not kept, and QsweepError if the
-    file is gone or altered. This function needs torch.
+    Raises InputError if it is no training, is not done, diverged, or its model was not kept, or if the registry's
+    results are those of another home, and QsweepError if the file is gone or altered. This function needs torch.
     """
+    from db.belonging import check_belonging
     from db.registry import Registry
 
     place = _home(home, registry)
     with Registry.open(place.registry) as opened:
+        check_belonging(place, opened)
         row = opened.job(job)
     name = f"job {row.identity[:12]}"
     if row.kind != "train":

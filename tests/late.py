@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from sweeps.lazily import Lazily
 
-class Late:
+
+class Late(Lazily):
     """Stands for the module of this name, e.g. torchvision, which brings torch's compiler along."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or "pytest" in name:  # pytest looks whether it is a test or a fixture
-            raise AttributeError(name)
-        return getattr(importlib.import_module(self._name), name)
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_") or "pytest" in attribute:  # pytest looks whether it is a test or a fixture
+            raise AttributeError(attribute)
+        return super().__getattr__(attribute)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import qsweep as api
 from db.belonging import check_belonging, settle_belonging
 from db.home import STORE, Home
 from db.registry import Registry
@@ -177,6 +178,10 @@ def test_every_command_refuses_the_wrong_home(here: Qsweep, home: Path, tmp_path
         assert answer.returncode == 2, (command, answer.stdout)
         assert f"belongs to the results of {made.home.root} on " in answer.stderr, (command, answer.stderr)
         assert len(answer.stderr.splitlines()) == 1
+    with Registry.open(address) as registry:
+        job = registry.jobs(registry.sweeps()[0].id)[0].identity
+    with pytest.raises(InputError, match="belongs to the results of"):
+        api.load_model(job, home=home, registry=address)
     assert not home.exists() or not any(path.is_file() for path in home.rglob("*"))
     assert sorted(made.home.root.rglob("*")) == files
     status = here("--registry", address, "status")
