@@ -15,10 +15,10 @@ from reports.analysis.coordinates import hyperparameters
 from reports.analysis.pairing import matched
 from reports.declaration import find_table
 from reports.labels import network_title
+from sweeps.components import PARTS
 from sweeps.corruptions import CORRUPTIONS
-from sweeps.models import MODELS
 from sweeps.quantizers import FULL_PRECISION
-from sweeps.settings import Setting, build, names_of
+from sweeps.settings import Setting
 from sweeps.spec import Axis
 
 BAND = (0.1, 0.9)
@@ -178,7 +178,7 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     return counted.assign(size=sizes).sort_values(["size", "network", "bits", "index"]).drop(columns=["size"])
 
 
-NETWORK = ("model", *sorted({name for one in MODELS.values() for name in names_of(one)}))
+NETWORK = ("model", *sorted(PARTS["model"].known() - {"model"}))
 """Columns of the runs that make a network."""
 DISTORTED = ["network", "place", "severity"]
 """What the cells of a heat map differ in, beside the precision."""
@@ -220,7 +220,7 @@ def networks(models: Models, usual: Mapping[str, int] | None = None) -> pd.Serie
         settings = {str(name): _whole(value) for name, value in row.items() if not pd.isna(value)}
         key = tuple(map(str, sorted(settings.items())))
         if key not in found:
-            found[key] = network_title(build(MODELS[str(settings["model"])], settings), usual or {})
+            found[key] = network_title(PARTS["model"].build(settings, None), usual or {})
         titles.append(found[key])
     return pd.Series(titles, index=models.runs.index, dtype=object)
 

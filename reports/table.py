@@ -11,16 +11,15 @@ from typing import Any
 
 from reports.declaration import Column, Declaration, paper_values
 from reports.outliers import is_outside
+from sweeps.components import PARTS
 from sweeps.datasets import data_of
-from sweeps.models import MODELS
 from sweeps.quantizers import FULL_PRECISION
-from sweeps.settings import build
 
 PRECISION_ORDER = ("FP32", *(f"Int{bits}" for bits in range(8, 1, -1)))
 
 ROW_KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dataset": lambda settings: data_of(settings).title,
-    "model": lambda settings: build(MODELS[settings["model"]], settings).title,
+    "model": lambda settings: str(PARTS["model"].build(settings, None).title),
     "precision": lambda settings: precision_name(settings["bits"]),
 }
 """What the paper calls the rows of a table, from a job's settings; any other key is a setting as it stands."""

@@ -23,11 +23,11 @@ from pydantic import (
 
 from sweeps.errors import InputError, nearest
 from sweeps.measures import MEASURES, known_measure_settings
+from sweeps.recipe import Recipe
 from sweeps.settings import Setting, names_of
 from sweeps.spec import Axis, Spec
 from sweeps.text import shortened
 from sweeps.toml import parse_toml, read_toml, read_user_text
-from sweeps.training import Recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"

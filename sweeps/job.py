@@ -5,26 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from sweeps.datasets import DataSet
 from sweeps.kinds import Kind as Kind
 from sweeps.measures import Measure, measure_content, measure_from, measure_settings
-from sweeps.models import Model
-from sweeps.optimizers import Optimizer
-from sweeps.quantizers import Quantizer
 from sweeps.settings import Setting
-from sweeps.training import (
-    Recipe,
-    Training,
-    data_content,
-    named_content,
-    quantizer_content,
-    recipe_content,
-    shared_content,
-)
+from sweeps.training import Entry, Training, common_content, entry_content
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
@@ -47,15 +35,8 @@ class Job:
     @cached_property
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
-        training = self.training
-        parts = {
-            "data": _encoded_data(training.data),
-            "model": _encoded_named(training.model),
-            "optimizer": _encoded_named(training.optimizer),
-            "quantizer": _encoded_quantizer(training.quantizer, training.optimizer.weight_decay != 0),
-        }
+        parts = {name: _encoded_entry(entry) for name, entry in self.training.entries().items()}
         parts |= {"kind": f'"{self.kind.value}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
-        parts["recipe"] = _encoded_recipe(training.recipe)
         if self.measure is not None:
             parts["measure"] = _encoded_measure(self.measure)
         text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
@@ -65,7 +46,7 @@ class Job:
     def cohort_key(self) -> str:
         """Equal for jobs that one engine may run side by side."""
         training = self.training
-        return _cohort_key(self.kind, training.data, training.model, replace(training.recipe, seed=0), self.measure)
+        return _cohort_key(self.kind, training.data.name, training.model.label, training.common(), self.measure)
 
     @cached_property
     def shape(self) -> str:
@@ -104,24 +85,9 @@ class Job:
 
 
 # The canonical JSON of what many of a million jobs have in common, part by part.
-@lru_cache(maxsize=1024)
-def _encoded_data(data: DataSet) -> str:
-    return _dumps(data_content(data))
-
-
-@lru_cache(maxsize=1024)
-def _encoded_named(component: Model | Optimizer) -> str:
-    return _dumps(named_content(component))
-
-
-@lru_cache(maxsize=1024)
-def _encoded_quantizer(quantizer: Quantizer | None, decays: bool) -> str:
-    return _dumps(quantizer_content(quantizer, decays=decays))
-
-
-@lru_cache(maxsize=1024)
-def _encoded_recipe(recipe: Recipe) -> str:
-    return _dumps(recipe_content(recipe))
+@lru_cache(maxsize=4096)
+def _encoded_entry(entry: Entry) -> str:
+    return _dumps(entry_content(entry))
 
 
 @lru_cache(maxsize=1024)
@@ -130,13 +96,13 @@ def _encoded_measure(measure: Measure) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _cohort_key(kind: Kind, data: DataSet, model: Model, recipe: Recipe, measure: Measure | None) -> str:
-    """Kept, because thousands of jobs share one. The recipe's seed is no part of it."""
-    shared, name = shared_content(data, model, recipe), kind.value
+def _cohort_key(kind: Kind, data: str, model: str, common: tuple[Any, ...], measure: Measure | None) -> str:
+    """Kept, because thousands of jobs share one."""
+    shared, name = common_content(common), kind.value
     if measure is not None:
         shared["measure"] = measure_content(measure)
         name = f"{name}-{measure.name}"
-    return f"{name}/{data.name}/{model.label}/{_digest(shared, 16)}"
+    return f"{name}/{data}/{model}/{_digest(shared, 16)}"
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)

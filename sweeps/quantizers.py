@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 from sweeps.settings import Rule, setting
 
 FULL_PRECISION = 32
 """The value of `bits` that means: not quantized."""
 
-BITS = Rule(choices=(2, 3, 4, 5, 6, 7, 8, FULL_PRECISION))
+
+class ActivationQuantizer(Protocol):
+    """What every activation quantizer has. Its other settings are its fields."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def activation_bits(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,4 +37,3 @@ class Lsq:
 
 
 Quantizer: TypeAlias = Lsq
-QUANTIZERS: dict[str, type[Quantizer]] = {family.name: family for family in (Lsq,)}

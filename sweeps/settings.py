@@ -116,6 +116,12 @@ def canonical(component: Any) -> dict[str, Setting]:
     return kept if semantics == 1 else {**kept, "semantics": semantics}
 
 
+def rule_of(component: type[Any] | None, name: str) -> Rule:
+    """What one setting of a component class may be."""
+    rules = {field: rule for field, _, rule, _ in _declared(cast("Hashable", component))}
+    return rules[name]
+
+
 def names_of(component: type[Any]) -> tuple[str, ...]:
     """The names of the settings that a component class declares."""
     return _names(cast("Hashable", component))

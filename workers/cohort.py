@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.optimizers import OPTIMIZERS
+from sweeps.components import PARTS
 from sweeps.training import Training
 from workers.compiling import watch
 from workers.data import Collection, Part, source_of
@@ -349,7 +349,7 @@ def _check(trainings: Sequence[Training], slots: int) -> None:
 
 def _neighbourhood(training: Training) -> tuple[int, bool]:
     """Sorted by this, models with one optimizer stand together, and quantized models in few runs."""
-    optimizer = list(OPTIMIZERS).index(training.optimizer.name)
+    optimizer = list(PARTS["optimizer"].components).index(training.optimizer.name)
     return optimizer, (training.quantizer is None) == bool(optimizer % 2)
 
 

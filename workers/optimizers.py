@@ -15,8 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sweeps.components import Implementations
 from sweeps.optimizers import Adam, RmsProp, Sgd
-from sweeps.training import Recipe, Training
+from sweeps.recipe import Recipe
+from sweeps.training import Training
 from workers.compiling import compiled
 
 Update = Callable[..., None]
@@ -124,7 +126,8 @@ class RmsPropSteps:
         return self._keep, self._take, self._epsilon, rate.to(self._keep.dtype)
 
 
-STEPPERS = {"sgd": SgdSteps, "adam": AdamSteps, "rmsprop": RmsPropSteps}
+STEPPERS = Implementations("optimizer")
+"""What steps an optimizer: a class whose instances are `Stepper`s, made from settings, a device and a dtype."""
 
 
 class CohortOptimizer:
@@ -228,8 +231,8 @@ def rate_at(recipe: Recipe, rate: float, epoch: int) -> float:
 
 
 def _step_decay(training: Training) -> float:
-    quantizer = training.quantizer
-    return training.optimizer.weight_decay if quantizer is not None and quantizer.decay_step else 0.0
+    decays = getattr(training.quantizer, "decay_step", False)
+    return training.optimizer.weight_decay if decays else 0.0
 
 
 def _column(values: Sequence[float], device: torch.device) -> Tensor:

@@ -36,11 +36,9 @@ from reports.analysis.measured import Quantity, flatness_quantities, quantities
 from reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
 from reports.outliers import is_outside
 from reports.table import PRECISION_ORDER, precision_name
+from sweeps.components import PARTS, naming_settings
 from sweeps.datasets import data_of
 from sweeps.job import Job, Kind
-from sweeps.models import family_title
-from sweeps.quantizers import QUANTIZERS
-from sweeps.settings import names_of
 from sweeps.spec import Spec
 from sweeps.training import Training
 
@@ -149,17 +147,22 @@ def group_models(spec: Spec, runs: pd.DataFrame) -> Iterator[Models]:
     ordered = runs.set_index("job").sort_index()
     for (_, model), group in ordered.groupby(["data", "model"], sort=True):
         yield Models(
-            group=f"{data_of(group.iloc[0].to_dict()).title} {family_title(str(model))}",
+            group=f"{data_of(group.iloc[0].to_dict()).title} {_family(str(model))}",
             runs=group,
             grid=place_in_grid(group, spec.axes),
             configuration=_configurations(group),
         )
 
 
+def _family(model: str) -> str:
+    """What a family of networks is called."""
+    return str(getattr(PARTS["model"].components[model].settings, "family", model))
+
+
 def _configurations(runs: pd.DataFrame) -> pd.Series:
     """Every setting but those of the quantizer, as one text a model: equal for models to compare."""
-    quantizer = {"quantizer", "bits"}.union(*(names_of(one) for one in QUANTIZERS.values()))
-    names = [name for name in runs.columns if name in Training.known() - quantizer]
+    others = Training.known() - naming_settings()
+    names = [name for name in runs.columns if name in others]
     texts = [json.dumps([str(value) for value in row]) for row in runs[names].itertuples(index=False, name=None)]
     return pd.Series(texts, index=runs.index)
 

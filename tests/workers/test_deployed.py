@@ -11,6 +11,7 @@ import qsweep as api
 from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
+from sweeps.components import PARTS
 from sweeps.errors import InputError
 from sweeps.job import Job, Kind
 from sweeps.measures import PacBayes
@@ -22,11 +23,10 @@ from workers.cohort import Cohort
 from workers.data import Images, Part, source_of
 from workers.deployed import DeployedNetwork, deployed
 from workers.forms import Form
-from workers.models import NETWORKS
 
 
 @pytest.mark.parametrize("bits", [32, 4])
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", PARTS["model"].components)
 def test_loss_and_accuracy_are_those_that_were_recorded(few: Images, model: str, bits: int) -> None:
     (one,) = on(few, [training(model=model, bits=bits, learning_rate=0.01, batch_size=64, epochs=1, milestones=[])])
     cohort = Cohort([one], few, slots=1, form=Form.LOOP, device=CPU)

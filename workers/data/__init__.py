@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sweeps.training import Recipe
+from sweeps.recipe import Recipe
 from workers.data.batches import Batches
 from workers.data.folders import ImageFiles
 from workers.data.images import Collection, Images, find, load

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweeps.training import Recipe
+from sweeps.recipe import Recipe
 from workers.data.images import Images
 from workers.data.source import Part, epoch_generator
 from workers.data.split import hold_out

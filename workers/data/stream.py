@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweeps.training import Recipe
+from sweeps.recipe import Recipe
 from workers.corruptions.files import CorruptedFiles
 from workers.data.folders import ImageFiles
 from workers.data.source import Part, epoch_generator

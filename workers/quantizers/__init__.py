@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from workers.quantizers.lsq import LsqWeights
+from sweeps.components import Implementations
 
-QUANTIZATIONS = {"lsq": LsqWeights}
+QUANTIZATIONS = Implementations("quantizer")
