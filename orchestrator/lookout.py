@@ -16,7 +16,7 @@ from db.results import DamagedResults, ResultStore, VanishedResults, table_of
 from db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
 from db.states import AgentState, State
 from orchestrator.lost_jobs import Losses, find_losses, lost_agents
-from reports.table import precision_name
+from reports.quantization import NAMED_BY, Quantization, quantization_of
 from sweeps.job import Kind
 
 METRICS = ("train_loss", "test_loss", "generalization_gap", "test_accuracy")
@@ -36,7 +36,7 @@ PATIENCE = 0.3
 
 @dataclass
 class Mean:
-    """Running sums of a precision's finished models."""
+    """Running sums over the finished models that are called alike."""
 
     models: int = 0
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(METRICS, 0.0))
@@ -58,7 +58,7 @@ class View:
     at: float
     sweep: Sweep
     counts: Counts
-    means: Mapping[str, Mean]
+    means: Mapping[Quantization, Mean]
     known: int
     rate: float
     window: float
@@ -116,7 +116,7 @@ class Lookout:
 
     def _forget(self) -> None:
         """Begin the means anew."""
-        self._means: dict[str, Mean] = {}
+        self._means: dict[Quantization, Mean] = {}
         self._known = 0
         self._lost: set[str] = set()
         self._mark = self._registry.newest_event()
@@ -185,7 +185,7 @@ class Lookout:
         highest = max((number for number, _ in done), default=0)
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
         fresh = [(number, one) for number, one in done if one.kind is Kind.TRAIN and not self._taken[number]]
-        columns = ["bits", "diverged", *METRICS]
+        columns = [*NAMED_BY, "diverged", *METRICS]
         pointers = table_of(one for _, one in fresh)
         if self._damaged:
             table, lost = read_sound(self._results, "runs", pointers, columns)
@@ -198,7 +198,7 @@ class Lookout:
         self._known += len(rows)
         for row in rows:
             if not row["diverged"] and all(row[name] is not None for name in METRICS):
-                self._means.setdefault(precision_name(row["bits"]), Mean()).add(row)
+                self._means.setdefault(quantization_of(row), Mean()).add(row)
 
     def _seconds_left(self, recent: Sequence[Change], agents: Sequence[AgentRow]) -> float | None:
         """By the operations done since the first look, or at first by those of the jobs that ended lately."""

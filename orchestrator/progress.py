@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.layout import duration, tell
+from reports.quantization import Quantization, quantization_of
 from reports.screen import paragraph
-from reports.table import PRECISION_ORDER, precision_name
 from sweeps.job import Job
 
 AVERAGES = (
@@ -52,7 +52,9 @@ class Progress:
     """Jobs of the whole sweep, if this is a part of it."""
     partial: float = 0.0
     """Operations done by cohorts that still run."""
-    averages: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    averages: dict[Quantization, dict[str, list[float]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
     _looks: deque[tuple[float, float]] = field(default_factory=deque)
     """When it was looked, and the operations that were done by then."""
     _summed: tuple[int, float] = (0, 0.0)
@@ -67,7 +69,7 @@ class Progress:
             for column, _, _, _ in AVERAGES:
                 value = row[column]
                 if isinstance(value, int | float):
-                    self.averages[precision_name(int(str(row["bits"])))][column].append(float(value))
+                    self.averages[quantization_of(row)][column].append(float(value))
 
     def add_notes(self, notes: Iterable[tuple[str, int]]) -> None:
         """Take in what the agents say that they are doing, with the jobs of these that each of them holds."""
@@ -181,13 +183,11 @@ def averages_table(progress: Progress) -> Table:
     table.add_column("models", justify="right")
     for _, label, _, _ in AVERAGES:
         table.add_column(label, justify="right")
-    for precision in PRECISION_ORDER:
-        if values := progress.averages.get(precision):
-            means = [
-                f"{scale * math.fsum(values[name]) / len(values[name]):.{digits}f}"
-                for name, _, scale, digits in AVERAGES
-            ]
-            table.add_row(precision, str(len(values[AVERAGES[0][0]])), *means)
+    for called, values in sorted(progress.averages.items()):
+        means = [
+            f"{scale * math.fsum(values[name]) / len(values[name]):.{digits}f}" for name, _, scale, digits in AVERAGES
+        ]
+        table.add_row(str(called), str(len(values[AVERAGES[0][0]])), *means)
     return table
 
 

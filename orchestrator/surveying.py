@@ -24,7 +24,7 @@ from db.states import State
 from orchestrator.children import worker_environment
 from orchestrator.machine import Machine
 from reports.landscape.grid import Grid, file_name, read_grid, write_grid
-from reports.table import precision_name
+from reports.quantization import quantization_of
 from sweeps import processes
 from sweeps.code import code_origin
 from sweeps.errors import InputError, QsweepError, raise_packed
@@ -59,7 +59,7 @@ class Wanted:
 
     @property
     def precision(self) -> str:
-        return " → ".join(precision_name(row.job.training.bits) for row in self.rows)
+        return " → ".join(str(quantization_of(row.job.settings())) for row in self.rows)
 
     @property
     def path(self) -> Path:

@@ -24,6 +24,7 @@ from orchestrator.progress import Display, Progress
 from orchestrator.stopped import stopped_of
 from orchestrator.stopped import words as stopped_words
 from orchestrator.upkeep import Look, Upkeep
+from reports.quantization import NAMED_BY
 from sweeps.errors import QsweepError
 from sweeps.faults import point
 from sweeps.kinds import Kind
@@ -213,7 +214,7 @@ class Watch:
             return
         columns = [
             "job",
-            "bits",
+            *NAMED_BY,
             "diverged",
             "train_loss",
             "test_loss",

@@ -1,4 +1,4 @@
-"""What every figure is drawn with: one style, colours and markers of the precisions, panels, ticks."""
+"""What every figure is drawn with: one style, panels, ticks."""
 
 from __future__ import annotations
 
@@ -7,24 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from reports.labels import few_ticks
-from reports.table import precision_name
+from reports.quantization import Quantization
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {
-    "FP32": "#2b2b2b",
-    "Int8": "#0072b2",
-    "Int4": "#009e73",
-    "Int2": "#d55e00",
-    "Int3": "#cc79a7",
-    "Int5": "#8a6d00",
-    "Int6": "#3d9bd1",
-    "Int7": "#7a4fb5",
-}
-"""Of each precision; Okabe and Ito's palette, which people with any colour vision tell apart."""
-MARKERS = {"FP32": "o", "Int8": "s", "Int4": "^", "Int2": "D", "Int3": "P", "Int5": "v", "Int6": "X", "Int7": "<"}
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -89,10 +77,9 @@ def legend_above(figure: Figure, axes: Axes, *, always: bool = False) -> None:
         figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.4)
 
 
-def look(bits: int) -> dict[str, Any]:
-    """How a precision is drawn."""
-    name = precision_name(bits)
-    return {"color": COLOURS[name], "marker": MARKERS[name], "label": name}
+def look(one: Quantization) -> dict[str, Any]:
+    """How a series of these models is drawn."""
+    return {"color": one.colour, "marker": one.marker, "label": str(one)}
 
 
 def logarithmic(axes: Axes, side: str, values: Sequence[float]) -> None:

@@ -35,9 +35,8 @@ from reports.labels import (
     signed_text,
     tau_text,
 )
-from reports.series import BOX, NORMAL, by_bits, curves, distorted, effects, step_sizes, timeline
-from reports.table import precision_name
-from sweeps.quantizers import FULL_PRECISION
+from reports.quantization import FULL
+from reports.series import BOX, NORMAL, by_quantization, curves, distorted, effects, step_sizes, timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,17 +46,17 @@ Drawn = list[tuple[str, "Figure"]]
 
 
 def _distributions(evidence: Evidence, models: Models) -> Drawn:
-    groups = by_bits(models.runs)
+    groups = by_quantization(models.runs)
     figure, panels = panels_of(len(METRICS), columns=2, height=2.5)
     draw = np.random.default_rng(0)
     for axes, (metric, (title, label, factor)) in zip(panels, METRICS.items(), strict=True):
-        for place, (bits, group) in enumerate(groups):
+        for place, (one, group) in enumerate(groups):
             values = (group[metric] * factor).to_numpy(dtype=np.float64)
             offsets = draw.uniform(-0.28, 0.28, len(values)) if len(values) >= FEW else np.zeros(len(values))
-            axes.scatter(place + offsets, values, s=5, alpha=0.45, linewidths=0, color=look(bits)["color"])
+            axes.scatter(place + offsets, values, s=5, alpha=0.45, linewidths=0, color=look(one)["color"])
             if len(values) >= FEW:
                 _box(axes, place, values)
-        axes.set_xticks(range(len(groups)), [precision_name(bits) for bits, _ in groups])
+        axes.set_xticks(range(len(groups)), [str(one) for one, _ in groups])
         axes.set_title(title)
         axes.set_ylabel(label)
     say_below(figure, _counted(models))
@@ -90,12 +89,12 @@ def _paired(evidence: Evidence, models: Models) -> Drawn:
     for axes, (metric, (title, _, factor)) in zip(panels, METRICS.items(), strict=True):
         rows = [one for one in comparisons if one.metric == metric]
         for place, one in enumerate(rows):
-            shape = look(one.bits)
+            shape = look(one.precision)
             if one.low is not None and one.high is not None:
                 axes.plot([factor * one.low, factor * one.high], [place, place], color=shape["color"])
             axes.plot(factor * one.difference, place, linestyle="none", **shape)
         axes.axvline(0, color="black", linestyle=":", linewidth=0.9)
-        axes.set_yticks(range(len(rows)), [one.precision for one in rows])
+        axes.set_yticks(range(len(rows)), [str(one.precision) for one in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
@@ -123,7 +122,7 @@ def _effects(evidence: Evidence, models: Models) -> Drawn:
             for one in (effect for effect in found if effect.hyperparameter == name):
                 means = factor * np.array([np.nan if mean is None else mean for mean in one.means])
                 errors = factor * NORMAL * np.array([np.nan if error is None else error for error in one.errors])
-                axes.errorbar(range(len(means)), means, errors, elinewidth=0.9, **look(one.bits))
+                axes.errorbar(range(len(means)), means, errors, elinewidth=0.9, **look(one.quantization))
             name_ticks(axes, one.labels, width)
             axes.margins(x=0.15)
             few_numbers(axes, "y", 4)
@@ -141,8 +140,8 @@ def _curves(evidence: Evidence, models: Models) -> Drawn:
         rows = curves(evidence.epochs, models, metric)
         if rows.empty:
             return []
-        for bits, one in by_bits(rows):
-            line = look(bits) | {"marker": ""}
+        for called, one in by_quantization(rows):
+            line = look(called) | {"marker": ""}
             low, high = factor * one["low"], factor * one["high"]
             axes.fill_between(one["epoch"], low, high, alpha=0.12, color=line["color"], linewidth=0)
             axes.plot(one["epoch"], factor * one["median"], **line)
@@ -182,10 +181,10 @@ def _measures(evidence: Evidence, models: Models) -> Drawn:
 def _scatter(axes: Axes, name: str, values: pd.Series, models: Models) -> None:
     """The gap of each model against one quantity."""
     gap = models.runs[GAP]
-    for bits, group in by_bits(models.runs):
+    for one, group in by_quantization(models.runs):
         here = values[values.index.isin(group.index)]
         size, alpha = (7, 0.55) if len(values) > 100 else (22, 0.9)
-        axes.scatter(here, gap[here.index], s=size, alpha=alpha, linewidths=0, **look(bits))
+        axes.scatter(here, gap[here.index], s=size, alpha=alpha, linewidths=0, **look(one))
     axes.set_xlabel(MEASURE_TITLES[name])
     few_numbers(axes, "y")
     if (values > 0).all() and values.max() > 20 * values.min():
@@ -202,18 +201,18 @@ def _step_sizes(evidence: Evidence, models: Models) -> Drawn:
     widest = int(found.groupby("network")["layer"].nunique().max())
     columns = 3 if widest <= 12 else 2 if widest <= 22 else 1
     figure, panels = panels_of(len(networks), columns=columns, height=2.1)
-    widths = sorted({int(bits) for bits in found["bits"]}, reverse=True)
+    every = sorted(set(found["quantization"]))
     for axes, network in zip(panels, networks, strict=True):
         rows = found[found["network"] == network]
         layers = rows.drop_duplicates("index").sort_values("index")
         places = {index: place for place, index in enumerate(layers["index"])}
-        for bits, one in by_bits(rows):
-            aside = 0.14 * (widths.index(bits) - (len(widths) - 1) / 2)  # so that ranges stand beside each other
+        for called, one in by_quantization(rows):
+            aside = 0.14 * (every.index(called) - (len(every) - 1) / 2)  # so that ranges stand beside each other
             errors = np.stack([one["median"] - one["low"], one["high"] - one["median"]])
-            axes.errorbar(one["index"].map(places) + aside, one["median"], errors, elinewidth=0.8, **look(bits))
+            axes.errorbar(one["index"].map(places) + aside, one["median"], errors, elinewidth=0.8, **look(called))
         axes.set_xticks(range(len(layers)), [short_layer(name) for name in layers["layer"]], rotation=60, ha="right")
         logarithmic(axes, "y", [float(found["low"].min()), float(found["high"].max())])
-        count = int(rows.groupby("bits")["models"].max().sum())
+        count = int(rows.groupby("quantization")["models"].max().sum())
         axes.set_title(f"{network}, n = {count}")
         axes.set_xlabel("layer")
     only_left(panels, columns, "step size s")
@@ -231,7 +230,7 @@ def _distortion(evidence: Evidence, models: Models) -> Drawn:
     found = distorted(evidence.distortions, models)
     if found.empty:
         return []
-    quantized = found[(found["bits"] != FULL_PRECISION) & found["difference"].notna()]
+    quantized = found[(found["quantization"] != FULL) & found["difference"].notna()]
     networks = list(dict.fromkeys(quantized["network"]))
     drawn = []
     for network in networks:
@@ -243,13 +242,13 @@ def _distortion(evidence: Evidence, models: Models) -> Drawn:
 
 def _heat_maps(network: str, rows: pd.DataFrame, count: int) -> Figure:
     """One panel a precision, on one scale about 0."""
-    groups = by_bits(rows)
+    groups = by_quantization(rows)
     corruptions = rows.sort_values("place")["corruption"].drop_duplicates().tolist()
     severities = sorted(set(rows["severity"]))
     figure, panels = panels_of(len(groups), columns=len(groups), height=0.8 + 0.24 * len(corruptions))
     figure.set_size_inches(WIDTH, figure.get_size_inches()[1])
     largest = max(float(rows["difference"].abs().max()), 1e-9)
-    for axes, (bits, group) in zip(panels, groups, strict=True):
+    for axes, (one, group) in zip(panels, groups, strict=True):
         table = group.pivot_table(index="corruption", columns="severity", values="difference")
         table = table.reindex(index=corruptions, columns=severities)
         image = axes.imshow(table, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
@@ -263,7 +262,7 @@ def _heat_maps(network: str, rows: pd.DataFrame, count: int) -> Figure:
         named = [name.replace("_", " ") for name in corruptions] if axes is panels[0] else []
         axes.set_yticks(range(len(corruptions)), named or [""] * len(corruptions))
         axes.set_xlabel("severity")
-        axes.set_title(f"{precision_name(bits)} − FP32")
+        axes.set_title(f"{one} − {FULL}")
     bar = figure.colorbar(image, ax=panels, location="bottom", shrink=0.5, aspect=40)
     bar.set_label("difference of the generalization gap from FP32's (nats)")
     figure.suptitle(f"{network}: generalization gap under distortion", fontsize=9, x=0.01, ha="left")
@@ -301,7 +300,7 @@ def progress(evidence: Evidence) -> Figure | None:
 
 def _counted(models: Models) -> str:
     """How many models a figure shows."""
-    return counts_text(models.group, {precision_name(bits): len(group) for bits, group in by_bits(models.runs)})
+    return counts_text(models.group, {str(one): len(group) for one, group in by_quantization(models.runs)})
 
 
 DRAWN: dict[Picture, Callable[[Evidence, Models], Drawn]] = {

@@ -151,6 +151,11 @@ def _later(component: Any) -> tuple[tuple[str, Any], ...]:
     )
 
 
+def old_value(component: type[Any] | None, name: str) -> Any:
+    """What a setting that was added later is where there was none; None for any other."""
+    return dict(_later(cast("Hashable", component))).get(name)
+
+
 @functools.cache
 def _declared(component: Any) -> tuple[tuple[str, Any, Rule, bool], ...]:
     """Each setting that a component class declares: its name, type and rule, and whether it has a default."""

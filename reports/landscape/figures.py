@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.canvas import COLOURS, MARKERS, STYLE, UNDATED, WIDTH
+from reports.canvas import STYLE, UNDATED, WIDTH, look
 from reports.formats import FileFormat
 from reports.landscape.grid import Configuration, Grid
-from reports.table import precision_name
 from sweeps.errors import InputError
 from sweeps.landscape import BETWEEN, PLANE
 from sweeps.wholefiles import whole_file
@@ -129,11 +128,6 @@ def _panels(count: int, *, columns: int, height: float, **kind: Any) -> tuple[Fi
     figure = Figure(figsize=(WIDTH * (0.6 if columns == 1 else 1), rows * height + 0.3))
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(rows, columns, number + 1, **kind) for number in range(count)]
-
-
-def _look(bits: int) -> dict[str, Any]:
-    name = precision_name(bits)
-    return {"color": COLOURS[name], "marker": MARKERS[name], "label": name}
 
 
 def _caption(one: Configuration) -> str:
@@ -251,12 +245,12 @@ def _lines(one: Configuration, scale: Scale) -> Figure:
     figure, panels = _panels(2, columns=2, height=2.9)
     between = one.asked.view == BETWEEN
     for grid in one.grids:
-        look = _look(grid.bits) | {"label": grid.precision, "marker": ""}
-        panels[0].plot(grid.axis, grid.loss, **look)
-        panels[1].plot(grid.axis, 100 * grid.accuracy, **look)
+        line = look(grid.called[0]) | {"label": grid.precision, "marker": ""}
+        panels[0].plot(grid.axis, grid.loss, **line)
+        panels[1].plot(grid.axis, 100 * grid.accuracy, **line)
         middle = len(grid.axis) // 2
         ends = [0, len(grid.axis) - 1] if between else [middle]
-        mark = _look(grid.bits) | {"label": None, "linestyle": "none"}
+        mark = look(grid.called[0]) | {"label": None, "linestyle": "none"}
         panels[0].plot(grid.axis[ends], grid.loss[ends], **mark)
         panels[1].plot(grid.axis[ends], 100 * grid.accuracy[ends], **mark)
     for axes, title, label in zip(

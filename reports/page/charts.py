@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from reports.analysis.analysis import GAP, Association, Models
 from reports.analysis.measured import quantities
@@ -14,13 +13,10 @@ from reports.analysis.pairing import Paired
 from reports.evidence import Evidence
 from reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
 from reports.page.joblist import JobList, rounded
-from reports.series import box, by_bits, curves, effects, step_sizes, timeline
-from reports.table import PRECISION_ORDER, precision_name
+from reports.quantization import series_names
+from reports.series import box, by_quantization, curves, effects, step_sizes, timeline
 
 Chart = dict[str, Any]
-SLOTS = {name: slot for slot, name in enumerate(("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7"))}
-"""The colour, marker and dash of each precision."""
-NAMES = list(SLOTS)
 KINDS = {"train": "trainings", "measure": "measures", "corrupt": "distortions"}
 
 
@@ -30,7 +26,7 @@ def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, Chart]:
     for number, models in enumerate(evidence.models):
         found = {
             "distributions": _distributions(models, jobs),
-            "paired": _paired([one for group, one in evidence.analysis.comparisons if group == models.group]),
+            "paired": _paired(models, [one for group, one in evidence.analysis.comparisons if group == models.group]),
             "effects": _effects(models, evidence),
             "curves": _curves(models, evidence),
             "scatter": _scatter(models, evidence, jobs),
@@ -41,9 +37,8 @@ def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, Chart]:
     return {name: chart for name, chart in charts.items() if chart}
 
 
-def _precisions(models: Models) -> list[tuple[str, pd.DataFrame]]:
-    """The precisions there are, highest first, with their models."""
-    return [(precision_name(bits), group) for bits, group in by_bits(models.runs)]
+def _names(models: Models) -> list[str]:
+    return series_names(models.runs["quantization"])
 
 
 def _axis(values: Sequence[float | None], *, label: str = "", log: bool = False, short: str = "") -> dict[str, Any]:
@@ -112,15 +107,15 @@ def _progress(evidence: Evidence) -> Chart | None:
 
 
 def _distributions(models: Models, jobs: JobList) -> Chart:
-    found = _precisions(models)
+    found = by_quantization(models.runs)
     panels = []
     for metric, (title, label, factor) in METRICS.items():
         marks = []
-        for place, (name, group) in enumerate(found):
+        for place, (one, group) in enumerate(found):
             values = group[metric] * factor
             rows = jobs.rows("train", group.index)
             if rows is not None:
-                dots = {"type": "dots", "series": SLOTS[name], "x": place, "y": _short(values), "jobs": rows}
+                dots = {"type": "dots", "series": one.slot, "x": place, "y": _short(values), "jobs": rows}
                 marks.append(dots)
             summary = box(values)
             if rows is not None and summary.count < FEW:
@@ -132,7 +127,7 @@ def _distributions(models: Models, jobs: JobList) -> Chart:
                     "mean": rounded(summary.mean),
                     "quantiles": _short(summary.quantiles),
                     "count": summary.count,
-                    "label": name,
+                    "label": str(one),
                 }
             )
         marks.sort(key=lambda mark: mark["type"] == "box")
@@ -140,15 +135,15 @@ def _distributions(models: Models, jobs: JobList) -> Chart:
         panels.append(
             {
                 "title": title,
-                "x": {"type": "category", "labels": [name for name, _ in found]},
+                "x": {"type": "category", "labels": [str(one) for one, _ in found]},
                 "y": _axis(every, label=label),
                 "marks": marks,
             }
         )
-    return {"names": NAMES, "panels": panels, "minimum": 300, "columns": 2, "legend": False}
+    return {"names": _names(models), "panels": panels, "minimum": 300, "columns": 2, "legend": False}
 
 
-def _paired(comparisons: Sequence[Paired]) -> Chart | None:
+def _paired(models: Models, comparisons: Sequence[Paired]) -> Chart | None:
     if not comparisons:
         return None
     panels = []
@@ -168,7 +163,7 @@ def _paired(comparisons: Sequence[Paired]) -> Chart | None:
             marks.append(
                 {
                     "type": "interval",
-                    "series": SLOTS[one.precision],
+                    "series": one.precision.slot,
                     "y": [place],
                     "x": [rounded(factor * one.difference)],
                     "low": [low],
@@ -180,12 +175,12 @@ def _paired(comparisons: Sequence[Paired]) -> Chart | None:
             {
                 "title": title,
                 "x": _axis([0.0, *ends], label=difference_label(metric)),
-                "y": {"type": "category", "labels": [one.precision for one in rows]},
+                "y": {"type": "category", "labels": [str(one.precision) for one in rows]},
                 "rowHeight": 30,
                 "marks": marks,
             }
         )
-    return {"names": NAMES, "panels": panels, "minimum": 300, "columns": 2, "lines": "solid"}
+    return {"names": _names(models), "panels": panels, "minimum": 300, "columns": 2, "lines": "solid"}
 
 
 def _effects(models: Models, evidence: Evidence) -> Chart | None:
@@ -211,12 +206,11 @@ def _effects(models: Models, evidence: Evidence) -> Chart | None:
                 },
             )
             pairs = list(zip(one.means, one.errors, strict=True))
-            name = precision_name(one.bits)
             panel["marks"].append(
                 {
                     "type": "line",
                     "points": True,
-                    "series": SLOTS[name],
+                    "series": one.quantization.slot,
                     "x": list(range(len(one.labels))),
                     "y": [None if mean is None else rounded(factor * mean) for mean, _ in pairs],
                     **{
@@ -232,7 +226,14 @@ def _effects(models: Models, evidence: Evidence) -> Chart | None:
             choices.append({"label": title, "panels": list(panels.values())})
     if not choices:
         return None
-    return {"names": NAMES, "choices": choices, "choose": "Effect on", "minimum": 240, "columns": 3, "lines": "solid"}
+    return {
+        "names": _names(models),
+        "choices": choices,
+        "choose": "Effect on",
+        "minimum": 240,
+        "columns": 3,
+        "lines": "solid",
+    }
 
 
 def _curves(models: Models, evidence: Evidence) -> Chart | None:
@@ -242,8 +243,8 @@ def _curves(models: Models, evidence: Evidence) -> Chart | None:
         if found.empty:
             continue
         marks = []
-        for bits, rows in by_bits(found):
-            series, x = SLOTS[precision_name(bits)], rows["epoch"].tolist()
+        for one, rows in by_quantization(found):
+            series, x = one.slot, rows["epoch"].tolist()
             band = {side: _short(rows[side] * factor) for side in ("low", "high")}
             marks.append({"type": "band", "series": series, "x": x, **band})
             marks.append({"type": "line", "series": series, "x": x, "y": _short(rows["median"] * factor)})
@@ -258,7 +259,9 @@ def _curves(models: Models, evidence: Evidence) -> Chart | None:
                 "marks": marks,
             }
         )
-    return {"names": NAMES, "panels": panels, "minimum": 330, "columns": 2, "lines": "dashed"} if panels else None
+    return (
+        {"names": _names(models), "panels": panels, "minimum": 330, "columns": 2, "lines": "dashed"} if panels else None
+    )
 
 
 def _scatter(models: Models, evidence: Evidence, jobs: JobList) -> Chart | None:
@@ -275,9 +278,9 @@ def _scatter(models: Models, evidence: Evidence, jobs: JobList) -> Chart | None:
             continue
         tau = taus.get((quantity.name, quantity.convention))
         marks = []
-        for name, group in _precisions(models):
+        for one, group in by_quantization(models.runs):
             here = values[values.index.isin(group.index)]
-            mark = {"type": "dots", "series": SLOTS[name], "x": _short(here), "y": _short(gap[here.index])}
+            mark = {"type": "dots", "series": one.slot, "x": _short(here), "y": _short(gap[here.index])}
             rows = jobs.rows("train", here.index)
             mark |= {"jobs": rows} if rows is not None else {}
             marks.append(mark)
@@ -296,7 +299,7 @@ def _scatter(models: Models, evidence: Evidence, jobs: JobList) -> Chart | None:
     if not choices:
         return None
     ordered = sorted(choices.values(), key=lambda one: one["label"].startswith("norms"))
-    return {"names": NAMES, "choices": ordered, "choose": "Quantities", "minimum": 270, "columns": 3}
+    return {"names": _names(models), "choices": ordered, "choose": "Quantities", "minimum": 270, "columns": 3}
 
 
 def _signs(associations: Sequence[Association]) -> Chart | None:
@@ -347,13 +350,13 @@ def _steps(models: Models, evidence: Evidence) -> Chart | None:
         layers = rows.drop_duplicates("index").sort_values("index")
         places = {index: place for place, index in enumerate(layers["index"])}
         marks = []
-        for bits, group in by_bits(rows):
+        for one, group in by_quantization(rows):
             ordered = group.sort_values("index")
             marks.append(
                 {
                     "type": "line",
                     "points": True,
-                    "series": SLOTS[precision_name(bits)],
+                    "series": one.slot,
                     "x": [places[index] for index in ordered["index"]],
                     "y": _short(ordered["median"]),
                     "low": _short(ordered["low"]),
@@ -369,7 +372,4 @@ def _steps(models: Models, evidence: Evidence) -> Chart | None:
                 "marks": marks,
             }
         )
-    return {"names": NAMES, "panels": panels, "minimum": 300, "columns": 3, "lines": "solid"}
-
-
-assert set(NAMES) == set(PRECISION_ORDER)
+    return {"names": _names(models), "panels": panels, "minimum": 300, "columns": 3, "lines": "solid"}
