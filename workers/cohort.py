@@ -23,7 +23,8 @@ from workers.models.forming import arithmetic_of
 from workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
 from workers.models.statistics import RunningStatistics
 from workers.optimizers import CohortOptimizer, CompiledOptimizer
-from workers.quantizers.deployment import CompiledDeployment, Deployment
+from workers.quantizers.compiled import CompiledDeployment
+from workers.quantizers.deployment import Deployment
 from workers.results import Result, Trained, describe, epoch_rows, starting_rows
 from workers.weights import Start
 

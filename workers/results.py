@@ -14,7 +14,8 @@ from sweeps.quantizers import FULL_PRECISION
 from sweeps.training import Training
 from workers.models.layout import Layout
 from workers.optimizers import rate_at
-from workers.quantizers.lsq import initial_steps, layer_bits
+from workers.quantizers import QUANTIZATIONS
+from workers.quantizers.lsq import layer_bits
 from workers.weights import Start
 
 
@@ -62,10 +63,9 @@ def starting_rows(training: Training, layout: Layout, start: Start | None) -> tu
 
 
 def _stepped(training: Training, layout: Layout, row: Tensor) -> Tensor:
-    """`row` with the step sizes that LSQ begins with."""
+    """`row` with the step sizes that its quantizer begins with."""
     if training.quantizer is not None:
-        steps = initial_steps(training.quantizer, layout.layers, row[: layout.weights])
-        layout.steps.of(row[None])[0] = steps
+        QUANTIZATIONS[training.quantizer.name].initialize(training.quantizer, layout, row)
     return row
 
 
@@ -127,8 +127,7 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
     layout, quantizer = trained.layout, trained.training.quantizer
     final = trained.rows["best_parameters"]
     kept = bool(trained.rows["best_epoch"]) or not trained.training.recipe.epochs
-    count = len(layout.layers)
-    bits = layer_bits(quantizer, count) if quantizer else [FULL_PRECISION] * count
+    bits = layer_bits(quantizer, layout) if quantizer else [FULL_PRECISION] * len(layout.layers)
     found = []
     for index, (layer, spans) in enumerate(zip(layout.layers, layout.spans, strict=True)):
         start = spans.weight.of(initial[None])[0]

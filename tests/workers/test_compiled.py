@@ -34,7 +34,8 @@ from workers.models import chains
 from workers.models.graph import ConvNetwork
 from workers.models.stage import EPSILON
 from workers.optimizers import CohortOptimizer, CompiledOptimizer
-from workers.quantizers.deployment import CompiledDeployment, Deployment
+from workers.quantizers.compiled import CompiledDeployment
+from workers.quantizers.deployment import Deployment
 
 CPU = torch.device("cpu")
 COMPILED = [form for form in Form if form.compiled]

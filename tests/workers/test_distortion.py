@@ -20,8 +20,9 @@ from workers.corruptions.sets import CorruptedSets
 from workers.data import Images
 from workers.forms import Form
 from workers.measures.accuracy import Examinees
-from workers.measures.distortion import Judged, Known, deployed_rows, distort_models
+from workers.measures.distortion import Judged, Known, distort_models
 from workers.models import NETWORKS
+from workers.quantizers.deployment import deployed_rows
 
 CPU = torch.device("cpu")
 Trained = list[tuple[Training, Mapping[str, Tensor], dict[str, Any]]]

@@ -24,7 +24,7 @@ from workers.measures.ascent import Ascent
 from workers.measures.bisection import Bisection, Candidate
 from workers.measures.inference import InTurn, SideBySide
 from workers.measures.perturbation import Climb, Noise, ball_limits, project, start
-from workers.measures.point import Point, make_point, round_weights
+from workers.measures.point import Point, make_point, round_copies
 from workers.measures.search import run_searches
 from workers.models import NETWORKS
 from workers.models.graph import make_nodes
@@ -209,8 +209,7 @@ def test_an_ascent_raises_the_loss(trained: list[tuple[Training, Model]], digits
 
     def loss(rows: Tensor, point: Point) -> float:
         deployed = rows.clone()
-        if point.bits is not None:
-            round_weights(network.layout, point.bits, point.scale, deployed, network.layout.steps.of(rows))
+        round_copies(point, deployed)
         stages = stage_tensors(network.layout, rows, deployed, point.statistics[None])
         pixels, labels = standardized(digits, torch.arange(400))
         logits = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0]
@@ -222,19 +221,19 @@ def test_an_ascent_raises_the_loss(trained: list[tuple[Training, Model]], digits
         assert loss(ended, point) > loss(point.parameters[None], point) * 1.05
 
 
-def test_slopes_are_those_of_plain_modules(trained: list[tuple[Training, Model]], digits: Images) -> None:
+def test_gradients_are_those_of_plain_modules(trained: list[tuple[Training, Model]], digits: Images) -> None:
     measure = Sharpness()
     network, points = points_of(trained, measure)
     pixels, labels = standardized(digits, torch.arange(90))
     for (one, model), point in zip(trained, points, strict=True):
         still = torch.zeros_like(point.parameters[None])
-        found = Ascent(network, [point], 1).slopes(still, pixels, labels)
+        found = Ascent(network, [point], 1).gradients(still, pixels, labels)
         oracle = Oracle(one, model, measure, digits)
         places = oracle.places(oracle.net)
         loss = torch.nn.functional.cross_entropy(oracle.net(pixels), labels)
-        slopes = torch.autograd.grad(loss, [parameter for parameter, _ in places])
-        for (_, place), slope in zip(places, slopes, strict=True):
-            torch.testing.assert_close(found[0, place], slope.flatten(), rtol=1e-8, atol=1e-12)
+        gradients = torch.autograd.grad(loss, [parameter for parameter, _ in places])
+        for (_, place), gradient in zip(places, gradients, strict=True):
+            torch.testing.assert_close(found[0, place], gradient.flatten(), rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("perturb", ["latent", "quantized"])
@@ -246,8 +245,7 @@ def test_folding_batch_norm_leaves_outputs_unchanged(
     pixels, _ = standardized(digits, torch.arange(200))
     for (one, model), point in zip(trained, points, strict=True):
         rows = point.parameters[None].clone()
-        if point.bits is not None:
-            round_weights(network.layout, point.bits, point.scale, rows, network.layout.steps.of(rows))
+        round_copies(point, rows)
         stages = stage_tensors(network.layout, rows, rows, point.statistics[None])
         found = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0].T
         torch.testing.assert_close(found, plain_model(one, model)(pixels).detach(), rtol=1e-7, atol=1e-9)

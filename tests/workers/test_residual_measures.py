@@ -17,7 +17,7 @@ from workers.cohort import Cohort
 from workers.data import Images
 from workers.forms import Form
 from workers.measures import measure_models
-from workers.measures.point import make_point, round_weights
+from workers.measures.point import make_point, round_copies
 from workers.models import NETWORKS
 from workers.models.network import stage_tensors
 
@@ -68,8 +68,7 @@ def test_folding_batch_norm_through_residuals_leaves_outputs_unchanged(
         search = PacBayes(fold_bn="all", perturb=perturb)
         point = make_point(one, model, network.layout, search, torch.float64)
         rows = point.parameters[None].clone()
-        if point.bits is not None:
-            round_weights(network.layout, point.bits, point.scale, rows, network.layout.steps.of(rows))
+        round_copies(point, rows)
         stages = stage_tensors(network.layout, rows, rows, point.statistics[None])
         assert all(stage.norm is None or bool((stage.norm.gamma == 1).all()) for stage in stages)
         found = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0].T

@@ -23,7 +23,7 @@ from workers.models.convolved import evaluate_in_turn
 from workers.models.forming import arithmetic_of
 from workers.models.graph import ConvNetwork
 from workers.models.network import leaf_tensors, stage_tensors, trained
-from workers.quantizers.lsq import initial_steps
+from workers.quantizers.lsq import layer_bits
 from workers.results import starting_rows
 
 torchvision = Late("torchvision")
@@ -175,8 +175,11 @@ def test_step_sizes_begin_from_the_weights(tmp_path: Path) -> None:
     layout = ConvNetwork(one.model, one.data).layout
     parameters, statistics = starting_rows(one, layout, start)
     assert one.quantizer is not None
-    wanted = initial_steps(one.quantizer, layout.layers, start.parameters[: layout.weights])
-    assert torch.equal(layout.steps.of(parameters[None])[0], wanted)
+    wanted = [
+        2 * float(spans.weight.of(start.parameters[None]).abs().mean()) / (2 ** (bits - 1) - 1) ** 0.5
+        for spans, bits in zip(layout.spans, layer_bits(one.quantizer, layout), strict=True)
+    ]
+    assert layout.steps.of(parameters[None])[0].tolist() == pytest.approx(wanted, rel=1e-5)
     assert torch.equal(statistics, start.statistics)
     assert not torch.equal(statistics, layout.initial_statistics())
 

@@ -17,9 +17,10 @@ from workers.landscape.directions import cosine, filter_normalized, gaussian_dir
 from workers.measures import draws
 from workers.measures.accuracy import Examinees
 from workers.measures.measuring import examinees_of
-from workers.measures.point import Point, make_point, round_weights
+from workers.measures.point import Point, make_point
 from workers.models import NETWORKS
 from workers.models.layout import Layout
+from workers.quantizers.deployment import quantizer_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,8 @@ class Survey:
         points = [
             make_point(one, model, self._layout, asked, dtype) for one, model in zip(trainings, models, strict=True)
         ]
-        self._bits = points[0].bits
+        rounds = points[0].quantizer is not None
+        self._quantizer = quantizer_of(first, self._layout, device, dtype) if rounds else None
         self._move = self._line(points) if asked.view == BETWEEN else self._plane(points[0])
         self._examinees = _examinees(network, first, asked, images, device, dtype)
 
@@ -94,8 +96,8 @@ class Survey:
 
     def _judged(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         rows, statistics = self._move(coordinates)
-        if self._bits is not None:
-            round_weights(self._layout, self._bits, None, rows, self._layout.steps.of(rows))
+        if self._quantizer is not None:
+            self._quantizer.round_copies(rows)
         return self._examinees.scores(rows, statistics)
 
     def _plane(self, point: Point) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -26,10 +26,8 @@ from workers.data.stream import Stream
 from workers.measures import draws
 from workers.measures.accuracy import Examinees
 from workers.measures.files import BATCH, scores_over
-from workers.measures.point import round_weights
 from workers.models import NETWORKS
-from workers.models.layout import Layout
-from workers.quantizers.lsq import layer_bits
+from workers.quantizers.deployment import deployed_rows
 
 PART = 10_000
 """Images that stand in memory in the working precision at a time: part of the numerics, so it is no setting."""
@@ -274,12 +272,3 @@ def _hashed(batches: Iterator[tuple[Tensor, Tensor]], digest: Any) -> Iterator[t
     for pixels, labels in batches:
         digest.update(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy()).data)
         yield pixels, labels
-
-
-def deployed_rows(training: Training, model: Model, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Parameters (P), their weights rounded where the model is quantized, and statistics (S) of a kept model."""
-    parameters, statistics = (row.to(dtype) for row in layout.packed(model))
-    if training.quantizer is not None:
-        bits = layer_bits(training.quantizer, len(layout.layers))
-        round_weights(layout, bits, None, parameters[None], layout.steps.of(parameters[None]))
-    return parameters, statistics

@@ -60,7 +60,7 @@ def measure_models(
     network = NETWORKS[first.model.name](first.model, first.data)
     layout = network.layout
     points = [
-        _moved(make_point(one, model, layout, measure, dtype), device)
+        make_point(one, model, layout, measure, dtype, device=device)
         for one, model in zip(trainings, models, strict=True)
     ]
     source = source_of(images, first.recipe, device, dtype)
@@ -77,7 +77,7 @@ def measure_models(
     else:
         perturbation = Climb(measure=measure, network=network, images=at, train_images=len(labels))
     try:
-        clean, searches = run_searches(points, measure, layout, examinees, perturbation, tick)
+        clean, searches = run_searches(points, measure, examinees, perturbation, tick)
     finally:
         source.close()
     return [
@@ -92,17 +92,6 @@ def examinees_of(network: Any, source: Source, places: Tensor) -> Examinees:
         return ExamineesFromFiles(network, source, places)
     images, labels = next(source.chosen(places, len(places)))
     return Examinees(network, images, labels)
-
-
-def _moved(point: Point, device: torch.device) -> Point:
-    return dataclasses.replace(
-        point,
-        parameters=point.parameters.to(device),
-        statistics=point.statistics.to(device),
-        initial=point.initial.to(device),
-        mask=point.mask.to(device),
-        scale=None if point.scale is None else point.scale.to(device),
-    )
 
 
 def _describe(

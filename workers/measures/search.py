@@ -12,8 +12,7 @@ from torch import Tensor
 from sweeps.measures import Search, Sharpness
 from workers.measures.accuracy import Examinees
 from workers.measures.bisection import Bisection, Candidate
-from workers.measures.point import Point, clamp_steps, round_weights
-from workers.models.layout import Layout
+from workers.measures.point import Point, round_copies
 
 
 class Perturbation(Protocol):
@@ -25,7 +24,6 @@ class Perturbation(Protocol):
 def run_searches(
     points: Sequence[Point],
     measure: Search,
-    layout: Layout,
     examinees: Examinees,
     perturbation: Perturbation,
     tick: Callable[[int, int], None],
@@ -34,7 +32,7 @@ def run_searches(
 
     The device is waited for once an iteration. `tick(done, of)` is told how many iterations are over.
     """
-    clean = (_judged(points, layout, examinees, [p.parameters[None].clone() for p in points])[0]).tolist()
+    clean = (_judged(points, examinees, [p.parameters[None].clone() for p in points])[0]).tolist()
     accuracies = [hits[0] / len(examinees) for hits in clean]
     searches = [Bisection(measure) for _ in points]
     for iteration in range(measure.iterations):
@@ -43,7 +41,7 @@ def run_searches(
         if not active:
             break
         hits, clamped = _iterate([points[one] for one in active], [searches[one].radius for one in active],
-                                 measure, layout, examinees, perturbation, iteration)  # fmt: skip
+                                 measure, examinees, perturbation, iteration)  # fmt: skip
         for number, some, low in zip(active, hits.tolist(), clamped.tolist(), strict=True):
             found = tuple(count / len(examinees) for count in some)
             accuracy = min(found) if isinstance(measure, Sharpness) else math.fsum(found) / len(found)
@@ -64,7 +62,6 @@ def _iterate(
     points: Sequence[Point],
     radii: Sequence[float],
     measure: Search,
-    layout: Layout,
     examinees: Examinees,
     perturbation: Perturbation,
     iteration: int,
@@ -75,23 +72,15 @@ def _iterate(
     for first in range(0, len(points), together):
         some = slice(first, first + together)
         rows = perturbation.rows(points[some], radii[some], iteration)
-        judged, low = _judged(points[some], layout, examinees, torch.split(rows, measure.copies))
+        judged, low = _judged(points[some], examinees, torch.split(rows, measure.copies))
         hits.append(judged)
         clamped.append(low)
     return torch.cat(hits).cpu(), torch.cat(clamped).cpu()
 
 
-def _judged(
-    points: Sequence[Point], layout: Layout, examinees: Examinees, copies: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
+def _judged(points: Sequence[Point], examinees: Examinees, copies: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Hits and clamped step sizes (points, copies) of perturbed parameters, (copies, P) for each point."""
-    clamped = []
-    for point, rows in zip(points, copies, strict=True):
-        low = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        if point.bits is not None:
-            low = clamp_steps(layout, rows)
-            round_weights(layout, point.bits, point.scale, rows, layout.steps.of(rows))
-        clamped.append(low)
+    clamped = [round_copies(point, rows) for point, rows in zip(points, copies, strict=True)]
     statistics = torch.cat([point.statistics.expand(len(rows), -1) for point, rows in zip(points, copies, strict=True)])
     hits = examinees.hits(torch.cat(list(copies)), statistics)
     return hits.view(len(points), -1), torch.stack(clamped)

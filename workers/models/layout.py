@@ -88,6 +88,8 @@ class Layout:
             for layer, weight in zip(layers, weights, strict=True)
         )
         self.steps = parameters.add(len(layers))
+        self.counts = tuple(layer.weights for layer in layers)
+        self.outer = tuple(index in (0, len(layers) - 1) for index in range(len(layers)))
         self.omega = sum(layer.weights for layer in layers if layer.counted)
         self.parameters_length = parameters.padded
         self.statistics_length = statistics.padded
