@@ -81,10 +81,13 @@ FULL = Quantization()
 def quantization_of(settings: Mapping[str, Any]) -> Quantization:
     """What a model with these settings is called, whatever else is shown: settings of a job, or a row of results."""
     widths = {part.width: _known(settings, part.width) for part in NAMING if isinstance(part, QuantizerChoice)}
-    names = ((part, _known(settings, part.name)) for part in NAMING)
-    details = tuple(
-        part.components[name].label or name for part, name in names if name in part.components and name != part.default
+    chosen = ((part, part.components.get(_known(settings, part.name))) for part in NAMING)
+    labels = (
+        component.name if component.label is None else component.label
+        for part, component in chosen
+        if component is not None and component.name != part.default
     )
+    details = tuple(label for label in labels if label)
     found = {name: int(value) for name, value in widths.items() if value is not None}
     return _placed([Quantization(**found, details=details)])[0]
 

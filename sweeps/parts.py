@@ -21,14 +21,14 @@ class Component:
 
     `settings` is the frozen dataclass of its settings, None where it has none. `implementation` is the `module:name` of
     what computes it, which only agents import. `label` stands behind the precision of a model that was trained with it
-    (`Int4 · SAQ`); the paper's own components have none. `idle` names the settings that have no effect in a training:
-    they are no part of its identity.
+    (`Int4 · SAQ`): its name, where none is given; nothing behind a part's default. `idle` names the settings that have
+    no effect in a training: they are no part of its identity.
     """
 
     name: str
     settings: type[Any] | None = None
     implementation: str = ""
-    label: str = ""
+    label: str | None = None
     idle: Callable[[Any], Collection[str]] = _none
 
     @property

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Protocol
 
 from sweeps.settings import Rule, setting
 
 FULL_PRECISION = 32
 """The value of `bits` that means: not quantized."""
+
+
+class Quantizer(Protocol):
+    """What every weight quantizer has. Its other settings are its fields."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bits(self) -> int: ...
 
 
 class ActivationQuantizer(Protocol):
@@ -34,6 +43,3 @@ class Lsq:
     bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)))
     outer_bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)), default=8)
     decay_step: bool = setting(default=False)
-
-
-Quantizer: TypeAlias = Lsq

@@ -23,8 +23,8 @@ from workers.models.forming import arithmetic_of
 from workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
 from workers.models.statistics import RunningStatistics
 from workers.optimizers import CohortOptimizer, CompiledOptimizer
-from workers.quantizers.compiled import CompiledDeployment
-from workers.quantizers.deployment import Deployment
+from workers.quantizers.compiled import CompiledDeployment, compiled_deployment
+from workers.quantizers.deployment import Deployment, quantization
 from workers.results import Result, Trained, describe, epoch_rows, starting_rows
 from workers.weights import Start
 
@@ -82,7 +82,7 @@ class Cohort:
         if form.compiled:
             watch(tick)
             self._optimizer = CompiledOptimizer(placed, slots, self.layout.steps.start, device, dtype)
-            self._deployment = CompiledDeployment(placed, slots, self.layout, device, dtype)
+            self._deployment = compiled_deployment(placed, slots, self.layout, device, dtype)
         else:
             self._optimizer = CohortOptimizer(placed, self.layout.steps.start, device, dtype)
             self._deployment = Deployment(placed, self.layout, device, dtype)
@@ -348,10 +348,11 @@ def _check(trainings: Sequence[Training], slots: int) -> None:
         raise ValueError("the trainings of a cohort share data, model and recipe")
 
 
-def _neighbourhood(training: Training) -> tuple[int, bool]:
-    """Sorted by this, models with one optimizer stand together, and quantized models in few runs."""
+def _neighbourhood(training: Training) -> tuple[int, int]:
+    """Sorted by this, models with one optimizer stand together, and those with one quantizer in few runs."""
     optimizer = list(PARTS["optimizer"].components).index(training.optimizer.name)
-    return optimizer, (training.quantizer is None) == bool(optimizer % 2)
+    quantizer = [None, *PARTS["quantizer"].components].index(quantization(training))
+    return optimizer, -quantizer if optimizer % 2 else quantizer
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

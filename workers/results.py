@@ -15,7 +15,6 @@ from sweeps.training import Training
 from workers.models.layout import Layout
 from workers.optimizers import rate_at
 from workers.quantizers import QUANTIZATIONS
-from workers.quantizers.lsq import layer_bits
 from workers.weights import Start
 
 
@@ -127,7 +126,9 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
     layout, quantizer = trained.layout, trained.training.quantizer
     final = trained.rows["best_parameters"]
     kept = bool(trained.rows["best_epoch"]) or not trained.training.recipe.epochs
-    bits = layer_bits(quantizer, layout) if quantizer else [FULL_PRECISION] * len(layout.layers)
+    bits = [FULL_PRECISION] * len(layout.layers)
+    if quantizer is not None:
+        bits = QUANTIZATIONS[quantizer.name].layer_bits(quantizer, layout)
     found = []
     for index, (layer, spans) in enumerate(zip(layout.layers, layout.spans, strict=True)):
         start = spans.weight.of(initial[None])[0]

@@ -13,8 +13,8 @@ from sweeps.training import Training
 from workers.models.layout import Layout
 from workers.models.network import stage_tensors
 from workers.models.stage import EPSILON
+from workers.quantizers import QuantizedWeights
 from workers.quantizers.deployment import deployed_rows, quantizer_of
-from workers.quantizers.lsq import LsqWeights
 from workers.results import initial_row
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ class Point:
     statistics: Tensor
     initial: Tensor
     mask: Tensor
-    quantizer: LsqWeights | None
+    quantizer: QuantizedWeights | None
     scale: Tensor | None
     folded: bool
 
