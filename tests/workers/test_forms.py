@@ -21,7 +21,7 @@ from workers.models import blocks
 from workers.models.convolved import Convolved
 from workers.models.forming import arithmetic_of
 from workers.models.graph import ConvNetwork
-from workers.models.network import leaf_tensors, stage_tensors, trained
+from workers.models.layout import TRAINED
 from workers.models.products import Columns, Depthwise, Pointwise, Winograd, products_of
 
 CPU = torch.device("cpu")
@@ -110,16 +110,16 @@ def test_the_size_of_a_block_changes_only_the_last_bits(
     torch.testing.assert_close(parameters(), usual, rtol=0, atol=1e-11)
 
 
-def logits_and_slopes(one: Training, images: Tensor, arithmetic: Any) -> tuple[Tensor, list[Tensor]]:
+def logits_and_gradients(one: Training, images: Tensor, arithmetic: Any) -> tuple[Tensor, list[Tensor]]:
     network = ConvNetwork(one.model, one.data)
     layout = network.layout
     rows = torch.stack([layout.initial_parameters(seed) for seed in (1, 2)]).double()
     statistics = torch.zeros(2, layout.statistics_length, dtype=torch.float64)
-    stages = leaf_tensors(stage_tensors(layout, rows, rows, statistics))
-    logits, *_ = network.train(images, stages, arithmetic)
+    leaves = layout.leaves(layout.tensors(rows, rows, statistics))
+    logits, _ = network.train(images, network.views(leaves), arithmetic)
     labels = torch.arange(len(images)) % 10
     loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2).flatten(0, 1), labels.repeat(2))
-    return logits, list(torch.autograd.grad(loss, trained(stages)))
+    return logits, list(torch.autograd.grad(loss, [leaves[spec.name] for spec in layout.of_role(*TRAINED)]))
 
 
 @pytest.mark.parametrize("grouped", [True, False])
@@ -127,8 +127,8 @@ def logits_and_slopes(one: Training, images: Tensor, arithmetic: Any) -> tuple[T
 def test_channels_filled_up_to_a_multiple_change_nothing(digits: Images, grouped: bool, model: str) -> None:
     one = training(model=model, **({"width": 5, "depth": 2} if model == "nin" else {"width": 3}))
     images = digits.train_images[:20].double() / 16
-    bare = logits_and_slopes(one, images, Convolved(grouped=grouped, dtype=torch.float64))
-    filled = logits_and_slopes(one, images, Convolved(grouped=grouped, dtype=torch.float64, multiple=8))
+    bare = logits_and_gradients(one, images, Convolved(grouped=grouped, dtype=torch.float64))
+    filled = logits_and_gradients(one, images, Convolved(grouped=grouped, dtype=torch.float64, multiple=8))
     torch.testing.assert_close(filled[0], bare[0], rtol=0, atol=1e-12)
     for found, wanted in zip(filled[1], bare[1], strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
