@@ -92,7 +92,7 @@ def trained_by(
         return Cohort(trainings, images, **{"slots": len(trainings), "form": Form.GATHER, "device": CPU, **more})
 
 
-@pytest.mark.parametrize("form", [form for form in UNCOMPILED if form is not Form.GATHER] + [Form.GATHER])
+@pytest.mark.parametrize("form", UNCOMPILED)
 @pytest.mark.parametrize("method", [Sam, Saq3])
 def test_two_passes_without_a_perturbation_are_plain_training_bit_for_bit(
     few: Images, method: type[Sam], form: Form, monkeypatch: pytest.MonkeyPatch
