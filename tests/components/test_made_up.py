@@ -88,7 +88,8 @@ for row in runs[(runs.optimizer == "signs") & (runs.bits == 4)].to_dict("records
 kept = torch.load(home / "models" / files[full["job"]], weights_only=True)
 layout = NETWORKS["nin"](NiN(width=2, depth=1, channels_per_width=2), DATASETS["digits"]).layout
 first = layout.initial_parameters(full["seed"])[: layout.weights].double()
-last = torch.cat([kept[f"{layer.name}.weight"].flatten() for layer in layout.layers]).double()
+names = [name for name in kept if name.endswith(".weight") and ".norm" not in name]
+last = torch.cat([kept[name].flatten() for name in names]).double()
 print(json.dumps({**found, "moves": ((last - first) / (0.003 * 0.5)).tolist()}))
 """
 

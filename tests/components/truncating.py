@@ -46,18 +46,18 @@ class TruncatedWeights:
 
         self._layout = layout
         self._weights = slice(0, layout.weights)
-        counts = torch.tensor(layout.counts, device=device)
+        counts = torch.tensor([group.count for group in layout.groups], device=device)
         self._layer_of = torch.arange(len(counts), device=device).repeat_interleave(counts)
         self._highest = torch.tensor([[one.highest] for one in quantizers], device=device, dtype=dtype)
 
     @staticmethod
     def layer_bits(quantizer: Truncating, layout: Any) -> list[int]:
-        return [quantizer.bits] * len(layout.counts)
+        return [quantizer.bits] * len(layout.groups)
 
     @staticmethod
     def initialize(quantizer: Truncating, layout: Any, row: Tensor) -> None:
-        largest = [part.abs().max() for part in row[: layout.weights].split(layout.counts)]
-        for index, one in enumerate(largest):
+        parts = row[: layout.weights].split([group.count for group in layout.groups])
+        for index, one in enumerate(part.abs().max() for part in parts):
             layout.steps.of(row[None])[0, index] = quantizer.stretch * one / quantizer.highest
 
     def quantize(self, parameters: Tensor, out: Tensor, *, factor: Tensor | None = None) -> Tensor:

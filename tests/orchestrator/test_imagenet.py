@@ -20,7 +20,7 @@ from db.registry import Registry
 from sweeps.training import Training
 from tests.conftest import Qsweep, environment
 from tests.workers.folders import write_folder
-from workers.models.layout import Layout
+from workers.models.declaration import ConvLayout
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def write_weights(sweep: Path, file: Path, *, seed: int = 0) -> str:
     """Random weights for the sweep's network in a file; its hash."""
     settings = tomllib.loads(sweep.read_text())["fixed"] | {"bits": 32}
     one = Training.from_settings(settings)
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     torch.save(dict(layout.named(layout.initial_parameters(seed), layout.initial_statistics())), file)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

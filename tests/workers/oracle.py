@@ -15,7 +15,7 @@ from tests.workers.plain import PLAIN, Plain, PlainLsq, named
 from workers.data import Images
 from workers.data.batches import moments
 from workers.measures import draws
-from workers.models.layout import Layout
+from workers.models.declaration import ConvLayout
 
 
 def plain_model(training: Training, model: Mapping[str, Tensor]) -> Plain:
@@ -77,7 +77,7 @@ class Oracle:
         self.folded = folded(training, measure)
         if self.folded:
             fold(self.net)
-        self.layout = Layout(training.model.layers(training.data))
+        self.layout = ConvLayout(training.model.layers(training.data))
         self.pixels, self.labels = standardized(
             images, draws.balanced(images.train_labels, measure.measure_samples, measure.measure_seed)
         )

@@ -29,7 +29,7 @@ from workers.decoding.pixels import BrokenImage
 from workers.measures import distortion as distorting
 from workers.measures import inference
 from workers.measures.distortion import Known, distort_models
-from workers.models.layout import Layout
+from workers.models.declaration import ConvLayout
 from workers.results import starting_rows
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def model_of(one: Training, seed: int) -> dict[str, Tensor]:
     """The tensors of a model as it is initialized under a seed."""
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     parameters, statistics = starting_rows(one, layout, None)
     parameters[: layout.weights] *= 1 + seed / 10
     return dict(layout.named(parameters, statistics))

@@ -15,16 +15,16 @@ from tests.workers.trainings import training
 from workers.cohort import Cohort
 from workers.data import Images
 from workers.forms import Form
-from workers.models.layout import Layout
+from workers.models.declaration import ConvLayout
 from workers.quantizers import lsq
 from workers.quantizers.lsq import SMALLEST_STEP, LsqWeights
 
 CPU = torch.device("cpu")
 
 
-def layout_of(counts: list[int]) -> Layout:
+def layout_of(counts: list[int]) -> ConvLayout:
     """Layers of so many weights each."""
-    return Layout(
+    return ConvLayout(
         [
             ConvLayer(
                 name=str(number), inputs=count, outputs=1, kernel=1, stride=1, padding=0, side=1, bias=False, norm=False
@@ -34,7 +34,7 @@ def layout_of(counts: list[int]) -> Layout:
     )
 
 
-def row_of(layout: Layout, weights: Tensor, steps: Tensor) -> Tensor:
+def row_of(layout: ConvLayout, weights: Tensor, steps: Tensor) -> Tensor:
     """Rows (M, P) that hold these weights and step sizes."""
     rows = weights.new_zeros(len(weights), layout.parameters_length)
     rows[:, : layout.weights] = weights

@@ -19,8 +19,8 @@ from tests.late import Late
 from tests.workers.plain import PLAIN, ConvNorm, PlainMobileNet, PlainNin, PlainResNet, named
 from tests.workers.trainings import training
 from workers.models.arithmetic import pooled
+from workers.models.declaration import ConvLayout
 from workers.models.graph import pooled_side
-from workers.models.layout import Layout
 from workers.models.window import Window
 
 torchvision = Late("torchvision")
@@ -28,7 +28,7 @@ torchvision = Late("torchvision")
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [(part, name) for part in PARTS for name in PARTS[part].components if part not in ("recipe", "method")],
+    [(part, name) for part in PARTS for name in PARTS[part].components if part != "recipe"],
 )
 def test_every_component_of_the_table_has_its_implementation(part: str, name: str) -> None:
     assert callable(Implementations(part)[name])
@@ -37,7 +37,7 @@ def test_every_component_of_the_table_has_its_implementation(part: str, name: st
 def test_weights_of_nin_4x10_on_cifar10_are_the_papers_omega() -> None:
     """ω of `paper` Table 3, by inversion: 2,196,750. Counted in real modules and in the layout."""
     plain = PlainNin(training(data="cifar10", depth=4, width=10, channels_per_width=25, augment="crop-flip"))
-    layout = Layout(NiN(width=10, depth=4).layers(DATASETS["cifar10"]))
+    layout = ConvLayout(NiN(width=10, depth=4).layers(DATASETS["cifar10"]))
     assert sum(conv.weight.numel() for conv in plain.convs()) == 2_196_750
     assert layout.weights == 2_196_750
 
@@ -56,7 +56,7 @@ def test_weights_of_the_cifar_resnets_without_shortcuts_are_the_papers_omega(dep
     net = PlainResNet(one)
     shortcuts = {id(block.shortcut.conv) for block in net.body if isinstance(block.shortcut, ConvNorm)}
     assert sum(conv.weight.numel() for conv in net.convs() if id(conv) not in shortcuts) == omega
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     assert layout.omega == omega
     assert layout.weights == sum(conv.weight.numel() for conv in net.convs())
 
@@ -68,7 +68,7 @@ def test_weights_of_the_cifar_resnets_without_shortcuts_are_the_papers_omega(dep
 def test_a_resnets_initial_norm_is_what_the_papers_tables_imply(depth: int, data: str, title: str) -> None:
     """Structure, initialization and the shortcuts left out, all at once. (With them it would be a tenth more.)
     CIFAR-100's ResNet-50 is missing: its norms in Table 2 don't belong to its rows in Table 3."""
-    layout = Layout(ResNet(depth=depth, width=16).layers(DATASETS[data]))
+    layout = ConvLayout(ResNet(depth=depth, width=16).layers(DATASETS[data]))
     norm = float(layout.counted(layout.initial_parameters(0)).norm())
     implied = [one.initial for keys, _, one in paper_rows() if keys[:2] == (title, f"ResNet-{depth}")]
     assert implied == [pytest.approx(norm, rel=0.01)] * 4
@@ -105,7 +105,7 @@ def test_usual_widths_have_the_parameters_of_the_usual_networks(
     assert known in (count, None)
     weights = sum(one.numel() for name, one in net.named_parameters() if name.endswith("weight") and one.dim() > 1)
     shortcuts = sum(one.weights for one in layers if not one.counted)
-    assert Layout(layers).omega == weights - shortcuts
+    assert ConvLayout(layers).omega == weights - shortcuts
     assert (shortcuts > 0) == isinstance(model, ResNet)
 
 
@@ -154,7 +154,7 @@ def test_a_mobilenets_operations_are_those_of_its_paper_at_224_pixels() -> None:
 )
 def test_initialization_is_that_of_plain_modules_under_the_seed(settings: dict[str, Any]) -> None:
     one = training(seed=7, **settings)
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     row, moments = layout.initial_parameters(7), layout.initial_statistics()
     found = {name: tensor for name, tensor in layout.named(row, moments) if not name.endswith(".step")}
     wanted = named(PLAIN[one.model.name](one), one)
@@ -189,13 +189,13 @@ def test_initialization_leaves_the_callers_random_numbers_alone() -> None:
     torch.manual_seed(3)
     wanted = torch.rand(2)
     torch.manual_seed(3)
-    Layout(NiN(width=2, depth=1).layers(DATASETS["digits"])).initial_parameters(0)
+    ConvLayout(NiN(width=2, depth=1).layers(DATASETS["digits"])).initial_parameters(0)
     assert torch.equal(torch.rand(2), wanted)
 
 
 @pytest.mark.parametrize("model", [NiN(width=2, depth=2), ResNet(width=2, depth=50), MobileNet(width=2)])
 def test_a_model_kept_as_tensors_is_packed_into_the_same_rows(model: Model) -> None:
-    layout = Layout(model.layers(DATASETS["digits"]))
+    layout = ConvLayout(model.layers(DATASETS["digits"]))
     parameters, statistics = layout.initial_parameters(1), layout.initial_statistics()
     again = layout.packed(dict(layout.named(parameters, statistics)))
     assert torch.equal(again[0], parameters)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from sweeps.training import Training
-from workers.models.layout import Layout
-from workers.models.network import stage_tensors
-from workers.models.stage import EPSILON
+from workers.models.layout import AFFINE, Layout, Role
+from workers.models.network import Network
 from workers.quantizers import QuantizedWeights
 from workers.quantizers.deployment import deployed_rows, quantizer_of
 from workers.results import initial_row
@@ -53,13 +52,14 @@ class Point:
 def make_point(
     training: Training,
     model: Mapping[str, Tensor],
-    layout: Layout,
+    network: Network,
     search: Conventions,
     dtype: torch.dtype,
     *,
     device: torch.device = CPU,
 ) -> Point:
     """The point of a kept `model` under the conventions of `search`: computed on the CPU, and moved to the device."""
+    layout = network.layout
     quantizer = quantizer_of(training, layout, device, dtype)
     if quantizer is not None and search.perturb == "quantized":
         parameters, statistics = deployed_rows(training, model, layout, dtype)
@@ -71,8 +71,8 @@ def make_point(
     folded = search.folds(training)
     scale = None
     if folded:
-        scale = _fold(layout, parameters, statistics)
-        _fold(layout, initial, first)
+        scale = network.fold(parameters, statistics)
+        network.fold(initial, first)
     mask = _perturbed(layout, parameters, folded=folded, norms=not folded or search.perturb_folded == "reference")
     if quantizer is not None and search.perturb_step:
         mask[layout.steps.start : layout.steps.stop] = 1.0
@@ -94,35 +94,14 @@ def _perturbed(layout: Layout, like: Tensor, *, folded: bool, norms: bool) -> Te
     and then perturbs all of `model.parameters()`. `norms` says whether γ and β count.
     """
     mask = torch.zeros_like(like)
-    for layer, spans in zip(layout.layers, layout.spans, strict=True):
-        there = [spans.weight]
-        if layer.bias or (folded and layer.norm):
-            there.append(spans.bias)
-        if spans.norm is not None and norms:
-            there += [spans.norm.gamma, spans.norm.beta]
-        for span in there:
-            mask[span.start : span.stop] = 1.0
+    for spec in layout.of_role(*AFFINE):
+        if spec.role in (Role.SCALE, Role.SHIFT):
+            there = norms
+        else:
+            there = spec.kept or (folded and spec.role is Role.HIDDEN_BIAS)
+        span = layout[spec.name]
+        mask[span.start : span.stop] = float(there)
     return mask
-
-
-def _fold(layout: Layout, parameters: Tensor, statistics: Tensor) -> Tensor:
-    """Fold batch norm into weights and biases, in place; the factor of each weight (all weights)."""
-    scale = torch.ones_like(parameters[: layout.weights])
-    stages = stage_tensors(layout, parameters[None], parameters[None], statistics[None])
-    for spans, stage in zip(layout.spans, stages, strict=True):
-        factor, shift = stage.scale_and_shift()
-        if stage.norm is None or factor is None:
-            continue
-        spans.weight.of(scale[None]).mul_(factor[:, :, None, None, None])
-        stage.weight.mul_(factor[:, :, None, None, None])
-        stage.bias.copy_(shift)
-        for tensor, value in zip(
-            (stage.norm.gamma, stage.norm.beta, stage.norm.mean, stage.norm.variance),
-            (1.0, 0.0, 0.0, 1.0 - EPSILON),
-            strict=True,
-        ):
-            tensor.fill_(value)
-    return scale
 
 
 def round_copies(point: Point, rows: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,14 +132,17 @@ def convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], resi
     return activate(output, layer)
 
 
-def evaluate_in_turn(network: Any, images: Tensor, stages: Sequence[StageTensors]) -> Tensor:
-    """Logits (M, classes, B) of images (B, channels, side, side), one model after another: for large images."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    logits = []
-    for model in range(len(stages[0].weight)):
-        kernels = [folded_kernel(stage.of(model)) for stage in stages]
-        logits.append(network.walk(images, kernels, convolve, pool_planes).t())
-    return torch.stack(logits)
+def in_turn(network: Any, stages: Sequence[StageTensors]) -> Callable[[Tensor], Tensor]:
+    """Computes logits (M, classes, B) of images (B, channels, side, side), channels-last, one model after another.
+
+    Their kernels are folded once for all images.
+    """
+    models = [[folded_kernel(stage.of(model)) for stage in stages] for model in range(len(stages[0].weight))]
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.stack([network.walk(images, kernels, convolve, pool_planes).t() for kernels in models])
+
+    return logits
 
 
 def _activated(output: Tensor, layer: ConvLayer, residual: Tensor | None) -> Tensor:

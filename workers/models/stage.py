@@ -44,16 +44,6 @@ class StageTensors:
     bias: Tensor
     norm: NormTensors | None
 
-    @property
-    def trained(self) -> tuple[Tensor, ...]:
-        """The tensors that get a gradient from the training loss."""
-        return (self.weight, self.bias) if self.norm is None else (self.weight, self.norm.gamma, self.norm.beta)
-
-    @property
-    def affine(self) -> tuple[Tensor, ...]:
-        """Weight, bias, and γ and β of batch norm."""
-        return (self.weight, self.bias) if self.norm is None else (self.weight, self.bias, *self.trained[1:])
-
     def of(self, model: int) -> StageTensors:
         """Those of one of the models."""
         one, norm = slice(model, model + 1), self.norm

@@ -66,7 +66,8 @@ class CompiledLsq:
         self, quantizers: Sequence[Lsq | None], layout: Layout, device: torch.device, dtype: torch.dtype
     ) -> None:
         some = next(one for one in quantizers if one is not None)
-        self._steps_start, self._counts = layout.steps.start, layout.counts
+        self._steps_start = layout.steps.start
+        self._counts = tuple(group.count for group in layout.groups)
         self._own = torch.tensor([one is not None for one in quantizers])[:, None].to(device)
         self._tables = level_tables([one or some for one in quantizers], layout, device, dtype)
 

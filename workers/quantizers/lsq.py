@@ -18,8 +18,8 @@ ROUNDED_AT_ONCE = 1 << 22
 
 
 def layer_bits(quantizer: Lsq, layout: Layout) -> list[int]:
-    """Bit width of each of the layers."""
-    return [quantizer.outer_bits if outer else quantizer.bits for outer in layout.outer]
+    """Bit width of each group of weights."""
+    return [quantizer.outer_bits if group.outer else quantizer.bits for group in layout.groups]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class LevelTables:
 
 def level_tables(quantizers: Sequence[Lsq], layout: Layout, device: torch.device, dtype: torch.dtype) -> LevelTables:
     highest = 2.0 ** (torch.tensor([layer_bits(one, layout) for one in quantizers]) - 1) - 1
-    counts = torch.tensor(layout.counts)
+    counts = torch.tensor([group.count for group in layout.groups])
     products = counts * highest.double()
     return LevelTables(
         low=(-highest - 1).to(device, dtype),
@@ -95,7 +95,7 @@ class LsqWeights:
         tables = level_tables(quantizers, layout, device, dtype)
         self._weights = slice(0, layout.weights)
         self._steps = layout.steps
-        self._counts = list(layout.counts)
+        self._counts = [group.count for group in layout.groups]
         self._layer_of = tables.layer_of
         self._low, self._high = tables.low[:, tables.layer_of], tables.high[:, tables.layer_of]
         self._root, self._scale = tables.root if divides else None, tables.scale
@@ -105,7 +105,8 @@ class LsqWeights:
     @staticmethod
     def initialize(quantizer: Lsq, layout: Layout, row: Tensor) -> None:
         """Set the step sizes of one model's `row` (P) to s = 2·mean|v|/√Qp of each layer."""
-        means = torch.stack([part.abs().mean() for part in torch.split(row[: layout.weights], list(layout.counts))])
+        parts = torch.split(row[: layout.weights], [group.count for group in layout.groups])
+        means = torch.stack([part.abs().mean() for part in parts])
         highest = torch.tensor([2.0 ** (bits - 1) - 1 for bits in layer_bits(quantizer, layout)])
         layout.steps.of(row[None])[0] = (2 * means / highest.sqrt()).clamp_(min=SMALLEST_STEP)
 
