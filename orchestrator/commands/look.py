@@ -229,10 +229,11 @@ def jobs(
     from orchestrator.arrow import spare_pandas
 
     spare_pandas()
-    from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
+    from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results
     from orchestrator.layout import counted
     from orchestrator.lost_jobs import lost_agents
     from reports.source import RegistrySource, warn_of_losses
+    from sweeps.settings import varying
     from sweeps.spec import matching
 
     place = home_of(home, registry)
