@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from db.home import Home
 from db.registry import Registry
 from db.states import State
+from sweeps.wholefiles import digest_of
 
 
 def digest_problems(home: Home, registry: Registry) -> Iterator[str]:
@@ -39,7 +39,6 @@ def _digest(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(path)
     except OSError:
         return None

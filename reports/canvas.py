@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reports.formats import FileFormat
 from reports.labels import few_ticks
 from reports.quantization import Quantization
+from sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,6 +78,13 @@ def legend_above(figure: Figure, axes: Axes, *, always: bool = False) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1 or (always and labels):
         figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.4)
+
+
+def save(figure: Figure, path: Path, form: FileFormat) -> Path:
+    """Write the figure to a file that appears whole."""
+    with whole_file(path) as file:
+        figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
+    return path
 
 
 def look(one: Quantization) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from reports.averages import averaged_over
 from reports.declaration import Column, Declaration, paper_values
 from reports.labels import network_title
 from reports.quantization import quantization_of
-from reports.table import Cell, Row, Table, beside_other_data, mean_and_error
+from reports.table import Cell, Row, Table, beside_other_data, is_finite, mean_and_error
 from sweeps.corruptions import CORRUPTIONS
 from sweeps.job import Kind
 from sweeps.measures import Distortion
@@ -22,8 +22,10 @@ GAP, ERROR = "generalization_gap", "corruption_error"
 """What a column may show: the gap; or the error relative to full precision, in percent."""
 IMAGES = ("corruption", "severity", "data", "corruption_seed", "measure_samples")
 """What decides which images a model is judged by, wherever it is judged."""
+VALUES = ("corrupted_loss", "corrupted_accuracy", "train_loss")
+"""What a distortion found of its model."""
 NEEDED = [
-    *("job", "diverged", "corrupted_loss", "corrupted_accuracy", "train_loss"),
+    *("job", "diverged", *VALUES),
     *("source", "frost", "fingerprint", *IMAGES),
 ]
 """Columns of `distortions` that these tables are made of."""
@@ -121,7 +123,7 @@ def _row(
     lost = {
         parent
         for (_, parent), jobs in group.jobs.items()
-        if any(job in rows_of and not _is_finite(rows_of[job]) for job in jobs)
+        if any(job in rows_of and not is_finite(rows_of[job], VALUES) for job in jobs)
     }
     whole = {
         model: jobs
@@ -147,11 +149,6 @@ def _averaged(declaration: Declaration, group: Group, models: Sequence[Model]) -
         by_name.setdefault(name, []).append(group.settings[job])
     found = [one for some in by_name.values() for one in averaged_over(declaration, some)]
     return tuple(dict.fromkeys(found))
-
-
-def _is_finite(row: Mapping[str, Any]) -> bool:
-    names = ("corrupted_loss", "corrupted_accuracy", "train_loss")
-    return not row["diverged"] and all(row[name] is not None and math.isfinite(row[name]) for name in names)
 
 
 Whole = Mapping[Model, Mapping[str, str]]

@@ -158,7 +158,7 @@ def _row(
     jobs: Mapping[str, Mapping[str, Any]],
 ) -> Row:
     names = [column.value for column in declaration.columns]
-    lost = {str(result["job"]) for result in results if not _is_finite(result, names)}
+    lost = {str(result["job"]) for result in results if not is_finite(result, names)}
     counted = sorted((one for one in results if str(one["job"]) not in lost), key=lambda one: str(one["job"]))
     cells = []
     for column in declaration.columns:
@@ -192,7 +192,7 @@ def make_cell(column: Column, behind: tuple[tuple[str, float], ...], paper: floa
 STATISTICS: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "min": min, "max": max}
 
 
-def _is_finite(result: Mapping[str, Any], names: list[str]) -> bool:
+def is_finite(result: Mapping[str, Any], names: Iterable[str]) -> bool:
     """Whether a model has every value. One may have a finite training loss and overflow in evaluation."""
     if result.get("diverged"):
         return False

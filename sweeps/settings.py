@@ -196,3 +196,9 @@ def _checked(value: Any, hint: Any, rule: Rule, where: str) -> Setting:
         raise InputError(f"{value!r} is not allowed", place=where, allowed=rule.allowed())
     checked: Setting = value
     return checked
+
+
+def varying(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which those jobs differ that have them."""
+    names = dict.fromkeys(name for settings in jobs for name in settings)
+    return [name for name in names if len({str(one[name]) for one in jobs if name in one}) > 1]

@@ -7,7 +7,6 @@ else.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from sweeps.layers import ConvLayer
 from sweeps.models import MobileNetV2, Model, ResNet, published_name
 from sweeps.start import IMAGENET_WEIGHTS
 from sweeps.training import Training
+from sweeps.wholefiles import digest_of
 from workers.models import NETWORKS
 from workers.models.declaration import ConvLayout
 
@@ -164,7 +164,7 @@ def find_weights(training: Training, *, kept: Path, given: Iterable[Path], data:
     target = kept / training.weights_file
     source = _matching(training, given)
     if target.is_file():
-        there = _digest(target)
+        there = digest_of(target)
         if source is not None and source[1] != there:
             raise InputError(
                 f"{source[0]} holds other weights than this home keeps as {training.start.weights!r}",
@@ -237,13 +237,13 @@ def _downloaded(training: Training) -> tuple[Path, str]:
                 place=str(url),
                 allowed=f"name their file with --weights FILE, or put it into the folder {FOLDER} of the data",
             ) from None
-    return path, _digest(path)
+    return path, digest_of(path)
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], str]:
     """A file's tensors by name, and its hash. Nothing but tensors and plain values is unpickled."""
     try:
-        digest = _digest(path)
+        digest = digest_of(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file, torch's reader raises a dozen kinds of error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -251,11 +251,6 @@ def _read(path: Path) -> tuple[Mapping[str, Any], str]:
     if not isinstance(content, Mapping):
         raise InputError("this is not a state_dict", place=str(path))
     return content, digest
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _network(training: Training) -> str:

@@ -19,7 +19,7 @@ from reports.demands import spec_of
 from reports.quantization import NAMED_BY, Quantization, quantization_of
 from reports.sheet import Sheet, headings
 from sweeps.errors import LostResults
-from sweeps.settings import Setting
+from sweeps.settings import Setting, varying
 from sweeps.tuning import METRICS, Tuning
 
 SHOWN = 10
@@ -106,15 +106,15 @@ def _tried(row: JobRow, told: dict[str, Any], axes: Sequence[str]) -> Tried:
 
 
 def _sheet(trials: Sequence[Tried], title: str, subtitle: str = "") -> Sheet:
-    varying = [name for name in _varying(trials) if name not in NAMED_BY]
+    names = [name for name in varying([one.settings for one in trials]) if name not in NAMED_BY]
     shown = [name for name in COLUMNS if any(one.metrics[name] is not None for one in trials)]
     return Sheet(
-        headings=headings("Job", "Precision", *varying, "Ended", *shown, numeric=shown, copied=["Job"]),
+        headings=headings("Job", "Precision", *names, "Ended", *shown, numeric=shown, copied=["Job"]),
         rows=tuple(
             (
                 one.job[:12],
                 str(one.quantization),
-                *(str(one.settings.get(name, "–")) for name in varying),
+                *(str(one.settings.get(name, "–")) for name in names),
                 one.ending,
                 *(_number(one.metrics[name]) for name in shown),
             )
@@ -123,12 +123,6 @@ def _sheet(trials: Sequence[Tried], title: str, subtitle: str = "") -> Sheet:
         title=title,
         subtitle=subtitle,
     )
-
-
-def _varying(trials: Sequence[Tried]) -> list[str]:
-    """The settings in which these trials differ."""
-    names = list(dict.fromkeys(name for one in trials for name in one.settings))
-    return [name for name in names if len({str(one.settings.get(name)) for one in trials}) > 1]
 
 
 def _number(value: float | None) -> str:

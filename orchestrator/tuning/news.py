@@ -9,8 +9,8 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console
 
+from db.progress import Rhythm
 from orchestrator.layout import tell
-from orchestrator.progress import Rhythm
 from sweeps.tuning import Tuning
 
 

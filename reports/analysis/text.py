@@ -16,6 +16,7 @@ from reports.analysis.pairing import ALPHA, Paired
 from reports.analysis.ranks import SIGNED_PAIRS
 from reports.outliers import RULE
 from reports.sheet import Heading, Part, Sheet, document
+from sweeps.text import jsonable
 
 MISSING = "–"
 
@@ -26,7 +27,7 @@ def analysis_content(analysis: Analysis) -> dict[str, Any]:
     content["comparisons"] = [
         {"group": group, **asdict(one), "precision": str(one.precision)} for group, one in analysis.comparisons
     ]
-    return dict(_finite(content))
+    return dict(jsonable(content))
 
 
 def render_analysis(analysis: Analysis) -> str:
@@ -270,13 +271,3 @@ def p_text(value: float | None) -> str:
     if value is None:
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {str(key): _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.canvas import STYLE, UNDATED, WIDTH, look
+from reports.canvas import STYLE, WIDTH, look, save
 from reports.formats import FileFormat
 from reports.landscape.grid import Configuration, Grid
 from sweeps.errors import InputError
 from sweeps.landscape import BETWEEN, PLANE
-from sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +99,7 @@ def draw_landscapes(configurations: Sequence[Configuration], folder: Path, scale
         with rc_context(STYLE):
             for one in configurations:
                 for name, figure in drawn_figures(one, scale):
-                    paths += [_save(figure, folder / f"{name}-{one.slug}.{form}", form) for form in FileFormat]
+                    paths += [save(figure, folder / f"{name}-{one.slug}.{form}", form) for form in FileFormat]
     except OSError as error:
         raise InputError(f"the figures can't be written: {error.strerror}", place=f"--out {folder}") from None
     return paths
@@ -111,12 +110,6 @@ def drawn_figures(one: Configuration, scale: Scale) -> list[tuple[str, Figure]]:
     if one.asked.view == PLANE:
         return [("surface", _surfaces(one, scale)), ("contour", _contours(one, scale))]
     return [("line", _lines(one, scale))]
-
-
-def _save(figure: Figure, path: Path, form: FileFormat) -> Path:
-    with whole_file(path) as file:
-        figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
-    return path
 
 
 def _panels(count: int, *, columns: int, height: float, **kind: Any) -> tuple[Figure, list[Axes]]:
