@@ -6,10 +6,10 @@ Rows of tables, series of figures and columns of matched configurations are keye
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import total_ordering
 from typing import Any
 
 from sweeps.components import PARTS, naming_settings
@@ -29,7 +29,7 @@ NAMED_BY = tuple(name for part in NAMING for name in part.own)
 """The columns of a row of results that `quantization_of` reads."""
 
 
-@total_ordering
+@functools.total_ordering
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
     """`FP32`, `Int4`, `W4A4 · SAQ`: bits of the weights and the activations, and whatever else tells models apart.
@@ -142,7 +142,15 @@ def _known(row: Mapping[str, Any], name: str) -> Any:
 def filled(row: Mapping[str, Any], name: str) -> Any:
     """A setting of a row, what it was before it was one where the row is older than it; None if it has none."""
     value = _known(row, name)
-    return _default(row, name) if value is None else value
+    if value is None:
+        return _default(row, name)
+    return int(value) if _is_whole(name) else value  # in a frame with gaps it is a float
+
+
+@functools.lru_cache
+def _is_whole(name: str) -> bool:
+    """Whether a setting is a whole number."""
+    return any(part.columns().get(name) is int for part in PARTS.values())
 
 
 def _default(row: Mapping[str, Any], name: str) -> Any:

@@ -196,7 +196,7 @@ class QuantizerChoice(Choice):
         return (self.name, self.width) if self.components else ()
 
     def build(self, given: Mapping[str, Any], place: str | None) -> Any:
-        if self.added_later and self.width not in given:
+        if self.added_later and self.name not in given and given.get(self.width, self.full) == self.full:
             return None
         component = self._chosen(given, place)
         rule = rule_of(component.settings, self.width)
