@@ -135,7 +135,7 @@ def test_a_made_up_optimizer_and_quantizer_run_from_launch_to_report(
     measured = {(row["quantizer"], row["measure"]) for row in json.loads(flatness.stdout)}
     assert measured == {(one, kind) for one in (None, "lsq", "truncating") for kind in ("pac_bayes", "sharpness")}
 
-    analysis = json.loads(qsweep("analyze", "made-up", "--format", "json", environment=FILES).stdout)
+    analysis = json.loads(qsweep("analyze", "made-up", "--json", environment=FILES).stdout)
     assert {one["precision"] for one in analysis["comparisons"]} == {"Int4", "Int4 · truncating"}
     page = tmp_path / "report.html"
     assert qsweep("report", "made-up", "--out", str(page), environment=FILES).returncode == 0
