@@ -11,10 +11,10 @@ from typing import Any, get_type_hints
 
 import pyarrow as pa
 
-from sweeps.components import PARTS
-from sweeps.job import Kind as JobKind
-from sweeps.measures import MEASURES, Distortion, PacBayes, Sharpness
-from sweeps.settings import names_of
+from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.measures import MEASURES, Distortion, PacBayes, Sharpness
+from qsweep.sweeps.settings import names_of
 
 VERSION = 1
 """Raised when a column changes its meaning, which the old files do not follow."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.declaration import Declaration
-from reports.quantization import NAMING, filled, setting_text
-from sweeps.components import PARTS
+from qsweep.reports.declaration import Declaration
+from qsweep.reports.quantization import NAMING, filled, setting_text
+from qsweep.sweeps.components import PARTS
 
 if TYPE_CHECKING:
-    from reports.table import Row
+    from qsweep.reports.table import Row
 
 TOLD = {
     "dataset": ("data",),

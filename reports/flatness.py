@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reports.averages import averaged_over
-from reports.declaration import Declaration, paper_values
-from reports.quantization import quantization_of
-from reports.table import Cell, Row, Table, make_cell
-from sweeps.job import Kind
-from sweeps.measures import Flatness, PacBayes, measure_settings
-from sweeps.spec import Spec
+from qsweep.reports.averages import averaged_over
+from qsweep.reports.declaration import Declaration, paper_values
+from qsweep.reports.quantization import quantization_of
+from qsweep.reports.table import Cell, Row, Table, make_cell
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.measures import Flatness, PacBayes, measure_settings
+from qsweep.sweeps.spec import Spec
 
 SATURATED = "*"
 FLATTER, SHARPER = "↓", "↑"

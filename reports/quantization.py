@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sweeps.components import PARTS, naming_settings
-from sweeps.parts import Choice, QuantizerChoice
-from sweeps.quantizers import FULL_PRECISION
-from sweeps.settings import old_value
+from qsweep.sweeps.components import PARTS, naming_settings
+from qsweep.sweeps.parts import Choice, QuantizerChoice
+from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.sweeps.settings import old_value
 
 SLOTS = (FULL_PRECISION, 8, 4, 2, 3, 5, 6, 7)
 """The bit widths, in the order in which they take colours."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.averages import averaged_over
-from reports.declaration import Column, Declaration, paper_values
-from reports.outliers import is_outside
-from reports.quantization import NAMING, Quantization, quantization_of, setting_text
-from reports.review import doubted_cells
-from sweeps.components import PARTS
-from sweeps.datasets import data_of
+from qsweep.reports.averages import averaged_over
+from qsweep.reports.declaration import Column, Declaration, paper_values
+from qsweep.reports.outliers import is_outside
+from qsweep.reports.quantization import NAMING, Quantization, quantization_of, setting_text
+from qsweep.reports.review import doubted_cells
+from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.datasets import data_of
 
 ROW_KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dataset": lambda settings: data_of(settings).title,

@@ -20,20 +20,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.datasets import ImageFolder, data_content
-from sweeps.errors import InputError
-from sweeps.methods import Plain
-from sweeps.models import MobileNet, MobileNetV2, NiN, ResNet, Vgg
-from sweeps.optimizers import Adam, RmsProp, Sgd
-from sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
-from sweeps.quantizers import FULL_PRECISION, Lsq
-from sweeps.recipe import Recipe, recipe_content
-from sweeps.start import Start
+from qsweep.sweeps.datasets import ImageFolder, data_content
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.methods import Plain
+from qsweep.sweeps.models import MobileNet, MobileNetV2, NiN, ResNet, Vgg
+from qsweep.sweeps.optimizers import Adam, RmsProp, Sgd
+from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
+from qsweep.sweeps.quantizers import FULL_PRECISION, Lsq
+from qsweep.sweeps.recipe import Recipe, recipe_content
+from qsweep.sweeps.start import Start
 
 FILES = "QSWEEP_COMPONENTS"
 """Names files with further components, separated as in `PATH`."""
 
-CONVOLUTIONS = "workers.models.graph:ConvNetwork"
+CONVOLUTIONS = "qsweep.workers.models.graph:ConvNetwork"
 
 
 def _by_name(*components: Component) -> dict[str, Component]:
@@ -50,12 +50,12 @@ PARTS: dict[str, Part] = {
         DataChoice(
             name="data",
             components=_by_name(
-                Component(name="digits", implementation="workers.data.digits:read_digits"),
-                Component(name="cifar10", implementation="workers.data.cifar:read_cifar"),
-                Component(name="cifar100", implementation="workers.data.cifar:read_cifar"),
-                Component(name="imagenet", implementation="workers.data.folders:read_files"),
+                Component(name="digits", implementation="qsweep.workers.data.digits:read_digits"),
+                Component(name="cifar10", implementation="qsweep.workers.data.cifar:read_cifar"),
+                Component(name="cifar100", implementation="qsweep.workers.data.cifar:read_cifar"),
+                Component(name="imagenet", implementation="qsweep.workers.data.folders:read_files"),
                 Component(
-                    name=ImageFolder.name, settings=ImageFolder, implementation="workers.data.folders:read_files"
+                    name=ImageFolder.name, settings=ImageFolder, implementation="qsweep.workers.data.folders:read_files"
                 ),
             ),
             content_of=data_content,
@@ -67,9 +67,9 @@ PARTS: dict[str, Part] = {
         Choice(
             name="optimizer",
             components=_by_name(
-                _family(Sgd, "workers.optimizers:SgdSteps"),
-                _family(Adam, "workers.optimizers:AdamSteps"),
-                _family(RmsProp, "workers.optimizers:RmsPropSteps"),
+                _family(Sgd, "qsweep.workers.optimizers:SgdSteps"),
+                _family(Adam, "qsweep.workers.optimizers:AdamSteps"),
+                _family(RmsProp, "qsweep.workers.optimizers:RmsPropSteps"),
             ),
             in_cohort="any",
         ),
@@ -79,7 +79,7 @@ PARTS: dict[str, Part] = {
                 Component(
                     name=Lsq.name,
                     settings=Lsq,
-                    implementation="workers.quantizers.lsq:LsqWeights",
+                    implementation="qsweep.workers.quantizers.lsq:LsqWeights",
                     idle=lambda training: () if training.optimizer.weight_decay else ("decay_step",),
                 )
             ),
@@ -99,7 +99,7 @@ PARTS: dict[str, Part] = {
         ),
         Choice(
             name="method",
-            components=_by_name(_family(Plain, "workers.methods.plain:Plain")),
+            components=_by_name(_family(Plain, "qsweep.workers.methods.plain:Plain")),
             default=Plain.name,
             added_later=True,
             in_cohort="same kind",
@@ -113,7 +113,9 @@ PARTS: dict[str, Part] = {
         ),
         Part(
             name="start",
-            components=_by_name(Component(name="start", settings=Start, implementation="workers.weights:start_of")),
+            components=_by_name(
+                Component(name="start", settings=Start, implementation="qsweep.workers.weights:start_of")
+            ),
             entry="recipe",
         ),
     )

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from sweeps.kinds import Kind as Kind
-from sweeps.measures import Measure, measure_content, measure_from, measure_settings
-from sweeps.settings import Setting
-from sweeps.training import Entry, Training, common_content, entry_content
+from qsweep.sweeps.kinds import Kind as Kind
+from qsweep.sweeps.measures import Measure, measure_content, measure_from, measure_settings
+from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.training import Entry, Training, common_content, entry_content
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""

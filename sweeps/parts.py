@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_type_hints
 
-from sweeps.datasets import DATASETS, data_from, data_settings
-from sweeps.errors import InputError, nearest
-from sweeps.settings import Rule, Setting, build, canonical, names_of, rule_of, settings_of
+from qsweep.sweeps.datasets import DATASETS, data_from, data_settings
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, rule_of, settings_of
 
 
 def _none(training: Any) -> Collection[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sweeps.settings import Rule, canonical, setting
+from qsweep.sweeps.settings import Rule, canonical, setting
 
 SEED = Rule(low=0, high=2**31 - 1)
 EPOCH = Rule(low=1, high=100_000)

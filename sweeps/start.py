@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sweeps.settings import setting
+from qsweep.sweeps.settings import setting
 
 NO_WEIGHTS = "none"
 """A training that starts from a fresh initialization."""

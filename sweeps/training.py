@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sweeps.components import PARTS, known_settings, used_settings
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from sweeps.methods import Method
-from sweeps.models import Model, published_name
-from sweeps.optimizers import Optimizer
-from sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
-from sweeps.recipe import Recipe
-from sweeps.settings import Setting
-from sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
+from qsweep.sweeps.components import PARTS, known_settings, used_settings
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.methods import Method
+from qsweep.sweeps.models import Model, published_name
+from qsweep.sweeps.optimizers import Optimizer
+from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
+from qsweep.sweeps.recipe import Recipe
+from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
 
 AUGMENTATIONS = {False: ("none", "crop-flip"), True: ("none", "resized-crop")}
 """By whether the data set is streamed."""

@@ -15,11 +15,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sweeps.components import Implementations
-from sweeps.optimizers import Adam, RmsProp, Sgd
-from sweeps.recipe import Recipe
-from sweeps.training import Training
-from workers.compiling import compiled
+from qsweep.sweeps.components import Implementations
+from qsweep.sweeps.optimizers import Adam, RmsProp, Sgd
+from qsweep.sweeps.recipe import Recipe
+from qsweep.sweeps.training import Training
+from qsweep.workers.compiling import compiled
 
 Update = Callable[..., None]
 """An update of `parameters` from `slopes` (m, P), `first` and `second`, in place, and columns (m, 1)."""

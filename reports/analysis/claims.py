@@ -10,10 +10,10 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from reports.analysis.measured import Quantity
-from reports.analysis.pairing import ALPHA, Shift, columns_of, matched, shift_of, simultaneous
-from reports.analysis.ranks import page, signed_rank_equivalence
-from reports.quantization import Quantization
+from qsweep.reports.analysis.measured import Quantity
+from qsweep.reports.analysis.pairing import ALPHA, Shift, columns_of, matched, shift_of, simultaneous
+from qsweep.reports.analysis.ranks import page, signed_rank_equivalence
+from qsweep.reports.quantization import Quantization
 
 EIGHT = 8
 

@@ -12,8 +12,8 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from reports.analysis.ranks import hodges_lehmann, signed_rank, signed_rank_interval, signed_rank_method
-from reports.quantization import FULL, Quantization
+from qsweep.reports.analysis.ranks import hodges_lehmann, signed_rank, signed_rank_interval, signed_rank_method
+from qsweep.reports.quantization import FULL, Quantization
 
 METRICS = {
     "generalization_gap": -1,

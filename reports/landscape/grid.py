@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.quantization import Quantization, quantization_of
-from sweeps.components import naming_settings
-from sweeps.landscape import BETWEEN, PLANE, Landscape
-from sweeps.training import Training
-from sweeps.wholefiles import whole_file
+from qsweep.reports.quantization import Quantization, quantization_of
+from qsweep.sweeps.components import naming_settings
+from qsweep.sweeps.landscape import BETWEEN, PLANE, Landscape
+from qsweep.sweeps.training import Training
+from qsweep.sweeps.wholefiles import whole_file
 
 VERSION = 1
 METADATA = b"qsweep.landscape"

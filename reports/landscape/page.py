@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from reports.landscape.grid import Configuration, Grid
-from reports.page.document import asset, embedded, hash_of, template
-from reports.quantization import COLOURS
-from sweeps.landscape import BETWEEN, PLANE, Landscape
+from qsweep.reports.landscape.grid import Configuration, Grid
+from qsweep.reports.page.document import asset, embedded, hash_of, template
+from qsweep.reports.quantization import COLOURS
+from qsweep.sweeps.landscape import BETWEEN, PLANE, Landscape
 
 DIGITS = 5
 """Significant digits of a value that the page draws."""

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from reports.analysis.analysis import GAP, Association, Models
-from reports.analysis.measured import quantities
-from reports.analysis.pairing import Paired
-from reports.evidence import Evidence
-from reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
-from reports.page.joblist import JobList, rounded
-from reports.quantization import series_names
-from reports.series import box, by_quantization, curves, effects, step_sizes, timeline
+from qsweep.reports.analysis.analysis import GAP, Association, Models
+from qsweep.reports.analysis.measured import quantities
+from qsweep.reports.analysis.pairing import Paired
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
+from qsweep.reports.page.joblist import JobList, rounded
+from qsweep.reports.quantization import series_names
+from qsweep.reports.series import box, by_quantization, curves, effects, step_sizes, timeline
 
 Chart = dict[str, Any]
 KINDS = {"train": "trainings", "measure": "measures", "corrupt": "distortions"}

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from db.losses import counted
-from reports.analysis.claims import Claim
-from reports.analysis.text import (
+from qsweep.db.losses import counted
+from qsweep.reports.analysis.claims import Claim
+from qsweep.reports.analysis.text import (
     ASSOCIATION_NOTES,
     claim_note,
     comparison_notes,
@@ -23,12 +23,12 @@ from reports.analysis.text import (
     quantity_text,
     reason_of,
 )
-from reports.evidence import Evidence
-from reports.labels import counts_text, layer_note
-from reports.page.charts import make_charts
-from reports.page.document import asset, embedded, hash_of, template
-from reports.page.joblist import MOST, list_jobs
-from reports.page.tables import (
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.labels import counts_text, layer_note
+from qsweep.reports.page.charts import make_charts
+from qsweep.reports.page.document import asset, embedded, hash_of, template
+from qsweep.reports.page.joblist import MOST, list_jobs
+from qsweep.reports.page.tables import (
     PageCell,
     PageTable,
     association_table,
@@ -38,9 +38,9 @@ from reports.page.tables import (
     provenance_table,
     trouble_table,
 )
-from reports.quantization import FULL, Quantization, quantization_of
-from reports.series import by_quantization, timeline
-from sweeps.job import Kind
+from qsweep.reports.quantization import FULL, Quantization, quantization_of
+from qsweep.reports.series import by_quantization, timeline
+from qsweep.sweeps.job import Kind
 
 SECTIONS = (
     ("effects-0", "effects", "Hyperparameters"),

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from sweeps.components import register
-from sweeps.parts import Component
-from sweeps.settings import Rule, setting
+from qsweep.sweeps.components import register
+from qsweep.sweeps.parts import Component
+from qsweep.sweeps.settings import Rule, setting
 
 if TYPE_CHECKING:
     import torch

@@ -59,10 +59,10 @@ import json, sys
 from pathlib import Path
 import qsweep
 import torch
-from sweeps.datasets import DATASETS
-from sweeps.models import NiN
-from workers.data import load
-from workers.models import NETWORKS
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.models import NiN
+from qsweep.workers.data import load
+from qsweep.workers.models import NETWORKS
 home = Path(sys.argv[1])
 runs, layers = qsweep.results("made-up", home=home), qsweep.results("made-up", "layers", home=home)
 files = qsweep.query("SELECT job, model_file FROM jobs", home=home).set_index("job")["model_file"]

@@ -7,13 +7,13 @@ import json
 
 import pytest
 
-from reports.analysis.analysis import Options
-from reports.analysis.correlation import Resampling
-from reports.analysis.text import analysis_content, render_analysis
-from reports.answers import render_tables
-from reports.evidence import gather
-from reports.formats import Format
-from reports.render import Layout
+from qsweep.reports.analysis.analysis import Options
+from qsweep.reports.analysis.correlation import Resampling
+from qsweep.reports.analysis.text import analysis_content, render_analysis
+from qsweep.reports.answers import render_tables
+from qsweep.reports.evidence import gather
+from qsweep.reports.formats import Format
+from qsweep.reports.render import Layout
 from tests.reports.drawn import made_source
 
 TABLES = {

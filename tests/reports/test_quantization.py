@@ -10,21 +10,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.analysis.analysis import GAP, Options, finite_runs, group_models
-from reports.analysis.correlation import Resampling
-from reports.analysis.text import render_analysis
-from reports.answers import make_tables
-from reports.declaration import parse_table
-from reports.evidence import gather
-from reports.formats import Format
-from reports.quantization import FULL, Quantization, quantization_of, quantizations, series_names
-from reports.render import Layout, render
-from reports.table import Table, make_table
-from sweeps.components import PARTS, register, used_settings
-from sweeps.errors import InputError
-from sweeps.job import Job
-from sweeps.parts import Component
-from sweeps.training import Training
+from qsweep.reports.analysis.analysis import GAP, Options, finite_runs, group_models
+from qsweep.reports.analysis.correlation import Resampling
+from qsweep.reports.analysis.text import render_analysis
+from qsweep.reports.answers import make_tables
+from qsweep.reports.declaration import parse_table
+from qsweep.reports.evidence import gather
+from qsweep.reports.formats import Format
+from qsweep.reports.quantization import FULL, Quantization, quantization_of, quantizations, series_names
+from qsweep.reports.render import Layout, render
+from qsweep.reports.table import Table, make_table
+from qsweep.sweeps.components import PARTS, register, used_settings
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.parts import Component
+from qsweep.sweeps.training import Training
 from tests.reports.drawn import MadeSource, made_source
 from tests.sweeps.test_components import Rounded, Sharp
 from tests.sweeps.test_identity import BASE

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sweeps.components import PARTS, known_settings, register, used_settings
-from sweeps.errors import InputError
-from sweeps.job import Job
-from sweeps.parts import Component
-from sweeps.settings import Rule, setting
-from sweeps.training import Training
+from qsweep.sweeps.components import PARTS, known_settings, register, used_settings
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.parts import Component
+from qsweep.sweeps.settings import Rule, setting
+from qsweep.sweeps.training import Training
 from tests.sweeps.test_identity import BASE
 
 

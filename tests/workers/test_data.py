@@ -10,12 +10,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from sweeps.components import PARTS
-from sweeps.datasets import DATASETS
-from sweeps.errors import InputError
+from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.data import Images, load
+from qsweep.workers.data.batches import Batches, Shifts, draw_shifts, moments, shifted
 from tests.workers.trainings import training
-from workers.data import Images, load
-from workers.data.batches import Batches, Shifts, draw_shifts, moments, shifted
 
 CPU = torch.device("cpu")
 

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from reports.inversion import paper_rows
-from sweeps.components import PARTS, Implementations
-from sweeps.datasets import DATASETS
-from sweeps.layers import ConvLayer, Pool
-from sweeps.models import MobileNet, Model, NiN, ResNet, Vgg
+from qsweep.reports.inversion import paper_rows
+from qsweep.sweeps.components import PARTS, Implementations
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.models import MobileNet, Model, NiN, ResNet, Vgg
+from qsweep.workers.models.arithmetic import pooled
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.graph import pooled_side
+from qsweep.workers.models.window import Window
 from tests.late import Late
 from tests.workers.plain import PLAIN, ConvNorm, PlainMobileNet, PlainNin, PlainResNet, named
 from tests.workers.trainings import training
-from workers.models.arithmetic import pooled
-from workers.models.declaration import ConvLayout
-from workers.models.graph import pooled_side
-from workers.models.window import Window
 
 torchvision = Late("torchvision")
 

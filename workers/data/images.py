@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweeps.components import Implementations
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from workers.data.archive import read_archive
-from workers.data.folders import ImageFiles, read_files
+from qsweep.sweeps.components import Implementations
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.data.archive import read_archive
+from qsweep.workers.data.folders import ImageFiles, read_files
 
 Arrays = tuple[np.ndarray, ...]
 Reader = Callable[[DataSet, Path | None, bool], Arrays]

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sweeps.components import Implementations
-from sweeps.training import Training
-from workers.engine import Engine
+from qsweep.sweeps.components import Implementations
+from qsweep.sweeps.training import Training
+from qsweep.workers.engine import Engine
 
 METHODS = Implementations("method")
 """The class of each method of `sweeps.methods`, made of the trainings of a cohort and its engine."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sweeps.components import Implementations
+from qsweep.sweeps.components import Implementations
 
 NETWORKS = Implementations("model")

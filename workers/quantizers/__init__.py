@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sweeps.components import Implementations
-from workers.models.layout import Layout
+from qsweep.sweeps.components import Implementations
+from qsweep.workers.models.layout import Layout
 
 
 class QuantizedWeights(Protocol):

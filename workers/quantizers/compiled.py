@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sweeps.quantizers import Lsq
-from sweeps.training import Training
-from workers.compiling import compiled
-from workers.models.layout import Layout
-from workers.quantizers.deployment import Deployment
-from workers.quantizers.lsq import SMALLEST_STEP, Rounding, level_tables, round_to, shares_of_steps
+from qsweep.sweeps.quantizers import Lsq
+from qsweep.sweeps.training import Training
+from qsweep.workers.compiling import compiled
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers.deployment import Deployment
+from qsweep.workers.quantizers.lsq import SMALLEST_STEP, Rounding, level_tables, round_to, shares_of_steps
 
 
 def compiled_deployment(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.training import Training
-from workers.models.layout import Layout
-from workers.quantizers import QUANTIZATIONS, QuantizedWeights
+from qsweep.sweeps.training import Training
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers import QUANTIZATIONS, QuantizedWeights
 
 
 class Deployment:
