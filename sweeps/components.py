@@ -80,7 +80,7 @@ PARTS: dict[str, Part] = {
                     name=Lsq.name,
                     settings=Lsq,
                     implementation="qsweep.workers.quantizers.lsq:LsqWeights",
-                    idle=lambda training: () if training.optimizer.weight_decay else ("decay_step",),
+                    idle=lambda chosen: () if chosen["optimizer"].weight_decay else ("decay_step",),
                 )
             ),
             default=Lsq.name,

@@ -12,7 +12,7 @@ from typing import Any
 from qsweep.sweeps.kinds import Kind as Kind
 from qsweep.sweeps.measures import Measure, measure_content, measure_from, measure_settings
 from qsweep.sweeps.settings import Setting
-from qsweep.sweeps.training import Entry, Training, common_content, entry_content
+from qsweep.sweeps.training import CHOSEN, SET, Components, Training, chosen_of, common_content, content_of, set_of
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
@@ -35,7 +35,7 @@ class Job:
     @cached_property
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
-        parts = {name: _encoded_entry(entry) for name, entry in self.training.entries().items()}
+        parts = {**_encoded(CHOSEN, chosen_of(self.training)), **_encoded(SET, set_of(self.training))}
         parts |= {"kind": f'"{self.kind.value}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
         if self.measure is not None:
             parts["measure"] = _encoded_measure(self.measure)
@@ -85,9 +85,9 @@ class Job:
 
 
 # The canonical JSON of what many of a million jobs have in common, part by part.
-@lru_cache(maxsize=4096)
-def _encoded_entry(entry: Entry) -> str:
-    return _dumps(entry_content(entry))
+@lru_cache(maxsize=1024)
+def _encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str]:
+    return {entry: _dumps(content) for entry, content in content_of(names, components).items()}
 
 
 @lru_cache(maxsize=1024)

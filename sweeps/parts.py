@@ -11,10 +11,6 @@ from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, rule_of, settings_of
 
 
-def _none(training: Any) -> Collection[str]:
-    return ()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Component:
     """One choice for a part: how it is set, and what computes it.
@@ -22,14 +18,14 @@ class Component:
     `settings` is the frozen dataclass of its settings, None where it has none. `implementation` is the `module:name` of
     what computes it, which only agents import. `label` stands behind the precision of a model that was trained with it
     (`Int4 · SAQ`): its name, where none is given; nothing behind a part's default. `idle` names the settings that have
-    no effect in a training: they are no part of its identity.
+    no effect beside the components that were chosen for other parts: they are no part of an identity.
     """
 
     name: str
     settings: type[Any] | None = None
     implementation: str = ""
     label: str | None = None
-    idle: Callable[[Any], Collection[str]] = _none
+    idle: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,10 +93,10 @@ class Part:
         """Whether a training with this component is the same job as one of a release that did not have the part."""
         return False
 
-    def idle(self, training: Any) -> Collection[str]:
-        """The settings of the training's component that have no effect in it."""
-        component = self.component(getattr(training, self.name))
-        return () if component is None else component.idle(training)
+    def idle(self, value: Any, others: Mapping[str, Any]) -> tuple[str, ...]:
+        """The settings of this component that have no effect beside the components that were chosen for other parts."""
+        component = self.component(value)
+        return () if component is None or component.idle is None else component.idle(others)
 
     def content(self, value: Any, idle: Collection[str] = ()) -> dict[str, Any] | None:
         """What counts of a component for the identity of a job, but for the settings that are `idle`."""
@@ -163,10 +159,10 @@ class Choice(Part):
         return {"name": value.name, **(super().content(value, idle) or {})}
 
     def _chosen(self, given: Mapping[str, Any], place: str | None) -> Component:
-        allowed = "allowed: " + ", ".join(self.components)
-        if self.name not in given and self.default is None:
-            raise InputError(f"{self.name} is missing", place=place, allowed=allowed)
         name = given.get(self.name, self.default)
+        if name is None and self.name not in given:
+            allowed = "allowed: " + ", ".join(self.components)
+            raise InputError(f"{self.name} is missing", place=place, allowed=allowed)
         if not isinstance(name, str) or name not in self.components:
             where = f"{place}: {self.name}" if place else self.name
             raise InputError(f"{name!r} is not known", place=where, allowed=nearest(str(name), self.components))
@@ -226,11 +222,11 @@ class QuantizerChoice(Choice):
         return None if value is None else super().content(value, idle)
 
     def _width(self, given: Mapping[str, Any], rule: Rule, place: str | None) -> int:
+        width = given.get(self.width)
+        if isinstance(width, int) and not isinstance(width, bool) and (width == self.full or rule.admits(width)):
+            return width
         allowed = f"{rule.allowed()}, {self.full}"
         if self.width not in given:
             raise InputError(f"{self.width} is missing", place=place, allowed=allowed)
-        width = given[self.width]
-        if isinstance(width, bool) or not isinstance(width, int) or not (width == self.full or rule.admits(width)):
-            where = f"{place}: {self.width}" if place else self.width
-            raise InputError(f"{width!r} is not allowed", place=where, allowed=allowed)
-        return width
+        where = f"{place}: {self.width}" if place else self.width
+        raise InputError(f"{width!r} is not allowed", place=where, allowed=allowed)

@@ -70,6 +70,8 @@ def build(component: type[Component], given: Mapping[str, Any], *, place: str | 
     range or a missing setting.
     """
     names = _names(cast("Hashable", component))
+    if not names:
+        return component()
     given = {name: given[name] for name in names if name in given}
     try:
         key = tuple((name, _types(value), value) for name, value in given.items())
@@ -118,8 +120,7 @@ def canonical(component: Any) -> dict[str, Setting]:
 
 def rule_of(component: type[Any] | None, name: str) -> Rule:
     """What one setting of a component class may be."""
-    rules = {field: rule for field, _, rule, _ in _declared(cast("Hashable", component))}
-    return rules[name]
+    return _rules(cast("Hashable", component))[name]
 
 
 def names_of(component: type[Any]) -> tuple[str, ...]:
@@ -149,6 +150,11 @@ def _later(component: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(
         (field.name, field.metadata.get("old", field.default)) for field in fields if field.metadata.get("added_later")
     )
+
+
+@functools.cache
+def _rules(component: Any) -> dict[str, Rule]:
+    return {name: rule for name, _, rule, _ in _declared(component)}
 
 
 def old_value(component: type[Any] | None, name: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, TypeAlias
 
 from qsweep.sweeps.components import PARTS, known_settings, used_settings
 from qsweep.sweeps.datasets import DataSet
@@ -13,6 +14,7 @@ from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Method
 from qsweep.sweeps.models import Model, published_name
 from qsweep.sweeps.optimizers import Optimizer
+from qsweep.sweeps.parts import Choice
 from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting
@@ -160,57 +162,61 @@ class Training:
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""
-        found: dict[str, Setting] = {}
-        for name, part in PARTS.items():
-            found |= _settings(part.name, getattr(self, name))
-        return found
+        return {**_settings(CHOSEN, chosen_of(self)), **_settings(SET, set_of(self))}
 
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
-        return {entry: entry_content(parts) for entry, parts in self.entries().items()}
+        return {**content_of(CHOSEN, chosen_of(self)), **content_of(SET, set_of(self))}
 
-    def entries(self) -> dict[str, Entry]:
-        """The parts that make up each entry of an identity, each with its component and what has no effect of it."""
-        found: dict[str, Entry] = {}
-        for name, part in PARTS.items():
-            component = getattr(self, name)
-            if not part.drops_out(component):
-                entry = part.entry or name
-                found[entry] = (*found.get(entry, ()), (name, component, tuple(part.idle(self))))
-        return found
-
-    def common(self) -> tuple[Hashable, ...]:
+    def common(self) -> Components:
         """What the members of a cohort have in common, part by part: `common_content` says what of it counts."""
-        return tuple(part.common(getattr(self, name)) for name, part in PARTS.items())
+        own = [PARTS[name].common(component) for name, component in zip(SET, set_of(self), strict=True)]
+        return (*_common(CHOSEN, chosen_of(self)), *own)
 
     def shared(self) -> dict[str, Any]:
         """What counts of what the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
         return common_content(self.common())
 
 
-Entry = tuple[tuple[str, Any, tuple[str, ...]], ...]
-"""Parts by name, each with its component, and the settings that have no effect in this training."""
+Components: TypeAlias = tuple[Any, ...]
+CHOSEN = tuple(name for name, part in PARTS.items() if isinstance(part, Choice))
+"""The parts that are chosen. Most of a million jobs differ in the others only, so what follows from these is kept."""
+SET = tuple(name for name in PARTS if name not in CHOSEN)
+chosen_of: Callable[[Training], Components] = attrgetter(*CHOSEN)
+set_of: Callable[[Training], Components] = attrgetter(*SET)
 
 
-@lru_cache(maxsize=4096)  # the components of a grid's jobs are few
-def _settings(part: str, component: Any) -> Mapping[str, Setting]:
-    """The settings of one component. The answer is kept: nobody may change it."""
-    return PARTS[part].settings(component)
+@lru_cache(maxsize=1024)
+def _settings(names: tuple[str, ...], components: Components) -> Mapping[str, Setting]:
+    """The settings of these parts. The answer is kept: nobody may change it."""
+    found: dict[str, Setting] = {}
+    for name, component in zip(names, components, strict=True):
+        found |= PARTS[name].settings(component)
+    return found
 
 
-def entry_content(parts: Entry) -> dict[str, Any] | None:
-    """The canonical content of one entry of an identity; None where its part is absent."""
-    contents = [PARTS[name].content(component, idle) for name, component, idle in parts]
-    found = [one for one in contents if one is not None]
-    return {name: value for one in found for name, value in one.items()} if found else None
+@lru_cache(maxsize=1024)
+def _common(names: tuple[str, ...], components: Components) -> Components:
+    return tuple(PARTS[name].common(component) for name, component in zip(names, components, strict=True))
 
 
-def common_content(common: tuple[Any, ...]) -> dict[str, Any]:
+def content_of(names: tuple[str, ...], components: Components) -> dict[str, Any]:
+    """The canonical content of these parts, by their entries in an identity; None where there is no component."""
+    by_name, found = dict(zip(names, components, strict=True)), dict[str, Any]()
+    for name, component in by_name.items():
+        part = PARTS[name]
+        if not part.drops_out(component):
+            content, entry = part.content(component, part.idle(component, by_name)), part.entry or name
+            found[entry] = {**found[entry], **(content or {})} if entry in found else content
+    return found
+
+
+def common_content(common: Components) -> dict[str, Any]:
     """The content that a cohort's key is made of, from what `Training.common` answers."""
     found: dict[str, Any] = {}
-    for one, part in zip(common, PARTS.values(), strict=True):
-        if content := part.common_content(one):
-            entry = part.entry or part.name
+    for name, one in zip((*CHOSEN, *SET), common, strict=True):
+        if content := PARTS[name].common_content(one):
+            entry = PARTS[name].entry or name
             found[entry] = {**found.get(entry, {}), **content}
     return found
 
