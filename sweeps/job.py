@@ -46,7 +46,8 @@ class Job:
     def cohort_key(self) -> str:
         """Equal for jobs that one engine may run side by side."""
         training = self.training
-        return _cohort_key(self.kind, training.data.name, training.model.label, training.common(), self.measure)
+        names = f"{training.data.name}/{training.model.label}"
+        return _cohort_key(self.kind, names, chosen_of(training), training.common_set(), self.measure)
 
     @cached_property
     def shape(self) -> str:
@@ -96,13 +97,13 @@ def _encoded_measure(measure: Measure) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _cohort_key(kind: Kind, data: str, model: str, common: tuple[Any, ...], measure: Measure | None) -> str:
+def _cohort_key(kind: Kind, names: str, chosen: Components, common_set: Components, measure: Measure | None) -> str:
     """Kept, because thousands of jobs share one."""
-    shared, name = common_content(common), kind.value
+    shared, name = common_content(chosen, common_set), kind.value
     if measure is not None:
         shared["measure"] = measure_content(measure)
         name = f"{name}-{measure.name}"
-    return f"{name}/{data}/{model}/{_digest(shared, 16)}"
+    return f"{name}/{names}/{_digest(shared, 16)}"
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -168,14 +168,13 @@ class Training:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
         return {**content_of(CHOSEN, chosen_of(self)), **content_of(SET, set_of(self))}
 
-    def common(self) -> Components:
-        """What the members of a cohort have in common, part by part: `common_content` says what of it counts."""
-        own = [PARTS[name].common(component) for name, component in zip(SET, set_of(self), strict=True)]
-        return (*_common(CHOSEN, chosen_of(self)), *own)
+    def common_set(self) -> Components:
+        """What the members of a cohort have in common of the parts that are not chosen."""
+        return tuple(PARTS[name].common(component) for name, component in zip(SET, set_of(self), strict=True))
 
     def shared(self) -> dict[str, Any]:
-        """What counts of what the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
-        return common_content(self.common())
+        """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
+        return common_content(chosen_of(self), self.common_set())
 
 
 Components: TypeAlias = tuple[Any, ...]
@@ -195,11 +194,6 @@ def _settings(names: tuple[str, ...], components: Components) -> Mapping[str, Se
     return found
 
 
-@lru_cache(maxsize=1024)
-def _common(names: tuple[str, ...], components: Components) -> Components:
-    return tuple(PARTS[name].common(component) for name, component in zip(names, components, strict=True))
-
-
 def content_of(names: tuple[str, ...], components: Components) -> dict[str, Any]:
     """The canonical content of these parts, by their entries in an identity; None where there is no component."""
     by_name, found = dict(zip(names, components, strict=True)), dict[str, Any]()
@@ -211,10 +205,11 @@ def content_of(names: tuple[str, ...], components: Components) -> dict[str, Any]
     return found
 
 
-def common_content(common: Components) -> dict[str, Any]:
-    """The content that a cohort's key is made of, from what `Training.common` answers."""
+def common_content(chosen: Components, common_set: Components) -> dict[str, Any]:
+    """What the members of a cohort have in common, as content of its key."""
+    common = [PARTS[name].common(component) for name, component in zip(CHOSEN, chosen, strict=True)]
     found: dict[str, Any] = {}
-    for name, one in zip((*CHOSEN, *SET), common, strict=True):
+    for name, one in zip((*CHOSEN, *SET), (*common, *common_set), strict=True):
         if content := PARTS[name].common_content(one):
             entry = PARTS[name].entry or name
             found[entry] = {**found.get(entry, {}), **content}
