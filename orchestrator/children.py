@@ -10,7 +10,7 @@ from typing import Any
 from db.home import Home
 from sweeps import processes
 from sweeps.errors import QsweepError, raise_packed
-from workers.environment import KEEP_MEMORY
+from workers.environment import KEEP_MEMORY, gpu_environment
 
 MOST = 2000
 """Characters of what a child said before it died."""
@@ -27,9 +27,7 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[variable] = str(threads)
     environment = KEEP_MEMORY | environment
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    return environment
+    return environment if gpu is None else environment | gpu_environment(gpu, environment)
 
 
 def ask_child(module: str, *arguments: str, failing: str, watched: bool = False) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import torch
 
 from sweeps.datasets import DATASETS, DataSet
 from sweeps.errors import InputError
-from workers.agent.node import check_device, data_folder
+from workers.agent.node import data_folder
 from workers.data import images, load_staged
 from workers.data.images import fingerprint
+from workers.device import check_device
 
 NFS = "36 35 0:32 / / rw - ext4 /dev/sda rw\n37 36 0:33 / /shared rw - nfs4 server:/x rw\n"
 
