@@ -7,8 +7,8 @@ import platform
 
 import torch
 
-from sweeps.errors import InputError
-from workers.environment import GPU
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.environment import GPU
 
 WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """Without it cuBLAS may add up in another order, as its scratch memory happens to be free."""

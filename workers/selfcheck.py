@@ -1,4 +1,4 @@
-"""Does this device compute what it should? `python -m workers.selfcheck`, one JSON line, for `qsweep doctor --gpu`.
+"""Does this device compute what it should? `python -m qsweep.workers.selfcheck`, one JSON line, for `qsweep doctor --gpu`.
 
 Small trainings on the digits, with every optimizer and every width in bits: in double precision against the processor,
 in every precision of the device for an epoch, with the same bits whatever trains beside them, and across an
@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.datasets import DATASETS
-from sweeps.training import Training
-from workers.cohort import Cohort
-from workers.data import Images, load
-from workers.device import device_class, precisions, this_device
-from workers.forms import Form, forms_of
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images, load
+from qsweep.workers.device import device_class, precisions, this_device
+from qsweep.workers.forms import Form, forms_of
 
 EXACT = 1e-10
 """How far parameters may be from the processor's after an epoch in double precision."""

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweeps.errors import InputError
-from workers.agent.exits import Exit
-from workers.device import make_deterministic, this_device
-from workers.environment import GPU, VISIBLE, gpu_environment
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.device import make_deterministic, this_device
+from qsweep.workers.environment import GPU, VISIBLE, gpu_environment
 
 UUID = "GPU-3b1c5e9a-0000-1111-2222-333344445555"
 MIG = "MIG-41b2e9a0-0000-1111-2222-333344445555"
@@ -55,7 +55,7 @@ def test_a_process_started_for_a_gpu_does_not_go_on_on_the_processor(monkeypatch
 @without_gpu
 def test_an_agent_whose_gpu_is_gone_ends_before_it_enlists(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "workers.agent", "--home", str(tmp_path / "home"), "--lease", "30"],
+        [sys.executable, "-m", "qsweep.workers.agent", "--home", str(tmp_path / "home"), "--lease", "30"],
         env={**os.environ, GPU: "0"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == Exit.BAD_INPUT

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.checkup import device_findings, finding_sheet
-from workers import selfcheck
-from workers.cohort import Cohort
-from workers.forms import Form
+from qsweep.orchestrator.checkup import device_findings, finding_sheet
+from qsweep.workers import selfcheck
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.forms import Form
 
 CPU = torch.device("cpu")
 

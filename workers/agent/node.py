@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from db.filesystems import MOUNTS, network_kind
+from qsweep.db.filesystems import MOUNTS, network_kind
 
 
 def data_folder(shared: Path, environment: Mapping[str, str], *, mounts: Path = MOUNTS) -> Path | None:
