@@ -1,8 +1,9 @@
 """Does this device compute what it should? `python -m qsweep.workers.selfcheck`, for `qsweep doctor --gpu`.
 
-One line of JSON. Small trainings on the digits, with every optimizer and every width in bits: in double precision against the processor,
-in every precision of the device for an epoch, with the same bits whatever trains beside them, and across an
-interruption. What compiles at its start, and takes longest, comes last; what there was no time for is said.
+One line of JSON. Small trainings on the digits, with every optimizer and every width in bits: in double precision
+against the processor, in every precision of the device for an epoch, with the same bits whatever trains beside them,
+and across an interruption. What compiles at its start, and takes longest, comes last; what there was no time for is
+said.
 """
 
 from __future__ import annotations
