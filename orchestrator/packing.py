@@ -34,7 +34,6 @@ from sweeps.code import check_snapshot, code_version
 from sweeps.datasets import DATASETS, DataSet, ImageFolder
 from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
-from sweeps.job import Kind
 from sweeps.wholefiles import LONGEST
 from workers.agent.heart import Heart
 from workers.bundle.archive import write_zip
@@ -165,7 +164,7 @@ def _find_weights(
     starting = [
         job
         for job in selection.chosen
-        if job.kind is Kind.TRAIN and job.training.starts_from_weights and job.identity not in done
+        if job.parent is None and job.training.starts_from_weights and job.identity not in done
     ]
     if not starting and not given:
         return ()
@@ -313,7 +312,7 @@ def _needed(data: DataSet) -> str:
 
 def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
     """The weights that trainings start from."""
-    trainings = [claim.job.training for claim in claims if claim.job.kind is Kind.TRAIN]
+    trainings = [claim.job.training for claim in claims if claim.job.parent is None]
     for name in sorted({one.weights_file for one in trainings if one.starts_from_weights}):
         source, target = home.weights / name, folder / home.weights.name / name
         if not source.is_file():

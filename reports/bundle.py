@@ -28,7 +28,7 @@ from reports.frames import with_frame_types
 from reports.source import Source, check_columns, known_schema
 from sweeps.code import release
 from sweeps.errors import InputError, QsweepError
-from sweeps.job import Kind as JobKind
+from sweeps.kinds import KINDS as JOB_KINDS
 from sweeps.strict_json import read_strictly
 from sweeps.wholefiles import whole_folder
 
@@ -184,7 +184,7 @@ class BundleSource(Source):
     def _check_counted(self) -> None:
         """Raise InputError unless every result is that of a job's counted attempt."""
         jobs = self.read("jobs", ["job", "kind", "state", "attempt"]).to_pylist()
-        kinds, states = {one.value for one in JobKind}, {one.value for one in State}
+        kinds, states = set(JOB_KINDS), {one.value for one in State}
         place = str(self._folder / "jobs.parquet")
         if not all(row["kind"] in kinds and row["state"] in states for row in jobs):
             raise InputError("a job is of an unknown kind or state", place=place, allowed=AGAIN)

@@ -11,8 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from sweeps.errors import InputError, nearest
-from sweeps.job import Job, Kind
-from sweeps.measures import Distortion, Flatness, Measure, asked_of, measure_from
+from sweeps.job import Job
+from sweeps.kinds import kind_of
+from sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
 from sweeps.settings import Scalar, Setting, names_of
 from sweeps.text import shortened
 from sweeps.training import Training
@@ -92,6 +93,10 @@ class Spec:
                 jobs.setdefault(job.identity, job)
         return tuple(jobs.values())
 
+    def trainings(self) -> list[Job]:
+        """Those of its jobs that train a model: every other stands on one of them. Raises InputError."""
+        return [job for job in self._jobs if job.parent is None]
+
     def child(self, parent: Job, measure: Measure) -> Job:
         """The job that takes this measure of the parent's model. Raises InputError."""
         try:
@@ -99,12 +104,11 @@ class Spec:
         except InputError as error:
             place = f"{self.place}: measures: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
-        kind = Kind.CORRUPT if isinstance(asked, Distortion) else Kind.MEASURE
-        return Job(training=parent.training, kind=kind, parent=parent.identity, measure=asked)
+        return Job(training=parent.training, kind=kind_of(asked), parent=parent.identity, measure=asked)
 
     def flatness_measures(self) -> list[Flatness]:
         """Those of the declared measures that are searches for flatness. Raises InputError."""
-        return [one for one in self.declared_measures() if not isinstance(one, Distortion)]
+        return [one for one in self.declared_measures() if isinstance(one, Search)]
 
     def declared_measures(self) -> list[Measure]:
         """Every point of the measures' grids, as declared. Raises InputError."""
@@ -223,12 +227,17 @@ def _frozen(value: Scalar | Sequence[int]) -> Setting:
 
 
 def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> list[Job]:
-    """The jobs that `--where` admits, the first `limit` of them, and their parents. Raises InputError if none."""
+    """The jobs that `--where` admits, the first `limit` of them, and their ancestors. Raises InputError if none."""
     chosen = matching(jobs, where)
     if jobs and not chosen:
         raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {shortened(where or '')!r}")
-    kept = {job.identity for job in chosen[:limit]}
-    needed = kept | {job.parent for job in chosen[:limit] if job.parent is not None}
+    above = {job.identity: job.parent for job in jobs}
+    needed: set[str] = set()
+    for job in chosen[:limit]:
+        one: str | None = job.identity
+        while one is not None and one not in needed:
+            needed.add(one)
+            one = above.get(one)
     return [job for job in jobs if job.identity in needed]
 
 

@@ -37,7 +37,7 @@ from reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, mat
 from reports.outliers import is_outside
 from reports.table import PRECISION_ORDER, precision_name
 from sweeps.datasets import data_of
-from sweeps.job import Job, Kind
+from sweeps.job import Job
 from sweeps.models import family_title
 from sweeps.quantizers import QUANTIZERS
 from sweeps.settings import names_of
@@ -231,8 +231,8 @@ def _marked(
     """
     first = models.runs.iloc[0]
     jobs = [job for job in spec.jobs() if _is_of(job, first)]
-    trained = {job.identity for job in jobs if job.kind is Kind.TRAIN}
-    measured = {job.identity for job in jobs if job.kind is Kind.MEASURE}
+    trained = {job.identity for job in jobs if "runs" in job.kind.rows}
+    measured = {job.identity for job in jobs if "measures" in job.kind.rows}
     notes = [_partial(trained, runs, "models"), _partial(measured, measures, "measures")]
     return [
         replace(claim, note="; ".join(note for note in (notes if claim.name == FLATTER.name else notes[:1]) if note))

@@ -16,12 +16,12 @@ from reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_lab
 from reports.page.joblist import JobList, rounded
 from reports.series import box, by_bits, curves, effects, step_sizes, timeline
 from reports.table import PRECISION_ORDER, precision_name
+from sweeps.kinds import KINDS
 
 Chart = dict[str, Any]
 SLOTS = {name: slot for slot, name in enumerate(("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7"))}
 """The colour, marker and dash of each precision."""
 NAMES = list(SLOTS)
-KINDS = {"train": "trainings", "measure": "measures", "corrupt": "distortions"}
 
 
 def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, Chart]:
@@ -62,7 +62,7 @@ def _progress(evidence: Evidence) -> Chart | None:
     found = timeline(evidence.attempts, kinds)
     if found is None:
         return None
-    names = [KINDS.get(kind, kind) for kind in found.done]
+    names = [KINDS[kind].plural for kind in found.done]
     time = {
         "type": "linear",
         "low": 0,

@@ -231,9 +231,8 @@ def trouble_table(evidence: Evidence, jobs: JobList) -> PageTable | None:
 def provenance_table(evidence: Evidence) -> PageTable:
     """Software and hardware of the results: code, libraries, machines."""
     names = ["code", "torch", "device", "host", "precision", "slots", "form"]
-    parts = [("train", evidence.runs), ("measure", evidence.measures), ("corrupt", evidence.distortions)]
     rows = []
-    for kind, frame in parts:
+    for kind, frame in evidence.results.items():
         if frame.empty:
             continue
         keyed = frame[names].map(lambda value: "–" if pd.isna(value) else str(value))

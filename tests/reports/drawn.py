@@ -15,7 +15,8 @@ from db.rows import Sweep
 from db.states import SweepState
 from reports.source import Source, known_schema
 from sweeps.files import read_sweep
-from sweeps.job import Job, Kind
+from sweeps.job import Job
+from sweeps.kinds import DISTORTION, FLATNESS, TRAIN
 from sweeps.measures import Distortion
 from sweeps.quantizers import FULL_PRECISION
 from sweeps.spec import Spec, matching
@@ -73,10 +74,10 @@ def made_source(
     """
     spec = SPECS(name)
     jobs = expanded(name)
-    trainings = [job for job in matching(jobs, where) if job.kind is Kind.TRAIN][:done]
+    trainings = [job for job in matching(jobs, where) if job.kind is TRAIN][:done]
     kept = {job.identity for job in trainings}
-    measures = [job for job in jobs if job.kind is Kind.MEASURE and job.parent in kept]
-    distortions = [job for job in jobs if job.kind is Kind.CORRUPT and job.parent in kept]
+    measures = [job for job in jobs if job.kind is FLATNESS and job.parent in kept]
+    distortions = [job for job in jobs if job.kind is DISTORTION and job.parent in kept]
     draw = np.random.default_rng(3)
     runs = [_run(job, draw) for job in trainings]
     rows = {

@@ -19,7 +19,8 @@ from db.registry import Registry
 from db.results import ResultStore
 from db.rows import Accepted, AgentInfo, Checkpoint, Finished
 from db.states import FailureClass, State
-from sweeps.job import Job, Kind
+from sweeps.job import Job
+from sweeps.kinds import FLATNESS
 from sweeps.measures import PacBayes
 from sweeps.training import Training
 from workers.agent.endings import Stopped
@@ -100,7 +101,7 @@ def test_a_registry_out_of_reach_leaves_the_job_to_the_end_of_the_lease_and_cost
         if not lock.in_transaction:
             lock.execute("BEGIN IMMEDIATE")
 
-    monkeypatch.setattr("workers.agent.training.point", bar)  # from the first step on nobody else can write
+    monkeypatch.setattr("workers.kinds.train.point", bar)  # from the first step on nobody else can write
     with pytest.raises(RegistryUnavailable):
         worker.run()
     lock.execute("ROLLBACK")
@@ -136,7 +137,7 @@ def test_a_measure_has_a_time_limit_too(home: Home, registry: Registry) -> None:
     parent = training()
     sweep = register(registry, parent)
     agent(home, registry).run()
-    child = Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=PacBayes(copies=2))
+    child = Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes(copies=2))
     register(registry, child)
     agent(home, registry, time_limit=0.001).run()
     states = {row.kind: (row.state, row.failure_class, row.error) for row in registry.jobs(sweep)}

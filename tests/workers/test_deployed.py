@@ -12,7 +12,8 @@ from db.home import Home
 from db.registry import Registry
 from db.results import ResultStore
 from sweeps.errors import InputError
-from sweeps.job import Job, Kind
+from sweeps.job import Job
+from sweeps.kinds import FLATNESS
 from sweeps.measures import PacBayes
 from sweeps.training import Training
 from tests.workers.test_agent import SETTINGS, agent, register
@@ -48,7 +49,7 @@ def test_a_model_is_loaded_by_its_job(tmp_path: Path) -> None:
     home = Home.at(tmp_path / "home")
     home.prepare()
     job = Job(training=Training.from_settings(SETTINGS))
-    child = Job(training=job.training, kind=Kind.MEASURE, parent=job.identity, measure=PacBayes(copies=2))
+    child = Job(training=job.training, kind=FLATNESS, parent=job.identity, measure=PacBayes(copies=2))
     with Registry.open(home.registry, create=True) as registry:
         sweep = register(registry, job, child)
         with pytest.raises(InputError, match="it is queued"):
