@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 
 from db.foreign import check_unique, check_values, parse
-from db.rows import Claim
+from db.rows import Claim, ParentModel
 from db.schema import KINDS, SETTINGS, VERSION, Kind
 from sweeps.errors import InputError
 from sweeps.job import Job
+from sweeps.kinds import File
 from sweeps.settings import canonical, settings_of
 from workers.bundle.findings import Findings, Publication
 from workers.bundle.plain import NAME, read_plain
@@ -141,9 +142,12 @@ def _check_rows(table: pa.Table, kind: Kind, publication: Publication) -> None:
             raise ValueError(f"{name}: there is no form {row.get('form')!r} in {row.get('slots')} slots")
         if kind.name == "runs" and not one.diverged:
             _check_found(row, job.training.recipe.epochs, name)
-        parent = one.claim.parent
-        if parent and (row.get("parent"), row.get("parent_attempt")) != (parent.identity, parent.attempt):
+        if File.MODEL in job.kind.takes and not _is_of_model(row, one.claim.source(File.MODEL)):
             raise ValueError(f"{name}: its row is of another model than that of its parent")
+
+
+def _is_of_model(row: dict[str, Any], source: ParentModel | None) -> bool:
+    return source is not None and (row.get("parent"), row.get("parent_attempt")) == (source.identity, source.attempt)
 
 
 def _check_found(row: dict[str, Any], epochs: int, name: str) -> None:

@@ -326,13 +326,14 @@ def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
 
 
 def _put_models(home: Home, claims: Sequence[Claim], folder: Path) -> None:
-    """The models of parents that are done here, for the measures that left."""
+    """The files that jobs take from others which are done here and don't come along."""
     coming = {claim.job.identity for claim in claims}
-    parents = {claim.parent.identity: claim.parent for claim in claims if claim.parent is not None}
-    for identity, parent in parents.items():
-        if identity in coming or parent.model_file is None:
+    sources = (claim.source(file) for claim in claims for file in claim.job.kind.takes)
+    needed = {one.identity: one for one in sources if one is not None and one.identity not in coming}
+    for identity, one in needed.items():
+        if one.model_file is None:
             continue
-        source, target = home.models / parent.model_file, folder / "models" / parent.model_file
+        source, target = home.models / one.model_file, folder / "models" / one.model_file
         if not source.is_file():
             raise InputError(f"the model of job {identity[:12]} is gone", place=str(source))
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sweeps.chains import with_all_above
 from sweeps.errors import InputError, nearest
 from sweeps.job import Job
 from sweeps.kinds import kind_of
@@ -231,13 +232,7 @@ def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None =
     chosen = matching(jobs, where)
     if jobs and not chosen:
         raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {shortened(where or '')!r}")
-    above = {job.identity: job.parent for job in jobs}
-    needed: set[str] = set()
-    for job in chosen[:limit]:
-        one: str | None = job.identity
-        while one is not None and one not in needed:
-            needed.add(one)
-            one = above.get(one)
+    needed = with_all_above([job.identity for job in chosen[:limit]], {job.identity: job.parent for job in jobs})
     return [job for job in jobs if job.identity in needed]
 
 
