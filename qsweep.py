@@ -113,14 +113,14 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
     """
     from db.belonging import check_belonging
     from db.registry import Registry
-    from sweeps.kinds import File
+    from sweeps.kinds import File, kind_named
 
     place = _home(home, registry)
     with Registry.open(place.registry) as opened:
         check_belonging(place, opened)
         row = opened.job(job)
     name = f"job {row.identity[:12]}"
-    if row.job.kind.leaves is not File.MODEL:
+    if kind_named(row.kind).leaves is not File.MODEL:
         raise InputError(f"{name} trains no model: it is a {row.kind} of job {row.job.parent}", place="load_model")
     if row.state != "done" or row.diverged:
         raise InputError(f"{name} has no model: it is {'diverged' if row.diverged else row.state}", place="load_model")

@@ -195,7 +195,7 @@ class BundleSource(Source):
                 continue
             keys = self.read(name, ["job", "attempt"])
             found = set(zip(keys["job"].to_pylist(), keys["attempt"].to_pylist(), strict=True))
-            wanted = {(job, attempt) for job, attempt, of in done if of == kind.of}
+            wanted = {(job, attempt) for job, attempt, of in done if of == kind.of.name}
             place = str(self._folder / f"{name}.parquet")
             if foreign := found - wanted:
                 job = str(min(foreign, key=str)[0])[:12]

@@ -6,8 +6,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 from sweeps.chains import with_all_above
@@ -20,6 +20,9 @@ from sweeps.text import shortened
 from sweeps.training import Training
 from sweeps.tuning import Tuning
 from sweeps.where import parse_where
+
+SPANNING = ("fixed", "axes", "measures", "keep")
+"""The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,32 +74,38 @@ class Spec:
 
     def jobs(self) -> list[Job]:
         """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
-        return list(self._jobs)
+        return list(self._expansion.jobs)
 
     @cached_property
-    def _jobs(self) -> tuple[Job, ...]:
-        """What `jobs` answers, expanded once."""
-        given = {*dict(self.fixed), *(axis.name for axis in self.axes)}
-        if unknown := sorted(given - Training.known()):
+    def _expansion(self) -> Expansion:
+        """The grid, expanded once in a process, however often the sweep is read from a file or a registry."""
+        content = self._content()
+        return _expanded(_Span(text=json.dumps([content.get(name) for name in SPANNING], sort_keys=True), spec=self))
+
+    def _expand(self) -> Expansion:
+        given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        if unknown := sorted(set(given) - Training.known()):
             allowed = nearest(unknown[0], Training.known())
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
         jobs: dict[str, Job] = {}
+        uses: set[frozenset[str]] = set()
         for point in self._points():
             job = Job(training=Training.from_settings(point, place=self.place))
             jobs.setdefault(job.identity, job)
-        unused = self.unused()
-        if idle := [axis.name for axis in self.axes if axis.name in unused]:
+            uses.add(Training.uses(point))
+        used = frozenset[str]().union(*uses)
+        if idle := [axis.name for axis in self.axes if axis.name not in used]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
         measures = self.declared_measures() if jobs else []
         for parent in list(jobs.values()):
             for measure in measures:
                 job = self.child(parent, measure)
                 jobs.setdefault(job.identity, job)
-        return tuple(jobs.values())
+        return Expansion(jobs=tuple(jobs.values()), used=used)
 
     def trainings(self) -> list[Job]:
         """Those of its jobs that train a model: every other stands on one of them. Raises InputError."""
-        return [job for job in self._jobs if job.parent is None]
+        return [job for job in self._expansion.jobs if job.parent is None]
 
     def child(self, parent: Job, measure: Measure) -> Job:
         """The job that takes this measure of the parent's model. Raises InputError."""
@@ -138,13 +147,8 @@ class Spec:
 
     def unused(self) -> list[str]:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
-        return list(self._unused)
-
-    @cached_property
-    def _unused(self) -> tuple[str, ...]:
-        used: set[str] = set().union(*{Training.uses(point) for point in self._points()})
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
-        return tuple(name for name in given if name not in used)
+        return [name for name in given if name not in self._expansion.used]
 
     def _points(self) -> Iterator[dict[str, Any]]:
         """The grid's points. An axis that depends on another comes right after that one."""
@@ -203,6 +207,27 @@ class Spec:
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
             place=place,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expansion:
+    """What a grid spans: its jobs in order, and the settings that any of them uses."""
+
+    jobs: tuple[Job, ...]
+    used: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Span:
+    """A specification, equal to every one that spans the same jobs. As JSON, where 1, 1.0 and true differ."""
+
+    text: str
+    spec: Spec = field(compare=False)
+
+
+@lru_cache(maxsize=4)  # a command looks at one sweep, or at one and what it was before
+def _expanded(span: _Span) -> Expansion:
+    return span.spec._expand()
 
 
 def variant(jobs: Sequence[Job]) -> str:

@@ -128,7 +128,7 @@ def analyze(
         claims += _marked(judged, models, spec, runs, measures)
     return Analysis(
         sweep=title,
-        expected=sum(job.measure is None for job in spec.jobs()),
+        expected=len(spec.trainings()),
         done=len(runs),
         left_out=len(runs) - len(known),
         outside=tuple(sorted(str(run["job"]) for run in known.to_dict("records") if is_outside(run, run))),
