@@ -41,7 +41,7 @@ from reports.page.tables import (
 )
 from reports.series import by_bits, timeline
 from reports.table import precision_name
-from sweeps.kinds import KINDS, TRAIN, File, Kind
+from sweeps.kinds import KINDS, Kind
 from sweeps.quantizers import FULL_PRECISION
 
 SECTIONS = (
@@ -122,7 +122,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     facts = [
         (f"{_product(kind)} done", f"{len(evidence.results[kind.name]):,} of {expected[kind]:,}")
         for kind in KINDS.values()
-        if expected[kind] or kind is TRAIN
+        if expected[kind] or not kind.parents
     ]
     states = evidence.jobs["state"].value_counts()
     facts.append(("Failed", f"{int(states.get('failed', 0)):,}"))
@@ -137,7 +137,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
 
 def _product(kind: Kind) -> str:
     """What its jobs make, as the head of the page counts it."""
-    return "Models" if kind.leaves is File.MODEL else kind.plural.capitalize()
+    return kind.plural.capitalize() if kind.parents else "Models"
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from reports.labels import MEASURE_TITLES, zeroed
 from reports.page.joblist import JobList
 from reports.render import Layout, notes, paper_text
 from reports.table import Table
+from sweeps.kinds import FLATNESS, TRAIN
 
 BLANK = ("", "–")
 
@@ -28,7 +29,7 @@ class PageCell:
     sort: float | None = None
     numeric: bool = False
     jobs: int | None = None
-    kind: str = "train"
+    kind: str = TRAIN.name
     by: str = ""
     title: str = ""
     wrap: bool = False
@@ -109,7 +110,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
 
 def _column(value: str, kind: str) -> str:
     """The column of the list of jobs that holds this value of a table."""
-    if kind != "measure":
+    if kind != FLATNESS.name:
         return value
     end = value.rpartition("_")[2]
     return f"value_{end}" if end in ("init", "orig") else end
