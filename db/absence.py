@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from db.home import Home
-from db.registry import Registry
-from sweeps.kinds import KINDS
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.sweeps.kinds import KINDS
 
 
 def is_anything_absent(home: Home, registry: Registry) -> bool:

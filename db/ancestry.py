@@ -7,10 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.journal import batches
-from db.tables import jobs
-from db.transaction import Transaction
-from sweeps.kinds import File, kind_named
+from qsweep.db.journal import batches
+from qsweep.db.tables import jobs
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.kinds import File, kind_named
 
 
 def with_ancestors(transaction: Transaction, ids: Iterable[int], statement: sa.Select[Any]) -> dict[int, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.ancestry import upwards, with_ancestors
-from db.rows import Blocked
-from db.states import AgentState, FailureClass, Obstacle, State
-from db.tables import agents, jobs, selections, sweep_jobs
-from db.transaction import Transaction
+from qsweep.db.ancestry import upwards, with_ancestors
+from qsweep.db.rows import Blocked
+from qsweep.db.states import AgentState, FailureClass, Obstacle, State
+from qsweep.db.tables import agents, jobs, selections, sweep_jobs
+from qsweep.db.transaction import Transaction
 
 ROWS = sa.select(
     *(jobs.c[name] for name in ("id", "identity", "state", "wanted", "blocked", "failure_class", "parent_id")),

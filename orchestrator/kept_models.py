@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from db.home import Home
-from db.losses import find_lost_models
-from db.registry import Registry
-from db.states import State
-from orchestrator.selection import Selection
-from sweeps.chains import source_of
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.losses import find_lost_models
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
+from qsweep.orchestrator.selection import Selection
+from qsweep.sweeps.chains import source_of
+from qsweep.sweeps.errors import InputError
 
 
 def check_models(home: Home, selection: Selection) -> None:

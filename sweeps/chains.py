@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from sweeps.job import Job
-    from sweeps.kinds import File
+    from qsweep.sweeps.job import Job
+    from qsweep.sweeps.kinds import File
 
 Name = TypeVar("Name", int, str)
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError, nearest
-from sweeps.kinds import TRAIN, Kind, kind_named
-from sweeps.measures import Measure, measure_content
-from sweeps.models import Model
-from sweeps.optimizers import Optimizer
-from sweeps.quantizers import Quantizer
-from sweeps.settings import Setting, build, settings_of
-from sweeps.training import (
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.kinds import TRAIN, Kind, kind_named
+from qsweep.sweeps.measures import Measure, measure_content
+from qsweep.sweeps.models import Model
+from qsweep.sweeps.optimizers import Optimizer
+from qsweep.sweeps.quantizers import Quantizer
+from qsweep.sweeps.settings import Setting, build, settings_of
+from qsweep.sweeps.training import (
     Recipe,
     Training,
     data_content,

@@ -12,7 +12,7 @@ from enum import StrEnum
 from importlib import import_module
 from typing import Any
 
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 
 class File(StrEnum):
@@ -69,7 +69,7 @@ TRAIN = Kind(
     name="train",
     noun="training",
     plural="trainings",
-    runs="workers.kinds.train.Train",
+    runs="qsweep.workers.kinds.train.Train",
     rows=("runs", "epochs", "layers"),
     leaves=File.MODEL,
     is_calibrated=True,
@@ -78,22 +78,22 @@ FLATNESS = Kind(
     name="measure",
     noun="measure",
     plural="measures",
-    runs="workers.kinds.flatness.MeasureFlatness",
+    runs="qsweep.workers.kinds.flatness.MeasureFlatness",
     rows=("measures",),
     parents=("train",),
     family="measure",
-    settings=("sweeps.measures.PacBayes", "sweeps.measures.Sharpness"),
+    settings=("qsweep.sweeps.measures.PacBayes", "qsweep.sweeps.measures.Sharpness"),
     takes=(File.MODEL,),
 )
 DISTORTION = Kind(
     name="corrupt",
     noun="distortion",
     plural="distortions",
-    runs="workers.kinds.distortion.Distort",
+    runs="qsweep.workers.kinds.distortion.Distort",
     rows=("distortions",),
     parents=("train",),
     family="measure",
-    settings=("sweeps.measures.Distortion",),
+    settings=("qsweep.sweeps.measures.Distortion",),
     takes=(File.MODEL,),
 )
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
-from sweeps.chains import with_all_above
-from sweeps.errors import InputError, nearest
-from sweeps.job import Job
-from sweeps.kinds import kind_of
-from sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
-from sweeps.settings import Scalar, Setting, names_of
-from sweeps.text import shortened
-from sweeps.training import Training
-from sweeps.tuning import Tuning
-from sweeps.where import parse_where
+from qsweep.sweeps.chains import with_all_above
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import kind_of
+from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
+from qsweep.sweeps.settings import Scalar, Setting, names_of
+from qsweep.sweeps.text import shortened
+from qsweep.sweeps.training import Training
+from qsweep.sweeps.tuning import Tuning
+from qsweep.sweeps.where import parse_where
 
 SPANNING = ("fixed", "axes", "measures", "keep")
 """The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""

@@ -10,19 +10,19 @@ import pyarrow as pa
 import pytest
 import torch
 
-from db import schema
-from db.model_names import model_name
-from db.rows import Claim
-from sweeps.job import Job
-from sweeps.kinds import DISTORTION, KINDS, File, Kind
-from sweeps.measures import Distortion
-from sweeps.settings import Rule, setting
-from sweeps.training import Training
-from workers import checkpoints
-from workers.agent.models import KeptFile
-from workers.agent.workplace import Plan
-from workers.kinds.base import Outcome, Tools
-from workers.kinds.source import named, source_of
+from qsweep.db import schema
+from qsweep.db.model_names import model_name
+from qsweep.db.rows import Claim
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import DISTORTION, KINDS, File, Kind
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.settings import Rule, setting
+from qsweep.sweeps.training import Training
+from qsweep.workers import checkpoints
+from qsweep.workers.agent.models import KeptFile
+from qsweep.workers.agent.workplace import Plan
+from qsweep.workers.kinds.base import Outcome, Tools
+from qsweep.workers.kinds.source import named, source_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from db.schema import KINDS as ROW_KINDS
-from db.schema import own_settings
-from reports.evidence import Evidence
-from sweeps.kinds import KINDS, TRAIN, Kind
-from sweeps.training import Training
+from qsweep.db.schema import KINDS as ROW_KINDS
+from qsweep.db.schema import own_settings
+from qsweep.reports.evidence import Evidence
+from qsweep.sweeps.kinds import KINDS, TRAIN, Kind
+from qsweep.sweeps.training import Training
 
 MOST = 20_000
 """Most jobs of a kind that a page carries; beyond them numbers lead to no list, and the page says so."""

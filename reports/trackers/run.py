@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.schema import EPOCH, KINDS, PROVENANCE
-from reports.source import Source
-from sweeps.job import Job
+from qsweep.db.schema import EPOCH, KINDS, PROVENANCE
+from qsweep.reports.source import Source
+from qsweep.sweeps.job import Job
 
 TAGS = ("attempt", "diverged", *(field.name for field in PROVENANCE if field.name != "finished_at"))
 CURVES = [field.name for field in EPOCH if field.name != "epoch"]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from db.looking import BUNDLE
-from db.registry import Registry
-from db.rows import Claim, Committed, Finished, Sweep
-from db.states import FailureClass, Obstacle, State
-from sweeps.errors import InputError
-from sweeps.job import Job
-from sweeps.kinds import DISTORTION, TRAIN, File
-from sweeps.spec import select
+from qsweep.db.looking import BUNDLE
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Claim, Committed, Finished, Sweep
+from qsweep.db.states import FailureClass, Obstacle, State
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import DISTORTION, TRAIN, File
+from qsweep.sweeps.spec import select
 from tests.db.conftest import agent_info, claim, trained
 from tests.made_kinds import SKETCH, TRACE, chain_on, register_kinds
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from db.home import Home
-from sweeps.job import Job
-from sweeps.spec import Spec, _expanded
-from sweeps.training import Training
+from qsweep.db.home import Home
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Spec, _expanded
+from qsweep.sweeps.training import Training
 from tests.conftest import Qsweep
 from tests.reports import made
 

@@ -10,32 +10,32 @@ from pathlib import Path
 import pytest
 import torch
 
-from db.audit import audit
-from db.home import Home
-from db.registry import Registry
-from db.states import State
-from orchestrator.estimates import Speeds
-from orchestrator.importing import bring_home
-from orchestrator.joblife import life_of
-from orchestrator.packing import pack
-from orchestrator.planner import make_plan
-from orchestrator.registration import register
-from orchestrator.selection import Selection
-from reports.evidence import gather
-from reports.page.page import render_page
-from reports.source import opened_source
-from reports.trackers.run import tracked_runs
-from sweeps.code import code_version
-from sweeps.files import read_sweep
-from sweeps.spec import Spec, variant
+from qsweep.db.audit import audit
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
+from qsweep.orchestrator.estimates import Speeds
+from qsweep.orchestrator.importing import bring_home
+from qsweep.orchestrator.joblife import life_of
+from qsweep.orchestrator.packing import pack
+from qsweep.orchestrator.planner import make_plan
+from qsweep.orchestrator.registration import register
+from qsweep.orchestrator.selection import Selection
+from qsweep.reports.evidence import gather
+from qsweep.reports.page.page import render_page
+from qsweep.reports.source import opened_source
+from qsweep.reports.trackers.run import tracked_runs
+from qsweep.sweeps.code import code_version
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.spec import Spec, variant
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.manifest import read_manifest
+from qsweep.workers.device import build, device_class
 from tests.made_kinds import chain_on, register_kinds
 from tests.workers.test_agent import agent
-from workers.agent.heart import Heart
-from workers.agent.loop import Agent
-from workers.agent.workplace import Workplace
-from workers.bundle.desk import Desk
-from workers.bundle.manifest import read_manifest
-from workers.device import build, device_class
 
 SWEEP = """
 title = "A chain"

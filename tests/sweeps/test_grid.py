@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from sweeps.errors import InputError
-from sweeps.files import builtin_names, read_sweep
-from sweeps.job import Job
-from sweeps.spec import Axis, Spec
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import builtin_names, read_sweep
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Axis, Spec
 
 RATES = {"sgd": {0.1, 0.05, 0.01}, "adam": {0.001, 0.0005, 0.0001}, "rmsprop": {0.001, 0.0005, 0.0001}}
 

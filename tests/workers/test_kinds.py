@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from db.audit import audit
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from db.states import State
-from sweeps.job import Job
-from sweeps.kinds import KINDS, File, Kind
-from sweeps.training import Training
+from qsweep.db.audit import audit
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.states import State
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import KINDS, File, Kind
+from qsweep.sweeps.training import Training
+from qsweep.workers import checkpoints
 from tests.made_kinds import SKETCH, chain_on, register_kinds
 from tests.workers.test_agent import SETTINGS, agent, register
-from workers import checkpoints
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from workers.kinds.base import Outcome
+from qsweep.workers.kinds.base import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from db.rows import Claim
-from sweeps.datasets import DataSet
-from workers.agent.models import KeptFile, Models
-from workers.agent.workplace import Plan, Workplace
-from workers.cohort import Cohort
-from workers.data import Collection
+from qsweep.db.rows import Claim
+from qsweep.sweeps.datasets import DataSet
+from qsweep.workers.agent.models import KeptFile, Models
+from qsweep.workers.agent.workplace import Plan, Workplace
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Collection
 
 Rows: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
 """The rows of one job by kind of result, without what every row has: job, attempt, settings, and where it was done."""

@@ -7,14 +7,14 @@ from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
-from db.rows import Claim
-from sweeps.measures import Distortion
-from workers.agent.workplace import Plan
-from workers.corruptions.sets import CorruptedSets
-from workers.data import ImageFiles
-from workers.kinds.base import Outcome, Tools
-from workers.kinds.source import flagged, named, source_of
-from workers.measures.distortion import Known, distort_models
+from qsweep.db.rows import Claim
+from qsweep.sweeps.measures import Distortion
+from qsweep.workers.agent.workplace import Plan
+from qsweep.workers.corruptions.sets import CorruptedSets
+from qsweep.workers.data import ImageFiles
+from qsweep.workers.kinds.base import Outcome, Tools
+from qsweep.workers.kinds.source import flagged, named, source_of
+from qsweep.workers.measures.distortion import Known, distort_models
 
 log = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Sequence
 
-from db.rows import Claim
-from sweeps.errors import QsweepError
-from sweeps.measures import Search
-from workers.agent.workplace import Plan
-from workers.kinds.base import Outcome, Tools
-from workers.kinds.source import flagged, named, source_of
-from workers.measures import measure_models
+from qsweep.db.rows import Claim
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.measures import Search
+from qsweep.workers.agent.workplace import Plan
+from qsweep.workers.kinds.base import Outcome, Tools
+from qsweep.workers.kinds.source import flagged, named, source_of
+from qsweep.workers.measures import measure_models
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from db.rows import Claim, ParentModel
-from sweeps.kinds import File
+from qsweep.db.rows import Claim, ParentModel
+from qsweep.sweeps.kinds import File
 
 
 def source_of(claim: Claim) -> ParentModel:

@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from db.rows import Checkpoint, Claim
-from sweeps.faults import point
-from workers import checkpoints
-from workers.agent.endings import Stopped, StoppedEarly
-from workers.agent.models import KeptFile, Models
-from workers.agent.workplace import Plan, Workplace
-from workers.cohort import Cohort, Result
-from workers.data import Collection
-from workers.kinds.base import Outcome, Tools
-from workers.weights import start_of
+from qsweep.db.rows import Checkpoint, Claim
+from qsweep.sweeps.faults import point
+from qsweep.workers import checkpoints
+from qsweep.workers.agent.endings import Stopped, StoppedEarly
+from qsweep.workers.agent.models import KeptFile, Models
+from qsweep.workers.agent.workplace import Plan, Workplace
+from qsweep.workers.cohort import Cohort, Result
+from qsweep.workers.data import Collection
+from qsweep.workers.kinds.base import Outcome, Tools
+from qsweep.workers.weights import start_of
 
 log = logging.getLogger(__name__)
 
