@@ -116,7 +116,7 @@ def trained_model(home: Home, row: JobRow) -> JobRow:
     """This job, if its trained model is there. Raises InputError that says why not."""
     place = f"job {row.identity[:12]}"
     if not _makes_model(row):
-        raise InputError(f"a {row.kind} job trains no model", place=place, allowed="name the training")
+        raise InputError(f"a {kind_named(row.kind).noun} makes no model", place=place, allowed="name the training")
     if row.state is not State.DONE:
         raise InputError(f"it is {row.state.value}, and has no model yet", place=place)
     if row.diverged:

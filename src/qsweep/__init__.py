@@ -120,8 +120,9 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
         check_belonging(place, opened)
         row = opened.job(job)
     name = f"job {row.identity[:12]}"
-    if kind_named(row.kind).leaves is not File.MODEL:
-        raise InputError(f"{name} trains no model: it is a {row.kind} of job {row.job.parent}", place="load_model")
+    kind = kind_named(row.kind)
+    if kind.leaves is not File.MODEL:
+        raise InputError(f"{name} makes no model: it is a {kind.noun} of job {row.job.parent}", place="load_model")
     if row.state != "done" or row.diverged:
         raise InputError(f"{name} has no model: it is {'diverged' if row.diverged else row.state}", place="load_model")
     if row.model_file is None or row.model_hash is None:

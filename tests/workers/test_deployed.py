@@ -66,5 +66,5 @@ def test_a_model_is_loaded_by_its_job(tmp_path: Path) -> None:
     assert isinstance(conv, torch.nn.Conv2d)
     assert len(conv.weight.unique()) <= 2**8  # the first layer at its outer width or less
     assert run["test_loss"] is not None
-    with pytest.raises(InputError, match="trains no model"):
+    with pytest.raises(InputError, match="makes no model"):
         api.load_model(child.identity, home=home.root)
