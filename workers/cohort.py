@@ -243,8 +243,10 @@ class Cohort:
         ]
 
     def close(self) -> None:
-        """Let go of what it holds beside memory: processes that decode images."""
+        """Let go of what would outlive it: processes that decode images, and the memory of a GPU's recorded steps."""
         self._source.close()
+        if isinstance(self._run_step, StepGraphs):
+            self._run_step.close()
 
     def _descend(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step down the sum of the models' own mean losses; each model's loss (float64) and hits."""
