@@ -56,7 +56,7 @@ class Kind:
     @property
     def numbers(self) -> list[str]:
         """The columns of the numbers that a job ends with."""
-        known = {*(field.name for field in (*KEY, *PROVENANCE)), *SETTINGS.names}
+        known = {*(field.name for field in (*KEY, *PROVENANCE, *own_settings(self.of))), *SETTINGS.names}
         found = [field for field in self.columns if field.name not in known]
         return [one.name for one in found if pa.types.is_floating(one.type) or one.name == "chosen_epoch"]
 

@@ -195,7 +195,7 @@ def _layers(job: Job, draw: np.random.Generator) -> list[dict[str, Any]]:
 def _job(job: Job) -> dict[str, Any]:
     return {
         "job": job.identity,
-        "kind": job.kind.value,
+        "kind": job.kind.name,
         "state": "done",
         "attempt": 1,
         "diverged": False,
