@@ -17,7 +17,7 @@ from qsweep.orchestrator.options import size_text
 from qsweep.orchestrator.planner import CohortPlan, Plan, make_plan
 from qsweep.orchestrator.selection import Selection
 from qsweep.reports.sheet import Heading, Sheet
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.words import counted
 
 
@@ -147,7 +147,7 @@ def precision_notes(jobs: Iterable[Job], device: str) -> Iterator[str]:
     """What single precision costs on a GPU: PyTorch's default there is another one, and was the paper's."""
     if not device.startswith("cuda"):
         return
-    if any(job.kind is Kind.TRAIN and job.training.recipe.precision == "fp32" for job in jobs):
+    if any(job.kind.is_calibrated and job.training.recipe.precision == "fp32" for job in jobs):
         known = TF32_SPEED.get(device)
         speed = TF32_GUESS if known is None else f"{known:.1f} times as fast here"
         yield (

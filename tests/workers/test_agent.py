@@ -20,7 +20,8 @@ from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import Accepted, AgentInfo, Checkpoint, Finished
 from qsweep.db.states import FailureClass, State
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from qsweep.sweeps.training import Training
 from qsweep.workers.agent.endings import DeviceLost, Stopped
@@ -101,7 +102,7 @@ def test_a_registry_out_of_reach_leaves_the_job_to_the_end_of_the_lease_and_cost
         if not lock.in_transaction:
             lock.execute("BEGIN IMMEDIATE")
 
-    monkeypatch.setattr("qsweep.workers.agent.training.point", bar)  # from the first step on nobody else can write
+    monkeypatch.setattr("qsweep.workers.kinds.train.point", bar)  # from the first step on nobody else can write
     with pytest.raises(RegistryUnavailable):
         worker.run()
     lock.execute("ROLLBACK")
@@ -137,7 +138,7 @@ def test_a_measure_has_a_time_limit_too(home: Home, registry: Registry) -> None:
     parent = training()
     sweep = register(registry, parent)
     agent(home, registry).run()
-    child = Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=PacBayes(copies=2))
+    child = Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes(copies=2))
     register(registry, child)
     agent(home, registry, time_limit=0.001).run()
     states = {row.kind: (row.state, row.failure_class, row.error) for row in registry.jobs(sweep)}
@@ -239,7 +240,7 @@ def test_an_agent_whose_device_answers_no_more_hands_its_jobs_back_and_ends(
         worker.place = replace(worker.place, device=torch.device("cuda"))
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr("qsweep.workers.agent.training.point", fall_off_the_bus)
+    monkeypatch.setattr("qsweep.workers.kinds.train.point", fall_off_the_bus)
     with pytest.raises(DeviceLost, match="can't compute on this GPU"):
         worker.run()
     (row,) = registry.jobs(sweep)
