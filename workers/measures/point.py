@@ -13,7 +13,7 @@ from sweeps.training import Training
 from workers.models.layout import AFFINE, Layout, Role
 from workers.models.network import Network
 from workers.quantizers.deployment import deployed_rows, quantizer_of
-from workers.quantizers.lsq import LsqWeights
+from workers.quantizers.quantizer import WeightQuantizer
 from workers.results import initial_row
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ class Point:
     statistics: Tensor
     initial: Tensor
     mask: Tensor
-    quantizer: LsqWeights | None
+    quantizer: WeightQuantizer | None
     scale: Tensor | None
     folded: bool
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -26,6 +26,5 @@ class Method(Protocol):
 
 
 def method_of(trainings: Sequence[Training], engine: Engine) -> Method:
-    """The method of trainings that share a cohort."""
-    method: Callable[[Sequence[Training], Engine], Method] = Plain
-    return method(trainings, engine)
+    """The method of trainings that share a cohort, each in the slot of its place."""
+    return Plain(trainings, engine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from sweeps.training import Training
 from workers.models.layout import Layout
 from workers.quantizers import QUANTIZATIONS
-from workers.quantizers.lsq import LsqWeights, Rounding
+from workers.quantizers.quantizer import WeightQuantizer
 
 
 class Deployment:
@@ -19,7 +20,7 @@ class Deployment:
 
     def __init__(self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
         self._weights = slice(0, layout.weights)
-        self._quantized: list[tuple[slice, LsqWeights]] = []
+        self._quantized: list[tuple[slice, WeightQuantizer]] = []
         self._plain: list[slice] = []
         for name, group in groupby(enumerate(trainings), key=lambda item: quantization(item[1])):
             items = list(group)
@@ -34,14 +35,14 @@ class Deployment:
         """Where `deploy` writes: the parameters themselves if no model is quantized."""
         return torch.zeros_like(parameters) if self._quantized else parameters
 
-    def deploy(self, parameters: Tensor, out: Tensor) -> list[Rounding]:
+    def deploy(self, parameters: Tensor, out: Tensor) -> list[Any]:
         """Write the weights that the forward pass uses to the first ω columns of `out`."""
         if self._quantized:
             for rows in self._plain:
                 out[rows, self._weights] = parameters[rows, self._weights]
         return [quantizer.quantize(parameters[rows], out[rows]) for rows, quantizer in self._quantized]
 
-    def differentiate(self, parameters: Tensor, roundings: Sequence[Rounding], gradients: Tensor) -> None:
+    def differentiate(self, parameters: Tensor, roundings: Sequence[Any], gradients: Tensor) -> None:
         """Turn the gradient of the deployed weights, in `gradients` (M, P), into that of weights and steps.
 
         `parameters` are those that were deployed, and `roundings` what that returned.
@@ -60,7 +61,9 @@ def quantization(training: Training) -> str | None:
     return None if training.quantizer is None else training.quantizer.name
 
 
-def quantizer_of(training: Training, layout: Layout, device: torch.device, dtype: torch.dtype) -> LsqWeights | None:
+def quantizer_of(
+    training: Training, layout: Layout, device: torch.device, dtype: torch.dtype
+) -> WeightQuantizer | None:
     """The quantizer of any number of copies of one trained model; None in full precision."""
     if training.quantizer is None:
         return None
