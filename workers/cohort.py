@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.optimizers import OPTIMIZERS
-from sweeps.training import Training
-from workers.data import Collection, Part, source_of
-from workers.device import set_precision
-from workers.engine import Engine
-from workers.evaluation import tally
-from workers.forms import LARGE_IMAGE, Form
-from workers.graphs import Step, StepGraphs
-from workers.methods import method_of
-from workers.models import NETWORKS
-from workers.results import Result, Trained, describe, epoch_rows, starting_rows
-from workers.weights import Start
+from qsweep.sweeps.optimizers import OPTIMIZERS
+from qsweep.sweeps.training import Training
+from qsweep.workers.data import Collection, Part, source_of
+from qsweep.workers.device import set_precision
+from qsweep.workers.engine import Engine
+from qsweep.workers.evaluation import tally
+from qsweep.workers.forms import LARGE_IMAGE, Form
+from qsweep.workers.graphs import Step, StepGraphs
+from qsweep.workers.methods import method_of
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.results import Result, Trained, describe, epoch_rows, starting_rows
+from qsweep.workers.weights import Start
 
 __all__ = ["Cohort", "Result"]
 

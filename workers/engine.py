@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.training import Training
-from workers.compiling import watch
-from workers.evaluation import cross_entropy
-from workers.forms import Form
-from workers.models.forming import arithmetic_of
-from workers.models.layout import TRAINED
-from workers.models.network import Network
-from workers.optimizers import CohortOptimizer, CompiledOptimizer
-from workers.quantizers.compiled import CompiledDeployment
-from workers.quantizers.deployment import Deployment
+from qsweep.sweeps.training import Training
+from qsweep.workers.compiling import watch
+from qsweep.workers.evaluation import cross_entropy
+from qsweep.workers.forms import Form
+from qsweep.workers.models.forming import arithmetic_of
+from qsweep.workers.models.layout import TRAINED
+from qsweep.workers.models.network import Network
+from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
+from qsweep.workers.quantizers.compiled import CompiledDeployment
+from qsweep.workers.quantizers.deployment import Deployment
 
 
 @dataclass(kw_only=True)

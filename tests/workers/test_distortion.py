@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.measures import Distortion
-from sweeps.training import Training
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.corruptions.sets import CorruptedSets
+from qsweep.workers.data import Images
+from qsweep.workers.evaluation import Tally
+from qsweep.workers.forms import Form
+from qsweep.workers.measures.distortion import Evaluation, Known, distort_models
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.quantizers.deployment import deployed_rows
 from tests.workers.oracle import plain_model
 from tests.workers.trainings import training
-from workers.cohort import Cohort
-from workers.corruptions.sets import CorruptedSets
-from workers.data import Images
-from workers.evaluation import Tally
-from workers.forms import Form
-from workers.measures.distortion import Evaluation, Known, distort_models
-from workers.measures.evaluation_set import EvaluationSet
-from workers.models import NETWORKS
-from workers.quantizers.deployment import deployed_rows
 
 CPU = torch.device("cpu")
 Trained = list[tuple[Training, Mapping[str, Tensor], dict[str, Any]]]

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sweeps.training import Training
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.device import precisions, set_precision
+from qsweep.workers.forms import Form, default_form, forms_of, is_known, known_form
+from qsweep.workers.models.convolved import Convolved
+from qsweep.workers.models.forming import arithmetic_of
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.layout import TRAINED
 from tests.workers.trainings import mixture, on, training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.device import precisions, set_precision
-from workers.forms import Form, default_form, forms_of, is_known, known_form
-from workers.models.convolved import Convolved
-from workers.models.forming import arithmetic_of
-from workers.models.graph import ConvNetwork
-from workers.models.layout import TRAINED
 
 CPU = torch.device("cpu")
 

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from sweeps.datasets import DATASETS
-from sweeps.landscape import Landscape
-from sweeps.measures import PacBayes, Sharpness
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.landscape import Landscape
+from qsweep.sweeps.measures import PacBayes, Sharpness
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images, load
+from qsweep.workers.forms import Form
+from qsweep.workers.landscape import Survey
+from qsweep.workers.measures import measure_models
 from tests.workers.trainings import first, mixture, on, training
-from workers.cohort import Cohort
-from workers.data import Images, load
-from workers.forms import Form
-from workers.landscape import Survey
-from workers.measures import measure_models
 
 FILE = Path(__file__).with_name("golden.json")
 CPU = torch.device("cpu")

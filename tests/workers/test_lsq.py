@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
-from sweeps.measures import PacBayes
-from sweeps.quantizers import Lsq
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.measures import PacBayes
+from qsweep.sweeps.quantizers import Lsq
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images, Part, source_of
+from qsweep.workers.deployed import deployed
+from qsweep.workers.forms import Form
+from qsweep.workers.measures import measure_models
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.quantizers import QUANTIZATIONS, lsq
+from qsweep.workers.quantizers.lsq import SMALLEST_STEP, LsqWeights, Rounding
 from tests.workers.test_independence import finish
 from tests.workers.trainings import on, training
-from workers.cohort import Cohort
-from workers.data import Images, Part, source_of
-from workers.deployed import deployed
-from workers.forms import Form
-from workers.measures import measure_models
-from workers.models.declaration import ConvLayout
-from workers.quantizers import QUANTIZATIONS, lsq
-from workers.quantizers.lsq import SMALLEST_STEP, LsqWeights, Rounding
 
 CPU = torch.device("cpu")
 

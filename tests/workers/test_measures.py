@@ -10,25 +10,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
-from sweeps.measures import MEASURES, Distortion, Flatness, PacBayes, Search, Sharpness
-from sweeps.training import Training
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.measures import MEASURES, Distortion, Flatness, PacBayes, Search, Sharpness
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form
+from qsweep.workers.measures import BOUNDS, draws, measure_models
+from qsweep.workers.measures.ascent import Ascent
+from qsweep.workers.measures.bisection import Bisection, Candidate
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.measures.inference import InTurn, SideBySide
+from qsweep.workers.measures.perturbation import Climb, Noise, ball_limits, project, start
+from qsweep.workers.measures.point import Point, make_point, round_copies
+from qsweep.workers.measures.search import run_searches
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.graph import ConvNetwork, make_nodes
 from tests.workers.oracle import Oracle, plain_model, standardized
 from tests.workers.trainings import training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.forms import Form
-from workers.measures import BOUNDS, draws, measure_models
-from workers.measures.ascent import Ascent
-from workers.measures.bisection import Bisection, Candidate
-from workers.measures.evaluation_set import EvaluationSet
-from workers.measures.inference import InTurn, SideBySide
-from workers.measures.perturbation import Climb, Noise, ball_limits, project, start
-from workers.measures.point import Point, make_point, round_copies
-from workers.measures.search import run_searches
-from workers.models import NETWORKS
-from workers.models.declaration import ConvLayout
-from workers.models.graph import ConvNetwork, make_nodes
 
 CPU = torch.device("cpu")
 Model = Mapping[str, Tensor]

@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.training import Training
+from qsweep.sweeps.training import Training
+from qsweep.workers import cohort as cohorts
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.data.batches import Batches
+from qsweep.workers.engine import Engine
+from qsweep.workers.forms import Form
+from qsweep.workers.models.layout import TRAINED, Layout, Role
 from tests.workers.plain import PlainTraining, named
 from tests.workers.test_equivalence import tensors
 from tests.workers.test_independence import assert_same_bits, finish
 from tests.workers.trainings import UNCOMPILED, mixture, on, training
-from workers import cohort as cohorts
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.data.batches import Batches
-from workers.engine import Engine
-from workers.forms import Form
-from workers.models.layout import TRAINED, Layout, Role
 
 CPU = torch.device("cpu")
 

@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.datasets import DataSet
-from sweeps.measures import PacBayes, Sharpness
-from sweeps.models import Model
-from sweeps.training import Training
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.measures import PacBayes, Sharpness
+from qsweep.sweeps.models import Model
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.data.batches import Batches
+from qsweep.workers.forms import Form
+from qsweep.workers.measures import measure_models
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.layout import Layout, ModuleSpec, Role, TensorSpec
+from qsweep.workers.models.network import Network
 from tests.workers.plain import PlainLsq
 from tests.workers.test_independence import finish
 from tests.workers.trainings import on, training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.data.batches import Batches
-from workers.forms import Form
-from workers.measures import measure_models
-from workers.models import NETWORKS
-from workers.models.layout import Layout, ModuleSpec, Role, TensorSpec
-from workers.models.network import Network
 
 CPU = torch.device("cpu")
 WIDTH, PATCH, TOKENS, CLASSES = 6, 16, 4, 10

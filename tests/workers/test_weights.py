@@ -11,19 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.datasets import DATASETS, DataSet
-from sweeps.errors import InputError
-from sweeps.models import MobileNetV2, Model, ResNet, published_name
-from sweeps.training import Training
+from qsweep.sweeps.datasets import DATASETS, DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
+from qsweep.sweeps.training import Training
+from qsweep.workers import weights
+from qsweep.workers.forms import Form
+from qsweep.workers.models.convolved import in_turn
+from qsweep.workers.models.forming import arithmetic_of
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.layout import TRAINED
+from qsweep.workers.quantizers.lsq import layer_bits
+from qsweep.workers.results import starting_rows
 from tests.late import Late
-from workers import weights
-from workers.forms import Form
-from workers.models.convolved import in_turn
-from workers.models.forming import arithmetic_of
-from workers.models.graph import ConvNetwork
-from workers.models.layout import TRAINED
-from workers.quantizers.lsq import layer_bits
-from workers.results import starting_rows
 
 torchvision = Late("torchvision")
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweeps.landscape import BETWEEN, PLANE, Landscape, check_pair
-from sweeps.training import Training
-from workers.data import Collection, Part, source_of
-from workers.device import set_precision
-from workers.landscape.directions import cosine, filter_normalized, gaussian_direction
-from workers.measures import draws
-from workers.measures.evaluation_set import EvaluationSet
-from workers.measures.measuring import evaluation_set_of
-from workers.measures.point import Point, make_point
-from workers.models import NETWORKS
-from workers.models.layout import Layout
-from workers.models.network import Network
-from workers.quantizers.deployment import quantizer_of
+from qsweep.sweeps.landscape import BETWEEN, PLANE, Landscape, check_pair
+from qsweep.sweeps.training import Training
+from qsweep.workers.data import Collection, Part, source_of
+from qsweep.workers.device import set_precision
+from qsweep.workers.landscape.directions import cosine, filter_normalized, gaussian_direction
+from qsweep.workers.measures import draws
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.measures.measuring import evaluation_set_of
+from qsweep.workers.measures.point import Point, make_point
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.network import Network
+from qsweep.workers.quantizers.deployment import quantizer_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.evaluation import cross_entropy
-from workers.measures.point import Point
-from workers.models.graph import is_large
-from workers.models.layout import AFFINE
-from workers.models.network import Network
+from qsweep.workers.evaluation import cross_entropy
+from qsweep.workers.measures.point import Point
+from qsweep.workers.models.graph import is_large
+from qsweep.workers.models.layout import AFFINE
+from qsweep.workers.models.network import Network
 
 GRAPH = 1 << 30
 """Bytes that the activations of one backward pass may take."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.evaluation import Tally
-from workers.forms import SMALL_IMAGE
-from workers.measures.inference import Inference, InTurn, SideBySide
-from workers.models.graph import ConvNetwork
-from workers.models.network import Network
+from qsweep.workers.evaluation import Tally
+from qsweep.workers.forms import SMALL_IMAGE
+from qsweep.workers.measures.inference import Inference, InTurn, SideBySide
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.network import Network
 
 CPU_ROWS = 1 << 27
 GPU_ROWS = 1 << 30

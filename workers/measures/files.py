@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from workers.data.source import Part
-from workers.data.stream import Stream
-from workers.evaluation import Tally, tally
-from workers.measures.evaluation_set import EvaluationSet
-from workers.measures.inference import models_in_turn
-from workers.models.network import Network
+from qsweep.workers.data.source import Part
+from qsweep.workers.data.stream import Stream
+from qsweep.workers.evaluation import Tally, tally
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.measures.inference import models_in_turn
+from qsweep.workers.models.network import Network
 
 BATCH = 64
 """Images of one pass: part of the numerics."""

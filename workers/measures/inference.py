@@ -10,12 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from workers.evaluation import Tally, tally
-from workers.models.arithmetic import innermost
-from workers.models.graph import ConvNetwork
-from workers.models.network import Network
-from workers.models.stage import Affine, affine, infer
-from workers.models.window import Window
+from qsweep.workers.evaluation import Tally, tally
+from qsweep.workers.models.arithmetic import innermost
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.network import Network
+from qsweep.workers.models.stage import Affine, affine, infer
+from qsweep.workers.models.window import Window
 
 CPU_ACTIVATION = 1 << 20
 """Bytes of the largest activation of one pass on a CPU: its cache."""

@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sweeps.training import Training
-from workers.models.layout import AFFINE, Layout, Role
-from workers.models.network import Network
-from workers.quantizers.deployment import deployed_rows, quantizer_of
-from workers.quantizers.quantizer import WeightQuantizer
-from workers.results import initial_row
+from qsweep.sweeps.training import Training
+from qsweep.workers.models.layout import AFFINE, Layout, Role
+from qsweep.workers.models.network import Network
+from qsweep.workers.quantizers.deployment import deployed_rows, quantizer_of
+from qsweep.workers.quantizers.quantizer import WeightQuantizer
+from qsweep.workers.results import initial_row
 
 CPU = torch.device("cpu")
 

@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sweeps.measures import Search, Sharpness
-from workers.measures.bisection import Bisection, Candidate
-from workers.measures.evaluation_set import EvaluationSet
-from workers.measures.point import Point, round_copies
+from qsweep.sweeps.measures import Search, Sharpness
+from qsweep.workers.measures.bisection import Bisection, Candidate
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.measures.point import Point, round_copies
 
 
 class Perturbation(Protocol):

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sweeps.training import Training
-from workers.engine import Engine
-from workers.methods.plain import Plain
+from qsweep.sweeps.training import Training
+from qsweep.workers.engine import Engine
+from qsweep.workers.methods.plain import Plain
 
 
 class Method(Protocol):

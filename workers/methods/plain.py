@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sweeps.training import Training
-from workers.engine import Engine
+from qsweep.sweeps.training import Training
+from qsweep.workers.engine import Engine
 
 
 class Plain:

@@ -9,8 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
-from workers.models.layout import Layout, ModuleSpec, Role, Span, TensorSpec
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.workers.models.layout import Layout, ModuleSpec, Role, Span, TensorSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sweeps.datasets import DataSet
-from sweeps.layers import ConvLayer, Pool
-from sweeps.models import Model
-from workers.forms import LARGE_IMAGE
-from workers.models.arithmetic import Arithmetic, innermost, pooled
-from workers.models.convolved import in_turn
-from workers.models.declaration import ConvLayout
-from workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, evaluate_stage
-from workers.models.statistics import RunningStatistics
-from workers.models.window import Window
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.models import Model
+from qsweep.workers.forms import LARGE_IMAGE
+from qsweep.workers.models.arithmetic import Arithmetic, innermost, pooled
+from qsweep.workers.models.convolved import in_turn
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, evaluate_stage
+from qsweep.workers.models.statistics import RunningStatistics
+from qsweep.workers.models.window import Window
 
 Stage = TypeVar("Stage")
 Activations = TypeVar("Activations")

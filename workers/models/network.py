@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from workers.models.arithmetic import Arithmetic
-from workers.models.layout import Layout
+from qsweep.workers.models.arithmetic import Arithmetic
+from qsweep.workers.models.layout import Layout
 
 
 class Statistics(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.models.declaration import ConvLayout
-from workers.models.stage import Moments
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.stage import Moments
 
 MOMENTUM = 0.1
 """Share of a new batch in the running statistics, as in `torch.nn.BatchNorm2d`."""

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.quantizers import Lsq
-from sweeps.training import Training
-from workers.compiling import compiled
-from workers.models.layout import Layout
-from workers.quantizers.lsq import SMALLEST_STEP, level_tables, round_to, shares_of_steps
+from qsweep.sweeps.quantizers import Lsq
+from qsweep.sweeps.training import Training
+from qsweep.workers.compiling import compiled
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers.lsq import SMALLEST_STEP, level_tables, round_to, shares_of_steps
 
 
 class CompiledDeployment:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.training import Training
-from workers.models.layout import Layout
-from workers.quantizers import QUANTIZATIONS
-from workers.quantizers.quantizer import WeightQuantizer
+from qsweep.sweeps.training import Training
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers import QUANTIZATIONS
+from qsweep.workers.quantizers.quantizer import WeightQuantizer
 
 
 class Deployment:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweeps.quantizers import Lsq
-from workers.models.layout import Layout
+from qsweep.sweeps.quantizers import Lsq
+from qsweep.workers.models.layout import Layout
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 """Step sizes are kept at or above this: a plain update may take them below zero."""

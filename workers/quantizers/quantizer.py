@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from workers.models.layout import Layout
+from qsweep.workers.models.layout import Layout
 
 
 class WeightQuantizer(Protocol):
