@@ -30,7 +30,7 @@ from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.machine import KeptWeights, probe
 from qsweep.orchestrator.registration import find_launched, register
 from qsweep.orchestrator.selection import Selection
-from qsweep.sweeps.code import check_snapshot, code_version
+from qsweep.sweeps.code import PACKAGE, check_snapshot, code_version
 from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
@@ -97,7 +97,7 @@ def pack(
     known, _ = find_launched(home, selection)
     check_models(home, selection)
     version = choose_code(known, code)
-    if version != code_version() and not (home.code / version / "workers" / "__main__.py").is_file():
+    if version != code_version() and not (home.code / version / PACKAGE / "workers" / "__main__.py").is_file():
         raise InputError(f"the code {version} can't run a bundle", place="--code", allowed="pack with --code current")
     found = _find_weights(home, selection, known, weights)
     registry, sweep, _ = register(home, selection, known, code=version)

@@ -29,7 +29,10 @@ from qsweep.sweeps.errors import InputError
 ROOT = Path(__file__).parent.parent
 FAR = {"torch", "numpy", "pandas", "pyarrow"}
 BLOCKER = """
+import os, sys
 from importlib.machinery import PathFinder
+given = os.environ["PYTHONPATH"].split(os.pathsep)
+sys.path[:] = [one for one in sys.path if one in given or not os.path.isdir(os.path.join(one, "qsweep"))]
 present = PathFinder.find_spec
 def find_spec(name, path=None, target=None):
     return None if name.partition(".")[0] in {names!r} else present(name, path, target)
@@ -53,7 +56,7 @@ Day = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def day(tmp_path: Path) -> Day:
-    """Start a day in `tmp_path/out`, where of all that qsweep depends on only FAR can be imported."""
+    """Start a day in `tmp_path/out`, where qsweep is not installed, and of all that it depends on only FAR."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[^a-z-]", one)[0] for one in declared} - FAR - {"scikit-learn"} | {"sklearn", "ray"}
     assert {"sqlalchemy", "pydantic", "typer", "torchvision"} <= names

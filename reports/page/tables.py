@@ -19,7 +19,7 @@ from qsweep.reports.analysis.text import (
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import MEASURE_TITLES, zeroed
 from qsweep.reports.page.joblist import JobList
-from qsweep.reports.render import Layout, notes
+from qsweep.reports.render import Layout, notes, paper_text
 from qsweep.reports.table import Table
 
 BLANK = ("", "–")
@@ -85,7 +85,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
             members = [job for job, _ in cell.behind]
             kind = jobs.kind_of(members)
             small = [] if cell.error is None else [f"± {cell.error:.{column.decimals}f}"]
-            small += [] if cell.paper is None else [f"paper {cell.paper:.{column.decimals}f}"]
+            small += [] if cell.paper is None else [f"paper {paper_text(cell, column)}"]
             cells.append(
                 PageCell(
                     text="–"

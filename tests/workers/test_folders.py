@@ -327,10 +327,10 @@ def test_the_processes_that_decode_end_with_the_agent_even_if_that_is_killed(pla
     )
     script = place.parent / "stream.py"
     script.write_text(program)
-    root = Path(__file__).parents[2]
+    source = Path(__file__).parents[2] / "src"
     child = subprocess.Popen(
         [sys.executable, str(script), json.dumps(described(place)), str(place.parent)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(source)},
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"

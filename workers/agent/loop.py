@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+
+import torch
 
 from qsweep.db.budgets import TRIES
 from qsweep.db.errors import RegistryUnavailable
 from qsweep.db.rows import EVERYTHING, Claim, Head, Scope
 from qsweep.db.states import FailureClass
 from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.job import Kind
-from qsweep.workers.agent.endings import LeaseGone, OnlyFails, failure_class, is_disk_full, kind, story
+from qsweep.workers.agent.endings import (
+    DeviceLost,
+    LeaseGone,
+    OnlyFails,
+    chain_of,
+    failure_class,
+    is_disk_full,
+    kind,
+    story,
+)
 from qsweep.workers.agent.measuring import distort_claims, measure_claims
 from qsweep.workers.agent.models import KeptFile, Models
 from qsweep.workers.agent.node import data_folder
@@ -27,7 +41,7 @@ from qsweep.workers.agent.workplace import Plan, Workplace
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.corruptions.sets import CorruptedSets
 from qsweep.workers.data import Collection, find, load_staged
-from qsweep.workers.device import build, device_class, precisions
+from qsweep.workers.device import build, check_device, device_class, precisions
 from qsweep.workers.forms import default_form, known_form
 from qsweep.workers.measures.distortion import Known
 
@@ -145,9 +159,24 @@ class Agent:
         if failure is FailureClass.MEMORY:
             self._fitting[claims[0].job.shape] = max(plan.slots // 2, 1)
         held = registry.fail(agent, claims, failure, story(error), slots=plan.slots, kind=kind(error))
+        self._free_memory(error)
         if is_disk_full(error):
             # Only for what was still ours: an agent that lost its lease has no say in the sweep any more.
             registry.pause_for([one for one in claims if one.job_id in held], story(error))
+
+    def _free_memory(self, error: Exception) -> None:
+        """Give the next cohort what the failed one held. Raises DeviceLost if the device is of no more use."""
+        for one in chain_of(error):
+            if one.__traceback__ is not None:
+                traceback.clear_frames(one.__traceback__)
+        gc.collect()
+        if self.place.device.type != "cuda":
+            return
+        try:
+            check_device(self.place.device)
+            torch.cuda.empty_cache()
+        except (InputError, RuntimeError) as lost:
+            raise DeviceLost(str(lost)) from error
 
     def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
         started = time.monotonic()
