@@ -18,7 +18,7 @@ from qsweep.sweeps.kinds import File
 from qsweep.sweeps.settings import canonical, settings_of
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
-from qsweep.workers.forms import known_form
+from qsweep.workers.forms import is_known
 
 AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33
@@ -138,7 +138,7 @@ def _check_rows(table: pa.Table, kind: Kind, publication: Publication) -> None:
             raise ValueError(f"{name}: the row and the ledger differ in whether it diverged")
         if any(row.get(key) is not None and len(row[key]) > NAME for key in PROVENANCE):
             raise ValueError(f"{name}: its row names a host, device, torch or code of more than {NAME} characters")
-        if known_form(row.get("slots"), row.get("form")) is None:
+        if not is_known(row.get("slots"), row.get("form")):
             raise ValueError(f"{name}: there is no form {row.get('form')!r} in {row.get('slots')} slots")
         if kind.name == "runs" and not one.diverged:
             _check_found(row, job.training.recipe.epochs, name)

@@ -498,7 +498,7 @@ def test_a_calibration_is_fixed_by_the_first_who_makes_it(registry: Registry) ->
 
 def test_a_calibration_is_measured_again_only_while_nothing_runs(registry: Registry, sweep: Sweep) -> None:
     key = {"shape": "k", "device": "cpu", "build": "1"}
-    measured = Calibration(slots=4, form="blocks", seconds=0.5, peak=10**9)
+    measured = Calibration(slots=4, form="gather", seconds=0.5, peak=10**9)
     registry.calibration(**key, slots=16, form="loop")
     assert registry.recalibrate(**key, found=measured) == measured
     assert registry.find_calibration(**key) == measured

@@ -72,7 +72,7 @@ def test_another_shape_is_scaled_by_its_operations_from_the_nearest_one() -> Non
 
 
 def test_what_calibrate_measured_is_taken_before_a_guess_and_after_what_ran() -> None:
-    found = Calibration(slots=3, form="blocks", seconds=0.5, peak=123_000_000)
+    found = Calibration(slots=3, form="loop", seconds=0.5, peak=123_000_000)
     (cohort,) = plan(jobs(12), [ran(8.0, slots=12)], recorded=lambda shape: found).cohorts
     # 4 epochs of 23 steps of 64 of the 1,442 images, forward and backward; at the end all 1,797 once forward.
     steps = 4 * 1442 / 64 + 1797 / (3 * 64)

@@ -23,7 +23,7 @@ from qsweep.workers.bundle.plain import (
     as_text,
     as_whole,
 )
-from qsweep.workers.forms import MOST_SLOTS, known_form
+from qsweep.workers.forms import MOST_SLOTS, is_known
 
 PUBLICATION = re.compile(r"\d{6,12}-[0-9a-f]{12}")
 """The name under which an agent of a bundle publishes."""
@@ -196,7 +196,7 @@ def read_calibration(given: Any, shapes: Set[str]) -> CalibrationRow:
     if not isinstance(shape, str) or shape not in shapes:
         raise ValueError("the calibration is of a shape that none of its jobs has")
     as_whole(slots, "slots", 1, MOST_SLOTS)
-    if known_form(slots, form) is None:
+    if not is_known(slots, form):
         raise ValueError(f"there is no form {form!r:.100}")
     device, build = as_text(given["device"], "device"), as_text(given["build"], "build")
     return CalibrationRow(shape=shape, device=device, build=build, slots=slots, form=form)
