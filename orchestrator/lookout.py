@@ -16,7 +16,7 @@ from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
 from qsweep.orchestrator.progress import METRICS, Means
 from qsweep.reports.quantization import NAMED_BY
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import kind_named
 
 SETTLED = 20.0
 """Seconds of watching after which the speed is the one that was seen."""
@@ -162,7 +162,7 @@ class Lookout:
         """Take the results of these trainings into the means, each once."""
         highest = max((number for number, _ in done), default=0)
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
-        fresh = [(number, one) for number, one in done if one.kind is Kind.TRAIN and not self._taken[number]]
+        fresh = [(number, one) for number, one in done if "runs" in one.kind.rows and not self._taken[number]]
         columns = [*NAMED_BY, "diverged", *METRICS]
         pointers = table_of(one for _, one in fresh)
         if self._damaged:
@@ -190,4 +190,4 @@ class Lookout:
 
 def _pointer(one: Change | Done) -> Committed:
     assert one.publication is not None
-    return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=Kind(one.kind))
+    return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))

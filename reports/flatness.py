@@ -11,7 +11,6 @@ from qsweep.reports.averages import averaged_over
 from qsweep.reports.declaration import Declaration, paper_values
 from qsweep.reports.quantization import quantization_of
 from qsweep.reports.table import Cell, Row, Table, make_cell
-from qsweep.sweeps.job import Kind
 from qsweep.sweeps.measures import Flatness, PacBayes, measure_settings
 from qsweep.sweeps.spec import Spec
 
@@ -54,7 +53,7 @@ def make_flatness_table(
     settings: dict[str, Mapping[str, Any]] = {}
     groups: dict[Keys, Group] = {}
     measures = placed(spec.flatness_measures())
-    for parent in (job for job in spec.jobs() if job.kind is Kind.TRAIN):
+    for parent in spec.trainings():
         training = parent.training
         settings[parent.identity] = training.settings()
         shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title

@@ -221,8 +221,10 @@ class Cohort:
         ]
 
     def close(self) -> None:
-        """Let go of what it holds beside memory: processes that decode images."""
+        """Let go of what would outlive it: processes that decode images, and the memory of a GPU's recorded steps."""
         self._source.close()
+        if isinstance(self._run_step, StepGraphs):
+            self._run_step.close()
 
     def _close(self, epoch: int) -> None:
         """End an epoch: its mean training loss, and the copy of the best model so far."""

@@ -19,7 +19,6 @@ from qsweep.workers.models.network import Network
 from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
 from qsweep.workers.quantizers.compiled import CompiledDeployment, compiled_deployment
 from qsweep.workers.quantizers.deployment import Deployment
-from qsweep.workers.quantizers.lsq import Rounding
 
 
 @dataclass(kw_only=True)
@@ -33,7 +32,8 @@ class Deployed:
     leaves: Mapping[str, Tensor]
     views: Any
     """The network's views of the leaves."""
-    roundings: list[Rounding] = field(default_factory=list)
+    roundings: list[Any] = field(default_factory=list)
+    """What the quantizers need to pull a gradient back."""
 
 
 @dataclass(frozen=True, kw_only=True)

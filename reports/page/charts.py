@@ -15,9 +15,9 @@ from qsweep.reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, differe
 from qsweep.reports.page.joblist import JobList, rounded
 from qsweep.reports.quantization import series_names
 from qsweep.reports.series import box, by_quantization, curves, effects, step_sizes, timeline
+from qsweep.sweeps.kinds import KINDS, TRAIN
 
 Chart = dict[str, Any]
-KINDS = {"train": "trainings", "measure": "measures", "corrupt": "distortions"}
 
 
 def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, Chart]:
@@ -57,7 +57,7 @@ def _progress(evidence: Evidence) -> Chart | None:
     found = timeline(evidence.attempts, kinds)
     if found is None:
         return None
-    names = [KINDS.get(kind, kind) for kind in found.done]
+    names = [KINDS[kind].plural for kind in found.done]
     time = {
         "type": "linear",
         "low": 0,
@@ -113,7 +113,7 @@ def _distributions(models: Models, jobs: JobList) -> Chart:
         marks = []
         for place, (one, group) in enumerate(found):
             values = group[metric] * factor
-            rows = jobs.rows("train", group.index)
+            rows = jobs.rows(TRAIN.name, group.index)
             if rows is not None:
                 dots = {"type": "dots", "series": one.slot, "x": place, "y": _short(values), "jobs": rows}
                 marks.append(dots)
@@ -281,7 +281,7 @@ def _scatter(models: Models, evidence: Evidence, jobs: JobList) -> Chart | None:
         for one, group in by_quantization(models.runs):
             here = values[values.index.isin(group.index)]
             mark = {"type": "dots", "series": one.slot, "x": _short(here), "y": _short(gap[here.index])}
-            rows = jobs.rows("train", here.index)
+            rows = jobs.rows(TRAIN.name, here.index)
             mark |= {"jobs": rows} if rows is not None else {}
             marks.append(mark)
         logarithmic = bool((values > 0).all() and values.max() > 20 * values.min())

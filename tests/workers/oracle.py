@@ -146,8 +146,8 @@ class Oracle:
             pixels, labels = standardized(self.images, seen)
             self._move(net, places, centre, moved)
             loss = nn.functional.cross_entropy(net(pixels), labels)
-            slopes = torch.autograd.grad(loss, [parameter for parameter, _ in places])
-            moved = [one + measure.ascent_rate * slope for one, slope in zip(moved, slopes, strict=True)]
+            gradients = torch.autograd.grad(loss, [parameter for parameter, _ in places])
+            moved = [one + measure.ascent_rate * gradient for one, gradient in zip(moved, gradients, strict=True)]
             if measure.scaling == "plain":
                 norm = torch.cat([one.flatten() for one in moved]).norm()
                 moved = [one * min(1.0, radius / float(norm)) for one in moved]

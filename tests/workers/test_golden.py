@@ -64,18 +64,18 @@ def _trained(trainings: list[Any], images: Images, form: Form) -> list[Any]:
     return cohort.results()
 
 
-def _losses(results: list[Any]) -> list[list[float | None]]:
+def _losses(results: list[Any]) -> list[list[float]]:
     return [
         [
             *(row["train_loss"] for row in result.epochs),
             *(result.run[name] for name in ("train_loss", "test_loss", "weight_norm", "distance")),
-            *(row["step_size"] for row in result.layers),
+            *(row["step_size"] or 0.0 for row in result.layers),
         ]
         for result in results
     ]
 
 
-def _flat(value: Any) -> list[float | None]:
+def _flat(value: Any) -> list[float]:
     return [one for part in value for one in _flat(part)] if isinstance(value, list) else [value]
 
 

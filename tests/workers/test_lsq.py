@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.measures import PacBayes
 from qsweep.sweeps.quantizers import Lsq
 from qsweep.workers.cohort import Cohort
-from qsweep.workers.data import Images
+from qsweep.workers.data import Images, Part, source_of
+from qsweep.workers.deployed import deployed
 from qsweep.workers.forms import Form
+from qsweep.workers.measures import measure_models
 from qsweep.workers.models.declaration import ConvLayout
-from qsweep.workers.quantizers import lsq
-from qsweep.workers.quantizers.lsq import SMALLEST_STEP, LsqWeights
-from tests.workers.trainings import training
+from qsweep.workers.quantizers import QUANTIZATIONS, lsq
+from qsweep.workers.quantizers.lsq import SMALLEST_STEP, LsqWeights, Rounding
+from tests.workers.test_independence import finish
+from tests.workers.trainings import on, training
 
 CPU = torch.device("cpu")
 
@@ -190,3 +194,29 @@ def test_steps_stay_positive_and_decay_only_if_asked(digits: Images) -> None:
     assert not (kept == SMALLEST_STEP).all()
     assert (kept > 0).all()
     assert torch.equal(before[0], before[1])
+
+
+class Coarse(LsqWeights):
+    """Of every model: all weights of a layer become its step size."""
+
+    def quantize(self, parameters: Tensor, out: Tensor, *, factor: Tensor | None = None) -> Rounding:
+        steps = self._steps.of(parameters)[:, self._layer_of]
+        rounding = super().quantize(parameters, out, factor=factor)
+        out[:, self._weights] = steps if factor is None else steps * factor
+        return rounding
+
+
+def test_the_quantizer_of_its_name_is_the_one_that_trains_evaluates_measures_and_deploys(
+    few: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(QUANTIZATIONS, "lsq", Coarse)
+    (one,) = on(few, [training(bits=4, epochs=1, milestones=[], batch_size=104)])
+    (result,) = finish(Cohort([one], few, slots=1, form=Form.GATHER, device=CPU))
+    (row,) = measure_models([one], [result.model], PacBayes(iterations=1, copies=1), few, device=CPU)
+    network = deployed(one, result.model)
+    weights = [network.layers[number].conv.weight for number in range(len(result.layers))]
+    assert [weight.unique().tolist() for weight in weights] == [[layer["step_size"]] for layer in result.layers]
+    images, labels = next(source_of(few, one.recipe, CPU, torch.float32).passes(Part.TRAIN, len(few.train_labels)))
+    with torch.no_grad():
+        accuracy = float((network(images).argmax(1) == labels).double().mean())
+    assert (row["clean_accuracy"], result.run["train_accuracy"]) == (pytest.approx(accuracy), pytest.approx(accuracy))

@@ -218,18 +218,18 @@ def test_gathered_product_equals_convolution_and_its_gradients(
     torch.manual_seed(0)
     images = torch.randn(2, 3, side, side, 5, dtype=torch.float64)
     weights = torch.randn(2, channels, layer.reads, kernel, kernel, dtype=torch.float64)
-    slopes = torch.randn(2, channels, outputs, outputs, 5, dtype=torch.float64)
+    gradients = torch.randn(2, channels, outputs, outputs, 5, dtype=torch.float64)
     columns, matrix = window.gather(images), window.kernel(weights)
     found = window.outputs(window.product(matrix, columns))
-    flat = slopes.flatten(2)
+    flat = gradients.flatten(2)
     for model in range(2):
         x = images[model].permute(3, 0, 1, 2).clone().requires_grad_()
         w = weights[model].clone().requires_grad_()
         groups = 3 if depthwise else 1
         y = torch.nn.functional.conv2d(x, w, stride=stride, padding=padding, groups=groups)
-        y.backward(slopes[model].permute(3, 0, 1, 2))
+        y.backward(gradients[model].permute(3, 0, 1, 2))
         torch.testing.assert_close(found[model].permute(3, 0, 1, 2), y.detach())
         torch.testing.assert_close(
-            window.scatter(window.product_below(matrix, flat))[model].permute(3, 0, 1, 2), x.grad
+            window.scatter(window.columns_gradient(matrix, flat))[model].permute(3, 0, 1, 2), x.grad
         )
-        torch.testing.assert_close(window.spread(window.product_slope(flat, columns))[model], w.grad)
+        torch.testing.assert_close(window.spread(window.kernel_gradient(flat, columns))[model], w.grad)

@@ -169,11 +169,5 @@ def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
         raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
     found = json.loads(answer.stdout.splitlines()[-1])
     raise_packed(found)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    named = tuple(visible.split(",")) if visible else ()
-    gpus = tuple(str(index) for index in range(len(found["gpus"])))
-    return Crew(
-        workers=given.workers or len(gpus) or found["cores"],
-        gpus=named if gpus and len(named) == len(gpus) else gpus,
-        time_limit=given.time_limit,
-    )
+    gpus = len(found["gpus"])
+    return Crew(workers=given.workers or gpus or found["cores"], gpus=gpus, time_limit=given.time_limit)

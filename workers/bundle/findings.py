@@ -10,10 +10,8 @@ from typing import Any
 
 from qsweep.db.model_names import model_name
 from qsweep.db.rows import CalibrationRow, Claim
-from qsweep.db.schema import KINDS
 from qsweep.db.states import FailureClass
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Kind
 from qsweep.workers.bundle.ledger import Record
 from qsweep.workers.bundle.plain import (
     DIGEST,
@@ -160,8 +158,9 @@ class _Reader:
         kinds = {one.claim.job.kind for one in results}
         if len(kinds) != 1:
             raise ValueError("its jobs are none, or of several kinds")
-        files = as_object(record["files"], _kinds_of(*kinds))
-        digests = {kind: as_match(digest, f"the digest of {kind}", DIGEST) for kind, digest in files.items()}
+        (kind,) = kinds
+        files = as_object(record["files"], set(kind.rows))
+        digests = {rows: as_match(digest, f"the digest of {rows}", DIGEST) for rows, digest in files.items()}
         self.findings.finished.append(Publication(name=name, files=digests, results=results))
 
     def _result(self, given: Any) -> Result:
@@ -172,7 +171,7 @@ class _Reader:
             model_hash=None if digest is None else as_match(digest, "model_hash", DIGEST),
             diverged=as_flag(found["diverged"], "diverged"),
         )
-        expected = None if digest is None or claim.job.kind is not Kind.TRAIN else result.model
+        expected = None if digest is None or claim.job.kind.leaves is None else result.model
         if found["model"] != expected or (expected is None and digest is not None):
             raise ValueError(f"the model of job {claim.job.identity[:12]} is not where a bundle keeps it")
         return result
@@ -189,11 +188,6 @@ class _Reader:
             raise ValueError(f"job {claim.job.identity[:12]} ends twice")
         self._ended.add(claim.job_id)
         return claim
-
-
-def _kinds_of(kind: Kind) -> Set[str]:
-    """The kinds of results that a job of this kind has."""
-    return {one.name for one in KINDS.values() if one.of is kind}
 
 
 def read_calibration(given: Any, shapes: Set[str]) -> CalibrationRow:

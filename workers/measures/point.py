@@ -12,8 +12,8 @@ from torch import Tensor
 from qsweep.sweeps.training import Training
 from qsweep.workers.models.layout import AFFINE, Layout, Role
 from qsweep.workers.models.network import Network
-from qsweep.workers.quantizers import QuantizedWeights
 from qsweep.workers.quantizers.deployment import deployed_rows, quantizer_of
+from qsweep.workers.quantizers.quantizer import WeightQuantizer
 from qsweep.workers.results import initial_row
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ class Point:
     statistics: Tensor
     initial: Tensor
     mask: Tensor
-    quantizer: QuantizedWeights | None
+    quantizer: WeightQuantizer | None
     scale: Tensor | None
     folded: bool
 

@@ -29,6 +29,6 @@ class Method(Protocol):
 
 
 def method_of(trainings: Sequence[Training], engine: Engine) -> Method:
-    """The method of trainings that share a cohort."""
+    """The method of trainings that share a cohort, each in the slot of its place."""
     method: Callable[[Sequence[Training], Engine], Method] = METHODS[trainings[0].method.name]
     return method(trainings, engine)

@@ -21,7 +21,7 @@ from qsweep.workers.models.statistics import RunningStatistics
 from qsweep.workers.models.window import Window
 
 Stage = TypeVar("Stage")
-Signal = TypeVar("Signal")
+Activations = TypeVar("Activations")
 
 IMAGES = -1
 """The place of the images among the outputs of the layers."""
@@ -53,13 +53,13 @@ class ConvNetwork:
         return tuple(_stage_tensors(layer, tensors) for layer in self.layout.layers)
 
     def train(
-        self, images: Tensor, views: Sequence[StageTensors], arithmetic: Arithmetic[Signal]
+        self, images: Tensor, views: Sequence[StageTensors], arithmetic: Arithmetic[Activations]
     ) -> tuple[Tensor, list[Moments]]:
         """Logits (M, classes, B) of images (B, channels, side, side), and mean and biased variance (M, C) of each stage
         with batch norm."""
         found: list[Moments] = []
 
-        def step(read: Signal, window: Window, tensors: StageTensors, residual: Signal | None) -> Signal:
+        def step(read: Activations, window: Window, tensors: StageTensors, residual: Activations | None) -> Activations:
             output, moments = arithmetic.stage(read, window, tensors, residual)
             if moments is not None:
                 found.append(moments)
@@ -114,11 +114,11 @@ class ConvNetwork:
 
     def _follow(
         self,
-        images: Signal,
+        images: Activations,
         stages: Sequence[Stage],
-        step: Callable[[Signal, Window, Stage, Signal | None], Signal],
-        pool: Callable[[Signal, Pool], Signal],
-    ) -> Signal:
+        step: Callable[[Activations, Window, Stage, Activations | None], Activations],
+        pool: Callable[[Activations, Pool], Activations],
+    ) -> Activations:
         """The last stage's output. `step` computes a stage from its input, its window, what it computes with,
         and the residual that it adds."""
         outputs = {IMAGES: images}

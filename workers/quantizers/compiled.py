@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import compiled
 from qsweep.workers.models.layout import Layout
 from qsweep.workers.quantizers.deployment import Deployment
-from qsweep.workers.quantizers.lsq import SMALLEST_STEP, Rounding, level_tables, round_to, shares_of_steps
+from qsweep.workers.quantizers.lsq import SMALLEST_STEP, level_tables, round_to, shares_of_steps
 
 
 def compiled_deployment(
@@ -41,12 +42,12 @@ class CompiledDeployment:
     def buffer(self, parameters: Tensor) -> Tensor:
         return parameters if self._lsq is None else torch.zeros_like(parameters)
 
-    def deploy(self, parameters: Tensor, out: Tensor) -> list[Rounding]:
+    def deploy(self, parameters: Tensor, out: Tensor) -> list[Any]:
         if self._lsq is not None:
             self._lsq.quantize(parameters, out)
         return []
 
-    def differentiate(self, parameters: Tensor, roundings: Sequence[Rounding], gradients: Tensor) -> None:
+    def differentiate(self, parameters: Tensor, roundings: Sequence[Any], gradients: Tensor) -> None:
         if self._lsq is not None:
             self._lsq.differentiate(parameters, gradients)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from qsweep.sweeps.training import Training
 from qsweep.workers.models.layout import Layout
-from qsweep.workers.quantizers import QUANTIZATIONS, QuantizedWeights
+from qsweep.workers.quantizers import QUANTIZATIONS
+from qsweep.workers.quantizers.quantizer import WeightQuantizer
 
 
 class Deployment:
@@ -19,7 +20,7 @@ class Deployment:
 
     def __init__(self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
         self._weights = slice(0, layout.weights)
-        self._quantized: list[tuple[slice, QuantizedWeights]] = []
+        self._quantized: list[tuple[slice, WeightQuantizer]] = []
         self._plain: list[slice] = []
         for name, group in groupby(enumerate(trainings), key=lambda item: quantization(item[1])):
             items = list(group)
@@ -62,11 +63,11 @@ def quantization(training: Training) -> str | None:
 
 def quantizer_of(
     training: Training, layout: Layout, device: torch.device, dtype: torch.dtype
-) -> QuantizedWeights | None:
+) -> WeightQuantizer | None:
     """The quantizer of any number of copies of one trained model; None in full precision."""
     if training.quantizer is None:
         return None
-    kind: type[QuantizedWeights] = QUANTIZATIONS[training.quantizer.name]
+    kind: type[WeightQuantizer] = QUANTIZATIONS[training.quantizer.name]
     return kind([training.quantizer], layout, device, dtype, divides=True)
 
 
