@@ -13,7 +13,7 @@ from reports.formats import Format
 from reports.outliers import LOSSES
 from reports.render import Layout, render_all
 from reports.source import Source
-from reports.table import Table, make_table
+from reports.table import Table, make_table, with_doubts
 from sweeps.errors import InputError
 from sweeps.spec import Spec
 
@@ -42,7 +42,7 @@ def make_tables(source: Source, chosen: str | None = None, *, median: bool = Fal
     tables = chosen_tables(source.spec, chosen)
     if median:
         tables = [one if chosen is None and one.made_by != "means" else with_medians(one) for one in tables]
-    return [_made(source, one) for one in tables]
+    return [with_doubts(_made(source, one)) for one in tables]
 
 
 def render_tables(

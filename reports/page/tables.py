@@ -13,7 +13,7 @@ from reports.analysis.text import ASSOCIATION_HEADER, COMPARISON_HEADER, associa
 from reports.evidence import Evidence
 from reports.labels import MEASURE_TITLES, zeroed
 from reports.page.joblist import JobList
-from reports.render import Layout, notes
+from reports.render import Layout, notes, paper_text
 from reports.table import Table
 
 BLANK = ("", "–")
@@ -79,7 +79,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
             members = [job for job, _ in cell.behind]
             kind = jobs.kind_of(members)
             small = [] if cell.error is None else [f"± {cell.error:.{column.decimals}f}"]
-            small += [] if cell.paper is None else [f"paper {cell.paper:.{column.decimals}f}"]
+            small += [] if cell.paper is None else [f"paper {paper_text(cell, column)}"]
             cells.append(
                 PageCell(
                     text="–"
