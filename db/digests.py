@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from db.home import Home
-from db.registry import Registry
-from db.states import State
-from sweeps.wholefiles import digest_of
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
+from qsweep.sweeps.wholefiles import digest_of
 
 
 def digest_problems(home: Home, registry: Registry) -> Iterator[str]:

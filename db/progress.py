@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from db.rows import Counts
-from sweeps.words import duration
+from qsweep.db.rows import Counts
+from qsweep.sweeps.words import duration
 
 WINDOW = 600.0
 """Seconds back to which the speed counts."""

@@ -15,17 +15,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from db.progress import Progress, Rhythm, note_of
-from db.rows import AgentRow, Change, Curve
-from db.standing import standing
-from db.states import State, SweepState
-from orchestrator.blockage import blocked_words
-from orchestrator.layout import broken, counted, duration, tell
-from orchestrator.lookout import Lookout, View
-from orchestrator.progress import AVERAGES, Means
-from orchestrator.standing import without_note
-from orchestrator.stopped import row, words
-from reports.table import PRECISION_ORDER, precision_name
+from qsweep.db.progress import Progress, Rhythm, note_of
+from qsweep.db.rows import AgentRow, Change, Curve
+from qsweep.db.standing import standing
+from qsweep.db.states import State, SweepState
+from qsweep.orchestrator.blockage import blocked_words
+from qsweep.orchestrator.layout import broken, counted, duration, tell
+from qsweep.orchestrator.lookout import Lookout, View
+from qsweep.orchestrator.progress import AVERAGES, Means
+from qsweep.orchestrator.standing import without_note
+from qsweep.orchestrator.stopped import row, words
+from qsweep.reports.table import PRECISION_ORDER, precision_name
 
 COLOURS = {
     State.DONE: "green",

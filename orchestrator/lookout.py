@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from db.losses import read_sound
-from db.progress import WINDOW, Progress, Speed, partial_work
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore, VanishedResults, table_of
-from db.rows import AgentRow, Blocked, Change, Committed, Curve, Done, Sweep
-from db.states import AgentState, State
-from orchestrator.lost_jobs import Losses, find_losses, lost_agents
-from orchestrator.progress import METRICS, Means
-from sweeps.job import Kind
+from qsweep.db.losses import read_sound
+from qsweep.db.progress import WINDOW, Progress, Speed, partial_work
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore, VanishedResults, table_of
+from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Curve, Done, Sweep
+from qsweep.db.states import AgentState, State
+from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
+from qsweep.orchestrator.progress import METRICS, Means
+from qsweep.sweeps.job import Kind
 
 SETTLED = 20.0
 """Seconds of watching after which the speed is the one that was seen."""

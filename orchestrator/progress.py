@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from db.progress import Progress, Speed, partial_work
-from db.rows import Counts
-from reports.table import precision_name
-from sweeps.job import Job
+from qsweep.db.progress import Progress, Speed, partial_work
+from qsweep.db.rows import Counts
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.job import Job
 
 AVERAGES = (
     ("train_loss", "train loss", 1.0, 4),

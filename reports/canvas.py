@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.formats import FileFormat
-from reports.labels import few_ticks
-from reports.table import precision_name
-from sweeps.wholefiles import whole_file
+from qsweep.reports.formats import FileFormat
+from qsweep.reports.labels import few_ticks
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.canvas import COLOURS, MARKERS, few_numbers, logarithmic, name_ticks
-from reports.charts.chart import Axis, Band, Bars, BoxPlot, Categories, Dots, Intervals, Line, Mark, Panel, Rule, Values
-from reports.labels import FEW
+from qsweep.reports.canvas import COLOURS, MARKERS, few_numbers, logarithmic, name_ticks
+from qsweep.reports.charts.chart import (
+    Axis,
+    Band,
+    Bars,
+    BoxPlot,
+    Categories,
+    Dots,
+    Intervals,
+    Line,
+    Mark,
+    Panel,
+    Rule,
+    Values,
+)
+from qsweep.reports.labels import FEW
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

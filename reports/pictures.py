@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from reports.analysis.analysis import GAP, Models
-from reports.canvas import WIDTH, legend_above, panels_of, say_below
-from reports.charts.chart import Categories, Panel
-from reports.charts.made import (
+from qsweep.reports.analysis.analysis import GAP, Models
+from qsweep.reports.canvas import WIDTH, legend_above, panels_of, say_below
+from qsweep.reports.charts.chart import Categories, Panel
+from qsweep.reports.charts.made import (
     NORMS,
     curves_chart,
     distributions_chart,
@@ -21,13 +21,13 @@ from reports.charts.made import (
     scatter_chart,
     steps_chart,
 )
-from reports.drawing import Pen
-from reports.evidence import Evidence
-from reports.formats import Picture
-from reports.labels import counts_text, layer_note, signed_text
-from reports.series import by_bits, distorted, timeline
-from reports.table import precision_name
-from sweeps.quantizers import FULL_PRECISION
+from qsweep.reports.drawing import Pen
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.formats import Picture
+from qsweep.reports.labels import counts_text, layer_note, signed_text
+from qsweep.reports.series import by_bits, distorted, timeline
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.quantizers import FULL_PRECISION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,9 +19,9 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
-from reports.inversion import IMAGES, LOWEST, UPPER, keys_of, paper_content, paper_rows, read_paper, weights_of
-from reports.inversion import paper_sheet as inversion_sheet
-from reports.sheet import Part, Sheet, headings
+from qsweep.reports.inversion import IMAGES, LOWEST, UPPER, keys_of, paper_content, paper_rows, read_paper, weights_of
+from qsweep.reports.inversion import paper_sheet as inversion_sheet
+from qsweep.reports.sheet import Part, Sheet, headings
 
 Keys = tuple[str, str, str]
 """Data set, network, precision."""

@@ -9,9 +9,9 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console
 
-from db.progress import Rhythm
-from orchestrator.layout import tell
-from sweeps.tuning import Tuning
+from qsweep.db.progress import Rhythm
+from qsweep.orchestrator.layout import tell
+from qsweep.sweeps.tuning import Tuning
 
 
 class News(Callback):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.analysis.analysis import GAP, Association, Models
-from reports.analysis.measured import quantities
-from reports.analysis.pairing import Paired
-from reports.charts.chart import (
+from qsweep.reports.analysis.analysis import GAP, Association, Models
+from qsweep.reports.analysis.measured import quantities
+from qsweep.reports.analysis.pairing import Paired
+from qsweep.reports.charts.chart import (
     Axis,
     Band,
     Bars,
@@ -26,10 +26,10 @@ from reports.charts.chart import (
     Panel,
     Rule,
 )
-from reports.evidence import Evidence
-from reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
-from reports.series import NORMAL, Effect, Timeline, box, by_bits, curves, effects, step_sizes
-from reports.table import PRECISION_ORDER, precision_name
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
+from qsweep.reports.series import NORMAL, Effect, Timeline, box, by_bits, curves, effects, step_sizes
+from qsweep.reports.table import PRECISION_ORDER, precision_name
 
 NAMES = ("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7")
 """The series of the precisions, in the order of their colours."""

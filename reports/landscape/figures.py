@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.canvas import STYLE, WIDTH, look, save
-from reports.formats import FileFormat
-from reports.landscape.grid import Configuration, Grid
-from sweeps.errors import InputError
-from sweeps.landscape import BETWEEN, PLANE
+from qsweep.reports.canvas import STYLE, WIDTH, look, save
+from qsweep.reports.formats import FileFormat
+from qsweep.reports.landscape.grid import Configuration, Grid
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.landscape import BETWEEN, PLANE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

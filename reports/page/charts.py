@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from reports.charts.chart import (
+from qsweep.reports.charts.chart import (
     Band,
     Bars,
     BoxPlot,
@@ -20,7 +20,7 @@ from reports.charts.chart import (
     Panel,
     Rule,
 )
-from reports.charts.made import (
+from qsweep.reports.charts.made import (
     curves_chart,
     distributions_chart,
     effects_chart,
@@ -30,10 +30,10 @@ from reports.charts.made import (
     signs_chart,
     steps_chart,
 )
-from reports.evidence import Evidence
-from reports.labels import FEW
-from reports.page.joblist import JobList, rounded
-from reports.series import timeline
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.labels import FEW
+from qsweep.reports.page.joblist import JobList, rounded
+from qsweep.reports.series import timeline
 
 TYPES: dict[type, str] = {
     Rule: "rule",

@@ -9,11 +9,11 @@ from itertools import pairwise
 
 from rich.console import Console
 
-from db.progress import Progress, Rhythm
-from db.rows import Counts
-from orchestrator.board import Display, launch_picture
-from orchestrator.progress import Means, Tally
-from sweeps.files import read_sweep
+from qsweep.db.progress import Progress, Rhythm
+from qsweep.db.rows import Counts
+from qsweep.orchestrator.board import Display, launch_picture
+from qsweep.orchestrator.progress import Means, Tally
+from qsweep.sweeps.files import read_sweep
 
 ALL = read_sweep("digits-grid").jobs()
 JOBS = [job for job in ALL if job.cohort_key == ALL[0].cohort_key]

@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from reports.declaration import declared_tables
-from reports.render import DOUBTED, Format, Layout, render
-from reports.review import Strength, contradictions, doubted_cells, review, review_content
-from reports.table import Cell, Row, Table, with_doubts
-from workers.measures.bounds import pac_bayes, pac_bayes_magnitude, sharpness, sharpness_magnitude
+from qsweep.reports.declaration import declared_tables
+from qsweep.reports.render import DOUBTED, Format, Layout, render
+from qsweep.reports.review import Strength, contradictions, doubted_cells, review, review_content
+from qsweep.reports.table import Cell, Row, Table, with_doubts
+from qsweep.workers.measures.bounds import pac_bayes, pac_bayes_magnitude, sharpness, sharpness_magnitude
 
 IMAGENET = "ImageNet-1K"
 

@@ -7,10 +7,10 @@ import sys
 import time
 from collections import Counter
 
-from db.progress import Progress, Rhythm, Speed, partial_work
-from db.rows import Counts
-from db.states import State
-from workers.bundle.desk import Desk
+from qsweep.db.progress import Progress, Rhythm, Speed, partial_work
+from qsweep.db.rows import Counts
+from qsweep.db.states import State
+from qsweep.workers.bundle.desk import Desk
 
 PAUSE = 1.0
 """Seconds between two looks at the desk."""
