@@ -122,10 +122,3 @@ def name_ticks(axes: Axes, labels: Sequence[str], width: float) -> None:
     turned = len(labels) * max(map(len, labels), default=0) * LETTER > 0.85 * width
     more: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     axes.set_xticks(range(len(labels)), list(labels), **more)
-
-
-def only_left(panels: Sequence[Axes], columns: int, label: str) -> None:
-    """The label of the y axis, at the first panel of each row alone."""
-    for number, axes in enumerate(panels):
-        if number % columns == 0:
-            axes.set_ylabel(label)

@@ -56,12 +56,12 @@ class Quantization:
     @property
     def colour(self) -> str:
         """The same for models with the same bits of their weights."""
-        return COLOURS[self.slot % len(COLOURS)]
+        return colour_of(self.slot)
 
     @property
     def marker(self) -> str:
         """Another for each that has this colour."""
-        return MARKERS[(self.slot + self.slot // len(COLOURS)) % len(MARKERS)]
+        return marker_of(self.slot)
 
     def __str__(self) -> str:
         if self.activation_bits != FULL_PRECISION:
@@ -110,6 +110,16 @@ def differing(rows: Collection[Mapping[str, Any]], given: Collection[str] = ()) 
     own = {name for part in NAMING for name in part.own}
     others = sorted(naming_settings() - own - set(given))
     return [name for name in others if len({setting_text(filled(row, name)) for row in rows}) > 1]
+
+
+def colour_of(series: int) -> str:
+    """The colour of a series, by its number."""
+    return COLOURS[series % len(COLOURS)]
+
+
+def marker_of(series: int) -> str:
+    """The marker of a series, by its number: another for each of one colour."""
+    return MARKERS[(series + series // len(COLOURS)) % len(MARKERS)]
 
 
 def series_names(shown: Iterable[Quantization]) -> list[str]:

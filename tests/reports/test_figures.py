@@ -15,11 +15,15 @@ from matplotlib.transforms import Bbox
 from qsweep.reports.analysis.analysis import Models, Options
 from qsweep.reports.analysis.correlation import Resampling
 from qsweep.reports.canvas import STYLE
+from qsweep.reports.charts.chart import Dots
+from qsweep.reports.charts.made import NAMES, distributions_chart
 from qsweep.reports.declaration import find_table
 from qsweep.reports.evidence import Evidence, gather
 from qsweep.reports.figures import draw_figures
 from qsweep.reports.formats import FileFormat, Picture
 from qsweep.reports.labels import METRICS, difference_label, few_ticks, short_layer, signed_text, tau_text
+from qsweep.reports.page.charts import make_charts
+from qsweep.reports.page.joblist import list_jobs
 from qsweep.reports.pictures import DRAWN, progress
 from qsweep.reports.quantization import FULL, Quantization
 from qsweep.reports.series import box, curves, effects, networks, step_sizes, timeline, value_labels
@@ -108,6 +112,24 @@ def test_an_axis_with_branches_is_labelled_by_rank(evidence: Evidence) -> None:
     axes = {axis.name: axis for axis in evidence.spec.axes}
     assert value_labels(axes["learning_rate"]) == ("low", "middle", "high")
     assert value_labels(axes["weight_decay"]) == ("0", "0.0001", "0.0002")
+
+
+def test_figures_and_the_page_draw_the_same_numbers(evidence: Evidence, models: Models) -> None:
+    """What both draw is one description: each of its numbers is in the figure, and rounded in the page's data."""
+    chart = distributions_chart(models)
+    data = make_charts(evidence, list_jobs(evidence))
+    with rc_context(STYLE):
+        ((_, figure),) = DRAWN[Picture.DISTRIBUTIONS](evidence, models)
+    for axes, panel, drawn in zip(figure.axes, chart.panels, data["distributions-0"]["panels"], strict=True):
+        assert (axes.get_title("left"), drawn["title"]) == (panel.title, panel.title)
+        dots = [mark for mark in panel.marks if isinstance(mark, Dots)]
+        columns = [one.get_offsets()[:, 1].tolist() for one in axes.collections]  # type: ignore[index,call-overload]
+        assert columns == [list(mark.y) for mark in dots]
+        assert [one["y"] for one in drawn["marks"] if one["type"] == "dots"] == [
+            pytest.approx(list(mark.y), rel=1e-5) for mark in dots
+        ]
+    series = {mark["series"] for mark in data["curves-0"]["panels"][0]["marks"]}
+    assert [NAMES[one] for one in sorted(series)] == ["FP32", "Int8", "Int4", "Int2"]
 
 
 @pytest.mark.slow
