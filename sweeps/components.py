@@ -128,16 +128,18 @@ def register(part: str, component: Component) -> None:
 
     Raises InputError if its name is taken, or one of its settings has another meaning elsewhere.
     """
+    place = f"{part} {component.name}"
     row = PARTS[part]
     if component.name in row.components:
         raise InputError(f"there is a {part} {component.name!r} already")
     elsewhere = {name for other in PARTS.values() if other is not row for name in other.known()}
     if taken := sorted(elsewhere.intersection(component.names)):
-        raise InputError(f"{taken[0]!r} is a setting of another part", place=f"{part} {component.name}")
+        raise InputError(f"{taken[0]!r} is a setting of another part", place=place)
+    known = row.columns()
+    if odd := [name for name, kind in component.columns().items() if known.get(name, kind) != kind]:
+        raise InputError(f"{odd[0]!r} is of another type than in other components of this part", place=place)
     row.components[component.name] = component
-    columns = row.columns()
     used_settings.cache_clear()
-    assert columns
 
 
 @functools.lru_cache(maxsize=1024)  # asked of each point of a grid

@@ -32,6 +32,11 @@ class Component:
         """Its settings."""
         return names_of(self.settings) if self.settings is not None else ()
 
+    def columns(self) -> dict[str, Any]:
+        """The type of each of its settings."""
+        hints = get_type_hints(self.settings) if self.settings is not None else {}
+        return {name: hints[name] for name in self.names}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -79,11 +84,7 @@ class Part:
 
     def columns(self) -> dict[str, Any]:
         """The type of each of these settings, in the order in which a person lists them."""
-        found: dict[str, Any] = {}
-        for component in self.components.values():
-            hints = get_type_hints(component.settings) if component.settings is not None else {}
-            found |= {name: hints[name] for name in component.names}
-        return found
+        return {name: kind for one in self.components.values() for name, kind in one.columns().items()}
 
     def settings(self, value: Any) -> dict[str, Setting]:
         """Every setting of a component by its flat name."""

@@ -110,8 +110,10 @@ def test_a_name_that_is_taken_and_a_setting_of_another_part_are_refused() -> Non
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Odd:
         name: ClassVar[str] = "odd"
-        momentum: float = setting()
+        momentum: int = setting()
 
     with pytest.raises(InputError, match="'momentum' is a setting of another part"):
         register("method", Component(name="odd", settings=Odd))
+    with pytest.raises(InputError, match="'momentum' is of another type"):
+        register("optimizer", Component(name="odd", settings=Odd))
     assert set(PARTS["method"].components) == {"plain"}
