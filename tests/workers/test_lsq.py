@@ -18,7 +18,7 @@ from qsweep.workers.deployed import deployed
 from qsweep.workers.forms import Form
 from qsweep.workers.measures import measure_models
 from qsweep.workers.models.declaration import ConvLayout
-from qsweep.workers.quantizers import QUANTIZATIONS, lsq
+from qsweep.workers.quantizers import QUANTIZATIONS
 from qsweep.workers.quantizers.lsq import SMALLEST_STEP, LsqWeights, Rounding
 from tests.workers.test_independence import finish
 from tests.workers.trainings import on, training
@@ -113,9 +113,8 @@ def test_models_of_different_widths_equal_the_definition_weight_by_weight() -> N
             start += count
 
 
-def test_copies_of_one_model_round_by_one_quantizer_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As measures do it: one row of settings, many rows of weights, a few at a time, folded weights among them."""
-    monkeypatch.setattr(lsq, "ROUNDED_AT_ONCE", 40)
+def test_copies_of_one_model_round_by_one_quantizer() -> None:
+    """As measures do it: one row of settings, many rows of weights, folded ones among them."""
     torch.manual_seed(0)
     counts = [7, 4, 5]
     layout, quantizer = layout_of(counts), Lsq(bits=3, outer_bits=5)
@@ -204,6 +203,9 @@ class Coarse(LsqWeights):
         rounding = super().quantize(parameters, out, factor=factor)
         out[:, self._weights] = steps if factor is None else steps * factor
         return rounding
+
+    def round_copies(self, rows: Tensor, *, factor: Tensor | None = None) -> None:
+        self.quantize(rows, rows, factor=factor)
 
 
 def test_the_quantizer_of_its_name_is_the_one_that_trains_evaluates_measures_and_deploys(

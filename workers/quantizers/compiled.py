@@ -111,8 +111,7 @@ def differentiate_own(
     of_steps = gradients[:, steps_start : steps_start + len(counts)]
     step = parameters[:, steps_start : steps_start + len(counts)][:, layer_of]
     rounding = round_to(weights, step, low[:, layer_of], high[:, layer_of])
-    below = above.clone()
-    shares = shares_of_steps(rounding, below)
+    shares, inside = shares_of_steps(rounding, above)
     sums = torch.stack([part.sum(1) for part in torch.split(shares, list(counts), 1)], 1)
-    above.copy_(torch.where(own, below, above))
+    above.copy_(torch.where(own, above * inside, above))
     of_steps.copy_(torch.where(own, sums * scale, of_steps))

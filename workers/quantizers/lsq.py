@@ -13,8 +13,6 @@ from qsweep.workers.models.layout import Layout
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 """Step sizes are kept at or above this: a plain update may take them below zero."""
-ROUNDED_AT_ONCE = 1 << 22
-"""Weights that are rounded in one go where nothing is kept for a backward pass: it bounds the memory."""
 
 
 def layer_bits(quantizer: Lsq, layout: Layout) -> list[int]:
@@ -22,28 +20,34 @@ def layer_bits(quantizer: Lsq, layout: Layout) -> list[int]:
     return [quantizer.outer_bits if group.outer else quantizer.bits for group in layout.groups]
 
 
+Level = Tensor | float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """What a forward pass leaves for its backward pass (M, ω): u, round(clip(u)), and 1 where u is inside."""
+    """What a forward pass leaves for its backward pass: u and round(clip(u)) (M, ω), and between what u was clipped."""
 
     ratio: Tensor
     rounded: Tensor
-    inside: Tensor
+    low: Level
+    high: Level
 
 
-def round_to(weights: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Rounding:
-    """u = v/s of `weights` in multiples of `step`, between `low` and `high`, all (M, ω)."""
+def round_to(weights: Tensor, step: Tensor, low: Level, high: Level) -> Rounding:
+    """u = v/s of `weights` (M, ω) in multiples of `step`, between `low` and `high`."""
     ratio = weights / step
-    rounded = torch.clamp(ratio, low, high)
-    inside = torch.eq(ratio, rounded).to(ratio.dtype)
-    return Rounding(ratio=ratio, rounded=rounded.round_(), inside=inside)
+    return Rounding(ratio=ratio, rounded=_clipped(ratio, low, high).round_(), low=low, high=high)
 
 
-def shares_of_steps(rounding: Rounding, gradients: Tensor) -> Tensor:
-    """Each weight's share of ∂s (M, ω), unscaled, of ∂v̂ in `gradients`, which becomes ∂v in place."""
-    shares = (rounding.rounded - rounding.ratio * rounding.inside).mul_(gradients)
-    gradients.mul_(rounding.inside)
-    return shares
+def shares_of_steps(rounding: Rounding, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    """Each weight's share of ∂s (M, ω), unscaled, of ∂v̂ in `gradients`; and 1 where u was not clipped, 0 elsewhere."""
+    ratio = rounding.ratio
+    inside = torch.eq(ratio, _clipped(ratio, rounding.low, rounding.high)).to(ratio.dtype)
+    return (rounding.rounded - ratio * inside).mul_(gradients), inside
+
+
+def _clipped(ratio: Tensor, low: Level, high: Level) -> Tensor:
+    return torch.clamp(ratio, low, high)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +102,7 @@ class LsqWeights:
         self._counts = [group.count for group in layout.groups]
         self._layer_of = tables.layer_of
         self._low, self._high = tables.low[:, tables.layer_of], tables.high[:, tables.layer_of]
+        self._levels = [(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) for bits in layer_bits(quantizers[0], layout)]
         self._root, self._scale = tables.root if divides else None, tables.scale
 
     layer_bits = staticmethod(layer_bits)
@@ -122,19 +127,22 @@ class LsqWeights:
         return rounding
 
     def round_copies(self, rows: Tensor, *, factor: Tensor | None = None) -> None:
-        """Round the weights of copies (C, P) of the one model in place."""
-        for some in torch.split(rows, max(1, ROUNDED_AT_ONCE // self._weights.stop)):
-            self.quantize(some, some, factor=factor)
+        """Round the weights of copies (C, P) of the one model in place: layer by layer, as nothing is kept."""
+        parts = torch.split(rows[:, self._weights], self._counts, 1)
+        factors = [None] * len(parts) if factor is None else torch.split(factor, self._counts)
+        steps = torch.split(self._steps.of(rows), 1, 1)
+        for weights, step, of_fold, (low, high) in zip(parts, steps, factors, self._levels, strict=True):
+            rounding = round_to(weights if of_fold is None else weights / of_fold, step, low, high)
+            torch.mul(rounding.rounded, step, out=weights)
+            if of_fold is not None:
+                weights.mul_(of_fold)
 
     def differentiate(self, rounding: Rounding, gradients: Tensor, *, factor: Tensor | None = None) -> None:
         """Turn ∂v̂ in the first ω columns of `gradients` (M, P) into ∂v, in place, and write ∂s to those of the step
         sizes. With a `factor` they are the gradients of factor·v̂ and factor·v."""
         above, step_gradients = gradients[:, self._weights], self._steps.of(gradients)
-        if factor is None:
-            shares = shares_of_steps(rounding, above)
-        else:
-            shares = shares_of_steps(rounding, above * factor)
-            above.mul_(rounding.inside)
+        shares, inside = shares_of_steps(rounding, above if factor is None else above * factor)
+        above.mul_(inside)
         # A GPU shares a sum out among its threads by the number of rows, and that depends on the neighbours.
         runs = range(len(shares)) if shares.is_cuda else (slice(None),)
         for layer, part in enumerate(torch.split(shares, self._counts, 1)):
