@@ -15,7 +15,7 @@ from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Curve, Done, Sw
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
 from qsweep.orchestrator.progress import METRICS, Means
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import kind_named
 
 SETTLED = 20.0
 """Seconds of watching after which the speed is the one that was seen."""
@@ -161,7 +161,7 @@ class Lookout:
         """Take the results of these trainings into the means, each once."""
         highest = max((number for number, _ in done), default=0)
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
-        fresh = [(number, one) for number, one in done if one.kind is Kind.TRAIN and not self._taken[number]]
+        fresh = [(number, one) for number, one in done if "runs" in one.kind.rows and not self._taken[number]]
         columns = ["bits", "diverged", *METRICS]
         pointers = table_of(one for _, one in fresh)
         if self._damaged:
@@ -189,4 +189,4 @@ class Lookout:
 
 def _pointer(one: Change | Done) -> Committed:
     assert one.publication is not None
-    return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=Kind(one.kind))
+    return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))

@@ -30,10 +30,10 @@ from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
 from qsweep.reports.series import NORMAL, Effect, Timeline, box, by_bits, curves, effects, step_sizes
 from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.sweeps.kinds import KINDS
 
 NAMES = ("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7")
 """The series of the precisions, in the order of their colours."""
-KINDS = {"train": "trainings", "measure": "measures", "corrupt": "distortions"}
 assert set(NAMES) == set(PRECISION_ORDER)
 
 
@@ -69,7 +69,7 @@ def progress_chart(found: Timeline) -> Chart:
         base = base + np.array(rates)
     most = float(max(max(counts) for counts in found.done.values()))
     return Chart(
-        names=("", *(KINDS.get(kind, kind) for kind in found.done)),
+        names=("", *(KINDS[kind].plural for kind in found.done)),
         panels=(
             Panel(title="Jobs done", x=time, y=_axis([0.0, most], label="jobs"), marks=tuple(lines)),
             Panel(

@@ -34,6 +34,7 @@ from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import FEW
 from qsweep.reports.page.joblist import JobList, rounded
 from qsweep.reports.series import timeline
+from qsweep.sweeps.kinds import TRAIN
 
 TYPES: dict[type, str] = {
     Rule: "rule",
@@ -90,7 +91,7 @@ def _panel(panel: Panel, jobs: JobList) -> dict[str, Any]:
 
 def _marks(panel: Panel, jobs: JobList) -> Iterator[dict[str, Any]]:
     """The marks: dots lead to the jobs that the page carries. A column of dots that lead nowhere is a box alone."""
-    carried = bool(jobs.ids["train"])
+    carried = bool(jobs.ids[TRAIN.name])
     for mark in panel.marks:
         if isinstance(mark, Dots) and isinstance(mark.x, int) and not carried:
             continue
@@ -102,7 +103,7 @@ def _marks(panel: Panel, jobs: JobList) -> Iterator[dict[str, Any]]:
 def _mark(mark: Mark, jobs: JobList) -> dict[str, Any]:
     content = {"type": TYPES[type(mark)], **_filled(mark)}
     if isinstance(mark, Dots):
-        rows = jobs.rows("train", content.pop("jobs"))
+        rows = jobs.rows(TRAIN.name, content.pop("jobs"))
         content |= {} if rows is None else {"jobs": rows}
     return content
 
