@@ -25,7 +25,7 @@ from qsweep.orchestrator.lookout import Lookout, View
 from qsweep.orchestrator.progress import AVERAGES, Means
 from qsweep.orchestrator.standing import without_note
 from qsweep.orchestrator.stopped import row, words
-from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.reports.quantization import Quantization, quantization_of
 
 COLOURS = {
     State.DONE: "green",
@@ -119,8 +119,8 @@ def content(view: View) -> dict[str, Any]:
         "seconds_left": progress.seconds_left,
         "unreadable": view.unreadable,
         "means": {
-            name: {"models": mean.models, **{metric: mean.of(metric) for metric in mean.sums}}
-            for name, mean in view.means.items()
+            str(called): {"models": mean.models, **{metric: mean.of(metric) for metric in mean.sums}}
+            for called, mean in view.means.items()
         },
         "agents": [
             {"agent": one.id, "host": one.host, "device": one.device, "lost": one.id in view.lost, **note_of(one.note)}
@@ -228,10 +228,9 @@ def _means(means: Means) -> Table:
     table.add_column("models", justify="right")
     for _, label, _, _ in AVERAGES:
         table.add_column(label, justify="right")
-    for precision in PRECISION_ORDER:
-        if mean := means.get(precision):
-            cells = [f"{factor * mean.of(name):.{digits}f}" for name, _, factor, digits in AVERAGES]
-            table.add_row(precision, f"{mean.models:,}", *cells)
+    for called, mean in sorted(means.items()):
+        cells = [f"{factor * mean.of(name):.{digits}f}" for name, _, factor, digits in AVERAGES]
+        table.add_row(str(called), f"{mean.models:,}", *cells)
     return table
 
 
@@ -245,17 +244,17 @@ def notes(view: View) -> list[str]:
 
 def _curves(view: View) -> list[RenderableType]:
     """The trainings that are not done, by precision: how far they are, and how their training loss fell."""
-    groups: dict[str, list[Curve]] = {}
+    groups: dict[Quantization, list[Curve]] = {}
     for curve in view.curves:
-        groups.setdefault(precision_name(curve.training.bits), []).append(curve)
+        groups.setdefault(quantization_of(curve.training.settings()), []).append(curve)
     lines: list[RenderableType] = []
-    for precision in [one for one in PRECISION_ORDER if one in groups][:MOST_CURVES]:
+    for precision in sorted(groups)[:MOST_CURVES]:
         losses = mean_losses(groups[precision])
         epochs = max(one.training.recipe.epochs for one in groups[precision])
         last = "not finite" if losses[-1] is None else f"{losses[-1]:.4f}"
         lines.append(
             Text.assemble(
-                f"{precision:<6}{len(groups[precision]):>5,} in training, epoch {len(losses)} of {epochs}, "
+                f"{precision!s:<6}{len(groups[precision]):>5,} in training, epoch {len(losses)} of {epochs}, "
                 f"train loss {last}  ",
                 (sparkline(losses), "blue"),
             )

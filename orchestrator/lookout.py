@@ -15,6 +15,7 @@ from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Curve, Done, Sw
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
 from qsweep.orchestrator.progress import METRICS, Means
+from qsweep.reports.quantization import NAMED_BY
 from qsweep.sweeps.kinds import kind_named
 
 SETTLED = 20.0
@@ -162,7 +163,7 @@ class Lookout:
         highest = max((number for number, _ in done), default=0)
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
         fresh = [(number, one) for number, one in done if "runs" in one.kind.rows and not self._taken[number]]
-        columns = ["bits", "diverged", *METRICS]
+        columns = [*NAMED_BY, "diverged", *METRICS]
         pointers = table_of(one for _, one in fresh)
         if self._damaged:
             table, lost = read_sound(self._results, "runs", pointers, columns)

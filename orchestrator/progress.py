@@ -10,7 +10,7 @@ from typing import Any
 
 from qsweep.db.progress import Progress, Speed, partial_work
 from qsweep.db.rows import Counts
-from qsweep.reports.table import precision_name
+from qsweep.reports.quantization import Quantization, quantization_of
 from qsweep.sweeps.job import Job
 
 AVERAGES = (
@@ -25,7 +25,7 @@ METRICS = tuple(name for name, *_ in AVERAGES)
 
 @dataclass
 class Mean:
-    """Running sums of a precision's finished models."""
+    """Running sums of finished models that are called alike."""
 
     models: int = 0
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(METRICS, 0.0))
@@ -34,15 +34,15 @@ class Mean:
         return self.sums[name] / self.models
 
 
-class Means(dict[str, Mean]):
-    """The running averages, by precision."""
+class Means(dict[Quantization, Mean]):
+    """The running averages of models that are called alike."""
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in the results of trainings that are done; one that diverged has none to average."""
         for row in rows:
             if row["diverged"] or any(row.get(name) is None for name in METRICS):
                 continue
-            mean = self.setdefault(precision_name(int(row["bits"])), Mean())
+            mean = self.setdefault(quantization_of(row), Mean())
             mean.models += 1
             for name in METRICS:
                 mean.sums[name] += float(row[name])

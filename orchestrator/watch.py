@@ -25,6 +25,7 @@ from qsweep.orchestrator.progress import METRICS, Tally
 from qsweep.orchestrator.stopped import stopped_of
 from qsweep.orchestrator.stopped import words as stopped_words
 from qsweep.orchestrator.upkeep import Look, Upkeep
+from qsweep.reports.quantization import NAMED_BY
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.kinds import kind_named
@@ -216,7 +217,7 @@ class Watch:
         unread, self._unread, self._read_at = self._unread, [], time.monotonic()
         if not unread:
             return
-        found, lost = read_sound(self.results, "runs", table_of(unread), ["bits", "diverged", *METRICS])
+        found, lost = read_sound(self.results, "runs", table_of(unread), [*NAMED_BY, "diverged", *METRICS])
         self.tally.means.add(found.to_pylist())
         if remark := told(lost, self.sweep.title):
             tell(self.console, remark)

@@ -1,4 +1,4 @@
-"""What every figure is drawn with: one style, colours and markers of the precisions, panels, ticks."""
+"""What every figure is drawn with: one style, panels, ticks."""
 
 from __future__ import annotations
 
@@ -9,25 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from qsweep.reports.formats import FileFormat
 from qsweep.reports.labels import few_ticks
-from qsweep.reports.table import precision_name
+from qsweep.reports.quantization import Quantization
 from qsweep.sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {
-    "FP32": "#2b2b2b",
-    "Int8": "#0072b2",
-    "Int4": "#009e73",
-    "Int2": "#d55e00",
-    "Int3": "#cc79a7",
-    "Int5": "#8a6d00",
-    "Int6": "#3d9bd1",
-    "Int7": "#7a4fb5",
-}
-"""Of each precision; Okabe and Ito's palette, which people with any colour vision tell apart."""
-MARKERS = {"FP32": "o", "Int8": "s", "Int4": "^", "Int2": "D", "Int3": "P", "Int5": "v", "Int6": "X", "Int7": "<"}
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -99,10 +87,9 @@ def save(figure: Figure, path: Path, form: FileFormat) -> Path:
     return path
 
 
-def look(bits: int) -> dict[str, Any]:
-    """How a precision is drawn."""
-    name = precision_name(bits)
-    return {"color": COLOURS[name], "marker": MARKERS[name], "label": name}
+def look(one: Quantization) -> dict[str, Any]:
+    """How a series of these models is drawn."""
+    return {"color": one.colour, "marker": one.marker, "label": str(one)}
 
 
 def logarithmic(axes: Axes, side: str, values: Sequence[float]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qsweep.reports.canvas import COLOURS, MARKERS, few_numbers, logarithmic, name_ticks
+from qsweep.reports.canvas import few_numbers, logarithmic, name_ticks
 from qsweep.reports.charts.chart import (
     Axis,
     Band,
@@ -23,6 +23,7 @@ from qsweep.reports.charts.chart import (
     Values,
 )
 from qsweep.reports.labels import FEW
+from qsweep.reports.quantization import colour_of, marker_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,8 +62,8 @@ class Pen:
 
     def _look(self, series: int) -> dict[str, Any]:
         return {
-            "color": list(COLOURS.values())[series],
-            "marker": list(MARKERS.values())[series],
+            "color": colour_of(series),
+            "marker": marker_of(series),
             "label": self._names[series],
         }
 

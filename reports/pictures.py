@@ -25,9 +25,8 @@ from qsweep.reports.drawing import Pen
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.formats import Picture
 from qsweep.reports.labels import counts_text, layer_note, signed_text
-from qsweep.reports.series import by_bits, distorted, timeline
-from qsweep.reports.table import precision_name
-from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.reports.quantization import FULL
+from qsweep.reports.series import by_quantization, distorted, timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +67,7 @@ def _distributions(evidence: Evidence, models: Models) -> Drawn:
 
 def _paired(evidence: Evidence, models: Models) -> Drawn:
     comparisons = [one for group, one in evidence.analysis.comparisons if group == models.group]
-    chart = paired_chart(comparisons)
+    chart = paired_chart(models, comparisons)
     if chart is None:
         return []
     pairs = ", ".join(f"{one.pairs} of {one.precision}" for one in comparisons if one.metric == GAP)
@@ -140,7 +139,7 @@ def _distortion(evidence: Evidence, models: Models) -> Drawn:
     found = distorted(evidence.distortions, models)
     if found.empty:
         return []
-    quantized = found[(found["bits"] != FULL_PRECISION) & found["difference"].notna()]
+    quantized = found[(found["quantization"] != FULL) & found["difference"].notna()]
     networks = list(dict.fromkeys(quantized["network"]))
     drawn = []
     for network in networks:
@@ -152,13 +151,13 @@ def _distortion(evidence: Evidence, models: Models) -> Drawn:
 
 def _heat_maps(network: str, rows: pd.DataFrame, count: int) -> Figure:
     """One panel a precision, on one scale about 0."""
-    groups = by_bits(rows)
+    groups = by_quantization(rows)
     corruptions = rows.sort_values("place")["corruption"].drop_duplicates().tolist()
     severities = sorted(set(rows["severity"]))
     figure, panels = panels_of(len(groups), columns=len(groups), height=0.8 + 0.24 * len(corruptions))
     figure.set_size_inches(WIDTH, figure.get_size_inches()[1])
     largest = max(float(rows["difference"].abs().max()), 1e-9)
-    for axes, (bits, group) in zip(panels, groups, strict=True):
+    for axes, (one, group) in zip(panels, groups, strict=True):
         table = group.pivot_table(index="corruption", columns="severity", values="difference")
         table = table.reindex(index=corruptions, columns=severities)
         image = axes.imshow(table, cmap="RdBu_r", vmin=-largest, vmax=largest, aspect="auto")
@@ -172,7 +171,7 @@ def _heat_maps(network: str, rows: pd.DataFrame, count: int) -> Figure:
         named = [name.replace("_", " ") for name in corruptions] if axes is panels[0] else []
         axes.set_yticks(range(len(corruptions)), named or [""] * len(corruptions))
         axes.set_xlabel("severity")
-        axes.set_title(f"{precision_name(bits)} − FP32")
+        axes.set_title(f"{one} − {FULL}")
     bar = figure.colorbar(image, ax=panels, location="bottom", shrink=0.5, aspect=40)
     bar.set_label("difference of the generalization gap from FP32's (nats)")
     figure.suptitle(f"{network}: generalization gap under distortion", fontsize=9, x=0.01, ha="left")
@@ -195,7 +194,7 @@ def progress(evidence: Evidence) -> Figure | None:
 
 def _counted(models: Models) -> str:
     """How many models a figure shows."""
-    return counts_text(models.group, {precision_name(bits): len(group) for bits, group in by_bits(models.runs)})
+    return counts_text(models.group, {str(one): len(group) for one, group in by_quantization(models.runs)})
 
 
 DRAWN: dict[Picture, Callable[[Evidence, Models], Drawn]] = {

@@ -16,7 +16,6 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.models.layout import Layout, Role
 from qsweep.workers.optimizers import rate_at
 from qsweep.workers.quantizers import QUANTIZATIONS
-from qsweep.workers.quantizers.lsq import layer_bits
 from qsweep.workers.weights import Start
 
 
@@ -129,7 +128,9 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
     final = trained.rows["best_parameters"]
     kept = bool(trained.rows["best_epoch"]) or not trained.training.recipe.epochs
     group_of = {group.name: index for index, group in enumerate(layout.groups)}
-    bits = layer_bits(quantizer, layout) if quantizer else [FULL_PRECISION] * len(group_of)
+    bits = [FULL_PRECISION] * len(group_of)
+    if quantizer is not None:
+        bits = QUANTIZATIONS[quantizer.name].layer_bits(quantizer, layout)
     sizes = [layout.steps.of(row[None])[0] for row in (final, initial)]
     found = []
     for index, spec in enumerate(layout.of_role(Role.WEIGHT)):

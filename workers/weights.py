@@ -18,7 +18,8 @@ from torch import Tensor
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.layers import ConvLayer
 from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
-from qsweep.sweeps.training import IMAGENET_WEIGHTS, Training
+from qsweep.sweeps.start import IMAGENET_WEIGHTS
+from qsweep.sweeps.training import Training
 from qsweep.sweeps.wholefiles import digest_of
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.declaration import ConvLayout
@@ -49,7 +50,7 @@ def start_of(training: Training, folder: Path) -> Start | None:
     path = folder / training.weights_file
     if not path.is_file():
         raise InputError(
-            f"the weights {training.recipe.weights!r} of {training.model.label} are not here",
+            f"the weights {training.start.weights!r} of {training.model.label} are not here",
             place=str(path),
             allowed="name their file: qsweep launch … --weights FILE",
         )
@@ -166,18 +167,18 @@ def find_weights(training: Training, *, kept: Path, given: Iterable[Path], data:
         there = digest_of(target)
         if source is not None and source[1] != there:
             raise InputError(
-                f"{source[0]} holds other weights than this home keeps as {training.recipe.weights!r}",
+                f"{source[0]} holds other weights than this home keeps as {training.start.weights!r}",
                 place="--weights",
                 allowed="give them another name, with --set weights=NAME",
             )
         return Found(source=target, file_hash=there, target=target)
     if source is None and data is not None and (data / FOLDER).is_dir():
         source = _matching(training, [data / FOLDER])
-    if source is None and training.recipe.weights == IMAGENET_WEIGHTS and download:
+    if source is None and training.start.weights == IMAGENET_WEIGHTS and download:
         source = _downloaded(training)
     if source is None:
         raise InputError(
-            f"there are no weights {training.recipe.weights!r} of {_network(training)}",
+            f"there are no weights {training.start.weights!r} of {_network(training)}",
             place="weights",
             allowed=f"name their file with --weights FILE, or put it into the folder {FOLDER} of the data",
         )

@@ -24,7 +24,9 @@ MISSING = "–"
 def analysis_content(analysis: Analysis) -> dict[str, Any]:
     """Everything that was found, for JSON: full precision, None where undefined."""
     content = asdict(analysis)
-    content["comparisons"] = [{"group": group, **asdict(one)} for group, one in analysis.comparisons]
+    content["comparisons"] = [
+        {"group": group, **asdict(one), "precision": str(one.precision)} for group, one in analysis.comparisons
+    ]
     return dict(jsonable(content))
 
 
@@ -163,7 +165,7 @@ def _is_accuracy(name: str) -> bool:
 
 
 def _comparisons(analysis: Analysis) -> Sheet:
-    rows = [[group, one.metric, one.precision, *comparison_cells(one)] for group, one in analysis.comparisons]
+    rows = [[group, one.metric, str(one.precision), *comparison_cells(one)] for group, one in analysis.comparisons]
     header = ["Models", "Metric", "Precision", *COMPARISON_HEADER]
     return table(header, rows, texts=3)
 

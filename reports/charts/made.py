@@ -28,18 +28,14 @@ from qsweep.reports.charts.chart import (
 )
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
-from qsweep.reports.series import NORMAL, Effect, Timeline, box, by_bits, curves, effects, step_sizes
-from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.reports.quantization import series_names
+from qsweep.reports.series import NORMAL, Effect, Timeline, box, by_quantization, curves, effects, step_sizes
 from qsweep.sweeps.kinds import KINDS
 
-NAMES = ("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7")
-"""The series of the precisions, in the order of their colours."""
-assert set(NAMES) == set(PRECISION_ORDER)
 
-
-def series_of(bits: int) -> int:
-    """The series of a precision."""
-    return NAMES.index(precision_name(bits))
+def _names(models: Models) -> tuple[str, ...]:
+    """The series of what the models are called, by their slots."""
+    return tuple(series_names(models.runs["quantization"]))
 
 
 def _axis(values: Iterable[float | None], *, label: str = "", log: bool = False, **more: Any) -> Axis:
@@ -87,21 +83,21 @@ def progress_chart(found: Timeline) -> Chart:
 
 def distributions_chart(models: Models) -> Chart:
     """Each metric of every model, by precision."""
-    groups = by_bits(models.runs)
-    labels = tuple(precision_name(bits) for bits, _ in groups)
+    groups = by_quantization(models.runs)
+    labels = tuple(str(one) for one, _ in groups)
     panels = []
     for metric, (title, label, factor) in METRICS.items():
         dots, boxes = list[Mark](), list[Mark]()
-        for place, (bits, group) in enumerate(groups):
+        for place, (one, group) in enumerate(groups):
             values = group[metric] * factor
-            dots.append(Dots(series=series_of(bits), x=place, y=values.tolist(), jobs=tuple(group.index)))
+            dots.append(Dots(series=one.slot, x=place, y=values.tolist(), jobs=tuple(group.index)))
             boxes.append(BoxPlot(x=place, label=labels[place], **vars(box(values))))
         axis = _axis((models.runs[metric] * factor).tolist(), label=label)
         panels.append(Panel(title=title, x=Categories(labels=labels), y=axis, marks=(*dots, *boxes)))
-    return Chart(names=NAMES, panels=tuple(panels), minimum=300, columns=2, legend=False)
+    return Chart(names=_names(models), panels=tuple(panels), minimum=300, columns=2, legend=False)
 
 
-def paired_chart(comparisons: Sequence[Paired]) -> Chart | None:
+def paired_chart(models: Models, comparisons: Sequence[Paired]) -> Chart | None:
     """Each precision's differences from full precision, with their intervals."""
     if not comparisons:
         return None
@@ -114,12 +110,12 @@ def paired_chart(comparisons: Sequence[Paired]) -> Chart | None:
                 title=title,
                 figure_title=f"{title}, minus FP32's",
                 x=_axis([0.0, *ends], label=difference_label(metric), figure_ticks=5),
-                y=Categories(labels=tuple(one.precision for one in rows)),
+                y=Categories(labels=tuple(str(one.precision) for one in rows)),
                 row_height=30,
                 marks=(Rule(x=0), *(_difference(one, place, factor) for place, one in enumerate(rows))),
             )
         )
-    return Chart(names=NAMES, panels=tuple(panels), minimum=300, columns=2, lines="solid")
+    return Chart(names=_names(models), panels=tuple(panels), minimum=300, columns=2, lines="solid")
 
 
 def _difference(one: Paired, place: int, factor: float) -> Intervals:
@@ -128,7 +124,7 @@ def _difference(one: Paired, place: int, factor: float) -> Intervals:
     if one.low is not None and one.high is not None:
         tip += f"\n95% {factor * one.low:+.4g} to {factor * one.high:+.4g}"
     return Intervals(
-        series=series_of(one.bits),
+        series=one.precision.slot,
         y=[place],
         x=[factor * one.difference],
         low=[None if one.low is None else factor * one.low],
@@ -158,7 +154,9 @@ def effects_chart(models: Models, evidence: Evidence) -> Chart | None:
             choices.append(Choice(label=title, panels=panels))
     if not choices:
         return None
-    return Chart(names=NAMES, choices=tuple(choices), choose="Effect on", minimum=240, columns=3, lines="solid")
+    return Chart(
+        names=_names(models), choices=tuple(choices), choose="Effect on", minimum=240, columns=3, lines="solid"
+    )
 
 
 def _effect(one: Effect, factor: float) -> Line:
@@ -168,7 +166,7 @@ def _effect(one: Effect, factor: float) -> Line:
         for side in (-1, 1)
     )
     means = [None if mean is None else factor * mean for mean in one.means]
-    return Line(points=True, series=series_of(one.bits), x=range(len(means)), y=means, low=low, high=high)
+    return Line(points=True, series=one.quantization.slot, x=range(len(means)), y=means, low=low, high=high)
 
 
 def curves_chart(models: Models, evidence: Evidence) -> Chart | None:
@@ -179,10 +177,10 @@ def curves_chart(models: Models, evidence: Evidence) -> Chart | None:
         if found.empty:
             continue
         bands, lines = list[Mark](), list[Mark]()
-        for bits, rows in by_bits(found):
+        for one, rows in by_quantization(found):
             x, low, median, high = (rows["epoch"].tolist(), *(_scaled(rows, factor, "low", "median", "high")))
-            bands.append(Band(series=series_of(bits), x=x, low=low, high=high))
-            lines.append(Line(series=series_of(bits), x=x, y=median))
+            bands.append(Band(series=one.slot, x=x, low=low, high=high))
+            lines.append(Line(series=one.slot, x=x, y=median))
         ends = [value for side in _scaled(found, factor, "low", "high") for value in side]
         panels.append(
             Panel(
@@ -195,7 +193,7 @@ def curves_chart(models: Models, evidence: Evidence) -> Chart | None:
         )
     if not panels:
         return None
-    return Chart(names=NAMES, panels=tuple(panels), minimum=330, columns=2, lines="dashed")
+    return Chart(names=_names(models), panels=tuple(panels), minimum=330, columns=2, lines="dashed")
 
 
 def _scaled(rows: pd.DataFrame, factor: float, *names: str) -> list[list[float]]:
@@ -216,10 +214,10 @@ def scatter_chart(models: Models, evidence: Evidence) -> Chart | None:
         tau = tau_text(taus.get((quantity.name, quantity.convention)), len(values))
         spread = bool((values > 0).all() and values.max() > 20 * values.min())
         marks = []
-        for bits, group in by_bits(models.runs):
+        for one, group in by_quantization(models.runs):
             here = values[values.index.isin(group.index)]
             y = gap[here.index].tolist()
-            marks.append(Dots(series=series_of(bits), x=here.tolist(), y=y, jobs=tuple(here.index)))
+            marks.append(Dots(series=one.slot, x=here.tolist(), y=y, jobs=tuple(here.index)))
         panel = Panel(
             title=f"{title}   {tau}",
             figure_title=tau,
@@ -235,7 +233,7 @@ def scatter_chart(models: Models, evidence: Evidence) -> Chart | None:
         Choice(label=convention or NORMS, panels=tuple(found[convention]))
         for convention in sorted(found, key=lambda one: not one)
     ]
-    return Chart(names=NAMES, choices=tuple(choices), choose="Quantities", minimum=270, columns=3)
+    return Chart(names=_names(models), choices=tuple(choices), choose="Quantities", minimum=270, columns=3)
 
 
 NORMS = "norms and loss of every model"
@@ -285,19 +283,19 @@ def steps_chart(models: Models, evidence: Evidence) -> Chart | None:
         layers = rows.drop_duplicates("index").sort_values("index")
         places = {index: place for place, index in enumerate(layers["index"])}
         marks = []
-        for bits, group in by_bits(rows):
+        for one, group in by_quantization(rows):
             ordered = group.sort_values("index")
             low, median, high = _scaled(ordered, 1.0, "low", "median", "high")
             x = [places[index] for index in ordered["index"]]
-            marks.append(Line(points=True, series=series_of(bits), x=x, y=median, low=low, high=high))
+            marks.append(Line(points=True, series=one.slot, x=x, y=median, low=low, high=high))
         panels.append(
             Panel(
                 title=str(network),
-                figure_title=f"{network}, n = {int(rows.groupby('bits')['models'].max().sum())}",
+                figure_title=f"{network}, n = {int(rows.groupby('quantization')['models'].max().sum())}",
                 x=Categories(labels=tuple(short_layer(name) for name in layers["layer"])),
                 y=axis,
                 hover="x",
                 marks=tuple(marks),
             )
         )
-    return Chart(names=NAMES, panels=tuple(panels), minimum=300, columns=3, lines="solid")
+    return Chart(names=_names(models), panels=tuple(panels), minimum=300, columns=3, lines="solid")

@@ -238,12 +238,12 @@ def _lines(one: Configuration, scale: Scale) -> Figure:
     figure, panels = _panels(2, columns=2, height=2.9)
     between = one.asked.view == BETWEEN
     for grid in one.grids:
-        line = look(grid.bits) | {"label": grid.precision, "marker": ""}
+        line = look(grid.called[0]) | {"label": grid.precision, "marker": ""}
         panels[0].plot(grid.axis, grid.loss, **line)
         panels[1].plot(grid.axis, 100 * grid.accuracy, **line)
         middle = len(grid.axis) // 2
         ends = [0, len(grid.axis) - 1] if between else [middle]
-        mark = look(grid.bits) | {"label": None, "linestyle": "none"}
+        mark = look(grid.called[0]) | {"label": None, "linestyle": "none"}
         panels[0].plot(grid.axis[ends], grid.loss[ends], **mark)
         panels[1].plot(grid.axis[ends], 100 * grid.accuracy[ends], **mark)
     for axes, title, label in zip(

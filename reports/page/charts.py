@@ -57,7 +57,7 @@ def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, dict[str, Any]]:
         associations = [one for one in evidence.analysis.associations if one.group == models.group]
         made = {
             "distributions": distributions_chart(models),
-            "paired": paired_chart(comparisons),
+            "paired": paired_chart(models, comparisons),
             "effects": effects_chart(models, evidence),
             "curves": curves_chart(models, evidence),
             "scatter": scatter_chart(models, evidence),

@@ -13,10 +13,13 @@ from qsweep.db.progress import Progress, Rhythm
 from qsweep.db.rows import Counts
 from qsweep.orchestrator.board import Display, launch_picture
 from qsweep.orchestrator.progress import Means, Tally
+from qsweep.reports.quantization import Quantization
 from qsweep.sweeps.files import read_sweep
 
 ALL = read_sweep("digits-grid").jobs()
 JOBS = [job for job in ALL if job.cohort_key == ALL[0].cohort_key]
+
+INT2 = Quantization(bits=2)
 
 
 @dataclass
@@ -90,8 +93,8 @@ def test_what_diverged_has_nothing_to_average() -> None:
     row = {"bits": 2, "diverged": False, "train_loss": 1.0, "test_loss": 2.0, "generalization_gap": 1.0}
     means.add([row | {"test_accuracy": 0.5}, row | {"test_accuracy": 0.7}, row | {"test_accuracy": None}])
     means.add([row | {"test_accuracy": 0.9, "diverged": True}])
-    assert list(means) == ["Int2"]
-    assert (means["Int2"].models, means["Int2"].of("test_accuracy")) == (2, 0.6)
+    assert list(means) == [INT2]
+    assert (means[INT2].models, means[INT2].of("test_accuracy")) == (2, 0.6)
 
 
 def test_a_launch_shows_the_same_on_a_terminal_in_lines_that_fit() -> None:

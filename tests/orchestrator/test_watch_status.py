@@ -18,8 +18,11 @@ from qsweep.db.states import Obstacle
 from qsweep.orchestrator import lookout as lookout_module
 from qsweep.orchestrator.board import LONGEST, content, mean_losses, pause_after, picture, plain_line, sparkline, watch
 from qsweep.orchestrator.lookout import Lookout
+from qsweep.reports.quantization import Quantization
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim, trained
+
+INT2 = Quantization(bits=2)
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def test_the_means_hold_what_was_done_before_and_what_is_done_since(registry: Re
         True,
         0.0,
     )
-    assert {name: (mean.models, mean.of("test_loss")) for name, mean in second.means.items()} == {
+    assert {str(name): (mean.models, mean.of("test_loss")) for name, mean in second.means.items()} == {
         "FP32": (6, 32.0),
         "Int2": (6, 2.0),
     }
@@ -82,7 +85,7 @@ def test_superseded_results_leave_the_means(registry: Registry, store: ResultSto
     registry.invalidate([wrong.id], "wrong")
     lookout.look()
     found = lookout.look()
-    assert (found.known, found.means["Int2"].models, found.progress.counts.queued) == (3, 1, 1)
+    assert (found.known, found.means[INT2].models, found.progress.counts.queued) == (3, 1, 1)
 
 
 def test_a_look_at_many_results_takes_them_in_part_by_part(
