@@ -34,7 +34,7 @@ from qsweep.sweeps.code import PACKAGE, check_snapshot, code_version
 from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
-from qsweep.sweeps.wholefiles import LONGEST
+from qsweep.sweeps.wholefiles import LONGEST, rename_new, sync, sync_folder
 from qsweep.workers.agent.heart import Heart
 from qsweep.workers.bundle.archive import write_zip
 from qsweep.workers.bundle.manifest import FILE, Manifest
@@ -241,9 +241,10 @@ def _write(
             write_zip(folder, files, folder / out.name)  # what is half written goes with the folder
             _publish(folder / out.name, out)
         else:
-            _sync(files)
+            for path in files:
+                sync(path)
             _publish(folder, out)
-        _sync([out.parent])
+        sync_folder(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     files = [out] if out.is_file() else [path for path in out.rglob("*") if path.is_file()]
@@ -264,35 +265,15 @@ def _publish(begun: Path, out: Path) -> None:
         if begun.is_dir():
             begun.rename(out)  # which takes the place of nothing but an empty folder
         else:
-            _rename_file(begun, out)
+            rename_new(begun, out)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
         raise _taken(out) from None
 
 
-def _rename_file(begun: Path, out: Path) -> None:
-    """Rename a file to a name that nobody has: to link fails if there is one, where the file system has links."""
-    try:
-        os.link(begun, out)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS) or out.exists():
-            raise
-        begun.rename(out)
-
-
 def _taken(out: Path) -> InputError:
     return InputError("this exists already", place=f"--out {out}", allowed="name a new folder or .zip file")
-
-
-def _sync(paths: Sequence[Path]) -> None:
-    """See that these files or folders are on the disk."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qsweep.reports import escaping, html
+from qsweep.reports import escaping, html, latex
 from qsweep.reports.averages import averages_notes
 from qsweep.reports.declaration import Column
 from qsweep.reports.formats import Format as Format
@@ -110,37 +110,11 @@ def sheet_of(table: Table, layout: Layout) -> Sheet:
         rows=tuple(tuple(line) for block in blocks for line in block),
         title=table.declaration.heading,
         subtitle=table.heading,
+        label=table.declaration.name,
         notes=tuple(notes(table, layout)),
         groups=tuple(starts)[:-1] if any(len(block) > 1 for block in blocks) else (),
         everything="all with --format csv",
     )
-
-
-def _markdown(table: Table, layout: Layout) -> str:
-    return markdown(sheet_of(table, layout))
-
-
-def _latex(table: Table, layout: Layout) -> str:
-    """For the packages booktabs and graphicx; a table that is wider than the line is made as small as it takes."""
-    sheet = sheet_of(table, layout)
-    lines = [
-        r"% \usepackage{booktabs,graphicx}",
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{escaping.latex(f'{table.declaration.title} ({table.heading})')}}}",
-        rf"  \label{{tab:{escaping.latex_label(table.declaration.name)}}}",
-        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{{''.join('r' if one.numeric else 'l' for one in sheet.headings)}}}",
-        r"    \toprule",
-        "    " + " & ".join(escaping.latex(name) for name in sheet.names) + r" \\",
-        r"    \midrule",
-    ]
-    for number, line in enumerate(sheet.rows):
-        lines += [r"    \addlinespace"] if number and number in sheet.groups else []
-        lines.append("    " + " & ".join(escaping.latex(cell) for cell in line) + r" \\")
-    lines += [r"    \bottomrule", r"  \end{tabular}}"]
-    lines += [rf"  \par\footnotesize {escaping.latex(remark)}" for remark in sheet.notes]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
 def _csv(table: Table, layout: Layout) -> str:
@@ -220,15 +194,11 @@ def _cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _html(table: Table, layout: Layout) -> str:
-    return html.fragment(sheet_of(table, layout))
-
-
 RENDERERS: dict[Format, Callable[[Table, Layout], str]] = {
-    Format.MARKDOWN: _markdown,
-    Format.LATEX: _latex,
+    Format.MARKDOWN: lambda table, layout: markdown(sheet_of(table, layout)),
+    Format.LATEX: lambda table, layout: latex.fragment(sheet_of(table, layout)),
     Format.CSV: _csv,
-    Format.HTML: _html,
+    Format.HTML: lambda table, layout: html.fragment(sheet_of(table, layout)),
     Format.JSON: lambda table, layout: as_json(_content(table, layout)) + "\n",
 }
 

@@ -1,6 +1,6 @@
 """A table of texts, described once, and how it stands in Markdown and in plain text.
 
-`reports.screen` draws the same description for a terminal, `reports.html` for a page, `reports.render` in LaTeX.
+`reports.screen` draws the same description for a terminal, `reports.html` for a page, `reports.latex` for a paper.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     title: str = ""
     subtitle: str = ""
+    label: str = ""
+    """What other texts refer to it by."""
     notes: tuple[str, ...] = ()
     """What a reader has to know, below the table."""
     groups: tuple[int, ...] = ()

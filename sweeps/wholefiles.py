@@ -48,7 +48,7 @@ def whole_file(path: Path, *, at: str | None = None, mode: int = 0o666, new: boo
         if at is not None:
             point(f"{at}.written", temporary)
         if new:
-            _rename_new(temporary, path)
+            rename_new(temporary, path)
         else:
             temporary.replace(path)
         if at is not None:
@@ -58,7 +58,7 @@ def whole_file(path: Path, *, at: str | None = None, mode: int = 0o666, new: boo
     sync_folder(path.parent)
 
 
-def _rename_new(temporary: Path, path: Path) -> None:
+def rename_new(temporary: Path, path: Path) -> None:
     """The rename, unless there is something at `path`: in one step where the file system has hard links."""
     try:
         os.link(temporary, path)
@@ -102,7 +102,7 @@ def temporary_of(path: Path) -> Path:
 def sync_folder(folder: Path) -> None:
     """Makes the names in the folder survive a power cut, where the system can."""
     if os.name == "posix":
-        _sync(folder)
+        sync(folder)
 
 
 def _sync_below(folder: Path) -> None:
@@ -115,10 +115,11 @@ def _sync_below(folder: Path) -> None:
     finally:
         os.close(descriptor)
     for path in (folder, *folder.rglob("*")):
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes this file or folder survive a power cut, where the system can."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

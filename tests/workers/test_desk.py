@@ -23,6 +23,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.bundle.desk import Desk
 from qsweep.workers.bundle.ledger import Ledger, read_ledger
 from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest
+from qsweep.workers.bundle.progress import Pace
 
 SETTINGS: dict[str, Any] = {
     "data": "digits", "model": "nin", "width": 2, "depth": 1, "optimizer": "sgd", "learning_rate": 0.1,
@@ -245,3 +246,19 @@ def test_a_desk_of_another_bundle_refuses_the_ledger(bundle: Bundle, tmp_path: P
     shutil.copy(tmp_path / "ledger.jsonl", other)
     with pytest.raises(InputError, match="another bundle"):
         stranger.open()
+
+
+def test_a_bundle_says_how_far_it_is_as_a_launch_does(bundle: Bundle) -> None:
+    desk = bundle.open()
+    pace = Pace(desk)
+    assert pace.progress().share == 0
+    held = take(desk, 1, 2)
+    note = {"cohort": held[0].job.cohort_key, "jobs": 2, "step": 3, "steps": 4}
+    desk.beat(1, json.dumps(note))
+    assert pace.progress().share == pytest.approx(2 * 0.75 / 4)
+    desk.finish(1, finished(held))
+    desk.beat(1, "")
+    progress = pace.progress()
+    assert progress.share == pytest.approx(0.5)
+    assert progress.line().startswith("2/4 done, 0 running, 2 queued, 0 failed · ")
+    assert progress.seconds_left is not None

@@ -10,10 +10,8 @@ import fcntl
 import json
 import math
 import os
-import shutil
 import sys
 import time
-import uuid
 from pathlib import Path
 
 from qsweep.db.home import Home
@@ -21,6 +19,7 @@ from qsweep.sweeps import processes
 from qsweep.sweeps.code import ROOT, clear_bytecode, is_intact, is_of_older_layout
 from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
 from qsweep.sweeps.training import different_needs
+from qsweep.sweeps.wholefiles import whole_folder
 from qsweep.sweeps.words import counted
 from qsweep.workers.bundle.archive import unpack
 from qsweep.workers.bundle.desk import Desk
@@ -79,12 +78,8 @@ def _folder(path: Path) -> Path:
         return path
     folder = path.with_suffix("")
     if not folder.exists():
-        temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        try:
-            unpack(path, temporary)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with whole_folder(folder) as begun:
+            unpack(path, begun)
     return folder
 
 
