@@ -42,9 +42,9 @@ def enlist(transaction: Transaction, info: AgentInfo) -> int:
 
 
 def beat(transaction: Transaction, agent_id: int, note: str) -> frozenset[int]:
-    if not transaction.quick(BEAT, {"agent": agent_id, "new_note": note}):
+    if transaction.run(BEAT, {"agent": agent_id, "new_note": note}).first() is None:
         raise LeaseLost(agent_id)
-    return frozenset(row.id for row in transaction.quick(HELD_BY_NOBODY, {"agent": agent_id}))
+    return frozenset(transaction.run(HELD_BY_NOBODY, {"agent": agent_id}).scalars())
 
 
 def retire(transaction: Transaction, agent_id: int) -> None:

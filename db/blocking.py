@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.journal import batches
+from db.moves import batches
 from db.rows import Blocked
 from db.states import AgentState, FailureClass, Obstacle, State
 from db.tables import agents, jobs, selections, sweep_jobs

@@ -8,11 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from db import failures
-from db.claims import CLAIMED, RENEW, START, whole
+from db.claims import CLAIMED, held_claims, renew, start
 from db.errors import LeaseLost
-from db.journal import batches, event, record
 from db.looking import NO_LEASE
 from db.moments import wall
+from db.moves import batches
 from db.rows import Claim
 from db.states import HOLDING, AgentState, FailureClass, State
 from db.tables import RUNNING, agents, attempts, jobs
@@ -26,15 +26,14 @@ def pack(transaction: Transaction, holder: int, name: str, ids: Sequence[int]) -
     """The holder, still alive and under a lease, claims those of these jobs that wait: with a child only if its parent
     is done or comes along. Ids are handed out parents first, so in their order each parent is seen before its
     children."""
-    if not transaction.quick(RENEW, {"agent": holder}):
-        raise LeaseLost(holder)
+    renew(transaction, holder)
     if before := _held(transaction, holder):  # the answer to our first try was lost
         return before
     packed: set[int] = set()
     for batch in batches(sorted(ids)):
         rows = list(_packable(transaction, batch, packed))
         packed.update(row.id for row in rows)
-        _start(transaction, holder, rows, f"packed into bundle {holder}, {name}")
+        start(transaction, holder, rows, 0, f"packed into bundle {holder}, {name}")
     return _held(transaction, holder)
 
 
@@ -52,7 +51,7 @@ def send_away(transaction: Transaction, holder: int, name: str, token: str) -> N
 def _packable(transaction: Transaction, ids: Sequence[int], packed: set[int]) -> Iterator[Any]:
     """The given jobs that may go, locked. Adds no more than it yields: the caller keeps `packed`."""
     rows = transaction.run(
-        sa.select(jobs.c.id, jobs.c.attempt, jobs.c.parent_id, jobs.c.blocked)
+        sa.select(*CLAIMED, jobs.c.blocked)
         .where(jobs.c.id.in_(ids), QUEUED, jobs.c.wanted)
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)
@@ -64,28 +63,12 @@ def _packable(transaction: Transaction, ids: Sequence[int], packed: set[int]) ->
             yield row
 
 
-def _start(transaction: Transaction, holder: int, rows: Sequence[Any], detail: str) -> None:
-    """One attempt of each of these locked jobs begins, under the holder. What it has trained stays behind."""
-    if not rows:
-        return
-    values = {"state": State.RUNNING.value, "agent_id": holder, "attempt": jobs.c.attempt + 1, "not_before": None}
-    ids = [row.id for row in rows]
-    changed = transaction.run(
-        jobs.update().where(jobs.c.id.in_(ids)).values(advanced=False, **values).returning(jobs.c.id, jobs.c.attempt)
-    ).all()
-    started = [
-        {"job_id": row.id, "attempt": row.attempt, "agent_id": holder, "claim": 0, "resumed_from": 0} for row in changed
-    ]
-    transaction.quick(START, started)
-    record(transaction, [event(row, State.QUEUED, State.RUNNING, detail, holder) for row in changed])
-
-
 def _held(transaction: Transaction, holder: int) -> list[Claim]:
     ids = transaction.run(sa.select(jobs.c.id).where(RUNNING, jobs.c.agent_id == holder).order_by(jobs.c.id))
     return [
         claim
         for batch in batches(list(ids.scalars()))
-        for claim in whole(transaction, transaction.run(sa.select(*CLAIMED).where(jobs.c.id.in_(batch))).all())
+        for claim in held_claims(transaction, holder, jobs.c.id.in_(batch))
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.journal import batches
+from db.moves import batches
 from db.rows import Checkpoint, Curve
 from db.states import State
 from db.tables import curves, jobs, sweep_jobs

@@ -122,7 +122,7 @@ def _move(transaction: Transaction, target: str, moves: Sequence[Move], is_there
         raise Overtaken("the merged results were deleted as garbage before they counted: nothing is lost, merge again")
     if not is_there():
         raise Overtaken("the merged results are not where they were written: nothing is lost, merge again")
-    moved = outcomes.move(transaction, moves)
+    moved = outcomes.move_pointers(transaction, moves)
     depart(transaction, (one.source for one in moves))
     return moved
 

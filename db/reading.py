@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.journal import batches
 from db.looking import job_row
+from db.moves import batches
 from db.rows import (
     AttemptRow,
     Calibration,

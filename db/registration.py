@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from db.connection import Database
 from db.control import LOST_MODEL, invalidate
 from db.deletion import NOWHERE
-from db.journal import move
 from db.looking import sweep_row
 from db.moments import wall
+from db.moves import move
 from db.rows import Registered, Sweep
 from db.states import State, SweepState
 from db.tables import jobs, sweep_jobs, sweeps
@@ -252,4 +252,4 @@ def _wish(transaction: Transaction, ids: Sequence[int], wishes: dict[str, Any]) 
     if found:
         transaction.run(jobs.update().where(known, sa.not_(jobs.c.wanted)).values(wanted=True))
         cancelled = [row for row in found if row.state == State.CANCELLED]
-        move(transaction, cancelled, State.CANCELLED, State.QUEUED, "wanted again", AWAKE)
+        move(transaction, cancelled, State.QUEUED, "wanted again", values=AWAKE)

@@ -54,7 +54,6 @@ if TYPE_CHECKING:
         agents,
         blocking,
         bundles,
-        chained,
         claims,
         control,
         curves,
@@ -74,7 +73,6 @@ else:  # what only looks needs none of these, nor SQLAlchemy
     agents = Lazily("db.agents")
     blocking = Lazily("db.blocking")
     bundles = Lazily("db.bundles")
-    chained = Lazily("db.chained")
     claims = Lazily("db.claims")
     control = Lazily("db.control")
     curves = Lazily("db.curves")
@@ -515,7 +513,7 @@ class Registry:
         Takes back expired leases before, and renews this agent's. A head that has to run alone yields one
         job. Empty when others were faster. Raises LeaseLost.
         """
-        return chained.claim(self._database, agent_id, head, limit, scope)
+        return claims.claim(self._database, agent_id, head, limit, scope)
 
     def remaining(self, scope: Scope = EVERYTHING) -> Remaining:
         """What is left within the scope, for an agent that found nothing to claim. Reads only."""
@@ -556,7 +554,7 @@ class Registry:
 
     def finish(self, agent_id: int, finished: Sequence[Finished]) -> Accepted:
         """Commits results: the pointers and the state, together. Only accepted jobs count."""
-        return chained.finish(self._database, agent_id, finished)
+        return self._database.write(lambda t: outcomes.finish(t, agent_id, finished))
 
     def release(self, agent_id: int, claims: Sequence[Fenced], detail: str = "") -> frozenset[int]:
         """Hands jobs back as preempted; returns those that passed the fence."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from db.journal import batches
+from db.moves import batches
 from db.tables import jobs, selections
 from db.transaction import Transaction
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.claims import CLAIMED, FITTING, QUEUED, RENEW, STARTED, claimed_before, start, whole
+from db.claims import CLAIMED, FITTING, QUEUED, claimed_before, renew, start
 from db.connection import Database
-from db.errors import LeaseLost
-from db.journal import batches, move
 from db.moments import wall
+from db.moves import batches, move
 from db.outcomes import held, locked
 from db.rows import Claim, Fenced
 from db.states import FailureClass, State
@@ -33,19 +32,18 @@ def claim(database: Database, agent_id: int, job_id: int) -> Claim | None:
 
 
 def _claim(transaction: Transaction, agent_id: int, job_id: int, number: int) -> Claim | None:
-    if not transaction.quick(RENEW, {"agent": agent_id}):
-        raise LeaseLost(agent_id)
+    renew(transaction, agent_id)
     if transaction.again and (claimed := claimed_before(transaction, agent_id, number)):
-        return whole(transaction, claimed)[0]
+        return claimed[0]
     (row,) = locked(transaction, [job_id])
     if row.state == State.CANCELLED:
-        move(transaction, [row], State.CANCELLED, State.QUEUED, "wanted by a trial", {"ended_at": None})
+        move(transaction, [row], State.QUEUED, "wanted by a trial", values={"ended_at": None})
+    free = sa.select(*CLAIMED).where(jobs.c.id == job_id, QUEUED, sa.not_(jobs.c.blocked), FITTING)
+    rows = transaction.run(free, {"agent": agent_id}).all()
     begun = sa.or_(jobs.c.progress > 0, jobs.c.slots_limit.is_not(None))
     slots = sa.case((begun, jobs.c.slots_limit), else_=ALONE)
-    free = sa.and_(jobs.c.id == job_id, QUEUED, sa.not_(jobs.c.blocked), FITTING)
-    statement = jobs.update().where(free).values(STARTED | {"slots_limit": slots}).returning(*CLAIMED)
-    rows = transaction.run(statement, {"agent": agent_id}).all()
-    return start(transaction, agent_id, rows, number)[0] if rows else None
+    claims = start(transaction, agent_id, rows, number, slots_limit=slots)
+    return claims[0] if claims else None
 
 
 def end(transaction: Transaction, sweep_id: int, job_id: int, epoch: int) -> None:
@@ -55,7 +53,7 @@ def end(transaction: Transaction, sweep_id: int, job_id: int, epoch: int) -> Non
     (row,) = locked(transaction, [job_id])
     if row.state == State.QUEUED and not row.wanted:
         values = {"ended_at": wall(), "not_before": None, "failure_class": FailureClass.STOPPED.value}
-        move(transaction, [row], State.QUEUED, State.CANCELLED, "stopped", values)
+        move(transaction, [row], State.CANCELLED, "stopped", values=values)
 
 
 def ended_after(transaction: Transaction, sweep_id: int, job_id: int) -> int | None:
