@@ -117,7 +117,7 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
     place = _home(home, registry)
     with Registry.open(place.registry) as opened:
         check_belonging(place, opened)
-        row = opened.job(job)
+        row = opened.catalogue.job(job)
     name = f"job {row.identity[:12]}"
     if row.kind != "train":
         raise InputError(f"{name} trains no model: it is a {row.kind} of job {row.job.parent}", place="load_model")

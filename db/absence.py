@@ -15,7 +15,7 @@ FILES = {Kind.TRAIN: ("runs", "epochs", "layers"), Kind.MEASURE: ("measures",), 
 
 def is_anything_absent(home: Home, registry: Registry) -> bool:
     """Whether a results file or a kept model of some done job is not there. Results at a URL are not looked at."""
-    counted = registry.counted()
+    counted = registry.catalogue.counted()
     if isinstance(home.store, Path):
         there = {folder: _names(home.store / folder) for kinds in FILES.values() for folder in kinds}
         for kind, publication in {(kind, publication) for kind, publication, _ in counted}:

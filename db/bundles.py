@@ -8,11 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from db import failures
-from db.claims import CLAIMED, held_claims, renew, start
+from db.claims import CLAIMED, HELD_BY_ID, held_claims, renew, start
 from db.errors import LeaseLost
 from db.looking import NO_LEASE
 from db.moments import wall
 from db.moves import batches
+from db.parts import Part, writes
 from db.rows import Claim
 from db.states import HOLDING, AgentState, FailureClass, State
 from db.tables import RUNNING, agents, attempts, jobs
@@ -22,30 +23,69 @@ AWAY = agents.c.state == AgentState.AWAY.value
 QUEUED = jobs.c.state == State.QUEUED.value
 
 
-def pack(transaction: Transaction, holder: int, name: str, ids: Sequence[int]) -> list[Claim]:
-    """The holder, still alive and under a lease, claims those of these jobs that wait: with a child only if its parent
-    is done or comes along. Ids are handed out parents first, so in their order each parent is seen before its
-    children."""
-    renew(transaction, holder)
-    if before := _held(transaction, holder):  # the answer to our first try was lost
-        return before
-    packed: set[int] = set()
-    for batch in batches(sorted(ids)):
-        rows = list(_packable(transaction, batch, packed))
-        packed.update(row.id for row in rows)
-        start(transaction, holder, rows, 0, f"packed into bundle {holder}, {name}")
-    return _held(transaction, holder)
+class Bundles(Part):
+    """Bundles: jobs that leave for a machine which reaches no registry, and their results, which come back.
 
+    Ownership: what is packed is held by an agent of its own, alive under a lease while the bundle is written and away
+    from then on: no clock takes its jobs back, only an import or a recall moves them.
+    Consistency: a child goes only if its parent is done or goes too.
+    Exceptions: LeaseLost.
+    """
 
-def send_away(transaction: Transaction, holder: int, name: str, token: str) -> None:
-    """The bundle is written: from now on no clock decides about its holder. Raises LeaseLost if one did already."""
-    values = {"state": AgentState.AWAY.value, "lease": NO_LEASE, "note": name, "boot_id": token}
-    mine = agents.c.id == holder
-    left = agents.update().where(mine, agents.c.state == AgentState.ALIVE.value).values(**values)
-    if transaction.run(left.returning(agents.c.id)).first() is not None:
-        return
-    if transaction.run(sa.select(agents.c.id).where(mine, AWAY, agents.c.boot_id == token)).first() is None:
-        raise LeaseLost(holder)
+    @writes
+    def pack(self, transaction: Transaction, holder: int, name: str, ids: Sequence[int]) -> list[Claim]:
+        """Claims for the bundle `name` those of these jobs that wait; what its holder holds now.
+
+        The holder is an agent, enlisted with a lease as any other, until `send_away`. A child goes only if its parent
+        is done or goes too. Raises LeaseLost.
+        """
+        renew(transaction, holder)
+        if before := _held(transaction, holder):  # the answer to our first try was lost
+            return before
+        packed: set[int] = set()
+        for batch in batches(sorted(ids)):
+            rows = list(_packable(transaction, batch, packed))
+            packed.update(row.id for row in rows)
+            start(transaction, holder, rows, 0, f"packed into bundle {holder}, {name}")
+        return _held(transaction, holder)
+
+    @writes
+    def send_away(self, transaction: Transaction, holder: int, name: str, token: str) -> None:
+        """The bundle lies whole where it belongs: from now on only an import or a recall moves its jobs. Raises
+        LeaseLost if they were taken back before.
+        """
+        values = {"state": AgentState.AWAY.value, "lease": NO_LEASE, "note": name, "boot_id": token}
+        mine = agents.c.id == holder
+        left = agents.update().where(mine, agents.c.state == AgentState.ALIVE.value).values(**values)
+        if transaction.run(left.returning(agents.c.id)).first() is not None:
+            return
+        if transaction.run(sa.select(agents.c.id).where(mine, AWAY, agents.c.boot_id == token)).first() is None:
+            raise LeaseLost(holder)
+
+    @writes
+    def recall(self, transaction: Transaction, holder: int) -> int:
+        """Takes back what a bundle holds; returns how many jobs. Its results no longer pass the fence."""
+        count = sum(
+            failures.end_agent(transaction, holder, AgentState.DEAD, FailureClass.PREEMPTED, "recalled", was=was)
+            for was in HOLDING
+        )
+        mine = sa.select(attempts.c.job_id).where(attempts.c.agent_id == holder)
+        transaction.run(
+            jobs.update().where(jobs.c.id.in_(mine), QUEUED, jobs.c.not_before.is_not(None)).values(not_before=None)
+        )
+        return count
+
+    @writes
+    def record_where_it_ran(self, transaction: Transaction, holder: int, *, host: str, device: str, build: str) -> None:
+        """Notes where a bundle was computed. When nothing of it is out any more, its holder retires."""
+        mine = agents.c.id == holder
+        transaction.run(agents.update().where(mine).values(host=host, device=device, build=build, beat_at=wall()))
+        more = sa.exists().where(RUNNING, jobs.c.agent_id == holder)
+        transaction.run(
+            agents.update()
+            .where(mine, AWAY, sa.not_(more))
+            .values(state=AgentState.RETIRED.value, reason="imported", ended_at=wall())
+        )
 
 
 def _packable(transaction: Transaction, ids: Sequence[int], packed: set[int]) -> Iterator[Any]:
@@ -68,30 +108,5 @@ def _held(transaction: Transaction, holder: int) -> list[Claim]:
     return [
         claim
         for batch in batches(list(ids.scalars()))
-        for claim in held_claims(transaction, holder, jobs.c.id.in_(batch))
+        for claim in held_claims(transaction, holder, HELD_BY_ID, ids=batch)
     ]
-
-
-def recall(transaction: Transaction, holder: int) -> int:
-    """What it holds, away or still being packed, is queued again, to be claimed at once; returns how many jobs."""
-    count = sum(
-        failures.depart(transaction, holder, AgentState.DEAD, FailureClass.PREEMPTED, "recalled", was=was)
-        for was in HOLDING
-    )
-    mine = sa.select(attempts.c.job_id).where(attempts.c.agent_id == holder)
-    transaction.run(
-        jobs.update().where(jobs.c.id.in_(mine), QUEUED, jobs.c.not_before.is_not(None)).values(not_before=None)
-    )
-    return count
-
-
-def land(transaction: Transaction, holder: int, *, host: str, device: str, build: str) -> None:
-    """Notes where the bundle was computed; once nothing is held any more, it has retired."""
-    mine = agents.c.id == holder
-    transaction.run(agents.update().where(mine).values(host=host, device=device, build=build, beat_at=wall()))
-    more = sa.exists().where(RUNNING, jobs.c.agent_id == holder)
-    transaction.run(
-        agents.update()
-        .where(mine, AWAY, sa.not_(more))
-        .values(state=AgentState.RETIRED.value, reason="imported", ended_at=wall())
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,10 +13,10 @@ from db.connection import Database
 from db.errors import LeaseLost
 from db.moments import boot, moment, wall
 from db.moves import move
-from db.reading import calibration_of
-from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved, Scope
+from db.rows import Claim, Head, ParentModel, Remaining, Saved, Scope
+from db.rules import most_together, place_in_queue
 from db.states import AgentState, FailureClass, State
-from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, selections, sweep_jobs
+from db.tables import CLAIMABLE, RUNNING, agents, attempts, checkpoints, jobs, selections, sweep_jobs
 from db.transaction import Transaction
 from sweeps.faults import point
 from sweeps.job import Job
@@ -48,7 +47,7 @@ FITTING = sa.exists().where(
 )
 ORDER_IN_COHORT = (jobs.c.progress.desc(), jobs.c.id)
 ORDER = (jobs.c.cost.desc(), jobs.c.cohort_key, *ORDER_IN_COHORT)
-"""The order of the claims; `place_in_queue` is the same in Python."""
+"""The order of the claims; `db.rules.place_in_queue` is the same in Python."""
 HEAD = (
     sa.select(
         jobs.c.id,
@@ -97,6 +96,8 @@ CLAIMED = (
     jobs.c.parent_id,
 )
 """What a claim needs of a job."""
+NOT_AWAY = jobs.c.agent_id.not_in(sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value))
+"""No bundle holds it."""
 FREE = {
     kind: sa.select(*CLAIMED)
     .where(
@@ -113,12 +114,16 @@ FREE = {
     for kind, inside in INSIDE.items()
 }
 """The claimable jobs of a cohort, locked."""
+HELD = sa.select(*CLAIMED).where(RUNNING, jobs.c.agent_id == sa.bindparam("agent")).order_by(*ORDER_IN_COHORT)
+HELD_BY_ID = HELD.where(jobs.c.id.in_(sa.bindparam("ids", expanding=True, type_=sa.BigInteger)))
+HELD_BY_CLAIM = HELD.where(
+    sa.exists().where(
+        attempts.c.job_id == jobs.c.id,
+        attempts.c.attempt == jobs.c.attempt,
+        attempts.c.claim == sa.bindparam("claim", type_=sa.BigInteger),
+    )
+)
 START = attempts.insert().inline().values(started_at=wall(), error="")
-
-
-def place_in_queue(cost: float, cohort_key: str, progress: int, job_id: int) -> tuple[float, str, int, int]:
-    """By what claimable jobs are ordered: expensive ones first, cohort by cohort, further progress first."""
-    return -cost, cohort_key, -progress, job_id
 
 
 def _from_where(row: Any) -> str:
@@ -166,7 +171,7 @@ def _head_of(row: Any) -> Head:
 def take_back_expired(transaction: Transaction) -> int:
     expired = transaction.run(EXPIRED).all()
     for row in expired:
-        failures.bury(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
+        failures.mark_dead(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
     return len(expired)
 
 
@@ -198,7 +203,7 @@ def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, numb
         "most_slots": head.slots_limit,
         "sweep": scope.sweep,
         "selection": scope.selection,
-        "most": 1 if head.alone else min(limit, head.slots_limit or limit),
+        "most": most_together(limit, alone=head.alone, slots_limit=head.slots_limit),
     }
     return start(transaction, agent_id, transaction.run(FREE[scope.kind], wanted).all(), number)
 
@@ -231,19 +236,18 @@ def start(
     ]
     transaction.run(START, started)
     point("claim.uncommitted", len(rows))
-    return held_claims(transaction, agent_id, jobs.c.id.in_([row.id for row in rows]))
+    return held_claims(transaction, agent_id, HELD_BY_ID, ids=[row.id for row in rows])
 
 
 def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Claim]:
     """What the agent holds by the claim of this number."""
-    mine = sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt, attempts.c.claim == number)
-    return held_claims(transaction, agent_id, sa.exists().where(mine))
+    return held_claims(transaction, agent_id, HELD_BY_CLAIM, claim=number)
 
 
-def held_claims(transaction: Transaction, agent_id: int, *which: sa.ColumnElement[bool]) -> list[Claim]:
-    """Those of the agent's running jobs, further progress first, with their checkpoints and parents."""
-    statement = sa.select(*CLAIMED).where(RUNNING, jobs.c.agent_id == agent_id, *which).order_by(*ORDER_IN_COHORT)
-    rows = transaction.run(statement).all()
+def held_claims(transaction: Transaction, agent_id: int, which: sa.Select[Any] = HELD, **values: Any) -> list[Claim]:
+    """The agent's running jobs, further progress first, with their checkpoints and parents. `which`: HELD_BY_ID or
+    HELD_BY_CLAIM, with its values."""
+    rows = transaction.run(which, {"agent": agent_id, **values}).all()
     parents = _parents(transaction, {row.parent_id for row in rows if row.parent_id is not None})
     checkpoints = saved(transaction, [row.id for row in rows if row.progress])
     return [
@@ -300,8 +304,7 @@ def remaining(transaction: Transaction, scope: Scope) -> Remaining:
     wanted = sa.and_(jobs.c.wanted, *INSIDE[scope.kind])
     values = {"sweep": scope.sweep, "selection": scope.selection}
     queued = transaction.run(sa.select(jobs.c.id).where(QUEUED, wanted).limit(1), values).first()
-    here = jobs.c.agent_id.not_in(sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value))
-    running = transaction.run(sa.select(jobs.c.id).where(RUNNING, wanted, here).limit(1), values).first()
+    running = transaction.run(sa.select(jobs.c.id).where(RUNNING, wanted, NOT_AWAY).limit(1), values).first()
     soonest = sa.select(sa.func.min(jobs.c.not_before) - moment()).where(
         CLAIMABLE, wanted, jobs.c.not_before.is_not(None), sa.not_(RESTED)
     )
@@ -311,18 +314,3 @@ def remaining(transaction: Transaction, scope: Scope) -> Remaining:
         running=running is not None,
         delay=None if delay is None else max(float(delay), 0.0),
     )
-
-
-def calibration(transaction: Transaction, shape: str, device: str, build: str, proposed: Calibration) -> Calibration:
-    key = {"shape": shape, "device": device, "build": build}
-    statement = transaction.insert(calibrations).values(**key, slots=proposed.slots, form=proposed.form, made_at=wall())
-    transaction.run(statement.on_conflict_do_nothing())
-    row = transaction.run(sa.select(calibrations).filter_by(**key)).one()
-    return calibration_of(row)
-
-
-def recalibrate(transaction: Transaction, shape: str, device: str, build: str, found: Calibration) -> Calibration:
-    key = {"shape": shape, "device": device, "build": build}
-    transaction.run(sa.delete(calibrations).filter_by(**key))
-    transaction.run(sa.insert(calibrations).values(**key, **asdict(found), made_at=wall()))
-    return found

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from db.custody import depart
 from db.looking import counts as count_jobs
-from db.moments import wall
 from db.moves import batches, move
 from db.outcomes import end_attempts
 from db.rows import Cancelled, Retried
@@ -20,7 +19,6 @@ from db.transaction import Transaction
 
 FRESH_BUDGET: dict[str, Any] = {
     "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "not_before": None,
-    "ended_at": None,
 }  # fmt: skip
 
 
@@ -32,22 +30,11 @@ def pause(transaction: Transaction, sweep_id: int, reason: str) -> None:
     set_state(transaction, sweep_id, SweepState.PAUSED, reason)
 
 
-def pause_for(transaction: Transaction, job_ids: Sequence[int], reason: str) -> None:
-    holding = (
-        sa.select(sweeps.c.id)
-        .join(sweep_jobs, sweep_jobs.c.sweep_id == sweeps.c.id)
-        .where(sweep_jobs.c.job_id.in_(job_ids), sweeps.c.state == SweepState.ACTIVE.value)
-        .distinct()
-    )
-    for sweep_id in transaction.run(holding).scalars().all():
-        pause(transaction, sweep_id, reason)
-
-
 def reactivate(transaction: Transaction, sweep_id: int) -> None:
     last = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
     set_state(transaction, sweep_id, SweepState.ACTIVE, "", watched_from=last)
     found = _locked(transaction, sweep_id, State.CANCELLED)
-    move(transaction, found, State.QUEUED, "wanted again", values={"not_before": None, "ended_at": None})
+    move(transaction, found, State.QUEUED, "wanted again", values={"not_before": None})
     backing_off = sa.and_(jobs.c.state == State.QUEUED.value, jobs.c.not_before.is_not(None))
     transaction.run(jobs.update().where(_members(sweep_id), backing_off).values(not_before=None))
 
@@ -67,7 +54,7 @@ def cancel(transaction: Transaction, sweep_id: int) -> Cancelled:
     away = sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value)  # in a bundle: nobody can ask it
     running = _locked(transaction, sweep_id, State.RUNNING, sa.not_(others), jobs.c.agent_id.not_in(away))
     found = _locked(transaction, sweep_id, State.QUEUED, sa.not_(others))
-    move(transaction, found, State.CANCELLED, "cancelled", values={"ended_at": wall(), "not_before": None})
+    move(transaction, found, State.CANCELLED, "cancelled", values={"not_before": None})
     return Cancelled(queued=len(found), running=len(running))
 
 
@@ -151,7 +138,7 @@ def supersede(transaction: Transaction, rows: Sequence[Any], reason: str, blocke
             .values(
                 blocked=blocked,
                 publication=None, model_file=None, model_hash=None, diverged=False, parent_attempt=None,
-                agent_id=None, progress=0, epoch=0, advanced=False,
+                agent_id=None, progress=0, epoch=0, advanced=False, ended_at=None,
                 **FRESH_BUDGET,
             )
         )  # fmt: skip

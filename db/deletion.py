@@ -87,7 +87,7 @@ def check(transaction: Transaction, sweep_id: int) -> None:
 
 def _give_up(transaction: Transaction, rows: Sequence[Any], why: str) -> None:
     queued = [row for row in locked(transaction, [row.id for row in rows]) if row.state == State.QUEUED]
-    move(transaction, queued, State.CANCELLED, why, values={"ended_at": wall()})
+    move(transaction, queued, State.CANCELLED, why)
     blocked = sa.exists().where(PARENTS.c.id == jobs.c.parent_id, PARENTS.c.state != State.DONE.value)
     values = {"home": NOWHERE, "wanted": False, "keep_model": False, "blocked": blocked, "ended_at": wall()}
     for batch in batches([row.id for row in rows]):

@@ -15,13 +15,12 @@ from db.moves import move
 from db.outcomes import LOCKED, end_attempts, held
 from db.pausing import pause_failing_sweeps
 from db.rows import Fenced
+from db.rules import ERROR_TAIL
 from db.states import AgentState, FailureClass, State, SweepState
 from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
 from db.transaction import Transaction
 from db.weakness import note_tries
 
-ERROR_TAIL = 8_000
-"""Characters of an error that an attempt keeps: its end, where the cause stands."""
 LEASE = sa.select(agents.c.lease).where(agents.c.id == sa.bindparam("agent")).with_for_update(key_share=True)
 LOCKED_BY_AGENT = LOCKED.where(RUNNING, jobs.c.agent_id == sa.bindparam("agent"))
 
@@ -45,7 +44,7 @@ def fail(
     return frozenset(mine)
 
 
-def bury(
+def mark_dead(
     transaction: Transaction,
     agent_id: int,
     failure: FailureClass,
@@ -54,10 +53,10 @@ def bury(
     kind: str = "",
 ) -> int:
     """Marks an agent dead and ends all that it ran, in one transaction; returns how many jobs."""
-    return depart(transaction, agent_id, AgentState.DEAD, failure, reason, slots, kind)
+    return end_agent(transaction, agent_id, AgentState.DEAD, failure, reason, slots, kind)
 
 
-def depart(
+def end_agent(
     transaction: Transaction,
     agent_id: int,
     state: AgentState,
@@ -99,7 +98,7 @@ def end(
     detail = f"{failure}: {_last_line(tail)}" if tail.strip() else failure.value
     verdicts = _verdicts(transaction, agent_id, rows, failure, company=company, slots=slots or company, lease=lease)
     changes = _changes(transaction, verdicts)
-    gone = {"failure_class": failure.value, "agent_id": None, "ended_at": wall()}
+    gone = {"failure_class": failure.value, "agent_id": None}
     for target in State:
         going = [row for row in rows if verdicts[row.id].state is target]
         move(transaction, going, target, detail, values=gone, each=changes, agent_id=agent_id, cause=cause)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,11 +19,7 @@ BATCH = 5_000
 NOTHING: Mapping[str, Any] = {}
 ALIKE: Mapping[int, Mapping[str, Any]] = {}
 
-RECORD = (
-    events.insert()
-    .inline()  # nobody asks for the new id
-    .values(at=wall())
-)
+RECORD = events.insert().inline().values(at=wall())  # inline: nobody asks for the new id
 
 
 def move(
@@ -40,24 +37,19 @@ def move(
 
     `rows`: jobs as they stand, locked by this transaction: each with `id`, `state` and `attempt`. `values`: what else
     becomes of their columns; `each`: more of it by id, the same columns for all of them. A move to RUNNING is a new
-    attempt. `detail` is for people, and nothing is decided by it; `cause` is the class of a failure and the kind of its
-    error.
+    attempt; a job that stops running or is cancelled has ended now, and one that is queued again has not. `detail` is
+    for people, and nothing is decided by it; `cause` is the class of a failure and the kind of its error.
 
     Raises IllegalMove, which rolls the transaction back, if the table has no such transition, or if a job is not in
     the state that its row says.
     """
-    started = target is State.RUNNING
-    if started:
-        values = {"attempt": jobs.c.attempt + 1, **values}
     for source, alike in _by_state(rows).items():
         if (source, target) not in TRANSITIONS:
             raise IllegalMove(source, target, [row.id for row in alike])
-        changed = sum(
-            _update(transaction, [row.id for row in batch], source, {"state": target.value, **values}, each)
-            for batch in batches(alike)
-        )
+        changed = sum(_update(transaction, batch, source, target, values, each) for batch in batches(alike))
         if changed != len(alike):
             raise IllegalMove(source, target, [row.id for row in alike])
+        started = target is State.RUNNING
         record = [
             {
                 "job_id": row.id,
@@ -82,19 +74,39 @@ def _by_state(rows: Sequence[Any]) -> dict[State, list[Any]]:
 
 def _update(
     transaction: Transaction,
-    ids: Sequence[int],
+    rows: Sequence[Any],
     source: State,
+    target: State,
     values: Mapping[str, Any],
     each: Mapping[int, Mapping[str, Any]],
 ) -> int:
     """How many of these jobs were in the state `source`, and have been changed."""
-    statement = jobs.update().where(jobs.c.state == source.value).execution_options(preserve_rowcount=True)
+    common = {f"new_{name}": value for name, value in values.items()}
     if not each:
-        return int(transaction.run(statement.where(jobs.c.id.in_(ids)).values(**values)).rowcount)
-    own: dict[str, Any] = {name: sa.bindparam(f"own_{name}") for name in each[ids[0]]}
-    statement = statement.where(jobs.c.id == sa.bindparam("moved")).values(**values, **own)
-    given = [{"moved": one} | {f"own_{name}": value for name, value in each[one].items()} for one in ids]
-    return int(transaction.run(statement, given).rowcount)
+        statement = _statement(source, target, tuple(values))
+        return int(transaction.run(statement, common | {"ids": [row.id for row in rows]}).rowcount)
+    own = [{"ids": row.id} | {f"new_{name}": value for name, value in each[row.id].items()} for row in rows]
+    statement = _statement(source, target, (*values, *each[rows[0].id]), single=True)
+    return int(transaction.run(statement, [common | one for one in own]).rowcount)
+
+
+@lru_cache
+def _statement(source: State, target: State, names: tuple[str, ...], *, single: bool = False) -> sa.Update:
+    """The update of many jobs alike, or of a `single` one each time; kept, because to build it takes long."""
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in names}
+    if target is State.RUNNING:
+        values["attempt"] = jobs.c.attempt + 1
+    elif source is State.RUNNING or target is State.CANCELLED:
+        values["ended_at"] = wall()
+    else:
+        values["ended_at"] = None
+    ids = sa.bindparam("ids", expanding=not single, type_=sa.BigInteger)
+    return (
+        jobs.update()
+        .where(jobs.c.id == ids if single else jobs.c.id.in_(ids), jobs.c.state == source.value)
+        .values(state=target.value, **values)
+        .execution_options(preserve_rowcount=True)
+    )
 
 
 def batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

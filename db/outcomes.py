@@ -11,13 +11,12 @@ from db import curves
 from db.moments import wall
 from db.moves import batches, move
 from db.rows import Accepted, Checkpoint, Fenced, Finished, Move
+from db.rules import KEPT
 from db.states import FailureClass, State
 from db.tables import attempts, checkpoints, jobs
 from db.transaction import Transaction
 from sweeps.faults import point
 
-KEPT = 2
-"""Checkpoints recorded per job."""
 NONE: Mapping[int, str] = {}
 DIVERGED = "diverged"
 """What the event of a finish says of a training whose loss became infinite or no number."""
@@ -47,6 +46,7 @@ LOCKED = (
 )
 
 
+LOCKED_BY_ID = LOCKED.where(jobs.c.id.in_(sa.bindparam("ids", expanding=True, type_=sa.BigInteger)))
 ADVANCE = (
     jobs.update()
     .where(jobs.c.id == sa.bindparam("advanced_id"))
@@ -67,7 +67,7 @@ END_ATTEMPT = (
 
 def locked(transaction: Transaction, ids: Collection[int]) -> list[Any]:
     """The rows of these jobs, locked in one order for all, so that two transactions never wait for each other."""
-    return [row for batch in batches(sorted(ids)) for row in transaction.run(LOCKED.where(jobs.c.id.in_(batch)))]
+    return [row for batch in batches(sorted(ids)) for row in transaction.run(LOCKED_BY_ID, {"ids": batch})]
 
 
 def end_attempts(
@@ -99,15 +99,6 @@ def held(transaction: Transaction, agent_id: int, given: Sequence[Fenced]) -> di
     """The rows of those jobs that this agent runs as exactly these attempts, locked."""
     asked = {one.job_id: one for one in given}
     return {row.id: row for row in locked(transaction, asked) if _runs(row, agent_id, asked[row.id])}
-
-
-def resumed(transaction: Transaction, agent_id: int, claim: Fenced, step: int) -> None:
-    if held(transaction, agent_id, [claim]):
-        transaction.run(
-            attempts.update()
-            .where(attempts.c.job_id == claim.job_id, attempts.c.attempt == claim.attempt)
-            .values(resumed_from=step)
-        )
 
 
 def checkpointed(transaction: Transaction, agent_id: int, given: Sequence[Checkpoint]) -> Accepted:
@@ -191,7 +182,7 @@ def _count(transaction: Transaction, agent_id: int, rows: Sequence[Any], given: 
         rows,
         State.DONE,
         lambda row: DIVERGED if given[row.id].diverged else "",
-        values={"failure_class": None, "ended_at": wall()},
+        values={"failure_class": None},
         each=results,
         agent_id=agent_id,
     )

@@ -35,7 +35,7 @@ WORDS = ("identity", "kind", "cost", "cohort_key", "precision", "content")
 COLUMNS = ("id", *WORDS, "parent_id", "blocked")
 Row: TypeAlias = tuple[tuple[Any, ...], str | None]
 """What a job fills, in the order of WORDS, and the identity of its parent."""
-AWAKE: dict[str, Any] = {"not_before": None, "ended_at": None}
+AWAKE: dict[str, Any] = {"not_before": None}
 
 
 KEEPS = ("none", "children", "all")

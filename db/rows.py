@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from db.rules import LEASE
 from db.states import AgentState, FailureClass, Obstacle, State, SweepState
 from sweeps.kinds import Kind
 
@@ -135,7 +136,7 @@ class AgentInfo:
     precisions: tuple[str, ...] = ("fp32",)
     code: str = ""
     log: str = ""
-    lease: float = 30.0
+    lease: float = LEASE
     place: str | None = None
     """What it has in common with those that are started again after it, beginning with its launch and a slash."""
 

@@ -49,6 +49,8 @@ class Transaction:
     def run(
         self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
     ) -> sa.CursorResult[Any]:
+        if not isinstance(values, Mapping) and values is not None and len(values) == 1:
+            values = values[0]  # drivers take a detour for many rows
         return self.connection.execute(statement, values)
 
     def insert(self, table: sa.Table) -> Any:

@@ -39,7 +39,11 @@ def check_models(home: Home, selection: Selection) -> None:
     if registry is None:
         return
     with registry:
-        known = {row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id, state=State.DONE)}
+        known = {
+            row.identity: row
+            for sweep in registry.catalogue.sweeps()
+            for row in registry.catalogue.jobs(sweep.id, state=State.DONE)
+        }
     measured = {job.identity for job in selection.chosen if job.parent is not None and job.identity in known}
     lost = sorted(
         {

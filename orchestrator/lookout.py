@@ -119,17 +119,17 @@ class Lookout:
         self._means: dict[str, Mean] = {}
         self._known = 0
         self._lost: set[str] = set()
-        self._mark = self._registry.newest_event()
+        self._mark = self._registry.history.newest_event()
         self._after = 0
         self._taken = bytearray()
         self._complete = False
 
     def look(self) -> View:
         """What there is to see now."""
-        sweep = self._registry.find_sweep(self._title)
-        counts, agents = self._registry.counts(self._sweep_id), self._registry.agents()
+        sweep = self._registry.catalogue.find_sweep(self._title)
+        counts, agents = self._registry.catalogue.counts(self._sweep_id), self._registry.catalogue.agents()
         lost = lost_agents(agents)
-        recent = self._registry.recent_changes(self._sweep_id, CHANGES)
+        recent = self._registry.history.recent_changes(self._sweep_id, CHANGES)
         self._take_in()
         within, window = lately(recent, self._wall())
         return View(
@@ -144,11 +144,15 @@ class Lookout:
             agents=agents,
             losses=find_losses(self._registry, self._sweep_id, lost),
             lost=frozenset(lost),
-            blocked=self._registry.blocked(self._sweep_id) if counts.queued else (),
-            curves=self._registry.curves(self._sweep_id) if counts.queued + counts.running else (),
+            blocked=self._registry.sweeps.blocked(self._sweep_id) if counts.queued else (),
+            curves=self._registry.history.curves(self._sweep_id) if counts.queued + counts.running else (),
             recent=recent,
-            held=self._registry.held() if any(not one.note for one in agents) else {},
-            stopped=[one for one in self._registry.agents(AgentState.STOPPED) if one.enlisted_at >= sweep.launched_at],
+            held=self._registry.agents.held() if any(not one.note for one in agents) else {},
+            stopped=[
+                one
+                for one in self._registry.catalogue.agents(AgentState.STOPPED)
+                if one.enlisted_at >= sweep.launched_at
+            ],
             unreadable=len(self._lost),
         )
 
@@ -166,14 +170,14 @@ class Lookout:
 
     def _take_in_more(self) -> None:
         deadline = self._clock() + PATIENCE
-        changes = self._registry.changes(self._sweep_id, since=self._mark, limit=CHANGES)
+        changes = self._registry.history.changes(self._sweep_id, since=self._mark, limit=CHANGES)
         if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
             self._forget()
             return
         self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
         self._mark = changes[-1].id if changes else self._mark
         while not self._complete:
-            part = self._registry.done_after(self._sweep_id, self._after, PART)
+            part = self._registry.history.done_after(self._sweep_id, self._after, PART)
             self._add([(one.id, _pointer(one)) for one in part])
             self._after = part[-1].id if part else self._after
             self._complete = len(part) < PART
@@ -202,8 +206,8 @@ class Lookout:
 
     def _seconds_left(self, recent: Sequence[Change], agents: Sequence[AgentRow]) -> float | None:
         """By the operations done since the first look, or at first by those of the jobs that ended lately."""
-        work = self._registry.work(self._sweep_id)
-        partial = partial_work(agents, recent, self._registry.held(self._sweep_id))
+        work = self._registry.sweeps.work(self._sweep_id)
+        partial = partial_work(agents, recent, self._registry.agents.held(self._sweep_id))
         done = work[State.DONE] + partial
         left = max(work[State.QUEUED] + work[State.RUNNING] - partial, 0.0)
         self._work.append((self._clock(), done))

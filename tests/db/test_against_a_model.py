@@ -149,7 +149,7 @@ class Play:
         ]
         self.pool = [parents, children]
         for name in ("one", "two", "three"):
-            self.sweeps[name] = registry.add_sweep(name=name, label="a", spec="{}", size=0).id
+            self.sweeps[name] = registry.sweeps.add(name=name, label="a", spec="{}", size=0).id
             self.model.sweeps[name], self.model.members[name] = SweepState.ACTIVE, set()
 
     def go(self) -> None:
@@ -183,21 +183,21 @@ class Play:
         name, (parents, children) = self._sweep(), self.pool
         chosen = self.dice.sample(range(len(parents)), 4)
         jobs = [parents[one] for one in chosen] + [children[one] for one in chosen if one % 2]
-        self.registry.register(self.sweeps[name], jobs)
+        self.registry.sweeps.register(self.sweeps[name], jobs)
         self.model.register(name, jobs)
-        self.ids |= {row.identity: row.id for row in self.registry.jobs(self.sweeps[name])}
+        self.ids |= {row.identity: row.id for row in self.registry.catalogue.jobs(self.sweeps[name])}
 
     def enlist(self) -> None:
         if len(self.agents) < 4:
-            self.agents.append(self.registry.enlist(agent_info(lease=1e6)))
+            self.agents.append(self.registry.agents.enlist(agent_info(lease=1e6)))
 
     def claim(self) -> None:
         agent, limit = self._agent(), self.dice.randint(1, 4)
         if agent is None:
             return
         wanted = self.model.next_claim(limit)
-        head = self.registry.next_cohort(agent)
-        claims = [] if head is None else self.registry.claim(agent, head, limit)
+        head = self.registry.queue.next_cohort(agent)
+        claims = [] if head is None else self.registry.queue.claim(agent, head, limit)
         assert [one.job.identity for one in claims] == [one.job.identity for one in wanted]
         for one in wanted:
             self.model.start(one, agent)
@@ -213,7 +213,7 @@ class Play:
             agent, claim = found
             publication = f"p{self.steps}"
             done = Finished(job_id=claim.job_id, attempt=claim.attempt, publication=publication, model_file="m")
-            assert self.registry.finish(agent, [done]).jobs == {claim.job_id}
+            assert self.registry.queue.finish(agent, [done]).jobs == {claim.job_id}
             self.model.finish(self.model.jobs[claim.job.identity], publication)
 
     def fail(self) -> None:
@@ -225,7 +225,7 @@ class Play:
             agent, claim = found
             failure = self.dice.choice(list(ends))
             kind = f"kind {self.steps}"  # no two alike: nothing is paused
-            assert self.registry.fail(agent, [claim], failure, "why", kind=kind) == {claim.job_id}
+            assert self.registry.queue.fail(agent, [claim], failure, "why", kind=kind) == {claim.job_id}
             self.model.end(self.model.jobs[claim.job.identity], ends[failure])
 
     def save(self) -> None:
@@ -236,7 +236,7 @@ class Play:
             saved = Checkpoint(
                 job_id=claim.job_id, attempt=claim.attempt, step=step, epoch=1, file=f"{self.steps}", checksum="c"
             )
-            assert self.registry.checkpointed(agent, [saved]).jobs == {claim.job_id}
+            assert self.registry.queue.checkpointed(agent, [saved]).jobs == {claim.job_id}
             one.progress = step
 
     def stale(self) -> None:
@@ -249,18 +249,18 @@ class Play:
         claim = self.dice.choice(old)
         done = Finished(job_id=claim.job_id, attempt=claim.attempt, publication="never", model_file="m")
         saved = Checkpoint(job_id=claim.job_id, attempt=claim.attempt, step=10**6, epoch=1, file="never", checksum="c")
-        assert not self.registry.finish(agent, [done]).jobs
-        assert not self.registry.checkpointed(agent, [saved]).jobs
-        assert not self.registry.fail(agent, [claim], FailureClass.TIMEOUT, "never")
+        assert not self.registry.queue.finish(agent, [done]).jobs
+        assert not self.registry.queue.checkpointed(agent, [saved]).jobs
+        assert not self.registry.queue.fail(agent, [claim], FailureClass.TIMEOUT, "never")
 
     def end_agent(self) -> None:
         if (agent := self._agent()) is None:
             return
         self.agents.remove(agent)
         if self.dice.random() < 0.5:
-            self.registry.retire(agent)
+            self.registry.agents.retire(agent)
         else:
-            self.registry.bury(agent, FailureClass.LOST, "gone")
+            self.registry.agents.mark_dead(agent, FailureClass.LOST, "gone")
         self._end_all(agent)
 
     def _end_all(self, agent: int) -> None:
@@ -272,7 +272,7 @@ class Play:
         agent, one = self._agent(), self._job()
         if agent is None or one is None:
             return
-        claim = self.registry.claim_job(agent, self.ids[one.job.identity])
+        claim = self.registry.trials.claim(agent, self.ids[one.job.identity])
         one.state = QUEUED if one.state is CANCELLED else one.state
         free = one.state is QUEUED and not one.blocked
         assert (claim is not None) == free
@@ -284,61 +284,61 @@ class Play:
     def stop(self) -> None:
         if one := self._job():
             name = self._sweep()
-            self.registry.end_trial(self.sweeps[name], self.ids[one.job.identity], 1)
+            self.registry.trials.end(self.sweeps[name], self.ids[one.job.identity], 1)
             if one.state is QUEUED and not self.model.wanted(one.job.identity):
                 one.state = CANCELLED
 
     def pack(self) -> None:
         if not self.model.jobs:
             return
-        holder = self.registry.enlist(agent_info(lease=1e6, backend="bundle"))
+        holder = self.registry.agents.enlist(agent_info(lease=1e6, backend="bundle"))
         chosen = self.dice.sample(list(self.model.jobs), min(5, len(self.model.jobs)))
         going: list[Expected] = []
         for identity, one in self.model.jobs.items():
             free = not one.blocked or one.job.parent in [other.job.identity for other in going]
             if identity in chosen and one.state is QUEUED and self.model.wanted(identity) and free:
                 going.append(one)
-        claims = self.registry.pack(holder, "away", [self.ids[one] for one in chosen])
+        claims = self.registry.bundles.pack(holder, "away", [self.ids[one] for one in chosen])
         assert {claim.job.identity for claim in claims} == {one.job.identity for one in going}
         for one in going:
             self.model.start(one, holder)
         self._keep(holder, claims)
-        self.registry.send_away(holder, "away", f"token {holder}")
+        self.registry.bundles.send_away(holder, "away", f"token {holder}")
         self.bundles.append(holder)
 
     def recall(self) -> None:
         if self.bundles:
             holder = self.bundles.pop(self.dice.randrange(len(self.bundles)))
-            self.registry.recall(holder)
+            self.registry.bundles.recall(holder)
             self._end_all(holder)
 
     def pause(self) -> None:
         name = self._sweep()
-        self.registry.pause(self.sweeps[name], "because")
+        self.registry.sweeps.pause(self.sweeps[name], "because")
         self.model.sweeps[name] = SweepState.PAUSED
 
     def cancel(self) -> None:
         name = self._sweep()
-        self.registry.cancel(self.sweeps[name])
+        self.registry.sweeps.cancel(self.sweeps[name])
         self.model.cancel(name)
 
     def reactivate(self) -> None:
         name = self._sweep()
-        self.registry.reactivate(self.sweeps[name])
+        self.registry.sweeps.reactivate(self.sweeps[name])
         self.model.reactivate(name)
 
     def retry(self) -> None:
         name, state = self._sweep(), self.dice.choice([FAILED, CANCELLED])
-        self.registry.retry(self.sweeps[name], state)
+        self.registry.sweeps.retry(self.sweeps[name], state)
         self.model.retry(name, state)
 
     def invalidate(self) -> None:
         if one := self._job():
-            self.registry.invalidate([self.ids[one.job.identity]], "wrong")
+            self.registry.sweeps.invalidate([self.ids[one.job.identity]], "wrong")
             self.model.invalidate([one.job.identity])
 
     def rows(self) -> dict[str, JobRow]:
-        return {row.identity: row for one in self.sweeps.values() for row in self.registry.jobs(one)}
+        return {row.identity: row for one in self.sweeps.values() for row in self.registry.catalogue.jobs(one)}
 
 
 @pytest.fixture
@@ -386,7 +386,7 @@ def test_a_registry_is_what_a_model_of_it_says(
         seen |= {row.state for row in rows.values()}
     assert seen == set(State)
     assert writers == {("moves.py", "_update")}
-    record = registry.record()
+    record = registry.history.record()
     for row in record.jobs:
         told_of = [event for event in record.events if event.job_id == row.id]
         assert list(job_problems(row, told_of, record.holders)) == []

@@ -25,16 +25,13 @@ from sweeps.logs import log_to
 from workers.agent.directed import DirectedAgent, Orders
 from workers.agent.endings import LeaseGone, OnlyFails
 from workers.agent.exits import Exit
-from workers.agent.heart import Heart
+from workers.agent.heart import PATIENCE, Heart
 from workers.agent.loop import Agent
 from workers.agent.node import check_device
 from workers.agent.stopping import listen
 from workers.agent.workplace import Workplace
 from workers.device import build, device_class, precisions
 from workers.environment import PLACE
-
-PATIENCE = 600.0
-"""Seconds without an optimizer step after which an agent counts as hung."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,7 +82,7 @@ def run(
     registry = Registry.open(home.registry)
     check_belonging(home, registry)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
-    agent = registry.enlist(
+    agent = registry.agents.enlist(
         AgentInfo(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -105,10 +102,10 @@ def run(
     sys.stdout.flush()
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log_to(log_file)
-    heart = Heart(registry, agent, lease=lease, patience=PATIENCE)
+    heart = Heart(registry.queue, agent, lease=lease, patience=PATIENCE)
     place = Workplace(
         home=home,
-        registry=registry,
+        queue=registry.queue,
         device=device,
         agent=agent,
         code=code_origin(),
@@ -119,7 +116,7 @@ def run(
     reason = ""
     heart.start()
     try:
-        (Agent(place, scope) if orders is None else DirectedAgent(place, registry, orders)).run()
+        (Agent(place, scope) if orders is None else DirectedAgent(place, registry.trials, orders)).run()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
     except OnlyFails as error:
@@ -128,9 +125,9 @@ def run(
         heart.stop()
     if reason:
         logging.getLogger(__name__).error("stopped: %s", reason)
-        registry.stop(agent, reason)
+        registry.agents.stop(agent, reason)
     else:
-        registry.retire(agent)
+        registry.agents.retire(agent)
     registry.close()
     return Exit.ONLY_FAILED if reason else Exit.LEFT
 

@@ -14,21 +14,18 @@ import torch
 
 from db.errors import LeaseLost
 from db.home import Home
+from db.rules import LEASE
 from sweeps.code import code_origin
 from sweeps.errors import QsweepError
 from sweeps.logs import log_to
 from workers.agent.endings import LeaseGone
 from workers.agent.exits import Exit
-from workers.agent.heart import Heart
+from workers.agent.heart import PATIENCE, Heart
 from workers.agent.loop import Agent
 from workers.agent.stopping import StopRequest, listen
 from workers.agent.workplace import Workplace
-from workers.bundle.desk import LEASE
 from workers.bundle.line import Line
 from workers.device import build, device_class, precisions
-
-PATIENCE = 600.0
-"""Seconds without an optimizer step after which an agent counts as hung."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +63,7 @@ def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: f
     heart = Heart(line, number, lease=LEASE, patience=PATIENCE)
     place = Workplace(
         home=home,
-        registry=line,
+        queue=line,
         device=device,
         agent=number,
         code=code_origin(),
