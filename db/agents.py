@@ -8,13 +8,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import claims, failures
-from db.moments import boot, moment, wall
-from db.parts import Part, reads, writes
-from db.rows import AgentInfo
-from db.states import AgentState, FailureClass
-from db.tables import RUNNING, agents, jobs, selections, sweep_jobs
-from db.transaction import Transaction
+from qsweep.db import claims, failures
+from qsweep.db.moments import boot, moment, wall
+from qsweep.db.parts import Part, reads, writes
+from qsweep.db.rows import AgentInfo
+from qsweep.db.states import AgentState, FailureClass
+from qsweep.db.tables import RUNNING, agents, jobs, selections, sweep_jobs
+from qsweep.db.transaction import Transaction
 
 
 class Agents(Part):

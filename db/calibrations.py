@@ -8,13 +8,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.claims import NOT_AWAY
-from db.moments import wall
-from db.parts import Part, reads, writes
-from db.rows import Calibration, CalibrationRow
-from db.tables import RUNNING, calibrations, jobs
-from db.transaction import Transaction
-from sweeps.errors import InputError
+from qsweep.db.claims import NOT_AWAY
+from qsweep.db.moments import wall
+from qsweep.db.parts import Part, reads, writes
+from qsweep.db.rows import Calibration, CalibrationRow
+from qsweep.db.tables import RUNNING, calibrations, jobs
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.errors import InputError
 
 
 class Calibrations(Part):

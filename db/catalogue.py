@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from db import looking
-from db.asking import Asking
-from db.parts import Part, looks
-from db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
-from db.states import AgentState, State
-from sweeps.kinds import Kind
+from qsweep.db import looking
+from qsweep.db.asking import Asking
+from qsweep.db.parts import Part, looks
+from qsweep.db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
+from qsweep.db.states import AgentState, State
+from qsweep.sweeps.kinds import Kind
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,14 +98,14 @@ class Catalogue(Part):
     @looks
     def pointers(self, asking: Asking, sweep_id: int) -> pa.Table:
         """What `committed` says, as Arrow: `job`, `attempt`, `publication`, `kind`."""
-        from db import views  # here: Arrow takes longer to import than `qsweep status` to answer
+        from qsweep.db import views  # here: Arrow takes longer to import than `qsweep status` to answer
 
         return views.read_pointers(asking, sweep_id)
 
     @looks
     def view(self, asking: Asking, name: str, sweep_id: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The sweep's `jobs`, `attempts` or `events` as Arrow, with these columns (see `db.views`)."""
-        from db import views
+        from qsweep.db import views
 
         return views.read_view(asking, name, sweep_id, columns)
 
@@ -114,7 +114,7 @@ class Catalogue(Part):
         self, asking: Asking, sweep_id: int, names: Sequence[str] = ()
     ) -> tuple[pa.Table, dict[str, pa.Table]]:
         """The sweep's pointers and these views, all at one moment."""
-        from db import views
+        from qsweep.db import views
 
         pointers = views.read_pointers(asking, sweep_id)
         return pointers, {name: views.read_view(asking, name, sweep_id) for name in names}

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from db import failures
-from db.connection import Database
-from db.errors import LeaseLost
-from db.moments import boot, moment, wall
-from db.moves import move
-from db.rows import Claim, Head, ParentModel, Remaining, Saved, Scope
-from db.rules import most_together, place_in_queue
-from db.states import AgentState, FailureClass, State
-from db.tables import CLAIMABLE, RUNNING, agents, attempts, checkpoints, jobs, selections, sweep_jobs
-from db.transaction import Transaction
-from sweeps.faults import point
-from sweeps.job import Job
+from qsweep.db import failures
+from qsweep.db.ancestry import upwards, with_ancestors
+from qsweep.db.connection import Database
+from qsweep.db.errors import LeaseLost
+from qsweep.db.moments import boot, moment, wall
+from qsweep.db.moves import move
+from qsweep.db.rows import Claim, Head, ParentModel, Remaining, Saved, Scope
+from qsweep.db.rules import most_together, place_in_queue
+from qsweep.db.states import AgentState, FailureClass, State
+from qsweep.db.tables import CLAIMABLE, RUNNING, agents, attempts, checkpoints, jobs, selections, sweep_jobs
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.faults import point
+from qsweep.sweeps.job import Job
 
 LONGEST_DELAY = 3600.0
 """A backoff that ends later than this was written before the boot clock began anew: it is over."""
 
+ABOVE = sa.select(
+    jobs.c.id, jobs.c.identity, jobs.c.kind, jobs.c.attempt, jobs.c.model_file, jobs.c.model_hash, jobs.c.diverged,
+    jobs.c.parent_id,
+)  # fmt: skip
+"""What a claim tells of each job above it."""
 QUEUED = jobs.c.state == State.QUEUED.value
 OTHERS = agents.alias("others")
 IS_EXPIRED = sa.or_(OTHERS.c.expires < moment(), OTHERS.c.clock != boot())
@@ -151,7 +157,7 @@ def _head(transaction: Transaction, agent_id: int, scope: Scope) -> Head | None:
 
 
 def _child(transaction: Transaction, agent_id: int, scope: Scope, parents: Sequence[int]) -> Head | None:
-    """The first claimable child of these jobs, whose models the agent still has in memory."""
+    """The first claimable child of these jobs, whose files the agent still has in memory."""
     heads = HEAD.where(jobs.c.parent_id.in_(list(parents)), *INSIDE[scope.kind])
     values = {"agent": agent_id, "sweep": scope.sweep, "selection": scope.selection}
     row = transaction.run(heads, values).first()
@@ -276,28 +282,31 @@ def saved(transaction: Transaction, ids: Sequence[int]) -> dict[int, list[Saved]
     return found
 
 
-def _parents(transaction: Transaction, ids: Collection[int]) -> dict[int, ParentModel]:
-    """The parents' models; each child remembers which attempt of its parent it took."""
+def _parents(transaction: Transaction, ids: set[int]) -> dict[int, ParentModel]:
+    """These parents with what they left, and the chains above them; each child remembers which attempt it took."""
     if not ids:
         return {}
-    rows = transaction.run(
-        sa.select(
-            jobs.c.id, jobs.c.identity, jobs.c.attempt, jobs.c.model_file, jobs.c.model_hash, jobs.c.diverged
-        ).where(jobs.c.id.in_(list(ids)))
-    ).all()
-    for row in rows:
-        mine = sa.and_(jobs.c.parent_id == row.id, jobs.c.state == State.RUNNING.value)
-        transaction.run(jobs.update().where(mine).values(parent_attempt=row.attempt))
-    return {
-        row.id: ParentModel(
+    known = with_ancestors(transaction, ids, ABOVE)
+    for parent in sorted(ids):
+        mine = sa.and_(jobs.c.parent_id == parent, jobs.c.state == State.RUNNING.value)
+        transaction.run(jobs.update().where(mine).values(parent_attempt=known[parent].attempt))
+    return {parent: _chain(upwards(known, parent)) for parent in ids}
+
+
+def _chain(rows: Iterable[Any]) -> ParentModel:
+    found: ParentModel | None = None
+    for row in reversed(list(rows)):
+        found = ParentModel(
             identity=row.identity,
             attempt=row.attempt,
             model_file=row.model_file,
             model_hash=row.model_hash,
-            diverged=row.diverged,
+            diverged=bool(row.diverged),
+            kind=row.kind,
+            parent=found,
         )
-        for row in rows
-    }
+    assert found is not None, "a chain has at least one job"
+    return found
 
 
 def remaining(transaction: Transaction, scope: Scope) -> Remaining:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from db.moves import batches
-from db.rows import Checkpoint
-from db.tables import curves
-from db.transaction import Transaction
+from qsweep.db.moves import batches
+from qsweep.db.rows import Checkpoint
+from qsweep.db.tables import curves
+from qsweep.db.transaction import Transaction
 
 
 def record(transaction: Transaction, given: Sequence[Checkpoint]) -> None:

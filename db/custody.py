@@ -13,15 +13,15 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from db import looking, outcomes
-from db.moments import boot, moment, wall
-from db.parts import Part, reads, reads_at_once, writes
-from db.rows import Committed, Move, StoreRow
-from db.states import HOLDING, State
-from db.tables import agents, attempts, checkpoints, departures, jobs, store, writings
-from db.transaction import Transaction
-from sweeps.errors import QsweepError
-from sweeps.job import Kind
+from qsweep.db import looking, outcomes
+from qsweep.db.moments import boot, moment, wall
+from qsweep.db.parts import Part, reads, reads_at_once, writes
+from qsweep.db.rows import Committed, Move, StoreRow
+from qsweep.db.states import HOLDING, State
+from qsweep.db.tables import agents, attempts, checkpoints, departures, jobs, store, writings
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.kinds import kind_named
 
 LEASE = 600.0
 """Seconds that a writer without an agent may take for one publication."""
@@ -158,7 +158,7 @@ class Results(Part):
         columns = (jobs.c.identity, jobs.c.attempt, jobs.c.publication, jobs.c.kind)
         rows = transaction.run(sa.select(*columns).where(jobs.c.id == job_id, jobs.c.state == State.DONE.value))
         return [
-            Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=Kind(row.kind))
+            Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=kind_named(row.kind))
             for row in rows
         ]
 

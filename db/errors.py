@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.errors import InputError, QsweepError
 
 
 class LeaseLost(QsweepError):

@@ -9,17 +9,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.budgets import MACHINES, PLACES, TRIES, Record, Verdict, verdict
-from db.moments import boot, moment, wall
-from db.moves import move
-from db.outcomes import LOCKED, end_attempts, held
-from db.pausing import pause_failing_sweeps
-from db.rows import Fenced
-from db.rules import ERROR_TAIL
-from db.states import AgentState, FailureClass, State, SweepState
-from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
-from db.transaction import Transaction
-from db.weakness import note_tries
+from qsweep.db.budgets import MACHINES, PLACES, TRIES, Record, Verdict, verdict
+from qsweep.db.moments import boot, moment, wall
+from qsweep.db.moves import move
+from qsweep.db.outcomes import LOCKED, end_attempts, held
+from qsweep.db.pausing import pause_failing_sweeps
+from qsweep.db.rows import Fenced
+from qsweep.db.rules import ERROR_TAIL
+from qsweep.db.states import AgentState, FailureClass, State, SweepState
+from qsweep.db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
+from qsweep.db.weakness import note_tries
 
 LEASE = sa.select(agents.c.lease).where(agents.c.id == sa.bindparam("agent")).with_for_update(key_share=True)
 LOCKED_BY_AGENT = LOCKED.where(RUNNING, jobs.c.agent_id == sa.bindparam("agent"))

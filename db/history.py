@@ -7,12 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.looking import job_row
-from db.parts import Part, reads, reads_at_once
-from db.rows import Activity, AttemptRow, Change, Curve, Done, EventRow, JobRow, Record
-from db.states import HOLDING, FailureClass, State
-from db.tables import agents, attempts, curves, events, jobs, sweep_jobs
-from db.transaction import Transaction
+from qsweep.db.looking import job_row
+from qsweep.db.parts import Part, reads, reads_at_once
+from qsweep.db.rows import Activity, AttemptRow, Change, Curve, Done, EventRow, JobRow, Record
+from qsweep.db.states import HOLDING, FailureClass, State
+from qsweep.db.tables import agents, attempts, curves, events, jobs, sweep_jobs
+from qsweep.db.transaction import Transaction
 
 LAST_ATTEMPT = sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt)
 JOB = sa.select(

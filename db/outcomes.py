@@ -7,15 +7,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import curves
-from db.moments import wall
-from db.moves import batches, move
-from db.rows import Accepted, Checkpoint, Fenced, Finished, Move
-from db.rules import KEPT
-from db.states import FailureClass, State
-from db.tables import attempts, checkpoints, jobs
-from db.transaction import Transaction
-from sweeps.faults import point
+from qsweep.db import curves
+from qsweep.db.moments import wall
+from qsweep.db.moves import batches, move
+from qsweep.db.rows import Accepted, Checkpoint, Fenced, Finished, Move
+from qsweep.db.rules import KEPT
+from qsweep.db.states import FailureClass, State
+from qsweep.db.tables import attempts, checkpoints, jobs
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.faults import point
 
 NONE: Mapping[int, str] = {}
 DIVERGED = "diverged"

@@ -7,9 +7,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from db.asking import Asking
-    from db.connection import Database
-    from db.transaction import Transaction
+    from qsweep.db.asking import Asking
+    from qsweep.db.connection import Database
+    from qsweep.db.transaction import Transaction
 
 Own = TypeVar("Own", bound="Part")
 Given = ParamSpec("Given")

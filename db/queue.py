@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from db import calibrations, claims, failures, outcomes, weakness
-from db.claims import RENEW
-from db.control import pause
-from db.errors import LeaseLost
-from db.parts import Part, reads, writes
-from db.rows import (
+from qsweep.db import calibrations, claims, failures, outcomes, weakness
+from qsweep.db.claims import RENEW
+from qsweep.db.control import pause
+from qsweep.db.errors import LeaseLost
+from qsweep.db.parts import Part, reads, writes
+from qsweep.db.rows import (
     EVERYTHING,
     Accepted,
     Calibration,
@@ -23,9 +23,9 @@ from db.rows import (
     Remaining,
     Scope,
 )
-from db.states import FailureClass, SweepState
-from db.tables import RUNNING, attempts, jobs, sweep_jobs, sweeps
-from db.transaction import Transaction
+from qsweep.db.states import FailureClass, SweepState
+from qsweep.db.tables import RUNNING, attempts, jobs, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
 
 BEAT = RENEW.values(note=sa.bindparam("new_note"))
 HELD_BY_NOBODY = (

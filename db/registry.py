@@ -7,19 +7,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from db import upgrade
-from db.connection import Database
+from qsweep.db import upgrade
+from qsweep.db.connection import Database
 
 if TYPE_CHECKING:
-    from db.agents import Agents
-    from db.bundles import Bundles
-    from db.calibrations import Calibrations
-    from db.catalogue import Catalogue
-    from db.custody import Results
-    from db.history import History
-    from db.queue import Queue
-    from db.sweeps import Sweeps
-    from db.trials import Trials
+    from qsweep.db.agents import Agents
+    from qsweep.db.bundles import Bundles
+    from qsweep.db.calibrations import Calibrations
+    from qsweep.db.catalogue import Catalogue
+    from qsweep.db.custody import Results
+    from qsweep.db.history import History
+    from qsweep.db.queue import Queue
+    from qsweep.db.sweeps import Sweeps
+    from qsweep.db.trials import Trials
 
 
 class Registry:
@@ -89,62 +89,62 @@ class Registry:
     @cached_property
     def queue(self) -> Queue:
         """What a working agent asks and says."""
-        from db.queue import Queue
+        from qsweep.db.queue import Queue
 
         return Queue(self._database)
 
     @cached_property
     def trials(self) -> Trials:
         """Trials of tuning runs."""
-        from db.trials import Trials
+        from qsweep.db.trials import Trials
 
         return Trials(self._database)
 
     @cached_property
     def agents(self) -> Agents:
         """Enlisting agents, and ending them."""
-        from db.agents import Agents
+        from qsweep.db.agents import Agents
 
         return Agents(self._database)
 
     @cached_property
     def bundles(self) -> Bundles:
         """Jobs that leave for a machine without a registry."""
-        from db.bundles import Bundles
+        from qsweep.db.bundles import Bundles
 
         return Bundles(self._database)
 
     @cached_property
     def calibrations(self) -> Calibrations:
         """Slots and forms."""
-        from db.calibrations import Calibrations
+        from qsweep.db.calibrations import Calibrations
 
         return Calibrations(self._database)
 
     @cached_property
     def sweeps(self) -> Sweeps:
         """Registering sweeps and controlling them."""
-        from db.sweeps import Sweeps
+        from qsweep.db.sweeps import Sweeps
 
         return Sweeps(self._database)
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """What stands here."""
-        from db.catalogue import Catalogue
+        from qsweep.db.catalogue import Catalogue
 
         return Catalogue(self._database)
 
     @cached_property
     def history(self) -> History:
         """What became of the jobs."""
-        from db.history import History
+        from qsweep.db.history import History
 
         return History(self._database)
 
     @cached_property
     def results(self) -> Results:
         """Whose the files are, and which count."""
-        from db.custody import Results
+        from qsweep.db.custody import Results
 
         return Results(self._database)

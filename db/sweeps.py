@@ -7,16 +7,16 @@ from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 
-from db import blocking, control, deletion, registration
-from db.claims import take_back_expired
-from db.moves import batches
-from db.parts import Part, reads, writes
-from db.rows import Blocked, Cancelled, Deletion, Registered, Retried, Sweep
-from db.states import FailureClass, State, SweepState
-from db.tables import jobs as jobs_table
-from db.tables import selections, sweep_jobs, sweeps
-from db.transaction import Transaction
-from sweeps.job import Job
+from qsweep.db import blocking, control, deletion, registration
+from qsweep.db.claims import take_back_expired
+from qsweep.db.moves import batches
+from qsweep.db.parts import Part, reads, writes
+from qsweep.db.rows import Blocked, Cancelled, Deletion, Registered, Retried, Sweep
+from qsweep.db.states import FailureClass, State, SweepState
+from qsweep.db.tables import jobs as jobs_table
+from qsweep.db.tables import selections, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.job import Job
 
 
 class Sweeps(Part):

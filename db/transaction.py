@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from db.asking import worded
+from qsweep.db.asking import worded
 
 SCHEMA_LOCK = 0x715377656570  # "qSweep"
 REGISTRATION_LOCK = SCHEMA_LOCK + 1

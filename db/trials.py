@@ -12,14 +12,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.claims import CLAIMED, FITTING, QUEUED, claimed_before, renew, start
-from db.moves import batches, move
-from db.outcomes import held, locked
-from db.parts import Part, reads, writes
-from db.rows import Claim, Fenced
-from db.states import FailureClass, State
-from db.tables import jobs, reports, stops
-from db.transaction import Transaction
+from qsweep.db.claims import CLAIMED, FITTING, QUEUED, claimed_before, renew, start
+from qsweep.db.moves import batches, move
+from qsweep.db.outcomes import held, locked
+from qsweep.db.parts import Part, reads, writes
+from qsweep.db.rows import Claim, Fenced
+from qsweep.db.states import FailureClass, State
+from qsweep.db.tables import jobs, reports, stops
+from qsweep.db.transaction import Transaction
 
 ALONE = 1
 """Slots of the engine for a job that a trial begins: the other slots of a cohort would stay vacant."""

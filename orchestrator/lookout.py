@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from db.losses import read_sound
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore, VanishedResults, table_of
-from db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
-from db.states import AgentState, State
-from orchestrator.lost_jobs import Losses, find_losses, lost_agents
-from reports.table import precision_name
-from sweeps.job import Kind
+from qsweep.db.losses import read_sound
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore, VanishedResults, table_of
+from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
+from qsweep.db.states import AgentState, State
+from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.kinds import kind_named
 
 METRICS = ("train_loss", "test_loss", "generalization_gap", "test_accuracy")
 WINDOW = 600.0
@@ -188,7 +188,7 @@ class Lookout:
         """Take the results of these trainings into the means, each once."""
         highest = max((number for number, _ in done), default=0)
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
-        fresh = [(number, one) for number, one in done if one.kind is Kind.TRAIN and not self._taken[number]]
+        fresh = [(number, one) for number, one in done if "runs" in one.kind.rows and not self._taken[number]]
         columns = ["bits", "diverged", *METRICS]
         pointers = table_of(one for _, one in fresh)
         if self._damaged:
@@ -245,7 +245,7 @@ def partial_work(agents: Sequence[AgentRow], recent: Sequence[Change], held: Map
 
 def _pointer(one: Change | Done) -> Committed:
     assert one.publication is not None
-    return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=Kind(one.kind))
+    return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
 
 
 def note_of(agent: AgentRow) -> dict[str, Any]:

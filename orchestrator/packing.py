@@ -15,31 +15,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from db.clock import machine_id, process_started
-from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
-from db.garbage import Undeletable, remove
-from db.home import Home
-from db.looking import BUNDLE
-from db.registry import Registry
-from db.rows import AgentInfo, Claim, Sweep
-from db.rules import LEASE
-from db.states import AgentState, State
-from orchestrator.children import ask_child
-from orchestrator.deaths import bury_dead
-from orchestrator.freezing import Code, choose_code, keep_code
-from orchestrator.kept_models import check_models
-from orchestrator.machine import KeptWeights, probe
-from orchestrator.registration import find_launched, register
-from orchestrator.selection import Selection
-from sweeps.code import check_snapshot, code_version
-from sweeps.datasets import DATASETS, DataSet, ImageFolder
-from sweeps.errors import InputError, QsweepError
-from sweeps.faults import point
-from sweeps.job import Kind
-from sweeps.wholefiles import LONGEST
-from workers.agent.heart import Heart
-from workers.bundle.archive import write_zip
-from workers.bundle.manifest import FILE, Manifest
+from qsweep.db.clock import machine_id, process_started
+from qsweep.db.errors import LeaseLost, RegistryFull, RegistryUnavailable
+from qsweep.db.garbage import Undeletable, remove
+from qsweep.db.home import Home
+from qsweep.db.looking import BUNDLE
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentInfo, Claim, Sweep
+from qsweep.db.rules import LEASE
+from qsweep.db.states import AgentState, State
+from qsweep.orchestrator.children import ask_child
+from qsweep.orchestrator.deaths import bury_dead
+from qsweep.orchestrator.freezing import Code, choose_code, keep_code
+from qsweep.orchestrator.kept_models import check_models
+from qsweep.orchestrator.machine import KeptWeights, probe
+from qsweep.orchestrator.registration import find_launched, register
+from qsweep.orchestrator.selection import Selection
+from qsweep.sweeps.code import PACKAGE, check_snapshot, code_version
+from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.faults import point
+from qsweep.sweeps.wholefiles import LONGEST
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.bundle.archive import write_zip
+from qsweep.workers.bundle.manifest import FILE, Manifest
 
 BEGUN = re.compile(r"\..+\.(?P<token>[0-9a-f]{32})")
 """The name of a folder in which a pack writes, beside what it becomes."""
@@ -53,7 +52,7 @@ sys.dont_write_bytecode = True  # nothing lies in the code but what was packed
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent / "code"))
 
-from workers.bundle.command import main
+from qsweep.workers.bundle.command import main
 
 if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
     sys.argv.insert(1, str(Path(__file__).parent))
@@ -96,7 +95,7 @@ def pack(
     known, _ = find_launched(home, selection)
     check_models(home, selection)
     version = choose_code(known, code)
-    if version != code_version() and not (home.code / version / "workers" / "__main__.py").is_file():
+    if version != code_version() and not (home.code / version / PACKAGE / "workers" / "__main__.py").is_file():
         raise InputError(f"the code {version} can't run a bundle", place="--code", allowed="pack with --code current")
     found = _find_weights(home, selection, known, weights)
     registry, sweep, _ = register(home, selection, known, code=version)
@@ -164,7 +163,7 @@ def _find_weights(
     starting = [
         job
         for job in selection.chosen
-        if job.kind is Kind.TRAIN and job.training.starts_from_weights and job.identity not in done
+        if job.parent is None and job.training.starts_from_weights and job.identity not in done
     ]
     if not starting and not given:
         return ()
@@ -303,7 +302,7 @@ def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) 
     taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
     if taken:
         arguments = ["--folder", str(home.data), "--out", str(folder / "data"), "--download", *taken]
-        ask_child("workers.data.archive", *arguments, failing="packing the data")
+        ask_child("qsweep.workers.data.archive", *arguments, failing="packing the data")
     return tuple(sorted({_needed(data) for data in manifest.data() if data.name not in taken}))
 
 
@@ -314,7 +313,7 @@ def _needed(data: DataSet) -> str:
 
 def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
     """The weights that trainings start from."""
-    trainings = [claim.job.training for claim in claims if claim.job.kind is Kind.TRAIN]
+    trainings = [claim.job.training for claim in claims if claim.job.parent is None]
     for name in sorted({one.weights_file for one in trainings if one.starts_from_weights}):
         source, target = home.weights / name, folder / home.weights.name / name
         if not source.is_file():
@@ -328,13 +327,14 @@ def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
 
 
 def _put_models(home: Home, claims: Sequence[Claim], folder: Path) -> None:
-    """The models of parents that are done here, for the measures that left."""
+    """The files that jobs take from others which are done here and don't come along."""
     coming = {claim.job.identity for claim in claims}
-    parents = {claim.parent.identity: claim.parent for claim in claims if claim.parent is not None}
-    for identity, parent in parents.items():
-        if identity in coming or parent.model_file is None:
+    sources = (claim.source(file) for claim in claims for file in claim.job.kind.takes)
+    needed = {one.identity: one for one in sources if one is not None and one.identity not in coming}
+    for identity, one in needed.items():
+        if one.model_file is None:
             continue
-        source, target = home.models / parent.model_file, folder / "models" / parent.model_file
+        source, target = home.models / one.model_file, folder / "models" / one.model_file
         if not source.is_file():
             raise InputError(f"the model of job {identity[:12]} is gone", place=str(source))
         target.parent.mkdir(parents=True, exist_ok=True)

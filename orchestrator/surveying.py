@@ -17,20 +17,20 @@ from typing import IO, Any
 
 import numpy as np
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import JobRow
-from db.states import State
-from orchestrator.children import worker_environment
-from orchestrator.machine import Machine
-from reports.landscape.grid import Grid, file_name, read_grid, write_grid
-from reports.table import precision_name
-from sweeps import processes
-from sweeps.code import code_origin
-from sweeps.errors import InputError, QsweepError, raise_packed
-from sweeps.job import Kind
-from sweeps.landscape import PLANE, Landscape
-from sweeps.spec import matching
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import JobRow
+from qsweep.db.states import State
+from qsweep.orchestrator.children import worker_environment
+from qsweep.orchestrator.machine import Machine
+from qsweep.reports.landscape.grid import Grid, file_name, read_grid, write_grid
+from qsweep.reports.table import precision_name
+from qsweep.sweeps import processes
+from qsweep.sweeps.code import code_origin
+from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
+from qsweep.sweeps.kinds import File, kind_named
+from qsweep.sweeps.landscape import PLANE, Landscape
+from qsweep.sweeps.spec import matching
 
 KEEP = (
     'launch a sweep with keep = "all" that holds it, then train it again: qsweep invalidate NAME --where EXPR '
@@ -95,7 +95,7 @@ def choose_models(
             rows[row.identity] = trained_model(home, row)
             continue
         sweep = registry.catalogue.find_sweep(target)
-        members = {row.identity: row for row in registry.catalogue.jobs(sweep.id) if row.kind == Kind.TRAIN}
+        members = {row.identity: row for row in registry.catalogue.jobs(sweep.id) if _makes_model(row)}
         if where is not None and members:
             admitted = matching([row.job for row in members.values()], where)
             members = {job.identity: members[job.identity] for job in admitted}
@@ -108,11 +108,15 @@ def choose_models(
     return Chosen(rows=tuple(rows.values()), notes=tuple(notes))
 
 
+def _makes_model(row: JobRow) -> bool:
+    return kind_named(row.kind).leaves is File.MODEL
+
+
 def trained_model(home: Home, row: JobRow) -> JobRow:
     """This job, if its trained model is there. Raises InputError that says why not."""
     place = f"job {row.identity[:12]}"
-    if row.kind != Kind.TRAIN:
-        raise InputError(f"a {row.kind} job trains no model", place=place, allowed="name the training")
+    if not _makes_model(row):
+        raise InputError(f"a {kind_named(row.kind).noun} makes no model", place=place, allowed="name the training")
     if row.state is not State.DONE:
         raise InputError(f"it is {row.state.value}, and has no model yet", place=place)
     if row.diverged:
@@ -221,7 +225,7 @@ def _surveyors(home: Home, machine: Machine, agents: int) -> Iterator[Ask]:
 @contextmanager
 def _process(home: Home, machine: Machine, number: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """One process with a session of its own, so that Ctrl-C reaches the command alone; and what it writes to stderr."""
-    command = [*processes.PYTHON, "workers.landscape", "--data", str(home.data), "--models", str(home.models)]
+    command = [*processes.PYTHON, "qsweep.workers.landscape", "--data", str(home.data), "--models", str(home.models)]
     gpu = number % machine.gpus if machine.gpus else None
     with tempfile.TemporaryFile("w+") as log:
         process = processes.start(

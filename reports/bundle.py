@@ -16,21 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from db.foreign import check_unique, check_values, parse
-from db.losses import counted
-from db.results import DamagedResults
-from db.schema import KINDS
-from db.schema import VERSION as SCHEMA
-from db.states import State
-from db.views import VIEWS
-from reports.exported import Exported, FileEntry, read_exported
-from reports.frames import with_frame_types
-from reports.source import Source, check_columns, known_schema
-from sweeps.code import release
-from sweeps.errors import InputError, QsweepError
-from sweeps.job import Kind as JobKind
-from sweeps.strict_json import read_strictly
-from sweeps.wholefiles import whole_folder
+from qsweep.db.foreign import check_unique, check_values, parse
+from qsweep.db.losses import counted
+from qsweep.db.results import DamagedResults
+from qsweep.db.schema import KINDS
+from qsweep.db.schema import VERSION as SCHEMA
+from qsweep.db.states import State
+from qsweep.db.views import VIEWS
+from qsweep.reports.exported import Exported, FileEntry, read_exported
+from qsweep.reports.frames import with_frame_types
+from qsweep.reports.source import Source, check_columns, known_schema
+from qsweep.sweeps.code import release
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.kinds import KINDS as JOB_KINDS
+from qsweep.sweeps.strict_json import read_strictly
+from qsweep.sweeps.wholefiles import whole_folder
 
 FORMAT = 1
 """Raised when a bundle of the old layout can't be read as one of the new."""
@@ -184,7 +184,7 @@ class BundleSource(Source):
     def _check_counted(self) -> None:
         """Raise InputError unless every result is that of a job's counted attempt."""
         jobs = self.read("jobs", ["job", "kind", "state", "attempt"]).to_pylist()
-        kinds, states = {one.value for one in JobKind}, {one.value for one in State}
+        kinds, states = set(JOB_KINDS), {one.value for one in State}
         place = str(self._folder / "jobs.parquet")
         if not all(row["kind"] in kinds and row["state"] in states for row in jobs):
             raise InputError("a job is of an unknown kind or state", place=place, allowed=AGAIN)
@@ -195,7 +195,7 @@ class BundleSource(Source):
                 continue
             keys = self.read(name, ["job", "attempt"])
             found = set(zip(keys["job"].to_pylist(), keys["attempt"].to_pylist(), strict=True))
-            wanted = {(job, attempt) for job, attempt, of in done if of == kind.of}
+            wanted = {(job, attempt) for job, attempt, of in done if of == kind.of.name}
             place = str(self._folder / f"{name}.parquet")
             if foreign := found - wanted:
                 job = str(min(foreign, key=str)[0])[:12]

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports.declaration import Column, Declaration, paper_values
-from reports.labels import network_title
-from reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
-from sweeps.corruptions import CORRUPTIONS
-from sweeps.job import Kind
-from sweeps.measures import Distortion
-from sweeps.spec import Spec
+from qsweep.reports.declaration import Column, Declaration, paper_values
+from qsweep.reports.labels import network_title
+from qsweep.reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
+from qsweep.sweeps.corruptions import CORRUPTIONS
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.spec import Spec
 
 GAP, ERROR = "generalization_gap", "corruption_error"
 """What a column may show: the gap; or the error relative to full precision, in percent."""
@@ -82,7 +81,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
     found: dict[tuple[Any, ...], tuple[Keys, Group]] = {}
     asked = [one for one in spec.declared_measures() if isinstance(one, Distortion)]
     several = len({one.corruption for one in asked}) > 1
-    trainings = [job for job in spec.jobs() if job.kind is Kind.TRAIN] if asked else []
+    trainings = spec.trainings() if asked else []
     networks: dict[tuple[str, str], int] = {}
     for parent in trainings:
         training = parent.training

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.code import code_version, is_intact
+from qsweep.sweeps.code import code_version, is_intact
 
 LOADED = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_")
 """Beginnings of variables that are read when a process or a library is loaded: a fork is too late for others."""
@@ -37,6 +37,7 @@ SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of prctl(2)."""
 PYTHON = (sys.executable, "-m")
 """What the command line of a module of ours begins with."""
+FORK_SERVER = "qsweep.sweeps.forkserver"
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
@@ -114,7 +115,7 @@ class ForkServer:
         try:
             with its:
                 process = subprocess.Popen(
-                    [*PYTHON, "sweeps.forkserver", str(its.fileno()), *preload, " " * 2000],  # room for command lines
+                    [*PYTHON, FORK_SERVER, str(its.fileno()), *preload, " " * 2000],  # room for command lines
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

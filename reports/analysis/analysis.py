@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from reports.analysis.claims import (
+from qsweep.reports.analysis.claims import (
     FLATTER,
     GAP_SHRINKS,
     LOSS_GROWS,
@@ -20,8 +20,8 @@ from reports.analysis.claims import (
     flatter,
     trend,
 )
-from reports.analysis.coordinates import hyperparameters, is_ordered, place_in_grid
-from reports.analysis.correlation import (
+from qsweep.reports.analysis.coordinates import hyperparameters, is_ordered, place_in_grid
+from qsweep.reports.analysis.correlation import (
     Environment,
     Granulated,
     Kendall,
@@ -32,17 +32,17 @@ from reports.analysis.correlation import (
     lines_of,
     sign_errors,
 )
-from reports.analysis.measured import Quantity, flatness_quantities, quantities
-from reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
-from reports.outliers import is_outside
-from reports.table import PRECISION_ORDER, precision_name
-from sweeps.datasets import data_of
-from sweeps.job import Job, Kind
-from sweeps.models import family_title
-from sweeps.quantizers import QUANTIZERS
-from sweeps.settings import names_of
-from sweeps.spec import Spec
-from sweeps.training import Training
+from qsweep.reports.analysis.measured import Quantity, flatness_quantities, quantities
+from qsweep.reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
+from qsweep.reports.outliers import is_outside
+from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.sweeps.datasets import data_of
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.models import family_title
+from qsweep.sweeps.quantizers import QUANTIZERS
+from qsweep.sweeps.settings import names_of
+from qsweep.sweeps.spec import Spec
+from qsweep.sweeps.training import Training
 
 GAP = "generalization_gap"
 
@@ -128,7 +128,7 @@ def analyze(
         claims += _marked(judged, models, spec, runs, measures)
     return Analysis(
         sweep=title,
-        expected=sum(job.measure is None for job in spec.jobs()),
+        expected=len(spec.trainings()),
         done=len(runs),
         left_out=len(runs) - len(known),
         outside=tuple(sorted(str(run["job"]) for run in known.to_dict("records") if is_outside(run, run))),
@@ -231,8 +231,8 @@ def _marked(
     """
     first = models.runs.iloc[0]
     jobs = [job for job in spec.jobs() if _is_of(job, first)]
-    trained = {job.identity for job in jobs if job.kind is Kind.TRAIN}
-    measured = {job.identity for job in jobs if job.kind is Kind.MEASURE}
+    trained = {job.identity for job in jobs if "runs" in job.kind.rows}
+    measured = {job.identity for job in jobs if "measures" in job.kind.rows}
     notes = [_partial(trained, runs, "models"), _partial(measured, measures, "measures")]
     return [
         replace(claim, note="; ".join(note for note in (notes if claim.name == FLATTER.name else notes[:1]) if note))

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db.audit import job_problems
-from db.registry import Registry
-from db.rows import Checkpoint, Claim, Finished, JobRow
-from db.states import FailureClass, State, SweepState
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
+from qsweep.db.audit import job_problems
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Checkpoint, Claim, Finished, JobRow
+from qsweep.db.states import FailureClass, State, SweepState
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, trained
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = State.QUEUED, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from db.looking import BUNDLE
-from db.registry import Registry
-from db.rows import Finished, Sweep
-from db.states import FailureClass, Obstacle, State
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
+from qsweep.db.looking import BUNDLE
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Finished, Sweep
+from qsweep.db.states import FailureClass, Obstacle, State
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
+from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, claim, trained
 
 
 def children(parent: Job, count: int) -> list[Job]:
     measures = [PacBayes(measure_seed=seed) for seed in range(count)]
-    return [Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=one) for one in measures]
+    return [Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=one) for one in measures]
 
 
 def found(registry: Registry, sweep: Sweep) -> dict[str, tuple[int, Obstacle]]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from db.errors import IllegalMove
-from db.moves import move
-from db.registry import Registry
-from db.rows import Sweep
-from db.states import TRANSITIONS, State
+from qsweep.db.errors import IllegalMove
+from qsweep.db.moves import move
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Sweep
+from qsweep.db.states import TRANSITIONS, State
 from tests.db.conftest import trained
 
 PAIRS = [(source, target) for source in State for target in State]

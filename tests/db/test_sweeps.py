@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db.audit import job_problems
-from db.naming import AmbiguousName
-from db.registration import _register, _rows
-from db.registry import Registry
-from db.rows import Calibration, Cancelled, Finished, Registered, Retried, Scope, Sweep
-from db.states import TRANSITIONS, FailureClass, State, SweepState
-from db.transaction import Transaction
-from sweeps.errors import InputError
-from sweeps.job import Job, Kind
-from sweeps.spec import Axis, Spec
-from sweeps.tuning import Mode, Tuning
+from qsweep.db.audit import job_problems
+from qsweep.db.naming import AmbiguousName
+from qsweep.db.registration import _register, _rows
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Calibration, Cancelled, Finished, Registered, Retried, Scope, Sweep
+from qsweep.db.states import TRANSITIONS, FailureClass, State, SweepState
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
+from qsweep.sweeps.spec import Axis, Spec
+from qsweep.sweeps.tuning import Mode, Tuning
 from tests.db.conftest import SETTINGS, agent_info, claim, trained
 
 Execute = Callable[[str], list[Any]]
@@ -74,7 +75,7 @@ def test_registered_jobs_come_back_equal_and_in_order(registry: Registry, sweep:
 
 
 def test_more_jobs_than_a_chunk_are_registered(registry: Registry, sweep: Sweep, monkeypatch: Any) -> None:
-    monkeypatch.setattr("db.registration.CHUNK", 7)
+    monkeypatch.setattr("qsweep.db.registration.CHUNK", 7)
     assert registry.sweeps.register(sweep.id, trained(30)) == Registered(new=30, shared=0, known=0)
     assert [row.job for row in registry.catalogue.jobs(sweep.id)] == trained(30)
 
@@ -349,7 +350,7 @@ def test_one_sweep_that_keeps_models_is_enough(registry: Registry) -> None:
 
 
 def child_of(parent: Job) -> Job:
-    return replace(parent, kind=Kind.MEASURE, parent=parent.identity)
+    return replace(parent, kind=FLATNESS, parent=parent.identity)
 
 
 def test_a_child_is_claimable_once_its_parent_is_done_and_knows_its_model(registry: Registry, sweep: Sweep) -> None:
@@ -362,7 +363,7 @@ def test_a_child_is_claimable_once_its_parent_is_done_and_knows_its_model(regist
     done = Finished(job_id=one.job_id, attempt=1, publication="p", model_file="m.pt", model_hash="abc")
     registry.queue.finish(agent, [done])
     child = claim(registry, agent)[0]
-    assert child.job.kind == Kind.MEASURE
+    assert child.job.kind == FLATNESS
     assert child.parent is not None
     assert (child.parent.identity, child.parent.model_file) == (parent.identity, "m.pt")
 
@@ -400,7 +401,7 @@ def test_a_child_registered_while_its_parent_finishes_is_claimable(registry: Reg
         for each in running:
             each.result(300)
     assert registry.catalogue.counts(sweep.id).done == 1
-    assert [found.job.kind for found in claim(registry, agent)] == [Kind.MEASURE]
+    assert [found.job.kind for found in claim(registry, agent)] == [FLATNESS]
 
 
 def test_a_child_without_its_parent_is_refused(registry: Registry, sweep: Sweep) -> None:
@@ -509,7 +510,7 @@ def test_a_calibration_is_fixed_by_the_first_who_makes_it(registry: Registry) ->
 
 def test_a_calibration_is_measured_again_only_while_nothing_runs(registry: Registry, sweep: Sweep) -> None:
     key = {"shape": "k", "device": "cpu", "build": "1"}
-    measured = Calibration(slots=4, form="blocks", seconds=0.5, peak=10**9)
+    measured = Calibration(slots=4, form="gather", seconds=0.5, peak=10**9)
     registry.queue.calibration(**key, slots=16, form="loop")
     assert registry.calibrations.replace(**key, found=measured) == measured
     assert registry.calibrations.find(**key) == measured

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import qsweep as api
-from sweeps import processes
-from sweeps.code import DIRTY
+from qsweep.sweeps import processes
+from qsweep.sweeps.code import DIRTY
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.frozen import change_code
 
 pytestmark = pytest.mark.slow
 
-EXITS = "workers/agent/exits.py"
+EXITS = "qsweep/workers/agent/exits.py"
 
 SWEEP = ("launch", "digits-grid", "--name", "mine", "--workers", "1", "--set", "epochs=1", "--limit", "4")
 

@@ -17,11 +17,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import qsweep as api
-from db.registry import Registry
-from orchestrator.cli import app
-from reports.landscape.grid import METADATA
-from sweeps import processes
-from sweeps.errors import InputError, QsweepError
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.cli import app
+from qsweep.reports.landscape.grid import METADATA
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError, QsweepError
 from tests.conftest import QSWEEP, environment
 
 SWEEP = """
@@ -180,7 +180,7 @@ def test_what_has_no_landscape_is_refused_before_anything_is_written(home: Path,
     for arguments, said in (
         (("0123456789ab",), "there is no job '0123456789ab' here"),
         (("nothing",), "no sweep 'nothing' was launched here"),
-        ((measure,), "a measure job trains no model"),
+        ((measure,), "a measure makes no model"),
         (("small", "--where", "bits == 8"), "no training is meant"),
         (("small", "--where", "bit == 8"), "'bit' is not a setting"),
         (("small", "--points", "10"), "an odd number"),

@@ -15,14 +15,14 @@ from typing import Any
 
 import pandas as pd
 
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import Claim, Finished, Scope, Sweep
-from reports.source import RegistrySource
-from sweeps.files import read_sweep
-from sweeps.job import Kind
-from sweeps.spec import variant
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import Claim, Finished, Scope, Sweep
+from qsweep.reports.source import RegistrySource
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.kinds import FLATNESS
+from qsweep.sweeps.spec import variant
 from tests.db.conftest import agent_info
 
 SWEEP = """
@@ -145,7 +145,7 @@ def _rows(
     claims: Sequence[Claim], dice: random.Random, diverged: Sequence[int], before: int
 ) -> dict[str, list[dict[str, Any]]]:
     origin = PROVENANCE | {"finished_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)}
-    if claims[0].job.kind is Kind.MEASURE:
+    if claims[0].job.kind is FLATNESS:
         return {"measures": [_measure(claim, dice) | origin for claim in claims]}
     rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
     for index, claim in enumerate(claims, before):

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from reports.declaration import declared_tables, find_table, paper_values
-from reports.flatness import make_flatness_table
-from reports.render import Format, Layout, render
-from reports.table import Cell, Table
-from sweeps.files import builtin_names, read_sweep
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
+from qsweep.reports.declaration import declared_tables, find_table, paper_values
+from qsweep.reports.flatness import make_flatness_table
+from qsweep.reports.render import Format, Layout, render
+from qsweep.reports.table import Cell, Table
+from qsweep.sweeps.files import builtin_names, read_sweep
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
+from qsweep.sweeps.measures import PacBayes
 
 SPEC = read_sweep("digits-flatness")
 JOBS = SPEC.jobs()
@@ -40,7 +41,7 @@ def row(job: Job, **changes: Any) -> dict[str, Any]:
 
 
 def rows() -> list[dict[str, Any]]:
-    return [row(job) for job in JOBS if job.kind is Kind.MEASURE]
+    return [row(job) for job in JOBS if job.kind is FLATNESS]
 
 
 def table(results: list[dict[str, Any]], name: str = "table3") -> Table:

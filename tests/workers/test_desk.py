@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from db.errors import LeaseLost
-from db.home import Home
-from db.rows import Checkpoint, Claim, Finished
-from db.states import FailureClass, State
-from sweeps.errors import InputError
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
-from sweeps.training import Training
-from workers.bundle.desk import Desk
-from workers.bundle.ledger import Ledger, read_ledger
-from workers.bundle.manifest import FILE, Manifest, read_manifest
+from qsweep.db.errors import LeaseLost
+from qsweep.db.home import Home
+from qsweep.db.rows import Checkpoint, Claim, Finished
+from qsweep.db.states import FailureClass, State
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
+from qsweep.sweeps.measures import PacBayes
+from qsweep.sweeps.training import Training
+from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.ledger import Ledger, read_ledger
+from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest
 
 SETTINGS: dict[str, Any] = {
     "data": "digits", "model": "nin", "width": 2, "depth": 1, "optimizer": "sgd", "learning_rate": 0.1,
@@ -172,7 +173,7 @@ def test_a_backoff_ends_and_a_full_disk_stops_everything(bundle: Bundle) -> None
 
 def test_a_child_waits_for_the_parent_that_came_along(made: Callable[[list[Job]], Bundle]) -> None:
     (parent,) = jobs(1)
-    child = Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=PacBayes())
+    child = Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes())
     desk = made([parent, child]).open()
     claims = take(desk, 1)
     assert [one.job_id for one in claims] == [1]

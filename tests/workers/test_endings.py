@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from db.errors import RegistryFull
-from db.home import Home
-from db.states import FailureClass
-from sweeps.errors import InputError
-from workers.agent.endings import Stopped, TooLong, failure_class, is_disk_full, story
-from workers.agent.heart import Heart
-from workers.agent.queue import JobQueue
-from workers.agent.stopping import SIGNALS, listen
-from workers.agent.workplace import Workplace
+from qsweep.db.errors import RegistryFull
+from qsweep.db.home import Home
+from qsweep.db.states import FailureClass
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.agent.endings import Stopped, TooLong, failure_class, is_disk_full, story
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.queue import JobQueue
+from qsweep.workers.agent.stopping import SIGNALS, listen
+from qsweep.workers.agent.workplace import Workplace
 
 NOBODY = cast(JobQueue, None)
 """No registry: nothing here asks one."""
@@ -95,3 +95,16 @@ def test_ctrl_c_is_told_from_a_preemption(number: signal.Signals, failure: Failu
         for one, handler in before.items():
             signal.signal(one, handler)
     assert failure_class(stopped.value) is failure
+
+
+def test_memory_that_ran_out_within_a_recording_is_out_of_memory() -> None:
+    """What ends the recording then fails too, and its error is the one that arrives."""
+
+    def record() -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    assert failure_class(caught(record)) is FailureClass.MEMORY
+    assert failure_class(RuntimeError("CUDA error: an illegal memory access was encountered")) is FailureClass.CRASH

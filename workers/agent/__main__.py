@@ -1,4 +1,4 @@
-"""`python -m workers.agent`: one agent on this machine. Prints its number first, for its supervisor."""
+"""`python -m qsweep.workers.agent`: one agent on this machine. Prints its number first, for its supervisor."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from pathlib import Path
 
 import torch
 
-from db.belonging import check_belonging
-from db.clock import machine_id, process_started
-from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
-from db.home import Home
-from db.registry import Registry
-from db.rows import AgentInfo, Scope
-from sweeps.code import code_origin
-from sweeps.errors import QsweepError
-from sweeps.logs import log_to
-from workers.agent.directed import DirectedAgent, Orders
-from workers.agent.endings import LeaseGone, OnlyFails
-from workers.agent.exits import Exit
-from workers.agent.heart import PATIENCE, Heart
-from workers.agent.loop import Agent
-from workers.agent.node import check_device
-from workers.agent.stopping import listen
-from workers.agent.workplace import Workplace
-from workers.device import build, device_class, precisions
-from workers.environment import PLACE
+from qsweep.db.belonging import check_belonging
+from qsweep.db.clock import machine_id, process_started
+from qsweep.db.errors import LeaseLost, RegistryFull, RegistryUnavailable
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentInfo, Scope
+from qsweep.sweeps.code import code_origin
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.logs import log_to
+from qsweep.workers.agent.directed import DirectedAgent, Orders
+from qsweep.workers.agent.endings import DeviceLost, LeaseGone, OnlyFails
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.agent.heart import PATIENCE, Heart
+from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.stopping import listen
+from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.device import build, check_device, device_class, precisions, this_device
+from qsweep.workers.environment import PLACE
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,7 +76,7 @@ def run(
     orders: Orders | None = None,
 ) -> int:
     """Enlist, work, retire; the exit code."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     check_device(device)
     registry = Registry.open(home.registry)
     check_belonging(home, registry)
@@ -119,6 +118,10 @@ def run(
         (Agent(place, scope) if orders is None else DirectedAgent(place, registry.trials, orders)).run()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
+    except DeviceLost as error:
+        logging.getLogger(__name__).error("the device is lost: %s", error)
+        sys.stderr.write(f"qsweep agent: the device is lost: {error}\n")
+        return Exit.DEVICE_LOST
     except OnlyFails as error:
         reason = str(error)
     finally:

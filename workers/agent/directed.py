@@ -15,13 +15,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from db.rows import Claim, Head
-from db.trials import Trials
-from workers.agent.endings import StoppedEarly
-from workers.agent.loop import Agent
-from workers.agent.saying import say
-from workers.agent.workplace import Workplace
-from workers.cohort import Cohort
+from qsweep.db.rows import Claim, Head
+from qsweep.db.trials import Trials
+from qsweep.workers.agent.endings import StoppedEarly
+from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.saying import say
+from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.cohort import Cohort
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +66,10 @@ class DirectedAgent(Agent):
         while (order := self._next_order()) is not None:
             verb, _, job = order.partition(" ")
             if verb == "run":
-                self._run(int(job))
+                self._run_job(int(job))
                 _say({"ended": True})
 
-    def _run(self, job: int) -> None:
+    def _run_job(self, job: int) -> None:
         claim = self._trials.claim(self.place.agent, job)
         if claim is not None:
             key, slots = claim.job.cohort_key, claim.slots_limit

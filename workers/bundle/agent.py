@@ -1,4 +1,4 @@
-"""`python -m workers.bundle.agent`: one agent of a bundle on one GPU or core. Started by the runner alone."""
+"""`python -m qsweep.workers.bundle.agent`: one agent of a bundle on one GPU or core. Started by the runner alone."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 
 import torch
 
-from db.errors import LeaseLost
-from db.home import Home
-from db.rules import LEASE
-from sweeps.code import code_origin
-from sweeps.errors import QsweepError
-from sweeps.logs import log_to
-from workers.agent.endings import LeaseGone
-from workers.agent.exits import Exit
-from workers.agent.heart import PATIENCE, Heart
-from workers.agent.loop import Agent
-from workers.agent.stopping import StopRequest, listen
-from workers.agent.workplace import Workplace
-from workers.bundle.line import Line
-from workers.device import build, device_class, precisions
+from qsweep.db.errors import LeaseLost
+from qsweep.db.home import Home
+from qsweep.db.rules import LEASE
+from qsweep.sweeps.code import code_origin
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.logs import log_to
+from qsweep.workers.agent.endings import DeviceLost, LeaseGone
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.agent.heart import PATIENCE, Heart
+from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.stopping import StopRequest, listen
+from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.bundle.line import Line
+from qsweep.workers.device import build, device_class, precisions, this_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: float) -> int:
     """Enlist and work until nothing is left; the exit code."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     line.enlist(number, precisions(device))
     line.began(
         {
@@ -76,6 +76,9 @@ def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: f
         Agent(place).run()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
+    except DeviceLost as error:
+        sys.stderr.write(f"agent {number}: the device is lost: {error}\n")
+        return Exit.DEVICE_LOST
     finally:
         heart.stop()
     return Exit.LEFT

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from db.budgets import PLACES, verdict
-from db.budgets import Record as Past
-from db.errors import LeaseLost
-from db.home import Home
-from db.rows import (
+from qsweep.db.budgets import PLACES, verdict
+from qsweep.db.budgets import Record as Past
+from qsweep.db.errors import LeaseLost
+from qsweep.db.home import Home
+from qsweep.db.rows import (
     EVERYTHING,
     Accepted,
     Calibration,
@@ -28,13 +28,13 @@ from db.rows import (
     Saved,
     Scope,
 )
-from db.rules import ERROR_TAIL, KEPT, LEASE, most_together, place_in_queue
-from db.schema import KINDS
-from db.states import FailureClass, State
-from sweeps.wholefiles import sync_folder, temporary_of
-from workers.bundle.ledger import Ledger, Record
-from workers.bundle.manifest import Manifest, seed
-from workers.bundle.plain import NAME
+from qsweep.db.rules import ERROR_TAIL, KEPT, LEASE, most_together, place_in_queue
+from qsweep.db.schema import KINDS
+from qsweep.db.states import FailureClass, State
+from qsweep.sweeps.wholefiles import sync_folder, temporary_of
+from qsweep.workers.bundle.ledger import Ledger, Record
+from qsweep.workers.bundle.manifest import Manifest, seed
+from qsweep.workers.bundle.plain import NAME
 
 LEDGER = "ledger.jsonl"
 """What was found out; it goes home."""
@@ -241,14 +241,18 @@ class Desk:
         return parent is not None and parent.state is not State.DONE
 
     def _handed_out(self, entry: Entry) -> Claim:
-        parent = self._by_identity.get(entry.claim.job.parent or "")
         return dataclasses.replace(
             entry.claim,
             checkpoints=tuple(entry.saved),
             alone=entry.past.alone,
             slots_limit=entry.past.slots_limit,
-            parent=entry.claim.parent if parent is None else parent.model,
+            parent=self._parent(entry),
         )
+
+    def _parent(self, entry: Entry) -> ParentModel | None:
+        """The job above, as it was done here or, if it did not come along, where it was packed."""
+        parent = self._by_identity.get(entry.claim.job.parent or "")
+        return entry.claim.parent if parent is None else parent.model
 
     def _holds(self, agent: int, one: Fenced) -> bool:
         entry = self.entries[one.job_id]
@@ -320,6 +324,8 @@ class Desk:
             model_file=result["model"],
             model_hash=result["model_hash"],
             diverged=result["diverged"],
+            kind=entry.claim.job.kind.name,
+            parent=self._parent(entry),
         )
 
     def _reopen_checkpoints(self, token: str) -> Ledger:

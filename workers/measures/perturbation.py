@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from sweeps.measures import PacBayes, Sharpness
-from workers.measures import draws
-from workers.measures.ascent import Ascent
-from workers.measures.point import Point
+from qsweep.sweeps.measures import PacBayes, Sharpness
+from qsweep.workers.measures import draws
+from qsweep.workers.measures.ascent import Ascent
+from qsweep.workers.measures.point import Point
 
 Images: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Standardized training images and labels at these places."""
@@ -72,7 +72,7 @@ class Climb:
         ascent = Ascent(self.network, points, measure.copies)
         for step in range(measure.ascent_steps):
             places = draws.places(measure.measure_seed, iteration, step, measure.ascent_batch, self.train_images)
-            moved += ascent.slopes(moved, *self.images(places)) * measure.ascent_rate
+            moved += ascent.gradients(moved, *self.images(places)) * measure.ascent_rate
             for number, (limit, radius) in enumerate(zip(limits, radii, strict=True)):
                 project(moved[number * measure.copies : (number + 1) * measure.copies], limit, radius)
         ends: Tensor = ascent.centres + moved

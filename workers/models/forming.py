@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from workers.forms import Form
-from workers.models.arithmetic import Arithmetic, Gathered
-from workers.models.blocks import Blocked
-from workers.models.chained import Chained
-from workers.models.convolved import Convolved
+from qsweep.workers.forms import Form
+from qsweep.workers.models.arithmetic import Arithmetic, Gathered
+from qsweep.workers.models.chained import Chained
+from qsweep.workers.models.convolved import Convolved
 
 TENSOR_CORE = 8
 """Channels come in multiples of this many on a GPU: its matrix units take no others, or take them slowly."""
@@ -27,10 +26,10 @@ def arithmetic_of(
 ) -> Arithmetic[Any]:
     """How a cohort with parameters of `dtype` computes. ValueError if the form has no such precision."""
     reduced = precision == "bf16"
-    if form in (Form.GATHER, Form.BLOCKS):
+    if form is Form.GATHER:
         if reduced:
             raise ValueError(f"the form {form.value} does not compute in bf16")
-        return Gathered() if form is Form.GATHER else Blocked()
+        return Gathered()
     kind = Chained if form.compiled else Convolved
     multiple = 1
     if device.type == "cuda":

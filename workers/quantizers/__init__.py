@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from workers.quantizers.lsq import LsqWeights
+from qsweep.workers.quantizers.lsq import LsqWeights
+from qsweep.workers.quantizers.quantizer import WeightQuantizer
 
-QUANTIZATIONS = {"lsq": LsqWeights}
+QUANTIZATIONS: dict[str, type[WeightQuantizer]] = {"lsq": LsqWeights}

@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from db.errors import RegistryUnavailable
-from db.home import Home
-from db.registry import Registry
-from db.rows import Scope
-from db.urls import parse_url
-from orchestrator.backends.slurm import commands
-from orchestrator.supervisor import PASSED_ON, stay, supervise
-from orchestrator.upkeep import End
-from sweeps.errors import InputError, QsweepError
-from sweeps.logs import CleanFormatter
-from workers.agent.exits import Exit
-from workers.environment import PLACE
+from qsweep.db.errors import RegistryUnavailable
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Scope
+from qsweep.db.urls import parse_url
+from qsweep.orchestrator.backends.slurm import commands
+from qsweep.orchestrator.supervisor import PASSED_ON, stay, supervise
+from qsweep.orchestrator.upkeep import End
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.logs import CleanFormatter
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.environment import GPU, PLACE
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ class Flight:
             signal.signal(number, self._hear)
         self._set_alarm()
         os.environ[PLACE] = f"{os.environ.get(PLACE, '')}/{self._job}"
+        if gpus := os.environ.get("SLURM_STEP_GPUS") or os.environ.get("SLURM_JOB_GPUS"):
+            os.environ[GPU] = gpus
         end = stay(self._work, self._heard, log.info)
         if self._heard or end is None:
             self._leave()
