@@ -76,7 +76,7 @@ def work_off(folder: Path) -> None:
         device = torch.device("cpu")
         desk.began({"host": "far", "device": device_class(device), "torch": build(), "code": "test"})
         place = Workplace(
-            home=home, registry=desk, device=device, agent=1, code="test",
+            home=home, queue=desk, device=device, agent=1, code="test",
             heart=Heart(desk, 1, lease=30.0, patience=math.inf), stop=threading.Event(),
         )  # fmt: skip
         Agent(place).run()
