@@ -163,6 +163,17 @@ def test_a_retry_repeats_what_left_the_file_that_is_gone_however_far_above(
     assert [one.job for one in work(registry, agent)] == [chain[place] for place in again]
 
 
+def test_a_retry_repeats_a_training_whose_model_never_came(registry: Registry, sweep: Sweep, chain: list[Job]) -> None:
+    """As one that was imported without its model."""
+    registry.sweeps.register(sweep.id, chain)
+    agent = registry.agents.enlist(agent_info())
+    (training,) = claim(registry, agent, 1)
+    registry.queue.finish(agent, [Finished(job_id=training.job_id, attempt=1, publication="train-1")])
+    registry.queue.fail(agent, work(registry, agent, until=[chain[3]])[-1:], FailureClass.INPUT, "it was not kept")
+    assert registry.sweeps.retry(sweep.id).trainings == 1
+    assert [(one.job, one.attempt) for one in work(registry, agent)] == [(one, 2) for one in chain]
+
+
 def test_a_job_may_be_added_below_one_that_leaves_no_file(registry: Registry, sweep: Sweep, chain: list[Job]) -> None:
     agent = registry.agents.enlist(agent_info())
     registry.sweeps.register(sweep.id, chain[:2])
@@ -231,6 +242,12 @@ def test_a_deleted_sweep_leaves_what_another_ones_jobs_stand_on(
     assert set(found.identities) == {one.identity for one in more[1:]}
     assert {registry.catalogue.job(one.identity).state for one in chain} == {State.DONE}
     assert {registry.catalogue.job(one.identity).state for one in more[1:]} == {State.CANCELLED}
+    third = registry.sweeps.add(name="third", label="c", spec="{}", size=1)
+    registry.sweeps.register(third.id, chain[:1])
+    assert (
+        registry.sweeps.delete(third.id).identities == ()
+    )  # no sweep holds what is between it and the other one's trace
+    assert {registry.catalogue.job(one.identity).state for one in chain} == {State.DONE}
 
 
 def test_a_chosen_job_brings_everything_above_it_along(chain: list[Job]) -> None:
