@@ -58,9 +58,9 @@ def run(backend: str, sweep: list[str], workers: int) -> dict[str, Any]:
     with cluster(backend, workers, folder / "cluster") as environment:
         subprocess.run(command, check=True, env=surroundings() | environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     with Registry.open(folder / "home" / "registry.db") as registry:
-        (found,) = registry.sweeps()
-        attempts = [one for job in registry.jobs(found.id) for one in registry.attempts(job.id)]
-        agents = registry.agents(None)
+        (found,) = registry.catalogue.sweeps()
+        attempts = [one for job in registry.catalogue.jobs(found.id) for one in registry.history.attempts(job.id)]
+        agents = registry.catalogue.agents(None)
     assert {one.backend for one in attempts} == {backend}
     assert len({one.agent_id for one in attempts}) == workers, "another number of agents had work"
     ended = [one.ended_at for one in attempts if one.ended_at is not None]

@@ -54,8 +54,8 @@ def build(home: Home, count: int) -> None:
     base = [Training.from_settings({**settings, "bits": bits, "seed": 0}) for bits in (32, 8, 4, 2)]
     made = [Job(training=Training.from_settings({**base[seed % 4].settings(), "seed": seed})) for seed in range(count)]
     with Registry.open(home.registry, create=True) as registry:
-        sweep = registry.add_sweep(name="made", label="up", spec=spec.to_json(), size=count)
-        registry.register(sweep.id, made)
+        sweep = registry.sweeps.add(name="made", label="up", spec=spec.to_json(), size=count)
+        registry.sweeps.register(sweep.id, made)
     store = ResultStore(home.results)
     dice = np.random.default_rng(0)
     for start in range(0, count, COHORT):
@@ -103,7 +103,9 @@ def measure(home: Home) -> dict[str, float]:
 
         def ask(sql: str = sql) -> pa.Table:
             with Registry.open(home.registry) as registry:
-                return run_query(sql, [RegistrySource(home, registry, one) for one in registry.sweeps()]).table
+                return run_query(
+                    sql, [RegistrySource(home, registry, one) for one in registry.catalogue.sweeps()]
+                ).table
 
         found[name] = seconds(ask)
     pattern = str(home.results / "runs" / "*.parquet")
@@ -128,9 +130,9 @@ def main() -> None:
     figures["publications of 16, seconds"] = measure(home)
     with Registry.open(home.registry) as registry:
         started = time.perf_counter()
-        compact(home, registry, [one.id for one in registry.sweeps()])
+        compact(home, registry, [one.id for one in registry.catalogue.sweeps()])
         figures["compaction, seconds"] = time.perf_counter() - started
-        counted = registry.publications()
+        counted = registry.catalogue.publications()
     for path in (home.results / "runs").iterdir():  # as `qsweep gc` does an hour later
         if path.stem not in counted:
             path.unlink()

@@ -91,12 +91,12 @@ def databases(folder: Path, *, postgres: bool) -> Iterator[dict[str, Create]]:
 def fill(url: str, count: int) -> tuple[int, float]:
     """A new registry with `count` jobs: the sweep's id, and the seconds that `register` took."""
     with Registry.open(url, create=True) as registry:
-        sweep = registry.add_sweep(name="bench", label="a", spec="{}", size=count)
+        sweep = registry.sweeps.add(name="bench", label="a", spec="{}", size=count)
         seconds = 0.0
         for start in range(0, count, PART):
             part = jobs(start, min(start + PART, count))
             begun = time.perf_counter()
-            registry.register(sweep.id, part)
+            registry.sweeps.register(sweep.id, part)
             seconds += time.perf_counter() - begun
     return sweep.id, seconds
 
@@ -109,7 +109,7 @@ def agent_info() -> AgentInfo:
 
 def client(url: str, limit: int, seconds: float, ready: Any, answers: Any) -> None:
     with Registry.open(url) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         ready.wait()
         done, begun = 0, time.perf_counter()
         while time.perf_counter() - begun < seconds:
@@ -118,10 +118,10 @@ def client(url: str, limit: int, seconds: float, ready: Any, answers: Any) -> No
 
 
 def turn(registry: Registry, agent: int, limit: int) -> int:
-    head = registry.next_cohort(agent)
-    claims = registry.claim(agent, head, limit) if head else []
+    head = registry.queue.next_cohort(agent)
+    claims = registry.queue.claim(agent, head, limit) if head else []
     finished = [Finished(job_id=one.job_id, attempt=one.attempt, publication="p") for one in claims]
-    return len(registry.finish(agent, finished).jobs)
+    return len(registry.queue.finish(agent, finished).jobs)
 
 
 def throughput(work: Callable[..., None], url: str, clients: int, limit: int, seconds: float) -> float:
@@ -195,15 +195,17 @@ def fill_bare(url: str, count: int) -> None:
 def latency(url: str, turns: int = 200) -> float:
     """Median milliseconds of `next_cohort` and `claim` for one job, by one client."""
     with Registry.open(url) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         taken = []
         for _ in range(turns):
             begun = time.perf_counter()
-            head = registry.next_cohort(agent)
+            head = registry.queue.next_cohort(agent)
             assert head is not None
-            claims = registry.claim(agent, head, 1)
+            claims = registry.queue.claim(agent, head, 1)
             taken.append(time.perf_counter() - begun)
-            registry.finish(agent, [Finished(job_id=claims[0].job_id, attempt=claims[0].attempt, publication="p")])
+            registry.queue.finish(
+                agent, [Finished(job_id=claims[0].job_id, attempt=claims[0].attempt, publication="p")]
+            )
     return 1000 * statistics.median(taken)
 
 

@@ -12,7 +12,7 @@ from qsweep.sweeps.kinds import KINDS
 
 def is_anything_absent(home: Home, registry: Registry) -> bool:
     """Whether a results file or a kept model of some done job is not there. Results at a URL are not looked at."""
-    counted = registry.counted()
+    counted = registry.catalogue.counted()
     if isinstance(home.store, Path):
         there = {folder: _names(home.store / folder) for kind in KINDS.values() for folder in kind.rows}
         for kind, publication in {(kind, publication) for kind, publication, _ in counted}:

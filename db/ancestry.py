@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from qsweep.db.journal import batches
+from qsweep.db.moves import batches
 from qsweep.db.tables import jobs
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.kinds import File, kind_named

@@ -66,7 +66,7 @@ def examine(home: Home, registry: Registry, *, deep: bool = False) -> Findings:
     """The whole audit; with `deep`, of the content of models and checkpoints too. Raises InputError if the registry
     counts the results of another home."""
     check_belonging(home, registry)
-    record = registry.record()
+    record = registry.history.record()
     broken = [*_broken(record), *(digest_problems(home, registry) if deep else ())]
     return Findings(broken=broken, lost=_lost(home, registry, record.jobs))
 
@@ -76,13 +76,13 @@ def repair(home: Home, registry: Registry, lost: Sequence[Lost]) -> int:
 
     Whether it is still lost is looked at again: somebody may have computed it since.
     """
-    rows = {row.identity: row for row in registry.record().jobs}
+    rows = {row.identity: row for row in registry.history.record().jobs}
     asked = {(one.job, one.kind) for one in lost}
     reasons: dict[str, list[int]] = {}
     for one in _lost(home, registry, [rows[job] for job in sorted({one.job for one in lost}) if job in rows]):
         if (one.job, one.kind) in asked:
             reasons.setdefault(f"what it found is lost: {one.file} {one.why}", []).append(rows[one.job].id)
-    return sum(registry.invalidate(jobs, reason) for reason, jobs in reasons.items())
+    return sum(registry.sweeps.invalidate(jobs, reason) for reason, jobs in reasons.items())
 
 
 def _broken(record: Record) -> Iterator[str]:
@@ -127,7 +127,7 @@ def _lost(home: Home, registry: Registry, rows: Sequence[JobRow]) -> list[Lost]:
         if not lost:
             return []
         before = {row.identity: row for row in rows}
-        rows = registry.jobs_of([ids[job] for job in sorted({one.job for one in lost})])
+        rows = registry.catalogue.jobs_of([ids[job] for job in sorted({one.job for one in lost})])
         lost = [*find_lost(store, pointers_of(rows)), *find_lost_models(home, rows)]
         if all(_points(row) == _points(before[row.identity]) for row in rows):
             break

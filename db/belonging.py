@@ -30,19 +30,19 @@ def settle_belonging(home: Home, registry: Registry, *, results: str | None = No
     store = ResultStore(results or home.store)
     identity = _identity(home, registry, store)
     place, host = store.place, "" if "://" in store.place else socket.gethostname()
-    found = registry.custody.settle(StoreRow(identity=identity or uuid.uuid4().hex, place=place, host=host))
+    found = registry.results.settle(StoreRow(identity=identity or uuid.uuid4().hex, place=place, host=host))
     moved = (found.place, found.host) != (place, host)
     if found.identity not in (identity, store.identity()) and (moved or identity is not None):
         raise _refusal(registry, found, store)  # another home was faster
     if moved:
-        registry.custody.moved(place, host)
+        registry.results.moved(place, host)
     if store.identity() is None:
         store.take(found.identity)
 
 
 def _identity(home: Home, registry: Registry, store: ResultStore) -> str | None:
     """By what registry and store know each other; None if they don't yet, and may. Raises InputError."""
-    known, found = registry.store(), store.identity()
+    known, found = registry.catalogue.store(), store.identity()
     if known is None:
         return _unsettled(home, registry, store, found)
     if found == known.identity:
@@ -54,7 +54,7 @@ def _identity(home: Home, registry: Registry, store: ResultStore) -> str | None:
 
 def _unsettled(home: Home, registry: Registry, store: ResultStore, found: str | None) -> str | None:
     """A registry that has had no launch since it was made, or since its schema knows of stores."""
-    counted = registry.publications()
+    counted = registry.catalogue.publications()
     if found is None and not counted:
         return None
     there = set[str]().union(*(store.publications(kind) for kind in KINDS))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+import random
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,22 +12,12 @@ from qsweep.db import failures
 from qsweep.db.ancestry import upwards, with_ancestors
 from qsweep.db.connection import Database
 from qsweep.db.errors import LeaseLost
-from qsweep.db.journal import RECORD, event
 from qsweep.db.moments import boot, moment, wall
-from qsweep.db.reading import calibration_of
-from qsweep.db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved, Scope
+from qsweep.db.moves import move
+from qsweep.db.rows import Claim, Head, ParentModel, Remaining, Saved, Scope
+from qsweep.db.rules import most_together, place_in_queue
 from qsweep.db.states import AgentState, FailureClass, State
-from qsweep.db.tables import (
-    CLAIMABLE,
-    RUNNING,
-    agents,
-    attempts,
-    calibrations,
-    checkpoints,
-    jobs,
-    selections,
-    sweep_jobs,
-)
+from qsweep.db.tables import CLAIMABLE, RUNNING, agents, attempts, checkpoints, jobs, selections, sweep_jobs
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.job import Job
@@ -40,7 +30,6 @@ ABOVE = sa.select(
     jobs.c.parent_id,
 )  # fmt: skip
 """What a claim tells of each job above it."""
-NO_PARENTS: Mapping[int, ParentModel] = {}
 QUEUED = jobs.c.state == State.QUEUED.value
 OTHERS = agents.alias("others")
 IS_EXPIRED = sa.or_(OTHERS.c.expires < moment(), OTHERS.c.clock != boot())
@@ -62,7 +51,9 @@ FITTING = sa.exists().where(
     agents.c.state == AgentState.ALIVE.value,
     agents.c.precisions.contains('"' + jobs.c.precision + '"'),
 )
-ORDER = (jobs.c.cost.desc(), jobs.c.cohort_key, jobs.c.progress.desc(), jobs.c.id)
+ORDER_IN_COHORT = (jobs.c.progress.desc(), jobs.c.id)
+ORDER = (jobs.c.cost.desc(), jobs.c.cohort_key, *ORDER_IN_COHORT)
+"""The order of the claims; `db.rules.place_in_queue` is the same in Python."""
 HEAD = (
     sa.select(
         jobs.c.id,
@@ -99,15 +90,9 @@ INSIDE: dict[str, tuple[sa.ColumnElement[bool], ...]] = {
 HEADS = {"all": (HEAD,), "sweep": (HEAD_AT_HOME, HEAD_OF_SHARED), "selection": (HEAD.where(OF_SELECTION),)}
 
 
-STARTED: dict[str, Any] = {
-    "state": State.RUNNING.value,
-    "agent_id": sa.bindparam("agent"),
-    "attempt": jobs.c.attempt + 1,
-    "advanced": False,
-    "not_before": None,
-}
 CLAIMED = (
     jobs.c.id,
+    jobs.c.state,
     jobs.c.attempt,
     jobs.c.content,
     jobs.c.progress,
@@ -115,67 +100,60 @@ CLAIMED = (
     jobs.c.slots_limit,
     sa.or_(jobs.c.keep_model, jobs.c.has_children).label("keep_model"),
     jobs.c.parent_id,
-    sa.case((jobs.c.progress > 0, "claimed, from step " + sa.cast(jobs.c.progress, sa.Text)), else_="claimed").label(
-        "detail"
-    ),
 )
-
-
-def claim_statement(*more: sa.ColumnElement[bool]) -> sa.UpdateBase:
-    picked = (
-        sa.select(jobs.c.id)
-        .where(
-            CLAIMABLE,
-            RESTED,
-            jobs.c.cohort_key == sa.bindparam("key"),
-            jobs.c.alone == sa.bindparam("runs_alone"),
-            jobs.c.slots_limit.is_not_distinct_from(sa.bindparam("most_slots", type_=sa.Integer)),
-            *more,
-        )
-        .order_by(jobs.c.progress.desc(), jobs.c.id)
-        .limit(sa.bindparam("most"))
-        # On Postgres this also keeps the expression from being evaluated more than once.
-        .with_for_update(key_share=True, skip_locked=True, of=jobs)
-        .cte("picked")
+"""What a claim needs of a job."""
+NOT_AWAY = jobs.c.agent_id.not_in(sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value))
+"""No bundle holds it."""
+FREE = {
+    kind: sa.select(*CLAIMED)
+    .where(
+        CLAIMABLE,
+        RESTED,
+        jobs.c.cohort_key == sa.bindparam("key"),
+        jobs.c.alone == sa.bindparam("runs_alone"),
+        jobs.c.slots_limit.is_not_distinct_from(sa.bindparam("most_slots", type_=sa.Integer)),
+        *inside,
     )
-    return jobs.update().where(jobs.c.id.in_(sa.select(picked.c.id))).values(STARTED).returning(*CLAIMED)
-
-
-CLAIM = {kind: claim_statement(*inside) for kind, inside in INSIDE.items()}
-START = (
-    attempts.insert()
-    .inline()
-    .values(
-        job_id=sa.bindparam("job_id"),
-        attempt=sa.bindparam("attempt"),
-        agent_id=sa.bindparam("agent_id"),
-        claim=sa.bindparam("claim"),
-        resumed_from=sa.bindparam("resumed_from"),
-        started_at=wall(),
-        error="",
+    .order_by(*ORDER_IN_COHORT)
+    .limit(sa.bindparam("most"))
+    .with_for_update(key_share=True, skip_locked=True, of=jobs)
+    for kind, inside in INSIDE.items()
+}
+"""The claimable jobs of a cohort, locked."""
+HELD = sa.select(*CLAIMED).where(RUNNING, jobs.c.agent_id == sa.bindparam("agent")).order_by(*ORDER_IN_COHORT)
+HELD_BY_ID = HELD.where(jobs.c.id.in_(sa.bindparam("ids", expanding=True, type_=sa.BigInteger)))
+HELD_BY_CLAIM = HELD.where(
+    sa.exists().where(
+        attempts.c.job_id == jobs.c.id,
+        attempts.c.attempt == jobs.c.attempt,
+        attempts.c.claim == sa.bindparam("claim", type_=sa.BigInteger),
     )
 )
+START = attempts.insert().inline().values(started_at=wall(), error="")
+
+
+def _from_where(row: Any) -> str:
+    return f"claimed, from step {row.progress}" if row.progress else "claimed"
 
 
 def next_cohort(database: Database, agent_id: int, scope: Scope, parents: Sequence[int] = ()) -> Head | None:
     if parents and (child := database.read(lambda t: _child(t, agent_id, scope, parents))):
         return child
-    look = database.read if scope.kind == "sweep" else database.glance
-    head = look(lambda t: _head(t, agent_id, scope))
-    if head is None and database.glance(lambda t: t.quick(ANY_EXPIRED, {})):
+    head = database.read(lambda t: _head(t, agent_id, scope))
+    if head is None and database.read(lambda t: t.run(ANY_EXPIRED).first()):
         database.write(take_back_expired)
-        head = look(lambda t: _head(t, agent_id, scope))
+        head = database.read(lambda t: _head(t, agent_id, scope))
     return head
 
 
 def _head(transaction: Transaction, agent_id: int, scope: Scope) -> Head | None:
     values = {"agent": agent_id, "sweep": scope.sweep, "selection": scope.selection}
-    found = [row for head in HEADS[scope.kind] for row in transaction.quick(head, values)]
+    found = [row for head in HEADS[scope.kind] for row in transaction.run(head, values)]
     if not found:
-        if not transaction.quick(ALIVE, {"agent": agent_id}):
+        if transaction.run(ALIVE, {"agent": agent_id}).first() is None:
             raise LeaseLost(agent_id)
         return None
-    return _head_of(min(found, key=lambda row: (-row.cost, row.cohort_key, -row.progress, row.id)))
+    return _head_of(min(found, key=lambda row: place_in_queue(row.cost, row.cohort_key, row.progress, row.id)))
 
 
 def _child(transaction: Transaction, agent_id: int, scope: Scope, parents: Sequence[int]) -> Head | None:
@@ -197,76 +175,87 @@ def _head_of(row: Any) -> Head:
 
 
 def take_back_expired(transaction: Transaction) -> int:
-    expired = transaction.quick(EXPIRED, {})
+    expired = transaction.run(EXPIRED).all()
     for row in expired:
-        failures.bury(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
+        failures.mark_dead(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
     return len(expired)
 
 
-def claim(
-    transaction: Transaction,
-    agent_id: int,
-    head: Head,
-    limit: int,
-    number: int,
-    scope: Scope,
-    *,
-    again: bool = False,
-) -> list[Claim]:
-    """`number` names this claim: `again`, it may have been committed without our hearing of it."""
-    # The lock on the agent's row keeps it from being marked dead before its new jobs can be seen.
-    renewed = transaction.quick(RENEW, {"agent": agent_id})
-    if not renewed:
+def renew(transaction: Transaction, agent_id: int) -> bool:
+    """Renews the agent's lease; whether leases of others have run out. Raises LeaseLost.
+
+    The lock on the agent's row keeps it from being marked dead before its new jobs can be seen.
+    """
+    renewed = transaction.run(RENEW, {"agent": agent_id}).first()
+    if renewed is None:
         raise LeaseLost(agent_id)
-    if (again or transaction.again) and (claimed := claimed_before(transaction, agent_id, number)):
-        return whole(transaction, claimed)
-    if renewed[0].others_expired:
+    return bool(renewed.others_expired)
+
+
+def claim(database: Database, agent_id: int, head: Head, limit: int, scope: Scope) -> list[Claim]:
+    number = random.getrandbits(62)  # by which a repetition, if the answer is lost, finds its own claim
+    return database.write(lambda t: _claim(t, agent_id, head, limit, number, scope))
+
+
+def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, number: int, scope: Scope) -> list[Claim]:
+    others_expired = renew(transaction, agent_id)
+    if transaction.again and (claimed := claimed_before(transaction, agent_id, number)):
+        return claimed
+    if others_expired:
         take_back_expired(transaction)
-    rows = transaction.quick(CLAIM[scope.kind], wanted(agent_id, head, limit, scope))
-    return start(transaction, agent_id, rows, number) if rows else []
-
-
-def wanted(agent_id: int, head: Head, limit: int, scope: Scope) -> dict[str, Any]:
-    """What the statement of a claim is to be told."""
-    return {
-        "agent": agent_id,
+    wanted = {
         "key": head.cohort_key,
         "runs_alone": head.alone,
         "most_slots": head.slots_limit,
         "sweep": scope.sweep,
         "selection": scope.selection,
-        "most": 1 if head.alone else min(limit, head.slots_limit or limit),
+        "most": most_together(limit, alone=head.alone, slots_limit=head.slots_limit),
     }
+    return start(transaction, agent_id, transaction.run(FREE[scope.kind], wanted).all(), number)
 
 
-def start(transaction: Transaction, agent_id: int, rows: Sequence[Any], number: int) -> list[Claim]:
-    """Writes down the new attempts of jobs that have just become this agent's."""
+def start(
+    transaction: Transaction,
+    agent_id: int,
+    rows: Sequence[Any],
+    number: int,
+    detail: str | Callable[[Any], str] = _from_where,
+    **values: Any,
+) -> list[Claim]:
+    """Gives these locked, queued jobs (rows of CLAIMED) to the agent: every claim comes through here.
+
+    `values`: what else becomes of their columns.
+    """
+    if not rows:
+        return []
+    own = {"agent_id": agent_id, "advanced": False, "not_before": None, **values}
+    move(transaction, rows, State.RUNNING, detail, values=own, agent_id=agent_id)
     started = [
-        {"job_id": row.id, "attempt": row.attempt, "agent_id": agent_id, "claim": number, "resumed_from": row.progress}
+        {
+            "job_id": row.id,
+            "attempt": row.attempt + 1,
+            "agent_id": agent_id,
+            "claim": number,
+            "resumed_from": row.progress,
+        }
         for row in rows
     ]
-    claimed = [event(row, State.QUEUED, State.RUNNING, row.detail, agent_id) for row in rows]
-    transaction.quick(START, started)
-    transaction.quick(RECORD, claimed)
+    transaction.run(START, started)
     point("claim.uncommitted", len(rows))
-    return whole(transaction, rows)
+    return held_claims(transaction, agent_id, HELD_BY_ID, ids=[row.id for row in rows])
 
 
-def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Any]:
-    mine = sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt, attempts.c.claim == number)
-    statement = sa.select(*CLAIMED).where(RUNNING, jobs.c.agent_id == agent_id, mine)
-    return list(transaction.run(statement).all())
+def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Claim]:
+    """What the agent holds by the claim of this number."""
+    return held_claims(transaction, agent_id, HELD_BY_CLAIM, claim=number)
 
 
-def whole(transaction: Transaction, rows: Any) -> list[Claim]:
-    """The claims that these rows of jobs stand for, with their checkpoints and parents."""
+def held_claims(transaction: Transaction, agent_id: int, which: sa.Select[Any] = HELD, **values: Any) -> list[Claim]:
+    """The agent's running jobs, further progress first, with their checkpoints and parents. `which`: HELD_BY_ID or
+    HELD_BY_CLAIM, with its values."""
+    rows = transaction.run(which, {"agent": agent_id, **values}).all()
     parents = _parents(transaction, {row.parent_id for row in rows if row.parent_id is not None})
-    return claims_of(rows, saved(transaction, [row.id for row in rows if row.progress]), parents)
-
-
-def claims_of(
-    rows: Sequence[Any], checkpoints: Mapping[int, Sequence[Saved]], parents: Mapping[int, ParentModel] = NO_PARENTS
-) -> list[Claim]:
+    checkpoints = saved(transaction, [row.id for row in rows if row.progress])
     return [
         Claim(
             job_id=row.id,
@@ -278,7 +267,7 @@ def claims_of(
             keep_model=bool(row.keep_model),
             parent=parents.get(row.parent_id),
         )
-        for row in sorted(rows, key=lambda row: (-row.progress, row.id))
+        for row in rows
     ]
 
 
@@ -324,8 +313,7 @@ def remaining(transaction: Transaction, scope: Scope) -> Remaining:
     wanted = sa.and_(jobs.c.wanted, *INSIDE[scope.kind])
     values = {"sweep": scope.sweep, "selection": scope.selection}
     queued = transaction.run(sa.select(jobs.c.id).where(QUEUED, wanted).limit(1), values).first()
-    here = jobs.c.agent_id.not_in(sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value))
-    running = transaction.run(sa.select(jobs.c.id).where(RUNNING, wanted, here).limit(1), values).first()
+    running = transaction.run(sa.select(jobs.c.id).where(RUNNING, wanted, NOT_AWAY).limit(1), values).first()
     soonest = sa.select(sa.func.min(jobs.c.not_before) - moment()).where(
         CLAIMABLE, wanted, jobs.c.not_before.is_not(None), sa.not_(RESTED)
     )
@@ -335,18 +323,3 @@ def remaining(transaction: Transaction, scope: Scope) -> Remaining:
         running=running is not None,
         delay=None if delay is None else max(float(delay), 0.0),
     )
-
-
-def calibration(transaction: Transaction, shape: str, device: str, build: str, proposed: Calibration) -> Calibration:
-    key = {"shape": shape, "device": device, "build": build}
-    statement = transaction.insert(calibrations).values(**key, slots=proposed.slots, form=proposed.form, made_at=wall())
-    transaction.run(statement.on_conflict_do_nothing())
-    row = transaction.run(sa.select(calibrations).filter_by(**key)).one()
-    return calibration_of(row)
-
-
-def recalibrate(transaction: Transaction, shape: str, device: str, build: str, found: Calibration) -> Calibration:
-    key = {"shape": shape, "device": device, "build": build}
-    transaction.run(sa.delete(calibrations).filter_by(**key))
-    transaction.run(sa.insert(calibrations).values(**key, **asdict(found), made_at=wall()))
-    return found

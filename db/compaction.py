@@ -89,7 +89,7 @@ class _Rewritten:
 
 def _pointers(registry: Registry, sweep_ids: Sequence[int]) -> pa.Table:
     """Every counted job of these sweeps, once."""
-    tables = [registry.pointers(one) for one in sweep_ids]
+    tables = [registry.catalogue.pointers(one) for one in sweep_ids]
     joined = pa.concat_tables(tables)
     first = pc.index_in(joined["job"], value_set=joined["job"].combine_chunks())
     return joined.filter(pc.equal(first, pa.array(range(joined.num_rows), pa.int32())))
@@ -135,7 +135,7 @@ def _rewrite(store: ResultStore, registry: Registry, group: pa.Table, names: Seq
             return _Rewritten(jobs=0, moved=0, damaged=before)
         rows = {name: store.read(name, group) for name in names}
     target = f"compact-{uuid.uuid4().hex[:12]}"
-    registry.custody.begin(target, f"process {os.getpid()} on {socket.gethostname()}")
+    registry.results.begin(target, f"process {os.getpid()} on {socket.gethostname()}")
     point("compact.begun", target)
     try:
         for name, table in rows.items():
@@ -145,7 +145,7 @@ def _rewrite(store: ResultStore, registry: Registry, group: pa.Table, names: Seq
             Move(job=row["job"], attempt=row["attempt"], source=row["publication"], target=target)
             for row in group.select(["job", "attempt", "publication"]).to_pylist()
         ]
-        moved = registry.custody.move(target, moves, is_there=lambda: all(store.holds(name, target) for name in names))
+        moved = registry.results.move(target, moves, is_there=lambda: all(store.holds(name, target) for name in names))
     except BaseException:
         _give_up(store, registry, target, names)
         raise
@@ -156,6 +156,6 @@ def _rewrite(store: ResultStore, registry: Registry, group: pa.Table, names: Seq
 def _give_up(store: ResultStore, registry: Registry, target: str, names: Sequence[str]) -> None:
     """Deletes what was written, unless it counts: the answer to a move that was committed may have been lost."""
     with suppress(QsweepError, OSError):
-        registry.custody.abandon(target)  # from here on no pointer moves there
-        if target not in registry.publications():
+        registry.results.abandon(target)  # from here on no pointer moves there
+        if target not in registry.catalogue.publications():
             store.discard(target, names)

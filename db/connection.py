@@ -34,7 +34,7 @@ from qsweep.sweeps.errors import InputError
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from qsweep.db.transaction import Statements, Transaction
+    from qsweep.db.transaction import Transaction
 
 Answer = TypeVar("Answer")
 
@@ -54,18 +54,16 @@ class Mode(Enum):
     WRITE = auto()
     READ = auto()
     SNAPSHOT = auto()
-    GLANCE = auto()
 
 
 BEGIN = "qsweep_begin"
 """Where a connection keeps the words that its next transaction begins with."""
 BEGINS: dict[str, dict[Mode, str]] = {
-    "sqlite": {Mode.WRITE: "BEGIN IMMEDIATE", Mode.READ: "BEGIN", Mode.SNAPSHOT: "BEGIN", Mode.GLANCE: ""},
+    "sqlite": {Mode.WRITE: "BEGIN IMMEDIATE", Mode.READ: "BEGIN", Mode.SNAPSHOT: "BEGIN"},
     "postgresql": {
         Mode.WRITE: "BEGIN ISOLATION LEVEL READ COMMITTED",
         Mode.READ: "BEGIN ISOLATION LEVEL READ COMMITTED",
         Mode.SNAPSHOT: "BEGIN ISOLATION LEVEL REPEATABLE READ",
-        Mode.GLANCE: "",
     },
 }
 
@@ -113,12 +111,6 @@ class Database:
         self._errors = (DBAPIError, self._driver_error)
         return engine
 
-    @cached_property
-    def _statements(self) -> Statements:
-        from qsweep.db.transaction import Statements
-
-        return Statements(self.engine.dialect)
-
     @property
     def dialect(self) -> str:
         """The name by which SQLAlchemy knows this kind of database."""
@@ -128,11 +120,6 @@ class Database:
     def read_only(self) -> bool:
         """Whether it lies where nothing can be written: it can be looked at, as it is now."""
         return self._readable is not None
-
-    @property
-    def chains(self) -> bool:
-        """Whether one statement may change several tables."""
-        return self.dialect == "postgresql"
 
     def close(self) -> None:
         while self._spare:
@@ -181,10 +168,6 @@ class Database:
     def snapshot(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers by several statements about one and the same state, on Postgres too."""
         return self._patiently(lambda again: self._once(Mode.SNAPSHOT, work, again))
-
-    def glance(self, work: Callable[[Transaction], Answer]) -> Answer:
-        """What `work` answers by a single statement, which needs no transaction."""
-        return self._patiently(lambda again: self._once(Mode.GLANCE, work, again))
 
     def pulse(self) -> int | None:
         """A number that is another one once anybody has changed something; None where it would cost a query."""
@@ -239,9 +222,8 @@ class Database:
             connection = self.engine.connect()
         try:
             connection.info[BEGIN] = BEGINS[self.dialect][mode]
-            if mode is not Mode.GLANCE:
-                connection.begin()
-            answer = work(Transaction(connection=connection, statements=self._statements, again=again))
+            connection.begin()
+            answer = work(Transaction(connection=connection, again=again))
             connection.commit()
         except BaseException as error:
             if isinstance(error, self._driver_error) and is_disconnect(error):

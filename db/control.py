@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from qsweep.db.ancestry import source_of, with_ancestors
 from qsweep.db.custody import depart
-from qsweep.db.journal import batches, event, move, record
 from qsweep.db.looking import counts as count_jobs
-from qsweep.db.moments import wall
+from qsweep.db.moves import batches, move
+from qsweep.db.outcomes import end_attempts
 from qsweep.db.rows import Cancelled, Retried
 from qsweep.db.states import AgentState, FailureClass, State, SweepState
 from qsweep.db.tables import agents, attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps
@@ -21,7 +21,6 @@ from qsweep.sweeps.kinds import kind_named
 
 FRESH_BUDGET: dict[str, Any] = {
     "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "not_before": None,
-    "ended_at": None,
 }  # fmt: skip
 
 
@@ -34,29 +33,11 @@ def pause(transaction: Transaction, sweep_id: int, reason: str) -> None:
     set_state(transaction, sweep_id, SweepState.PAUSED, reason)
 
 
-def pause_for(transaction: Transaction, job_ids: Sequence[int], reason: str) -> None:
-    holding = (
-        sa.select(sweeps.c.id)
-        .join(sweep_jobs, sweep_jobs.c.sweep_id == sweeps.c.id)
-        .where(sweep_jobs.c.job_id.in_(job_ids), sweeps.c.state == SweepState.ACTIVE.value)
-        .distinct()
-    )
-    for sweep_id in transaction.run(holding).scalars().all():
-        pause(transaction, sweep_id, reason)
-
-
 def reactivate(transaction: Transaction, sweep_id: int) -> None:
     last = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
     set_state(transaction, sweep_id, SweepState.ACTIVE, "", watched_from=last)
     found = _locked(transaction, sweep_id, State.CANCELLED)
-    move(
-        transaction,
-        found,
-        State.CANCELLED,
-        State.QUEUED,
-        "wanted again",
-        {"not_before": None, "ended_at": None},
-    )
+    move(transaction, found, State.QUEUED, "wanted again", values={"not_before": None})
     backing_off = sa.and_(jobs.c.state == State.QUEUED.value, jobs.c.not_before.is_not(None))
     transaction.run(jobs.update().where(_members(sweep_id), backing_off).values(not_before=None))
 
@@ -76,14 +57,7 @@ def cancel(transaction: Transaction, sweep_id: int) -> Cancelled:
     away = sa.select(agents.c.id).where(agents.c.state == AgentState.AWAY.value)  # in a bundle: nobody can ask it
     running = _locked(transaction, sweep_id, State.RUNNING, sa.not_(others), jobs.c.agent_id.not_in(away))
     found = _locked(transaction, sweep_id, State.QUEUED, sa.not_(others))
-    move(
-        transaction,
-        found,
-        State.QUEUED,
-        State.CANCELLED,
-        "cancelled",
-        {"ended_at": wall(), "not_before": None},
-    )
+    move(transaction, found, State.CANCELLED, "cancelled", values={"not_before": None})
     return Cancelled(queued=len(found), running=len(running))
 
 
@@ -103,7 +77,7 @@ def retry(
     if parents:
         invalidate(transaction, parents, LOST_MODEL)
     rest = _locked(transaction, sweep_id, state, *more)
-    move(transaction, rest, state, State.QUEUED, "retried", FRESH_BUDGET)
+    move(transaction, rest, State.QUEUED, "retried", values=FRESH_BUDGET)
     sweep = _sweep(transaction, sweep_id)
     if found and sweep.state == SweepState.CANCELLED and not _is_tuned(sweep):
         set_state(transaction, sweep_id, SweepState.ACTIVE, "")
@@ -164,6 +138,10 @@ def _rows(transaction: Transaction, column: sa.Column[Any], values: Sequence[int
 
 def supersede(transaction: Transaction, rows: Sequence[Any], reason: str, blocked: bool) -> None:
     """Sends jobs back to their first step. What they had done stays in their attempts, and counts no more."""
+    running = [row for row in rows if row.state == State.RUNNING]
+    end_attempts(transaction, running, dict.fromkeys((row.id for row in running), State.QUEUED))
+    ended = [row for row in rows if row.state not in (State.QUEUED, State.CANCELLED)]
+    move(transaction, ended, State.QUEUED, f"invalidated: {reason}")
     for batch in batches(rows):
         ids = [row.id for row in batch]
         depart(transaction, (row.publication for row in batch if row.publication))
@@ -171,27 +149,16 @@ def supersede(transaction: Transaction, rows: Sequence[Any], reason: str, blocke
             jobs.update()
             .where(jobs.c.id.in_(ids))
             .values(
-                state=sa.case(
-                    (jobs.c.state == State.CANCELLED.value, State.CANCELLED.value), else_=State.QUEUED.value
-                ),
                 blocked=blocked,
                 publication=None, model_file=None, model_hash=None, diverged=False, parent_attempt=None,
-                agent_id=None, progress=0, epoch=0, advanced=False,
+                agent_id=None, progress=0, epoch=0, advanced=False, ended_at=None,
                 **FRESH_BUDGET,
             )
         )  # fmt: skip
         counted = sa.and_(attempts.c.job_id.in_(ids), attempts.c.superseded.is_(None))
         transaction.run(attempts.update().where(counted).values(superseded=reason))
-        running = [row.id for row in batch if row.state == State.RUNNING]
-        open_ones = sa.and_(attempts.c.job_id.in_(running), attempts.c.ended_at.is_(None))
-        transaction.run(attempts.update().where(open_ones).values(ended_at=wall(), outcome=State.QUEUED.value))
         for table in (checkpoints, reports, curves, stops):
             transaction.run(table.delete().where(table.c.job_id.in_(ids)))
-        record(transaction, [
-            event(row, State(row.state), State.QUEUED, f"invalidated: {reason}")
-            for row in batch
-            if row.state not in (State.QUEUED, State.CANCELLED)
-        ])  # fmt: skip
 
 
 def _sweep(transaction: Transaction, sweep_id: int) -> Any:
@@ -208,7 +175,7 @@ def _members(sweep_id: int) -> sa.ColumnElement[bool]:
 
 def _locked(transaction: Transaction, sweep_id: int, state: State, *more: sa.ColumnElement[bool]) -> Sequence[Any]:
     return transaction.run(
-        sa.select(jobs.c.id, jobs.c.attempt)
+        sa.select(jobs.c.id, jobs.c.state, jobs.c.attempt)
         .where(_members(sweep_id), jobs.c.state == state.value, *more)
         .order_by(jobs.c.id)
         .with_for_update(key_share=True)

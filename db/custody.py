@@ -8,19 +8,20 @@ delete: of the two, one comes first, and the other finds it so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from qsweep.db import looking, outcomes, reading
-from qsweep.db.connection import Database
+from qsweep.db import looking, outcomes
 from qsweep.db.moments import boot, moment, wall
-from qsweep.db.rows import Move, StoreRow
+from qsweep.db.parts import Part, reads, reads_at_once, writes
+from qsweep.db.rows import Committed, Move, StoreRow
 from qsweep.db.states import HOLDING, State
-from qsweep.db.tables import agents, attempts, departures, jobs, store, writings
+from qsweep.db.tables import agents, attempts, checkpoints, departures, jobs, store, writings
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.kinds import kind_named
 
 LEASE = 600.0
 """Seconds that a writer without an agent may take for one publication."""
@@ -51,52 +52,124 @@ class Holdings:
     """Running jobs and their attempts."""
 
 
-class Custody:
-    """The part of a registry that knows whose the files are. Each call is one transaction of its own."""
+class Results(Part):
+    """The files of results, models and checkpoints: whose they are, and which still count.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    Ownership: a publication is written by an agent, a bundle, or a writer that said so first (`begin`), under a lease.
+    Consistency: a result counts by its job's pointer alone, and pointers move to a publication only while its
+    writer's record stands. A collector of garbage takes lapsed records back before it looks for what to delete.
+    Exceptions: Overtaken.
+    """
 
-    def begin(self, publication: str, writer: str) -> None:
+    @writes
+    def begin(self, transaction: Transaction, publication: str, writer: str) -> None:
         """Says that `writer` will write this publication now: before its first byte."""
         values = {"publication": publication, "writer": writer, "clock": boot(), "expires": moment() + LEASE}
-        self._database.write(lambda t: t.run(t.insert(writings).values(values).on_conflict_do_nothing()))
+        transaction.run(transaction.insert(writings).values(values).on_conflict_do_nothing())
 
-    def abandon(self, publication: str) -> None:
+    @writes
+    def abandon(self, transaction: Transaction, publication: str) -> None:
         """Says that nobody writes this publication any more."""
-        self._database.write(lambda t: t.run(writings.delete().where(writings.c.publication == publication)))
+        transaction.run(writings.delete().where(writings.c.publication == publication))
 
-    def move(self, target: str, moves: Sequence[Move], *, is_there: Callable[[], bool]) -> int:
+    @writes
+    def move(
+        self, transaction: Transaction, target: str, moves: Sequence[Move], *, is_there: Callable[[], bool]
+    ) -> int:
         """Moves pointers to the publication `target` that was begun here; how many still counted.
 
         All in one transaction; one that was superseded meanwhile stays where it is. Raises Overtaken, with nothing
         changed, if the record of its writer is gone or its file is not there.
         """
-        return self._database.write(lambda t: _move(t, target, moves, is_there))
+        record = writings.delete().where(writings.c.publication == target).execution_options(preserve_rowcount=True)
+        if not transaction.run(record).rowcount and not (transaction.again and _points(transaction, target)):
+            raise Overtaken(
+                "the merged results were deleted as garbage before they counted: nothing is lost, merge again"
+            )
+        if not is_there():
+            raise Overtaken("the merged results are not where they were written: nothing is lost, merge again")
+        moved = outcomes.move_pointers(transaction, moves)
+        depart(transaction, (one.source for one in moves))
+        return moved
 
-    def holdings(self, *, lapsed: bool = False) -> Holdings:
+    @reads_at_once
+    def holdings(self, transaction: Transaction, *, lapsed: bool = False) -> Holdings:
         """What the registry knows of files. Reads only. Without `lapsed`, whose lease has run out counts as gone:
         who then deletes files has to `take_back` before, and to count all that stand."""
-        return self._database.snapshot(lambda t: _holdings(t, lapsed=lapsed))
 
-    def take_back(self) -> int:
+        def column(one: sa.ColumnElement[str], *where: sa.ColumnElement[bool]) -> frozenset[str]:
+            return frozenset(transaction.run(sa.select(one).where(one.is_not(None), *where).distinct()).scalars())
+
+        running = sa.select(jobs.c.identity, jobs.c.attempt).where(jobs.c.state == State.RUNNING.value)
+        holding = sa.select(agents.c.id).where(agents.c.state.in_([state.value for state in HOLDING]))
+        left = sa.select(departures.c.publication, departures.c.left_at)
+        return Holdings(
+            pointed=column(jobs.c.publication),
+            written=column(writings.c.publication, *(() if lapsed else (LIVE,))),
+            left_at={row.publication: row.left_at for row in transaction.run(left)},
+            published=column(attempts.c.publication),
+            holders=frozenset(transaction.run(holding).scalars()),
+            models=column(jobs.c.model_file),
+            checkpoints=frozenset(_checkpoint_files(transaction)),
+            running={row.identity: row.attempt for row in transaction.run(running)},
+        )
+
+    @writes
+    def take_back(self, transaction: Transaction) -> int:
         """Ends the records of writers whose lease has run out: none of their pointers will move; how many."""
         statement = writings.delete().where(sa.not_(LIVE)).execution_options(preserve_rowcount=True)
-        return self._database.write(lambda t: int(t.run(statement).rowcount))
+        return int(transaction.run(statement).rowcount)
 
-    def settle(self, row: StoreRow) -> StoreRow:
+    @writes
+    def settle(self, transaction: Transaction, row: StoreRow) -> StoreRow:
         """The registry's store, which is `row` if it had none; of two that settle at once, both get the same."""
-        return self._database.write(lambda t: _settle(t, row))
+        values = {"number": 1, "identity": row.identity, "place": row.place, "host": row.host}
+        transaction.run(transaction.insert(store).values(values).on_conflict_do_nothing())
+        found = looking.store(transaction)
+        assert found is not None
+        return found
 
-    def moved(self, place: str, host: str) -> None:
+    @writes
+    def moved(self, transaction: Transaction, place: str, host: str) -> None:
         """Notes that the store lies elsewhere now."""
-        self._database.write(lambda t: t.run(store.update().values(place=place, host=host)))
+        transaction.run(store.update().values(place=place, host=host))
 
-    def forget(self, publications: Iterable[str]) -> None:
+    @writes
+    def forget(self, transaction: Transaction, publications: Collection[str]) -> None:
         """Drops what is known of publications whose files are gone."""
-        names = sorted(publications)
-        if names:
-            self._database.write(lambda t: t.run(departures.delete().where(t.among(departures.c.publication, names))))
+        if names := sorted(publications):
+            transaction.run(departures.delete().where(transaction.among(departures.c.publication, names)))
+
+    @reads
+    def published(self, transaction: Transaction) -> set[str]:
+        """Every publication that counted once, whether or not a job still points to it."""
+        done = attempts.c.publication.is_not(None)
+        return set(transaction.run(sa.select(attempts.c.publication).where(done).distinct()).scalars())
+
+    @reads
+    def checkpoint_sums(self, transaction: Transaction) -> dict[str, str]:
+        """The same with the SHA-256 of each."""
+        rows = transaction.run(sa.select(checkpoints.c.file, checkpoints.c.checksum))
+        return {row.file: row.checksum for row in rows}
+
+    @reads
+    def committed_job(self, transaction: Transaction, job_id: int) -> list[Committed]:
+        """The pointer of one job, if it is done."""
+        columns = (jobs.c.identity, jobs.c.attempt, jobs.c.publication, jobs.c.kind)
+        rows = transaction.run(sa.select(*columns).where(jobs.c.id == job_id, jobs.c.state == State.DONE.value))
+        return [
+            Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=kind_named(row.kind))
+            for row in rows
+        ]
+
+    @reads
+    def checkpoint_files(self, transaction: Transaction) -> set[str]:
+        """Every checkpoint file that some job may still resume from."""
+        return _checkpoint_files(transaction)
+
+
+def _checkpoint_files(transaction: Transaction) -> set[str]:
+    return set(transaction.run(sa.select(checkpoints.c.file)).scalars())
 
 
 def depart(transaction: Transaction, publications: Iterable[str]) -> None:
@@ -108,45 +181,7 @@ def depart(transaction: Transaction, publications: Iterable[str]) -> None:
     transaction.run(insert.on_conflict_do_update(index_elements=["publication"], set_={"left_at": wall()}), rows)
 
 
-def _settle(transaction: Transaction, row: StoreRow) -> StoreRow:
-    values = {"number": 1, "identity": row.identity, "place": row.place, "host": row.host}
-    transaction.run(transaction.insert(store).values(values).on_conflict_do_nothing())
-    found = looking.store(transaction)
-    assert found is not None
-    return found
-
-
-def _move(transaction: Transaction, target: str, moves: Sequence[Move], is_there: Callable[[], bool]) -> int:
-    record = writings.delete().where(writings.c.publication == target).execution_options(preserve_rowcount=True)
-    if not transaction.run(record).rowcount and not (transaction.again and _points(transaction, target)):
-        raise Overtaken("the merged results were deleted as garbage before they counted: nothing is lost, merge again")
-    if not is_there():
-        raise Overtaken("the merged results are not where they were written: nothing is lost, merge again")
-    moved = outcomes.move(transaction, moves)
-    depart(transaction, (one.source for one in moves))
-    return moved
-
-
 def _points(transaction: Transaction, publication: str) -> bool:
     """Whether a job points there: our first try was committed without our hearing of it."""
     found = sa.select(jobs.c.id).where(jobs.c.publication == publication).limit(1)
     return transaction.run(found).first() is not None
-
-
-def _holdings(transaction: Transaction, *, lapsed: bool) -> Holdings:
-    def column(one: sa.ColumnElement[str], *where: sa.ColumnElement[bool]) -> frozenset[str]:
-        return frozenset(transaction.run(sa.select(one).where(one.is_not(None), *where).distinct()).scalars())
-
-    running = sa.select(jobs.c.identity, jobs.c.attempt).where(jobs.c.state == State.RUNNING.value)
-    holding = sa.select(agents.c.id).where(agents.c.state.in_([state.value for state in HOLDING]))
-    left = sa.select(departures.c.publication, departures.c.left_at)
-    return Holdings(
-        pointed=column(jobs.c.publication),
-        written=column(writings.c.publication, *(() if lapsed else (LIVE,))),
-        left_at={row.publication: row.left_at for row in transaction.run(left)},
-        published=column(attempts.c.publication),
-        holders=frozenset(transaction.run(holding).scalars()),
-        models=column(jobs.c.model_file),
-        checkpoints=frozenset(reading.checkpoint_files(transaction)),
-        running={row.identity: row.attempt for row in transaction.run(running)},
-    )

@@ -12,8 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from qsweep.db.control import set_state, supersede
-from qsweep.db.journal import batches, move
 from qsweep.db.moments import wall
+from qsweep.db.moves import batches, move
+from qsweep.db.outcomes import locked
 from qsweep.db.rows import Deletion
 from qsweep.db.states import State, SweepState
 from qsweep.db.tables import checkpoints, jobs, stops, sweep_jobs, sweeps
@@ -51,8 +52,9 @@ def delete(transaction: Transaction, sweep_id: int) -> Deletion:
     found = look(transaction, sweep_id)
     if sweep.state == SweepState.DELETED:
         return found
-    rows = _alone(transaction, sweep_id)
+    locked(transaction, [row.id for row in _alone(transaction, sweep_id)])
     check(transaction, sweep_id)
+    rows = _alone(transaction, sweep_id)
     set_state(transaction, sweep_id, SweepState.DELETED, "")
     supersede(transaction, rows, f"{title} was deleted", blocked=False)
     _give_up(transaction, rows, f"{title} was deleted")
@@ -84,8 +86,8 @@ def check(transaction: Transaction, sweep_id: int) -> None:
 
 
 def _give_up(transaction: Transaction, rows: Sequence[Any], why: str) -> None:
-    queued = [row for row in rows if row.state != State.CANCELLED]
-    move(transaction, queued, State.QUEUED, State.CANCELLED, why, {"ended_at": wall()})
+    queued = [row for row in locked(transaction, [row.id for row in rows]) if row.state == State.QUEUED]
+    move(transaction, queued, State.CANCELLED, why)
     blocked = sa.exists().where(PARENTS.c.id == jobs.c.parent_id, PARENTS.c.state != State.DONE.value)
     values = {"home": NOWHERE, "wanted": False, "keep_model": False, "blocked": blocked, "ended_at": wall()}
     for batch in batches([row.id for row in rows]):

@@ -17,13 +17,17 @@ def digest_problems(home: Home, registry: Registry) -> Iterator[str]:
     Checkpoints of running jobs come and go: only one that is still recorded after its file was found wrong is named.
     A model that is gone altogether is the plain audit's to name.
     """
-    models = {row.model_file: row for one in registry.sweeps() for row in registry.jobs(one.id, state=State.DONE)}
+    models = {
+        row.model_file: row
+        for one in registry.catalogue.sweeps()
+        for row in registry.catalogue.jobs(one.id, state=State.DONE)
+    }
     for file, row in models.items():
         if file and (found := _digest(home.models / file)) is not None and found != row.model_hash:
             yield f"job {row.identity[:12]}: its model {file} is not what was counted: its SHA-256 differs"
-    recorded = registry.checkpoint_sums()
+    recorded = registry.results.checkpoint_sums()
     wrong = {file: found for file, checksum in recorded.items() if (found := _differs(home, file, checksum))}
-    still = registry.checkpoint_sums() if wrong else {}
+    still = registry.results.checkpoint_sums() if wrong else {}
     yield from (f"checkpoint {file} {found}" for file, found in wrong.items() if file in still)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qsweep.sweeps.errors import InputError, QsweepError
 
 
@@ -42,3 +44,11 @@ class NoRegistry(InputError):
 
     def __init__(self, place: str) -> None:
         super().__init__("there is no registry here", place=place, allowed="`qsweep launch` makes one")
+
+
+class IllegalMove(RuntimeError):
+    """A job was to change its state as the table of transitions does not allow: a fault of this program."""
+
+    def __init__(self, source: str, target: str, ids: Sequence[int]) -> None:
+        some = ", ".join(map(str, ids[:5])) + (", …" if len(ids) > 5 else "")
+        super().__init__(f"jobs {some}: no move from {source} to {target}, or not in that state any more")

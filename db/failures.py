@@ -10,39 +10,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from qsweep.db.budgets import MACHINES, PLACES, TRIES, Record, Verdict, verdict
-from qsweep.db.journal import RECORD, event
 from qsweep.db.moments import boot, moment, wall
-from qsweep.db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
+from qsweep.db.moves import move
+from qsweep.db.outcomes import LOCKED, end_attempts, held
 from qsweep.db.pausing import pause_failing_sweeps
 from qsweep.db.rows import Fenced
+from qsweep.db.rules import ERROR_TAIL
 from qsweep.db.states import AgentState, FailureClass, State, SweepState
 from qsweep.db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
 from qsweep.db.transaction import Transaction
 from qsweep.db.weakness import note_tries
 
-ERROR_TAIL = 8_000
-"""Characters of an error that an attempt keeps: its end, where the cause stands."""
 LEASE = sa.select(agents.c.lease).where(agents.c.id == sa.bindparam("agent")).with_for_update(key_share=True)
 LOCKED_BY_AGENT = LOCKED.where(RUNNING, jobs.c.agent_id == sa.bindparam("agent"))
-END = (
-    jobs.update()
-    .where(*FENCE)
-    .values(
-        state=sa.bindparam("new_state"),
-        failure_class=sa.bindparam("new_class"),
-        alone=sa.bindparam("new_alone"),
-        slots_limit=sa.bindparam("new_limit"),
-        crashes=sa.bindparam("new_crashes"),
-        losses=sa.bindparam("new_losses"),
-        tried_by=sa.bindparam("new_tried_by"),
-        not_before=sa.case(
-            (sa.bindparam("delay", type_=sa.Double) > 0, moment() + sa.bindparam("delay", type_=sa.Double)),
-            else_=None,
-        ),
-        agent_id=None,
-        ended_at=wall(),
-    )
-)
 
 
 def fail(
@@ -64,7 +44,7 @@ def fail(
     return frozenset(mine)
 
 
-def bury(
+def mark_dead(
     transaction: Transaction,
     agent_id: int,
     failure: FailureClass,
@@ -73,10 +53,10 @@ def bury(
     kind: str = "",
 ) -> int:
     """Marks an agent dead and ends all that it ran, in one transaction; returns how many jobs."""
-    return depart(transaction, agent_id, AgentState.DEAD, failure, reason, slots, kind)
+    return end_agent(transaction, agent_id, AgentState.DEAD, failure, reason, slots, kind)
 
 
-def depart(
+def end_agent(
     transaction: Transaction,
     agent_id: int,
     state: AgentState,
@@ -114,31 +94,50 @@ def end(
 ) -> None:
     """Ends the attempts of these locked rows, and sends each job where its budget says."""
     cause = f"{failure}: {kind}" if kind else failure.value
-    pasts = [_past(row) for row in rows]
-    at_work = look(transaction, agent_id, pasts) if failure in TRIES else AtWork()
-    given_up = _given_up(transaction, [row.id for row in rows if not row.wanted])
     tail = error[-ERROR_TAIL:]
     detail = f"{failure}: {_last_line(tail)}" if tail.strip() else failure.value
-    values, journal, tries = [], [], []
-    for row, past in zip(rows, pasts, strict=True):
-        next_one = verdict(
-            past, failure, company=company, slots=slots or company, lease=lease, agent=agent_id,
-            by=at_work.count((*past.tries, agent_id)), needed=at_work.needed,
-        )  # fmt: skip
-        if len(next_one.tried_by) > len(past.tries):
-            tries.append(row.id)
-        if next_one.state == State.QUEUED and row.id in given_up:
-            next_one = replace(next_one, state=State.CANCELLED, delay=0.0)
-        if next_one.state == State.CANCELLED and row.wanted:  # stopped by a trial, but some sweep wants it whole
-            next_one = replace(next_one, state=State.QUEUED)
-        values.append(_changes(row, next_one) | {"new_class": failure.value, "new_error": tail})
-        journal.append(event(row, State.RUNNING, next_one.state, detail, agent_id, cause=cause))
-    note_tries(transaction, agent_id, tries, failure, got_on=any(past.advanced for past in pasts))
-    transaction.quick(END, values)
-    transaction.quick(END_ATTEMPT, values)
-    transaction.quick(RECORD, journal)
-    if failed := [one["fenced_id"] for one in values if one["new_state"] == State.FAILED]:
+    verdicts = _verdicts(transaction, agent_id, rows, failure, company=company, slots=slots or company, lease=lease)
+    changes = _changes(transaction, verdicts)
+    gone = {"failure_class": failure.value, "agent_id": None}
+    for target in State:
+        going = [row for row in rows if verdicts[row.id].state is target]
+        move(transaction, going, target, detail, values=gone, each=changes, agent_id=agent_id, cause=cause)
+    outcomes = {one: verdict.state for one, verdict in verdicts.items()}
+    end_attempts(transaction, rows, outcomes, failure_class=failure, error=tail)
+    if failed := [one for one, state in outcomes.items() if state is State.FAILED]:
         pause_failing_sweeps(transaction, failed)
+
+
+def _verdicts(
+    transaction: Transaction,
+    agent_id: int,
+    rows: Sequence[Any],
+    failure: FailureClass,
+    *,
+    company: int,
+    slots: int,
+    lease: float,
+) -> dict[int, Verdict]:
+    """Where each of these jobs goes by its budget, and by whether a sweep still wants it."""
+    pasts = {row.id: _past(row) for row in rows}
+    at_work = look(transaction, agent_id, list(pasts.values())) if failure in TRIES else AtWork()
+    given_up = _given_up(transaction, [row.id for row in rows if not row.wanted])
+    found, tries = {}, []
+    for row in rows:
+        past = pasts[row.id]
+        by = at_work.count((*past.tries, agent_id))
+        after = verdict(
+            past, failure, company=company, slots=slots, lease=lease, agent=agent_id, by=by, needed=at_work.needed
+        )
+        if len(after.tried_by) > len(past.tries):
+            tries.append(row.id)
+        if after.state is State.QUEUED and row.id in given_up:
+            after = replace(after, state=State.CANCELLED, delay=0.0)
+        elif after.state is State.CANCELLED and row.wanted:  # stopped by a trial, but some sweep wants it whole
+            after = replace(after, state=State.QUEUED)
+        found[row.id] = after
+    note_tries(transaction, agent_id, tries, failure, got_on=any(past.advanced for past in pasts.values()))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,19 +179,20 @@ def _past(row: Any) -> Record:
     )
 
 
-def _changes(row: Any, verdict: Verdict) -> dict[str, Any]:
+def _changes(transaction: Transaction, verdicts: Mapping[int, Verdict]) -> dict[int, dict[str, Any]]:
+    """What becomes of the columns of each job."""
+    waits = any(one.delay for one in verdicts.values())
+    now = transaction.run(sa.select(moment())).scalar_one() if waits else 0.0
     return {
-        "fenced_id": row.id,
-        "fenced_attempt": row.attempt,
-        "new_state": verdict.state.value,
-        "new_outcome": verdict.state.value,
-        "new_publication": None,
-        "new_alone": verdict.alone,
-        "new_limit": verdict.slots_limit,
-        "new_crashes": verdict.crashes,
-        "new_losses": verdict.losses,
-        "new_tried_by": json.dumps(verdict.tried_by) if verdict.tried_by else None,
-        "delay": verdict.delay,
+        job_id: {
+            "alone": one.alone,
+            "slots_limit": one.slots_limit,
+            "crashes": one.crashes,
+            "losses": one.losses,
+            "tried_by": json.dumps(one.tried_by) if one.tried_by else None,
+            "not_before": now + one.delay if one.delay else None,
+        }
+        for job_id, one in verdicts.items()
     }
 
 

@@ -61,16 +61,16 @@ def find_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]
     that counted once stay for `GRACE` seconds more: a query may have taken its pointers before.
     """
     files = _Files.of(home)
-    return list(_found(files, registry.custody.holdings(), now))
+    return list(_found(files, registry.results.holdings(), now))
 
 
 def collect_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]:
     """Deletes what `find_garbage` finds; what was deleted here. Leases that have run out are taken back before: what
     their agents wrote and did not count is garbage. Raises QsweepError at the end if a file can't be deleted."""
     files = _Files.of(home)
-    registry.take_back_expired()
-    registry.custody.take_back()
-    holdings = registry.custody.holdings(lapsed=True)
+    registry.agents.take_back_expired()
+    registry.results.take_back()
+    holdings = registry.results.holdings(lapsed=True)
     store = ResultStore(home.store)
     deleted, problems = [], []
     for one in _found(files, holdings, now):
@@ -79,7 +79,7 @@ def collect_garbage(home: Home, registry: Registry, *, now: float) -> list[Garba
         except Undeletable as error:
             problems.append(error)
     there = {_publication(one.name) for one in store.files()}
-    registry.custody.forget(holdings.left_at.keys() - there)
+    registry.results.forget(holdings.left_at.keys() - there)
     if problems:
         raise stuck(problems, f"files that were deleted: {len(deleted)}")
     return deleted

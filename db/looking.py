@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from qsweep.db.asking import Asking, named
 from qsweep.db.naming import meant
 from qsweep.db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
 from qsweep.db.states import AgentState, FailureClass, State, SweepState
+from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import Kind, kind_named
 
 BUNDLE = "bundle"
@@ -19,10 +21,10 @@ BOOLEANS = ("wanted", "blocked", "alone", "diverged")
 """Columns of jobs that are true or false."""
 SWEEP = {name: name for name in Sweep.__dataclass_fields__}
 JOB = {name: f"jobs.{name}" for name in JobRow.__dataclass_fields__} | {"error": "coalesce(attempts.error, '')"}
-FROM_JOBS = (
-    "FROM jobs LEFT OUTER JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt "
-    "JOIN sweep_jobs ON sweep_jobs.job_id = jobs.id"
-)
+JOBS = "FROM jobs LEFT OUTER JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt"
+FROM_JOBS = f"{JOBS} JOIN sweep_jobs ON sweep_jobs.job_id = jobs.id"
+LISTED = 5_000
+"""Most ids that one statement lists."""
 AGENT = {name: name for name in AgentRow.__dataclass_fields__} | {
     "expired": "state = 'alive' AND (expires < {moment} OR clock != {boot})",
     "overdue": "CASE WHEN clock = {boot} THEN {moment} - expires ELSE {wall} - beat_at - lease END",
@@ -94,6 +96,33 @@ def jobs(asking: Asking, sweep_id: int, state: State | None, selection: int | No
         rest += " LIMIT :limit"
         values["limit"] = limit
     return [job_row(row) for row in named(asking, JOB, rest, values)]
+
+
+def job(asking: Asking, prefix: str) -> JobRow:
+    if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
+        raise InputError(f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity")
+    # A range, so that the index serves whatever the collation: "g" comes after every hex digit.
+    rest = f"{JOBS} WHERE jobs.identity >= :prefix AND jobs.identity < :beyond LIMIT 2"
+    rows = named(asking, JOB, rest, {"prefix": prefix, "beyond": f"{prefix}g"})
+    if not rows:
+        raise InputError(f"there is no job {prefix!r} here", allowed="`qsweep jobs NAME` lists them")
+    if len(rows) > 1:
+        raise InputError(f"more than one job begins with {prefix!r}", allowed="give more digits")
+    return job_row(rows[0])
+
+
+def jobs_of(asking: Asking, ids: Sequence[int]) -> list[JobRow]:
+    """These jobs as they stand, in the order of their registration."""
+    rows = [
+        row
+        for start in range(0, len(ids), LISTED)
+        for row in named(asking, JOB, f"{JOBS} WHERE jobs.id IN ({_listed(ids[start : start + LISTED])})", {})
+    ]
+    return sorted(map(job_row, rows), key=lambda row: row.id)
+
+
+def _listed(ids: Sequence[int]) -> str:
+    return ", ".join(str(int(one)) for one in ids)
 
 
 def job_row(values: dict[str, Any]) -> JobRow:

@@ -76,8 +76,11 @@ def find_lost_models(home: Home, rows: Iterable[JobRow]) -> Iterator[Lost]:
 
 def find_gone(home: Home, registry: Registry, sweep_id: int) -> list[Lost]:
     """What a look at the names of the files tells that the done jobs of a sweep lost: results and kept models."""
-    rows = registry.jobs(sweep_id, state=State.DONE)
-    return [*find_missing(ResultStore(home.store), registry.pointers(sweep_id)), *find_lost_models(home, rows)]
+    rows = registry.catalogue.jobs(sweep_id, state=State.DONE)
+    return [
+        *find_missing(ResultStore(home.store), registry.catalogue.pointers(sweep_id)),
+        *find_lost_models(home, rows),
+    ]
 
 
 def told(lost: Iterable[Lost], title: str) -> str | None:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from qsweep.db import curves
-from qsweep.db.journal import RECORD, event
 from qsweep.db.moments import wall
+from qsweep.db.moves import batches, move
 from qsweep.db.rows import Accepted, Checkpoint, Fenced, Finished, Move
-from qsweep.db.states import State
+from qsweep.db.rules import KEPT
+from qsweep.db.states import FailureClass, State
 from qsweep.db.tables import attempts, checkpoints, jobs
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.faults import point
 
-KEPT = 2
-"""Checkpoints recorded per job."""
+NONE: Mapping[int, str] = {}
 DIVERGED = "diverged"
 """What the event of a finish says of a training whose loss became infinite or no number."""
 
 ASKED = sa.or_(jobs.c.keep_model, jobs.c.has_children)
 """Some sweep asks for the trained model, to keep it or to measure it."""
-FENCE = (
-    jobs.c.id == sa.bindparam("fenced_id"),
-    jobs.c.attempt == sa.bindparam("fenced_attempt"),
-    jobs.c.state == State.RUNNING.value,
-)
 LOCKED = (
     sa.select(
         jobs.c.id,
@@ -38,6 +32,7 @@ LOCKED = (
         jobs.c.publication,
         jobs.c.progress,
         jobs.c.has_children,
+        ASKED.label("asked"),
         jobs.c.wanted,
         jobs.c.alone,
         jobs.c.slots_limit,
@@ -51,36 +46,15 @@ LOCKED = (
 )
 
 
-@cache
-def _locked_by_id(count: int) -> sa.Select[Any]:
-    """LOCKED for `count` ids, bound as id0, id1, …"""
-    return LOCKED.where(jobs.c.id.in_([sa.bindparam(f"id{index}", type_=sa.BigInteger) for index in range(count)]))
-
-
-def locked(transaction: Transaction, ids: Sequence[int]) -> list[Any]:
-    if not ids:
-        return []
-    return transaction.quick(_locked_by_id(len(ids)), {f"id{index}": one for index, one in enumerate(sorted(ids))})
-
-
-FINISH = (
+LOCKED_BY_ID = LOCKED.where(jobs.c.id.in_(sa.bindparam("ids", expanding=True, type_=sa.BigInteger)))
+ADVANCE = (
     jobs.update()
-    .where(*FENCE, jobs.c.agent_id == sa.bindparam("agent"))
-    .where(sa.or_(sa.not_(sa.bindparam("new_unkept", type_=sa.Boolean)), sa.not_(ASKED)))
-    .values(
-        state=State.DONE.value,
-        publication=sa.bindparam("new_publication"),
-        model_file=sa.bindparam("new_model_file"),
-        model_hash=sa.bindparam("new_model_hash"),
-        diverged=sa.bindparam("new_diverged"),
-        failure_class=None,
-        ended_at=wall(),
-    )
-    .returning(jobs.c.id, jobs.c.attempt, jobs.c.progress, jobs.c.has_children, jobs.c.diverged)
+    .where(jobs.c.id == sa.bindparam("advanced_id"))
+    .values(progress=sa.bindparam("step"), epoch=sa.bindparam("at_epoch"), advanced=True, crashes=0, losses=0)
 )
 END_ATTEMPT = (
     attempts.update()
-    .where(attempts.c.job_id == sa.bindparam("fenced_id"), attempts.c.attempt == sa.bindparam("fenced_attempt"))
+    .where(attempts.c.job_id == sa.bindparam("ended_id"), attempts.c.attempt == sa.bindparam("ended_attempt"))
     .values(
         ended_at=wall(),
         outcome=sa.bindparam("new_outcome"),
@@ -89,31 +63,42 @@ END_ATTEMPT = (
         publication=sa.bindparam("new_publication"),
     )
 )
-ADVANCE = (
-    jobs.update()
-    .where(*FENCE)
-    .values(progress=sa.bindparam("new_step"), epoch=sa.bindparam("new_epoch"), advanced=True, crashes=0, losses=0)
-)
+
+
+def locked(transaction: Transaction, ids: Collection[int]) -> list[Any]:
+    """The rows of these jobs, locked in one order for all, so that two transactions never wait for each other."""
+    return [row for batch in batches(sorted(ids)) for row in transaction.run(LOCKED_BY_ID, {"ids": batch})]
+
+
+def end_attempts(
+    transaction: Transaction,
+    rows: Sequence[Any],
+    outcomes: Mapping[int, State],
+    *,
+    failure_class: FailureClass | None = None,
+    error: str = "",
+    publications: Mapping[int, str] = NONE,
+) -> None:
+    """Writes down how the attempts of these jobs ended: `outcomes` says into which state each went."""
+    ended = [
+        {
+            "ended_id": row.id,
+            "ended_attempt": row.attempt,
+            "new_outcome": outcomes[row.id].value,
+            "new_class": None if failure_class is None else failure_class.value,
+            "new_error": error,
+            "new_publication": publications.get(row.id),
+        }
+        for row in rows
+    ]
+    if ended:
+        transaction.run(END_ATTEMPT, ended)
 
 
 def held(transaction: Transaction, agent_id: int, given: Sequence[Fenced]) -> dict[int, Any]:
     """The rows of those jobs that this agent runs as exactly these attempts, locked."""
-    asked = {one.job_id: one.attempt for one in given}
-    rows = locked(transaction, list(asked))
-    return {
-        row.id: row
-        for row in rows
-        if row.state == State.RUNNING and row.attempt == asked[row.id] and row.agent_id == agent_id
-    }
-
-
-def resumed(transaction: Transaction, agent_id: int, claim: Fenced, step: int) -> None:
-    if held(transaction, agent_id, [claim]):
-        transaction.run(
-            attempts.update()
-            .where(attempts.c.job_id == claim.job_id, attempts.c.attempt == claim.attempt)
-            .values(resumed_from=step)
-        )
+    asked = {one.job_id: one for one in given}
+    return {row.id: row for row in locked(transaction, asked) if _runs(row, agent_id, asked[row.id])}
 
 
 def checkpointed(transaction: Transaction, agent_id: int, given: Sequence[Checkpoint]) -> Accepted:
@@ -133,18 +118,7 @@ def checkpointed(transaction: Transaction, agent_id: int, given: Sequence[Checkp
         for one in passed
     ]
     transaction.run(transaction.insert(checkpoints).on_conflict_do_nothing(), rows)
-    transaction.quick(
-        ADVANCE,
-        [
-            {
-                "fenced_id": one.job_id,
-                "fenced_attempt": one.attempt,
-                "new_step": one.step,
-                "new_epoch": one.epoch,
-            }
-            for one in passed
-        ],
-    )
+    transaction.run(ADVANCE, [{"advanced_id": one.job_id, "step": one.step, "at_epoch": one.epoch} for one in passed])
     curves.record(transaction, passed)
     ids = [one.job_id for one in passed]
     return Accepted(jobs=frozenset(ids), deletable=_forget(transaction, ids, KEPT))
@@ -173,64 +147,52 @@ def _forget(transaction: Transaction, ids: Sequence[int], kept: int) -> tuple[st
 
 
 def finish(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -> Accepted:
-    passed: dict[int, Any] = {}
-    refused = []
-    ordered = sorted(given, key=lambda one: one.job_id)
-    for one in ordered:
-        if rows := transaction.quick(FINISH, _result(one) | {"agent": agent_id}):
-            passed[one.job_id] = rows[0]
-        else:
-            refused.append(one)
-    counted = [_result(one) for one in given if one.job_id in passed]
-    if counted:
-        _record(transaction, agent_id, counted, list(passed.values()))
-        point("finish.uncommitted", len(counted))
-    begun = [row.id for row in passed.values() if row.progress]
+    """A result passes if the agent runs that very attempt, and if its model was kept should a sweep ask for it."""
+    asked = {one.job_id: one for one in given}
+    rows = locked(transaction, asked)
+    mine = [row for row in rows if _runs(row, agent_id, asked[row.id])]
+    lacking = frozenset(row.id for row in mine if row.asked and asked[row.id].unkept)
+    passed = [row for row in mine if row.id not in lacking]
+    if passed:
+        _count(transaction, agent_id, passed, asked)
+        point("finish.uncommitted", len(passed))
+    begun = [row.id for row in passed if row.progress]
     deletable = _forget(transaction, begun, 0)
     curves.forget(transaction, begun)
-    return Accepted(
-        jobs=frozenset(passed) | _counted_before(transaction, agent_id, refused),
-        deletable=deletable,
-        asked=frozenset(held(transaction, agent_id, [one for one in refused if one.unkept])),
+    before = {row.id for row in rows if _counts_already(row, agent_id, asked[row.id])}
+    return Accepted(jobs=frozenset({row.id for row in passed} | before), deletable=deletable, asked=lacking)
+
+
+def _runs(row: Any, agent_id: int, one: Fenced) -> bool:
+    """The fence: whether the agent runs the job as exactly this attempt."""
+    return (row.state, row.attempt, row.agent_id) == (State.RUNNING, one.attempt, agent_id)
+
+
+def _counts_already(row: Any, agent_id: int, one: Finished) -> bool:
+    """Whether this very result was counted: the answer to our first try was lost."""
+    stands = (row.state, row.attempt, row.agent_id, row.publication)
+    return stands == (State.DONE, one.attempt, agent_id, one.publication)
+
+
+def _count(transaction: Transaction, agent_id: int, rows: Sequence[Any], given: Mapping[int, Finished]) -> None:
+    names = ("publication", "model_file", "model_hash", "diverged")
+    results = {row.id: {name: getattr(given[row.id], name) for name in names} for row in rows}
+    move(
+        transaction,
+        rows,
+        State.DONE,
+        lambda row: DIVERGED if given[row.id].diverged else "",
+        values={"failure_class": None},
+        each=results,
+        agent_id=agent_id,
     )
-
-
-def _result(one: Finished) -> dict[str, Any]:
-    return {
-        "fenced_id": one.job_id,
-        "fenced_attempt": one.attempt,
-        "new_publication": one.publication,
-        "new_model_file": one.model_file,
-        "new_model_hash": one.model_hash,
-        "new_diverged": one.diverged,
-        "new_unkept": one.unkept,
-        "new_outcome": State.DONE.value,
-        "new_class": None,
-        "new_error": "",
-    }
-
-
-def _record(transaction: Transaction, agent_id: int, counted: Sequence[dict[str, Any]], rows: Sequence[Any]) -> None:
-    transaction.quick(END_ATTEMPT, counted)
-    transaction.quick(
-        RECORD, [event(row, State.RUNNING, State.DONE, DIVERGED if row.diverged else "", agent_id) for row in rows]
-    )
+    done = dict.fromkeys(results, State.DONE)
+    end_attempts(transaction, rows, done, publications={row.id: given[row.id].publication for row in rows})
     if parents := [row.id for row in rows if row.has_children]:
         transaction.run(jobs.update().where(jobs.c.parent_id.in_(parents)).values(blocked=False))
 
 
-def _counted_before(transaction: Transaction, agent_id: int, given: Sequence[Finished]) -> frozenset[int]:
-    """Those whose very result counts already: the answer to our first try was lost."""
-    asked = {one.job_id: one for one in given}
-    return frozenset(
-        row.id
-        for row in locked(transaction, list(asked))
-        if (row.state, row.attempt, row.agent_id, row.publication)
-        == (State.DONE, asked[row.id].attempt, agent_id, asked[row.id].publication)
-    )
-
-
-def move(transaction: Transaction, given: Sequence[Move]) -> int:
+def move_pointers(transaction: Transaction, given: Sequence[Move]) -> int:
     """Each pointer moves only where the very result still counts that was copied."""
     statement = (
         jobs.update()

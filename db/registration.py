@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from qsweep.db.connection import Database
 from qsweep.db.control import LOST_MODEL, invalidate
 from qsweep.db.deletion import NOWHERE
-from qsweep.db.journal import move
 from qsweep.db.looking import sweep_row
 from qsweep.db.moments import wall
+from qsweep.db.moves import move
 from qsweep.db.rows import Registered, Sweep
 from qsweep.db.states import State, SweepState
 from qsweep.db.tables import jobs, sweep_jobs, sweeps
@@ -36,7 +36,7 @@ WORDS = ("identity", "kind", "cost", "cohort_key", "precision", "content")
 COLUMNS = ("id", *WORDS, "parent_id", "blocked")
 Row: TypeAlias = tuple[tuple[Any, ...], str | None]
 """What a job fills, in the order of WORDS, and the identity of its parent."""
-AWAKE: dict[str, Any] = {"not_before": None, "ended_at": None}
+AWAKE: dict[str, Any] = {"not_before": None}
 
 
 KEEPS = ("none", "children", "all")
@@ -253,4 +253,4 @@ def _wish(transaction: Transaction, ids: Sequence[int], wishes: dict[str, Any]) 
     if found:
         transaction.run(jobs.update().where(known, sa.not_(jobs.c.wanted)).values(wanted=True))
         cancelled = [row for row in found if row.state == State.CANCELLED]
-        move(transaction, cancelled, State.CANCELLED, State.QUEUED, "wanted again", AWAKE)
+        move(transaction, cancelled, State.QUEUED, "wanted again", values=AWAKE)

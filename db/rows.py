@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from qsweep.db.rules import LEASE
 from qsweep.db.states import AgentState, FailureClass, Obstacle, State, SweepState
 from qsweep.sweeps.kinds import TRAIN, File, Kind, kind_named
 
@@ -135,7 +136,7 @@ class AgentInfo:
     precisions: tuple[str, ...] = ("fp32",)
     code: str = ""
     log: str = ""
-    lease: float = 30.0
+    lease: float = LEASE
     place: str | None = None
     """What it has in common with those that are started again after it, beginning with its launch and a slash."""
 

@@ -78,10 +78,10 @@ def calibrate(
     Raises InputError, before anything is measured, if `again` would change a calibration while jobs are running.
     """
     if again:
-        registry.check_idle()
+        registry.calibrations.check_idle()
     for shape, some in training_shapes(jobs).items():
         key = {"shape": shape, "device": machine.device, "build": machine.torch}
-        standing = registry.find_calibration(**key)
+        standing = registry.calibrations.find(**key)
         if standing is not None and not again:
             yield Choice(shape=shape, recorded=standing, trials=(), kept=True)
             continue
@@ -90,7 +90,7 @@ def calibrate(
         trials = tuple(bench.trials(shape, some, machine.device, tell))
         best = choose(trials)
         found = Calibration(slots=best.slots, form=best.form, seconds=best.seconds, peak=best.peak)
-        yield Choice(shape=shape, recorded=registry.recalibrate(**key, found=found), trials=trials, kept=False)
+        yield Choice(shape=shape, recorded=registry.calibrations.replace(**key, found=found), trials=trials, kept=False)
 
 
 def choose(trials: Sequence[Trial]) -> Trial:

@@ -122,7 +122,7 @@ def _registry(home: Home) -> Finding:
         if registry is None:
             return Finding(part="registry", ok=True, text="none yet; the first launch makes it")
         with registry:
-            count, lost = len(registry.sweeps()), lost_words(registry)
+            count, lost = len(registry.catalogue.sweeps()), lost_words(registry)
     except QsweepError as error:
         return Finding(part="registry", ok=False, text=str(error))
     return Finding(part="registry", ok=not lost, text="; ".join([counted(count, "sweep"), *lost]), needed=False)

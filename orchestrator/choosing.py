@@ -22,7 +22,7 @@ def choose_sweep(registry: Registry, name: str) -> Sweep:
     Raises InputError if there is none, or if it can't be asked which.
     """
     try:
-        return registry.find_sweep(name)
+        return registry.catalogue.find_sweep(name)
     except AmbiguousName as error:
         if not is_terminal():
             raise

@@ -30,7 +30,7 @@ class Deaths:
 
 def bury_dead(registry: Registry, is_over: Callable[[int, float], bool] | None = None) -> None:
     """Take back what dead agents of this machine held."""
-    registry.bury_dead_processes(
+    registry.agents.mark_dead_processes(
         host=socket.gethostname(),
         boot_id=machine_id(),
         is_alive=is_alive if is_over is None else lambda pid, started: not is_over(pid, started),

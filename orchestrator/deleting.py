@@ -51,7 +51,7 @@ class Freed:
 
 def look_at(home: Home, registry: Registry, sweep: Sweep) -> Freed:
     """What a deletion of the sweep would free. Changes nothing."""
-    found = registry.deletion(sweep)
+    found = registry.sweeps.deletion(sweep)
     return Freed(
         deletion=found,
         rows=_count_rows(home, registry, sweep, found),
@@ -68,7 +68,7 @@ def delete_sweep(home: Home, registry: Registry, sweep: Sweep) -> None:
     Its results files are left to the garbage collection: a query may be reading them. Raises InputError while some
     of its jobs wait or run, QsweepError at the end if a file can't be deleted.
     """
-    gone = registry.delete(sweep.id)
+    gone = registry.sweeps.delete(sweep.id)
     problems = []
     for path in (*(home.models / one for one in gone.models), *(home.checkpoints / one for one in gone.checkpoints)):
         try:
@@ -81,7 +81,7 @@ def delete_sweep(home: Home, registry: Registry, sweep: Sweep) -> None:
 
 def _count_rows(home: Home, registry: Registry, sweep: Sweep, found: Deletion) -> int:
     lost = set(found.identities)
-    pointers = [one for one in registry.committed(sweep.id) if one.job in lost]
+    pointers = [one for one in registry.catalogue.committed(sweep.id) if one.job in lost]
     count = 0
     for kind in KINDS:
         try:

@@ -23,7 +23,7 @@ def hindrances(registry: Registry, scope: Scope, look: Look, *, running: int) ->
         return found
     if running and "others" not in found:
         found |= _held(registry, scope)
-    if not running and (delay := registry.remaining(scope).delay):
+    if not running and (delay := registry.queue.remaining(scope).delay):
         found["pause"] = f"jobs that failed or were lost wait before they run again, the first for {duration(delay)}"
     return found
 
@@ -31,8 +31,8 @@ def hindrances(registry: Registry, scope: Scope, look: Look, *, running: int) ->
 def _held(registry: Registry, scope: Scope) -> dict[str, str]:
     """Jobs that agents hold which this launch has not started and can't see."""
     assert scope.sweep is not None
-    held = registry.held(scope.sweep, scope.selection)
-    holders = [agent for agent in registry.agents() if agent.id in held]
+    held = registry.agents.held(scope.sweep, scope.selection)
+    holders = [agent for agent in registry.catalogue.agents() if agent.id in held]
     if not holders:
         return {}
     jobs = sum(held[agent.id] for agent in holders)

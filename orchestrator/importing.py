@@ -68,7 +68,7 @@ def bring_home(home: Home, path: Path) -> Imported:
 
 
 def _find_bundle(registry: Registry, manifest: Manifest, path: Path) -> BundleRow:
-    for one in registry.bundles():
+    for one in registry.catalogue.bundles():
         if (one.id, one.token) == (manifest.holder, manifest.token):
             return one
     raise InputError(
@@ -80,7 +80,7 @@ def _find_bundle(registry: Registry, manifest: Manifest, path: Path) -> BundleRo
 
 def _find_jobs(registry: Registry, manifest: Manifest, path: Path) -> dict[int, JobRow]:
     """The registry's rows of the packed jobs, by number. Raises InputError if it knows one of them as another."""
-    members = {row.id: row for row in registry.jobs(registry.find_sweep(manifest.title).id)}
+    members = {row.id: row for row in registry.catalogue.jobs(registry.catalogue.find_sweep(manifest.title).id)}
     for claim in manifest.claims:
         row = members.get(claim.job_id)
         if row is None or row.identity != claim.job.identity or claim.attempt > row.attempt:
@@ -118,20 +118,20 @@ class _Import:
             self._finish(publication)
         for one in findings.failed:
             if self._holds(one.claim):  # the budget that the job has here decides what follows
-                ended = self.registry.fail(self.bundle.id, [one.claim], one.failure, one.error, kind=one.kind)
+                ended = self.registry.queue.fail(self.bundle.id, [one.claim], one.failure, one.error, kind=one.kind)
                 self.failed += len(ended)
         for found in findings.calibrated:
-            self.registry.calibration(
+            self.registry.queue.calibration(
                 shape=found.shape, device=found.device, build=found.build, slots=found.slots, form=found.form
             )
         if findings.began:
-            self.registry.land(
+            self.registry.bundles.record_where_it_ran(
                 self.bundle.id,
                 host=_listed(one.host for one in findings.began),
                 device=_listed(one.device for one in findings.began),
                 build=_listed(one.torch for one in findings.began),
             )
-        away = next(one.jobs for one in self.registry.bundles() if one.id == self.bundle.id)
+        away = next(one.jobs for one in self.registry.catalogue.bundles() if one.id == self.bundle.id)
         return Imported(
             title=title,
             counted=self.counted,
@@ -159,7 +159,7 @@ class _Import:
             self.results.adopt(kind, name, read_whole(results_file(self.folder, kind, publication), digest))
         finished = [self._finished(one, name) for one in fresh]
         point("import.brought", name)
-        accepted = self.registry.finish(self.bundle.id, finished).jobs
+        accepted = self.registry.queue.finish(self.bundle.id, finished).jobs
         self.counted += len(accepted)
         self.refused += len(fresh) - len(accepted)
         without = {one.claim.job_id for one in fresh if one.model_hash is not None and not self.models}
@@ -194,7 +194,7 @@ class _Import:
         row = self.rows[claim.job_id]
         if row.state is not State.DONE or row.attempt != claim.attempt:
             return False
-        return row.publication in names or not self.registry.published().isdisjoint(names)
+        return row.publication in names or not self.registry.results.published().isdisjoint(names)
 
     def _bring_logs(self) -> None:
         logs = sorted((self.folder / "logs").glob("*.log"))

@@ -95,14 +95,14 @@ class Life:
 
 def life_of(home: Home, registry: Registry, row: JobRow) -> Life:
     """All that is known of this job. Changes nothing."""
-    lost = lost_agents(registry.agents())
+    lost = lost_agents(registry.catalogue.agents())
     results, epochs = _results(home, registry, row)
     return Life(
         job=row,
-        attempts=registry.attempts(row.id),
-        events=registry.events(row.id),
+        attempts=registry.history.attempts(row.id),
+        events=registry.history.events(row.id),
         results=results,
-        epochs=epochs or [epoch for curve in registry.curve(row.id) for epoch in _marked(curve)],
+        epochs=epochs or [epoch for curve in registry.history.curve(row.id) for epoch in _marked(curve)],
         model=home.models / row.model_file if row.model_file else None,
         lost=lost.get(row.agent_id) if row.state is State.RUNNING and row.agent_id is not None else None,
     )
@@ -117,7 +117,7 @@ def _results(home: Home, registry: Registry, row: JobRow) -> tuple[dict[str, Any
     """Its counted row and its counted epochs."""
     if row.state is not State.DONE:
         return {}, []
-    store, pointers = ResultStore(home.store), registry.committed_job(row.id)
+    store, pointers = ResultStore(home.store), registry.results.committed_job(row.id)
     try:
         found = [
             one for kind in KINDS.values() if kind.one_row_a_job for one in store.read(kind.name, pointers).to_pylist()

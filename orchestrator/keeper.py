@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Screen(stderr=False, width=200)
     try:
         with Registry.open(home.registry) as registry:
-            sweep = next(one for one in registry.sweeps() if one.id == given.sweep)
+            sweep = next(one for one in registry.catalogue.sweeps() if one.id == given.sweep)
             fleet = Fleet(
                 home=home,
                 workers=given.workers,

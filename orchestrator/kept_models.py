@@ -19,7 +19,11 @@ def check_models(home: Home, selection: Selection) -> None:
     if registry is None:
         return
     with registry:
-        done = {row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id, state=State.DONE)}
+        done = {
+            row.identity: row
+            for sweep in registry.catalogue.sweeps()
+            for row in registry.catalogue.jobs(sweep.id, state=State.DONE)
+        }
     sources = [done[one] for one in _sources(selection, done) if one in done]
     if gone := list(find_lost_models(home, sources)):
         raise InputError(

@@ -104,7 +104,7 @@ def launch(
             tell(console, _nothing_to_do(home, registry, sweep, selection))
             return sweep
         whole = len(selection.chosen) == len(selection.jobs)
-        scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
+        scope = Scope(sweep=sweep.id, selection=None if whole else registry.sweeps.select(selection.chosen))
         see_through(home, registry, sweep, backend, console, execution, ground, scope=scope)
     return sweep
 
@@ -137,7 +137,7 @@ def see_through(
     ground.found.keep(home)
     for one in ground.machine.weights:
         one.keep()
-    registry.reactivate(sweep.id)
+    registry.sweeps.reactivate(sweep.id)
     fleet = Fleet(
         home=home,
         workers=ground.site.agents,
@@ -150,7 +150,7 @@ def see_through(
     )
     backend.adopt(fleet)
     if execution.detach:
-        present = backend.alive() + backend.others([one for one in registry.agents() if serves(one, scope)])
+        present = backend.alive() + backend.others([one for one in registry.catalogue.agents() if serves(one, scope)])
         missing = max(fleet.workers - present, 0)
         try:
             words = backend.leave(missing)

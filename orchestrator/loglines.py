@@ -19,7 +19,7 @@ OPEN = (State.QUEUED, State.RUNNING)
 
 def log_of(home: Home, registry: Registry, job: JobRow) -> Path:
     """Where the log of the job's last attempt lies. Raises InputError if there is none here."""
-    attempts = registry.attempts(job.id)
+    attempts = registry.history.attempts(job.id)
     if not attempts:
         raise InputError(f"job {job.identity[:12]} was not started yet")
     path = home.root / attempts[-1].log
@@ -43,7 +43,7 @@ def follow_log(home: Home, registry: Registry, job: JobRow, count: int) -> Itera
     place = len(whole)
     yield from _lines(whole)[-count:]
     while True:
-        row = registry.job(job.identity)  # before the log is read: what it said until then is printed whole
+        row = registry.catalogue.job(job.identity)  # before the log is read: what it said until then is printed whole
         newest = log_of(home, registry, row)
         if newest != path:
             path, place = newest, 0

@@ -86,21 +86,21 @@ class Lookout:
         self._speed.restart()
         self._known = 0
         self._lost: set[str] = set()
-        self._mark = self._registry.newest_event()
+        self._mark = self._registry.history.newest_event()
         self._after = 0
         self._taken = bytearray()
         self._complete = False
 
     def look(self) -> View:
         """What there is to see now."""
-        sweep = self._registry.find_sweep(self._title)
-        counts, agents = self._registry.counts(self._sweep_id), self._registry.agents()
+        sweep = self._registry.catalogue.find_sweep(self._title)
+        counts, agents = self._registry.catalogue.counts(self._sweep_id), self._registry.catalogue.agents()
         lost = lost_agents(agents)
-        recent = self._registry.recent_changes(self._sweep_id, CHANGES)
+        recent = self._registry.history.recent_changes(self._sweep_id, CHANGES)
         self._take_in()
         losses = find_losses(self._registry, self._sweep_id, lost)
-        blocked = self._registry.blocked(self._sweep_id) if counts.queued else ()
-        work, held = self._registry.work(self._sweep_id), self._registry.held(self._sweep_id)
+        blocked = self._registry.sweeps.blocked(self._sweep_id) if counts.queued else ()
+        work, held = self._registry.sweeps.work(self._sweep_id), self._registry.agents.held(self._sweep_id)
         notes = [(agent.note, held.get(agent.id, 0)) for agent in agents if agent.id not in lost]
         partial = partial_work(notes, {change.cohort_key: change.cost for change in recent})
         lately, seconds = self._lately(work[State.DONE] + partial, recent)
@@ -123,10 +123,14 @@ class Lookout:
             losses=losses,
             lost=frozenset(lost),
             blocked=blocked,
-            curves=self._registry.curves(self._sweep_id) if counts.queued + counts.running else (),
+            curves=self._registry.history.curves(self._sweep_id) if counts.queued + counts.running else (),
             recent=recent,
-            held=self._registry.held() if any(not one.note for one in agents) else {},
-            stopped=[one for one in self._registry.agents(AgentState.STOPPED) if one.enlisted_at >= sweep.launched_at],
+            held=self._registry.agents.held() if any(not one.note for one in agents) else {},
+            stopped=[
+                one
+                for one in self._registry.catalogue.agents(AgentState.STOPPED)
+                if one.enlisted_at >= sweep.launched_at
+            ],
             unreadable=len(self._lost),
         )
 
@@ -144,14 +148,14 @@ class Lookout:
 
     def _take_in_more(self) -> None:
         deadline = self._clock() + PATIENCE
-        changes = self._registry.changes(self._sweep_id, since=self._mark, limit=CHANGES)
+        changes = self._registry.history.changes(self._sweep_id, since=self._mark, limit=CHANGES)
         if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
             self._forget()
             return
         self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
         self._mark = changes[-1].id if changes else self._mark
         while not self._complete:
-            part = self._registry.done_after(self._sweep_id, self._after, PART)
+            part = self._registry.history.done_after(self._sweep_id, self._after, PART)
             self._add([(one.id, _pointer(one)) for one in part])
             self._after = part[-1].id if part else self._after
             self._complete = len(part) < PART

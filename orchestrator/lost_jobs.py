@@ -46,12 +46,12 @@ def find_losses(
     """What the lost agents hold of this sweep."""
     if not lost:
         return Losses()
-    held = {agent: jobs for agent, jobs in registry.held(sweep_id, selection).items() if agent in lost}
+    held = {agent: jobs for agent, jobs in registry.agents.held(sweep_id, selection).items() if agent in lost}
     return Losses(jobs=sum(held.values()), agents=tuple(lost[agent] for agent in held))
 
 
 def lost_words(registry: Registry) -> list[str]:
     """A line for each sweep of which jobs are lost."""
-    lost = lost_agents(registry.agents())
-    found = [(sweep, find_losses(registry, sweep.id, lost)) for sweep in (registry.sweeps() if lost else ())]
+    lost = lost_agents(registry.catalogue.agents())
+    found = [(sweep, find_losses(registry, sweep.id, lost)) for sweep in (registry.catalogue.sweeps() if lost else ())]
     return [losses.words(sweep) for sweep, losses in found if losses.jobs]

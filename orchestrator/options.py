@@ -33,7 +33,7 @@ def complete_launched(context: typer.Context, incomplete: str) -> list[str]:
         if registry is None:
             return []
         with registry:
-            sweeps = registry.sweeps()
+            sweeps = registry.catalogue.sweeps()
     except QsweepError:
         return []  # a shell in the middle of a line is no place for a message
     names = dict.fromkeys([*(sweep.name for sweep in sweeps), *(sweep.title for sweep in sweeps)])

@@ -83,7 +83,7 @@ def known_jobs(home: Home, selection: Selection) -> dict[str, JobRow]:
         return {}
     wanted = {job.identity for job in selection.chosen}
     with registry:
-        rows = [row for sweep in registry.sweeps() for row in registry.jobs(sweep.id)]
+        rows = [row for sweep in registry.catalogue.sweeps() for row in registry.catalogue.jobs(sweep.id)]
     return {row.identity: row for row in rows if row.identity in wanted}
 
 
@@ -115,7 +115,7 @@ def look_ahead(
     def recorded(shape: str) -> Calibration | None:
         if registry is None:
             return None
-        return registry.find_calibration(shape=shape, device=machine.device, build=machine.torch)
+        return registry.calibrations.find(shape=shape, device=machine.device, build=machine.torch)
 
     done = _done(known)
     try:

@@ -22,6 +22,7 @@ from qsweep.db.home import Home
 from qsweep.db.looking import BUNDLE
 from qsweep.db.registry import Registry
 from qsweep.db.rows import AgentInfo, Claim, Sweep
+from qsweep.db.rules import LEASE
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.children import ask_child
 from qsweep.orchestrator.deaths import bury_dead
@@ -39,8 +40,6 @@ from qsweep.workers.agent.heart import Heart
 from qsweep.workers.bundle.archive import write_zip
 from qsweep.workers.bundle.manifest import FILE, Manifest
 
-LEASE = 30.0
-"""Seconds without a heartbeat after which the jobs of a bundle that is being written come back."""
 BEGUN = re.compile(r"\..+\.(?P<token>[0-9a-f]{32})")
 """The name of a folder in which a pack writes, beside what it becomes."""
 START = '''"""Works off this bundle: `python BUNDLE`; `--help` says how."""
@@ -104,14 +103,14 @@ def pack(
         for one in found:
             one.keep()
         keep_code(home, version)
-        registry.reactivate(sweep.id)
+        registry.sweeps.reactivate(sweep.id)
         wanted = {job.identity for job in selection.chosen}
-        rows = [row for row in registry.jobs(sweep.id) if row.identity in wanted]
+        rows = [row for row in registry.catalogue.jobs(sweep.id) if row.identity in wanted]
         _clear(registry, out.parent)
         token = uuid.uuid4().hex
         waiting = [row.id for row in rows if row.state is State.QUEUED]
         with _held(registry, out, token, version) as holder:
-            claims = registry.pack(holder, out.name, waiting)
+            claims = registry.bundles.pack(holder, out.name, waiting)
             point("pack.claimed", len(claims))
             if not claims:
                 raise InputError(
@@ -126,8 +125,8 @@ def pack(
 def _held(registry: Registry, out: Path, token: str, code: str) -> Iterator[int]:
     """The holder of a bundle that is being written: an agent with a heartbeat, whose jobs come back if this process
     dies. At the end it leaves; on an error its jobs are queued again."""
-    holder = registry.enlist(_info(token, code))
-    heart = Heart(registry, holder, lease=LEASE, patience=math.inf)
+    holder = registry.agents.enlist(_info(token, code))
+    heart = Heart(registry.queue, holder, lease=LEASE, patience=math.inf)
     heart.start()
     try:
         try:
@@ -138,13 +137,13 @@ def _held(registry: Registry, out: Path, token: str, code: str) -> Iterator[int]
         _send_away(registry, holder, out, token)
     except BaseException:
         with suppress(RegistryUnavailable, RegistryFull):  # then the lease runs out
-            registry.recall(holder)
+            registry.bundles.recall(holder)
         raise
 
 
 def _send_away(registry: Registry, holder: int, out: Path, token: str) -> None:
     try:
-        registry.send_away(holder, out.name, token)
+        registry.bundles.send_away(holder, out.name, token)
     except LeaseLost:  # this process stood still for longer than a lease, and the jobs went to others
         shutil.rmtree(out) if out.is_dir() else out.unlink()
         raise QsweepError(
@@ -160,7 +159,7 @@ def _find_weights(
     done: set[str] = set()
     if known is not None and (registry := Registry.open_if_present(home.registry)) is not None:
         with registry:
-            done = {row.identity for row in registry.jobs(known.id, state=State.DONE)}
+            done = {row.identity for row in registry.catalogue.jobs(known.id, state=State.DONE)}
     starting = [
         job
         for job in selection.chosen
@@ -183,8 +182,10 @@ def _check_place(out: Path) -> None:
 def _clear(registry: Registry, folder: Path) -> None:
     """Remove what packs into this folder left that were killed: those of this registry whose holder lives no more."""
     bury_dead(registry)
-    registry.take_back_expired()
-    over = {one.log: one.state is not AgentState.ALIVE for one in registry.agents(None) if one.backend == BUNDLE}
+    registry.agents.take_back_expired()
+    over = {
+        one.log: one.state is not AgentState.ALIVE for one in registry.catalogue.agents(None) if one.backend == BUNDLE
+    }
     for path in folder.glob(".*"):
         if (left := BEGUN.fullmatch(path.name)) and over.get(_log(left["token"])):
             with suppress(Undeletable):
@@ -223,7 +224,7 @@ def _write(
         code=sweep.code,
         packed_at=time.time(),
         claims=tuple(claims),
-        calibrations=tuple(registry.calibrations_of({claim.job.shape for claim in claims})),
+        calibrations=tuple(registry.calibrations.of({claim.job.shape for claim in claims})),
     )
     folder = out.with_name(f".{out.name}.{token}")
     try:

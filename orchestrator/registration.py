@@ -46,14 +46,14 @@ def register(
         registry.close()
         raise
     if paused is not None:
-        registry.pause(sweep.id, paused)
-    added = registry.register(sweep.id, selection.chosen)
+        registry.sweeps.pause(sweep.id, paused)
+    added = registry.sweeps.register(sweep.id, selection.chosen)
     words = f"{counted(len(selection.chosen), 'job')}: {added.new} new, {added.known} known"
     return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
 
 
 def _add(registry: Registry, selection: Selection, owner: str, code: str, known: Sweep | None) -> Sweep:
-    return registry.add_sweep(
+    return registry.sweeps.add(
         name=selection.spec.name,
         label=selection.label,
         spec=selection.spec.to_json(),
@@ -83,12 +83,12 @@ def find_launched(home: Home, selection: Selection, *, results: str | None = Non
         return None, False
     with registry:
         check_belonging(home, registry, results=results)
-        sweep = next((one for one in registry.sweeps() if one.title == selection.title), None)
+        sweep = next((one for one in registry.catalogue.sweeps() if one.title == selection.title), None)
         if sweep is None:
             return None, False
         if variant(spec_of(sweep).jobs()) != variant(selection.jobs):
             raise InputError(
                 f"{sweep.title} names another variant already", place="--name", allowed="choose another name"
             )
-        done = {job.identity for job in registry.jobs(sweep.id, state=State.DONE)}
+        done = {job.identity for job in registry.catalogue.jobs(sweep.id, state=State.DONE)}
     return sweep, all(job.identity in done for job in selection.chosen)

@@ -74,24 +74,24 @@ def without_note(held: int) -> str:
 
 def look_at(registry: Registry, sweep: Sweep, lost: Mapping[int, AgentRow]) -> Standing:
     """How the sweep stands, with these agents `lost`. Changes nothing."""
-    counts = registry.counts(sweep.id)
+    counts = registry.catalogue.counts(sweep.id)
     return Standing(
         sweep=sweep,
         counts=counts,
         losses=find_losses(registry, sweep.id, lost) if counts.running else Losses(),
-        blocked=registry.blocked(sweep.id) if counts.queued else (),
+        blocked=registry.sweeps.blocked(sweep.id) if counts.queued else (),
         stranded=_stranded(registry, sweep) if counts.queued else 0,
     )
 
 
 def stranded_words(registry: Registry) -> list[str]:
     """A line for each cancelled sweep of which jobs were taken back into the queue."""
-    found = [(sweep, _stranded(registry, sweep)) for sweep in registry.sweeps()]
+    found = [(sweep, _stranded(registry, sweep)) for sweep in registry.catalogue.sweeps()]
     return [_stranded_words(sweep, jobs) for sweep, jobs in found if jobs]
 
 
 def _stranded(registry: Registry, sweep: Sweep) -> int:
-    return registry.stranded(sweep.id) if sweep.state is SweepState.CANCELLED else 0
+    return registry.sweeps.stranded(sweep.id) if sweep.state is SweepState.CANCELLED else 0
 
 
 def _stranded_words(sweep: Sweep, jobs: int) -> str:

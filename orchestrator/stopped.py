@@ -13,7 +13,7 @@ from qsweep.orchestrator.standing import Standing
 
 def stopped_of(registry: Registry, launch: str) -> list[AgentRow]:
     """Those of one launch."""
-    return [one for one in registry.agents(AgentState.STOPPED) if (one.place or "").startswith(f"{launch}/")]
+    return [one for one in registry.catalogue.agents(AgentState.STOPPED) if (one.place or "").startswith(f"{launch}/")]
 
 
 def stopped_since(registry: Registry, standings: Iterable[Standing]) -> list[AgentRow]:
@@ -23,7 +23,7 @@ def stopped_since(registry: Registry, standings: Iterable[Standing]) -> list[Age
     since = min((one.sweep.launched_at for one in found if one.is_open or one is latest), default=None)
     if since is None:
         return []
-    return [one for one in registry.agents(AgentState.STOPPED) if one.enlisted_at >= since]
+    return [one for one in registry.catalogue.agents(AgentState.STOPPED) if one.enlisted_at >= since]
 
 
 def row(agent: AgentRow) -> dict[str, Any]:

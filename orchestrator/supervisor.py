@@ -85,7 +85,7 @@ def supervise(
         try:
             with Registry.open(home.registry) as registry:
                 failure, words = diagnose(ended, out_of_memory=oom_kills() > killed_before)
-                held = registry.bury(int(agent), failure, words, kind=f"exit {ended}")
+                held = registry.agents.mark_dead(int(agent), failure, words, kind=f"exit {ended}")
                 if held and "--directed" not in options and _stopped(registry, int(agent)):
                     exit_code = Exit.ONLY_FAILED
         except (RegistryUnavailable, RegistryFull) as error:
@@ -96,8 +96,8 @@ def supervise(
 
 def _stopped(registry: Registry, agent: int) -> bool:
     """Whether no other agent shall follow this one, which has died; the registry then says why."""
-    if reason := registry.reason_to_stop(agent):
-        registry.stop(agent, reason)
+    if reason := registry.queue.reason_to_stop(agent):
+        registry.agents.stop(agent, reason)
         sys.stderr.write(f"qsweep: agent {agent} is not started again: {reason}\n")
     return bool(reason)
 

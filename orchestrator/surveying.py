@@ -86,16 +86,16 @@ def choose_models(
     home: Home, registry: Registry, targets: Sequence[str], *, where: str | None = None, limit: int | None = None
 ) -> Chosen:
     """The kept models of these jobs and sweeps, in their order. Raises InputError for what there is no model of."""
-    launched = {title for sweep in registry.sweeps() for title in (sweep.name, sweep.title)}
+    launched = {title for sweep in registry.catalogue.sweeps() for title in (sweep.name, sweep.title)}
     rows: dict[str, JobRow] = {}
     notes: list[str] = []
     for target in targets:
         if target not in launched and set(target) <= set("0123456789abcdef"):
-            row = registry.job(target)
+            row = registry.catalogue.job(target)
             rows[row.identity] = trained_model(home, row)
             continue
-        sweep = registry.find_sweep(target)
-        members = {row.identity: row for row in registry.jobs(sweep.id) if _makes_model(row)}
+        sweep = registry.catalogue.find_sweep(target)
+        members = {row.identity: row for row in registry.catalogue.jobs(sweep.id) if _makes_model(row)}
         if where is not None and members:
             admitted = matching([row.job for row in members.values()], where)
             members = {job.identity: members[job.identity] for job in admitted}

@@ -22,4 +22,4 @@ def is_new(home: Home, title: str) -> bool:
     if registry is None:
         return True
     with registry:
-        return all(one.title != title for one in registry.sweeps())
+        return all(one.title != title for one in registry.catalogue.sweeps())

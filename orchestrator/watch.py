@@ -84,7 +84,7 @@ class Watch:
         self.fleet = fleet
         self.console = console
         self.results = ResultStore(home.store)
-        rows = registry.jobs(sweep.id, selection=fleet.scope.selection)
+        rows = registry.catalogue.jobs(sweep.id, selection=fleet.scope.selection)
         self.tally = Tally({row.identity: row.job for row in rows}, size=sweep.size)
         self.progress = self.tally.look(Counts())
         self._has_children = any(row.parent_id is not None for row in rows)
@@ -93,8 +93,8 @@ class Watch:
         self._hindrances: frozenset[str] = frozenset()
         self._seen: set[tuple[str, int]] = set()
         self._upkeep = Upkeep()
-        self._event = registry.newest_event()
-        self._doers = {agent.id for agent in registry.agents()}
+        self._event = registry.history.newest_event()
+        self._doers = {agent.id for agent in registry.catalogue.agents()}
         self._refused = ""
         self._taken: int | None = None
         self._unread: list[Committed] = []
@@ -150,7 +150,7 @@ class Watch:
 
     def _has_changed(self) -> bool:
         """Whether the registry has, or the agents of this machine."""
-        pulse = self.registry.pulse()
+        pulse = self.registry.catalogue.pulse()
         return (
             pulse is None
             or pulse != self._pulse
@@ -169,11 +169,11 @@ class Watch:
             )
 
     def _update(self) -> None:
-        self._pulse = self.registry.pulse()
+        self._pulse = self.registry.catalogue.pulse()
         counts = self._counts()
         blocked = self._count_blocked(counts)
-        held = self.registry.held(self.sweep.id, self.fleet.scope.selection) if counts.running else {}
-        notes = [(one.note, held[one.id]) for one in self.registry.agents() if one.id in held]
+        held = self.registry.agents.held(self.sweep.id, self.fleet.scope.selection) if counts.running else {}
+        notes = [(one.note, held[one.id]) for one in self.registry.catalogue.agents() if one.id in held]
         self._take_in()
         self.progress = self.tally.look(counts, blocked=blocked, notes=notes)
 
@@ -201,9 +201,9 @@ class Watch:
         """Pointers of the watched jobs that are done: at first all of them, then those of the events since."""
         if self._taken is None:
             self._taken = self._event
-            return [one for one in self.registry.committed(self.sweep.id) if one.job in self.tally.jobs]
+            return [one for one in self.registry.catalogue.committed(self.sweep.id) if one.job in self.tally.jobs]
         found: list[Committed] = []
-        while changes := self.registry.changes(self.sweep.id, since=self._taken, limit=CHANGES):
+        while changes := self.registry.history.changes(self.sweep.id, since=self._taken, limit=CHANGES):
             self._taken = changes[-1].id
             found += [
                 Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
@@ -230,7 +230,7 @@ class Watch:
         asked = (counts, int(time.monotonic() / RECHECK))
         if asked != self._asked:
             self._asked = asked
-            self._blocked = tuple(self.registry.blocked(self.sweep.id, self.fleet.scope.selection))
+            self._blocked = tuple(self.registry.sweeps.blocked(self.sweep.id, self.fleet.scope.selection))
         return sum(one.jobs for one in self._blocked)
 
     def _compact(self) -> None:
@@ -244,10 +244,10 @@ class Watch:
             tell(self.console, f"results files were not merged: {error}")
 
     def _counts(self) -> Counts:
-        return self.registry.counts(self.sweep.id, self.fleet.scope.selection)
+        return self.registry.catalogue.counts(self.sweep.id, self.fleet.scope.selection)
 
     def _open(self) -> bool:
-        sweep = self.registry.find_sweep(self.sweep.title)
+        sweep = self.registry.catalogue.find_sweep(self.sweep.title)
         if sweep.state is not SweepState.ACTIVE:
             why = f"{sweep.state}: {sweep.reason}" if sweep.reason else sweep.state
             raise Ended(f"{sweep.title} is {why}; go on with: qsweep resume {sweep.title}")
@@ -277,8 +277,8 @@ class Watch:
 
     def _check_deserted(self, now: float) -> None:
         """All agents of this launch have stopped. Raises Ended once no other has held a job for two leases."""
-        living = {agent.id for agent in self.registry.agents() if not agent.expired}
-        if living.intersection(self.registry.held(self.sweep.id, self.fleet.scope.selection)):
+        living = {agent.id for agent in self.registry.catalogue.agents() if not agent.expired}
+        if living.intersection(self.registry.agents.held(self.sweep.id, self.fleet.scope.selection)):
             self._deserted = None
         elif self._deserted is None:
             self._deserted = now
@@ -301,7 +301,7 @@ class Watch:
 
     def _look(self) -> Look:
         """What can be seen of the fleet now."""
-        activity = self.registry.activity(self.sweep.id, since=self._event)
+        activity = self.registry.history.activity(self.sweep.id, since=self._event)
         doers = activity.agents - self._doers  # an agent that claims does something, even if it dies of it
         self._event = activity.newest
         self._doers |= doers
@@ -310,7 +310,7 @@ class Watch:
             now=time.monotonic(),
             wanted=max(self.backend.size(self.fleet) - len(self._stopped), 0),
             alive=self.backend.alive(),
-            others=self.backend.others(self.registry.agents()),
+            others=self.backend.others(self.registry.catalogue.agents()),
             events=activity.events,
             doers=len(doers),
         )

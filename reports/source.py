@@ -105,7 +105,7 @@ class RegistrySource(Source):
 
     def __init__(self, home: Home, registry: Registry, sweep: Sweep, *, together: Sequence[str] = ()) -> None:
         self.sweep = sweep
-        self.called = sweep.name if is_meant(sweep, registry.sweeps()) else sweep.title
+        self.called = sweep.name if is_meant(sweep, registry.catalogue.sweeps()) else sweep.title
         self._registry = registry
         self._store = ResultStore(home.store)
         self._together = together
@@ -117,7 +117,7 @@ class RegistrySource(Source):
             table = self._moment[1][name]
             return table if columns is None else table.select(list(columns))
         if name in VIEWS:
-            return self._registry.view(name, self.sweep.id, columns)
+            return self._registry.catalogue.view(name, self.sweep.id, columns)
         try:
             return self._store.read(name, self._moment[0], columns)
         except VanishedResults:  # a compaction has replaced the files
@@ -131,7 +131,7 @@ class RegistrySource(Source):
         return told(self.lost, self.title)
 
     def _running(self) -> pa.Table:
-        curves = self._registry.curves(self.sweep.id)
+        curves = self._registry.history.curves(self.sweep.id)
         done = set(self._moment[0]["job"].to_pylist())  # it may have finished since
         rows = [
             {"job": one.job, "attempt": one.attempt, FINAL.name: False} | dict(row)
@@ -147,14 +147,16 @@ class RegistrySource(Source):
     @cached_property
     def _moment(self) -> tuple[pa.Table, dict[str, pa.Table]]:
         """The pointers, and the views of the same moment."""
-        return self._registry.snapshot(self.sweep.id, self._together)
+        return self._registry.catalogue.snapshot(self.sweep.id, self._together)
 
     def _moved(self) -> pa.Table:
         """Where the counted rows of that moment lie now."""
         then, views = self._moment
         keys = ["job", "attempt", "kind"]
         numbered = then.drop(["publication"]).append_column("order", pa.array(range(then.num_rows)))
-        found = numbered.join(self._registry.pointers(self.sweep.id), keys, join_type="inner").sort_by("order")
+        found = numbered.join(self._registry.catalogue.pointers(self.sweep.id), keys, join_type="inner").sort_by(
+            "order"
+        )
         self._moment = found.drop(["order"]), views
         return self._moment[0]
 
@@ -214,7 +216,7 @@ def opened_source(
         raise InputError("name a launched sweep, or a bundle by --from DIR", place="NAME")
     with Registry.open(home.registry) as registry:
         check_belonging(home, registry)
-        found = RegistrySource(home, registry, registry.find_sweep(name), together=together)
+        found = RegistrySource(home, registry, registry.catalogue.find_sweep(name), together=together)
         yield found
         warn_of_losses([found])
 
@@ -228,6 +230,6 @@ def all_sources(home: Home, *, sweep: str | None = None, bundle: Path | None = N
         return
     with Registry.open(home.registry) as registry:
         check_belonging(home, registry)
-        sources = [RegistrySource(home, registry, one) for one in registry.sweeps()]
+        sources = [RegistrySource(home, registry, one) for one in registry.catalogue.sweeps()]
         yield list[Source](sources)
         warn_of_losses(sources)

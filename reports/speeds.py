@@ -35,15 +35,15 @@ def ran_cohorts(home: Home) -> list[Ran]:
     store = ResultStore(home.store)
     found: dict[str, Ran] = {}
     with registry:
-        for sweep in registry.sweeps():
-            committed = registry.pointers(sweep.id)
+        for sweep in registry.catalogue.sweeps():
+            committed = registry.catalogue.pointers(sweep.id)
             # As first published: a compaction moves the rows of many cohorts together.
-            tried = registry.view("attempts", sweep.id, ["job", "attempt", "publication"]).to_pylist()
+            tried = registry.catalogue.view("attempts", sweep.id, ["job", "attempt", "publication"]).to_pylist()
             published = {(one["job"], one["attempt"]): one["publication"] for one in tried}
             publications = {one["job"]: published[one["job"], one["attempt"]] for one in committed.to_pylist()}
             if not publications.keys() - found.keys():
                 continue
-            jobs = {row.identity: row.job for row in registry.jobs(sweep.id)}
+            jobs = {row.identity: row.job for row in registry.catalogue.jobs(sweep.id)}
             for kind in (one.name for one in KINDS.values() if one.one_row_a_job):
                 rows, _ = read_sound(store, kind, committed, columns=["job", "seconds", "device", "slots"])
                 for one in _by_publication(rows, publications):

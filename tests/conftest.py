@@ -175,7 +175,11 @@ def wait_until_training(home: Path, jobs: int, *, step: int = 20, seconds: float
         registry = Registry.open_if_present(home / "registry.db")
         if registry is not None:
             with registry:
-                rows = [row for sweep in registry.sweeps() for row in registry.jobs(sweep.id, state=State.RUNNING)]
+                rows = [
+                    row
+                    for sweep in registry.catalogue.sweeps()
+                    for row in registry.catalogue.jobs(sweep.id, state=State.RUNNING)
+                ]
             if sum(row.progress >= step for row in rows) >= jobs:
                 return
         time.sleep(0.1)

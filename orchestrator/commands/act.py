@@ -68,8 +68,8 @@ def retry(
         sweep = choose_sweep(found, name)
         ended = State(state.value)
         gone = _without_file(place, found, sweep, ended)
-        done = found.retry(sweep.id, ended, failure_class=failure, gone=gone)
-        losses = find_losses(found, sweep.id, lost_agents(found.agents()))
+        done = found.sweeps.retry(sweep.id, ended, failure_class=failure, gone=gone)
+        losses = find_losses(found, sweep.id, lost_agents(found.catalogue.agents()))
     if done.trainings:
         one, more = "training whose model is not there is", "trainings whose models are not there are"
         typer.echo(f"{counted(done.trainings, one, more)} repeated, for the measures that failed")
@@ -81,8 +81,8 @@ def retry(
 
 def _without_file(home: Home, registry: Registry, sweep: Sweep, state: State) -> set[int]:
     """The jobs above the sweep's ended ones whose kept file is not in the home any more."""
-    parents = {row.parent_id for row in registry.jobs(sweep.id, state=state) if row.parent_id is not None}
-    done = {row.id: row for row in registry.jobs(sweep.id, state=State.DONE)} if parents else {}
+    parents = {row.parent_id for row in registry.catalogue.jobs(sweep.id, state=state) if row.parent_id is not None}
+    done = {row.id: row for row in registry.catalogue.jobs(sweep.id, state=State.DONE)} if parents else {}
     above = with_all_above(parents, {row.id: row.parent_id for row in done.values()})
     kept = [row for row in done.values() if row.id in above and row.model_file]
     return {row.id for row in kept if not (home.models / str(row.model_file)).is_file()}
@@ -100,12 +100,12 @@ def cancel(
     place = home_of(home, registry)
     with opened(place) as found:
         sweep = choose_sweep(found, name)
-        counts = found.counts(sweep.id)
+        counts = found.catalogue.counts(sweep.id)
         if counts.open:
             waiting = f"{counted(counts.queued, 'job waits', 'jobs wait')} and {counts.running} run"
             confirm(f"Cancel {sweep.title}, of which {waiting}?", yes=yes, unasked=True)
         bury_dead(found)
-        done = found.cancel(sweep.id)
+        done = found.sweeps.cancel(sweep.id)
     for backend, starts in by_backend(recorded(place, sweep.id)).items():
         try:
             backend_class(BackendName(backend)).withdraw(starts)
@@ -132,7 +132,7 @@ def invalidate(
 
     with opened(home_of(home, registry)) as found:
         sweep = choose_sweep(found, name)
-        done = {row.identity: row for row in found.jobs(sweep.id, state=State.DONE)}
+        done = {row.identity: row for row in found.catalogue.jobs(sweep.id, state=State.DONE)}
         chosen = select([row.job for row in done.values()], where=where) if done else []
         ids = [done[job.identity].id for job in chosen]
         if ids:
@@ -140,9 +140,9 @@ def invalidate(
                 f"{sweep.title}: the results of {counted(len(ids), 'job')}, and what was measured of them, "
                 "count no more"
             )
-            _name_others(found.sharing(ids, sweep.id), "other sweeps lose them too")
+            _name_others(found.sweeps.sharing(ids, sweep.id), "other sweeps lose them too")
             confirm("Invalidate them?", yes=yes, unasked=False)
-        count = found.invalidate(ids, reason)
+        count = found.sweeps.invalidate(ids, reason)
         stranded = stranded_words(found)
     results = "result" if count == 1 else "results"
     typer.echo(
@@ -170,7 +170,7 @@ def delete(
         _show_deletion(sweep, going, as_json=as_json)
         if dry_run:
             return
-        found.check_deletable(sweep)
+        found.sweeps.check_deletable(sweep)
         confirm(f"Delete {sweep.title}?", yes=yes, unasked=False)
         delete_sweep(place, found, sweep)
     typer.echo(f"{sweep.title} is deleted", err=True)

@@ -123,7 +123,7 @@ def compact(
     place = home_of(home, registry)
     with opened(place) as found:
         check_belonging(place, found)
-        sweeps = [found.find_sweep(name)] if name else found.sweeps()
+        sweeps = [found.catalogue.find_sweep(name)] if name else found.catalogue.sweeps()
         merged = merge(place, found, [sweep.id for sweep in sweeps])
     if as_json:
         write_json([asdict(one) for one in merged])

@@ -112,7 +112,7 @@ def recall(
     """Take back the jobs that a bundle holds, because it will not return. If it does, its results are refused."""
     with opened(home_of(home, registry)) as found:
         one = _find(found, bundle)
-        count = found.recall(one.id)
+        count = found.bundles.recall(one.id)
     typer.echo(
         f"bundle {one.id} ({one.name}): {counted(count, 'job')} queued again, or cancelled if no sweep wants them"
     )
@@ -122,7 +122,7 @@ def _find(registry: Registry, text: str) -> BundleRow:
     from qsweep.db.states import AgentState
     from qsweep.sweeps.errors import InputError
 
-    away = [one for one in registry.bundles() if one.state is AgentState.AWAY]
+    away = [one for one in registry.catalogue.bundles() if one.state is AgentState.AWAY]
     chosen = [one for one in away if text in (str(one.id), one.name)]
     if len(chosen) == 1:
         return chosen[0]

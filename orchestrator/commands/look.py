@@ -84,13 +84,13 @@ def status(
         _watch(place, name, as_json=as_json)
         return
     with opened(place) as found:
-        sweeps = [found.find_sweep(name)] if name else found.sweeps()
-        living = found.agents()
+        sweeps = [found.catalogue.find_sweep(name)] if name else found.catalogue.sweeps()
+        living = found.catalogue.agents()
         lost = lost_agents(living)
         standings = [look_at(found, sweep, lost) for sweep in sweeps]
-        held = found.held() if any(not one.note for one in living) else {}
+        held = found.agents.held() if any(not one.note for one in living) else {}
         stopped = stopped_since(found, standings)
-        away = [one for one in found.bundles() if one.state is AgentState.AWAY]
+        away = [one for one in found.catalogue.bundles() if one.state is AgentState.AWAY]
         losses = _losses(place, found, sweeps, sum(one.counts.done for one in standings))
     rows = [one.row() for one in standings]
     agents: list[dict[str, Any]] = [
@@ -183,10 +183,10 @@ def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
     from qsweep.sweeps.errors import InputError
 
     with opened(home) as found:
-        sweeps = found.sweeps()
+        sweeps = found.catalogue.sweeps()
         if not sweeps:
             raise InputError("no sweep was launched here yet", place="--watch", allowed="qsweep launch digits-grid")
-        lookout = Lookout(found, ResultStore(home.store), found.find_sweep(name or sweeps[0].title))
+        lookout = Lookout(found, ResultStore(home.store), found.catalogue.find_sweep(name or sweeps[0].title))
         try:
             if not as_json:
                 watch(lookout, Screen(stderr=False))
@@ -238,9 +238,9 @@ def jobs(
 
     place = home_of(home, registry)
     with opened(place) as found:
-        sweep = found.find_sweep(name)
-        stored = {row.identity: row for row in found.jobs(sweep.id)}
-        lost = lost_agents(found.agents())
+        sweep = found.catalogue.find_sweep(name)
+        stored = {row.identity: row for row in found.catalogue.jobs(sweep.id)}
+        lost = lost_agents(found.catalogue.agents())
         source = RegistrySource(place, found, sweep)
         results, problem = readable_results(source)
         warn_of_losses([source])
@@ -314,7 +314,7 @@ def show(
 
     place = home_of(home, registry)
     with opened(place) as found:
-        life = life_of(place, found, found.job(job))
+        life = life_of(place, found, found.catalogue.job(job))
     if as_json:
         write_json(life.content())
         return
@@ -337,7 +337,7 @@ def logs(
 
     place = home_of(home, registry)
     with opened(place) as found:
-        row = found.job(job)
+        row = found.catalogue.job(job)
         if not follow:
             path = log_of(place, found, row)
             say("\n".join(last_lines(path, lines)))

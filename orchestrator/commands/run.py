@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qsweep.db.rules import LEASE
 from qsweep.orchestrator.backends.choice import BackendName, Wish, choose, name_of
 from qsweep.orchestrator.freezing import Code, choose_code
 from qsweep.orchestrator.options import (
@@ -95,7 +96,6 @@ CodeOption = Annotated[
         show_default="ask",
     ),
 ]
-LEASE = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -218,7 +218,7 @@ def resume(
             trials = Ground(address=named_address(ray_address), wanted=wanted, workers=workers, lease=lease)
             go_on(place, found, trials, console, code=code)
             return
-        waiting = [row.job for row in opened.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
+        waiting = [row.job for row in opened.catalogue.jobs(found.id) if row.state not in (State.DONE, State.FAILED)]
         tell(console, f"{found.title}: {counted(len(waiting), 'job')} to do")
         if waiting:
             starts = recorded(place, found.id)
@@ -227,7 +227,7 @@ def resume(
             execution = Execution(workers=before, lease=lease, time_limit=time_limit, detach=detach)
             version = choose_code(found, code)
             ground = survey_ground(place, chosen, execution, waiting)
-            found = opened.add_sweep(
+            found = opened.sweeps.add(
                 name=found.name,
                 label=found.label,
                 spec=found.spec,
@@ -264,7 +264,7 @@ def worker(
     opened = Registry.open(place.registry)
     try:
         check_belonging(place, opened)
-        found = opened.find_sweep(sweep) if sweep else None
+        found = opened.catalogue.find_sweep(sweep) if sweep else None
     finally:
         opened.close()
     scope, code = (Scope(), None) if found is None else (Scope(sweep=found.id), found.code)
@@ -300,7 +300,7 @@ def _finish(home: Home, sweep: Sweep) -> None:
                 show(one.sheet, piped=markdown)
                 if one.rest:
                     say(f"\n{one.rest}")
-        counts, blocked = registry.counts(sweep.id), registry.blocked(sweep.id)
+        counts, blocked = registry.catalogue.counts(sweep.id), registry.sweeps.blocked(sweep.id)
         source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:
         registry.close()

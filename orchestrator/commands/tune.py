@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsweep.orchestrator.commands.run import LEASE, CodeOption, LeaseOption
+from qsweep.db.rules import LEASE
+from qsweep.orchestrator.commands.run import CodeOption, LeaseOption
 from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     CpusOption,
@@ -131,7 +132,7 @@ def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
 
     with Registry.open(home.registry) as opened:
         trials = read_trials(home, opened, sweep)
-        failed = opened.counts(sweep.id).failed
+        failed = opened.catalogue.counts(sweep.id).failed
     with answering_after_work(f"qsweep resume {sweep.title}"):
         _print_trials(sweep, trials, as_json=as_json)
     if failed:

@@ -51,9 +51,9 @@ def read_trials(home: Home, registry: Registry, sweep: Sweep) -> list[Tried]:
     """Every trial that got anywhere, the best first."""
     spec = spec_of(sweep)
     assert spec.tuning is not None
-    rows = registry.jobs(sweep.id)
+    rows = registry.catalogue.jobs(sweep.id)
     runs = {one["job"]: one for one in _read_runs(home, registry, sweep)}
-    reports = registry.reports([row.id for row in rows if row.state is not State.DONE])
+    reports = registry.trials.reports([row.id for row in rows if row.state is not State.DONE])
     axes = [axis.name for axis in spec.axes]
     found = []
     for row in rows:
@@ -82,7 +82,7 @@ def trial_sheets(sweep: Sweep, trials: Sequence[Tried]) -> list[Sheet]:
 
 def _read_runs(home: Home, registry: Registry, sweep: Sweep) -> list[dict[str, Any]]:
     columns = ["job", "chosen_epoch", *COLUMNS]
-    table, lost = read_sound(ResultStore(home.store), "runs", registry.pointers(sweep.id), columns)
+    table, lost = read_sound(ResultStore(home.store), "runs", registry.catalogue.pointers(sweep.id), columns)
     if remark := told(lost, sweep.title):
         warnings.warn(remark, LostResults, stacklevel=2)
     rows: list[dict[str, Any]] = table.to_pylist()

@@ -154,17 +154,17 @@ def _see_through(
         # The trials' actors die with this connection; their agents write checkpoints and hand the jobs back.
         load_ray().shutdown()
         _wait_for_agents(registry, sweep)
-        registry.pause(sweep.id, BROKEN_OFF)
+        registry.sweeps.pause(sweep.id, BROKEN_OFF)
         raise Interrupted(f"interrupted; go on with: qsweep resume {sweep.title}") from None
     except BaseException:
-        registry.pause(sweep.id, BROKEN_OFF)
+        registry.sweeps.pause(sweep.id, BROKEN_OFF)
         raise
-    registry.pause(sweep.id, OVER)
+    registry.sweeps.pause(sweep.id, OVER)
 
 
 def _wait_for_agents(registry: Registry, sweep: Sweep, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
-    while registry.counts(sweep.id).running and time.monotonic() < deadline:
+    while registry.catalogue.counts(sweep.id).running and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
@@ -233,7 +233,7 @@ def _search(selection: Selection, registry: Registry, sweep: Sweep) -> _Searchin
         grid = ray_tune.grid_search([job.to_json() for job in jobs])
         return _Searching(space={"param_space": {"job": grid}}, algorithm=None, samples=1, trials=len(jobs))
     space = Space(selection.spec, selection.chosen)
-    tried = [row.job for row in registry.jobs(sweep.id)]
+    tried = [row.job for row in registry.catalogue.jobs(sweep.id)]
     samples = tuning.samples_or_default
     return _Searching(
         space={},

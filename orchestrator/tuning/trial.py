@@ -138,14 +138,14 @@ class Trial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         job = Job.from_json(config["job"])
-        self._registry.register(self._study.sweep, [job])
-        row = self._registry.job(job.identity)
+        self._registry.sweeps.register(self._study.sweep, [job])
+        row = self._registry.catalogue.job(job.identity)
         self._id, self._identity = row.id, job.identity
         self._epochs = self._end_at = job.training.recipe.epochs
-        self._last = self._registry.trial_ended_after(self._study.sweep, row.id) or self._epochs
+        self._last = self._registry.trials.ended_after(self._study.sweep, row.id) or self._epochs
         self._told, self._fruitless = 0, 0
         self._running, self._failed = False, False
-        self._known = {one["epoch"]: one for one in self._registry.reports([row.id]).get(row.id, ())}
+        self._known = {one["epoch"]: one for one in self._registry.trials.reports([row.id]).get(row.id, ())}
         if row.state is not State.DONE:
             self._known.pop(self._epochs, None)  # reported, and not published: its agent died between the two
         self._old = self._look(row)
@@ -165,7 +165,7 @@ class Trial(tune.Trainable):
     def _look(self, row: JobRow) -> int:
         """Take in the history of a finished job; the last known epoch."""
         if row.state is State.DONE:
-            found = self._registry.committed_job(row.id)
+            found = self._registry.results.committed_job(row.id)
             try:
                 rows = self._results.read("epochs", found).to_pylist()
             except DamagedResults as error:  # the search goes on without its history
@@ -182,15 +182,15 @@ class Trial(tune.Trainable):
             self._agent.order("go")
             self._listen()
             return
-        row = self._registry.job(self._identity)
+        row = self._registry.catalogue.job(self._identity)
         if row.state is State.DONE:
             self._look(row)
         elif row.state is State.FAILED:
             raise TrialFailed(f"job {self._identity[:12]} failed: {row.failure_class}")
         elif row.state is State.RUNNING:
-            self._registry.take_back_expired()
+            self._registry.agents.take_back_expired()
             time.sleep(WAIT)
-        elif self._registry.find_sweep(self._study.fleet.title).state is SweepState.CANCELLED:
+        elif self._registry.catalogue.find_sweep(self._study.fleet.title).state is SweepState.CANCELLED:
             raise TrialFailed(f"{self._study.fleet.title} was cancelled")
         else:
             self._start()
@@ -218,7 +218,7 @@ class Trial(tune.Trainable):
     def _end(self) -> None:
         """The scheduler wants no more of this job, or it is done."""
         if 0 < self._told < self._end_at and self._end_at not in self._known and not self._failed:
-            self._registry.end_trial(self._study.sweep, self._id, self._told)
+            self._registry.trials.end(self._study.sweep, self._id, self._told)
         if self._running and self._agent is not None:
             self._agent.order("stop")
             while self._running:

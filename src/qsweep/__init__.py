@@ -118,7 +118,7 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
     place = _home(home, registry)
     with Registry.open(place.registry) as opened:
         check_belonging(place, opened)
-        row = opened.job(job)
+        row = opened.catalogue.job(job)
     name = f"job {row.identity[:12]}"
     kind = kind_named(row.kind)
     if kind.leaves is not File.MODEL:

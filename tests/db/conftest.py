@@ -106,7 +106,7 @@ def registry(url: str) -> Iterator[Registry]:
 
 @pytest.fixture
 def sweep(registry: Registry) -> Sweep:
-    return registry.add_sweep(name="grid", label="a", spec="{}", size=0)
+    return registry.sweeps.add(name="grid", label="a", spec="{}", size=0)
 
 
 @pytest.fixture
@@ -125,5 +125,5 @@ def execute(url: str) -> Iterator[Callable[[str], list[Any]]]:
 
 
 def claim(registry: Registry, agent: int, limit: int = 16) -> list[Claim]:
-    head = registry.next_cohort(agent)
-    return registry.claim(agent, head, limit) if head is not None else []
+    head = registry.queue.next_cohort(agent)
+    return registry.queue.claim(agent, head, limit) if head is not None else []

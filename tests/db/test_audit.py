@@ -33,7 +33,7 @@ def finish_more(made: Made, registry: Registry) -> None:
 
 
 def take_back(made: Made, registry: Registry) -> None:
-    registry.invalidate([row.id for row in registry.jobs(made.sweep.id)[:4]], "an example")
+    registry.sweeps.invalidate([row.id for row in registry.catalogue.jobs(made.sweep.id)[:4]], "an example")
     collect_garbage(made.home, registry, now=2e9)
 
 
@@ -65,18 +65,18 @@ def test_what_happens_between_registry_and_files_is_no_violation(
 
 def test_what_happens_while_the_registry_is_read_is_no_violation(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its reads the registry is changed, and it still tells of one moment."""
-    from qsweep.db import reading
+    from qsweep.db import history
 
-    read = reading.events
+    read = history._events
 
     def beside_a_finish(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(reading, "events", read)
+        monkeypatch.setattr(history, "_events", read)
         thread = threading.Thread(target=work, args=(made,), kwargs={"cohorts": 1, "seed": 4})
         thread.start()
         thread.join()
         return read(*arguments, **options)
 
-    monkeypatch.setattr(reading, "events", beside_a_finish)
+    monkeypatch.setattr(history, "_events", beside_a_finish)
     assert audit(made.home) == []
 
 

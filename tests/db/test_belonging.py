@@ -25,7 +25,7 @@ def settled(home: Home) -> str:
     home.results.mkdir(parents=True, exist_ok=True)
     with Registry.open(home.registry) as registry:
         settle_belonging(home, registry)
-        row = registry.store()
+        row = registry.catalogue.store()
     assert row is not None
     assert ResultStore(home.store).identity() == row.identity
     return row.identity
@@ -99,7 +99,7 @@ def test_an_old_registry_takes_the_first_home_that_has_its_files(tmp_path: Path,
     refused(other, "none of the results that this registry counts are in")
     with Registry.open(address) as registry:
         check_belonging(made.home, registry)
-        assert registry.store() is None  # looking changes nothing
+        assert registry.catalogue.store() is None  # looking changes nothing
     settled(made.home)
     refused(other, f"belongs to the results of {made.home.root}")
 
@@ -179,7 +179,7 @@ def test_every_command_refuses_the_wrong_home(here: Qsweep, home: Path, tmp_path
         assert f"belongs to the results of {made.home.root} on " in answer.stderr, (command, answer.stderr)
         assert len(answer.stderr.splitlines()) == 1
     with Registry.open(address) as registry:
-        job = registry.jobs(registry.sweeps()[0].id)[0].identity
+        job = registry.catalogue.jobs(registry.catalogue.sweeps()[0].id)[0].identity
     with pytest.raises(InputError, match="belongs to the results of"):
         api.load_model(job, home=home, registry=address)
     assert not home.exists() or not any(path.is_file() for path in home.rglob("*"))

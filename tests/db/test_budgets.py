@@ -19,69 +19,71 @@ RESTED = "UPDATE jobs SET not_before = NULL"
 
 @pytest.fixture
 def agent(registry: Registry) -> int:
-    return registry.enlist(agent_info(lease=8.0))
+    return registry.agents.enlist(agent_info(lease=8.0))
 
 
 def test_after_a_crash_in_company_each_member_runs_alone(registry: Registry, sweep: Sweep, agent: int) -> None:
-    registry.register(sweep.id, trained(3))
-    registry.fail(agent, claim(registry, agent), FailureClass.CRASH, "boom")
-    assert registry.counts(sweep.id).queued == 3
-    head = registry.next_cohort(agent)
+    registry.sweeps.register(sweep.id, trained(3))
+    registry.queue.fail(agent, claim(registry, agent), FailureClass.CRASH, "boom")
+    assert registry.catalogue.counts(sweep.id).queued == 3
+    head = registry.queue.next_cohort(agent)
     assert head is not None
     assert head.alone
-    claims = registry.claim(agent, head, 16)
+    claims = registry.queue.claim(agent, head, 16)
     assert [one.alone for one in claims] == [True]
 
 
 def test_a_poisoned_job_fails_after_dying_alone_three_times_and_takes_nobody_with_it(
     registry: Registry, sweep: Sweep, agent: int
 ) -> None:
-    registry.register(sweep.id, trained(3))
-    poisoned = registry.jobs(sweep.id)[1].id
+    registry.sweeps.register(sweep.id, trained(3))
+    poisoned = registry.catalogue.jobs(sweep.id)[1].id
     executions = 0
     while claims := claim(registry, agent):
         if poisoned in {one.job_id for one in claims}:
             executions += 1
-            registry.bury(agent, FailureClass.CRASH, "the process died\nSIGSEGV")
-            agent = registry.enlist(agent_info())
+            registry.agents.mark_dead(agent, FailureClass.CRASH, "the process died\nSIGSEGV")
+            agent = registry.agents.enlist(agent_info())
         else:
-            registry.finish(agent, [Finished(job_id=c.job_id, attempt=c.attempt, publication="p") for c in claims])
+            registry.queue.finish(
+                agent, [Finished(job_id=c.job_id, attempt=c.attempt, publication="p") for c in claims]
+            )
     assert executions == 1 + 3
-    counts = registry.counts(sweep.id)
+    counts = registry.catalogue.counts(sweep.id)
     assert (counts.done, counts.failed) == (2, 1)
-    row = registry.jobs(sweep.id, State.FAILED)[0]
+    row = registry.catalogue.jobs(sweep.id, State.FAILED)[0]
     assert (row.id, row.failure_class) == (poisoned, FailureClass.CRASH)
     assert "SIGSEGV" in row.error
 
 
 def test_a_crash_after_a_newer_checkpoint_costs_nothing(registry: Registry, sweep: Sweep, agent: int) -> None:
-    registry.register(sweep.id, trained(2))
+    registry.sweeps.register(sweep.id, trained(2))
     for step in range(1, 6):
         claims = claim(registry, agent)
         assert len(claims) == 2
-        registry.checkpointed(agent, [saved(one, step) for one in claims])
-        registry.fail(agent, claims, FailureClass.CRASH, "boom")
-    assert registry.counts(sweep.id).queued == 2
+        registry.queue.checkpointed(agent, [saved(one, step) for one in claims])
+        registry.queue.fail(agent, claims, FailureClass.CRASH, "boom")
+    assert registry.catalogue.counts(sweep.id).queued == 2
 
 
 def test_out_of_memory_halves_the_slots_down_to_one_with_three_tries(
     registry: Registry, sweep: Sweep, agent: int
 ) -> None:
-    registry.register(sweep.id, trained(4))
+    registry.sweeps.register(sweep.id, trained(4))
     limits: list[int | None] = []
-    while head := registry.next_cohort(agent):
+    while head := registry.queue.next_cohort(agent):
         limits.append(head.slots_limit)
         slots = head.slots_limit or 8
-        claims = registry.claim(agent, head, slots)
-        registry.fail(agent, claims, FailureClass.MEMORY, "out of memory", slots=slots)
+        claims = registry.queue.claim(agent, head, slots)
+        registry.queue.fail(agent, claims, FailureClass.MEMORY, "out of memory", slots=slots)
     # All four at 8 slots, then at 4; two at 2, each of them three times at 1; the other two the same way.
     assert limits == [None, 4, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
-    assert registry.counts(sweep.id).failed == 4
+    assert registry.catalogue.counts(sweep.id).failed == 4
 
 
 def test_jobs_with_other_slots_do_not_join_a_halved_cohort(registry: Registry, sweep: Sweep, agent: int) -> None:
-    registry.register(sweep.id, trained(4))
-    registry.fail(agent, claim(registry, agent, 2), FailureClass.MEMORY, "out of memory", slots=2)
+    registry.sweeps.register(sweep.id, trained(4))
+    registry.queue.fail(agent, claim(registry, agent, 2), FailureClass.MEMORY, "out of memory", slots=2)
     assert {one.slots_limit for one in claim(registry, agent)} in ({None}, {1})
 
 
@@ -89,64 +91,66 @@ def test_jobs_with_other_slots_do_not_join_a_halved_cohort(registry: Registry, s
 def test_a_timeout_and_bad_input_fail_at_once(
     registry: Registry, sweep: Sweep, agent: int, failure: FailureClass
 ) -> None:
-    registry.register(sweep.id, trained(1))
-    registry.fail(agent, claim(registry, agent), failure, "no")
-    assert registry.counts(sweep.id).failed == 1
+    registry.sweeps.register(sweep.id, trained(1))
+    registry.queue.fail(agent, claim(registry, agent), failure, "no")
+    assert registry.catalogue.counts(sweep.id).failed == 1
 
 
 def test_losses_are_unlimited_and_wait_longer_each_time_but_never_longer_than_a_lease(
     registry: Registry, sweep: Sweep, agent: int, execute: Execute
 ) -> None:
-    registry.register(sweep.id, trained(1))
+    registry.sweeps.register(sweep.id, trained(1))
     delays = []
     for _ in range(7):
-        registry.release(agent, claim(registry, agent), "SIGTERM")
-        delays.append(registry.remaining().delay)
-        assert (registry.next_cohort(agent) is None) == (delays[-1] is not None)
+        registry.queue.release(agent, claim(registry, agent), "SIGTERM")
+        delays.append(registry.queue.remaining().delay)
+        assert (registry.queue.next_cohort(agent) is None) == (delays[-1] is not None)
         execute(RESTED)
     assert delays[0] is None
     for delay, full in zip(delays[1:], (1, 2, 4, 8, 8, 8), strict=True):
         assert delay is not None
         assert full - 0.5 < delay <= full
-    assert registry.counts(sweep.id).queued == 1
+    assert registry.catalogue.counts(sweep.id).queued == 1
 
 
 def test_a_backoff_from_before_a_reboot_is_over(registry: Registry, sweep: Sweep, agent: int, execute: Execute) -> None:
-    registry.register(sweep.id, trained(1))
+    registry.sweeps.register(sweep.id, trained(1))
     execute("UPDATE jobs SET not_before = 1e12")
-    assert registry.next_cohort(agent) is not None
+    assert registry.queue.next_cohort(agent) is not None
 
 
 def test_a_sweep_whose_jobs_fail_alike_is_paused_and_says_why(registry: Registry, sweep: Sweep, agent: int) -> None:
-    registry.register(sweep.id, trained(30))
+    registry.sweeps.register(sweep.id, trained(30))
     while claims := claim(registry, agent, 1):
-        registry.fail(agent, claims, FailureClass.INPUT, "Traceback\nValueError: no such file")
-    found = registry.find_sweep("grid")
+        registry.queue.fail(agent, claims, FailureClass.INPUT, "Traceback\nValueError: no such file")
+    found = registry.catalogue.find_sweep("grid")
     assert found.state == SweepState.PAUSED
     assert "ValueError: no such file" in found.reason
-    assert registry.counts(sweep.id).failed == 10
-    registry.reactivate(sweep.id)
-    registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "Traceback\nValueError: no such file")
-    assert registry.find_sweep("grid").state == SweepState.ACTIVE
+    assert registry.catalogue.counts(sweep.id).failed == 10
+    registry.sweeps.reactivate(sweep.id)
+    registry.queue.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "Traceback\nValueError: no such file")
+    assert registry.catalogue.find_sweep("grid").state == SweepState.ACTIVE
 
 
 def test_failures_of_different_kinds_do_not_pause_a_sweep(registry: Registry, sweep: Sweep, agent: int) -> None:
-    registry.register(sweep.id, trained(30))
+    registry.sweeps.register(sweep.id, trained(30))
     for number in range(30):
-        registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "the same words", kind=f"Kind{number % 5}")
-    assert registry.find_sweep("grid").state == SweepState.ACTIVE
+        registry.queue.fail(
+            agent, claim(registry, agent, 1), FailureClass.INPUT, "the same words", kind=f"Kind{number % 5}"
+        )
+    assert registry.catalogue.find_sweep("grid").state == SweepState.ACTIVE
 
 
 def test_jobs_that_all_run_into_the_time_limit_pause_their_sweep_whatever_their_words(
     registry: Registry, sweep: Sweep, agent: int
 ) -> None:
-    registry.register(sweep.id, trained(30))
+    registry.sweeps.register(sweep.id, trained(30))
     step = 0
     while claims := claim(registry, agent, 1):
         step += 7
-        registry.fail(agent, claims, FailureClass.TIMEOUT, f"not done after 60 s, at step {step} of 900")
-    assert registry.counts(sweep.id).failed == 10
-    found = registry.find_sweep("grid")
+        registry.queue.fail(agent, claims, FailureClass.TIMEOUT, f"not done after 60 s, at step {step} of 900")
+    assert registry.catalogue.counts(sweep.id).failed == 10
+    found = registry.catalogue.find_sweep("grid")
     assert found.state == SweepState.PAUSED
     assert "at step 70 of 900" in found.reason
 
@@ -154,34 +158,34 @@ def test_jobs_that_all_run_into_the_time_limit_pause_their_sweep_whatever_their_
 def test_one_weak_agent_alone_does_not_use_up_the_tries_of_jobs_while_another_is_at_work(
     registry: Registry, sweep: Sweep, agent: int, execute: Execute
 ) -> None:
-    registry.register(sweep.id, trained(4))
-    healthy, weak = agent, registry.enlist(agent_info(lease=8.0))
+    registry.sweeps.register(sweep.id, trained(4))
+    healthy, weak = agent, registry.agents.enlist(agent_info(lease=8.0))
     busy = claim(registry, healthy, 1)
     for _ in range(15):
         execute(RESTED)
         if claims := claim(registry, weak, 1):
-            registry.fail(weak, claims, FailureClass.MEMORY, "out of memory", slots=1)
-            assert registry.counts(sweep.id).failed <= 1
-            if registry.counts(sweep.id).failed:
+            registry.queue.fail(weak, claims, FailureClass.MEMORY, "out of memory", slots=1)
+            assert registry.catalogue.counts(sweep.id).failed <= 1
+            if registry.catalogue.counts(sweep.id).failed:
                 break
-    failed = registry.jobs(sweep.id, State.FAILED)
+    failed = registry.catalogue.jobs(sweep.id, State.FAILED)
     assert [row.attempt for row in failed] in ([], [9])  # not after three of its own
-    registry.finish(healthy, [Finished(job_id=one.job_id, attempt=one.attempt, publication="p") for one in busy])
+    registry.queue.finish(healthy, [Finished(job_id=one.job_id, attempt=one.attempt, publication="p") for one in busy])
 
 
 def test_two_agents_find_out_that_a_job_is_at_fault_by_three_tries(
     registry: Registry, sweep: Sweep, agent: int, execute: Execute
 ) -> None:
-    registry.register(sweep.id, trained(3))
-    other, third = registry.enlist(agent_info(lease=8.0)), registry.enlist(agent_info(lease=8.0))
+    registry.sweeps.register(sweep.id, trained(3))
+    other, third = registry.agents.enlist(agent_info(lease=8.0)), registry.agents.enlist(agent_info(lease=8.0))
     busy = claim(registry, third, 1)
-    poisoned = registry.jobs(sweep.id)[1].id
+    poisoned = registry.catalogue.jobs(sweep.id)[1].id
     for one in (agent, agent, other):
         execute(RESTED)
         claims = claim(registry, one, 1)
         assert [held.job_id for held in claims] == [poisoned]
-        registry.fail(one, claims, FailureClass.CRASH, "boom", kind="ValueError")
-    assert [row.id for row in registry.jobs(sweep.id, State.FAILED)] == [poisoned]
+        registry.queue.fail(one, claims, FailureClass.CRASH, "boom", kind="ValueError")
+    assert [row.id for row in registry.catalogue.jobs(sweep.id, State.FAILED)] == [poisoned]
     assert len(busy) == 1
 
 
@@ -189,97 +193,97 @@ def try_in_vain(registry: Registry, agent: int, execute: Execute) -> int:
     """Let this agent run out of memory with one job alone; its number."""
     execute(RESTED)
     (one,) = claim(registry, agent, 1)
-    registry.fail(agent, [one], FailureClass.MEMORY, "out of memory", slots=1)
+    registry.queue.fail(agent, [one], FailureClass.MEMORY, "out of memory", slots=1)
     return one.job_id
 
 
 def test_a_machine_whose_agents_are_killed_and_started_again_is_one_witness_and_not_many(
     registry: Registry, sweep: Sweep, execute: Execute
 ) -> None:
-    registry.register(sweep.id, trained(1, width=1))
-    registry.register(sweep.id, trained(4))  # larger, so that they come first
-    healthy = [registry.enlist(agent_info(host=name)) for name in ("second", "third")]
+    registry.sweeps.register(sweep.id, trained(1, width=1))
+    registry.sweeps.register(sweep.id, trained(4))  # larger, so that they come first
+    healthy = [registry.agents.enlist(agent_info(host=name)) for name in ("second", "third")]
     busy = [one for agent in healthy for one in claim(registry, agent, 2)]
     for tries in range(1, 9):
-        weak = registry.enlist(agent_info(host="weak", pid=tries))
+        weak = registry.agents.enlist(agent_info(host="weak", pid=tries))
         execute(RESTED)
         (poor,) = claim(registry, weak, 1)
-        registry.bury(weak, FailureClass.MEMORY, "killed by the kernel", slots=1)
-        assert registry.counts(sweep.id).failed == 0, f"{tries} tries of one machine"
-    weak = registry.enlist(agent_info(host="weak"))
+        registry.agents.mark_dead(weak, FailureClass.MEMORY, "killed by the kernel", slots=1)
+        assert registry.catalogue.counts(sweep.id).failed == 0, f"{tries} tries of one machine"
+    weak = registry.agents.enlist(agent_info(host="weak"))
     execute(RESTED)
     assert [one.job_id for one in claim(registry, weak, 1)] == [poor.job_id]
-    registry.bury(weak, FailureClass.MEMORY, "killed by the kernel", slots=1)
-    assert registry.counts(sweep.id).failed == 1  # but nothing is repeated for ever
+    registry.agents.mark_dead(weak, FailureClass.MEMORY, "killed by the kernel", slots=1)
+    assert registry.catalogue.counts(sweep.id).failed == 1  # but nothing is repeated for ever
     assert len(busy) == 4
 
 
 def test_as_many_machines_must_have_tried_a_job_as_are_at_work_up_to_three(
     registry: Registry, sweep: Sweep, execute: Execute
 ) -> None:
-    registry.register(sweep.id, trained(4))
-    first, second, third, fourth = (registry.enlist(agent_info(host=name)) for name in "abcd")
+    registry.sweeps.register(sweep.id, trained(4))
+    first, second, third, fourth = (registry.agents.enlist(agent_info(host=name)) for name in "abcd")
     busy = {agent: claim(registry, agent, 1) for agent in (second, third, fourth)}
     poor = try_in_vain(registry, first, execute)
     assert try_in_vain(registry, first, execute) == poor
     for one in (second, second):
         assert try_in_vain(registry, one, execute) == poor
-    assert registry.counts(sweep.id).failed == 0
+    assert registry.catalogue.counts(sweep.id).failed == 0
     assert try_in_vain(registry, third, execute) == poor
-    assert [row.id for row in registry.jobs(sweep.id, State.FAILED)] == [poor]
+    assert [row.id for row in registry.catalogue.jobs(sweep.id, State.FAILED)] == [poor]
     assert len(busy) == 3
 
 
 def test_on_one_machine_alone_a_job_has_three_tries_however_often_its_agent_is_started_again(
     registry: Registry, sweep: Sweep, execute: Execute
 ) -> None:
-    registry.register(sweep.id, trained(2))
-    registry.retire(registry.enlist(agent_info(host="elsewhere")))
-    registry.enlist(agent_info(host="silent", lease=-1.0))
+    registry.sweeps.register(sweep.id, trained(2))
+    registry.agents.retire(registry.agents.enlist(agent_info(host="elsewhere")))
+    registry.agents.enlist(agent_info(host="silent", lease=-1.0))
     for tries in range(3):
-        assert registry.counts(sweep.id).failed == 0
-        agent = registry.enlist(agent_info(pid=tries, place="launch/0"))
+        assert registry.catalogue.counts(sweep.id).failed == 0
+        agent = registry.agents.enlist(agent_info(pid=tries, place="launch/0"))
         execute(RESTED)
         claim(registry, agent, 1)
-        registry.bury(agent, FailureClass.CRASH, "the process died")
-    assert registry.counts(sweep.id).failed == 1
+        registry.agents.mark_dead(agent, FailureClass.CRASH, "the process died")
+    assert registry.catalogue.counts(sweep.id).failed == 1
 
 
 def test_agents_that_follow_each_other_in_one_place_of_a_machine_are_one_witness(
     registry: Registry, sweep: Sweep, execute: Execute
 ) -> None:
-    registry.register(sweep.id, trained(2))
-    beside = registry.enlist(agent_info(place="launch/1"))
+    registry.sweeps.register(sweep.id, trained(2))
+    beside = registry.agents.enlist(agent_info(place="launch/1"))
     (busy,) = claim(registry, beside, 1)
     for tries in range(8):
-        agent = registry.enlist(agent_info(pid=tries, place="launch/0"))
+        agent = registry.agents.enlist(agent_info(pid=tries, place="launch/0"))
         execute(RESTED)
         claim(registry, agent, 1)
-        registry.bury(agent, FailureClass.MEMORY, "killed by the kernel", slots=1)
-        assert registry.counts(sweep.id).failed == 0
-    registry.finish(beside, [Finished(job_id=busy.job_id, attempt=busy.attempt, publication="p")])
+        registry.agents.mark_dead(agent, FailureClass.MEMORY, "killed by the kernel", slots=1)
+        assert registry.catalogue.counts(sweep.id).failed == 0
+    registry.queue.finish(beside, [Finished(job_id=busy.job_id, attempt=busy.attempt, publication="p")])
     try_in_vain(registry, beside, execute)
-    assert registry.counts(sweep.id).failed == 1
+    assert registry.catalogue.counts(sweep.id).failed == 1
 
 
 def test_a_retry_gives_a_fresh_budget_to_failures_of_one_class(registry: Registry, sweep: Sweep, agent: int) -> None:
-    registry.register(sweep.id, trained(2))
-    registry.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "no")
-    registry.fail(agent, claim(registry, agent, 1), FailureClass.TIMEOUT, "late")
-    assert registry.retry(sweep.id, failure_class=FailureClass.TIMEOUT).queued == 1
-    assert registry.counts(sweep.id).failed == 1
-    assert registry.retry(sweep.id).queued == 1
+    registry.sweeps.register(sweep.id, trained(2))
+    registry.queue.fail(agent, claim(registry, agent, 1), FailureClass.INPUT, "no")
+    registry.queue.fail(agent, claim(registry, agent, 1), FailureClass.TIMEOUT, "late")
+    assert registry.sweeps.retry(sweep.id, failure_class=FailureClass.TIMEOUT).queued == 1
+    assert registry.catalogue.counts(sweep.id).failed == 1
+    assert registry.sweeps.retry(sweep.id).queued == 1
     assert len(claim(registry, agent)) == 2
 
 
 def test_every_attempt_keeps_its_own_story(registry: Registry, sweep: Sweep, agent: int) -> None:
-    registry.register(sweep.id, trained(1))
+    registry.sweeps.register(sweep.id, trained(1))
     one = claim(registry, agent)[0]
-    registry.checkpointed(agent, [saved(one, 40)])
-    registry.fail(agent, [one], FailureClass.CRASH, "x" * 100_000 + "\nKeyError: 'y'")
+    registry.queue.checkpointed(agent, [saved(one, 40)])
+    registry.queue.fail(agent, [one], FailureClass.CRASH, "x" * 100_000 + "\nKeyError: 'y'")
     again = claim(registry, agent)[0]
-    registry.finish(agent, [Finished(job_id=again.job_id, attempt=again.attempt, publication="p")])
-    first, second = registry.attempts(one.job_id)
+    registry.queue.finish(agent, [Finished(job_id=again.job_id, attempt=again.attempt, publication="p")])
+    first, second = registry.history.attempts(one.job_id)
     assert (first.attempt, first.resumed_from, first.outcome) == (1, 0, State.QUEUED)
     assert first.error.endswith("KeyError: 'y'")
     assert len(first.error) < 10_000

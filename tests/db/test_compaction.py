@@ -37,13 +37,13 @@ def made(tmp_path: Path, url: str) -> Made:
 def answers(made: Made) -> dict[str, pa.Table]:
     store = ResultStore(made.home.results)
     with Registry.open(made.home.registry) as registry:
-        pointers = registry.pointers(made.sweep.id)
+        pointers = registry.catalogue.pointers(made.sweep.id)
     return {kind: store.read(kind, pointers) for kind in KINDS}
 
 
 def counted_files(made: Made) -> set[str]:
     with Registry.open(made.home.registry) as registry:
-        return registry.publications()
+        return registry.catalogue.publications()
 
 
 def merge(made: Made) -> list[compaction.Compacted]:
@@ -82,23 +82,23 @@ def test_a_second_compaction_has_nothing_to_do_and_a_later_one_takes_the_new_res
 
 def test_a_result_superseded_meanwhile_stays_superseded(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     with Registry.open(made.home.registry) as registry:
-        victim = registry.jobs(made.sweep.id)[3]
+        victim = registry.catalogue.jobs(made.sweep.id)[3]
 
         def meanwhile(name: str, subject: object = "") -> None:
             if name == "compact.written":
-                registry.invalidate([victim.id], "an example")
+                registry.sweeps.invalidate([victim.id], "an example")
 
         monkeypatch.setattr(compaction, "point", meanwhile)
         (merged,) = compact(made.home, registry, [made.sweep.id])
         assert (merged.jobs, merged.moved) == (24, 23)
-        assert registry.job(victim.identity).publication is None
+        assert registry.catalogue.job(victim.identity).publication is None
     assert victim.identity not in answers(made)["runs"]["job"].to_pylist()
     assert audit(made.home) == []
 
 
 def test_old_files_outlive_a_query_by_an_hour_and_then_are_garbage(made: Made) -> None:
     with Registry.open(made.home.registry) as registry:
-        early = registry.pointers(made.sweep.id)
+        early = registry.catalogue.pointers(made.sweep.id)
     before = answers(made)
     old = {f"{name}.parquet" for name in counted_files(made)}
     merge(made)
@@ -211,15 +211,15 @@ def test_a_compaction_that_fails_leaves_nothing(made: Made, monkeypatch: pytest.
         merge(made)
     assert not list(made.home.results.rglob("*compact-*"))
     with Registry.open(made.home.registry) as registry:
-        assert not registry.custody.holdings(lapsed=True).written
+        assert not registry.results.holdings(lapsed=True).written
 
 
 def test_what_was_invalidated_can_be_read_by_a_query_for_an_hour_more(made: Made) -> None:
     with Registry.open(made.home.registry) as registry:
-        early = registry.pointers(made.sweep.id)
+        early = registry.catalogue.pointers(made.sweep.id)
         before = answers(made)
         age(made)
-        registry.invalidate([row.id for row in registry.jobs(made.sweep.id)], "an example")
+        registry.sweeps.invalidate([row.id for row in registry.catalogue.jobs(made.sweep.id)], "an example")
     collect(made, later=GRACE - 60)
     assert ResultStore(made.home.results).read("runs", early) == before["runs"]
     collect(made, later=GRACE + 60)

@@ -24,45 +24,45 @@ def saved(one: Claim, count: int) -> Checkpoint:
 
 
 def told(registry: Registry, sweep: Sweep) -> dict[str, tuple[int, int]]:
-    return {one.job: (one.attempt, len(one.epochs)) for one in registry.curves(sweep.id)}
+    return {one.job: (one.attempt, len(one.epochs)) for one in registry.history.curves(sweep.id)}
 
 
 def test_a_curve_comes_with_a_checkpoint_grows_with_the_next_and_goes_with_the_result(
     registry: Registry, sweep: Sweep, execute: Callable[[str], list[Any]]
 ) -> None:
-    registry.register(sweep.id, trained(2))
-    agent = registry.enlist(agent_info())
+    registry.sweeps.register(sweep.id, trained(2))
+    agent = registry.agents.enlist(agent_info())
     first, second = claim(registry, agent)
-    registry.checkpointed(agent, [saved(first, 1), saved(second, 1)])
-    registry.checkpointed(agent, [saved(first, 2)])
+    registry.queue.checkpointed(agent, [saved(first, 1), saved(second, 1)])
+    registry.queue.checkpointed(agent, [saved(first, 2)])
     assert told(registry, sweep) == {first.job.identity: (1, 2), second.job.identity: (1, 1)}
-    assert registry.curves(sweep.id)[0].epochs == tuple(epochs(2))
-    assert [one.job for one in registry.curve(second.job_id)] == [second.job.identity]
-    registry.finish(agent, [Finished(job_id=first.job_id, attempt=1, publication="p")])
+    assert registry.history.curves(sweep.id)[0].epochs == tuple(epochs(2))
+    assert [one.job for one in registry.history.curve(second.job_id)] == [second.job.identity]
+    registry.queue.finish(agent, [Finished(job_id=first.job_id, attempt=1, publication="p")])
     assert told(registry, sweep) == {second.job.identity: (1, 1)}
     assert execute("SELECT count(*) FROM curves") == [(1,)]
 
 
 def test_a_curve_passes_the_fence_or_not_at_all_and_outlives_its_attempt(registry: Registry, sweep: Sweep) -> None:
-    registry.register(sweep.id, trained(1))
-    outrun = registry.enlist(agent_info())
+    registry.sweeps.register(sweep.id, trained(1))
+    outrun = registry.agents.enlist(agent_info())
     (old,) = claim(registry, outrun)
-    registry.checkpointed(outrun, [saved(old, 1)])
-    registry.bury(outrun, FailureClass.CRASH, "gone")
+    registry.queue.checkpointed(outrun, [saved(old, 1)])
+    registry.agents.mark_dead(outrun, FailureClass.CRASH, "gone")
     assert told(registry, sweep) == {old.job.identity: (1, 1)}
-    agent = registry.enlist(agent_info())
+    agent = registry.agents.enlist(agent_info())
     (new,) = claim(registry, agent)
-    registry.checkpointed(outrun, [saved(old, 2)])
+    registry.queue.checkpointed(outrun, [saved(old, 2)])
     assert told(registry, sweep) == {old.job.identity: (1, 1)}
-    registry.checkpointed(agent, [saved(new, 2)])
+    registry.queue.checkpointed(agent, [saved(new, 2)])
     assert told(registry, sweep) == {old.job.identity: (2, 2)}
 
 
 def test_invalidated_results_leave_no_curve(registry: Registry, sweep: Sweep) -> None:
-    registry.register(sweep.id, trained(1))
-    agent = registry.enlist(agent_info())
+    registry.sweeps.register(sweep.id, trained(1))
+    agent = registry.agents.enlist(agent_info())
     (one,) = claim(registry, agent)
-    registry.checkpointed(agent, [saved(one, 1)])
-    registry.finish(agent, [Finished(job_id=one.job_id, attempt=1, publication="p")])
-    registry.invalidate([one.job_id], "wrong")
+    registry.queue.checkpointed(agent, [saved(one, 1)])
+    registry.queue.finish(agent, [Finished(job_id=one.job_id, attempt=1, publication="p")])
+    registry.sweeps.invalidate([one.job_id], "wrong")
     assert told(registry, sweep) == {}

@@ -52,7 +52,7 @@ def write(store: ResultStore, publication: str, job: str) -> None:
 def test_what_an_agent_writes_is_its_own_for_as_long_as_it_lives(made: Made) -> None:
     store = ResultStore(made.home.store)
     with Registry.open(made.home.registry) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         (first, *_) = claim(registry, agent)
         publication = f"{agent:06d}-abcdef012345"
         write(store, publication, first.job.identity)
@@ -60,10 +60,10 @@ def test_what_an_agent_writes_is_its_own_for_as_long_as_it_lives(made: Made) -> 
             os.utime(path, (1e9, 1e9))
         assert not collected(made, later=1e6)
         finished = Finished(job_id=first.job_id, attempt=first.attempt, publication=publication)
-        assert registry.finish(agent, [finished]).jobs
-        registry.retire(agent)
+        assert registry.queue.finish(agent, [finished]).jobs
+        registry.agents.retire(agent)
         assert not collected(made, later=1e6)
-        registry.invalidate([first.job_id], "an example")
+        registry.sweeps.invalidate([first.job_id], "an example")
         assert not collected(made)
         assert len(collected(made, later=GRACE + 60)) == 3
 
@@ -71,7 +71,7 @@ def test_what_an_agent_writes_is_its_own_for_as_long_as_it_lives(made: Made) -> 
 def test_what_a_dead_agent_wrote_goes_once_its_lease_is_over(made: Made, execute: Callable[[str], list[Any]]) -> None:
     store = ResultStore(made.home.store)
     with Registry.open(made.home.registry) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         (first, *_) = claim(registry, agent)
         write(store, f"{agent:06d}-abcdef012345", first.job.identity)
         torn = made.home.results / "runs" / f".{agent:06d}-abcdef012345.parquet.{uuid.uuid4().hex}.tmp"
@@ -84,10 +84,10 @@ def test_what_a_dead_agent_wrote_goes_once_its_lease_is_over(made: Made, execute
 def test_what_an_import_writes_is_the_bundles_for_as_long_as_it_is_away(made: Made) -> None:
     store = ResultStore(made.home.store)
     with Registry.open(made.home.registry) as registry:
-        rows = registry.jobs(made.sweep.id)
-        holder = registry.enlist(agent_info(backend=BUNDLE))
-        claims = registry.pack(holder, "far", [row.id for row in rows[:2]])
-        registry.send_away(holder, "far", "token")
+        rows = registry.catalogue.jobs(made.sweep.id)
+        holder = registry.agents.enlist(agent_info(backend=BUNDLE))
+        claims = registry.bundles.pack(holder, "far", [row.id for row in rows[:2]])
+        registry.bundles.send_away(holder, "far", "token")
         publication = f"{holder:06d}-abcdef012345"
         write(store, publication, claims[0].job.identity)
         job = claims[0].job.identity
@@ -97,7 +97,7 @@ def test_what_an_import_writes_is_the_bundles_for_as_long_as_it_is_away(made: Ma
         torn = model.with_name(f".{model.name}.{uuid.uuid4().hex}.tmp")
         torn.write_bytes(b"half")
         assert not collected(made, later=1e6)
-        registry.recall(holder)
+        registry.bundles.recall(holder)
         assert len(collected(made)) == 5
 
 
@@ -209,7 +209,7 @@ def test_a_file_that_can_not_be_deleted_is_named_in_one_line_and_the_others_go(
 def finish_one(made: Made, store: ResultStore) -> Path:
     """One training is done, and the others are given up; its model."""
     with Registry.open(made.home.registry) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         (one, *others) = claim(registry, agent)
         model = made.home.models / "ab" / f"{one.job.identity}-1.pt"
         model.parent.mkdir(parents=True)
@@ -218,10 +218,10 @@ def finish_one(made: Made, store: ResultStore) -> Path:
         write(store, publication, one.job.identity)
         name = f"ab/{model.name}"
         done = Finished(job_id=one.job_id, attempt=1, publication=publication, model_file=name, model_hash="h")
-        registry.finish(agent, [done])
-        registry.cancel(made.sweep.id)
-        registry.release(agent, others)
-        registry.retire(agent)
+        registry.queue.finish(agent, [done])
+        registry.sweeps.cancel(made.sweep.id)
+        registry.queue.release(agent, others)
+        registry.agents.retire(agent)
     return model
 
 

@@ -21,11 +21,11 @@ def test_each_home_has_a_registry_of_its_own_in_its_folder(tmp_path: Path) -> No
     for name in NAMES:
         home = Home.at(tmp_path / name)
         with Registry.open(home.registry, create=True) as registry:
-            registry.add_sweep(name="mine", label=name, spec="{}", size=0)
+            registry.sweeps.add(name="mine", label=name, spec="{}", size=0)
         assert (home.root / "registry.db").is_file(), name
     for name in NAMES:
         with Registry.open(Home.at(tmp_path / name).registry) as registry:
-            assert [one.label for one in registry.sweeps()] == [name]
+            assert [one.label for one in registry.catalogue.sweeps()] == [name]
     top = {Path(name).parts[0] for name in NAMES}
     assert {path.name for path in tmp_path.iterdir()} == top
 
@@ -34,7 +34,7 @@ def test_each_home_has_a_registry_of_its_own_in_its_folder(tmp_path: Path) -> No
 def test_commands_find_it_by_path_and_by_url(here: Qsweep, tmp_path: Path, name: str) -> None:
     home = Home.at(tmp_path / name)
     with Registry.open(home.registry, create=True) as registry:
-        registry.add_sweep(name="mine", label="a", spec="{}", size=0)
+        registry.sweeps.add(name="mine", label="a", spec="{}", size=0)
     assert "mine@a" in here("--home", str(home.root), "status").stdout
     path = str(home.root / "registry.db")
     assert "mine@a" in here("--registry", path, "status").stdout

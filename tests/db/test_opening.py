@@ -38,7 +38,7 @@ def test_an_empty_database_holds_no_registry_yet(tmp_path: Path) -> None:
     path.touch()
     assert Registry.open_if_present(path) is None
     with Registry.open(path, create=True) as registry:
-        assert registry.sweeps() == []
+        assert registry.catalogue.sweeps() == []
 
 
 @pytest.mark.parametrize("create", [False, True])
@@ -143,7 +143,7 @@ def test_the_listed_revisions_are_those_of_the_files() -> None:
 
 def make(path: str, answers: Any) -> None:
     with Registry.open(path, create=True) as registry:
-        registry.add_sweep(name="grid", label=str(os.getpid()), spec="{}", size=0)
+        registry.sweeps.add(name="grid", label=str(os.getpid()), spec="{}", size=0)
     answers.put(True)
 
 
@@ -157,7 +157,7 @@ def test_processes_that_make_a_registry_at_once_make_one(tmp_path: Path) -> None
     for process in processes:
         process.join(timeout=300)
     with Registry.open(path) as registry:
-        assert len(registry.sweeps()) == 3
+        assert len(registry.catalogue.sweeps()) == 3
 
 
 def test_opening_a_registry_does_not_load_alembic(empty_sqlite: Path) -> None:

@@ -121,13 +121,13 @@ def test_it_is_refused_until_it_is_upgraded_and_then_has_every_row_it_had(past: 
 def test_its_work_goes_on_where_it_was(past: str, version: str) -> None:
     Registry.upgrade(past)
     with Registry.open(past) as registry:
-        grid = registry.find_sweep("grid")
-        assert registry.counts(grid.id).done == 2
-        (agent,) = registry.agents(AgentState.ALIVE)
-        (running,) = registry.jobs(grid.id, State.RUNNING)
+        grid = registry.catalogue.find_sweep("grid")
+        assert registry.catalogue.counts(grid.id).done == 2
+        (agent,) = registry.catalogue.agents(AgentState.ALIVE)
+        (running,) = registry.catalogue.jobs(grid.id, State.RUNNING)
         assert agent.expired  # its lease was measured in another run of the clock, or long ago
-        assert registry.take_back_expired() == 1
-        claims = claim(registry, registry.enlist(agent_info()))
+        assert registry.agents.take_back_expired() == 1
+        claims = claim(registry, registry.agents.enlist(agent_info()))
         resumed = {one.job_id: [saved.step for saved in one.checkpoints] for one in claims}
         assert resumed[running.id] == [60]
 

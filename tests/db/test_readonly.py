@@ -71,7 +71,7 @@ def run(made: Made, commands: tuple[tuple[str, ...], ...], out: Path, *, mounted
     import json
 
     with Registry.open(made.home.registry) as registry:
-        job = registry.jobs(made.sweep.id)[0].identity
+        job = registry.catalogue.jobs(made.sweep.id)[0].identity
     sweep = made.home.root.parent / "made.toml"
     filled = [[part.format(job=job, out=out, sweep=sweep) for part in command] for command in commands]
     home = str(made.home.root)
@@ -157,9 +157,9 @@ def test_it_is_read_as_it_is_and_nothing_is_written(
     before = contents(made.home.root)
     with unwritable(path, frozen) as registry:
         assert registry.read_only
-        assert registry.counts(made.sweep.id).done == 24
+        assert registry.catalogue.counts(made.sweep.id).done == 24
         with pytest.raises(InputError, match=r"can only be read.*copy the home"):
-            registry.cancel(made.sweep.id)
+            registry.sweeps.cancel(made.sweep.id)
         assert registry.url == str(path)
     assert contents(made.home.root) == before
 
@@ -178,7 +178,7 @@ def test_what_stands_in_the_log_alone_is_read_too(
     (archive / "registry.db-shm").unlink()
     assert (archive / "registry.db-wal").stat().st_size
     with unwritable(archive / "registry.db", frozen) as registry:
-        assert [one.owner for one in registry.sweeps()] == ["in the log"]
+        assert [one.owner for one in registry.catalogue.sweeps()] == ["in the log"]
 
 
 def test_a_copy_is_of_one_moment(
@@ -197,7 +197,7 @@ def test_a_copy_is_of_one_moment(
 
     monkeypatch.setattr(readonly.shutil, "copyfile", beside_a_writer)
     with unwritable(path, False) as registry:
-        assert [one.owner for one in registry.sweeps()] == ["me.."]
+        assert [one.owner for one in registry.catalogue.sweeps()] == ["me.."]
     monkeypatch.setattr(readonly, "PATIENCE", 0.0)
     changes = iter(range(1_000))
     with pytest.raises(InputError, match="is written all the time"):

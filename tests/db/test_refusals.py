@@ -53,7 +53,7 @@ def setting(url: str, words: str) -> Iterator[None]:
 )
 def test_a_postgres_that_answers_but_refuses_is_out_of_reach_for_a_while(server: str, words: str, lock: bool) -> None:
     with Registry.open(server) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
     blocker = sa.create_engine(server, poolclass=sa.NullPool).connect()
     if lock:
         blocker.execute(sa.text("SELECT * FROM agents FOR UPDATE"))
@@ -62,20 +62,20 @@ def test_a_postgres_that_answers_but_refuses_is_out_of_reach_for_a_while(server:
         registry._database.patience = 0.2
         with setting(server, words):
             with pytest.raises(RegistryUnavailable) as caught:
-                registry.beat(agent)
+                registry.queue.beat(agent)
             assert not isinstance(caught.value, RegistryRefused)
             assert len(str(caught.value).splitlines()) == 1
         registry.close()
         blocker.close()
-        assert registry.beat(agent) == frozenset()
+        assert registry.queue.beat(agent) == frozenset()
 
 
 def test_a_refusal_that_ends_in_time_is_not_noticed(server: str) -> None:
     with Registry.open(server) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         registry.close()
         beats: list[object] = []
-        thread = threading.Thread(target=lambda: beats.append(registry.beat(agent)))
+        thread = threading.Thread(target=lambda: beats.append(registry.queue.beat(agent)))
         with setting(server, "default_transaction_read_only = on"):
             thread.start()
             time.sleep(0.3)
@@ -92,21 +92,21 @@ def test_a_refusal_that_ends_in_time_is_not_noticed(server: str) -> None:
 def test_what_waiting_does_not_mend_is_one_message_and_the_registry_is_out_of_reach(
     registry: Registry, execute: Execute
 ) -> None:
-    agent = registry.enlist(agent_info())
+    agent = registry.agents.enlist(agent_info())
     execute("ALTER TABLE agents RENAME TO lost")
     with pytest.raises(RegistryRefused) as caught:
-        registry.beat(agent)
+        registry.queue.beat(agent)
     assert isinstance(caught.value, RegistryUnavailable)
     assert len(str(caught.value).splitlines()) == 1
     execute("ALTER TABLE lost RENAME TO agents")
-    assert registry.beat(agent) == frozenset()
+    assert registry.queue.beat(agent) == frozenset()
 
 
 def test_a_process_with_too_many_open_files_goes_on_when_it_has_room_again(empty_sqlite: Path, tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
     path.write_bytes(empty_sqlite.read_bytes())
     with Registry.open(path) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         registry.close()
         registry._database.patience = 0.2
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -115,10 +115,10 @@ def test_a_process_with_too_many_open_files_goes_on_when_it_has_room_again(empty
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
         try:
             with pytest.raises(RegistryUnavailable):
-                registry.beat(agent)
+                registry.queue.beat(agent)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        assert registry.beat(agent) == frozenset()
+        assert registry.queue.beat(agent) == frozenset()
 
 
 def test_a_disk_that_takes_no_more_of_a_file_is_out_of_reach_for_a_while(empty_sqlite: Path, tmp_path: Path) -> None:
@@ -126,17 +126,17 @@ def test_a_disk_that_takes_no_more_of_a_file_is_out_of_reach_for_a_while(empty_s
     path = tmp_path / "registry.db"
     path.write_bytes(empty_sqlite.read_bytes())
     with Registry.open(path) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         registry._database.patience = 0.2
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
         try:
             with pytest.raises(RegistryUnavailable, match="disk I/O error") as caught:
-                registry.beat(agent)
+                registry.queue.beat(agent)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert not isinstance(caught.value, RegistryRefused)
-        assert registry.beat(agent) == frozenset()
+        assert registry.queue.beat(agent) == frozenset()
 
 
 class Swallower:
@@ -192,16 +192,16 @@ def test_a_postgres_that_stalls_without_closing_is_not_waited_for_without_end(
 ) -> None:
     proxy, url = swallower
     with Registry.open(url) as opened:
-        agent = opened.enlist(agent_info())
+        agent = opened.agents.enlist(agent_info())
     registry = Registry(Database(url, create=False, patience=1.0, silence=0.5))
-    assert registry.beat(agent) == frozenset()
+    assert registry.queue.beat(agent) == frozenset()
     proxy.swallows.set()
     began = time.monotonic()
     with pytest.raises(RegistryUnavailable, match="did not answer"):
-        registry.beat(agent)
+        registry.queue.beat(agent)
     assert time.monotonic() - began < 300
     proxy.swallows.clear()
-    assert registry.beat(agent) == frozenset()
+    assert registry.queue.beat(agent) == frozenset()
     registry.close()
 
 

@@ -20,19 +20,19 @@ RESTED = "UPDATE jobs SET not_before = NULL"
 
 @pytest.fixture
 def weak(registry: Registry, sweep: Sweep) -> int:
-    registry.register(sweep.id, trained(30))
-    return registry.enlist(agent_info(host="weak"))
+    registry.sweeps.register(sweep.id, trained(30))
+    return registry.agents.enlist(agent_info(host="weak"))
 
 
 @pytest.fixture
 def healthy(registry: Registry, weak: int) -> int:
-    return registry.enlist(agent_info(host="healthy"))
+    return registry.agents.enlist(agent_info(host="healthy"))
 
 
 def work(registry: Registry, agent: int, jobs: int = 1) -> None:
     """Do so many jobs, and begin one more."""
     for one in claim(registry, agent, jobs):
-        registry.finish(agent, [done(one)])
+        registry.queue.finish(agent, [done(one)])
     claim(registry, agent, 1)
 
 
@@ -44,8 +44,8 @@ def fail(registry: Registry, agent: int, times: int, failure: FailureClass = Fai
     """Try one job after another in vain; after each, what is said of the agent."""
     said = []
     for _ in range(times):
-        registry.fail(agent, claim(registry, agent, 1), failure, "no", slots=1, kind="ValueError")
-        said.append(registry.reason_to_stop(agent))
+        registry.queue.fail(agent, claim(registry, agent, 1), failure, "no", slots=1, kind="ValueError")
+        said.append(registry.queue.reason_to_stop(agent))
     return said
 
 
@@ -63,21 +63,21 @@ def test_a_training_that_another_brings_forward_says_as_much_as_one_that_it_has_
 ) -> None:
     held = claim(registry, healthy, 1)
     assert fail(registry, weak, 5, FailureClass.CRASH)[-1] == ""
-    registry.checkpointed(healthy, [saved(held[0], 20)])
+    registry.queue.checkpointed(healthy, [saved(held[0], 20)])
     assert "its last 4 tries all failed (crashed)" in fail(registry, weak, 1, FailureClass.CRASH)[0]
 
 
 def test_who_is_alone_goes_on_whatever_others_did_before(registry: Registry, weak: int, healthy: int) -> None:
     work(registry, healthy, jobs=2)
-    registry.retire(healthy)
+    registry.agents.retire(healthy)
     assert set(fail(registry, weak, 6)) == {""}
 
 
 def test_success_with_other_cohorts_says_less_but_something_before_a_job_has_had_all_its_tries(
     registry: Registry, sweep: Sweep, weak: int
 ) -> None:
-    registry.register(sweep.id, trained(3, epochs=3))
-    healthy = registry.enlist(agent_info(host="healthy"))
+    registry.sweeps.register(sweep.id, trained(3, epochs=3))
+    healthy = registry.agents.enlist(agent_info(host="healthy"))
     work(registry, healthy)  # the longer ones come first
     claim(registry, healthy, 3)
     *before, reason = fail(registry, weak, 8)
@@ -91,35 +91,35 @@ def test_a_job_that_another_has_tried_in_vain_too_says_nothing_of_either(
 ) -> None:
     work(registry, healthy)
     poor = claim(registry, weak, 1)
-    registry.fail(weak, poor, FailureClass.CRASH, "no")
-    other = registry.enlist(agent_info(host="other"))
+    registry.queue.fail(weak, poor, FailureClass.CRASH, "no")
+    other = registry.agents.enlist(agent_info(host="other"))
     claim(registry, other, 1)  # three are at work
     execute(f"UPDATE jobs SET not_before = NULL, cost = 1e15 WHERE id = {poor[0].job_id}")
     for agent in (other, weak, weak, weak, weak):
         execute(RESTED)
         held = claim(registry, agent, 1)
         assert [one.job_id for one in held] == [poor[0].job_id]
-        registry.fail(agent, held, FailureClass.CRASH, "no")
-    assert [registry.reason_to_stop(one) for one in (weak, other)] == ["", ""]
+        registry.queue.fail(agent, held, FailureClass.CRASH, "no")
+    assert [registry.queue.reason_to_stop(one) for one in (weak, other)] == ["", ""]
 
 
 def test_an_agent_that_has_done_a_job_before_may_fail_more_often(registry: Registry, weak: int, healthy: int) -> None:
     work(registry, healthy)
-    registry.finish(weak, [done(one) for one in claim(registry, weak, 1)])
+    registry.queue.finish(weak, [done(one) for one in claim(registry, weak, 1)])
     *before, reason = fail(registry, weak, 12)
     assert set(before) == {""}
     assert reason.startswith("its last 12 tries all failed")
-    registry.finish(weak, [done(one) for one in claim(registry, weak, 1)])
-    assert registry.reason_to_stop(weak) == ""
+    registry.queue.finish(weak, [done(one) for one in claim(registry, weak, 1)])
+    assert registry.queue.reason_to_stop(weak) == ""
 
 
 def test_a_checkpoint_of_its_own_is_success(registry: Registry, weak: int, healthy: int) -> None:
     work(registry, healthy)
     assert set(fail(registry, weak, 3)) == {""}
     (one,) = claim(registry, weak, 1)
-    registry.checkpointed(weak, [saved(one, 20)])
-    assert registry.reason_to_stop(weak) == ""
-    registry.fail(weak, [one], FailureClass.MEMORY, "no", slots=1)
+    registry.queue.checkpointed(weak, [saved(one, 20)])
+    assert registry.queue.reason_to_stop(weak) == ""
+    registry.queue.fail(weak, [one], FailureClass.MEMORY, "no", slots=1)
     assert set(fail(registry, weak, 3)) == {""}
     assert fail(registry, weak, 1) != [""]
 
@@ -127,20 +127,22 @@ def test_a_checkpoint_of_its_own_is_success(registry: Registry, weak: int, healt
 def test_agents_that_were_killed_count_with_those_that_follow_them_in_their_place(
     registry: Registry, sweep: Sweep, execute: Execute
 ) -> None:
-    registry.register(sweep.id, trained(12))
-    work(registry, registry.enlist(agent_info(host="healthy")))
+    registry.sweeps.register(sweep.id, trained(12))
+    work(registry, registry.agents.enlist(agent_info(host="healthy")))
     said = []
     for pid in range(4):
-        agent = registry.enlist(agent_info(host="weak", pid=pid, place="launch/0"))
+        agent = registry.agents.enlist(agent_info(host="weak", pid=pid, place="launch/0"))
         claim(registry, agent, 1)
-        registry.bury(agent, FailureClass.MEMORY, "killed by the kernel", slots=1)
-        said.append(registry.reason_to_stop(agent))
+        registry.agents.mark_dead(agent, FailureClass.MEMORY, "killed by the kernel", slots=1)
+        said.append(registry.queue.reason_to_stop(agent))
     assert [bool(one) for one in said] == [False, False, False, True]
     for changes in ({"place": "launch/1"}, {"place": "other/0"}, {"place": "launch/0", "boot_id": "next"}):
-        fresh = registry.enlist(agent_info(host="weak", **changes) if "boot_id" in changes else agent_info(**changes))
-        assert registry.reason_to_stop(fresh) == ""
-    registry.stop(agent, said[-1])
-    (stopped,) = registry.agents(AgentState.STOPPED)
+        fresh = registry.agents.enlist(
+            agent_info(host="weak", **changes) if "boot_id" in changes else agent_info(**changes)
+        )
+        assert registry.queue.reason_to_stop(fresh) == ""
+    registry.agents.stop(agent, said[-1])
+    (stopped,) = registry.catalogue.agents(AgentState.STOPPED)
     assert (stopped.id, stopped.reason, stopped.place) == (agent, said[-1], "launch/0")
 
 
@@ -148,8 +150,8 @@ def test_who_stops_hands_back_what_it_held_and_no_job_pays_for_it(
     registry: Registry, sweep: Sweep, weak: int, execute: Execute
 ) -> None:
     held = claim(registry, weak, 3)
-    registry.stop(weak, "enough")
-    assert registry.counts(sweep.id).queued == 30
+    registry.agents.stop(weak, "enough")
+    assert registry.catalogue.counts(sweep.id).queued == 30
     assert {(row.state, row.crashes) for row in execute("SELECT state, crashes FROM jobs")} == {("queued", 0)}
-    assert registry.finish(weak, [done(one) for one in held]).jobs == frozenset()
-    assert [one.id for one in registry.agents(AgentState.STOPPED)] == [weak]
+    assert registry.queue.finish(weak, [done(one) for one in held]).jobs == frozenset()
+    assert [one.id for one in registry.catalogue.agents(AgentState.STOPPED)] == [weak]

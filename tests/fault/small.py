@@ -76,7 +76,7 @@ class Small:
         deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             with Registry.open(self.home / "registry.db") as registry:
-                found = registry.agents()
+                found = registry.catalogue.agents()
             if len(found) >= least:
                 return found
             time.sleep(0.1)
@@ -86,7 +86,7 @@ class Small:
 def keepers(home: Path) -> list[int]:
     """The processes that keep a detached launch of this home at work."""
     with Registry.open(home / "registry.db") as registry:
-        starts = [one for sweep in registry.sweeps() for one in recorded(Home.at(home), sweep.id)]
+        starts = [one for sweep in registry.catalogue.sweeps() for one in recorded(Home.at(home), sweep.id)]
     return [process.pid for _, process in living(starts)]
 
 

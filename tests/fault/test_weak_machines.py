@@ -110,8 +110,8 @@ def test_a_weak_agent_beside_a_healthy_one_costs_no_job_stops_and_is_named(
     assert answer.returncode == 0, answer.stderr
     assert small.counts()["done"] == 16
     with Registry.open(database.get("QSWEEP_REGISTRY", small.home / "registry.db")) as registry:
-        (weak,) = registry.agents(AgentState.STOPPED)
-        others = registry.agents(AgentState.RETIRED)
+        (weak,) = registry.catalogue.agents(AgentState.STOPPED)
+        others = registry.catalogue.agents(AgentState.RETIRED)
     assert weak.pid in weakness.weak
     assert len(others) == 1  # nobody was started in its place
     words = f"agent {weak.id} on {weak.host} stopped: {weak.reason}"
@@ -137,8 +137,8 @@ def test_agents_that_are_killed_for_their_jobs_are_not_started_again_for_ever_wh
         weakness.close()
     assert small.counts()["done"] == 16
     with Registry.open(small.home / "registry.db") as registry:
-        (weak,) = registry.agents(AgentState.STOPPED)
-        dead = registry.agents(AgentState.DEAD)
+        (weak,) = registry.catalogue.agents(AgentState.STOPPED)
+        dead = registry.catalogue.agents(AgentState.DEAD)
     assert {one.pid for one in (*dead, weak)} == set(weakness.weak)
     assert {one.place for one in dead} == {weak.place}
     assert len(dead) < 16

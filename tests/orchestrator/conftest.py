@@ -40,12 +40,12 @@ def tidy(home: Path) -> Iterator[None]:
     if registry is None:
         return
     with registry:
-        if not registry.agents():
+        if not registry.catalogue.agents():
             return
-        for sweep in registry.sweeps():
-            registry.cancel(sweep.id)
+        for sweep in registry.catalogue.sweeps():
+            registry.sweeps.cancel(sweep.id)
         deadline = time.monotonic() + 60
-        while (agents := registry.agents()) and time.monotonic() < deadline:
+        while (agents := registry.catalogue.agents()) and time.monotonic() < deadline:
             time.sleep(0.5)
         for agent in agents:
             if psutil.pid_exists(agent.pid):

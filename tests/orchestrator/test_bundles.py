@@ -138,7 +138,7 @@ def wait_for(path: Path, lines: int) -> None:
 
 def events(home: Path) -> int:
     with Registry.open(Home.at(home).registry) as registry:
-        return registry.newest_event()
+        return registry.history.newest_event()
 
 
 def runs_of(home: Path, name: str = "digits-grid") -> pd.DataFrame:
@@ -150,7 +150,7 @@ def runs_of(home: Path, name: str = "digits-grid") -> pd.DataFrame:
 def kept(home: Path) -> dict[str, dict[str, Any]]:
     """The kept models by job."""
     with Registry.open(Home.at(home).registry) as registry:
-        rows = registry.jobs(registry.sweeps()[0].id, state=State.DONE)
+        rows = registry.catalogue.jobs(registry.catalogue.sweeps()[0].id, state=State.DONE)
     return {row.identity: torch.load(home / "models" / str(row.model_file), weights_only=True) for row in rows}
 
 

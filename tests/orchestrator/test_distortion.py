@@ -64,7 +64,9 @@ def test_distortions_are_added_to_a_finished_sweep_without_training_again(
     assert distorted.returncode == 0, distorted.stderr
     assert "20 jobs: 16 new, 0 known, 4 shared" in distorted.stderr
     with Registry.open(f"sqlite:///{home / 'registry.db'}") as registry:
-        attempts = {row.kind: row.attempt for row in registry.jobs(registry.find_sweep("distorted").id)}
+        attempts = {
+            row.kind: row.attempt for row in registry.catalogue.jobs(registry.catalogue.find_sweep("distorted").id)
+        }
     assert attempts == {"train": 1, "corrupt": 1}
     assert audit(Home.at(home)) == []
     runs, every = api.results("distorted", home=home), api.results("distorted", "distortions", home=home)

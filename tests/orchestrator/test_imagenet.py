@@ -81,11 +81,11 @@ def kill_after_a_checkpoint(home: Path) -> None:
     """Kill the process of the only agent as soon as it has recorded a checkpoint."""
     deadline = time.monotonic() + 600
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("pictures")
-        while not any(row.progress for row in registry.jobs(sweep.id)):
+        sweep = registry.catalogue.find_sweep("pictures")
+        while not any(row.progress for row in registry.catalogue.jobs(sweep.id)):
             assert time.monotonic() < deadline, "no checkpoint came"
             time.sleep(0.02)
-        (agent,) = registry.agents()
+        (agent,) = registry.catalogue.agents()
         os.kill(agent.pid, signal.SIGKILL)
 
 

@@ -47,7 +47,7 @@ def made(master: Made, tmp_path: Path) -> Made:
 
 def rows(home: Path) -> list[JobRow]:
     with Registry.open(Home.at(home).registry) as registry:
-        return registry.jobs(registry.sweeps()[0].id)
+        return registry.catalogue.jobs(registry.catalogue.sweeps()[0].id)
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -274,7 +274,7 @@ def test_failures_of_a_bundle_that_are_alike_pause_the_sweep_and_others_do_not(t
     made = parcels.make_failing(tmp_path, [("OSError", "KeyError")[place % 2 and not alike] for place in range(12)])
     assert bring_home(Home.at(made.home), made.bundle).failed == 12
     with Registry.open(Home.at(made.home).registry) as registry:
-        (sweep,) = registry.sweeps()
+        (sweep,) = registry.catalogue.sweeps()
         assert sweep.state is (SweepState.PAUSED if alike else SweepState.ACTIVE)
         assert ("failed alike" in sweep.reason) is alike
 

@@ -76,7 +76,7 @@ def work_off(folder: Path) -> None:
         device = torch.device("cpu")
         desk.began({"host": "far", "device": device_class(device), "torch": build(), "code": "test"})
         place = Workplace(
-            home=home, registry=desk, device=device, agent=1, code="test",
+            home=home, queue=desk, device=device, agent=1, code="test",
             heart=Heart(desk, 1, lease=30.0, patience=math.inf), stop=threading.Event(),
         )  # fmt: skip
         Agent(place).run()
@@ -102,7 +102,7 @@ def test_a_chain_leaves_and_comes_back_and_is_answered_for(
     assert (found.counted, found.refused, found.away, found.without_models) == (4 - done, 0, 0, 0)
     assert audit(home, deep=True) == []
     with Registry.open(home.registry) as registry:
-        rows = registry.jobs(registry.sweeps()[0].id)
+        rows = registry.catalogue.jobs(registry.catalogue.sweeps()[0].id)
         assert [(row.kind, row.state) for row in rows] == [
             (kind, State.DONE) for kind in ("train", "corrupt", "sketch", "trace")
         ]

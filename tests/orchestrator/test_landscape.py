@@ -76,7 +76,7 @@ def run(home: Path, *arguments: str) -> Result:
 
 def job_of(home: Path, kind: str) -> str:
     with Registry.open(f"sqlite:///{home / 'registry.db'}") as registry:
-        rows = registry.jobs(registry.find_sweep("small").id)
+        rows = registry.catalogue.jobs(registry.catalogue.find_sweep("small").id)
     return next(row.identity for row in rows if row.kind == kind)
 
 

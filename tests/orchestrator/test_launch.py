@@ -105,7 +105,7 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     launched = processes.start([*QSWEEP, *command], env=often, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_until_training(home, 12)
     with Registry.open(home / "registry.db") as registry:
-        agents = [psutil.Process(agent.pid) for agent in registry.agents()]
+        agents = [psutil.Process(agent.pid) for agent in registry.catalogue.agents()]
     if hasattr(os, "sched_setaffinity"):
         cores = [agent.cpu_affinity() for agent in agents]
         assert [len(some) for some in cores] == [1] * len(agents), "one agent per core, each on its own"
@@ -121,8 +121,8 @@ def test_killing_everything_loses_nothing_and_work_goes_on_from_checkpoints(
     runs = api.results("digits-grid", home=home)
     assert len(runs) == runs.job.nunique() == 12
     with Registry.open(home / "registry.db") as registry:
-        jobs = registry.jobs(registry.find_sweep("digits-grid").id)
-        assert min(registry.attempts(row.id)[-1].resumed_from for row in jobs) > 0
+        jobs = registry.catalogue.jobs(registry.catalogue.find_sweep("digits-grid").id)
+        assert min(registry.history.attempts(row.id)[-1].resumed_from for row in jobs) > 0
 
     reference = qsweep("--home", str(uninterrupted), *command)
     assert reference.stdout == again.stdout

@@ -36,8 +36,8 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentRow]:
     line = [sys.executable, "-c", "input()", "--home", "/h", "--sweep", "3", "--selection", "7", "--leash"]
     process = subprocess.Popen(line, stdin=subprocess.PIPE)
     with Registry.open(tmp_path_factory.mktemp("home") / "registry.db", create=True) as registry:
-        registry.enlist(agent_info(host=socket.gethostname(), boot_id=machine_id(), pid=process.pid))
-        yield registry.agents()[0]
+        registry.agents.enlist(agent_info(host=socket.gethostname(), boot_id=machine_id(), pid=process.pid))
+        yield registry.catalogue.agents()[0]
     process.communicate(b"\n")
 
 

@@ -65,7 +65,9 @@ def test_measures_are_added_to_a_finished_sweep_without_training_again(
     assert "8 jobs: 6 new, 0 known, 2 shared" in measured.stderr
     assert "**Table 3: Flatness measures**" in measured.stdout
     with Registry.open(f"sqlite:///{home / 'registry.db'}") as registry:
-        attempts = {row.kind: row.attempt for row in registry.jobs(registry.find_sweep("measured").id)}
+        attempts = {
+            row.kind: row.attempt for row in registry.catalogue.jobs(registry.catalogue.find_sweep("measured").id)
+        }
     assert attempts == {"train": 1, "measure": 1}
     runs, rows = api.results("measured", home=home), api.results("measured", "measures", home=home)
     assert (len(runs), len(rows)) == (2, 6)
@@ -108,7 +110,7 @@ def test_measures_of_a_diverged_model_end_done_and_flagged(qsweep: Qsweep, home:
     )
     assert launched.returncode == 0, launched.stderr
     with Registry.open(f"sqlite:///{home / 'registry.db'}") as registry:
-        rows = registry.jobs(registry.find_sweep("lost").id)
+        rows = registry.catalogue.jobs(registry.catalogue.find_sweep("lost").id)
     assert {row.state for row in rows} == {State.DONE}
     lost = {row.id for row in rows if row.kind == "train" and row.diverged}
     assert lost
@@ -128,7 +130,7 @@ def test_a_measure_of_a_model_that_was_not_kept_is_refused_before_anything_is_re
     assert refused.returncode == 2
     assert "measures are asked of 2 trained models that were not kept" in refused.stderr.replace("\n", " ")
     with Registry.open(f"sqlite:///{home / 'registry.db'}") as registry:
-        assert [sweep.name for sweep in registry.sweeps()] == ["thrown"]
+        assert [sweep.name for sweep in registry.catalogue.sweeps()] == ["thrown"]
 
 
 def test_the_papers_tables_are_inverted_by_a_command(here: Qsweep) -> None:

@@ -48,7 +48,7 @@ def registry(home: Path) -> Iterator[Registry]:
 
 def finish(home: Path, registry: Registry) -> None:
     """Every job that waits is done, with a model."""
-    agent = registry.enlist(agent_info())
+    agent = registry.agents.enlist(agent_info())
     while claims := claim(registry, agent):
         for one in claims:
             file = f"{one.job.identity[:2]}/{one.job.identity}-{one.attempt}.pt"
@@ -56,17 +56,17 @@ def finish(home: Path, registry: Registry) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"model")
             done = Finished(job_id=one.job_id, attempt=one.attempt, publication="p", model_file=file, model_hash="h")
-            registry.finish(agent, [done])
+            registry.queue.finish(agent, [done])
 
 
 def test_the_bare_name_stays_the_sweep_as_written_after_a_variant_and_a_tuning(
     home: Path, registry: Registry, here: Qsweep
 ) -> None:
-    written = registry.find_sweep("digits-grid")
+    written = registry.catalogue.find_sweep("digits-grid")
     variant, tuned = launch(home, "epochs=2"), launch(home, tuned=True)
     assert tuned.name == "digits-grid+tune"
-    assert registry.find_sweep("digits-grid") == registry.find_sweep(written.title)
-    assert registry.find_sweep("digits-grid+tune").id == tuned.id
+    assert registry.catalogue.find_sweep("digits-grid") == registry.catalogue.find_sweep(written.title)
+    assert registry.catalogue.find_sweep("digits-grid+tune").id == tuned.id
     assert f"4 of 4 jobs of {written.title}" in here("jobs", "digits-grid").stderr
     assert written.title in here("tables", "digits-grid").stdout
     told = here("query", "SELECT sweep, variant FROM sweeps ORDER BY variant", "--format", "csv").stdout.split()[1:]
@@ -77,7 +77,7 @@ def test_the_bare_name_stays_the_sweep_as_written_after_a_variant_and_a_tuning(
     said = here("cancel", "digits-grid")
     # The tuning run holds the same jobs.
     assert said.stdout == f"{written.title}: 0 queued jobs cancelled, 0 running ones asked to stop\n"
-    assert registry.counts(variant.id).queued == 4
+    assert registry.catalogue.counts(variant.id).queued == 4
 
 
 def test_of_several_variants_none_is_taken_for_the_bare_name(home: Path, here: Qsweep) -> None:
@@ -96,7 +96,7 @@ def test_an_older_registry_knows_the_built_in_sweep_by_its_jobs(home: Path, regi
     launch(home, "epochs=2")
     registry._database.write(lambda t: t.connection.exec_driver_sql("UPDATE sweeps SET written_at = NULL"))
     label = read_selection("digits-grid").label
-    assert registry.find_sweep("digits-grid").label == label
+    assert registry.catalogue.find_sweep("digits-grid").label == label
 
 
 def test_in_a_terminal_it_asks_which_variant_and_whether_it_is_meant(
@@ -119,7 +119,7 @@ def test_a_launch_that_looked_before_another_one_is_refused_before_its_jobs(home
     first = launch(home, "epochs=2", name="mine")
     with pytest.raises(InputError, match="names another variant already"):
         register(place, late, known, code="c")
-    assert len(registry.jobs(first.id)) == 4
+    assert len(registry.catalogue.jobs(first.id)) == 4
 
 
 def test_a_sweep_says_how_it_stands(home: Path, registry: Registry, here: Qsweep) -> None:
@@ -127,14 +127,14 @@ def test_a_sweep_says_how_it_stands(home: Path, registry: Registry, here: Qsweep
     finish(home, registry)
     assert "complete so far, 4 of 972 jobs" in here("status").stdout
     whole = launch(home, "width=8", "depth=2", "optimizer=sgd", "learning_rate=0.1", "weight_decay=0", limit=None)
-    agent = registry.enlist(agent_info())
-    registry.fail(agent, claim(registry, agent, 1)[:1], FailureClass.INPUT, "no")
+    agent = registry.agents.enlist(agent_info())
+    registry.queue.fail(agent, claim(registry, agent, 1)[:1], FailureClass.INPUT, "no")
     finish(home, registry)
     assert "ended, 1 failed" in here("status", whole.title).stdout
-    registry.retry(whole.id)
+    registry.sweeps.retry(whole.id)
     finish(home, registry)
     assert here("status", whole.title).stdout.splitlines()[1].endswith("complete")
-    registry.cancel(launch(home, "epochs=5").id)
+    registry.sweeps.cancel(launch(home, "epochs=5").id)
     assert "cancelled (" not in here("status").stdout
 
 
@@ -148,12 +148,12 @@ def test_an_invalidation_names_the_other_sweeps_and_is_refused_where_nobody_can_
     assert refused.returncode == 2
     assert f"other sweeps lose them too: 2 of {other.title}" in refused.stdout
     assert "--yes" in refused.stderr
-    assert registry.counts(other.id).done == 2
+    assert registry.catalogue.counts(other.id).done == 2
     assert "4 results invalidated" in here(*command, "--yes").stdout
 
 
 def test_a_deleted_sweep_takes_along_what_no_other_shares(home: Path, registry: Registry, here: Qsweep) -> None:
-    sweep = registry.find_sweep("digits-grid")
+    sweep = registry.catalogue.find_sweep("digits-grid")
     assert "cancel it first" in here("delete", "digits-grid", "--yes").stderr
     other = launch(home, name="other", limit=1)
     finish(home, registry)
@@ -162,12 +162,12 @@ def test_a_deleted_sweep_takes_along_what_no_other_shares(home: Path, registry: 
     assert "3 trained models" in shown
     assert f"share stay: 1 of {other.title}" in shown
     assert here("delete", sweep.title).returncode == 2
-    assert len(registry.sweeps()) == 2
+    assert len(registry.catalogue.sweeps()) == 2
     assert here("delete", sweep.title, "--yes").returncode == 0
-    assert [one.title for one in registry.sweeps()] == [other.title]
+    assert [one.title for one in registry.catalogue.sweeps()] == [other.title]
     assert len(list(Home.at(home).models.rglob("*.pt"))) == 1
     assert sweep.title not in here("status").stdout
-    assert registry.counts(launch(home).id).queued == 3  # the name is free, and what went is computed again
+    assert registry.catalogue.counts(launch(home).id).queued == 3  # the name is free, and what went is computed again
 
 
 def test_a_retry_repeats_trainings_whose_model_files_are_gone(home: Path, here: Qsweep) -> None:
@@ -178,11 +178,11 @@ def test_a_retry_repeats_trainings_whose_model_files_are_gone(home: Path, here: 
     selection = replace(whole, chosen=chosen)
     registry, sweep, _ = register(place, selection, None, code="c")
     with registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         (training,) = claim(registry, agent)
         done = Finished(job_id=training.job_id, attempt=training.attempt, publication="p", model_file="gone.pt")
-        registry.finish(agent, [done])
-        registry.fail(agent, claim(registry, agent), FailureClass.INPUT, "the file is gone")
+        registry.queue.finish(agent, [done])
+        registry.queue.fail(agent, claim(registry, agent), FailureClass.INPUT, "the file is gone")
         said = here("retry", sweep.title).stdout
         assert "1 training whose model is not there is repeated" in said
-        assert registry.counts(sweep.id).done == 0
+        assert registry.catalogue.counts(sweep.id).done == 0

@@ -74,12 +74,14 @@ def failed_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, str]:
     made = work(launch(Home.at(home), SWEEP.replace('"Made up"', '"T <b> | `x`"')), cohorts=2)
     scope = Scope(sweep=made.sweep.id)
     with Registry.open(made.home.registry) as registry:
-        agent = registry.enlist(agent_info(host=f"host{ESCAPES}"))
-        head = registry.next_cohort(agent, scope)
+        agent = registry.agents.enlist(agent_info(host=f"host{ESCAPES}"))
+        head = registry.queue.next_cohort(agent, scope)
         assert head is not None
-        (claim,) = registry.claim(agent, head, 1, scope)
-        registry.fail(agent, [claim], FailureClass.INPUT, f"it {ESCAPES}\nand more")
-        registry.beat(agent, '{"jobs": 1, "cohort": "train/x' + json.dumps(ESCAPES)[1:-1] + '", "step": 1, "steps": 2}')
+        (claim,) = registry.queue.claim(agent, head, 1, scope)
+        registry.queue.fail(agent, [claim], FailureClass.INPUT, f"it {ESCAPES}\nand more")
+        registry.queue.beat(
+            agent, '{"jobs": 1, "cohort": "train/x' + json.dumps(ESCAPES)[1:-1] + '", "step": 1, "steps": 2}'
+        )
     log = home / "agent.log"
     log.write_text(f"a line {ESCAPES}\n", encoding="utf-8")
     return made, claim.job.identity

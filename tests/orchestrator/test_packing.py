@@ -79,8 +79,11 @@ def test_of_two_packs_to_one_place_one_is_refused_and_gives_its_jobs_back(
         said = sorted(one.result() for one in ended)
     assert said[0].startswith(f"--out {tmp_path / name}: this exists already")
     with Registry.open(place.registry) as registry:
-        (bundle,) = registry.bundles()
-        states = {sweep.title: {row.state for row in registry.jobs(sweep.id)} for sweep in registry.sweeps()}
+        (bundle,) = registry.catalogue.bundles()
+        states = {
+            sweep.title: {row.state for row in registry.catalogue.jobs(sweep.id)}
+            for sweep in registry.catalogue.sweeps()
+        }
     assert states.pop(said[1]) == {State.RUNNING}
     assert list(states.values()) == [{State.QUEUED}]
     assert (tmp_path / name).exists()
@@ -123,20 +126,20 @@ def test_a_pack_that_is_killed_gives_its_jobs_back(home: Path, tmp_path: Path, p
         assert process.poll() == -signal.SIGKILL
     place = Home.at(home)
     with Registry.open(place.registry) as registry:
-        sweep = registry.sweeps()[0].id
-        counts = registry.counts(sweep)
+        sweep = registry.catalogue.sweeps()[0].id
+        counts = registry.catalogue.counts(sweep)
         assert (counts.running, counts.away) == (4, 0)
-        assert registry.remaining().running  # so no launch takes the sweep for done
-        assert registry.bundles() == []
+        assert registry.queue.remaining().running  # so no launch takes the sweep for done
+        assert registry.catalogue.bundles() == []
         bury_dead(registry)  # as every launch on this machine does; elsewhere the lease runs out
-        assert registry.counts(sweep).queued == 4
-        assert registry.agents(AgentState.AWAY) == []
+        assert registry.catalogue.counts(sweep).queued == 4
+        assert registry.catalogue.agents(AgentState.AWAY) == []
     assert (tmp_path / "far").exists() == (point == "pack.renamed")
     if point == "pack.renamed":  # it was never handed out: nothing of it counts
         with pytest.raises(InputError, match="ended before it was ready"):
             bring_home(place, tmp_path / "far")
     with Registry.open(place.registry) as registry:
-        assert {row.state for row in registry.jobs(sweep)} == {State.QUEUED}
+        assert {row.state for row in registry.catalogue.jobs(sweep)} == {State.QUEUED}
     other = tmp_path / f".other.{'0' * 32}"
     other.mkdir()  # of another registry: its pack may be at work
     left = [path for path in tmp_path.glob(".far.*") if path != other]

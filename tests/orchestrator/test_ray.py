@@ -97,7 +97,7 @@ def agents_at_work(home: Path) -> list[int]:
     if registry is None:
         return []
     with registry:
-        return [agent.pid for agent in registry.agents() if agent.note and json.loads(agent.note)["step"] > 5]
+        return [agent.pid for agent in registry.catalogue.agents() if agent.note and json.loads(agent.note)["step"] > 5]
 
 
 def actor_of(agent: int) -> psutil.Process:
@@ -128,7 +128,7 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     grown = cluster.add_node()
     agents = until(lambda: len(found := agents_at_work(home)) == 3 and found, "the third agent on the new node")
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("mine")
+        sweep = registry.catalogue.find_sweep("mine")
         environments = [psutil.Process(one).environ() for one in agents]
         assert all(str(home / "code" / sweep.code) in one["PYTHONPATH"] for one in environments)
         assert all(one["PYTHONSAFEPATH"] == "1" for one in environments)
@@ -155,8 +155,8 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
         assert "decoy" not in resumed.stderr
         ours = "some agents wait for room on the Ray cluster"
         assert "ray" not in resumed.stderr.replace(ours, "").lower()
-        assert registry.counts(sweep.id).done == 10
-        attempts = [one for row in registry.jobs(sweep.id) for one in registry.attempts(row.id)]
+        assert registry.catalogue.counts(sweep.id).done == 10
+        attempts = [one for row in registry.catalogue.jobs(sweep.id) for one in registry.history.attempts(row.id)]
         assert {one.backend for one in attempts} == {"ray"}
         ended = {one.failure_class for one in attempts}
         assert {FailureClass.PREEMPTED, FailureClass.CRASH} <= ended
@@ -176,8 +176,8 @@ def test_a_ray_of_our_own_outlives_its_launchers_and_ends_with_the_work(run: Run
         assert launched.returncode == 0, launched.stderr
         assert "1 agent started;" in launched.stderr  # one of the other selection would not do its work
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("mine")
-        until(lambda: registry.counts(sweep.id).done == 10, "the sweep finishes without its launcher")
+        sweep = registry.catalogue.find_sweep("mine")
+        until(lambda: registry.catalogue.counts(sweep.id).done == 10, "the sweep finishes without its launcher")
     again = run("resume", "mine")
     assert again.returncode == 0, again.stderr
     assert "0 jobs to do" in again.stderr
@@ -205,7 +205,7 @@ def test_ctrl_c_hands_back_what_ray_agents_hold(cluster: RayCluster, begin: Begi
     assert "interrupted with 0 of 10 jobs done; go on with: qsweep resume mine@" in said
     until(lambda: not any(psutil.pid_exists(one) for one in agents), "the agents leave")
     with Registry.open(home / "registry.db") as registry:
-        assert registry.counts(registry.find_sweep("mine").id).queued == 10
+        assert registry.catalogue.counts(registry.catalogue.find_sweep("mine").id).queued == 10
 
 
 @pytest.mark.parametrize(

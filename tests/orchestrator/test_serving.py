@@ -339,8 +339,8 @@ def test_an_older_server_is_handed_over_at_its_next_start_and_its_url_stays_good
 ) -> None:
     with older_server() as server:
         with Registry.open(server.url, create=True) as registry:
-            sweep = registry.add_sweep(name="one", label="a", spec="{}", size=1)
-            registry.register(sweep.id, [Job(training=Training.from_settings(DIGITS))])
+            sweep = registry.sweeps.add(name="one", label="a", spec="{}", size=1)
+            registry.sweeps.register(sweep.id, [Job(training=Training.from_settings(DIGITS))])
         with role(server) as connection:
             connection.execute(MADE.encode())
         assert "earlier version" in serving.notes(server)[0]
@@ -379,7 +379,7 @@ def test_an_older_server_is_handed_over_at_its_next_start_and_its_url_stays_good
             withdrawn = "SELECT rolpassword FROM pg_authid WHERE rolname = 'postgres'"
             assert connection.execute(withdrawn).fetchone() == (None,)
         with Registry.open(server.url) as registry:
-            assert registry.counts(sweep.id).queued == 1
+            assert registry.catalogue.counts(sweep.id).queued == 1
 
 
 def test_a_password_file_that_is_not_this_servers_is_named() -> None:
@@ -423,8 +423,8 @@ def test_two_servers_of_one_home_work_at_once_each_with_its_own_password(
                     assert answer.returncode == 0, answer.stderr
             for place, url in enumerate(urls):
                 with Registry.open(url) as registry:
-                    (sweep,) = registry.sweeps()
-                    assert registry.counts(sweep.id).done == place + 1
+                    (sweep,) = registry.catalogue.sweeps()
+                    assert registry.catalogue.counts(sweep.id).done == place + 1
             with pytest.raises(InputError, match="password"):
                 Registry.open(urls[0].replace(files[0].name, files[1].name))
             assert [file.read_text() for file in files] == texts

@@ -91,7 +91,11 @@ def read_only(server: serving.Server, url: str) -> Iterator[None]:
 def wait_for_work(registry: Registry, launch: subprocess.Popen[str]) -> None:
     """Until some job runs and has a checkpoint."""
     while launch.poll() is None:
-        rows = [row for sweep in registry.sweeps() for row in registry.jobs(sweep.id, state=State.RUNNING)]
+        rows = [
+            row
+            for sweep in registry.catalogue.sweeps()
+            for row in registry.catalogue.jobs(sweep.id, state=State.RUNNING)
+        ]
         if any(row.progress for row in rows):
             return
         time.sleep(0.1)
@@ -132,7 +136,7 @@ def test_a_launch_whose_registry_stops_or_refuses_ends_in_one_line_and_can_be_re
     )
     with Registry.open(url, create=True) as registry:
         wait_for_work(registry, launch)
-        (agent,) = registry.agents()
+        (agent,) = registry.catalogue.agents()
         with fault(server, url):
             psutil.Process(agent.pid).kill()  # which the launcher has to write down
             _, said = launch.communicate(timeout=300)
@@ -141,9 +145,9 @@ def test_a_launch_whose_registry_stops_or_refuses_ends_in_one_line_and_can_be_re
         last = said.splitlines()[-1]
         assert "nothing is lost: start the same command again" in last
         assert ("did not answer" if fault is stopped else "refused") in last
-        sweep = registry.find_sweep(f"digits-grid@{name}")
-        registry.cancel(sweep.id)
-        while agents := [one for one in registry.agents() if psutil.pid_exists(one.pid)]:
+        sweep = registry.catalogue.find_sweep(f"digits-grid@{name}")
+        registry.sweeps.cancel(sweep.id)
+        while agents := [one for one in registry.catalogue.agents() if psutil.pid_exists(one.pid)]:
             psutil.wait_procs([psutil.Process(one.pid) for one in agents], timeout=1)
-        assert registry.jobs(sweep.id, State.FAILED) == []
+        assert registry.catalogue.jobs(sweep.id, State.FAILED) == []
     assert "Traceback" not in (home / "logs" / "agents" / "supervisors.log").read_text()

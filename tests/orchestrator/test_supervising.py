@@ -140,8 +140,8 @@ def test_a_place_is_kept_while_the_registry_is_away_and_its_next_agent_does_the_
     server: serving.Server, home: Path, tmp_path: Path
 ) -> None:
     with Registry.open(server.url, create=True) as registry:
-        sweep = registry.add_sweep(name="one", label="a", spec="{}", size=1)
-        registry.register(sweep.id, [Job(training=Training.from_settings(DIGITS))])
+        sweep = registry.sweeps.add(name="one", label="a", spec="{}", size=1)
+        registry.sweeps.register(sweep.id, [Job(training=Training.from_settings(DIGITS))])
     serving.stop(server)
     command = [*processes.PYTHON, "qsweep.orchestrator.supervisor", "--home", str(home), "--lease", "30", "--stay"]
     log = tmp_path / "log"
@@ -156,8 +156,8 @@ def test_a_place_is_kept_while_the_registry_is_away_and_its_next_agent_does_the_
         staying.kill()
         staying.wait()
     with Registry.open(server.url) as registry:
-        assert registry.counts(sweep.id).done == 1
-        assert [one.state.value for one in registry.agents(state=None)] == ["retired"]
+        assert registry.catalogue.counts(sweep.id).done == 1
+        assert [one.state.value for one in registry.catalogue.agents(state=None)] == ["retired"]
 
 
 def test_who_waits_for_the_registry_hears_that_it_shall_leave(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def run(home: Path, folder: Path, tidy: None) -> Run:
 
 
 def rows_of(registry: Registry, name: str = "tuned+tune") -> dict[str, JobRow]:
-    return {row.identity: row for row in registry.jobs(registry.find_sweep(name).id)}
+    return {row.identity: row for row in registry.catalogue.jobs(registry.catalogue.find_sweep(name).id)}
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
     assert "ray" not in tuned.stderr.lower()
 
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("tuned+tune")
+        sweep = registry.catalogue.find_sweep("tuned+tune")
         assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning is over")
         rows = rows_of(registry)
         done = [row for row in rows.values() if row.state is State.DONE]
@@ -111,7 +111,7 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
         assert len(done) + len(stopped) == len(rows) == 6
         assert done
         assert stopped
-        reports = registry.reports([row.id for row in rows.values()])
+        reports = registry.trials.reports([row.id for row in rows.values()])
         for row in stopped:
             assert row.failure_class is FailureClass.STOPPED
             assert row.epoch in (1, 3)
@@ -132,7 +132,7 @@ def test_asha_stops_trials_that_keep_what_they_have_and_go_on_when_a_sweep_wants
         whole = run("launch", "tuned.toml", "--set", "val_fraction=0.1", "--workers", "1")
         assert whole.returncode == 0, whole.stderr
         assert "6 jobs: 0 new, 0 known, 6 shared with other sweeps" in whole.stderr
-        last = {row.identity: registry.attempts(row.id)[-1] for row in rows_of(registry).values()}
+        last = {row.identity: registry.history.attempts(row.id)[-1] for row in rows_of(registry).values()}
         assert all(last[row.identity].resumed_from == row.progress > 0 for row in stopped)
         assert all(last[row.identity].attempt == row.attempt for row in done)
 
@@ -160,30 +160,37 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
     driver = begin(*arguments)
     until(lambda: _reported(home) > 5, "a few epochs")
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.find_sweep("tuned+tune")
-        victim, *_ = (row for row in registry.jobs(sweep.id, state=State.RUNNING) if registry.reports([row.id]))
-        agent = next(one for one in registry.agents() if one.id == registry.attempts(victim.id)[-1].agent_id)
+        sweep = registry.catalogue.find_sweep("tuned+tune")
+        victim, *_ = (
+            row for row in registry.catalogue.jobs(sweep.id, state=State.RUNNING) if registry.trials.reports([row.id])
+        )
+        agent = next(
+            one for one in registry.catalogue.agents() if one.id == registry.history.attempts(victim.id)[-1].agent_id
+        )
         actor = psutil.Process(agent.pid).parents()[1]
         assert "ray::" in actor.cmdline()[0]
         actor.kill()
-        until(lambda: registry.attempts(victim.id)[0].failure_class, "an agent without its actor hands its job back")
-        known = len(registry.reports([victim.id])[victim.id])
-        until(lambda: len(registry.reports([victim.id])[victim.id]) > known, "another actor goes on")
+        until(
+            lambda: registry.history.attempts(victim.id)[0].failure_class,
+            "an agent without its actor hands its job back",
+        )
+        known = len(registry.trials.reports([victim.id])[victim.id])
+        until(lambda: len(registry.trials.reports([victim.id])[victim.id]) > known, "another actor goes on")
 
         driver.send_signal(signal.SIGINT)
         said = driver.communicate(timeout=600)[1]
         assert driver.returncode == 130, said
         assert "go on with: qsweep resume tuned+tune@" in said
-        sweep = registry.find_sweep("tuned+tune")
+        sweep = registry.catalogue.find_sweep("tuned+tune")
         assert (sweep.state, sweep.reason) == (SweepState.PAUSED, "its tuning was interrupted")
-        assert registry.counts(sweep.id).running == 0
-        begun = {row.id: row.progress for row in registry.jobs(sweep.id, state=State.QUEUED)}
+        assert registry.catalogue.counts(sweep.id).running == 0
+        begun = {row.id: row.progress for row in registry.catalogue.jobs(sweep.id, state=State.QUEUED)}
         assert begun
 
         known = _reported(home)
         driver = begin("resume", "tuned+tune", "--ray-address", cluster.address, "--lease", "6")
         until(lambda: _reported(home) > known + 5, "a few epochs more, from the registry alone")
-        agents = [one.pid for one in registry.agents()]
+        agents = [one.pid for one in registry.catalogue.agents()]
         driver.kill()
         until(lambda: not any(psutil.pid_exists(one) for one in agents), "no agent outlives its tuning")
 
@@ -193,7 +200,7 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
         rows = rows_of(registry)
         assert {row.state for row in rows.values()} == {State.DONE}
         assert 1 <= len(rows) <= 3
-        attempts = {row.id: registry.attempts(row.id) for row in rows.values()}
+        attempts = {row.id: registry.history.attempts(row.id) for row in rows.values()}
     assert all(steps in {one.resumed_from for one in attempts[number]} for number, steps in begun.items())
     assert attempts[victim.id][0].failure_class is FailureClass.PREEMPTED
     for *before, last in attempts.values():
@@ -212,10 +219,13 @@ def test_a_tuning_whose_trial_failed_says_so_and_ends_with_1(
     (job, *_) = read_selection(str(folder / "tuned.toml"), changes=["val_fraction=0.1"]).jobs
     Home.at(home).prepare()
     with Registry.open(home / "registry.db", create=True) as registry:
-        sweep, agent = registry.add_sweep(name="other", label="a", spec="{}", size=1), registry.enlist(agent_info())
-        registry.register(sweep.id, [job])
-        registry.fail(agent, claim(registry, agent, 1), FailureClass.TIMEOUT, "too long")
-        registry.retire(agent)
+        sweep, agent = (
+            registry.sweeps.add(name="other", label="a", spec="{}", size=1),
+            registry.agents.enlist(agent_info()),
+        )
+        registry.sweeps.register(sweep.id, [job])
+        registry.queue.fail(agent, claim(registry, agent, 1), FailureClass.TIMEOUT, "too long")
+        registry.agents.retire(agent)
     tuned = run("tune", "tuned.toml", "--samples", "1", "--ray-address", cluster.address)
     assert tuned.returncode == 1, tuned.stderr
     assert f"job {job.identity[:12]} failed: timeout" in tuned.stderr
@@ -245,9 +255,9 @@ def _reported(home: Path) -> int:
     if registry is None:
         return 0
     with registry:
-        sweeps = registry.sweeps()
-        numbers = [row.id for row in registry.jobs(sweeps[0].id)] if sweeps else []
-        return sum(len(one) for one in registry.reports(numbers).values())
+        sweeps = registry.catalogue.sweeps()
+        numbers = [row.id for row in registry.catalogue.jobs(sweeps[0].id)] if sweeps else []
+        return sum(len(one) for one in registry.trials.reports(numbers).values())
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 600) -> Any:

@@ -18,7 +18,7 @@ def test_only_a_sweep_that_was_never_launched_is_new(home: Path) -> None:
     assert not home.exists()
     place.prepare()
     with Registry.open(place.registry, create=True) as registry:
-        registry.add_sweep(name="grid", label="a", spec="{}", size=1)
+        registry.sweeps.add(name="grid", label="a", spec="{}", size=1)
     assert is_new(place, "grid@b")
     assert not is_new(place, "grid@a")
 

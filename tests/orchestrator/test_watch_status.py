@@ -38,8 +38,8 @@ def store(tmp_path: Path) -> ResultStore:
 
 def sweep_of(registry: Registry, size: int) -> Sweep:
     """Half of the jobs at 2 bits, half in full precision."""
-    sweep = registry.add_sweep(name="grid", label="abc", spec="{}", size=size)
-    registry.register(sweep.id, trained(size // 2, bits=2) + trained(size // 2, bits=32))
+    sweep = registry.sweeps.add(name="grid", label="abc", spec="{}", size=size)
+    registry.sweeps.register(sweep.id, trained(size // 2, bits=2) + trained(size // 2, bits=32))
     return sweep
 
 
@@ -52,11 +52,11 @@ def finish(registry: Registry, store: ResultStore, agent: int, count: int, name:
         for one in held
     ]
     store.write("runs", name, rows)
-    registry.finish(agent, [Finished(job_id=one.job_id, attempt=one.attempt, publication=name) for one in held])
+    registry.queue.finish(agent, [Finished(job_id=one.job_id, attempt=one.attempt, publication=name) for one in held])
 
 
 def test_the_means_hold_what_was_done_before_and_what_is_done_since(registry: Registry, store: ResultStore) -> None:
-    sweep, agent = sweep_of(registry, 12), registry.enlist(agent_info())
+    sweep, agent = sweep_of(registry, 12), registry.agents.enlist(agent_info())
     finish(registry, store, agent, 5, "first")
     lookout = Lookout(registry, store, sweep)
     first = lookout.look()
@@ -77,12 +77,12 @@ def test_the_means_hold_what_was_done_before_and_what_is_done_since(registry: Re
 
 
 def test_superseded_results_leave_the_means(registry: Registry, store: ResultStore) -> None:
-    sweep, agent = sweep_of(registry, 4), registry.enlist(agent_info())
+    sweep, agent = sweep_of(registry, 4), registry.agents.enlist(agent_info())
     finish(registry, store, agent, 4, "first")
     lookout = Lookout(registry, store, sweep)
     lookout.look()
-    wrong = next(row for row in registry.jobs(sweep.id) if row.job.training.bits == 2)
-    registry.invalidate([wrong.id], "wrong")
+    wrong = next(row for row in registry.catalogue.jobs(sweep.id) if row.job.training.bits == 2)
+    registry.sweeps.invalidate([wrong.id], "wrong")
     lookout.look()
     found = lookout.look()
     assert (found.known, found.means[INT2].models, found.progress.counts.queued) == (3, 1, 1)
@@ -92,7 +92,7 @@ def test_a_look_at_many_results_takes_them_in_part_by_part(
     registry: Registry, store: ResultStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lookout_module, "PART", 3)
-    sweep, agent = sweep_of(registry, 10), registry.enlist(agent_info())
+    sweep, agent = sweep_of(registry, 10), registry.agents.enlist(agent_info())
     finish(registry, store, agent, 10, "all")
     seconds = iter(range(1_000))
     lookout = Lookout(registry, store, sweep, clock=lambda: 0.2 * next(seconds))
@@ -103,7 +103,7 @@ def test_a_look_at_many_results_takes_them_in_part_by_part(
 
 
 def test_the_time_left_follows_the_work_that_was_seen(registry: Registry, store: ResultStore) -> None:
-    sweep, agent = sweep_of(registry, 12), registry.enlist(agent_info())
+    sweep, agent = sweep_of(registry, 12), registry.agents.enlist(agent_info())
     now = 0.0
     lookout = Lookout(registry, store, sweep, clock=lambda: now)
     assert lookout.look().progress.seconds_left is None
@@ -112,7 +112,7 @@ def test_the_time_left_follows_the_work_that_was_seen(registry: Registry, store:
     assert lookout.look().progress.seconds_left == pytest.approx(90, rel=0.01)
     held = claim(registry, agent, 3)
     note = {"cohort": held[0].job.cohort_key, "jobs": 3, "step": 5, "steps": 10}
-    registry.beat(agent, json.dumps(note))
+    registry.queue.beat(agent, json.dumps(note))
     assert lookout.look().progress.seconds_left == pytest.approx(30 * 7.5 / 4.5, rel=0.01)
 
 
@@ -125,12 +125,14 @@ def shown(lookout: Lookout, width: int = 80, height: int = 24) -> list[str]:
 
 def test_the_picture_fits_a_terminal_of_80_columns_and_24_lines(registry: Registry, store: ResultStore) -> None:
     sweep = sweep_of(registry, 12)
-    agents = [registry.enlist(agent_info(host="a-very-long-host-name.example.org", pid=pid)) for pid in range(30)]
+    agents = [
+        registry.agents.enlist(agent_info(host="a-very-long-host-name.example.org", pid=pid)) for pid in range(30)
+    ]
     finish(registry, store, agents[0], 5, "first")
     held = claim(registry, agents[1], 2)
     note = {"cohort": held[0].job.cohort_key, "jobs": 2, "step": 5, "steps": 10}
-    registry.beat(agents[1], json.dumps(note))
-    registry.pause(sweep.id, "9 of the last 10 jobs failed alike, and " + "a long reason " * 10)
+    registry.queue.beat(agents[1], json.dumps(note))
+    registry.sweeps.pause(sweep.id, "9 of the last 10 jobs failed alike, and " + "a long reason " * 10)
     lines = shown(Lookout(registry, store, sweep))
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
@@ -162,7 +164,7 @@ def test_what_to_do_about_blocked_jobs_can_be_copied_at_80_columns(registry: Reg
 
 def test_an_agent_that_went_silent_says_so(registry: Registry, store: ResultStore) -> None:
     sweep = sweep_of(registry, 2)
-    registry.enlist(agent_info())
+    registry.agents.enlist(agent_info())
     lookout = Lookout(registry, store, sweep)
     view = lookout.look()
     silent = replace(view, agents=[replace(view.agents[0], expired=True, overdue=75.0)])
@@ -173,7 +175,7 @@ def test_an_agent_that_went_silent_says_so(registry: Registry, store: ResultStor
 
 
 def test_without_a_terminal_there_are_plain_lines_until_all_is_done(registry: Registry, store: ResultStore) -> None:
-    sweep, agent = sweep_of(registry, 4), registry.enlist(agent_info())
+    sweep, agent = sweep_of(registry, 4), registry.agents.enlist(agent_info())
     finish(registry, store, agent, 4, "all")
     lookout = Lookout(registry, store, sweep)
     console = Console(file=io.StringIO(), width=80)
@@ -199,9 +201,9 @@ def test_the_pause_between_looks_is_bounded(look: float, pause: float) -> None:
 
 
 def test_a_part_of_a_grid_is_shown_as_what_it_is(registry: Registry, store: ResultStore) -> None:
-    sweep = registry.add_sweep(name="grid", label="abc", spec="{}", size=972)
-    registry.register(sweep.id, trained(8))
-    agent = registry.enlist(agent_info())
+    sweep = registry.sweeps.add(name="grid", label="abc", spec="{}", size=972)
+    registry.sweeps.register(sweep.id, trained(8))
+    agent = registry.agents.enlist(agent_info())
     finish(registry, store, agent, 6, "some")
     lookout = Lookout(registry, store, sweep)
     assert "6/8 done" in plain_line(lookout.look())
@@ -213,25 +215,25 @@ def test_a_part_of_a_grid_is_shown_as_what_it_is(registry: Registry, store: Resu
 
 def test_the_time_left_is_never_nothing_while_jobs_are_open(registry: Registry, store: ResultStore) -> None:
     """Another sweep's agent works on the same cohort, and says that it is far."""
-    sweep, agent = sweep_of(registry, 4), registry.enlist(agent_info())
+    sweep, agent = sweep_of(registry, 4), registry.agents.enlist(agent_info())
     lookout = Lookout(registry, store, sweep)
     assert plain_line(lookout.look()).endswith("time left: unknown")
     finish(registry, store, agent, 1, "one")
     note = {"cohort": trained(1, bits=32)[0].cohort_key, "jobs": 900, "step": 10, "steps": 10}
-    registry.beat(agent, json.dumps(note))
+    registry.queue.beat(agent, json.dumps(note))
     left = lookout.look().progress.seconds_left
     assert left is None or left > 0
     held = claim(registry, agent, 9)
-    registry.beat(agent, json.dumps(note | {"cohort": held[0].job.cohort_key}))
+    registry.queue.beat(agent, json.dumps(note | {"cohort": held[0].job.cohort_key}))
     assert not plain_line(lookout.look()).endswith("0 s")
 
 
 def test_the_epochs_of_running_trainings_are_shown(registry: Registry, store: ResultStore) -> None:
-    sweep, agent = sweep_of(registry, 4), registry.enlist(agent_info())
+    sweep, agent = sweep_of(registry, 4), registry.agents.enlist(agent_info())
     held = claim(registry, agent, 1)
     curve = [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.0}]
     saved = Checkpoint(job_id=held[0].job_id, attempt=1, step=9, epoch=2, file="f", checksum="c", curve=curve)
-    registry.checkpointed(agent, [saved])
+    registry.queue.checkpointed(agent, [saved])
     lookout = Lookout(registry, store, sweep)
     assert content(lookout.look())["epochs"] == [
         {"job": held[0].job.identity, "attempt": 1, "final": False, **row} for row in curve
@@ -242,9 +244,9 @@ def test_the_epochs_of_running_trainings_are_shown(registry: Registry, store: Re
 def test_a_mean_curve_leaves_out_what_is_not_finite(registry: Registry) -> None:
     assert sparkline([3.0, None, 1.0]) == "█ ▁"
     assert sparkline([1.0]) == "▁"
-    sweep, agent = sweep_of(registry, 4), registry.enlist(agent_info())
+    sweep, agent = sweep_of(registry, 4), registry.agents.enlist(agent_info())
     rows = ([{"epoch": 1, "train_loss": 2.0}], [{"epoch": 1, "train_loss": 4.0}, {"epoch": 2, "train_loss": None}])
     for one, curve in zip(claim(registry, agent, 2), rows, strict=True):
         saved = Checkpoint(job_id=one.job_id, attempt=1, step=9, epoch=1, file="f", checksum="c", curve=curve)
-        registry.checkpointed(agent, [saved])
-    assert mean_losses(registry.curves(sweep.id)) == [3.0, None]
+        registry.queue.checkpointed(agent, [saved])
+    assert mean_losses(registry.history.curves(sweep.id)) == [3.0, None]

@@ -71,8 +71,10 @@ def test_containers_with_one_name_and_one_home_leave_each_others_agents_alone(tm
         started = process_started(gone.pid)
         gone.wait()
         here = {"host": socket.gethostname(), "boot_id": machine_id()}
-        living = registry.enlist(agent_info(**here, pid=os.getpid(), process_started=process_started(os.getpid())))
-        dead = registry.enlist(agent_info(**here, pid=gone.pid, process_started=started))
+        living = registry.agents.enlist(
+            agent_info(**here, pid=os.getpid(), process_started=process_started(os.getpid()))
+        )
+        dead = registry.agents.enlist(agent_info(**here, pid=gone.pid, process_started=started))
         command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", LOOK, url]
         try:
             other = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -82,9 +84,9 @@ def test_containers_with_one_name_and_one_home_leave_each_others_agents_alone(tm
             pytest.skip(f"no pid namespace here: {other.stderr.strip()}")
         assert other.returncode == 0, other.stderr
         assert other.stdout.strip() != machine_id()
-        assert {one.id for one in registry.agents()} == {living, dead}
+        assert {one.id for one in registry.catalogue.agents()} == {living, dead}
         bury_dead(registry)
-        assert {one.id for one in registry.agents()} == {living}
+        assert {one.id for one in registry.catalogue.agents()} == {living}
 
 
 class Unreachable(Backend):
@@ -122,8 +124,8 @@ def test_a_launcher_that_fails_leaves_agents_elsewhere_alone_and_says_so(
     monkeypatch.setattr(Unreachable, "independent", independent)
     home.prepare()
     with Registry.open(home.registry, create=True) as registry:
-        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=1)
-        registry.register(sweep.id, trained(1))
+        sweep = registry.sweeps.add(name="grid", label="a", spec="{}", size=1)
+        registry.sweeps.register(sweep.id, trained(1))
         fleet = Fleet(home=home, workers=1, gpus=0, lease=30, scope=Scope(sweep=sweep.id), title=sweep.title, code="")
         with pytest.raises(QsweepError, match="does not answer any more"):
             Watch(home, registry, sweep, backend, fleet, console).run()
@@ -175,16 +177,16 @@ def test_a_launch_ends_with_what_it_has_where_the_rest_waits_for_a_failed_traini
     home, backend = Home.at(tmp_path), Idle()
     home.prepare()
     with Registry.open(home.registry, create=True) as registry:
-        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=4)
+        sweep = registry.sweeps.add(name="grid", label="a", spec="{}", size=4)
         (parent,) = trained(1)
-        registry.register(sweep.id, [parent, *children(parent, 3)])
-        agent = registry.enlist(agent_info())
-        registry.fail(agent, claim(registry, agent), FailureClass.INPUT, "wrong")
+        registry.sweeps.register(sweep.id, [parent, *children(parent, 3)])
+        agent = registry.agents.enlist(agent_info())
+        registry.queue.fail(agent, claim(registry, agent), FailureClass.INPUT, "wrong")
         watch, said = watched(home, registry, sweep, backend)
         watch.run()
         assert backend.starts == 0
         assert "0 queued, 1 failed, 3 blocked" in said.getvalue()
-        (line,) = blocked_words(sweep.title, registry.blocked(sweep.id))
+        (line,) = blocked_words(sweep.title, registry.sweeps.blocked(sweep.id))
         assert line.startswith(f"grid@a: 3 jobs can't run: their training is failed ({parent.identity[:12]});")
         assert "qsweep retry grid@a" in line
 
@@ -193,19 +195,19 @@ def test_a_launch_whose_agents_have_stopped_waits_for_others_and_ends_without_an
     home, backend = Home.at(tmp_path), Idle()
     home.prepare()
     with Registry.open(home.registry, create=True) as registry:
-        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=2)
-        registry.register(sweep.id, trained(2))
+        sweep = registry.sweeps.add(name="grid", label="a", spec="{}", size=2)
+        registry.sweeps.register(sweep.id, trained(2))
         watch, said = watched(home, registry, sweep, backend, lease=0.001)
-        weak = registry.enlist(agent_info(host="weak", place=f"{watch.fleet.launch}/0"))
-        registry.stop(weak, "all failed, while others succeed")
-        healthy = registry.enlist(agent_info(host="far"))
+        weak = registry.agents.enlist(agent_info(host="weak", place=f"{watch.fleet.launch}/0"))
+        registry.agents.stop(weak, "all failed, while others succeed")
+        healthy = registry.agents.enlist(agent_info(host="far"))
         claim(registry, healthy, 1)
         watch._update()
         for _ in range(3):
             watch._keep_agents()
         words = f"agent {weak} on weak stopped: all failed, while others succeed"
         assert (backend.starts, said.getvalue().count(words)) == (0, 1)
-        registry.retire(healthy)
+        registry.agents.retire(healthy)
         with pytest.raises(Ended, match=f"{words}; now nobody is at work, with 0 of 2 jobs done; go on with") as ended:
             watch.run()
         assert (backend.starts, ended.value.exit_code) == (0, 1)
@@ -215,21 +217,21 @@ def test_a_launch_says_at_once_and_once_what_it_waits_for(tmp_path: Path) -> Non
     home = Home.at(tmp_path)
     home.prepare()
     with Registry.open(home.registry, create=True) as registry:
-        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=2)
-        registry.register(sweep.id, trained(2))
+        sweep = registry.sweeps.add(name="grid", label="a", spec="{}", size=2)
+        registry.sweeps.register(sweep.id, trained(2))
         watch, said = watched(home, registry, sweep, Idle(others=2))
         watch._update()
         watch._keep_agents()
         watch._keep_agents()
         assert said.getvalue().count("Waiting: 2 agents are at work that this launch has not started") == 1
-        agent = registry.enlist(agent_info(host="far", lease=20.0))
+        agent = registry.agents.enlist(agent_info(host="far", lease=20.0))
         held = claim(registry, agent)
         watch, said = watched(home, registry, sweep, Idle())
         watch._update()
         watch._keep_agents()
         assert "Waiting: 2 jobs are held by 1 agent on far" in said.getvalue()
-        registry.fail(agent, held, FailureClass.LOST, "gone")
-        registry.fail(agent, claim(registry, agent), FailureClass.LOST, "gone")
+        registry.queue.fail(agent, held, FailureClass.LOST, "gone")
+        registry.queue.fail(agent, claim(registry, agent), FailureClass.LOST, "gone")
         watch, said = watched(home, registry, sweep, Idle())
         watch._update()
         watch._keep_agents()
@@ -242,13 +244,13 @@ def test_a_launcher_sees_what_has_come_since_and_reads_no_pointer_twice(
     home = Home.at(tmp_path)
     home.prepare()
     with Registry.open(home.registry, create=True) as registry, Registry.open(home.registry) as other:
-        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=4)
-        registry.register(sweep.id, trained(4))
-        agent = other.enlist(agent_info())
+        sweep = registry.sweeps.add(name="grid", label="a", spec="{}", size=4)
+        registry.sweeps.register(sweep.id, trained(4))
+        agent = other.agents.enlist(agent_info())
         watch, _ = watched(home, registry, sweep, Idle())
         finish(home, other, agent, "early")
         watch._update()
-        monkeypatch.setattr(registry, "committed", None)
+        monkeypatch.setattr(registry.catalogue, "committed", None)
         assert len(watch.tally.done) == 1
         assert not watch._has_changed()
         for publication in ("late", "later"):
@@ -256,7 +258,7 @@ def test_a_launcher_sees_what_has_come_since_and_reads_no_pointer_twice(
             assert watch._has_changed()
             watch._update()
             assert not watch._has_changed()
-        assert watch.tally.done == {row.job for row in other.committed(sweep.id)}
+        assert watch.tally.done == {row.job for row in other.catalogue.committed(sweep.id)}
         assert len(watch.tally.done) == 3
 
 
@@ -265,7 +267,7 @@ def finish(home: Home, registry: Registry, agent: int, publication: str) -> None
     (one,) = claim(registry, agent, 1)
     row = {"job": one.job.identity, "attempt": one.attempt, "bits": 32, "diverged": False, "train_loss": 1.0}
     ResultStore(home.store).write("runs", publication, [row])
-    registry.finish(agent, [Finished(job_id=one.job_id, attempt=one.attempt, publication=publication)])
+    registry.queue.finish(agent, [Finished(job_id=one.job_id, attempt=one.attempt, publication=publication)])
 
 
 def test_results_that_come_in_a_crowd_are_read_together_and_none_is_left_out(
@@ -275,9 +277,9 @@ def test_results_that_come_in_a_crowd_are_read_together_and_none_is_left_out(
     home.prepare()
     monkeypatch.setattr(watch_module, "AT_FIRST", -1e9)  # there is no time for looking
     with Registry.open(home.registry, create=True) as registry:
-        sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=3)
-        registry.register(sweep.id, trained(3))
-        agent = registry.enlist(agent_info())
+        sweep = registry.sweeps.add(name="grid", label="a", spec="{}", size=3)
+        registry.sweeps.register(sweep.id, trained(3))
+        agent = registry.agents.enlist(agent_info())
         watch, _ = watched(home, registry, sweep, Idle())
         seen = []
         monkeypatch.setattr(watch.tally.means, "add", lambda rows: seen.append(len(rows)))

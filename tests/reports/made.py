@@ -96,7 +96,7 @@ def launch(home: Home, text: str = SWEEP, name: str = "made") -> Made:
     jobs = spec.jobs()
     home.results.mkdir(parents=True, exist_ok=True)
     with Registry.open(home.registry, create=True) as registry:
-        sweep = registry.add_sweep(
+        sweep = registry.sweeps.add(
             name=spec.name,
             label=variant(jobs),
             spec=spec.to_json(),
@@ -105,7 +105,7 @@ def launch(home: Home, text: str = SWEEP, name: str = "made") -> Made:
             code="1.0+made",
             written=True,
         )
-        registry.register(sweep.id, jobs)
+        registry.sweeps.register(sweep.id, jobs)
     return Made(home=home, sweep=sweep)
 
 
@@ -114,11 +114,11 @@ def work(made: Made, *, cohorts: int | None = None, seed: int = 0, diverged: Seq
     dice = random.Random(seed)
     store = ResultStore(made.home.results)
     with Registry.open(made.home.registry) as registry:
-        agent = registry.enlist(agent_info())
+        agent = registry.agents.enlist(agent_info())
         number = 0
         while cohorts is None or number < cohorts:
-            head = registry.next_cohort(agent, Scope(sweep=made.sweep.id))
-            claims = [] if head is None else registry.claim(agent, head, 4, Scope(sweep=made.sweep.id))
+            head = registry.queue.next_cohort(agent, Scope(sweep=made.sweep.id))
+            claims = [] if head is None else registry.queue.claim(agent, head, 4, Scope(sweep=made.sweep.id))
             if not claims:
                 break
             publication = f"{agent:06d}-{number:012x}"
@@ -135,9 +135,9 @@ def work(made: Made, *, cohorts: int | None = None, seed: int = 0, diverged: Seq
                 )
                 for one in claims
             ]
-            assert len(registry.finish(agent, finished).jobs) == len(claims)
+            assert len(registry.queue.finish(agent, finished).jobs) == len(claims)
             number += 1
-        registry.retire(agent)
+        registry.agents.retire(agent)
     return made
 
 
@@ -188,7 +188,7 @@ def _measure(claim: Claim, dice: random.Random) -> dict[str, Any]:
 def sources(made: Made) -> Iterator[list[RegistrySource]]:
     """Every sweep of the home, the one launched last first."""
     with Registry.open(made.home.registry) as registry:
-        yield [RegistrySource(made.home, registry, one) for one in registry.sweeps()]
+        yield [RegistrySource(made.home, registry, one) for one in registry.catalogue.sweeps()]
 
 
 def home_at(folder: Path, registry: str | None = None) -> Home:

@@ -33,7 +33,7 @@ def made(tmp_path: Path) -> Made:
 def lose(made: Made, kind: str, how: str = "gone") -> str:
     """Damages the file that holds that kind of the first four jobs; its name."""
     with Registry.open(made.home.registry) as registry:
-        publication = sorted(registry.publications())[0]
+        publication = sorted(registry.catalogue.publications())[0]
     path = made.home.results / kind / f"{publication}.parquet"
     content = bytearray(path.read_bytes())
     if how == "gone":
@@ -135,7 +135,7 @@ def test_db_check_names_the_jobs_and_repair_takes_them_back(here: Qsweep, made: 
     assert f"epochs of 4 done jobs: {made.home.results}/epochs/{file} is gone: " in checked.stdout
     assert "to compute 4 jobs again: qsweep db check --repair" in checked.stderr
     with Registry.open(made.home.registry) as registry:
-        rows = registry.jobs(made.sweep.id)
+        rows = registry.catalogue.jobs(made.sweep.id)
         lost = [row.identity for row in rows if row.publication == Path(file).stem]
     assert all(job[:12] in checked.stdout for job in lost)
 
@@ -143,15 +143,15 @@ def test_db_check_names_the_jobs_and_repair_takes_them_back(here: Qsweep, made: 
     assert declined.returncode == 2
     assert "this can't be asked here, and nothing was changed" in declined.stderr
     with Registry.open(made.home.registry) as registry:
-        assert registry.counts(made.sweep.id).done == 24
+        assert registry.catalogue.counts(made.sweep.id).done == 24
 
     repaired = here("db", "check", "--repair", "--yes")
     assert repaired.returncode == 0, repaired.stderr
     assert "4 jobs are queued again, for the next launch" in repaired.stderr
     with Registry.open(made.home.registry) as registry:
-        queued = registry.jobs(made.sweep.id, State.QUEUED)
+        queued = registry.catalogue.jobs(made.sweep.id, State.QUEUED)
         assert sorted(row.identity for row in queued) == sorted(lost)
-        (attempt,) = registry.attempts(queued[0].id)
+        (attempt,) = registry.history.attempts(queued[0].id)
         assert attempt.superseded is not None
         assert attempt.superseded.startswith("what it found is lost: ")
     assert audit(made.home) == []
@@ -162,7 +162,7 @@ def test_db_check_names_the_jobs_and_repair_takes_them_back(here: Qsweep, made: 
 
 def test_a_kept_model_that_is_lost_is_repaired_likewise(here: Qsweep, made: Made) -> None:
     with Registry.open(made.home.registry) as registry:
-        row = registry.jobs(made.sweep.id)[0]
+        row = registry.catalogue.jobs(made.sweep.id)[0]
     import sqlite3
 
     with sqlite3.connect(made.home.root / "registry.db") as connection:
@@ -179,7 +179,7 @@ def test_a_kept_model_that_is_lost_is_repaired_likewise(here: Qsweep, made: Made
 
     assert here("db", "check", "--repair", "--yes").returncode == 0
     with Registry.open(made.home.registry) as registry:
-        assert [one.id for one in registry.jobs(made.sweep.id, State.QUEUED)] == [row.id]
+        assert [one.id for one in registry.catalogue.jobs(made.sweep.id, State.QUEUED)] == [row.id]
 
 
 def test_the_kinds_of_results_are_those_of_the_schema() -> None:

@@ -137,7 +137,7 @@ def test_only_the_named_columns_of_the_named_sweeps_are_read(fresh: Made) -> Non
     made = fresh
     work(launch(made.home, SWEEP.replace("epochs = 3", "epochs = 4"), name="other"))
     with Registry.open(made.home.registry) as registry:
-        other, mine = (Recording(made.home, registry, one) for one in registry.sweeps())
+        other, mine = (Recording(made.home, registry, one) for one in registry.catalogue.sweeps())
         run_query("SELECT avg(test_loss) FROM runs WHERE sweep = 'made' AND bits = 2", [other, mine])
         assert not hasattr(other, "asked")
         ((name, columns),) = mine.asked
@@ -418,15 +418,15 @@ def anywhere_running(tmp_path: Path, url: str) -> Made:  # noqa: F811
     """Four cohorts done, and one at the checkpoint after its second epoch."""
     made = finished(home_at(tmp_path, url if "://" in url else f"sqlite:///{url}"), cohorts=4)
     with Registry.open(made.home.registry) as registry:
-        agent = registry.enlist(agent_info())
-        head = registry.next_cohort(agent)
+        agent = registry.agents.enlist(agent_info())
+        head = registry.queue.next_cohort(agent)
         assert head is not None
         curve = [{"epoch": one, "train_loss": 0.5**one, "learning_rate": 0.01} for one in (1, 2)]
         saved = [
             Checkpoint(job_id=one.job_id, attempt=1, step=2, epoch=2, file="f", checksum="c", curve=curve)
-            for one in registry.claim(agent, head, 4)
+            for one in registry.queue.claim(agent, head, 4)
         ]
-        registry.checkpointed(agent, saved)
+        registry.queue.checkpointed(agent, saved)
     return made
 
 

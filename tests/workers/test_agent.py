@@ -51,16 +51,16 @@ def registry(home: Home) -> Iterator[Registry]:
 
 
 def register(registry: Registry, *jobs: Job) -> int:
-    sweep = registry.add_sweep(name="grid", label="a", spec="{}", size=len(jobs))
-    registry.register(sweep.id, jobs)
+    sweep = registry.sweeps.add(name="grid", label="a", spec="{}", size=len(jobs))
+    registry.sweeps.register(sweep.id, jobs)
     return sweep.id
 
 
 def agent(home: Home, registry: Registry, *, time_limit: float = math.inf) -> Agent:
-    number = registry.enlist(INFO)
-    heart = Heart(registry, number, lease=30.0, patience=600.0)
+    number = registry.agents.enlist(INFO)
+    heart = Heart(registry.queue, number, lease=30.0, patience=600.0)
     place = Workplace(
-        home=home, registry=registry, device=torch.device("cpu"), agent=number, code="test", heart=heart,
+        home=home, queue=registry.queue, device=torch.device("cpu"), agent=number, code="test", heart=heart,
         stop=threading.Event(), time_limit=time_limit,
     )  # fmt: skip
     return Agent(place)
@@ -74,19 +74,19 @@ def test_an_idle_agent_waits_for_what_another_holds_and_takes_it_when_it_comes_b
     home: Home, registry: Registry
 ) -> None:
     sweep = register(registry, training())
-    other = registry.enlist(INFO)
-    head = registry.next_cohort(other)
+    other = registry.agents.enlist(INFO)
+    head = registry.queue.next_cohort(other)
     assert head is not None
-    claims = registry.claim(other, head, 1)
+    claims = registry.queue.claim(other, head, 1)
     idle = agent(home, registry)
     thread = threading.Thread(target=idle.run)
     thread.start()
     time.sleep(0.5)
     assert thread.is_alive()
-    registry.fail(other, claims, FailureClass.LOST, "gone")
+    registry.queue.fail(other, claims, FailureClass.LOST, "gone")
     thread.join(300)
     assert not thread.is_alive()
-    assert [(row.state, row.attempt) for row in registry.jobs(sweep)] == [(State.DONE, 2)]
+    assert [(row.state, row.attempt) for row in registry.catalogue.jobs(sweep)] == [(State.DONE, 2)]
 
 
 def test_a_registry_out_of_reach_leaves_the_job_to_the_end_of_the_lease_and_costs_it_nothing(
@@ -107,9 +107,9 @@ def test_a_registry_out_of_reach_leaves_the_job_to_the_end_of_the_lease_and_cost
         worker.run()
     lock.execute("ROLLBACK")
     lock.close()
-    assert [row.state for row in registry.jobs(sweep)] == [State.RUNNING]
-    registry.bury(worker.place.agent, FailureClass.LOST, "the registry did not answer the agent")
-    (attempt,) = registry.attempts(registry.jobs(sweep)[0].id)
+    assert [row.state for row in registry.catalogue.jobs(sweep)] == [State.RUNNING]
+    registry.agents.mark_dead(worker.place.agent, FailureClass.LOST, "the registry did not answer the agent")
+    (attempt,) = registry.history.attempts(registry.catalogue.jobs(sweep)[0].id)
     assert (attempt.outcome, attempt.failure_class) == (State.QUEUED, FailureClass.LOST)
 
 
@@ -127,11 +127,11 @@ def test_an_agent_stops_within_the_last_evaluation_and_another_goes_on_from_ther
     with monkeypatch.context() as patched:
         patched.setattr(Cohort, "results", stopped_meanwhile)
         worker.run()
-    (row,) = registry.jobs(sweep)
+    (row,) = registry.catalogue.jobs(sweep)
     assert (row.state, row.progress) == (State.QUEUED, training().training.steps_per_epoch)
     agent(home, registry).run()
-    (row,) = registry.jobs(sweep)
-    assert (row.state, registry.attempts(row.id)[-1].resumed_from) == (State.DONE, row.progress)
+    (row,) = registry.catalogue.jobs(sweep)
+    assert (row.state, registry.history.attempts(row.id)[-1].resumed_from) == (State.DONE, row.progress)
 
 
 def test_a_measure_has_a_time_limit_too(home: Home, registry: Registry) -> None:
@@ -141,7 +141,7 @@ def test_a_measure_has_a_time_limit_too(home: Home, registry: Registry) -> None:
     child = Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes(copies=2))
     register(registry, child)
     agent(home, registry, time_limit=0.001).run()
-    states = {row.kind: (row.state, row.failure_class, row.error) for row in registry.jobs(sweep)}
+    states = {row.kind: (row.state, row.failure_class, row.error) for row in registry.catalogue.jobs(sweep)}
     assert states["train"][:2] == (State.DONE, None)
     assert states["measure"][:2] == (State.FAILED, FailureClass.TIMEOUT)
     assert states["measure"][2].startswith("not done after 0.001 s, at step ")
@@ -157,21 +157,21 @@ def test_a_diverged_training_ends_at_once_and_its_neighbour_goes_on(home: Home, 
     sweep = register(registry, *jobs)
     worker = agent(home, registry)
     ended: list[str] = []
-    finish = registry.finish
+    finish = registry.queue.finish
 
     def told(number: int, finished: Sequence[Finished]) -> Accepted:
-        ended.extend(row.identity for row in registry.jobs(sweep, state=State.DONE))
+        ended.extend(row.identity for row in registry.catalogue.jobs(sweep, state=State.DONE))
         return finish(number, finished)
 
-    worker.place.registry.finish = told  # type: ignore[method-assign]
+    worker.place.queue.finish = told  # type: ignore[method-assign]
     worker.run()
-    wild, quiet = registry.jobs(sweep)
+    wild, quiet = registry.catalogue.jobs(sweep)
     assert ended == [wild.identity]  # counted before the other one was
     assert [(row.state, row.diverged) for row in (wild, quiet)] == [(State.DONE, True), (State.DONE, False)]
-    rows = ResultStore(home.store).read("epochs", registry.committed(sweep)).to_pylist()
+    rows = ResultStore(home.store).read("epochs", registry.catalogue.committed(sweep)).to_pylist()
     assert [row["epoch"] for row in rows if row["job"] == wild.identity] == [1]
     assert [row["epoch"] for row in rows if row["job"] == quiet.identity] == [1, 2, 3]
-    assert registry.counts(sweep).diverged == 1
+    assert registry.catalogue.counts(sweep).diverged == 1
 
 
 def test_a_training_that_was_stopped_as_it_diverged_ends_with_the_same_epochs(home: Home, registry: Registry) -> None:
@@ -186,13 +186,13 @@ def test_a_training_that_was_stopped_as_it_diverged_ends_with_the_same_epochs(ho
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Cohort, "lost", stopped_before)
-        head = registry.next_cohort(worker.place.agent)
+        head = registry.queue.next_cohort(worker.place.agent)
         assert head is not None
-        worker._work(registry.claim(worker.place.agent, head, 1), worker._plan(head))
-    (row,) = registry.jobs(sweep)
+        worker._work(registry.queue.claim(worker.place.agent, head, 1), worker._plan(head))
+    (row,) = registry.catalogue.jobs(sweep)
     assert (row.state, row.progress) == (State.QUEUED, row.job.training.steps_per_epoch)
     worker.run()
-    rows = ResultStore(home.store).read("epochs", registry.committed(sweep)).to_pylist()
+    rows = ResultStore(home.store).read("epochs", registry.catalogue.committed(sweep)).to_pylist()
     assert [row["epoch"] for row in rows] == [1]
 
 
@@ -203,24 +203,24 @@ def test_a_training_tells_of_its_epochs_with_its_checkpoints_and_in_the_log(
     job = Job(training=Training.from_settings(SETTINGS | {"epochs": 3}))
     sweep = register(registry, job)
     seen: list[tuple[int, list[dict[str, Any]]]] = []
-    checkpointed = registry.checkpointed
+    checkpointed = registry.queue.checkpointed
 
     def told(number: int, saved: Sequence[Checkpoint]) -> Accepted:
         answer = checkpointed(number, saved)
-        seen.extend((saved[0].step, [dict(row) for row in one.epochs]) for one in registry.curves(sweep))
+        seen.extend((saved[0].step, [dict(row) for row in one.epochs]) for one in registry.history.curves(sweep))
         return answer
 
     worker = agent(home, registry)
-    worker.place.registry.checkpointed = told  # type: ignore[method-assign]
+    worker.place.queue.checkpointed = told  # type: ignore[method-assign]
     with caplog.at_level("INFO"):
         worker.run()
     steps = job.training.steps_per_epoch
     assert [len(rows) for _, rows in seen] == [step // steps for step, _ in seen]
     assert max(len(rows) for _, rows in seen) == 2
-    counted = ResultStore(home.store).read("epochs", registry.committed(sweep)).to_pylist()
+    counted = ResultStore(home.store).read("epochs", registry.catalogue.committed(sweep)).to_pylist()
     for _, rows in seen:
         assert [{**counted[0], **row} for row in rows] == counted[: len(rows)]
-    assert registry.curves(sweep) == []
+    assert registry.history.curves(sweep) == []
     lines = [one for one in caplog.messages if one.startswith("epoch ")]
     expected = [
         f"epoch {row['epoch']} of 3, training loss: {job.identity[:12]} {row['train_loss']:.4f}" for row in counted
@@ -243,6 +243,6 @@ def test_an_agent_whose_device_answers_no_more_hands_its_jobs_back_and_ends(
     monkeypatch.setattr("qsweep.workers.kinds.train.point", fall_off_the_bus)
     with pytest.raises(DeviceLost, match="can't compute on this GPU"):
         worker.run()
-    (row,) = registry.jobs(sweep)
-    (attempt,) = registry.attempts(row.id)
+    (row,) = registry.catalogue.jobs(sweep)
+    (attempt,) = registry.history.attempts(row.id)
     assert (row.state, attempt.failure_class) == (State.QUEUED, FailureClass.CRASH)

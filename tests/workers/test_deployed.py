@@ -55,10 +55,10 @@ def test_a_model_is_loaded_by_its_job(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="it is queued"):
             api.load_model(job.identity, home=home.root)
         worker = agent(home, registry)
-        head = registry.next_cohort(worker.place.agent)
+        head = registry.queue.next_cohort(worker.place.agent)
         assert head is not None
-        worker._work(registry.claim(worker.place.agent, head, 1), worker._plan(head))
-        (run,) = ResultStore(home.store).read("runs", registry.committed(sweep)).to_pylist()
+        worker._work(registry.queue.claim(worker.place.agent, head, 1), worker._plan(head))
+        (run,) = ResultStore(home.store).read("runs", registry.catalogue.committed(sweep)).to_pylist()
     model = api.load_model(job.identity[:12], home=home.root)
     assert isinstance(model, DeployedNetwork)
     assert not model.training

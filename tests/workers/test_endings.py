@@ -86,7 +86,7 @@ def test_ctrl_c_is_told_from_a_preemption(number: signal.Signals, failure: Failu
         stop = listen()
         signal.raise_signal(number)
         place = Workplace(
-            home=Home.at(tmp_path), registry=NOBODY, device=torch.device("cpu"), agent=1, code="",
+            home=Home.at(tmp_path), queue=NOBODY, device=torch.device("cpu"), agent=1, code="",
             heart=Heart(NOBODY, 1, lease=1, patience=1), stop=stop,
         )  # fmt: skip
         with pytest.raises(Stopped) as stopped:

@@ -17,8 +17,8 @@ INFO = AgentInfo(host="here", pid=1, process_started=1.0, boot_id="boot", backen
 
 def test_a_heart_beats_on_through_errors_of_the_database(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Registry.open(tmp_path / "registry.db", create=True) as registry:
-        number = registry.enlist(INFO)
-        heart = Heart(registry, number, lease=30.0, patience=600.0)
+        number = registry.agents.enlist(INFO)
+        heart = Heart(registry.queue, number, lease=30.0, patience=600.0)
         registry._database.write(lambda t: t.connection.exec_driver_sql("ALTER TABLE agents RENAME TO away"))
         heart._beat_once()
         assert not heart.gives_up()
@@ -33,9 +33,9 @@ def test_an_error_that_nobody_foresaw_gives_up_the_jobs_with_its_traceback(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Registry.open(tmp_path / "registry.db", create=True) as registry:
-        number = registry.enlist(INFO)
-    del registry._database  # any bug of ours
-    heart = Heart(registry, number, lease=0.03, patience=600.0)
+        number = registry.agents.enlist(INFO)
+    del registry.queue._database  # any bug of ours
+    heart = Heart(registry.queue, number, lease=0.03, patience=600.0)
     heart.start()
     assert heart.lost.wait(60)
     heart.stop()
@@ -49,7 +49,7 @@ def test_an_agent_whose_heartbeat_does_not_get_through_stops_after_a_lease_and_a
     now = 1000.0
     monkeypatch.setattr(hearts.time, "monotonic", lambda: now)
     with Registry.open(tmp_path / "registry.db", create=True) as registry:
-        heart = Heart(registry, registry.enlist(INFO), lease=30.0, patience=600.0)  # its thread never runs
+        heart = Heart(registry.queue, registry.agents.enlist(INFO), lease=30.0, patience=600.0)  # its thread never runs
         now += 89
         assert not heart.gives_up()
         now += 2

@@ -53,9 +53,9 @@ def test_a_chain_of_made_up_kinds_is_run_to_its_results(
     with Registry.open(home.registry, create=True) as registry, caplog.at_level(logging.INFO):
         sweep = register(registry, *chain)
         agent(home, registry).run()
-        assert [row.state for row in registry.jobs(sweep)] == [State.DONE] * 4
-        pointers = registry.committed(sweep)
-        trained, _, sketched, _ = registry.jobs(sweep)
+        assert [row.state for row in registry.catalogue.jobs(sweep)] == [State.DONE] * 4
+        pointers = registry.catalogue.committed(sweep)
+        trained, _, sketched, _ = registry.catalogue.jobs(sweep)
     store = ResultStore(home.store)
     (drawn,), (traced,) = (store.read(rows, pointers).to_pylist() for rows in ("sketches", "traces"))
     model = checkpoints.load(home.models / str(trained.model_file), str(trained.model_hash))

@@ -25,15 +25,12 @@ from qsweep.sweeps.logs import log_to
 from qsweep.workers.agent.directed import DirectedAgent, Orders
 from qsweep.workers.agent.endings import DeviceLost, LeaseGone, OnlyFails
 from qsweep.workers.agent.exits import Exit
-from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.heart import PATIENCE, Heart
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.stopping import listen
 from qsweep.workers.agent.workplace import Workplace
 from qsweep.workers.device import build, check_device, device_class, precisions, this_device
 from qsweep.workers.environment import PLACE
-
-PATIENCE = 600.0
-"""Seconds without an optimizer step after which an agent counts as hung."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,7 +81,7 @@ def run(
     registry = Registry.open(home.registry)
     check_belonging(home, registry)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
-    agent = registry.enlist(
+    agent = registry.agents.enlist(
         AgentInfo(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -104,10 +101,10 @@ def run(
     sys.stdout.flush()
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log_to(log_file)
-    heart = Heart(registry, agent, lease=lease, patience=PATIENCE)
+    heart = Heart(registry.queue, agent, lease=lease, patience=PATIENCE)
     place = Workplace(
         home=home,
-        registry=registry,
+        queue=registry.queue,
         device=device,
         agent=agent,
         code=code_origin(),
@@ -118,7 +115,7 @@ def run(
     reason = ""
     heart.start()
     try:
-        (Agent(place, scope) if orders is None else DirectedAgent(place, registry, orders)).run()
+        (Agent(place, scope) if orders is None else DirectedAgent(place, registry.trials, orders)).run()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
     except DeviceLost as error:
@@ -131,9 +128,9 @@ def run(
         heart.stop()
     if reason:
         logging.getLogger(__name__).error("stopped: %s", reason)
-        registry.stop(agent, reason)
+        registry.agents.stop(agent, reason)
     else:
-        registry.retire(agent)
+        registry.agents.retire(agent)
     registry.close()
     return Exit.ONLY_FAILED if reason else Exit.LEFT
 

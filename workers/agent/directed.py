@@ -15,8 +15,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from qsweep.db.registry import Registry
 from qsweep.db.rows import Claim, Head
+from qsweep.db.trials import Trials
 from qsweep.workers.agent.endings import StoppedEarly
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.saying import say
@@ -56,9 +56,9 @@ class Orders:
 class DirectedAgent(Agent):
     """An agent that claims nothing but what it is told to."""
 
-    def __init__(self, place: Workplace, registry: Registry, orders: Orders) -> None:
+    def __init__(self, place: Workplace, trials: Trials, orders: Orders) -> None:
         super().__init__(place)
-        self._registry = registry
+        self._trials = trials
         self._orders = orders
 
     def run(self) -> None:
@@ -70,7 +70,7 @@ class DirectedAgent(Agent):
                 _say({"ended": True})
 
     def _run_job(self, job: int) -> None:
-        claim = self._registry.claim_job(self.place.agent, job)
+        claim = self._trials.claim(self.place.agent, job)
         if claim is not None:
             key, slots = claim.job.cohort_key, claim.slots_limit
             head = Head(job_id=job, cohort_key=key, job=claim.job, alone=True, slots_limit=slots)
@@ -88,7 +88,7 @@ class DirectedAgent(Agent):
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         rows = cohort.history(0)
-        self._registry.report(self.place.agent, claims[0], rows)
+        self._trials.report(self.place.agent, claims[0], rows)
         if cohort.finished:
             return
         _say({"epochs": rows})

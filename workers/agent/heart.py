@@ -13,6 +13,8 @@ from qsweep.workers.agent.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 600.0
+"""Seconds without an optimizer step after which an agent counts as hung."""
 OUTAGE = 60.0
 """Seconds beyond a lease for which an agent works on without a heartbeat that got through: as long as every other call
 to the registry is repeated."""
@@ -29,8 +31,8 @@ class Heart:
     `unwanted` holds the claimed jobs that no sweep wants any more.
     """
 
-    def __init__(self, registry: JobQueue, agent: int, *, lease: float, patience: float) -> None:
-        self.registry = registry
+    def __init__(self, queue: JobQueue, agent: int, *, lease: float, patience: float) -> None:
+        self.queue = queue
         self.agent = agent
         self.interval = lease / 3
         self.patience = patience
@@ -83,7 +85,7 @@ class Heart:
             return
         try:
             point("heartbeat")
-            self.unwanted = self.registry.beat(self.agent, self._note)
+            self.unwanted = self.queue.beat(self.agent, self._note)
             self._beaten = time.monotonic()
         except LeaseLost:
             log.error("the lease of agent %d is lost: its work is discarded", self.agent)

@@ -74,16 +74,16 @@ class Agent:
 
         Raises LeaseGone, LeaseLost, or RegistryUnavailable with its jobs left to the end of the lease; OnlyFails.
         """
-        registry, agent = self.place.registry, self.place.agent
+        queue, agent = self.place.queue, self.place.agent
         while not self.place.stop.is_set():
             # What stands on the jobs just done comes first: their models are still in memory.
-            head = registry.next_cohort(agent, self.scope, parents=self._parents)
+            head = queue.next_cohort(agent, self.scope, parents=self._parents)
             if head is None:
                 if not self._wait():
                     return
                 continue
             plan = self._plan(head)
-            claims = registry.claim(agent, head, plan.slots, self.scope)
+            claims = queue.claim(agent, head, plan.slots, self.scope)
             point("claimed", len(claims))
             if claims:
                 self._work(claims, plan)
@@ -95,12 +95,12 @@ class Agent:
         if not self._failed:
             return
         self._failed = False
-        if reason := self.place.registry.reason_to_stop(self.place.agent):
+        if reason := self.place.queue.reason_to_stop(self.place.agent):
             raise OnlyFails(reason)
 
     def _wait(self) -> bool:
         """Wait for work that may come back: a backoff's end, or what others run now. False if there is none."""
-        remaining = self.place.registry.remaining(self.scope)
+        remaining = self.place.queue.remaining(self.scope)
         if not remaining.running and remaining.delay is None:
             if remaining.queued:
                 log.info(
@@ -127,7 +127,7 @@ class Agent:
         if shape not in self._plans:
             device = device_class(self.place.device)
             slots, form = default_form(head.job.training, device, trains=head.job.kind.is_calibrated)
-            fixed = self.place.registry.calibration(
+            fixed = self.place.queue.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
             known = known_form(fixed.slots, fixed.form)
@@ -148,16 +148,16 @@ class Agent:
 
     def _end(self, claims: Sequence[Claim], plan: Plan, error: Exception) -> None:
         """Hand the jobs back in the class of this error; a full disk pauses their sweeps."""
-        failure, registry, agent = failure_class(error), self.place.registry, self.place.agent
+        failure, queue, agent = failure_class(error), self.place.queue, self.place.agent
         log.info("%d jobs end as %s: %s", len(claims), failure, story(error))
         self._failed = failure in TRIES
         if failure is FailureClass.MEMORY:
             self._fitting[claims[0].job.shape] = max(plan.slots // 2, 1)
-        held = registry.fail(agent, claims, failure, story(error), slots=plan.slots, kind=kind(error))
+        held = queue.fail(agent, claims, failure, story(error), slots=plan.slots, kind=kind(error))
         self._free_memory(error)
         if is_disk_full(error):
             # Only for what was still ours: an agent that lost its lease has no say in the sweep any more.
-            registry.pause_for([one for one in claims if one.job_id in held], story(error))
+            queue.pause_for([one for one in claims if one.job_id in held], story(error))
 
     def _free_memory(self, error: Exception) -> None:
         """Give the next cohort what the failed one held. Raises DeviceLost if the device is of no more use."""

@@ -65,14 +65,14 @@ def publish(
     for kind, some in rows.items():
         results.write(kind, publication, some)
     place.check_lease()
-    accepted = place.registry.finish(place.agent, finished)
+    accepted = place.queue.finish(place.agent, finished)
     counted = len(accepted.jobs)
     _forget(place, accepted)
     if keep is not None and accepted.asked:
         log.info("%d models are asked for by now", len(accepted.asked))
         late = [_with_model(one, keep(index)) for index, one in enumerate(finished) if one.job_id in accepted.asked]
         place.check_lease()
-        accepted = place.registry.finish(place.agent, late)
+        accepted = place.queue.finish(place.agent, late)
         counted += len(accepted.jobs)
         _forget(place, accepted)
     point("finished", counted)

@@ -21,7 +21,7 @@ from qsweep.db.states import FailureClass
 
 
 class JobQueue(Protocol):
-    """The calls of `db.registry.Registry` that an agent makes; its laws hold here too.
+    """The calls of `db.queue.Queue`, whose laws hold here too.
 
     This module knows no database, so that an agent runs where there is none.
     """

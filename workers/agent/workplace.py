@@ -33,7 +33,7 @@ class Workplace:
     """One agent's registry, folders, device and signals."""
 
     home: Home
-    registry: JobQueue
+    queue: JobQueue
     device: torch.device
     agent: int
     code: str

@@ -14,21 +14,18 @@ import torch
 
 from qsweep.db.errors import LeaseLost
 from qsweep.db.home import Home
+from qsweep.db.rules import LEASE
 from qsweep.sweeps.code import code_origin
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.logs import log_to
 from qsweep.workers.agent.endings import DeviceLost, LeaseGone
 from qsweep.workers.agent.exits import Exit
-from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.heart import PATIENCE, Heart
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.stopping import StopRequest, listen
 from qsweep.workers.agent.workplace import Workplace
-from qsweep.workers.bundle.desk import LEASE
 from qsweep.workers.bundle.line import Line
 from qsweep.workers.device import build, device_class, precisions, this_device
-
-PATIENCE = 600.0
-"""Seconds without an optimizer step after which an agent counts as hung."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,7 +63,7 @@ def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: f
     heart = Heart(line, number, lease=LEASE, patience=PATIENCE)
     place = Workplace(
         home=home,
-        registry=line,
+        queue=line,
         device=device,
         agent=number,
         code=code_origin(),

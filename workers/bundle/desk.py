@@ -27,6 +27,7 @@ from qsweep.db.rows import (
     Saved,
     Scope,
 )
+from qsweep.db.rules import ERROR_TAIL, KEPT, LEASE, most_together, place_in_queue
 from qsweep.db.schema import KINDS
 from qsweep.db.states import FailureClass, State
 from qsweep.sweeps.wholefiles import digest_of, sync_folder, temporary_of
@@ -38,12 +39,6 @@ LEDGER = "ledger.jsonl"
 """What was found out; it goes home."""
 CHECKPOINTS = "checkpoints.jsonl"
 """What a resume needs; it stays."""
-KEPT = 2
-"""Checkpoints recorded per job."""
-ERROR_TAIL = 8_000
-"""Characters of an error that are kept: its end."""
-LEASE = 30.0
-"""No backoff is longer, in seconds."""
 
 
 @dataclass
@@ -131,8 +126,8 @@ class Desk:
             and entry.claim.job.cohort_key == head.cohort_key
             and (entry.past.alone, entry.past.slots_limit) == (head.alone, head.slots_limit)
         ]
-        most = 1 if head.alone else min(limit, head.slots_limit or limit)
-        chosen = sorted(alike, key=lambda entry: (-entry.progress, entry.claim.job_id))[:most]
+        most = most_together(limit, alone=head.alone, slots_limit=head.slots_limit)
+        chosen = sorted(alike, key=_order)[:most]
         for entry in chosen:
             entry.state, entry.agent = State.RUNNING, agent_id
             entry.past = dataclasses.replace(entry.past, advanced=False)
@@ -362,5 +357,4 @@ def _entry(claim: Claim) -> Entry:
 
 
 def _order(entry: Entry) -> tuple[float, str, int, int]:
-    """The registry's: long jobs first, then by cohort, what has progressed most first."""
-    return -entry.cost, entry.claim.job.cohort_key, -entry.progress, entry.claim.job_id
+    return place_in_queue(entry.cost, entry.claim.job.cohort_key, entry.progress, entry.claim.job_id)

@@ -154,10 +154,10 @@ def restore(place: Workplace, cohort: Cohort, member: int, claim: Claim) -> None
             continue
         cohort.restore(member, state)
         if age:
-            place.registry.resumed(place.agent, claim, checkpoint.step)
+            place.queue.resumed(place.agent, claim, checkpoint.step)
         return
     if claim.checkpoints:
-        place.registry.resumed(place.agent, claim, 0)
+        place.queue.resumed(place.agent, claim, 0)
 
 
 class Recorder:
@@ -171,7 +171,7 @@ class Recorder:
         """Write a checkpoint of every member that is left, then record them in one transaction."""
         folder = self._place.home.checkpoints
         records = [self._write(folder, member) for member in self._cohort.left]
-        deletable = self._place.registry.checkpointed(self._place.agent, records).deletable
+        deletable = self._place.queue.checkpointed(self._place.agent, records).deletable
         self._told |= {
             member: len(one.curve) for member, one in zip(self._cohort.left, records, strict=True) if one.curve
         }

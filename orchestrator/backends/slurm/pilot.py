@@ -187,7 +187,7 @@ class Flight:
         """Whether nothing is left for any agent; not as long as the registry can't be asked."""
         try:
             with Registry.open(self._home.registry) as registry:
-                return registry.remaining(self._pilot.scope).nothing
+                return registry.queue.remaining(self._pilot.scope).nothing
         except RegistryUnavailable as error:
             log.info("what is left is unknown: %s", error)
             return False

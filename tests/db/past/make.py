@@ -32,50 +32,50 @@ def fill(registry: Registry) -> None:
     _sweep(registry, "part", trainings[:2])
     given_up = _sweep(registry, "given-up", trained(2, depth=2))
     waiting = _sweep(registry, "waiting", trained(1, depth=3))
-    registry.cancel(given_up.id)
-    registry.pause(waiting.id, "the disk is full")
-    registry.select(trainings[:3])
-    registry.calibration(shape="train/digits", device="cpu", build="test", slots=8, form="grouped")
+    registry.sweeps.cancel(given_up.id)
+    registry.sweeps.pause(waiting.id, "the disk is full")
+    registry.sweeps.select(trainings[:3])
+    registry.queue.calibration(shape="train/digits", device="cpu", build="test", slots=8, form="grouped")
 
-    worker = registry.enlist(agent_info(log="logs/agents/one.log"))
+    worker = registry.agents.enlist(agent_info(log="logs/agents/one.log"))
     done, diverged, preempted, failed, *_ = _claim(registry, worker, grid)
     _checkpoint(registry, worker, done, 20)
     _checkpoint(registry, worker, preempted, 40)
-    registry.finish(worker, [_finished(done), _finished(diverged, diverged=True)])
-    registry.release(worker, [preempted])
-    registry.fail(worker, [failed], FailureClass.TIMEOUT, "not done after 60 s")
-    registry.retire(worker)
+    registry.queue.finish(worker, [_finished(done), _finished(diverged, diverged=True)])
+    registry.queue.release(worker, [preempted])
+    registry.queue.fail(worker, [failed], FailureClass.TIMEOUT, "not done after 60 s")
+    registry.agents.retire(worker)
 
-    dead = registry.enlist(agent_info(pid=2))
+    dead = registry.agents.enlist(agent_info(pid=2))
     _claim(registry, dead, grid)
-    registry.bury(dead, FailureClass.CRASH, "the agent's process was killed by signal SIGKILL")
-    registry.reactivate(grid.id)
+    registry.agents.mark_dead(dead, FailureClass.CRASH, "the agent's process was killed by signal SIGKILL")
+    registry.sweeps.reactivate(grid.id)
 
-    alive = registry.enlist(agent_info(pid=3))
+    alive = registry.agents.enlist(agent_info(pid=3))
     (running,) = _claim(registry, alive, grid, 1)
     _checkpoint(registry, alive, running, 60)
-    registry.beat(alive, '{"step": 61}')
+    registry.queue.beat(alive, '{"step": 61}')
 
-    tuner = registry.enlist(agent_info(pid=4))
-    (row,) = registry.jobs(waiting.id)
-    trial = registry.claim_job(tuner, row.id)
+    tuner = registry.agents.enlist(agent_info(pid=4))
+    (row,) = registry.catalogue.jobs(waiting.id)
+    trial = registry.trials.claim(tuner, row.id)
     assert trial is not None
-    registry.report(tuner, trial, [{"epoch": 1, "val_loss": 2.0}])
-    registry.end_trial(waiting.id, row.id, 1)
-    registry.fail(tuner, [trial], FailureClass.STOPPED, "at epoch 1")
-    registry.retire(tuner)
+    registry.trials.report(tuner, trial, [{"epoch": 1, "val_loss": 2.0}])
+    registry.trials.end(waiting.id, row.id, 1)
+    registry.queue.fail(tuner, [trial], FailureClass.STOPPED, "at epoch 1")
+    registry.agents.retire(tuner)
 
 
 def _sweep(registry: Registry, name: str, jobs: list[Job]) -> Sweep:
-    sweep = registry.add_sweep(name=name, label="a", spec="{}", size=len(jobs), owner="me", code="0.1.0+abc")
-    registry.register(sweep.id, jobs)
+    sweep = registry.sweeps.add(name=name, label="a", spec="{}", size=len(jobs), owner="me", code="0.1.0+abc")
+    registry.sweeps.register(sweep.id, jobs)
     return sweep
 
 
 def _claim(registry: Registry, agent: int, sweep: Sweep, most: int = 16) -> list[Claim]:
-    head = registry.next_cohort(agent, Scope(sweep=sweep.id))
+    head = registry.queue.next_cohort(agent, Scope(sweep=sweep.id))
     assert head is not None
-    return registry.claim(agent, head, most, Scope(sweep=sweep.id))
+    return registry.queue.claim(agent, head, most, Scope(sweep=sweep.id))
 
 
 def _checkpoint(registry: Registry, agent: int, claim: Claim, step: int) -> None:
@@ -83,7 +83,7 @@ def _checkpoint(registry: Registry, agent: int, claim: Claim, step: int) -> None
     record = Checkpoint(
         job_id=claim.job_id, attempt=claim.attempt, step=step, epoch=step // 20, file=file, checksum="c0ffee"
     )
-    assert registry.checkpointed(agent, [record]).jobs
+    assert registry.queue.checkpointed(agent, [record]).jobs
 
 
 def _finished(claim: Claim, *, diverged: bool = False) -> Finished:
