@@ -129,11 +129,12 @@ def effects(models: Models, axes: Sequence[Axis], metric: str) -> list[Effect]:
     """The effect of each hyperparameter but the bit width on a metric, at each precision."""
     found = []
     by_name = {axis.name: axis for axis in axes}
+    groups = by_bits(models.runs[["bits", metric]])
     for name in hyperparameters(axes):
         if name == "bits" or models.grid[name].nunique() < 2:
             continue
         labels = value_labels(by_name[name])
-        for bits, group in by_bits(models.runs):
+        for bits, group in groups:
             values = group[metric].groupby(models.grid.loc[group.index, name])
             means, errors, counts = values.mean(), values.sem(), values.count()
             found.append(

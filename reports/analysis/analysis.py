@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pandas as pd
 
 from reports.analysis.claims import (
@@ -112,14 +113,19 @@ def analyze(
     measures: pd.DataFrame,
     layers: pd.DataFrame,
     options: Options | None = None,
+    *,
+    groups: Sequence[Models] | None = None,
 ) -> Analysis:
-    """Analyze the committed rows of `runs`, `measures` and `layers` of the sweep `spec`, in any order."""
+    """Analyze the committed rows of `runs`, `measures` and `layers` of the sweep `spec`, in any order.
+
+    `groups` are those of `group_models` over the finite runs, if they are there already.
+    """
     options = options or Options()
     known = finite_runs(runs)
     associations: list[Association] = []
     comparisons: list[tuple[str, Paired]] = []
     claims: list[Claim] = []
-    for models in group_models(spec, known):
+    for models in group_models(spec, known) if groups is None else groups:
         associations += _associate(models, spec, measures, options.resampling)
         tables = {metric: models.table(metric) for metric in METRICS}
         paired = [one for metric, better in METRICS.items() for one in compare(tables[metric], metric, better)]
@@ -160,8 +166,23 @@ def _configurations(runs: pd.DataFrame) -> pd.Series:
     """Every setting but those of the quantizer, as one text a model: equal for models to compare."""
     quantizer = {"quantizer", "bits"}.union(*(names_of(one) for one in QUANTIZERS.values()))
     names = [name for name in runs.columns if name in Training.known() - quantizer]
-    texts = [json.dumps([str(value) for value in row]) for row in runs[names].itertuples(index=False, name=None)]
-    return pd.Series(texts, index=runs.index)
+    columns = [_texts(runs[name]) for name in names]
+    return pd.Series([json.dumps(row) for row in zip(*columns, strict=True)], index=runs.index)
+
+
+def _texts(column: pd.Series) -> list[str]:
+    """The values of a column as text. Lists are arrays there, and an array takes long to say what it holds."""
+    arrays: dict[bytes, str] = {}
+    texts = []
+    for value in column:
+        if isinstance(value, np.ndarray):
+            key = value.tobytes()
+            if key not in arrays:
+                arrays[key] = str(value)
+            texts.append(arrays[key])
+        else:
+            texts.append(str(value))
+    return texts
 
 
 def _associate(models: Models, spec: Spec, measures: pd.DataFrame, resampling: Resampling) -> list[Association]:
