@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from db import looking, upgrade
+from db import again, looking, upgrade
 from db.connection import Database
 from db.rows import (
     EVERYTHING,
@@ -183,6 +183,11 @@ class Registry:
                 written=written, seen_code=seen_code,
             )
         )  # fmt: skip
+
+    def launch_again(self, known: Sweep, *, written: bool) -> Sweep | None:
+        """The same sweep with a new time of launch, as `add_sweep` leaves it where nothing about it changes. None, with
+        nothing done, if it is no longer what it was when the caller looked."""
+        return self._database.note(lambda t: again.relaunch(t, known, written=written))
 
     def register(self, sweep_id: int, jobs: Sequence[Job]) -> Registered:
         """Makes `jobs` members of the sweep, in this order, parents before children. Idempotent."""

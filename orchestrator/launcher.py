@@ -22,7 +22,7 @@ from orchestrator.kept_probes import Found, forget, look
 from orchestrator.layout import tell
 from orchestrator.machine import Machine
 from orchestrator.reach import check_reach
-from orchestrator.registration import find_launched, register
+from orchestrator.registration import find_launched, launch_again, register
 from orchestrator.selection import Selection
 from orchestrator.store import check_store
 from orchestrator.warming import warm_up
@@ -91,11 +91,13 @@ def launch(
     check_models(home, selection)
     if known is not None and finished:
         version, ground = known.code, None
+        launched = launch_again(home, selection, known, results=execution.results)
     else:
+        launched = None
         check_corruptions(home, selection)
         version = choose_code(known, code)
         ground = survey(home, backend, execution, selection.chosen)
-    registry, sweep, words = register(home, selection, known, code=version, results=execution.results)
+    registry, sweep, words = launched or register(home, selection, known, code=version, results=execution.results)
     tell(console, f"{selection.title}: {words}")
     if sweep.written_at is None:
         tell(console, f"a variant of its own: name it {sweep.title} from now on")

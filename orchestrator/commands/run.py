@@ -300,7 +300,8 @@ def _finish(home: Home, sweep: Sweep) -> None:
                 show(one.sheet, piped=markdown)
                 if one.rest:
                     say(f"\n{one.rest}")
-        counts, blocked = registry.counts(sweep.id), registry.blocked(sweep.id)
+        counts = registry.counts(sweep.id)
+        blocked = registry.blocked(sweep.id) if counts.queued else []
         source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:
         registry.close()
