@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 import pyarrow as pa
+import pyarrow.types
 
 from sweeps.datasets import ImageFolder
 from sweeps.job import Kind as JobKind
@@ -45,6 +46,11 @@ class Kind:
     columns: pa.Schema
     one_row_a_job: bool
     of: JobKind = JobKind.TRAIN
+
+    def numbers(self) -> list[str]:
+        """The columns that can be averaged."""
+        tests = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+        return [field.name for field in self.columns if any(one(field.type) for one in tests)]
 
 
 def _settings() -> tuple[pa.Field, ...]:

@@ -73,9 +73,6 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
-    from orchestrator.arrow import spare_pandas
-
-    spare_pandas()
     from orchestrator.kept_probes import kept_machine
     from orchestrator.layout import say, show
     from orchestrator.machine import probe

@@ -226,9 +226,9 @@ def jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the jobs of a sweep: their states, what they found, and their settings."""
-    from orchestrator.arrow import spare_pandas
+    from orchestrator.arrow import spare_numpy
 
-    spare_pandas()
+    spare_numpy()
     from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
     from orchestrator.layout import counted
     from orchestrator.lost_jobs import lost_agents

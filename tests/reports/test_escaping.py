@@ -13,7 +13,7 @@ import pytest
 from orchestrator.tuning.answer import Tried
 from orchestrator.tuning.answer import _sheet as trials_sheet
 from reports.analysis.text import table as analysis_table
-from reports.declaration import Declaration, find_table
+from reports.declaration import find_table
 from reports.escaping import html, latex, latex_label, markdown, spreadsheet
 from reports.formats import Format
 from reports.render import Layout, render, render_all
@@ -35,10 +35,8 @@ ROW = Row(
 
 def hostile_table() -> Table:
     declared = find_table("table1")
-    columns = [one.model_copy(update={"label": HOSTILE}) for one in declared.columns]
-    declaration = Declaration.model_validate(
-        declared.model_dump() | {"title": HOSTILE, "name": HOSTILE, "columns": [one.model_dump() for one in columns]}
-    )
+    columns = [dataclasses.replace(one, label=HOSTILE) for one in declared.columns]
+    declaration = dataclasses.replace(declared, title=HOSTILE, name=HOSTILE, columns=columns)
     row = dataclasses.replace(ROW, cells=ROW.cells[: len(columns)])
     return Table(declaration=declaration, heading=HOSTILE, rows=(row,), compared_with=HOSTILE, remarks=(HOSTILE,))
 
