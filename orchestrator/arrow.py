@@ -34,8 +34,8 @@ def _import_without(*names: str) -> None:
     sys.meta_path.insert(0, hidden)
     try:
         import pyarrow as pa
-        import pyarrow.compute  # noqa: F401
-        import pyarrow.parquet  # noqa: F401
+        import pyarrow.compute
+        import pyarrow.parquet
 
         pa.array([0])  # here it looks for pandas
     finally:
