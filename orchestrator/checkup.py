@@ -9,12 +9,13 @@ from typing import Any
 
 from db.home import Home
 from db.registry import Registry
-from orchestrator.children import ask_child
+from orchestrator.children import ask
 from orchestrator.lost_jobs import lost_words
 from reports.sheet import Sheet, headings
 from sweeps.code import code_version
 from sweeps.datasets import DATASETS, ImageFolder
 from sweeps.errors import QsweepError
+from sweeps.questions import Probe
 from sweeps.words import counted
 
 
@@ -41,8 +42,7 @@ def examine(home: Home) -> list[Finding]:
 
 def _probe(home: Home, datasets: Sequence[str]) -> dict[str, Any]:
     """What this machine has, and what is the matter with each data set: one process with torch says it all."""
-    arguments = ["--folder", str(home.data), "--apart", *datasets]
-    return ask_child("workers.probe", *arguments, failing="the probe of this machine")
+    return ask(Probe(data=str(home.data), datasets=datasets, apart=True), failing="the probe of this machine")
 
 
 def finding_sheet(findings: Sequence[Finding]) -> Sheet:

@@ -1,19 +1,14 @@
-"""Questions to child processes, for what needs torch: each answers with one line of JSON, or with its error."""
+"""What child processes are started with, and questions to those that have torch."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from typing import Any
 
 from db.home import Home
-from sweeps import processes
-from sweeps.errors import QsweepError, raise_packed
+from sweeps.questions import Question
+from sweeps.service import ask_once
 from workers.environment import KEEP_MEMORY
-
-MOST = 2000
-"""Characters of what a child said before it died."""
 
 
 def child_environment() -> dict[str, str]:
@@ -32,32 +27,9 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
     return environment
 
 
-def ask_child(module: str, *arguments: str, failing: str, watched: bool = False) -> dict[str, Any]:
-    """What `python -m MODULE ARGUMENTS` answers. Raises the error that it answers with, as it was there.
+def ask(question: Question, *, failing: str, watched: bool = False) -> dict[str, Any]:
+    """What a child process with torch answers. Raises the error that it answers with, as it was there.
 
     Of one that dies it says what was `failing`. What a `watched` one writes to stderr is seen as it comes.
     """
-    answer = processes.run(
-        [*processes.PYTHON, module, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=None if watched else subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        env=child_environment(),
-        check=False,
-    )
-    lines = answer.stdout.splitlines()
-    found = _parsed(lines[-1]) if lines else None
-    if found is not None:
-        raise_packed(found)
-    if answer.returncode or found is None:
-        raise QsweepError(f"{failing} failed:\n{(answer.stderr or '').strip()[-MOST:]}".rstrip(":\n"))
-    return found
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+    return ask_once(question, child_environment(), failing=failing, watched=watched)

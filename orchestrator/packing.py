@@ -23,18 +23,20 @@ from db.looking import BUNDLE
 from db.registry import Registry
 from db.rows import AgentInfo, Claim, Sweep
 from db.states import AgentState, State
-from orchestrator.children import ask_child
+from orchestrator.children import ask
 from orchestrator.deaths import bury_dead
 from orchestrator.freezing import Code, choose_code, keep_code
 from orchestrator.kept_models import check_models
 from orchestrator.machine import KeptWeights, probe
 from orchestrator.registration import find_launched, register
 from orchestrator.selection import Selection
+from orchestrator.warming import ARCHIVE, warm_up
 from sweeps.code import check_snapshot, code_version
 from sweeps.datasets import DATASETS, DataSet, ImageFolder
 from sweeps.errors import InputError, QsweepError
 from sweeps.faults import point
 from sweeps.job import Kind
+from sweeps.questions import ArchiveData
 from sweeps.wholefiles import LONGEST
 from workers.agent.heart import Heart
 from workers.bundle.archive import write_zip
@@ -169,6 +171,7 @@ def _find_weights(
     ]
     if not starting and not given:
         return ()
+    warm_up(home, ARCHIVE)  # the data will be asked for, too
     return probe(home, jobs=starting, weights=given, reads_data=False).weights
 
 
@@ -301,8 +304,8 @@ def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) 
     names = manifest.datasets()
     taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
     if taken:
-        arguments = ["--folder", str(home.data), "--out", str(folder / "data"), "--download", *taken]
-        ask_child("workers.data.archive", *arguments, failing="packing the data")
+        question = ArchiveData(data=str(home.data), out=str(folder / "data"), datasets=taken, download=True)
+        ask(question, failing="packing the data")
     return tuple(sorted({_needed(data) for data in manifest.data() if data.name not in taken}))
 
 

@@ -131,11 +131,13 @@ def calibrate(
     from orchestrator.layout import say
     from orchestrator.machine import probe
     from orchestrator.selection import read_selection
+    from orchestrator.warming import CALIBRATION, warm_up
 
     jobs = read_selection(source, changes=changes or (), where=where).chosen
     place = home_of(home, registry, data)
     place.check()
     check_data(place, jobs)
+    warm_up(place, CALIBRATION)
     machine = probe(place, jobs=jobs)
 
     def tell(trial: Trial) -> None:

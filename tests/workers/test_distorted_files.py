@@ -16,13 +16,14 @@ from torch import Tensor
 
 from sweeps.errors import InputError
 from sweeps.measures import Distortion
+from sweeps.questions import WriteCorruptions
 from sweeps.training import Training
 from tests.workers.folders import CLASSES, training_on, write_folder
-from workers.corruptions.__main__ import main
 from workers.corruptions.constants import IMAGENET
 from workers.corruptions.corrupt import corrupt
 from workers.corruptions.files import Drawn, corrupted_files
 from workers.corruptions.sets import CorruptedSets
+from workers.corruptions.writing import write
 from workers.data import ImageFiles, Images, Part, find
 from workers.data.stream import DEVIATION, MEAN, Stream
 from workers.decoding.pixels import BrokenImage
@@ -187,8 +188,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small files, and the tree that is written of it in the published layout, both in one place."""
     folder = tmp_path_factory.mktemp("written")
     write_folder(folder / "some", train=2, test=2)
-    chosen = ["--corruption", "contrast", "--corruption", "motion_blur", "--severity", "2", "--size", str(TREE)]
-    assert main(["imagenet", "--folder", str(folder / "some"), "--out", str(folder / "some-C"), *chosen]) == 0
+    asked = WriteCorruptions(
+        dataset="imagenet",
+        data=str(folder / "some"),
+        out=str(folder / "some-C"),
+        corruptions=["contrast", "motion_blur"],
+        severities=[2],
+        size=TREE,
+    )
+    write(asked)
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import math
 import os
 import shutil
@@ -16,7 +15,9 @@ from pathlib import Path
 from db.home import Home
 from sweeps import processes
 from sweeps.code import ROOT, clear_bytecode, is_intact
-from sweeps.errors import InputError, QsweepError, raise_packed
+from sweeps.errors import InputError, QsweepError
+from sweeps.questions import Probe
+from sweeps.service import ask_once
 from sweeps.training import different_needs
 from sweeps.words import counted
 from workers.bundle.archive import unpack
@@ -153,13 +154,8 @@ def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
 def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
     trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
-    command = [*processes.PYTHON, "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
-    command += ["--trainings", json.dumps(trainings)]
-    answer = processes.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    if answer.returncode:
-        raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
-    found = json.loads(answer.stdout.splitlines()[-1])
-    raise_packed(found)
+    question = Probe(data=str(home.data), kept=str(home.weights), trainings=trainings)
+    found = ask_once(question, os.environ, failing="the probe of this machine")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     named = tuple(visible.split(",")) if visible else ()
     gpus = tuple(str(index) for index in range(len(found["gpus"])))
