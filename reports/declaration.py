@@ -147,7 +147,7 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
     """The table that the content of a file declares. Raises InputError for what does not hold in it."""
     from db.schema import KINDS  # here: it brings Arrow, which a launch that begins does not need
 
-    table = replace(_checked(content, name), name=Path(name).stem)
+    table = replace(check_form(content, name), name=Path(name).stem)
     for part in ("rows", "columns"):
         if not getattr(table, part):
             raise InputError("this is empty", place=f"{name}: {part}", allowed="allowed: one or more")
@@ -176,7 +176,7 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
     return table
 
 
-def _checked(content: Mapping[str, Any], name: str) -> Declaration:
+def check_form(content: Mapping[str, Any], name: str) -> Declaration:
     """The table, each of whose values has its type. Raises InputError for the first that has not."""
     from pydantic import TypeAdapter, ValidationError  # here: few sweeps have tables of their own
 

@@ -43,13 +43,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (("--version",), (*HEAVY, *ARROW, *CONVERTING, "db.registry", "reports")),
         (("status",), (*HEAVY, *ARROW, *CONVERTING, "sweeps.training")),
-        (("jobs", "made"), (*HEAVY, "duckdb", *CONVERTING)),
-        (("sweeps",), (*HEAVY, *ARROW, "db.registry")),
-        (("plan", "made.toml"), (*HEAVY, "duckdb", "pyarrow.parquet", "reports.source")),
-        (("tables", "made"), (*HEAVY, "duckdb")),
-        (("query", "SELECT bits, avg(train_loss) FROM runs GROUP BY bits"), HEAVY),
+        (("jobs", "made"), (*HEAVY, "duckdb", "numpy", *CONVERTING)),
+        (("sweeps",), (*HEAVY, *ARROW, *CONVERTING, "db.registry")),
+        (("plan", "made.toml"), (*HEAVY, *ARROW, "reports.source")),
+        (("tables", "made"), (*HEAVY, "duckdb", "numpy", *CONVERTING)),
+        (("query", "SELECT bits, avg(train_loss) FROM runs GROUP BY bits"), (*HEAVY, "numpy", *CONVERTING)),
+        (("launch", "made.toml"), (*HEAVY, "duckdb", "psutil", "orchestrator.watch")),
     ],
-    ids=("version", "status", "jobs", "sweeps", "plan", "tables", "query"),
+    ids=("version", "status", "jobs", "sweeps", "plan", "tables", "query", "launch"),
 )
 def test_a_command_that_looks_imports_only_what_it_needs(
     root: Path, tmp_path: Path, words: tuple[str, ...], spared: tuple[str, ...]
