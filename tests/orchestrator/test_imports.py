@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import orchestrator.cli
+from db.belonging import settle_belonging
+from db.registry import Registry
 from orchestrator.arrow import spare_pandas
 from orchestrator.ondemand import HOLDERS, MODULES, made
 from sweeps.errors import InputError
@@ -35,7 +37,10 @@ CONVERTING = ("pydantic", "psutil")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a finished sweep."""
     folder = tmp_path_factory.mktemp("imports")
-    return work(launch(home_at(folder))).home.root
+    home = work(launch(home_at(folder))).home
+    with Registry.open(home.registry) as registry:
+        settle_belonging(home, registry)
+    return home.root
 
 
 @pytest.mark.parametrize(
