@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.made_up import make_up
-from db.home import Home
+from qsweep.db.home import Home
 
 RESULTS = Path(__file__).parent / "results" / "latency.json"
 QSWEEP = str(Path(sys.executable).with_name("qsweep"))

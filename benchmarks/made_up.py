@@ -16,15 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import AgentInfo, Claim, Finished, Scope
-from orchestrator.registration import register
-from orchestrator.selection import read_selection
-from sweeps.code import code_version, freeze
-from sweeps.job import Kind
-from sweeps.training import Training
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import AgentInfo, Claim, Finished, Scope
+from qsweep.orchestrator.registration import register
+from qsweep.orchestrator.selection import read_selection
+from qsweep.sweeps.code import code_version, freeze
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.training import Training
 
 COHORT = 12
 ORIGIN = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from db.asking import Asking
-from db.rows import Sweep
-from db.states import SweepState
+from qsweep.db.asking import Asking
+from qsweep.db.rows import Sweep
+from qsweep.db.states import SweepState
 
 
 def relaunch(asking: Asking, known: Sweep, *, written: bool) -> Sweep | None:

@@ -7,16 +7,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import Calibration
-from orchestrator.children import worker_environment
-from orchestrator.machine import Machine
-from sweeps.errors import QsweepError
-from sweeps.job import Job, Kind
-from sweeps.questions import Measure, Question, WarmUp
-from sweeps.service import Died, Service
-from workers.forms import forms_of
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Calibration
+from qsweep.orchestrator.children import worker_environment
+from qsweep.orchestrator.machine import Machine
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.questions import Measure, Question, WarmUp
+from qsweep.sweeps.service import Died, Service
+from qsweep.workers.forms import forms_of
 
 SLOTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 """Slot counts that are tried, in this order, until more are no faster."""

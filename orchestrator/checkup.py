@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.home import Home
-from db.registry import Registry
-from orchestrator.children import ask
-from orchestrator.lost_jobs import lost_words
-from reports.sheet import Sheet, headings
-from sweeps.code import code_version
-from sweeps.datasets import DATASETS, ImageFolder
-from sweeps.errors import QsweepError
-from sweeps.questions import Probe
-from sweeps.words import counted
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.children import ask
+from qsweep.orchestrator.lost_jobs import lost_words
+from qsweep.reports.sheet import Sheet, headings
+from qsweep.sweeps.code import code_version
+from qsweep.sweeps.datasets import DATASETS, ImageFolder
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.questions import Probe
+from qsweep.sweeps.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from db.home import Home
-from sweeps.questions import Question
-from sweeps.service import ask_once
-from workers.environment import KEEP_MEMORY
+from qsweep.db.home import Home
+from qsweep.sweeps.questions import Question
+from qsweep.sweeps.service import ask_once
+from qsweep.workers.environment import KEEP_MEMORY
 
 
 def child_environment() -> dict[str, str]:

@@ -9,16 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from db.foreign import check_unique, check_values, parse
-from db.rows import Claim
-from db.schema import KINDS, SETTINGS, VERSION, Kind
-from sweeps.errors import InputError
-from sweeps.job import Job
-from sweeps.job import Kind as JobKind
-from sweeps.settings import canonical, settings_of
-from workers.bundle.findings import Findings, Publication
-from workers.bundle.plain import NAME, read_plain
-from workers.forms import known_form
+from qsweep.db.foreign import check_unique, check_values, parse
+from qsweep.db.rows import Claim
+from qsweep.db.schema import KINDS, SETTINGS, VERSION, Kind
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.settings import canonical, settings_of
+from qsweep.workers.bundle.findings import Findings, Publication
+from qsweep.workers.bundle.plain import NAME, read_plain
+from qsweep.workers.forms import known_form
 
 AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33

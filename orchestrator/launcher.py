@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from db.home import Home
-from db.losses import counted, find_gone
-from db.registry import Registry
-from db.rows import Scope, Sweep
-from orchestrator.corrupted_sets import check_corruptions
-from orchestrator.data_folders import check_data
-from orchestrator.freezing import Code, choose_code, keep_code
-from orchestrator.kept_models import check_models
-from orchestrator.kept_probes import Found, forget, look
-from orchestrator.layout import say, tell
-from orchestrator.machine import Machine
-from orchestrator.reach import check_reach
-from orchestrator.registration import find_launched, launch_again, register
-from orchestrator.selection import Selection
-from orchestrator.store import check_store
-from orchestrator.warming import warm_up
-from sweeps.errors import QsweepError
-from sweeps.job import Job
+from qsweep.db.home import Home
+from qsweep.db.losses import counted, find_gone
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Scope, Sweep
+from qsweep.orchestrator.corrupted_sets import check_corruptions
+from qsweep.orchestrator.data_folders import check_data
+from qsweep.orchestrator.freezing import Code, choose_code, keep_code
+from qsweep.orchestrator.kept_models import check_models
+from qsweep.orchestrator.kept_probes import Found, forget, look
+from qsweep.orchestrator.layout import say, tell
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.reach import check_reach
+from qsweep.orchestrator.registration import find_launched, launch_again, register
+from qsweep.orchestrator.selection import Selection
+from qsweep.orchestrator.store import check_store
+from qsweep.orchestrator.warming import warm_up
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.job import Job
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from orchestrator.backends.base import Backend, Site
+    from qsweep.orchestrator.backends.base import Backend, Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def launch(
         if ground is None or chosen is None:
             say(_nothing_to_do(home, registry, sweep, selection), err=True)
             return sweep
-        from orchestrator.screen import Screen
+        from qsweep.orchestrator.screen import Screen
 
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.select(selection.chosen))
@@ -141,9 +141,9 @@ def see_through(
     scope: Scope,
 ) -> None:
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
-    from orchestrator.backends.base import Fleet, StartRefused
-    from orchestrator.backends.local import serves
-    from orchestrator.watch import Interrupted, Watch
+    from qsweep.orchestrator.backends.base import Fleet, StartRefused
+    from qsweep.orchestrator.backends.local import serves
+    from qsweep.orchestrator.watch import Interrupted, Watch
 
     keep_code(home, sweep.code)
     ground.found.keep(home)

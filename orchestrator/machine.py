@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from db.home import Home
-from orchestrator.children import ask
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError, QsweepError
-from sweeps.job import Job
-from sweeps.measures import Distortion
-from sweeps.questions import DescribeImages, Probe
-from sweeps.training import different_needs
-from sweeps.wholefiles import whole_file
+from qsweep.db.home import Home
+from qsweep.orchestrator.children import ask
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.questions import DescribeImages, Probe
+from qsweep.sweeps.training import different_needs
+from qsweep.sweeps.wholefiles import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)

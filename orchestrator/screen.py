@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from sweeps.text import clean
+from qsweep.sweeps.text import clean
 
 
 class Screen(Console):

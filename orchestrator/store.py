@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 
-from db.home import STORE, Home
-from sweeps.errors import InputError
-from sweeps.wholefiles import write_whole
+from qsweep.db.home import STORE, Home
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import write_whole
 
 
 def check_store(home: Home, url: str | None) -> None:

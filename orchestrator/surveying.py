@@ -15,21 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import JobRow
-from db.states import State
-from orchestrator.children import worker_environment
-from orchestrator.machine import Machine
-from reports.landscape.grid import Grid, file_name, read_grid, write_grid
-from reports.table import precision_name
-from sweeps.code import code_origin
-from sweeps.errors import InputError
-from sweeps.job import Kind
-from sweeps.landscape import PLANE, Landscape
-from sweeps.questions import LandscapePoints
-from sweeps.service import Service
-from sweeps.spec import matching
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import JobRow
+from qsweep.db.states import State
+from qsweep.orchestrator.children import worker_environment
+from qsweep.orchestrator.machine import Machine
+from qsweep.reports.landscape.grid import Grid, file_name, read_grid, write_grid
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.code import code_origin
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.landscape import PLANE, Landscape
+from qsweep.sweeps.questions import LandscapePoints
+from qsweep.sweeps.service import Service
+from qsweep.sweeps.spec import matching
 
 KEEP = (
     'launch a sweep with keep = "all" that holds it, then train it again: qsweep invalidate NAME --where EXPR '

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from db.home import Home
-from db.registry import Registry
-from orchestrator.children import worker_environment
-from sweeps import processes
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.children import worker_environment
+from qsweep.sweeps import processes
 
-PROBE = ("workers.service", "workers.probe")
-AGENT = (*PROBE, "workers.agent.__main__", "orchestrator.supervisor")
+PROBE = ("qsweep.workers.service", "qsweep.workers.probe")
+AGENT = (*PROBE, "qsweep.workers.agent.__main__", "qsweep.orchestrator.supervisor")
 """What a probe, a supervisor and its agent import."""
-CALIBRATION = (*PROBE, "workers.calibration")
-LANDSCAPE = (*PROBE, "workers.landscape.points")
-ARCHIVE = (*PROBE, "workers.data.archive")
+CALIBRATION = (*PROBE, "qsweep.workers.calibration")
+LANDSCAPE = (*PROBE, "qsweep.workers.landscape.points")
+ARCHIVE = (*PROBE, "qsweep.workers.data.archive")
 
 
 def warm_up(home: Home, preload: Sequence[str] = AGENT) -> None:

@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from sweeps.errors import InputError, nearest
-from sweeps.measures import known_measure_settings
-from sweeps.spec import Spec
-from sweeps.toml import read_toml
-from sweeps.training import Training
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.measures import known_measure_settings
+from qsweep.sweeps.spec import Spec
+from qsweep.sweeps.toml import read_toml
+from qsweep.sweeps.training import Training
 
 Statistic: TypeAlias = Literal["mean", "median", "min", "max"]
 
@@ -112,7 +112,7 @@ def _with_median(column: Column) -> Column:
 
 def declared_tables() -> dict[str, Declaration]:
     """Every declared table that comes with qsweep, by its name (`table1`). A test checks their files, not a command."""
-    folder = resources.files("reports").joinpath("declarations")
+    folder = resources.files("qsweep.reports").joinpath("declarations")
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda one: one.name)
     return {
         name: Declaration.from_content(tomllib.loads(entry.read_text(encoding="utf-8")), name)
@@ -145,7 +145,7 @@ def read_table(path: Path) -> Declaration:
 
 def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
     """The table that the content of a file declares. Raises InputError for what does not hold in it."""
-    from db.schema import KINDS  # here: it brings Arrow, which a launch that begins does not need
+    from qsweep.db.schema import KINDS  # here: it brings Arrow, which a launch that begins does not need
 
     table = replace(check_form(content, name), name=Path(name).stem)
     for part in ("rows", "columns"):
@@ -193,7 +193,7 @@ def paper_values(declaration: Declaration) -> Mapping[tuple[str, ...], Mapping[s
     """The paper's values of a table: by its row keys, then by column name; empty if the paper has none."""
     if declaration.paper is None:
         return {}
-    text = resources.files("reports").joinpath("paper", declaration.paper).read_text(encoding="utf-8")
+    text = resources.files("qsweep.reports").joinpath("paper", declaration.paper).read_text(encoding="utf-8")
     found: dict[tuple[str, ...], dict[str, float]] = {}
     for row in csv.DictReader(text.splitlines()):
         names = (declaration.paper_keys.get(key, key) for key in declaration.rows)

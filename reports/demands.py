@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from db.rows import Sweep
-from reports.declaration import Declaration, declared_tables, paper_values, tables_of
-from sweeps.errors import InputError, nearest
-from sweeps.spec import Spec, matching
+from qsweep.db.rows import Sweep
+from qsweep.reports.declaration import Declaration, declared_tables, paper_values, tables_of
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.spec import Spec, matching
 
 
 def spec_of(sweep: Sweep) -> Spec:
@@ -39,7 +39,7 @@ def jobs_of(declaration: Declaration, spec: Spec, place: str) -> Mapping[str, Ma
     """The settings of every job of the sweep that the table is about. Raises InputError."""
     if declaration.made_by != "means":
         return {}
-    from db.schema import KINDS  # here: it imports Arrow, and a launch that only begins needs none
+    from qsweep.db.schema import KINDS  # here: it imports Arrow, and a launch that only begins needs none
 
     jobs = [job for job in spec.jobs() if job.kind is KINDS[declaration.kind].of]
     try:

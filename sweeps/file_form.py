@@ -16,8 +16,8 @@ from pydantic import (
     ValidationError,
 )
 
-from sweeps.errors import InputError, nearest
-from sweeps.text import shortened
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.text import shortened
 
 Value = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictInt]
 Values = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictBool | StrictInt | StrictFloat | StrictStr]

@@ -22,7 +22,7 @@ class Question:
 class Probe(Question):
     """What this machine has, and whether data and weights can be read in these folders."""
 
-    answered_by: ClassVar = "workers.probe:probe"
+    answered_by: ClassVar = "qsweep.workers.probe:probe"
 
     data: str
     """Folder of the data sets."""
@@ -48,7 +48,7 @@ class Probe(Question):
 class DescribeImages(Question):
     """The settings of a data set in ImageFolder layout."""
 
-    answered_by: ClassVar = "workers.data.folders:describe"
+    answered_by: ClassVar = "qsweep.workers.data.folders:describe"
 
     folder: str
     size: int
@@ -59,7 +59,7 @@ class DescribeImages(Question):
 class ArchiveData(Question):
     """Data sets of a folder, to be written as archives that numpy alone can read."""
 
-    answered_by: ClassVar = "workers.data.archive:archive"
+    answered_by: ClassVar = "qsweep.workers.data.archive:archive"
 
     data: str
     out: str
@@ -71,7 +71,7 @@ class ArchiveData(Question):
 class WriteCorruptions(Question):
     """A corrupted test set, or one image under every corruption, to be written. Progress goes to stderr."""
 
-    answered_by: ClassVar = "workers.corruptions.writing:write"
+    answered_by: ClassVar = "qsweep.workers.corruptions.writing:write"
 
     dataset: str
     data: str
@@ -95,7 +95,7 @@ class WriteCorruptions(Question):
 class WarmUp(Question):
     """A cohort to be made ready to measure: `{}`, or `problem`, or `too_large` where it does not fit into memory."""
 
-    answered_by: ClassVar = "workers.calibration:warm_up"
+    answered_by: ClassVar = "qsweep.workers.calibration:warm_up"
 
     data: str
     trainings: Sequence[Mapping[str, Any]]
@@ -107,7 +107,7 @@ class WarmUp(Question):
 class Measure(Question):
     """How long a step of the cohort takes that was made ready, over about so many seconds."""
 
-    answered_by: ClassVar = "workers.calibration:measure"
+    answered_by: ClassVar = "qsweep.workers.calibration:measure"
 
     seconds: float
 
@@ -116,7 +116,7 @@ class Measure(Question):
 class LandscapePoints(Question):
     """Losses and accuracies at `count` points from `first` on of a landscape. The last one asked for stays ready."""
 
-    answered_by: ClassVar = "workers.landscape.points:score"
+    answered_by: ClassVar = "qsweep.workers.landscape.points:score"
 
     identity: str
     data: str

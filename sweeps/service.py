@@ -1,6 +1,6 @@
 """Questions to a child process that has torch: a line of JSON each way, and an error arrives as it was raised there.
 
-The child is `python -m workers.service`. It answers one question after another and ends with its input. Everything
+The child is `python -m qsweep.workers.service`. It answers one question after another and ends with its input. Everything
 that this process or its like wants of torch goes this way; agents, which work on their own, do not.
 """
 
@@ -14,9 +14,9 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import IO, Any, Self
 
-from sweeps import processes
-from sweeps.errors import QsweepError, raise_packed
-from sweeps.questions import Question
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import QsweepError, raise_packed
+from qsweep.sweeps.questions import Question
 
 MOST = 2000
 """Characters of what a child said before it died."""
@@ -48,7 +48,7 @@ class Service:
         self._failing = failing
         self._log = None if watched else _temporary()
         self._child = processes.start(
-            [*processes.PYTHON, "workers.service"],
+            [*processes.PYTHON, "qsweep.workers.service"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from sweeps.questions import Measure, WarmUp
-from sweeps.training import Training
-from workers.cohort import Cohort
-from workers.compiling import CompilationFailed
-from workers.data import find
-from workers.forms import Form
+from qsweep.sweeps.questions import Measure, WarmUp
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.compiling import CompilationFailed
+from qsweep.workers.data import find
+from qsweep.workers.forms import Form
 
 WARM_UP = 2
 """Steps before the clock runs."""

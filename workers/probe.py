@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from sweeps.datasets import DATASETS, DataSet, data_of
-from sweeps.errors import QsweepError
-from sweeps.questions import Probe
-from sweeps.training import Training
-from workers.corruptions.files import Stored, check_stored, corrupted_files
-from workers.data import Collection, ImageFiles, find
-from workers.device import build, device_class
-from workers.weights import check_given, find_weights
+from qsweep.sweeps.datasets import DATASETS, DataSet, data_of
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.questions import Probe
+from qsweep.sweeps.training import Training
+from qsweep.workers.corruptions.files import Stored, check_stored, corrupted_files
+from qsweep.workers.data import Collection, ImageFiles, find
+from qsweep.workers.device import build, device_class
+from qsweep.workers.weights import check_given, find_weights
 
 
 def probe(asked: Probe) -> dict[str, Any]:

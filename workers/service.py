@@ -1,4 +1,4 @@
-"""A process that answers questions, for those that never import torch: `python -m workers.service`.
+"""A process that answers questions, for those that never import torch: `python -m qsweep.workers.service`.
 
 Each line of its input is a question (`sweeps.questions`), each line of its output an answer or an error
 (`sweeps.service`). It imports what a question needs when it is asked, and ends with its input.
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from sweeps.errors import QsweepError, packed
-from sweeps.questions import QUESTIONS, Question
-from sweeps.service import ANSWER
+from qsweep.sweeps.errors import QsweepError, packed
+from qsweep.sweeps.questions import QUESTIONS, Question
+from qsweep.sweeps.service import ANSWER
 
 
 def main() -> int:

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.children import ask
-from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, home_of
-from orchestrator.terminal import write_json
-from sweeps.corruptions import CORRUPTIONS, LARGEST, SEVERITIES
-from sweeps.datasets import DATASETS, ImageFolder
-from sweeps.errors import InputError, nearest
-from sweeps.questions import WriteCorruptions
+from qsweep.orchestrator.children import ask
+from qsweep.orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, home_of
+from qsweep.orchestrator.terminal import write_json
+from qsweep.sweeps.corruptions import CORRUPTIONS, LARGEST, SEVERITIES
+from qsweep.sweeps.datasets import DATASETS, ImageFolder
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.questions import WriteCorruptions
 
 TREE = "imagenet"
 

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reports.analysis.kendall import asymptotic_p, count_pairs, exact_p
-from reports.analysis.ranks import ASYMPTOTIC, EXACT
+from qsweep.reports.analysis.kendall import asymptotic_p, count_pairs, exact_p
+from qsweep.reports.analysis.ranks import ASYMPTOTIC, EXACT
 
 Matrix = npt.NDArray[np.float64]
 

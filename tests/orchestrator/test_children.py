@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.children import ask
-from sweeps.errors import InputError, QsweepError
-from sweeps.questions import QUESTIONS, DescribeImages, Question, WriteCorruptions
-from sweeps.service import Service
+from qsweep.orchestrator.children import ask
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.questions import QUESTIONS, DescribeImages, Question, WriteCorruptions
+from qsweep.sweeps.service import Service
+from qsweep.workers.service import reply
 from tests.conftest import Qsweep
 from tests.workers.folders import write_folder
-from workers.service import reply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def test_one_child_answers_one_question_after_another_and_an_error_ends_none(tmp
 
 def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
     code = (
-        "import sys; from workers import service; import workers.data.folders as folders; "
+        "import sys; from qsweep.workers import service; import qsweep.workers.data.folders as folders; "
         "folders.describe = lambda asked: print('from a library') or {'found': asked.size}; service.main()"
     )
     asked = json.dumps({"question": "DescribeImages", "given": {"folder": "x", "size": 3}}) + "\n"

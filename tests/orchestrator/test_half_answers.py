@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sweeps import processes
-from sweeps.questions import Measure
-from sweeps.service import Died, Service
+from qsweep.sweeps import processes
+from qsweep.sweeps.questions import Measure
+from qsweep.sweeps.service import Died, Service
 
 
 @pytest.mark.parametrize("words", ["killed", ""])

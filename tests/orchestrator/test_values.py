@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from orchestrator.literal import make_literal
+from qsweep.orchestrator.literal import make_literal
 
 
 class Form(StrEnum):

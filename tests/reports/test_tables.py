@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.declaration import check_form, declared_tables, find_table, paper_values, parse_table, with_medians
-from reports.formats import Format
-from reports.render import Layout, render
-from reports.table import Table, make_table, mean_and_error
-from sweeps.errors import InputError
-from sweeps.files import read_sweep
+from qsweep.reports.declaration import check_form, declared_tables, find_table, paper_values, parse_table, with_medians
+from qsweep.reports.formats import Format
+from qsweep.reports.render import Layout, render
+from qsweep.reports.table import Table, make_table, mean_and_error
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
 
 JOBS = read_sweep("cifar10-grid").jobs()
 PAPER = Layout(against_paper=True)
@@ -209,7 +209,7 @@ def test_a_collapsed_model_is_named_and_medians_do_not_follow_it() -> None:
 
 
 def test_the_tables_that_come_along_have_the_form_that_is_asked_of_users() -> None:
-    folder = resources.files("reports").joinpath("declarations")
+    folder = resources.files("qsweep.reports").joinpath("declarations")
     for name, table in declared_tables().items():
         content = tomllib.loads(folder.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
         assert replace(check_form(content, name), name=name) == table

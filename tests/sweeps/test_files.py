@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.errors import InputError
-from sweeps.file_form import check_form
-from sweeps.files import builtin_names, read_sweep, source_text
-from sweeps.spec import variant
-from sweeps.toml import parse_toml
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.file_form import check_form
+from qsweep.sweeps.files import builtin_names, read_sweep, source_text
+from qsweep.sweeps.spec import variant
+from qsweep.sweeps.toml import parse_toml
 
 DIGITS = source_text("digits-grid")
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.datasets import DATASETS, DataSet
-from sweeps.errors import InputError
-from sweeps.questions import ArchiveData
-from sweeps.wholefiles import whole_file
-from workers.ordinary import check_ordinary
+from qsweep.sweeps.datasets import DATASETS, DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.questions import ArchiveData
+from qsweep.sweeps.wholefiles import whole_file
+from qsweep.workers.ordinary import check_ordinary
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -39,7 +39,7 @@ def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] |
 
 def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None:
     """Write the data set `name` of `folder` as `out/NAME.npz`. Raises InputError as `load` does."""
-    from workers.data.images import load  # here, because that module reads archives
+    from qsweep.workers.data.images import load  # here, because that module reads archives
 
     images = load(DATASETS[name], folder, download=download)
     out.mkdir(parents=True, exist_ok=True)

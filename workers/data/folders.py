@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.datasets import DataSet, ImageFolder
-from sweeps.errors import InputError
-from sweeps.questions import DescribeImages
-from workers.decoding.listing import TEST, TRAIN, Listing, folder_of, image_paths
+from qsweep.sweeps.datasets import DataSet, ImageFolder
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.questions import DescribeImages
+from qsweep.workers.decoding.listing import TEST, TRAIN, Listing, folder_of, image_paths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.datasets import DataSet
-from sweeps.errors import QsweepError
-from sweeps.landscape import Landscape
-from sweeps.questions import LandscapePoints
-from sweeps.training import Training
-from workers import checkpoints
-from workers.data import Collection, find
-from workers.device import build, device_class
-from workers.landscape.survey import Survey
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.landscape import Landscape
+from qsweep.sweeps.questions import LandscapePoints
+from qsweep.sweeps.training import Training
+from qsweep.workers import checkpoints
+from qsweep.workers.data import Collection, find
+from qsweep.workers.device import build, device_class
+from qsweep.workers.landscape.survey import Survey
 
 
 @cache
