@@ -28,7 +28,7 @@ from qsweep.db.tables import jobs as jobs_table
 from qsweep.db.tables import sweeps as sweeps_table
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import kind_named
 
 LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
 JOB = sa.select(
@@ -162,7 +162,7 @@ def committed_job(transaction: Transaction, job_id: int) -> list[Committed]:
     columns = (jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication, jobs_table.c.kind)
     rows = transaction.run(sa.select(*columns).where(jobs_table.c.id == job_id, jobs_table.c.state == State.DONE.value))
     return [
-        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=Kind(row.kind))
+        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=kind_named(row.kind))
         for row in rows
     ]
 

@@ -13,7 +13,7 @@ from qsweep.db.rows import Calibration
 from qsweep.orchestrator.children import worker_environment
 from qsweep.orchestrator.machine import Machine
 from qsweep.sweeps.errors import QsweepError
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.questions import Measure, Question, WarmUp
 from qsweep.sweeps.service import Died, Service
 from qsweep.workers.forms import forms_of
@@ -57,7 +57,7 @@ def training_shapes(jobs: Sequence[Job]) -> dict[str, list[Job]]:
     """The trainings by shape: measures have no form to choose."""
     shapes: dict[str, list[Job]] = {}
     for job in jobs:
-        if job.kind is Kind.TRAIN:
+        if job.kind.is_calibrated:
             shapes.setdefault(job.shape, []).append(job)
     return shapes
 

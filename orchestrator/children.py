@@ -8,7 +8,7 @@ from typing import Any
 from qsweep.db.home import Home
 from qsweep.sweeps.questions import Question
 from qsweep.sweeps.service import ask_once
-from qsweep.workers.environment import KEEP_MEMORY
+from qsweep.workers.environment import KEEP_MEMORY, gpu_environment
 
 
 def child_environment() -> dict[str, str]:
@@ -22,14 +22,15 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[variable] = str(threads)
     environment = KEEP_MEMORY | environment
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    return environment
+    return environment if gpu is None else environment | gpu_environment(gpu, environment)
 
 
-def ask(question: Question, *, failing: str, watched: bool = False) -> dict[str, Any]:
+def ask(question: Question, *, failing: str, watched: bool = False, gpu: int | None = None) -> dict[str, Any]:
     """What a child process with torch answers. Raises the error that it answers with, as it was there.
 
-    Of one that dies it says what was `failing`. What a `watched` one writes to stderr is seen as it comes.
+    Of one that dies it says what was `failing`. What a `watched` one writes to stderr is seen as it comes. With `gpu`
+    it sees that one of this process's GPUs alone.
     """
-    return ask_once(question, child_environment(), failing=failing, watched=watched)
+    environment = child_environment()
+    surroundings = environment if gpu is None else environment | gpu_environment(gpu, environment)
+    return ask_once(question, surroundings, failing=failing, watched=watched)

@@ -10,15 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 from qsweep.db.foreign import check_unique, check_values, parse
-from qsweep.db.rows import Claim
+from qsweep.db.rows import Claim, ParentModel
 from qsweep.db.schema import KINDS, SETTINGS, VERSION, Kind
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.kinds import File
 from qsweep.sweeps.settings import canonical, settings_of
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
-from qsweep.workers.forms import known_form
+from qsweep.workers.forms import is_known
 
 AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33
@@ -70,7 +70,7 @@ def _check_file(content: bytes, kind: Kind, publication: Publication) -> None:
     elif kind.name == "layers":
         _check_layers(table, claims)
     else:
-        _check_rows(table, publication)
+        _check_rows(table, kind, publication)
 
 
 def _most(kind: Kind, claim: Claim) -> int:
@@ -126,7 +126,7 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
             raise ValueError(f"job {identity[:12]} has not each of its {len(expected)} layers once")
 
 
-def _check_rows(table: pa.Table, publication: Publication) -> None:
+def _check_rows(table: pa.Table, kind: Kind, publication: Publication) -> None:
     """Each job has its one row, with its settings, its parent and what the ledger says of it."""
     rows = {row["job"]: row for row in table.to_pylist()}
     for one in publication.results:
@@ -138,13 +138,16 @@ def _check_rows(table: pa.Table, publication: Publication) -> None:
             raise ValueError(f"{name}: the row and the ledger differ in whether it diverged")
         if any(row.get(key) is not None and len(row[key]) > NAME for key in PROVENANCE):
             raise ValueError(f"{name}: its row names a host, device, torch or code of more than {NAME} characters")
-        if known_form(row.get("slots"), row.get("form")) is None:
+        if not is_known(row.get("slots"), row.get("form")):
             raise ValueError(f"{name}: there is no form {row.get('form')!r} in {row.get('slots')} slots")
-        if job.kind is JobKind.TRAIN and not one.diverged:
+        if kind.name == "runs" and not one.diverged:
             _check_found(row, job.training.recipe.epochs, name)
-        parent = one.claim.parent
-        if parent and (row.get("parent"), row.get("parent_attempt")) != (parent.identity, parent.attempt):
+        if File.MODEL in job.kind.takes and not _is_of_model(row, one.claim.source(File.MODEL)):
             raise ValueError(f"{name}: its row is of another model than that of its parent")
+
+
+def _is_of_model(row: dict[str, Any], source: ParentModel | None) -> bool:
+    return source is not None and (row.get("parent"), row.get("parent_attempt")) == (source.identity, source.attempt)
 
 
 def _check_found(row: dict[str, Any], epochs: int, name: str) -> None:

@@ -45,6 +45,15 @@ class Probe(Question):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckDevice(Question):
+    """Whether the device computes what it should: no check is begun after so many seconds."""
+
+    answered_by: ClassVar = "qsweep.workers.selfcheck:check"
+
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class DescribeImages(Question):
     """The settings of a data set in ImageFolder layout."""
 
@@ -131,6 +140,6 @@ class LandscapePoints(Question):
 
 QUESTIONS: Mapping[str, type[Question]] = {
     one.__name__: one
-    for one in (Probe, DescribeImages, ArchiveData, WriteCorruptions, WarmUp, Measure, LandscapePoints)
+    for one in (Probe, CheckDevice, DescribeImages, ArchiveData, WriteCorruptions, WarmUp, Measure, LandscapePoints)
 }
 """Every question, by its name."""

@@ -15,6 +15,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.compiling import CompilationFailed
 from qsweep.workers.data import find
+from qsweep.workers.device import this_device
 from qsweep.workers.forms import Form
 
 WARM_UP = 2
@@ -27,7 +28,7 @@ def warm_up(asked: WarmUp) -> dict[str, Any]:
     """Make a full cohort ready to measure: nothing, or why it can't be."""
     global _ready
     torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     trainings = [Training.from_settings(settings) for settings in asked.trainings]
     images = find(trainings[0].data, Path(asked.data), download=False)
     try:

@@ -18,14 +18,14 @@ from qsweep.sweeps.questions import Probe
 from qsweep.sweeps.training import Training
 from qsweep.workers.corruptions.files import Stored, check_stored, corrupted_files
 from qsweep.workers.data import Collection, ImageFiles, find
-from qsweep.workers.device import build, device_class
+from qsweep.workers.device import build, device_class, this_device
 from qsweep.workers.weights import check_given, find_weights
 
 
 def probe(asked: Probe) -> dict[str, Any]:
     """The machine, and the weights that the trainings start from. Raises QsweepError for data or weights that can't be
     read; of data sets that are asked of `apart` it says so instead."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     found: dict[str, Any] = {
         "torch": build(),
         "device": device_class(device),
