@@ -61,8 +61,9 @@ class Kind:
         found = [field for field in self.columns if field.name not in known]
         return [one.name for one in found if pa.types.is_floating(one.type) or one.name == "chosen_epoch"]
 
-    def numbers(self) -> list[str]:
-        """The columns that can be averaged."""
+    @property
+    def averaged(self) -> list[str]:
+        """The columns that a table may average."""
         tests = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
         return [field.name for field in self.columns if any(one(field.type) for one in tests)]
 

@@ -155,7 +155,7 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         raise InputError("a table of one's own takes means", place=f"{name}: made_by")
     if table.kind not in KINDS:
         raise InputError(f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, KINDS))
-    numbers = KINDS[table.kind].numbers()
+    numbers = KINDS[table.kind].averaged
     for number, column in enumerate(table.columns, 1):
         if not 0 <= column.decimals <= MOST_DECIMALS:
             place, allowed = f"{name}: columns.{number}.decimals", f"allowed: 0 to {MOST_DECIMALS}"

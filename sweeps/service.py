@@ -1,7 +1,7 @@
 """Questions to a child process that has torch: a line of JSON each way, and an error arrives as it was raised there.
 
-The child is `python -m qsweep.workers.service`. It answers one question after another and ends with its input. Everything
-that this process or its like wants of torch goes this way; agents, which work on their own, do not.
+The child is `python -m qsweep.workers.service`. It answers one question after another and ends with its input.
+Everything that a command wants of torch goes this way; agents, which work on their own, do not.
 """
 
 from __future__ import annotations

@@ -231,4 +231,3 @@ def trainings_of(data: Images, *, precision: str = "fp32") -> list[Training]:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import qsweep.orchestrator.cli
 from qsweep.db.belonging import settle_belonging
 from qsweep.db.registry import Registry
 from qsweep.orchestrator.arrow import spare_pandas
