@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pandas as pd
 
 from qsweep.reports.analysis.claims import (
@@ -35,6 +34,7 @@ from qsweep.reports.analysis.correlation import (
 )
 from qsweep.reports.analysis.measured import Quantity, flatness_quantities, quantities
 from qsweep.reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
+from qsweep.reports.frames import texts_of
 from qsweep.reports.outliers import is_outside
 from qsweep.reports.table import PRECISION_ORDER, precision_name
 from qsweep.sweeps.datasets import data_of
@@ -166,23 +166,8 @@ def _configurations(runs: pd.DataFrame) -> pd.Series:
     """Every setting but those of the quantizer, as one text a model: equal for models to compare."""
     quantizer = {"quantizer", "bits"}.union(*(names_of(one) for one in QUANTIZERS.values()))
     names = [name for name in runs.columns if name in Training.known() - quantizer]
-    columns = [_texts(runs[name]) for name in names]
+    columns = [texts_of(runs[name]) for name in names]
     return pd.Series([json.dumps(row) for row in zip(*columns, strict=True)], index=runs.index)
-
-
-def _texts(column: pd.Series) -> list[str]:
-    """The values of a column as text. Lists are arrays there, and an array takes long to say what it holds."""
-    arrays: dict[bytes, str] = {}
-    texts = []
-    for value in column:
-        if isinstance(value, np.ndarray):
-            key = value.tobytes()
-            if key not in arrays:
-                arrays[key] = str(value)
-            texts.append(arrays[key])
-        else:
-            texts.append(str(value))
-    return texts
 
 
 def _associate(models: Models, spec: Spec, measures: pd.DataFrame, resampling: Resampling) -> list[Association]:

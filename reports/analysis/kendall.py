@@ -24,7 +24,7 @@ class Pairs:
     ties: int
     """In both quantities."""
     left: tuple[int, ...]
-    """How many items share each value of the left quantity."""
+    """How many items share a value of the left quantity, for each value that several have."""
     right: tuple[int, ...]
 
     @property
@@ -61,10 +61,15 @@ def count_pairs(left: Iterable[float], right: Iterable[float]) -> Pairs:
     return Pairs(
         count=len(items),
         discordant=discordant,
-        ties=_tied(Counter(items).values()),
-        left=tuple(Counter(one for one, _ in items).values()),
-        right=tuple(Counter(one for _, one in items).values()),
+        ties=_tied(_shared(items)),
+        left=_shared(one for one, _ in items),
+        right=_shared(one for _, one in items),
     )
+
+
+def _shared(values: Iterable[object]) -> tuple[int, ...]:
+    """How often each value is there that is there more than once."""
+    return tuple(count for count in Counter(values).values() if count > 1)
 
 
 def asymptotic_p(pairs: Pairs) -> float:
