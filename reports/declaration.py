@@ -69,6 +69,8 @@ class Declaration:
     kind: str
     rows: list[str]
     columns: list[Column]
+    averages: list[str] = field(default_factory=list)
+    """The settings that a row is a mean over; if models in a row differ in any other one, the table says so."""
     where: str | None = None
     made_by: Literal["means", "flatness", "distortion"] = "means"
     """`flatness` compares measures under each convention (Tables 2 and 3), `distortion` corruptions (4 to 6)."""
@@ -166,9 +168,11 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         if column.value not in numbers:
             allowed = nearest(column.value, numbers)
             raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
-    known = {*ROW_NAMES, *Training.known(), *known_measure_settings(), "bits"}
-    if unknown := [key for key in table.rows if key not in known]:
-        raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: rows", allowed=nearest(unknown[0], known))
+    settings = {*Training.known(), *known_measure_settings()}
+    for part, keys, known in (("rows", table.rows, {*ROW_NAMES, *settings}), ("averages", table.averages, settings)):
+        if unknown := [key for key in keys if key not in known]:
+            allowed = nearest(unknown[0], known)
+            raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: {part}", allowed=allowed)
     if table.paper is not None and table.paper not in PAPERS:
         raise InputError(
             f"there is no {table.paper!r}", place=f"{name}: paper", allowed="allowed: " + ", ".join(PAPERS)
