@@ -14,6 +14,7 @@ from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.landscape import Landscape
 from qsweep.sweeps.questions import LandscapePoints
+from qsweep.sweeps.text import finite
 from qsweep.sweeps.training import Training
 from qsweep.workers import checkpoints
 from qsweep.workers.data import Collection, find
@@ -49,7 +50,7 @@ class Points:
         survey = self._survey(asked)
         found = survey.scores(asked.first, asked.count)
         return {
-            "losses": [_finite(loss) for loss in found.losses],
+            "losses": [finite(loss) for loss in found.losses],
             "accuracies": found.accuracies,
             "cosine": survey.cosine,
             "images": survey.images,
@@ -79,7 +80,3 @@ class Points:
         if data not in self._images:
             self._images = {data: find(data, self._data, download=False)}
         return self._images[data]
-
-
-def _finite(value: float) -> float | None:
-    return value if value - value == 0 else None
