@@ -1,19 +1,18 @@
 """A data set as one file that numpy alone can read: `NAME.npz`, with the four arrays that its fingerprint is over.
 
-`python -m qsweep.workers.data.archive` writes such files, for machines that have neither scikit-learn nor torchvision.
+`archive` writes such files, for machines that have neither scikit-learn nor torchvision.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from qsweep.sweeps.datasets import DATASETS, DataSet
-from qsweep.sweeps.errors import InputError, QsweepError, packed
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.questions import ArchiveData
 from qsweep.sweeps.wholefiles import whole_file
 from qsweep.workers.ordinary import check_ordinary
 
@@ -48,22 +47,8 @@ def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None
         np.savez_compressed(file, **{part: getattr(images, part).numpy() for part in PARTS})
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--out", type=Path, required=True, help="where the archives shall lie")
-    parser.add_argument("--download", action="store_true", help="download what is missing")
-    parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
-    given = parser.parse_args(arguments)
-    try:
-        for name in given.datasets:
-            write_archive(name, given.folder, given.out, download=given.download)
-    except QsweepError as error:
-        sys.stdout.write(json.dumps(packed(error)) + "\n")
-        return error.exit_code
-    sys.stdout.write("{}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def archive(asked: ArchiveData) -> dict[str, Any]:
+    """Write the data sets that are asked for. Raises InputError as `load` does."""
+    for name in asked.datasets:
+        write_archive(name, Path(asked.data), Path(asked.out), download=asked.download)
+    return {}
