@@ -12,6 +12,7 @@ import pyarrow as pa
 from qsweep.db.foreign import check_unique, check_values, parse
 from qsweep.db.rows import Claim, ParentModel
 from qsweep.db.schema import KINDS, SETTINGS, VERSION, Kind
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import File
@@ -168,9 +169,9 @@ def _is_of(job: Job, row: dict[str, Any]) -> bool:
 
 def _later(job: Job) -> set[str]:
     """The settings of a job that came after the first release, and stand as it was before."""
-    training = job.training
-    parts = (training.model, training.optimizer, training.quantizer, training.recipe, job.measure)
-    return {name for part in parts if part is not None for name in settings_of(part).keys() - canonical(part).keys()}
+    parts = [getattr(job.training, name) for name in PARTS if name != "data"]
+    asked = [one for one in (*parts, job.measure) if one is not None]
+    return {name for one in asked for name in settings_of(one).keys() - canonical(one).keys()}
 
 
 def _stored(value: object) -> object:

@@ -105,6 +105,8 @@ class LsqWeights:
         self._levels = [(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) for bits in layer_bits(quantizers[0], layout)]
         self._root, self._scale = tables.root if divides else None, tables.scale
 
+    layer_bits = staticmethod(layer_bits)
+
     @staticmethod
     def initialize(quantizer: Lsq, layout: Layout, row: Tensor) -> None:
         """Set the step sizes of one model's `row` (P) to s = 2·mean|v|/√Qp of each layer."""
