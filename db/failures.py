@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.budgets import MACHINES, PLACES, TRIES, Record, Verdict, verdict
+from db.budgets import MACHINES, ONCE, PLACES, TRIES, Record, Verdict, verdict
 from db.journal import RECORD, event
 from db.moments import boot, moment, wall
 from db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
@@ -115,7 +115,7 @@ def end(
     """Ends the attempts of these locked rows, and sends each job where its budget says."""
     cause = f"{failure}: {kind}" if kind else failure.value
     pasts = [_past(row) for row in rows]
-    at_work = look(transaction, agent_id, pasts) if failure in TRIES else AtWork()
+    at_work = look(transaction, agent_id, pasts, places=failure in TRIES) if failure in TRIES + ONCE else AtWork()
     given_up = _given_up(transaction, [row.id for row in rows if not row.wanted])
     tail = error[-ERROR_TAIL:]
     detail = f"{failure}: {_last_line(tail)}" if tail.strip() else failure.value
@@ -123,9 +123,9 @@ def end(
     for row, past in zip(rows, pasts, strict=True):
         next_one = verdict(
             past, failure, company=company, slots=slots or company, lease=lease, agent=agent_id,
-            by=at_work.count((*past.tries, agent_id)), needed=at_work.needed,
+            by=at_work.count((*past.tries_of(failure), agent_id)), needed=at_work.needed,
         )  # fmt: skip
-        if len(next_one.tried_by) > len(past.tries):
+        if len(next_one.tried_by) > len(past.tries_of(failure)):
             tries.append(row.id)
         if next_one.state == State.QUEUED and row.id in given_up:
             next_one = replace(next_one, state=State.CANCELLED, delay=0.0)
@@ -133,7 +133,8 @@ def end(
             next_one = replace(next_one, state=State.QUEUED)
         values.append(_changes(row, next_one) | {"new_class": failure.value, "new_error": tail})
         journal.append(event(row, State.RUNNING, next_one.state, detail, agent_id, cause=cause))
-    note_tries(transaction, agent_id, tries, failure, got_on=any(past.advanced for past in pasts))
+    got_on = failure not in ONCE and any(past.advanced for past in pasts)
+    note_tries(transaction, agent_id, tries, failure, got_on=got_on)
     transaction.quick(END, values)
     transaction.quick(END_ATTEMPT, values)
     transaction.quick(RECORD, journal)
@@ -154,19 +155,21 @@ class AtWork:
         return len({self.whose.get(agent, "") for agent in tried_by})
 
 
-def look(transaction: Transaction, agent_id: int, pasts: Sequence[Record]) -> AtWork:
+def look(transaction: Transaction, agent_id: int, pasts: Sequence[Record], *, places: bool) -> AtWork:
     """Who is at work, this agent included: each that has a living lease. One that has no job is between two, or waits
-    for those that fail; where nothing is left it leaves."""
+    for those that fail; where nothing is left it leaves. `places`: where one machine is at work, its places count."""
     works = sa.and_(agents.c.state == AgentState.ALIVE.value, agents.c.expires >= moment(), agents.c.clock == boot())
-    concerned = {agent_id, *(agent for past in pasts for agent in past.tries)}
+    concerned = {agent_id, *(agent for past in pasts for agent in past.tried_by)}
     statement = sa.select(agents.c.id, agents.c.host, agents.c.boot_id, agents.c.place, works.label("works"))
     rows = transaction.run(statement.where(sa.or_(works, agents.c.id.in_(concerned)))).all()
     machines = {row.id: f"{row.host} {row.boot_id}" for row in rows}
     present = [row.id for row in rows if row.works or row.id == agent_id]
     if (count := len({machines[one] for one in present})) > 1:
         return AtWork(needed=min(count, MACHINES), whose=machines)
-    places = {row.id: row.place or f"agent {row.id}" for row in rows}
-    return AtWork(needed=min(len({places[one] for one in present}), PLACES), whose=places)
+    if not places:
+        return AtWork(whose=machines)
+    whose = {row.id: row.place or f"agent {row.id}" for row in rows}
+    return AtWork(needed=min(len({whose[one] for one in present}), PLACES), whose=whose)
 
 
 def _past(row: Any) -> Record:
