@@ -18,8 +18,8 @@ from db.tables import agents, attempts, checkpoints, curves, events, jobs, repor
 from db.transaction import Transaction
 
 FRESH_BUDGET: dict[str, Any] = {
-    "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "not_before": None,
-    "ended_at": None,
+    "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "tried_by": None,
+    "not_before": None, "ended_at": None,
 }  # fmt: skip
 
 
@@ -114,8 +114,10 @@ def _without_model(
     more: Sequence[sa.ColumnElement[bool]],
     gone: Collection[int],
 ) -> list[int]:
-    """The done parents of these jobs that have no model: it was not kept, or its file is `gone`."""
-    children = sa.select(jobs.c.parent_id).where(_members(sweep_id), jobs.c.state == state.value, *more)
+    """The done parents of these jobs, and of those that wait, that have no model: it was not kept, or its file is
+    `gone`."""
+    asking = sa.or_(sa.and_(jobs.c.state == state.value, *more), jobs.c.state == State.QUEUED.value)
+    children = sa.select(jobs.c.parent_id).where(_members(sweep_id), asking)
     rows = transaction.run(
         sa.select(jobs.c.id, jobs.c.model_file)
         .where(jobs.c.id.in_(children), jobs.c.state == State.DONE.value, sa.not_(jobs.c.diverged))

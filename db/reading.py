@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 
 from db.journal import batches
 from db.looking import job_row
+from db.outcomes import ASKED
 from db.rows import (
     AttemptRow,
     Calibration,
@@ -18,6 +20,7 @@ from db.rows import (
     EventRow,
     JobRow,
     Record,
+    Unkept,
 )
 from db.states import HOLDING, FailureClass, State, SweepState
 from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
@@ -58,6 +61,27 @@ def sharing(transaction: Transaction, job_ids: Sequence[int], sweep_id: int) -> 
             for child in transaction.run(sa.select(jobs_table.c.id).where(jobs_table.c.parent_id.in_(batch))).scalars()
         ]
     return found
+
+
+def unkept(transaction: Transaction, job_ids: Sequence[int]) -> Unkept:
+    """Those of these jobs that are done without the model that a sweep asks for, and whose measures wait for it."""
+    done = sa.and_(jobs_table.c.state == State.DONE.value, jobs_table.c.kind == Kind.TRAIN.value)
+    lacking = sa.and_(done, ASKED, jobs_table.c.model_file.is_(None), sa.not_(jobs_table.c.diverged))
+    children, found, measured_by = jobs_table.alias(), set[int](), Counter[str]()
+    for batch in batches(job_ids):
+        statement = sa.select(jobs_table.c.id).where(jobs_table.c.id.in_(batch), lacking)
+        some = list(transaction.run(statement).scalars())
+        found.update(some)
+        waiting = (
+            sa.select(sweeps_table.c.name, sweeps_table.c.label, children.c.parent_id)
+            .join(sweep_jobs, sweep_jobs.c.sweep_id == sweeps_table.c.id)
+            .join(children, children.c.id == sweep_jobs.c.job_id)
+            .where(children.c.parent_id.in_(some), children.c.state == State.QUEUED.value)
+            .where(sweeps_table.c.state != SweepState.CANCELLED.value)
+            .distinct()
+        )
+        measured_by.update(f"{row.name}@{row.label}" for row in transaction.run(waiting))
+    return Unkept(jobs=frozenset(found), measured_by=dict(sorted(measured_by.items())))
 
 
 def stranded(transaction: Transaction, sweep_id: int) -> int:

@@ -41,6 +41,7 @@ from db.rows import (
     Scope,
     StoreRow,
     Sweep,
+    Unkept,
 )
 from db.states import AgentState, FailureClass, State
 from sweeps.errors import InputError
@@ -237,7 +238,8 @@ class Registry:
         """Queues the sweep's failed (or cancelled) jobs again with a fresh budget; a cancelled sweep is active again.
 
         A training that they take the model of is repeated, with all that was measured of it, if it was done without
-        one, or is among `gone`: the ids of trainings whose file is not there.
+        one, or is among `gone`: the ids of trainings whose file is not there. So is one that measures which are still
+        queued take.
         """
         return self._database.write(lambda t: control.retry(t, sweep_id, state, failure_class, gone))
 
@@ -245,6 +247,11 @@ class Registry:
         """The other sweeps that hold any of these jobs or their descendants, by title, and how many each."""
         ids = list(job_ids)
         return self._database.read(lambda t: reading.sharing(t, ids, sweep_id))
+
+    def unkept(self, job_ids: Iterable[int]) -> Unkept:
+        """Those of these jobs that were done without the model that a sweep asks for, and who waits for it."""
+        ids = list(job_ids)
+        return self._database.read(lambda t: reading.unkept(t, ids))
 
     def deletion(self, sweep: Sweep) -> Deletion:
         """What a deletion of the sweep would take with it, and what would stay."""

@@ -7,7 +7,7 @@ Nothing that a bundle says is used as a path or believed unchecked: `workers.bun
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,9 @@ class Imported:
     away: int
     """What the bundle still holds."""
     without_models: int
-    """Counted without the model that a sweep wants kept."""
+    """Counted without the model that a sweep asks for: it was not kept there, or did not come along."""
+    measured_by: Mapping[str, int]
+    """Of how many of these measures of a sweep wait for the model, by its title."""
 
 
 def bring_home(home: Home, path: Path) -> Imported:
@@ -89,7 +91,42 @@ def _find_jobs(registry: Registry, manifest: Manifest, path: Path) -> dict[int, 
                 place=str(path),
                 allowed="copy the bundle again; nothing was imported",
             )
-    return {claim.job_id: members[claim.job_id] for claim in manifest.claims}
+    found = {claim.job_id: members[claim.job_id] for claim in manifest.claims}
+    _check_parents(registry, manifest, found, path)
+    return found
+
+
+def _check_parents(registry: Registry, manifest: Manifest, rows: Mapping[int, JobRow], path: Path) -> None:
+    """Raise InputError if a job was given another model to measure than that of its parent here, unless the parent came
+    along. Of a job that the bundle does not hold any more, the parent may have been trained anew since."""
+    ids = {row.parent_id for row in rows.values() if row.parent_id is not None}
+    parents = {row.id: row for row in registry.jobs_of(sorted(ids))}
+    along = {claim.job.identity for claim in manifest.claims}
+    for claim in manifest.claims:
+        if (taken := claim.parent) is None or claim.job.parent in along:
+            continue
+        parent = parents.get(rows[claim.job_id].parent_id or 0)
+        held = _is_held(rows[claim.job_id], claim, manifest.holder)
+        if (
+            parent is None
+            or taken.identity != parent.identity
+            or taken.attempt > parent.attempt
+            or (held and (taken.attempt, taken.model_hash, taken.diverged) != _model_of(parent))
+        ):
+            raise InputError(
+                f"job {claim.job.identity[:12]} was never packed with the model that it names",
+                place=str(path),
+                allowed="copy the bundle again; nothing was imported",
+            )
+
+
+def _model_of(parent: JobRow) -> tuple[int, str | None, bool]:
+    return parent.attempt, parent.model_hash, parent.diverged
+
+
+def _is_held(row: JobRow, claim: Claim, holder: int) -> bool:
+    """Whether the job still waits for this bundle."""
+    return (row.state, row.agent_id, row.attempt) == (State.RUNNING, holder, claim.attempt)
 
 
 class _Import:
@@ -110,7 +147,8 @@ class _Import:
         self.bundle = bundle
         self.rows = rows
         self.models = models
-        self.counted = self.failed = self.known = self.refused = self.without_models = 0
+        self.failed = self.known = self.refused = 0
+        self.counted: set[int] = set()
 
     def run(self, title: str, findings: Findings) -> Imported:
         self._bring_logs()
@@ -131,15 +169,17 @@ class _Import:
                 device=_listed(one.device for one in findings.began),
                 build=_listed(one.torch for one in findings.began),
             )
+        unkept = self.registry.unkept(self.counted)
         away = next(one.jobs for one in self.registry.bundles() if one.id == self.bundle.id)
         return Imported(
             title=title,
-            counted=self.counted,
+            counted=len(self.counted),
             failed=self.failed,
             known=self.known,
             refused=self.refused,
             away=away,
-            without_models=self.without_models,
+            without_models=len(unkept.jobs),
+            measured_by=unkept.measured_by,
         )
 
     def _finish(self, publication: Publication) -> None:
@@ -160,10 +200,8 @@ class _Import:
         finished = [self._finished(one, name) for one in fresh]
         point("import.brought", name)
         accepted = self.registry.finish(self.bundle.id, finished).jobs
-        self.counted += len(accepted)
+        self.counted |= accepted
         self.refused += len(fresh) - len(accepted)
-        without = {one.claim.job_id for one in fresh if one.model_hash is not None and not self.models}
-        self.without_models += len(accepted & without)
 
     def _finished(self, one: Result, publication: str) -> Finished:
         kept = self.models and one.model_hash is not None
@@ -185,9 +223,8 @@ class _Import:
         return name
 
     def _holds(self, claim: Claim) -> bool:
-        """Whether the job still waits for this bundle. The registry's fence decides; this spares it the question."""
-        row = self.rows[claim.job_id]
-        return (row.state, row.agent_id, row.attempt) == (State.RUNNING, self.bundle.id, claim.attempt)
+        """The registry's fence decides; this spares it the question."""
+        return _is_held(self.rows[claim.job_id], claim, self.bundle.id)
 
     def _counts(self, claim: Claim, names: Sequence[str]) -> bool:
         """Whether this very result counts already, here or copied elsewhere by a compaction."""

@@ -39,6 +39,7 @@ def check_models(home: Home, selection: Selection) -> None:
     if registry is None:
         return
     with registry:
+        launched = selection.title in {sweep.title for sweep in registry.sweeps()}
         known = {row.identity: row for sweep in registry.sweeps() for row in registry.jobs(sweep.id, state=State.DONE)}
     measured = {job.identity for job in selection.chosen if job.parent is not None and job.identity in known}
     lost = sorted(
@@ -56,6 +57,8 @@ def check_models(home: Home, selection: Selection) -> None:
         raise InputError(
             f"measures are asked of {len(lost)} trained models that were not kept, such as that of job {lost[0][:12]}",
             place=selection.title,
-            allowed="train these again: qsweep invalidate NAME --where EXPR --reason 'its model is needed' "
+            allowed=f"train these again: qsweep retry {selection.title}"
+            if launched
+            else "train these again: qsweep invalidate NAME --where EXPR --reason 'its model is needed' "
             "of the sweep that trained them, and then launch this",
         )
