@@ -16,13 +16,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.errors import InputError, QsweepError
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from db.home import Home
+    from qsweep.db.home import Home
 
 __all__ = ["InputError", "QsweepError", "load_model", "query", "results", "tables"]
 
@@ -42,9 +42,9 @@ def query(
     `boolean`, floats, times in UTC, and tuples for lists. Warns where jobs that several sweeps share
     count more than once. Raises InputError for anything else.
     """
-    from reports.frames import typed_frame
-    from reports.query import run_query
-    from reports.source import all_sources
+    from qsweep.reports.frames import typed_frame
+    from qsweep.reports.query import run_query
+    from qsweep.reports.source import all_sources
 
     with all_sources(_home(home, registry), sweep=sweep, bundle=_path(bundle)) as sources:
         answer = run_query(sql, sources)
@@ -69,8 +69,8 @@ def results(
     NAME@VARIANT, and not needed with a `bundle`; `home` and `registry` default to `QSWEEP_HOME` and
     `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.
     """
-    from reports.frames import typed_frame
-    from reports.source import opened_source
+    from qsweep.reports.frames import typed_frame
+    from qsweep.reports.source import opened_source
 
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
         return typed_frame(source.look(kind))
@@ -91,10 +91,10 @@ def tables(
 
     `median` shows medians in place of means. Raises InputError for an unknown sweep, format, registry or bundle.
     """
-    from reports.answers import render_tables
-    from reports.formats import Format
-    from reports.render import Layout
-    from reports.source import opened_source
+    from qsweep.reports.answers import render_tables
+    from qsweep.reports.formats import Format
+    from qsweep.reports.render import Layout
+    from qsweep.reports.source import opened_source
 
     if form not in list(Format):
         raise InputError(f"{form!r} is not a format", allowed="allowed: " + ", ".join(Format))
@@ -111,8 +111,8 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
     Raises InputError if it is no training, is not done, diverged, or its model was not kept, or if the registry's
     results are those of another home, and QsweepError if the file is gone or altered. This function needs torch.
     """
-    from db.belonging import check_belonging
-    from db.registry import Registry
+    from qsweep.db.belonging import check_belonging
+    from qsweep.db.registry import Registry
 
     place = _home(home, registry)
     with Registry.open(place.registry) as opened:
@@ -127,8 +127,8 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
         raise InputError(
             f"the model of {name} was not kept", place="load_model", allowed='train it under a sweep with keep = "all"'
         )
-    from workers.checkpoints import load
-    from workers.deployed import deployed
+    from qsweep.workers.checkpoints import load
+    from qsweep.workers.deployed import deployed
 
     return deployed(row.job.training, load(place.models / row.model_file, row.model_hash))
 
@@ -138,7 +138,7 @@ def _path(path: str | Path | None) -> Path | None:
 
 
 def _home(home: str | Path | None, registry: str | None) -> Home:
-    from db.home import Home
+    from qsweep.db.home import Home
 
     root = Path(home or os.environ.get("QSWEEP_HOME", ".qsweep"))
     return Home.at(root, registry=registry or os.environ.get("QSWEEP_REGISTRY"))

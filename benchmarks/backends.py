@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 
-from db.registry import Registry
-from sweeps.code import code_version
+from qsweep.db.registry import Registry
+from qsweep.sweeps.code import code_version
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "backends.json"
@@ -53,7 +53,7 @@ def run(backend: str, sweep: list[str], workers: int) -> dict[str, Any]:
     """Launch the sweep there and wait for its end; what the registry says about it."""
     folder = Path(tempfile.mkdtemp(prefix=f"qsweep-backends-{backend}-"))
     folder.chmod(0o755)
-    command = [sys.executable, "-m", "orchestrator.cli", "launch", *sweep, *BACKENDS[backend]]
+    command = [sys.executable, "-m", "qsweep.orchestrator.cli", "launch", *sweep, *BACKENDS[backend]]
     command += ["--workers", str(workers), "--home", str(folder / "home")]
     with cluster(backend, workers, folder / "cluster") as environment:
         subprocess.run(command, check=True, env=os.environ | environment, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sweeps.code import code_version  # noqa: E402
+from qsweep.sweeps.code import code_version  # noqa: E402
 from tests.fault.databases import databases  # noqa: E402
 from tests.fault.sabotage import draw_plan  # noqa: E402
 from tests.fault.trial import CHECKPOINT_STEPS, LEASE, Database, Outcome, run_trial  # noqa: E402

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from sweeps.datasets import DATASETS
-from workers.data import Images, load
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.workers.data import Images, load
 
 
 @cache

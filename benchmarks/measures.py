@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.images import images_of
-from sweeps.measures import PacBayes
-from sweeps.training import Training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.data.batches import moments
-from workers.forms import Form
-from workers.measures import draws, measure_models
-from workers.models import NETWORKS
-from workers.models.layout import Layout
+from qsweep.sweeps.measures import PacBayes
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.data.batches import moments
+from qsweep.workers.forms import Form
+from qsweep.workers.measures import draws, measure_models
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.layout import Layout
 
 BATCH = 256
 SHAPES: dict[str, dict[str, Any]] = {

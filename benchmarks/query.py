@@ -21,17 +21,17 @@ import numpy as np
 import pyarrow as pa
 import sqlalchemy as sa
 
-from db.compaction import compact
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from db.schema import KINDS
-from db.tables import jobs as jobs_table
-from reports.query import run_query
-from reports.source import RegistrySource
-from sweeps.files import read_sweep
-from sweeps.job import Job
-from sweeps.training import Training
+from qsweep.db.compaction import compact
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.schema import KINDS
+from qsweep.db.tables import jobs as jobs_table
+from qsweep.reports.query import run_query
+from qsweep.reports.source import RegistrySource
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "query.json"
 COHORT = 16

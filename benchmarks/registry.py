@@ -27,10 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from db.registry import Registry
-from db.rows import AgentInfo, Finished
-from sweeps.job import Job
-from sweeps.training import Training
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentInfo, Finished
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "registry.json"
 SPAWN = multiprocessing.get_context("spawn")
@@ -211,7 +211,7 @@ def status_seconds(url: str, home: Path) -> float:
     taken = []
     for _ in range(5):
         begun = time.perf_counter()
-        command = [sys.executable, "-m", "orchestrator.cli", "--home", str(home), "--registry", url, "status"]
+        command = [sys.executable, "-m", "qsweep.orchestrator.cli", "--home", str(home), "--registry", url, "status"]
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
         taken.append(time.perf_counter() - begun)
         assert "bench@a" in answer.stdout, answer.stdout

@@ -32,13 +32,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.images import images_of
-from sweeps.training import Training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.data.batches import moments
-from workers.device import device_class, precisions, set_precision
-from workers.environment import KEEP_MEMORY
-from workers.forms import Form, default_form, forms_of
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.data.batches import moments
+from qsweep.workers.device import device_class, precisions, set_precision
+from qsweep.workers.environment import KEEP_MEMORY
+from qsweep.workers.forms import Form, default_form, forms_of
 
 SHAPES: dict[str, dict[str, Any]] = {
     "digits 3x10": {"data": "digits", "depth": 3, "width": 10, "channels_per_width": 2, "batch_size": 64},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from db.home import Home
-from db.registry import Registry
-from sweeps.kinds import Kind
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.sweeps.kinds import Kind
 
 FILES = {Kind.TRAIN: ("runs", "epochs", "layers"), Kind.MEASURE: ("measures",), Kind.CORRUPT: ("distortions",)}
 """The kinds of results of each kind of job; `db/schema.py` has their columns."""

@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from db import failures
-from db.claims import RENEW
-from db.connection import Database
-from db.errors import LeaseLost
-from db.moments import boot, moment, wall
-from db.rows import AgentInfo
-from db.states import AgentState, FailureClass, SweepState
-from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
-from db.transaction import Transaction
+from qsweep.db import failures
+from qsweep.db.claims import RENEW
+from qsweep.db.connection import Database
+from qsweep.db.errors import LeaseLost
+from qsweep.db.moments import boot, moment, wall
+from qsweep.db.rows import AgentInfo
+from qsweep.db.states import AgentState, FailureClass, SweepState
+from qsweep.db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
 
 BEAT = RENEW.values(note=sa.bindparam("new_note"))
 HELD_BY_NOBODY = (

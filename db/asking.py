@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from db.clock import IN_SQL
+from qsweep.db.clock import IN_SQL
 
 VALUE = re.compile(r"(?<!:):(\w+)")
 """Where a value stands in the text: `:name`."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from db.belonging import check_belonging
-from db.digests import digest_problems
-from db.home import Home
-from db.losses import Lost, counted, find_lost, find_lost_models
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import EventRow, JobRow, Record
-from db.states import TRANSITIONS, State
+from qsweep.db.belonging import check_belonging
+from qsweep.db.digests import digest_problems
+from qsweep.db.home import Home
+from qsweep.db.losses import Lost, counted, find_lost, find_lost_models
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import EventRow, JobRow, Record
+from qsweep.db.states import TRANSITIONS, State
 
 SHOWN = 20
 """Violations that are listed."""

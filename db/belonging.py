@@ -11,12 +11,12 @@ import socket
 import uuid
 from pathlib import Path
 
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import StoreRow
-from db.schema import KINDS
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import StoreRow
+from qsweep.db.schema import KINDS
+from qsweep.sweeps.errors import InputError
 
 
 def check_belonging(home: Home, registry: Registry, *, results: str | None = None) -> None:

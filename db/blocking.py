@@ -10,11 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.journal import batches
-from db.rows import Blocked
-from db.states import AgentState, FailureClass, Obstacle, State
-from db.tables import agents, jobs, selections, sweep_jobs
-from db.transaction import Transaction
+from qsweep.db.journal import batches
+from qsweep.db.rows import Blocked
+from qsweep.db.states import AgentState, FailureClass, Obstacle, State
+from qsweep.db.tables import agents, jobs, selections, sweep_jobs
+from qsweep.db.transaction import Transaction
 
 
 def blocked(transaction: Transaction, sweep_id: int, selection: int | None) -> list[Blocked]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from db.states import FailureClass, State
+from qsweep.db.states import FailureClass, State
 
 CRASHES_ALONE = 3
 """A job that dies so often alone, without a newer checkpoint in between, has failed."""

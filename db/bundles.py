@@ -7,16 +7,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import failures
-from db.claims import CLAIMED, RENEW, START, whole
-from db.errors import LeaseLost
-from db.journal import batches, event, record
-from db.looking import NO_LEASE
-from db.moments import wall
-from db.rows import Claim
-from db.states import HOLDING, AgentState, FailureClass, State
-from db.tables import RUNNING, agents, attempts, jobs
-from db.transaction import Transaction
+from qsweep.db import failures
+from qsweep.db.claims import CLAIMED, RENEW, START, whole
+from qsweep.db.errors import LeaseLost
+from qsweep.db.journal import batches, event, record
+from qsweep.db.looking import NO_LEASE
+from qsweep.db.moments import wall
+from qsweep.db.rows import Claim
+from qsweep.db.states import HOLDING, AgentState, FailureClass, State
+from qsweep.db.tables import RUNNING, agents, attempts, jobs
+from qsweep.db.transaction import Transaction
 
 AWAY = agents.c.state == AgentState.AWAY.value
 QUEUED = jobs.c.state == State.QUEUED.value

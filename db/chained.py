@@ -14,16 +14,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import claims, outcomes
-from db.claims import INSIDE, RENEW
-from db.connection import Database
-from db.errors import LeaseLost
-from db.moments import wall
-from db.rows import Accepted, Claim, Finished, Head, Scope
-from db.states import TRANSITIONS, State
-from db.tables import attempts, checkpoints, curves, events, jobs
-from db.transaction import Transaction
-from sweeps.faults import point
+from qsweep.db import claims, outcomes
+from qsweep.db.claims import INSIDE, RENEW
+from qsweep.db.connection import Database
+from qsweep.db.errors import LeaseLost
+from qsweep.db.moments import wall
+from qsweep.db.rows import Accepted, Claim, Finished, Head, Scope
+from qsweep.db.states import TRANSITIONS, State
+from qsweep.db.tables import attempts, checkpoints, curves, events, jobs
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.faults import point
 
 
 def _link(name: str, table: sa.Table, values: dict[str, Any]) -> sa.CTE:

@@ -8,18 +8,28 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import failures
-from db.connection import Database
-from db.errors import LeaseLost
-from db.journal import RECORD, event
-from db.moments import boot, moment, wall
-from db.reading import calibration_of
-from db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved, Scope
-from db.states import AgentState, FailureClass, State
-from db.tables import CLAIMABLE, RUNNING, agents, attempts, calibrations, checkpoints, jobs, selections, sweep_jobs
-from db.transaction import Transaction
-from sweeps.faults import point
-from sweeps.job import Job
+from qsweep.db import failures
+from qsweep.db.connection import Database
+from qsweep.db.errors import LeaseLost
+from qsweep.db.journal import RECORD, event
+from qsweep.db.moments import boot, moment, wall
+from qsweep.db.reading import calibration_of
+from qsweep.db.rows import Calibration, Claim, Head, ParentModel, Remaining, Saved, Scope
+from qsweep.db.states import AgentState, FailureClass, State
+from qsweep.db.tables import (
+    CLAIMABLE,
+    RUNNING,
+    agents,
+    attempts,
+    calibrations,
+    checkpoints,
+    jobs,
+    selections,
+    sweep_jobs,
+)
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.faults import point
+from qsweep.sweeps.job import Job
 
 LONGEST_DELAY = 3600.0
 """A backoff that ends later than this was written before the boot clock began anew: it is over."""

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from db.home import Home
-from db.losses import find_lost
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore
-from db.rows import Move
-from db.schema import KINDS
-from sweeps.errors import QsweepError
-from sweeps.faults import point
+from qsweep.db.home import Home
+from qsweep.db.losses import find_lost
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore
+from qsweep.db.rows import Move
+from qsweep.db.schema import KINDS
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.faults import point
 
 SMALL = 1_000
 """A publication of fewer jobs is worth rewriting."""

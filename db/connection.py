@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from db.asking import Asking, SqliteAsking
-from db.clock import boot_id as boot_id
-from db.clock import boot_seconds
-from db.errors import NoRegistry, RegistryFull, RegistryRefused, RegistryUnavailable
-from db.filesystems import refuse_network
-from db.readonly import Readable, is_writable, open_readable
-from db.refusals import (
+from qsweep.db.asking import Asking, SqliteAsking
+from qsweep.db.clock import boot_id as boot_id
+from qsweep.db.clock import boot_seconds
+from qsweep.db.errors import NoRegistry, RegistryFull, RegistryRefused, RegistryUnavailable
+from qsweep.db.filesystems import refuse_network
+from qsweep.db.readonly import Readable, is_writable, open_readable
+from qsweep.db.refusals import (
     FULL_STATE,
     LOCKED_CODES,
     driver_error,
@@ -27,14 +27,14 @@ from db.refusals import (
     is_passing,
     sqlite_code,
 )
-from db.stalls import SILENCE
-from db.urls import Address, parse_url
-from sweeps.errors import InputError
+from qsweep.db.stalls import SILENCE
+from qsweep.db.urls import Address, parse_url
+from qsweep.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from db.transaction import Statements, Transaction
+    from qsweep.db.transaction import Statements, Transaction
 
 Answer = TypeVar("Answer")
 
@@ -103,7 +103,7 @@ class Database:
         """What opens connections for SQLAlchemy."""
         from sqlalchemy.exc import DBAPIError
 
-        from db.engines import postgres_engine, sqlite_engine
+        from qsweep.db.engines import postgres_engine, sqlite_engine
 
         if self.address.url is None:
             engine = sqlite_engine(lambda: _sqlite_connection(self._file))
@@ -115,7 +115,7 @@ class Database:
 
     @cached_property
     def _statements(self) -> Statements:
-        from db.transaction import Statements
+        from qsweep.db.transaction import Statements
 
         return Statements(self.engine.dialect)
 
@@ -230,7 +230,7 @@ class Database:
         return answer
 
     def _once(self, mode: Mode, work: Callable[[Transaction], Answer], again: bool) -> Answer:
-        from db.transaction import Transaction
+        from qsweep.db.transaction import Transaction
 
         # A connection is kept between transactions: SQLAlchemy's own pool takes longer than a short transaction.
         try:

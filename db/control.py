@@ -8,14 +8,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.custody import depart
-from db.journal import batches, event, move, record
-from db.looking import counts as count_jobs
-from db.moments import wall
-from db.rows import Cancelled, Retried
-from db.states import AgentState, FailureClass, State, SweepState
-from db.tables import agents, attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps
-from db.transaction import Transaction
+from qsweep.db.custody import depart
+from qsweep.db.journal import batches, event, move, record
+from qsweep.db.looking import counts as count_jobs
+from qsweep.db.moments import wall
+from qsweep.db.rows import Cancelled, Retried
+from qsweep.db.states import AgentState, FailureClass, State, SweepState
+from qsweep.db.tables import agents, attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
 
 FRESH_BUDGET: dict[str, Any] = {
     "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "tried_by": None,

@@ -12,11 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.journal import batches
-from db.rows import Checkpoint, Curve
-from db.states import State
-from db.tables import curves, jobs, sweep_jobs
-from db.transaction import Transaction
+from qsweep.db.journal import batches
+from qsweep.db.rows import Checkpoint, Curve
+from qsweep.db.states import State
+from qsweep.db.tables import curves, jobs, sweep_jobs
+from qsweep.db.transaction import Transaction
 
 
 def record(transaction: Transaction, given: Sequence[Checkpoint]) -> None:

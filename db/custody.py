@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from db import looking, outcomes, reading
-from db.connection import Database
-from db.moments import boot, moment, wall
-from db.rows import Move, StoreRow
-from db.states import HOLDING, State
-from db.tables import agents, attempts, departures, jobs, store, writings
-from db.transaction import Transaction
-from sweeps.errors import QsweepError
+from qsweep.db import looking, outcomes, reading
+from qsweep.db.connection import Database
+from qsweep.db.moments import boot, moment, wall
+from qsweep.db.rows import Move, StoreRow
+from qsweep.db.states import HOLDING, State
+from qsweep.db.tables import agents, attempts, departures, jobs, store, writings
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.errors import QsweepError
 
 LEASE = 600.0
 """Seconds that a writer without an agent may take for one publication."""

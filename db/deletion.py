@@ -11,14 +11,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.control import set_state, supersede
-from db.journal import batches, move
-from db.moments import wall
-from db.rows import Deletion
-from db.states import State, SweepState
-from db.tables import checkpoints, jobs, stops, sweep_jobs, sweeps
-from db.transaction import Transaction
-from sweeps.errors import InputError
+from qsweep.db.control import set_state, supersede
+from qsweep.db.journal import batches, move
+from qsweep.db.moments import wall
+from qsweep.db.rows import Deletion
+from qsweep.db.states import State, SweepState
+from qsweep.db.tables import checkpoints, jobs, stops, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.errors import InputError
 
 NOWHERE = 0
 """The home of a job whose sweep was deleted: the next sweep that registers it is its home."""

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from db.home import Home
-from db.registry import Registry
-from db.states import State
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
 
 
 def digest_problems(home: Home, registry: Registry) -> Iterator[str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.connection import BEGIN, begin
-from db.stalls import patient_connection
-from sweeps.errors import InputError
+from qsweep.db.connection import BEGIN, begin
+from qsweep.db.stalls import patient_connection
+from qsweep.sweeps.errors import InputError
 
 # A process stopped in the middle of a transaction must not hold its row locks for ever.
 # Without a sort the next job comes from the head of an index, even before Postgres has any statistics.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.errors import InputError, QsweepError
 
 
 class LeaseLost(QsweepError):

@@ -9,16 +9,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.budgets import MACHINES, ONCE, PLACES, TRIES, Record, Verdict, verdict
-from db.journal import RECORD, event
-from db.moments import boot, moment, wall
-from db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
-from db.pausing import pause_failing_sweeps
-from db.rows import Fenced
-from db.states import AgentState, FailureClass, State, SweepState
-from db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
-from db.transaction import Transaction
-from db.weakness import note_tries
+from qsweep.db.budgets import MACHINES, ONCE, PLACES, TRIES, Record, Verdict, verdict
+from qsweep.db.journal import RECORD, event
+from qsweep.db.moments import boot, moment, wall
+from qsweep.db.outcomes import END_ATTEMPT, FENCE, LOCKED, held
+from qsweep.db.pausing import pause_failing_sweeps
+from qsweep.db.rows import Fenced
+from qsweep.db.states import AgentState, FailureClass, State, SweepState
+from qsweep.db.tables import RUNNING, agents, jobs, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
+from qsweep.db.weakness import note_tries
 
 ERROR_TAIL = 8_000
 """Characters of an error that an attempt keeps: its end, where the cause stands."""

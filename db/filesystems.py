@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 MOUNTS = Path("/proc/self/mountinfo")
 

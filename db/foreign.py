@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from db.schema import SETTINGS
-from sweeps.job import Job
-from sweeps.settings import canonical, settings_of
+from qsweep.db.schema import SETTINGS
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.settings import canonical, settings_of
 
 LARGEST = 1 << 33
 """Bytes that one file may unpack to."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.custody import Holdings
-from db.home import Home
-from db.model_names import PATTERN as MODEL
-from db.registry import Registry
-from db.results import ResultStore, StoredFile, list_files
-from sweeps.errors import QsweepError
+from qsweep.db.custody import Holdings
+from qsweep.db.home import Home
+from qsweep.db.model_names import PATTERN as MODEL
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore, StoredFile, list_files
+from qsweep.sweeps.errors import QsweepError
 
 CHECKPOINT = re.compile(r"(?P<attempt>\d+)-\d+\.pt")
 PUBLICATION = re.compile(r"(?P<publication>((?P<agent>\d+)|compact)-[0-9a-f]+)\.parquet")

@@ -7,8 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.errors import InputError
-from sweeps.wholefiles import write_whole
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import write_whole
 
 VERSION = "1"
 STORE = "RESULTS"

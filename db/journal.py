@@ -7,10 +7,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.moments import wall
-from db.states import TRANSITIONS, State
-from db.tables import events, jobs
-from db.transaction import Transaction
+from qsweep.db.moments import wall
+from qsweep.db.states import TRANSITIONS, State
+from qsweep.db.tables import events, jobs
+from qsweep.db.transaction import Transaction
 
 BATCH = 5_000
 """Most ids that one statement lists: SQLite takes 32,766 bound values."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from db.asking import Asking, named
-from db.naming import meant
-from db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
-from db.states import AgentState, FailureClass, State, SweepState
-from sweeps.kinds import Kind
+from qsweep.db.asking import Asking, named
+from qsweep.db.naming import meant
+from qsweep.db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
+from qsweep.db.states import AgentState, FailureClass, State, SweepState
+from qsweep.sweeps.kinds import Kind
 
 BUNDLE = "bundle"
 """The backend of a bundle's holder."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from db.columns import column, text
-from db.home import Home
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore, VanishedResults
-from db.rows import JobRow
-from db.schema import KINDS
-from db.states import State
+from qsweep.db.columns import column, text
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore, VanishedResults
+from qsweep.db.rows import JobRow
+from qsweep.db.schema import KINDS
+from qsweep.db.states import State
 
 MODEL = "model"
 REMEDY = "`qsweep db check` names them, `qsweep db check --repair` takes them back into the queue"

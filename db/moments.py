@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from db.clock import IN_SQL
+from qsweep.db.clock import IN_SQL
 
 
 class moment(FunctionElement[float]):  # noqa: N801 - it stands for a function of SQL

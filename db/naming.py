@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from db.rows import Sweep
-from sweeps.errors import InputError, nearest
+from qsweep.db.rows import Sweep
+from qsweep.sweeps.errors import InputError, nearest
 
 
 class AmbiguousName(InputError):
@@ -58,8 +58,11 @@ def _as_built_in(name: str, variants: Sequence[Sweep]) -> Sweep | None:
     """The variant that is the built-in sweep of this name: how older registries tell which one is as written."""
     if len(variants) < 2:
         return None
-    from sweeps.files import builtin_names, read_sweep  # here: pydantic takes longer to import than most look-ups
-    from sweeps.spec import variant
+    from qsweep.sweeps.files import (  # here: pydantic takes longer to import than most look-ups
+        builtin_names,
+        read_sweep,
+    )
+    from qsweep.sweeps.spec import variant
 
     if name not in builtin_names():
         return None

@@ -8,14 +8,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db import curves
-from db.journal import RECORD, event
-from db.moments import wall
-from db.rows import Accepted, Checkpoint, Fenced, Finished, Move
-from db.states import State
-from db.tables import attempts, checkpoints, jobs
-from db.transaction import Transaction
-from sweeps.faults import point
+from qsweep.db import curves
+from qsweep.db.journal import RECORD, event
+from qsweep.db.moments import wall
+from qsweep.db.rows import Accepted, Checkpoint, Fenced, Finished, Move
+from qsweep.db.states import State
+from qsweep.db.tables import attempts, checkpoints, jobs
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.faults import point
 
 KEPT = 2
 """Checkpoints recorded per job."""

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from db.control import pause
-from db.states import State, SweepState
-from db.tables import events, sweep_jobs, sweeps
-from db.transaction import Transaction
+from qsweep.db.control import pause
+from qsweep.db.states import State, SweepState
+from qsweep.db.tables import events, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
 
 WINDOW = 20
 """How many of a sweep's last ended jobs are looked at."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.journal import batches
-from db.looking import job_row
-from db.outcomes import ASKED
-from db.rows import (
+from qsweep.db.journal import batches
+from qsweep.db.looking import job_row
+from qsweep.db.outcomes import ASKED
+from qsweep.db.rows import (
     AttemptRow,
     Calibration,
     CalibrationRow,
@@ -22,16 +22,16 @@ from db.rows import (
     Record,
     Unkept,
 )
-from db.states import HOLDING, FailureClass, State, SweepState
-from db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
-from db.tables import agents as agents_table
-from db.tables import attempts as attempts_table
-from db.tables import events as events_table
-from db.tables import jobs as jobs_table
-from db.tables import sweeps as sweeps_table
-from db.transaction import Transaction
-from sweeps.errors import InputError
-from sweeps.job import Kind
+from qsweep.db.states import HOLDING, FailureClass, State, SweepState
+from qsweep.db.tables import RUNNING, calibrations, checkpoints, selections, sweep_jobs
+from qsweep.db.tables import agents as agents_table
+from qsweep.db.tables import attempts as attempts_table
+from qsweep.db.tables import events as events_table
+from qsweep.db.tables import jobs as jobs_table
+from qsweep.db.tables import sweeps as sweeps_table
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Kind
 
 LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
 JOB = sa.select(

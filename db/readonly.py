@@ -15,8 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.filesystems import network_kind
-from sweeps.errors import InputError
+from qsweep.db.filesystems import network_kind
+from qsweep.sweeps.errors import InputError
 
 PATIENCE = 10.0
 """Seconds for which a copy is tried again while somebody writes."""

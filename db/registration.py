@@ -9,19 +9,19 @@ from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 
-from db.connection import Database
-from db.control import LOST_MODEL, invalidate
-from db.deletion import NOWHERE
-from db.journal import move
-from db.looking import sweep_row
-from db.moments import wall
-from db.rows import Registered, Sweep
-from db.states import State, SweepState
-from db.tables import jobs, sweep_jobs, sweeps
-from db.transaction import Transaction
-from sweeps.errors import InputError
-from sweeps.job import Job
-from sweeps.spec import Spec, variant
+from qsweep.db.connection import Database
+from qsweep.db.control import LOST_MODEL, invalidate
+from qsweep.db.deletion import NOWHERE
+from qsweep.db.journal import move
+from qsweep.db.looking import sweep_row
+from qsweep.db.moments import wall
+from qsweep.db.rows import Registered, Sweep
+from qsweep.db.states import State, SweepState
+from qsweep.db.tables import jobs, sweep_jobs, sweeps
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Spec, variant
 
 CHUNK = 5_000
 """Jobs per transaction: others wait for it a few tenths of a second at most."""

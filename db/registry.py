@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from db import looking, upgrade
-from db.connection import Database
-from db.rows import (
+from qsweep.db import looking, upgrade
+from qsweep.db.connection import Database
+from qsweep.db.rows import (
     EVERYTHING,
     Accepted,
     Activity,
@@ -43,15 +43,15 @@ from db.rows import (
     Sweep,
     Unkept,
 )
-from db.states import AgentState, FailureClass, State
-from sweeps.errors import InputError
-from sweeps.kinds import Kind
-from sweeps.lazily import Lazily
+from qsweep.db.states import AgentState, FailureClass, State
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.kinds import Kind
+from qsweep.sweeps.lazily import Lazily
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from db import (
+    from qsweep.db import (
         agents,
         blocking,
         bundles,
@@ -69,25 +69,25 @@ if TYPE_CHECKING:
         watching,
         weakness,
     )
-    from db.custody import Custody
-    from sweeps.job import Job
+    from qsweep.db.custody import Custody
+    from qsweep.sweeps.job import Job
 else:  # what only looks needs none of these, nor SQLAlchemy
-    agents = Lazily("db.agents")
-    blocking = Lazily("db.blocking")
-    bundles = Lazily("db.bundles")
-    chained = Lazily("db.chained")
-    claims = Lazily("db.claims")
-    control = Lazily("db.control")
-    curves = Lazily("db.curves")
-    deletion = Lazily("db.deletion")
-    failures = Lazily("db.failures")
-    outcomes = Lazily("db.outcomes")
-    reading = Lazily("db.reading")
-    registration = Lazily("db.registration")
-    selections = Lazily("db.selections")
-    trials = Lazily("db.trials")
-    watching = Lazily("db.watching")
-    weakness = Lazily("db.weakness")
+    agents = Lazily("qsweep.db.agents")
+    blocking = Lazily("qsweep.db.blocking")
+    bundles = Lazily("qsweep.db.bundles")
+    chained = Lazily("qsweep.db.chained")
+    claims = Lazily("qsweep.db.claims")
+    control = Lazily("qsweep.db.control")
+    curves = Lazily("qsweep.db.curves")
+    deletion = Lazily("qsweep.db.deletion")
+    failures = Lazily("qsweep.db.failures")
+    outcomes = Lazily("qsweep.db.outcomes")
+    reading = Lazily("qsweep.db.reading")
+    registration = Lazily("qsweep.db.registration")
+    selections = Lazily("qsweep.db.selections")
+    trials = Lazily("qsweep.db.trials")
+    watching = Lazily("qsweep.db.watching")
+    weakness = Lazily("qsweep.db.weakness")
 
 
 class Registry:
@@ -339,19 +339,19 @@ class Registry:
 
     def pointers(self, sweep_id: int) -> pa.Table:
         """What `committed` says, as Arrow: `job`, `attempt`, `publication`, `kind`."""
-        from db import views  # here: Arrow takes longer to import than `qsweep status` to answer
+        from qsweep.db import views  # here: Arrow takes longer to import than `qsweep status` to answer
 
         return self._database.look(lambda t: views.read_pointers(t, sweep_id))
 
     def view(self, name: str, sweep_id: int, columns: Sequence[str] | None = None) -> pa.Table:
         """The sweep's `jobs`, `attempts` or `events` as Arrow, with these columns (see `db.views`)."""
-        from db import views
+        from qsweep.db import views
 
         return self._database.look(lambda t: views.read_view(t, name, sweep_id, columns))
 
     def snapshot(self, sweep_id: int, names: Sequence[str] = ()) -> tuple[pa.Table, dict[str, pa.Table]]:
         """The sweep's pointers and these views, all at one moment."""
-        from db import views
+        from qsweep.db import views
 
         return self._database.look(
             lambda t: (
@@ -411,7 +411,7 @@ class Registry:
     @property
     def custody(self) -> Custody:
         """Whose the files of the results, models and checkpoints are."""
-        from db.custody import Custody
+        from qsweep.db.custody import Custody
 
         return Custody(self._database)
 

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
-from db.columns import column, table_of_rows, text
-from db.schema import KINDS, VERSION, Kind
-from sweeps.errors import InputError, QsweepError
-from sweeps.job import Kind as JobKind
-from sweeps.wholefiles import write_whole
+from qsweep.db.columns import column, table_of_rows, text
+from qsweep.db.schema import KINDS, VERSION, Kind
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.wholefiles import write_whole
 
 FILE = "__file"
 """The column of what is read that holds the place of each row's file."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from db.states import AgentState, FailureClass, Obstacle, State, SweepState
-from sweeps.kinds import Kind
+from qsweep.db.states import AgentState, FailureClass, Obstacle, State, SweepState
+from qsweep.sweeps.kinds import Kind
 
 if TYPE_CHECKING:
-    from sweeps.job import Job
-    from sweeps.training import Training
+    from qsweep.sweeps.job import Job
+    from qsweep.sweeps.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +233,7 @@ class JobRow:
 
     @cached_property
     def job(self) -> Job:
-        from sweeps.job import Job  # here: `qsweep status` looks at no job
+        from qsweep.sweeps.job import Job  # here: `qsweep status` looks at no job
 
         return Job.from_json(self.content)
 
@@ -427,7 +427,7 @@ class Curve:
 
     @cached_property
     def training(self) -> Training:
-        from sweeps.job import Job
+        from qsweep.sweeps.job import Job
 
         return Job.from_json(self.content).training
 

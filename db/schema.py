@@ -11,14 +11,14 @@ from typing import Any, get_type_hints
 
 import pyarrow as pa
 
-from sweeps.datasets import ImageFolder
-from sweeps.job import Kind as JobKind
-from sweeps.measures import MEASURES, Distortion, PacBayes, Sharpness
-from sweeps.models import MODELS
-from sweeps.optimizers import OPTIMIZERS
-from sweeps.quantizers import QUANTIZERS
-from sweeps.settings import names_of
-from sweeps.training import Recipe
+from qsweep.sweeps.datasets import ImageFolder
+from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.measures import MEASURES, Distortion, PacBayes, Sharpness
+from qsweep.sweeps.models import MODELS
+from qsweep.sweeps.optimizers import OPTIMIZERS
+from qsweep.sweeps.quantizers import QUANTIZERS
+from qsweep.sweeps.settings import names_of
+from qsweep.sweeps.training import Recipe
 
 VERSION = 1
 """Raised when a column changes its meaning, which the old files do not follow."""

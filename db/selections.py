@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from db.journal import batches
-from db.tables import jobs, selections
-from db.transaction import Transaction
+from qsweep.db.journal import batches
+from qsweep.db.tables import jobs, selections
+from qsweep.db.transaction import Transaction
 
 
 def select(transaction: Transaction, identities: Sequence[str]) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from db.rows import Counts, Sweep
-from db.states import SweepState
+from qsweep.db.rows import Counts, Sweep
+from qsweep.db.states import SweepState
 
 COMPLETE = "complete"
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from db.asking import worded
+from qsweep.db.asking import worded
 
 Values: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.claims import CLAIMED, FITTING, QUEUED, RENEW, STARTED, claimed_before, start, whole
-from db.connection import Database
-from db.errors import LeaseLost
-from db.journal import batches, move
-from db.moments import wall
-from db.outcomes import held, locked
-from db.rows import Claim, Fenced
-from db.states import FailureClass, State
-from db.tables import jobs, reports, stops
-from db.transaction import Transaction
+from qsweep.db.claims import CLAIMED, FITTING, QUEUED, RENEW, STARTED, claimed_before, start, whole
+from qsweep.db.connection import Database
+from qsweep.db.errors import LeaseLost
+from qsweep.db.journal import batches, move
+from qsweep.db.moments import wall
+from qsweep.db.outcomes import held, locked
+from qsweep.db.rows import Claim, Fenced
+from qsweep.db.states import FailureClass, State
+from qsweep.db.tables import jobs, reports, stops
+from qsweep.db.transaction import Transaction
 
 ALONE = 1
 """Slots of the engine for a job that a trial begins: the other slots of a cohort would stay vacant."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from db.asking import Asking
-from db.connection import Database, refused
-from db.errors import NoRegistry, RegistryRefused, RegistryUnavailable, RegistryUnreachable
-from db.migrations import HEAD, REVISIONS, VERSION_TABLE
-from sweeps.errors import InputError
-from sweeps.words import counted
+from qsweep.db.asking import Asking
+from qsweep.db.connection import Database, refused
+from qsweep.db.errors import NoRegistry, RegistryRefused, RegistryUnavailable, RegistryUnreachable
+from qsweep.db.migrations import HEAD, REVISIONS, VERSION_TABLE
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.words import counted
 
 OPENING_PATIENCE = 2.0
 WORKING = "SELECT id FROM agents WHERE state = 'alive' AND clock = {boot} AND expires > {moment}"
@@ -96,7 +96,7 @@ def _version(asking: Asking, database: Database) -> str | None:
 
 
 def _own_tables() -> set[str]:
-    from db.tables import metadata
+    from qsweep.db.tables import metadata
 
     return set(metadata.tables)
 
@@ -119,7 +119,7 @@ def _migrate(database: Database, target: str = HEAD) -> None:
     from alembic import command
     from alembic.config import Config
 
-    from db.transaction import Transaction
+    from qsweep.db.transaction import Transaction
 
     def run(transaction: Transaction) -> None:
         transaction.lock_schema()

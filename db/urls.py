@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

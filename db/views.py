@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from db import looking
-from db.asking import Asking
-from db.columns import column
-from db.schema import SETTINGS
+from qsweep.db import looking
+from qsweep.db.asking import Asking
+from qsweep.db.columns import column
+from qsweep.db.schema import SETTINGS
 
 TIME = pa.timestamp("us", tz="UTC")
 CONTENT = "content"

@@ -6,10 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.rows import Activity, Change, Done
-from db.states import State
-from db.tables import events, jobs, sweep_jobs
-from db.transaction import Transaction
+from qsweep.db.rows import Activity, Change, Done
+from qsweep.db.states import State
+from qsweep.db.tables import events, jobs, sweep_jobs
+from qsweep.db.transaction import Transaction
 
 NEWEST = 20_000
 """How many of the registry's newest events are searched for those of one sweep."""

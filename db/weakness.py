@@ -15,10 +15,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.moments import boot, moment
-from db.states import AgentState, FailureClass, State
-from db.tables import RUNNING, agents, events, jobs
-from db.transaction import Transaction
+from qsweep.db.moments import boot, moment
+from qsweep.db.states import AgentState, FailureClass, State
+from qsweep.db.tables import RUNNING, agents, events, jobs
+from qsweep.db.transaction import Transaction
 
 SAME_COHORT, SAME_KIND = 4, 8
 """The most tries of a place that never got a job done: fewer than a job has in all."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from db.rows import Blocked
-from db.states import Obstacle
+from qsweep.db.rows import Blocked
+from qsweep.db.states import Obstacle
 
 NAMED = 3
 """Parents that a line names at most."""

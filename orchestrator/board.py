@@ -14,16 +14,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from db.rows import AgentRow, Change, Curve
-from db.standing import standing
-from db.states import State
-from orchestrator.blockage import blocked_words
-from orchestrator.layout import counted, duration
-from orchestrator.lookout import Lookout, View, note_of
-from orchestrator.progress import AVERAGES, rate_text, time_left
-from orchestrator.standing import without_note
-from orchestrator.stopped import row, words
-from reports.table import PRECISION_ORDER, precision_name
+from qsweep.db.rows import AgentRow, Change, Curve
+from qsweep.db.standing import standing
+from qsweep.db.states import State
+from qsweep.orchestrator.blockage import blocked_words
+from qsweep.orchestrator.layout import counted, duration
+from qsweep.orchestrator.lookout import Lookout, View, note_of
+from qsweep.orchestrator.progress import AVERAGES, rate_text, time_left
+from qsweep.orchestrator.standing import without_note
+from qsweep.orchestrator.stopped import row, words
+from qsweep.reports.table import PRECISION_ORDER, precision_name
 
 COLOURS = {
     State.DONE: "green",

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import Calibration
-from orchestrator.children import worker_environment
-from orchestrator.machine import Machine
-from sweeps import processes
-from sweeps.errors import QsweepError, raise_packed
-from sweeps.job import Job, Kind
-from workers.forms import forms_of
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Calibration
+from qsweep.orchestrator.children import worker_environment
+from qsweep.orchestrator.machine import Machine
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import QsweepError, raise_packed
+from qsweep.sweeps.job import Job, Kind
+from qsweep.workers.forms import forms_of
 
 SLOTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 """Slot counts that are tried, in this order, until more are no faster."""
@@ -163,7 +163,7 @@ class Bench:
     def _start(self, number: int) -> subprocess.Popen[str]:
         gpu = number % self.gpus if self.gpus else None
         return processes.start(
-            [*processes.PYTHON, "workers.calibration", "--folder", str(self.home.data)],
+            [*processes.PYTHON, "qsweep.workers.calibration", "--folder", str(self.home.data)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.home import Home
-from db.registry import Registry
-from orchestrator.children import ask_child
-from orchestrator.lost_jobs import lost_words
-from reports.sheet import Sheet, headings
-from sweeps.code import code_version
-from sweeps.datasets import DATASETS, ImageFolder
-from sweeps.errors import QsweepError
-from sweeps.words import counted
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.children import ask_child
+from qsweep.orchestrator.lost_jobs import lost_words
+from qsweep.reports.sheet import Sheet, headings
+from qsweep.sweeps.code import code_version
+from qsweep.sweeps.datasets import DATASETS, ImageFolder
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def examine(home: Home) -> list[Finding]:
 def _probe(home: Home, datasets: Sequence[str]) -> dict[str, Any]:
     """What this machine has, and what is the matter with each data set: one process with torch says it all."""
     arguments = ["--folder", str(home.data), "--apart", *datasets]
-    return ask_child("workers.probe", *arguments, failing="the probe of this machine")
+    return ask_child("qsweep.workers.probe", *arguments, failing="the probe of this machine")
 
 
 def finding_sheet(findings: Sequence[Finding]) -> Sheet:

@@ -7,10 +7,10 @@ import os
 import subprocess
 from typing import Any
 
-from db.home import Home
-from sweeps import processes
-from sweeps.errors import QsweepError, raise_packed
-from workers.environment import KEEP_MEMORY
+from qsweep.db.home import Home
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import QsweepError, raise_packed
+from qsweep.workers.environment import KEEP_MEMORY
 
 MOST = 2000
 """Characters of what a child said before it died."""

@@ -6,10 +6,10 @@ import sys
 
 import typer
 
-from db.naming import AmbiguousName
-from db.registry import Registry
-from db.rows import Sweep
-from sweeps.errors import InputError
+from qsweep.db.naming import AmbiguousName
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Sweep
+from qsweep.sweeps.errors import InputError
 
 
 class NotMeant(InputError):

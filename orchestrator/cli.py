@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.ondemand import CommandsOnDemand
-from orchestrator.terminal import outlets
-from sweeps.errors import InputError, LostResults, QsweepError
+from qsweep.orchestrator.ondemand import CommandsOnDemand
+from qsweep.orchestrator.terminal import outlets
+from qsweep.sweeps.errors import InputError, LostResults, QsweepError
 
 MANY_OBJECTS = 100_000
 """New objects at which the garbage collector looks through them. Imports make nearly as many, and all of these stay."""
@@ -32,7 +32,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from sweeps.code import release
+        from qsweep.sweeps.code import release
 
         typer.echo(f"qsweep {release()}")
         raise typer.Exit
@@ -86,7 +86,7 @@ def _say(message: Warning | str, category: type[Warning], *where: object) -> Non
 
 def _run() -> None:
     try:
-        app(prog_name="qsweep")  # also where it runs as `python -m orchestrator.cli`
+        app(prog_name="qsweep")  # also where it runs as `python -m qsweep.orchestrator.cli`
     except QsweepError as error:
         _end(error)
     except OSError as error:  # of a name that the user gave: no other is that long
@@ -100,7 +100,7 @@ def _run() -> None:
 
 
 def _end(error: QsweepError) -> None:
-    from orchestrator.layout import broken, width_of
+    from qsweep.orchestrator.layout import broken, width_of
 
     sys.stderr.write(broken(f"qsweep: {error}", width_of(sys.stderr)) + "\n")
     sys.exit(error.exit_code)

@@ -23,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from orchestrator.machine import Machine
-from sweeps.errors import InputError
+from qsweep.orchestrator.machine import Machine
+from qsweep.sweeps.errors import InputError
 
 NAMESPACE = "qsweep"
 AUTO = "auto"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from db.home import Home
-from orchestrator.selection import Selection
-from sweeps.measures import Distortion
+from qsweep.db.home import Home
+from qsweep.orchestrator.selection import Selection
+from qsweep.sweeps.measures import Distortion
 
 
 def check_corruptions(home: Home, selection: Selection) -> None:
@@ -19,9 +19,9 @@ def check_corruptions(home: Home, selection: Selection) -> None:
     }
     if not asked:
         return
-    from workers.corruptions.files import Drawn, corrupted_files  # here: they import numpy
-    from workers.corruptions.libraries import check_libraries
-    from workers.corruptions.sets import FROST, check_labels, frost_textures, open_file, published_file
+    from qsweep.workers.corruptions.files import Drawn, corrupted_files  # here: they import numpy
+    from qsweep.workers.corruptions.libraries import check_libraries
+    from qsweep.workers.corruptions.sets import FROST, check_labels, frost_textures, open_file, published_file
 
     generated, checked = set(), set()
     for data, corruption, severity, seed in sorted(asked, key=lambda one: (one[0].name, *one[1:])):

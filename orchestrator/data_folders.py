@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from db.home import Home
-from sweeps.errors import InputError
-from sweeps.job import Job
+from qsweep.db.home import Home
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
 
 
 def check_data(home: Home, jobs: Iterable[Job]) -> None:
     """Raise InputError for a folder of images that is not there, and for one that could not be downloaded."""
     for data in {job.training.data: None for job in jobs}:
         if data.streamed:
-            from workers.decoding.listing import folder_of  # here: it imports numpy
+            from qsweep.workers.decoding.listing import folder_of  # here: it imports numpy
 
             folder_of(data, home.data)
         elif data.folder is not None and not home.data.exists():

@@ -6,9 +6,9 @@ import socket
 import time
 from collections.abc import Callable
 
-from db.clock import machine_id, process_started
-from db.registry import Registry
-from db.rows import AgentRow
+from qsweep.db.clock import machine_id, process_started
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentRow
 
 GRACE = 3.0
 """Seconds that a dead agent's supervisor has to report the death itself: only it knows a crash from a loss."""

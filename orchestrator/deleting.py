@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from db.garbage import Undeletable, remove, stuck
-from db.home import Home
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore
-from db.rows import Deletion, Sweep
-from db.schema import KINDS
+from qsweep.db.garbage import Undeletable, remove, stuck
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore
+from qsweep.db.rows import Deletion, Sweep
+from qsweep.db.schema import KINDS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from db.rows import Calibration
-from orchestrator.basis import Basis
-from reports.speeds import Ran
-from sweeps.job import Job, Kind
+from qsweep.db.rows import Calibration
+from qsweep.orchestrator.basis import Basis
+from qsweep.reports.speeds import Ran
+from qsweep.sweeps.job import Job, Kind
 
 CPU_OPERATION = 1 / 5.8e10
 """Seconds of an operation of large nets on one core, where nothing was measured: the README's NiN 2x8 at CIFAR size."""

@@ -6,12 +6,12 @@ import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sweeps.code import check_snapshot, code_version, freeze
-from sweeps.errors import InputError
+from qsweep.sweeps.code import check_snapshot, code_version, freeze
+from qsweep.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from db.home import Home
-    from db.rows import Sweep
+    from qsweep.db.home import Home
+    from qsweep.db.rows import Sweep
 
 
 class Code(StrEnum):

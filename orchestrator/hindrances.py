@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 
-from db.registry import Registry
-from db.rows import Scope
-from orchestrator.layout import duration
-from orchestrator.upkeep import Look
-from sweeps.words import counted
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Scope
+from qsweep.orchestrator.layout import duration
+from qsweep.orchestrator.upkeep import Look
+from qsweep.sweeps.words import counted
 
 
 def hindrances(registry: Registry, scope: Scope, look: Look, *, running: int) -> dict[str, str]:

@@ -11,23 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.belonging import check_belonging
-from db.home import Home
-from db.model_names import model_name
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import BundleRow, Claim, Finished, JobRow
-from db.states import State
-from orchestrator.inspection import check_results, read_whole, results_file
-from sweeps.errors import InputError
-from sweeps.faults import point
-from sweeps.wholefiles import write_whole
-from workers.bundle.desk import LEDGER
-from workers.bundle.findings import Findings, Publication, Result, read_findings
-from workers.bundle.ledger import read_ledger
-from workers.bundle.manifest import FILE, Manifest, read_manifest, seed
-from workers.bundle.parcel import has_models, opened
-from workers.bundle.plain import read_plain
+from qsweep.db.belonging import check_belonging
+from qsweep.db.home import Home
+from qsweep.db.model_names import model_name
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import BundleRow, Claim, Finished, JobRow
+from qsweep.db.states import State
+from qsweep.orchestrator.inspection import check_results, read_whole, results_file
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.faults import point
+from qsweep.sweeps.wholefiles import write_whole
+from qsweep.workers.bundle.desk import LEDGER
+from qsweep.workers.bundle.findings import Findings, Publication, Result, read_findings
+from qsweep.workers.bundle.ledger import read_ledger
+from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest, seed
+from qsweep.workers.bundle.parcel import has_models, opened
+from qsweep.workers.bundle.plain import read_plain
 
 LOG = 1 << 26
 """Bytes of a bundle's logs that are kept: their end."""

@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from db.foreign import check_unique, check_values, is_of, parse
-from db.rows import Claim
-from db.schema import KINDS, VERSION, Kind
-from sweeps.errors import InputError
-from sweeps.job import Kind as JobKind
-from workers.bundle.findings import Findings, Publication
-from workers.bundle.plain import NAME, read_plain
-from workers.forms import known_form
+from qsweep.db.foreign import check_unique, check_values, is_of, parse
+from qsweep.db.rows import Claim
+from qsweep.db.schema import KINDS, VERSION, Kind
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Kind as JobKind
+from qsweep.workers.bundle.findings import Findings, Publication
+from qsweep.workers.bundle.plain import NAME, read_plain
+from qsweep.workers.forms import known_form
 
 AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33

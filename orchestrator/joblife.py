@@ -8,15 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from db.home import Home
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore
-from db.rows import AgentRow, AttemptRow, Curve, EventRow, JobRow
-from db.schema import KINDS
-from db.states import State
-from orchestrator.joblist import RESULTS, state_text
-from orchestrator.layout import duration
-from orchestrator.lost_jobs import Losses, lost_agents
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore
+from qsweep.db.rows import AgentRow, AttemptRow, Curve, EventRow, JobRow
+from qsweep.db.schema import KINDS
+from qsweep.db.states import State
+from qsweep.orchestrator.joblist import RESULTS, state_text
+from qsweep.orchestrator.layout import duration
+from qsweep.orchestrator.lost_jobs import Losses, lost_agents
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from db.results import DamagedResults
-from db.rows import JobRow
-from db.schema import KINDS
-from db.states import FailureClass, State
-from reports.source import Source
-from sweeps.errors import InputError, nearest
+from qsweep.db.results import DamagedResults
+from qsweep.db.rows import JobRow
+from qsweep.db.schema import KINDS
+from qsweep.db.states import FailureClass, State
+from qsweep.reports.source import Source
+from qsweep.sweeps.errors import InputError, nearest
 
 RESULTS = (
     "train_loss", "test_loss", "train_accuracy", "test_accuracy", "generalization_gap", "val_loss", "val_accuracy",

@@ -1,4 +1,4 @@
-"""The keeper of a detached sweep: `python -m orchestrator.keeper`, a launcher on this machine that nobody looks at.
+"""The keeper of a detached sweep: `python -m qsweep.orchestrator.keeper`, a launcher on this machine that nobody looks at.
 
 It runs in a session of its own, starts agents again by the law of `orchestrator.upkeep`, and ends when nothing is left
 to run, or when the sweep is paused or cancelled. Nothing depends on it: agents whose keeper dies work on.
@@ -15,18 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.clock import machine_id, process_started
-from db.home import Home
-from db.registry import Registry
-from db.rows import Scope
-from orchestrator.backends.base import Fleet
-from orchestrator.deaths import is_alive
-from orchestrator.layout import tell
-from orchestrator.screen import Screen
-from orchestrator.starts import Start, record
-from orchestrator.supervisor import scope_options
-from sweeps import processes
-from sweeps.errors import QsweepError
+from qsweep.db.clock import machine_id, process_started
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Scope
+from qsweep.orchestrator.backends.base import Fleet
+from qsweep.orchestrator.deaths import is_alive
+from qsweep.orchestrator.layout import tell
+from qsweep.orchestrator.screen import Screen
+from qsweep.orchestrator.starts import Start, record
+from qsweep.orchestrator.supervisor import scope_options
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import QsweepError
 
 BACKEND = "local"
 
@@ -66,7 +66,7 @@ def start_keeper(fleet: Fleet) -> Process:
     log = log_of(home, fleet)
     log.parent.mkdir(parents=True, exist_ok=True)
     assert fleet.scope.sweep is not None
-    command = [*processes.PYTHON, "orchestrator.keeper", "--home", str(home.root), "--data", str(home.data)]
+    command = [*processes.PYTHON, "qsweep.orchestrator.keeper", "--home", str(home.root), "--data", str(home.data)]
     command += ["--workers", str(fleet.workers), "--gpus", str(fleet.gpus), "--lease", str(fleet.lease)]
     command += ["--code", fleet.code, *scope_options(fleet.scope)]
     command += [] if fleet.time_limit is None else ["--time-limit", str(fleet.time_limit)]
@@ -101,8 +101,8 @@ def log_of(home: Home, fleet: Fleet) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from orchestrator.backends.local import LocalBackend
-    from orchestrator.watch import Watch
+    from qsweep.orchestrator.backends.local import LocalBackend
+    from qsweep.orchestrator.watch import Watch
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)

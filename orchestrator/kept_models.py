@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from db.home import Home
-from db.losses import find_lost_models
-from db.registry import Registry
-from db.rows import JobRow
-from db.states import State
-from orchestrator.selection import Selection
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.losses import find_lost_models
+from qsweep.db.registry import Registry
+from qsweep.db.rows import JobRow
+from qsweep.db.states import State
+from qsweep.orchestrator.selection import Selection
+from qsweep.sweeps.errors import InputError
 
 
 def _unmeasured(selection: Selection, known: Mapping[str, JobRow], measured: set[str]) -> list[str]:

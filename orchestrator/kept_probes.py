@@ -20,13 +20,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from db.clock import machine_id
-from db.home import Home
-from orchestrator.machine import Machine, probe
-from sweeps.code import code_version
-from sweeps.datasets import DataSet
-from sweeps.job import Job
-from sweeps.wholefiles import write_whole
+from qsweep.db.clock import machine_id
+from qsweep.db.home import Home
+from qsweep.orchestrator.machine import Machine, probe
+from qsweep.sweeps.code import code_version
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.wholefiles import write_whole
 
 RESTED = 2.0
 """Seconds for which a file has to lie unchanged before it is known by its times: they may be as coarse as that."""

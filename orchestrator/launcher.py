@@ -8,27 +8,27 @@ from pathlib import Path
 
 from rich.console import Console
 
-from db.home import Home
-from db.losses import counted, find_gone
-from db.registry import Registry
-from db.rows import Scope, Sweep
-from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
-from orchestrator.backends.local import serves
-from orchestrator.corrupted_sets import check_corruptions
-from orchestrator.data_folders import check_data
-from orchestrator.freezing import Code, choose_code, keep_code
-from orchestrator.kept_models import check_models
-from orchestrator.kept_probes import Found, forget, look
-from orchestrator.layout import tell
-from orchestrator.machine import Machine
-from orchestrator.reach import check_reach
-from orchestrator.registration import find_launched, register
-from orchestrator.selection import Selection
-from orchestrator.store import check_store
-from orchestrator.warming import warm_up
-from orchestrator.watch import Interrupted, Watch
-from sweeps.errors import QsweepError
-from sweeps.job import Job
+from qsweep.db.home import Home
+from qsweep.db.losses import counted, find_gone
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Scope, Sweep
+from qsweep.orchestrator.backends.base import Backend, Fleet, Site, StartRefused
+from qsweep.orchestrator.backends.local import serves
+from qsweep.orchestrator.corrupted_sets import check_corruptions
+from qsweep.orchestrator.data_folders import check_data
+from qsweep.orchestrator.freezing import Code, choose_code, keep_code
+from qsweep.orchestrator.kept_models import check_models
+from qsweep.orchestrator.kept_probes import Found, forget, look
+from qsweep.orchestrator.layout import tell
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.reach import check_reach
+from qsweep.orchestrator.registration import find_launched, register
+from qsweep.orchestrator.selection import Selection
+from qsweep.orchestrator.store import check_store
+from qsweep.orchestrator.warming import warm_up
+from qsweep.orchestrator.watch import Interrupted, Watch
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

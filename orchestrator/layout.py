@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING
 
 import typer
 
-from reports.sheet import Part, Sheet, document, markdown, plain
-from sweeps.words import counted as counted
+from qsweep.reports.sheet import Part, Sheet, document, markdown, plain
+from qsweep.sweeps.words import counted as counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +41,7 @@ def show(sheet: Sheet, *, piped: Callable[[Sheet], str] = plain, rows: int | Non
     if width is None:
         typer.echo(piped(sheet), nl=False)
         return
-    from reports.screen import drawn
+    from qsweep.reports.screen import drawn
 
     typer.echo(drawn(sheet, width, rows=rows), nl=False)
 
@@ -52,7 +52,7 @@ def show_document(parts: Sequence[Part]) -> None:
     if width is None:
         typer.echo(document(parts), nl=False)
         return
-    from reports.screen import drawn_document
+    from qsweep.reports.screen import drawn_document
 
     typer.echo(drawn_document(parts, width), nl=False)
 
@@ -81,7 +81,7 @@ def broken(text: str, width: int | None) -> str:
     need be. Without a width as it is."""
     if width is None:
         return text
-    from reports.screen import paragraph
+    from qsweep.reports.screen import paragraph
 
     lines = []
     for line in text.split("\n"):

@@ -8,7 +8,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo, TyperInfo
 
-from orchestrator.values import take_as_they_are
+from qsweep.orchestrator.values import take_as_they_are
 
 TEXTS = ("help", "short_help", "epilog")
 

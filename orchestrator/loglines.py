@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import JobRow
-from db.states import State
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import JobRow
+from qsweep.db.states import State
+from qsweep.sweeps.errors import InputError
 
 PAUSE = 0.5
 """Seconds between two looks at a log that is followed."""

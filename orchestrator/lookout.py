@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from db.losses import read_sound
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore, VanishedResults, table_of
-from db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
-from db.states import AgentState, State
-from orchestrator.lost_jobs import Losses, find_losses, lost_agents
-from reports.table import precision_name
-from sweeps.job import Kind
+from qsweep.db.losses import read_sound
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore, VanishedResults, table_of
+from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
+from qsweep.db.states import AgentState, State
+from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.job import Kind
 
 METRICS = ("train_loss", "test_loss", "generalization_gap", "test_accuracy")
 WINDOW = 600.0

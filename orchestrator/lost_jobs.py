@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from db.registry import Registry
-from db.rows import AgentRow, Sweep
-from db.states import SweepState
-from orchestrator.deaths import is_dead_here
-from orchestrator.layout import duration
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentRow, Sweep
+from qsweep.db.states import SweepState
+from qsweep.orchestrator.deaths import is_dead_here
+from qsweep.orchestrator.layout import duration
 
 
 def lost_agents(agents: Iterable[AgentRow]) -> dict[int, AgentRow]:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from db.home import Home
-from orchestrator.children import ask_child
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError, QsweepError
-from sweeps.job import Job
-from sweeps.measures import Distortion
-from sweeps.training import different_needs
-from sweeps.wholefiles import whole_file
+from qsweep.db.home import Home
+from qsweep.orchestrator.children import ask_child
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.training import different_needs
+from qsweep.sweeps.wholefiles import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def probe(
     ]
     arguments += ["--download"] if download else []
     arguments += [] if reads_data else ["--weights-alone"]
-    found = ask_child("workers.probe", *arguments, failing="the probe of this machine")
+    found = ask_child("qsweep.workers.probe", *arguments, failing="the probe of this machine")
     return Machine(
         cores=found["cores"],
         gpus=len(found["gpus"]),
@@ -130,4 +130,6 @@ def _distortions(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def describe_images(folder: Path, size: int) -> dict[str, str | int]:
     """The settings of a data set in ImageFolder layout. Raises InputError if it is none."""
-    return ask_child("workers.data.folders", "--size", str(size), "--", str(folder), failing="listing the images")
+    return ask_child(
+        "qsweep.workers.data.folders", "--size", str(size), "--", str(folder), failing="listing the images"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from orchestrator.literal import LiteralGroup, make_literal
+from qsweep.orchestrator.literal import LiteralGroup, make_literal
 
 MODULES: Mapping[str, Sequence[str]] = {
     "ask": ("sweeps", "calibrate", "images", "plan"),
@@ -49,7 +49,7 @@ class CommandsOnDemand(LiteralGroup):
 def made(module: str, *, only: str | None = None) -> Mapping[str, Any]:
     """The commands that a module adds, by name; or that one of them."""
     app = typer.Typer(rich_markup_mode="rich")
-    import_module(f"orchestrator.commands.{module}").add_to(app)
+    import_module(f"qsweep.orchestrator.commands.{module}").add_to(app)
     if only is not None:
         app.registered_commands = [one for one in app.registered_commands if one.name == only]
         app.registered_groups = [one for one in app.registered_groups if one.name == only]

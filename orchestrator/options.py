@@ -8,22 +8,22 @@ from typing import Annotated
 
 import typer
 
-from db.home import Home
+from qsweep.db.home import Home
 
 HOME = ".qsweep"
 
 
 def complete_sweep(incomplete: str) -> list[str]:
     """Shell completion of a built-in sweep's name."""
-    from sweeps.files import builtin_names
+    from qsweep.sweeps.files import builtin_names
 
     return [name for name in builtin_names() if name.startswith(incomplete)]
 
 
 def complete_launched(context: typer.Context, incomplete: str) -> list[str]:
     """Shell completion of a launched sweep: the names and variants that the registry has, the newest first."""
-    from db.registry import Registry
-    from sweeps.errors import QsweepError
+    from qsweep.db.registry import Registry
+    from qsweep.sweeps.errors import QsweepError
 
     given = context.params
     home = given.get("home") or os.environ.get("QSWEEP_HOME") or HOME

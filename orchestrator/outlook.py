@@ -6,18 +6,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import Calibration, JobRow
-from db.states import State
-from orchestrator.basis import Basis
-from orchestrator.layout import duration
-from orchestrator.machine import Machine
-from orchestrator.options import size_text
-from orchestrator.planner import CohortPlan, Plan, make_plan
-from orchestrator.selection import Selection
-from reports.sheet import Heading, Sheet
-from sweeps.words import counted
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Calibration, JobRow
+from qsweep.db.states import State
+from qsweep.orchestrator.basis import Basis
+from qsweep.orchestrator.layout import duration
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.options import size_text
+from qsweep.orchestrator.planner import CohortPlan, Plan, make_plan
+from qsweep.orchestrator.selection import Selection
+from qsweep.reports.sheet import Heading, Sheet
+from qsweep.sweeps.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +106,8 @@ def look_ahead(
     home: Home, selection: Selection, machine: Machine, workers: int | None, known: Mapping[str, JobRow]
 ) -> Outlook:
     """Plan what is not done yet of the selection. Changes nothing."""
-    from orchestrator.estimates import Speeds  # here: where all is done, nobody looks at results
-    from reports.speeds import ran_cohorts
+    from qsweep.orchestrator.estimates import Speeds  # here: where all is done, nobody looks at results
+    from qsweep.reports.speeds import ran_cohorts
 
     registry = Registry.open_if_present(home.registry)
 

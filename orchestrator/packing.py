@@ -15,30 +15,30 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from db.clock import machine_id, process_started
-from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
-from db.garbage import Undeletable, remove
-from db.home import Home
-from db.looking import BUNDLE
-from db.registry import Registry
-from db.rows import AgentInfo, Claim, Sweep
-from db.states import AgentState, State
-from orchestrator.children import ask_child
-from orchestrator.deaths import bury_dead
-from orchestrator.freezing import Code, choose_code, keep_code
-from orchestrator.kept_models import check_models
-from orchestrator.machine import KeptWeights, probe
-from orchestrator.registration import find_launched, register
-from orchestrator.selection import Selection
-from sweeps.code import check_snapshot, code_version
-from sweeps.datasets import DATASETS, DataSet, ImageFolder
-from sweeps.errors import InputError, QsweepError
-from sweeps.faults import point
-from sweeps.job import Kind
-from sweeps.wholefiles import LONGEST
-from workers.agent.heart import Heart
-from workers.bundle.archive import write_zip
-from workers.bundle.manifest import FILE, Manifest
+from qsweep.db.clock import machine_id, process_started
+from qsweep.db.errors import LeaseLost, RegistryFull, RegistryUnavailable
+from qsweep.db.garbage import Undeletable, remove
+from qsweep.db.home import Home
+from qsweep.db.looking import BUNDLE
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentInfo, Claim, Sweep
+from qsweep.db.states import AgentState, State
+from qsweep.orchestrator.children import ask_child
+from qsweep.orchestrator.deaths import bury_dead
+from qsweep.orchestrator.freezing import Code, choose_code, keep_code
+from qsweep.orchestrator.kept_models import check_models
+from qsweep.orchestrator.machine import KeptWeights, probe
+from qsweep.orchestrator.registration import find_launched, register
+from qsweep.orchestrator.selection import Selection
+from qsweep.sweeps.code import check_snapshot, code_version
+from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.faults import point
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.wholefiles import LONGEST
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.bundle.archive import write_zip
+from qsweep.workers.bundle.manifest import FILE, Manifest
 
 LEASE = 30.0
 """Seconds without a heartbeat after which the jobs of a bundle that is being written come back."""
@@ -54,7 +54,7 @@ sys.dont_write_bytecode = True  # nothing lies in the code but what was packed
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent / "code"))
 
-from workers.bundle.command import main
+from qsweep.workers.bundle.command import main
 
 if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
     sys.argv.insert(1, str(Path(__file__).parent))
@@ -302,7 +302,7 @@ def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) 
     taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
     if taken:
         arguments = ["--folder", str(home.data), "--out", str(folder / "data"), "--download", *taken]
-        ask_child("workers.data.archive", *arguments, failing="packing the data")
+        ask_child("qsweep.workers.data.archive", *arguments, failing="packing the data")
     return tuple(sorted({_needed(data) for data in manifest.data() if data.name not in taken}))
 
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from db.rows import Calibration
-from orchestrator.basis import Basis
-from sweeps.job import Job, Kind
-from sweeps.training import Training
-from workers.forms import default_form, known_form
+from qsweep.db.rows import Calibration
+from qsweep.orchestrator.basis import Basis
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.training import Training
+from qsweep.workers.forms import default_form, known_form
 
 if TYPE_CHECKING:
-    from orchestrator.estimates import Speeds
+    from qsweep.orchestrator.estimates import Speeds
 
 FLOAT = 4
 """Bytes of an fp32 number."""

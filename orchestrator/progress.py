@@ -16,10 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.layout import duration, tell
-from reports.screen import paragraph
-from reports.table import PRECISION_ORDER, precision_name
-from sweeps.job import Job
+from qsweep.orchestrator.layout import duration, tell
+from qsweep.reports.screen import paragraph
+from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.sweeps.job import Job
 
 AVERAGES = (
     ("train_loss", "train loss", 1.0, 4),

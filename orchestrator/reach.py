@@ -6,9 +6,9 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
-from db.home import Home
-from db.urls import Address, parse_url
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.urls import Address, parse_url
+from qsweep.sweeps.errors import InputError
 
 SERVE = "qsweep db serve --dir /local/disk/qsweep --host 0.0.0.0"
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import getpass
 import os
 
-from db.belonging import check_belonging, settle_belonging
-from db.home import Home
-from db.registry import Registry
-from db.rows import Sweep
-from db.states import State
-from orchestrator.selection import Selection
-from orchestrator.store import name_store
-from reports.demands import spec_of
-from sweeps.errors import InputError
-from sweeps.spec import variant
-from sweeps.words import counted
+from qsweep.db.belonging import check_belonging, settle_belonging
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Sweep
+from qsweep.db.states import State
+from qsweep.orchestrator.selection import Selection
+from qsweep.orchestrator.store import name_store
+from qsweep.reports.demands import spec_of
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.spec import variant
+from qsweep.sweeps.words import counted
 
 
 def register(

@@ -8,7 +8,7 @@ from typing import IO, cast
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from sweeps.text import clean
+from qsweep.sweeps.text import clean
 
 
 class Screen(Console):

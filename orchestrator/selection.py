@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.demands import check_answers
-from sweeps.errors import InputError
-from sweeps.files import NAME, NAME_ALLOWED, read_sweep
-from sweeps.job import Job
-from sweeps.spec import Spec, select, variant
+from qsweep.reports.demands import check_answers
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import NAME, NAME_ALLOWED, read_sweep
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Spec, select, variant
 
 
 @dataclass(frozen=True, kw_only=True)

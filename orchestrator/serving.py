@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from db.filesystems import refuse_network
-from db.urls import parse_url
-from orchestrator import roles
-from orchestrator.reach import is_loopback
-from orchestrator.roles import SUPERUSER, USER
-from sweeps.errors import InputError, QsweepError
-from sweeps.wholefiles import whole_file
+from qsweep.db.filesystems import refuse_network
+from qsweep.db.urls import parse_url
+from qsweep.orchestrator import roles
+from qsweep.orchestrator.reach import is_loopback
+from qsweep.orchestrator.roles import SUPERUSER, USER
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     import psycopg

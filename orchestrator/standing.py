@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.registry import Registry
-from db.rows import AgentRow, Blocked, Counts, Sweep
-from db.standing import standing
-from db.states import State, SweepState
-from orchestrator.blockage import blocked_words
-from orchestrator.layout import counted
-from orchestrator.lost_jobs import Losses, find_losses
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentRow, Blocked, Counts, Sweep
+from qsweep.db.standing import standing
+from qsweep.db.states import State, SweepState
+from qsweep.orchestrator.blockage import blocked_words
+from qsweep.orchestrator.layout import counted
+from qsweep.orchestrator.lost_jobs import Losses, find_losses
 
 
 @dataclass(frozen=True, kw_only=True)

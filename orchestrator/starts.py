@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from db.home import Home
-from sweeps.wholefiles import write_whole
+from qsweep.db.home import Home
+from qsweep.sweeps.wholefiles import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)

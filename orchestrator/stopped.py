@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from db.registry import Registry
-from db.rows import AgentRow
-from db.states import AgentState
-from orchestrator.standing import Standing
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentRow
+from qsweep.db.states import AgentState
+from qsweep.orchestrator.standing import Standing
 
 
 def stopped_of(registry: Registry, launch: str) -> list[AgentRow]:

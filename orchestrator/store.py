@@ -7,9 +7,9 @@ import uuid
 import pyarrow as pa
 import pyarrow.fs as fs
 
-from db.home import STORE, Home
-from sweeps.errors import InputError
-from sweeps.wholefiles import write_whole
+from qsweep.db.home import STORE, Home
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import write_whole
 
 
 def check_store(home: Home, url: str | None) -> None:

@@ -20,19 +20,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from db.errors import RegistryFull, RegistryUnavailable
-from db.home import Home
-from db.registry import Registry
-from db.rows import EVERYTHING, Scope
-from db.states import FailureClass
-from orchestrator.memory import oom_kills
-from orchestrator.upkeep import End, Place
-from sweeps import processes
-from sweeps.code import check_snapshot
-from sweeps.errors import QsweepError
-from sweeps.faults import point
-from workers.agent.exits import Exit
-from workers.agent.saying import say
+from qsweep.db.errors import RegistryFull, RegistryUnavailable
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import EVERYTHING, Scope
+from qsweep.db.states import FailureClass
+from qsweep.orchestrator.memory import oom_kills
+from qsweep.orchestrator.upkeep import End, Place
+from qsweep.sweeps import processes
+from qsweep.sweeps.code import check_snapshot
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.faults import point
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.agent.saying import say
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PASSED_DOWN = ("--leash", "--directed")
@@ -56,7 +56,7 @@ def supervise(
     With `code`, the agent runs that snapshot instead of the installed packages. `options` are the agent's
     `--leash` and `--directed`. `heard` is told each signal.
     """
-    command = [*processes.PYTHON, "workers.agent", "--home", str(home.root), "--data", str(home.data)]
+    command = [*processes.PYTHON, "qsweep.workers.agent", "--home", str(home.root), "--data", str(home.data)]
     command += ["--lease", str(lease), *scope_options(scope)]
     command += [] if time_limit is None else ["--time-limit", str(time_limit)]
     command += options

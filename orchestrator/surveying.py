@@ -17,20 +17,20 @@ from typing import IO, Any
 
 import numpy as np
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import JobRow
-from db.states import State
-from orchestrator.children import worker_environment
-from orchestrator.machine import Machine
-from reports.landscape.grid import Grid, file_name, read_grid, write_grid
-from reports.table import precision_name
-from sweeps import processes
-from sweeps.code import code_origin
-from sweeps.errors import InputError, QsweepError, raise_packed
-from sweeps.job import Kind
-from sweeps.landscape import PLANE, Landscape
-from sweeps.spec import matching
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import JobRow
+from qsweep.db.states import State
+from qsweep.orchestrator.children import worker_environment
+from qsweep.orchestrator.machine import Machine
+from qsweep.reports.landscape.grid import Grid, file_name, read_grid, write_grid
+from qsweep.reports.table import precision_name
+from qsweep.sweeps import processes
+from qsweep.sweeps.code import code_origin
+from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.landscape import PLANE, Landscape
+from qsweep.sweeps.spec import matching
 
 KEEP = (
     'launch a sweep with keep = "all" that holds it, then train it again: qsweep invalidate NAME --where EXPR '
@@ -221,7 +221,7 @@ def _surveyors(home: Home, machine: Machine, agents: int) -> Iterator[Ask]:
 @contextmanager
 def _process(home: Home, machine: Machine, number: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
     """One process with a session of its own, so that Ctrl-C reaches the command alone; and what it writes to stderr."""
-    command = [*processes.PYTHON, "workers.landscape", "--data", str(home.data), "--models", str(home.models)]
+    command = [*processes.PYTHON, "qsweep.workers.landscape", "--data", str(home.data), "--models", str(home.models)]
     gpu = number % machine.gpus if machine.gpus else None
     with tempfile.TemporaryFile("w+") as log:
         process = processes.start(

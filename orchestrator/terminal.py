@@ -18,8 +18,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
-from sweeps.errors import QsweepError
-from sweeps.text import as_json, clean
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.text import as_json, clean
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sweeps.errors import InputError, QsweepError
-from workers.agent.exits import Exit
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.workers.agent.exits import Exit
 
 STRIKES = 3
 """Barren starts in a row after which it is given up, if nobody does anything."""

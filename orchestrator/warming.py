@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from db.home import Home
-from db.registry import Registry
-from orchestrator.children import worker_environment
-from sweeps import processes
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.children import worker_environment
+from qsweep.sweeps import processes
 
-AGENT = ("workers.probe", "workers.agent.__main__", "orchestrator.supervisor")
+AGENT = ("qsweep.workers.probe", "qsweep.workers.agent.__main__", "qsweep.orchestrator.supervisor")
 """What a probe, a supervisor and its agent import."""
 
 

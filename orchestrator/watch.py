@@ -9,24 +9,24 @@ from types import FrameType
 
 from rich.console import Console
 
-from db.compaction import compact
-from db.home import Home
-from db.losses import read_sound, told
-from db.registry import Registry
-from db.results import ResultStore, table_of
-from db.rows import AgentRow, Blocked, Committed, Counts, Sweep
-from db.states import State, SweepState
-from orchestrator.backends.base import Backend, Fleet, StartRefused
-from orchestrator.deaths import Deaths, bury_dead
-from orchestrator.hindrances import hindrances
-from orchestrator.layout import tell
-from orchestrator.progress import Display, Progress
-from orchestrator.stopped import stopped_of
-from orchestrator.stopped import words as stopped_words
-from orchestrator.upkeep import Look, Upkeep
-from sweeps.errors import QsweepError
-from sweeps.faults import point
-from sweeps.kinds import Kind
+from qsweep.db.compaction import compact
+from qsweep.db.home import Home
+from qsweep.db.losses import read_sound, told
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore, table_of
+from qsweep.db.rows import AgentRow, Blocked, Committed, Counts, Sweep
+from qsweep.db.states import State, SweepState
+from qsweep.orchestrator.backends.base import Backend, Fleet, StartRefused
+from qsweep.orchestrator.deaths import Deaths, bury_dead
+from qsweep.orchestrator.hindrances import hindrances
+from qsweep.orchestrator.layout import tell
+from qsweep.orchestrator.progress import Display, Progress
+from qsweep.orchestrator.stopped import stopped_of
+from qsweep.orchestrator.stopped import words as stopped_words
+from qsweep.orchestrator.upkeep import Look, Upkeep
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.faults import point
+from qsweep.sweeps.kinds import Kind
 
 TICK = 0.1
 """Seconds between two glances at whether anything has changed."""

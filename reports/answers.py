@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from db.schema import KINDS
-from reports.declaration import Declaration, read_table, tables_of, with_medians
-from reports.demands import jobs_of
-from reports.distortion import NEEDED, make_distortion_table
-from reports.flatness import make_flatness_table
-from reports.formats import Format
-from reports.outliers import LOSSES
-from reports.render import Layout, render_all
-from reports.source import Source
-from reports.table import Table, make_table
-from sweeps.errors import InputError
-from sweeps.spec import Spec
+from qsweep.db.schema import KINDS
+from qsweep.reports.declaration import Declaration, read_table, tables_of, with_medians
+from qsweep.reports.demands import jobs_of
+from qsweep.reports.distortion import NEEDED, make_distortion_table
+from qsweep.reports.flatness import make_flatness_table
+from qsweep.reports.formats import Format
+from qsweep.reports.outliers import LOSSES
+from qsweep.reports.render import Layout, render_all
+from qsweep.reports.source import Source
+from qsweep.reports.table import Table, make_table
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.spec import Spec
 
 MEASURED = ["job", "diverged", "saturated", "value_init", "value_orig", "flatness", "weight_norm"]
 """Columns of `measures` that Tables 2 and 3 need."""

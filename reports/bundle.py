@@ -16,21 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from db.foreign import check_settings, check_unique, check_values, parse
-from db.losses import counted
-from db.results import DamagedResults
-from db.schema import KINDS
-from db.schema import VERSION as SCHEMA
-from db.states import State
-from db.views import VIEWS
-from reports.exported import Exported, FileEntry, read_exported
-from reports.frames import with_frame_types
-from reports.source import Source, check_columns, known_schema
-from sweeps.code import release
-from sweeps.errors import InputError, QsweepError
-from sweeps.job import Kind as JobKind
-from sweeps.strict_json import read_strictly
-from sweeps.wholefiles import whole_folder
+from qsweep.db.foreign import check_settings, check_unique, check_values, parse
+from qsweep.db.losses import counted
+from qsweep.db.results import DamagedResults
+from qsweep.db.schema import KINDS
+from qsweep.db.schema import VERSION as SCHEMA
+from qsweep.db.states import State
+from qsweep.db.views import VIEWS
+from qsweep.reports.exported import Exported, FileEntry, read_exported
+from qsweep.reports.frames import with_frame_types
+from qsweep.reports.source import Source, check_columns, known_schema
+from qsweep.sweeps.code import release
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.strict_json import read_strictly
+from qsweep.sweeps.wholefiles import whole_folder
 
 FORMAT = 1
 """Raised when a bundle of the old layout can't be read as one of the new."""

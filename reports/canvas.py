@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from reports.labels import few_ticks
-from reports.table import precision_name
+from qsweep.reports.labels import few_ticks
+from qsweep.reports.table import precision_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
-from db.rows import Counts
-from db.schema import KINDS, SETTINGS
-from db.standing import standing
-from db.views import TIME, VIEWS
-from reports.source import Source, shown_schema
+from qsweep.db.rows import Counts
+from qsweep.db.schema import KINDS, SETTINGS
+from qsweep.db.standing import standing
+from qsweep.db.views import TIME, VIEWS
+from qsweep.reports.source import Source, shown_schema
 
 SWEEP = pa.schema([pa.field("sweep", pa.string()), pa.field("variant", pa.string())])
 """The columns that every view begins with."""
@@ -63,7 +63,7 @@ def column_meaning(view: str, column: str) -> str:
 
 @cache
 def _glossary() -> Mapping[str, Any]:
-    text = resources.files("reports").joinpath("glossary.toml").read_text(encoding="utf-8")
+    text = resources.files("qsweep.reports").joinpath("glossary.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

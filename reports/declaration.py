@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from db.schema import KINDS
-from sweeps.errors import InputError, nearest
-from sweeps.measures import known_measure_settings
-from sweeps.spec import Spec
-from sweeps.toml import read_toml
-from sweeps.training import Training
+from qsweep.db.schema import KINDS
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.measures import known_measure_settings
+from qsweep.sweeps.spec import Spec
+from qsweep.sweeps.toml import read_toml
+from qsweep.sweeps.training import Training
 
 Statistic: TypeAlias = Literal["mean", "median", "min", "max"]
 
@@ -111,7 +111,7 @@ def _with_median(column: Column) -> Column:
 
 def declared_tables() -> dict[str, Declaration]:
     """Every declared table that comes with qsweep, by its name (`table1`)."""
-    folder = resources.files("reports").joinpath("declarations")
+    folder = resources.files("qsweep.reports").joinpath("declarations")
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda one: one.name)
     return {
         name: Declaration.model_validate(tomllib.loads(entry.read_text(encoding="utf-8")) | {"name": name})
@@ -177,7 +177,7 @@ def paper_values(declaration: Declaration) -> Mapping[tuple[str, ...], Mapping[s
     """The paper's values of a table: by its row keys, then by column name; empty if the paper has none."""
     if declaration.paper is None:
         return {}
-    text = resources.files("reports").joinpath("paper", declaration.paper).read_text(encoding="utf-8")
+    text = resources.files("qsweep.reports").joinpath("paper", declaration.paper).read_text(encoding="utf-8")
     found: dict[tuple[str, ...], dict[str, float]] = {}
     for row in csv.DictReader(text.splitlines()):
         names = (declaration.paper_keys.get(key, key) for key in declaration.rows)

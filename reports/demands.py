@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from db.rows import Sweep
-from db.schema import KINDS
-from reports.declaration import Declaration, declared_tables, paper_values, tables_of
-from sweeps.errors import InputError, nearest
-from sweeps.spec import Spec, matching
+from qsweep.db.rows import Sweep
+from qsweep.db.schema import KINDS
+from qsweep.reports.declaration import Declaration, declared_tables, paper_values, tables_of
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.spec import Spec, matching
 
 
 def spec_of(sweep: Sweep) -> Spec:

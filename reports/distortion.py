@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from reports.declaration import Column, Declaration, paper_values
-from reports.labels import network_title
-from reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
-from sweeps.corruptions import CORRUPTIONS
-from sweeps.job import Kind
-from sweeps.measures import Distortion
-from sweeps.spec import Spec
+from qsweep.reports.declaration import Column, Declaration, paper_values
+from qsweep.reports.labels import network_title
+from qsweep.reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
+from qsweep.sweeps.corruptions import CORRUPTIONS
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.spec import Spec
 
 GAP, ERROR = "generalization_gap", "corruption_error"
 """What a column may show: the gap; or the error relative to full precision, in percent."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html as python_html
 import re
 
-from sweeps.text import clean
+from qsweep.sweeps.text import clean
 
 MARKDOWN = re.compile(
     r"[\\`|~$]|\*(?=\S)|(?<=\S)\*"  # an asterisk between spaces is one

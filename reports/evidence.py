@@ -7,13 +7,13 @@ from functools import cached_property
 
 import pandas as pd
 
-from db.losses import Lost
-from db.rows import Sweep
-from reports.analysis.analysis import Analysis, Models, Options, analyze, finite_runs, group_models
-from reports.answers import make_tables
-from reports.source import Source
-from reports.table import Table
-from sweeps.spec import Spec
+from qsweep.db.losses import Lost
+from qsweep.db.rows import Sweep
+from qsweep.reports.analysis.analysis import Analysis, Models, Options, analyze, finite_runs, group_models
+from qsweep.reports.answers import make_tables
+from qsweep.reports.source import Source
+from qsweep.reports.table import Table
+from qsweep.sweeps.spec import Spec
 
 VIEWS = ("jobs", "attempts")
 """What is read of the registry, at the moment of the results."""

@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from db.schema import KINDS
-from reports.declaration import Column
-from reports.escaping import on_one_line
-from reports.listing import listed
-from reports.source import Source
-from reports.table import Cell, Row, Table
-from sweeps.errors import InputError, nearest
+from qsweep.db.schema import KINDS
+from qsweep.reports.declaration import Column
+from qsweep.reports.escaping import on_one_line
+from qsweep.reports.listing import listed
+from qsweep.reports.source import Source
+from qsweep.reports.table import Cell, Row, Table
+from qsweep.sweeps.errors import InputError, nearest
 
 ORIGIN = ("attempt", "code", "torch", "device", "host", "finished_at")
 """Columns of the results that say where a value comes from."""

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from db.losses import Lost
-from db.rows import Sweep
-from db.schema import KINDS
-from db.states import SweepState
-from db.views import VIEWS
-from sweeps.job import Job
-from sweeps.spec import Spec
+from qsweep.db.losses import Lost
+from qsweep.db.rows import Sweep
+from qsweep.db.schema import KINDS
+from qsweep.db.states import SweepState
+from qsweep.db.views import VIEWS
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Spec
 
 DIGEST = re.compile("[0-9a-f]{64}")
 NEEDED = ("runs", "jobs", "attempts", "events")

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports.canvas import STYLE, UNDATED
-from reports.evidence import Evidence
-from reports.formats import FileFormat, Picture
-from reports.pictures import DRAWN, progress
-from sweeps.errors import InputError
-from sweeps.wholefiles import whole_file
+from qsweep.reports.canvas import STYLE, UNDATED
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.formats import FileFormat, Picture
+from qsweep.reports.pictures import DRAWN, progress
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reports.declaration import Declaration, paper_values
-from reports.table import Cell, Row, Table, make_cell, precision_name
-from sweeps.job import Kind
-from sweeps.measures import Flatness, PacBayes, measure_settings
-from sweeps.spec import Spec
+from qsweep.reports.declaration import Declaration, paper_values
+from qsweep.reports.table import Cell, Row, Table, make_cell, precision_name
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.measures import Flatness, PacBayes, measure_settings
+from qsweep.sweeps.spec import Spec
 
 SATURATED = "*"
 FLATTER, SHARPER = "↓", "↑"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.escaping import html as escape
-from reports.sheet import Sheet
+from qsweep.reports.escaping import html as escape
+from qsweep.reports.sheet import Sheet
 
 STYLE = """
 :root { color-scheme: light dark; }

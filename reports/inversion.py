@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-from reports.sheet import Heading, Sheet
-from sweeps.datasets import DATASETS
-from sweeps.models import Model, NiN, ResNet
+from qsweep.reports.sheet import Heading, Sheet
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.models import Model, NiN, ResNet
 
 UPPER = 2.0
 """Upper end of the paper's searches."""
@@ -177,7 +177,7 @@ def _is_lower_end(radius: float) -> bool:
 
 
 def _read(name: str) -> list[dict[str, str]]:
-    text = resources.files("reports").joinpath("paper", name).read_text(encoding="utf-8")
+    text = resources.files("qsweep.reports").joinpath("paper", name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

@@ -6,8 +6,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from sweeps.models import Model
-from sweeps.settings import settings_of
+from qsweep.sweeps.models import Model
+from qsweep.sweeps.settings import settings_of
 
 METRICS = {
     "generalization_gap": ("Generalization gap", "test − train loss (nats)", 1.0),

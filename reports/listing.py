@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types
 
-from reports import escaping
-from reports.escaping import on_one_line
-from reports.formats import RowFormat
-from reports.frames import with_frame_types
-from reports.screen import drawn
-from reports.sheet import Heading, Sheet, plain, spares
+from qsweep.reports import escaping
+from qsweep.reports.escaping import on_one_line
+from qsweep.reports.formats import RowFormat
+from qsweep.reports.frames import with_frame_types
+from qsweep.reports.screen import drawn
+from qsweep.reports.sheet import Heading, Sheet, plain, spares
 
 MISSING = "–"
 DIGITS = 6

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sweeps.datasets import data_of
+from qsweep.sweeps.datasets import data_of
 
 TIMES = 10.0
 """How many times the loss of a uniform guess, ln(classes), a loss has to exceed to be outside of reason.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from reports.analysis.analysis import GAP, Models
-from reports.analysis.measured import quantities
-from reports.canvas import (
+from qsweep.reports.analysis.analysis import GAP, Models
+from qsweep.reports.analysis.measured import quantities
+from qsweep.reports.canvas import (
     WIDTH,
     few_numbers,
     legend_above,
@@ -21,9 +21,9 @@ from reports.canvas import (
     panels_of,
     say_below,
 )
-from reports.evidence import Evidence
-from reports.formats import Picture
-from reports.labels import (
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.formats import Picture
+from qsweep.reports.labels import (
     FEW,
     MEASURE_TITLES,
     METRICS,
@@ -35,9 +35,9 @@ from reports.labels import (
     signed_text,
     tau_text,
 )
-from reports.series import BOX, NORMAL, by_bits, curves, distorted, effects, step_sizes, timeline
-from reports.table import precision_name
-from sweeps.quantizers import FULL_PRECISION
+from qsweep.reports.series import BOX, NORMAL, by_bits, curves, distorted, effects, step_sizes, timeline
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.quantizers import FULL_PRECISION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

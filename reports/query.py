@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.types
 
-from db.foreign import check_times
-from reports.catalogue import Catalogued, column_meaning, view_meaning, view_names, view_schema
-from reports.source import Source
-from sweeps.errors import InputError, nearest
-from sweeps.words import counted
+from qsweep.db.foreign import check_times
+from qsweep.reports.catalogue import Catalogued, column_meaning, view_meaning, view_names, view_schema
+from qsweep.reports.source import Source
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.words import counted
 
 if TYPE_CHECKING:
     import duckdb

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reports import escaping, html
-from reports.declaration import Column
-from reports.formats import Format as Format
-from reports.labels import zeroed
-from reports.outliers import RULE
-from reports.sheet import Heading, Sheet, markdown, spares
-from reports.table import Cell, Row, Table
-from sweeps.text import as_json
+from qsweep.reports import escaping, html
+from qsweep.reports.declaration import Column
+from qsweep.reports.formats import Format as Format
+from qsweep.reports.labels import zeroed
+from qsweep.reports.outliers import RULE
+from qsweep.reports.sheet import Heading, Sheet, markdown, spares
+from qsweep.reports.table import Cell, Row, Table
+from qsweep.sweeps.text import as_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from reports.sheet import GAP, Heading, Part, Sheet
+from qsweep.reports.sheet import GAP, Heading, Part, Sheet
 
 RULE, LIGHT = "─", "┄"
 MORE = "…"

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.analysis.analysis import Models
-from reports.analysis.coordinates import hyperparameters
-from reports.analysis.pairing import matched
-from reports.declaration import find_table
-from reports.labels import network_title
-from sweeps.corruptions import CORRUPTIONS
-from sweeps.models import MODELS
-from sweeps.quantizers import FULL_PRECISION
-from sweeps.settings import Setting, build, names_of
-from sweeps.spec import Axis
+from qsweep.reports.analysis.analysis import Models
+from qsweep.reports.analysis.coordinates import hyperparameters
+from qsweep.reports.analysis.pairing import matched
+from qsweep.reports.declaration import find_table
+from qsweep.reports.labels import network_title
+from qsweep.sweeps.corruptions import CORRUPTIONS
+from qsweep.sweeps.models import MODELS
+from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.sweeps.settings import Setting, build, names_of
+from qsweep.sweeps.spec import Axis
 
 BAND = (0.1, 0.9)
 """Quantiles between which a band is drawn."""

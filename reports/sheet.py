@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from reports import escaping
+from qsweep.reports import escaping
 
 GAP = "  "
 MARK = re.compile(r"#+ |- ")

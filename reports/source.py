@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from db.belonging import check_belonging
-from db.home import Home
-from db.losses import Lost, read_sound, told
-from db.naming import is_meant
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore, VanishedResults
-from db.rows import Sweep
-from db.schema import KINDS
-from db.views import VIEWS
-from sweeps.errors import InputError, LostResults, nearest
-from sweeps.job import Job
-from sweeps.spec import Spec
+from qsweep.db.belonging import check_belonging
+from qsweep.db.home import Home
+from qsweep.db.losses import Lost, read_sound, told
+from qsweep.db.naming import is_meant
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore, VanishedResults
+from qsweep.db.rows import Sweep
+from qsweep.db.schema import KINDS
+from qsweep.db.views import VIEWS
+from qsweep.sweeps.errors import InputError, LostResults, nearest
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Spec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,7 +202,7 @@ def opened_source(
     another sweep than `name`, or if the registry counts the results of another home.
     """
     if bundle is not None:
-        from reports.bundle import BundleSource
+        from qsweep.reports.bundle import BundleSource
 
         source = BundleSource(bundle)
         if name is not None and name not in (source.sweep.name, source.title):

@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from db.home import Home
-from db.losses import read_sound
-from db.registry import Registry
-from db.results import ResultStore
-from db.schema import KINDS
-from sweeps.job import Job
+from qsweep.db.home import Home
+from qsweep.db.losses import read_sound
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.schema import KINDS
+from qsweep.sweeps.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

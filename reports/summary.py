@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from reports.answers import make_tables
-from reports.distortion import MEAN
-from reports.render import Layout, sheet_of
-from reports.sheet import Sheet
-from reports.source import Source
-from reports.table import Row, Table
+from qsweep.reports.answers import make_tables
+from qsweep.reports.distortion import MEAN
+from qsweep.reports.render import Layout, sheet_of
+from qsweep.reports.sheet import Sheet
+from qsweep.reports.source import Source
+from qsweep.reports.table import Row, Table
 
 MOST = 25
 """Lines of a table."""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.declaration import Column, Declaration, paper_values
-from reports.outliers import is_outside
-from sweeps.datasets import data_of
-from sweeps.models import MODELS
-from sweeps.quantizers import FULL_PRECISION
-from sweeps.settings import build
+from qsweep.reports.declaration import Column, Declaration, paper_values
+from qsweep.reports.outliers import is_outside
+from qsweep.sweeps.datasets import data_of
+from qsweep.sweeps.models import MODELS
+from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.sweeps.settings import build
 
 PRECISION_ORDER = ("FP32", *(f"Int{bits}" for bits in range(8, 1, -1)))
 

@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 
-from sweeps.errors import InputError
-from sweeps.wholefiles import whole_folder
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import whole_folder
 
 PACKAGES = ("sweeps", "db", "workers")
 """The packages that an agent runs."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sweeps.errors import InputError
-from sweeps.settings import Rule, Setting, build, setting, settings_of
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.settings import Rule, Setting, build, setting, settings_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,13 @@ from pydantic import (
     ValidationError,
 )
 
-from sweeps.errors import InputError, nearest
-from sweeps.measures import MEASURES, known_measure_settings
-from sweeps.settings import Setting, names_of
-from sweeps.spec import Axis, Spec
-from sweeps.text import shortened
-from sweeps.toml import parse_toml, read_toml, read_user_text
-from sweeps.training import Recipe
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.measures import MEASURES, known_measure_settings
+from qsweep.sweeps.settings import Setting, names_of
+from qsweep.sweeps.spec import Axis, Spec
+from qsweep.sweeps.text import shortened
+from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
+from qsweep.sweeps.training import Recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"
@@ -63,7 +63,7 @@ class _SweepFile(BaseModel):
 
 def builtin_names() -> list[str]:
     """The names of the sweeps that come with qsweep."""
-    folder = resources.files("sweeps").joinpath("builtin")
+    folder = resources.files("qsweep.sweeps").joinpath("builtin")
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -103,7 +103,7 @@ def _source(name: str) -> tuple[str, str]:
     known = builtin_names()
     if name not in known:
         raise InputError(f"there is no sweep {name!r}", allowed=f"{nearest(name, known)} (or the path of a .toml file)")
-    return resources.files("sweeps").joinpath("builtin", f"{name}.toml").read_text(encoding="utf-8"), name
+    return resources.files("qsweep.sweeps").joinpath("builtin", f"{name}.toml").read_text(encoding="utf-8"), name
 
 
 def _parse(text: str, name: str, *, place: str) -> Spec:

@@ -1,4 +1,4 @@
-"""A process that has imported everything once and forks whatever is asked of it: `python -m sweeps.forkserver`.
+"""A process that has imported everything once and forks whatever is asked of it: `python -m qsweep.sweeps.forkserver`.
 
 Started by `sweeps.processes`, which talks to it through a socket that it inherits. Each request is a payload (what to
 run, and in which surroundings) with the three standard streams. The new process is forked twice, so that the one in
@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sweeps import code, processes
+from qsweep.sweeps import code, processes
 
 MOST_FILES = 64
 ABOVE = 200

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from sweeps.datasets import DataSet
-from sweeps.kinds import Kind as Kind
-from sweeps.measures import Measure, measure_content, measure_from, measure_settings
-from sweeps.models import Model
-from sweeps.optimizers import Optimizer
-from sweeps.quantizers import Quantizer
-from sweeps.settings import Setting
-from sweeps.training import (
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.kinds import Kind as Kind
+from qsweep.sweeps.measures import Measure, measure_content, measure_from, measure_settings
+from qsweep.sweeps.models import Model
+from qsweep.sweeps.optimizers import Optimizer
+from qsweep.sweeps.quantizers import Quantizer
+from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.training import (
     Recipe,
     Training,
     data_content,

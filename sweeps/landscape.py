@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from sweeps.errors import InputError
-from sweeps.settings import Rule, build, canonical, setting, settings_of
-from sweeps.training import Training
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.settings import Rule, build, canonical, setting, settings_of
+from qsweep.sweeps.training import Training
 
 MOST = 201
 """Points a side of a plane: more are no better to look at."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from sweeps.text import clean
+from qsweep.sweeps.text import clean
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from sweeps.corruptions import CORRUPTED, CORRUPTIONS, LARGEST, SEVERITIES
-from sweeps.errors import InputError, nearest
-from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
-from sweeps.training import Training
+from qsweep.sweeps.corruptions import CORRUPTED, CORRUPTIONS, LARGEST, SEVERITIES
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
+from qsweep.sweeps.training import Training
 
 COUNT = Rule(low=1, high=1000)
 SEED = Rule(low=0, high=2**31 - 1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-from sweeps.datasets import DataSet
-from sweeps.layers import ConvLayer, Pool
-from sweeps.settings import Rule, setting
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.settings import Rule, setting
 
 
 @dataclass(frozen=True, kw_only=True)

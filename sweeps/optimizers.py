@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from sweeps.settings import Rule, setting
+from qsweep.sweeps.settings import Rule, setting
 
 RATE = Rule(above=0, high=100)
 DECAY = Rule(low=0, high=1)

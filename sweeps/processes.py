@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.code import code_version, is_intact
+from qsweep.sweeps.code import code_version, is_intact
 
 LOADED = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_")
 """Beginnings of variables that are read when a process or a library is loaded: a fork is too late for others."""
@@ -114,7 +114,13 @@ class ForkServer:
         try:
             with its:
                 process = subprocess.Popen(
-                    [*PYTHON, "sweeps.forkserver", str(its.fileno()), *preload, " " * 2000],  # room for command lines
+                    [
+                        *PYTHON,
+                        "qsweep.sweeps.forkserver",
+                        str(its.fileno()),
+                        *preload,
+                        " " * 2000,
+                    ],  # room for command lines
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from sweeps.settings import Rule, setting
+from qsweep.sweeps.settings import Rule, setting
 
 FULL_PRECISION = 32
 """The value of `bits` that means: not quantized."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar, cast, get_type_hints
 
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 Scalar: TypeAlias = str | int | float | bool
 Setting: TypeAlias = Scalar | tuple[int, ...]

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sweeps.errors import InputError, nearest
-from sweeps.job import Job, Kind
-from sweeps.measures import Distortion, Flatness, Measure, asked_of, measure_from
-from sweeps.settings import Scalar, Setting, names_of
-from sweeps.text import shortened
-from sweeps.training import Training
-from sweeps.tuning import Tuning
-from sweeps.where import parse_where
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import Distortion, Flatness, Measure, asked_of, measure_from
+from qsweep.sweeps.settings import Scalar, Setting, names_of
+from qsweep.sweeps.text import shortened
+from qsweep.sweeps.training import Training
+from qsweep.sweeps.tuning import Tuning
+from qsweep.sweeps.where import parse_where
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeps.errors import InputError
-from sweeps.text import shortened
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.text import shortened
 
 DEEPEST = 16
 """Levels of tables and lists. Checks, messages and JSON go down by recursion."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
-from sweeps.datasets import DATASETS, DataSet, ImageFolder, data_from, data_settings
-from sweeps.errors import InputError, nearest
-from sweeps.models import MODELS, Model, published_name
-from sweeps.optimizers import OPTIMIZERS, Optimizer
-from sweeps.quantizers import BITS, FULL_PRECISION, QUANTIZERS, Quantizer
-from sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
+from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder, data_from, data_settings
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.models import MODELS, Model, published_name
+from qsweep.sweeps.optimizers import OPTIMIZERS, Optimizer
+from qsweep.sweeps.quantizers import BITS, FULL_PRECISION, QUANTIZERS, Quantizer
+from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
 
 SEED = Rule(low=0, high=2**31 - 1)
 EPOCH = Rule(low=1, high=100_000)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sweeps.errors import InputError, nearest
+from qsweep.sweeps.errors import InputError, nearest
 
 
 class Mode(StrEnum):

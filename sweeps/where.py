@@ -12,10 +12,10 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sweeps.errors import InputError, nearest
-from sweeps.settings import Setting
-from sweeps.text import shortened
-from sweeps.toml import BITS
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.text import shortened
+from qsweep.sweeps.toml import BITS
 
 Condition = Callable[[Mapping[str, Setting]], bool]
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from sweeps.faults import point
+from qsweep.sweeps.faults import point
 
 LONGEST = 200
 """Bytes of a name that its temporary one takes up: file systems allow 255 in all."""

@@ -5,4 +5,6 @@ from __future__ import annotations
 import multiprocessing
 
 APART = multiprocessing.get_context("forkserver")
-APART.set_forkserver_preload(["pytest", "alembic.command", "psycopg", "tests.db.conftest", "workers.decoding.pool"])
+APART.set_forkserver_preload(
+    ["pytest", "alembic.command", "psycopg", "tests.db.conftest", "qsweep.workers.decoding.pool"]
+)

@@ -16,33 +16,33 @@ import torch
 import typer.main
 import typer.testing
 
-from db.registry import Registry
-from db.states import State
-from orchestrator.cli import main
-from sweeps import processes
-from workers.environment import KEEP_MEMORY
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
+from qsweep.orchestrator.cli import main
+from qsweep.sweeps import processes
+from qsweep.workers.environment import KEEP_MEMORY
 
 torch.set_num_threads(1)  # as in an agent: with more, sums have another order, and the results other last bits
 
 SCRIPT = str(Path(sys.executable).with_name("qsweep"))
-QSWEEP = (*processes.PYTHON, "orchestrator.cli")
+QSWEEP = (*processes.PYTHON, "qsweep.orchestrator.cli")
 """What the command line of `qsweep` begins with."""
 PRELOADED = (
-    "orchestrator.cli",
-    "orchestrator.launcher",
-    "orchestrator.planner",
-    "orchestrator.supervisor",
-    "orchestrator.tuning",
-    "reports.answers",
-    "reports.evidence",
-    "reports.figures",
-    "reports.query",
-    "workers.agent.__main__",
-    "workers.bundle.agent",
-    "workers.bundle.command",
-    "workers.calibration",
-    "workers.landscape.__main__",
-    "workers.probe",
+    "qsweep.orchestrator.cli",
+    "qsweep.orchestrator.launcher",
+    "qsweep.orchestrator.planner",
+    "qsweep.orchestrator.supervisor",
+    "qsweep.orchestrator.tuning",
+    "qsweep.reports.answers",
+    "qsweep.reports.evidence",
+    "qsweep.reports.figures",
+    "qsweep.reports.query",
+    "qsweep.workers.agent.__main__",
+    "qsweep.workers.bundle.agent",
+    "qsweep.workers.bundle.command",
+    "qsweep.workers.calibration",
+    "qsweep.workers.landscape.__main__",
+    "qsweep.workers.probe",
     "sklearn.datasets",
     "alembic.command",
     "psycopg",

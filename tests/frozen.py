@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from sweeps.code import STAMP, _digest, _files
+from qsweep.sweeps.code import STAMP, _digest, _files
 
 
 def change_code(home: Path, file: str, text: str) -> str:

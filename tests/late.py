@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeps.lazily import Lazily
+from qsweep.sweeps.lazily import Lazily
 
 
 class Late(Lazily):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import serving
+from qsweep.orchestrator import serving
 
 
 def missing_postgres() -> None:

@@ -14,9 +14,9 @@ import pytest
 import typer.main
 import yaml
 
-from orchestrator import serving
-from orchestrator.cli import app
-from orchestrator.cluster import AUTO, Node, Wanted, check_form
+from qsweep.orchestrator import serving
+from qsweep.orchestrator.cli import app
+from qsweep.orchestrator.cluster import AUTO, Node, Wanted, check_form
 from tests.postgres import missing_postgres, running_server
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ from benchmarks.gpu_day.piece import NotHere
 from benchmarks.gpu_day.sheet import Figure, Sheet, Verdict, table
 from benchmarks.gpu_day.stages import STAGES
 from benchmarks.images import noise
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 FAR = {"torch", "numpy", "pandas", "pyarrow"}
@@ -38,7 +38,7 @@ PathFinder.find_spec = find_spec
 BREAKER = """
 import os, sys
 if "benchmarks.gpu_day.stage" in sys.orig_argv:
-    from workers.models import forming
+    from qsweep.workers.models import forming
     whole = forming.arithmetic_of
     def broken(form, *given, **named):
         if form == "blocks":

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.files import read_sweep
-from sweeps.training import Training
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.training import Training
 from tests.conftest import SCRIPT, Qsweep, environment
 
 README = Path(__file__).parent.parent / "README.md"

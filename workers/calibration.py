@@ -1,4 +1,4 @@
-"""One candidate of a calibration: `python -m workers.calibration`, for `qsweep calibrate`.
+"""One candidate of a calibration: `python -m qsweep.workers.calibration`, for `qsweep calibrate`.
 
 Reads the candidate from the first line of its input, prints `ready` when it is warm, waits for the next line, so
 that the processes of all cores measure at the same time, and prints one line of figures.
@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from sweeps.errors import QsweepError, packed
-from sweeps.training import Training
-from workers.cohort import Cohort
-from workers.compiling import CompilationFailed
-from workers.data import find
-from workers.forms import Form
+from qsweep.sweeps.errors import QsweepError, packed
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.compiling import CompilationFailed
+from qsweep.workers.data import find
+from qsweep.workers.forms import Form
 
 WARM_UP = 2
 """Steps before the clock runs."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from sweeps.errors import QsweepError
-from sweeps.faults import point
-from sweeps.wholefiles import write_whole
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.faults import point
+from qsweep.sweeps.wholefiles import write_whole
 
 
 class DamagedFile(QsweepError):

@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.optimizers import OPTIMIZERS
-from sweeps.training import Training
-from workers.compiling import watch
-from workers.data import Collection, Part, source_of
-from workers.device import set_precision
-from workers.forms import LARGE_IMAGE, Form
-from workers.graphs import Step, StepGraphs
-from workers.models import NETWORKS
-from workers.models.arithmetic import innermost
-from workers.models.convolved import evaluate_in_turn
-from workers.models.forming import arithmetic_of
-from workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
-from workers.models.statistics import RunningStatistics
-from workers.optimizers import CohortOptimizer, CompiledOptimizer
-from workers.quantizers.deployment import CompiledDeployment, Deployment
-from workers.results import Result, Trained, describe, epoch_rows, starting_rows
-from workers.weights import Start
+from qsweep.sweeps.optimizers import OPTIMIZERS
+from qsweep.sweeps.training import Training
+from qsweep.workers.compiling import watch
+from qsweep.workers.data import Collection, Part, source_of
+from qsweep.workers.device import set_precision
+from qsweep.workers.forms import LARGE_IMAGE, Form
+from qsweep.workers.graphs import Step, StepGraphs
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.arithmetic import innermost
+from qsweep.workers.models.convolved import evaluate_in_turn
+from qsweep.workers.models.forming import arithmetic_of
+from qsweep.workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
+from qsweep.workers.models.statistics import RunningStatistics
+from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
+from qsweep.workers.quantizers.deployment import CompiledDeployment, Deployment
+from qsweep.workers.results import Result, Trained, describe, epoch_rows, starting_rows
+from qsweep.workers.weights import Start
 
 __all__ = ["Cohort", "Result"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.errors import QsweepError
+from qsweep.sweeps.errors import QsweepError
 
 OPTIONS: dict[str, Any] = {
     "deterministic": True,

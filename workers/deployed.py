@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sweeps.errors import QsweepError
-from sweeps.layers import ConvLayer
-from sweeps.training import Training
-from workers.models import NETWORKS
-from workers.models.arithmetic import pool_planes
-from workers.models.stage import EPSILON, bounded
-from workers.quantizers.lsq import layer_bits
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.training import Training
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.arithmetic import pool_planes
+from qsweep.workers.models.stage import EPSILON, bounded
+from qsweep.workers.quantizers.lsq import layer_bits
 
 
 class DeployedNetwork(nn.Module):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sweeps.training import Training
+from qsweep.sweeps.training import Training
 
 
 class Form(StrEnum):

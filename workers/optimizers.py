@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sweeps.optimizers import Adam, RmsProp, Sgd
-from sweeps.training import Recipe, Training
-from workers.compiling import compiled
+from qsweep.sweeps.optimizers import Adam, RmsProp, Sgd
+from qsweep.sweeps.training import Recipe, Training
+from qsweep.workers.compiling import compiled
 
 Update = Callable[..., None]
 """An update of `parameters` from `slopes` (m, P), `first` and `second`, in place, and columns (m, 1)."""

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 KINDS = {
     stat.S_IFIFO: "a named pipe",

@@ -1,4 +1,4 @@
-"""What a machine has, and whether data and weights can be read there: `python -m workers.probe`, one JSON line.
+"""What a machine has, and whether data and weights can be read there: `python -m qsweep.workers.probe`, one JSON line.
 
 The orchestrator, which never imports torch, asks this before it registers or starts anything.
 """
@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from sweeps.datasets import DATASETS, DataSet, data_of
-from sweeps.errors import QsweepError, packed
-from sweeps.training import Training
-from workers.corruptions.files import Stored, check_stored, corrupted_files
-from workers.data import Collection, ImageFiles, find
-from workers.device import build, device_class
-from workers.weights import check_given, find_weights
+from qsweep.sweeps.datasets import DATASETS, DataSet, data_of
+from qsweep.sweeps.errors import QsweepError, packed
+from qsweep.sweeps.training import Training
+from qsweep.workers.corruptions.files import Stored, check_stored, corrupted_files
+from qsweep.workers.data import Collection, ImageFiles, find
+from qsweep.workers.device import build, device_class
+from qsweep.workers.weights import check_given, find_weights
 
 
 def main(arguments: list[str] | None = None) -> int:

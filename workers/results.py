@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from sweeps.quantizers import FULL_PRECISION
-from sweeps.training import Training
-from workers.models.layout import Layout
-from workers.optimizers import rate_at
-from workers.quantizers.lsq import initial_steps, layer_bits
-from workers.weights import Start
+from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.sweeps.training import Training
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.optimizers import rate_at
+from qsweep.workers.quantizers.lsq import initial_steps, layer_bits
+from qsweep.workers.weights import Start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.errors import InputError
-from sweeps.layers import ConvLayer
-from sweeps.models import MobileNetV2, Model, ResNet, published_name
-from sweeps.training import IMAGENET_WEIGHTS, Training
-from workers.models import NETWORKS
-from workers.models.layout import Layout
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
+from qsweep.sweeps.training import IMAGENET_WEIGHTS, Training
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.layout import Layout
 
 FOLDER = "weights"
 """Beside the data: the folder in which files of weights are looked for."""

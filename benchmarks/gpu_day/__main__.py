@@ -24,8 +24,8 @@ from pathlib import Path
 
 from benchmarks.gpu_day.sheet import Figure, Sheet, Verdict, table
 from benchmarks.gpu_day.stages import DAY, NAMES, STAGES, Stage, seconds_of
-from sweeps import processes
-from sweeps.errors import InputError, QsweepError
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError, QsweepError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLL = 0.2

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from benchmarks.gpu_day.piece import Bench, Found, Piece
 from benchmarks.measures import SHAPES, compare, trained
-from sweeps.measures import PacBayes, Sharpness
-from sweeps.training import Training
-from workers.data import Images
-from workers.measures import measure_models
+from qsweep.sweeps.measures import PacBayes, Sharpness
+from qsweep.sweeps.training import Training
+from qsweep.workers.data import Images
+from qsweep.workers.measures import measure_models
 
 SMALL: dict[str, Any] = {
     "settings": {"data": "cifar10", "depth": 2, "width": 8, "channels_per_width": 2, "epochs": 2},

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.gpu_day.piece import NotHere
-from sweeps import processes
-from sweeps.datasets import DATASETS
-from sweeps.errors import QsweepError
-from sweeps.wholefiles import whole_file
-from workers.data import Images, load
-from workers.data.archive import PARTS, write_archive
+from qsweep.sweeps import processes
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.wholefiles import whole_file
+from qsweep.workers.data import Images, load
+from qsweep.workers.data.archive import PARTS, write_archive
 
 COUNT = 4
 """Parts of CIFAR-10: each is smaller than 45 MB."""
@@ -51,7 +51,7 @@ def _bundle(name: str, out: Path, options: list[str]) -> None:
     if bundle.exists():
         print(f"{bundle} is there already: a packed job belongs to one bundle")
         return
-    command = [*processes.PYTHON, "orchestrator.cli", "pack", str(sweep), "--out", str(bundle), *options]
+    command = [*processes.PYTHON, "qsweep.orchestrator.cli", "pack", str(sweep), "--out", str(bundle), *options]
     if processes.run(command).returncode:
         raise QsweepError(f"the bundle of {name} can't be packed: see above")
 

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.gpu_day.packing import PORTIONS, archive
 from benchmarks.gpu_day.piece import Bench, Found, NotHere, Piece
-from sweeps import processes
+from qsweep.sweeps import processes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LEAVING = 30.0
@@ -55,7 +55,16 @@ def through_bundle(bench: Bench, name: str) -> Found:
 
 def _worked_off(bench: Bench, bundle: Path, data: Path, results: Path) -> tuple[int, str]:
     """The exit code of the bundle's runner and the end of what it said. Its models are too large to come along."""
-    command = [*processes.PYTHON, "workers", str(bundle), "--data", str(data), "--results", str(results), "--no-models"]
+    command = [
+        *processes.PYTHON,
+        "qsweep.workers",
+        str(bundle),
+        "--data",
+        str(data),
+        "--results",
+        str(results),
+        "--no-models",
+    ]
     log = bench.out / "work" / "portion.log"
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     if bench.small:

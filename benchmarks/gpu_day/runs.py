@@ -18,15 +18,15 @@ from torch import Tensor
 
 from benchmarks.gpu_day.piece import Bench, Found, NotHere, Piece
 from benchmarks.images import noise
-from orchestrator.planner import BASE_MEMORY, cohort_memory
-from sweeps.training import Training
+from qsweep.orchestrator.planner import BASE_MEMORY, cohort_memory
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.data.batches import Batches
+from qsweep.workers.device import device_class, precisions
+from qsweep.workers.forms import Form, forms_of
 from tests.workers.plain import PlainTraining, named
 from tests.workers.trainings import CALM, RATES, mixture, on, training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.data.batches import Batches
-from workers.device import device_class, precisions
-from workers.forms import Form, forms_of
 
 STEPS = 10
 EXACT = 1e-10

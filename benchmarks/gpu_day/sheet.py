@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeps.errors import InputError
-from sweeps.wholefiles import write_whole
-from sweeps.words import counted
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import write_whole
+from qsweep.sweeps.words import counted
 
 
 class Verdict(enum.StrEnum):

@@ -25,8 +25,8 @@ from benchmarks.train_throughput import (
     training_of,
     work_of,
 )
-from workers.device import device_class, precisions
-from workers.forms import default_form
+from qsweep.workers.device import device_class, precisions
+from qsweep.workers.forms import default_form
 
 EPOCHS = 300
 SECONDS = 3.0

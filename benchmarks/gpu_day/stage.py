@@ -25,8 +25,8 @@ from benchmarks.gpu_day.packing import unpacked
 from benchmarks.gpu_day.piece import Bench, Found, NotHere, Piece
 from benchmarks.gpu_day.sheet import Figure, Sheet, Verdict
 from benchmarks.gpu_day.stages import NAMES
-from sweeps.errors import InputError
-from workers.device import build
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.device import build
 
 AGAIN = 75
 """The exit code that asks for a new process: after an error the GPU's context may be of no more use."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from db.migrations import VERSION_TABLE
-from db.tables import metadata
+from qsweep.db.migrations import VERSION_TABLE
+from qsweep.db.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

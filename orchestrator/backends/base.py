@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from db.home import Home
-from db.rows import EVERYTHING, AgentRow, Scope
-from orchestrator.machine import Machine
-from orchestrator.starts import Start
-from sweeps.errors import QsweepError
+from qsweep.db.home import Home
+from qsweep.db.rows import EVERYTHING, AgentRow, Scope
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.starts import Start
+from qsweep.sweeps.errors import QsweepError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.backends.base import Backend
-    from orchestrator.starts import Start
+    from qsweep.orchestrator.backends.base import Backend
+    from qsweep.orchestrator.starts import Start
 
 
 class BackendName(StrEnum):
@@ -24,9 +24,9 @@ class BackendName(StrEnum):
 
 
 PLACES = {
-    BackendName.LOCAL: "orchestrator.backends.local:LocalBackend",
-    BackendName.SLURM: "orchestrator.backends.slurm:SlurmBackend",
-    BackendName.RAY: "orchestrator.backends.ray:RayBackend",
+    BackendName.LOCAL: "qsweep.orchestrator.backends.local:LocalBackend",
+    BackendName.SLURM: "qsweep.orchestrator.backends.slurm:SlurmBackend",
+    BackendName.RAY: "qsweep.orchestrator.backends.ray:RayBackend",
 }
 """Imported when they are used: each needs packages that the others do not."""
 

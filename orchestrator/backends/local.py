@@ -13,20 +13,20 @@ from pathlib import Path
 
 import psutil
 
-from db.home import Home
-from db.looking import BUNDLE
-from db.rows import AgentRow, Scope
-from orchestrator.backends.base import Backend, Fleet, Site
-from orchestrator.children import worker_environment
-from orchestrator.deaths import is_seen_from_here
-from orchestrator.keeper import living, start_keeper
-from orchestrator.machine import Machine
-from orchestrator.starts import Start, recorded
-from orchestrator.supervisor import scope_options
-from sweeps import processes
-from sweeps.errors import InputError
-from workers.agent.exits import Exit
-from workers.environment import PLACE
+from qsweep.db.home import Home
+from qsweep.db.looking import BUNDLE
+from qsweep.db.rows import AgentRow, Scope
+from qsweep.orchestrator.backends.base import Backend, Fleet, Site
+from qsweep.orchestrator.children import worker_environment
+from qsweep.orchestrator.deaths import is_seen_from_here
+from qsweep.orchestrator.keeper import living, start_keeper
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.starts import Start, recorded
+from qsweep.orchestrator.supervisor import scope_options
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.environment import PLACE
 
 
 def worker_command(fleet: Fleet) -> list[str]:
@@ -34,7 +34,7 @@ def worker_command(fleet: Fleet) -> list[str]:
     home = fleet.home
     command = [
         *processes.PYTHON,
-        "orchestrator.supervisor",
+        "qsweep.orchestrator.supervisor",
         "--home",
         str(home.root),
         "--data",

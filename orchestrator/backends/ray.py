@@ -14,10 +14,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from db.home import Home
-from orchestrator.backends.base import Backend, Fleet, Site
-from orchestrator.children import worker_environment
-from orchestrator.cluster import (
+from qsweep.db.home import Home
+from qsweep.orchestrator.backends.base import Backend, Fleet, Site
+from qsweep.orchestrator.children import worker_environment
+from qsweep.orchestrator.cluster import (
     NAMESPACE,
     Resources,
     Wanted,
@@ -30,11 +30,11 @@ from orchestrator.cluster import (
     own_node,
     reachable,
 )
-from orchestrator.machine import Machine
-from orchestrator.reach import is_here
-from orchestrator.starts import Start, record, recorded
-from sweeps import processes
-from sweeps.errors import InputError, QsweepError
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.reach import is_here
+from qsweep.orchestrator.starts import Start, record, recorded
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError, QsweepError
 
 OPTIONS = ("address", "cpus", "gpus", "memory")
 WAITING = 10.0
@@ -84,7 +84,7 @@ class RayBackend(Backend):
     def check_home(self, home: Home) -> None:
         elsewhere = [node for node in nodes() if not is_here(node.host)] if self._address else []
         if elsewhere:
-            from orchestrator.backends.ray_nodes import check_nodes
+            from qsweep.orchestrator.backends.ray_nodes import check_nodes
 
             check_nodes(elsewhere, home)
 
@@ -99,7 +99,7 @@ class RayBackend(Backend):
                         return
 
     def start(self, count: int) -> None:
-        from orchestrator.backends.ray_agent import RayAgent
+        from qsweep.orchestrator.backends.ray_agent import RayAgent
 
         assert self._fleet is not None
         if self._address is None:
@@ -211,7 +211,7 @@ class RayBackend(Backend):
     def _start_keeper(self, fleet: Fleet) -> str:
         assert self._machine is not None
         log = fleet.home.logs / "ray.log"
-        command = [*processes.PYTHON, "orchestrator.backends.ray_keeper"]
+        command = [*processes.PYTHON, "qsweep.orchestrator.backends.ray_keeper"]
         command += ["--cores", str(self._machine.cores), "--gpus", str(self._machine.gpus)]
         command += ["--workers", str(fleet.workers), "--cpus-per-worker", str(self._resources.cpus)]
         with log.open("ab") as errors:

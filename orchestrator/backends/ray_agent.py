@@ -13,11 +13,11 @@ from typing import Any
 
 import ray
 
-from orchestrator.backends.base import Fleet
-from orchestrator.backends.local import worker_command
-from orchestrator.children import worker_environment
-from sweeps import processes
-from workers.environment import PLACE
+from qsweep.orchestrator.backends.base import Fleet
+from qsweep.orchestrator.backends.local import worker_command
+from qsweep.orchestrator.children import worker_environment
+from qsweep.sweeps import processes
+from qsweep.workers.environment import PLACE
 
 POLL = 1.0
 """Seconds between two looks at whether the node's raylet still lives."""

@@ -1,4 +1,4 @@
-"""A Ray of our own on this machine, for as long as it is used: `python -m orchestrator.backends.ray_keeper`.
+"""A Ray of our own on this machine, for as long as it is used: `python -m qsweep.orchestrator.backends.ray_keeper`.
 
 It runs in a session of its own, so that agents outlive the launcher that asked for it. It prints its address, and
 ends when none of qsweep's actors is left for a while.
@@ -11,9 +11,9 @@ import signal
 import sys
 import time
 
-from orchestrator.cluster import Wanted, load_ray, our_actors, start_own
-from orchestrator.machine import Machine
-from sweeps.errors import QsweepError
+from qsweep.orchestrator.cluster import Wanted, load_ray, our_actors, start_own
+from qsweep.orchestrator.machine import Machine
+from qsweep.sweeps.errors import QsweepError
 
 IDLE = 20.0
 """Seconds without an actor after which it ends."""

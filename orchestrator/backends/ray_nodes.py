@@ -10,10 +10,10 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from db.home import Home
-from db.registry import Registry
-from orchestrator.cluster import Node
-from sweeps.errors import InputError, QsweepError
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.cluster import Node
+from qsweep.sweeps.errors import InputError, QsweepError
 
 PATIENCE = 120.0
 """Seconds that the nodes have for their answers."""

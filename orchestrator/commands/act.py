@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from db.states import FailureClass, State
-from orchestrator.choosing import choose_sweep, confirm
-from orchestrator.commands.look import opened
-from orchestrator.options import (
+from qsweep.db.states import FailureClass, State
+from qsweep.orchestrator.choosing import choose_sweep, confirm
+from qsweep.orchestrator.commands.look import opened
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
@@ -23,14 +23,14 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
-from sweeps.errors import QsweepError
-from sweeps.words import counted
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.words import counted
 
 if TYPE_CHECKING:
-    from db.home import Home
-    from db.registry import Registry
-    from db.rows import Sweep
-    from orchestrator.deleting import Freed
+    from qsweep.db.home import Home
+    from qsweep.db.registry import Registry
+    from qsweep.db.rows import Sweep
+    from qsweep.orchestrator.deleting import Freed
 
 
 class Ended(StrEnum):
@@ -60,7 +60,7 @@ def retry(
 
     Measures that failed because the trained model is not there take the training along: it is repeated.
     """
-    from orchestrator.lost_jobs import find_losses, lost_agents
+    from qsweep.orchestrator.lost_jobs import find_losses, lost_agents
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -91,10 +91,10 @@ def cancel(
     name: SweepArgument, yes: YesOption = False, home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None
 ) -> None:
     """Withdraw a sweep: its unfinished jobs stop, unless another sweep wants them. Results stay."""
-    from db.standing import standing
-    from orchestrator.backends.choice import BackendName, backend_class
-    from orchestrator.deaths import bury_dead
-    from orchestrator.starts import by_backend, recorded
+    from qsweep.db.standing import standing
+    from qsweep.orchestrator.backends.choice import BackendName, backend_class
+    from qsweep.orchestrator.deaths import bury_dead
+    from qsweep.orchestrator.starts import by_backend, recorded
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -126,8 +126,8 @@ def invalidate(
     registry: RegistryOption = None,
 ) -> None:
     """Discard results and re-run the jobs and their children. No file is deleted."""
-    from orchestrator.standing import stranded_words
-    from sweeps.spec import select
+    from qsweep.orchestrator.standing import stranded_words
+    from qsweep.sweeps.spec import select
 
     with opened(home_of(home, registry)) as found:
         sweep = choose_sweep(found, name)
@@ -160,7 +160,7 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Delete a sweep, with the results and models that no other sweep shares. What goes is shown first."""
-    from orchestrator.deleting import delete_sweep, look_at
+    from qsweep.orchestrator.deleting import delete_sweep, look_at
 
     place = home_of(home, registry)
     with opened(place) as found:

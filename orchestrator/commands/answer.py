@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.options import (
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
@@ -19,15 +19,15 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
-from orchestrator.terminal import write_bytes, write_json
-from reports.formats import FileFormat, Format, Picture, RowFormat, Tracker
-from sweeps.errors import InputError
-from sweeps.wholefiles import write_whole
+from qsweep.orchestrator.terminal import write_bytes, write_json
+from qsweep.reports.formats import FileFormat, Format, Picture, RowFormat, Tracker
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import write_whole
 
 if TYPE_CHECKING:
-    from reports.render import Layout
-    from reports.source import Source
-    from reports.table import Table
+    from qsweep.reports.render import Layout
+    from qsweep.reports.source import Source
+    from qsweep.reports.table import Table
 
 
 OptionalSweepArgument = Annotated[
@@ -82,13 +82,13 @@ def query(
     as_json: JsonOption = False,
 ) -> None:
     """Ask results and registry by SQL, read-only, while sweeps run or after."""
-    from orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.arrow import spare_pandas
 
     spare_pandas()
-    from orchestrator.layout import say, width_of
-    from reports.listing import written
-    from reports.query import describe_columns, describe_views, run_query
-    from reports.source import all_sources
+    from qsweep.orchestrator.layout import say, width_of
+    from qsweep.reports.listing import written
+    from qsweep.reports.query import describe_columns, describe_views, run_query
+    from qsweep.reports.source import all_sources
 
     if as_json:
         _check_alone(form, RowFormat.TABLE, RowFormat.JSON)
@@ -178,13 +178,13 @@ def tables(
     as_json: JsonOption = False,
 ) -> None:
     """Print the paper's tables from the results so far."""
-    from orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.arrow import spare_pandas
 
     spare_pandas()
-    from orchestrator.layout import show_tables, width_of
-    from reports.answers import make_tables
-    from reports.render import Layout, render_all, sheet_of
-    from reports.source import opened_source
+    from qsweep.orchestrator.layout import show_tables, width_of
+    from qsweep.reports.answers import make_tables
+    from qsweep.reports.render import Layout, render_all, sheet_of
+    from qsweep.reports.source import opened_source
 
     shape = form or Format.MARKDOWN
     if as_json:
@@ -209,8 +209,8 @@ def tables(
 def _explained(
     source: Source, tables: Sequence[Table], cell: str, form: Format, layout: Layout, width: int | None
 ) -> str:
-    from reports.explanation import explain, told
-    from reports.listing import written
+    from qsweep.reports.explanation import explain, told
+    from qsweep.reports.listing import written
 
     rows = {Format.CSV: RowFormat.CSV, Format.JSON: RowFormat.JSON}
     if form is not Format.MARKDOWN and form not in rows:
@@ -236,9 +236,9 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Export the committed results: a bundle to publish, from which every table comes by --from, or tracker runs."""
-    from reports.bundle import write_bundle
-    from reports.source import opened_source
-    from reports.trackers import export_to
+    from qsweep.reports.bundle import write_bundle
+    from qsweep.reports.source import opened_source
+    from qsweep.reports.trackers import export_to
 
     if out is None:
         raise InputError("say where to", place="export", allowed="name a new folder by --out DIR")
@@ -283,9 +283,9 @@ def figures(
     as_json: JsonOption = False,
 ) -> None:
     """Draw the paper's Figure 1 (step-sizes) and more from the results so far."""
-    from reports.evidence import VIEWS, gather
-    from reports.figures import draw_figures
-    from reports.source import opened_source
+    from qsweep.reports.evidence import VIEWS, gather
+    from qsweep.reports.figures import draw_figures
+    from qsweep.reports.source import opened_source
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         typer.echo(source.title, err=True)
@@ -305,9 +305,9 @@ def report(
     registry: RegistryOption = None,
 ) -> None:
     """Write a self-contained HTML report: tables, claims, plots, failures."""
-    from reports.evidence import VIEWS, gather
-    from reports.page import render_page
-    from reports.source import opened_source
+    from qsweep.reports.evidence import VIEWS, gather
+    from qsweep.reports.page import render_page
+    from qsweep.reports.source import opened_source
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         page = render_page(gather(source))
@@ -335,15 +335,15 @@ def analyze(
     as_json: JsonOption = False,
 ) -> None:
     """Test the paper's claims, compare precisions, and rank what correlates with the generalization gap."""
-    from orchestrator.layout import show, show_document
-    from reports.analysis.analysis import Options
-    from reports.analysis.claims import Margins
-    from reports.analysis.correlation import Resampling
-    from reports.analysis.text import analysis_content, analysis_parts
-    from reports.evidence import gather
-    from reports.inversion import paper_content, paper_sheet
-    from reports.sheet import markdown
-    from reports.source import opened_source
+    from qsweep.orchestrator.layout import show, show_document
+    from qsweep.reports.analysis.analysis import Options
+    from qsweep.reports.analysis.claims import Margins
+    from qsweep.reports.analysis.correlation import Resampling
+    from qsweep.reports.analysis.text import analysis_content, analysis_parts
+    from qsweep.reports.evidence import gather
+    from qsweep.reports.inversion import paper_content, paper_sheet
+    from qsweep.reports.sheet import markdown
+    from qsweep.reports.source import opened_source
 
     if paper and (name or bundle):
         raise InputError("--paper is about the paper's own tables", place="analyze", allowed="without NAME and --from")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.options import (
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     DataOption,
     HomeOption,
@@ -22,11 +22,11 @@ from orchestrator.options import (
     complete_sweep,
     home_of,
 )
-from orchestrator.terminal import write_json
-from sweeps.words import counted
+from qsweep.orchestrator.terminal import write_json
+from qsweep.sweeps.words import counted
 
 if TYPE_CHECKING:
-    from orchestrator.calibrating import Trial
+    from qsweep.orchestrator.calibrating import Trial
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,9 +41,9 @@ def sweeps(
     as_json: JsonOption = False,
 ) -> None:
     """List the built-in sweeps, or print one as TOML."""
-    from orchestrator.layout import show
-    from reports.sheet import Sheet, headings
-    from sweeps.files import builtin_names, read_sweep, source_text
+    from qsweep.orchestrator.layout import show
+    from qsweep.reports.sheet import Sheet, headings
+    from qsweep.sweeps.files import builtin_names, read_sweep, source_text
 
     if name is not None:
         spec = read_sweep(name)
@@ -73,14 +73,14 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
-    from orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.arrow import spare_pandas
 
     spare_pandas()
-    from orchestrator.kept_probes import kept_machine
-    from orchestrator.layout import say, show
-    from orchestrator.machine import probe
-    from orchestrator.outlook import cohort_sheet, is_done, known_jobs, look_ahead, nothing_ahead
-    from orchestrator.selection import read_selection
+    from qsweep.orchestrator.kept_probes import kept_machine
+    from qsweep.orchestrator.layout import say, show
+    from qsweep.orchestrator.machine import probe
+    from qsweep.orchestrator.outlook import cohort_sheet, is_done, known_jobs, look_ahead, nothing_ahead
+    from qsweep.orchestrator.selection import read_selection
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit)
     place = home_of(home, registry, data)
@@ -127,13 +127,13 @@ def calibrate(
     """
     from dataclasses import asdict
 
-    from db.registry import Registry
-    from orchestrator.calibrating import calibrate as measure
-    from orchestrator.calibrating import training_shapes
-    from orchestrator.data_folders import check_data
-    from orchestrator.layout import say
-    from orchestrator.machine import probe
-    from orchestrator.selection import read_selection
+    from qsweep.db.registry import Registry
+    from qsweep.orchestrator.calibrating import calibrate as measure
+    from qsweep.orchestrator.calibrating import training_shapes
+    from qsweep.orchestrator.data_folders import check_data
+    from qsweep.orchestrator.layout import say
+    from qsweep.orchestrator.machine import probe
+    from qsweep.orchestrator.selection import read_selection
 
     jobs = read_selection(source, changes=changes or (), where=where).chosen
     place = home_of(home, registry, data)
@@ -160,7 +160,7 @@ def calibrate(
 
 
 def _trial_text(trial: Trial) -> str:
-    from orchestrator.options import size_text
+    from qsweep.orchestrator.options import size_text
 
     what = f"  {trial.form:<16} {trial.slots:>3} slots"
     if trial.problem:
@@ -178,7 +178,7 @@ def images(
     as_json: JsonOption = False,
 ) -> None:
     """Describe a folder of image files as the settings by which a sweep names it."""
-    from orchestrator.machine import describe_images
+    from qsweep.orchestrator.machine import describe_images
 
     found = describe_images(folder, size)
     if as_json:

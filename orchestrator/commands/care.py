@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.choosing import confirm
-from orchestrator.commands.look import opened
-from orchestrator.options import (
+from qsweep.orchestrator.choosing import confirm
+from qsweep.orchestrator.commands.look import opened
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     DataOption,
     HomeOption,
@@ -22,7 +22,7 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
-from orchestrator.terminal import write_json
+from qsweep.orchestrator.terminal import write_json
 
 database = typer.Typer(no_args_is_help=True, help="Manage the registry database.")
 
@@ -42,8 +42,8 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine, the home, the registry and the data sets; exit 1 if a sweep could not run."""
-    from orchestrator.checkup import examine, finding_sheet
-    from orchestrator.layout import show
+    from qsweep.orchestrator.checkup import examine, finding_sheet
+    from qsweep.orchestrator.layout import show
 
     findings = examine(home_of(home, registry, data))
     if as_json:
@@ -56,10 +56,10 @@ def doctor(
 
 def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json: JsonOption = False) -> None:
     """Show what the home and its results take, wherever they lie, and how much of it nothing points to."""
-    from db.belonging import check_belonging
-    from db.garbage import find_garbage, measure_usage
-    from orchestrator.layout import say, show
-    from reports.sheet import Sheet, headings
+    from qsweep.db.belonging import check_belonging
+    from qsweep.db.garbage import find_garbage, measure_usage
+    from qsweep.orchestrator.layout import say, show
+    from qsweep.reports.sheet import Sheet, headings
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -85,9 +85,9 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Delete files that no job points to and that nobody is writing."""
-    from db.belonging import check_belonging
-    from db.garbage import collect_garbage, find_garbage
-    from orchestrator.layout import counted, say
+    from qsweep.db.belonging import check_belonging
+    from qsweep.db.garbage import collect_garbage, find_garbage
+    from qsweep.orchestrator.layout import counted, say
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -113,9 +113,9 @@ def compact(
     as_json: JsonOption = False,
 ) -> None:
     """Merge thousands of small results files into a few, while sweeps run or after. No answer changes."""
-    from db.belonging import check_belonging
-    from db.compaction import compact as merge
-    from orchestrator.layout import counted, say
+    from qsweep.db.belonging import check_belonging
+    from qsweep.db.compaction import compact as merge
+    from qsweep.orchestrator.layout import counted, say
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -142,7 +142,7 @@ def compact(
 @database.command("upgrade", epilog="Example: qsweep db upgrade")
 def upgrade(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None) -> None:
     """Bring the registry to this program's schema."""
-    from db.registry import Registry
+    from qsweep.db.registry import Registry
 
     place = home_of(home, registry)
     before, after = Registry.upgrade(place.registry)
@@ -170,8 +170,8 @@ def serve(
     For users who have no Postgres and a home on a network file system. The password stands in a file of the home
     that only you can read; the URL names that file.
     """
-    from orchestrator.layout import say
-    from orchestrator.serving import Server, notes, password_file, start, stop
+    from qsweep.orchestrator.layout import say
+    from qsweep.orchestrator.serving import Server, notes, password_file, start, stop
 
     place = home_of(home)
     data = (folder or place.root / "postgres").absolute()
@@ -212,11 +212,11 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
-    from db.audit import NAMED, SHOWN, Findings, examine, repair
-    from db.losses import MODEL
-    from orchestrator.layout import counted, say
-    from orchestrator.lost_jobs import lost_words
-    from orchestrator.standing import stranded_words
+    from qsweep.db.audit import NAMED, SHOWN, Findings, examine, repair
+    from qsweep.db.losses import MODEL
+    from qsweep.orchestrator.layout import counted, say
+    from qsweep.orchestrator.lost_jobs import lost_words
+    from qsweep.orchestrator.standing import stranded_words
 
     place = home_of(home, registry)
     with opened(place) as found:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.commands.look import opened
-from orchestrator.commands.run import CodeOption, WeightsOption
-from orchestrator.options import (
+from qsweep.orchestrator.commands.look import opened
+from qsweep.orchestrator.commands.run import CodeOption, WeightsOption
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     DataOption,
     HomeOption,
@@ -23,12 +23,12 @@ from orchestrator.options import (
     home_of,
     size_text,
 )
-from orchestrator.terminal import write_json
-from sweeps.words import counted
+from qsweep.orchestrator.terminal import write_json
+from qsweep.sweeps.words import counted
 
 if TYPE_CHECKING:
-    from db.registry import Registry
-    from db.rows import BundleRow
+    from qsweep.db.registry import Registry
+    from qsweep.db.rows import BundleRow
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,8 +59,8 @@ def pack(
     The far machine needs Python 3.11, torch, numpy and pyarrow, and no qsweep: the code goes along. Until the
     bundle comes back, or is recalled, its jobs are held for it, and nothing runs them here.
     """
-    from orchestrator import packing
-    from orchestrator.selection import read_selection
+    from qsweep.orchestrator import packing
+    from qsweep.orchestrator.selection import read_selection
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     for warning in selection.warnings():
@@ -86,7 +86,7 @@ def import_(
 ) -> None:
     """Bring a bundle's results home: each job counts once, however often and in whatever state it comes."""
 
-    from orchestrator.importing import bring_home
+    from qsweep.orchestrator.importing import bring_home
 
     found = bring_home(home_of(home, registry), bundle)
     if as_json:
@@ -124,8 +124,8 @@ def recall(
 
 
 def _find(registry: Registry, text: str) -> BundleRow:
-    from db.states import AgentState
-    from sweeps.errors import InputError
+    from qsweep.db.states import AgentState
+    from qsweep.sweeps.errors import InputError
 
     away = [one for one in registry.bundles() if one.state is AgentState.AWAY]
     chosen = [one for one in away if text in (str(one.id), one.name)]

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.children import ask_child
-from orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, home_of
-from orchestrator.terminal import write_json
-from sweeps.corruptions import CORRUPTIONS, LARGEST, SEVERITIES
-from sweeps.datasets import DATASETS, ImageFolder
-from sweeps.errors import InputError, nearest
+from qsweep.orchestrator.children import ask_child
+from qsweep.orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, home_of
+from qsweep.orchestrator.terminal import write_json
+from qsweep.sweeps.corruptions import CORRUPTIONS, LARGEST, SEVERITIES
+from qsweep.sweeps.datasets import DATASETS, ImageFolder
+from qsweep.sweeps.errors import InputError, nearest
 
 TREE = "imagenet"
 
@@ -77,7 +77,7 @@ def corruptions(
         command += [] if path is None else [option, str(path.expanduser())]
     _check_folder(out.expanduser() if out else None, "--out")
     _check_folder(sheet.expanduser().parent if sheet else None, "--contact-sheet")
-    ask_child("workers.corruptions", *command, failing="corrupting the images", watched=True)
+    ask_child("qsweep.workers.corruptions", *command, failing="corrupting the images", watched=True)
     files = [str(path) for path in (out, sheet) if path is not None]
     if as_json:
         write_json(files)

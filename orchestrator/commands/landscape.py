@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.options import (
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     DataOption,
     HomeOption,
@@ -21,16 +21,16 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
-from orchestrator.terminal import write_json
-from sweeps.errors import InputError
-from sweeps.words import counted
+from qsweep.orchestrator.terminal import write_json
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from db.home import Home
-    from orchestrator.surveying import Wanted
-    from reports.landscape.grid import Grid
+    from qsweep.db.home import Home
+    from qsweep.orchestrator.surveying import Wanted
+    from qsweep.reports.landscape.grid import Grid
 
 
 class Perturbed(StrEnum):
@@ -92,10 +92,10 @@ def landscape(
     Writes to DIR: Parquet of every grid, surfaces and contours with one scale for all precisions of a
     configuration, an interactive page, and .vtp for ParaView. The same command again goes on where it stopped.
     """
-    from db.belonging import check_belonging
-    from db.registry import Registry
-    from orchestrator.surveying import Wanted, choose_models
-    from sweeps.landscape import BETWEEN, LINE, PLANE, Landscape, check_pair, rounding
+    from qsweep.db.belonging import check_belonging
+    from qsweep.db.registry import Registry
+    from qsweep.orchestrator.surveying import Wanted, choose_models
+    from qsweep.sweeps.landscape import BETWEEN, LINE, PLANE, Landscape, check_pair, rounding
 
     place = home_of(home, registry, data)
     if bool(targets) == (between is not None):
@@ -148,10 +148,10 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
     """Every landscape: those that are there, and those that were missing, with a bar over the points."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from orchestrator.layout import tell
-    from orchestrator.machine import probe
-    from orchestrator.screen import Screen
-    from orchestrator.surveying import survey
+    from qsweep.orchestrator.layout import tell
+    from qsweep.orchestrator.machine import probe
+    from qsweep.orchestrator.screen import Screen
+    from qsweep.orchestrator.surveying import survey
 
     found = {one.identity: one.found() for one in wanted}
     missing = [one for one in wanted if found[one.identity] is None]
@@ -185,12 +185,12 @@ def _jobs(grid: Grid) -> str:
 
 def _draw(grids: list[Grid], out: Path, scale: Height) -> list[Path]:
     """Everything that is made of the grids; its files."""
-    from orchestrator.commands.answer import deliver
-    from reports.landscape.figures import Scale, draw_landscapes
-    from reports.landscape.grid import configurations
-    from reports.landscape.page import render_page
-    from reports.landscape.paraview import write_polydata
-    from sweeps.landscape import PLANE
+    from qsweep.orchestrator.commands.answer import deliver
+    from qsweep.reports.landscape.figures import Scale, draw_landscapes
+    from qsweep.reports.landscape.grid import configurations
+    from qsweep.reports.landscape.page import render_page
+    from qsweep.reports.landscape.paraview import write_polydata
+    from qsweep.sweeps.landscape import PLANE
 
     for grid in grids:
         if grid.provenance["cosine"] is not None:

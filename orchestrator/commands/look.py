@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from db.states import AgentState, State
-from orchestrator.options import (
+from qsweep.db.states import AgentState, State
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
@@ -24,13 +24,13 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
-from orchestrator.terminal import write_json
+from qsweep.orchestrator.terminal import write_json
 
 if TYPE_CHECKING:
-    from db.home import Home
-    from db.registry import Registry
-    from db.rows import JobRow, Sweep
-    from reports.sheet import Sheet
+    from qsweep.db.home import Home
+    from qsweep.db.registry import Registry
+    from qsweep.db.rows import JobRow, Sweep
+    from qsweep.reports.sheet import Sheet
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
 MOST_LOOKED_AT = 50_000
@@ -51,7 +51,7 @@ def add_to(app: typer.Typer) -> None:
 @contextmanager
 def opened(home: Home) -> Iterator[Registry]:
     """The registry of a home. Raises InputError if there is none."""
-    from db.registry import Registry
+    from qsweep.db.registry import Registry
 
     registry = Registry.open(home.registry)
     try:
@@ -72,12 +72,12 @@ def status(
     ] = False,
 ) -> None:
     """Show how far the sweeps are, and which agents are at work."""
-    from orchestrator.layout import counted, say, show
-    from orchestrator.lost_jobs import lost_agents
-    from orchestrator.standing import look_at
-    from orchestrator.stopped import row as stopped_row
-    from orchestrator.stopped import stopped_since
-    from orchestrator.stopped import words as stopped_words
+    from qsweep.orchestrator.layout import counted, say, show
+    from qsweep.orchestrator.lost_jobs import lost_agents
+    from qsweep.orchestrator.standing import look_at
+    from qsweep.orchestrator.stopped import row as stopped_row
+    from qsweep.orchestrator.stopped import stopped_since
+    from qsweep.orchestrator.stopped import words as stopped_words
 
     place = home_of(home, registry)
     if watching:
@@ -128,7 +128,7 @@ def status(
 
 def _status_sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
     """One line a sweep; on a narrow terminal the count of cancelled jobs is left out first."""
-    from reports.sheet import Heading, Sheet
+    from qsweep.reports.sheet import Heading, Sheet
 
     counts = [state.value for state in State]
     names = ("sweep", *counts, "of", "state")
@@ -148,13 +148,13 @@ def _status_sheet(rows: Sequence[dict[str, Any]]) -> Sheet:
 
 def _losses(home: Home, registry: Registry, sweeps: Sequence[Sweep], done: int) -> list[str]:
     """What the sweeps lost of their results, as far as a quick look at the names of files tells."""
-    from db.absence import is_anything_absent
+    from qsweep.db.absence import is_anything_absent
 
     if not 0 < done <= MOST_LOOKED_AT or not is_anything_absent(home, registry):
         return []
-    from db.belonging import check_belonging
-    from db.losses import find_gone, told
-    from sweeps.errors import InputError
+    from qsweep.db.belonging import check_belonging
+    from qsweep.db.losses import find_gone, told
+    from qsweep.sweeps.errors import InputError
 
     try:
         check_belonging(home, registry)
@@ -165,8 +165,8 @@ def _losses(home: Home, registry: Registry, sweeps: Sequence[Sweep], done: int) 
 
 def _remarks(home: Home, open_ones: list[int]) -> list[str]:
     """What the clusters say about the agents of the sweeps that are not done."""
-    from orchestrator.backends.choice import BackendName, backend_class
-    from orchestrator.starts import by_backend, recorded
+    from qsweep.orchestrator.backends.choice import BackendName, backend_class
+    from qsweep.orchestrator.starts import by_backend, recorded
 
     lines: list[str] = []
     for sweep in open_ones:
@@ -176,11 +176,11 @@ def _remarks(home: Home, open_ones: list[int]) -> list[str]:
 
 
 def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
-    from db.results import ResultStore
-    from orchestrator.board import contents, watch
-    from orchestrator.lookout import Lookout
-    from orchestrator.screen import Screen
-    from sweeps.errors import InputError
+    from qsweep.db.results import ResultStore
+    from qsweep.orchestrator.board import contents, watch
+    from qsweep.orchestrator.lookout import Lookout
+    from qsweep.orchestrator.screen import Screen
+    from qsweep.sweeps.errors import InputError
 
     with opened(home) as found:
         sweeps = found.sweeps()
@@ -198,8 +198,8 @@ def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
 
 
 def _at_work(note: str, held: int) -> str:
-    from orchestrator.layout import counted
-    from orchestrator.standing import without_note
+    from qsweep.orchestrator.layout import counted
+    from qsweep.orchestrator.standing import without_note
 
     if not note:
         return without_note(held)
@@ -226,14 +226,14 @@ def jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the jobs of a sweep: their states, what they found, and their settings."""
-    from orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.arrow import spare_pandas
 
     spare_pandas()
-    from orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
-    from orchestrator.layout import counted
-    from orchestrator.lost_jobs import lost_agents
-    from reports.source import RegistrySource, warn_of_losses
-    from sweeps.spec import matching
+    from qsweep.orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
+    from qsweep.orchestrator.layout import counted
+    from qsweep.orchestrator.lost_jobs import lost_agents
+    from qsweep.reports.source import RegistrySource, warn_of_losses
+    from qsweep.sweeps.spec import matching
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -270,9 +270,9 @@ def _job_table(
     """One line a job: its state, the class of its failure if any has one, results that any has, differing settings."""
     import pyarrow as pa
 
-    from orchestrator.joblist import RESULTS, state_text
-    from orchestrator.layout import width_of
-    from reports.listing import listed
+    from qsweep.orchestrator.joblist import RESULTS, state_text
+    from qsweep.orchestrator.layout import width_of
+    from qsweep.reports.listing import listed
 
     shown: dict[str, list[Any]] = {
         "job": [row.identity[:12] for row in stored],
@@ -308,7 +308,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show the full history of a job: settings, results, its kept model, attempts, events."""
-    from orchestrator.joblife import life_of
+    from qsweep.orchestrator.joblife import life_of
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -330,7 +330,7 @@ def logs(
     registry: RegistryOption = None,
 ) -> None:
     """Print the log of the agent that ran a job last: a line an epoch with each job's training loss."""
-    from orchestrator.loglines import follow_log, last_lines, log_of
+    from qsweep.orchestrator.loglines import follow_log, last_lines, log_of
 
     place = home_of(home, registry)
     with opened(place) as found:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.backends.choice import BackendName, Wish, choose, name_of
-from orchestrator.freezing import Code, choose_code
-from orchestrator.options import (
+from qsweep.orchestrator.backends.choice import BackendName, Wish, choose, name_of
+from qsweep.orchestrator.freezing import Code, choose_code
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     CpusOption,
     DataOption,
@@ -28,11 +28,11 @@ from orchestrator.options import (
     complete_launched,
     home_of,
 )
-from orchestrator.terminal import answering_after_work
+from qsweep.orchestrator.terminal import answering_after_work
 
 if TYPE_CHECKING:
-    from db.home import Home
-    from db.rows import Sweep
+    from qsweep.db.home import Home
+    from qsweep.db.rows import Sweep
 
 BackendOption = Annotated[
     BackendName | None,
@@ -131,9 +131,9 @@ def launch(
     data: DataOption = None,
 ) -> None:
     """Register what is missing of a sweep, run it, show progress, end with its tables. Run it again to resume."""
-    from orchestrator.data_folders import check_data
-    from orchestrator.selection import read_selection
-    from orchestrator.warming import is_new, warm_up
+    from qsweep.orchestrator.data_folders import check_data
+    from qsweep.orchestrator.selection import read_selection
+    from qsweep.orchestrator.warming import is_new, warm_up
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     place = home_of(home, registry, data)
@@ -144,11 +144,11 @@ def launch(
         if is_new(place, selection.title):
             warm_up(place)  # torch is imported there while all the rest is imported here
 
-    from orchestrator.arrow import spare_pandas
-    from orchestrator.launcher import Execution
-    from orchestrator.launcher import launch as launch_selection
-    from orchestrator.layout import tell
-    from orchestrator.screen import Screen
+    from qsweep.orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.launcher import Execution
+    from qsweep.orchestrator.launcher import launch as launch_selection
+    from qsweep.orchestrator.layout import tell
+    from qsweep.orchestrator.screen import Screen
 
     spare_pandas()
     console = Screen()
@@ -191,20 +191,20 @@ def resume(
     data: DataOption = None,
 ) -> None:
     """Resume a launched sweep; no sweep file needed."""
-    from db.belonging import settle_belonging
-    from db.registry import Registry
-    from db.rows import Scope
-    from db.states import State
-    from orchestrator.choosing import choose_sweep
-    from orchestrator.cluster import Wanted, named_address
-    from orchestrator.commands.tune import go_on
-    from orchestrator.launcher import Execution, see_through
-    from orchestrator.launcher import survey as survey_ground
-    from orchestrator.layout import counted, tell
-    from orchestrator.screen import Screen
-    from orchestrator.starts import fleet_size, recorded
-    from orchestrator.tuning.run import Ground
-    from reports.demands import spec_of
+    from qsweep.db.belonging import settle_belonging
+    from qsweep.db.registry import Registry
+    from qsweep.db.rows import Scope
+    from qsweep.db.states import State
+    from qsweep.orchestrator.choosing import choose_sweep
+    from qsweep.orchestrator.cluster import Wanted, named_address
+    from qsweep.orchestrator.commands.tune import go_on
+    from qsweep.orchestrator.launcher import Execution, see_through
+    from qsweep.orchestrator.launcher import survey as survey_ground
+    from qsweep.orchestrator.layout import counted, tell
+    from qsweep.orchestrator.screen import Screen
+    from qsweep.orchestrator.starts import fleet_size, recorded
+    from qsweep.orchestrator.tuning.run import Ground
+    from qsweep.reports.demands import spec_of
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
@@ -255,10 +255,10 @@ def worker(
     data: DataOption = None,
 ) -> None:
     """Run one agent here until nothing is left to claim."""
-    from db.belonging import check_belonging
-    from db.registry import Registry
-    from db.rows import Scope
-    from orchestrator.supervisor import supervise
+    from qsweep.db.belonging import check_belonging
+    from qsweep.db.registry import Registry
+    from qsweep.db.rows import Scope
+    from qsweep.orchestrator.supervisor import supervise
 
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
@@ -272,7 +272,7 @@ def worker(
 
 
 def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float | None) -> Wish:
-    from orchestrator.backends.slurm.request import parse_options
+    from qsweep.orchestrator.backends.slurm.request import parse_options
 
     of_ray = {key: value for key, value in ray.items() if value is not None}
     return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or []), BackendName.RAY: of_ray})
@@ -280,15 +280,15 @@ def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float 
 
 def _finish(home: Home, sweep: Sweep) -> None:
     """Print the sweep's tables; exit with 1 if jobs failed, lost their results, or wait for one that failed."""
-    from db.losses import find_gone
-    from db.registry import Registry
-    from db.states import Obstacle
-    from orchestrator.blockage import blocked_words
-    from orchestrator.layout import counted, say, show
-    from reports.render import Layout
-    from reports.sheet import markdown
-    from reports.source import RegistrySource, warn_of_losses
-    from reports.summary import summarize
+    from qsweep.db.losses import find_gone
+    from qsweep.db.registry import Registry
+    from qsweep.db.states import Obstacle
+    from qsweep.orchestrator.blockage import blocked_words
+    from qsweep.orchestrator.layout import counted, say, show
+    from qsweep.reports.render import Layout
+    from qsweep.reports.sheet import markdown
+    from qsweep.reports.source import RegistrySource, warn_of_losses
+    from qsweep.reports.summary import summarize
 
     registry = Registry.open(home.registry)
     try:

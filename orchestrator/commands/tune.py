@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.commands.run import LEASE, CodeOption, LeaseOption
-from orchestrator.options import (
+from qsweep.orchestrator.commands.run import LEASE, CodeOption, LeaseOption
+from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     CpusOption,
     DataOption,
@@ -23,19 +23,19 @@ from orchestrator.options import (
     WhereOption,
     home_of,
 )
-from orchestrator.terminal import answering_after_work, write_json
-from sweeps.tuning import Mode, Scheduler, Search
+from qsweep.orchestrator.terminal import answering_after_work, write_json
+from qsweep.sweeps.tuning import Mode, Scheduler, Search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from db.home import Home
-    from db.rows import Sweep
-    from orchestrator.freezing import Code
-    from orchestrator.tuning.answer import Tried
-    from orchestrator.tuning.run import Ground
+    from qsweep.db.home import Home
+    from qsweep.db.rows import Sweep
+    from qsweep.orchestrator.freezing import Code
+    from qsweep.orchestrator.tuning.answer import Tried
+    from qsweep.orchestrator.tuning.run import Ground
 
 
 def add_to(app: typer.Typer) -> None:
@@ -88,13 +88,13 @@ def tune(
 
     Run it again to resume.
     """
-    from orchestrator.cluster import Wanted, named_address
-    from orchestrator.layout import tell
-    from orchestrator.screen import Screen
-    from orchestrator.selection import read_selection
-    from orchestrator.tuning.run import Ground, make_selection
-    from orchestrator.tuning.run import tune as see_through
-    from sweeps.tuning import VAL_FRACTION, Tuning, check_metric
+    from qsweep.orchestrator.cluster import Wanted, named_address
+    from qsweep.orchestrator.layout import tell
+    from qsweep.orchestrator.screen import Screen
+    from qsweep.orchestrator.selection import read_selection
+    from qsweep.orchestrator.tuning.run import Ground, make_selection
+    from qsweep.orchestrator.tuning.run import tune as see_through
+    from qsweep.sweeps.tuning import VAL_FRACTION, Tuning, check_metric
 
     natural = check_metric(metric, mode)
     console = Screen()
@@ -117,17 +117,17 @@ def tune(
 
 def go_on(home: Home, sweep: Sweep, ground: Ground, console: Console, *, code: Code | None) -> None:
     """See a launched tuning run through to its end, from the registry alone; print the best trials."""
-    from orchestrator.tuning.run import launched_selection
-    from orchestrator.tuning.run import tune as see_through
+    from qsweep.orchestrator.tuning.run import launched_selection
+    from qsweep.orchestrator.tuning.run import tune as see_through
 
     answer(home, see_through(home, launched_selection(sweep), ground, console, code=code))
 
 
 def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
     """Print the best trials; exit with 1 if some jobs failed."""
-    from db.registry import Registry
-    from orchestrator.layout import counted, say
-    from orchestrator.tuning.answer import read_trials
+    from qsweep.db.registry import Registry
+    from qsweep.orchestrator.layout import counted, say
+    from qsweep.orchestrator.tuning.answer import read_trials
 
     with Registry.open(home.registry) as opened:
         trials = read_trials(home, opened, sweep)
@@ -140,8 +140,8 @@ def answer(home: Home, sweep: Sweep, *, as_json: bool = False) -> None:
 
 
 def _print_trials(sweep: Sweep, trials: Sequence[Tried], *, as_json: bool) -> None:
-    from orchestrator.layout import show_tables
-    from orchestrator.tuning.answer import trial_sheets
+    from qsweep.orchestrator.layout import show_tables
+    from qsweep.orchestrator.tuning.answer import trial_sheets
 
     if as_json:
         write_json({"sweep": sweep.title, "trials": [asdict(one) for one in trials]})

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from db.home import Home
-from db.losses import read_sound, told
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import JobRow, Sweep
-from db.states import State
-from orchestrator.layout import counted
-from reports.demands import spec_of
-from reports.sheet import Sheet, headings
-from reports.table import precision_name
-from sweeps.errors import LostResults
-from sweeps.settings import Setting
-from sweeps.tuning import METRICS, Tuning
+from qsweep.db.home import Home
+from qsweep.db.losses import read_sound, told
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import JobRow, Sweep
+from qsweep.db.states import State
+from qsweep.orchestrator.layout import counted
+from qsweep.reports.demands import spec_of
+from qsweep.reports.sheet import Sheet, headings
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.errors import LostResults
+from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.tuning import METRICS, Tuning
 
 SHOWN = 10
 """Trials in the table of the best."""

@@ -9,9 +9,9 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console
 
-from orchestrator.layout import tell
-from orchestrator.progress import Rhythm
-from sweeps.tuning import Tuning
+from qsweep.orchestrator.layout import tell
+from qsweep.orchestrator.progress import Rhythm
+from qsweep.sweeps.tuning import Tuning
 
 
 class News(Callback):

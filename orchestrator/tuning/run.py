@@ -16,28 +16,28 @@ from typing import Any
 
 from rich.console import Console
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import Scope, Sweep
-from orchestrator.backends.base import Fleet, Site
-from orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
-from orchestrator.data_folders import check_data
-from orchestrator.freezing import Code, choose_code, keep_code
-from orchestrator.layout import tell
-from orchestrator.machine import Machine, probe
-from orchestrator.reach import check_reach
-from orchestrator.registration import find_launched, register
-from orchestrator.selection import Selection
-from orchestrator.tuning.scratch import check_scratch, told_if_full
-from orchestrator.tuning.space import Space, drawn_jobs
-from orchestrator.watch import Interrupted
-from reports.demands import spec_of
-from sweeps.errors import InputError, QsweepError
-from sweeps.job import Job, Kind
-from sweeps.spec import matching
-from sweeps.text import shortened
-from sweeps.tuning import Scheduler, Search, Tuning
-from sweeps.words import counted
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Scope, Sweep
+from qsweep.orchestrator.backends.base import Fleet, Site
+from qsweep.orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
+from qsweep.orchestrator.data_folders import check_data
+from qsweep.orchestrator.freezing import Code, choose_code, keep_code
+from qsweep.orchestrator.layout import tell
+from qsweep.orchestrator.machine import Machine, probe
+from qsweep.orchestrator.reach import check_reach
+from qsweep.orchestrator.registration import find_launched, register
+from qsweep.orchestrator.selection import Selection
+from qsweep.orchestrator.tuning.scratch import check_scratch, told_if_full
+from qsweep.orchestrator.tuning.space import Space, drawn_jobs
+from qsweep.orchestrator.watch import Interrupted
+from qsweep.reports.demands import spec_of
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.spec import matching
+from qsweep.sweeps.text import shortened
+from qsweep.sweeps.tuning import Scheduler, Search, Tuning
+from qsweep.sweeps.words import counted
 
 AT_WORK = "its trials are run by `qsweep tune`"
 BROKEN_OFF = "its tuning was interrupted"
@@ -173,8 +173,8 @@ def _fit(
 ) -> None:
     from ray import tune as ray_tune
 
-    from orchestrator.tuning.news import News
-    from orchestrator.tuning.trial import Study, Trial
+    from qsweep.orchestrator.tuning.news import News
+    from qsweep.orchestrator.tuning.trial import Study, Trial
 
     tuning = _tuning(selection)
     epochs = max(job.training.recipe.epochs for job in selection.chosen)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.errors import InputError, QsweepError
 
 ROOM = 200e6
 """Bytes that Ray's logs and the snapshots of a tuning run take there."""

@@ -7,9 +7,9 @@ import random
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from sweeps.job import Job
-from sweeps.spec import Spec
-from sweeps.tuning import Search, Tuning
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Spec
+from qsweep.sweeps.tuning import Search, Tuning
 
 
 class Suggests(Protocol):

@@ -18,17 +18,17 @@ from typing import Any
 
 from ray import tune
 
-from db.registry import Registry
-from db.results import DamagedResults, ResultStore
-from db.rows import JobRow
-from db.states import State, SweepState
-from orchestrator.backends.base import Fleet
-from orchestrator.backends.local import worker_command
-from orchestrator.children import worker_environment
-from sweeps import processes
-from sweeps.errors import QsweepError
-from sweeps.job import Job
-from sweeps.tuning import Tuning
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults, ResultStore
+from qsweep.db.rows import JobRow
+from qsweep.db.states import State, SweepState
+from qsweep.orchestrator.backends.base import Fleet
+from qsweep.orchestrator.backends.local import worker_command
+from qsweep.orchestrator.children import worker_environment
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.tuning import Tuning
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from reports.analysis.claims import (
+from qsweep.reports.analysis.claims import (
     FLATTER,
     GAP_SHRINKS,
     LOSS_GROWS,
@@ -20,8 +20,8 @@ from reports.analysis.claims import (
     flatter,
     trend,
 )
-from reports.analysis.coordinates import hyperparameters, is_ordered, place_in_grid
-from reports.analysis.correlation import (
+from qsweep.reports.analysis.coordinates import hyperparameters, is_ordered, place_in_grid
+from qsweep.reports.analysis.correlation import (
     Environment,
     Granulated,
     Kendall,
@@ -32,17 +32,17 @@ from reports.analysis.correlation import (
     lines_of,
     sign_errors,
 )
-from reports.analysis.measured import Quantity, flatness_quantities, quantities
-from reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
-from reports.outliers import is_outside
-from reports.table import PRECISION_ORDER, precision_name
-from sweeps.datasets import data_of
-from sweeps.job import Job, Kind
-from sweeps.models import family_title
-from sweeps.quantizers import QUANTIZERS
-from sweeps.settings import names_of
-from sweeps.spec import Spec
-from sweeps.training import Training
+from qsweep.reports.analysis.measured import Quantity, flatness_quantities, quantities
+from qsweep.reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
+from qsweep.reports.outliers import is_outside
+from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.sweeps.datasets import data_of
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.models import family_title
+from qsweep.sweeps.quantizers import QUANTIZERS
+from qsweep.sweeps.settings import names_of
+from qsweep.sweeps.spec import Spec
+from qsweep.sweeps.training import Training
 
 GAP = "generalization_gap"
 

@@ -10,11 +10,11 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from reports.analysis.measured import Quantity
-from reports.analysis.pairing import ALPHA, Shift, matched, shift_of, simultaneous
-from reports.analysis.ranks import page, signed_rank_equivalence
-from reports.table import precision_name
-from sweeps.quantizers import FULL_PRECISION
+from qsweep.reports.analysis.measured import Quantity
+from qsweep.reports.analysis.pairing import ALPHA, Shift, matched, shift_of, simultaneous
+from qsweep.reports.analysis.ranks import page, signed_rank_equivalence
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.quantizers import FULL_PRECISION
 
 EIGHT = 8
 

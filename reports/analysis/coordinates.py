@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweeps.spec import Axis
+from qsweep.sweeps.spec import Axis
 
 REPEATS = ("seed", "data_seed")
 """Axes that repeat a configuration and are no hyperparameter."""

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from reports.analysis.ranks import ASYMPTOTIC, EXACT
+from qsweep.reports.analysis.ranks import ASYMPTOTIC, EXACT
 
 Matrix = npt.NDArray[np.float64]
 

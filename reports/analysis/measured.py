@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.flatness import COLUMNS, PREFIX, convention_name, varying_settings
-from sweeps.job import Kind
-from sweeps.spec import Spec
+from qsweep.reports.flatness import COLUMNS, PREFIX, convention_name, varying_settings
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.spec import Spec
 
 OF_RUN = ("weight_norm", "distance", "train_loss")
 """‖w‖₂, ‖w − w₀‖₂ and the training loss, which every run has."""

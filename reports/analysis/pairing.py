@@ -11,9 +11,9 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from reports.analysis.ranks import hodges_lehmann, signed_rank, signed_rank_interval, signed_rank_method
-from reports.table import precision_name
-from sweeps.quantizers import FULL_PRECISION
+from qsweep.reports.analysis.ranks import hodges_lehmann, signed_rank, signed_rank_interval, signed_rank_method
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.quantizers import FULL_PRECISION
 
 METRICS = {
     "generalization_gap": -1,

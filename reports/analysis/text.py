@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from reports.analysis.analysis import Analysis, Association, Options
-from reports.analysis.claims import Claim, Number
-from reports.analysis.correlation import RESAMPLED, Environment
-from reports.analysis.pairing import ALPHA, Paired
-from reports.analysis.ranks import SIGNED_PAIRS
-from reports.outliers import RULE
-from reports.sheet import Heading, Part, Sheet, document
+from qsweep.reports.analysis.analysis import Analysis, Association, Options
+from qsweep.reports.analysis.claims import Claim, Number
+from qsweep.reports.analysis.correlation import RESAMPLED, Environment
+from qsweep.reports.analysis.pairing import ALPHA, Paired
+from qsweep.reports.analysis.ranks import SIGNED_PAIRS
+from qsweep.reports.outliers import RULE
+from qsweep.reports.sheet import Heading, Part, Sheet, document
 
 MISSING = "–"
 

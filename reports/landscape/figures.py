@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.canvas import COLOURS, MARKERS, STYLE, UNDATED, WIDTH
-from reports.formats import FileFormat
-from reports.landscape.grid import Configuration, Grid
-from reports.table import precision_name
-from sweeps.errors import InputError
-from sweeps.landscape import BETWEEN, PLANE
-from sweeps.wholefiles import whole_file
+from qsweep.reports.canvas import COLOURS, MARKERS, STYLE, UNDATED, WIDTH
+from qsweep.reports.formats import FileFormat
+from qsweep.reports.landscape.grid import Configuration, Grid
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.landscape import BETWEEN, PLANE
+from qsweep.sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

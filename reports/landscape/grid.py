@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reports.table import precision_name
-from sweeps.landscape import BETWEEN, PLANE, Landscape
-from sweeps.training import Training
-from sweeps.wholefiles import whole_file
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.landscape import BETWEEN, PLANE, Landscape
+from qsweep.sweeps.training import Training
+from qsweep.sweeps.wholefiles import whole_file
 
 VERSION = 1
 METADATA = b"qsweep.landscape"

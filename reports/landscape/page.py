@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from reports.canvas import COLOURS
-from reports.landscape.grid import Configuration, Grid
-from reports.page.document import asset, embedded, hash_of, template
-from reports.table import precision_name
-from sweeps.landscape import BETWEEN, PLANE, Landscape
+from qsweep.reports.canvas import COLOURS
+from qsweep.reports.landscape.grid import Configuration, Grid
+from qsweep.reports.page.document import asset, embedded, hash_of, template
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.landscape import BETWEEN, PLANE, Landscape
 
 DIGITS = 5
 """Significant digits of a value that the page draws."""

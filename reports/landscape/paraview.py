@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from reports.landscape.grid import Grid
-from sweeps.wholefiles import write_whole
+from qsweep.reports.landscape.grid import Grid
+from qsweep.sweeps.wholefiles import write_whole
 
 
 def polydata(grid: Grid, *, logarithm: bool) -> bytes:

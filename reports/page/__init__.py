@@ -1,5 +1,5 @@
 """The report: one self-contained HTML page about one sweep."""
 
-from reports.page.page import render_page
+from qsweep.reports.page.page import render_page
 
 __all__ = ["render_page"]

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.analysis.analysis import GAP, Association, Models
-from reports.analysis.measured import quantities
-from reports.analysis.pairing import Paired
-from reports.evidence import Evidence
-from reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
-from reports.page.joblist import JobList, rounded
-from reports.series import box, by_bits, curves, effects, step_sizes, timeline
-from reports.table import PRECISION_ORDER, precision_name
+from qsweep.reports.analysis.analysis import GAP, Association, Models
+from qsweep.reports.analysis.measured import quantities
+from qsweep.reports.analysis.pairing import Paired
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
+from qsweep.reports.page.joblist import JobList, rounded
+from qsweep.reports.series import box, by_bits, curves, effects, step_sizes, timeline
+from qsweep.reports.table import PRECISION_ORDER, precision_name
 
 Chart = dict[str, Any]
 SLOTS = {name: slot for slot, name in enumerate(("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7"))}

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-ASSETS = resources.files("reports.page").joinpath("assets")
+ASSETS = resources.files("qsweep.reports.page").joinpath("assets")
 
 
 def asset(name: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from reports.evidence import Evidence
-from sweeps.measures import known_measure_settings
-from sweeps.training import Training
+from qsweep.reports.evidence import Evidence
+from qsweep.sweeps.measures import known_measure_settings
+from qsweep.sweeps.training import Training
 
 MOST = 20_000
 """Most jobs of a kind that a page carries; beyond them numbers lead to no list, and the page says so."""

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from db.losses import counted
-from reports.analysis.claims import Claim
-from reports.analysis.text import (
+from qsweep.db.losses import counted
+from qsweep.reports.analysis.claims import Claim
+from qsweep.reports.analysis.text import (
     ASSOCIATION_NOTES,
     claim_note,
     comparison_notes,
@@ -23,12 +23,12 @@ from reports.analysis.text import (
     quantity_text,
     reason_of,
 )
-from reports.evidence import Evidence
-from reports.labels import counts_text, layer_note
-from reports.page.charts import make_charts
-from reports.page.document import asset, embedded, hash_of, template
-from reports.page.joblist import MOST, list_jobs
-from reports.page.tables import (
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.labels import counts_text, layer_note
+from qsweep.reports.page.charts import make_charts
+from qsweep.reports.page.document import asset, embedded, hash_of, template
+from qsweep.reports.page.joblist import MOST, list_jobs
+from qsweep.reports.page.tables import (
     PageCell,
     PageTable,
     association_table,
@@ -38,10 +38,10 @@ from reports.page.tables import (
     provenance_table,
     trouble_table,
 )
-from reports.series import by_bits, timeline
-from reports.table import precision_name
-from sweeps.job import Kind
-from sweeps.quantizers import FULL_PRECISION
+from qsweep.reports.series import by_bits, timeline
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.quantizers import FULL_PRECISION
 
 SECTIONS = (
     ("effects-0", "effects", "Hyperparameters"),

@@ -7,14 +7,20 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from reports.analysis.analysis import Association
-from reports.analysis.pairing import Paired
-from reports.analysis.text import ASSOCIATION_HEADER, COMPARISON_HEADER, association_cells, comparison_cells, shown
-from reports.evidence import Evidence
-from reports.labels import MEASURE_TITLES, zeroed
-from reports.page.joblist import JobList
-from reports.render import Layout, notes
-from reports.table import Table
+from qsweep.reports.analysis.analysis import Association
+from qsweep.reports.analysis.pairing import Paired
+from qsweep.reports.analysis.text import (
+    ASSOCIATION_HEADER,
+    COMPARISON_HEADER,
+    association_cells,
+    comparison_cells,
+    shown,
+)
+from qsweep.reports.evidence import Evidence
+from qsweep.reports.labels import MEASURE_TITLES, zeroed
+from qsweep.reports.page.joblist import JobList
+from qsweep.reports.render import Layout, notes
+from qsweep.reports.table import Table
 
 BLANK = ("", "–")
 

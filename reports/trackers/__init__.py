@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 
-from reports.formats import Tracker
-from reports.source import Source
-from reports.trackers.run import TrackedRun, tracked_runs
-from sweeps.errors import InputError
+from qsweep.reports.formats import Tracker
+from qsweep.reports.source import Source
+from qsweep.reports.trackers.run import TrackedRun, tracked_runs
+from qsweep.sweeps.errors import InputError
 
 Writer = Callable[[Iterable[TrackedRun], str, Path], None]
 
@@ -30,7 +30,7 @@ def export_to(
         raise InputError("this is there already", place=f"--out {folder}", allowed="name a new or an empty folder")
     library = MODULES[tracker]
     try:
-        write: Writer = import_module(f"reports.trackers.{library}").write
+        write: Writer = import_module(f"qsweep.reports.trackers.{library}").write
     except ImportError as error:
         raise InputError(
             f"{library} can't be imported ({error})", place="--to", allowed=f"pip install 'qsweep[{library}]'"

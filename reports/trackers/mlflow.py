@@ -9,7 +9,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from reports.trackers.run import TrackedRun
+from qsweep.reports.trackers.run import TrackedRun
 
 METRICS_A_CALL = 1000
 """MLflow's limit."""

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.types
 
-from db.schema import DISTORTION, EPOCH, KINDS, MEASURE, PROVENANCE, RUN
-from reports.source import Source
-from sweeps.job import Job, Kind
+from qsweep.db.schema import DISTORTION, EPOCH, KINDS, MEASURE, PROVENANCE, RUN
+from qsweep.reports.source import Source
+from qsweep.sweeps.job import Job, Kind
 
 METRICS = {
     kind: [field.name for field in fields if pyarrow.types.is_floating(field.type) or field.name == "chosen_epoch"]

@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams.metadata import (
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from reports.trackers.run import TrackedRun
+from qsweep.reports.trackers.run import TrackedRun
 
 
 def write(runs: Iterable[TrackedRun], title: str, folder: Path) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from reports.trackers.run import TrackedRun
+from qsweep.reports.trackers.run import TrackedRun
 
 # An offline run alone would not keep wandb from looking up its server for telemetry of its own: both have to be said
 # before it is imported.

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db.registry import Registry
-from db.rows import AgentInfo, Claim, Sweep
-from sweeps.job import Job
-from sweeps.training import Training
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentInfo, Claim, Sweep
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.training import Training
 
 SETTINGS: dict[str, Any] = {
     "data": "digits", "model": "nin", "width": 2, "depth": 1, "optimizer": "sgd", "learning_rate": 0.1,

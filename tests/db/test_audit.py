@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from db import audit as auditing
-from db.audit import audit
-from db.compaction import compact
-from db.garbage import GRACE, collect_garbage
-from db.home import STORE
-from db.losses import find_lost
-from db.registry import Registry
-from db.results import ResultStore
+from qsweep.db import audit as auditing
+from qsweep.db.audit import audit
+from qsweep.db.compaction import compact
+from qsweep.db.garbage import GRACE, collect_garbage
+from qsweep.db.home import STORE
+from qsweep.db.losses import find_lost
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
 from tests.reports.made import Made, finished, home_at, work
 
 
@@ -65,7 +65,7 @@ def test_what_happens_between_registry_and_files_is_no_violation(
 
 def test_what_happens_while_the_registry_is_read_is_no_violation(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its reads the registry is changed, and it still tells of one moment."""
-    from db import reading
+    from qsweep.db import reading
 
     read = reading.events
 

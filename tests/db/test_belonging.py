@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import qsweep as api
-from db.belonging import check_belonging, settle_belonging
-from db.home import STORE, Home
-from db.registry import Registry
-from db.results import ResultStore
-from sweeps.errors import InputError
+from qsweep.db.belonging import check_belonging, settle_belonging
+from qsweep.db.home import STORE, Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.sweeps.errors import InputError
 from tests.conftest import Qsweep
 from tests.reports.made import finished, home_at
 

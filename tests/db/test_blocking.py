@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from db.looking import BUNDLE
-from db.registry import Registry
-from db.rows import Finished, Sweep
-from db.states import FailureClass, Obstacle, State
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
+from qsweep.db.looking import BUNDLE
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Finished, Sweep
+from qsweep.db.states import FailureClass, Obstacle, State
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, claim, trained
 
 

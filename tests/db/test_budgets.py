@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from db.registry import Registry
-from db.rows import Finished, Sweep
-from db.states import FailureClass, State, SweepState
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Finished, Sweep
+from qsweep.db.states import FailureClass, State, SweepState
 from tests.db.conftest import agent_info, claim, trained
 from tests.db.test_claims import saved
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from db.errors import LeaseLost
-from db.looking import BUNDLE
-from db.registry import Registry
-from db.rows import Cancelled, Claim, Finished, Scope, Sweep
-from db.states import AgentState, FailureClass, State
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
+from qsweep.db.errors import LeaseLost
+from qsweep.db.looking import BUNDLE
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Cancelled, Claim, Finished, Scope, Sweep
+from qsweep.db.states import AgentState, FailureClass, State
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, claim, trained
 
 Execute = Callable[[str], list[Any]]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from db.errors import LeaseLost
-from db.registry import Registry
-from db.rows import Checkpoint, Finished, Scope, Sweep
-from db.states import FailureClass, State
+from qsweep.db.errors import LeaseLost
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Checkpoint, Finished, Scope, Sweep
+from qsweep.db.states import FailureClass, State
 from tests.apart import APART
 from tests.db.conftest import agent_info, claim, trained
 

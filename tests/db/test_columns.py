@@ -12,15 +12,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from db.columns import column, table_of_rows
-from db.schema import KINDS
+from qsweep.db.columns import column, table_of_rows
+from qsweep.db.schema import KINDS
 
 WITHOUT = """
 import sys
 from pathlib import Path
-from db.results import ResultStore, table_of
-from db.rows import Committed
-from db.schema import KINDS
+from qsweep.db.results import ResultStore, table_of
+from qsweep.db.rows import Committed
+from qsweep.db.schema import KINDS
 store = ResultStore(Path(sys.argv[1]))
 for kind in KINDS:
     store.write(kind, "one", [{"job": "0" * 32, "attempt": 1}])

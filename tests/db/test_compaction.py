@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from db import compaction
-from db.audit import audit
-from db.compaction import compact
-from db.custody import Overtaken
-from db.garbage import GRACE, collect_garbage, find_garbage
-from db.registry import Registry
-from db.results import ResultStore
-from db.schema import KINDS
-from orchestrator.watch import MANY
-from sweeps import processes
+from qsweep.db import compaction
+from qsweep.db.audit import audit
+from qsweep.db.compaction import compact
+from qsweep.db.custody import Overtaken
+from qsweep.db.garbage import GRACE, collect_garbage, find_garbage
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.schema import KINDS
+from qsweep.orchestrator.watch import MANY
+from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, environment
 from tests.fault.sabotage import Fault, Saboteur
 from tests.reports.made import SWEEP, Made, finished, home_at, launch, work
@@ -113,7 +113,7 @@ def test_old_files_outlive_a_query_by_an_hour_and_then_are_garbage(made: Made) -
 
 
 def test_a_reader_whose_files_are_gone_finds_where_they_went(made: Made) -> None:
-    from reports.source import RegistrySource
+    from qsweep.reports.source import RegistrySource
 
     with Registry.open(made.home.registry) as registry:
         source = RegistrySource(made.home, registry, made.sweep)
@@ -285,7 +285,7 @@ def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(
 
 
 def test_the_speeds_of_cohorts_are_known_after_it_as_before(made: Made) -> None:
-    from reports.speeds import ran_cohorts
+    from qsweep.reports.speeds import ran_cohorts
 
     before = {(one.job.identity, one.members, one.slots, one.seconds) for one in ran_cohorts(made.home)}
     assert len(before) == 6

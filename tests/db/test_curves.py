@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from db.registry import Registry
-from db.rows import Checkpoint, Claim, Finished, Sweep
-from db.states import FailureClass
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Checkpoint, Claim, Finished, Sweep
+from qsweep.db.states import FailureClass
 from tests.db.conftest import agent_info, claim, trained
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from db import filesystems
-from db.registry import Registry
-from sweeps.errors import InputError
+from qsweep.db import filesystems
+from qsweep.db.registry import Registry
+from qsweep.sweeps.errors import InputError
 
 MOUNTS = r"""
 22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw

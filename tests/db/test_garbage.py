@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from db import garbage
-from db.belonging import settle_belonging
-from db.garbage import GRACE, collect_garbage, find_garbage, measure_usage
-from db.home import STORE
-from db.looking import BUNDLE
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import Finished
+from qsweep.db import garbage
+from qsweep.db.belonging import settle_belonging
+from qsweep.db.garbage import GRACE, collect_garbage, find_garbage, measure_usage
+from qsweep.db.home import STORE
+from qsweep.db.looking import BUNDLE
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import Finished
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim
 from tests.reports.made import Made, home_at, launch, work
@@ -155,7 +155,7 @@ def test_files_that_go_away_meanwhile_are_no_error(made: Made, monkeypatch: pyte
     class Walker:
         walk = staticmethod(walk_beside_an_agent)
 
-    monkeypatch.setattr("db.results.os", Walker)
+    monkeypatch.setattr("qsweep.db.results.os", Walker)
     with Registry.open(made.home.registry) as registry:
         found = find_garbage(made.home, registry, now=time.time())
         measure_usage(made.home, found)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from db.clock import boot_seconds
-from db.errors import LeaseLost
-from db.registry import Registry
-from db.rows import Finished, Sweep
-from db.states import AgentState, FailureClass, State
+from qsweep.db.clock import boot_seconds
+from qsweep.db.errors import LeaseLost
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Finished, Sweep
+from qsweep.db.states import AgentState, FailureClass, State
 from tests.apart import APART
 from tests.db.conftest import agent_info, claim, trained
 from tests.db.test_claims import assert_one_lease_at_a_time, saved

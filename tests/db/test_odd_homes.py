@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import pytest
 
-from db.home import Home
-from db.registry import Registry
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
 from tests.conftest import Qsweep
 
 NAMES = (

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db.connection import Database
-from db.migrations import HEAD, REVISIONS
-from db.registry import Registry
-from db.tables import metadata
-from sweeps.errors import InputError
+from qsweep.db.connection import Database
+from qsweep.db.migrations import HEAD, REVISIONS
+from qsweep.db.registry import Registry
+from qsweep.db.tables import metadata
+from qsweep.sweeps.errors import InputError
 from tests.apart import APART
 
 Execute = Callable[[str], list[Any]]
@@ -135,7 +135,7 @@ def test_the_listed_revisions_are_those_of_the_files() -> None:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(sys.modules["db.migrations"].__path__[0])))
+    config.set_main_option("script_location", str(Path(sys.modules["qsweep.db.migrations"].__path__[0])))
     script = ScriptDirectory.from_config(config)
     assert [one.revision for one in script.walk_revisions()][::-1] == list(REVISIONS)
     assert script.get_current_head() == HEAD
@@ -162,7 +162,7 @@ def test_processes_that_make_a_registry_at_once_make_one(tmp_path: Path) -> None
 
 def test_opening_a_registry_does_not_load_alembic(empty_sqlite: Path) -> None:
     code = (
-        "import sys; from db.registry import Registry; "
+        "import sys; from qsweep.db.registry import Registry; "
         f"Registry.open({str(empty_sqlite)!r}).close(); sys.exit('alembic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -191,7 +191,7 @@ def test_a_registry_that_can_t_be_reached_is_bad_input_and_its_password_is_never
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("psycopg")
-    monkeypatch.setattr("db.upgrade.OPENING_PATIENCE", 0.1)
+    monkeypatch.setattr("qsweep.db.upgrade.OPENING_PATIENCE", 0.1)
     with pytest.raises(InputError) as caught:
         Registry.open(text, create=True)
     told = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
@@ -201,7 +201,7 @@ def test_a_registry_that_can_t_be_reached_is_bad_input_and_its_password_is_never
 
 
 def test_a_wrong_database_is_one_message(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.upgrade.OPENING_PATIENCE", 0.1)
+    monkeypatch.setattr("qsweep.db.upgrade.OPENING_PATIENCE", 0.1)
     with pytest.raises(InputError, match="does not exist"):
         Registry.open(postgres.format("nowhere"))
 

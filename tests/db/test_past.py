@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db import upgrade
-from db.clock import boot_id, boot_seconds
-from db.connection import Database
-from db.migrations import HEAD, REVISIONS
-from db.registry import Registry
-from db.states import AgentState, State
-from sweeps.errors import InputError
+from qsweep.db import upgrade
+from qsweep.db.clock import boot_id, boot_seconds
+from qsweep.db.connection import Database
+from qsweep.db.migrations import HEAD, REVISIONS
+from qsweep.db.registry import Registry
+from qsweep.db.states import AgentState, State
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.agent.__main__ import main as agent
 from tests.db.conftest import administrator, agent_info, claim
 from tests.db.test_opening import declared_words, words_of
-from workers.agent.__main__ import main as agent
 
 PAST = Path(__file__).parent / "past"
 Rows = dict[str, list[dict[str, Any]]]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from db import readonly
-from db.belonging import settle_belonging
-from db.registry import Registry
-from sweeps.errors import InputError
+from qsweep.db import readonly
+from qsweep.db.belonging import settle_belonging
+from qsweep.db.registry import Registry
+from qsweep.sweeps.errors import InputError
 from tests.conftest import environment
 from tests.reports.made import Made, finished, home_at
 
@@ -42,7 +42,7 @@ SCRIPT = """
 import json, sys
 commands = json.load(sys.stdin)
 sys.path.insert(0, sys.argv[1])
-from orchestrator.cli import main
+from qsweep.orchestrator.cli import main
 for command in commands:
     sys.argv = ["qsweep", *command]
     sys.stdout.flush()
@@ -142,7 +142,7 @@ def unwritable(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, bool], Regist
     """Opens a registry as who can't write there, on a file system that is (or is not) mounted for reading."""
 
     def open_it(path: Path, frozen: bool) -> Registry:
-        monkeypatch.setattr("db.connection.is_writable", lambda path: False)
+        monkeypatch.setattr("qsweep.db.connection.is_writable", lambda path: False)
         monkeypatch.setattr(readonly, "_is_frozen", lambda path: frozen)
         return Registry.open(path)
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db.connection import Database
-from db.errors import RegistryRefused, RegistryUnavailable
-from db.registry import Registry
+from qsweep.db.connection import Database
+from qsweep.db.errors import RegistryRefused, RegistryUnavailable
+from qsweep.db.registry import Registry
 from tests.db.conftest import administrator, agent_info
 
 Execute = Callable[[str], list[Any]]

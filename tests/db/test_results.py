@@ -12,9 +12,9 @@ import pyarrow.fs as fs
 import pyarrow.parquet as pq
 import pytest
 
-from db.results import DamagedResults, ResultStore, VanishedResults
-from db.rows import Committed
-from db.schema import KINDS
+from qsweep.db.results import DamagedResults, ResultStore, VanishedResults
+from qsweep.db.rows import Committed
+from qsweep.db.schema import KINDS
 from tests.db.conftest import trained
 
 
@@ -150,7 +150,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultStore:
     folder = tmp_path / "bucket"
     folder.mkdir()
     files = fs.SubTreeFileSystem(str(folder), fs.LocalFileSystem())
-    monkeypatch.setattr("db.results.open_url", lambda url: (files, url.removeprefix("far://")))
+    monkeypatch.setattr("qsweep.db.results.open_url", lambda url: (files, url.removeprefix("far://")))
     return ResultStore("far://sweeps")
 
 

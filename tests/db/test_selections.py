@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from db.registry import Registry
-from db.rows import Finished, Scope, Sweep
-from db.states import FailureClass
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Finished, Scope, Sweep
+from qsweep.db.states import FailureClass
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, trained
 
 

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from db.audit import job_problems
-from db.naming import AmbiguousName
-from db.registration import _register, _rows
-from db.registry import Registry
-from db.rows import Calibration, Cancelled, Finished, Registered, Retried, Scope, Sweep
-from db.states import TRANSITIONS, FailureClass, State, SweepState
-from db.transaction import Transaction
-from sweeps.errors import InputError
-from sweeps.job import Job, Kind
-from sweeps.spec import Axis, Spec
-from sweeps.tuning import Mode, Tuning
+from qsweep.db.audit import job_problems
+from qsweep.db.naming import AmbiguousName
+from qsweep.db.registration import _register, _rows
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Calibration, Cancelled, Finished, Registered, Retried, Scope, Sweep
+from qsweep.db.states import TRANSITIONS, FailureClass, State, SweepState
+from qsweep.db.transaction import Transaction
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.spec import Axis, Spec
+from qsweep.sweeps.tuning import Mode, Tuning
 from tests.db.conftest import SETTINGS, agent_info, claim, trained
 
 Execute = Callable[[str], list[Any]]
@@ -72,7 +72,7 @@ def test_registered_jobs_come_back_equal_and_in_order(registry: Registry, sweep:
 
 
 def test_more_jobs_than_a_chunk_are_registered(registry: Registry, sweep: Sweep, monkeypatch: Any) -> None:
-    monkeypatch.setattr("db.registration.CHUNK", 7)
+    monkeypatch.setattr("qsweep.db.registration.CHUNK", 7)
     assert registry.register(sweep.id, trained(30)) == Registered(new=30, shared=0, known=0)
     assert [row.job for row in registry.jobs(sweep.id)] == trained(30)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from db.audit import job_problems
-from db.registry import Registry
-from db.rows import Checkpoint, Claim, Sweep
-from db.states import FailureClass, State
+from qsweep.db.audit import job_problems
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Checkpoint, Claim, Sweep
+from qsweep.db.states import FailureClass, State
 from tests.db.conftest import agent_info, claim, trained
 
 EPOCHS: list[dict[str, Any]] = [{"epoch": epoch, "val_loss": 1 / epoch} for epoch in (1, 2, 3)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from db.registry import Registry
-from db.rows import Finished, Scope, Sweep
-from db.states import FailureClass, State
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Finished, Scope, Sweep
+from qsweep.db.states import FailureClass, State
 from tests.db.conftest import agent_info, claim, trained
 
 

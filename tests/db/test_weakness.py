@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from db.budgets import TRIES_IN_ALL
-from db.registry import Registry
-from db.rows import Claim, Finished, Sweep
-from db.states import AgentState, FailureClass
+from qsweep.db.budgets import TRIES_IN_ALL
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Claim, Finished, Sweep
+from qsweep.db.states import AgentState, FailureClass
 from tests.db.conftest import agent_info, claim, trained
 from tests.db.test_claims import saved
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from orchestrator import serving
+from qsweep.orchestrator import serving
 from tests.fault.trial import Database
 from tests.postgres import running_server
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from sweeps.faults import DISK_FULL
+from qsweep.sweeps.faults import DISK_FULL
 
 DEATHS = ("kill", "kill both", "stop")
 CUTS = ("drop", "restart")
@@ -179,7 +179,7 @@ class Saboteur:
 
     def _kill_supervisor(self, pid: int) -> None:
         parent = psutil.Process(pid).parent()
-        if parent is not None and "orchestrator.supervisor" in " ".join(parent.cmdline()):
+        if parent is not None and "qsweep.orchestrator.supervisor" in " ".join(parent.cmdline()):
             parent.kill()
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:

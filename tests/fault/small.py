@@ -12,12 +12,12 @@ from typing import Any
 
 import psutil
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import AgentRow
-from orchestrator.keeper import living
-from orchestrator.starts import recorded
-from sweeps import processes
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentRow
+from qsweep.orchestrator.keeper import living
+from qsweep.orchestrator.starts import recorded
+from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, environment, wait_until_training
 
 SWEEP = """

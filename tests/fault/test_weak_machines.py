@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from db.registry import Registry
-from db.states import AgentState
+from qsweep.db.registry import Registry
+from qsweep.db.states import AgentState
 from tests.fault.small import Small, keepers
 from tests.postgres import missing_postgres, running_server
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from sweeps import processes
+from qsweep.sweeps import processes
 from tests.fault.checker import Found, differences, look, violations
 from tests.fault.sabotage import Fault, Saboteur
 
@@ -43,7 +43,7 @@ CHECKPOINT_STEPS = 40
 LEASE = 3.0
 LAUNCHES = 60
 SLACK = 1.1
-QSWEEP = (sys.executable, "-m", "orchestrator.cli")
+QSWEEP = (sys.executable, "-m", "qsweep.orchestrator.cli")
 
 
 @dataclass(frozen=True, kw_only=True)

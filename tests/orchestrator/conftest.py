@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from db.home import Home
-from db.registry import Registry
-from sweeps import processes
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, environment
 from tests.orchestrator.ray_cluster import RayCluster, two_nodes
 

@@ -16,18 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from db.home import Home
-from db.model_names import model_name
-from db.results import ResultStore
-from db.rows import Claim, Finished
-from db.states import FailureClass
-from orchestrator.packing import pack
-from orchestrator.selection import read_selection
-from sweeps.job import Kind
-from workers.bundle.desk import LEDGER, Desk
-from workers.bundle.ledger import _seal
-from workers.bundle.manifest import FILE, read_manifest, seed
-from workers.bundle.parcel import write_results
+from qsweep.db.home import Home
+from qsweep.db.model_names import model_name
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import Claim, Finished
+from qsweep.db.states import FailureClass
+from qsweep.orchestrator.packing import pack
+from qsweep.orchestrator.selection import read_selection
+from qsweep.sweeps.job import Kind
+from qsweep.workers.bundle.desk import LEDGER, Desk
+from qsweep.workers.bundle.ledger import _seal
+from qsweep.workers.bundle.manifest import FILE, read_manifest, seed
+from qsweep.workers.bundle.parcel import write_results
 
 SWEEP = """
 title = "Four models"

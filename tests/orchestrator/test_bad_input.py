@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from db.migrations import VERSION_TABLE
+from qsweep.db.migrations import VERSION_TABLE
 from tests.conftest import Qsweep
 
 CHEAP = ("launch", "digits-grid", "--set", "epochs=1", "--limit", "1")

@@ -23,10 +23,10 @@ import pytest
 import torch
 
 import qsweep as api
-from db.home import Home
-from db.registry import Registry
-from db.states import State
-from sweeps import processes
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
+from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, Qsweep, environment
 
 pytestmark = pytest.mark.slow

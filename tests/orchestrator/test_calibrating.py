@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from orchestrator.calibrating import Trial, choose, training_shapes
-from sweeps.errors import QsweepError
-from sweeps.files import read_sweep
+from qsweep.orchestrator.calibrating import Trial, choose, training_shapes
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.files import read_sweep
+from qsweep.workers.forms import forms_of
 from tests.conftest import Qsweep
-from workers.forms import forms_of
 
 
 def trial(form: str, slots: int, rate: float) -> Trial:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import qsweep as api
-from sweeps import processes
-from sweeps.code import DIRTY
+from qsweep.sweeps import processes
+from qsweep.sweeps.code import DIRTY
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.frozen import change_code
 

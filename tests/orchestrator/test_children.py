@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.children import ask_child
-from sweeps.errors import InputError, QsweepError
+from qsweep.orchestrator.children import ask_child
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.workers.data import archive
 from tests.conftest import Qsweep
 from tests.workers.folders import write_folder
-from workers.data import archive
 
 
 def test_bad_input_that_a_child_finds_has_its_place_and_exit_code(here: Qsweep, tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_bad_input_that_a_child_finds_has_its_place_and_exit_code(here: Qsweep, 
     assert "; it may lie in DIR/imagenet/val" in answer.stderr
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError) as raised:
-        ask_child("workers.corruptions", "imagenet", "--folder", str(tmp_path / "empty"), failing="it")
+        ask_child("qsweep.workers.corruptions", "imagenet", "--folder", str(tmp_path / "empty"), failing="it")
     assert raised.value.place == f"--data {tmp_path / 'empty'}"
     assert (raised.value.allowed or "").startswith("it may lie in")
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 import typer.main
 
-from orchestrator.cli import app
+from qsweep.orchestrator.cli import app
 from tests.conftest import Qsweep
 
 COMMANDS = [
@@ -71,7 +71,7 @@ def test_the_help_of_every_command_has_an_example_of_that_command(path: tuple[st
 
 
 def test_the_command_line_never_imports_torch() -> None:
-    modules = "orchestrator.cli, orchestrator.launcher, orchestrator.planner, orchestrator.supervisor, reports.answers"
+    modules = "qsweep.orchestrator.cli, qsweep.orchestrator.launcher, qsweep.orchestrator.planner, qsweep.orchestrator.supervisor, qsweep.reports.answers"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import qsweep as api
-from db.audit import audit
-from db.home import Home
-from db.registry import Registry
+from qsweep.db.audit import audit
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
 from tests.conftest import Qsweep
 
 TRAININGS = """

@@ -8,8 +8,8 @@ import tempfile
 
 import pytest
 
-from orchestrator.surveying import _answered
-from sweeps.errors import QsweepError
+from qsweep.orchestrator.surveying import _answered
+from qsweep.sweeps.errors import QsweepError
 
 
 def test_a_surveyor_that_dies_in_the_middle_of_its_answer_is_one_error() -> None:

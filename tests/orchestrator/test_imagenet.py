@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from db.registry import Registry
-from sweeps.training import Training
+from qsweep.db.registry import Registry
+from qsweep.sweeps.training import Training
+from qsweep.workers.models.layout import Layout
 from tests.conftest import Qsweep, environment
 from tests.workers.folders import write_folder
-from workers.models.layout import Layout
 
 pytestmark = pytest.mark.slow
 

@@ -21,22 +21,22 @@ import pytest
 import torch
 
 import qsweep as api
-from db.audit import audit
-from db.home import Home
-from db.registry import Registry
-from db.rows import JobRow
-from db.states import State, SweepState
-from orchestrator.importing import bring_home
-from orchestrator.registration import register
-from orchestrator.selection import read_selection
-from sweeps.code import code_version
-from sweeps.errors import InputError, QsweepError
+from qsweep.db.audit import audit
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import JobRow
+from qsweep.db.states import State, SweepState
+from qsweep.orchestrator.importing import bring_home
+from qsweep.orchestrator.registration import register
+from qsweep.orchestrator.selection import read_selection
+from qsweep.sweeps.code import code_version
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.workers.bundle.archive import Bounds, unpack
+from qsweep.workers.bundle.desk import LEDGER
+from qsweep.workers.bundle.manifest import FILE
+from qsweep.workers.bundle.parcel import write_results
 from tests.orchestrator import parcels
 from tests.orchestrator.parcels import Made, edit_manifest, edit_records, edit_table, finished, put
-from workers.bundle.archive import Bounds, unpack
-from workers.bundle.desk import LEDGER
-from workers.bundle.manifest import FILE
-from workers.bundle.parcel import write_results
 
 
 @pytest.fixture(scope="module")
@@ -500,9 +500,9 @@ def test_a_model_of_a_bundle_that_is_none_is_one_message(made: Made) -> None:
 
 
 def test_a_calibration_that_is_unknown_here_is_not_used_and_fails_no_plan(made: Made) -> None:
-    from db.rows import Calibration
-    from orchestrator.estimates import Speeds
-    from orchestrator.planner import make_plan
+    from qsweep.db.rows import Calibration
+    from qsweep.orchestrator.estimates import Speeds
+    from qsweep.orchestrator.planner import make_plan
 
     jobs = [row.job for row in rows(made.home)]
     for odd in (Calibration(slots=0, form="gather"), Calibration(slots=4, form="magic")):

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-import orchestrator.cli
-from orchestrator.arrow import spare_pandas
-from orchestrator.ondemand import HOLDERS, MODULES, made
-from sweeps.errors import InputError
-from sweeps.job import Job
-from sweeps.training import Training
+import qsweep.orchestrator.cli
+from qsweep.orchestrator.arrow import spare_pandas
+from qsweep.orchestrator.ondemand import HOLDERS, MODULES, made
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.training import Training
 from tests.reports.made import home_at, launch, work
 
 LOUD = """
 import sys
-from orchestrator.cli import main
+from qsweep.orchestrator.cli import main
 try:
     main()
 finally:
@@ -41,11 +41,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "spared"),
     [
-        (("--version",), (*HEAVY, *ARROW, *CONVERTING, "db.registry", "reports")),
-        (("status",), (*HEAVY, *ARROW, *CONVERTING, "sweeps.training")),
+        (("--version",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.db.registry", "reports")),
+        (("status",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.sweeps.training")),
         (("jobs", "made"), (*HEAVY, "duckdb", *CONVERTING)),
-        (("sweeps",), (*HEAVY, *ARROW, "db.registry")),
-        (("plan", "made.toml"), (*HEAVY, "duckdb", "pyarrow.parquet", "reports.source")),
+        (("sweeps",), (*HEAVY, *ARROW, "qsweep.db.registry")),
+        (("plan", "made.toml"), (*HEAVY, "duckdb", "pyarrow.parquet", "qsweep.reports.source")),
         (("tables", "made"), (*HEAVY, "duckdb")),
         (("query", "SELECT bits, avg(train_loss) FROM runs GROUP BY bits"), HEAVY),
     ],
@@ -59,7 +59,11 @@ def test_a_command_that_looks_imports_only_what_it_needs(
     subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=root.parent,
-        env={**os.environ, "QSWEEP_HOME": str(root), "PYTHONPATH": str(Path(orchestrator.cli.__file__).parents[1])},
+        env={
+            **os.environ,
+            "QSWEEP_HOME": str(root),
+            "PYTHONPATH": str(Path(qsweep.orchestrator.cli.__file__).parents[1]),
+        },
         check=True,
         capture_output=True,
     )
@@ -69,7 +73,7 @@ def test_a_command_that_looks_imports_only_what_it_needs(
 def test_the_python_interface_imports_nothing_heavy() -> None:
     code = "import qsweep, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert set(loaded).intersection((*HEAVY, *ARROW, *CONVERTING, "typer", "db.registry")) == set()
+    assert set(loaded).intersection((*HEAVY, *ARROW, *CONVERTING, "typer", "qsweep.db.registry")) == set()
 
 
 def test_every_command_is_found_where_it_is_made() -> None:
@@ -79,7 +83,7 @@ def test_every_command_is_found_where_it_is_made() -> None:
 
 def test_a_data_frame_is_there_for_who_wants_one_after_all() -> None:
     code = (
-        "from orchestrator.arrow import spare_pandas; spare_pandas(); import pyarrow as pa, sys; "
+        "from qsweep.orchestrator.arrow import spare_pandas; spare_pandas(); import pyarrow as pa, sys; "
         "assert 'pandas' not in sys.modules; print(pa.table({'a': [1, 2]}).to_pandas()['a'].sum())"
     )
     asked = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

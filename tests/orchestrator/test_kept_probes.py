@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from db.home import Home
-from orchestrator import kept_probes, machine
-from orchestrator.backends.local import LocalBackend
-from orchestrator.kept_probes import Kept, kept_machine, look, machine_stamp, read, write
-from orchestrator.launcher import Execution, survey
-from orchestrator.machine import Machine
-from orchestrator.selection import read_selection
-from sweeps import processes
-from sweeps.errors import InputError
-from sweeps.job import Job
+from qsweep.db.home import Home
+from qsweep.orchestrator import kept_probes, machine
+from qsweep.orchestrator.backends.local import LocalBackend
+from qsweep.orchestrator.kept_probes import Kept, kept_machine, look, machine_stamp, read, write
+from qsweep.orchestrator.launcher import Execution, survey
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.selection import read_selection
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.workers.data.archive import write_archive
 from tests.conftest import Qsweep
-from workers.data.archive import write_archive
 
 CHEAP = ("digits-grid", "--limit", "1")
 LONG_AGO = 1_700_000_000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.machine import KeptWeights
-from sweeps.errors import InputError
+from qsweep.orchestrator.machine import KeptWeights
+from qsweep.sweeps.errors import InputError
 
 
 def found(folder: Path, name: str, content: bytes) -> KeptWeights:

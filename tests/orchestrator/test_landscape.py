@@ -17,11 +17,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 import qsweep as api
-from db.registry import Registry
-from orchestrator.cli import app
-from reports.landscape.grid import METADATA
-from sweeps import processes
-from sweeps.errors import InputError, QsweepError
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.cli import app
+from qsweep.reports.landscape.grid import METADATA
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError, QsweepError
 from tests.conftest import QSWEEP, environment
 
 SWEEP = """

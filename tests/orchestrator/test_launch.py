@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import qsweep as api
-from db.registry import Registry
-from sweeps import processes
+from qsweep.db.registry import Registry
+from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, SCRIPT, Qsweep, environment, wait_until_training
 
 pytestmark = pytest.mark.slow
@@ -187,7 +187,7 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(qsweep: Qsweep, home: P
         [*QSWEEP, "launch", *LONG], env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     wait_until_training(home, 12)
-    agents = [process for process in descendants_by_home(home) if "workers.agent" in " ".join(process.cmdline())]
+    agents = [process for process in descendants_by_home(home) if "qsweep.workers.agent" in " ".join(process.cmdline())]
     for agent in agents:
         agent.suspend()  # so that it can't answer the first one
     launched.send_signal(signal.SIGINT)

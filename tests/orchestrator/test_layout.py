@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from db.home import Home
-from orchestrator.cli import main
-from orchestrator.layout import broken, counted
-from reports.render import Layout
-from reports.screen import cells
-from reports.source import RegistrySource
-from reports.summary import MOST, summarize
+from qsweep.db.home import Home
+from qsweep.orchestrator.cli import main
+from qsweep.orchestrator.layout import broken, counted
+from qsweep.reports.render import Layout
+from qsweep.reports.screen import cells
+from qsweep.reports.source import RegistrySource
+from qsweep.reports.summary import MOST, summarize
 from tests.conftest import Qsweep
 from tests.reports.drawn import made_source
 from tests.reports.made import Made
@@ -136,7 +136,7 @@ def test_a_launch_ends_with_what_a_screen_holds_and_the_way_to_the_rest(made: Ma
 
 
 def test_a_table_that_fits_is_shown_whole(made: Made, home: Path) -> None:
-    from db.registry import Registry
+    from qsweep.db.registry import Registry
 
     place = Home.at(home)
     with Registry.open(place.registry) as registry:

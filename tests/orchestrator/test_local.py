@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import pytest
 
-from db.clock import machine_id
-from db.registry import Registry
-from db.rows import AgentRow, Scope
-from orchestrator.backends.local import LocalBackend, serves
-from orchestrator.machine import Machine
-from sweeps.errors import InputError
+from qsweep.db.clock import machine_id
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentRow, Scope
+from qsweep.orchestrator.backends.local import LocalBackend, serves
+from qsweep.orchestrator.machine import Machine
+from qsweep.sweeps.errors import InputError
 from tests.db.conftest import agent_info
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import qsweep as api
-from db.registry import Registry
-from db.states import State
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
 from tests.conftest import Qsweep
 
 TRAININGS = """

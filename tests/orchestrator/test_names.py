@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 import qsweep as api
-from db.home import Home
-from db.registry import Registry
-from db.rows import Finished, Sweep
-from db.states import FailureClass
-from orchestrator import choosing
-from orchestrator.registration import find_launched, register
-from orchestrator.selection import read_selection
-from orchestrator.tuning.run import make_selection
-from sweeps.errors import InputError
-from sweeps.tuning import Mode, Tuning
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Finished, Sweep
+from qsweep.db.states import FailureClass
+from qsweep.orchestrator import choosing
+from qsweep.orchestrator.registration import find_launched, register
+from qsweep.orchestrator.selection import read_selection
+from qsweep.orchestrator.tuning.run import make_selection
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.tuning import Mode, Tuning
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim
 

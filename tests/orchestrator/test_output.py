@@ -18,14 +18,14 @@ from rich.live import Live
 from rich.text import Text
 from typer.testing import CliRunner
 
-from db.home import Home
-from db.registry import Registry
-from db.rows import Scope
-from db.states import FailureClass
-from orchestrator.cli import app
-from orchestrator.screen import Screen
-from orchestrator.terminal import Outlet, outlets
-from sweeps import processes
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Scope
+from qsweep.db.states import FailureClass
+from qsweep.orchestrator.cli import app
+from qsweep.orchestrator.screen import Screen
+from qsweep.orchestrator.terminal import Outlet, outlets
+from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, SCRIPT, Qsweep, environment
 from tests.db.conftest import agent_info
 from tests.orchestrator.conftest import copied

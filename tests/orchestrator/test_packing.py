@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from db.home import Home
-from db.registry import Registry
-from db.states import AgentState, State
-from orchestrator.deaths import bury_dead
-from orchestrator.importing import bring_home
-from orchestrator.packing import pack
-from orchestrator.selection import read_selection
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.states import AgentState, State
+from qsweep.orchestrator.deaths import bury_dead
+from qsweep.orchestrator.importing import bring_home
+from qsweep.orchestrator.packing import pack
+from qsweep.orchestrator.selection import read_selection
+from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.orchestrator import parcels
 

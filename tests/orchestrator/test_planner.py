@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from db.rows import Calibration
-from orchestrator.basis import Basis
-from orchestrator.estimates import Speeds
-from orchestrator.planner import make_plan
-from reports.speeds import Ran
-from sweeps.job import Job
-from sweeps.training import Training
+from qsweep.db.rows import Calibration
+from qsweep.orchestrator.basis import Basis
+from qsweep.orchestrator.estimates import Speeds
+from qsweep.orchestrator.planner import make_plan
+from qsweep.reports.speeds import Ran
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.training import Training
 from tests.conftest import Qsweep
 
 CPU = "cpu x86_64 AVX2"

@@ -10,9 +10,9 @@ from itertools import pairwise
 
 from rich.console import Console
 
-from orchestrator.progress import Display, Progress, Rhythm
-from sweeps.files import read_sweep
-from sweeps.job import Job
+from qsweep.orchestrator.progress import Display, Progress, Rhythm
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.job import Job
 
 ALL = read_sweep("digits-grid").jobs()
 JOBS = [job for job in ALL if job.cohort_key == ALL[0].cohort_key]

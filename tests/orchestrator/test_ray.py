@@ -17,12 +17,12 @@ import psutil
 import pytest
 
 import qsweep as api
-from db.home import Home
-from db.registry import Registry
-from db.states import FailureClass
-from orchestrator.cluster import Node, Wanted, connect, nodes, parse_memory
-from sweeps import processes
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.states import FailureClass
+from qsweep.orchestrator.cluster import Node, Wanted, connect, nodes, parse_memory
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
@@ -241,7 +241,7 @@ def test_more_gpus_than_any_node_has_are_refused(cluster: RayCluster, run: Run, 
 def test_without_ray_the_command_line_says_how_to_get_it(home: Path, folder: Path) -> None:
     code = (
         "import sys; sys.modules['ray'] = None; sys.argv = ['qsweep', *sys.argv[1:]]; "
-        "from orchestrator.cli import main; main()"
+        "from qsweep.orchestrator.cli import main; main()"
     )
     for command in (["launch", "mine.toml", "--backend", "ray"], ["tune", "mine.toml"]):
         refused = subprocess.run(
@@ -263,7 +263,7 @@ def test_a_node_that_can_not_do_the_work_is_named(
     """All nodes are this machine. What one process sees and another does not is what lies below its own folder."""
     import ray
 
-    from orchestrator.backends.ray_nodes import check_nodes
+    from qsweep.orchestrator.backends.ray_nodes import check_nodes
 
     def check(**changes: Path | str) -> None:
         check_nodes(nodes(), replace(Home.at(tmp_path / "home"), **changes))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from db.home import Home
-from orchestrator.reach import check_reach
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.orchestrator.reach import check_reach
+from qsweep.sweeps.errors import InputError
 
 HERE = socket.gethostname()
 

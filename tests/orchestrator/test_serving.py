@@ -20,11 +20,11 @@ import pytest
 import sqlalchemy as sa
 from psycopg.errors import InsufficientPrivilege
 
-from db.registry import Registry
-from orchestrator import roles, serving
-from orchestrator.serving import Server, password_file, start
-from sweeps.errors import InputError, QsweepError
-from sweeps.job import Job, Training
+from qsweep.db.registry import Registry
+from qsweep.orchestrator import roles, serving
+from qsweep.orchestrator.serving import Server, password_file, start
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.job import Job, Training
 from tests.conftest import Qsweep
 from tests.postgres import missing_postgres, room_for_a_server, running_server
 

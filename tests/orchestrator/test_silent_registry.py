@@ -15,18 +15,18 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from db import connection
-from db.registry import Registry
-from db.states import State
-from orchestrator import serving
+from qsweep.db import connection
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
+from qsweep.orchestrator import serving
 from tests.conftest import Qsweep, environment
 from tests.postgres import missing_postgres, running_server
 
 LAUNCH = ("launch", "digits-grid", "--set", "epochs=2000", "--limit", "2", "--workers", "1")
 PATIENCE = 0.5
 IMPATIENT = f"""
-from db import connection
-from orchestrator.cli import main
+from qsweep.db import connection
+from qsweep.orchestrator.cli import main
 connection.PATIENCE = connection.SILENCE = {PATIENCE}
 main()
 """

@@ -18,15 +18,15 @@ import psutil
 import pytest
 
 import qsweep as api
-from db.home import Home
-from db.registry import Registry
-from db.rows import AttemptRow, Scope
-from db.states import FailureClass, State
-from orchestrator.backends.base import Fleet
-from orchestrator.backends.slurm import SlurmBackend, commands
-from orchestrator.starts import Start, fleet_size, record
-from sweeps import processes
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AttemptRow, Scope
+from qsweep.db.states import FailureClass, State
+from qsweep.orchestrator.backends.base import Fleet
+from qsweep.orchestrator.backends.slurm import SlurmBackend, commands
+from qsweep.orchestrator.starts import Start, fleet_size, record
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, SCRIPT, environment
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, one_node, until
 

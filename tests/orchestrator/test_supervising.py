@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from db.registry import Registry
-from db.states import FailureClass
-from orchestrator import serving
-from orchestrator.memory import oom_kills
-from orchestrator.supervisor import diagnose, stay
-from orchestrator.upkeep import End, Place
-from sweeps import processes
-from sweeps.job import Job
-from sweeps.training import Training
+from qsweep.db.registry import Registry
+from qsweep.db.states import FailureClass
+from qsweep.orchestrator import serving
+from qsweep.orchestrator.memory import oom_kills
+from qsweep.orchestrator.supervisor import diagnose, stay
+from qsweep.orchestrator.upkeep import End, Place
+from qsweep.sweeps import processes
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.training import Training
+from qsweep.workers.agent.exits import Exit
 from tests.conftest import environment
 from tests.postgres import missing_postgres, running_server
-from workers.agent.exits import Exit
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +77,9 @@ def small_group() -> Iterator[Path]:
 EAT = "import sys; held = []\nwhile True: held.append(b'x' * 10**7)"
 WATCH = f"""
 import subprocess, sys
-from orchestrator.memory import oom_kills
-from orchestrator.supervisor import diagnose, stay
-from orchestrator.upkeep import End
+from qsweep.orchestrator.memory import oom_kills
+from qsweep.orchestrator.supervisor import diagnose, stay
+from qsweep.orchestrator.upkeep import End
 before = oom_kills()
 code = subprocess.run([sys.executable, "-c", {EAT!r}]).returncode
 print(diagnose(code, out_of_memory=oom_kills() > before)[0])
@@ -143,7 +143,7 @@ def test_a_place_is_kept_while_the_registry_is_away_and_its_next_agent_does_the_
         sweep = registry.add_sweep(name="one", label="a", spec="{}", size=1)
         registry.register(sweep.id, [Job(training=Training.from_settings(DIGITS))])
     serving.stop(server)
-    command = [*processes.PYTHON, "orchestrator.supervisor", "--home", str(home), "--lease", "30", "--stay"]
+    command = [*processes.PYTHON, "qsweep.orchestrator.supervisor", "--home", str(home), "--lease", "30", "--stay"]
     log = tmp_path / "log"
     with log.open("w") as output:
         surroundings = environment(home, {"QSWEEP_REGISTRY": server.url})

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from db.clock import machine_id, process_started
-from db.home import Home
-from db.registry import Registry
-from db.rows import Checkpoint, Finished
-from db.states import AgentState, FailureClass
-from orchestrator import checkup
-from orchestrator.loglines import follow_log
+from qsweep.db.clock import machine_id, process_started
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Checkpoint, Finished
+from qsweep.db.states import AgentState, FailureClass
+from qsweep.orchestrator import checkup
+from qsweep.orchestrator.loglines import follow_log
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim
 from tests.db.test_blocking import children

@@ -18,24 +18,24 @@ import torch
 from rich.console import Console
 
 import qsweep as api
-from db.home import Home
-from db.registry import Registry
-from db.rows import JobRow
-from db.states import FailureClass, State, SweepState
-from orchestrator.selection import read_selection
-from orchestrator.tuning.run import _interrupts
-from orchestrator.tuning.space import Space, drawn_jobs
-from sweeps import processes
-from sweeps.errors import InputError
-from sweeps.files import read_sweep
-from sweeps.tuning import METRICS, Mode, Scheduler, Search, Tuning, check_metric
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import JobRow
+from qsweep.db.states import FailureClass, State, SweepState
+from qsweep.orchestrator.selection import read_selection
+from qsweep.orchestrator.tuning.run import _interrupts
+from qsweep.orchestrator.tuning.space import Space, drawn_jobs
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.tuning import METRICS, Mode, Scheduler, Search, Tuning, check_metric
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import load
+from qsweep.workers.forms import Form
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.db.conftest import agent_info, claim
 from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
-from workers.cohort import Cohort
-from workers.data import load
-from workers.forms import Form
 
 SWEEP = """
 title = "Tuned"
@@ -225,7 +225,7 @@ def test_a_tuning_whose_trial_failed_says_so_and_ends_with_1(
 
 def test_a_ctrl_c_whose_exception_was_lost_is_heard_at_the_next_step() -> None:
     missing_ray()
-    from orchestrator.tuning.news import News
+    from qsweep.orchestrator.tuning.news import News
 
     before = signal.getsignal(signal.SIGINT)
     with _interrupts() as interrupts:
@@ -284,7 +284,7 @@ def test_a_tuning_that_makes_no_sense_is_refused_before_anything_is_written(
 
 
 def test_every_metric_of_the_test_set_is_refused() -> None:
-    from db.schema import EPOCH, RUN
+    from qsweep.db.schema import EPOCH, RUN
 
     measured = {field.name for field in (*RUN, *EPOCH)}
     assert set(METRICS) <= measured
@@ -342,7 +342,7 @@ def test_the_rungs_are_those_of_asha() -> None:
 def test_a_tuning_comes_back_from_the_registry_as_it_went_in(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from sweeps.spec import Spec
+    from qsweep.sweeps.spec import Spec
 
     (tmp_path / "tuned.toml").write_text(SWEEP)
     plain = read_sweep(str(tmp_path / "tuned.toml"))

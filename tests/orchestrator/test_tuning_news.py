@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.tuning import scratch
-from sweeps.errors import InputError, QsweepError
-from sweeps.tuning import Mode, Scheduler, Search, Tuning
+from qsweep.orchestrator.tuning import scratch
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.tuning import Mode, Scheduler, Search, Tuning
 
-news = pytest.importorskip("orchestrator.tuning.news")
+news = pytest.importorskip("qsweep.orchestrator.tuning.news")
 TUNING = Tuning(
     metric="val_loss", mode=Mode.MIN, scheduler=Scheduler.ASHA, search=Search.GRID, samples=None, grace=1,
     reduction=3, seed=0, where=None,

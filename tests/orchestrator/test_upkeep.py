@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.upkeep import FIRST, MOST, RIPE, STRIKES, End, Look, Place, Upkeep, pause_after
-from sweeps.errors import InputError, QsweepError
-from workers.agent.exits import Exit
+from qsweep.orchestrator.upkeep import FIRST, MOST, RIPE, STRIKES, End, Look, Place, Upkeep, pause_after
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.workers.agent.exits import Exit
 
 POLL = 0.5
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from db.home import Home
-from db.registry import Registry
-from orchestrator.warming import is_new
-from sweeps.errors import InputError
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.warming import is_new
+from qsweep.sweeps.errors import InputError
 
 
 def test_only_a_sweep_that_was_never_launched_is_new(home: Path) -> None:

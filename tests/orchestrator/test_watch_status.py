@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import Checkpoint, Finished, Sweep
-from orchestrator import lookout as lookout_module
-from orchestrator.board import LONGEST, content, mean_losses, pause_after, picture, plain_line, sparkline, watch
-from orchestrator.lookout import Lookout
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import Checkpoint, Finished, Sweep
+from qsweep.orchestrator import lookout as lookout_module
+from qsweep.orchestrator.board import LONGEST, content, mean_losses, pause_after, picture, plain_line, sparkline, watch
+from qsweep.orchestrator.lookout import Lookout
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim, trained
 

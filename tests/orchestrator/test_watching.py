@@ -14,19 +14,19 @@ import psutil
 import pytest
 from rich.console import Console
 
-from db.clock import boot_seconds, machine_id, process_started
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import AgentRow, Finished, Scope, Sweep
-from db.states import FailureClass
-from orchestrator import watch as watch_module
-from orchestrator.backends.base import Backend, Fleet, Site
-from orchestrator.blockage import blocked_words
-from orchestrator.deaths import GRACE, Deaths, bury_dead, is_alive
-from orchestrator.machine import Machine
-from orchestrator.watch import Ended, Watch
-from sweeps.errors import QsweepError
+from qsweep.db.clock import boot_seconds, machine_id, process_started
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import AgentRow, Finished, Scope, Sweep
+from qsweep.db.states import FailureClass
+from qsweep.orchestrator import watch as watch_module
+from qsweep.orchestrator.backends.base import Backend, Fleet, Site
+from qsweep.orchestrator.blockage import blocked_words
+from qsweep.orchestrator.deaths import GRACE, Deaths, bury_dead, is_alive
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.watch import Ended, Watch
+from qsweep.sweeps.errors import QsweepError
 from tests.db.conftest import agent_info, claim, trained
 from tests.db.test_blocking import children
 
@@ -55,9 +55,9 @@ def test_the_supervisor_has_time_to_report_a_death() -> None:
 
 LOOK = """
 import socket, sys
-from db.clock import machine_id
-from db.registry import Registry
-from orchestrator.deaths import bury_dead
+from qsweep.db.clock import machine_id
+from qsweep.db.registry import Registry
+from qsweep.orchestrator.deaths import bury_dead
 with Registry.open(sys.argv[1]) as registry:
     bury_dead(registry)
 print(machine_id())

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from db.rows import Sweep
-from db.states import SweepState
-from reports.source import Source, known_schema
-from sweeps.files import read_sweep
-from sweeps.job import Job, Kind
-from sweeps.measures import Distortion
-from sweeps.quantizers import FULL_PRECISION
-from sweeps.spec import Spec, matching
+from qsweep.db.rows import Sweep
+from qsweep.db.states import SweepState
+from qsweep.reports.source import Source, known_schema
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.sweeps.spec import Spec, matching
 
 SPECS = cache(read_sweep)
 """Specifications are expanded once a process: nothing changes them."""

@@ -15,14 +15,14 @@ from typing import Any
 
 import pandas as pd
 
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import Claim, Finished, Scope, Sweep
-from reports.source import RegistrySource
-from sweeps.files import read_sweep
-from sweeps.job import Kind
-from sweeps.spec import variant
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import Claim, Finished, Scope, Sweep
+from qsweep.reports.source import RegistrySource
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.job import Kind
+from qsweep.sweeps.spec import variant
 from tests.db.conftest import agent_info
 
 SWEEP = """

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from reports.analysis.analysis import Options, analyze, finite_runs, group_models
-from reports.analysis.claims import GAP_SHRINKS, Margins, Verdict, eight_bits_equal, trend
-from reports.analysis.coordinates import hyperparameters, place_in_grid
-from reports.analysis.correlation import (
+from qsweep.reports.analysis.analysis import Options, analyze, finite_runs, group_models
+from qsweep.reports.analysis.claims import GAP_SHRINKS, Margins, Verdict, eight_bits_equal, trend
+from qsweep.reports.analysis.coordinates import hyperparameters, place_in_grid
+from qsweep.reports.analysis.correlation import (
     Environment,
     Resampling,
     granulate,
@@ -23,10 +23,10 @@ from reports.analysis.correlation import (
     lines_of,
     sign_errors,
 )
-from reports.analysis.pairing import adjust, compare, holm, matched
-from reports.analysis.text import analysis_content, render_analysis
-from reports.evidence import gather
-from sweeps.files import read_sweep
+from qsweep.reports.analysis.pairing import adjust, compare, holm, matched
+from qsweep.reports.analysis.text import analysis_content, render_analysis
+from qsweep.reports.evidence import gather
+from qsweep.sweeps.files import read_sweep
 from tests.reports.drawn import made_source
 
 QUICK = Resampling(resamples=100)

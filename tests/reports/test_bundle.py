@@ -19,17 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 
 import qsweep as api
-from db.compaction import compact
-from db.registry import Registry
-from db.results import DamagedResults
-from reports.answers import make_tables, render_tables
-from reports.bundle import MANIFEST, BundleSource, write_bundle
-from reports.explanation import explain, told
-from reports.formats import Format
-from reports.query import run_query
-from reports.render import Layout
-from reports.source import Source, opened_source
-from sweeps.errors import InputError
+from qsweep.db.compaction import compact
+from qsweep.db.registry import Registry
+from qsweep.db.results import DamagedResults
+from qsweep.reports.answers import make_tables, render_tables
+from qsweep.reports.bundle import MANIFEST, BundleSource, write_bundle
+from qsweep.reports.explanation import explain, told
+from qsweep.reports.formats import Format
+from qsweep.reports.query import run_query
+from qsweep.reports.render import Layout
+from qsweep.reports.source import Source, opened_source
+from qsweep.sweeps.errors import InputError
 from tests.conftest import Qsweep
 from tests.reports.made import SWEEP, Made, finished, home_at, launch, sources, work
 

@@ -11,21 +11,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.analysis.analysis import Options
-from reports.analysis.correlation import Resampling
-from reports.answers import make_tables
-from reports.declaration import find_table, paper_values
-from reports.distortion import make_distortion_table
-from reports.evidence import gather
-from reports.explanation import explain
-from reports.figures import draw_figures
-from reports.formats import FileFormat, Format, Picture
-from reports.page import render_page
-from reports.render import Layout, render
-from reports.series import distorted
-from reports.table import Cell, Row, Table
-from sweeps.corruptions import CORRUPTIONS
-from sweeps.files import read_sweep
+from qsweep.reports.analysis.analysis import Options
+from qsweep.reports.analysis.correlation import Resampling
+from qsweep.reports.answers import make_tables
+from qsweep.reports.declaration import find_table, paper_values
+from qsweep.reports.distortion import make_distortion_table
+from qsweep.reports.evidence import gather
+from qsweep.reports.explanation import explain
+from qsweep.reports.figures import draw_figures
+from qsweep.reports.formats import FileFormat, Format, Picture
+from qsweep.reports.page import render_page
+from qsweep.reports.render import Layout, render
+from qsweep.reports.series import distorted
+from qsweep.reports.table import Cell, Row, Table
+from qsweep.sweeps.corruptions import CORRUPTIONS
+from qsweep.sweeps.files import read_sweep
 from tests.reports.drawn import MadeSource, made_source
 
 QUICK = Options(resampling=Resampling(resamples=100))
@@ -103,7 +103,7 @@ def test_tables_4_and_6_have_a_row_a_severity(source: MadeSource, frame: pd.Data
 def test_the_papers_files_are_read_whole() -> None:
     for name in ("table4", "table5", "table6"):
         declaration = find_table(name)
-        text = resources.files("reports").joinpath("paper", str(declaration.paper)).read_text()
+        text = resources.files("qsweep.reports").joinpath("paper", str(declaration.paper)).read_text()
         lines = list(csv.DictReader(text.splitlines()))
         values = paper_values(declaration)
         assert sum(map(len, values.values())) == len(lines)
@@ -141,7 +141,7 @@ def test_every_value_of_the_paper_on_imagenet_stands_beside_a_cell_of_ours(name:
         for column, cell in cells_of(made, row).items()
         if cell.paper is not None
     }
-    with resources.files("reports").joinpath("paper", "table6.csv").open(encoding="utf-8") as lines:
+    with resources.files("qsweep.reports").joinpath("paper", "table6.csv").open(encoding="utf-8") as lines:
         wanted = {tuple(line.values())[:5]: float(line["generalization_gap"]) for line in csv.DictReader(lines)}
     assert beside == wanted
     assert len(made.rows) == 3 * 16 * 5

@@ -10,15 +10,15 @@ import re
 
 import pytest
 
-from orchestrator.tuning.answer import Tried
-from orchestrator.tuning.answer import _sheet as trials_sheet
-from reports.analysis.text import table as analysis_table
-from reports.declaration import Declaration, find_table
-from reports.escaping import html, latex, latex_label, markdown, spreadsheet
-from reports.formats import Format
-from reports.render import Layout, render, render_all
-from reports.sheet import markdown as markdown_table
-from reports.table import Cell, Row, Table
+from qsweep.orchestrator.tuning.answer import Tried
+from qsweep.orchestrator.tuning.answer import _sheet as trials_sheet
+from qsweep.reports.analysis.text import table as analysis_table
+from qsweep.reports.declaration import Declaration, find_table
+from qsweep.reports.escaping import html, latex, latex_label, markdown, spreadsheet
+from qsweep.reports.formats import Format
+from qsweep.reports.render import Layout, render, render_all
+from qsweep.reports.sheet import markdown as markdown_table
+from qsweep.reports.table import Cell, Row, Table
 
 HOSTILE = (
     "a|b <img src=x onerror=alert(1)> `code` *bold* _x_ [l](javascript:0) \x1b[31mred\x1b[0m\nnew & \\cmd{} $m$ #1 %2"

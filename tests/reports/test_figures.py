@@ -12,17 +12,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from reports.analysis.analysis import Models, Options
-from reports.analysis.correlation import Resampling
-from reports.canvas import STYLE
-from reports.declaration import find_table
-from reports.evidence import Evidence, gather
-from reports.figures import draw_figures
-from reports.formats import FileFormat, Picture
-from reports.labels import METRICS, difference_label, few_ticks, short_layer, signed_text, tau_text
-from reports.pictures import DRAWN, progress
-from reports.series import box, curves, effects, networks, step_sizes, timeline, value_labels
-from sweeps.errors import InputError
+from qsweep.reports.analysis.analysis import Models, Options
+from qsweep.reports.analysis.correlation import Resampling
+from qsweep.reports.canvas import STYLE
+from qsweep.reports.declaration import find_table
+from qsweep.reports.evidence import Evidence, gather
+from qsweep.reports.figures import draw_figures
+from qsweep.reports.formats import FileFormat, Picture
+from qsweep.reports.labels import METRICS, difference_label, few_ticks, short_layer, signed_text, tau_text
+from qsweep.reports.pictures import DRAWN, progress
+from qsweep.reports.series import box, curves, effects, networks, step_sizes, timeline, value_labels
+from qsweep.sweeps.errors import InputError
 from tests.reports.drawn import START, MadeSource, made_source
 
 QUICK = Options(resampling=Resampling(resamples=100))

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from reports.declaration import declared_tables, find_table, paper_values
-from reports.flatness import make_flatness_table
-from reports.render import Format, Layout, render
-from reports.table import Cell, Table
-from sweeps.files import builtin_names, read_sweep
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
+from qsweep.reports.declaration import declared_tables, find_table, paper_values
+from qsweep.reports.flatness import make_flatness_table
+from qsweep.reports.render import Format, Layout, render
+from qsweep.reports.table import Cell, Table
+from qsweep.sweeps.files import builtin_names, read_sweep
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import PacBayes
 
 SPEC = read_sweep("digits-flatness")
 JOBS = SPEC.jobs()

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 import qsweep
-from db.home import Home
-from reports.bundle import write_bundle
-from reports.formats import RowFormat
-from reports.frames import typed_frame
-from reports.listing import written
-from reports.source import opened_source
+from qsweep.db.home import Home
+from qsweep.reports.bundle import write_bundle
+from qsweep.reports.formats import RowFormat
+from qsweep.reports.frames import typed_frame
+from qsweep.reports.listing import written
+from qsweep.reports.source import opened_source
 from tests.reports.made import SWEEP, launch, work
 
 SCHEMA = pa.schema(

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib import rc_context
 
-from reports.canvas import STYLE
-from reports.landscape.figures import Range, Scale, draw_landscapes, drawn_figures
-from reports.landscape.grid import Configuration, Grid, configurations, read_grid, write_grid
-from reports.landscape.page import render_page
-from reports.landscape.paraview import polydata
-from sweeps.landscape import BETWEEN, LINE, Landscape
+from qsweep.reports.canvas import STYLE
+from qsweep.reports.landscape.figures import Range, Scale, draw_landscapes, drawn_figures
+from qsweep.reports.landscape.grid import Configuration, Grid, configurations, read_grid, write_grid
+from qsweep.reports.landscape.page import render_page
+from qsweep.reports.landscape.paraview import polydata
+from qsweep.sweeps.landscape import BETWEEN, LINE, Landscape
 from tests.reports.browser import CHROMEDRIVER, CHROMIUM, Browser, started
 from tests.workers.trainings import training
 

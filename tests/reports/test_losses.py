@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import qsweep as api
-from db.absence import FILES
-from db.audit import audit
-from db.registry import Registry
-from db.schema import KINDS
-from db.states import State
-from sweeps.errors import LostResults
+from qsweep.db.absence import FILES
+from qsweep.db.audit import audit
+from qsweep.db.registry import Registry
+from qsweep.db.schema import KINDS
+from qsweep.db.states import State
+from qsweep.sweeps.errors import LostResults
 from tests.conftest import Qsweep
 from tests.reports.made import SWEEP, Made, finished, home_at, work
 

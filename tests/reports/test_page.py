@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from reports.analysis.analysis import Options
-from reports.analysis.correlation import Resampling
-from reports.evidence import gather
-from reports.page import render_page
-from reports.page.joblist import JobList, runs_of
-from reports.table import precision_name
-from sweeps.spec import Spec
+from qsweep.reports.analysis.analysis import Options
+from qsweep.reports.analysis.correlation import Resampling
+from qsweep.reports.evidence import gather
+from qsweep.reports.page import render_page
+from qsweep.reports.page.joblist import JobList, runs_of
+from qsweep.reports.table import precision_name
+from qsweep.sweeps.spec import Spec
 from tests.reports.browser import CHROMEDRIVER, CHROMIUM, Browser, started
 from tests.reports.drawn import MadeSource, made_source
 

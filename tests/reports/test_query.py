@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import qsweep as api
-from db.registry import Registry
-from db.rows import Checkpoint
-from reports.bundle import BundleSource, write_bundle
-from reports.catalogue import column_meaning, view_meaning, view_names, view_schema
-from reports.formats import RowFormat
-from reports.listing import listed, written
-from reports.query import describe_columns, describe_views, run_query
-from reports.source import RegistrySource
-from sweeps import processes
-from sweeps.errors import InputError
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Checkpoint
+from qsweep.reports.bundle import BundleSource, write_bundle
+from qsweep.reports.catalogue import column_meaning, view_meaning, view_names, view_schema
+from qsweep.reports.formats import RowFormat
+from qsweep.reports.listing import listed, written
+from qsweep.reports.query import describe_columns, describe_views, run_query
+from qsweep.reports.source import RegistrySource
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.db.conftest import agent_info, empty_sqlite, postgres, url  # noqa: F401
 from tests.reports.made import SWEEP, Made, finished, home_at, launch, sources, work

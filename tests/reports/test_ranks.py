@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from reports.analysis import ranks
-from reports.analysis.claims import GAP_SHRINKS, LOSS_GROWS, Margins, Verdict, eight_bits_equal, flatter, trend
-from reports.analysis.correlation import Resampling, kendall
-from reports.analysis.measured import Quantity
-from reports.analysis.pairing import ALPHA, shift_of, simultaneous
-from reports.analysis.ranks import (
+from qsweep.reports.analysis import ranks
+from qsweep.reports.analysis.claims import GAP_SHRINKS, LOSS_GROWS, Margins, Verdict, eight_bits_equal, flatter, trend
+from qsweep.reports.analysis.correlation import Resampling, kendall
+from qsweep.reports.analysis.measured import Quantity
+from qsweep.reports.analysis.pairing import ALPHA, shift_of, simultaneous
+from qsweep.reports.analysis.ranks import (
     exceeding,
     hodges_lehmann,
     page,

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from reports.answers import make_tables
-from reports.inversion import paper_sheet
-from reports.render import Layout, sheet_of
-from reports.screen import cells, drawn, drawn_document, paragraph
-from reports.sheet import Heading, Sheet, headings, markdown, plain, spares
+from qsweep.reports.answers import make_tables
+from qsweep.reports.inversion import paper_sheet
+from qsweep.reports.render import Layout, sheet_of
+from qsweep.reports.screen import cells, drawn, drawn_document, paragraph
+from qsweep.reports.sheet import Heading, Sheet, headings, markdown, plain, spares
 from tests.reports.drawn import made_source
 
 WIDTHS = [60, 61, 72, 80, 100, 120, 200]

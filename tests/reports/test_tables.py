@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from reports.declaration import declared_tables, find_table, paper_values, with_medians
-from reports.formats import Format
-from reports.render import Layout, render
-from reports.table import Table, make_table, mean_and_error
-from sweeps.errors import InputError
-from sweeps.files import read_sweep
+from qsweep.reports.declaration import declared_tables, find_table, paper_values, with_medians
+from qsweep.reports.formats import Format
+from qsweep.reports.render import Layout, render
+from qsweep.reports.table import Table, make_table, mean_and_error
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
 
 JOBS = read_sweep("cifar10-grid").jobs()
 PAPER = Layout(against_paper=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from reports.formats import Tracker
-from reports.trackers import export_to
-from reports.trackers.run import TrackedRun, tracked_runs
-from sweeps.errors import InputError
+from qsweep.reports.formats import Tracker
+from qsweep.reports.trackers import export_to
+from qsweep.reports.trackers.run import TrackedRun, tracked_runs
+from qsweep.sweeps.errors import InputError
 from tests.reports.made import Made, finished, home_at, sources
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ def refuse(*arguments, **options):
     print("LOOKED UP", arguments[0], flush=True)
     raise OSError("no network")
 socket.getaddrinfo = refuse
-from orchestrator.cli import main
+from qsweep.orchestrator.cli import main
 sys.argv = ["qsweep", "--home", "{made.home.root}", "export", "made", "--out", "{tmp_path / "out"}", "--to", "wandb-offline"]
 main()
 """  # noqa: E501
@@ -129,7 +129,7 @@ def test_an_export_needs_a_new_folder(made: Made, tmp_path: Path) -> None:
 
 def test_a_missing_library_is_named_with_its_extra(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.delitem(sys.modules, "reports.trackers.wandb", raising=False)
+    monkeypatch.delitem(sys.modules, "qsweep.reports.trackers.wandb", raising=False)
     with pytest.raises(InputError, match=r"pip install 'qsweep\[wandb\]'"):
         exported(made, Tracker.WANDB, tmp_path / "out")
     assert not (tmp_path / "out").exists()

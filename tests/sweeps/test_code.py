@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.code import STAMP, check_snapshot, clear_bytecode, freeze, is_intact
-from sweeps.errors import InputError
+from qsweep.sweeps.code import STAMP, check_snapshot, clear_bytecode, freeze, is_intact
+from qsweep.sweeps.errors import InputError
 
 
 def test_a_snapshot_is_intact_and_holds_nothing_but_sources(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.errors import InputError
-from sweeps.files import read_sweep, source_text
-from sweeps.spec import variant
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep, source_text
+from qsweep.sweeps.spec import variant
 
 DIGITS = source_text("digits-grid")
 

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from sweeps.files import builtin_names, read_sweep
-from sweeps.job import Job
-from sweeps.spec import Spec
+from qsweep.sweeps.files import builtin_names, read_sweep
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Spec
 
 RATES = {"sgd": {0.1, 0.05, 0.01}, "adam": {0.001, 0.0005, 0.0001}, "rmsprop": {0.001, 0.0005, 0.0001}}
 

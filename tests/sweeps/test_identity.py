@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sweeps.files import builtin_names, read_sweep
-from sweeps.job import Job, Kind
-from sweeps.optimizers import Sgd
-from sweeps.settings import Rule, canonical, setting
-from sweeps.training import Training
+from qsweep.sweeps.files import builtin_names, read_sweep
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.optimizers import Sgd
+from qsweep.sweeps.settings import Rule, canonical, setting
+from qsweep.sweeps.training import Training
 
 BASE: dict[str, Any] = {
     "data": "cifar10",

@@ -9,13 +9,22 @@ from typing import Any
 
 import pytest
 
-from sweeps.errors import InputError
-from sweeps.files import read_sweep
-from sweeps.job import Job, Kind
-from sweeps.measures import MEASURES, Distortion, Measure, PacBayes, Sharpness, asked_of, measure_from, measure_settings
-from sweeps.settings import names_of
-from sweeps.spec import Spec, select
-from sweeps.training import Training
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import (
+    MEASURES,
+    Distortion,
+    Measure,
+    PacBayes,
+    Sharpness,
+    asked_of,
+    measure_from,
+    measure_settings,
+)
+from qsweep.sweeps.settings import names_of
+from qsweep.sweeps.spec import Spec, select
+from qsweep.sweeps.training import Training
 
 BASE: dict[str, Any] = {
     "data": "digits", "model": "nin", "width": 8, "depth": 2, "optimizer": "sgd", "learning_rate": 0.1,

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from sweeps import code, processes
-from sweeps.processes import PYTHON, Forked, ForkServer
+from qsweep.sweeps import code, processes
+from qsweep.sweeps.processes import PYTHON, Forked, ForkServer
 
 THING = """
 import atexit, json, os, resource, signal, sys, threading, time
@@ -53,11 +53,11 @@ def main():
         case "pass":
             os.write(int(sys.argv[2]), b"through a file of the parent's")
         case "start":
-            from sweeps import processes
+            from qsweep.sweeps import processes
             child = processes.run([*processes.PYTHON, "thing", "tell"], stdout=-1, text=True)
             print(json.dumps({"mine": os.getpid(), "child": json.loads(child.stdout)}))
         case "abandon":
-            from sweeps import processes
+            from qsweep.sweeps import processes
             print(processes.start([*processes.PYTHON, "thing", "wait"], stdout=-3, stderr=-3).pid, flush=True)
             os._exit(0)
 """

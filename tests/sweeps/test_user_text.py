@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.backends.base import StartRefused
-from reports.declaration import read_table
-from sweeps.errors import InputError, QsweepError, packed, raise_packed
-from sweeps.files import read_sweep
-from sweeps.job import Job
-from sweeps.logs import CleanFormatter
-from sweeps.spec import select
-from sweeps.text import clean
+from qsweep.orchestrator.backends.base import StartRefused
+from qsweep.reports.declaration import read_table
+from qsweep.sweeps.errors import InputError, QsweepError, packed, raise_packed
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.logs import CleanFormatter
+from qsweep.sweeps.spec import select
+from qsweep.sweeps.text import clean
 
 
 @cache

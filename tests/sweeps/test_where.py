@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.errors import InputError
-from sweeps.files import read_sweep
-from sweeps.spec import select
-from sweeps.where import parse_where
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.spec import select
+from qsweep.sweeps.where import parse_where
 
 JOBS = read_sweep("cifar10-grid").jobs()
 SETTINGS: dict[str, Any] = {name: value for job in JOBS for name, value in job.settings().items()}

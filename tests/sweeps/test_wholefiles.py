@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.wholefiles import whole_file, whole_folder, write_whole
+from qsweep.sweeps.wholefiles import whole_file, whole_folder, write_whole
 
 
 @pytest.fixture

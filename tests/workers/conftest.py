@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sweeps.datasets import DATASETS
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.workers.data import Images, load
+from qsweep.workers.decoding import pool
 from tests.apart import APART
 from tests.workers.trainings import first
-from workers.data import Images, load
-from workers.decoding import pool
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sweeps.datasets import DATASETS, DataSet, ImageFolder
-from sweeps.training import Training
-from workers.data.folders import list_files, listing_fingerprint
+from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
+from qsweep.sweeps.training import Training
+from qsweep.workers.data.folders import list_files, listing_fingerprint
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sweeps.measures import PacBayes, Search, Sharpness
-from sweeps.training import Training
+from qsweep.sweeps.measures import PacBayes, Search, Sharpness
+from qsweep.sweeps.training import Training
+from qsweep.workers.data import Images
+from qsweep.workers.data.batches import moments
+from qsweep.workers.measures import draws
+from qsweep.workers.models.layout import Layout
 from tests.workers.plain import PLAIN, Plain, PlainLsq, named
-from workers.data import Images
-from workers.data.batches import moments
-from workers.measures import draws
-from workers.models.layout import Layout
 
 
 def plain_model(training: Training, model: Mapping[str, Tensor]) -> Plain:

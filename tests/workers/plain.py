@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sweeps.training import Training
+from qsweep.sweeps.training import Training
 from tests.late import Late
 
 torchvision = Late("torchvision")

@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 import torch
 
-from db.errors import RegistryUnavailable
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from db.rows import Accepted, AgentInfo, Checkpoint, Finished
-from db.states import FailureClass, State
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
-from sweeps.training import Training
-from workers.agent.endings import Stopped
-from workers.agent.heart import Heart
-from workers.agent.loop import Agent
-from workers.agent.workplace import Workplace
-from workers.cohort import Cohort, Result
+from qsweep.db.errors import RegistryUnavailable
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import Accepted, AgentInfo, Checkpoint, Finished
+from qsweep.db.states import FailureClass, State
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import PacBayes
+from qsweep.sweeps.training import Training
+from qsweep.workers.agent.endings import Stopped
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.cohort import Cohort, Result
 
 SETTINGS = {
     "data": "digits", "model": "nin", "width": 2, "depth": 1, "channels_per_width": 2, "optimizer": "sgd",
@@ -90,7 +90,7 @@ def test_an_idle_agent_waits_for_what_another_holds_and_takes_it_when_it_comes_b
 def test_a_registry_out_of_reach_leaves_the_job_to_the_end_of_the_lease_and_costs_it_nothing(
     home: Home, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.connection.BUSY", 0.1)
+    monkeypatch.setattr("qsweep.db.connection.BUSY", 0.1)
     registry._database.patience = 0.1
     sweep = register(registry, training())
     worker = agent(home, registry)
@@ -100,7 +100,7 @@ def test_a_registry_out_of_reach_leaves_the_job_to_the_end_of_the_lease_and_cost
         if not lock.in_transaction:
             lock.execute("BEGIN IMMEDIATE")
 
-    monkeypatch.setattr("workers.agent.training.point", bar)  # from the first step on nobody else can write
+    monkeypatch.setattr("qsweep.workers.agent.training.point", bar)  # from the first step on nobody else can write
     with pytest.raises(RegistryUnavailable):
         worker.run()
     lock.execute("ROLLBACK")

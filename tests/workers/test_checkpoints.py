@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workers.checkpoints import DamagedFile, load, save
+from qsweep.workers.checkpoints import DamagedFile, load, save
 
 STATE = {"position": 7, "row": torch.arange(1000.0), "name": "x"}
 

@@ -17,24 +17,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from db.home import Home
-from orchestrator.calibrating import Bench, choose
-from sweeps.errors import QsweepError
-from sweeps.files import read_sweep
-from sweeps.training import Training
+from qsweep.db.home import Home
+from qsweep.orchestrator.calibrating import Bench, choose
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.training import Training
+from qsweep.workers import compiling
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.compiling import Compiled, watch
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form, default_form, forms_of
+from qsweep.workers.models import chains
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.stage import EPSILON
+from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
+from qsweep.workers.quantizers.deployment import CompiledDeployment, Deployment
 from tests.workers.test_equivalence import assert_equal_to_plain_models
 from tests.workers.test_independence import assert_same_bits, finish
 from tests.workers.trainings import mixture, on, training
-from workers import compiling
-from workers.cohort import Cohort
-from workers.compiling import Compiled, watch
-from workers.data import Images
-from workers.forms import Form, default_form, forms_of
-from workers.models import chains
-from workers.models.graph import ConvNetwork
-from workers.models.stage import EPSILON
-from workers.optimizers import CohortOptimizer, CompiledOptimizer
-from workers.quantizers.deployment import CompiledDeployment, Deployment
 
 CPU = torch.device("cpu")
 COMPILED = [form for form in Form if form.compiled]
@@ -242,5 +242,5 @@ def test_only_a_calibration_on_a_gpu_chooses_a_compiled_form() -> None:
 
 @pytest.mark.slow
 def test_an_agent_that_compiles_nothing_does_not_load_the_compiler() -> None:
-    code = "import sys, workers.cohort; sys.exit('torch._dynamo' in sys.modules)"
+    code = "import sys, qsweep.workers.cohort; sys.exit('torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

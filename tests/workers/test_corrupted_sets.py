@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sweeps.corruptions import SEVERITIES
-from sweeps.datasets import DATASETS
-from sweeps.errors import InputError
+from qsweep.sweeps.corruptions import SEVERITIES
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.corruptions import corrupt, sets
+from qsweep.workers.corruptions.__main__ import main
+from qsweep.workers.corruptions.constants import IMAGENET
+from qsweep.workers.corruptions.sets import CorruptedSets, TestSet, as_pictures, write_corruption
+from qsweep.workers.corruptions.tree import list_tree, read_picture
+from qsweep.workers.data import Images
 from tests.late import Late
-from workers.corruptions import corrupt, sets
-from workers.corruptions.__main__ import main
-from workers.corruptions.constants import IMAGENET
-from workers.corruptions.sets import CorruptedSets, TestSet, as_pictures, write_corruption
-from workers.corruptions.tree import list_tree, read_picture
-from workers.data import Images
 
 torchvision = Late("torchvision")
 
@@ -180,9 +180,9 @@ PROCESS = """
 import json, sys, time
 from pathlib import Path
 import numpy as np
-from sweeps.datasets import DATASETS
-from workers.corruptions import sets
-from workers.corruptions.sets import CorruptedSets, TestSet
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.workers.corruptions import sets
+from qsweep.workers.corruptions.sets import CorruptedSets, TestSet
 digits = DATASETS["digits"]
 images = np.arange(355 * 64).reshape(355, 1, 8, 8) % 17
 clean = TestSet(data=digits, images=images.astype(np.uint8), labels=np.arange(355) % 10)

@@ -14,16 +14,16 @@ from PIL import Image
 from scipy import ndimage, stats
 from sklearn.datasets import load_sample_image
 
-from sweeps.corruptions import CORRUPTIONS, SEVERITIES
-from sweeps.errors import InputError
-from workers.corruptions import corrupt, libraries
-from workers.corruptions.blur import disk_kernel, line_kernel
-from workers.corruptions.constants import CIFAR, IMAGENET, Constants
-from workers.corruptions.corrupt import APPLIED
-from workers.corruptions.digital import jpeg
-from workers.corruptions.draws import generator
-from workers.corruptions.textures import synthetic_textures
-from workers.corruptions.weather import plasma
+from qsweep.sweeps.corruptions import CORRUPTIONS, SEVERITIES
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.corruptions import corrupt, libraries
+from qsweep.workers.corruptions.blur import disk_kernel, line_kernel
+from qsweep.workers.corruptions.constants import CIFAR, IMAGENET, Constants
+from qsweep.workers.corruptions.corrupt import APPLIED
+from qsweep.workers.corruptions.digital import jpeg
+from qsweep.workers.corruptions.draws import generator
+from qsweep.workers.corruptions.textures import synthetic_textures
+from qsweep.workers.corruptions.weather import plasma
 
 BOTH = pytest.mark.parametrize("constants", [CIFAR, IMAGENET], ids=lambda one: one.name)
 

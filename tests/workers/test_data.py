@@ -10,12 +10,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from sweeps.datasets import DATASETS
-from sweeps.errors import InputError
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.data import Images, load
+from qsweep.workers.data.batches import Batches, Shifts, draw_shifts, moments, shifted
+from qsweep.workers.data.images import READERS
 from tests.workers.trainings import training
-from workers.data import Images, load
-from workers.data.batches import Batches, Shifts, draw_shifts, moments, shifted
-from workers.data.images import READERS
 
 CPU = torch.device("cpu")
 

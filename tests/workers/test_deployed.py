@@ -8,21 +8,21 @@ import pytest
 import torch
 
 import qsweep as api
-from db.home import Home
-from db.registry import Registry
-from db.results import ResultStore
-from sweeps.errors import InputError
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
-from sweeps.training import Training
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import PacBayes
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images, Part, source_of
+from qsweep.workers.deployed import DeployedNetwork, deployed
+from qsweep.workers.forms import Form
+from qsweep.workers.models import NETWORKS
 from tests.workers.test_agent import SETTINGS, agent, register
 from tests.workers.test_independence import CPU, finish
 from tests.workers.trainings import on, training
-from workers.cohort import Cohort
-from workers.data import Images, Part, source_of
-from workers.deployed import DeployedNetwork, deployed
-from workers.forms import Form
-from workers.models import NETWORKS
 
 
 @pytest.mark.parametrize("bits", [32, 4])

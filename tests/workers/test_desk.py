@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from db.errors import LeaseLost
-from db.home import Home
-from db.rows import Checkpoint, Claim, Finished
-from db.states import FailureClass, State
-from sweeps.errors import InputError
-from sweeps.job import Job, Kind
-from sweeps.measures import PacBayes
-from sweeps.training import Training
-from workers.bundle.desk import Desk
-from workers.bundle.ledger import Ledger, read_ledger
-from workers.bundle.manifest import FILE, Manifest, read_manifest
+from qsweep.db.errors import LeaseLost
+from qsweep.db.home import Home
+from qsweep.db.rows import Checkpoint, Claim, Finished
+from qsweep.db.states import FailureClass, State
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.measures import PacBayes
+from qsweep.sweeps.training import Training
+from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.ledger import Ledger, read_ledger
+from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest
 
 SETTINGS: dict[str, Any] = {
     "data": "digits", "model": "nin", "width": 2, "depth": 1, "optimizer": "sgd", "learning_rate": 0.1,

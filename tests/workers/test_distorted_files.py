@@ -14,23 +14,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sweeps.errors import InputError
-from sweeps.measures import Distortion
-from sweeps.training import Training
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.training import Training
+from qsweep.workers.corruptions.__main__ import main
+from qsweep.workers.corruptions.constants import IMAGENET
+from qsweep.workers.corruptions.corrupt import corrupt
+from qsweep.workers.corruptions.files import Drawn, corrupted_files
+from qsweep.workers.corruptions.sets import CorruptedSets
+from qsweep.workers.data import ImageFiles, Images, Part, find
+from qsweep.workers.data.stream import DEVIATION, MEAN, Stream
+from qsweep.workers.decoding.pixels import BrokenImage
+from qsweep.workers.measures import distortion as distorting
+from qsweep.workers.measures import inference
+from qsweep.workers.measures.distortion import Known, distort_models
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.results import starting_rows
 from tests.workers.folders import CLASSES, training_on, write_folder
-from workers.corruptions.__main__ import main
-from workers.corruptions.constants import IMAGENET
-from workers.corruptions.corrupt import corrupt
-from workers.corruptions.files import Drawn, corrupted_files
-from workers.corruptions.sets import CorruptedSets
-from workers.data import ImageFiles, Images, Part, find
-from workers.data.stream import DEVIATION, MEAN, Stream
-from workers.decoding.pixels import BrokenImage
-from workers.measures import distortion as distorting
-from workers.measures import inference
-from workers.measures.distortion import Known, distort_models
-from workers.models.layout import Layout
-from workers.results import starting_rows
 
 CPU = torch.device("cpu")
 SIDE, MARGIN = 24, 27
@@ -132,7 +132,7 @@ def test_a_distortion_of_files_is_that_of_the_same_pixels_in_memory_bit_for_bit(
     monkeypatch.setattr(distorting, "BATCH", inference.SMALLEST_BATCH)  # sums have one order
     monkeypatch.setattr(inference, "CONVOLVED_ACTIVATION", 0)
     fixed = tuple(255 * torch.tensor(part, dtype=torch.float64) for part in (MEAN, DEVIATION))
-    monkeypatch.setattr("workers.data.batches.moments", lambda images: fixed)
+    monkeypatch.setattr("qsweep.workers.data.batches.moments", lambda images: fixed)
     trainings = trainings_on(place)
     measure = Distortion(corruption=corruption, severity=SEVERITY, corruption_seed=3, measure_samples=samples)
     held = in_memory(place, trainings[0], corruption, tmp_path / "arrays")
@@ -174,7 +174,7 @@ def test_what_is_drawn_depends_on_no_batch_and_no_sample(place: Path, monkeypatc
     try:
         whole = read(torch.arange(39), 64)
         assert torch.equal(read(torch.arange(39), 5), whole)
-        monkeypatch.setattr("workers.data.stream.CHUNK", 3)
+        monkeypatch.setattr("qsweep.workers.data.stream.CHUNK", 3)
         assert torch.equal(read(torch.arange(39), 10), whole)
         assert torch.equal(read(torch.tensor([7, 20, 38]), 2), whole[[7, 20, 38]])
     finally:

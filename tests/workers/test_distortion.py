@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.measures import Distortion
-from sweeps.training import Training
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.corruptions.sets import CorruptedSets
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form
+from qsweep.workers.measures.accuracy import Examinees
+from qsweep.workers.measures.distortion import Judged, Known, deployed_rows, distort_models
+from qsweep.workers.models import NETWORKS
 from tests.workers.oracle import plain_model
 from tests.workers.trainings import training
-from workers.cohort import Cohort
-from workers.corruptions.sets import CorruptedSets
-from workers.data import Images
-from workers.forms import Form
-from workers.measures.accuracy import Examinees
-from workers.measures.distortion import Judged, Known, deployed_rows, distort_models
-from workers.models import NETWORKS
 
 CPU = torch.device("cpu")
 Trained = list[tuple[Training, Mapping[str, Tensor], dict[str, Any]]]

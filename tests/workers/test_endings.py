@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from db.errors import RegistryFull
-from db.home import Home
-from db.states import FailureClass
-from sweeps.errors import InputError
-from workers.agent.endings import Stopped, TooLong, failure_class, is_disk_full, story
-from workers.agent.heart import Heart
-from workers.agent.queue import JobQueue
-from workers.agent.stopping import SIGNALS, listen
-from workers.agent.workplace import Workplace
+from qsweep.db.errors import RegistryFull
+from qsweep.db.home import Home
+from qsweep.db.states import FailureClass
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.agent.endings import Stopped, TooLong, failure_class, is_disk_full, story
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.queue import JobQueue
+from qsweep.workers.agent.stopping import SIGNALS, listen
+from qsweep.workers.agent.workplace import Workplace
 
 NOBODY = cast(JobQueue, None)
 """No registry: nothing here asks one."""

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from sweeps.training import Training
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.data.batches import Batches
+from qsweep.workers.forms import Form
 from tests.workers.plain import PlainTraining, named
 from tests.workers.trainings import CALM, RATES, UNCOMPILED, first, mixture, on, training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.data.batches import Batches
-from workers.forms import Form
 
 CPU = torch.device("cpu")
 STEPS = 20

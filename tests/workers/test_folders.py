@@ -18,29 +18,29 @@ import pytest
 import torch
 from PIL import Image
 
-from sweeps.datasets import DATASETS
-from sweeps.errors import InputError
-from sweeps.measures import Measure, PacBayes, Sharpness
-from sweeps.training import Training
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.measures import Measure, PacBayes, Sharpness
+from qsweep.sweeps.training import Training
+from qsweep.workers import cohort as engine
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import ImageFiles, Part, find
+from qsweep.workers.data.folders import classes_fingerprint
+from qsweep.workers.data.images import Images
+from qsweep.workers.data.source import epoch_generator
+from qsweep.workers.data.stream import DEVIATION, MEAN, Stream
+from qsweep.workers.decoding.pixels import BrokenImage, Cut, draw_cut, evaluation_pixels, training_pixels
+from qsweep.workers.forms import Form
+from qsweep.workers.measures import ascent, measure_models
+from qsweep.workers.measures import files as measured_files
+from qsweep.workers.models.arithmetic import innermost
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.network import stage_tensors
+from qsweep.workers.results import Result
+from qsweep.workers.weights import read_start
 from tests.late import Late
 from tests.workers.folders import described, training_on, write_folder
-from workers import cohort as engine
-from workers.cohort import Cohort
-from workers.data import ImageFiles, Part, find
-from workers.data.folders import classes_fingerprint
-from workers.data.images import Images
-from workers.data.source import epoch_generator
-from workers.data.stream import DEVIATION, MEAN, Stream
-from workers.decoding.pixels import BrokenImage, Cut, draw_cut, evaluation_pixels, training_pixels
-from workers.forms import Form
-from workers.measures import ascent, measure_models
-from workers.measures import files as measured_files
-from workers.models.arithmetic import innermost
-from workers.models.graph import ConvNetwork
-from workers.models.layout import Layout
-from workers.models.network import stage_tensors
-from workers.results import Result
-from workers.weights import read_start
 
 torchvision = Late("torchvision")
 
@@ -315,9 +315,9 @@ def test_the_processes_that_decode_end_with_the_agent_even_if_that_is_killed(pla
     program = (
         "import sys, time, json, torch\n"
         "from pathlib import Path\n"
-        "from sweeps.training import Training\n"
-        "from workers.data import find\n"
-        "from workers.data.stream import Stream\n"
+        "from qsweep.sweeps.training import Training\n"
+        "from qsweep.workers.data import find\n"
+        "from qsweep.workers.data.stream import Stream\n"
         "if __name__ == '__main__':\n"
         "    one = Training.from_settings(json.loads(sys.argv[1]))\n"
         "    files = find(one.data, Path(sys.argv[2]), download=False)\n"
@@ -372,7 +372,7 @@ def test_measures_on_images_from_files_are_those_of_the_same_pixels_in_memory(
     )  # fmt: skip
     with monkeypatch.context() as patch:
         fixed = tuple(255 * torch.tensor(part, dtype=torch.float64) for part in (MEAN, DEVIATION))
-        patch.setattr("workers.data.batches.moments", lambda images: fixed)
+        patch.setattr("qsweep.workers.data.batches.moments", lambda images: fixed)
         wanted = measure_models([one], [model], measure, held, device=CPU, dtype=torch.float64)[0]
     assert rows[0] == rows[1]
     for name in ("clean_accuracy", "radius", "reached", "value_init", "value_orig", "samples", "m"):

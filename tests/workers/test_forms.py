@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sweeps.layers import ConvLayer
-from sweeps.training import Training
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.device import precisions, set_precision
+from qsweep.workers.forms import Form, default_form, forms_of
+from qsweep.workers.models import blocks
+from qsweep.workers.models.convolved import Convolved
+from qsweep.workers.models.forming import arithmetic_of
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.network import leaf_tensors, stage_tensors, trained
+from qsweep.workers.models.products import Columns, Depthwise, Pointwise, Winograd, products_of
 from tests.workers.trainings import mixture, on, training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.device import precisions, set_precision
-from workers.forms import Form, default_form, forms_of
-from workers.models import blocks
-from workers.models.convolved import Convolved
-from workers.models.forming import arithmetic_of
-from workers.models.graph import ConvNetwork
-from workers.models.network import leaf_tensors, stage_tensors, trained
-from workers.models.products import Columns, Depthwise, Pointwise, Winograd, products_of
 
 CPU = torch.device("cpu")
 GEOMETRIES = [

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from db.registry import Registry
-from db.rows import AgentInfo
-from workers.agent import heart as hearts
-from workers.agent.heart import Heart
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentInfo
+from qsweep.workers.agent import heart as hearts
+from qsweep.workers.agent.heart import Heart
 
 INFO = AgentInfo(host="here", pid=1, process_started=1.0, boot_id="boot", backend="local", device="cpu", build="test")
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from sweeps.training import Training
+from qsweep.sweeps.training import Training
+from qsweep.workers import checkpoints
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form
+from qsweep.workers.results import Result
 from tests.workers.trainings import UNCOMPILED, mixture, on, training
-from workers import checkpoints
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.forms import Form
-from workers.results import Result
 
 CPU = torch.device("cpu")
 SLOTS = 13

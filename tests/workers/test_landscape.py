@@ -12,23 +12,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.errors import InputError
-from sweeps.landscape import BETWEEN, LINE, Landscape
-from sweeps.layers import ConvLayer
-from sweeps.training import Training
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.landscape import BETWEEN, LINE, Landscape
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form
+from qsweep.workers.landscape import Survey
+from qsweep.workers.landscape.directions import cosine, filter_normalized, gaussian_direction
+from qsweep.workers.measures import accuracy, draws
+from qsweep.workers.measures.inference import InTurn, SideBySide
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.layout import Layout
 from tests.workers.oracle import deploy, plain_model, standardized
 from tests.workers.plain import Plain, named
 from tests.workers.trainings import training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.forms import Form
-from workers.landscape import Survey
-from workers.landscape.directions import cosine, filter_normalized, gaussian_direction
-from workers.measures import accuracy, draws
-from workers.measures.inference import InTurn, SideBySide
-from workers.models import NETWORKS
-from workers.models.graph import ConvNetwork
-from workers.models.layout import Layout
 
 CPU = torch.device("cpu")
 Model = Mapping[str, Tensor]

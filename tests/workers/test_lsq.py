@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
-from sweeps.quantizers import Lsq
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.quantizers import Lsq
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form
+from qsweep.workers.quantizers.lsq import SMALLEST_STEP, LsqWeights, initial_steps
 from tests.workers.trainings import training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.forms import Form
-from workers.quantizers.lsq import SMALLEST_STEP, LsqWeights, initial_steps
 
 CPU = torch.device("cpu")
 

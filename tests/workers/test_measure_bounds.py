@@ -9,9 +9,9 @@ from importlib import resources
 import pytest
 import torch
 
-from reports.inversion import paper_rows
-from sweeps.errors import InputError
-from workers.measures.bounds import pac_bayes, pac_bayes_magnitude, sharpness, sharpness_magnitude
+from qsweep.reports.inversion import paper_rows
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.measures.bounds import pac_bayes, pac_bayes_magnitude, sharpness, sharpness_magnitude
 
 M, OMEGA, NORM = 50_000, 2_196_750, 130.686
 
@@ -88,7 +88,7 @@ def test_the_inversion_finds_the_papers_grid_initialization_and_ends() -> None:
 
 
 def test_the_shipped_tables_are_the_papers() -> None:
-    text = resources.files("reports").joinpath("paper", "table3.csv").read_text(encoding="utf-8")
+    text = resources.files("qsweep.reports").joinpath("paper", "table3.csv").read_text(encoding="utf-8")
     first = next(csv.DictReader(text.splitlines()))
     assert (first["model"], first["precision"], first["pac_orig"], first["sharp_orig"]) == (
         "NiN (4x10)",

@@ -10,27 +10,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
-from sweeps.measures import MEASURES, Distortion, Flatness, PacBayes, Search, Sharpness
-from sweeps.training import Training
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.measures import MEASURES, Distortion, Flatness, PacBayes, Search, Sharpness
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form
+from qsweep.workers.measures import BOUNDS, draws, measure_models
+from qsweep.workers.measures.accuracy import Examinees
+from qsweep.workers.measures.ascent import Ascent
+from qsweep.workers.measures.bisection import Bisection, Candidate
+from qsweep.workers.measures.inference import InTurn, SideBySide
+from qsweep.workers.measures.perturbation import Climb, Noise, ball_limits, project, start
+from qsweep.workers.measures.point import Point, make_point, round_weights
+from qsweep.workers.measures.search import run_searches
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.graph import make_nodes
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.network import stage_tensors
+from qsweep.workers.models.stage import Affine
 from tests.workers.oracle import Oracle, plain_model, standardized
 from tests.workers.trainings import training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.forms import Form
-from workers.measures import BOUNDS, draws, measure_models
-from workers.measures.accuracy import Examinees
-from workers.measures.ascent import Ascent
-from workers.measures.bisection import Bisection, Candidate
-from workers.measures.inference import InTurn, SideBySide
-from workers.measures.perturbation import Climb, Noise, ball_limits, project, start
-from workers.measures.point import Point, make_point, round_weights
-from workers.measures.search import run_searches
-from workers.models import NETWORKS
-from workers.models.graph import make_nodes
-from workers.models.layout import Layout
-from workers.models.network import stage_tensors
-from workers.models.stage import Affine
 
 CPU = torch.device("cpu")
 Model = Mapping[str, Tensor]

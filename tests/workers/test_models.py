@@ -10,22 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from reports.inversion import paper_rows
-from sweeps.datasets import DATASETS
-from sweeps.layers import ConvLayer, Pool
-from sweeps.models import MODELS, MobileNet, Model, NiN, ResNet, Vgg
-from sweeps.optimizers import OPTIMIZERS
-from sweeps.quantizers import QUANTIZERS
+from qsweep.reports.inversion import paper_rows
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.models import MODELS, MobileNet, Model, NiN, ResNet, Vgg
+from qsweep.sweeps.optimizers import OPTIMIZERS
+from qsweep.sweeps.quantizers import QUANTIZERS
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.arithmetic import pooled
+from qsweep.workers.models.graph import pooled_side
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.window import Window
+from qsweep.workers.optimizers import STEPPERS
+from qsweep.workers.quantizers import QUANTIZATIONS
 from tests.late import Late
 from tests.workers.plain import PLAIN, ConvNorm, PlainMobileNet, PlainNin, PlainResNet, named
 from tests.workers.trainings import training
-from workers.models import NETWORKS
-from workers.models.arithmetic import pooled
-from workers.models.graph import pooled_side
-from workers.models.layout import Layout
-from workers.models.window import Window
-from workers.optimizers import STEPPERS
-from workers.quantizers import QUANTIZATIONS
 
 torchvision = Late("torchvision")
 

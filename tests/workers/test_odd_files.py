@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from sweeps.datasets import DATASETS
-from sweeps.errors import InputError
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.corruptions.sets import check_labels, open_file
+from qsweep.workers.corruptions.textures import texture_files
+from qsweep.workers.corruptions.tree import list_tree, read_picture
+from qsweep.workers.data import find
+from qsweep.workers.data.archive import PARTS, read_archive, write_archive
+from qsweep.workers.data.folders import list_files
+from qsweep.workers.decoding.pixels import evaluation_pixels
+from qsweep.workers.weights import _read as read_weights
 from tests.workers.folders import some_data, write_folder
-from workers.corruptions.sets import check_labels, open_file
-from workers.corruptions.textures import texture_files
-from workers.corruptions.tree import list_tree, read_picture
-from workers.data import find
-from workers.data.archive import PARTS, read_archive, write_archive
-from workers.data.folders import list_files
-from workers.decoding.pixels import evaluation_pixels
-from workers.weights import _read as read_weights
 
 
 def _socket(path: Path) -> None:

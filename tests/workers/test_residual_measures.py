@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.measures import Measure, PacBayes, Sharpness
-from sweeps.training import Training
+from qsweep.sweeps.measures import Measure, PacBayes, Sharpness
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form
+from qsweep.workers.measures import measure_models
+from qsweep.workers.measures.point import make_point, round_weights
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.network import stage_tensors
 from tests.workers.oracle import Oracle, plain_model, standardized
 from tests.workers.trainings import training
-from workers.cohort import Cohort
-from workers.data import Images
-from workers.forms import Form
-from workers.measures import measure_models
-from workers.measures.point import make_point, round_weights
-from workers.models import NETWORKS
-from workers.models.network import stage_tensors
 
 CPU = torch.device("cpu")
 Model = Mapping[str, Tensor]

@@ -9,7 +9,7 @@ import sys
 
 def test_what_nobody_reads_is_lost_and_disturbs_nothing() -> None:
     code = (
-        "import sys; from workers.agent.saying import say; say('one\\n'); sys.stdin.readline(); "
+        "import sys; from qsweep.workers.agent.saying import say; say('one\\n'); sys.stdin.readline(); "
         "say('two\\n'); say('three\\n'); print('four'); sys.stderr.write('still here')"
     )
     reading, writing = os.pipe()

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from sweeps.datasets import DATASETS, DataSet
-from sweeps.errors import InputError
-from workers.agent.node import check_device, data_folder
-from workers.data import images, load_staged
-from workers.data.images import fingerprint
+from qsweep.sweeps.datasets import DATASETS, DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.agent.node import check_device, data_folder
+from qsweep.workers.data import images, load_staged
+from qsweep.workers.data.images import fingerprint
 
 NFS = "36 35 0:32 / / rw - ext4 /dev/sda rw\n37 36 0:33 / /shared rw - nfs4 server:/x rw\n"
 

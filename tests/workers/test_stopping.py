@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from workers.agent.stopping import StopRequest
+from qsweep.workers.agent.stopping import StopRequest
 
 WAITER = """
 import os, time
-from workers.agent.stopping import listen
+from qsweep.workers.agent.stopping import listen
 stop = listen()
 print("listening", flush=True)
 while not stop.wait(0.001):

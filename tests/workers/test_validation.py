@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from sweeps.errors import InputError
-from sweeps.job import Job
-from sweeps.training import Training
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.training import Training
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data.batches import Batches, moments
+from qsweep.workers.data.images import Images
+from qsweep.workers.data.split import hold_out
+from qsweep.workers.forms import Form
 from tests.workers.plain import PlainTraining
 from tests.workers.trainings import mixture, training
-from workers.cohort import Cohort
-from workers.data.batches import Batches, moments
-from workers.data.images import Images
-from workers.data.split import hold_out
-from workers.forms import Form
 
 CPU = torch.device("cpu")
 

@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeps.datasets import DATASETS, DataSet
-from sweeps.errors import InputError
-from sweeps.models import MobileNetV2, Model, ResNet, published_name
-from sweeps.training import Training
+from qsweep.sweeps.datasets import DATASETS, DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
+from qsweep.sweeps.training import Training
+from qsweep.workers import weights
+from qsweep.workers.forms import Form
+from qsweep.workers.models.arithmetic import innermost
+from qsweep.workers.models.convolved import evaluate_in_turn
+from qsweep.workers.models.forming import arithmetic_of
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.network import leaf_tensors, stage_tensors, trained
+from qsweep.workers.quantizers.lsq import initial_steps
+from qsweep.workers.results import starting_rows
 from tests.late import Late
-from workers import weights
-from workers.forms import Form
-from workers.models.arithmetic import innermost
-from workers.models.convolved import evaluate_in_turn
-from workers.models.forming import arithmetic_of
-from workers.models.graph import ConvNetwork
-from workers.models.network import leaf_tensors, stage_tensors, trained
-from workers.quantizers.lsq import initial_steps
-from workers.results import starting_rows
 
 torchvision = Late("torchvision")
 

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from sweeps.training import Training
-from workers.data import Images
-from workers.forms import Form
+from qsweep.sweeps.training import Training
+from qsweep.workers.data import Images
+from qsweep.workers.forms import Form
 
 UNCOMPILED = tuple(form for form in Form if not form.compiled)
 RATES = {"sgd": 0.1, "adam": 0.01, "rmsprop": 0.002}

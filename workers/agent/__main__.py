@@ -1,4 +1,4 @@
-"""`python -m workers.agent`: one agent on this machine. Prints its number first, for its supervisor."""
+"""`python -m qsweep.workers.agent`: one agent on this machine. Prints its number first, for its supervisor."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 
 import torch
 
-from db.belonging import check_belonging
-from db.clock import machine_id, process_started
-from db.errors import LeaseLost, RegistryFull, RegistryUnavailable
-from db.home import Home
-from db.registry import Registry
-from db.rows import AgentInfo, Scope
-from sweeps.code import code_origin
-from sweeps.errors import QsweepError
-from sweeps.logs import log_to
-from workers.agent.directed import DirectedAgent, Orders
-from workers.agent.endings import LeaseGone, OnlyFails
-from workers.agent.exits import Exit
-from workers.agent.heart import Heart
-from workers.agent.loop import Agent
-from workers.agent.node import check_device
-from workers.agent.stopping import listen
-from workers.agent.workplace import Workplace
-from workers.device import build, device_class, precisions
-from workers.environment import PLACE
+from qsweep.db.belonging import check_belonging
+from qsweep.db.clock import machine_id, process_started
+from qsweep.db.errors import LeaseLost, RegistryFull, RegistryUnavailable
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import AgentInfo, Scope
+from qsweep.sweeps.code import code_origin
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.logs import log_to
+from qsweep.workers.agent.directed import DirectedAgent, Orders
+from qsweep.workers.agent.endings import LeaseGone, OnlyFails
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.node import check_device
+from qsweep.workers.agent.stopping import listen
+from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.device import build, device_class, precisions
+from qsweep.workers.environment import PLACE
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""

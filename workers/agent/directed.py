@@ -15,13 +15,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-from db.registry import Registry
-from db.rows import Claim, Head
-from workers.agent.endings import StoppedEarly
-from workers.agent.loop import Agent
-from workers.agent.saying import say
-from workers.agent.workplace import Workplace
-from workers.cohort import Cohort
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Claim, Head
+from qsweep.workers.agent.endings import StoppedEarly
+from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.saying import say
+from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.cohort import Cohort
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import traceback
 
 import torch
 
-from db.errors import RegistryFull
-from db.states import FailureClass
-from sweeps.errors import InputError
+from qsweep.db.errors import RegistryFull
+from qsweep.db.states import FailureClass
+from qsweep.sweeps.errors import InputError
 
 CPU_ALLOCATOR = "DefaultCPUAllocator"
 """What torch's RuntimeError names when the machine's memory is at an end."""

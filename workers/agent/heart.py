@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 
-from db.errors import LeaseLost
-from sweeps.errors import QsweepError
-from sweeps.faults import point
-from workers.agent.queue import JobQueue
+from qsweep.db.errors import LeaseLost
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.faults import point
+from qsweep.workers.agent.queue import JobQueue
 
 log = logging.getLogger(__name__)
 

@@ -9,27 +9,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from db.budgets import TRIES
-from db.errors import RegistryUnavailable
-from db.rows import EVERYTHING, Claim, Head, Scope
-from db.states import FailureClass
-from sweeps.datasets import DataSet
-from sweeps.faults import point
-from sweeps.job import Kind
-from workers.agent.endings import LeaseGone, OnlyFails, failure_class, is_disk_full, kind, story
-from workers.agent.measuring import distort_claims, measure_claims
-from workers.agent.models import KeptFile, Models
-from workers.agent.node import data_folder
-from workers.agent.publishing import provenance, publish
-from workers.agent.rows import measure_rows, result_rows
-from workers.agent.training import Trained, train_claims
-from workers.agent.workplace import Plan, Workplace
-from workers.cohort import Cohort
-from workers.corruptions.sets import CorruptedSets
-from workers.data import Collection, find, load_staged
-from workers.device import build, device_class, precisions
-from workers.forms import default_form, known_form
-from workers.measures.distortion import Known
+from qsweep.db.budgets import TRIES
+from qsweep.db.errors import RegistryUnavailable
+from qsweep.db.rows import EVERYTHING, Claim, Head, Scope
+from qsweep.db.states import FailureClass
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.faults import point
+from qsweep.sweeps.job import Kind
+from qsweep.workers.agent.endings import LeaseGone, OnlyFails, failure_class, is_disk_full, kind, story
+from qsweep.workers.agent.measuring import distort_claims, measure_claims
+from qsweep.workers.agent.models import KeptFile, Models
+from qsweep.workers.agent.node import data_folder
+from qsweep.workers.agent.publishing import provenance, publish
+from qsweep.workers.agent.rows import measure_rows, result_rows
+from qsweep.workers.agent.training import Trained, train_claims
+from qsweep.workers.agent.workplace import Plan, Workplace
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.corruptions.sets import CorruptedSets
+from qsweep.workers.data import Collection, find, load_staged
+from qsweep.workers.device import build, device_class, precisions
+from qsweep.workers.forms import default_form, known_form
+from qsweep.workers.measures.distortion import Known
 
 log = logging.getLogger(__name__)
 

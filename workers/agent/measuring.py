@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from db.rows import Claim, ParentModel
-from sweeps.errors import QsweepError
-from sweeps.measures import Distortion
-from workers.agent.models import Models
-from workers.corruptions.sets import CorruptedSets
-from workers.data import Collection, ImageFiles
-from workers.measures import measure_models
-from workers.measures.distortion import Known, distort_models
+from qsweep.db.rows import Claim, ParentModel
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.measures import Distortion
+from qsweep.workers.agent.models import Models
+from qsweep.workers.corruptions.sets import CorruptedSets
+from qsweep.workers.data import Collection, ImageFiles
+from qsweep.workers.measures import measure_models
+from qsweep.workers.measures.distortion import Known, distort_models
 
 
 class OtherInitialization(QsweepError):

@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from db.model_names import model_name
-from db.rows import Claim, ParentModel
-from sweeps.errors import InputError
-from workers import checkpoints
-from workers.results import Result
+from qsweep.db.model_names import model_name
+from qsweep.db.rows import Claim, ParentModel
+from qsweep.sweeps.errors import InputError
+from qsweep.workers import checkpoints
+from qsweep.workers.results import Result
 
 KEPT = 64
 """Models that an agent keeps in memory after it trained them."""

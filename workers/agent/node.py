@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from db.filesystems import MOUNTS, network_kind
-from sweeps.errors import InputError
+from qsweep.db.filesystems import MOUNTS, network_kind
+from qsweep.sweeps.errors import InputError
 
 
 def data_folder(shared: Path, environment: Mapping[str, str], *, mounts: Path = MOUNTS) -> Path | None:

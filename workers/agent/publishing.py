@@ -9,13 +9,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from db.results import ResultStore
-from db.rows import Accepted, Claim, Finished
-from sweeps.faults import point
-from workers.agent.models import KeptFile
-from workers.agent.rows import Provenance
-from workers.agent.workplace import Plan, Workplace
-from workers.device import build, device_class
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import Accepted, Claim, Finished
+from qsweep.sweeps.faults import point
+from qsweep.workers.agent.models import KeptFile
+from qsweep.workers.agent.rows import Provenance
+from qsweep.workers.agent.workplace import Plan, Workplace
+from qsweep.workers.device import build, device_class
 
 log = logging.getLogger(__name__)
 

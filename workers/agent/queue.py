@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from db.rows import EVERYTHING, Accepted, Calibration, Checkpoint, Claim, Fenced, Finished, Head, Remaining, Scope
-from db.states import FailureClass
+from qsweep.db.rows import (
+    EVERYTHING,
+    Accepted,
+    Calibration,
+    Checkpoint,
+    Claim,
+    Fenced,
+    Finished,
+    Head,
+    Remaining,
+    Scope,
+)
+from qsweep.db.states import FailureClass
 
 
 class JobQueue(Protocol):

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from db.rows import Claim
-from workers.cohort import Result
+from qsweep.db.rows import Claim
+from qsweep.workers.cohort import Result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.rows import Checkpoint, Claim
-from sweeps.faults import point
-from workers import checkpoints
-from workers.agent.endings import Stopped, StoppedEarly
-from workers.agent.workplace import Plan, Workplace
-from workers.cohort import Cohort, Result
-from workers.data import Collection
-from workers.weights import start_of
+from qsweep.db.rows import Checkpoint, Claim
+from qsweep.sweeps.faults import point
+from qsweep.workers import checkpoints
+from qsweep.workers.agent.endings import Stopped, StoppedEarly
+from qsweep.workers.agent.workplace import Plan, Workplace
+from qsweep.workers.cohort import Cohort, Result
+from qsweep.workers.data import Collection
+from qsweep.workers.weights import start_of
 
 log = logging.getLogger(__name__)
 

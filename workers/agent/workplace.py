@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import torch
 
-from db.home import Home
-from db.rows import Claim
-from workers.agent.endings import InterruptedByUser, LeaseGone, Stopped, TooLong
-from workers.agent.heart import Heart
-from workers.agent.queue import JobQueue
-from workers.agent.stopping import StopRequest
-from workers.forms import Form
+from qsweep.db.home import Home
+from qsweep.db.rows import Claim
+from qsweep.workers.agent.endings import InterruptedByUser, LeaseGone, Stopped, TooLong
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.queue import JobQueue
+from qsweep.workers.agent.stopping import StopRequest
+from qsweep.workers.forms import Form
 
 
 @dataclass(frozen=True, kw_only=True)

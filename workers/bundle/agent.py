@@ -1,4 +1,4 @@
-"""`python -m workers.bundle.agent`: one agent of a bundle on one GPU or core. Started by the runner alone."""
+"""`python -m qsweep.workers.bundle.agent`: one agent of a bundle on one GPU or core. Started by the runner alone."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 
 import torch
 
-from db.errors import LeaseLost
-from db.home import Home
-from sweeps.code import code_origin
-from sweeps.errors import QsweepError
-from sweeps.logs import log_to
-from workers.agent.endings import LeaseGone
-from workers.agent.exits import Exit
-from workers.agent.heart import Heart
-from workers.agent.loop import Agent
-from workers.agent.stopping import StopRequest, listen
-from workers.agent.workplace import Workplace
-from workers.bundle.desk import LEASE
-from workers.bundle.line import Line
-from workers.device import build, device_class, precisions
+from qsweep.db.errors import LeaseLost
+from qsweep.db.home import Home
+from qsweep.sweeps.code import code_origin
+from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.logs import log_to
+from qsweep.workers.agent.endings import LeaseGone
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.stopping import StopRequest, listen
+from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.bundle.desk import LEASE
+from qsweep.workers.bundle.line import Line
+from qsweep.workers.device import build, device_class, precisions
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""

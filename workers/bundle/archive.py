@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweeps.errors import InputError
-from sweeps.wholefiles import whole_file
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import whole_file
 
 DRIVE = re.compile(r"[A-Za-z]:")
 BLOCK = 1 << 20

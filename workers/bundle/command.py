@@ -1,4 +1,4 @@
-"""`python -m workers BUNDLE`: work off a bundle on this machine. Needs Python 3.11, torch, numpy and pyarrow alone."""
+"""`python -m qsweep.workers BUNDLE`: work off a bundle on this machine. Needs Python 3.11, torch, numpy and pyarrow alone."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import time
 import uuid
 from pathlib import Path
 
-from db.home import Home
-from sweeps import processes
-from sweeps.code import ROOT, clear_bytecode, is_intact
-from sweeps.errors import InputError, QsweepError, raise_packed
-from sweeps.training import different_needs
-from sweeps.words import counted
-from workers.bundle.archive import unpack
-from workers.bundle.desk import Desk
-from workers.bundle.manifest import Manifest, read_manifest
-from workers.bundle.parcel import write_results
-from workers.bundle.runner import Crew, Runner
+from qsweep.db.home import Home
+from qsweep.sweeps import processes
+from qsweep.sweeps.code import ROOT, clear_bytecode, is_intact
+from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
+from qsweep.sweeps.training import different_needs
+from qsweep.sweeps.words import counted
+from qsweep.workers.bundle.archive import unpack
+from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.manifest import Manifest, read_manifest
+from qsweep.workers.bundle.parcel import write_results
+from qsweep.workers.bundle.runner import Crew, Runner
 
 LEAVING = 20.0
 """Seconds in which the agents of an earlier run notice that it is gone."""
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m workers", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="python -m qsweep.workers", description=DESCRIPTION)
     parser.add_argument("bundle", type=Path, help="the folder or .zip file that `qsweep pack` wrote")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data sets, if the bundle has them not")
     parser.add_argument("--workers", type=_count, metavar="N", help="agents [one per GPU, else one per core]")
@@ -103,7 +103,7 @@ def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namesp
     arguments += [] if given.models else ["--no-models"]
     search = os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": search, "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    os.execve(sys.executable, [*processes.PYTHON, "workers", *arguments], environment)
+    os.execve(sys.executable, [*processes.PYTHON, "qsweep.workers", *arguments], environment)
 
 
 def _take_hold(folder: Path) -> int:
@@ -153,7 +153,7 @@ def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
 def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
     trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
-    command = [*processes.PYTHON, "workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
+    command = [*processes.PYTHON, "qsweep.workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
     command += ["--trainings", json.dumps(trainings)]
     answer = processes.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if answer.returncode:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from db.budgets import PLACES, TRIES, verdict
-from db.budgets import Record as Past
-from db.errors import LeaseLost
-from db.home import Home
-from db.rows import (
+from qsweep.db.budgets import PLACES, TRIES, verdict
+from qsweep.db.budgets import Record as Past
+from qsweep.db.errors import LeaseLost
+from qsweep.db.home import Home
+from qsweep.db.rows import (
     EVERYTHING,
     Accepted,
     Calibration,
@@ -28,12 +28,12 @@ from db.rows import (
     Saved,
     Scope,
 )
-from db.schema import KINDS
-from db.states import FailureClass, State
-from sweeps.wholefiles import sync_folder, temporary_of
-from workers.bundle.ledger import Ledger, Record
-from workers.bundle.manifest import Manifest, seed
-from workers.bundle.plain import NAME
+from qsweep.db.schema import KINDS
+from qsweep.db.states import FailureClass, State
+from qsweep.sweeps.wholefiles import sync_folder, temporary_of
+from qsweep.workers.bundle.ledger import Ledger, Record
+from qsweep.workers.bundle.manifest import Manifest, seed
+from qsweep.workers.bundle.plain import NAME
 
 LEDGER = "ledger.jsonl"
 """What was found out; it goes home."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from db.model_names import model_name
-from db.rows import CalibrationRow, Claim
-from db.schema import KINDS
-from db.states import FailureClass
-from sweeps.errors import InputError
-from sweeps.job import Kind
-from workers.bundle.ledger import Record
-from workers.bundle.plain import (
+from qsweep.db.model_names import model_name
+from qsweep.db.rows import CalibrationRow, Claim
+from qsweep.db.schema import KINDS
+from qsweep.db.states import FailureClass
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Kind
+from qsweep.workers.bundle.ledger import Record
+from qsweep.workers.bundle.plain import (
     DIGEST,
     as_flag,
     as_list,
@@ -25,7 +25,7 @@ from workers.bundle.plain import (
     as_text,
     as_whole,
 )
-from workers.forms import MOST_SLOTS, known_form
+from qsweep.workers.forms import MOST_SLOTS, known_form
 
 PUBLICATION = re.compile(r"\d{6,12}-[0-9a-f]{12}")
 """The name under which an agent of a bundle publishes."""

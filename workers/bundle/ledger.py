@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.errors import InputError
-from sweeps.strict_json import LONGEST, read_strictly
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.strict_json import LONGEST, read_strictly
 
 Record = dict[str, Any]
 

@@ -8,11 +8,22 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
-from db.errors import LeaseLost
-from db.rows import EVERYTHING, Accepted, Calibration, Checkpoint, Claim, Fenced, Finished, Head, Remaining, Scope
-from db.states import FailureClass
-from sweeps.errors import QsweepError
-from workers.bundle.desk import Desk
+from qsweep.db.errors import LeaseLost
+from qsweep.db.rows import (
+    EVERYTHING,
+    Accepted,
+    Calibration,
+    Checkpoint,
+    Claim,
+    Fenced,
+    Finished,
+    Head,
+    Remaining,
+    Scope,
+)
+from qsweep.db.states import FailureClass
+from qsweep.sweeps.errors import QsweepError
+from qsweep.workers.bundle.desk import Desk
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from db.model_names import PATTERN
-from db.rows import CalibrationRow, Claim, ParentModel
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from sweeps.job import Job
-from sweeps.strict_json import read_strictly
-from workers.bundle.plain import (
+from qsweep.db.model_names import PATTERN
+from qsweep.db.rows import CalibrationRow, Claim, ParentModel
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.strict_json import read_strictly
+from qsweep.workers.bundle.plain import (
     DIGEST,
     as_flag,
     as_list,

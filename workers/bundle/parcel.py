@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweeps.errors import InputError
-from sweeps.strict_json import read_strictly
-from workers.bundle import manifest
-from workers.bundle.archive import unpack, write_zip
-from workers.bundle.desk import LEDGER
-from workers.bundle.ledger import Record, read_ledger
-from workers.bundle.plain import read_plain
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.strict_json import read_strictly
+from qsweep.workers.bundle import manifest
+from qsweep.workers.bundle.archive import unpack, write_zip
+from qsweep.workers.bundle.desk import LEDGER
+from qsweep.workers.bundle.ledger import Record, read_ledger
+from qsweep.workers.bundle.plain import read_plain
 
 CONTENTS = "contents.json"
 """In a parcel of results: whether the models are in it."""

@@ -10,8 +10,8 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-from sweeps.errors import InputError
-from sweeps.strict_json import LONGEST
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.strict_json import LONGEST
 
 NAME = 255
 """Characters of a name (a host, a device, a build) at most."""

@@ -7,8 +7,8 @@ import math
 import sys
 import time
 
-from db.states import State
-from workers.bundle.desk import Desk
+from qsweep.db.states import State
+from qsweep.workers.bundle.desk import Desk
 
 
 class Pace:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from types import FrameType
 
-from db.home import Home
-from db.states import FailureClass, State
-from sweeps import processes
-from sweeps.errors import QsweepError
-from workers.bundle.desk import Desk
-from workers.bundle.line import answer_calls
-from workers.bundle.progress import Pace
-from workers.environment import KEEP_MEMORY
+from qsweep.db.home import Home
+from qsweep.db.states import FailureClass, State
+from qsweep.sweeps import processes
+from qsweep.sweeps.errors import QsweepError
+from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.line import answer_calls
+from qsweep.workers.bundle.progress import Pace
+from qsweep.workers.environment import KEEP_MEMORY
 
 POLL = 0.1
 SILENCE = 90.0
@@ -48,7 +48,14 @@ class Member:
         self.number = number
         self.place = place
         mine, its = Pipe()
-        command = [*processes.PYTHON, "workers.bundle.agent", "--bundle", str(home.root), "--data", str(home.data)]
+        command = [
+            *processes.PYTHON,
+            "qsweep.workers.bundle.agent",
+            "--bundle",
+            str(home.root),
+            "--data",
+            str(home.data),
+        ]
         command += ["--number", str(number), "--line", str(its.fileno())]
         command += [] if math.isinf(crew.time_limit) else ["--time-limit", str(crew.time_limit)]
         # It inherits the hold on the bundle, so that no other runner begins before the last agent is gone.

@@ -5,6 +5,6 @@ Nothing here needs torch. scipy, OpenCV, scikit-image and Pillow are imported wh
 
 from __future__ import annotations
 
-from workers.corruptions.corrupt import corrupt
+from qsweep.workers.corruptions.corrupt import corrupt
 
 __all__ = ["corrupt"]

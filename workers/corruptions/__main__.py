@@ -1,4 +1,4 @@
-"""`python -m workers.corruptions`: writes corrupted test sets and contact sheets, for `qsweep corruptions`."""
+"""`python -m qsweep.workers.corruptions`: writes corrupted test sets and contact sheets, for `qsweep corruptions`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from sweeps.corruptions import CORRUPTIONS, SEVERITIES
-from sweeps.datasets import DATASETS
-from sweeps.errors import InputError, QsweepError, packed
-from workers.corruptions.constants import CIFAR, IMAGENET
-from workers.corruptions.corrupt import corrupt
-from workers.corruptions.libraries import check_libraries
-from workers.corruptions.sets import TestSet, claim, origin_of, write_corruption
-from workers.corruptions.sheet import write_sheet
-from workers.corruptions.textures import read_textures, texture_files
-from workers.corruptions.tree import CROPPED, list_tree, read_picture, write_pictures
+from qsweep.sweeps.corruptions import CORRUPTIONS, SEVERITIES
+from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.errors import InputError, QsweepError, packed
+from qsweep.workers.corruptions.constants import CIFAR, IMAGENET
+from qsweep.workers.corruptions.corrupt import corrupt
+from qsweep.workers.corruptions.libraries import check_libraries
+from qsweep.workers.corruptions.sets import TestSet, claim, origin_of, write_corruption
+from qsweep.workers.corruptions.sheet import write_sheet
+from qsweep.workers.corruptions.textures import read_textures, texture_files
+from qsweep.workers.corruptions.tree import CROPPED, list_tree, read_picture, write_pictures
 
 TREE = "imagenet"
 BATCH = 32
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _arrays(given: argparse.Namespace, textures: Sequence[Path]) -> None:
     """One `.npy` a corruption, of a data set that fits into memory."""
-    from workers.data import load  # here, because it brings torch
+    from qsweep.workers.data import load  # here, because it brings torch
 
     data = DATASETS[given.dataset]
     images = load(data, given.folder, download=False)

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from workers.corruptions.libraries import library
-from workers.corruptions.noise import Draws
+from qsweep.workers.corruptions.libraries import library
+from qsweep.workers.corruptions.noise import Draws
 
 NEAREST = "nearest"
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.corruptions import CORRUPTIONS, SEVERITIES
-from sweeps.errors import InputError, nearest
-from workers.corruptions import blur, digital, noise, weather
-from workers.corruptions.constants import CIFAR, Constants
-from workers.corruptions.draws import generator
-from workers.corruptions.textures import synthetic_textures
+from qsweep.sweeps.corruptions import CORRUPTIONS, SEVERITIES
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.workers.corruptions import blur, digital, noise, weather
+from qsweep.workers.corruptions.constants import CIFAR, Constants
+from qsweep.workers.corruptions.draws import generator
+from qsweep.workers.corruptions.textures import synthetic_textures
 
 APPLIED: dict[str, Callable[..., np.ndarray]] = {
     "gaussian_noise": noise.gaussian_noise,

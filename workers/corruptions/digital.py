@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from workers.corruptions.libraries import library
-from workers.corruptions.noise import Draws
+from qsweep.workers.corruptions.libraries import library
+from qsweep.workers.corruptions.noise import Draws
 
 
 def contrast(images: np.ndarray, kept: float, draws: Draws) -> np.ndarray:

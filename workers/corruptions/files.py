@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from workers.corruptions.constants import IMAGENET
-from workers.corruptions.corrupt import corrupt
-from workers.corruptions.digital import jpeg
-from workers.corruptions.libraries import library
-from workers.corruptions.sets import (
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.corruptions.constants import IMAGENET
+from qsweep.workers.corruptions.corrupt import corrupt
+from qsweep.workers.corruptions.digital import jpeg
+from qsweep.workers.corruptions.libraries import library
+from qsweep.workers.corruptions.sets import (
     FROST,
     GENERATED,
     PHOTOGRAPHS,
@@ -33,9 +33,9 @@ from workers.corruptions.sets import (
     frost_textures,
     read_origin,
 )
-from workers.corruptions.textures import read_textures
-from workers.corruptions.tree import QUALITY
-from workers.decoding.listing import Listing, image_paths
+from qsweep.workers.corruptions.textures import read_textures
+from qsweep.workers.corruptions.tree import QUALITY
+from qsweep.workers.decoding.listing import Listing, image_paths
 
 TREES = {"imagenet": "ImageNet-C"}
 """What the published trees are called; any other is the data set's folder with -C behind it."""

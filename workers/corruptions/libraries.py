@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 PACKAGES = {
     "cv2": "opencv-python-headless",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workers.corruptions.libraries import library
+from qsweep.workers.corruptions.libraries import library
 
 Draws = Sequence[np.random.Generator]
 

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.corruptions import SEVERITIES
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from sweeps.wholefiles import whole_file, write_whole
-from workers.corruptions.constants import CIFAR
-from workers.corruptions.corrupt import corrupt
-from workers.corruptions.libraries import check_libraries
-from workers.corruptions.textures import digest_of, read_textures, texture_files
-from workers.ordinary import check_ordinary
+from qsweep.sweeps.corruptions import SEVERITIES
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import whole_file, write_whole
+from qsweep.workers.corruptions.constants import CIFAR
+from qsweep.workers.corruptions.corrupt import corrupt
+from qsweep.workers.corruptions.libraries import check_libraries
+from qsweep.workers.corruptions.textures import digest_of, read_textures, texture_files
+from qsweep.workers.ordinary import check_ordinary
 
 PUBLISHED, GENERATED = "published", "generated"
 SYNTHETIC, PHOTOGRAPHS = "synthetic", "photographs"

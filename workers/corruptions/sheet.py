@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeps.corruptions import SEVERITIES
-from sweeps.wholefiles import whole_file
-from workers.corruptions.libraries import library
+from qsweep.sweeps.corruptions import SEVERITIES
+from qsweep.sweeps.wholefiles import whole_file
+from qsweep.workers.corruptions.libraries import library
 
 SIDE = 96
 """Smallest side of an image on the sheet, in pixels."""

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeps.errors import InputError
-from workers.corruptions.draws import generator
-from workers.corruptions.libraries import library
-from workers.corruptions.weather import TEXTURES, plasma
-from workers.ordinary import check_ordinary
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.corruptions.draws import generator
+from qsweep.workers.corruptions.libraries import library
+from qsweep.workers.corruptions.weather import TEXTURES, plasma
+from qsweep.workers.ordinary import check_ordinary
 
 SIDE = 1024
 """Of a synthetic texture, in pixels."""

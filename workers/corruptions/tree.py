@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.errors import InputError
-from sweeps.wholefiles import write_whole
-from workers.corruptions.constants import IMAGENET
-from workers.corruptions.corrupt import corrupt
-from workers.corruptions.digital import jpeg
-from workers.corruptions.libraries import library
-from workers.corruptions.sets import FROST
-from workers.corruptions.textures import read_textures
-from workers.decoding.listing import SUFFIXES
-from workers.ordinary import check_ordinary
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.wholefiles import write_whole
+from qsweep.workers.corruptions.constants import IMAGENET
+from qsweep.workers.corruptions.corrupt import corrupt
+from qsweep.workers.corruptions.digital import jpeg
+from qsweep.workers.corruptions.libraries import library
+from qsweep.workers.corruptions.sets import FROST
+from qsweep.workers.corruptions.textures import read_textures
+from qsweep.workers.decoding.listing import SUFFIXES
+from qsweep.workers.ordinary import check_ordinary
 
 RESIZED, CROPPED = 256, 224
 """Pixels of the shorter side after resizing, and of both after cropping; other sizes in this proportion."""

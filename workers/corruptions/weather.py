@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from workers.corruptions.blur import line_kernel, moved, zoomed
-from workers.corruptions.libraries import library
-from workers.corruptions.noise import Draws
+from qsweep.workers.corruptions.blur import line_kernel, moved, zoomed
+from qsweep.workers.corruptions.libraries import library
+from qsweep.workers.corruptions.noise import Draws
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from sweeps.training import Recipe
-from workers.data.batches import Batches
-from workers.data.folders import ImageFiles
-from workers.data.images import Collection, Images, find, load
-from workers.data.source import Part, Source
-from workers.data.staging import load_staged
-from workers.data.stream import Stream
+from qsweep.sweeps.training import Recipe
+from qsweep.workers.data.batches import Batches
+from qsweep.workers.data.folders import ImageFiles
+from qsweep.workers.data.images import Collection, Images, find, load
+from qsweep.workers.data.source import Part, Source
+from qsweep.workers.data.staging import load_staged
+from qsweep.workers.data.stream import Stream
 
 __all__ = ["Collection", "ImageFiles", "Images", "Part", "Source", "find", "load", "load_staged", "source_of"]
 

@@ -1,6 +1,6 @@
 """A data set as one file that numpy alone can read: `NAME.npz`, with the four arrays that its fingerprint is over.
 
-`python -m workers.data.archive` writes such files, for machines that have neither scikit-learn nor torchvision.
+`python -m qsweep.workers.data.archive` writes such files, for machines that have neither scikit-learn nor torchvision.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sweeps.datasets import DATASETS, DataSet
-from sweeps.errors import InputError, QsweepError, packed
-from sweeps.wholefiles import whole_file
-from workers.ordinary import check_ordinary
+from qsweep.sweeps.datasets import DATASETS, DataSet
+from qsweep.sweeps.errors import InputError, QsweepError, packed
+from qsweep.sweeps.wholefiles import whole_file
+from qsweep.workers.ordinary import check_ordinary
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 LABEL = 8
@@ -72,7 +72,7 @@ def _claimed(archive: zipfile.ZipFile, name: str) -> int:
 
 def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None:
     """Write the data set `name` of `folder` as `out/NAME.npz`. Raises InputError as `load` does."""
-    from workers.data.images import load  # here, because that module reads archives
+    from qsweep.workers.data.images import load  # here, because that module reads archives
 
     images = load(DATASETS[name], folder, download=download)
     out.mkdir(parents=True, exist_ok=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweeps.training import Recipe
-from workers.data.images import Images
-from workers.data.source import Part, epoch_generator
-from workers.data.split import hold_out
+from qsweep.sweeps.training import Recipe
+from qsweep.workers.data.images import Images
+from qsweep.workers.data.source import Part, epoch_generator
+from qsweep.workers.data.split import hold_out
 
 PADDING = 4
 """Black pixels around an image before a crop of its own size."""

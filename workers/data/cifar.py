@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from workers.ordinary import check_ordinary
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.ordinary import check_ordinary
 
 
 def read_cifar(data: DataSet, folder: Path | None, download: bool) -> tuple[np.ndarray, ...]:

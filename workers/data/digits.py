@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
 
 
 def read_digits(data: DataSet, folder: Path | None, download: bool) -> tuple[np.ndarray, ...]:

@@ -1,7 +1,7 @@
 """Data sets as folders of image files: found, listed and checked, but not read.
 
 The layout is that of torchvision's ImageFolder: `train/CLASS/…` and `val/CLASS/…`, classes numbered in the order of
-their names. `python -m workers.data.folders FOLDER` describes such a folder, for `qsweep images`.
+their names. `python -m qsweep.workers.data.folders FOLDER` describes such a folder, for `qsweep images`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeps.datasets import DataSet, ImageFolder
-from sweeps.errors import InputError, QsweepError, packed
-from workers.decoding.listing import TEST, TRAIN, Listing, folder_of, image_paths
+from qsweep.sweeps.datasets import DataSet, ImageFolder
+from qsweep.sweeps.errors import InputError, QsweepError, packed
+from qsweep.workers.decoding.listing import TEST, TRAIN, Listing, folder_of, image_paths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from workers.data.archive import read_archive
-from workers.data.cifar import read_cifar
-from workers.data.digits import read_digits
-from workers.data.folders import ImageFiles, read_files
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.data.archive import read_archive
+from qsweep.workers.data.cifar import read_cifar
+from qsweep.workers.data.digits import read_digits
+from qsweep.workers.data.folders import ImageFiles, read_files
 
 Arrays = tuple[np.ndarray, ...]
 Reader = Callable[[DataSet, Path | None, bool], Arrays]

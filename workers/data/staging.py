@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from workers.data.images import Images, load
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.data.images import Images, load
 
 log = logging.getLogger(__name__)
 

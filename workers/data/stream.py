@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweeps.training import Recipe
-from workers.corruptions.files import CorruptedFiles
-from workers.data.folders import ImageFiles
-from workers.data.source import Part, epoch_generator
-from workers.data.split import hold_out
-from workers.decoding.pool import CHUNK, Decoded, Decoder, Decoders, Task, processes_here
+from qsweep.sweeps.training import Recipe
+from qsweep.workers.corruptions.files import CorruptedFiles
+from qsweep.workers.data.folders import ImageFiles
+from qsweep.workers.data.source import Part, epoch_generator
+from qsweep.workers.data.split import hold_out
+from qsweep.workers.decoding.pool import CHUNK, Decoded, Decoder, Decoders, Task, processes_here
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of each channel, of 1: ImageNet's, as torchvision's weights were trained with. To take a set's own, all of it would

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sweeps.datasets import DataSet
-from sweeps.errors import InputError
-from workers.ordinary import check_ordinary
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.ordinary import check_ordinary
 
 SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
 """What ImageFolder takes for an image."""

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.errors import InputError, QsweepError
-from workers.corruptions.files import check_size
-from workers.ordinary import check_ordinary
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.workers.corruptions.files import check_size
+from qsweep.workers.ordinary import check_ordinary
 
 LARGER = 256 / 224
 """How much longer than the cut an image's shorter side is made before it."""

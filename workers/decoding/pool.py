@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweeps.errors import QsweepError
-from workers.corruptions.files import CorruptedFiles, Drawn, Stored
-from workers.decoding.listing import Listing
-from workers.decoding.pixels import BrokenImage, evaluation_pixels, stored_pixels, training_pixels
+from qsweep.sweeps.errors import QsweepError
+from qsweep.workers.corruptions.files import CorruptedFiles, Drawn, Stored
+from qsweep.workers.decoding.listing import Listing
+from qsweep.workers.decoding.pixels import BrokenImage, evaluation_pixels, stored_pixels, training_pixels
 
 log = logging.getLogger(__name__)
 

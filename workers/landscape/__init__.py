@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from workers.landscape.survey import Scores, Survey
+from qsweep.workers.landscape.survey import Scores, Survey
 
 __all__ = ["Scores", "Survey"]

@@ -1,4 +1,4 @@
-"""One process that computes parts of landscapes: `python -m workers.landscape`, for `qsweep landscape`.
+"""One process that computes parts of landscapes: `python -m qsweep.workers.landscape`, for `qsweep landscape`.
 
 Each line of its input names the models (settings, file and hash), what is asked of them, and some of the points; it
 prints one line with these points' losses and accuracies. It ends with its input.
@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.datasets import DataSet
-from sweeps.errors import QsweepError, packed
-from sweeps.landscape import Landscape
-from sweeps.training import Training
-from workers import checkpoints
-from workers.data import Collection, find
-from workers.device import build, device_class
-from workers.landscape.survey import Survey
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import QsweepError, packed
+from qsweep.sweeps.landscape import Landscape
+from qsweep.sweeps.training import Training
+from qsweep.workers import checkpoints
+from qsweep.workers.data import Collection, find
+from qsweep.workers.device import build, device_class
+from qsweep.workers.landscape.survey import Survey
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.measures import draws
-from workers.models.layout import Layout
+from qsweep.workers.measures import draws
+from qsweep.workers.models.layout import Layout
 
 EPSILON = 1e-10
 """Added to the norm of a filter's direction before it divides, as the reference code does."""

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.landscape import BETWEEN, PLANE, Landscape, check_pair
-from sweeps.training import Training
-from workers.data import Collection, Part, source_of
-from workers.device import set_precision
-from workers.landscape.directions import cosine, filter_normalized, gaussian_direction
-from workers.measures import draws
-from workers.measures.accuracy import Examinees
-from workers.measures.measuring import examinees_of
-from workers.measures.point import Point, make_point, round_weights
-from workers.models import NETWORKS
-from workers.models.layout import Layout
+from qsweep.sweeps.landscape import BETWEEN, PLANE, Landscape, check_pair
+from qsweep.sweeps.training import Training
+from qsweep.workers.data import Collection, Part, source_of
+from qsweep.workers.device import set_precision
+from qsweep.workers.landscape.directions import cosine, filter_normalized, gaussian_direction
+from qsweep.workers.measures import draws
+from qsweep.workers.measures.accuracy import Examinees
+from qsweep.workers.measures.measuring import examinees_of
+from qsweep.workers.measures.point import Point, make_point, round_weights
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.layout import Layout
 
 
 @dataclass(frozen=True, kw_only=True)

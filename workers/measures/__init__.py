@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from workers.measures.measuring import BOUNDS, Measured, measure_models
+from qsweep.workers.measures.measuring import BOUNDS, Measured, measure_models
 
 __all__ = ["BOUNDS", "Measured", "measure_models"]

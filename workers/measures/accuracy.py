@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.forms import SMALL_IMAGE
-from workers.measures.inference import Inference, InTurn, SideBySide
+from qsweep.workers.forms import SMALL_IMAGE
+from qsweep.workers.measures.inference import Inference, InTurn, SideBySide
 
 CPU_ROWS = 1 << 27
 GPU_ROWS = 1 << 30

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.forms import LARGE_IMAGE
-from workers.measures.point import Point, clamp_steps, round_weights
-from workers.models.convolved import evaluate_in_turn
-from workers.models.graph import largest_activation
-from workers.models.layout import Layout
-from workers.models.network import leaf_tensors, stage_tensors
-from workers.models.stage import StageTensors
+from qsweep.workers.forms import LARGE_IMAGE
+from qsweep.workers.measures.point import Point, clamp_steps, round_weights
+from qsweep.workers.models.convolved import evaluate_in_turn
+from qsweep.workers.models.graph import largest_activation
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.network import leaf_tensors, stage_tensors
+from qsweep.workers.models.stage import StageTensors
 
 GRAPH = 1 << 30
 """Bytes that the activations of one backward pass may take."""

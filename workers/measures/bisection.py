@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sweeps.measures import Search
+from qsweep.sweeps.measures import Search
 
 
 @dataclass(frozen=True, kw_only=True)

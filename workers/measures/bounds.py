@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError
 
 EPSILON = 1e-3
 """ε of the magnitude-aware measures."""

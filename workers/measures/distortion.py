@@ -15,21 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sweeps.errors import InputError
-from sweeps.measures import Distortion
-from sweeps.training import Training
-from workers.corruptions.files import Stored, check_stored, corrupted_files
-from workers.corruptions.sets import CorruptedSets, TestSet
-from workers.data import Collection, ImageFiles, Images, Part
-from workers.data.batches import Batches
-from workers.data.stream import Stream
-from workers.measures import draws
-from workers.measures.accuracy import Examinees
-from workers.measures.files import BATCH, scores_over
-from workers.measures.point import round_weights
-from workers.models import NETWORKS
-from workers.models.layout import Layout
-from workers.quantizers.lsq import layer_bits
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.training import Training
+from qsweep.workers.corruptions.files import Stored, check_stored, corrupted_files
+from qsweep.workers.corruptions.sets import CorruptedSets, TestSet
+from qsweep.workers.data import Collection, ImageFiles, Images, Part
+from qsweep.workers.data.batches import Batches
+from qsweep.workers.data.stream import Stream
+from qsweep.workers.measures import draws
+from qsweep.workers.measures.accuracy import Examinees
+from qsweep.workers.measures.files import BATCH, scores_over
+from qsweep.workers.measures.point import round_weights
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers.lsq import layer_bits
 
 PART = 10_000
 """Images that stand in memory in the working precision at a time: part of the numerics, so it is no setting."""

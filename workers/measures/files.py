@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.data.source import Part
-from workers.data.stream import Stream
-from workers.measures.accuracy import Examinees
-from workers.measures.inference import cross_entropies
-from workers.models.arithmetic import pool_planes
-from workers.models.convolved import convolve, folded_kernel
-from workers.models.layout import Layout
-from workers.models.network import stage_tensors
+from qsweep.workers.data.source import Part
+from qsweep.workers.data.stream import Stream
+from qsweep.workers.measures.accuracy import Examinees
+from qsweep.workers.measures.inference import cross_entropies
+from qsweep.workers.models.arithmetic import pool_planes
+from qsweep.workers.models.convolved import convolve, folded_kernel
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.network import stage_tensors
 
 BATCH = 64
 """Images of one pass: part of the numerics."""

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from workers.models.arithmetic import pool_planes
-from workers.models.convolved import convolve, folded_kernel
-from workers.models.graph import largest_activation
-from workers.models.network import stage_tensors
-from workers.models.stage import Affine, affine, infer
-from workers.models.window import Window
+from qsweep.workers.models.arithmetic import pool_planes
+from qsweep.workers.models.convolved import convolve, folded_kernel
+from qsweep.workers.models.graph import largest_activation
+from qsweep.workers.models.network import stage_tensors
+from qsweep.workers.models.stage import Affine, affine, infer
+from qsweep.workers.models.window import Window
 
 CPU_ACTIVATION = 1 << 20
 """Bytes of the largest activation of one pass on a CPU: its cache."""

@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.measures import Flatness, PacBayes, Sharpness
-from sweeps.training import Training
-from workers.data import Collection, Part, Source, source_of
-from workers.data.stream import Stream
-from workers.measures import bounds, draws
-from workers.measures.accuracy import Examinees
-from workers.measures.bisection import Bisection
-from workers.measures.files import ExamineesFromFiles
-from workers.measures.perturbation import Climb, Noise
-from workers.measures.point import Point, make_point
-from workers.measures.search import Perturbation, run_searches
-from workers.models import NETWORKS
-from workers.models.layout import Layout
-from workers.results import initial_row
+from qsweep.sweeps.measures import Flatness, PacBayes, Sharpness
+from qsweep.sweeps.training import Training
+from qsweep.workers.data import Collection, Part, Source, source_of
+from qsweep.workers.data.stream import Stream
+from qsweep.workers.measures import bounds, draws
+from qsweep.workers.measures.accuracy import Examinees
+from qsweep.workers.measures.bisection import Bisection
+from qsweep.workers.measures.files import ExamineesFromFiles
+from qsweep.workers.measures.perturbation import Climb, Noise
+from qsweep.workers.measures.point import Point, make_point
+from qsweep.workers.measures.search import Perturbation, run_searches
+from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.results import initial_row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from sweeps.measures import PacBayes, Sharpness
-from workers.measures import draws
-from workers.measures.ascent import Ascent
-from workers.measures.point import Point
+from qsweep.sweeps.measures import PacBayes, Sharpness
+from qsweep.workers.measures import draws
+from qsweep.workers.measures.ascent import Ascent
+from qsweep.workers.measures.point import Point
 
 Images: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Standardized training images and labels at these places."""

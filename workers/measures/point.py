@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sweeps.training import Training
-from workers.models.layout import Layout
-from workers.models.network import stage_tensors
-from workers.models.stage import EPSILON
-from workers.quantizers.lsq import SMALLEST_STEP, layer_bits
-from workers.results import initial_row
+from qsweep.sweeps.training import Training
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.network import stage_tensors
+from qsweep.workers.models.stage import EPSILON
+from qsweep.workers.quantizers.lsq import SMALLEST_STEP, layer_bits
+from qsweep.workers.results import initial_row
 
 
 class Conventions(Protocol):

@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sweeps.measures import Search, Sharpness
-from workers.measures.accuracy import Examinees
-from workers.measures.bisection import Bisection, Candidate
-from workers.measures.point import Point, clamp_steps, round_weights
-from workers.models.layout import Layout
+from qsweep.sweeps.measures import Search, Sharpness
+from qsweep.workers.measures.accuracy import Examinees
+from qsweep.workers.measures.bisection import Bisection, Candidate
+from qsweep.workers.measures.point import Point, clamp_steps, round_weights
+from qsweep.workers.models.layout import Layout
 
 
 class Perturbation(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.models.graph import ConvNetwork
+from qsweep.workers.models.graph import ConvNetwork
 
 NETWORKS = {
     "nin": ConvNetwork,

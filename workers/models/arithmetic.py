@@ -7,9 +7,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from sweeps.layers import Pool
-from workers.models.stage import Moments, StageTensors, train_stage
-from workers.models.window import Window
+from qsweep.sweeps.layers import Pool
+from qsweep.workers.models.stage import Moments, StageTensors, train_stage
+from qsweep.workers.models.window import Window
 
 Signal = TypeVar("Signal")
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweeps.layers import Pool
-from workers.models.arithmetic import pool_planes
-from workers.models.products import Way, products_of, room
-from workers.models.stage import EPSILON, Moments, StageTensors, bounded
-from workers.models.window import Window
+from qsweep.sweeps.layers import Pool
+from qsweep.workers.models.arithmetic import pool_planes
+from qsweep.workers.models.products import Way, products_of, room
+from qsweep.workers.models.stage import EPSILON, Moments, StageTensors, bounded
+from qsweep.workers.models.window import Window
 
 ROWS = 2048
 """Rows of the matrix products of one block where one product serves all pixels: high enough for a fast product."""

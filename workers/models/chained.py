@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
-from workers.compiling import compiled
-from workers.models import chains
-from workers.models.convolved import Convolved
-from workers.models.stage import Moments, NormTensors
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.workers.compiling import compiled
+from qsweep.workers.models import chains
+from qsweep.workers.models.convolved import Convolved
+from qsweep.workers.models.stage import Moments, NormTensors
 
 
 class Chained(Convolved):

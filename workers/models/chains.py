@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workers.models.stage import EPSILON, bounded
+from qsweep.workers.models.stage import EPSILON, bounded
 
 
 def finish(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sweeps.layers import ConvLayer, Pool
-from workers.models.arithmetic import pool_planes
-from workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, activate, bounded
-from workers.models.window import Window
+from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.workers.models.arithmetic import pool_planes
+from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, activate, bounded
+from qsweep.workers.models.window import Window
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from workers.forms import Form
-from workers.models.arithmetic import Arithmetic, Gathered
-from workers.models.blocks import Blocked
-from workers.models.chained import Chained
-from workers.models.convolved import Convolved
+from qsweep.workers.forms import Form
+from qsweep.workers.models.arithmetic import Arithmetic, Gathered
+from qsweep.workers.models.blocks import Blocked
+from qsweep.workers.models.chained import Chained
+from qsweep.workers.models.convolved import Convolved
 
 TENSOR_CORE = 8
 """Channels come in multiples of this many on a GPU: its matrix units take no others, or take them slowly."""

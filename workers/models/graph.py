@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from sweeps.datasets import DataSet
-from sweeps.layers import ConvLayer, Pool
-from sweeps.models import Model
-from workers.models.arithmetic import Arithmetic, pooled
-from workers.models.layout import Layout
-from workers.models.stage import StageTensors, evaluate_stage
-from workers.models.window import Window
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.models import Model
+from qsweep.workers.models.arithmetic import Arithmetic, pooled
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.stage import StageTensors, evaluate_stage
+from qsweep.workers.models.window import Window
 
 Stage = TypeVar("Stage")
 Signal = TypeVar("Signal")

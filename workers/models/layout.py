@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import ConvLayer
 
 ALIGNMENT = 32
 """Row lengths are multiples of this many elements: no row ends in a vector kernel's scalar tail."""

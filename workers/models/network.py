@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from workers.models.layout import LayerSpans, Layout
-from workers.models.stage import NormTensors, StageTensors
+from qsweep.workers.models.layout import LayerSpans, Layout
+from qsweep.workers.models.stage import NormTensors, StageTensors
 
 
 def stage_tensors(layout: Layout, parameters: Tensor, weights: Tensor, statistics: Tensor) -> tuple[StageTensors, ...]:

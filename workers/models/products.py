@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import ConvLayer
 
 WORTH_TRANSFORMING = 32
 """Channels from which Winograd's transforms cost less than the products that they save."""

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
-from workers.models.window import Window
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.workers.models.window import Window
 
 EPSILON = 1e-5
 """Added to the variance, as `torch.nn.BatchNorm2d` does."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workers.models.layout import Layout
+from qsweep.workers.models.layout import Layout
 
 MOMENTUM = 0.1
 """Share of a new batch in the running statistics, as in `torch.nn.BatchNorm2d`."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import ConvLayer
 
 
 class Window:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from workers.quantizers.lsq import LsqWeights
+from qsweep.workers.quantizers.lsq import LsqWeights
 
 QUANTIZATIONS = {"lsq": LsqWeights}

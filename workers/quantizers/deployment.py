@@ -8,9 +8,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from sweeps.training import Training
-from workers.models.layout import Layout
-from workers.quantizers.lsq import SMALLEST_STEP, CompiledLsq, LsqWeights, Rounding
+from qsweep.sweeps.training import Training
+from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers.lsq import SMALLEST_STEP, CompiledLsq, LsqWeights, Rounding
 
 
 class Deployment:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sweeps.layers import ConvLayer
-from sweeps.quantizers import Lsq
-from workers.compiling import compiled
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.quantizers import Lsq
+from qsweep.workers.compiling import compiled
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 """Step sizes are kept at or above this: a plain update may take them below zero."""

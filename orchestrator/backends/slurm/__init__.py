@@ -1,5 +1,5 @@
 """Agents as elements of Slurm arrays, submitted through submitit."""
 
-from orchestrator.backends.slurm.backend import SlurmBackend
+from qsweep.orchestrator.backends.slurm.backend import SlurmBackend
 
 __all__ = ["SlurmBackend"]

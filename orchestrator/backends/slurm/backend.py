@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from db.home import Home
-from db.urls import parse_url
-from orchestrator.backends.base import Backend, Fleet, Site, StartRefused
-from orchestrator.backends.slurm import commands, queue
-from orchestrator.backends.slurm.pilot import Pilot, is_filled
-from orchestrator.backends.slurm.request import Request
-from orchestrator.children import worker_environment
-from orchestrator.machine import Machine
-from orchestrator.starts import Start, record, recorded
-from sweeps.errors import InputError, QsweepError
-from workers.environment import PLACE
+from qsweep.db.home import Home
+from qsweep.db.urls import parse_url
+from qsweep.orchestrator.backends.base import Backend, Fleet, Site, StartRefused
+from qsweep.orchestrator.backends.slurm import commands, queue
+from qsweep.orchestrator.backends.slurm.pilot import Pilot, is_filled
+from qsweep.orchestrator.backends.slurm.request import Request
+from qsweep.orchestrator.children import worker_environment
+from qsweep.orchestrator.machine import Machine
+from qsweep.orchestrator.starts import Start, record, recorded
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.workers.environment import PLACE
 
 GLANCE, STEADY = 2.0, 15.0
 """Seconds for which an answer of Slurm's is good, and for which if nothing changes: a controller serves many."""

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 
-from sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.errors import InputError, QsweepError
 
 TIMEOUT = 60.0
 

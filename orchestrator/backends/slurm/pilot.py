@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from db.errors import RegistryUnavailable
-from db.home import Home
-from db.registry import Registry
-from db.rows import Scope
-from db.urls import parse_url
-from orchestrator.backends.slurm import commands
-from orchestrator.supervisor import PASSED_ON, stay, supervise
-from orchestrator.upkeep import End
-from sweeps.errors import InputError, QsweepError
-from sweeps.logs import CleanFormatter
-from workers.agent.exits import Exit
-from workers.environment import PLACE
+from qsweep.db.errors import RegistryUnavailable
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
+from qsweep.db.rows import Scope
+from qsweep.db.urls import parse_url
+from qsweep.orchestrator.backends.slurm import commands
+from qsweep.orchestrator.supervisor import PASSED_ON, stay, supervise
+from qsweep.orchestrator.upkeep import End
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.logs import CleanFormatter
+from qsweep.workers.agent.exits import Exit
+from qsweep.workers.environment import PLACE
 
 log = logging.getLogger(__name__)
 

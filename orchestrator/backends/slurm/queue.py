@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.backends.slurm import commands
+from qsweep.orchestrator.backends.slurm import commands
 
 OVER = {
     "BOOT_FAIL": "never started: the node did not boot",

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.backends.slurm import commands
-from sweeps.errors import InputError, nearest
+from qsweep.orchestrator.backends.slurm import commands
+from qsweep.sweeps.errors import InputError, nearest
 
 SBATCH = (
     "account", "constraint", "cpus_per_task", "dependency", "exclude", "exclusive", "gpus_per_task", "gres",

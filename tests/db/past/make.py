@@ -15,12 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
-from db.migrations import HEAD  # noqa: E402
-from db.registry import Registry  # noqa: E402
-from db.rows import Checkpoint, Claim, Finished, Scope, Sweep  # noqa: E402
-from db.states import FailureClass  # noqa: E402
-from sweeps.job import Job, Kind  # noqa: E402
-from sweeps.measures import PacBayes  # noqa: E402
+from qsweep.db.migrations import HEAD  # noqa: E402
+from qsweep.db.registry import Registry  # noqa: E402
+from qsweep.db.rows import Checkpoint, Claim, Finished, Scope, Sweep  # noqa: E402
+from qsweep.db.states import FailureClass  # noqa: E402
+from qsweep.sweeps.job import Job, Kind  # noqa: E402
+from qsweep.sweeps.measures import PacBayes  # noqa: E402
 from tests.db.conftest import agent_info, trained  # noqa: E402
 
 
