@@ -39,4 +39,4 @@ lint: .venv/ready ## Check style, types and the direction of imports
 	$(BIN)/lint-imports --no-cache
 
 clean: ## Remove the virtual environment and caches; sweeps stay
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -24,10 +24,10 @@ from typing import Any
 
 import psutil
 
+from benchmarks import ROOT, surroundings
 from qsweep.db.registry import Registry
 from qsweep.sweeps.code import code_version
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "backends.json"
 LEAST = 180.0
 """Seconds that the local backend has to take, so that starting up does not decide."""
@@ -56,7 +56,7 @@ def run(backend: str, sweep: list[str], workers: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "qsweep.orchestrator.cli", "launch", *sweep, *BACKENDS[backend]]
     command += ["--workers", str(workers), "--home", str(folder / "home")]
     with cluster(backend, workers, folder / "cluster") as environment:
-        subprocess.run(command, check=True, env=os.environ | environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, env=surroundings() | environment, cwd=ROOT, stdout=subprocess.DEVNULL)
     with Registry.open(folder / "home" / "registry.db") as registry:
         (found,) = registry.sweeps()
         attempts = [one for job in registry.jobs(found.id) for one in registry.attempts(job.id)]

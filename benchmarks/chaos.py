@@ -1,6 +1,6 @@
 """Seeded faults against real sweeps: each seed is one small sweep under a dozen faults, then checked.
 
-    python benchmarks/chaos.py --seeds 20 --database sqlite
+    python -m benchmarks.chaos --seeds 20 --database sqlite
 
 Prints one table and adds each seed to benchmarks/results/chaos-DATABASE.json (a seed that stands there already is
 replaced), so that a long run can be made in parts. Exits with 1 if anything was violated.
@@ -20,13 +20,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from qsweep.sweeps.code import code_version  # noqa: E402
-from tests.fault.databases import databases  # noqa: E402
-from tests.fault.sabotage import draw_plan  # noqa: E402
-from tests.fault.trial import CHECKPOINT_STEPS, LEASE, Database, Outcome, run_trial  # noqa: E402
+from benchmarks import ROOT
+from qsweep.sweeps.code import code_version
+from tests.fault.databases import databases
+from tests.fault.sabotage import draw_plan
+from tests.fault.trial import CHECKPOINT_STEPS, LEASE, Database, Outcome, run_trial
 
 COLUMNS = ("seed", "faults", "launches", "retries", "resumed", "steps", "extra_percent", "seconds", "violations")
 

@@ -1,6 +1,6 @@
 """A whole sweep as a user launches it, in a fresh home: how long, and how much of it was not training.
 
-`python benchmarks/end_to_end.py [SWEEP] [--workers N] [--data DIR]` prints one table and keeps the raw figures in
+`python -m benchmarks.end_to_end [SWEEP] [--workers N] [--data DIR]` prints one table and keeps the raw figures in
 `results/end_to_end.json`. All agents' time from the launch to its last line is divided into
 - training: steps and evaluations, from the agents' own clocks,
 - saving: checkpoints and trained models,

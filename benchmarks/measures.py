@@ -31,7 +31,8 @@ from qsweep.workers.data.batches import moments
 from qsweep.workers.forms import Form
 from qsweep.workers.measures import draws, measure_models
 from qsweep.workers.models import NETWORKS
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.stage import EPSILON
 
 BATCH = 256
 SHAPES: dict[str, dict[str, Any]] = {
@@ -71,8 +72,11 @@ class Conv(nn.Conv2d):
         return self._conv_forward(x, weight, self.bias)
 
 
-def plain(one: Training, model: dict[str, Tensor], layout: Layout) -> nn.Sequential:
-    """A kept model as plain modules; batch norm folded if nothing is rounded, as the reference code does."""
+def plain(one: Training, model: dict[str, Tensor], layout: ConvLayout) -> nn.Sequential:
+    """A kept model as plain modules; batch norm folded if nothing is rounded, as the reference code does.
+
+    Its γ = 1 and β = 0 stay parameters then, and are perturbed like all others.
+    """
     modules: list[nn.Module] = []
     count = len(layout.layers)
     for index, layer in enumerate(layout.layers):
@@ -88,15 +92,16 @@ def plain(one: Training, model: dict[str, Tensor], layout: Layout) -> nn.Sequent
             factor = norm.weight.data * (norm.running_var + norm.eps).rsqrt()
             conv.weight.data = conv.weight.data * factor[:, None, None, None]
             conv.bias.data = norm.bias.data + (conv.bias.data - norm.running_mean) * factor
-            modules += [conv, nn.ReLU(inplace=True)]
+            norm.weight.data, norm.bias.data = torch.ones_like(factor), torch.zeros_like(factor)
+            norm.running_mean, norm.running_var = torch.zeros_like(factor), torch.full_like(factor, 1 - EPSILON)
         else:
             conv.bits = 8 if index in (0, count - 1) else one.bits
             conv.step = nn.Parameter(model[f"{layer.name}.step"])
-            modules += [conv, norm, nn.ReLU(inplace=True)]
+        modules += [conv, norm, nn.ReLU(inplace=True)]
     return nn.Sequential(*modules, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
 
 
-def places(net: nn.Sequential, layout: Layout) -> list[tuple[nn.Parameter, slice]]:
+def places(net: nn.Sequential, layout: ConvLayout) -> list[tuple[nn.Parameter, slice]]:
     """Each parameter, and where its noise lies in a row of draws."""
     found = []
     convs = [index for index, one in enumerate(net) if isinstance(one, Conv)]
@@ -104,9 +109,8 @@ def places(net: nn.Sequential, layout: Layout) -> list[tuple[nn.Parameter, slice
         conv, norm = net[index], net[index + 1]
         found.append((conv.weight, slice(spans.weight.start, spans.weight.stop)))
         found.append((conv.bias, slice(spans.bias.start, spans.bias.stop)))
-        if isinstance(norm, nn.BatchNorm2d):
-            found.append((norm.weight, slice(spans.norm.gamma.start, spans.norm.gamma.stop)))
-            found.append((norm.bias, slice(spans.norm.beta.start, spans.norm.beta.stop)))
+        found.append((norm.weight, slice(spans.norm.gamma.start, spans.norm.gamma.stop)))
+        found.append((norm.bias, slice(spans.norm.beta.start, spans.norm.beta.stop)))
         if conv.bits != 32:
             found.append((conv.step, slice(layout.steps.start + number, layout.steps.start + number + 1)))
     return found

@@ -1,6 +1,6 @@
 """How long a query over 100,000 result rows takes, before and after compaction, beside bare DuckDB.
 
-    python benchmarks/query.py --home DIR [--jobs 100000]
+    python -m benchmarks.query --home DIR [--jobs 100000]
 
 Builds a home of made-up results at DIR if there is none (minutes), then measures; the figures go to
 benchmarks/results/query.json. Bare DuckDB reads the same files by a glob: it knows nothing of what counts.

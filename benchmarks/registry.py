@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import surroundings
 from qsweep.db.registry import Registry
 from qsweep.db.rows import AgentInfo, Finished
 from qsweep.sweeps.job import Job
@@ -212,7 +213,7 @@ def status_seconds(url: str, home: Path) -> float:
     for _ in range(5):
         begun = time.perf_counter()
         command = [sys.executable, "-m", "qsweep.orchestrator.cli", "--home", str(home), "--registry", url, "status"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, env=surroundings(), capture_output=True, text=True, check=True)
         taken.append(time.perf_counter() - begun)
         assert "bench@a" in answer.stdout, answer.stdout
     return min(taken)

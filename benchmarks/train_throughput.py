@@ -4,7 +4,7 @@
 
 Each contender runs as one single-threaded process per core, all at once, or as one process on the GPU, and trains the
 same NiNs (half of them LSQ at 4 bits, half full precision); the engine's processes get the environment that an agent
-gets. On a GPU, where nothing was calibrated before, every form runs with several numbers of slots. Prints one Markdown
+gets. Every form runs; on a GPU, where nothing was calibrated before, with several numbers of slots. Prints one Markdown
 table; the raw figures go to a JSON file, in which shapes that were not run now stay. CIFAR shapes are left out without
 `--data`, and precisions that the device does not compute in.
 
@@ -213,9 +213,9 @@ def engines(shape: str, precision: str, device: str) -> dict[str, Plan]:
     """The contenders that are the engine on a class of devices."""
     slots, form = default_form(training_of(shape, precision, 4), device)
     tried = {"engine, M = 1": (1, form), "engine, planned M": (slots, form)}
-    if device.startswith("cuda"):
-        for one in forms_of(precision, device):
-            tried |= {f"engine, {one.value} of {count}": (count, one) for count in GPU_SLOTS}
+    counts = GPU_SLOTS if device.startswith("cuda") else (slots,)
+    for one in forms_of(precision, device):
+        tried |= {f"engine, {one.value} of {count}": (count, one) for count in counts}
     return tried
 
 

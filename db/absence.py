@@ -7,19 +7,16 @@ from pathlib import Path
 
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
-from qsweep.sweeps.kinds import Kind
-
-FILES = {Kind.TRAIN: ("runs", "epochs", "layers"), Kind.MEASURE: ("measures",), Kind.CORRUPT: ("distortions",)}
-"""The kinds of results of each kind of job; `db/schema.py` has their columns."""
+from qsweep.sweeps.kinds import KINDS
 
 
 def is_anything_absent(home: Home, registry: Registry) -> bool:
     """Whether a results file or a kept model of some done job is not there. Results at a URL are not looked at."""
     counted = registry.counted()
     if isinstance(home.store, Path):
-        there = {folder: _names(home.store / folder) for kinds in FILES.values() for folder in kinds}
+        there = {folder: _names(home.store / folder) for kind in KINDS.values() for folder in kind.rows}
         for kind, publication in {(kind, publication) for kind, publication, _ in counted}:
-            if any(f"{publication}.parquet" not in there[folder] for folder in FILES[kind]):
+            if any(f"{publication}.parquet" not in there[folder] for folder in kind.rows):
                 return True
     return any(model and not (home.models / model).is_file() for _, _, model in counted)
 

@@ -5,22 +5,26 @@ Looked up from below, level by level, so that a million jobs of a thousand paren
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from qsweep.db.journal import batches
+from qsweep.db.ancestry import upwards, with_ancestors
 from qsweep.db.rows import Blocked
 from qsweep.db.states import AgentState, FailureClass, Obstacle, State
 from qsweep.db.tables import agents, jobs, selections, sweep_jobs
 from qsweep.db.transaction import Transaction
 
+ROWS = sa.select(
+    *(jobs.c[name] for name in ("id", "identity", "state", "wanted", "blocked", "failure_class", "parent_id")),
+    (agents.c.state == AgentState.AWAY.value).label("away"),
+).select_from(jobs.outerjoin(agents, agents.c.id == jobs.c.agent_id))
+
 
 def blocked(transaction: Transaction, sweep_id: int, selection: int | None) -> list[Blocked]:
     """For each ancestor at which queued jobs of the sweep, or of a selection, are stuck: how many, and why."""
     waiting = _waiting(transaction, sweep_id, selection)
-    known = _ancestors(transaction, waiting)
+    known = with_ancestors(transaction, waiting, ROWS)
     stuck: dict[int, int] = {}
     for parent, count in waiting.items():
         root = _root(known, parent)
@@ -44,33 +48,13 @@ def _waiting(transaction: Transaction, sweep_id: int, selection: int | None) -> 
     return {row.parent_id: row.jobs for row in transaction.run(statement)}
 
 
-def _ancestors(transaction: Transaction, ids: Iterable[int]) -> dict[int, Any]:
-    """These jobs and the ancestors for which they wait themselves, by id."""
-    known: dict[int, Any] = {}
-    level = list(ids)
-    while level:
-        rows = [row for batch in batches(level) for row in transaction.run(_rows(batch))]
-        known |= {row.id: row for row in rows}
-        level = list({row.parent_id for row in rows if _waits(row)} - known.keys())
-    return known
-
-
-def _rows(ids: Sequence[int]) -> sa.Select[Any]:
-    columns = [jobs.c[name] for name in ("id", "identity", "state", "wanted", "blocked", "failure_class", "parent_id")]
-    holder = (agents.c.state == AgentState.AWAY.value).label("away")
-    joined = jobs.outerjoin(agents, agents.c.id == jobs.c.agent_id)
-    return sa.select(*columns, holder).select_from(joined).where(jobs.c.id.in_(ids))
-
-
 def _waits(row: Any) -> bool:
     return row.state == State.QUEUED and row.blocked and row.parent_id is not None
 
 
 def _root(known: dict[int, Any], job_id: int) -> int:
     """The ancestor on which everything from this job down depends."""
-    while _waits(known[job_id]):
-        job_id = known[job_id].parent_id
-    return job_id
+    return next(int(row.id) for row in upwards(known, job_id) if not _waits(row))
 
 
 def _obstacle(row: Any) -> Obstacle | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 
 from qsweep.db import failures
+from qsweep.db.ancestry import upwards, with_ancestors
 from qsweep.db.connection import Database
 from qsweep.db.errors import LeaseLost
 from qsweep.db.journal import RECORD, event
@@ -34,6 +35,11 @@ from qsweep.sweeps.job import Job
 LONGEST_DELAY = 3600.0
 """A backoff that ends later than this was written before the boot clock began anew: it is over."""
 
+ABOVE = sa.select(
+    jobs.c.id, jobs.c.identity, jobs.c.kind, jobs.c.attempt, jobs.c.model_file, jobs.c.model_hash, jobs.c.diverged,
+    jobs.c.parent_id,
+)  # fmt: skip
+"""What a claim tells of each job above it."""
 NO_PARENTS: Mapping[int, ParentModel] = {}
 QUEUED = jobs.c.state == State.QUEUED.value
 OTHERS = agents.alias("others")
@@ -173,7 +179,7 @@ def _head(transaction: Transaction, agent_id: int, scope: Scope) -> Head | None:
 
 
 def _child(transaction: Transaction, agent_id: int, scope: Scope, parents: Sequence[int]) -> Head | None:
-    """The first claimable child of these jobs, whose models the agent still has in memory."""
+    """The first claimable child of these jobs, whose files the agent still has in memory."""
     heads = HEAD.where(jobs.c.parent_id.in_(list(parents)), *INSIDE[scope.kind])
     values = {"agent": agent_id, "sweep": scope.sweep, "selection": scope.selection}
     row = transaction.run(heads, values).first()
@@ -254,7 +260,7 @@ def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list
 
 def whole(transaction: Transaction, rows: Any) -> list[Claim]:
     """The claims that these rows of jobs stand for, with their checkpoints and parents."""
-    parents = _parents(transaction, {row.parent_id: row.id for row in rows if row.parent_id is not None})
+    parents = _parents(transaction, {row.parent_id for row in rows if row.parent_id is not None})
     return claims_of(rows, saved(transaction, [row.id for row in rows if row.progress]), parents)
 
 
@@ -287,28 +293,31 @@ def saved(transaction: Transaction, ids: Sequence[int]) -> dict[int, list[Saved]
     return found
 
 
-def _parents(transaction: Transaction, children: dict[int, int]) -> dict[int, ParentModel]:
-    """The parents' models; each child remembers which attempt of its parent it took."""
-    if not children:
+def _parents(transaction: Transaction, ids: set[int]) -> dict[int, ParentModel]:
+    """These parents with what they left, and the chains above them; each child remembers which attempt it took."""
+    if not ids:
         return {}
-    rows = transaction.run(
-        sa.select(
-            jobs.c.id, jobs.c.identity, jobs.c.attempt, jobs.c.model_file, jobs.c.model_hash, jobs.c.diverged
-        ).where(jobs.c.id.in_(list(children)))
-    ).all()
-    for row in rows:
-        mine = sa.and_(jobs.c.parent_id == row.id, jobs.c.state == State.RUNNING.value)
-        transaction.run(jobs.update().where(mine).values(parent_attempt=row.attempt))
-    return {
-        row.id: ParentModel(
+    known = with_ancestors(transaction, ids, ABOVE)
+    for parent in sorted(ids):
+        mine = sa.and_(jobs.c.parent_id == parent, jobs.c.state == State.RUNNING.value)
+        transaction.run(jobs.update().where(mine).values(parent_attempt=known[parent].attempt))
+    return {parent: _chain(upwards(known, parent)) for parent in ids}
+
+
+def _chain(rows: Iterable[Any]) -> ParentModel:
+    found: ParentModel | None = None
+    for row in reversed(list(rows)):
+        found = ParentModel(
             identity=row.identity,
             attempt=row.attempt,
             model_file=row.model_file,
             model_hash=row.model_hash,
-            diverged=row.diverged,
+            diverged=bool(row.diverged),
+            kind=row.kind,
+            parent=found,
         )
-        for row in rows
-    }
+    assert found is not None, "a chain has at least one job"
+    return found
 
 
 def remaining(transaction: Transaction, scope: Scope) -> Remaining:

@@ -63,7 +63,7 @@ def compact(home: Home, registry: Registry, sweep_ids: Sequence[int]) -> list[Co
 
 
 def _compact_kind(store: ResultStore, registry: Registry, pointers: pa.Table, kind: str) -> Compacted:
-    names = [one.name for one in KINDS.values() if one.of.value == kind]
+    names = [one.name for one in KINDS.values() if one.of.name == kind]
     counted = pc.value_counts(pointers["publication"]).to_pylist()
     small = {one["values"]: _state(store, names, one["values"]) for one in counted if one["counts"] < SMALL}
     groups = list(_groups(_of(pointers, [one for one, state in small.items() if state == "sound"])))

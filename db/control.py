@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from qsweep.db.ancestry import source_of, with_ancestors
 from qsweep.db.custody import depart
 from qsweep.db.journal import batches, event, move, record
 from qsweep.db.looking import counts as count_jobs
@@ -16,6 +17,7 @@ from qsweep.db.rows import Cancelled, Retried
 from qsweep.db.states import AgentState, FailureClass, State, SweepState
 from qsweep.db.tables import agents, attempts, checkpoints, curves, events, jobs, reports, stops, sweep_jobs, sweeps
 from qsweep.db.transaction import Transaction
+from qsweep.sweeps.kinds import kind_named
 
 FRESH_BUDGET: dict[str, Any] = {
     "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "tried_by": None,
@@ -23,6 +25,7 @@ FRESH_BUDGET: dict[str, Any] = {
 }  # fmt: skip
 
 
+ABOVE = sa.select(jobs.c.id, jobs.c.kind, jobs.c.state, jobs.c.diverged, jobs.c.model_file, jobs.c.parent_id)
 LOST_MODEL = "its model is asked for, and is not there"
 """Why a training that was done is repeated."""
 
@@ -91,11 +94,11 @@ def retry(
     failure_class: FailureClass | None,
     gone: Collection[int],
 ) -> Retried:
-    """Of measures whose training has no model any more, the training is repeated too. A cancelled sweep of which jobs
-    are queued again is active again, unless it is a tuning run, whose jobs no agent claims by itself."""
+    """Of jobs that take a file which is not there any more, the one that left it is repeated too. A cancelled sweep of
+    which jobs are queued again is active again, unless it is a tuning run, whose jobs no agent claims by itself."""
     assert state in (State.FAILED, State.CANCELLED), "only an ended job can be retried"
     more = () if failure_class is None else (jobs.c.failure_class == failure_class.value,)
-    parents = _without_model(transaction, sweep_id, state, more, gone)
+    parents = _without_file(transaction, sweep_id, state, more, gone)
     found = len(_locked(transaction, sweep_id, state, *more))
     if parents:
         invalidate(transaction, parents, LOST_MODEL)
@@ -107,23 +110,33 @@ def retry(
     return Retried(queued=found, trainings=len(parents))
 
 
-def _without_model(
+def _without_file(
     transaction: Transaction,
     sweep_id: int,
     state: State,
     more: Sequence[sa.ColumnElement[bool]],
     gone: Collection[int],
 ) -> list[int]:
-    """The done parents of these jobs, and of those that wait, that have no model: it was not kept, or its file is
-    `gone`."""
+    """The done jobs above these, and above those that wait, whose file they take and that have none: it was not kept,
+    or it is `gone`."""
     asking = sa.or_(sa.and_(jobs.c.state == state.value, *more), jobs.c.state == State.QUEUED.value)
-    children = sa.select(jobs.c.parent_id).where(_members(sweep_id), asking)
     rows = transaction.run(
-        sa.select(jobs.c.id, jobs.c.model_file)
-        .where(jobs.c.id.in_(children), jobs.c.state == State.DONE.value, sa.not_(jobs.c.diverged))
-        .order_by(jobs.c.id)
+        sa.select(jobs.c.kind, jobs.c.parent_id)
+        .where(_members(sweep_id), asking, jobs.c.parent_id.is_not(None))
+        .distinct()
+    ).all()
+    known = with_ancestors(transaction, {row.parent_id for row in rows}, ABOVE)
+    sources = {
+        source.id: source
+        for row in rows
+        for file in kind_named(row.kind).takes
+        if (source := source_of(known, row.parent_id, file)) is not None
+    }
+    return sorted(
+        one.id
+        for one in sources.values()
+        if one.state == State.DONE and not one.diverged and (one.model_file is None or one.id in gone)
     )
-    return [row.id for row in rows if row.model_file is None or row.id in gone]
 
 
 def invalidate(transaction: Transaction, ids: Sequence[int], reason: str) -> int:

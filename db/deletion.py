@@ -18,12 +18,12 @@ from qsweep.db.rows import Deletion
 from qsweep.db.states import State, SweepState
 from qsweep.db.tables import checkpoints, jobs, stops, sweep_jobs, sweeps
 from qsweep.db.transaction import Transaction
+from qsweep.sweeps.chains import with_all_above
 from qsweep.sweeps.errors import InputError
 
 NOWHERE = 0
 """The home of a job whose sweep was deleted: the next sweep that registers it is its home."""
 OTHERS = sweep_jobs.alias("others")
-CHILDREN = jobs.alias("children")
 PARENTS = jobs.alias("parents")
 OPEN = (State.QUEUED.value, State.RUNNING.value)
 
@@ -108,12 +108,27 @@ def _held_by_others(job: sa.ColumnElement[int], sweep_id: int) -> sa.ColumnEleme
 
 
 def _alone(transaction: Transaction, sweep_id: int) -> list[Any]:
-    """Its jobs that no other sweep holds, nor a child of which."""
-    child = sa.exists().where(CHILDREN.c.parent_id == jobs.c.id, _held_by_others(CHILDREN.c.id, sweep_id))
-    statement = _members(sweep_id).where(
-        sa.not_(_held_by_others(jobs.c.id, sweep_id)), sa.or_(sa.not_(jobs.c.has_children), sa.not_(child))
-    )
-    return list(transaction.run(statement).all())
+    """Its jobs that no other sweep holds, nor anything that stands on them."""
+    mine = sa.not_(_held_by_others(jobs.c.id, sweep_id))
+    rows = list(transaction.run(_members(sweep_id).where(mine)).all())
+    needed = _needed(transaction, sweep_id, [row.id for row in rows if row.has_children])
+    return [row for row in rows if row.id not in needed]
+
+
+def _needed(transaction: Transaction, sweep_id: int, ids: Sequence[int]) -> set[int]:
+    """Those of these jobs below which another sweep holds one, and what is between them."""
+    held = _held_by_others(jobs.c.id, sweep_id)
+    below = sa.select(jobs.c.id, jobs.c.parent_id, jobs.c.has_children, held.label("held"))
+    above: dict[int, int | None] = {}
+    ends: list[int] = []
+    level = list(ids)
+    while level:
+        asked = (jobs.c.parent_id.in_(batch) for batch in batches(level))
+        rows = [row for one in asked for row in transaction.run(below.where(one, sa.or_(held, jobs.c.has_children)))]
+        above |= {row.id: row.parent_id for row in rows}
+        ends += [row.parent_id for row in rows if row.held]
+        level = [row.id for row in rows if row.has_children]
+    return with_all_above(ends, above)
 
 
 def _open(transaction: Transaction, sweep_id: int) -> int:

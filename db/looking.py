@@ -9,7 +9,7 @@ from qsweep.db.asking import Asking, named
 from qsweep.db.naming import meant
 from qsweep.db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
 from qsweep.db.states import AgentState, FailureClass, State, SweepState
-from qsweep.sweeps.kinds import Kind
+from qsweep.sweeps.kinds import Kind, kind_named
 
 BUNDLE = "bundle"
 """The backend of a bundle's holder."""
@@ -123,7 +123,7 @@ def bundles(asking: Asking) -> list[BundleRow]:
 
 def committed(asking: Asking, sweep_id: int) -> list[Committed]:
     return [
-        Committed(job=job, attempt=attempt, publication=publication, kind=Kind(kind))
+        Committed(job=job, attempt=attempt, publication=publication, kind=kind_named(kind))
         for job, attempt, publication, kind in pointers(asking, sweep_id)
     ]
 
@@ -142,7 +142,7 @@ def pointers(asking: Asking, sweep_id: int) -> Sequence[tuple[str, int, str, str
 def counted(asking: Asking) -> list[tuple[Kind, str, str | None]]:
     """Of each done job: its kind, the publication of its results, and the file of its kept model."""
     rows = asking.ask("SELECT kind, publication, model_file FROM jobs WHERE state = 'done'")
-    return [(Kind(kind), publication, model) for kind, publication, model in rows]
+    return [(kind_named(kind), publication, model) for kind, publication, model in rows]
 
 
 def publications(asking: Asking) -> set[str]:

@@ -49,7 +49,7 @@ def read_sound(
 def find_lost(store: ResultStore, pointers: pa.Table, *, kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Lost]:
     """What these jobs lost, by reading every file that they point to, whole."""
     for name in kinds:
-        of_kind = pointers.filter(pc.equal(pointers["kind"], text(KINDS[name].of.value)))
+        of_kind = pointers.filter(pc.equal(pointers["kind"], text(KINDS[name].of.name)))
         for publication in pc.unique(of_kind["publication"]).to_pylist():
             theirs = of_kind.filter(pc.equal(of_kind["publication"], text(publication)))
             yield from _lost_in(store, name, publication, theirs)
@@ -58,7 +58,7 @@ def find_lost(store: ResultStore, pointers: pa.Table, *, kinds: Iterable[str] = 
 def find_missing(store: ResultStore, pointers: pa.Table) -> Iterator[Lost]:
     """What these jobs lost as a look at the names of the files tells: one listing a kind, and no file is opened."""
     for name, kind in KINDS.items():
-        of_kind = pointers.filter(pc.equal(pointers["kind"], text(kind.of.value)))
+        of_kind = pointers.filter(pc.equal(pointers["kind"], text(kind.of.name)))
         if not of_kind.num_rows:
             continue
         there = column(sorted(store.publications(name)), pa.string())

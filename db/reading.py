@@ -31,7 +31,7 @@ from qsweep.db.tables import jobs as jobs_table
 from qsweep.db.tables import sweeps as sweeps_table
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import KINDS, File, kind_named
 
 LAST_ATTEMPT = sa.and_(attempts_table.c.job_id == jobs_table.c.id, attempts_table.c.attempt == jobs_table.c.attempt)
 JOB = sa.select(
@@ -65,7 +65,8 @@ def sharing(transaction: Transaction, job_ids: Sequence[int], sweep_id: int) -> 
 
 def unkept(transaction: Transaction, job_ids: Sequence[int]) -> Unkept:
     """Those of these jobs that are done without the model that a sweep asks for, and whose measures wait for it."""
-    done = sa.and_(jobs_table.c.state == State.DONE.value, jobs_table.c.kind == Kind.TRAIN.value)
+    leaving = [kind.name for kind in KINDS.values() if kind.leaves is File.MODEL]
+    done = sa.and_(jobs_table.c.state == State.DONE.value, jobs_table.c.kind.in_(leaving))
     lacking = sa.and_(done, ASKED, jobs_table.c.model_file.is_(None), sa.not_(jobs_table.c.diverged))
     children, found, measured_by = jobs_table.alias(), set[int](), Counter[str]()
     for batch in batches(job_ids):
@@ -186,7 +187,7 @@ def committed_job(transaction: Transaction, job_id: int) -> list[Committed]:
     columns = (jobs_table.c.identity, jobs_table.c.attempt, jobs_table.c.publication, jobs_table.c.kind)
     rows = transaction.run(sa.select(*columns).where(jobs_table.c.id == job_id, jobs_table.c.state == State.DONE.value))
     return [
-        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=Kind(row.kind))
+        Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=kind_named(row.kind))
         for row in rows
     ]
 

@@ -21,6 +21,7 @@ from qsweep.db.tables import jobs, sweep_jobs, sweeps
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import KINDS
 from qsweep.sweeps.spec import Spec, variant
 
 CHUNK = 5_000
@@ -146,7 +147,7 @@ def _rows(given: Sequence[Job]) -> list[Row]:
         if key not in costs:  # Jobs of one cohort do the same work.
             costs[key] = job.cost
         precision = job.training.recipe.precision
-        rows.append(((identity, job.kind.value, costs[key], key, precision, job.to_json()), job.parent))
+        rows.append(((identity, job.kind.name, costs[key], key, precision, job.to_json()), job.parent))
     return rows
 
 
@@ -189,13 +190,13 @@ def _lock_parents(transaction: Transaction, parents: set[str]) -> dict[str, Any]
     if not parents:
         return {}
     named = transaction.among(jobs.c.identity, sorted(parents))
-    lacking = sa.and_(jobs.c.model_file.is_(None), sa.not_(jobs.c.has_children), sa.not_(jobs.c.diverged)).label(
-        "lacking"
-    )
+    leaves_file = jobs.c.kind.in_([one.name for one in KINDS.values() if one.leaves is not None])
+    unkept = sa.and_(leaves_file, jobs.c.model_file.is_(None), sa.not_(jobs.c.has_children), sa.not_(jobs.c.diverged))
+    lacking = unkept.label("lacking")
     statement = sa.select(jobs.c.id, jobs.c.identity, jobs.c.state, lacking).where(named).order_by(jobs.c.id)
     rows = transaction.run(statement.with_for_update(key_share=True)).all()
     if lost := [row.id for row in rows if row.state == State.DONE and row.lacking]:
-        # Done without its model a moment ago, when nobody had asked for it: the launch looked before that.
+        # Done without its file a moment ago, when nobody had asked for it: the launch looked before that.
         invalidate(transaction, lost, LOST_MODEL)
         rows = transaction.run(statement).all()
     found = {row.identity: row for row in rows}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from qsweep.db.columns import column, table_of_rows, text
 from qsweep.db.schema import KINDS, VERSION, Kind
 from qsweep.sweeps.errors import InputError, QsweepError
-from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.kinds import Kind as JobKind
 from qsweep.sweeps.wholefiles import write_whole
 
 FILE = "__file"
@@ -104,7 +104,7 @@ class ResultStore:
         """
         known = KINDS[kind]
         pointers = committed if isinstance(committed, pa.Table) else table_of(committed)
-        pointers = pointers.filter(pc.equal(pointers["kind"], text(known.of.value)))
+        pointers = pointers.filter(pc.equal(pointers["kind"], text(known.of.name)))
         pointers = pointers.combine_chunks()
         names = list(known.columns.names if columns is None else columns)
         schema = pa.schema([known.columns.field(name) for name in names])
@@ -275,7 +275,7 @@ def table_of(pointers: Iterable[Pointer]) -> pa.Table:
             "job": column([one.job for one in listed], pa.string()),
             "attempt": column([one.attempt for one in listed], pa.int64()),
             "publication": column([one.publication for one in listed], pa.string()),
-            "kind": column([one.kind.value for one in listed], pa.string()),
+            "kind": column([one.kind.name for one in listed], pa.string()),
         }
     )
 

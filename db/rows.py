@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qsweep.db.states import AgentState, FailureClass, Obstacle, State, SweepState
-from qsweep.sweeps.kinds import Kind
+from qsweep.sweeps.kinds import TRAIN, File, Kind, kind_named
 
 if TYPE_CHECKING:
     from qsweep.sweeps.job import Job
@@ -367,13 +367,16 @@ class Saved:
 
 @dataclass(frozen=True, kw_only=True)
 class ParentModel:
-    """The trained model that a child job takes, as it stood when the child was claimed."""
+    """The job that a claimed one stands on, with the file that it left, as it stood when that was claimed."""
 
     identity: str
     attempt: int
     model_file: str | None
     model_hash: str | None
     diverged: bool
+    kind: str = TRAIN.name
+    parent: ParentModel | None = None
+    """The job that it stands on itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,6 +392,17 @@ class Claim:
     keep_model: bool = True
     """Some sweep asks for the trained model."""
     parent: ParentModel | None = None
+
+    def ancestors(self) -> Iterator[ParentModel]:
+        """The jobs above, the nearest first."""
+        one = self.parent
+        while one is not None:
+            yield one
+            one = one.parent
+
+    def source(self, file: File) -> ParentModel | None:
+        """The nearest job above whose kind leaves such a file."""
+        return next((one for one in self.ancestors() if kind_named(one.kind).leaves is file), None)
 
 
 class Fenced(Protocol):
@@ -510,7 +524,7 @@ class Committed:
     job: str
     attempt: int
     publication: str
-    kind: Kind = Kind.TRAIN
+    kind: Kind = TRAIN
 
 
 @dataclass(frozen=True, kw_only=True)

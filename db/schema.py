@@ -11,9 +11,8 @@ from typing import Any, get_type_hints
 
 import pyarrow as pa
 
+from qsweep.sweeps import kinds
 from qsweep.sweeps.datasets import ImageFolder
-from qsweep.sweeps.job import Kind as JobKind
-from qsweep.sweeps.measures import MEASURES, Distortion, PacBayes, Sharpness
 from qsweep.sweeps.models import MODELS
 from qsweep.sweeps.optimizers import OPTIMIZERS
 from qsweep.sweeps.quantizers import QUANTIZERS
@@ -39,12 +38,27 @@ TYPES: dict[Any, pa.DataType] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of result: its columns, the jobs that have it, and whether one has exactly one row of it."""
+    """One kind of result and its columns. Which jobs have it, `sweeps.kinds` says."""
 
     name: str
     columns: pa.Schema
-    one_row_a_job: bool
-    of: JobKind = JobKind.TRAIN
+
+    @property
+    def of(self) -> kinds.Kind:
+        """The kind of the jobs that have it."""
+        return next(one for one in kinds.KINDS.values() if self.name in one.rows)
+
+    @property
+    def one_row_a_job(self) -> bool:
+        """Whether each of those jobs has exactly one row of it."""
+        return self.of.rows[0] == self.name
+
+    @property
+    def numbers(self) -> list[str]:
+        """The columns of the numbers that a job ends with."""
+        known = {*(field.name for field in (*KEY, *PROVENANCE, *own_settings(self.of))), *SETTINGS.names}
+        found = [field for field in self.columns if field.name not in known]
+        return [one.name for one in found if pa.types.is_floating(one.type) or one.name == "chosen_epoch"]
 
 
 def _settings() -> tuple[pa.Field, ...]:
@@ -58,12 +72,14 @@ def _settings() -> tuple[pa.Field, ...]:
     return tuple(pa.field(name, kind) for name, kind in found.items())
 
 
-def _measure_settings(*families: type[Any]) -> tuple[pa.Field, ...]:
-    """One column for each setting that any of these measures may have."""
-    found: dict[str, pa.DataType] = {"measure": pa.string()}
-    for family in families:
-        found |= _columns_of(family)
-    return tuple(pa.field(name, kind) for name, kind in found.items())
+def own_settings(*of: kinds.Kind) -> tuple[pa.Field, ...]:
+    """One column for each setting that a job of one of these kinds may have beside those of the training above it."""
+    found: dict[str, pa.DataType] = {}
+    for kind in of:
+        found |= {kind.family: pa.string()} if kind.family else {}
+        for component in kind.classes().values():
+            found |= _columns_of(component)
+    return tuple(pa.field(name, of_values) for name, of_values in found.items())
 
 
 def _columns_of(component: type[Any]) -> dict[str, pa.DataType]:
@@ -178,27 +194,23 @@ DISTORTION = (
 )
 
 SETTINGS = pa.schema(
-    {field.name: field for field in (*_settings(), *_measure_settings(*MEASURES.values()))}.values(),
+    {field.name: field for field in (*_settings(), *own_settings(*kinds.KINDS.values()))}.values(),
 )
 """One column for each setting that any job may have."""
 
 KINDS: dict[str, Kind] = {
     one.name: one
     for one in (
-        Kind(name="runs", columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *RUN]), one_row_a_job=True),
-        Kind(name="epochs", columns=pa.schema([*KEY, *EPOCH]), one_row_a_job=False),
-        Kind(name="layers", columns=pa.schema([*KEY, *LAYER]), one_row_a_job=False),
+        Kind(name="runs", columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *RUN])),
+        Kind(name="epochs", columns=pa.schema([*KEY, *EPOCH])),
+        Kind(name="layers", columns=pa.schema([*KEY, *LAYER])),
         Kind(
             name="measures",
-            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *_measure_settings(PacBayes, Sharpness), *MEASURE]),
-            one_row_a_job=True,
-            of=JobKind.MEASURE,
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.FLATNESS), *MEASURE]),
         ),
         Kind(
             name="distortions",
-            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *_measure_settings(Distortion), *DISTORTION]),
-            one_row_a_job=True,
-            of=JobKind.CORRUPT,
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.DISTORTION), *DISTORTION]),
         ),
     )
 }

@@ -15,7 +15,7 @@ from qsweep.orchestrator.children import worker_environment
 from qsweep.orchestrator.machine import Machine
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import QsweepError, raise_packed
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
 from qsweep.workers.forms import forms_of
 
 SLOTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -57,7 +57,7 @@ def training_shapes(jobs: Sequence[Job]) -> dict[str, list[Job]]:
     """The trainings by shape: measures have no form to choose."""
     shapes: dict[str, list[Job]] = {}
     for job in jobs:
-        if job.kind is Kind.TRAIN:
+        if job.kind.is_calibrated:
             shapes.setdefault(job.shape, []).append(job)
     return shapes
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qsweep.db.home import Home
@@ -16,6 +18,9 @@ from qsweep.sweeps.code import code_version
 from qsweep.sweeps.datasets import DATASETS, ImageFolder
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.words import counted
+
+GPU_SECONDS = 60.0
+"""How long the check of a GPU takes: what compiles longer at its start is said to be left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,43 @@ def examine(home: Home) -> list[Finding]:
         found = error
     findings = [Finding(part="qsweep", ok=True, text=code_version()), _machine(found), _home(home), _registry(home)]
     return findings + [_data(name, found) for name in named]
+
+
+def examine_gpus(seconds: float = GPU_SECONDS) -> list[Finding]:
+    """What each GPU that is visible here can do, and whether it computes what it should: all at once, in about so many
+    seconds."""
+    count = len(
+        ask_child("qsweep.workers.probe", "--folder", "", "--apart", failing="the probe of this machine")["gpus"]
+    )
+    if not count:
+        text = "torch finds none: is there one, does nvidia-smi show it, and is this build of torch for it?"
+        return [Finding(part="GPU", ok=False, text=text)]
+    with ThreadPoolExecutor(count) as pool:
+        return [one for found in pool.map(partial(_examine_gpu, seconds=seconds), range(count)) for one in found]
+
+
+def _examine_gpu(index: int, seconds: float) -> list[Finding]:
+    part = f"GPU {index}"
+    try:
+        content = ask_child(
+            "qsweep.workers.selfcheck", "--seconds", f"{seconds:g}", failing=f"the check of {part}", gpu=index
+        )
+    except QsweepError as error:
+        return [Finding(part=part, ok=False, text=str(error))]
+    return device_findings(part, content)
+
+
+def device_findings(part: str, content: Mapping[str, Any]) -> list[Finding]:
+    """What `workers.selfcheck` found, in a line for each question; forms that answer alike share it."""
+    findings = [Finding(part=part, ok=True, text=f"{content['device']}; precisions {', '.join(content['precisions'])}")]
+    checks = content["checks"]
+    for what, precision in dict.fromkeys((one["what"], one["precision"]) for one in checks):
+        mine = [one for one in checks if (one["what"], one["precision"]) == (what, precision)]
+        words = "; ".join(f"{one['form']}: {one['text']}" for one in mine)
+        asked = [one["ok"] for one in mine if one["ok"] is not None]
+        ok, failed = bool(asked) and all(asked), False in asked
+        findings.append(Finding(part=part, ok=ok, text=f"{precision} {what}: {words}", needed=failed))
+    return findings
 
 
 def _probe(home: Home, datasets: Sequence[str]) -> dict[str, Any]:

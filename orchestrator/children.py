@@ -10,7 +10,7 @@ from typing import Any
 from qsweep.db.home import Home
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import QsweepError, raise_packed
-from qsweep.workers.environment import KEEP_MEMORY
+from qsweep.workers.environment import KEEP_MEMORY, gpu_environment
 
 MOST = 2000
 """Characters of what a child said before it died."""
@@ -27,23 +27,25 @@ def worker_environment(home: Home, *, threads: int, gpu: int | None = None) -> d
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         environment[variable] = str(threads)
     environment = KEEP_MEMORY | environment
-    if gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    return environment
+    return environment if gpu is None else environment | gpu_environment(gpu, environment)
 
 
-def ask_child(module: str, *arguments: str, failing: str, watched: bool = False) -> dict[str, Any]:
+def ask_child(
+    module: str, *arguments: str, failing: str, watched: bool = False, gpu: int | None = None
+) -> dict[str, Any]:
     """What `python -m MODULE ARGUMENTS` answers. Raises the error that it answers with, as it was there.
 
-    Of one that dies it says what was `failing`. What a `watched` one writes to stderr is seen as it comes.
+    Of one that dies it says what was `failing`. What a `watched` one writes to stderr is seen as it comes. With `gpu`
+    it sees that one of this process's GPUs alone.
     """
+    environment = child_environment()
     answer = processes.run(
         [*processes.PYTHON, module, *arguments],
         stdout=subprocess.PIPE,
         stderr=None if watched else subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        env=child_environment(),
+        env=environment if gpu is None else environment | gpu_environment(gpu, environment),
         check=False,
     )
     lines = answer.stdout.splitlines()

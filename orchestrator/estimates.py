@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from qsweep.db.rows import Calibration
 from qsweep.orchestrator.basis import Basis
 from qsweep.reports.speeds import Ran
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
 
 CPU_OPERATION = 1 / 5.8e10
 """Seconds of an operation of large nets on one core, where nothing was measured: the README's NiN 2x8 at CIFAR size."""
@@ -51,7 +51,7 @@ class Speeds:
             if one.device == device and one.seconds > 0:
                 by_key[one.job.cohort_key, one.slots].append(one.seconds)
                 by_shape[one.job.shape, one.slots].append(one.seconds / one.job.cost)
-                by_work[one.job.kind.value, _work(one.job)].append(one.seconds / one.job.cost / one.slots)
+                by_work[one.job.kind.name, _work(one.job)].append(one.seconds / one.job.cost / one.slots)
         self._by_key = {key: statistics.median(values) for key, values in by_key.items()}
         self._by_shape = {key: statistics.median(values) for key, values in by_shape.items()}
         self._by_work = {key: statistics.median(values) for key, values in by_work.items()}
@@ -62,7 +62,8 @@ class Speeds:
             return Estimate(seconds=seconds, basis=Basis.MEASURED)
         if rate := self._by_shape.get((job.shape, slots)):
             return Estimate(seconds=rate * job.cost, basis=Basis.SHAPE)
-        if calibration is not None and calibration.seconds and calibration.slots == slots and job.kind is Kind.TRAIN:
+        times_steps = job.kind.is_calibrated and calibration is not None and calibration.slots == slots
+        if times_steps and calibration is not None and calibration.seconds:
             step = 3 * _work(job) * job.training.recipe.batch_size  # operations, as `job.cost` counts them
             return Estimate(seconds=calibration.seconds / step * job.cost, basis=Basis.CALIBRATED)
         if rate := self._scaled(job):
@@ -72,7 +73,7 @@ class Speeds:
 
     def _scaled(self, job: Job) -> float | None:
         """Seconds per operation and slot of the nearest shape, if it is near enough to say anything."""
-        kind, work = job.kind.value, _work(job)
+        kind, work = job.kind.name, _work(job)
         distances = {other: abs(math.log(other / work)) for one, other in self._by_work if one == kind}
         nearest = min(distances, key=lambda other: distances[other], default=0.0)
         return self._by_work[kind, nearest] if nearest and distances[nearest] <= math.log(NEAR) else None

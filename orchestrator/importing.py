@@ -16,7 +16,7 @@ from qsweep.db.home import Home
 from qsweep.db.model_names import model_name
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
-from qsweep.db.rows import BundleRow, Claim, Finished, JobRow
+from qsweep.db.rows import BundleRow, Claim, Finished, JobRow, ParentModel
 from qsweep.db.states import State
 from qsweep.orchestrator.inspection import check_results, read_whole, results_file
 from qsweep.sweeps.errors import InputError
@@ -97,31 +97,44 @@ def _find_jobs(registry: Registry, manifest: Manifest, path: Path) -> dict[int, 
 
 
 def _check_parents(registry: Registry, manifest: Manifest, rows: Mapping[int, JobRow], path: Path) -> None:
-    """Raise InputError if a job was given another model to measure than that of its parent here, unless the parent came
-    along. Of a job that the bundle does not hold any more, the parent may have been trained anew since."""
-    ids = {row.parent_id for row in rows.values() if row.parent_id is not None}
-    parents = {row.id: row for row in registry.jobs_of(sorted(ids))}
+    """Raise InputError if a job was given another model to work on than that of its ancestor here, unless that came
+    along. Of a job that the bundle does not hold any more, the ancestors may have been computed anew since."""
+    known = _ancestors(registry, rows.values())
     along = {claim.job.identity for claim in manifest.claims}
     for claim in manifest.claims:
-        if (taken := claim.parent) is None or claim.job.parent in along:
-            continue
-        parent = parents.get(rows[claim.job_id].parent_id or 0)
         held = _is_held(rows[claim.job_id], claim, manifest.holder)
-        if (
-            parent is None
-            or taken.identity != parent.identity
-            or taken.attempt > parent.attempt
-            or (held and (taken.attempt, taken.model_hash, taken.diverged) != _model_of(parent))
-        ):
-            raise InputError(
-                f"job {claim.job.identity[:12]} was never packed with the model that it names",
-                place=str(path),
-                allowed="copy the bundle again; nothing was imported",
-            )
+        above = claim.job.parent
+        for taken in claim.ancestors():
+            one = known.get(taken.identity)
+            if (
+                one is None
+                or taken.identity != above
+                or not (taken.identity in along or _is_model_of(taken, one, held=held))
+            ):
+                raise InputError(
+                    f"job {claim.job.identity[:12]} was never packed with the model that it names",
+                    place=str(path),
+                    allowed="copy the bundle again; nothing was imported",
+                )
+            above = one.job.parent
 
 
-def _model_of(parent: JobRow) -> tuple[int, str | None, bool]:
-    return parent.attempt, parent.model_hash, parent.diverged
+def _ancestors(registry: Registry, rows: Iterable[JobRow]) -> dict[str, JobRow]:
+    """The jobs above these, by identity."""
+    found: dict[str, JobRow] = {}
+    level = {row.parent_id for row in rows if row.parent_id is not None}
+    while level:
+        above = registry.jobs_of(sorted(level))
+        found |= {row.identity: row for row in above}
+        level = {row.parent_id for row in above if row.parent_id is not None}
+    return found
+
+
+def _is_model_of(taken: ParentModel, row: JobRow, *, held: bool) -> bool:
+    """Whether a job may have been packed with this model of the other."""
+    if not held:
+        return taken.attempt <= row.attempt
+    return (taken.attempt, taken.model_hash, taken.diverged) == (row.attempt, row.model_hash, row.diverged)
 
 
 def _is_held(row: JobRow, claim: Claim, holder: int) -> bool:

@@ -13,10 +13,10 @@ from qsweep.db.foreign import check_unique, check_values, is_of, parse
 from qsweep.db.rows import Claim
 from qsweep.db.schema import KINDS, VERSION, Kind
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.kinds import File
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
-from qsweep.workers.forms import known_form
+from qsweep.workers.forms import is_known
 
 AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33
@@ -52,7 +52,7 @@ def _trained(findings: Findings) -> dict[str, Origin]:
     return {
         one.claim.job.identity: (one.claim.job.identity, one.claim.attempt, one.model_hash)
         for one in found
-        if one.claim.job.kind is JobKind.TRAIN
+        if one.claim.job.kind.leaves is File.MODEL
     }
 
 
@@ -83,7 +83,7 @@ def _check_file(content: bytes, kind: Kind, publication: Publication, trained: M
     elif kind.name == "layers":
         _check_layers(table, claims)
     else:
-        _check_rows(table, publication, trained)
+        _check_rows(table, kind, publication, trained)
 
 
 def _most(kind: Kind, claim: Claim) -> int:
@@ -139,7 +139,7 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
             raise ValueError(f"job {identity[:12]} has not each of its {len(expected)} layers once")
 
 
-def _check_rows(table: pa.Table, publication: Publication, trained: Mapping[str, Origin]) -> None:
+def _check_rows(table: pa.Table, kind: Kind, publication: Publication, trained: Mapping[str, Origin]) -> None:
     """Each job has its one row, with its settings, its parent and what the ledger says of it."""
     rows = {row["job"]: row for row in table.to_pylist()}
     for one in publication.results:
@@ -151,26 +151,24 @@ def _check_rows(table: pa.Table, publication: Publication, trained: Mapping[str,
             raise ValueError(f"{name}: the row and the ledger differ in whether it diverged")
         if any(row.get(key) is not None and len(row[key]) > NAME for key in PROVENANCE):
             raise ValueError(f"{name}: its row names a host, device, torch or code of more than {NAME} characters")
-        if known_form(row.get("slots"), row.get("form")) is None:
+        if not is_known(row.get("slots"), row.get("form")):
             raise ValueError(f"{name}: there is no form {row.get('form')!r} in {row.get('slots')} slots")
-        if job.kind is JobKind.TRAIN and not one.diverged:
+        if kind.name == "runs" and not one.diverged:
             _check_found(row, job.training.recipe.epochs, name)
-        if job.parent is not None:
+        if File.MODEL in job.kind.takes:
             _check_origin(row, _origin(one.claim, trained), name)
 
 
 def _origin(claim: Claim, trained: Mapping[str, Origin]) -> Origin | None:
     """The model that a measure took: that of a training done in the bundle, or before it left."""
-    parent, found = claim.parent, trained.get(str(claim.job.parent))
-    if found is not None or parent is None:
-        return found
-    return parent.identity, parent.attempt, parent.model_hash
+    source = claim.source(File.MODEL)
+    if source is None:
+        return None
+    return trained.get(source.identity) or (source.identity, source.attempt, source.model_hash)
 
 
 def _check_origin(row: dict[str, Any], origin: Origin | None, name: str) -> None:
-    if origin is None:
-        raise ValueError(f"{name}: it measures a model that nobody has trained")
-    if (row.get("parent"), row.get("parent_attempt"), row.get("model_hash")) != origin:
+    if origin is None or (row.get("parent"), row.get("parent_attempt"), row.get("model_hash")) != origin:
         raise ValueError(f"{name}: its row is of another model than that of its parent")
 
 

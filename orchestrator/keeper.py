@@ -1,7 +1,8 @@
-"""The keeper of a detached sweep: `python -m qsweep.orchestrator.keeper`, a launcher on this machine that nobody looks at.
+"""The keeper of a detached sweep, a launcher that nobody looks at: `python -m qsweep.orchestrator.keeper`.
 
-It runs in a session of its own, starts agents again by the law of `orchestrator.upkeep`, and ends when nothing is left
-to run, or when the sweep is paused or cancelled. Nothing depends on it: agents whose keeper dies work on.
+It runs on this machine in a session of its own, starts agents again by the law of `orchestrator.upkeep`, and ends when
+nothing is left to run, or when the sweep is paused or cancelled. Nothing depends on it: agents whose keeper dies work
+on.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, 
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
 from qsweep.reports.table import precision_name
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import kind_named
 
 METRICS = ("train_loss", "test_loss", "generalization_gap", "test_accuracy")
 WINDOW = 600.0
@@ -184,7 +184,7 @@ class Lookout:
         """Take the results of these trainings into the means, each once."""
         highest = max((number for number, _ in done), default=0)
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
-        fresh = [(number, one) for number, one in done if one.kind is Kind.TRAIN and not self._taken[number]]
+        fresh = [(number, one) for number, one in done if "runs" in one.kind.rows and not self._taken[number]]
         columns = ["bits", "diverged", *METRICS]
         pointers = table_of(one for _, one in fresh)
         if self._damaged:
@@ -241,7 +241,7 @@ def partial_work(agents: Sequence[AgentRow], recent: Sequence[Change], held: Map
 
 def _pointer(one: Change | Done) -> Committed:
     assert one.publication is not None
-    return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=Kind(one.kind))
+    return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
 
 
 def note_of(agent: AgentRow) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qsweep.db.home import Home
@@ -17,6 +17,7 @@ from qsweep.orchestrator.options import size_text
 from qsweep.orchestrator.planner import CohortPlan, Plan, make_plan
 from qsweep.orchestrator.selection import Selection
 from qsweep.reports.sheet import Heading, Sheet
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.words import counted
 
 
@@ -131,7 +132,28 @@ def look_ahead(
         if registry is not None:
             registry.close()
     chosen_done = sum(job.identity in done for job in selection.chosen)
-    return Outlook(plan=plan, done=chosen_done, notes=tuple(_notes(home, plan, machine)), device=machine.device)
+    left = (job for job in selection.chosen if job.identity not in done)
+    notes = (*_notes(home, plan, machine), *precision_notes(left, machine.device))
+    return Outlook(plan=plan, done=chosen_done, notes=notes, device=machine.device)
+
+
+TF32_SPEED: dict[str, float] = {}
+"""How many times as fast a CIFAR-10 NiN of the paper trains in tf32 as in fp32, by class of device, as
+`benchmarks/results` has it. Empty until a GPU has been measured."""
+TF32_GUESS = "1.5 to 3 times as fast, by a guess"
+
+
+def precision_notes(jobs: Iterable[Job], device: str) -> Iterator[str]:
+    """What single precision costs on a GPU: PyTorch's default there is another one, and was the paper's."""
+    if not device.startswith("cuda"):
+        return
+    if any(job.kind.is_calibrated and job.training.recipe.precision == "fp32" for job in jobs):
+        known = TF32_SPEED.get(device)
+        speed = TF32_GUESS if known is None else f"{known:.1f} times as fast here"
+        yield (
+            f"this is fp32; tf32 computes convolutions as the paper's A100 did by PyTorch's default, {speed}: "
+            "--set precision=tf32 (another sweep; GPUs from the A100 on)"
+        )
 
 
 def _notes(home: Home, plan: Plan, machine: Machine) -> Iterator[str]:

@@ -30,11 +30,10 @@ from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.machine import KeptWeights, probe
 from qsweep.orchestrator.registration import find_launched, register
 from qsweep.orchestrator.selection import Selection
-from qsweep.sweeps.code import check_snapshot, code_version
+from qsweep.sweeps.code import PACKAGE, check_snapshot, code_version
 from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
-from qsweep.sweeps.job import Kind
 from qsweep.sweeps.wholefiles import LONGEST
 from qsweep.workers.agent.heart import Heart
 from qsweep.workers.bundle.archive import write_zip
@@ -97,7 +96,7 @@ def pack(
     known, _ = find_launched(home, selection)
     check_models(home, selection)
     version = choose_code(known, code)
-    if version != code_version() and not (home.code / version / "workers" / "__main__.py").is_file():
+    if version != code_version() and not (home.code / version / PACKAGE / "workers" / "__main__.py").is_file():
         raise InputError(f"the code {version} can't run a bundle", place="--code", allowed="pack with --code current")
     found = _find_weights(home, selection, known, weights)
     registry, sweep, _ = register(home, selection, known, code=version)
@@ -165,7 +164,7 @@ def _find_weights(
     starting = [
         job
         for job in selection.chosen
-        if job.kind is Kind.TRAIN and job.training.starts_from_weights and job.identity not in done
+        if job.parent is None and job.training.starts_from_weights and job.identity not in done
     ]
     if not starting and not given:
         return ()
@@ -313,7 +312,7 @@ def _needed(data: DataSet) -> str:
 
 def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
     """The weights that trainings start from."""
-    trainings = [claim.job.training for claim in claims if claim.job.kind is Kind.TRAIN]
+    trainings = [claim.job.training for claim in claims if claim.job.parent is None]
     for name in sorted({one.weights_file for one in trainings if one.starts_from_weights}):
         source, target = home.weights / name, folder / home.weights.name / name
         if not source.is_file():
@@ -327,13 +326,14 @@ def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
 
 
 def _put_models(home: Home, claims: Sequence[Claim], folder: Path) -> None:
-    """The models of parents that are done here, for the measures that left."""
+    """The files that jobs take from others which are done here and don't come along."""
     coming = {claim.job.identity for claim in claims}
-    parents = {claim.parent.identity: claim.parent for claim in claims if claim.parent is not None}
-    for identity, parent in parents.items():
-        if identity in coming or parent.model_file is None:
+    sources = (claim.source(file) for claim in claims for file in claim.job.kind.takes)
+    needed = {one.identity: one for one in sources if one is not None and one.identity not in coming}
+    for identity, one in needed.items():
+        if one.model_file is None:
             continue
-        source, target = home.models / parent.model_file, folder / "models" / parent.model_file
+        source, target = home.models / one.model_file, folder / "models" / one.model_file
         if not source.is_file():
             raise InputError(f"the model of job {identity[:12]} is gone", place=str(source))
         target.parent.mkdir(parents=True, exist_ok=True)

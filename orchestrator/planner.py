@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from qsweep.db.rows import Calibration
 from qsweep.orchestrator.basis import Basis
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import File
 from qsweep.sweeps.training import Training
 from qsweep.workers.forms import default_form, known_form
 
@@ -107,7 +108,7 @@ def _cohort(
     members: Sequence[Job], device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
 ) -> CohortPlan:
     job = members[0]
-    slots, form = default_form(job.training, device, trains=job.kind is Kind.TRAIN)
+    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated)
     if recorded is not None and (known := known_form(recorded.slots, recorded.form)):
         slots, form = recorded.slots, known
     else:
@@ -115,7 +116,7 @@ def _cohort(
     slots = min(slots, limit or slots)
     estimate = speeds.estimate(job, slots, recorded)
     memory = cohort_memory(job.training, slots)
-    if recorded is not None and recorded.peak and slots == recorded.slots and job.kind is Kind.TRAIN:
+    if recorded is not None and recorded.peak and slots == recorded.slots and job.kind.is_calibrated:
         memory = float(recorded.peak)
     return CohortPlan(
         key=job.cohort_key,
@@ -152,8 +153,8 @@ def _shares(cohorts: Sequence[CohortPlan]) -> dict[str, float]:
 
 def _disk(jobs: Sequence[Job], keep: str) -> float:
     keeps = keep == "all" or (keep == "children" and any(job.parent is not None for job in jobs))
-    kept = 0 if not keeps else sum(model_bytes(job.training) for job in jobs if job.kind is Kind.TRAIN)
-    results = sum(4_000 + (120.0 * job.training.recipe.epochs if job.kind is Kind.TRAIN else 0) for job in jobs)
+    kept = 0 if not keeps else sum(model_bytes(job.training) for job in jobs if job.kind.leaves is File.MODEL)
+    results = sum(4_000 + (120.0 * job.training.recipe.epochs if "epochs" in job.kind.rows else 0) for job in jobs)
     return kept + results
 
 

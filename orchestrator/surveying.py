@@ -28,7 +28,7 @@ from qsweep.reports.table import precision_name
 from qsweep.sweeps import processes
 from qsweep.sweeps.code import code_origin
 from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import File, kind_named
 from qsweep.sweeps.landscape import PLANE, Landscape
 from qsweep.sweeps.spec import matching
 
@@ -95,7 +95,7 @@ def choose_models(
             rows[row.identity] = trained_model(home, row)
             continue
         sweep = registry.find_sweep(target)
-        members = {row.identity: row for row in registry.jobs(sweep.id) if row.kind == Kind.TRAIN}
+        members = {row.identity: row for row in registry.jobs(sweep.id) if _makes_model(row)}
         if where is not None and members:
             admitted = matching([row.job for row in members.values()], where)
             members = {job.identity: members[job.identity] for job in admitted}
@@ -108,11 +108,15 @@ def choose_models(
     return Chosen(rows=tuple(rows.values()), notes=tuple(notes))
 
 
+def _makes_model(row: JobRow) -> bool:
+    return kind_named(row.kind).leaves is File.MODEL
+
+
 def trained_model(home: Home, row: JobRow) -> JobRow:
     """This job, if its trained model is there. Raises InputError that says why not."""
     place = f"job {row.identity[:12]}"
-    if row.kind != Kind.TRAIN:
-        raise InputError(f"a {row.kind} job trains no model", place=place, allowed="name the training")
+    if not _makes_model(row):
+        raise InputError(f"a {kind_named(row.kind).noun} makes no model", place=place, allowed="name the training")
     if row.state is not State.DONE:
         raise InputError(f"it is {row.state.value}, and has no model yet", place=place)
     if row.diverged:

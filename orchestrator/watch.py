@@ -26,7 +26,7 @@ from qsweep.orchestrator.stopped import words as stopped_words
 from qsweep.orchestrator.upkeep import Look, Upkeep
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.faults import point
-from qsweep.sweeps.kinds import Kind
+from qsweep.sweeps.kinds import kind_named
 
 TICK = 0.1
 """Seconds between two glances at whether anything has changed."""
@@ -200,7 +200,7 @@ class Watch:
         while changes := self.registry.changes(self.sweep.id, since=self._taken, limit=CHANGES):
             self._taken = changes[-1].id
             found += [
-                Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=Kind(one.kind))
+                Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
                 for one in changes
                 if one.target is State.DONE and one.publication and one.identity in self.progress.jobs
             ]

@@ -13,7 +13,7 @@ from qsweep.reports.formats import Format
 from qsweep.reports.outliers import LOSSES
 from qsweep.reports.render import Layout, render_all
 from qsweep.reports.source import Source
-from qsweep.reports.table import Table, make_table
+from qsweep.reports.table import Table, make_table, with_doubts
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.spec import Spec
 
@@ -42,7 +42,7 @@ def make_tables(source: Source, chosen: str | None = None, *, median: bool = Fal
     tables = chosen_tables(source.spec, chosen)
     if median:
         tables = [one if chosen is None and one.made_by != "means" else with_medians(one) for one in tables]
-    return [_made(source, one) for one in tables]
+    return [with_doubts(_made(source, one)) for one in tables]
 
 
 def render_tables(

@@ -28,7 +28,7 @@ from qsweep.reports.frames import with_frame_types
 from qsweep.reports.source import Source, check_columns, known_schema
 from qsweep.sweeps.code import release
 from qsweep.sweeps.errors import InputError, QsweepError
-from qsweep.sweeps.job import Kind as JobKind
+from qsweep.sweeps.kinds import KINDS as JOB_KINDS
 from qsweep.sweeps.strict_json import read_strictly
 from qsweep.sweeps.wholefiles import whole_folder
 
@@ -186,7 +186,7 @@ class BundleSource(Source):
     def _check_counted(self) -> None:
         """Raise InputError unless every result is that of a job's counted attempt."""
         jobs = self.read("jobs", ["job", "kind", "state", "attempt"]).to_pylist()
-        kinds, states = {one.value for one in JobKind}, {one.value for one in State}
+        kinds, states = set(JOB_KINDS), {one.value for one in State}
         place = str(self._folder / "jobs.parquet")
         if not all(row["kind"] in kinds and row["state"] in states for row in jobs):
             raise InputError("a job is of an unknown kind or state", place=place, allowed=AGAIN)
@@ -197,7 +197,7 @@ class BundleSource(Source):
                 continue
             keys = self.read(name, ["job", "attempt"])
             found = set(zip(keys["job"].to_pylist(), keys["attempt"].to_pylist(), strict=True))
-            wanted = {(job, attempt) for job, attempt, of in done if of == kind.of}
+            wanted = {(job, attempt) for job, attempt, of in done if of == kind.of.name}
             place = str(self._folder / f"{name}.parquet")
             if foreign := found - wanted:
                 job = str(min(foreign, key=str)[0])[:12]

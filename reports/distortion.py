@@ -12,7 +12,6 @@ from qsweep.reports.declaration import Column, Declaration, paper_values
 from qsweep.reports.labels import network_title
 from qsweep.reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
 from qsweep.sweeps.corruptions import CORRUPTIONS
-from qsweep.sweeps.job import Kind
 from qsweep.sweeps.measures import Distortion
 from qsweep.sweeps.spec import Spec
 
@@ -82,7 +81,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
     found: dict[tuple[Any, ...], tuple[Keys, Group]] = {}
     asked = [one for one in spec.declared_measures() if isinstance(one, Distortion)]
     several = len({one.corruption for one in asked}) > 1
-    trainings = [job for job in spec.jobs() if job.kind is Kind.TRAIN] if asked else []
+    trainings = spec.trainings() if asked else []
     networks: dict[tuple[str, str], int] = {}
     for parent in trainings:
         training = parent.training

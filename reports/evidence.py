@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from qsweep.reports.analysis.analysis import Analysis, Models, Options, analyze,
 from qsweep.reports.answers import make_tables
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table
+from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, TRAIN
 from qsweep.sweeps.spec import Spec
 
 VIEWS = ("jobs", "attempts")
@@ -27,11 +29,10 @@ class Evidence:
     spec: Spec
     jobs: pd.DataFrame
     attempts: pd.DataFrame
-    runs: pd.DataFrame
+    results: Mapping[str, pd.DataFrame]
+    """The one row of each done job, by the kind of the job."""
     epochs: pd.DataFrame
     layers: pd.DataFrame
-    measures: pd.DataFrame
-    distortions: pd.DataFrame
     tables: tuple[Table, ...]
     options: Options
     lost: tuple[Lost, ...] = ()
@@ -40,6 +41,18 @@ class Evidence:
     @property
     def title(self) -> str:
         return self.sweep.title
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        return self.results[TRAIN.name]
+
+    @property
+    def measures(self) -> pd.DataFrame:
+        return self.results[FLATNESS.name]
+
+    @property
+    def distortions(self) -> pd.DataFrame:
+        return self.results[DISTORTION.name]
 
     @cached_property
     def models(self) -> list[Models]:
@@ -58,11 +71,11 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         spec=source.spec,
         jobs=source.frame("jobs"),
         attempts=source.frame("attempts"),
-        runs=source.frame("runs"),
+        results={
+            name: source.frame(kind.rows[0]).drop(columns=["trace"], errors="ignore") for name, kind in KINDS.items()
+        },
         epochs=source.frame("epochs", ["job", "epoch", "train_loss", "train_accuracy"]),
         layers=source.frame("layers", ["job", "layer", "index", "bits", "step_size"]),
-        measures=source.frame("measures").drop(columns=["trace"]),
-        distortions=source.frame("distortions"),
         tables=tuple(make_tables(source)),
         options=options or Options(),
         lost=tuple(source.lost),

@@ -9,7 +9,6 @@ from typing import Any
 
 from qsweep.reports.declaration import Declaration, paper_values
 from qsweep.reports.table import Cell, Row, Table, make_cell, precision_name
-from qsweep.sweeps.job import Kind
 from qsweep.sweeps.measures import Flatness, PacBayes, measure_settings
 from qsweep.sweeps.spec import Spec
 
@@ -51,7 +50,7 @@ def make_flatness_table(
     rows_of = {row["job"]: row for row in results}
     groups: dict[Keys, Group] = {}
     measures = placed(spec.flatness_measures())
-    for parent in (job for job in spec.jobs() if job.kind is Kind.TRAIN):
+    for parent in spec.trainings():
         training = parent.training
         shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title
         keys = (training.data.title, shape, precision_name(training.bits))

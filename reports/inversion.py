@@ -32,6 +32,7 @@ HALVINGS = 512
 OMEGA = {
     ("ImageNet-1K", "ResNet-18"): 11_678_912,
     ("ImageNet-1K", "ResNet-50"): 25_502_912,
+    ("ImageNet-1K", "DeiT-T"): 5_647_872,
 }
 """Weights of convolutions and linear layers where the network is none of `sweeps.models`."""
 IMAGES = {"CIFAR-10": 50_000, "CIFAR-100": 50_000, "ImageNet-1K": 100_000}
@@ -86,10 +87,10 @@ def invert(norm: float, values: Mapping[str, float], *, omega: int, m: int) -> I
 
 def paper_rows() -> list[tuple[tuple[str, str, str], int, Implied]]:
     """Keys, ω and what is implied, for every row of the paper's Table 3 that has a norm in Table 2."""
-    norms = {_keys(row): float(row["weight_l2_norm"]) for row in _read("table2.csv")}
+    norms = {keys_of(row): float(row["weight_l2_norm"]) for row in read_paper("table2.csv")}
     found = []
-    for row in _read("table3.csv"):
-        keys = _keys(row)
+    for row in read_paper("table3.csv"):
+        keys = keys_of(row)
         if keys not in norms:
             continue
         omega = weights_of(keys[0], keys[1])
@@ -111,6 +112,17 @@ def weights_of(dataset: str, network: str) -> int:
         else NiN(depth=int(shape[1]), width=int(shape[2]))
     )
     return sum(layer.weights for layer in model.layers(data) if layer.counted)
+
+
+def read_paper(name: str) -> list[dict[str, str]]:
+    """The rows of one of the shipped tables, all values as the texts that stand there."""
+    text = resources.files("qsweep.reports").joinpath("paper", name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def keys_of(row: Mapping[str, str]) -> tuple[str, str, str]:
+    """Data set, network and precision of a row of the paper."""
+    return row["dataset"], row["model"], row["precision"]
 
 
 def paper_sheet() -> Sheet:
@@ -174,15 +186,6 @@ def _is_lower_end(radius: float) -> bool:
         return False
     halvings = math.log2(UPPER / radius)
     return abs(2 ** (halvings - round(halvings)) - 1) < NEAR
-
-
-def _read(name: str) -> list[dict[str, str]]:
-    text = resources.files("qsweep.reports").joinpath("paper", name).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
-
-
-def _keys(row: Mapping[str, str]) -> tuple[str, str, str]:
-    return row["dataset"], row["model"], row["precision"]
 
 
 def _shown(value: float | None, decimals: int) -> str:

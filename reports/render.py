@@ -31,6 +31,8 @@ class Layout:
 
 
 MISSING = "–"
+DOUBTED = "‡"
+"""Behind a value of the paper that its review speaks against."""
 SOURCE = "this run"
 """Whose values stand in a row, beside `paper` and `difference`."""
 
@@ -68,6 +70,11 @@ def notes(table: Table, layout: Layout) -> list[str]:
         lines.append(
             f"The paper's values are those of {table.compared_with}, another data set: no differences; "
             "compare the trend."
+        )
+    if layout.against_paper and any(cell.doubted for row in table.rows for cell in row.cells):
+        lines.append(
+            f"{DOUBTED} The paper's value is in doubt (by its own formulas, or beside other publications): "
+            "`qsweep analyze --paper` says why."
         )
     return lines + list(table.remarks)
 
@@ -202,6 +209,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "standard_error": cell.error,
         "n": cell.count,
         "paper": cell.paper,
+        "paper_doubted": cell.doubted,
         "difference": cell.difference,
         "marks": cell.marks,
     }
@@ -232,7 +240,7 @@ def lines_of(row: Row, columns: list[Column], layout: Layout) -> list[list[str]]
     blank = [""] * len(row.keys)
     lines = [
         [*row.keys, SOURCE, *ours, models],
-        [*blank, "paper", *(_shown(cell.paper, column) for cell, column in pairs), ""],
+        [*blank, "paper", *(paper_text(cell, column) for cell, column in pairs), ""],
     ]
     if not any(cell.same_data for cell in row.cells):
         return lines
@@ -247,6 +255,11 @@ def _ours(cell: Cell, column: Column, row: Row, layout: Layout) -> str:
     text = _shown(cell.mean, column, error=cell.error if layout.spread else None)
     fewer = layout.spread and cell.mean is not None and cell.count != row.counted
     return text + (f" (n={cell.count})" if fewer else "") + cell.marks
+
+
+def paper_text(cell: Cell, column: Column) -> str:
+    """The paper's value as it is printed, with the sign of a doubt."""
+    return _shown(cell.paper, column) + (DOUBTED if cell.doubted else "")
 
 
 def _shown(value: float | None, column: Column, *, error: float | None = None, signed: bool = False) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from qsweep.reports.declaration import Column, Declaration, paper_values
 from qsweep.reports.outliers import is_outside
+from qsweep.reports.review import doubted_cells
 from qsweep.sweeps.datasets import data_of
 from qsweep.sweeps.models import MODELS
 from qsweep.sweeps.quantizers import FULL_PRECISION
@@ -45,6 +46,8 @@ class Cell:
     """The jobs that it is computed from, each with its value, by identity."""
     same_data: bool = True
     """Whether the paper's value is of the same data set; otherwise it is shown, and there is no difference."""
+    doubted: bool = False
+    """Whether a finding of `reports.review` speaks against the paper's value."""
 
     @property
     def difference(self) -> float | None:
@@ -120,6 +123,23 @@ def make_table(
 def beside_other_data(row: Row) -> Row:
     """The row beside values of the paper that are of another data set."""
     return replace(row, cells=tuple(replace(cell, same_data=False) for cell in row.cells))
+
+
+def with_doubts(table: Table) -> Table:
+    """The table with those of the paper's values marked that its review finds fault with."""
+    doubted = doubted_cells(table.declaration.paper or "")
+    if not doubted:
+        return table
+    names = [column.name for column in table.declaration.columns]
+    rows = []
+    for row in table.rows:
+        keys = (table.compared_with or row.keys[0], *row.keys[1:3])
+        cells = [
+            replace(cell, doubted=cell.paper is not None and (keys, name) in doubted)
+            for name, cell in zip(names, row.cells, strict=True)
+        ]
+        rows.append(replace(row, cells=tuple(cells)))
+    return replace(table, rows=tuple(rows))
 
 
 def row_keys(declaration: Declaration, settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,13 +15,15 @@ from pathlib import Path
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.wholefiles import whole_folder
 
-PACKAGES = ("sweeps", "db", "workers")
-"""The packages that an agent runs."""
+PACKAGE = "qsweep"
+ROOMS = ("sweeps", "db", "workers")
+"""The parts of the package that an agent runs."""
 DIRTY = ".dirty"
 STAMP = "CODE"
 """The file of a snapshot that holds its version."""
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*\+[0-9a-f]{12}")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).absolute().parents[2]
+"""The folder that `qsweep` is imported from: site-packages, a snapshot, or `src` of a checkout, whose links stay."""
 
 
 @functools.cache
@@ -31,7 +33,9 @@ def _own_files() -> dict[str, bytes]:
 
 
 def _files(root: Path) -> dict[str, bytes]:
-    paths = (path for package in PACKAGES for path in sorted((root / package).rglob("*.py")))
+    package = root / PACKAGE
+    paths = [path for room in ROOMS for path in sorted((package / room).rglob("*.py"))]
+    paths += package.glob("__init__.py")
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
@@ -66,6 +70,11 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
+def is_of_older_layout(snapshot: Path) -> bool:
+    """Whether this is code from before `qsweep` was one package: Python would find the installed one in its place."""
+    return not (snapshot / PACKAGE).is_dir() and (snapshot / ROOMS[0]).is_dir()
+
+
 def clear_bytecode(snapshot: Path) -> None:
     """Delete the bytecode there: what is left where somebody ran this code by hand, or by an older version. What can't
     be deleted stays, and the snapshot is not intact."""
@@ -81,6 +90,12 @@ def check_snapshot(folder: Path, version: str) -> Path:
     if VERSION.fullmatch(version) is None or not snapshot.is_dir():
         raise InputError(
             f"the snapshot of code {version} is gone", place=str(snapshot), allowed="launch with --code current"
+        )
+    if is_of_older_layout(snapshot):
+        raise InputError(
+            f"the code {version} was kept by an older qsweep, and its agents can't be started by this one",
+            place=str(snapshot),
+            allowed="go on with --code current",
         )
     clear_bytecode(snapshot)
     if not is_intact(snapshot, version):
@@ -138,9 +153,11 @@ def freeze(folder: Path) -> str:
 
 
 def _is_dirty() -> bool:
-    if not (ROOT / ".git").exists():
+    checkout = Path(__file__).resolve().parents[1]
+    if not (checkout / ".git").exists():
         return False
-    command = ["git", "-C", str(ROOT), "status", "--porcelain", "--", *PACKAGES]
+    paths = [str((ROOT / PACKAGE / name).resolve()) for name in ("__init__.py", *ROOMS)]
+    command = ["git", "-C", str(checkout), "status", "--porcelain", "--", *paths]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -168,7 +168,7 @@ def _take_code(snapshot: str) -> None:
         return
     sys.path.insert(0, snapshot)
     for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] in code.PACKAGES and hasattr(module, "__path__"):
+        if name.partition(".")[0] == code.PACKAGE and hasattr(module, "__path__"):
             module.__path__ = [str(root.joinpath(*name.split(".")))]
     code.ROOT = root
     for known in (code.code_version, code.code_origin):

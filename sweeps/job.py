@@ -10,12 +10,13 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from qsweep.sweeps.datasets import DataSet
-from qsweep.sweeps.kinds import Kind as Kind
-from qsweep.sweeps.measures import Measure, measure_content, measure_from, measure_settings
+from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.kinds import TRAIN, Kind, kind_named
+from qsweep.sweeps.measures import Measure, measure_content
 from qsweep.sweeps.models import Model
 from qsweep.sweeps.optimizers import Optimizer
 from qsweep.sweeps.quantizers import Quantizer
-from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.settings import Setting, build, settings_of
 from qsweep.sweeps.training import (
     Recipe,
     Training,
@@ -38,11 +39,11 @@ class Job:
     """
 
     training: Training
-    kind: Kind = Kind.TRAIN
+    kind: Kind = TRAIN
     parent: str | None = None
-    """Identity of the job whose model this one takes."""
+    """Identity of the job on which this one stands; None of a training."""
     measure: Measure | None = None
-    """What a `measure` or `corrupt` job asks of that model."""
+    """The settings of its kind, beside those of the training; None of a training itself."""
 
     @cached_property
     def identity(self) -> str:
@@ -54,10 +55,10 @@ class Job:
             "optimizer": _encoded_named(training.optimizer),
             "quantizer": _encoded_quantizer(training.quantizer, training.optimizer.weight_decay != 0),
         }
-        parts |= {"kind": f'"{self.kind.value}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
+        parts |= {"kind": f'"{self.kind.name}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
         parts["recipe"] = _encoded_recipe(training.recipe)
         if self.measure is not None:
-            parts["measure"] = _encoded_measure(self.measure)
+            parts[self.kind.family] = _encoded_measure(self.measure)
         text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
         return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
 
@@ -73,8 +74,7 @@ class Job:
         training = self.training
         content = {key: training.canonical()[key] for key in ("data", "model")}
         content["batches"] = [training.recipe.batch_size, training.recipe.precision]
-        kind = self.kind.value if self.measure is None else f"{self.kind.value}-{self.measure.name}"
-        return f"{kind}/{training.data.name}/{training.model.label}/{_digest(content, 16)}"
+        return f"{_what(self.kind, self.measure)}/{training.data.name}/{training.model.label}/{_digest(content, 16)}"
 
     @property
     def cost(self) -> float:
@@ -84,22 +84,24 @@ class Job:
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name (`bits`, `learning_rate`, …), for tables, queries and `--where`."""
         flat = self.training.settings()
-        return flat if self.measure is None else flat | measure_settings(self.measure)
+        if self.measure is None:
+            return flat
+        return flat | {self.kind.family: self.measure.name, **settings_of(self.measure)}
 
     def to_json(self) -> str:
         """The whole configuration, from which `from_json` makes an equal job."""
-        return _dumps({"kind": self.kind.value, "parent": self.parent, "settings": self.settings()})
+        return _dumps({"kind": self.kind.name, "parent": self.parent, "settings": self.settings()})
 
     @classmethod
     @lru_cache(maxsize=1024)  # a claim, its agent and a display read the same text
     def from_json(cls, text: str) -> Job:
         content: Mapping[str, Any] = json.loads(text)
-        settings = content["settings"]
+        settings, kind = content["settings"], kind_named(content["kind"])
         return cls(
             training=Training.from_settings(settings),
-            kind=Kind(content["kind"]),
+            kind=kind,
             parent=content["parent"],
-            measure=measure_from({**OLD_CONVENTIONS, **settings}) if "measure" in settings else None,
+            measure=_asked(kind, {**OLD_CONVENTIONS, **settings}),
         )
 
 
@@ -132,11 +134,26 @@ def _encoded_measure(measure: Measure) -> str:
 @lru_cache(maxsize=1024)
 def _cohort_key(kind: Kind, data: DataSet, model: Model, recipe: Recipe, measure: Measure | None) -> str:
     """Kept, because thousands of jobs share one. The recipe's seed is no part of it."""
-    shared, name = shared_content(data, model, recipe), kind.value
+    shared = shared_content(data, model, recipe)
     if measure is not None:
-        shared["measure"] = measure_content(measure)
-        name = f"{name}-{measure.name}"
-    return f"{name}/{data.name}/{model.label}/{_digest(shared, 16)}"
+        shared[kind.family] = measure_content(measure)
+    return f"{_what(kind, measure)}/{data.name}/{model.label}/{_digest(shared, 16)}"
+
+
+def _what(kind: Kind, measure: Measure | None) -> str:
+    """What a job does, as keys begin with it."""
+    return kind.name if measure is None else f"{kind.name}-{measure.name}"
+
+
+def _asked(kind: Kind, settings: Mapping[str, Any]) -> Any:
+    """The settings of a job's kind, as they are stored; None if there are none."""
+    name = settings.get(kind.family)
+    if name is None:
+        return None
+    known = kind.classes()
+    if name not in known:
+        raise InputError(f"{name!r} is not known", place=kind.family, allowed=nearest(str(name), known))
+    return build(known[name], settings)
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.corruptions import CORRUPTED, CORRUPTIONS, LARGEST, SEVERITIES
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.kinds import KINDS
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
 from qsweep.sweeps.training import Training
 
@@ -138,8 +139,9 @@ class Distortion:
 Flatness: TypeAlias = PacBayes | Sharpness
 Measure: TypeAlias = Flatness | Distortion
 MEASURES: dict[str, type[PacBayes] | type[Sharpness] | type[Distortion]] = {
-    one.name: one for one in (PacBayes, Sharpness, Distortion)
+    name: one for kind in KINDS.values() if kind.family == "measure" for name, one in kind.classes().items()
 }
+"""Every measure by the name that a sweep file gives it."""
 
 
 def measure_from(given: Mapping[str, Any], *, place: str | None = None) -> Measure:

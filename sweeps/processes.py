@@ -37,6 +37,7 @@ SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of prctl(2)."""
 PYTHON = (sys.executable, "-m")
 """What the command line of a module of ours begins with."""
+FORK_SERVER = "qsweep.sweeps.forkserver"
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
@@ -114,13 +115,7 @@ class ForkServer:
         try:
             with its:
                 process = subprocess.Popen(
-                    [
-                        *PYTHON,
-                        "qsweep.sweeps.forkserver",
-                        str(its.fileno()),
-                        *preload,
-                        " " * 2000,
-                    ],  # room for command lines
+                    [*PYTHON, FORK_SERVER, str(its.fileno()), *preload, " " * 2000],  # room for command lines
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

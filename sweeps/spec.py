@@ -6,18 +6,23 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
+from qsweep.sweeps.chains import with_all_above
 from qsweep.sweeps.errors import InputError, nearest
-from qsweep.sweeps.job import Job, Kind
-from qsweep.sweeps.measures import Distortion, Flatness, Measure, asked_of, measure_from
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import kind_of
+from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
 from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.tuning import Tuning
 from qsweep.sweeps.where import parse_where
+
+SPANNING = ("fixed", "axes", "measures", "keep")
+"""The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,28 +74,38 @@ class Spec:
 
     def jobs(self) -> list[Job]:
         """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
-        return list(self._jobs)
+        return list(self._expansion.jobs)
 
     @cached_property
-    def _jobs(self) -> tuple[Job, ...]:
-        """What `jobs` answers, expanded once."""
-        given = {*dict(self.fixed), *(axis.name for axis in self.axes)}
-        if unknown := sorted(given - Training.known()):
+    def _expansion(self) -> Expansion:
+        """The grid, expanded once in a process, however often the sweep is read from a file or a registry."""
+        content = self._content()
+        return _expanded(_Span(text=json.dumps([content.get(name) for name in SPANNING], sort_keys=True), spec=self))
+
+    def _expand(self) -> Expansion:
+        given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        if unknown := sorted(set(given) - Training.known()):
             allowed = nearest(unknown[0], Training.known())
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
         jobs: dict[str, Job] = {}
+        uses: set[frozenset[str]] = set()
         for point in self._points():
             job = Job(training=Training.from_settings(point, place=self.place))
             jobs.setdefault(job.identity, job)
-        unused = self.unused()
-        if idle := [axis.name for axis in self.axes if axis.name in unused]:
+            uses.add(Training.uses(point))
+        used = frozenset[str]().union(*uses)
+        if idle := [axis.name for axis in self.axes if axis.name not in used]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
         measures = self.declared_measures() if jobs else []
         for parent in list(jobs.values()):
             for measure in measures:
                 job = self.child(parent, measure)
                 jobs.setdefault(job.identity, job)
-        return tuple(jobs.values())
+        return Expansion(jobs=tuple(jobs.values()), used=used)
+
+    def trainings(self) -> list[Job]:
+        """Those of its jobs that train a model: every other stands on one of them. Raises InputError."""
+        return [job for job in self._expansion.jobs if job.parent is None]
 
     def child(self, parent: Job, measure: Measure) -> Job:
         """The job that takes this measure of the parent's model. Raises InputError."""
@@ -99,12 +114,11 @@ class Spec:
         except InputError as error:
             place = f"{self.place}: measures: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
-        kind = Kind.CORRUPT if isinstance(asked, Distortion) else Kind.MEASURE
-        return Job(training=parent.training, kind=kind, parent=parent.identity, measure=asked)
+        return Job(training=parent.training, kind=kind_of(asked), parent=parent.identity, measure=asked)
 
     def flatness_measures(self) -> list[Flatness]:
         """Those of the declared measures that are searches for flatness. Raises InputError."""
-        return [one for one in self.declared_measures() if not isinstance(one, Distortion)]
+        return [one for one in self.declared_measures() if isinstance(one, Search)]
 
     def declared_measures(self) -> list[Measure]:
         """Every point of the measures' grids, as declared. Raises InputError."""
@@ -133,13 +147,8 @@ class Spec:
 
     def unused(self) -> list[str]:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
-        return list(self._unused)
-
-    @cached_property
-    def _unused(self) -> tuple[str, ...]:
-        used: set[str] = set().union(*{Training.uses(point) for point in self._points()})
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
-        return tuple(name for name in given if name not in used)
+        return [name for name in given if name not in self._expansion.used]
 
     def _points(self) -> Iterator[dict[str, Any]]:
         """The grid's points. An axis that depends on another comes right after that one."""
@@ -200,6 +209,27 @@ class Spec:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Expansion:
+    """What a grid spans: its jobs in order, and the settings that any of them uses."""
+
+    jobs: tuple[Job, ...]
+    used: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Span:
+    """A specification, equal to every one that spans the same jobs. As JSON, where 1, 1.0 and true differ."""
+
+    text: str
+    spec: Spec = field(compare=False)
+
+
+@lru_cache(maxsize=4)  # a command looks at one sweep, or at one and what it was before
+def _expanded(span: _Span) -> Expansion:
+    return span.spec._expand()
+
+
 def variant(jobs: Sequence[Job]) -> str:
     """8 hex digits that name a variant of a sweep: the hash of its jobs, in their order."""
     return hashlib.sha256(" ".join(job.identity for job in jobs).encode()).hexdigest()[:8]
@@ -223,12 +253,11 @@ def _frozen(value: Scalar | Sequence[int]) -> Setting:
 
 
 def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> list[Job]:
-    """The jobs that `--where` admits, the first `limit` of them, and their parents. Raises InputError if none."""
+    """The jobs that `--where` admits, the first `limit` of them, and their ancestors. Raises InputError if none."""
     chosen = matching(jobs, where)
     if jobs and not chosen:
         raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {shortened(where or '')!r}")
-    kept = {job.identity for job in chosen[:limit]}
-    needed = kept | {job.parent for job in chosen[:limit] if job.parent is not None}
+    needed = with_all_above([job.identity for job in chosen[:limit]], {job.identity: job.parent for job in jobs})
     return [job for job in jobs if job.identity in needed]
 
 

@@ -21,6 +21,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.compiling import CompilationFailed
 from qsweep.workers.data import find
+from qsweep.workers.device import this_device
 from qsweep.workers.forms import Form
 
 WARM_UP = 2
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(candidate: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Seconds a step of a full cohort, and the largest memory of this process (on a GPU: of the GPU) in bytes."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     trainings = [Training.from_settings(settings) for settings in candidate["trainings"]]
     images = find(trainings[0].data, folder, download=False)
     cohort = Cohort(trainings, images, slots=candidate["slots"], form=Form(candidate["form"]), device=device)

@@ -11,19 +11,14 @@ from torch import Tensor
 
 from qsweep.sweeps.optimizers import OPTIMIZERS
 from qsweep.sweeps.training import Training
-from qsweep.workers.compiling import watch
 from qsweep.workers.data import Collection, Part, source_of
 from qsweep.workers.device import set_precision
+from qsweep.workers.engine import Engine
+from qsweep.workers.evaluation import tally
 from qsweep.workers.forms import LARGE_IMAGE, Form
 from qsweep.workers.graphs import Step, StepGraphs
+from qsweep.workers.methods import method_of
 from qsweep.workers.models import NETWORKS
-from qsweep.workers.models.arithmetic import innermost
-from qsweep.workers.models.convolved import evaluate_in_turn
-from qsweep.workers.models.forming import arithmetic_of
-from qsweep.workers.models.network import leaf_tensors, slope_views, stage_tensors, trained
-from qsweep.workers.models.statistics import RunningStatistics
-from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
-from qsweep.workers.quantizers.deployment import CompiledDeployment, Deployment
 from qsweep.workers.results import Result, Trained, describe, epoch_rows, starting_rows
 from qsweep.workers.weights import Start
 
@@ -71,32 +66,14 @@ class Cohort:
         self.steps = self._steps_per_epoch * first.recipe.epochs
         self._network = NETWORKS[first.model.name](first.model, first.data)
         self.layout = self._network.layout
-        self._arithmetic = arithmetic_of(form, first.recipe.precision, dtype, device, slots=slots)
         self._device, self._dtype = device, dtype
         self._source = source_of(images, first.recipe, device, dtype)
         self._start = start
         self._large = first.data.size**2 > LARGE_IMAGE
-        self._optimizer: CohortOptimizer
-        self._deployment: Deployment | CompiledDeployment
-        if form.compiled:
-            watch(tick)
-            self._optimizer = CompiledOptimizer(placed, slots, self.layout.steps.start, device, dtype)
-            self._deployment = CompiledDeployment(placed, slots, self.layout, device, dtype)
-        else:
-            self._optimizer = CohortOptimizer(placed, self.layout.steps.start, device, dtype)
-            self._deployment = Deployment(placed, self.layout, device, dtype)
         self._rows = self._initial_rows(placed, slots)
-        parameters = self._rows["parameters"]
-        self._deployed = self._deployment.buffer(parameters)
-        stages = stage_tensors(self.layout, parameters, self._deployed, self._rows["statistics"])
-        self._stages = leaf_tensors(stages)
-        self._statistics = RunningStatistics(self.layout, self._rows["statistics"])
-        self._slopes = torch.zeros_like(parameters)
-        self._slope_views = slope_views(self.layout, self._slopes)
-        self._number = torch.zeros((), dtype=torch.float64, device=device)
-        self._run_step: Step = self._descend
-        if device.type == "cuda":
-            self._run_step = StepGraphs(self._descend, list(self._rows.values()))
+        self._engine = Engine(self._network, placed, self._rows, form, tick=tick)
+        step = method_of(placed, self._engine).step
+        self._run_step: Step = StepGraphs(step, list(self._rows.values())) if device.type == "cuda" else step
         self._ahead: dict[int, Mapping[str, Any]] = {}
         self._left = list(range(len(trainings)))
         self._position = 0
@@ -158,9 +135,9 @@ class Cohort:
         epoch, number = divmod(self._position, self._steps_per_epoch)
         if self._open_epoch != epoch:
             self._source.open(epoch)
-            self._optimizer.open(epoch)
+            self._engine.open(epoch)
             self._open_epoch = epoch
-        self._number.fill_(self._position + 1)
+        self._engine.number.fill_(self._position + 1)
         losses, hits = self._run_step(*self._source.batch(number))
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
@@ -243,26 +220,10 @@ class Cohort:
         ]
 
     def close(self) -> None:
-        """Let go of what it holds beside memory: processes that decode images."""
+        """Let go of what would outlive it: processes that decode images, and the memory of a GPU's recorded steps."""
         self._source.close()
-
-    def _descend(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One step down the sum of the models' own mean losses; each model's loss (float64) and hits."""
-        rows = self._rows
-        parameters = rows["parameters"]
-        with torch.no_grad():
-            roundings = self._deployment.deploy(parameters, self._deployed)
-        logits, means, variances = self._network.train(images, self._stages, self._arithmetic)
-        losses = _cross_entropy(logits, labels).mean(1)
-        slopes = torch.autograd.grad(losses.sum(), trained(self._stages))
-        with torch.no_grad():
-            self._statistics.update(rows["statistics"], parameters, means, variances, len(labels))
-            torch._foreach_copy_(self._slope_views, slopes)
-            self._slopes[:, self.layout.biases] = 0.0
-            self._deployment.differentiate(parameters, roundings, self._slopes)
-            self._optimizer.step(parameters, self._slopes, rows["first"], rows["second"], self._number)
-            self._deployment.restrain(parameters)
-            return losses.detach().double(), (logits.argmax(1) == labels).sum(1)
+        if isinstance(self._run_step, StepGraphs):
+            self._run_step.close()
 
     def _close(self, epoch: int) -> None:
         """End an epoch: its mean training loss, and the copy of the best model so far."""
@@ -285,24 +246,16 @@ class Cohort:
     @torch.no_grad()
     def _evaluate(self, prefix: str, part: Part, interrupt: Callable[[], None] = lambda: None) -> tuple[Tensor, Tensor]:
         """Mean loss (float64) and accuracy of every slot's current or best model in evaluation mode."""
-        parameters, statistics = self._rows[f"{prefix}parameters"], self._rows[f"{prefix}statistics"]
-        deployed = self._deployment.buffer(parameters)
-        self._deployment.deploy(parameters, deployed)
-        stages = stage_tensors(self.layout, parameters, deployed, statistics)
-        loss = torch.zeros(len(parameters), dtype=torch.float64, device=self._device)
-        hits = torch.zeros(len(parameters), dtype=torch.int64, device=self._device)
-        count = 0
-        for images, labels in self._source.passes(part, LARGE_EVALUATION_BATCH if self._large else EVALUATION_BATCH):
-            if self._large:
-                logits = evaluate_in_turn(self._network, images, stages)
-            else:
-                logits = self._network.evaluate(innermost(images), stages)
-            loss += _cross_entropy(logits, labels).sum(1, dtype=torch.float64)
-            hits += (logits.argmax(1) == labels).sum(1)
-            count += len(labels)
+        views = self._engine.evaluated(self._rows[f"{prefix}parameters"], self._rows[f"{prefix}statistics"])
+
+        def tick() -> None:
             self._tick()
             interrupt()
-        return loss / count, hits.double() / count
+
+        batches = self._source.passes(part, LARGE_EVALUATION_BATCH if self._large else EVALUATION_BATCH)
+        slots = len(self._rows["parameters"])
+        found = tally(lambda images: self._network.evaluate(images, views), batches, slots, self._device, tick=tick)
+        return found.loss, found.accuracy
 
     def _admit(self) -> None:
         """Let those members in whose position the cohort has reached."""
@@ -351,9 +304,3 @@ def _neighbourhood(training: Training) -> tuple[int, bool]:
     """Sorted by this, models with one optimizer stand together, and quantized models in few runs."""
     optimizer = list(OPTIMIZERS).index(training.optimizer.name)
     return optimizer, (training.quantizer is None) == bool(optimizer % 2)
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log softmax(logits)[label]: (M, B) from logits (M, classes, B) and labels (B)."""
-    places = labels.expand(len(logits), 1, -1)
-    return -logits.log_softmax(1).gather(1, places).squeeze(1)

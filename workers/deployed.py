@@ -13,7 +13,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.stage import EPSILON, bounded
-from qsweep.workers.quantizers.lsq import layer_bits
+from qsweep.workers.quantizers.deployment import deployed_rows
 
 
 class DeployedNetwork(nn.Module):
@@ -75,26 +75,17 @@ def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork
 
 
 def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork:
-    layers = NETWORKS[training.model.name](training.model, training.data).layout.layers
-    network = DeployedNetwork(layers)
-    bits = [None] * len(layers) if training.quantizer is None else layer_bits(training.quantizer, len(layers))
+    layout = NETWORKS[training.model.name](training.model, training.data).layout
+    network = DeployedNetwork(layout.layers)
+    found = dict(layout.named(*deployed_rows(training, model, layout, torch.float32)))
     state: dict[str, Tensor] = {}
-    for number, (layer, width) in enumerate(zip(layers, bits, strict=True)):
-        weight = model[f"{layer.name}.weight"]
-        state[f"{number}.conv.weight"] = (
-            weight if width is None else rounded(weight, model[f"{layer.name}.step"], width)
-        )
+    for number, layer in enumerate(layout.layers):
+        state[f"{number}.conv.weight"] = found[f"{layer.name}.weight"]
         if layer.bias:
-            state[f"{number}.conv.bias"] = model[f"{layer.name}.bias"]
+            state[f"{number}.conv.bias"] = found[f"{layer.name}.bias"]
         if layer.norm:
             names = ("weight", "bias", "running_mean", "running_var")
-            state |= {f"{number}.norm.{name}": model[f"{layer.name}.norm.{name}"] for name in names}
+            state |= {f"{number}.norm.{name}": found[f"{layer.name}.norm.{name}"] for name in names}
             state[f"{number}.norm.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
     network.layers.load_state_dict(state)
     return network.eval()
-
-
-def rounded(weight: Tensor, step: Tensor, bits: int) -> Tensor:
-    """v̂ = s·round(clip(v/s, Qn, Qp)), by the operations of training."""
-    high = 2.0 ** (bits - 1) - 1
-    return (weight / step).clamp(-high - 1, high).round_() * step

@@ -2,9 +2,61 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import torch
+
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.environment import GPU
+
+WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""Without it cuBLAS may add up in another order, as its scratch memory happens to be free."""
+
+
+def this_device() -> torch.device:
+    """What this process computes on: its first GPU, made deterministic, or without one the processor.
+
+    Raises InputError if it was started for a GPU and torch finds none: on the processor it would be another device
+    than the launch reckons with, without a word.
+    """
+    if torch.cuda.is_available():
+        make_deterministic()
+        return torch.device("cuda")
+    if name := os.environ.get(GPU):
+        raise InputError(
+            f"this agent was started for GPU {name}, and torch {torch.__version__} finds none: its driver does not "
+            "answer, or is too old for this build (nvidia-smi says more)"
+        )
+    return torch.device("cpu")
+
+
+def make_deterministic() -> None:
+    """Let every operation of a GPU add up in a fixed order, where it can: the same training has the same bits.
+
+    An operation that has no such order says so in a warning, and goes on; none of ours is known to.
+    """
+    os.environ.setdefault(*WORKSPACE)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def check_device(device: torch.device) -> None:
+    """Raises InputError if this build of torch can't compute on the device, however much it may see it."""
+    try:
+        torch.ones(2, device=device).sum().item()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"torch {torch.__version__} can't compute on this {_name(device)}: {reason}") from None
+
+
+def _name(device: torch.device) -> str:
+    try:
+        return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else device.type
+    except RuntimeError:
+        return "GPU"
 
 
 def device_class(device: torch.device) -> str:

@@ -15,8 +15,6 @@ class Form(StrEnum):
 
     GATHER = "gather"
     """Gathered pixels, then one batched matrix product; see `workers.models.stage`."""
-    BLOCKS = "blocks"
-    """One model after another over cache-sized blocks of images, channels-last; see `workers.models.blocks`."""
     LOOP = "loop"
     """One model after another by the library's convolutions, channels-last; see `workers.models.convolved`."""
     GROUPED = "grouped"
@@ -36,6 +34,8 @@ class Form(StrEnum):
         return self in (Form.GROUPED, Form.COMPILED_GROUPED)
 
 
+RETIRED = frozenset({"blocks"})
+"""Forms of earlier versions: what was computed in them counts, and nothing more is (decision 39)."""
 MOST_SLOTS = 1024
 """More models side by side than any calibration tries."""
 
@@ -46,8 +46,13 @@ def known_form(slots: object, form: object) -> Form | None:
     A calibration may come from an import or a newer version: one that can't be run must not make every launch of its
     shape fail, so a reader falls back to the default.
     """
+    return Form(form) if is_known(slots, form) and isinstance(form, str) and form not in RETIRED else None
+
+
+def is_known(slots: object, form: object) -> bool:
+    """Whether this version or an earlier one could compute in this form, in so many slots."""
     sound = isinstance(slots, int) and not isinstance(slots, bool) and 1 <= slots <= MOST_SLOTS
-    return Form(form) if sound and isinstance(form, str) and form in set(Form) else None
+    return sound and isinstance(form, str) and form in {*Form, *RETIRED}
 
 
 SMALL_IMAGE = 256
@@ -67,7 +72,7 @@ def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
         library += (Form.COMPILED_LOOP, Form.COMPILED_GROUPED)
     if precision == "bf16":
         return library
-    return (Form.GATHER, *library) if device_class.startswith("cuda") else (Form.GATHER, Form.BLOCKS, *library)
+    return (Form.GATHER, *library)
 
 
 def default_form(training: Training, device_class: str, *, trains: bool = True) -> tuple[int, Form]:
@@ -83,9 +88,9 @@ def default_form(training: Training, device_class: str, *, trains: bool = True) 
         return slots, Form.LOOP
     if device_class.startswith("cuda"):
         return slots, Form.LOOP if reduced else Form.GATHER
-    if slots > 1:
-        return slots, Form.GROUPED if reduced else Form.GATHER
-    return slots, Form.LOOP if reduced else Form.BLOCKS
+    if slots == 1:
+        return slots, Form.LOOP
+    return slots, Form.GROUPED if reduced else Form.GATHER
 
 
 def default_slots(training: Training, device_class: str) -> int:

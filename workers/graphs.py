@@ -45,6 +45,10 @@ class StepGraphs:
         one.graph.replay()
         return one.outputs
 
+    def close(self) -> None:
+        """Give the recordings' memory back: a graph keeps what a step needs for as long as it lives."""
+        self._recordings.clear()
+
     def _record(self, images: Tensor, labels: Tensor) -> Recording:
         images, labels = images.clone(), labels.clone()
         before = [tensor.clone() for tensor in self._state]
@@ -57,6 +61,7 @@ class StepGraphs:
         for tensor, value in zip(self._state, before, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # What other threads ask of the device meanwhile is no part of the step and must not spoil the recording.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             outputs = self._step(images, labels)
         return Recording(graph=graph, images=images, labels=labels, outputs=outputs)

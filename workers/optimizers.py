@@ -1,6 +1,6 @@
 """The optimizers' steps over the rows of several models, under their names in `sweeps.optimizers`.
 
-Each works on the `parameters` and `slopes` (m, P) of the m models that use it, with two rows of state a
+Each works on the `parameters` and `gradients` (m, P) of the m models that use it, with two rows of state a
 model, and follows PyTorch's update; `rate` (m, 1) is the current learning rate and `number` counts the steps from
 1, a float64 scalar: what changes from step to step is on the device. Columns are float64 where PyTorch computes
 on Python numbers, and rounded once.
@@ -20,7 +20,7 @@ from qsweep.sweeps.training import Recipe, Training
 from qsweep.workers.compiling import compiled
 
 Update = Callable[..., None]
-"""An update of `parameters` from `slopes` (m, P), `first` and `second`, in place, and columns (m, 1)."""
+"""An update of `parameters` from `gradients` (m, P), `first` and `second`, in place, and columns (m, 1)."""
 
 
 class Stepper(Protocol):
@@ -35,46 +35,46 @@ class Stepper(Protocol):
         """What `update` takes behind the rows in this step, each (m, 1)."""
 
 
-def sgd(parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, momentum: Tensor, rate: Tensor) -> None:
+def sgd(parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, momentum: Tensor, rate: Tensor) -> None:
     """m ← μ·m + g; p ← p − lr·m. Its `first` row is m, the second is unused."""
-    first.mul_(momentum).add_(slopes)
+    first.mul_(momentum).add_(gradients)
     parameters.sub_(first * rate)
 
 
 def adam(
     parameters: Tensor,
-    slopes: Tensor,
+    gradients: Tensor,
     first: Tensor,
     second: Tensor,
-    keep1: Tensor,
-    take1: Tensor,
-    keep2: Tensor,
-    take2: Tensor,
+    beta1: Tensor,
+    one_minus_beta1: Tensor,
+    beta2: Tensor,
+    one_minus_beta2: Tensor,
     epsilon: Tensor,
-    size: Tensor,
-    spread: Tensor,
+    step_size: Tensor,
+    sqrt_bias_correction2: Tensor,
 ) -> None:
     """m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − lr/(1−β₁ᵗ)·m/(√v/√(1−β₂ᵗ) + ε). Rows m and v."""
-    first.mul_(keep1).add_(slopes * take1)
-    second.mul_(keep2).add_(slopes.square().mul_(take2))
-    divisor = second.sqrt().div_(spread).add_(epsilon)
-    parameters.sub_(torch.div(first, divisor, out=divisor).mul_(size))
+    first.mul_(beta1).add_(gradients * one_minus_beta1)
+    second.mul_(beta2).add_(gradients.square().mul_(one_minus_beta2))
+    divisor = second.sqrt().div_(sqrt_bias_correction2).add_(epsilon)
+    parameters.sub_(torch.div(first, divisor, out=divisor).mul_(step_size))
 
 
 def rmsprop(
     parameters: Tensor,
-    slopes: Tensor,
+    gradients: Tensor,
     first: Tensor,
     second: Tensor,
-    keep: Tensor,
-    take: Tensor,
+    alpha: Tensor,
+    one_minus_alpha: Tensor,
     epsilon: Tensor,
     rate: Tensor,
 ) -> None:
     """v ← α·v + (1−α)·g²; p ← p − lr·g/(√v + ε). Its `second` row is v, the first is unused."""
-    second.mul_(keep).add_(slopes.square().mul_(take))
+    second.mul_(alpha).add_(gradients.square().mul_(one_minus_alpha))
     divisor = second.sqrt().add_(epsilon)
-    parameters.sub_(torch.div(slopes, divisor, out=divisor).mul_(rate))
+    parameters.sub_(torch.div(gradients, divisor, out=divisor).mul_(rate))
 
 
 class SgdSteps:
@@ -99,14 +99,15 @@ class AdamSteps:
     def __init__(self, settings: Sequence[Adam], device: torch.device, dtype: torch.dtype) -> None:
         self._beta1 = _column([one.beta1 for one in settings], device)
         self._beta2 = _column([one.beta2 for one in settings], device)
-        self._keep1, self._keep2 = self._beta1.to(dtype), self._beta2.to(dtype)
-        self._take1, self._take2 = (1 - self._beta1).to(dtype), (1 - self._beta2).to(dtype)
+        betas = (self._beta1, 1 - self._beta1, self._beta2, 1 - self._beta2)
+        self._moving_averages = tuple(one.to(dtype) for one in betas)
         self._epsilon = _column([one.epsilon for one in settings], device).to(dtype)
 
     def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
-        size = (rate / (1 - self._beta1**number)).to(self._keep1.dtype)
-        spread = (1 - self._beta2**number).sqrt_().to(self._keep1.dtype)
-        return self._keep1, self._take1, self._keep2, self._take2, self._epsilon, size, spread
+        dtype = self._epsilon.dtype
+        step_size = (rate / (1 - self._beta1**number)).to(dtype)
+        sqrt_bias_correction2 = (1 - self._beta2**number).sqrt_().to(dtype)
+        return *self._moving_averages, self._epsilon, step_size, sqrt_bias_correction2
 
 
 class RmsPropSteps:
@@ -117,11 +118,11 @@ class RmsPropSteps:
 
     def __init__(self, settings: Sequence[RmsProp], device: torch.device, dtype: torch.dtype) -> None:
         alpha = _column([one.alpha for one in settings], device)
-        self._keep, self._take = alpha.to(dtype), (1 - alpha).to(dtype)
+        self._alpha, self._one_minus_alpha = alpha.to(dtype), (1 - alpha).to(dtype)
         self._epsilon = _column([one.epsilon for one in settings], device).to(dtype)
 
     def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
-        return self._keep, self._take, self._epsilon, rate.to(self._keep.dtype)
+        return self._alpha, self._one_minus_alpha, self._epsilon, rate.to(self._epsilon.dtype)
 
 
 STEPPERS = {"sgd": SgdSteps, "adam": AdamSteps, "rmsprop": RmsPropSteps}
@@ -154,19 +155,20 @@ class CohortOptimizer:
         rates = [rate_at(one.recipe, one.optimizer.learning_rate, epoch) for one in self._trainings]
         self._rates.copy_(torch.tensor(rates, dtype=torch.float64)[:, None])
 
-    def step(self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
-        """One step of every model; `slopes` is used up."""
+    def step(self, parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
+        """One step of every model; `gradients` are used up."""
         count, start = len(self._trainings), self._steps_start
-        decay(parameters[:count], slopes[:count], start, self._decay, self._step_decay)
+        decay(parameters[:count], gradients[:count], start, self._decay, self._step_decay)
         for rows, stepper in self._groups:
             columns = stepper.columns(self._rates[rows], number)
-            stepper.update(parameters[rows], slopes[rows], first[rows], second[rows], *columns)
+            stepper.update(parameters[rows], gradients[rows], first[rows], second[rows], *columns)
 
 
 class CompiledOptimizer(CohortOptimizer):
     """The same with one kernel for each optimizer that occurs, always over the rows of all slots.
 
-    It keeps what becomes of its own rows, so no shape depends on what stands beside a model. `slopes` is left as it is.
+    It keeps what becomes of its own rows, so no shape depends on what stands beside a model, and leaves `gradients` as
+    they are.
     """
 
     def __init__(
@@ -182,18 +184,18 @@ class CompiledOptimizer(CohortOptimizer):
             own = torch.tensor([one == name for one in names] + [False] * vacant)[:, None]
             self._kinds.append((own.to(device), STEPPERS[name](settings, device, dtype)))
 
-    def step(self, parameters: Tensor, slopes: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
+    def step(self, parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
         decays = (self._steps_start, self._decay, self._step_decay)
         for own, stepper in self._kinds:
             columns = stepper.columns(self._rates, number)
-            rows = (parameters, slopes, first, second)
+            rows = (parameters, gradients, first, second)
             compiled(step_own)(stepper.update, stepper.keeps, own, *rows, *decays, *columns)
 
 
-def decay(parameters: Tensor, slopes: Tensor, steps_start: int, rate: Tensor, step_rate: Tensor) -> None:
+def decay(parameters: Tensor, gradients: Tensor, steps_start: int, rate: Tensor, step_rate: Tensor) -> None:
     """g ← g + λp, with rates (m, 1) for what comes before the step sizes, and for these."""
-    slopes[:, :steps_start].add_(parameters[:, :steps_start] * rate)
-    slopes[:, steps_start:].add_(parameters[:, steps_start:] * step_rate)
+    gradients[:, :steps_start].add_(parameters[:, :steps_start] * rate)
+    gradients[:, steps_start:].add_(parameters[:, steps_start:] * step_rate)
 
 
 def step_own(
@@ -201,7 +203,7 @@ def step_own(
     keeps: tuple[bool, bool],
     own: Tensor,
     parameters: Tensor,
-    slopes: Tensor,
+    gradients: Tensor,
     first: Tensor,
     second: Tensor,
     steps_start: int,
@@ -210,11 +212,11 @@ def step_own(
     *columns: Tensor,
 ) -> None:
     """Decay and `update` the rows that `own` (M, 1) names, and leave the others."""
-    slopes = slopes.clone()
-    decay(parameters, slopes, steps_start, rate, step_rate)
+    gradients = gradients.clone()
+    decay(parameters, gradients, steps_start, rate, step_rate)
     rows, moves = (parameters, first, second), (True, *keeps)
     new = [one.clone() if moved else one for one, moved in zip(rows, moves, strict=True)]
-    update(new[0], slopes, *new[1:], *columns)
+    update(new[0], gradients, *new[1:], *columns)
     for one, other, moved in zip(rows, new, moves, strict=True):
         if moved:
             one.copy_(torch.where(own, other, one))

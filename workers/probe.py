@@ -20,7 +20,7 @@ from qsweep.sweeps.errors import QsweepError, packed
 from qsweep.sweeps.training import Training
 from qsweep.workers.corruptions.files import Stored, check_stored, corrupted_files
 from qsweep.workers.data import Collection, ImageFiles, find
-from qsweep.workers.device import build, device_class
+from qsweep.workers.device import build, device_class, this_device
 from qsweep.workers.weights import check_given, find_weights
 
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--apart", action="store_true", help="say of each named data set what is the matter with it")
     parser.add_argument("datasets", nargs="*", choices=[*DATASETS, []], help="data sets to read and check")
     given = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     found: dict[str, object] = {
         "torch": build(),
         "device": device_class(device),

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from qsweep.sweeps.quantizers import FULL_PRECISION
 from qsweep.sweeps.training import Training
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.layout import Layout, Role
 from qsweep.workers.optimizers import rate_at
-from qsweep.workers.quantizers.lsq import initial_steps, layer_bits
+from qsweep.workers.quantizers import QUANTIZATIONS
+from qsweep.workers.quantizers.lsq import layer_bits
 from qsweep.workers.weights import Start
 
 
@@ -62,10 +63,9 @@ def starting_rows(training: Training, layout: Layout, start: Start | None) -> tu
 
 
 def _stepped(training: Training, layout: Layout, row: Tensor) -> Tensor:
-    """`row` with the step sizes that LSQ begins with."""
+    """`row` with the step sizes that its quantizer begins with."""
     if training.quantizer is not None:
-        steps = initial_steps(training.quantizer, layout.layers, row[: layout.weights])
-        layout.steps.of(row[None])[0] = steps
+        QUANTIZATIONS[training.quantizer.name].initialize(training.quantizer, layout, row)
     return row
 
 
@@ -127,21 +127,21 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
     layout, quantizer = trained.layout, trained.training.quantizer
     final = trained.rows["best_parameters"]
     kept = bool(trained.rows["best_epoch"]) or not trained.training.recipe.epochs
-    count = len(layout.layers)
-    bits = layer_bits(quantizer, count) if quantizer else [FULL_PRECISION] * count
+    group_of = {group.name: index for index, group in enumerate(layout.groups)}
+    bits = layer_bits(quantizer, layout) if quantizer else [FULL_PRECISION] * len(group_of)
+    sizes = [layout.steps.of(row[None])[0] for row in (final, initial)]
     found = []
-    for index, (layer, spans) in enumerate(zip(layout.layers, layout.spans, strict=True)):
-        start = spans.weight.of(initial[None])[0]
-        end = spans.weight.of(final[None])[0]
-        steps = [float(layout.steps.of(row[None])[0, index]) for row in (final, initial)]
+    for index, spec in enumerate(layout.of_role(Role.WEIGHT)):
+        start, end = (layout[spec.name].of(row[None])[0] for row in (initial, final))
+        group = group_of[spec.group]
         found.append(
             {
-                "layer": layer.name,
+                "layer": spec.layer,
                 "index": index,
-                "bits": bits[index],
-                "step_size": _finite(steps[0]) if quantizer and kept else None,
-                "step_size_init": steps[1] if quantizer else None,
-                "weights": layer.weights,
+                "bits": bits[group],
+                "step_size": _finite(float(sizes[0][group])) if quantizer and kept else None,
+                "step_size_init": float(sizes[1][group]) if quantizer else None,
+                "weights": math.prod(spec.shape),
                 "weight_norm": _norm(end) if kept else None,
                 "init_norm": _norm(start),
                 "distance": _norm(end.double() - start.double()) if kept else None,

@@ -21,7 +21,7 @@ from qsweep.sweeps.layers import ConvLayer
 from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
 from qsweep.sweeps.training import IMAGENET_WEIGHTS, Training
 from qsweep.workers.models import NETWORKS
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.declaration import ConvLayout
 
 FOLDER = "weights"
 """Beside the data: the folder in which files of weights are looked for."""
@@ -66,7 +66,7 @@ def read_start(training: Training, path: Path) -> Start:
     return Start(parameters=parameters, statistics=statistics, file_hash=digest)
 
 
-def packed(content: Mapping[str, Any], model: Model, layout: Layout) -> tuple[Tensor, Tensor]:
+def packed(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> tuple[Tensor, Tensor]:
     """The rows (parameters, statistics) of a state_dict, float32. Step sizes are 1 until a quantizer sets them."""
     names = tensor_names(content, model, layout)
     parameters, statistics = _blank(layout)
@@ -78,7 +78,7 @@ def packed(content: Mapping[str, Any], model: Model, layout: Layout) -> tuple[Te
     return parameters, statistics
 
 
-def misfit(content: Mapping[str, Any], model: Model, layout: Layout) -> str | None:
+def misfit(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> str | None:
     """Why a state_dict is not this network's, in words; None if it is."""
     names = tensor_names(content, model, layout)
     wanted = dict(layout.named(*_blank(layout)))
@@ -96,12 +96,12 @@ def misfit(content: Mapping[str, Any], model: Model, layout: Layout) -> str | No
     return None if extra is None else f"the network has no {extra}"
 
 
-def _blank(layout: Layout) -> tuple[Tensor, Tensor]:
+def _blank(layout: ConvLayout) -> tuple[Tensor, Tensor]:
     """Rows of zeros (parameters, statistics)."""
     return torch.zeros(layout.parameters_length), torch.zeros(layout.statistics_length)
 
 
-def tensor_names(content: Mapping[str, Any], model: Model, layout: Layout) -> dict[str, str]:
+def tensor_names(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> dict[str, str]:
     """Our name of each tensor, with its name in `content`: torchvision's, or ours."""
     own = {name: name for name, _ in layout.named(*_blank(layout))}
     first = f"{layout.layers[0].name}.weight"

@@ -22,12 +22,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import ROOT, surroundings
 from benchmarks.gpu_day.sheet import Figure, Sheet, Verdict, table
 from benchmarks.gpu_day.stages import DAY, NAMES, STAGES, Stage, seconds_of
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError, QsweepError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 POLL = 0.2
 AGAIN, REFUSED = 75, 2
 """Exit codes of a stage's process: it asks for a new one; it can't run here."""
@@ -133,8 +133,7 @@ def _command(stage: Stage, prefix: str, given: argparse.Namespace, deadline: flo
 
 
 def _surroundings() -> dict[str, object]:
-    search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {"env": {**os.environ, "PYTHONPATH": search}, "cwd": ROOT, "start_new_session": True}
+    return {"env": surroundings(), "cwd": ROOT, "start_new_session": True}
 
 
 def _day(chosen: list[tuple[Stage, str]], given: argparse.Namespace, hold: int) -> int:

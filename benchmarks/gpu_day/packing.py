@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import surroundings
 from benchmarks.gpu_day.piece import NotHere
 from qsweep.sweeps import processes
 from qsweep.sweeps.datasets import DATASETS
@@ -52,7 +53,7 @@ def _bundle(name: str, out: Path, options: list[str]) -> None:
         print(f"{bundle} is there already: a packed job belongs to one bundle")
         return
     command = [*processes.PYTHON, "qsweep.orchestrator.cli", "pack", str(sweep), "--out", str(bundle), *options]
-    if processes.run(command).returncode:
+    if processes.run(command, env=surroundings()).returncode:
         raise QsweepError(f"the bundle of {name} can't be packed: see above")
 
 

@@ -5,7 +5,6 @@ The results come home as `portion-results.zip`, for `qsweep import`; `qsweep tab
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -14,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from benchmarks import surroundings
 from benchmarks.gpu_day.packing import PORTIONS, archive
 from benchmarks.gpu_day.piece import Bench, Found, NotHere, Piece
 from qsweep.sweeps import processes
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 LEAVING = 30.0
 """Seconds before the end of the day in which the agents keep a checkpoint and the results are written."""
 DONE, INTERRUPTED = 0, 130
@@ -55,23 +54,15 @@ def through_bundle(bench: Bench, name: str) -> Found:
 
 def _worked_off(bench: Bench, bundle: Path, data: Path, results: Path) -> tuple[int, str]:
     """The exit code of the bundle's runner and the end of what it said. Its models are too large to come along."""
-    command = [
-        *processes.PYTHON,
-        "qsweep.workers",
-        str(bundle),
-        "--data",
-        str(data),
-        "--results",
-        str(results),
-        "--no-models",
-    ]
+    command = [*processes.PYTHON, "qsweep.workers", str(bundle), "--data", str(data)]
+    command += ["--results", str(results), "--no-models"]
     log = bench.out / "work" / "portion.log"
-    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = surroundings()
     if bench.small:
-        surroundings["CUDA_VISIBLE_DEVICES"] = ""
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     with log.open("ab") as file:
         process = processes.start(
-            command, cwd=bundle.parent, env=surroundings, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            command, cwd=bundle.parent, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
         )
         try:
             code = process.wait(max(bench.left() - LEAVING, 1.0))

@@ -9,7 +9,6 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from benchmarks.gpu_day.piece import Bench, Found, NotHere, Piece
 from benchmarks.images import noise
 from qsweep.orchestrator.planner import BASE_MEMORY, cohort_memory
 from qsweep.sweeps.training import Training
+from qsweep.workers import selfcheck
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.data.batches import Batches
@@ -211,7 +211,7 @@ def epoch(bench: Bench, model: str, form: Form, precision: str) -> Found:
         cohort.step()
     bench.finish()
     began = time.perf_counter()
-    with _no_waiting(bench):
+    with selfcheck.waiting_raises(bench.device):
         for _ in range(per_epoch - 1):
             cohort.step()
     bench.finish()
@@ -229,60 +229,21 @@ def epoch(bench: Bench, model: str, form: Form, precision: str) -> Found:
     return Found(figure=words, met=met, data={"losses": losses, "rate": rate, "peak_mib": peak, "planned_mib": planned})
 
 
-@contextmanager
-def _no_waiting(bench: Bench) -> Iterator[None]:
-    """Whatever makes the host wait for the GPU raises."""
-    if bench.device.type != "cuda":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def same_bits(bench: Bench, form: Form) -> Found:
-    """One epoch each: together, in the other order, and two of them alone."""
+    """Two epochs each: together, in the other order, and two of them alone."""
     trainings = trainings_for(bench, **MODELS["nin 2x8"])
-    last = len(trainings) - 1
-    together = _ended(cohort_for(bench, trainings, form))
-    turned = _ended(cohort_for(bench, trainings[::-1], form))
-    other = [member for member in range(len(trainings)) if not _same(together[member], turned[last - member])]
-    alone = {member: _ended(cohort_for(bench, [trainings[member]], form))[0] for member in (3, 8)}
-    other += [member for member, state in alone.items() if not _same(together[member], state)]
-    words = f"OTHER bits in the trainings {other}" if other else f"{len(trainings)} trainings, the same bits"
-    return Found(figure=words, met=not other)
+    return _with_same_bits(selfcheck.same_bits(trainings, images_for(bench.small), form, bench.device), trainings)
 
 
 def resumed(bench: Bench, form: Form) -> Found:
     """Two epochs in one go, and with a break in the second."""
     trainings = trainings_for(bench, **MODELS["nin 2x8"])
-    whole = cohort_for(bench, trainings, form)
-    half = cohort_for(bench, trainings, form)
-    for _ in range(trainings[0].steps_per_epoch + 1):
-        half.step()
-    states = [half.state(member) for member in range(len(trainings))]
-    again = cohort_for(bench, trainings, form)
-    for member, state in enumerate(states):
-        again.restore(member, state)
-    pairs = zip(_ended(whole), _ended(again), strict=True)
-    other = [member for member, (one, two) in enumerate(pairs) if not _same(one, two)]
-    return Found(figure=f"OTHER bits in the trainings {other}" if other else "the same bits", met=not other)
+    return _with_same_bits(selfcheck.resumed(trainings, images_for(bench.small), form, bench.device), trainings)
 
 
-def _ended(cohort: Cohort) -> list[dict[str, Any]]:
-    """Every member's state after the last step."""
-    while not cohort.finished:
-        cohort.step()
-    return [cohort.state(member) for member in cohort.left]
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(
-        torch.equal(value.nan_to_num(), other[name].nan_to_num()) if isinstance(value, Tensor) else value == other[name]
-        for name, value in one.items()
-    )
+def _with_same_bits(other: list[int], trainings: list[Training]) -> Found:
+    words = f"OTHER bits in the trainings {other}" if other else f"{len(trainings)} trainings, the same bits"
+    return Found(figure=words, met=not other)
 
 
 def out_of_memory(bench: Bench) -> Found:
@@ -304,7 +265,7 @@ def out_of_memory(bench: Bench) -> Found:
         cohort = None  # type: ignore[assignment]
         gc.collect()
         torch.cuda.empty_cache()
-        _ended(cohort_for(bench, some[:2], form, slots=2))
+        selfcheck.ended(cohort_for(bench, some[:2], form, slots=2))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     words = "512 models: out of memory; then 2 models ran" if refused else "512 models found room: nothing was shown"

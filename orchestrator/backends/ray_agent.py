@@ -17,7 +17,7 @@ from qsweep.orchestrator.backends.base import Fleet
 from qsweep.orchestrator.backends.local import worker_command
 from qsweep.orchestrator.children import worker_environment
 from qsweep.sweeps import processes
-from qsweep.workers.environment import PLACE
+from qsweep.workers.environment import GPU, PLACE
 
 POLL = 1.0
 """Seconds between two looks at whether the node's raylet still lives."""
@@ -34,12 +34,14 @@ class RayAgent:
 
     def __init__(self, fleet: Fleet) -> None:
         log = fleet.home.logs / "agents"
+        gpus = ",".join(map(str, ray.get_gpu_ids()))
         log.mkdir(parents=True, exist_ok=True)
         with (log / "supervisors.log").open("ab") as output:
             self._process = processes.start(
                 [*worker_command(fleet), "--leash", "--stay"],
                 env=worker_environment(fleet.home, threads=1)
-                | {"QSWEEP_BACKEND": "ray", PLACE: f"{fleet.launch}/{uuid.uuid4().hex[:12]}"},
+                | {"QSWEEP_BACKEND": "ray", PLACE: f"{fleet.launch}/{uuid.uuid4().hex[:12]}"}
+                | ({GPU: gpus} if gpus else {}),
                 stdin=subprocess.PIPE,  # nothing is ever written: it ends when this process does
                 stdout=subprocess.DEVNULL,
                 stderr=output,

@@ -23,6 +23,7 @@ from qsweep.orchestrator.options import (
     home_of,
     size_text,
 )
+from qsweep.sweeps.chains import with_all_above
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.words import counted
 
@@ -79,12 +80,12 @@ def retry(
 
 
 def _without_file(home: Home, registry: Registry, sweep: Sweep, state: State) -> set[int]:
-    """The trainings behind the sweep's ended jobs whose kept model is not in the home any more."""
+    """The jobs above the sweep's ended ones whose kept file is not in the home any more."""
     parents = {row.parent_id for row in registry.jobs(sweep.id, state=state) if row.parent_id is not None}
-    if not parents:
-        return set()
-    trainings = [row for row in registry.jobs(sweep.id, state=State.DONE) if row.id in parents and row.model_file]
-    return {row.id for row in trainings if not (home.models / str(row.model_file)).is_file()}
+    done = {row.id: row for row in registry.jobs(sweep.id, state=State.DONE)} if parents else {}
+    above = with_all_above(parents, {row.id: row.parent_id for row in done.values()})
+    kept = [row for row in done.values() if row.id in above and row.model_file]
+    return {row.id for row in kept if not (home.models / str(row.model_file)).is_file()}
 
 
 def cancel(

@@ -317,7 +317,8 @@ def report(
 def analyze(
     name: OptionalSweepArgument = None,
     paper: Annotated[
-        bool, typer.Option("--paper", help="What the paper's Tables 2 and 3 imply: σ, α, ‖w₀‖, saturation.")
+        bool,
+        typer.Option("--paper", help="Review the paper's tables by their formulas and other publications."),
     ] = False,
     margin: Annotated[
         float,
@@ -335,23 +336,22 @@ def analyze(
     as_json: JsonOption = False,
 ) -> None:
     """Test the paper's claims, compare precisions, and rank what correlates with the generalization gap."""
-    from qsweep.orchestrator.layout import show, show_document
+    from qsweep.orchestrator.layout import show_document
     from qsweep.reports.analysis.analysis import Options
     from qsweep.reports.analysis.claims import Margins
     from qsweep.reports.analysis.correlation import Resampling
     from qsweep.reports.analysis.text import analysis_content, analysis_parts
     from qsweep.reports.evidence import gather
-    from qsweep.reports.inversion import paper_content, paper_sheet
-    from qsweep.reports.sheet import markdown
+    from qsweep.reports.review import review_content, review_parts
     from qsweep.reports.source import opened_source
 
     if paper and (name or bundle):
         raise InputError("--paper is about the paper's own tables", place="analyze", allowed="without NAME and --from")
     if paper:
         if as_json:
-            write_json(paper_content())
+            write_json(review_content())
         else:
-            show(paper_sheet(), piped=markdown)
+            show_document(review_parts())
         return
     options = Options(
         resampling=Resampling(resamples=resamples, seed=seed),

@@ -39,13 +39,16 @@ def doctor(
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     data: DataOption = None,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Check each GPU instead, for a minute: does it compute what it should?")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check this machine, the home, the registry and the data sets; exit 1 if a sweep could not run."""
-    from qsweep.orchestrator.checkup import examine, finding_sheet
+    from qsweep.orchestrator.checkup import examine, examine_gpus, finding_sheet
     from qsweep.orchestrator.layout import show
 
-    findings = examine(home_of(home, registry, data))
+    findings = examine_gpus() if gpu else examine(home_of(home, registry, data))
     if as_json:
         write_json([{"part": one.part, "ok": one.ok, "text": one.text} for one in findings])
     else:

@@ -33,7 +33,7 @@ from qsweep.orchestrator.tuning.space import Space, drawn_jobs
 from qsweep.orchestrator.watch import Interrupted
 from qsweep.reports.demands import spec_of
 from qsweep.sweeps.errors import InputError, QsweepError
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.spec import matching
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.tuning import Scheduler, Search, Tuning
@@ -62,7 +62,7 @@ class Ground:
 
 def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Selection:
     """The sweep of a tuning run: the trainings that may be tried. Raises InputError."""
-    trainings = tuple(job for job in selection.jobs if job.kind is Kind.TRAIN)
+    trainings = tuple(job for job in selection.jobs if job.parent is None)
     if tuning.metric.startswith("val_") and not all(job.training.val_images for job in trainings):
         raise InputError(
             f"{tuning.metric} needs a validation split, and some of the trainings hold out no images",

@@ -37,7 +37,7 @@ from qsweep.reports.analysis.pairing import METRICS, Paired, adjust, compare, ho
 from qsweep.reports.outliers import is_outside
 from qsweep.reports.table import PRECISION_ORDER, precision_name
 from qsweep.sweeps.datasets import data_of
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.models import family_title
 from qsweep.sweeps.quantizers import QUANTIZERS
 from qsweep.sweeps.settings import names_of
@@ -128,7 +128,7 @@ def analyze(
         claims += _marked(judged, models, spec, runs, measures)
     return Analysis(
         sweep=title,
-        expected=sum(job.measure is None for job in spec.jobs()),
+        expected=len(spec.trainings()),
         done=len(runs),
         left_out=len(runs) - len(known),
         outside=tuple(sorted(str(run["job"]) for run in known.to_dict("records") if is_outside(run, run))),
@@ -231,8 +231,8 @@ def _marked(
     """
     first = models.runs.iloc[0]
     jobs = [job for job in spec.jobs() if _is_of(job, first)]
-    trained = {job.identity for job in jobs if job.kind is Kind.TRAIN}
-    measured = {job.identity for job in jobs if job.kind is Kind.MEASURE}
+    trained = {job.identity for job in jobs if "runs" in job.kind.rows}
+    measured = {job.identity for job in jobs if "measures" in job.kind.rows}
     notes = [_partial(trained, runs, "models"), _partial(measured, measures, "measures")]
     return [
         replace(claim, note="; ".join(note for note in (notes if claim.name == FLATTER.name else notes[:1]) if note))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from qsweep.reports.flatness import COLUMNS, PREFIX, convention_name, varying_settings
-from qsweep.sweeps.job import Kind
 from qsweep.sweeps.spec import Spec
 
 OF_RUN = ("weight_norm", "distance", "train_loss")
@@ -45,7 +44,7 @@ def flatness_quantities(spec: Spec, measures: pd.DataFrame) -> list[Quantity]:
     declared = spec.flatness_measures()
     varying = varying_settings(declared)
     rows = measures[~measures["diverged"].fillna(value=True).astype(bool)].set_index("job")
-    parents = [job for job in spec.jobs() if job.kind is Kind.TRAIN] if declared else []
+    parents = spec.trainings() if declared else []
     found = []
     for measure in declared:
         children = {parent.identity: spec.child(parent, measure).identity for parent in parents}

@@ -16,12 +16,12 @@ from qsweep.reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, differe
 from qsweep.reports.page.joblist import JobList, rounded
 from qsweep.reports.series import box, by_bits, curves, effects, step_sizes, timeline
 from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.sweeps.kinds import KINDS, TRAIN
 
 Chart = dict[str, Any]
 SLOTS = {name: slot for slot, name in enumerate(("FP32", "Int8", "Int4", "Int2", "Int3", "Int5", "Int6", "Int7"))}
 """The colour, marker and dash of each precision."""
 NAMES = list(SLOTS)
-KINDS = {"train": "trainings", "measure": "measures", "corrupt": "distortions"}
 
 
 def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, Chart]:
@@ -62,7 +62,7 @@ def _progress(evidence: Evidence) -> Chart | None:
     found = timeline(evidence.attempts, kinds)
     if found is None:
         return None
-    names = [KINDS.get(kind, kind) for kind in found.done]
+    names = [KINDS[kind].plural for kind in found.done]
     time = {
         "type": "linear",
         "low": 0,
@@ -118,7 +118,7 @@ def _distributions(models: Models, jobs: JobList) -> Chart:
         marks = []
         for place, (name, group) in enumerate(found):
             values = group[metric] * factor
-            rows = jobs.rows("train", group.index)
+            rows = jobs.rows(TRAIN.name, group.index)
             if rows is not None:
                 dots = {"type": "dots", "series": SLOTS[name], "x": place, "y": _short(values), "jobs": rows}
                 marks.append(dots)
@@ -278,7 +278,7 @@ def _scatter(models: Models, evidence: Evidence, jobs: JobList) -> Chart | None:
         for name, group in _precisions(models):
             here = values[values.index.isin(group.index)]
             mark = {"type": "dots", "series": SLOTS[name], "x": _short(here), "y": _short(gap[here.index])}
-            rows = jobs.rows("train", here.index)
+            rows = jobs.rows(TRAIN.name, here.index)
             mark |= {"jobs": rows} if rows is not None else {}
             marks.append(mark)
         logarithmic = bool((values > 0).all() and values.max() > 20 * values.min())

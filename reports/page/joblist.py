@@ -9,15 +9,17 @@ from typing import Any
 
 import pandas as pd
 
+from qsweep.db.schema import KINDS as ROW_KINDS
+from qsweep.db.schema import own_settings
 from qsweep.reports.evidence import Evidence
-from qsweep.sweeps.measures import known_measure_settings
+from qsweep.sweeps.kinds import KINDS, TRAIN, Kind
 from qsweep.sweeps.training import Training
 
 MOST = 20_000
 """Most jobs of a kind that a page carries; beyond them numbers lead to no list, and the page says so."""
 DIGITS = 6
 RESULTS = {
-    "train": (
+    "runs": (
         ("generalization_gap", "gen. gap"),
         ("train_loss", "train loss"),
         ("test_loss", "test loss"),
@@ -27,7 +29,7 @@ RESULTS = {
         ("weight_norm", "‖w‖₂"),
         ("seconds", "seconds"),
     ),
-    "measure": (
+    "measures": (
         ("value_init", "init"),
         ("value_orig", "orig"),
         ("radius", "radius"),
@@ -35,7 +37,7 @@ RESULTS = {
         ("reached", "displacement"),
         ("seconds", "seconds"),
     ),
-    "corrupt": (
+    "distortions": (
         ("generalization_gap", "gen. gap"),
         ("corrupted_loss", "loss"),
         ("corrupted_accuracy", "acc. (%)"),
@@ -44,7 +46,7 @@ RESULTS = {
         ("seconds", "seconds"),
     ),
 }
-"""Results of a job that its list shows, by kind."""
+"""Results of a job that its list shows, by the kind of its rows."""
 PERCENT = ("train_accuracy", "test_accuracy", "corrupted_accuracy")
 """Shares that are shown in percent."""
 STATES = ("state", "attempt")
@@ -68,7 +70,7 @@ class JobList:
 
     def kind_of(self, jobs: Sequence[str]) -> str:
         """The kind of jobs that are all of one kind."""
-        return next((kind for kind in self.ids if jobs and self.row(kind, jobs[0]) is not None), "train")
+        return next((kind for kind in self.ids if jobs and self.row(kind, jobs[0]) is not None), TRAIN.name)
 
     def rows(self, kind: str, jobs: Iterable[str]) -> list[int] | None:
         """The numbers of these jobs; None if the page carries no jobs of that kind."""
@@ -104,8 +106,7 @@ def list_jobs(evidence: Evidence) -> JobList:
     """The sweep's jobs with their settings, states and results, in the order of their registration."""
     ids: dict[str, list[str]] = {}
     content: dict[str, Any] = {}
-    found = {"train": evidence.runs, "measure": evidence.measures, "corrupt": evidence.distortions}
-    for kind, results in found.items():
+    for kind, results in evidence.results.items():
         jobs = evidence.jobs[evidence.jobs["kind"] == kind].reset_index(drop=True)
         if len(jobs) > MOST:
             jobs = jobs.iloc[:0]
@@ -115,10 +116,10 @@ def list_jobs(evidence: Evidence) -> JobList:
 
 
 def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
-    columns = [_coded("parent", "model", jobs["parent"].str[:12])] if kind != "train" and len(jobs) else []
+    columns = [_coded("parent", "model", jobs["parent"].str[:12])] if KINDS[kind].parents and len(jobs) else []
     columns += [_coded(name, name.replace("_", " "), jobs[name], setting=True) for name in varying(jobs, kind)]
     found = results.set_index("job").reindex(jobs["job"])
-    columns += [_numbers(name, label, found[name]) for name, label in RESULTS[kind]]
+    columns += [_numbers(name, label, found[name]) for name, label in _shown(KINDS[kind])]
     columns += [_coded(name, name, jobs[name]) for name in STATES]
     for flag in ("diverged", "saturated"):
         if flag in found and found[flag].eq(other=True).any():
@@ -126,9 +127,15 @@ def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[
     return columns
 
 
+def _shown(kind: Kind) -> Sequence[tuple[str, str]]:
+    """The results that the list of such jobs shows, with their labels."""
+    rows = kind.rows[0]
+    return RESULTS.get(rows) or [(name, name.replace("_", " ")) for name in ROW_KINDS[rows].numbers]
+
+
 def varying(jobs: pd.DataFrame, kind: str) -> list[str]:
     """The settings in which those jobs of a kind differ that have them; of a measure its own ones."""
-    known = Training.known() if kind == "train" else known_measure_settings()
+    known = {field.name for field in own_settings(KINDS[kind])} or Training.known()
     names = [name for name in jobs.columns if name in known]
     return [name for name in names if jobs[name].dropna().map(str).nunique() > 1]
 

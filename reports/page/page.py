@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ from qsweep.reports.page.tables import (
 )
 from qsweep.reports.series import by_bits, timeline
 from qsweep.reports.table import precision_name
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import KINDS, Kind
 from qsweep.sweeps.quantizers import FULL_PRECISION
 
 SECTIONS = (
@@ -117,22 +118,26 @@ def _lead(evidence: Evidence) -> str:
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
-    expected = sum(job.kind is Kind.TRAIN for job in evidence.spec.jobs())
-    facts = [("Models done", f"{len(evidence.runs):,} of {expected:,}")]
-    measures = sum(job.kind is Kind.MEASURE for job in evidence.spec.jobs())
-    facts += [("Measures done", f"{len(evidence.measures):,} of {measures:,}")] if measures else []
-    distortions = sum(job.kind is Kind.CORRUPT for job in evidence.spec.jobs())
-    facts += [("Distortions done", f"{len(evidence.distortions):,} of {distortions:,}")] if distortions else []
+    expected = Counter(job.kind for job in evidence.spec.jobs())
+    facts = [
+        (f"{_product(kind)} done", f"{len(evidence.results[kind.name]):,} of {expected[kind]:,}")
+        for kind in KINDS.values()
+        if expected[kind] or not kind.parents
+    ]
     states = evidence.jobs["state"].value_counts()
     facts.append(("Failed", f"{int(states.get('failed', 0)):,}"))
     facts.append(("Diverged", f"{int(evidence.runs['diverged'].fillna(value=False).sum()):,}"))
     ended, started = evidence.attempts["ended_at"].max(), evidence.attempts["started_at"].min()
     if not pd.isna(ended) and not pd.isna(started):
         facts.append(("Wall-clock time", _duration((ended - started).total_seconds())))
-    parts = (evidence.runs, evidence.measures, evidence.distortions)
-    seconds = sum(float(one["seconds"].sum()) for one in parts)
+    seconds = sum(float(one["seconds"].sum()) for one in evidence.results.values())
     facts.append(("Compute", _duration(seconds)))
     return facts
+
+
+def _product(kind: Kind) -> str:
+    """What its jobs make, as the head of the page counts it."""
+    return kind.plural.capitalize() if kind.parents else "Models"
 
 
 def _duration(seconds: float) -> str:

@@ -19,8 +19,9 @@ from qsweep.reports.analysis.text import (
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import MEASURE_TITLES, zeroed
 from qsweep.reports.page.joblist import JobList
-from qsweep.reports.render import Layout, notes
+from qsweep.reports.render import Layout, notes, paper_text
 from qsweep.reports.table import Table
+from qsweep.sweeps.kinds import FLATNESS, TRAIN
 
 BLANK = ("", "–")
 
@@ -34,7 +35,7 @@ class PageCell:
     sort: float | None = None
     numeric: bool = False
     jobs: int | None = None
-    kind: str = "train"
+    kind: str = TRAIN.name
     by: str = ""
     title: str = ""
     wrap: bool = False
@@ -85,7 +86,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
             members = [job for job, _ in cell.behind]
             kind = jobs.kind_of(members)
             small = [] if cell.error is None else [f"± {cell.error:.{column.decimals}f}"]
-            small += [] if cell.paper is None else [f"paper {cell.paper:.{column.decimals}f}"]
+            small += [] if cell.paper is None else [f"paper {paper_text(cell, column)}"]
             cells.append(
                 PageCell(
                     text="–"
@@ -115,7 +116,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
 
 def _column(value: str, kind: str) -> str:
     """The column of the list of jobs that holds this value of a table."""
-    if kind != "measure":
+    if kind != FLATNESS.name:
         return value
     end = value.rpartition("_")[2]
     return f"value_{end}" if end in ("init", "orig") else end
@@ -237,9 +238,8 @@ def trouble_table(evidence: Evidence, jobs: JobList) -> PageTable | None:
 def provenance_table(evidence: Evidence) -> PageTable:
     """Software and hardware of the results: code, libraries, machines."""
     names = ["code", "torch", "device", "host", "precision", "slots", "form"]
-    parts = [("train", evidence.runs), ("measure", evidence.measures), ("corrupt", evidence.distortions)]
     rows = []
-    for kind, frame in parts:
+    for kind, frame in evidence.results.items():
         if frame.empty:
             continue
         keyed = frame[names].map(lambda value: "–" if pd.isna(value) else str(value))

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.types
-
-from qsweep.db.schema import DISTORTION, EPOCH, KINDS, MEASURE, PROVENANCE, RUN
+from qsweep.db.schema import EPOCH, KINDS, PROVENANCE
 from qsweep.reports.source import Source
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
 
-METRICS = {
-    kind: [field.name for field in fields if pyarrow.types.is_floating(field.type) or field.name == "chosen_epoch"]
-    for kind, fields in ((Kind.TRAIN, RUN), (Kind.MEASURE, MEASURE), (Kind.CORRUPT, DISTORTION))
-}
-"""The numbers that a job ends with, by its kind."""
-ROWS = {one.of: name for name, one in KINDS.items() if one.one_row_a_job}
 TAGS = ("attempt", "diverged", *(field.name for field in PROVENANCE if field.name != "finished_at"))
 CURVES = [field.name for field in EPOCH if field.name != "epoch"]
 
@@ -46,14 +38,14 @@ def tracked_runs(source: Source) -> Iterator[TrackedRun]:
     """Every finished job, in the order of the sweep."""
     jobs = {job.identity: job for job in source.jobs}
     curves = _curves(source)
-    for kind, name in ROWS.items():
-        if kind not in METRICS:
+    for name, kind in KINDS.items():
+        if not kind.one_row_a_job:
             continue
-        known = KINDS[name].columns.names
-        columns = dict.fromkeys(one for one in ("job", "finished_at", *TAGS, *METRICS[kind]) if one in known)
+        metrics = kind.numbers
+        columns = dict.fromkeys(one for one in ("job", "finished_at", *TAGS, *metrics) if one in kind.columns.names)
         for row in source.read(name, list(columns)).to_pylist():
             if row["job"] in jobs:
-                yield _run(source.title, jobs[row["job"]], row, curves.get(row["job"], ()))
+                yield _run(source.title, jobs[row["job"]], row, metrics, curves.get(row["job"], ()))
 
 
 def _curves(source: Source) -> dict[str, tuple[tuple[int, Mapping[str, float]], ...]]:
@@ -64,9 +56,13 @@ def _curves(source: Source) -> dict[str, tuple[tuple[int, Mapping[str, float]], 
 
 
 def _run(
-    title: str, job: Job, row: Mapping[str, Any], history: tuple[tuple[int, Mapping[str, float]], ...]
+    title: str,
+    job: Job,
+    row: Mapping[str, Any],
+    metrics: Sequence[str],
+    history: tuple[tuple[int, Mapping[str, float]], ...],
 ) -> TrackedRun:
-    tags = {"qsweep.sweep": title, "qsweep.job": job.identity, "qsweep.kind": job.kind.value}
+    tags = {"qsweep.sweep": title, "qsweep.job": job.identity, "qsweep.kind": job.kind.name}
     if job.parent is not None:
         tags["qsweep.parent"] = job.parent
     tags |= {f"qsweep.{name}": str(row[name]) for name in TAGS if row.get(name) is not None}
@@ -77,9 +73,9 @@ def _run(
     return TrackedRun(
         job=job.identity,
         name=job.identity[:12],
-        kind=job.kind.value,
+        kind=job.kind.name,
         parameters=parameters,
-        metrics=_finite(row, METRICS[job.kind]),
+        metrics=_finite(row, metrics),
         history=history,
         tags=tags,
         finished_at=row["finished_at"].timestamp(),
@@ -87,5 +83,5 @@ def _run(
     )
 
 
-def _finite(row: Mapping[str, Any], names: list[str]) -> dict[str, float]:
+def _finite(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     return {name: float(row[name]) for name in names if row[name] is not None and math.isfinite(row[name])}

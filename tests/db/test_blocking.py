@@ -9,14 +9,15 @@ from qsweep.db.looking import BUNDLE
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Finished, Sweep
 from qsweep.db.states import FailureClass, Obstacle, State
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, claim, trained
 
 
 def children(parent: Job, count: int) -> list[Job]:
     measures = [PacBayes(measure_seed=seed) for seed in range(count)]
-    return [Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=one) for one in measures]
+    return [Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=one) for one in measures]
 
 
 def found(registry: Registry, sweep: Sweep) -> dict[str, tuple[int, Obstacle]]:

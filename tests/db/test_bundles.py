@@ -12,7 +12,8 @@ from qsweep.db.looking import BUNDLE
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Cancelled, Claim, Finished, Scope, Sweep
 from qsweep.db.states import AgentState, FailureClass, State
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, claim, trained
 
@@ -144,7 +145,7 @@ def test_a_failure_there_costs_what_it_costs_here(registry: Registry, sweep: Swe
 @pytest.mark.parametrize("parent_done", [True, False])
 def test_a_child_leaves_with_its_parent_or_after_it(registry: Registry, sweep: Sweep, parent_done: bool) -> None:
     (parent,) = trained(1)
-    child = Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=PacBayes())
+    child = Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes())
     registry.register(sweep.id, [parent, child])
     if parent_done:
         agent = registry.enlist(agent_info())

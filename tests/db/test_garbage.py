@@ -124,7 +124,7 @@ def test_what_somebody_began_to_write_goes_an_hour_later(made: Made) -> None:
              home.root / "corruptions" / "digits" / f".fog.npy.{torn}", home.root / "starts" / f".1-2.json.{torn}",
              home.root / "probes" / f".0123.json.{torn}", home.root / ".RESULTS.123.tmp"]  # fmt: skip
     folder = home.root / "code" / f".1.0+abc.{torn}"
-    for path in [*files, folder / "sweeps" / "job.py"]:
+    for path in [*files, folder / "qsweep" / "sweeps" / "job.py"]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
     kept = home.root / "weights" / "imagenet.pt"

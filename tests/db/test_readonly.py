@@ -78,7 +78,7 @@ def run(made: Made, commands: tuple[tuple[str, ...], ...], out: Path, *, mounted
     mount = f"mount --bind '{home}' '{home}' && mount -o remount,bind,ro '{home}' && " if mounted else ""
     before = ["unshare", "-m", "sh", "-c", mount + 'exec "$@"', "sh"] if mounted else BOUND if os.geteuid() == 0 else []
     answer = subprocess.run(
-        [*before, sys.executable, "-c", SCRIPT, str(ROOT)],
+        [*before, sys.executable, "-c", SCRIPT, str(ROOT / "src")],
         input=json.dumps(filled),
         env=environment(made.home.root, {"MPLCONFIGDIR": str(out), "HOME": str(out)}),
         cwd=out,

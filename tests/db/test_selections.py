@@ -5,7 +5,8 @@ from __future__ import annotations
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Finished, Scope, Sweep
 from qsweep.db.states import FailureClass
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, trained
 
@@ -71,7 +72,7 @@ def test_an_agent_waits_only_for_what_is_selected(registry: Registry, sweep: Swe
 def test_a_selected_child_comes_next_to_its_parent_and_another_does_not(registry: Registry, sweep: Sweep) -> None:
     parent = trained(1)[0]
     children = [
-        Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=PacBayes(iterations=count))
+        Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes(iterations=count))
         for count in (5, 6)
     ]
     registry.register(sweep.id, [parent, *children])

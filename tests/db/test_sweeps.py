@@ -20,7 +20,8 @@ from qsweep.db.rows import Calibration, Cancelled, Finished, Registered, Retried
 from qsweep.db.states import TRANSITIONS, FailureClass, State, SweepState
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.spec import Axis, Spec
 from qsweep.sweeps.tuning import Mode, Tuning
 from tests.db.conftest import SETTINGS, agent_info, claim, trained
@@ -347,7 +348,7 @@ def test_one_sweep_that_keeps_models_is_enough(registry: Registry) -> None:
 
 
 def child_of(parent: Job) -> Job:
-    return replace(parent, kind=Kind.MEASURE, parent=parent.identity)
+    return replace(parent, kind=FLATNESS, parent=parent.identity)
 
 
 def test_a_child_is_claimable_once_its_parent_is_done_and_knows_its_model(registry: Registry, sweep: Sweep) -> None:
@@ -360,7 +361,7 @@ def test_a_child_is_claimable_once_its_parent_is_done_and_knows_its_model(regist
     done = Finished(job_id=one.job_id, attempt=1, publication="p", model_file="m.pt", model_hash="abc")
     registry.finish(agent, [done])
     child = claim(registry, agent)[0]
-    assert child.job.kind == Kind.MEASURE
+    assert child.job.kind == FLATNESS
     assert child.parent is not None
     assert (child.parent.identity, child.parent.model_file) == (parent.identity, "m.pt")
 
@@ -398,7 +399,7 @@ def test_a_child_registered_while_its_parent_finishes_is_claimable(registry: Reg
         for each in running:
             each.result(300)
     assert registry.counts(sweep.id).done == 1
-    assert [found.job.kind for found in claim(registry, agent)] == [Kind.MEASURE]
+    assert [found.job.kind for found in claim(registry, agent)] == [FLATNESS]
 
 
 def test_a_child_without_its_parent_is_refused(registry: Registry, sweep: Sweep) -> None:
@@ -497,7 +498,7 @@ def test_a_calibration_is_fixed_by_the_first_who_makes_it(registry: Registry) ->
 
 def test_a_calibration_is_measured_again_only_while_nothing_runs(registry: Registry, sweep: Sweep) -> None:
     key = {"shape": "k", "device": "cpu", "build": "1"}
-    measured = Calibration(slots=4, form="blocks", seconds=0.5, peak=10**9)
+    measured = Calibration(slots=4, form="gather", seconds=0.5, peak=10**9)
     registry.calibration(**key, slots=16, form="loop")
     assert registry.recalibrate(**key, found=measured) == measured
     assert registry.find_calibration(**key) == measured

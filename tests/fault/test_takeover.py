@@ -94,7 +94,7 @@ def test_a_launch_whose_agents_end_without_doing_anything_gives_up_and_says_wher
 ) -> None:
     small = Small(tmp_path, epochs=2)
     assert small.run("launch", "small.toml", "--limit", "1", "--workers", "1").returncode == 0
-    change_code(small.home, "workers/agent/__main__.py", "raise SystemExit('broken')\n")
+    change_code(small.home, "qsweep/workers/agent/__main__.py", "raise SystemExit('broken')\n")
     answer = small.run("launch", "small.toml", "--workers", "1", "--code", "frozen")
     assert answer.returncode == 1
     assert "agents end without doing anything; see " in answer.stderr

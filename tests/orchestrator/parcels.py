@@ -23,7 +23,6 @@ from qsweep.db.rows import Claim, Finished
 from qsweep.db.states import FailureClass
 from qsweep.orchestrator.packing import pack
 from qsweep.orchestrator.selection import read_selection
-from qsweep.sweeps.job import Kind
 from qsweep.workers.bundle.desk import LEDGER, Desk
 from qsweep.workers.bundle.ledger import _seal
 from qsweep.workers.bundle.manifest import FILE, read_manifest, seed
@@ -134,7 +133,7 @@ def _publish(place: Home, desk: Desk, claims: list[Claim], loss: float) -> None:
         store.write(kind, publication, rows)
     finished = []
     for claim in claims:
-        if not claim.keep_model or claim.job.kind is not Kind.TRAIN:
+        if not claim.keep_model or claim.job.kind.leaves is None:
             finished.append(Finished(job_id=claim.job_id, attempt=claim.attempt, publication=publication))
             continue
         name, content = model_name(claim.job.identity, claim.attempt), f"{claim.job.identity} {loss}".encode()

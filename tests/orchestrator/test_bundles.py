@@ -66,7 +66,7 @@ BLOCKER = """
 import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names!r}:
+        if name.partition(".")[0] in {names!r} or name in ("qsweep.orchestrator", "qsweep.reports"):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Absent())
 """
@@ -76,10 +76,10 @@ Far = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture(scope="module")
 def absent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder on whose account Python imports, of all that qsweep depends on, only torch, numpy and pyarrow, and
-    no qsweep itself."""
+    of qsweep itself only what a bundle holds."""
     declared = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
     names = {re.split(r"[^a-z-]", one)[0] for one in declared} - FAR
-    names = names - {"scikit-learn"} | {"sklearn", "qsweep", "orchestrator", "reports"}
+    names = names - {"scikit-learn"} | {"sklearn"}
     assert {"sqlalchemy", "pydantic", "typer", "sklearn", "torchvision"} <= names
     folder = tmp_path_factory.mktemp("absent")
     (folder / "sitecustomize.py").write_text(BLOCKER.format(names=names))
@@ -220,7 +220,7 @@ def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
     finish(
         far(
             "-m",
-            "workers",
+            "qsweep.workers",
             "far",
             "--results",
             "results.zip",
@@ -251,8 +251,22 @@ def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
     assert "results counted" in qsweep("logs", job).stdout
 
 
+@pytest.mark.usefixtures("worked")
+def test_a_bundle_from_before_the_package_had_one_name_is_not_run_by_this_code(
+    far: Far, absent: Path, tmp_path: Path
+) -> None:
+    code = tmp_path / "far" / "code"
+    newer = shutil.copytree(code, tmp_path / "newer")
+    for room in (code / "qsweep").iterdir():
+        room.rename(code / room.name)
+    (code / "qsweep").rmdir()
+    said = finish(far("-m", "qsweep.workers", "far", PYTHONPATH=os.pathsep.join([str(newer), str(absent)])), 2)
+    assert "packed by an older qsweep" in said
+    assert "python " in said
+
+
 def code_path(tmp_path: Path, absent: Path) -> str:
-    """Where `workers` is found, and the blocker of other imports."""
+    """Where `qsweep` is found, and the blocker of other imports."""
     return os.pathsep.join([str(tmp_path / "far" / "code"), str(absent)])
 
 
@@ -338,7 +352,7 @@ def test_a_bundle_that_is_not_what_it_was_is_refused_and_changes_nothing(
     assert qsweep("pack", *SHORT, "--limit", "1", "--out", str(tmp_path / "one"), *another).returncode == 0
     assert "another registry" in here("import", str(tmp_path / "far"), *another).stderr
 
-    replace(any_of(tmp_path / "far", "code/workers/cohort.py"), "The engine", "An engine")
+    replace(any_of(tmp_path / "far", "code/qsweep/workers/cohort.py"), "The engine", "An engine")
     assert "the code of this bundle is not" in finish(far("far"), code=2)
     assert "4 jobs counted" in qsweep("import", str(tmp_path / "far")).stdout
 

@@ -16,7 +16,7 @@ from tests.frozen import change_code
 
 pytestmark = pytest.mark.slow
 
-EXITS = "workers/agent/exits.py"
+EXITS = "qsweep/workers/agent/exits.py"
 
 SWEEP = ("launch", "digits-grid", "--name", "mine", "--workers", "1", "--set", "epochs=1", "--limit", "4")
 

@@ -29,8 +29,9 @@ def test_bad_input_that_a_child_finds_has_its_place_and_exit_code(here: Qsweep, 
 
 
 def test_a_child_that_dies_says_its_last_words() -> None:
-    with pytest.raises(QsweepError, match=r"the test failed:\n(.|\n)*No module named '?workers\.nothing") as raised:
-        ask_child("workers.nothing", failing="the test")
+    words = r"the test failed:\n(.|\n)*No module named '?qsweep\.workers\.nothing"
+    with pytest.raises(QsweepError, match=words) as raised:
+        ask_child("qsweep.workers.nothing", failing="the test")
     assert raised.value.exit_code == 1
 
 

@@ -18,7 +18,7 @@ import torch
 
 from qsweep.db.registry import Registry
 from qsweep.sweeps.training import Training
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.declaration import ConvLayout
 from tests.conftest import Qsweep, environment
 from tests.workers.folders import write_folder
 
@@ -72,7 +72,7 @@ def write_weights(sweep: Path, file: Path, *, seed: int = 0) -> str:
     """Random weights for the sweep's network in a file; its hash."""
     settings = tomllib.loads(sweep.read_text())["fixed"] | {"bits": 32}
     one = Training.from_settings(settings)
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     torch.save(dict(layout.named(layout.initial_parameters(seed), layout.initial_statistics())), file)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

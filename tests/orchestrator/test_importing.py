@@ -98,7 +98,15 @@ def test_a_parcel_as_one_file_counts_as_its_folder_does(made: Made, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "name",
-    ["../code/VERSION/workers/agent/__main__.py", "../registry.db", "/tmp/model.pt", "ab/model.pt", "", 7, ["x"]],
+    [
+        "../code/VERSION/qsweep/workers/agent/__main__.py",
+        "../registry.db",
+        "/tmp/model.pt",
+        "ab/model.pt",
+        "",
+        7,
+        ["x"],
+    ],
 )
 def test_no_model_is_named_by_a_bundle(made: Made, name: Any) -> None:
     edit_records(made.bundle, lambda records: finished(records)["jobs"][0].update(model=name))

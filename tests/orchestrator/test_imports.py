@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import qsweep.orchestrator.cli
 from qsweep.orchestrator.arrow import spare_pandas
 from qsweep.orchestrator.ondemand import HOLDERS, MODULES, made
+from qsweep.sweeps import code as own
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.training import Training
@@ -41,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "spared"),
     [
-        (("--version",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.db.registry", "reports")),
+        (("--version",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.db.registry", "qsweep.reports")),
         (("status",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.sweeps.training")),
         (("jobs", "made"), (*HEAVY, "duckdb", *CONVERTING)),
         (("sweeps",), (*HEAVY, *ARROW, "qsweep.db.registry")),
@@ -59,11 +59,7 @@ def test_a_command_that_looks_imports_only_what_it_needs(
     subprocess.run(
         [sys.executable, "-c", code, *words],
         cwd=root.parent,
-        env={
-            **os.environ,
-            "QSWEEP_HOME": str(root),
-            "PYTHONPATH": str(Path(qsweep.orchestrator.cli.__file__).parents[1]),
-        },
+        env={**os.environ, "QSWEEP_HOME": str(root), "PYTHONPATH": str(own.ROOT)},
         check=True,
         capture_output=True,
     )

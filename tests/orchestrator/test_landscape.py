@@ -180,7 +180,7 @@ def test_what_has_no_landscape_is_refused_before_anything_is_written(home: Path,
     for arguments, said in (
         (("0123456789ab",), "there is no job '0123456789ab' here"),
         (("nothing",), "no sweep 'nothing' was launched here"),
-        ((measure,), "a measure job trains no model"),
+        ((measure,), "a measure makes no model"),
         (("small", "--where", "bits == 8"), "no training is meant"),
         (("small", "--where", "bit == 8"), "'bit' is not a setting"),
         (("small", "--points", "10"), "an odd number"),

@@ -11,6 +11,7 @@ import pytest
 from qsweep.db.rows import Calibration
 from qsweep.orchestrator.basis import Basis
 from qsweep.orchestrator.estimates import Speeds
+from qsweep.orchestrator.outlook import TF32_SPEED, precision_notes
 from qsweep.orchestrator.planner import make_plan
 from qsweep.reports.speeds import Ran
 from qsweep.sweeps.job import Job
@@ -71,7 +72,7 @@ def test_another_shape_is_scaled_by_its_operations_from_the_nearest_one() -> Non
 
 
 def test_what_calibrate_measured_is_taken_before_a_guess_and_after_what_ran() -> None:
-    found = Calibration(slots=3, form="blocks", seconds=0.5, peak=123_000_000)
+    found = Calibration(slots=3, form="loop", seconds=0.5, peak=123_000_000)
     (cohort,) = plan(jobs(12), [ran(8.0, slots=12)], recorded=lambda shape: found).cohorts
     # 4 epochs of 23 steps of 64 of the 1,442 images, forward and backward; at the end all 1,797 once forward.
     steps = 4 * 1442 / 64 + 1797 / (3 * 64)
@@ -144,3 +145,17 @@ def test_a_shell_completes_launched_sweeps_by_name_and_variant(qsweep: Qsweep, t
 
 def json_to_toml(settings: dict[str, Any]) -> str:
     return "[fixed]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+
+
+def test_on_a_gpu_the_price_of_single_precision_is_named_as_a_guess_until_it_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (note,) = precision_notes(jobs(2), "cuda NVIDIA A100")
+    assert "--set precision=tf32" in note
+    assert "by a guess" in note
+    assert not list(precision_notes(jobs(2), CPU))
+    assert not list(precision_notes(jobs(2, precision="tf32"), "cuda NVIDIA A100"))
+    monkeypatch.setitem(TF32_SPEED, "cuda NVIDIA A100", 2.04)
+    (note,) = precision_notes(jobs(1), "cuda NVIDIA A100")
+    assert "2.0 times as fast here" in note
+    assert "guess" not in note

@@ -15,7 +15,8 @@ from qsweep.db.rows import Sweep
 from qsweep.db.states import SweepState
 from qsweep.reports.source import Source, known_schema
 from qsweep.sweeps.files import read_sweep
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import DISTORTION, FLATNESS, TRAIN
 from qsweep.sweeps.measures import Distortion
 from qsweep.sweeps.quantizers import FULL_PRECISION
 from qsweep.sweeps.spec import Spec, matching
@@ -73,10 +74,10 @@ def made_source(
     """
     spec = SPECS(name)
     jobs = expanded(name)
-    trainings = [job for job in matching(jobs, where) if job.kind is Kind.TRAIN][:done]
+    trainings = [job for job in matching(jobs, where) if job.kind is TRAIN][:done]
     kept = {job.identity for job in trainings}
-    measures = [job for job in jobs if job.kind is Kind.MEASURE and job.parent in kept]
-    distortions = [job for job in jobs if job.kind is Kind.CORRUPT and job.parent in kept]
+    measures = [job for job in jobs if job.kind is FLATNESS and job.parent in kept]
+    distortions = [job for job in jobs if job.kind is DISTORTION and job.parent in kept]
     draw = np.random.default_rng(3)
     runs = [_run(job, draw) for job in trainings]
     rows = {
@@ -194,7 +195,7 @@ def _layers(job: Job, draw: np.random.Generator) -> list[dict[str, Any]]:
 def _job(job: Job) -> dict[str, Any]:
     return {
         "job": job.identity,
-        "kind": job.kind.value,
+        "kind": job.kind.name,
         "state": "done",
         "attempt": 1,
         "diverged": False,

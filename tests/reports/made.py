@@ -21,7 +21,7 @@ from qsweep.db.results import ResultStore
 from qsweep.db.rows import Claim, Finished, Scope, Sweep
 from qsweep.reports.source import RegistrySource
 from qsweep.sweeps.files import read_sweep
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.spec import variant
 from tests.db.conftest import agent_info
 
@@ -145,7 +145,7 @@ def _rows(
     claims: Sequence[Claim], dice: random.Random, diverged: Sequence[int], before: int
 ) -> dict[str, list[dict[str, Any]]]:
     origin = PROVENANCE | {"finished_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)}
-    if claims[0].job.kind is Kind.MEASURE:
+    if claims[0].job.kind is FLATNESS:
         return {"measures": [_measure(claim, dice) | origin for claim in claims]}
     rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
     for index, claim in enumerate(claims, before):

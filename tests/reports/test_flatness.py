@@ -13,7 +13,8 @@ from qsweep.reports.flatness import make_flatness_table
 from qsweep.reports.render import Format, Layout, render
 from qsweep.reports.table import Cell, Table
 from qsweep.sweeps.files import builtin_names, read_sweep
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 
 SPEC = read_sweep("digits-flatness")
@@ -40,7 +41,7 @@ def row(job: Job, **changes: Any) -> dict[str, Any]:
 
 
 def rows() -> list[dict[str, Any]]:
-    return [row(job) for job in JOBS if job.kind is Kind.MEASURE]
+    return [row(job) for job in JOBS if job.kind is FLATNESS]
 
 
 def table(results: list[dict[str, Any]], name: str = "table3") -> Table:

@@ -39,7 +39,7 @@ def snapshot(frozen: Path, tmp_path: Path) -> Path:
 
 
 def changed(snapshot: Path) -> None:
-    (snapshot / "workers" / "cohort.py").write_text("raise SystemExit\n")
+    (snapshot / "qsweep" / "workers" / "cohort.py").write_text("raise SystemExit\n")
 
 
 def restamped(snapshot: Path) -> None:
@@ -47,7 +47,7 @@ def restamped(snapshot: Path) -> None:
 
 
 def lost(snapshot: Path) -> None:
-    (snapshot / "workers" / "cohort.py").unlink()
+    (snapshot / "qsweep" / "workers" / "cohort.py").unlink()
 
 
 def shadowed(snapshot: Path) -> None:
@@ -60,7 +60,7 @@ def compiled(snapshot: Path) -> None:
 
 def forged(snapshot: Path, mode: py_compile.PycInvalidationMode) -> None:
     """Other bytecode beside a source that nobody touched: Python would run it."""
-    source = snapshot / "workers" / "cohort.py"
+    source = snapshot / "qsweep" / "workers" / "cohort.py"
     other = snapshot.parent / "other.py"
     other.write_text("raise SystemExit\n")
     os.utime(other, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
@@ -82,24 +82,24 @@ def forged_with_another_hash(snapshot: Path) -> None:
 def forged_with_the_right_hash(snapshot: Path) -> None:
     """Python holds it against the hash of its source, and runs it."""
     forged_with_another_hash(snapshot)
-    source = snapshot / "workers" / "cohort.py"
+    source = snapshot / "qsweep" / "workers" / "cohort.py"
     bytecode = Path(importlib.util.cache_from_source(str(source)))
     content = bytecode.read_bytes()
     bytecode.write_bytes(content[:8] + importlib.util.source_hash(source.read_bytes()) + content[16:])
 
 
 def compiled_by_hand(snapshot: Path) -> None:
-    py_compile.compile(str(snapshot / "workers" / "cohort.py"))
+    py_compile.compile(str(snapshot / "qsweep" / "workers" / "cohort.py"))
 
 
 def cut(snapshot: Path) -> None:
     compiled_by_hand(snapshot)
-    bytecode = Path(importlib.util.cache_from_source(str(snapshot / "workers" / "cohort.py")))
+    bytecode = Path(importlib.util.cache_from_source(str(snapshot / "qsweep" / "workers" / "cohort.py")))
     bytecode.write_bytes(bytecode.read_bytes()[:7])
 
 
 def linked(snapshot: Path) -> None:
-    (snapshot / "workers" / "more").symlink_to(snapshot.parent)
+    (snapshot / "qsweep" / "workers" / "more").symlink_to(snapshot.parent)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,19 @@ def test_a_snapshot_that_is_not_what_its_version_names_is_refused_before_anythin
         check_snapshot(folder, version)
     with pytest.raises(InputError, match="not the code"):
         freeze(folder)
+
+
+def test_a_snapshot_of_before_the_package_had_one_name_is_other_code_and_not_run(tmp_path: Path) -> None:
+    """Python would find the installed `qsweep` where the snapshot has none, and run it under the snapshot's version."""
+    version = "0.1.0+0123456789ab"
+    for room in ("sweeps", "db", "workers"):
+        (tmp_path / version / room).mkdir(parents=True)
+        (tmp_path / version / room / "__init__.py").touch()
+    (tmp_path / version / STAMP).write_text(version)
+    assert not is_intact(tmp_path / version, version)
+    with pytest.raises(InputError, match="older qsweep") as raised:
+        check_snapshot(tmp_path, version)
+    assert raised.value.allowed == "go on with --code current"
 
 
 def test_a_snapshot_that_was_removed_is_taken_again(snapshot: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
+from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import builtin_names, read_sweep
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.spec import Spec
+from qsweep.sweeps.spec import Axis, Spec
 
 RATES = {"sgd": {0.1, 0.05, 0.01}, "adam": {0.001, 0.0005, 0.0001}, "rmsprop": {0.001, 0.0005, 0.0001}}
 
@@ -69,3 +71,23 @@ def test_the_nin_of_the_paper_has_its_number_of_weights() -> None:
         if (job.settings()["depth"], job.settings()["width"]) == (4, 10)
     )
     assert sum(layer.weights for layer in job.training.model.layers(job.training.data)) == 2_196_750
+
+
+def test_a_grid_that_differs_in_a_type_alone_is_another_one() -> None:
+    """Expanded grids are kept, and to a dictionary 1, 1.0 and True are one key."""
+    spec = read_sweep("digits-grid")
+    same = Spec.from_json(spec.to_json(), place="registry")
+    assert all(one is other for one, other in zip(spec.jobs(), same.jobs(), strict=True))
+    given = dict(spec.fixed)
+    assert given["epochs"] == 24
+    other = replace(spec, fixed=tuple((given | {"epochs": 24.0}).items()))
+    with pytest.raises(InputError, match="is not a whole number"):
+        other.jobs()
+
+
+def test_an_error_of_a_grid_names_the_place_of_each_that_has_it() -> None:
+    spec = read_sweep("digits-grid")
+    spec = replace(spec, axes=(*spec.axes, Axis(name="seed", values=(-1,))))
+    for place in ("one.toml", "other.toml"):
+        with pytest.raises(InputError, match=f"^{place}: seed: -1 is not allowed"):
+            replace(spec, place=place).jobs()

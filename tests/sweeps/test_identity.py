@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from qsweep.sweeps.files import builtin_names, read_sweep
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import TRAIN
 from qsweep.sweeps.optimizers import Sgd
 from qsweep.sweeps.settings import Rule, canonical, setting
 from qsweep.sweeps.training import Training
@@ -80,7 +81,7 @@ def test_a_sweep_that_grew_still_holds_the_jobs_it_held(name: str) -> None:
 
 @pytest.mark.parametrize("name", BEFORE_MEASURES)
 def test_a_sweep_that_got_measures_still_holds_its_trainings(name: str) -> None:
-    trainings = [one.identity for one in read_sweep(name).jobs() if one.kind is Kind.TRAIN]
+    trainings = [one.identity for one in read_sweep(name).jobs() if one.kind is TRAIN]
     assert hashlib.sha256("".join(trainings).encode()).hexdigest()[:16] == BEFORE_MEASURES[name]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from qsweep.sweeps import kinds
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import read_sweep
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.measures import (
     MEASURES,
     Distortion,
@@ -65,7 +66,7 @@ def training(**changes: Any) -> Training:
 
 def child(measure: Measure, **changes: Any) -> Job:
     parent = Job(training=training(**changes))
-    kind = Kind.CORRUPT if isinstance(measure, Distortion) else Kind.MEASURE
+    kind = kinds.DISTORTION if isinstance(measure, Distortion) else kinds.FLATNESS
     return Job(training=parent.training, kind=kind, parent=parent.identity, measure=measure)
 
 
@@ -125,7 +126,7 @@ def test_no_setting_of_a_measure_is_called_like_one_of_a_training() -> None:
 
 def test_jobs_are_the_trainings_and_then_their_measures(tmp_path: Path) -> None:
     jobs = sweep(tmp_path).jobs()
-    assert [job.kind for job in jobs[:2]] == [Kind.TRAIN, Kind.TRAIN]
+    assert [job.kind for job in jobs[:2]] == [kinds.TRAIN, kinds.TRAIN]
     # Full precision has nothing to round: two noises and one sharpness; four bits have all four, and sharpness.
     assert [sum(job.parent == one.identity for job in jobs) for one in jobs[:2]] == [3, 5]
     assert len({job.identity for job in jobs}) == len(jobs) == 10
@@ -143,7 +144,7 @@ def test_a_sweep_without_measures_has_the_json_that_it_always_had() -> None:
 
 def test_a_selection_of_a_measure_gets_its_parent_first(tmp_path: Path) -> None:
     chosen = select(sweep(tmp_path).jobs(), where="measure == 'sharpness' and bits == 4")
-    assert [job.kind for job in chosen] == [Kind.TRAIN, Kind.MEASURE]
+    assert [job.kind for job in chosen] == [kinds.TRAIN, kinds.FLATNESS]
     assert chosen[1].parent == chosen[0].identity
 
 

@@ -278,7 +278,7 @@ def test_a_snapshot_of_the_same_code_is_taken_unless_a_byte_of_it_differs(
 
     altered = tmp_path / "altered" / snapshot.name
     shutil.copytree(snapshot, altered)
-    with (altered / "workers" / "cohort.py").open("a") as file:
+    with (altered / "qsweep" / "workers" / "cohort.py").open("a") as file:
         file.write("# altered\n")
     assert fits(snapshot)
     assert not fits(altered)

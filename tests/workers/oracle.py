@@ -14,7 +14,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.data import Images
 from qsweep.workers.data.batches import moments
 from qsweep.workers.measures import draws
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.declaration import ConvLayout
 from tests.workers.plain import PLAIN, Plain, PlainLsq, named
 
 
@@ -77,7 +77,7 @@ class Oracle:
         self.folded = folded(training, measure)
         if self.folded:
             fold(self.net)
-        self.layout = Layout(training.model.layers(training.data))
+        self.layout = ConvLayout(training.model.layers(training.data))
         self.pixels, self.labels = standardized(
             images, draws.balanced(images.train_labels, measure.measure_samples, measure.measure_seed)
         )
@@ -146,8 +146,8 @@ class Oracle:
             pixels, labels = standardized(self.images, seen)
             self._move(net, places, centre, moved)
             loss = nn.functional.cross_entropy(net(pixels), labels)
-            slopes = torch.autograd.grad(loss, [parameter for parameter, _ in places])
-            moved = [one + measure.ascent_rate * slope for one, slope in zip(moved, slopes, strict=True)]
+            gradients = torch.autograd.grad(loss, [parameter for parameter, _ in places])
+            moved = [one + measure.ascent_rate * gradient for one, gradient in zip(moved, gradients, strict=True)]
             if measure.scaling == "plain":
                 norm = torch.cat([one.flatten() for one in moved]).norm()
                 moved = [one * min(1.0, radius / float(norm)) for one in moved]

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import Accepted, AgentInfo, Checkpoint, Finished
 from qsweep.db.states import FailureClass, State
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from qsweep.sweeps.training import Training
-from qsweep.workers.agent.endings import Stopped
+from qsweep.workers.agent.endings import DeviceLost, Stopped
 from qsweep.workers.agent.heart import Heart
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.workplace import Workplace
@@ -100,7 +102,7 @@ def test_a_registry_out_of_reach_leaves_the_job_to_the_end_of_the_lease_and_cost
         if not lock.in_transaction:
             lock.execute("BEGIN IMMEDIATE")
 
-    monkeypatch.setattr("qsweep.workers.agent.training.point", bar)  # from the first step on nobody else can write
+    monkeypatch.setattr("qsweep.workers.kinds.train.point", bar)  # from the first step on nobody else can write
     with pytest.raises(RegistryUnavailable):
         worker.run()
     lock.execute("ROLLBACK")
@@ -136,7 +138,7 @@ def test_a_measure_has_a_time_limit_too(home: Home, registry: Registry) -> None:
     parent = training()
     sweep = register(registry, parent)
     agent(home, registry).run()
-    child = Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=PacBayes(copies=2))
+    child = Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes(copies=2))
     register(registry, child)
     agent(home, registry, time_limit=0.001).run()
     states = {row.kind: (row.state, row.failure_class, row.error) for row in registry.jobs(sweep)}
@@ -224,3 +226,23 @@ def test_a_training_tells_of_its_epochs_with_its_checkpoints_and_in_the_log(
         f"epoch {row['epoch']} of 3, training loss: {job.identity[:12]} {row['train_loss']:.4f}" for row in counted
     ]
     assert lines == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_an_agent_whose_device_answers_no_more_hands_its_jobs_back_and_ends(
+    home: Home, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After such an error every later job of the process would fail, and take its tries with it."""
+    sweep = register(registry, training())
+    worker = agent(home, registry)
+
+    def fall_off_the_bus(*given: object) -> None:
+        worker.place = replace(worker.place, device=torch.device("cuda"))
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr("qsweep.workers.kinds.train.point", fall_off_the_bus)
+    with pytest.raises(DeviceLost, match="can't compute on this GPU"):
+        worker.run()
+    (row,) = registry.jobs(sweep)
+    (attempt,) = registry.attempts(row.id)
+    assert (row.state, attempt.failure_class) == (State.QUEUED, FailureClass.CRASH)

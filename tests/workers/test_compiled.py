@@ -31,7 +31,8 @@ from qsweep.workers.models import chains
 from qsweep.workers.models.graph import ConvNetwork
 from qsweep.workers.models.stage import EPSILON
 from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
-from qsweep.workers.quantizers.deployment import CompiledDeployment, Deployment
+from qsweep.workers.quantizers.compiled import CompiledDeployment
+from qsweep.workers.quantizers.deployment import Deployment
 from tests.workers.test_equivalence import assert_equal_to_plain_models
 from tests.workers.test_independence import assert_same_bits, finish
 from tests.workers.trainings import mixture, on, training

@@ -12,7 +12,8 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
@@ -48,7 +49,7 @@ def test_a_model_is_loaded_by_its_job(tmp_path: Path) -> None:
     home = Home.at(tmp_path / "home")
     home.prepare()
     job = Job(training=Training.from_settings(SETTINGS))
-    child = Job(training=job.training, kind=Kind.MEASURE, parent=job.identity, measure=PacBayes(copies=2))
+    child = Job(training=job.training, kind=FLATNESS, parent=job.identity, measure=PacBayes(copies=2))
     with Registry.open(home.registry, create=True) as registry:
         sweep = register(registry, job, child)
         with pytest.raises(InputError, match="it is queued"):
@@ -65,5 +66,5 @@ def test_a_model_is_loaded_by_its_job(tmp_path: Path) -> None:
     assert isinstance(conv, torch.nn.Conv2d)
     assert len(conv.weight.unique()) <= 2**8  # the first layer at its outer width or less
     assert run["test_loss"] is not None
-    with pytest.raises(InputError, match="trains no model"):
+    with pytest.raises(InputError, match="makes no model"):
         api.load_model(child.identity, home=home.root)

@@ -16,7 +16,8 @@ from qsweep.db.home import Home
 from qsweep.db.rows import Checkpoint, Claim, Finished
 from qsweep.db.states import FailureClass, State
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from qsweep.sweeps.training import Training
 from qsweep.workers.bundle.desk import Desk
@@ -172,7 +173,7 @@ def test_a_backoff_ends_and_a_full_disk_stops_everything(bundle: Bundle) -> None
 
 def test_a_child_waits_for_the_parent_that_came_along(made: Callable[[list[Job]], Bundle]) -> None:
     (parent,) = jobs(1)
-    child = Job(training=parent.training, kind=Kind.MEASURE, parent=parent.identity, measure=PacBayes())
+    child = Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes())
     desk = made([parent, child]).open()
     claims = take(desk, 1)
     assert [one.job_id for one in claims] == [1]

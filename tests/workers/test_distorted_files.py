@@ -28,7 +28,7 @@ from qsweep.workers.decoding.pixels import BrokenImage
 from qsweep.workers.measures import distortion as distorting
 from qsweep.workers.measures import inference
 from qsweep.workers.measures.distortion import Known, distort_models
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.declaration import ConvLayout
 from qsweep.workers.results import starting_rows
 from tests.workers.folders import CLASSES, training_on, write_folder
 
@@ -58,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def model_of(one: Training, seed: int) -> dict[str, Tensor]:
     """The tensors of a model as it is initialized under a seed."""
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     parameters, statistics = starting_rows(one, layout, None)
     parameters[: layout.weights] *= 1 + seed / 10
     return dict(layout.named(parameters, statistics))

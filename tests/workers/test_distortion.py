@@ -16,10 +16,12 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.corruptions.sets import CorruptedSets
 from qsweep.workers.data import Images
+from qsweep.workers.evaluation import Tally
 from qsweep.workers.forms import Form
-from qsweep.workers.measures.accuracy import Examinees
-from qsweep.workers.measures.distortion import Judged, Known, deployed_rows, distort_models
+from qsweep.workers.measures.distortion import Evaluation, Known, distort_models
+from qsweep.workers.measures.evaluation_set import EvaluationSet
 from qsweep.workers.models import NETWORKS
+from qsweep.workers.quantizers.deployment import deployed_rows
 from tests.workers.oracle import plain_model
 from tests.workers.trainings import training
 
@@ -91,19 +93,19 @@ def test_clean_images_are_judged_once_a_model(
     known = Known()
     first = distorted(trained[:2], Distortion(corruption="fog", severity=1), digits, tmp_path, known)
     seen: list[int] = []
-    losses = Examinees.losses
+    tally = EvaluationSet.tally
 
-    def counted(self: Examinees, *given: Any, **more: Any) -> tuple[Tensor, Tensor]:
+    def counted(self: EvaluationSet, *given: Any, **more: Any) -> Tally:
         seen.append(len(self))
-        return losses(self, *given, **more)
+        return tally(self, *given, **more)
 
-    monkeypatch.setattr(Examinees, "losses", counted)
+    monkeypatch.setattr(EvaluationSet, "tally", counted)
     again = distorted(trained[:2], Distortion(corruption="fog", severity=2), digits, tmp_path, known)
     assert seen == [len(digits.test_labels)]
     assert [row["train_loss"] for row in again] == [row["train_loss"] for row in first]
     distorted(trained, Distortion(corruption="fog", severity=2), digits, tmp_path, known)
     assert len(known.train) == 4
-    assert isinstance(known.train["32", 1], Judged)
+    assert isinstance(known.train["32", 1], Evaluation)
 
 
 def test_a_sample_is_drawn_class_by_class_from_the_test_set(trained: Trained, digits: Images, tmp_path: Path) -> None:
@@ -152,6 +154,6 @@ def test_losses_of_both_ways_to_judge_are_plain_ones(data: str) -> None:
             )
         )
     stacked = [torch.stack([row[part] for row in rows]) for part in (0, 1)]
-    losses, hits = Examinees(network, images, labels).losses(*stacked, slots=5)
-    assert losses.tolist() == pytest.approx([loss for loss, _ in expected], rel=1e-9)
-    assert hits.tolist() == [right for _, right in expected]
+    found = EvaluationSet(network, images, labels).tally(*stacked, slots=5)
+    assert found.sums.tolist() == pytest.approx([loss for loss, _ in expected], rel=1e-9)
+    assert found.hits.tolist() == [right for _, right in expected]

@@ -95,3 +95,16 @@ def test_ctrl_c_is_told_from_a_preemption(number: signal.Signals, failure: Failu
         for one, handler in before.items():
             signal.signal(one, handler)
     assert failure_class(stopped.value) is failure
+
+
+def test_memory_that_ran_out_within_a_recording_is_out_of_memory() -> None:
+    """What ends the recording then fails too, and its error is the one that arrives."""
+
+    def record() -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    assert failure_class(caught(record)) is FailureClass.MEMORY
+    assert failure_class(RuntimeError("CUDA error: an illegal memory access was encountered")) is FailureClass.CRASH

@@ -22,7 +22,6 @@ from qsweep.sweeps.datasets import DATASETS
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.measures import Measure, PacBayes, Sharpness
 from qsweep.sweeps.training import Training
-from qsweep.workers import cohort as engine
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import ImageFiles, Part, find
 from qsweep.workers.data.folders import classes_fingerprint
@@ -33,10 +32,9 @@ from qsweep.workers.decoding.pixels import BrokenImage, Cut, draw_cut, evaluatio
 from qsweep.workers.forms import Form
 from qsweep.workers.measures import ascent, measure_models
 from qsweep.workers.measures import files as measured_files
-from qsweep.workers.models.arithmetic import innermost
+from qsweep.workers.models import graph
+from qsweep.workers.models.declaration import ConvLayout
 from qsweep.workers.models.graph import ConvNetwork
-from qsweep.workers.models.layout import Layout
-from qsweep.workers.models.network import stage_tensors
 from qsweep.workers.results import Result
 from qsweep.workers.weights import read_start
 from tests.late import Late
@@ -184,7 +182,7 @@ def test_a_training_from_files_is_that_of_the_same_pixels_in_memory(
     one = training_on(place, augment="none", select_by="evaluated")
     files = files_of(place, one)
     with monkeypatch.context() as patch:  # evaluated as large images are
-        patch.setattr(engine, "LARGE_IMAGE", 0)
+        patch.setattr(graph, "LARGE_IMAGE", 0)
         streamed = finish(Cohort([one], files, slots=1, form=Form.LOOP, device=CPU, dtype=torch.float64))[0]
     parts = [
         torch.from_numpy(np.stack([evaluation_pixels(part.path(spot), 16) for spot in range(len(part))]))
@@ -222,7 +220,7 @@ def test_a_resumed_training_from_files_ends_with_the_same_bits(place: Path) -> N
 
 def test_no_epochs_are_an_evaluation_of_the_weights_as_they_are(place: Path, tmp_path: Path) -> None:
     one = training_on(place, epochs=0, weights="mine", augment="none")
-    content = dict(Layout(one.model.layers(one.data)).named(*initial(one, seed=9)))
+    content = dict(ConvLayout(one.model.layers(one.data)).named(*initial(one, seed=9)))
     torch.save(content, tmp_path / "kept.pt")
     start = read_start(one, tmp_path / "kept.pt")
     files = files_of(place, one)
@@ -237,7 +235,7 @@ def test_no_epochs_are_an_evaluation_of_the_weights_as_they_are(place: Path, tmp
     pixels = np.stack([evaluation_pixels(files.test.path(spot), 16) for spot in range(len(files.test))])
     mean, deviation = (torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (MEAN, DEVIATION))
     images = (torch.from_numpy(pixels).double() / 255 - mean) / deviation
-    logits = network.evaluate(innermost(images), stage_tensors(network.layout, rows[0], rows[0], rows[1]))[0].t()
+    logits = network.evaluate(images, network.views(network.layout.tensors(rows[0], rows[0], rows[1])))[0].t()
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(files.test.labels))
     assert result.run["test_loss"] == pytest.approx(float(loss), abs=1e-9)
     with pytest.raises(InputError, match="0 of a training that starts from weights"):
@@ -245,7 +243,7 @@ def test_no_epochs_are_an_evaluation_of_the_weights_as_they_are(place: Path, tmp
 
 
 def initial(one: Training, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     return layout.initial_parameters(seed), layout.initial_statistics()
 
 
@@ -329,10 +327,10 @@ def test_the_processes_that_decode_end_with_the_agent_even_if_that_is_killed(pla
     )
     script = place.parent / "stream.py"
     script.write_text(program)
-    root = Path(__file__).parents[2]
+    source = Path(__file__).parents[2] / "src"
     child = subprocess.Popen(
         [sys.executable, str(script), json.dumps(described(place)), str(place.parent)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(source)},
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
@@ -360,7 +358,7 @@ def test_measures_on_images_from_files_are_those_of_the_same_pixels_in_memory(
     files = files_of(place, one)
     model = finish(Cohort([one], files, slots=1, form=Form.LOOP, device=CPU))[0].model
     with monkeypatch.context() as patch:  # as for large images: a gradient of one image at a time, one model a pass
-        patch.setattr(ascent, "LARGE_IMAGE", 0)
+        patch.setattr(graph, "LARGE_IMAGE", 0)
         patch.setattr(ascent, "GRAPH", 1)
         patch.setattr(measured_files, "CPU_ROWS", 1)
         patch.setattr(measured_files, "KEPT", 0)

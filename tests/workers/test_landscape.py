@@ -21,11 +21,11 @@ from qsweep.workers.data import Images
 from qsweep.workers.forms import Form
 from qsweep.workers.landscape import Survey
 from qsweep.workers.landscape.directions import cosine, filter_normalized, gaussian_direction
-from qsweep.workers.measures import accuracy, draws
+from qsweep.workers.measures import draws, evaluation_set
 from qsweep.workers.measures.inference import InTurn, SideBySide
 from qsweep.workers.models import NETWORKS
+from qsweep.workers.models.declaration import ConvLayout
 from qsweep.workers.models.graph import ConvNetwork
-from qsweep.workers.models.layout import Layout
 from tests.workers.oracle import deploy, plain_model, standardized
 from tests.workers.plain import Plain, named
 from tests.workers.trainings import training
@@ -60,7 +60,7 @@ def plain_loss(net: Plain, images: Images, places: Tensor) -> tuple[float, float
 
 def test_each_filter_of_a_direction_has_the_norm_of_the_models_filter(trained: list[Trained]) -> None:
     one, model, _ = trained[0]
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     parameters = layout.packed(model)[0].double()
     raw = gaussian_direction(layout, 3, 0)
     found = dict(layout.named(filter_normalized(raw, parameters, layout), layout.initial_statistics()))
@@ -77,7 +77,7 @@ def test_each_filter_of_a_direction_has_the_norm_of_the_models_filter(trained: l
 
 def test_only_weights_are_moved(trained: list[Trained]) -> None:
     one, model, _ = trained[3]
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     direction = filter_normalized(gaussian_direction(layout, 0, 0), layout.packed(model)[0], layout)
     assert direction[: layout.weights].count_nonzero() == layout.weights
     assert direction[layout.weights :].count_nonzero() == 0
@@ -85,7 +85,7 @@ def test_only_weights_are_moved(trained: list[Trained]) -> None:
 
 def test_precisions_share_their_raw_directions_and_the_two_differ(trained: list[Trained]) -> None:
     one = trained[0][0]
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     of_precision = [
         filter_normalized(gaussian_direction(layout, 0, 0), layout.packed(trained[number][1])[0], layout)
         for number in (0, 3)
@@ -94,7 +94,7 @@ def test_precisions_share_their_raw_directions_and_the_two_differ(trained: list[
         full, rounded = (spans.weight.of(row[None])[0].flatten(1).double() for row in of_precision)
         cosines = (full * rounded).sum(1) / (full.norm(dim=1) * rounded.norm(dim=1))
         assert cosines.tolist() == pytest.approx([1] * len(full))
-    wider = Layout(training(depth=2, width=7).model.layers(one.data))
+    wider = ConvLayout(training(depth=2, width=7).model.layers(one.data))
     first, second = (gaussian_direction(layout, 0, number) for number in (0, 1))
     assert torch.equal(first, gaussian_direction(layout, 0, 0))
     assert not torch.equal(first, gaussian_direction(layout, 1, 0))
@@ -121,7 +121,7 @@ def test_a_point_of_a_plane_is_the_loss_of_the_plain_model_moved_there(
     asked = Landscape(points=5, radius=0.6, perturb=perturb, samples=200, seed=5)
     places = draws.balanced(digits.train_labels, 200, 5)
     for one, model, run in trained:
-        layout = Layout(one.model.layers(one.data))
+        layout = ConvLayout(one.model.layers(one.data))
         found = survey([(one, model, run)], asked, digits, torch.float64).scores(0, 25)
         net = plain_model(one, model)
         if perturb == "quantized":
@@ -243,17 +243,17 @@ def test_models_judged_in_turn_lose_what_they_lose_side_by_side(trained: list[Tr
     pixels, labels = standardized(digits, torch.arange(1442))
     given = torch.stack(rows).double(), torch.stack(moments).double()
     beside, in_turn = (kind(network, pixels, labels).scores(*given) for kind in (SideBySide, InTurn))
-    assert beside[0].tolist() == pytest.approx(in_turn[0].tolist(), rel=1e-12)
-    assert torch.equal(beside[1], in_turn[1])
+    assert beside.sums.tolist() == pytest.approx(in_turn.sums.tolist(), rel=1e-12)
+    assert torch.equal(beside.hits, in_turn.hits)
 
 
 def test_the_weights_of_a_pass_fit_their_memory(
     trained: list[Trained], digits: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = trained[0]
-    row = 4 * Layout(one[0].model.layers(one[0].data)).parameters_length
+    row = 4 * ConvLayout(one[0].model.layers(one[0].data)).parameters_length
     whole = survey([one], Landscape(points=3), digits)
-    monkeypatch.setattr(accuracy, "CPU_ROWS", 2 * row + 1)
+    monkeypatch.setattr(evaluation_set, "CPU_ROWS", 2 * row + 1)
     bounded = survey([one], Landscape(points=3), digits)
     assert (whole.full_pass > 2, bounded.full_pass) == (True, 2)
     assert bounded.scores(0, 9).losses == pytest.approx(whole.scores(0, 9).losses, rel=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -17,18 +17,16 @@ from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.forms import Form
 from qsweep.workers.measures import BOUNDS, draws, measure_models
-from qsweep.workers.measures.accuracy import Examinees
 from qsweep.workers.measures.ascent import Ascent
 from qsweep.workers.measures.bisection import Bisection, Candidate
+from qsweep.workers.measures.evaluation_set import EvaluationSet
 from qsweep.workers.measures.inference import InTurn, SideBySide
 from qsweep.workers.measures.perturbation import Climb, Noise, ball_limits, project, start
-from qsweep.workers.measures.point import Point, make_point, round_weights
+from qsweep.workers.measures.point import Point, make_point, round_copies
 from qsweep.workers.measures.search import run_searches
 from qsweep.workers.models import NETWORKS
-from qsweep.workers.models.graph import make_nodes
-from qsweep.workers.models.layout import Layout
-from qsweep.workers.models.network import stage_tensors
-from qsweep.workers.models.stage import Affine
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.graph import ConvNetwork, make_nodes
 from tests.workers.oracle import Oracle, plain_model, standardized
 from tests.workers.trainings import training
 
@@ -103,26 +101,26 @@ def test_a_linear_softmax_model_is_displaced_as_probability_theory_says() -> Non
     mask = torch.zeros_like(parameters)
     mask[: layout.weights] = 1.0
     point = Point(
-        parameters=parameters, statistics=statistics, initial=parameters[:2], mask=mask, bits=None, scale=None,
+        parameters=parameters, statistics=statistics, initial=parameters[:2], mask=mask, quantizer=None, scale=None,
         folded=True,
     )  # fmt: skip
-    examinees = Examinees(network, torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
+    evaluation_set = EvaluationSet(
+        network, torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    )
     for sigma in (0.3, 0.8, 2.0):
         measure = PacBayes(noise_std="corrected", copies=copies, iterations=1, search_upper=2 * sigma)
-        _, (search,) = run_searches([point], measure, layout, examinees, Noise(measure=measure), lambda done, of: None)
+        _, (search,) = run_searches([point], measure, evaluation_set, Noise(measure=measure), lambda done, of: None)
         wanted = 0.5 * (1 + math.erf(margin / (sigma * math.sqrt(2)) / math.sqrt(2)))
         assert search.trace[0].accuracy == pytest.approx(wanted, abs=4 * math.sqrt(0.25 / copies))
 
 
-class _Linear:
+class _Linear(ConvNetwork):
     """One convolution on one pixel: a linear softmax model."""
 
     def __init__(self, layer: ConvLayer) -> None:
-        self.layout = Layout([layer])
+        self.layout = ConvLayout([layer])
         self.nodes = make_nodes([layer], layer.side)
-
-    def walk(self, images: Tensor, stages: Sequence[Affine], step: Callable[..., Tensor]) -> Tensor:
-        return step(images, self.nodes[0].window, stages[0], None).mean((2, 3))
+        self.activation = layer.outputs
 
 
 def test_the_bisection_finds_the_noise_that_a_linear_softmax_model_bears() -> None:
@@ -162,7 +160,7 @@ def test_a_search_that_stalls_between_is_neither_saturated_nor_converged() -> No
 def points_of(trained: list[tuple[Training, Model]], measure: Search) -> tuple[Any, list[Point]]:
     first = trained[0][0]
     network = NETWORKS[first.model.name](first.model, first.data)
-    return network, [make_point(one, model, network.layout, measure, torch.float64) for one, model in trained]
+    return network, [make_point(one, model, network, measure, torch.float64) for one, model in trained]
 
 
 def test_the_projection_is_exact(trained: list[tuple[Training, Model]]) -> None:
@@ -209,11 +207,10 @@ def test_an_ascent_raises_the_loss(trained: list[tuple[Training, Model]], digits
 
     def loss(rows: Tensor, point: Point) -> float:
         deployed = rows.clone()
-        if point.bits is not None:
-            round_weights(network.layout, point.bits, point.scale, deployed, network.layout.steps.of(rows))
-        stages = stage_tensors(network.layout, rows, deployed, point.statistics[None])
+        round_copies(point, deployed)
+        stages = network.views(network.layout.tensors(rows, deployed, point.statistics[None]))
         pixels, labels = standardized(digits, torch.arange(400))
-        logits = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0]
+        logits = network.evaluate(pixels, stages)[0]
         return float(torch.nn.functional.cross_entropy(logits.T, labels))
 
     climb = Climb(measure=base, network=network, images=lambda some: standardized(digits, some), train_images=400)
@@ -222,19 +219,19 @@ def test_an_ascent_raises_the_loss(trained: list[tuple[Training, Model]], digits
         assert loss(ended, point) > loss(point.parameters[None], point) * 1.05
 
 
-def test_slopes_are_those_of_plain_modules(trained: list[tuple[Training, Model]], digits: Images) -> None:
+def test_gradients_are_those_of_plain_modules(trained: list[tuple[Training, Model]], digits: Images) -> None:
     measure = Sharpness()
     network, points = points_of(trained, measure)
     pixels, labels = standardized(digits, torch.arange(90))
     for (one, model), point in zip(trained, points, strict=True):
         still = torch.zeros_like(point.parameters[None])
-        found = Ascent(network, [point], 1).slopes(still, pixels, labels)
+        found = Ascent(network, [point], 1).gradients(still, pixels, labels)
         oracle = Oracle(one, model, measure, digits)
         places = oracle.places(oracle.net)
         loss = torch.nn.functional.cross_entropy(oracle.net(pixels), labels)
-        slopes = torch.autograd.grad(loss, [parameter for parameter, _ in places])
-        for (_, place), slope in zip(places, slopes, strict=True):
-            torch.testing.assert_close(found[0, place], slope.flatten(), rtol=1e-8, atol=1e-12)
+        gradients = torch.autograd.grad(loss, [parameter for parameter, _ in places])
+        for (_, place), gradient in zip(places, gradients, strict=True):
+            torch.testing.assert_close(found[0, place], gradient.flatten(), rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("perturb", ["latent", "quantized"])
@@ -246,10 +243,9 @@ def test_folding_batch_norm_leaves_outputs_unchanged(
     pixels, _ = standardized(digits, torch.arange(200))
     for (one, model), point in zip(trained, points, strict=True):
         rows = point.parameters[None].clone()
-        if point.bits is not None:
-            round_weights(network.layout, point.bits, point.scale, rows, network.layout.steps.of(rows))
-        stages = stage_tensors(network.layout, rows, rows, point.statistics[None])
-        found = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0].T
+        round_copies(point, rows)
+        stages = network.views(network.layout.tensors(rows, rows, point.statistics[None]))
+        found = network.evaluate(pixels, stages)[0].T
         torch.testing.assert_close(found, plain_model(one, model)(pixels).detach(), rtol=1e-7, atol=1e-9)
         assert point.folded
 
@@ -320,9 +316,9 @@ def test_hits_are_the_same_for_any_number_of_models_in_one_pass(
     pixels, labels = standardized(digits, torch.arange(1442))
     rows = torch.stack([point.parameters for point in points])
     statistics = torch.stack([point.statistics for point in points])
-    examinees = Examinees(network, pixels, labels)
-    together = examinees.hits(rows, statistics)
-    alone = torch.cat([examinees.hits(rows[one : one + 1], statistics[one : one + 1]) for one in range(4)])
+    evaluation_set = EvaluationSet(network, pixels, labels)
+    together = evaluation_set.hits(rows, statistics)
+    alone = torch.cat([evaluation_set.hits(rows[one : one + 1], statistics[one : one + 1]) for one in range(4)])
     assert torch.equal(together, alone)
 
 

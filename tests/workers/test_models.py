@@ -18,8 +18,8 @@ from qsweep.sweeps.optimizers import OPTIMIZERS
 from qsweep.sweeps.quantizers import QUANTIZERS
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.arithmetic import pooled
+from qsweep.workers.models.declaration import ConvLayout
 from qsweep.workers.models.graph import pooled_side
-from qsweep.workers.models.layout import Layout
 from qsweep.workers.models.window import Window
 from qsweep.workers.optimizers import STEPPERS
 from qsweep.workers.quantizers import QUANTIZATIONS
@@ -39,7 +39,7 @@ def test_every_name_of_sweeps_has_its_implementation() -> None:
 def test_weights_of_nin_4x10_on_cifar10_are_the_papers_omega() -> None:
     """ω of `paper` Table 3, by inversion: 2,196,750. Counted in real modules and in the layout."""
     plain = PlainNin(training(data="cifar10", depth=4, width=10, channels_per_width=25, augment="crop-flip"))
-    layout = Layout(NiN(width=10, depth=4).layers(DATASETS["cifar10"]))
+    layout = ConvLayout(NiN(width=10, depth=4).layers(DATASETS["cifar10"]))
     assert sum(conv.weight.numel() for conv in plain.convs()) == 2_196_750
     assert layout.weights == 2_196_750
 
@@ -58,7 +58,7 @@ def test_weights_of_the_cifar_resnets_without_shortcuts_are_the_papers_omega(dep
     net = PlainResNet(one)
     shortcuts = {id(block.shortcut.conv) for block in net.body if isinstance(block.shortcut, ConvNorm)}
     assert sum(conv.weight.numel() for conv in net.convs() if id(conv) not in shortcuts) == omega
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     assert layout.omega == omega
     assert layout.weights == sum(conv.weight.numel() for conv in net.convs())
 
@@ -70,7 +70,7 @@ def test_weights_of_the_cifar_resnets_without_shortcuts_are_the_papers_omega(dep
 def test_a_resnets_initial_norm_is_what_the_papers_tables_imply(depth: int, data: str, title: str) -> None:
     """Structure, initialization and the shortcuts left out, all at once. (With them it would be a tenth more.)
     CIFAR-100's ResNet-50 is missing: its norms in Table 2 don't belong to its rows in Table 3."""
-    layout = Layout(ResNet(depth=depth, width=16).layers(DATASETS[data]))
+    layout = ConvLayout(ResNet(depth=depth, width=16).layers(DATASETS[data]))
     norm = float(layout.counted(layout.initial_parameters(0)).norm())
     implied = [one.initial for keys, _, one in paper_rows() if keys[:2] == (title, f"ResNet-{depth}")]
     assert implied == [pytest.approx(norm, rel=0.01)] * 4
@@ -107,7 +107,7 @@ def test_usual_widths_have_the_parameters_of_the_usual_networks(
     assert known in (count, None)
     weights = sum(one.numel() for name, one in net.named_parameters() if name.endswith("weight") and one.dim() > 1)
     shortcuts = sum(one.weights for one in layers if not one.counted)
-    assert Layout(layers).omega == weights - shortcuts
+    assert ConvLayout(layers).omega == weights - shortcuts
     assert (shortcuts > 0) == isinstance(model, ResNet)
 
 
@@ -156,7 +156,7 @@ def test_a_mobilenets_operations_are_those_of_its_paper_at_224_pixels() -> None:
 )
 def test_initialization_is_that_of_plain_modules_under_the_seed(settings: dict[str, Any]) -> None:
     one = training(seed=7, **settings)
-    layout = Layout(one.model.layers(one.data))
+    layout = ConvLayout(one.model.layers(one.data))
     row, moments = layout.initial_parameters(7), layout.initial_statistics()
     found = {name: tensor for name, tensor in layout.named(row, moments) if not name.endswith(".step")}
     wanted = named(PLAIN[one.model.name](one), one)
@@ -191,13 +191,13 @@ def test_initialization_leaves_the_callers_random_numbers_alone() -> None:
     torch.manual_seed(3)
     wanted = torch.rand(2)
     torch.manual_seed(3)
-    Layout(NiN(width=2, depth=1).layers(DATASETS["digits"])).initial_parameters(0)
+    ConvLayout(NiN(width=2, depth=1).layers(DATASETS["digits"])).initial_parameters(0)
     assert torch.equal(torch.rand(2), wanted)
 
 
 @pytest.mark.parametrize("model", [NiN(width=2, depth=2), ResNet(width=2, depth=50), MobileNet(width=2)])
 def test_a_model_kept_as_tensors_is_packed_into_the_same_rows(model: Model) -> None:
-    layout = Layout(model.layers(DATASETS["digits"]))
+    layout = ConvLayout(model.layers(DATASETS["digits"]))
     parameters, statistics = layout.initial_parameters(1), layout.initial_statistics()
     again = layout.packed(dict(layout.named(parameters, statistics)))
     assert torch.equal(again[0], parameters)
@@ -220,18 +220,18 @@ def test_gathered_product_equals_convolution_and_its_gradients(
     torch.manual_seed(0)
     images = torch.randn(2, 3, side, side, 5, dtype=torch.float64)
     weights = torch.randn(2, channels, layer.reads, kernel, kernel, dtype=torch.float64)
-    slopes = torch.randn(2, channels, outputs, outputs, 5, dtype=torch.float64)
+    gradients = torch.randn(2, channels, outputs, outputs, 5, dtype=torch.float64)
     columns, matrix = window.gather(images), window.kernel(weights)
     found = window.outputs(window.product(matrix, columns))
-    flat = slopes.flatten(2)
+    flat = gradients.flatten(2)
     for model in range(2):
         x = images[model].permute(3, 0, 1, 2).clone().requires_grad_()
         w = weights[model].clone().requires_grad_()
         groups = 3 if depthwise else 1
         y = torch.nn.functional.conv2d(x, w, stride=stride, padding=padding, groups=groups)
-        y.backward(slopes[model].permute(3, 0, 1, 2))
+        y.backward(gradients[model].permute(3, 0, 1, 2))
         torch.testing.assert_close(found[model].permute(3, 0, 1, 2), y.detach())
         torch.testing.assert_close(
-            window.scatter(window.product_below(matrix, flat))[model].permute(3, 0, 1, 2), x.grad
+            window.scatter(window.columns_gradient(matrix, flat))[model].permute(3, 0, 1, 2), x.grad
         )
-        torch.testing.assert_close(window.spread(window.product_slope(flat, columns))[model], w.grad)
+        torch.testing.assert_close(window.spread(window.kernel_gradient(flat, columns))[model], w.grad)

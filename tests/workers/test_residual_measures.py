@@ -15,9 +15,8 @@ from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.forms import Form
 from qsweep.workers.measures import measure_models
-from qsweep.workers.measures.point import make_point, round_weights
+from qsweep.workers.measures.point import make_point, round_copies
 from qsweep.workers.models import NETWORKS
-from qsweep.workers.models.network import stage_tensors
 from tests.workers.oracle import Oracle, plain_model, standardized
 from tests.workers.trainings import training
 
@@ -66,13 +65,12 @@ def test_folding_batch_norm_through_residuals_leaves_outputs_unchanged(
     for one, model in trained:
         network = NETWORKS[one.model.name](one.model, one.data)
         search = PacBayes(fold_bn="all", perturb=perturb)
-        point = make_point(one, model, network.layout, search, torch.float64)
+        point = make_point(one, model, network, search, torch.float64)
         rows = point.parameters[None].clone()
-        if point.bits is not None:
-            round_weights(network.layout, point.bits, point.scale, rows, network.layout.steps.of(rows))
-        stages = stage_tensors(network.layout, rows, rows, point.statistics[None])
+        round_copies(point, rows)
+        stages = network.views(network.layout.tensors(rows, rows, point.statistics[None]))
         assert all(stage.norm is None or bool((stage.norm.gamma == 1).all()) for stage in stages)
-        found = network.evaluate(pixels.permute(1, 2, 3, 0)[None].contiguous(), stages)[0].T
+        found = network.evaluate(pixels, stages)[0].T
         torch.testing.assert_close(found, plain_model(one, model)(pixels).detach(), rtol=1e-7, atol=1e-9)
 
 
@@ -84,7 +82,7 @@ def test_every_parameter_is_perturbed_and_norms_leave_the_shortcuts_out(
     rows = measure_models(trainings, models, measure, digits, device=CPU, dtype=torch.float64)
     for one, model, row in zip(trainings, models, rows, strict=True):
         oracle = Oracle(one, model, measure, digits)
-        point = make_point(one, model, oracle.layout, measure, torch.float64)
+        point = make_point(one, model, NETWORKS[one.model.name](one.model, one.data), measure, torch.float64)
         assert float(point.mask.sum()) == sum(parameter.numel() for parameter in oracle.net.parameters())
         shortcuts = {id(block.shortcut.conv) for block in oracle.net.body if hasattr(block.shortcut, "conv")}
         weights = [conv.weight.detach().flatten() for conv in oracle.net.convs() if id(conv) not in shortcuts]

@@ -14,9 +14,10 @@ import torch
 
 from qsweep.sweeps.datasets import DATASETS, DataSet
 from qsweep.sweeps.errors import InputError
-from qsweep.workers.agent.node import check_device, data_folder
+from qsweep.workers.agent.node import data_folder
 from qsweep.workers.data import images, load_staged
 from qsweep.workers.data.images import fingerprint
+from qsweep.workers.device import check_device
 
 NFS = "36 35 0:32 / / rw - ext4 /dev/sda rw\n37 36 0:33 / /shared rw - nfs4 server:/x rw\n"
 

@@ -26,7 +26,7 @@ os._exit(0)  # the interpreter takes its handlers away before it ends
 
 
 def test_a_storm_of_signals_stops_a_process_and_locks_nothing_up() -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     process = subprocess.Popen([sys.executable, "-c", WAITER], env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "listening\n"

@@ -17,12 +17,11 @@ from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
 from qsweep.sweeps.training import Training
 from qsweep.workers import weights
 from qsweep.workers.forms import Form
-from qsweep.workers.models.arithmetic import innermost
-from qsweep.workers.models.convolved import evaluate_in_turn
+from qsweep.workers.models.convolved import in_turn
 from qsweep.workers.models.forming import arithmetic_of
 from qsweep.workers.models.graph import ConvNetwork
-from qsweep.workers.models.network import leaf_tensors, stage_tensors, trained
-from qsweep.workers.quantizers.lsq import initial_steps
+from qsweep.workers.models.layout import TRAINED
+from qsweep.workers.quantizers.lsq import layer_bits
 from qsweep.workers.results import starting_rows
 from tests.late import Late
 
@@ -98,10 +97,10 @@ def test_the_engine_evaluates_as_torchvisions_own_network_does(model: Model, tmp
     network, parameters, statistics = rows_of(model, images_of(64, 1000), saved(net, tmp_path / "weights.pth"))
     pictures = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wanted = net.double().eval()(pictures).detach()
-    stages = stage_tensors(network.layout, parameters, parameters, statistics)
+    stages = network.views(network.layout.tensors(parameters, parameters, statistics))
     for found in (
-        evaluate_in_turn(network, pictures, stages)[0].t(),
-        network.evaluate(innermost(pictures), stages)[0].t(),
+        in_turn(network, stages)(pictures)[0].t(),
+        network.evaluate(pictures, stages)[0].t(),
     ):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-8 * float(wanted.abs().max()))
 
@@ -118,17 +117,19 @@ def test_a_training_pass_has_torchvisions_loss_and_gradients_in_every_form(
     network, parameters, statistics = rows_of(model, data, saved(net, tmp_path / "weights.pth"))
     draw = torch.Generator().manual_seed(0)
     pictures, labels = torch.randn(6, 3, 64, 64, dtype=torch.float64, generator=draw), torch.arange(6)
-    stages = leaf_tensors(stage_tensors(network.layout, parameters, parameters, statistics))
-    logits, *_ = network.train(pictures, stages, arithmetic_of(form, "fp32", torch.float64, CPU, slots=1))
+    layout = network.layout
+    leaves = layout.leaves(layout.tensors(parameters, parameters, statistics))
+    logits, _ = network.train(pictures, network.views(leaves), arithmetic_of(form, "fp32", torch.float64, CPU, slots=1))
     loss = torch.nn.functional.cross_entropy(logits[0].t(), labels)
-    slopes = torch.autograd.grad(loss, trained(stages))
+    names_of_trained = [spec.name for spec in layout.of_role(*TRAINED)]
+    gradients = torch.autograd.grad(loss, [leaves[name] for name in names_of_trained])
     net.double().train()
     wanted = torch.nn.functional.cross_entropy(net(pictures), labels)
     wanted.backward()
     assert loss.item() == pytest.approx(wanted.item(), abs=1e-10)
     rows = torch.zeros_like(parameters)
-    for place, slope in zip([span for one in network.layout.spans for span in one.trained], slopes, strict=True):
-        place.of(rows).copy_(slope)
+    for name, gradient in zip(names_of_trained, gradients, strict=True):
+        layout[name].of(rows).copy_(gradient)
     names = weights.tensor_names(net.state_dict(), model, network.layout)
     found = dict(network.layout.named(rows[0], statistics[0]))
     ours = {names[name]: tensor for name, tensor in found.items() if not name.endswith(".step")}
@@ -152,7 +153,7 @@ def test_the_networks_for_large_images_are_initialized_as_torchvision_does(model
         assert float(found.abs().max() / found.std()) == pytest.approx(
             float(wanted.abs().max() / wanted.std()), rel=0.5
         )
-    assert float(row[:, layout.biases].abs().max()) == 0
+    assert float(row[:, layout.hidden_biases].abs().max()) == 0
 
 
 def asked(**settings: Any) -> Training:
@@ -175,8 +176,11 @@ def test_step_sizes_begin_from_the_weights(tmp_path: Path) -> None:
     layout = ConvNetwork(one.model, one.data).layout
     parameters, statistics = starting_rows(one, layout, start)
     assert one.quantizer is not None
-    wanted = initial_steps(one.quantizer, layout.layers, start.parameters[: layout.weights])
-    assert torch.equal(layout.steps.of(parameters[None])[0], wanted)
+    wanted = [
+        2 * float(spans.weight.of(start.parameters[None]).abs().mean()) / (2 ** (bits - 1) - 1) ** 0.5
+        for spans, bits in zip(layout.spans, layer_bits(one.quantizer, layout), strict=True)
+    ]
+    assert layout.steps.of(parameters[None])[0].tolist() == pytest.approx(wanted, rel=1e-5)
     assert torch.equal(statistics, start.statistics)
     assert not torch.equal(statistics, layout.initial_statistics())
 

@@ -23,14 +23,13 @@ from qsweep.sweeps.code import code_origin
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.logs import log_to
 from qsweep.workers.agent.directed import DirectedAgent, Orders
-from qsweep.workers.agent.endings import LeaseGone, OnlyFails
+from qsweep.workers.agent.endings import DeviceLost, LeaseGone, OnlyFails
 from qsweep.workers.agent.exits import Exit
 from qsweep.workers.agent.heart import Heart
 from qsweep.workers.agent.loop import Agent
-from qsweep.workers.agent.node import check_device
 from qsweep.workers.agent.stopping import listen
 from qsweep.workers.agent.workplace import Workplace
-from qsweep.workers.device import build, device_class, precisions
+from qsweep.workers.device import build, check_device, device_class, precisions, this_device
 from qsweep.workers.environment import PLACE
 
 PATIENCE = 600.0
@@ -80,7 +79,7 @@ def run(
     orders: Orders | None = None,
 ) -> int:
     """Enlist, work, retire; the exit code."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     check_device(device)
     registry = Registry.open(home.registry)
     check_belonging(home, registry)
@@ -122,6 +121,10 @@ def run(
         (Agent(place, scope) if orders is None else DirectedAgent(place, registry, orders)).run()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
+    except DeviceLost as error:
+        logging.getLogger(__name__).error("the device is lost: %s", error)
+        sys.stderr.write(f"qsweep agent: the device is lost: {error}\n")
+        return Exit.DEVICE_LOST
     except OnlyFails as error:
         reason = str(error)
     finally:

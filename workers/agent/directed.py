@@ -66,10 +66,10 @@ class DirectedAgent(Agent):
         while (order := self._next_order()) is not None:
             verb, _, job = order.partition(" ")
             if verb == "run":
-                self._run(int(job))
+                self._run_job(int(job))
                 _say({"ended": True})
 
-    def _run(self, job: int) -> None:
+    def _run_job(self, job: int) -> None:
         claim = self._registry.claim_job(self.place.agent, job)
         if claim is not None:
             key, slots = claim.job.cohort_key, claim.slots_limit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import traceback
+from collections.abc import Iterator
 
 import torch
 
@@ -35,6 +36,10 @@ class OnlyFails(Exception):
     """All that the agent tries fails, while others succeed; says so in words."""
 
 
+class DeviceLost(Exception):
+    """The device computes nothing any more in this process; says why."""
+
+
 class LeaseGone(Exception):
     """The agent's jobs belong to somebody else now: whatever it has is discarded."""
 
@@ -46,6 +51,8 @@ def failure_class(error: Exception) -> FailureClass:
     torch a RuntimeError that only its text tells from others. The kernel's OOM killer raises nothing: that
     death is seen by the supervisor (`orchestrator.supervisor`).
     """
+    if any(isinstance(one, torch.OutOfMemoryError) for one in chain_of(error)):
+        return FailureClass.MEMORY  # whatever its clearing up ran into, such as a recording that ended half-way
     match error:
         case InterruptedByUser():
             return FailureClass.INTERRUPTED
@@ -57,11 +64,21 @@ def failure_class(error: Exception) -> FailureClass:
             return FailureClass.TIMEOUT
         case InputError():
             return FailureClass.INPUT
-        case torch.OutOfMemoryError() | MemoryError():
+        case MemoryError():
             return FailureClass.MEMORY
         case RuntimeError() if CPU_ALLOCATOR in str(error):
             return FailureClass.MEMORY
     return FailureClass.PREEMPTED if is_disk_full(error) else FailureClass.CRASH
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it came from or was raised in the handling of."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 def kind(error: Exception) -> str:

@@ -16,5 +16,7 @@ class Exit(IntEnum):
     """Its jobs had been given to others."""
     REGISTRY_GONE = 4
     """The registry did not answer, or had no room to write: its jobs wait for the end of the lease."""
+    DEVICE_LOST = 6
+    """Its GPU answers no more. After an error in a kernel a new process can go on; without a GPU it does not begin."""
     ONLY_FAILED = 5
     """All that it tried failed, while others succeed (`db.weakness`): it is not started again in its place."""

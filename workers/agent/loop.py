@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import time
+import traceback
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
-from functools import partial
+
+import torch
 
 from qsweep.db.budgets import TRIES
 from qsweep.db.errors import RegistryUnavailable
 from qsweep.db.rows import EVERYTHING, Claim, Head, Scope
 from qsweep.db.states import FailureClass
 from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
-from qsweep.sweeps.job import Kind
-from qsweep.workers.agent.endings import LeaseGone, OnlyFails, failure_class, is_disk_full, kind, story
-from qsweep.workers.agent.measuring import distort_claims, measure_claims
-from qsweep.workers.agent.models import KeptFile, Models
+from qsweep.sweeps.kinds import Kind
+from qsweep.workers.agent.endings import (
+    DeviceLost,
+    LeaseGone,
+    OnlyFails,
+    chain_of,
+    failure_class,
+    is_disk_full,
+    kind,
+    story,
+)
+from qsweep.workers.agent.models import Models
 from qsweep.workers.agent.node import data_folder
 from qsweep.workers.agent.publishing import provenance, publish
-from qsweep.workers.agent.rows import measure_rows, result_rows
-from qsweep.workers.agent.training import Trained, train_claims
+from qsweep.workers.agent.rows import result_rows
 from qsweep.workers.agent.workplace import Plan, Workplace
 from qsweep.workers.cohort import Cohort
-from qsweep.workers.corruptions.sets import CorruptedSets
 from qsweep.workers.data import Collection, find, load_staged
-from qsweep.workers.device import build, device_class, precisions
+from qsweep.workers.device import build, check_device, device_class, precisions
 from qsweep.workers.forms import default_form, known_form
-from qsweep.workers.measures.distortion import Known
+from qsweep.workers.kinds.base import Implementation, Outcome, Tools
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +57,12 @@ class Agent:
     def __init__(self, place: Workplace, scope: Scope = EVERYTHING) -> None:
         self.place = place
         self.scope = scope
-        self._models = Models(place.home.models)
-        self._trained: tuple[int, ...] = ()
         self._images: dict[DataSet, Collection] = {}
-        self._sets = CorruptedSets(place.home.data, place.home.corruptions)
-        self._known = Known()
+        self._tools = Tools(
+            place=place, models=Models(place.home.models), images=self._data, on_epoch=self._close_epoch
+        )
+        self._implementations: dict[Kind, Implementation] = {}
+        self._parents: tuple[int, ...] = ()
         self._worked = time.monotonic()
         self._idle = float(os.environ.get(IDLE, "inf"))
         self._plans: dict[str, Plan] = {}
@@ -64,8 +76,8 @@ class Agent:
         """
         registry, agent = self.place.registry, self.place.agent
         while not self.place.stop.is_set():
-            # Measures of what was just trained come first: the models are still in memory.
-            head = registry.next_cohort(agent, self.scope, parents=self._trained)
+            # What stands on the jobs just done comes first: their models are still in memory.
+            head = registry.next_cohort(agent, self.scope, parents=self._parents)
             if head is None:
                 if not self._wait():
                     return
@@ -114,7 +126,7 @@ class Agent:
         shape = head.job.shape
         if shape not in self._plans:
             device = device_class(self.place.device)
-            slots, form = default_form(head.job.training, device, trains=head.job.kind is Kind.TRAIN)
+            slots, form = default_form(head.job.training, device, trains=head.job.kind.is_calibrated)
             fixed = self.place.registry.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
@@ -128,10 +140,7 @@ class Agent:
 
     def _work(self, claims: Sequence[Claim], plan: Plan) -> None:
         try:
-            if claims[0].job.kind in (Kind.MEASURE, Kind.CORRUPT):
-                self._measure(claims, plan)
-            else:
-                self._train(claims, plan)
+            self._run(claims, plan)
         except (LeaseGone, RegistryUnavailable):
             raise  # nothing can be said of these jobs, or not to anybody
         except Exception as error:
@@ -145,66 +154,47 @@ class Agent:
         if failure is FailureClass.MEMORY:
             self._fitting[claims[0].job.shape] = max(plan.slots // 2, 1)
         held = registry.fail(agent, claims, failure, story(error), slots=plan.slots, kind=kind(error))
+        self._free_memory(error)
         if is_disk_full(error):
             # Only for what was still ours: an agent that lost its lease has no say in the sweep any more.
             registry.pause_for([one for one in claims if one.job_id in held], story(error))
 
-    def _train(self, claims: Sequence[Claim], plan: Plan) -> None:
-        started = time.monotonic()
-        images = self._data(claims[0].job.training.data)
+    def _free_memory(self, error: Exception) -> None:
+        """Give the next cohort what the failed one held. Raises DeviceLost if the device is of no more use."""
+        for one in chain_of(error):
+            if one.__traceback__ is not None:
+                traceback.clear_frames(one.__traceback__)
+        gc.collect()
+        if self.place.device.type != "cuda":
+            return
+        try:
+            check_device(self.place.device)
+            torch.cuda.empty_cache()
+        except (InputError, RuntimeError) as lost:
+            raise DeviceLost(str(lost)) from error
 
-        keeping = 0.0
+    def _run(self, claims: Sequence[Claim], plan: Plan) -> None:
+        """Run them as their kind is run, and publish what ends as it ends."""
+        started, kind = time.monotonic(), claims[0].job.kind
+        if kind not in self._implementations:
+            self._implementations[kind] = kind.implementation()(self._tools)
+        with closing(self._implementations[kind].run(claims, plan)) as outcomes:
+            for outcome in outcomes:
+                self._publish(outcome, plan, (time.monotonic() - started) * len(outcome.claims) / len(claims))
+        if kind.leaves is not None:
+            self._parents = tuple(claim.job_id for claim in claims)
 
-        def end(trained: Trained) -> None:
-            nonlocal keeping
-            keeping += self._count(trained, plan, (time.monotonic() - started) * len(trained.claims) / len(claims))
-
-        on_epoch = partial(self._close_epoch, claims)
-        saving = train_claims(self.place, claims, plan, images, on_end=end, on_epoch=on_epoch)
-        seconds = time.monotonic() - started
-        log.info("%.2f s of %.2f s went into checkpoints and models", saving + keeping, seconds)
-        self._trained = tuple(claim.job_id for claim in claims)
-
-    def _count(self, trained: Trained, plan: Plan, seconds: float) -> float:
-        """Keep the models of trainings that took so long, and publish their results; the seconds that keeping took."""
-        began = time.monotonic()
-        kept = self._models.keep(trained.claims, trained.results)
-        keeping = time.monotonic() - began
-        origin = provenance(self.place, trained.claims, plan, seconds + keeping, steps=trained.steps)
-        diverged = [bool(result.run["diverged"]) for result in trained.results]
-        rows = result_rows(trained.claims, trained.results, origin)
-
-        def keep(place: int) -> KeptFile:
-            return self._models.write(trained.claims[place], trained.results[place])
-
-        publish(self.place, trained.claims, rows, diverged, kept, keep)
-        return keeping
+    def _publish(self, outcome: Outcome, plan: Plan, seconds: float) -> None:
+        """Write the files of jobs that took so long, and publish their results."""
+        began, claims, write = time.monotonic(), outcome.claims, outcome.write
+        files = [None if write is None or not one.keep_model else write(place) for place, one in enumerate(claims)]
+        origin = provenance(self.place, claims, plan, seconds + time.monotonic() - began, steps=outcome.steps)
+        rows = result_rows(outcome, origin)
+        diverged = [bool(row["diverged"]) for row in rows[claims[0].job.kind.rows[0]]]
+        publish(self.place, claims, rows, diverged, files, write)
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         """An epoch of these jobs has ended. May raise StoppedEarly."""
-
-    def _measure(self, claims: Sequence[Claim], plan: Plan) -> None:
-        place, started = self.place, time.monotonic()
-        log.info("%s: %d jobs", claims[0].job.cohort_key, len(claims))
-
-        def tick(done: int, of: int) -> None:
-            place.report(claims, done, of)
-            place.check_stop(claims)
-            place.check_time(started, done, of)
-
-        images = self._data(claims[0].job.training.data)
-        if claims[0].job.kind is Kind.CORRUPT:
-            kind, still = "distortions", partial(tick, 0, 1)
-            measured = distort_claims(
-                claims, self._models, images, self._sets, self._known,
-                slots=plan.slots, device=place.device, tick=still,
-            )  # fmt: skip
-        else:
-            kind = "measures"
-            measured = measure_claims(claims, self._models, images, place.device, tick)
-        origin = provenance(place, claims, plan, time.monotonic() - started, steps=None)
-        diverged = [bool(row["diverged"]) for row in measured]
-        publish(place, claims, measure_rows(kind, claims, measured, origin), diverged, [None] * len(claims))
 
     def _data(self, data: DataSet) -> Collection:
         if data not in self._images:

@@ -1,9 +1,9 @@
-"""The trained models that an agent's measure jobs take: still in memory, or from their files."""
+"""The trained models that an agent's other jobs take: still in memory, or from their files."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -50,15 +50,11 @@ class Models:
         self.folder = folder
         self._recent: OrderedDict[tuple[str, int], dict[str, Any]] = OrderedDict()
 
-    def keep(self, claims: Sequence[Claim], results: Sequence[Result]) -> list[KeptFile | None]:
-        """Write the models that a sweep wants kept; file and hash of each. All stay in memory for a while."""
-        found: list[KeptFile | None] = []
-        for claim, result in zip(claims, results, strict=True):
-            self._recent[claim.job.identity, claim.attempt] = _content(result)
-            found.append(self.write(claim, result) if claim.keep_model else None)
+    def remember(self, claim: Claim, result: Result) -> None:
+        """Have this model in memory for a while."""
+        self._recent[claim.job.identity, claim.attempt] = _content(result)
         while len(self._recent) > KEPT:
             self._recent.popitem(last=False)
-        return found
 
     def write(self, claim: Claim, result: Result) -> KeptFile:
         """Write one model; its file and hash."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from qsweep.db.rows import Claim
-from qsweep.workers.cohort import Result
+from qsweep.workers.kinds.base import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,28 +25,14 @@ class Provenance:
     finished_at: datetime
 
 
-def result_rows(
-    claims: Sequence[Claim], results: Sequence[Result], provenance: Provenance
-) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each kind of result: one of `runs` a job, one of `epochs` an epoch, one of `layers` a layer."""
+def result_rows(outcome: Outcome, provenance: Provenance) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each kind of result. The one row of a job says what it is, and where it was done."""
     origin = asdict(provenance) | {"host": socket.gethostname()}
-    rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
-    for claim, result in zip(claims, results, strict=True):
+    kind = outcome.claims[0].job.kind
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in kind.rows}
+    for claim, rows in zip(outcome.claims, outcome.rows, strict=True):
         key = {"job": claim.job.identity, "attempt": claim.attempt}
-        rows["runs"].append(key | origin | claim.job.settings() | result.run)
-        rows["epochs"] += [key | row for row in result.epochs]
-        rows["layers"] += [key | row for row in result.layers]
-    return rows
-
-
-def measure_rows(
-    kind: str, claims: Sequence[Claim], measured: Sequence[Mapping[str, Any]], provenance: Provenance
-) -> dict[str, list[dict[str, Any]]]:
-    """One row a job of the `kind` of result that its kind of job has: `measures` or `distortions`."""
-    origin = asdict(provenance) | {"host": socket.gethostname()}
-    return {
-        kind: [
-            {"job": claim.job.identity, "attempt": claim.attempt} | origin | claim.job.settings() | dict(row)
-            for claim, row in zip(claims, measured, strict=True)
-        ]
-    }
+        for name in kind.rows:
+            more = origin | claim.job.settings() if name == kind.rows[0] else {}
+            found[name] += [key | more | dict(row) for row in rows.get(name, ())]
+    return found

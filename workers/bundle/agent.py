@@ -17,7 +17,7 @@ from qsweep.db.home import Home
 from qsweep.sweeps.code import code_origin
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.logs import log_to
-from qsweep.workers.agent.endings import LeaseGone
+from qsweep.workers.agent.endings import DeviceLost, LeaseGone
 from qsweep.workers.agent.exits import Exit
 from qsweep.workers.agent.heart import Heart
 from qsweep.workers.agent.loop import Agent
@@ -25,7 +25,7 @@ from qsweep.workers.agent.stopping import StopRequest, listen
 from qsweep.workers.agent.workplace import Workplace
 from qsweep.workers.bundle.desk import LEASE
 from qsweep.workers.bundle.line import Line
-from qsweep.workers.device import build, device_class, precisions
+from qsweep.workers.device import build, device_class, precisions, this_device
 
 PATIENCE = 600.0
 """Seconds without an optimizer step after which an agent counts as hung."""
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: float) -> int:
     """Enlist and work until nothing is left; the exit code."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     line.enlist(number, precisions(device))
     line.began(
         {
@@ -79,6 +79,9 @@ def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: f
         Agent(place).run()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
+    except DeviceLost as error:
+        sys.stderr.write(f"agent {number}: the device is lost: {error}\n")
+        return Exit.DEVICE_LOST
     finally:
         heart.stop()
     return Exit.LEFT

@@ -1,4 +1,7 @@
-"""`python -m qsweep.workers BUNDLE`: work off a bundle on this machine. Needs Python 3.11, torch, numpy and pyarrow alone."""
+"""`python -m qsweep.workers BUNDLE`: work off a bundle on this machine.
+
+Needs Python 3.11, torch, numpy and pyarrow alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pathlib import Path
 
 from qsweep.db.home import Home
 from qsweep.sweeps import processes
-from qsweep.sweeps.code import ROOT, clear_bytecode, is_intact
+from qsweep.sweeps.code import ROOT, clear_bytecode, is_intact, is_of_older_layout
 from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
 from qsweep.sweeps.training import different_needs
 from qsweep.sweeps.words import counted
@@ -88,12 +91,18 @@ def _folder(path: Path) -> Path:
 def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namespace) -> None:
     """What computes is the code that came along, not what may be installed here. Raises InputError if it is altered."""
     code = folder / "code"
+    if is_of_older_layout(code):
+        raise InputError(
+            f"this bundle was packed by an older qsweep, with code {manifest.code}",
+            place=str(folder),
+            allowed=f"start it by itself: python {folder}",
+        )
     clear_bytecode(code)
     if not is_intact(code, manifest.code):
         raise InputError(
             f"the code of this bundle is not {manifest.code}", place=str(code), allowed="copy the bundle again"
         )
-    if code.resolve() == ROOT:
+    if code.resolve() == ROOT.resolve():
         return
     sys.stderr.flush()
     arguments = [str(folder)]
@@ -160,11 +169,5 @@ def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
         raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
     found = json.loads(answer.stdout.splitlines()[-1])
     raise_packed(found)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    named = tuple(visible.split(",")) if visible else ()
-    gpus = tuple(str(index) for index in range(len(found["gpus"])))
-    return Crew(
-        workers=given.workers or len(gpus) or found["cores"],
-        gpus=named if gpus and len(named) == len(gpus) else gpus,
-        time_limit=given.time_limit,
-    )
+    gpus = len(found["gpus"])
+    return Crew(workers=given.workers or gpus or found["cores"], gpus=gpus, time_limit=given.time_limit)

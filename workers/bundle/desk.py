@@ -246,14 +246,18 @@ class Desk:
         return parent is not None and parent.state is not State.DONE
 
     def _handed_out(self, entry: Entry) -> Claim:
-        parent = self._by_identity.get(entry.claim.job.parent or "")
         return dataclasses.replace(
             entry.claim,
             checkpoints=tuple(entry.saved),
             alone=entry.past.alone,
             slots_limit=entry.past.slots_limit,
-            parent=entry.claim.parent if parent is None else parent.model,
+            parent=self._parent(entry),
         )
+
+    def _parent(self, entry: Entry) -> ParentModel | None:
+        """The job above, as it was done here or, if it did not come along, where it was packed."""
+        parent = self._by_identity.get(entry.claim.job.parent or "")
+        return entry.claim.parent if parent is None else parent.model
 
     def _holds(self, agent: int, one: Fenced) -> bool:
         entry = self.entries[one.job_id]
@@ -325,6 +329,8 @@ class Desk:
             model_file=result["model"],
             model_hash=result["model_hash"],
             diverged=result["diverged"],
+            kind=entry.claim.job.kind.name,
+            parent=self._parent(entry),
         )
 
     def _reopen_checkpoints(self, token: str) -> Ledger:

@@ -10,10 +10,8 @@ from typing import Any
 
 from qsweep.db.model_names import model_name
 from qsweep.db.rows import CalibrationRow, Claim
-from qsweep.db.schema import KINDS
 from qsweep.db.states import FailureClass
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Kind
 from qsweep.workers.bundle.ledger import Record
 from qsweep.workers.bundle.plain import (
     DIGEST,
@@ -25,7 +23,7 @@ from qsweep.workers.bundle.plain import (
     as_text,
     as_whole,
 )
-from qsweep.workers.forms import MOST_SLOTS, known_form
+from qsweep.workers.forms import MOST_SLOTS, is_known
 
 PUBLICATION = re.compile(r"\d{6,12}-[0-9a-f]{12}")
 """The name under which an agent of a bundle publishes."""
@@ -160,8 +158,9 @@ class _Reader:
         kinds = {one.claim.job.kind for one in results}
         if len(kinds) != 1:
             raise ValueError("its jobs are none, or of several kinds")
-        files = as_object(record["files"], _kinds_of(*kinds))
-        digests = {kind: as_match(digest, f"the digest of {kind}", DIGEST) for kind, digest in files.items()}
+        (kind,) = kinds
+        files = as_object(record["files"], set(kind.rows))
+        digests = {rows: as_match(digest, f"the digest of {rows}", DIGEST) for rows, digest in files.items()}
         self.findings.finished.append(Publication(name=name, files=digests, results=results))
 
     def _result(self, given: Any) -> Result:
@@ -172,7 +171,7 @@ class _Reader:
             model_hash=None if digest is None else as_match(digest, "model_hash", DIGEST),
             diverged=as_flag(found["diverged"], "diverged"),
         )
-        expected = None if digest is None or claim.job.kind is not Kind.TRAIN else result.model
+        expected = None if digest is None or claim.job.kind.leaves is None else result.model
         if found["model"] != expected or (expected is None and digest is not None):
             raise ValueError(f"the model of job {claim.job.identity[:12]} is not where a bundle keeps it")
         return result
@@ -191,18 +190,13 @@ class _Reader:
         return claim
 
 
-def _kinds_of(kind: Kind) -> Set[str]:
-    """The kinds of results that a job of this kind has."""
-    return {one.name for one in KINDS.values() if one.of is kind}
-
-
 def read_calibration(given: Any, shapes: Set[str]) -> CalibrationRow:
     """A calibration of one of these shapes. Raises ValueError unless this version can run it."""
     shape, slots, form = given["shape"], given["slots"], given["form"]
     if not isinstance(shape, str) or shape not in shapes:
         raise ValueError("the calibration is of a shape that none of its jobs has")
     as_whole(slots, "slots", 1, MOST_SLOTS)
-    if known_form(slots, form) is None:
+    if not is_known(slots, form):
         raise ValueError(f"there is no form {form!r:.100}")
     device, build = as_text(given["device"], "device"), as_text(given["build"], "build")
     return CalibrationRow(shape=shape, device=device, build=build, slots=slots, form=form)

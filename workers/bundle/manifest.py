@@ -16,6 +16,7 @@ from qsweep.db.rows import CalibrationRow, Claim, ParentModel
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import TRAIN, kind_named
 from qsweep.sweeps.strict_json import read_strictly
 from qsweep.workers.bundle.plain import (
     DIGEST,
@@ -34,6 +35,7 @@ FILE = "bundle.json"
 WHOLE = "copy the bundle again, or pack a new one"
 KEYS = {"token", "name", "title", "holder", "code", "packed_at", "format", "calibrations", "jobs"}
 CLAIM = {"id", "identity", "attempt", "alone", "slots_limit", "keep_model", "parent", "job"}
+PARENT = ParentModel.__dataclass_fields__
 IDENTITY = re.compile("[0-9a-f]{32}")
 MODEL_FILE = re.compile(f"[0-9a-f]{{2}}/{PATTERN.pattern}")
 
@@ -154,12 +156,23 @@ def _claim_from(content: Mapping[str, Any], path: Path) -> Claim:
 
 
 def _parent_from(content: Any) -> ParentModel:
-    found = as_object(content, set(ParentModel.__dataclass_fields__))
-    file, digest = found["model_file"], found["model_hash"]
-    return ParentModel(
-        identity=as_match(found["identity"], "identity", IDENTITY),
-        attempt=as_whole(found["attempt"], "attempt"),
-        model_file=None if file is None else as_match(file, "model_file", MODEL_FILE),
-        model_hash=None if digest is None else as_match(digest, "model_hash", DIGEST),
-        diverged=as_flag(found["diverged"], "diverged"),
-    )
+    """The chain of jobs above one, as they were when it was packed."""
+    levels = []
+    while content is not None:
+        # Bundles of older versions hold no chain: every parent was a training.
+        levels.append(as_object({"kind": TRAIN.name, "parent": None, **content}, set(PARENT)))
+        content = levels[-1]["parent"]
+    found: ParentModel | None = None
+    for one in reversed(levels):
+        file, digest = one["model_file"], one["model_hash"]
+        found = ParentModel(
+            identity=as_match(one["identity"], "identity", IDENTITY),
+            attempt=as_whole(one["attempt"], "attempt"),
+            model_file=None if file is None else as_match(file, "model_file", MODEL_FILE),
+            model_hash=None if digest is None else as_match(digest, "model_hash", DIGEST),
+            diverged=as_flag(one["diverged"], "diverged"),
+            kind=kind_named(as_text(one["kind"], "kind")).name,
+            parent=found,
+        )
+    assert found is not None, "a chain has at least one job"
+    return found

@@ -20,7 +20,7 @@ from qsweep.sweeps.errors import QsweepError
 from qsweep.workers.bundle.desk import Desk
 from qsweep.workers.bundle.line import answer_calls
 from qsweep.workers.bundle.progress import Pace
-from qsweep.workers.environment import KEEP_MEMORY
+from qsweep.workers.environment import KEEP_MEMORY, gpu_environment
 
 POLL = 0.1
 SILENCE = 90.0
@@ -35,7 +35,7 @@ class Crew:
     """The agents to start: how many, on which GPUs (none: single-threaded on cores), and their time limit."""
 
     workers: int
-    gpus: tuple[str, ...]
+    gpus: int
     time_limit: float = math.inf
 
 
@@ -193,5 +193,5 @@ def _environment(crew: Crew, place: int) -> dict[str, str]:
     environment = KEEP_MEMORY | dict(os.environ) | {"PYTHONSAFEPATH": "1"}
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if crew.gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = crew.gpus[place % len(crew.gpus)]
+        environment |= gpu_environment(place % crew.gpus, environment)
     return environment

@@ -23,7 +23,7 @@ from qsweep.sweeps.landscape import Landscape
 from qsweep.sweeps.training import Training
 from qsweep.workers import checkpoints
 from qsweep.workers.data import Collection, find
-from qsweep.workers.device import build, device_class
+from qsweep.workers.device import build, device_class, this_device
 from qsweep.workers.landscape.survey import Survey
 
 
@@ -50,7 +50,7 @@ class Desk:
 
     def __init__(self, data: Path, models: Path) -> None:
         self._data, self._models = data, models
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = this_device()
         self._images: dict[DataSet, Collection] = {}
         self._last: tuple[str, Survey] | None = None
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qsweep.workers.measures import draws
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.layout import Layout, Role
 
 EPSILON = 1e-10
 """Added to the norm of a filter's direction before it divides, as the reference code does."""
@@ -19,17 +19,17 @@ def gaussian_direction(layout: Layout, seed: int, number: int) -> Tensor:
     of one architecture share them whatever their precision.
     """
     direction = torch.zeros(1, layout.parameters_length)
-    for layer, spans in zip(layout.layers, layout.spans, strict=True):
-        drawn = draws.generator(seed, f"direction/{layer.name}", number, *spans.weight.shape)
-        spans.weight.of(direction).normal_(generator=drawn)
+    for spec in layout.of_role(Role.WEIGHT):
+        drawn = draws.generator(seed, f"direction/{spec.layer}", number, *spec.shape)
+        layout[spec.name].of(direction).normal_(generator=drawn)
     return direction[0]
 
 
 def filter_normalized(direction: Tensor, parameters: Tensor, layout: Layout) -> Tensor:
     """d·‖w‖/(‖d‖ + 1e-10) of each filter, the slice of one output channel, of `direction` and `parameters` (P)."""
     normalized = direction.to(parameters.dtype, copy=True)
-    for spans in layout.spans:
-        moved, weight = (spans.weight.of(row[None])[0].flatten(1) for row in (normalized, parameters))
+    for span in layout.spans_of(Role.WEIGHT):
+        moved, weight = (span.of(row[None])[0].flatten(1) for row in (normalized, parameters))
         norms = [torch.linalg.vector_norm(one.double(), dim=1, keepdim=True) for one in (weight, moved)]
         moved.mul_((norms[0] / (norms[1] + EPSILON)).to(moved.dtype))
     return normalized

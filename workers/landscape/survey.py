@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +14,13 @@ from qsweep.workers.data import Collection, Part, source_of
 from qsweep.workers.device import set_precision
 from qsweep.workers.landscape.directions import cosine, filter_normalized, gaussian_direction
 from qsweep.workers.measures import draws
-from qsweep.workers.measures.accuracy import Examinees
-from qsweep.workers.measures.measuring import examinees_of
-from qsweep.workers.measures.point import Point, make_point, round_weights
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.measures.measuring import evaluation_set_of
+from qsweep.workers.measures.point import Point, make_point
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.network import Network
+from qsweep.workers.quantizers.deployment import quantizer_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +54,14 @@ class Survey:
             check_pair(first, trainings[1], asked)
         self.asked = asked
         asked.images(first)
-        network: Any = NETWORKS[first.model.name](first.model, first.data)
+        network = NETWORKS[first.model.name](first.model, first.data)
         self._layout: Layout = network.layout
         self._device = device
-        points = [
-            make_point(one, model, self._layout, asked, dtype) for one, model in zip(trainings, models, strict=True)
-        ]
-        self._bits = points[0].bits
+        points = [make_point(one, model, network, asked, dtype) for one, model in zip(trainings, models, strict=True)]
+        rounds = points[0].quantizer is not None
+        self._quantizer = quantizer_of(first, self._layout, device, dtype) if rounds else None
         self._move = self._line(points) if asked.view == BETWEEN else self._plane(points[0])
-        self._examinees = _examinees(network, first, asked, images, device, dtype)
+        self._evaluation_set = _evaluation_set(network, first, asked, images, device, dtype)
 
     cosine: float | None = None
     """Of the angle between d₁ and d₂ of a plane: they are not orthogonalized."""
@@ -69,12 +69,12 @@ class Survey:
     @property
     def images(self) -> int:
         """How many images decide."""
-        return len(self._examinees)
+        return len(self._evaluation_set)
 
     @property
     def full_pass(self) -> int:
         """How many points are judged at once."""
-        return self._examinees.full_pass
+        return self._evaluation_set.full_pass
 
     @torch.no_grad()
     def scores(self, first: int, count: int, tick: Callable[[], None] = lambda: None) -> Scores:
@@ -94,9 +94,9 @@ class Survey:
 
     def _judged(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         rows, statistics = self._move(coordinates)
-        if self._bits is not None:
-            round_weights(self._layout, self._bits, None, rows, self._layout.steps.of(rows))
-        return self._examinees.scores(rows, statistics)
+        if self._quantizer is not None:
+            self._quantizer.round_copies(rows)
+        return self._evaluation_set.scores(rows, statistics)
 
     def _plane(self, point: Point) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Moves the point along filter-normalized directions: coordinates (M, 1 or 2) to rows (M, P) and (M, S)."""
@@ -127,9 +127,14 @@ class Survey:
         return move
 
 
-def _examinees(
-    network: Any, training: Training, asked: Landscape, images: Collection, device: torch.device, dtype: torch.dtype
-) -> Examinees:
+def _evaluation_set(
+    network: Network,
+    training: Training,
+    asked: Landscape,
+    images: Collection,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> EvaluationSet:
     """The training images that decide, without augmentation: those that a measure of this sample and seed takes."""
     source = source_of(images, training.recipe, device, dtype)
-    return examinees_of(network, source, draws.balanced(source.labels(Part.TRAIN), asked.samples, asked.seed))
+    return evaluation_set_of(network, source, draws.balanced(source.labels(Part.TRAIN), asked.samples, asked.seed))

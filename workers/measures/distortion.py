@@ -23,27 +23,24 @@ from qsweep.workers.corruptions.sets import CorruptedSets, TestSet
 from qsweep.workers.data import Collection, ImageFiles, Images, Part
 from qsweep.workers.data.batches import Batches
 from qsweep.workers.data.stream import Stream
+from qsweep.workers.evaluation import Tally
 from qsweep.workers.measures import draws
-from qsweep.workers.measures.accuracy import Examinees
-from qsweep.workers.measures.files import BATCH, scores_over
-from qsweep.workers.measures.point import round_weights
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.measures.files import BATCH, tally_of_files
 from qsweep.workers.models import NETWORKS
-from qsweep.workers.models.layout import Layout
-from qsweep.workers.quantizers.lsq import layer_bits
+from qsweep.workers.quantizers.deployment import deployed_rows
 
 PART = 10_000
 """Images that stand in memory in the working precision at a time: part of the numerics, so it is no setting."""
 Model = Mapping[str, Tensor]
 Name = tuple[str, int]
 """A trained model: the identity of its job, and the attempt."""
-Verdict = tuple[Tensor, Tensor, int]
-"""The sum of each model's cross-entropies (M, float64, nats), its hits (M, int64), and the number of images."""
-Judge = Callable[[Tensor, Tensor], Verdict]
+Judge = Callable[[Tensor, Tensor], Tally]
 """Judges models by their rows (M, P) and statistics (M, S)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class Evaluation:
     """Mean cross-entropy and accuracy of one model over some images."""
 
     loss: float
@@ -54,17 +51,17 @@ class Judged:
 class Known:
     """What an agent has found out about models on clean images, which 75 distortions of a model have in common."""
 
-    train: dict[Name, Judged] = field(default_factory=dict)
-    test: dict[tuple[Name, int, int], Judged] = field(default_factory=dict)
+    train: dict[Name, Evaluation] = field(default_factory=dict)
+    test: dict[tuple[Name, int, int], Evaluation] = field(default_factory=dict)
     """By the model, the size of the sample (0: all) and its seed (0 of all)."""
 
     def recall(self, name: Name, passes: Mapping[str, float | None]) -> None:
         """Take what a model's training found (the columns of `runs`, as far as they are given and finite) as known."""
-        known: dict[str, dict[Any, Judged]] = {"train": self.train, "test": self.test}
+        known: dict[str, dict[Any, Evaluation]] = {"train": self.train, "test": self.test}
         for part, key in (("train", name), ("test", (name, 0, 0))):
             loss, accuracy = passes.get(f"{part}_loss"), passes.get(f"{part}_accuracy")
             if loss is not None and accuracy is not None:
-                known[part].setdefault(key, Judged(loss=loss, accuracy=accuracy))
+                known[part].setdefault(key, Evaluation(loss=loss, accuracy=accuracy))
 
 
 def distort_models(
@@ -86,23 +83,23 @@ def distort_models(
     `known` does not have of them on clean images is judged too, and added to it. Of images in files no more than some
     batches are in memory. Raises InputError: BrokenImage at one that can't be decoded, if such are not to be skipped.
     """
-    jury = _Jury(trainings, models, device, dtype)
+    deployed = _DeployedModels(trainings, models, device, dtype)
     if isinstance(images, ImageFiles):
-        court: _Court = _OfFiles(jury, measure, images, trainings[0], sets, tick)
+        brought: _TestImages = _OfFiles(deployed, measure, images, trainings[0], sets, tick)
     else:
-        court = _InMemory(jury, measure, images, trainings[0], sets, slots, tick)
+        brought = _InMemory(deployed, measure, images, trainings[0], sets, slots, tick)
     sample = (measure.measure_samples, measure.corruption_seed if measure.measure_samples else 0)
-    found: dict[Name, Judged] = {}
+    found: dict[Name, Evaluation] = {}
     try:
-        jury.add(known.train, lambda name: name, court.train)
-        jury.add(known.test, lambda name: (name, *sample), court.test)
-        jury.add(found, lambda name: name, court.corrupted)
+        deployed.add(known.train, lambda name: name, brought.train)
+        deployed.add(known.test, lambda name: (name, *sample), brought.test)
+        deployed.add(found, lambda name: name, brought.corrupted)
     finally:
-        court.close()
-    return [_row(found[name], known.train[name], known.test[name, *sample]) | court.origin for name in models]
+        brought.close()
+    return [_row(found[name], known.train[name], known.test[name, *sample]) | brought.origin for name in models]
 
 
-def _row(corrupted: Judged, train: Judged, test: Judged) -> dict[str, Any]:
+def _row(corrupted: Evaluation, train: Evaluation, test: Evaluation) -> dict[str, Any]:
     return {
         "diverged": False,
         "corrupted_loss": corrupted.loss,
@@ -115,7 +112,7 @@ def _row(corrupted: Judged, train: Judged, test: Judged) -> dict[str, Any]:
     }
 
 
-class _Jury:
+class _DeployedModels:
     """The models, as deployed."""
 
     def __init__(
@@ -131,31 +128,31 @@ class _Jury:
         }
 
     @torch.no_grad()
-    def add(self, known: dict[Any, Judged], key: Callable[[Name], Any], judge: Judge) -> None:
+    def add(self, known: dict[Any, Evaluation], key: Callable[[Name], Any], judge: Judge) -> None:
         """Have every model judged whose key is not yet known."""
         names = [name for name in self._names if key(name) not in known]
         if not names:
             return
         rows, statistics = (torch.stack([self._rows[name][part] for name in names]).to(self.device) for part in (0, 1))
-        losses, hits, count = judge(rows, statistics)
-        if not count:
+        found = judge(rows, statistics)
+        if not found.images:
             raise InputError("none of the images can be decoded", place="distortion")
-        for name, loss, right in zip(names, losses.tolist(), hits.tolist(), strict=True):
-            known[key(name)] = Judged(loss=loss / count, accuracy=right / count)
+        for name, loss, accuracy in zip(names, found.loss.tolist(), found.accuracy.tolist(), strict=True):
+            known[key(name)] = Evaluation(loss=loss, accuracy=accuracy)
 
 
-class _Court(Protocol):
+class _TestImages(Protocol):
     """How images are brought before the models. `origin` is what a row says of the corrupted ones, once judged."""
 
     origin: dict[str, Any]
 
-    def train(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def train(self, rows: Tensor, statistics: Tensor) -> Tally:
         """By all images that are trained on."""
 
-    def test(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def test(self, rows: Tensor, statistics: Tensor) -> Tally:
         """By the sample of the test images, not corrupted."""
 
-    def corrupted(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def corrupted(self, rows: Tensor, statistics: Tensor) -> Tally:
         """By the same images, corrupted."""
 
     def close(self) -> None:
@@ -167,7 +164,7 @@ class _InMemory:
 
     def __init__(
         self,
-        jury: _Jury,
+        deployed: _DeployedModels,
         measure: Distortion,
         images: Images,
         first: Training,
@@ -178,8 +175,8 @@ class _InMemory:
         clean = TestSet(data=first.data, images=images.test_images.numpy(), labels=images.test_labels.numpy())
         corrupted = sets.at(clean, measure.corruption, measure.severity, seed=measure.corruption_seed, tick=tick)
         places = draws.balanced(images.test_labels, measure.measure_samples, measure.corruption_seed)
-        self._jury, self._slots, self._tick = jury, slots, tick
-        self._batches = Batches(images, first.recipe, jury.device, jury.dtype)
+        self._models, self._slots, self._tick = deployed, slots, tick
+        self._batches = Batches(images, first.recipe, deployed.device, deployed.dtype)
         self._test, self._labels = images.test_images[places], images.test_labels[places]
         self._pictures = torch.from_numpy(np.moveaxis(corrupted.images[places.numpy()], -1, 1).copy())
         self._scale = first.data.peak / 255
@@ -190,34 +187,32 @@ class _InMemory:
             "fingerprint": corrupted.fingerprint,
         }
 
-    def train(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def train(self, rows: Tensor, statistics: Tensor) -> Tally:
         return self._judge(*self._batches.train, rows, statistics)
 
-    def test(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def test(self, rows: Tensor, statistics: Tensor) -> Tally:
         return self._judge(self._test, self._labels, rows, statistics)
 
-    def corrupted(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def corrupted(self, rows: Tensor, statistics: Tensor) -> Tally:
         return self._judge(self._pictures, self._labels, rows, statistics, scale=self._scale)
 
     def close(self) -> None:
         """There is nothing but memory."""
 
-    def _judge(
-        self, images: Tensor, labels: Tensor, rows: Tensor, statistics: Tensor, *, scale: float = 1.0
-    ) -> Verdict:
+    def _judge(self, images: Tensor, labels: Tensor, rows: Tensor, statistics: Tensor, *, scale: float = 1.0) -> Tally:
         """By uint8 images (N, channels, side, side), times `scale`."""
-        device, dtype = self._jury.device, self._jury.dtype
+        device, dtype = self._models.device, self._models.dtype
         losses = torch.zeros(len(rows), dtype=torch.float64, device=device)
         hits = torch.zeros(len(rows), dtype=torch.int64, device=device)
         for some, answers in zip(torch.split(images, PART), torch.split(labels, PART), strict=True):
             pixels = some.to(device, dtype)
             standardized = self._batches.standardized(pixels if scale == 1 else pixels * scale)
-            examinees = Examinees(self._jury.network, standardized, answers.to(device))
-            more = examinees.losses(rows, statistics, slots=self._slots)
-            losses += more[0]
-            hits += more[1]
+            some_images = EvaluationSet(self._models.network, standardized, answers.to(device))
+            found = some_images.tally(rows, statistics, slots=self._slots)
+            losses += found.sums
+            hits += found.hits
             self._tick()
-        return losses, hits, len(labels)
+        return Tally(losses=losses, hits=hits, images=len(labels))
 
 
 class _OfFiles:
@@ -225,7 +220,7 @@ class _OfFiles:
 
     def __init__(
         self,
-        jury: _Jury,
+        deployed: _DeployedModels,
         measure: Distortion,
         files: ImageFiles,
         first: Training,
@@ -237,36 +232,31 @@ class _OfFiles:
         )
         if isinstance(self._corrupted, Stored):
             check_stored(self._corrupted, files.test, files.data.size)
-        self._jury, self._tick = jury, tick
-        self._stream = Stream(files, first.recipe, jury.device, jury.dtype)
+        self._models, self._tick = deployed, tick
+        self._stream = Stream(files, first.recipe, deployed.device, deployed.dtype)
         labels = self._stream.labels(Part.TEST)
         self._places = draws.balanced(labels, measure.measure_samples, measure.corruption_seed)
         self.origin: dict[str, Any] = {"source": self._corrupted.source, "frost": self._corrupted.frost}
 
-    def train(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def train(self, rows: Tensor, statistics: Tensor) -> Tally:
         places = torch.arange(len(self._stream.labels(Part.TRAIN)))
         return self._judge(self._stream.pixels(Part.TRAIN, places, BATCH), rows, statistics)
 
-    def test(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def test(self, rows: Tensor, statistics: Tensor) -> Tally:
         return self._judge(self._stream.pixels(Part.TEST, self._places, BATCH), rows, statistics)
 
-    def corrupted(self, rows: Tensor, statistics: Tensor) -> Verdict:
+    def corrupted(self, rows: Tensor, statistics: Tensor) -> Tally:
         digest = hashlib.sha256()
         batches = self._stream.pixels(Part.TEST, self._places, BATCH, corrupted=self._corrupted)
-        verdict = self._judge(_hashed(batches, digest), rows, statistics)
-        self.origin |= {"samples": verdict[-1], "fingerprint": digest.hexdigest()[:32]}
-        return verdict
+        found = self._judge(_hashed(batches, digest), rows, statistics)
+        self.origin |= {"samples": found.images, "fingerprint": digest.hexdigest()[:32]}
+        return found
 
     def close(self) -> None:
         self._stream.close()
 
-    def _judge(self, batches: Iterator[tuple[Tensor, Tensor]], rows: Tensor, statistics: Tensor) -> Verdict:
-        return scores_over(self._jury.network, self._stream, self._ticked(batches), rows, statistics)
-
-    def _ticked(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for one in batches:
-            yield one
-            self._tick()
+    def _judge(self, batches: Iterator[tuple[Tensor, Tensor]], rows: Tensor, statistics: Tensor) -> Tally:
+        return tally_of_files(self._models.network, self._stream, batches, rows, statistics, self._tick)
 
 
 def _hashed(batches: Iterator[tuple[Tensor, Tensor]], digest: Any) -> Iterator[tuple[Tensor, Tensor]]:
@@ -274,12 +264,3 @@ def _hashed(batches: Iterator[tuple[Tensor, Tensor]], digest: Any) -> Iterator[t
     for pixels, labels in batches:
         digest.update(np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy()).data)
         yield pixels, labels
-
-
-def deployed_rows(training: Training, model: Model, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Parameters (P), their weights rounded where the model is quantized, and statistics (S) of a kept model."""
-    parameters, statistics = (row.to(dtype) for row in layout.packed(model))
-    if training.quantizer is not None:
-        bits = layer_bits(training.quantizer, len(layout.layers))
-        round_weights(layout, bits, None, parameters[None], layout.steps.of(parameters[None]))
-    return parameters, statistics

@@ -1,18 +1,19 @@
-"""Inference by perturbed models over the same images, side by side as in training or in turn: hits and losses."""
+"""Inference by perturbed models over the same images, side by side as in training or in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from qsweep.workers.models.arithmetic import pool_planes
-from qsweep.workers.models.convolved import convolve, folded_kernel
-from qsweep.workers.models.graph import largest_activation
-from qsweep.workers.models.network import stage_tensors
+from qsweep.workers.evaluation import Tally, tally
+from qsweep.workers.models.arithmetic import innermost
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.network import Network
 from qsweep.workers.models.stage import Affine, affine, infer
 from qsweep.workers.models.window import Window
 
@@ -39,21 +40,19 @@ class Inference(Protocol):
     def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         """Images that each model gets right (M, int64)."""
 
-    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of each model's cross-entropies (M, float64, nats) and its hits (M, int64).
-
-        A model's bits depend on M, and neither on the other models nor on its place among them.
-        """
+    def scores(self, rows: Tensor, statistics: Tensor) -> Tally:
+        """The models' cross-entropies and hits. A model's bits depend on M, and neither on the other models nor on its
+        place among them."""
 
 
 class SideBySide:
     """All models at once, as gather and batched matrix product: for a GPU, and for small images."""
 
-    def __init__(self, network: Any, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, network: ConvNetwork, images: Tensor, labels: Tensor) -> None:
         self._network = network
         self._images, self._labels = images, labels
-        self._pixels = largest_activation(network.layout.layers) * images.element_size()
-        self._size, self._kept = 0, list[Batch]()
+        self._pixels = network.activation * images.element_size()
+        self._size, self._kept = 0, list[tuple[Batch, Tensor]]()
         self._budget = GPU_ACTIVATION if images.is_cuda else CPU_ACTIVATION
 
     def together(self, copies: int) -> int:
@@ -61,35 +60,26 @@ class SideBySide:
 
     def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
         chunk = max(1, 4 * self._budget // (self._pixels * SMALLEST_BATCH))
-        starts = range(0, len(rows), chunk)
-        return torch.cat([self._hits(rows[one : one + chunk], statistics[one : one + chunk]) for one in starts])
+        parts = zip(torch.split(rows, chunk), torch.split(statistics, chunk), strict=True)
+        return torch.cat([self._judged(*part, Batch.step, losses=False).hits for part in parts])
 
-    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        network = self._network
-        ready = self._ready(rows, statistics)
-        losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        hits = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for batch in self._batches(len(rows)):
-            logits = network.walk(batch.images, ready, batch.step_apart)
-            losses += cross_entropies(logits, batch.labels)
-            hits += (logits.argmax(1) == batch.labels).sum(1)
-        return losses, hits
+    def scores(self, rows: Tensor, statistics: Tensor) -> Tally:
+        return self._judged(rows, statistics, Batch.step_apart, losses=True)
 
-    def _hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
-        network = self._network
+    def _judged(self, rows: Tensor, statistics: Tensor, step: Callable[..., Tensor], *, losses: bool) -> Tally:
         ready = self._ready(rows, statistics)
-        found = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for batch in self._batches(len(rows)):
-            logits = network.walk(batch.images, ready, batch.step)
-            found += (logits.argmax(1) == batch.labels).sum(1)
-        return found
+
+        def logits(batch: Batch) -> Tensor:
+            return self._network.walk(batch.images, ready, partial(step, batch))
+
+        return tally(logits, self._batches(len(rows)), len(rows), rows.device, losses=losses)
 
     def _ready(self, rows: Tensor, statistics: Tensor) -> list[Affine]:
         network = self._network
-        stages = stage_tensors(network.layout, rows, rows, statistics)
+        stages = network.views(network.layout.tensors(rows, rows, statistics))
         return [affine(node.window, stage) for node, stage in zip(network.nodes, stages, strict=True)]
 
-    def _batches(self, models: int) -> Iterator[Batch]:
+    def _batches(self, models: int) -> Iterator[tuple[Batch, Tensor]]:
         """The images in parts. Where they fit, they stay as the first layer needs them: they never change."""
         size = self._budget // (self._pixels * models)
         size = min(max(size, SMALLEST_BATCH), LARGEST_BATCH)
@@ -105,19 +95,17 @@ class SideBySide:
         else:
             yield from parts
 
-    def _batch(self, some: slice) -> Batch:
-        images = self._images[some].permute(1, 2, 3, 0).contiguous().unsqueeze(0)
-        columns = self._network.nodes[0].window.gather(images)
-        return Batch(images=images, columns=columns, labels=self._labels[some])
+    def _batch(self, some: slice) -> tuple[Batch, Tensor]:
+        images = innermost(self._images[some])
+        return Batch(images=images, columns=self._network.nodes[0].window.gather(images)), self._labels[some]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some images (1, channels, side, side, B), the pixels that the first layer gathers of them, and labels."""
+    """Some images (1, channels, side, side, B), and the pixels that the first layer gathers of them."""
 
     images: Tensor
     columns: Tensor
-    labels: Tensor
 
     def step(self, images: Tensor, window: Window, stage: Affine, residual: Tensor | None) -> Tensor:
         """One stage of all models; the first one's gathered pixels are shared."""
@@ -133,13 +121,13 @@ class Batch:
 class InTurn:
     """One model after another, by PyTorch's own convolutions of channels-last images that stay in a CPU's cache.
 
-    Wide networks on images of CIFAR's size are judged faster than side by side: there is no gather, and no
-    batch is too small for a matrix product to be worth its while.
+    Any network is judged so that gathers no pixels. Wide convolutional ones on images of CIFAR's size are judged faster
+    than side by side: there is no gather, and no batch is too small for a matrix product to be worth its while.
     """
 
-    def __init__(self, network: Any, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, network: Network, images: Tensor, labels: Tensor) -> None:
         self._network = network
-        bytes_ = largest_activation(network.layout.layers) * images.element_size()
+        bytes_ = network.activation * images.element_size()
         size = min(max(CONVOLVED_ACTIVATION // bytes_, SMALLEST_BATCH), LARGEST_BATCH)
         self._parts = [
             (some.contiguous(memory_format=torch.channels_last), names)
@@ -150,32 +138,21 @@ class InTurn:
         return 1
 
     def hits(self, rows: Tensor, statistics: Tensor) -> Tensor:
-        return torch.stack([self._hits(row, moments) for row, moments in zip(rows, statistics, strict=True)])
+        return torch.cat([one.hits for one in self._judged(rows, statistics, losses=False)])
 
-    def scores(self, rows: Tensor, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        losses = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        hits = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        for place, (row, moments) in enumerate(zip(rows, statistics, strict=True)):
-            for logits, labels in self._logits(row, moments):
-                losses[place] += cross_entropies(logits.mT[None], labels)[0]
-                hits[place] += (logits.argmax(1) == labels).sum()
-        return losses, hits
+    def scores(self, rows: Tensor, statistics: Tensor) -> Tally:
+        found = self._judged(rows, statistics, losses=True)
+        hits = torch.cat([one.hits for one in found])
+        return Tally(losses=torch.cat([one.sums for one in found]), hits=hits, images=found[0].images)
 
-    def _hits(self, row: Tensor, moments: Tensor) -> Tensor:
-        found = torch.zeros((), dtype=torch.int64, device=row.device)
-        for logits, labels in self._logits(row, moments):
-            found += (logits.argmax(1) == labels).sum()
-        return found
-
-    def _logits(self, row: Tensor, moments: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (B, classes) and labels (B) of each part of the images."""
-        network = self._network
-        kernels = [folded_kernel(stage) for stage in stage_tensors(network.layout, row[None], row[None], moments[None])]
-        for images, labels in self._parts:
-            yield network.walk(images, kernels, convolve, pool_planes), labels
+    def _judged(self, rows: Tensor, statistics: Tensor, *, losses: bool) -> list[Tally]:
+        """Each model by all images: no more than one model's folded kernels are in memory."""
+        models = zip(torch.split(rows, 1), torch.split(statistics, 1), strict=True)
+        return [
+            tally(models_in_turn(self._network, *model), self._parts, 1, rows.device, losses=losses) for model in models
+        ]
 
 
-def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """−Σ log softmax(logits)[label] over the images of each model (M, float64), from logits (M, classes, B)."""
-    places = labels.expand(len(logits), 1, -1)
-    return -logits.log_softmax(1).gather(1, places).squeeze(1).sum(1, dtype=torch.float64)
+def models_in_turn(network: Network, rows: Tensor, statistics: Tensor) -> Callable[[Tensor], Tensor]:
+    """Computes logits (M, classes, B) of images (B, channels, side, side), channels-last, by models (M, P)."""
+    return network.ready(network.views(network.layout.tensors(rows, rows, statistics)))

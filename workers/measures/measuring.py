@@ -17,14 +17,15 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.data import Collection, Part, Source, source_of
 from qsweep.workers.data.stream import Stream
 from qsweep.workers.measures import bounds, draws
-from qsweep.workers.measures.accuracy import Examinees
 from qsweep.workers.measures.bisection import Bisection
-from qsweep.workers.measures.files import ExamineesFromFiles
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.measures.files import EvaluationSetFromFiles
 from qsweep.workers.measures.perturbation import Climb, Noise
 from qsweep.workers.measures.point import Point, make_point
 from qsweep.workers.measures.search import Perturbation, run_searches
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.network import Network
 from qsweep.workers.results import initial_row
 
 
@@ -60,13 +61,13 @@ def measure_models(
     network = NETWORKS[first.model.name](first.model, first.data)
     layout = network.layout
     points = [
-        _moved(make_point(one, model, layout, measure, dtype), device)
+        make_point(one, model, network, measure, dtype, device=device)
         for one, model in zip(trainings, models, strict=True)
     ]
     source = source_of(images, first.recipe, device, dtype)
     labels = source.labels(Part.TRAIN)
     places = draws.balanced(labels, measure.measure_samples, measure.measure_seed)
-    examinees = examinees_of(network, source, places)
+    evaluation_set = evaluation_set_of(network, source, places)
 
     def at(some: Tensor) -> tuple[Tensor, Tensor]:
         return next(source.chosen(some, len(some)))
@@ -77,32 +78,21 @@ def measure_models(
     else:
         perturbation = Climb(measure=measure, network=network, images=at, train_images=len(labels))
     try:
-        clean, searches = run_searches(points, measure, layout, examinees, perturbation, tick)
+        clean, searches = run_searches(points, measure, evaluation_set, perturbation, tick)
     finally:
         source.close()
     return [
-        _describe(training, measure, layout, point, accuracy, search, len(examinees))
+        _describe(training, measure, layout, point, accuracy, search, len(evaluation_set))
         for training, point, accuracy, search in zip(trainings, points, clean, searches, strict=True)
     ]
 
 
-def examinees_of(network: Any, source: Source, places: Tensor) -> Examinees:
+def evaluation_set_of(network: Network, source: Source, places: Tensor) -> EvaluationSet:
     """The images that decide the accuracies: in memory, or from their files."""
     if isinstance(source, Stream):
-        return ExamineesFromFiles(network, source, places)
+        return EvaluationSetFromFiles(network, source, places)
     images, labels = next(source.chosen(places, len(places)))
-    return Examinees(network, images, labels)
-
-
-def _moved(point: Point, device: torch.device) -> Point:
-    return dataclasses.replace(
-        point,
-        parameters=point.parameters.to(device),
-        statistics=point.statistics.to(device),
-        initial=point.initial.to(device),
-        mask=point.mask.to(device),
-        scale=None if point.scale is None else point.scale.to(device),
-    )
+    return EvaluationSet(network, images, labels)
 
 
 def _describe(

@@ -72,7 +72,7 @@ class Climb:
         ascent = Ascent(self.network, points, measure.copies)
         for step in range(measure.ascent_steps):
             places = draws.places(measure.measure_seed, iteration, step, measure.ascent_batch, self.train_images)
-            moved += ascent.slopes(moved, *self.images(places)) * measure.ascent_rate
+            moved += ascent.gradients(moved, *self.images(places)) * measure.ascent_rate
             for number, (limit, radius) in enumerate(zip(limits, radii, strict=True)):
                 project(moved[number * measure.copies : (number + 1) * measure.copies], limit, radius)
         ends: Tensor = ascent.centres + moved

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.measures import Search, Sharpness
-from qsweep.workers.measures.accuracy import Examinees
 from qsweep.workers.measures.bisection import Bisection, Candidate
-from qsweep.workers.measures.point import Point, clamp_steps, round_weights
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.measures.evaluation_set import EvaluationSet
+from qsweep.workers.measures.point import Point, round_copies
 
 
 class Perturbation(Protocol):
@@ -25,8 +24,7 @@ class Perturbation(Protocol):
 def run_searches(
     points: Sequence[Point],
     measure: Search,
-    layout: Layout,
-    examinees: Examinees,
+    evaluation_set: EvaluationSet,
     perturbation: Perturbation,
     tick: Callable[[int, int], None],
 ) -> tuple[list[float], list[Bisection]]:
@@ -34,8 +32,8 @@ def run_searches(
 
     The device is waited for once an iteration. `tick(done, of)` is told how many iterations are over.
     """
-    clean = (_judged(points, layout, examinees, [p.parameters[None].clone() for p in points])[0]).tolist()
-    accuracies = [hits[0] / len(examinees) for hits in clean]
+    clean = (_judged(points, evaluation_set, [p.parameters[None].clone() for p in points])[0]).tolist()
+    accuracies = [hits[0] / len(evaluation_set) for hits in clean]
     searches = [Bisection(measure) for _ in points]
     for iteration in range(measure.iterations):
         tick(iteration, measure.iterations)
@@ -43,9 +41,9 @@ def run_searches(
         if not active:
             break
         hits, clamped = _iterate([points[one] for one in active], [searches[one].radius for one in active],
-                                 measure, layout, examinees, perturbation, iteration)  # fmt: skip
+                                 measure, evaluation_set, perturbation, iteration)  # fmt: skip
         for number, some, low in zip(active, hits.tolist(), clamped.tolist(), strict=True):
-            found = tuple(count / len(examinees) for count in some)
+            found = tuple(count / len(evaluation_set) for count in some)
             accuracy = min(found) if isinstance(measure, Sharpness) else math.fsum(found) / len(found)
             searches[number].judge(
                 Candidate(
@@ -64,34 +62,25 @@ def _iterate(
     points: Sequence[Point],
     radii: Sequence[float],
     measure: Search,
-    layout: Layout,
-    examinees: Examinees,
+    evaluation_set: EvaluationSet,
     perturbation: Perturbation,
     iteration: int,
 ) -> tuple[Tensor, Tensor]:
     """One candidate of each point: hits and clamped step sizes of its copies (points, copies), on the CPU."""
-    together = examinees.together(measure.copies)
+    together = evaluation_set.together(measure.copies)
     hits, clamped = [], []
     for first in range(0, len(points), together):
         some = slice(first, first + together)
         rows = perturbation.rows(points[some], radii[some], iteration)
-        judged, low = _judged(points[some], layout, examinees, torch.split(rows, measure.copies))
+        judged, low = _judged(points[some], evaluation_set, torch.split(rows, measure.copies))
         hits.append(judged)
         clamped.append(low)
     return torch.cat(hits).cpu(), torch.cat(clamped).cpu()
 
 
-def _judged(
-    points: Sequence[Point], layout: Layout, examinees: Examinees, copies: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
+def _judged(points: Sequence[Point], evaluation_set: EvaluationSet, copies: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Hits and clamped step sizes (points, copies) of perturbed parameters, (copies, P) for each point."""
-    clamped = []
-    for point, rows in zip(points, copies, strict=True):
-        low = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-        if point.bits is not None:
-            low = clamp_steps(layout, rows)
-            round_weights(layout, point.bits, point.scale, rows, layout.steps.of(rows))
-        clamped.append(low)
+    clamped = [round_copies(point, rows) for point, rows in zip(points, copies, strict=True)]
     statistics = torch.cat([point.statistics.expand(len(rows), -1) for point, rows in zip(points, copies, strict=True)])
-    hits = examinees.hits(torch.cat(list(copies)), statistics)
+    hits = evaluation_set.hits(torch.cat(list(copies)), statistics)
     return hits.view(len(points), -1), torch.stack(clamped)

@@ -11,46 +11,46 @@ from qsweep.sweeps.layers import Pool
 from qsweep.workers.models.stage import Moments, StageTensors, train_stage
 from qsweep.workers.models.window import Window
 
-Signal = TypeVar("Signal")
+Activations = TypeVar("Activations")
 
 
-class Arithmetic(Protocol[Signal]):
-    """The training pass of one form. A signal is the output of a stage of M models, laid out as the form likes.
+class Arithmetic(Protocol[Activations]):
+    """The training pass of one form. Activations are the output of a stage of M models, laid out as the form likes.
 
     Models never meet: the bits of one depend on its own tensors, on M and on the form.
     """
 
-    def enter(self, images: Tensor) -> Signal:
-        """The signal of images (B, channels, side, side) that all models share."""
+    def enter(self, images: Tensor) -> Activations:
+        """The activations of images (B, channels, side, side) that all models share."""
 
-    def pool(self, signal: Signal, pool: Pool) -> Signal: ...
+    def pool(self, activations: Activations, pool: Pool) -> Activations: ...
 
     def stage(
-        self, signal: Signal, window: Window, tensors: StageTensors, residual: Signal | None
-    ) -> tuple[Signal, Moments | None]:
+        self, activations: Activations, window: Window, tensors: StageTensors, residual: Activations | None
+    ) -> tuple[Activations, Moments | None]:
         """Convolution, batch norm with the batch's own moments, residual and ReLU, of which the layer may lack
         the last three; and these moments, if it has batch norm."""
 
-    def leave(self, signal: Signal) -> Tensor:
+    def leave(self, activations: Activations) -> Tensor:
         """Logits (M, classes, B): the mean over the remaining pixels."""
 
 
 class Gathered:
-    """Gathered pixels and one batched matrix product a stage; a signal is (M, C, side, side, B)."""
+    """Gathered pixels and one batched matrix product a stage; activations are (M, C, side, side, B)."""
 
     def enter(self, images: Tensor) -> Tensor:
         return innermost(images)
 
-    def pool(self, signal: Tensor, pool: Pool) -> Tensor:
-        return pooled(signal, pool)
+    def pool(self, activations: Tensor, pool: Pool) -> Tensor:
+        return pooled(activations, pool)
 
     def stage(
-        self, signal: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None
+        self, activations: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None
     ) -> tuple[Tensor, Moments | None]:
-        return train_stage(signal, window, tensors, residual)
+        return train_stage(activations, window, tensors, residual)
 
-    def leave(self, signal: Tensor) -> Tensor:
-        return signal.mean((2, 3))
+    def leave(self, activations: Tensor) -> Tensor:
+        return activations.mean((2, 3))
 
 
 def innermost(images: Tensor) -> Tensor:

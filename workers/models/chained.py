@@ -59,10 +59,10 @@ class _Chain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        slopes, residual = gradients[0].contiguous(), ctx.saved_tensors[-1]
-        below, slope_gamma, slope_beta, of_residual = compiled(chains.finish_backward)(
-            slopes, *ctx.saved_tensors, ctx.relu, ctx.ceiling
+        gradient, residual = gradients[0].contiguous(), ctx.saved_tensors[-1]
+        below, gamma_gradient, beta_gradient, of_residual = compiled(chains.finish_backward)(
+            gradient, *ctx.saved_tensors, ctx.relu, ctx.ceiling
         )
         if residual is not None and not ctx.relu:
-            of_residual = slopes
-        return below, slope_gamma, slope_beta, of_residual, None, None
+            of_residual = gradient
+        return below, gamma_gradient, beta_gradient, of_residual, None, None

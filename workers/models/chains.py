@@ -24,7 +24,7 @@ def finish(
 
 
 def finish_backward(
-    slopes: Tensor,
+    gradient: Tensor,
     rows: Tensor,
     gamma: Tensor,
     beta: Tensor,
@@ -34,20 +34,20 @@ def finish_backward(
     relu: bool,
     ceiling: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradients of y (through its moments too), γ, β and the residual, of the output's in `slopes` (N, C).
+    """The gradients of y (through its moments too), γ, β and the residual, of the output's in `gradient` (N, C).
 
     What ReLU let pass is found again from y and the residual, so that the output need not be kept for it. Without a
-    ReLU the residual's gradient is `slopes`: it is not returned.
+    ReLU the residual's gradient is `gradient`: it is not returned.
     """
-    normal, outer = _normal(rows, mean, inverse), slopes.to(gamma.dtype)
+    normal, outer = _normal(rows, mean, inverse), gradient.to(gamma.dtype)
     if relu:
         output = _before_relu(normal, gamma, beta, residual)
         passed = output > 0 if ceiling is None else (output > 0) & (output < ceiling)
         outer = torch.where(passed, outer, 0.0)
-    slope_beta, slope_gamma = outer.sum(0), (outer * normal).sum(0)
-    inner = (outer - (slope_beta + normal * slope_gamma) / len(rows)) * (inverse * gamma)
+    beta_gradient, gamma_gradient = outer.sum(0), (outer * normal).sum(0)
+    inner = (outer - (beta_gradient + normal * gamma_gradient) / len(rows)) * (inverse * gamma)
     of_residual = outer.to(rows.dtype) if relu and residual is not None else None
-    return inner.to(rows.dtype), slope_gamma, slope_beta, of_residual
+    return inner.to(rows.dtype), gamma_gradient, beta_gradient, of_residual
 
 
 def _normal(rows: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,18 +43,18 @@ class Convolved:
         part = images.to(self._dtype, memory_format=torch.channels_last)
         return Planes(parts=[part], channels=part.shape[1], shared=True)
 
-    def pool(self, signal: Planes, pool: Pool) -> Planes:
-        return replace(signal, parts=[pool_planes(part, pool) for part in signal.parts])
+    def pool(self, activations: Planes, pool: Pool) -> Planes:
+        return replace(activations, parts=[pool_planes(part, pool) for part in activations.parts])
 
     def stage(
-        self, signal: Planes, window: Window, tensors: StageTensors, residual: Planes | None
+        self, activations: Planes, window: Window, tensors: StageTensors, residual: Planes | None
     ) -> tuple[Planes, Moments | None]:
         models, channels = tensors.weight.shape[:2]
         runs = [slice(0, models)] if self._grouped else [slice(one, one + 1) for one in range(models)]
         outputs, means, variances = [], [], []
         for number, run in enumerate(runs):
-            part = signal.parts[0 if signal.shared else number]
-            output = self._convolve(part, window, tensors, run, shared=signal.shared)
+            part = activations.parts[0 if activations.shared else number]
+            output = self._convolve(part, window, tensors, run, shared=activations.shared)
             added = None if residual is None else residual.parts[number]
             if tensors.norm is None:
                 outputs.append(_activated(output, window.layer, added))
@@ -85,11 +85,11 @@ class Convolved:
         gamma, beta = (_filled(one[run], 1, self._multiple).reshape(-1) for one in (norm.gamma, norm.beta))
         return gamma, beta
 
-    def leave(self, signal: Planes) -> Tensor:
+    def leave(self, activations: Planes) -> Tensor:
         wide = torch.float64 if self._dtype == torch.float64 else torch.float32
-        width = signal.channels + -signal.channels % self._multiple
-        logits = [part.to(wide).mean((2, 3)).view(len(part), -1, width) for part in signal.parts]
-        return torch.cat(logits, 1)[:, :, : signal.channels].permute(1, 2, 0)
+        width = activations.channels + -activations.channels % self._multiple
+        logits = [part.to(wide).mean((2, 3)).view(len(part), -1, width) for part in activations.parts]
+        return torch.cat(logits, 1)[:, :, : activations.channels].permute(1, 2, 0)
 
     def _convolve(self, part: Tensor, window: Window, tensors: StageTensors, run: slice, *, shared: bool) -> Tensor:
         layer, weight = window.layer, tensors.weight[run]
@@ -132,14 +132,17 @@ def convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], resi
     return activate(output, layer)
 
 
-def evaluate_in_turn(network: Any, images: Tensor, stages: Sequence[StageTensors]) -> Tensor:
-    """Logits (M, classes, B) of images (B, channels, side, side), one model after another: for large images."""
-    images = images.contiguous(memory_format=torch.channels_last)
-    logits = []
-    for model in range(len(stages[0].weight)):
-        kernels = [folded_kernel(stage.of(model)) for stage in stages]
-        logits.append(network.walk(images, kernels, convolve, pool_planes).t())
-    return torch.stack(logits)
+def in_turn(network: Any, stages: Sequence[StageTensors]) -> Callable[[Tensor], Tensor]:
+    """Computes logits (M, classes, B) of images (B, channels, side, side), channels-last, one model after another.
+
+    Their kernels are folded once for all images.
+    """
+    models = [[folded_kernel(stage.of(model)) for stage in stages] for model in range(len(stages[0].weight))]
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.stack([network.walk(images, kernels, convolve, pool_planes).t() for kernels in models])
+
+    return logits
 
 
 def _activated(output: Tensor, layer: ConvLayer, residual: Tensor | None) -> Tensor:

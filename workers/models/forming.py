@@ -9,7 +9,6 @@ import torch
 
 from qsweep.workers.forms import Form
 from qsweep.workers.models.arithmetic import Arithmetic, Gathered
-from qsweep.workers.models.blocks import Blocked
 from qsweep.workers.models.chained import Chained
 from qsweep.workers.models.convolved import Convolved
 
@@ -27,10 +26,10 @@ def arithmetic_of(
 ) -> Arithmetic[Any]:
     """How a cohort with parameters of `dtype` computes. ValueError if the form has no such precision."""
     reduced = precision == "bf16"
-    if form in (Form.GATHER, Form.BLOCKS):
+    if form is Form.GATHER:
         if reduced:
             raise ValueError(f"the form {form.value} does not compute in bf16")
-        return Gathered() if form is Form.GATHER else Blocked()
+        return Gathered()
     kind = Chained if form.compiled else Convolved
     multiple = 1
     if device.type == "cuda":

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.layers import ConvLayer, Pool
 from qsweep.sweeps.models import Model
-from qsweep.workers.models.arithmetic import Arithmetic, pooled
-from qsweep.workers.models.layout import Layout
-from qsweep.workers.models.stage import StageTensors, evaluate_stage
+from qsweep.workers.forms import LARGE_IMAGE
+from qsweep.workers.models.arithmetic import Arithmetic, innermost, pooled
+from qsweep.workers.models.convolved import in_turn
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, evaluate_stage
+from qsweep.workers.models.statistics import RunningStatistics
 from qsweep.workers.models.window import Window
 
 Stage = TypeVar("Stage")
-Signal = TypeVar("Signal")
+Activations = TypeVar("Activations")
 
 IMAGES = -1
 """The place of the images among the outputs of the layers."""
@@ -34,35 +38,69 @@ class Node:
 
 
 class ConvNetwork:
-    """M models side by side: the layers in their order, then the mean over the remaining pixels."""
+    """M models side by side: the layers in their order, then the mean over the remaining pixels.
+
+    A `workers.models.network.Network` whose views are the tensors of its stages.
+    """
 
     def __init__(self, model: Model, data: DataSet) -> None:
         layers = model.layers(data)
-        self.layout = Layout(layers)
+        self.layout = ConvLayout(layers)
         self.nodes = make_nodes(layers, data.size)
+        self.activation = max(layer.outputs * layer.side**2 for layer in layers)
+
+    def views(self, tensors: Mapping[str, Tensor]) -> tuple[StageTensors, ...]:
+        return tuple(_stage_tensors(layer, tensors) for layer in self.layout.layers)
 
     def train(
-        self, images: Tensor, stages: Sequence[StageTensors], arithmetic: Arithmetic[Signal]
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Logits (M, classes, B) of images (B, channels, side, side), and the stages' batch moments.
+        self, images: Tensor, views: Sequence[StageTensors], arithmetic: Arithmetic[Activations]
+    ) -> tuple[Tensor, list[Moments]]:
+        """Logits (M, classes, B) of images (B, channels, side, side), and mean and biased variance (M, C) of each stage
+        with batch norm."""
+        found: list[Moments] = []
 
-        The moments are mean and biased variance (M, C) of each stage with batch norm.
-        """
-        means, variances = [], []
-
-        def step(read: Signal, window: Window, tensors: StageTensors, residual: Signal | None) -> Signal:
+        def step(read: Activations, window: Window, tensors: StageTensors, residual: Activations | None) -> Activations:
             output, moments = arithmetic.stage(read, window, tensors, residual)
             if moments is not None:
-                means.append(moments[0])
-                variances.append(moments[1])
+                found.append(moments)
             return output
 
-        output = self._follow(arithmetic.enter(images), stages, step, arithmetic.pool)
-        return arithmetic.leave(output), means, variances
+        output = self._follow(arithmetic.enter(images), views, step, arithmetic.pool)
+        return arithmetic.leave(output), found
 
-    def evaluate(self, images: Tensor, stages: Sequence[StageTensors]) -> Tensor:
-        """Logits (M, classes, B) of images (M or 1, channels, side, side, B) with the running statistics."""
-        return self.walk(images, stages, evaluate_stage)
+    def evaluate(self, images: Tensor, views: Sequence[StageTensors]) -> Tensor:
+        """Side by side; of large images, whose gathered pixels take too much memory, one model after another."""
+        if is_large(images):
+            return self.ready(views)(images.contiguous(memory_format=torch.channels_last))
+        return self.walk(innermost(images), views, evaluate_stage)
+
+    def ready(self, views: Sequence[StageTensors]) -> Callable[[Tensor], Tensor]:
+        """One model after another, batch norm folded into the kernels."""
+        return in_turn(self, views)
+
+    def statistics(self, rows: Tensor) -> RunningStatistics:
+        return RunningStatistics(self.layout, rows)
+
+    def fold(self, parameters: Tensor, statistics: Tensor) -> Tensor:
+        """Batch norm's γ and β are 1 and 0 then, and its statistics such that it changes nothing."""
+        layout = self.layout
+        factors = torch.ones_like(parameters[: layout.weights])
+        stages = self.views(layout.tensors(parameters[None], parameters[None], statistics[None]))
+        for spans, stage in zip(layout.spans, stages, strict=True):
+            factor, shift = stage.scale_and_shift()
+            if stage.norm is None or factor is None:
+                continue
+            spans.weight.of(factors[None]).mul_(factor[:, :, None, None, None])
+            stage.weight.mul_(factor[:, :, None, None, None])
+            stage.bias.copy_(shift)
+            for tensor, value in (
+                (stage.norm.gamma, 1.0),
+                (stage.norm.beta, 0.0),
+                (stage.norm.mean, 0.0),
+                (stage.norm.variance, 1.0 - EPSILON),
+            ):
+                tensor.fill_(value)
+        return factors
 
     def walk(
         self,
@@ -76,11 +114,11 @@ class ConvNetwork:
 
     def _follow(
         self,
-        images: Signal,
+        images: Activations,
         stages: Sequence[Stage],
-        step: Callable[[Signal, Window, Stage, Signal | None], Signal],
-        pool: Callable[[Signal, Pool], Signal],
-    ) -> Signal:
+        step: Callable[[Activations, Window, Stage, Activations | None], Activations],
+        pool: Callable[[Activations, Pool], Activations],
+    ) -> Activations:
         """The last stage's output. `step` computes a stage from its input, its window, what it computes with,
         and the residual that it adds."""
         outputs = {IMAGES: images}
@@ -120,6 +158,18 @@ def pooled_side(side: int, pool: Pool | None) -> int:
     return side if pool is None else pool.side(side)
 
 
-def largest_activation(layers: Sequence[ConvLayer]) -> int:
-    """Numbers in the largest activation of one image."""
-    return max(layer.outputs * layer.side**2 for layer in layers)
+def is_large(images: Tensor) -> bool:
+    """Whether images (B, channels, side, side) are too large for their pixels to be gathered."""
+    return images.shape[-1] ** 2 > LARGE_IMAGE
+
+
+def _stage_tensors(layer: ConvLayer, tensors: Mapping[str, Tensor]) -> StageTensors:
+    name, norm = layer.name, None
+    if layer.norm:
+        norm = NormTensors(
+            gamma=tensors[f"{name}.norm.weight"],
+            beta=tensors[f"{name}.norm.bias"],
+            mean=tensors[f"{name}.norm.running_mean"],
+            variance=tensors[f"{name}.norm.running_var"],
+        )
+    return StageTensors(weight=tensors[f"{name}.weight"], bias=tensors[f"{name}.bias"], norm=norm)

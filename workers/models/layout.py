@@ -1,18 +1,80 @@
-"""Where the tensors of a model lie in one flat row, so that M models are one matrix."""
+"""Where the tensors of a network lie in one flat row, so that M models are one matrix."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.layers import ConvLayer
-
 ALIGNMENT = 32
 """Row lengths are multiples of this many elements: no row ends in a vector kernel's scalar tail."""
+
+
+class Role(StrEnum):
+    """What a tensor is in its network. Tensors of one role lie side by side, roles in this order."""
+
+    WEIGHT = "weight"
+    """What a quantizer rounds, and norms and bounds are taken over."""
+    HIDDEN_BIAS = "hidden-bias"
+    """A bias under batch norm, which cancels it: the training loss gives it no gradient."""
+    SCALE = "scale"
+    """γ of a norm; it begins as 1."""
+    SHIFT = "shift"
+    """β of a norm."""
+    BIAS = "bias"
+    """Any other tensor that is trained and never quantized."""
+    STEP_SIZE = "step-size"
+    """Of a quantizer; it begins as 1, until the quantizer sets it."""
+    MEAN = "mean"
+    """A running mean of batch norm, in the row of statistics."""
+    VARIANCE = "variance"
+    """A running variance of batch norm, in the row of statistics; it begins as 1."""
+
+
+STATISTICS = (Role.MEAN, Role.VARIANCE)
+BEGIN_AS_ONE = (Role.SCALE, Role.STEP_SIZE, Role.VARIANCE)
+TRAINED = (Role.WEIGHT, Role.SCALE, Role.SHIFT, Role.BIAS)
+"""What gets a gradient from the training loss; a step size gets its own from its quantizer."""
+AFFINE = (*TRAINED, Role.HIDDEN_BIAS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One tensor of a network, as the network declares it."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    group: str = ""
+    """Of a weight or a step size: weights of one group, declared one after another, share the step size of that
+    group."""
+    outer: bool = False
+    """Whether a weight's group takes the outer bit width (the first and the last layer of a convolutional network)."""
+    counted: bool = True
+    """Whether a weight counts in ω and in the norms of the flatness measures."""
+    kept: bool = True
+    """Whether the network has it, and kept models with it. One that is not is zero, until folding fills it."""
+
+    @property
+    def layer(self) -> str:
+        """The module that has it: its name without the last part."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleSpec:
+    """Tensors that are declared, and initialized, together."""
+
+    name: str
+    tensors: tuple[TensorSpec, ...]
+    draw: Callable[[], Mapping[str, Tensor]]
+    """Draws initial values (float32) by the tensors' names, from torch's generator of the CPU. A tensor that it leaves
+    out begins as 1 or 0, as its role says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,93 +94,86 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormSpans:
-    """The tensors of one batch norm, in the parameters' row and the statistics' row."""
+class StepGroup:
+    """The weights that share a step size: how many, and whether they take the outer bit width."""
 
-    gamma: Span
-    beta: Span
-    mean: Span
-    variance: Span
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerSpans:
-    """The tensors of one layer. One without a bias has it all the same, at zero: folding fills it."""
-
-    weight: Span
-    bias: Span
-    norm: NormSpans | None
-
-    @property
-    def trained(self) -> tuple[Span, ...]:
-        """What gets a gradient from the training loss: batch norm cancels a bias under it."""
-        return (self.weight, self.bias) if self.norm is None else (self.weight, self.norm.gamma, self.norm.beta)
-
-    @property
-    def affine(self) -> tuple[Span, ...]:
-        """Weight, bias, and γ and β of batch norm."""
-        return (self.weight, self.bias) if self.norm is None else (self.weight, self.bias, *self.trained[1:])
+    name: str
+    count: int
+    outer: bool
 
 
 class Layout:
-    """The rows of a model: its parameters (weights first, step sizes last) and its batch-norm statistics."""
+    """The rows of a network: its parameters (weights first, step sizes last) and its batch norm's statistics.
 
-    def __init__(self, layers: Sequence[ConvLayer]) -> None:
-        self.layers = tuple(layers)
-        normed = [one for one in layers if one.norm]
+    Raises ValueError if two tensors have one name, the weights of a group do not lie side by side, or a group has no
+    step size of its own.
+    """
+
+    def __init__(self, modules: Sequence[ModuleSpec]) -> None:
+        self._modules = tuple(modules)
+        specs = [spec for module in modules for spec in module.tensors]
+        self._specs = {spec.name: spec for spec in specs}
+        if len(self._specs) < len(specs):
+            raise ValueError("two tensors of the network have one name")
         parameters, statistics = _Row(), _Row()
-        weights = [parameters.add(*weight_shape(one)) for one in layers]
-        self.weights = weights[-1].stop
-        self.biases, biases = parameters.add_all((one.outputs,) for one in normed)
-        _, gammas = parameters.add_all((one.outputs,) for one in normed)
-        _, betas = parameters.add_all((one.outputs,) for one in normed)
-        self.means, means = statistics.add_all((one.outputs,) for one in normed)
-        self.variances, variances = statistics.add_all((one.outputs,) for one in normed)
-        norms = (
-            NormSpans(gamma=gamma, beta=beta, mean=mean, variance=variance)
-            for gamma, beta, mean, variance in zip(gammas, betas, means, variances, strict=True)
-        )
-        under_norm = iter(biases)
-        self.spans = tuple(
-            LayerSpans(
-                weight=weight,
-                bias=next(under_norm) if layer.norm else parameters.add(layer.outputs),
-                norm=next(norms) if layer.norm else None,
-            )
-            for layer, weight in zip(layers, weights, strict=True)
-        )
-        self.steps = parameters.add(len(layers))
-        self.omega = sum(layer.weights for layer in layers if layer.counted)
-        self.parameters_length = parameters.padded
-        self.statistics_length = statistics.padded
+        self._spans: dict[str, Span] = {}
+        self._runs: dict[Role, slice] = {}
+        for role in Role:
+            row = statistics if role in STATISTICS else parameters
+            start = row.stop
+            self._spans |= {spec.name: row.add(*spec.shape) for spec in specs if spec.role is role}
+            self._runs[role] = slice(start, row.stop)
+        self.groups = _groups(specs)
+        self.weights = self._runs[Role.WEIGHT].stop
+        self.hidden_biases = self._runs[Role.HIDDEN_BIAS]
+        self.means, self.variances = self._runs[Role.MEAN], self._runs[Role.VARIANCE]
+        self.steps = Span(start=self._runs[Role.STEP_SIZE].start, shape=(len(self.groups),))
+        self.omega = sum(math.prod(one.shape) for one in self.of_role(Role.WEIGHT) if one.counted)
+        self.parameters_length, self.statistics_length = parameters.padded, statistics.padded
+
+    def __getitem__(self, name: str) -> Span:
+        """Where the tensor of this name lies in its row."""
+        return self._spans[name]
+
+    def of_role(self, *roles: Role) -> list[TensorSpec]:
+        """The tensors of these roles, in the order of their declaration."""
+        return [spec for spec in self._specs.values() if spec.role in roles]
+
+    def spans_of(self, *roles: Role) -> list[Span]:
+        """Where these tensors lie, in the order of their declaration."""
+        return [self._spans[spec.name] for spec in self.of_role(*roles)]
 
     def counted(self, row: Tensor) -> Tensor:
         """The ω weights of one model's `row` (P, or the weights alone) that norms and bounds are taken over."""
         if self.omega == self.weights:
             return row[: self.weights]
-        spans = (one.weight for one, layer in zip(self.spans, self.layers, strict=True) if layer.counted)
+        spans = (self._spans[one.name] for one in self.of_role(Role.WEIGHT) if one.counted)
         return torch.cat([row[span.start : span.stop] for span in spans])
 
-    def initial_parameters(self, seed: int) -> Tensor:
-        """One row as PyTorch or torchvision initializes the plain modules, one after the other, under `seed` (CPU,
-        float32).
+    def tensors(self, parameters: Tensor, weights: Tensor, statistics: Tensor) -> dict[str, Tensor]:
+        """Views (M, *shape) by name into rows of parameters (M, P), deployed weights (M, ω or more) and statistics
+        (M, S): they follow the rows when those are changed in place."""
+        rows = dict.fromkeys(Role, parameters) | dict.fromkeys(STATISTICS, statistics) | {Role.WEIGHT: weights}
+        return {name: self._spans[name].of(rows[spec.role]) for name, spec in self._specs.items()}
 
-        A linear layer draws what a 1×1 convolution draws. Step sizes are 1, and unused, until a quantizer
-        sets them.
-        """
+    def leaves(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same tensors, those that a loss may be differentiated in as leaves of a graph."""
+        return {
+            name: tensor.detach().requires_grad_() if self._specs[name].role in AFFINE else tensor
+            for name, tensor in tensors.items()
+        }
+
+    def initial_parameters(self, seed: int) -> Tensor:
+        """One row (P) as the modules are initialized, one after another, under `seed` (CPU, float32)."""
         row = torch.zeros(1, self.parameters_length)
+        for spec in self.of_role(*BEGIN_AS_ONE):
+            if spec.role not in STATISTICS:
+                self._spans[spec.name].of(row)[:] = 1.0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for layer, spans in zip(self.layers, self.spans, strict=True):
-                groups = layer.inputs if layer.depthwise else 1
-                conv = torch.nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, bias=layer.bias, groups=groups)
-                _initialize(conv, layer.init)
-                spans.weight.of(row)[0] = conv.weight.detach()
-                if conv.bias is not None:
-                    spans.bias.of(row)[0] = conv.bias.detach()
-                if spans.norm is not None:
-                    spans.norm.gamma.of(row)[0] = 1.0
-        self.steps.of(row)[0] = 1.0
+            for module in self._modules:
+                for name, value in module.draw().items():
+                    self._spans[name].of(row)[0] = value
         return row[0]
 
     def initial_statistics(self) -> Tensor:
@@ -130,16 +185,9 @@ class Layout:
     def named(self, parameters: Tensor, statistics: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors of one model, as its rows hold them, to be kept as plain tensors."""
         rows, moments = parameters.unsqueeze(0), statistics.unsqueeze(0)
-        for index, (layer, spans) in enumerate(zip(self.layers, self.spans, strict=True)):
-            yield f"{layer.name}.weight", spans.weight.of(rows)[0]
-            if layer.bias:
-                yield f"{layer.name}.bias", spans.bias.of(rows)[0]
-            yield f"{layer.name}.step", self.steps.of(rows)[0, index]
-            if spans.norm is not None:
-                yield f"{layer.name}.norm.weight", spans.norm.gamma.of(rows)[0]
-                yield f"{layer.name}.norm.bias", spans.norm.beta.of(rows)[0]
-                yield f"{layer.name}.norm.running_mean", spans.norm.mean.of(moments)[0]
-                yield f"{layer.name}.norm.running_var", spans.norm.variance.of(moments)[0]
+        for name, spec in self._specs.items():
+            if spec.kept:
+                yield name, self._spans[name].of(moments if spec.role in STATISTICS else rows)[0]
 
     def packed(self, model: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The rows (parameters, statistics) of a model that `named` gave, in its dtype."""
@@ -151,19 +199,17 @@ class Layout:
         return parameters, statistics
 
 
-def _initialize(conv: torch.nn.Conv2d, init: str) -> None:
-    """Draw again what torchvision's networks for ImageNet draw in their own way."""
-    if init == "fan-out":
-        torch.nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    elif init == "small":
-        torch.nn.init.normal_(conv.weight, 0, 0.01)
-        if conv.bias is not None:
-            torch.nn.init.zeros_(conv.bias)
-
-
-def weight_shape(layer: ConvLayer) -> tuple[int, int, int, int]:
-    """The shape of a layer's weight in one model."""
-    return layer.outputs, layer.reads, layer.kernel, layer.kernel
+def _groups(specs: Sequence[TensorSpec]) -> tuple[StepGroup, ...]:
+    """The groups of weights in their order, which is that of the step sizes."""
+    found = []
+    for name, group in groupby((one for one in specs if one.role is Role.WEIGHT), key=lambda one: one.group):
+        weights = list(group)
+        count = sum(math.prod(one.shape) for one in weights)
+        found.append(StepGroup(name=name, count=count, outer=any(one.outer for one in weights)))
+    steps = [one.group for one in specs if one.role is Role.STEP_SIZE]
+    if [one.name for one in found] != steps or len(set(steps)) != len(steps):
+        raise ValueError(f"the weights' groups are {[one.name for one in found]}, those of the step sizes {steps}")
+    return tuple(found)
 
 
 class _Row:
@@ -174,12 +220,6 @@ class _Row:
         span = Span(start=self.stop, shape=shape)
         self.stop = span.stop
         return span
-
-    def add_all(self, shapes: Iterable[tuple[int, ...]]) -> tuple[slice, list[Span]]:
-        """Several tensors in one run: where it lies, and each of them."""
-        start = self.stop
-        spans = [self.add(*shape) for shape in shapes]
-        return slice(start, self.stop), spans
 
     @property
     def padded(self) -> int:

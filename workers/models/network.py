@@ -1,63 +1,54 @@
-"""The rows of M models as the tensors that their stages compute with."""
+"""What the engine asks of a network, whatever it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from qsweep.workers.models.layout import LayerSpans, Layout
-from qsweep.workers.models.stage import NormTensors, StageTensors
+from qsweep.workers.models.arithmetic import Arithmetic
+from qsweep.workers.models.layout import Layout
 
 
-def stage_tensors(layout: Layout, parameters: Tensor, weights: Tensor, statistics: Tensor) -> tuple[StageTensors, ...]:
-    """Views into rows of parameters (M, P), deployed weights (M, ω or more) and statistics (M, S).
+class Statistics(Protocol):
+    """What a network's training passes leave in the rows of statistics."""
 
-    They follow the rows when those are changed in place.
+    def update(self, rows: Tensor, parameters: Tensor, moments: Any, images: int) -> None:
+        """Move `rows` (M, S) by the `moments` that a training pass of so many images left."""
+
+
+class Network(Protocol):
+    """M models of one architecture side by side. Models never meet: what one computes depends on its own tensors alone.
+
+    A network declares its tensors in `layout`, and computes with views of them that it makes itself.
     """
-    return tuple(_views(spans, parameters, weights, statistics) for spans in layout.spans)
 
+    @property
+    def layout(self) -> Layout:
+        """Its tensors."""
 
-def leaf_tensors(stages: Sequence[StageTensors]) -> tuple[StageTensors, ...]:
-    """The same tensors as leaves of a graph, all but the running statistics."""
-    return tuple(
-        StageTensors(
-            weight=_leaf(one.weight),
-            bias=_leaf(one.bias),
-            norm=None
-            if one.norm is None
-            else NormTensors(
-                gamma=_leaf(one.norm.gamma),
-                beta=_leaf(one.norm.beta),
-                mean=one.norm.mean,
-                variance=one.norm.variance,
-            ),
-        )
-        for one in stages
-    )
+    @property
+    def activation(self) -> int:
+        """Numbers in the largest activation of one image."""
 
+    def views(self, tensors: Mapping[str, Tensor]) -> Any:
+        """What the passes take, of the tensors (M, *shape) that `Layout.tensors` or `Layout.leaves` names."""
 
-def slope_views(layout: Layout, slopes: Tensor) -> list[Tensor]:
-    """Where the gradients of `trained(…)` lie in rows of gradients (M, P), in the same order."""
-    return [span.of(slopes) for spans in layout.spans for span in spans.trained]
+    def train(self, images: Tensor, views: Any, arithmetic: Arithmetic[Any]) -> tuple[Tensor, Any]:
+        """Logits (M, classes, B) of images (B, channels, side, side) in training mode, and what the statistics take
+        of the pass."""
 
+    def evaluate(self, images: Tensor, views: Any) -> Tensor:
+        """Logits (M, classes, B) of images (B, channels, side, side) with the running statistics; differentiable."""
 
-def trained(stages: Sequence[StageTensors]) -> list[Tensor]:
-    """The tensors of all stages that training gives a gradient."""
-    return [tensor for stage in stages for tensor in stage.trained]
+    def ready(self, views: Any) -> Callable[[Tensor], Tensor]:
+        """Computes what `evaluate` does, of images that are best channels-last, without a graph: what is made of the
+        views is made once, for many batches."""
 
+    def statistics(self, rows: Tensor) -> Statistics:
+        """What keeps the statistics of rows (M, S)."""
 
-def _views(spans: LayerSpans, parameters: Tensor, weights: Tensor, statistics: Tensor) -> StageTensors:
-    norm = None
-    if spans.norm is not None:
-        norm = NormTensors(
-            gamma=spans.norm.gamma.of(parameters),
-            beta=spans.norm.beta.of(parameters),
-            mean=spans.norm.mean.of(statistics),
-            variance=spans.norm.variance.of(statistics),
-        )
-    return StageTensors(weight=spans.weight.of(weights), bias=spans.bias.of(parameters), norm=norm)
-
-
-def _leaf(view: Tensor) -> Tensor:
-    return view.detach().requires_grad_()
+    def fold(self, parameters: Tensor, statistics: Tensor) -> Tensor:
+        """Fold what normalizes into the weights and biases of one model's rows (P) and (S), in place, so that it
+        changes nothing any more; the factor of each weight (all weights)."""

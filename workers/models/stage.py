@@ -44,16 +44,6 @@ class StageTensors:
     bias: Tensor
     norm: NormTensors | None
 
-    @property
-    def trained(self) -> tuple[Tensor, ...]:
-        """The tensors that get a gradient from the training loss."""
-        return (self.weight, self.bias) if self.norm is None else (self.weight, self.norm.gamma, self.norm.beta)
-
-    @property
-    def affine(self) -> tuple[Tensor, ...]:
-        """Weight, bias, and γ and β of batch norm."""
-        return (self.weight, self.bias) if self.norm is None else (self.weight, self.bias, *self.trained[1:])
-
     def of(self, model: int) -> StageTensors:
         """Those of one of the models."""
         one, norm = slice(model, model + 1), self.norm
@@ -148,13 +138,13 @@ def bounded(images: Tensor, ceiling: float | None) -> Tensor:
     return images.relu() if ceiling is None else torch.nn.functional.hardtanh(images, 0.0, ceiling)
 
 
-def slope_below(slopes: Tensor, activated: Tensor, ceiling: float | None) -> Tensor:
+def gradient_below(gradient: Tensor, activated: Tensor, ceiling: float | None) -> Tensor:
     """The gradient of what `activated` was before ReLU: 0 where it was cut off."""
     below: Tensor
     if ceiling is None:
-        below = torch.ops.aten.threshold_backward(slopes, activated, 0)
+        below = torch.ops.aten.threshold_backward(gradient, activated, 0)
     else:
-        below = torch.ops.aten.hardtanh_backward(slopes, activated, 0.0, ceiling)
+        below = torch.ops.aten.hardtanh_backward(gradient, activated, 0.0, ceiling)
     return below
 
 
@@ -194,8 +184,8 @@ class _Stage(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         columns, kernel, gamma, centred, inverse, output = ctx.saved_tensors
         window, (models, channels, pixels) = ctx.window, centred.shape
-        outer = gradients[0] if output is None else slope_below(gradients[0], output, window.layer.ceiling)
-        inner, slope_gamma, slope_beta = torch.ops.aten.native_batch_norm_backward(
+        outer = gradients[0] if output is None else gradient_below(gradients[0], output, window.layer.ceiling)
+        inner, gamma_gradient, beta_gradient = torch.ops.aten.native_batch_norm_backward(
             outer.reshape(1, -1, pixels),
             centred.view(1, -1, pixels),
             gamma.view(-1),
@@ -208,12 +198,12 @@ class _Stage(torch.autograd.Function):
             (True, True, True),
         )
         inner = inner.view_as(centred)
-        below = window.scatter(window.product_below(kernel, inner)) if ctx.needs_input_grad[0] else None
+        below = window.scatter(window.columns_gradient(kernel, inner)) if ctx.needs_input_grad[0] else None
         return (
             below,
-            window.spread(window.product_slope(inner, columns)),
-            slope_gamma.view(models, channels),
-            slope_beta.view(models, channels),
+            window.spread(window.kernel_gradient(inner, columns)),
+            gamma_gradient.view(models, channels),
+            beta_gradient.view(models, channels),
             outer if ctx.needs_input_grad[4] else None,
             None,
         )

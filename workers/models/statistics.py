@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.stage import Moments
 
 MOMENTUM = 0.1
 """Share of a new batch in the running statistics, as in `torch.nn.BatchNorm2d`."""
@@ -16,7 +15,7 @@ MOMENTUM = 0.1
 class RunningStatistics:
     """running ← 0.9·running + 0.1·batch, of the mean (with the conv's bias) and the unbiased variance."""
 
-    def __init__(self, layout: Layout, rows: Tensor) -> None:
+    def __init__(self, layout: ConvLayout, rows: Tensor) -> None:
         self._layout = layout
         self._batch = torch.zeros_like(rows)
         norms = [one.norm for one in layout.spans if one.norm is not None]
@@ -29,14 +28,16 @@ class RunningStatistics:
         self,
         rows: Tensor,
         parameters: Tensor,
-        means: Sequence[Tensor],
-        variances: Sequence[Tensor],
+        moments: list[Moments],
         images: int,
     ) -> None:
-        """Move `rows` (M, S) by the moments of a batch of `images`, each (M, C) a layer with batch norm."""
+        """Move `rows` (M, S) by the moments of a batch of `images`, those of each layer with batch norm."""
+        if not moments:
+            return
+        means, variances = zip(*moments, strict=True)
         torch._foreach_copy_(self._views, [*means, *variances])
         layout, batch = self._layout, self._batch
-        batch[:, layout.means] += parameters[:, layout.biases]
+        batch[:, layout.means] += parameters[:, layout.hidden_biases]
         pixels = self._pixels * images
         batch[:, layout.variances] *= pixels / (pixels - 1)
         rows.mul_(1 - MOMENTUM).add_(batch.mul_(MOMENTUM))

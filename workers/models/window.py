@@ -96,13 +96,13 @@ class Window:
             return torch.bmm(kernel, columns.expand(len(kernel), -1, -1))
         return torch.matmul(kernel[:, :, None], self._apart(columns)).squeeze(2)
 
-    def product_below(self, kernel: Tensor, rows: Tensor) -> Tensor:
+    def columns_gradient(self, kernel: Tensor, rows: Tensor) -> Tensor:
         """The adjoint of `product` in its columns, of rows (M, outputs, pixels)."""
         if not self._layer.depthwise:
             return torch.bmm(kernel.mT, rows)
         return (kernel[:, :, :, None] * rows[:, :, None]).flatten(1, 2)
 
-    def product_slope(self, rows: Tensor, columns: Tensor) -> Tensor:
+    def kernel_gradient(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The adjoint of `product` in its kernel, of rows (M, outputs, pixels)."""
         if not self._layer.depthwise:
             return torch.bmm(rows, columns.expand(len(rows), -1, -1).mT)

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from qsweep.workers.quantizers.lsq import LsqWeights
+from qsweep.workers.quantizers.quantizer import WeightQuantizer
 
-QUANTIZATIONS = {"lsq": LsqWeights}
+QUANTIZATIONS: dict[str, type[WeightQuantizer]] = {"lsq": LsqWeights}

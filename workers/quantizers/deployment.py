@@ -2,92 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qsweep.sweeps.training import Training
 from qsweep.workers.models.layout import Layout
-from qsweep.workers.quantizers.lsq import SMALLEST_STEP, CompiledLsq, LsqWeights, Rounding
+from qsweep.workers.quantizers import QUANTIZATIONS
+from qsweep.workers.quantizers.quantizer import WeightQuantizer
 
 
 class Deployment:
     """The quantizers of the models in rows 0 to m−1 of parameters (M, P); full precision has none."""
 
     def __init__(self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
-        self._layout = layout
-        self._quantized: list[tuple[slice, LsqWeights]] = []
+        self._weights = slice(0, layout.weights)
+        self._quantized: list[tuple[slice, WeightQuantizer]] = []
         self._plain: list[slice] = []
-        for plain, group in groupby(enumerate(trainings), key=lambda item: item[1].quantizer is None):
+        for name, group in groupby(enumerate(trainings), key=lambda item: quantization(item[1])):
             items = list(group)
             rows = slice(items[0][0], items[-1][0] + 1)
-            if plain:
+            if name is None:
                 self._plain.append(rows)
             else:
                 quantizers = [one.quantizer for _, one in items if one.quantizer is not None]
-                self._quantized.append((rows, LsqWeights(quantizers, layout.layers, device, dtype)))
+                self._quantized.append((rows, QUANTIZATIONS[name](quantizers, layout, device, dtype)))
 
     def buffer(self, parameters: Tensor) -> Tensor:
         """Where `deploy` writes: the parameters themselves if no model is quantized."""
         return torch.zeros_like(parameters) if self._quantized else parameters
 
-    def deploy(self, parameters: Tensor, out: Tensor) -> list[Rounding]:
+    def deploy(self, parameters: Tensor, out: Tensor) -> list[Any]:
         """Write the weights that the forward pass uses to the first ω columns of `out`."""
-        weights = slice(0, self._layout.weights)
         if self._quantized:
             for rows in self._plain:
-                out[rows, weights] = parameters[rows, weights]
-        return [
-            quantizer.quantize(parameters[rows, weights], self._steps(parameters[rows]), out[rows, weights])
-            for rows, quantizer in self._quantized
-        ]
+                out[rows, self._weights] = parameters[rows, self._weights]
+        return [quantizer.quantize(parameters[rows], out[rows]) for rows, quantizer in self._quantized]
 
-    def differentiate(self, parameters: Tensor, roundings: Sequence[Rounding], slopes: Tensor) -> None:
-        """Turn the gradient of the deployed weights, in `slopes` (M, P), into that of weights and steps.
+    def differentiate(self, parameters: Tensor, roundings: Sequence[Any], gradients: Tensor) -> None:
+        """Turn the gradient of the deployed weights, in `gradients` (M, P), into that of weights and steps.
 
         `parameters` are those that were deployed, and `roundings` what that returned.
         """
-        weights = slice(0, self._layout.weights)
         for (rows, quantizer), rounding in zip(self._quantized, roundings, strict=True):
-            quantizer.differentiate(rounding, slopes[rows, weights], self._steps(slopes[rows]))
+            quantizer.differentiate(rounding, gradients[rows])
 
     def restrain(self, parameters: Tensor) -> None:
         """Keep the step sizes positive after an optimizer's step."""
-        for rows, _ in self._quantized:
-            self._steps(parameters[rows]).clamp_(min=SMALLEST_STEP)
-
-    def _steps(self, rows: Tensor) -> Tensor:
-        return self._layout.steps.of(rows)
+        for rows, quantizer in self._quantized:
+            quantizer.restrain(parameters[rows])
 
 
-class CompiledDeployment:
-    """The same by compiled kernels that are always over the rows of all slots: no shape depends on the neighbours."""
+def quantization(training: Training) -> str | None:
+    """The name of a training's quantizer; None in full precision."""
+    return None if training.quantizer is None else training.quantizer.name
 
-    def __init__(
-        self, trainings: Sequence[Training], slots: int, layout: Layout, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self._steps = layout.steps
-        quantizers = [one.quantizer for one in trainings]
-        self._rows = [row for row, one in enumerate(quantizers) if one is not None]
-        self._lsq = None
-        if self._rows:
-            every = [*quantizers, *[None] * (slots - len(trainings))]
-            self._lsq = CompiledLsq(every, layout.layers, layout.steps.start, device, dtype)
 
-    def buffer(self, parameters: Tensor) -> Tensor:
-        return parameters if self._lsq is None else torch.zeros_like(parameters)
+def quantizer_of(
+    training: Training, layout: Layout, device: torch.device, dtype: torch.dtype
+) -> WeightQuantizer | None:
+    """The quantizer of any number of copies of one trained model; None in full precision."""
+    if training.quantizer is None:
+        return None
+    return QUANTIZATIONS[training.quantizer.name]([training.quantizer], layout, device, dtype, divides=True)
 
-    def deploy(self, parameters: Tensor, out: Tensor) -> list[Rounding]:
-        if self._lsq is not None:
-            self._lsq.quantize(parameters, out)
-        return []
 
-    def differentiate(self, parameters: Tensor, roundings: Sequence[Rounding], slopes: Tensor) -> None:
-        if self._lsq is not None:
-            self._lsq.differentiate(parameters, slopes)
-
-    def restrain(self, parameters: Tensor) -> None:
-        for row in self._rows:
-            self._steps.of(parameters)[row].clamp_(min=SMALLEST_STEP)
+def deployed_rows(
+    training: Training, model: Mapping[str, Tensor], layout: Layout, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Parameters (P), their weights rounded where the model is quantized, and statistics (S) of a kept model."""
+    parameters, statistics = (row.to(dtype) for row in layout.packed(model))
+    quantizer = quantizer_of(training, layout, parameters.device, dtype)
+    if quantizer is not None:
+        quantizer.round_copies(parameters[None])
+    return parameters, statistics

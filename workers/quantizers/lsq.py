@@ -1,4 +1,4 @@
-"""Learned Step Size Quantization (Esser et al. 2020, arXiv 1902.08153) of the weights of M models at once."""
+"""Learned Step Size Quantization (Esser et al. 2020, arXiv 1902.08153): its one forward and its one backward pass."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.layers import ConvLayer
 from qsweep.sweeps.quantizers import Lsq
-from qsweep.workers.compiling import compiled
+from qsweep.workers.models.layout import Layout
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 """Step sizes are kept at or above this: a plain update may take them below zero."""
+ROUNDED_AT_ONCE = 1 << 22
+"""Weights that are rounded in one go where nothing is kept for a backward pass: it bounds the memory."""
 
 
-def initial_steps(quantizer: Lsq, layers: Sequence[ConvLayer], weights: Tensor) -> Tensor:
-    """s = 2·mean|v|/√Qp of each layer in one model's `weights` (ω)."""
-    parts = torch.split(weights, [layer.weights for layer in layers])
-    means = torch.stack([part.abs().mean() for part in parts])
-    highest = torch.tensor([2.0 ** (bits - 1) - 1 for bits in layer_bits(quantizer, len(layers))])
-    return (2 * means / highest.sqrt()).clamp_(min=SMALLEST_STEP)
-
-
-def layer_bits(quantizer: Lsq, layers: int) -> list[int]:
-    """Bit width of each of the layers: the first and the last are the outer ones."""
-    return [quantizer.outer_bits if index in (0, layers - 1) else quantizer.bits for index in range(layers)]
+def layer_bits(quantizer: Lsq, layout: Layout) -> list[int]:
+    """Bit width of each group of weights."""
+    return [quantizer.outer_bits if group.outer else quantizer.bits for group in layout.groups]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,133 +39,117 @@ def round_to(weights: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Roundi
     return Rounding(ratio=ratio, rounded=rounded.round_(), inside=inside)
 
 
-def shares_of_steps(rounding: Rounding, slopes: Tensor) -> Tensor:
-    """Each weight's share of ∂s (M, ω), unscaled, of ∂v̂ in `slopes`, which becomes ∂v in place."""
-    shares = (rounding.rounded - rounding.ratio * rounding.inside).mul_(slopes)
-    slopes.mul_(rounding.inside)
+def shares_of_steps(rounding: Rounding, gradients: Tensor) -> Tensor:
+    """Each weight's share of ∂s (M, ω), unscaled, of ∂v̂ in `gradients`, which becomes ∂v in place."""
+    shares = (rounding.rounded - rounding.ratio * rounding.inside).mul_(gradients)
+    gradients.mul_(rounding.inside)
     return shares
 
 
 @dataclass(frozen=True, kw_only=True)
 class LevelTables:
-    """Qn, Qp and 1/√(N·Qp) of M models' layers (M, layers), the layer of each weight (ω), and the layers' sizes N."""
+    """Qn and Qp of M models' layers, and √(N·Qp) with its reciprocal, all (M, layers), and the layer of each weight
+    (ω)."""
 
     low: Tensor
     high: Tensor
+    root: Tensor
     scale: Tensor
     layer_of: Tensor
-    counts: tuple[int, ...]
 
 
-def level_tables(
-    quantizers: Sequence[Lsq], layers: Sequence[ConvLayer], device: torch.device, dtype: torch.dtype
-) -> LevelTables:
-    bits = torch.tensor([layer_bits(one, len(layers)) for one in quantizers])
-    counts = torch.tensor([layer.weights for layer in layers])
-    highest = 2.0 ** (bits - 1) - 1
+def level_tables(quantizers: Sequence[Lsq], layout: Layout, device: torch.device, dtype: torch.dtype) -> LevelTables:
+    highest = 2.0 ** (torch.tensor([layer_bits(one, layout) for one in quantizers]) - 1) - 1
+    counts = torch.tensor([group.count for group in layout.groups])
+    products = counts * highest.double()
     return LevelTables(
         low=(-highest - 1).to(device, dtype),
         high=highest.to(device, dtype),
-        scale=(counts * highest.double()).rsqrt().to(device, dtype),
-        layer_of=torch.arange(len(layers)).repeat_interleave(counts).to(device),
-        counts=tuple(counts.tolist()),
+        root=products.sqrt().to(device, dtype),
+        scale=products.rsqrt().to(device, dtype),
+        layer_of=torch.arange(len(counts)).repeat_interleave(counts).to(device),
     )
 
 
 class LsqWeights:
-    """The quantizers of M models' weights, each (M, ω) row split into layers with a step size each.
+    """The quantizers of M models, or one quantizer of any number of copies of a model, on rows of parameters (M, P).
 
-    For b bits Qn = −2^(b−1), Qp = 2^(b−1) − 1 and v̂ = s·round(clip(v/s, Qn, Qp)). Backward, with u = v/s:
-    ∂v̂/∂v = 1 where Qn ≤ u ≤ Qp, else 0; ∂v̂/∂s = round(u) − u there, Qn below and Qp above, summed over the
-    layer's weights and multiplied by 1/√(N·Qp), N the number of weights of the layer.
-    """
+    A layer has one step size s. For b bits Qn = −2^(b−1), Qp = 2^(b−1) − 1 and v̂ = s·round(clip(v/s, Qn, Qp)).
+    Backward, with u = v/s: ∂v̂/∂v = 1 where Qn ≤ u ≤ Qp, else 0; ∂v̂/∂s = round(u) − u there, Qn below and Qp above,
+    summed over the layer's weights and multiplied by 1/√(N·Qp), N the number of weights of the layer.
 
-    def __init__(
-        self, quantizers: Sequence[Lsq], layers: Sequence[ConvLayer], device: torch.device, dtype: torch.dtype
-    ) -> None:
-        tables = level_tables(quantizers, layers, device, dtype)
-        self._layer_of, self._scale, self._counts = tables.layer_of, tables.scale, tables.counts
-        self._low, self._high = tables.low[:, tables.layer_of], tables.high[:, tables.layer_of]
-
-    def quantize(self, weights: Tensor, steps: Tensor, out: Tensor) -> Rounding:
-        """Write v̂ of `weights` (M, ω) at `steps` (M, layers) to `out`; what `differentiate` needs."""
-        step = steps[:, self._layer_of]
-        rounding = round_to(weights, step, self._low, self._high)
-        torch.mul(rounding.rounded, step, out=out)
-        return rounding
-
-    def differentiate(self, rounding: Rounding, slopes: Tensor, step_slopes: Tensor) -> None:
-        """Turn ∂v̂ in `slopes` (M, ω) into ∂v, in place, and write ∂s to `step_slopes` (M, layers)."""
-        shares = shares_of_steps(rounding, slopes)
-        # A GPU shares a sum out among its threads by the number of rows, and that depends on the neighbours.
-        runs = range(len(shares)) if shares.is_cuda else (slice(None),)
-        for layer, part in enumerate(torch.split(shares, list(self._counts), 1)):
-            for run in runs:
-                torch.sum(part[run], -1, out=step_slopes[run, layer])
-        step_slopes.mul_(self._scale)
-
-
-class CompiledLsq:
-    """The quantizers of M models as two kernels over whole rows of parameters (M, P), whose step sizes begin at
-    `steps_start`. Rows without a quantizer stay what they are.
-
-    The backward pass rounds again: to read the weights once more costs less than to keep three more of their size.
+    Where batch norm is folded into the weights, `factor` (ω) takes a latent weight to its folded one: the rows hold
+    factor·v, and factor·Q(v) is what they become. `divides` divides by √(N·Qp) instead, as ascents do: the last bit of
+    a step size's gradient may differ.
     """
 
     def __init__(
         self,
-        quantizers: Sequence[Lsq | None],
-        layers: Sequence[ConvLayer],
-        steps_start: int,
+        quantizers: Sequence[Lsq],
+        layout: Layout,
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        divides: bool = False,
     ) -> None:
-        some = next(one for one in quantizers if one is not None)
-        self._steps_start = steps_start
-        self._own = torch.tensor([one is not None for one in quantizers])[:, None].to(device)
-        self._tables = level_tables([one or some for one in quantizers], layers, device, dtype)
+        tables = level_tables(quantizers, layout, device, dtype)
+        self._weights = slice(0, layout.weights)
+        self._steps = layout.steps
+        self._counts = [group.count for group in layout.groups]
+        self._layer_of = tables.layer_of
+        self._low, self._high = tables.low[:, tables.layer_of], tables.high[:, tables.layer_of]
+        self._root, self._scale = tables.root if divides else None, tables.scale
 
-    def quantize(self, parameters: Tensor, out: Tensor) -> None:
-        """Write v̂, or v, to the first ω columns of `out` (M, P)."""
-        tables = self._tables
-        given = (self._steps_start, tables.layer_of, tables.low, tables.high)
-        compiled(quantize_own)(self._own, parameters, out, *given)
+    @staticmethod
+    def initialize(quantizer: Lsq, layout: Layout, row: Tensor) -> None:
+        """Set the step sizes of one model's `row` (P) to s = 2·mean|v|/√Qp of each layer."""
+        parts = torch.split(row[: layout.weights], [group.count for group in layout.groups])
+        means = torch.stack([part.abs().mean() for part in parts])
+        highest = torch.tensor([2.0 ** (bits - 1) - 1 for bits in layer_bits(quantizer, layout)])
+        layout.steps.of(row[None])[0] = (2 * means / highest.sqrt()).clamp_(min=SMALLEST_STEP)
 
-    def differentiate(self, parameters: Tensor, slopes: Tensor) -> None:
-        """Turn ∂v̂ in the first ω columns of `slopes` (M, P) into ∂v, and write ∂s to those of the step sizes."""
-        tables = self._tables
-        given = (self._steps_start, tables.layer_of, tables.low, tables.high, tables.scale, tables.counts)
-        compiled(differentiate_own)(self._own, parameters, slopes, *given)
+    def quantize(self, parameters: Tensor, out: Tensor, *, factor: Tensor | None = None) -> Rounding:
+        """Write v̂ of `parameters` (M, P) to the first ω columns of `out` (M, P), which may be the same rows; what
+        `differentiate` needs."""
+        step = self._steps.of(parameters)[:, self._layer_of]
+        weights = parameters[:, self._weights]
+        rounding = round_to(weights if factor is None else weights / factor, step, self._low, self._high)
+        deployed = torch.mul(rounding.rounded, step, out=out[:, self._weights])
+        if factor is not None:
+            deployed.mul_(factor)
+        return rounding
+
+    def round_copies(self, rows: Tensor, *, factor: Tensor | None = None) -> None:
+        """Round the weights of copies (C, P) of the one model in place."""
+        for some in torch.split(rows, max(1, ROUNDED_AT_ONCE // self._weights.stop)):
+            self.quantize(some, some, factor=factor)
+
+    def differentiate(self, rounding: Rounding, gradients: Tensor, *, factor: Tensor | None = None) -> None:
+        """Turn ∂v̂ in the first ω columns of `gradients` (M, P) into ∂v, in place, and write ∂s to those of the step
+        sizes. With a `factor` they are the gradients of factor·v̂ and factor·v."""
+        above, step_gradients = gradients[:, self._weights], self._steps.of(gradients)
+        if factor is None:
+            shares = shares_of_steps(rounding, above)
+        else:
+            shares = shares_of_steps(rounding, above * factor)
+            above.mul_(rounding.inside)
+        # A GPU shares a sum out among its threads by the number of rows, and that depends on the neighbours.
+        runs = range(len(shares)) if shares.is_cuda else (slice(None),)
+        for layer, part in enumerate(torch.split(shares, self._counts, 1)):
+            for run in runs:
+                torch.sum(part[run], -1, out=step_gradients[run, layer])
+        if self._root is None:
+            step_gradients.mul_(self._scale)
+        else:
+            step_gradients.div_(self._root)
+
+    def restrain(self, rows: Tensor) -> Tensor:
+        """Keep the step sizes of `rows` (M, P) positive, in place; how many of each row were not (M)."""
+        return clamp_steps(self._steps.of(rows))
 
 
-def quantize_own(
-    own: Tensor, parameters: Tensor, out: Tensor, steps_start: int, layer_of: Tensor, low: Tensor, high: Tensor
-) -> None:
-    """`CompiledLsq.quantize`, with `own` (M, 1) true where a row has a quantizer."""
-    weights = parameters[:, : len(layer_of)]
-    step = parameters[:, steps_start : steps_start + low.shape[1]][:, layer_of]
-    rounding = round_to(weights, step, low[:, layer_of], high[:, layer_of])
-    out[:, : len(layer_of)].copy_(torch.where(own, rounding.rounded * step, weights))
-
-
-def differentiate_own(
-    own: Tensor,
-    parameters: Tensor,
-    slopes: Tensor,
-    steps_start: int,
-    layer_of: Tensor,
-    low: Tensor,
-    high: Tensor,
-    scale: Tensor,
-    counts: tuple[int, ...],
-) -> None:
-    """`CompiledLsq.differentiate`."""
-    weights, above = parameters[:, : len(layer_of)], slopes[:, : len(layer_of)]
-    of_steps = slopes[:, steps_start : steps_start + len(counts)]
-    step = parameters[:, steps_start : steps_start + len(counts)][:, layer_of]
-    rounding = round_to(weights, step, low[:, layer_of], high[:, layer_of])
-    below = above.clone()
-    shares = shares_of_steps(rounding, below)
-    sums = torch.stack([part.sum(1) for part in torch.split(shares, list(counts), 1)], 1)
-    above.copy_(torch.where(own, below, above))
-    of_steps.copy_(torch.where(own, sums * scale, of_steps))
+def clamp_steps(steps: Tensor) -> Tensor:
+    """Keep step sizes (M, layers) positive, in place; how many of each model were not (M)."""
+    low = (steps < SMALLEST_STEP).sum(1)
+    steps.clamp_(min=SMALLEST_STEP)
+    return low

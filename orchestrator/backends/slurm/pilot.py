@@ -27,7 +27,7 @@ from qsweep.orchestrator.upkeep import End
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.logs import CleanFormatter
 from qsweep.workers.agent.exits import Exit
-from qsweep.workers.environment import PLACE
+from qsweep.workers.environment import GPU, PLACE
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,8 @@ class Flight:
             signal.signal(number, self._hear)
         self._set_alarm()
         os.environ[PLACE] = f"{os.environ.get(PLACE, '')}/{self._job}"
+        if gpus := os.environ.get("SLURM_STEP_GPUS") or os.environ.get("SLURM_JOB_GPUS"):
+            os.environ[GPU] = gpus
         end = stay(self._work, self._heard, log.info)
         if self._heard or end is None:
             self._leave()

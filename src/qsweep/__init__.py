@@ -113,14 +113,16 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
     """
     from qsweep.db.belonging import check_belonging
     from qsweep.db.registry import Registry
+    from qsweep.sweeps.kinds import File, kind_named
 
     place = _home(home, registry)
     with Registry.open(place.registry) as opened:
         check_belonging(place, opened)
         row = opened.job(job)
     name = f"job {row.identity[:12]}"
-    if row.kind != "train":
-        raise InputError(f"{name} trains no model: it is a {row.kind} of job {row.job.parent}", place="load_model")
+    kind = kind_named(row.kind)
+    if kind.leaves is not File.MODEL:
+        raise InputError(f"{name} makes no model: it is a {kind.noun} of job {row.job.parent}", place="load_model")
     if row.state != "done" or row.diverged:
         raise InputError(f"{name} has no model: it is {'diverged' if row.diverged else row.state}", place="load_model")
     if row.model_file is None or row.model_hash is None:

@@ -1,21 +1,22 @@
-"""What an agent does with a cohort of trainings: from their checkpoints to their results."""
+"""Trainings: from their checkpoints to their results."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 from qsweep.db.rows import Checkpoint, Claim
 from qsweep.sweeps.faults import point
 from qsweep.workers import checkpoints
 from qsweep.workers.agent.endings import Stopped, StoppedEarly
+from qsweep.workers.agent.models import KeptFile, Models
 from qsweep.workers.agent.workplace import Plan, Workplace
 from qsweep.workers.cohort import Cohort, Result
 from qsweep.workers.data import Collection
+from qsweep.workers.kinds.base import Outcome, Tools
 from qsweep.workers.weights import start_of
 
 log = logging.getLogger(__name__)
@@ -28,83 +29,96 @@ CHECKPOINT_STEPS = "QSWEEP_CHECKPOINT_STEPS"
 """The variable that asks for a checkpoint after every so many steps instead: for tests that count what was lost."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """Trainings of a cohort that have ended, and the steps that this attempt took for them."""
+class Train:
+    """Trains the jobs of a cohort side by side, from their checkpoints to their results."""
 
-    claims: Sequence[Claim]
-    results: Sequence[Result]
-    steps: int
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
 
+    def run(self, claims: Sequence[Claim], plan: Plan) -> Generator[Outcome, None, None]:
+        """Those that diverged end after their epoch, all others together."""
+        cohort = _cohort(self._tools.place, claims, plan, self._tools.images(claims[0].job.training.data))
+        try:
+            yield from self._train(claims, cohort)
+        finally:
+            cohort.close()
 
-def train_claims(
-    place: Workplace,
-    claims: Sequence[Claim],
-    plan: Plan,
-    images: Collection,
-    *,
-    on_end: Callable[[Trained], None],
-    on_epoch: Callable[[Cohort], None] = lambda _: None,
-) -> float:
-    """Train to the end; the seconds that went into checkpoints.
-
-    Raises Stopped or StoppedEarly (with a checkpoint written), TooLong or LeaseGone.
-
-    `on_end` gets those whose training has ended: each that diverged after its epoch, all others together.
-    `on_epoch` is called after each epoch of the whole cohort, and may raise StoppedEarly.
-    """
-    cohort = _cohort(place, claims, plan, images)
-    try:
-        return _train(place, claims, cohort, on_end, on_epoch)
-    finally:
-        cohort.close()
-
-
-def _train(
-    place: Workplace,
-    claims: Sequence[Claim],
-    cohort: Cohort,
-    on_end: Callable[[Trained], None],
-    on_epoch: Callable[[Cohort], None],
-) -> float:
-    started = time.monotonic()
-    first, pace, left = cohort.position, Pace(), list(claims)
-    recorder = Recorder(place, claims, cohort)
-
-    def interrupt() -> None:
-        place.check_stop(left)
-
-    def end(members: Sequence[int], results: Sequence[Result]) -> None:
-        ended = [claims[member] for member in members]
-        on_end(Trained(claims=ended, results=results, steps=cohort.position - first))
-
-    log.info("%s: %d jobs from step %d of %d", claims[0].job.cohort_key, len(claims), first, cohort.steps)
-    try:
-        # A checkpoint may have been written between an epoch's end and the retirement.
-        _retire(claims, cohort, end, interrupt)
-        while not cohort.finished:
-            cohort.step()
-            point("step", cohort.active)
-            left = [claims[member] for member in cohort.left]
-            place.report(left, cohort.position, cohort.steps)
-            if cohort.between_epochs:
-                _note(claims, cohort)
-                _retire(claims, cohort, end, interrupt)
-                on_epoch(cohort)
+    def _train(self, claims: Sequence[Claim], cohort: Cohort) -> Generator[Outcome, None, None]:
+        place, started = self._tools.place, time.monotonic()
+        pace, left = Pace(), list(claims)
+        recorder = Recorder(place, claims, cohort)
+        ending = _Ending(self._tools.models, claims, cohort, lambda: place.check_stop(left))
+        log.info("%s: %d jobs from step %d of %d", claims[0].job.cohort_key, len(claims), cohort.position, cohort.steps)
+        try:
+            # A checkpoint may have been written between an epoch's end and the retirement.
+            yield from ending.diverged()
+            while not cohort.finished:
+                cohort.step()
+                point("step", cohort.active)
                 left = [claims[member] for member in cohort.left]
-            if not left:
-                break
-            place.check_stop(left)
-            place.check_time(started, cohort.position, cohort.steps)
-            if pace.due(cohort.position):
-                with pace:
-                    recorder.save()
-        if cohort.left:
-            end(cohort.left, cohort.results(interrupt))
-    except (Stopped, StoppedEarly):
-        recorder.save()
-        raise
-    return pace.spent
+                place.report(left, cohort.position, cohort.steps)
+                if cohort.between_epochs:
+                    _note(claims, cohort)
+                    yield from ending.diverged()
+                    self._tools.on_epoch(claims, cohort)
+                    left = [claims[member] for member in cohort.left]
+                if not left:
+                    break
+                place.check_stop(left)
+                place.check_time(started, cohort.position, cohort.steps)
+                if pace.due(cohort.position):
+                    with pace:
+                        recorder.save()
+            if cohort.left:
+                yield ending.all()
+        except (Stopped, StoppedEarly):
+            recorder.save()
+            raise
+        seconds = time.monotonic() - started
+        log.info("%.2f s of %.2f s went into checkpoints and models", pace.spent + ending.keeping, seconds)
+
+
+class _Ending:
+    """The ends of trainings in a cohort: their results as outcomes, their models kept in memory for a while."""
+
+    def __init__(self, models: Models, claims: Sequence[Claim], cohort: Cohort, interrupt: Callable[[], None]) -> None:
+        self._models = models
+        self._claims = claims
+        self._cohort = cohort
+        self._interrupt = interrupt
+        self._first = cohort.position
+        self.keeping = 0.0
+        """Seconds that went into the files of models."""
+
+    def diverged(self) -> Generator[Outcome, None, None]:
+        """End the trainings that diverged: what they would still train changes nothing."""
+        if not self._cohort.between_epochs or not (lost := self._cohort.lost()):
+            return
+        jobs = ", ".join(self._claims[member].job.identity[:12] for member in lost)
+        log.info("the loss is not finite any more, ended after epoch %d: %s", self._cohort.epoch, jobs)
+        yield self._outcome(lost, self._cohort.retire(lost, self._interrupt))
+
+    def all(self) -> Outcome:
+        """End all that are left."""
+        return self._outcome(self._cohort.left, self._cohort.results(self._interrupt))
+
+    def _outcome(self, members: Sequence[int], results: Sequence[Result]) -> Outcome:
+        ended = [self._claims[member] for member in members]
+        for claim, result in zip(ended, results, strict=True):
+            self._models.remember(claim, result)
+
+        def write(place: int) -> KeptFile:
+            began = time.monotonic()
+            kept = self._models.write(ended[place], results[place])
+            self.keeping += time.monotonic() - began
+            return kept
+
+        return Outcome(
+            claims=ended,
+            rows=[{"runs": [one.run], "epochs": one.epochs, "layers": one.layers} for one in results],
+            write=write,
+            steps=self._cohort.position - self._first,
+        )
 
 
 def _note(claims: Sequence[Claim], cohort: Cohort) -> None:
@@ -113,20 +127,6 @@ def _note(claims: Sequence[Claim], cohort: Cohort) -> None:
         f"{claims[member].job.identity[:12]} {loss:.4f}" for member, (loss, _) in cohort.last_epoch().items()
     )
     log.info("epoch %d of %d, training loss: %s", cohort.epoch, claims[0].job.training.recipe.epochs, losses)
-
-
-def _retire(
-    claims: Sequence[Claim],
-    cohort: Cohort,
-    end: Callable[[Sequence[int], Sequence[Result]], None],
-    interrupt: Callable[[], None],
-) -> None:
-    """End the trainings that diverged: what they would still train changes nothing."""
-    if not cohort.between_epochs or not (lost := cohort.lost()):
-        return
-    jobs = ", ".join(claims[member].job.identity[:12] for member in lost)
-    log.info("the loss is not finite any more, ended after epoch %d: %s", cohort.epoch, jobs)
-    end(lost, cohort.retire(lost, interrupt))
 
 
 def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Collection) -> Cohort:

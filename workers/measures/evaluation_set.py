@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from qsweep.workers.evaluation import Tally
 from qsweep.workers.forms import SMALL_IMAGE
 from qsweep.workers.measures.inference import Inference, InTurn, SideBySide
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.network import Network
 
 CPU_ROWS = 1 << 27
 GPU_ROWS = 1 << 30
@@ -17,13 +18,17 @@ MOST = 64
 """Models of one pass, at most."""
 
 
-class Examinees:
+class EvaluationSet:
     """Images (S, channels, side, side, standardized) and labels (S) that models of one shape are judged by."""
 
-    def __init__(self, network: Any, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, network: Network, images: Tensor, labels: Tensor) -> None:
         self._count = len(labels)
-        in_turn = not images.is_cuda and images.shape[-1] ** 2 > SMALL_IMAGE
-        self._inference: Inference = (InTurn if in_turn else SideBySide)(network, images, labels)
+        small = images.is_cuda or images.shape[-1] ** 2 <= SMALL_IMAGE
+        self._inference: Inference
+        if small and isinstance(network, ConvNetwork):
+            self._inference = SideBySide(network, images, labels)
+        else:
+            self._inference = InTurn(network, images, labels)
 
         row = network.layout.parameters_length * images.element_size()
         room = (GPU_ROWS if images.is_cuda else CPU_ROWS) // row
@@ -49,12 +54,12 @@ class Examinees:
         """
         given = len(rows)
         filling = torch.arange(self.full_pass, device=rows.device).clamp(max=given - 1)
-        losses, hits = self._inference.scores(rows[filling], statistics[filling])
-        return losses[:given] / self._count, hits[:given].double() / self._count
+        found = self._inference.scores(rows[filling], statistics[filling])
+        return found.loss[:given], found.accuracy[:given]
 
     @torch.no_grad()
-    def losses(self, rows: Tensor, statistics: Tensor, *, slots: int) -> tuple[Tensor, Tensor]:
-        """The sum of each model's cross-entropies over the images (M, float64, nats), and its hits (M, int64).
+    def tally(self, rows: Tensor, statistics: Tensor, *, slots: int) -> Tally:
+        """Each model's cross-entropies and hits.
 
         Fewer models than `slots` are judged with vacant ones beside them, so that a model's bits depend on the slots
         and on no neighbour; where one model is judged after another there is no need of that.
@@ -62,5 +67,5 @@ class Examinees:
         models = len(rows)
         vacant = 0 if isinstance(self._inference, InTurn) else max(slots - models, 0)
         padded = [torch.cat([one, one.new_zeros(vacant, one.shape[1])]) for one in (rows, statistics)]
-        losses, hits = self._inference.scores(*padded)
-        return losses[:models], hits[:models]
+        found = self._inference.scores(*padded)
+        return Tally(losses=found.sums[:models], hits=found.hits[:models], images=found.images)

@@ -1,0 +1,30 @@
+"""The training methods: what one step of a cohort does with a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from qsweep.sweeps.training import Training
+from qsweep.workers.engine import Engine
+from qsweep.workers.methods.plain import Plain
+
+
+class Method(Protocol):
+    """One training step of all models of a cohort.
+
+    It keeps the models' rows apart, asks for no value on the device, and gives the vacant slots at the end, which no
+    training stands for, the same as the others: then a model's bits don't depend on its neighbours, and the step can be
+    recorded as one CUDA graph. Rows that it needs beside the engine's are made once, in its `__init__`, and hold
+    nothing from one step to the next.
+    """
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on a batch; each model's mean loss (M, float64) and hits (M), as the epoch's history counts them."""
+
+
+def method_of(trainings: Sequence[Training], engine: Engine) -> Method:
+    """The method of trainings that share a cohort, each in the slot of its place."""
+    return Plain(trainings, engine)

@@ -1,0 +1,103 @@
+"""The tensors of a convolutional network, as its layers in `sweeps.models` declare them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from qsweep.sweeps.layers import ConvLayer
+from qsweep.workers.models.layout import Layout, ModuleSpec, Role, Span, TensorSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormSpans:
+    """The tensors of one batch norm, in the parameters' row and the statistics' row."""
+
+    gamma: Span
+    beta: Span
+    mean: Span
+    variance: Span
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpans:
+    """The tensors of one layer. One without a bias has it all the same, at zero: folding fills it."""
+
+    weight: Span
+    bias: Span
+    norm: NormSpans | None
+
+
+class ConvLayout(Layout):
+    """The rows of a convolutional network, with the tensors of each of its layers."""
+
+    def __init__(self, layers: Sequence[ConvLayer]) -> None:
+        self.layers = tuple(layers)
+        last = len(layers) - 1
+        super().__init__([_module(layer, outer=number in (0, last)) for number, layer in enumerate(layers)])
+        self.spans = tuple(self._layer_spans(layer) for layer in layers)
+
+    def _layer_spans(self, layer: ConvLayer) -> LayerSpans:
+        name, norm = layer.name, None
+        if layer.norm:
+            norm = NormSpans(
+                gamma=self[f"{name}.norm.weight"],
+                beta=self[f"{name}.norm.bias"],
+                mean=self[f"{name}.norm.running_mean"],
+                variance=self[f"{name}.norm.running_var"],
+            )
+        return LayerSpans(weight=self[f"{name}.weight"], bias=self[f"{name}.bias"], norm=norm)
+
+
+def _module(layer: ConvLayer, *, outer: bool) -> ModuleSpec:
+    return ModuleSpec(name=layer.name, tensors=tuple(_tensors(layer, outer=outer)), draw=partial(_draw, layer))
+
+
+def _tensors(layer: ConvLayer, *, outer: bool) -> Iterator[TensorSpec]:
+    name, channels = layer.name, (layer.outputs,)
+    yield TensorSpec(
+        name=f"{name}.weight",
+        shape=weight_shape(layer),
+        role=Role.WEIGHT,
+        group=name,
+        outer=outer,
+        counted=layer.counted,
+    )
+    bias = Role.HIDDEN_BIAS if layer.norm else Role.BIAS
+    yield TensorSpec(name=f"{name}.bias", shape=channels, role=bias, kept=layer.bias)
+    yield TensorSpec(name=f"{name}.step", shape=(), role=Role.STEP_SIZE, group=name)
+    if layer.norm:
+        yield TensorSpec(name=f"{name}.norm.weight", shape=channels, role=Role.SCALE)
+        yield TensorSpec(name=f"{name}.norm.bias", shape=channels, role=Role.SHIFT)
+        yield TensorSpec(name=f"{name}.norm.running_mean", shape=channels, role=Role.MEAN)
+        yield TensorSpec(name=f"{name}.norm.running_var", shape=channels, role=Role.VARIANCE)
+
+
+def weight_shape(layer: ConvLayer) -> tuple[int, int, int, int]:
+    """The shape of a layer's weight in one model."""
+    return layer.outputs, layer.reads, layer.kernel, layer.kernel
+
+
+def _draw(layer: ConvLayer) -> dict[str, Tensor]:
+    """Weight and bias as PyTorch or torchvision initializes the plain module.
+
+    A linear layer draws what a 1×1 convolution draws.
+    """
+    groups = layer.inputs if layer.depthwise else 1
+    conv = torch.nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, bias=layer.bias, groups=groups)
+    _initialize(conv, layer.init)
+    return {f"{layer.name}.{name}": value.detach() for name, value in conv.named_parameters()}
+
+
+def _initialize(conv: torch.nn.Conv2d, init: str) -> None:
+    """Draw again what torchvision's networks for ImageNet draw in their own way."""
+    if init == "fan-out":
+        torch.nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    elif init == "small":
+        torch.nn.init.normal_(conv.weight, 0, 0.01)
+        if conv.bias is not None:
+            torch.nn.init.zeros_(conv.bias)
