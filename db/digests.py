@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.states import State
+from qsweep.sweeps.wholefiles import digest_of
 
 
 def digest_problems(home: Home, registry: Registry) -> Iterator[str]:
@@ -39,7 +39,6 @@ def _digest(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(path)
     except OSError:
         return None

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qsweep.db.schema import SETTINGS
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.settings import canonical, settings_of
 
@@ -127,9 +128,9 @@ def is_of(job: Job, row: Mapping[str, Any]) -> bool:
 
 def _later(job: Job) -> set[str]:
     """The settings of a job that came after the first release, and stand as it was before."""
-    training = job.training
-    parts = (training.model, training.optimizer, training.quantizer, training.recipe, job.measure)
-    return {name for part in parts if part is not None for name in settings_of(part).keys() - canonical(part).keys()}
+    parts = [getattr(job.training, name) for name in PARTS if name != "data"]
+    asked = [one for one in (*parts, job.measure) if one is not None]
+    return {name for one in asked for name in settings_of(one).keys() - canonical(one).keys()}
 
 
 def _stored(value: object) -> object:

@@ -1,7 +1,7 @@
 """The columns of every kind of result. Writer and readers share them.
 
-The settings' columns follow from the declarations in `sweeps`, so that a new model, optimizer or quantizer
-brings its columns along. A column is only ever added: older files have nulls in it.
+The settings' columns follow from the table of components, so that a new one brings its columns along. A column is only
+ever added: older files have nulls in it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,8 @@ from typing import Any, get_type_hints
 import pyarrow as pa
 
 from qsweep.sweeps import kinds
-from qsweep.sweeps.datasets import ImageFolder
-from qsweep.sweeps.models import MODELS
-from qsweep.sweeps.optimizers import OPTIMIZERS
-from qsweep.sweeps.quantizers import QUANTIZERS
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.settings import names_of
-from qsweep.sweeps.training import Recipe
 
 VERSION = 1
 """Raised when a column changes its meaning, which the old files do not follow."""
@@ -62,14 +58,8 @@ class Kind:
 
 
 def _settings() -> tuple[pa.Field, ...]:
-    """One column for each setting that any training may have, families first."""
-    found: dict[str, pa.DataType] = {"data": pa.string()} | _columns_of(ImageFolder)
-    for name, families in (("model", MODELS), ("optimizer", OPTIMIZERS), ("quantizer", QUANTIZERS)):
-        found[name] = pa.string()
-        for family in families.values():
-            found |= _columns_of(family)
-    found |= _columns_of(Recipe)
-    return tuple(pa.field(name, kind) for name, kind in found.items())
+    """One column for each setting that any training may have, part by part."""
+    return tuple(pa.field(name, TYPES[kind]) for part in PARTS.values() for name, kind in part.columns().items())
 
 
 def own_settings(*of: kinds.Kind) -> tuple[pa.Field, ...]:

@@ -1,11 +1,12 @@
-"""A sweep at a glance: what a lookout sees, as a live picture on a terminal, or as plain lines."""
+"""Progress at a glance, of a launch and of what a lookout sees: a live picture on a terminal, else plain lines."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import groupby, islice
 from typing import Any
 
@@ -14,16 +15,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from qsweep.db.progress import Progress, Rhythm, note_of
 from qsweep.db.rows import AgentRow, Change, Curve
 from qsweep.db.standing import standing
-from qsweep.db.states import State
+from qsweep.db.states import State, SweepState
 from qsweep.orchestrator.blockage import blocked_words
-from qsweep.orchestrator.layout import counted, duration
-from qsweep.orchestrator.lookout import Lookout, View, note_of
-from qsweep.orchestrator.progress import AVERAGES, rate_text, time_left
+from qsweep.orchestrator.layout import broken, counted, duration, tell
+from qsweep.orchestrator.lookout import Lookout, View
+from qsweep.orchestrator.progress import AVERAGES, Means
 from qsweep.orchestrator.standing import without_note
 from qsweep.orchestrator.stopped import row, words
-from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.reports.quantization import Quantization, quantization_of
 
 COLOURS = {
     State.DONE: "green",
@@ -37,7 +39,6 @@ MOST_AGENTS = 6
 MOST_EVENTS = 5
 MOST_WIDTH = 100
 PAUSE = 1.0
-PLAIN_PAUSE = 15.0
 SHARE = 20
 """A pause is at least this many times as long as the look before it …"""
 LONGEST = 5.0
@@ -48,30 +49,52 @@ BARS = "▁▂▃▄▅▆▇█"
 MOST_BARS = 20
 
 
+class Display:
+    """Shows progress: as a live picture on a terminal, else by plain lines, ever more rarely."""
+
+    def __init__(self, console: Console, rhythm: Rhythm | None = None) -> None:
+        self._console = console
+        self._rhythm = rhythm or Rhythm()
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._live.stop()
+
+    def show(
+        self, picture: Callable[[int, int], RenderableType], line: str, *, share: float, last: bool = False
+    ) -> None:
+        """Show the picture of that width and height, or say the line if one is due now that this share is done."""
+        if self._console.is_terminal:
+            self._live.update(picture(min(self._console.width, MOST_WIDTH), self._console.height), refresh=True)
+        elif self._rhythm.is_due(share) or last:
+            tell(self._console, line)
+
+
 def watch(lookout: Lookout, console: Console) -> None:
-    """Show the sweep until nothing waits or runs, live on a terminal, else by a plain line from time to time."""
-    if not console.is_terminal:
-        for view in _views(lookout, PLAIN_PAUSE):
-            console.print(plain_line(view), highlight=False, soft_wrap=True)
-        return
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        for view in _views(lookout, PAUSE):
-            live.update(picture(view, min(console.width, MOST_WIDTH), console.height), refresh=True)
+    """Show the sweep until nothing waits or runs."""
+    with Display(console) as display:
+        for view in _views(lookout):
+            display.show(partial(picture, view), plain_line(view), share=view.progress.share, last=view.is_over)
 
 
 def contents(lookout: Lookout) -> Iterator[dict[str, Any]]:
     """Each look as the content of a line of JSON, until nothing waits or runs."""
-    return (content(view) for view in _views(lookout, PAUSE))
+    return (content(view) for view in _views(lookout))
 
 
-def _views(lookout: Lookout, pause: float) -> Iterator[View]:
+def _views(lookout: Lookout) -> Iterator[View]:
     while True:
         started = time.monotonic()
         view = lookout.look()
         yield view
         if view.is_over:
             return
-        time.sleep(pause_after(time.monotonic() - started, pause))
+        time.sleep(pause_after(time.monotonic() - started, PAUSE))
 
 
 def pause_after(look: float, least: float) -> float:
@@ -81,25 +104,26 @@ def pause_after(look: float, least: float) -> float:
 
 def content(view: View) -> dict[str, Any]:
     """One look for JSON."""
+    progress, counts = view.progress, view.progress.counts
     return {
         "sweep": view.sweep.title,
-        "state": standing(view.sweep, view.counts),
-        "of": view.counts.total,
+        "state": standing(view.sweep, counts),
+        "of": counts.total,
         "size": view.sweep.size,
-        **{state.value: getattr(view.counts, state.value) for state in State},
-        "running": view.counts.running - view.losses.jobs,
-        "lost": view.losses.jobs,
-        "blocked": sum(one.jobs for one in view.blocked),
-        "diverged": view.counts.diverged,
-        "jobs_per_minute": view.rate,
-        "seconds_left": view.seconds_left,
+        **{state.value: getattr(counts, state.value) for state in State},
+        "running": counts.running - progress.lost,
+        "lost": progress.lost,
+        "blocked": progress.blocked,
+        "diverged": counts.diverged,
+        "jobs_per_minute": progress.rate,
+        "seconds_left": progress.seconds_left,
         "unreadable": view.unreadable,
         "means": {
-            name: {"models": mean.models, **{metric: mean.of(metric) for metric in mean.sums}}
-            for name, mean in view.means.items()
+            str(called): {"models": mean.models, **{metric: mean.of(metric) for metric in mean.sums}}
+            for called, mean in view.means.items()
         },
         "agents": [
-            {"agent": one.id, "host": one.host, "device": one.device, "lost": one.id in view.lost, **note_of(one)}
+            {"agent": one.id, "host": one.host, "device": one.device, "lost": one.id in view.lost, **note_of(one.note)}
             for one in view.agents
         ],
         "stopped": [row(one) for one in view.stopped],
@@ -113,29 +137,29 @@ def content(view: View) -> dict[str, Any]:
 
 def plain_line(view: View) -> str:
     """One look in one line."""
-    counts, lost, blocked = view.counts, view.losses.jobs, sum(one.jobs for one in view.blocked)
-    return (
-        f"{_clock(view.at)} {view.sweep.title}: {counts.done}/{counts.total} done"
-        f"{f' ({counts.diverged} diverged)' if counts.diverged else ''}, {counts.running - lost} running, "
-        f"{counts.queued - blocked} queued, {counts.failed} failed{f', {lost} lost' if lost else ''}"
-        f"{f', {blocked} blocked' if blocked else ''}"
-        f"{f' (of {view.sweep.size} in the sweep)' if view.missing else ''}"
-        f" · {rate_text(view.rate)} · {_left(view)}" + (f" · {_unreadable(view)}" if view.unreadable else "")
-    )
+    lost = f" · {_unreadable(view)}" if view.unreadable else ""
+    return f"{_clock(view.at)} {view.sweep.title}: {view.progress.line()}{lost}"
 
 
 def _unreadable(view: View) -> str:
     return f"the results of {counted(view.unreadable, 'done job')} are lost: see qsweep db check"
 
 
+def launch_picture(title: str, progress: Progress, means: Means, width: int) -> RenderableType:
+    """What a launch shows of its jobs."""
+    return Group(Text(title, style="bold"), *_overall(progress, width), _means(means))
+
+
 def picture(view: View, width: int, height: int) -> RenderableType:
     """One look as a terminal of that size shows it."""
-    parts: list[RenderableType] = [_head(view, width), *_bars(view, width), _speed(view), Text()]
-    parts += [Text(words, style="yellow") for words in notes(view)]
+    progress = view.progress
+    behind = "" if view.known >= progress.counts.done else f"{view.known:,} of {progress.counts.done:,} read so far"
+    parts: list[RenderableType] = [_head(view, width), *_overall(progress, width, view), Text()]
+    parts += [Text(line, style="yellow") for words in notes(view) for line in broken(words, width).split("\n")]
     if view.unreadable:
-        parts += [Text(_unreadable(view), style="red"), Text()]
+        parts += [*(Text(line, style="red") for line in broken(_unreadable(view), width).split("\n")), Text()]
     if view.means:
-        parts += [_means(view), Text()]
+        parts += [_means(view.means), *([Text(behind, style="dim")] if behind else []), Text()]
     parts += _curves(view)
     room = max(height - sum(_lines(part) for part in parts) - 3, 2)
     agents = min(len(view.agents), MOST_AGENTS, max(room - MOST_EVENTS - 1, 1))
@@ -155,31 +179,40 @@ def _lines(part: RenderableType) -> int:
 
 def _head(view: View, width: int) -> Text:
     sweep = view.sweep
-    state = standing(sweep, view.counts)
+    state = standing(sweep, view.progress.counts)
     right = _clock(view.at)
     left = Text.assemble((sweep.title, "bold"), f"  {state}")
     left.truncate(width - len(right) - 1, overflow="ellipsis")
     return left + Text(" " * (width - left.cell_len - len(right))) + Text(right, style="dim")
 
 
-def _bars(view: View, width: int) -> Iterator[Text]:
-    """One line a state that has jobs: its name, its count, its share as a bar and in percent."""
-    total = max(view.counts.total, 1)
-    room = width - 28
-    for state in COLOURS:
-        count = getattr(view.counts, state.value) - (view.losses.jobs if state is State.RUNNING else 0)
-        if not count and state not in (State.QUEUED, State.RUNNING, State.DONE):
-            continue
-        lost = f" ({view.counts.diverged} diverged)" if state is State.DONE and view.counts.diverged else ""
-        yield Text.assemble(
-            f"{state.value:<10}{count:>9,}  ",
-            (f"{_bar(count / total, room)}", COLOURS[state]),
-            f"{100 * count / total:>6.1f}%{lost}",
-        )
-    if view.losses.jobs:
-        yield Text(f"{'lost':<10}{view.losses.jobs:>9,}  {view.losses.cause()}", style="red")
-    if view.missing:
-        yield Text(f"{'in all':<10}{view.counts.total:>9,}  launched, of {view.sweep.size:,} in the sweep", style="dim")
+def _overall(progress: Progress, width: int, view: View | None = None) -> Iterator[Text]:
+    """One line a state that has jobs: its name, its count, its share as a bar and in percent; then the speed."""
+    counts = progress.counts
+    shown = {State.DONE: counts.done, State.RUNNING: progress.running, State.QUEUED: progress.queued}
+    shown |= {State.FAILED: counts.failed, State.CANCELLED: counts.cancelled}
+    diverged = f" ({counts.diverged} diverged)" if counts.diverged else ""
+    for state, count in shown.items():
+        if count or state not in (State.FAILED, State.CANCELLED):
+            share = count / max(counts.total, 1)
+            yield Text.assemble(
+                f"{state.value:<10}{count:>9,}  ",
+                (_bar(share, width - 28 - len(diverged)), COLOURS[state]),
+                f"{100 * share:>6.1f}%{diverged if state is State.DONE else ''}",
+            )
+    beside = [
+        ("lost", progress.lost, view.losses.cause() if view else "", "red"),
+        ("blocked", progress.blocked, "can't run as things stand", "yellow"),
+        ("away", counts.away, "checked out to bundles", "dim"),
+    ]
+    if progress.size > counts.total:
+        beside.append(("in all", counts.total, f"launched, of {progress.size:,} in the sweep", "dim"))
+    for name, count, about, style in beside:
+        if count:
+            yield Text(f"{name:<10}{count:>9,}  {about}", style=style)
+    left = "paused" if view and view.sweep.state is SweepState.PAUSED and not view.is_over else progress.time_left()
+    over = f" over the last {duration(progress.seconds)} · " if progress.seconds else " · "
+    yield Text.assemble((progress.rate_text(), "bold"), over, (left, "bold"))
 
 
 def _bar(share: float, width: int) -> str:
@@ -189,29 +222,15 @@ def _bar(share: float, width: int) -> str:
     return ("█" * whole + (BLOCKS[rest] if rest else "")).ljust(width)
 
 
-def _speed(view: View) -> Text:
-    return Text.assemble(
-        (rate_text(view.rate), "bold"), f" over the last {duration(view.window)} · ", (_left(view), "bold")
-    )
-
-
-def _left(view: View) -> str:
-    if view.sweep.state.value == "paused" and not view.is_over:
-        return "paused"
-    return time_left(view.seconds_left, view.still_open)
-
-
-def _means(view: View) -> Table:
+def _means(means: Means) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    behind = "" if view.known >= view.counts.done else f" (of {view.known:,} read so far)"
-    table.add_column(f"mean of models{behind}")
+    table.add_column("mean of models")
     table.add_column("models", justify="right")
     for _, label, _, _ in AVERAGES:
         table.add_column(label, justify="right")
-    for precision in PRECISION_ORDER:
-        if mean := view.means.get(precision):
-            cells = [f"{factor * mean.of(name):.{digits}f}" for name, _, factor, digits in AVERAGES]
-            table.add_row(precision, f"{mean.models:,}", *cells)
+    for called, mean in sorted(means.items()):
+        cells = [f"{factor * mean.of(name):.{digits}f}" for name, _, factor, digits in AVERAGES]
+        table.add_row(str(called), f"{mean.models:,}", *cells)
     return table
 
 
@@ -225,17 +244,17 @@ def notes(view: View) -> list[str]:
 
 def _curves(view: View) -> list[RenderableType]:
     """The trainings that are not done, by precision: how far they are, and how their training loss fell."""
-    groups: dict[str, list[Curve]] = {}
+    groups: dict[Quantization, list[Curve]] = {}
     for curve in view.curves:
-        groups.setdefault(precision_name(curve.training.bits), []).append(curve)
+        groups.setdefault(quantization_of(curve.training.settings()), []).append(curve)
     lines: list[RenderableType] = []
-    for precision in [one for one in PRECISION_ORDER if one in groups][:MOST_CURVES]:
+    for precision in sorted(groups)[:MOST_CURVES]:
         losses = mean_losses(groups[precision])
         epochs = max(one.training.recipe.epochs for one in groups[precision])
         last = "not finite" if losses[-1] is None else f"{losses[-1]:.4f}"
         lines.append(
             Text.assemble(
-                f"{precision:<6}{len(groups[precision]):>5,} in training, epoch {len(losses)} of {epochs}, "
+                f"{precision!s:<6}{len(groups[precision]):>5,} in training, epoch {len(losses)} of {epochs}, "
                 f"train loss {last}  ",
                 (sparkline(losses), "blue"),
             )
@@ -281,7 +300,7 @@ def _busy(agent: AgentRow) -> tuple[bool, int]:
 
 
 def _agent(agent: AgentRow, width: int, *, held: int, lost: bool) -> Text:
-    note = note_of(agent)
+    note = note_of(agent.note)
     name = f"agent {agent.id} {agent.host} {agent.device}"
     if agent.expired:
         return Text.assemble(f"{name}  ", (f"silent, its lease ran out {duration(max(agent.overdue, 0))} ago", "red"))

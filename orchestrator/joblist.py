@@ -105,9 +105,3 @@ def check_columns(rows: Sequence[Row], columns: Sequence[str], place: str) -> No
     for column in columns:
         if column not in known:
             raise InputError(f"jobs have no column {column!r}", place=place, allowed=nearest(column, known))
-
-
-def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings in which the jobs differ."""
-    names = list(dict.fromkeys(name for one in settings for name in one))
-    return [name for name in names if len({str(one.get(name)) for one in settings if name in one}) > 1]

@@ -15,6 +15,7 @@ import typer
 
 from qsweep.reports.sheet import Part, Sheet, document, markdown, plain
 from qsweep.sweeps.words import counted as counted
+from qsweep.sweeps.words import duration as duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,13 +91,3 @@ def broken(text: str, width: int | None) -> str:
         whole = COMMAND.sub(lambda found: found[0].replace(" ", JOIN), line[len(first) :])
         lines += [part.rstrip().replace(JOIN, " ") for part in paragraph(whole, width, first=first)]
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: `42 s`, `3 min 10 s`, `5 h 12 min`, `6 d 3 h`."""
-    whole = round(seconds)
-    for unit, size, lower, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size} {unit}" + (f" {rest} {lower}" if rest else "")
-    return f"{whole} s"

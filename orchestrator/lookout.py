@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from qsweep.db.losses import read_sound
+from qsweep.db.progress import WINDOW, Progress, Speed, partial_work
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore, VanishedResults, table_of
-from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
+from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Curve, Done, Sweep
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
-from qsweep.reports.table import precision_name
+from qsweep.orchestrator.progress import METRICS, Means
+from qsweep.reports.quantization import NAMED_BY
 from qsweep.sweeps.kinds import kind_named
 
-METRICS = ("train_loss", "test_loss", "generalization_gap", "test_accuracy")
-WINDOW = 600.0
-"""Seconds back to which a throughput counts."""
 SETTLED = 20.0
 """Seconds of watching after which the speed is the one that was seen."""
 CHANGES = 5_000
@@ -34,35 +30,15 @@ PATIENCE = 0.3
 """… until a look has taken these seconds; the next one goes on."""
 
 
-@dataclass
-class Mean:
-    """Running sums of a precision's finished models."""
-
-    models: int = 0
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(METRICS, 0.0))
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        self.models += 1
-        for name in METRICS:
-            self.sums[name] += float(row[name])
-
-    def of(self, name: str) -> float:
-        return self.sums[name] / self.models
-
-
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One look. `known` of the done trainings are in the means so far; `rate` is in jobs per minute over the last
-    `window` seconds; `seconds_left` is None where nothing tells."""
+    """One look. `known` of the done trainings are in the means so far."""
 
     at: float
     sweep: Sweep
-    counts: Counts
-    means: Mapping[str, Mean]
+    progress: Progress
+    means: Means
     known: int
-    rate: float
-    window: float
-    seconds_left: float | None
     agents: Sequence[AgentRow]
     """Those that live; `lost` has those of them whose lease ran out or whose process is gone."""
     losses: Losses
@@ -80,18 +56,8 @@ class View:
 
     @property
     def is_over(self) -> bool:
-        """Nothing runs, and nothing waits that could."""
-        return self.still_open == 0
-
-    @property
-    def still_open(self) -> int:
-        """Jobs that run, or wait and can run as things stand."""
-        return self.counts.queued + self.counts.running - sum(one.jobs for one in self.blocked)
-
-    @property
-    def missing(self) -> int:
-        """Jobs that the sweep spans and nobody has registered."""
-        return max(self.sweep.size - self.counts.total, 0)
+        """Nothing runs, here or in a bundle, and nothing waits that could."""
+        return self.progress.still_open + self.progress.counts.away == 0
 
 
 class Lookout:
@@ -111,12 +77,13 @@ class Lookout:
         self._wall, self._clock = wall, clock
         self._vanished = self._damaged = False
         """Whether files were gone at the last look, and whether to go on without what is lost."""
-        self._work: deque[tuple[float, float]] = deque()
+        self._speed = Speed(clock)
         self._forget()
 
     def _forget(self) -> None:
-        """Begin the means anew."""
-        self._means: dict[str, Mean] = {}
+        """Begin the means anew, and the speed."""
+        self._means = Means()
+        self._speed.restart()
         self._known = 0
         self._lost: set[str] = set()
         self._mark = self._registry.newest_event()
@@ -131,20 +98,31 @@ class Lookout:
         lost = lost_agents(agents)
         recent = self._registry.recent_changes(self._sweep_id, CHANGES)
         self._take_in()
-        within, window = lately(recent, self._wall())
+        losses = find_losses(self._registry, self._sweep_id, lost)
+        blocked = self._registry.blocked(self._sweep_id) if counts.queued else ()
+        work, held = self._registry.work(self._sweep_id), self._registry.held(self._sweep_id)
+        notes = [(agent.note, held.get(agent.id, 0)) for agent in agents if agent.id not in lost]
+        partial = partial_work(notes, {change.cohort_key: change.cost for change in recent})
+        lately, seconds = self._lately(work[State.DONE] + partial, recent)
         return View(
             at=self._wall(),
             sweep=sweep,
-            counts=counts,
+            progress=Progress(
+                counts=counts,
+                lost=losses.jobs,
+                blocked=sum(one.jobs for one in blocked),
+                size=sweep.size,
+                work=math.fsum(work.values()),
+                left=max(work[State.QUEUED] + work[State.RUNNING] - partial, 0.0),
+                lately=lately,
+                seconds=seconds,
+            ),
             means=self._means,
             known=self._known,
-            rate=60 * sum(change.target is State.DONE for change in within) / window,
-            window=window,
-            seconds_left=self._seconds_left(recent, [agent for agent in agents if agent.id not in lost]),
             agents=agents,
-            losses=find_losses(self._registry, self._sweep_id, lost),
+            losses=losses,
             lost=frozenset(lost),
-            blocked=self._registry.blocked(self._sweep_id) if counts.queued else (),
+            blocked=blocked,
             curves=self._registry.curves(self._sweep_id) if counts.queued + counts.running else (),
             recent=recent,
             held=self._registry.held() if any(not one.note for one in agents) else {},
@@ -185,7 +163,7 @@ class Lookout:
         highest = max((number for number, _ in done), default=0)
         self._taken.extend(bytes(max(highest + 1 - len(self._taken), 0)))
         fresh = [(number, one) for number, one in done if "runs" in one.kind.rows and not self._taken[number]]
-        columns = ["bits", "diverged", *METRICS]
+        columns = [*NAMED_BY, "diverged", *METRICS]
         pointers = table_of(one for _, one in fresh)
         if self._damaged:
             table, lost = read_sound(self._results, "runs", pointers, columns)
@@ -196,55 +174,20 @@ class Lookout:
         for number, _ in fresh:
             self._taken[number] = 1
         self._known += len(rows)
-        for row in rows:
-            if not row["diverged"] and all(row[name] is not None for name in METRICS):
-                self._means.setdefault(precision_name(row["bits"]), Mean()).add(row)
+        self._means.add(rows)
 
-    def _seconds_left(self, recent: Sequence[Change], agents: Sequence[AgentRow]) -> float | None:
-        """By the operations done since the first look, or at first by those of the jobs that ended lately."""
-        work = self._registry.work(self._sweep_id)
-        partial = partial_work(agents, recent, self._registry.held(self._sweep_id))
-        done = work[State.DONE] + partial
-        left = max(work[State.QUEUED] + work[State.RUNNING] - partial, 0.0)
-        self._work.append((self._clock(), done))
-        while self._work[-1][0] - self._work[0][0] > WINDOW:
-            self._work.popleft()
-        (then, before), (now, after) = self._work[0], self._work[-1]
-        if now - then < SETTLED or after <= before:
-            within, span = lately(recent, self._wall())
-            before, after = 0.0, sum(change.cost for change in within if change.target is State.DONE)
-            then, now = 0.0, span
-        if not left:
-            return None if work[State.QUEUED] + work[State.RUNNING] else 0.0
-        return left / (after - before) * (now - then) if after > before else None
-
-
-def lately(recent: Sequence[Change], now: float) -> tuple[list[Change], float]:
-    """The changes of the last WINDOW seconds, and how many seconds they span until now."""
-    within = [change for change in recent if now - change.at <= WINDOW]
-    return within, max(now - within[-1].at, 1.0) if within else WINDOW
-
-
-def partial_work(agents: Sequence[AgentRow], recent: Sequence[Change], held: Mapping[int, int]) -> float:
-    """Operations that running cohorts have done, as far as a job of theirs is among the newest events.
-
-    `held`: how many jobs of the sweep each agent has. A note may be older than these.
-    """
-    costs = {change.cohort_key: change.cost for change in recent}
-    notes = [(note_of(agent), held.get(agent.id, 0)) for agent in agents]
-    return math.fsum(
-        costs[note["cohort"]] * min(note["jobs"], mine) * min(note["step"] / max(note["steps"], 1), 1.0)
-        for note, mine in notes
-        if note.get("cohort") in costs
-    )
+    def _lately(self, done: float, recent: Sequence[Change]) -> tuple[float, float]:
+        """Work done and the seconds it took: since the first look, or at first that of the jobs that ended lately."""
+        self._speed.look(done)
+        work, seconds = self._speed.lately()
+        if seconds >= SETTLED and work > 0:
+            return work, seconds
+        now = self._wall()
+        within = [change for change in recent if now - change.at <= WINDOW]
+        seconds = max(now - within[-1].at, 1.0) if within else WINDOW
+        return sum(change.cost for change in within if change.target is State.DONE), seconds
 
 
 def _pointer(one: Change | Done) -> Committed:
     assert one.publication is not None
     return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
-
-
-def note_of(agent: AgentRow) -> dict[str, Any]:
-    """What an agent says that it does: `cohort`, `jobs`, `step`, `steps`; empty before it says anything."""
-    note: dict[str, Any] = json.loads(agent.note) if agent.note else {}
-    return note

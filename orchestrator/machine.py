@@ -17,7 +17,7 @@ from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.measures import Distortion
 from qsweep.sweeps.training import different_needs
-from qsweep.sweeps.wholefiles import whole_file
+from qsweep.sweeps.wholefiles import digest_of, whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,7 @@ class KeptWeights:
             self._check_same()
 
     def _check_same(self) -> None:
-        with self.target.open("rb") as file:
-            there = hashlib.file_digest(file, "sha256").hexdigest()
-        if there != self.hash:
+        if digest_of(self.target) != self.hash:
             raise InputError(
                 f"another launch has just kept other weights than {self.source} under this name",
                 place=str(self.target),

@@ -24,7 +24,7 @@ from qsweep.db.states import State
 from qsweep.orchestrator.children import worker_environment
 from qsweep.orchestrator.machine import Machine
 from qsweep.reports.landscape.grid import Grid, file_name, read_grid, write_grid
-from qsweep.reports.table import precision_name
+from qsweep.reports.quantization import quantization_of
 from qsweep.sweeps import processes
 from qsweep.sweeps.code import code_origin
 from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
@@ -59,7 +59,7 @@ class Wanted:
 
     @property
     def precision(self) -> str:
-        return " → ".join(precision_name(row.job.training.bits) for row in self.rows)
+        return " → ".join(str(quantization_of(row.job.settings())) for row in self.rows)
 
     @property
     def path(self) -> Path:

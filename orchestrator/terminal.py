@@ -5,7 +5,7 @@
 3. An output that takes no more, as a full disk or a pipe that nobody reads, ends what only answers with one line.
    Progress, which goes to stderr, is lost without one, and work that is done keeps its exit code.
 
-JSON, CSV and Parquet are written by `write_bytes` as they are.
+JSON, CSV and Parquet are written by `write_bytes`: as they are, unless a terminal is what shows them.
 """
 
 from __future__ import annotations
@@ -158,7 +158,10 @@ def answering_after_work(remedy: str) -> Iterator[None]:
 
 
 def write_bytes(content: bytes) -> None:
-    """Write to standard output as it is."""
+    """Write to standard output as it is; to a terminal as text, which may hold nothing that a terminal obeys."""
+    if sys.stdout.isatty():
+        sys.stdout.write(content.decode(errors="replace"))
+        return
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
     sys.stdout.buffer.flush()

@@ -17,13 +17,15 @@ from qsweep.db.results import ResultStore, table_of
 from qsweep.db.rows import AgentRow, Blocked, Committed, Counts, Sweep
 from qsweep.db.states import State, SweepState
 from qsweep.orchestrator.backends.base import Backend, Fleet, StartRefused
+from qsweep.orchestrator.board import Display, launch_picture
 from qsweep.orchestrator.deaths import Deaths, bury_dead
 from qsweep.orchestrator.hindrances import hindrances
 from qsweep.orchestrator.layout import tell
-from qsweep.orchestrator.progress import Display, Progress
+from qsweep.orchestrator.progress import METRICS, Tally
 from qsweep.orchestrator.stopped import stopped_of
 from qsweep.orchestrator.stopped import words as stopped_words
 from qsweep.orchestrator.upkeep import Look, Upkeep
+from qsweep.reports.quantization import NAMED_BY
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.kinds import kind_named
@@ -83,7 +85,8 @@ class Watch:
         self.console = console
         self.results = ResultStore(home.store)
         rows = registry.jobs(sweep.id, selection=fleet.scope.selection)
-        self.progress = Progress(jobs={row.identity: row.job for row in rows}, size=sweep.size)
+        self.tally = Tally({row.identity: row.job for row in rows}, size=sweep.size)
+        self.progress = self.tally.look(Counts())
         self._has_children = any(row.parent_id is not None for row in rows)
         self._blocked: tuple[Blocked, ...] = ()
         self._asked: tuple[object, ...] = ()
@@ -113,16 +116,16 @@ class Watch:
         """Watch to the end. Raises Interrupted after Ctrl-C, and Ended for work that nobody goes on with."""
         previous = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with Display(self.console, self.sweep.title) as display:
+            with Display(self.console) as display:
                 self._update()
-                self.progress.mark_start()
+                self.tally.mark_start()
                 while self._open() and not (self._interrupts or self._left):
                     self._keep_agents()
-                    display.show(self.progress)
+                    self._show(display)
                     self._rest()
                     self._update()
                 self._read_results()
-                display.show(self.progress, last=True)
+                self._show(display, last=True)
             if self._interrupts:
                 self._hand_back()
             if self._left:
@@ -169,22 +172,25 @@ class Watch:
         self._pulse = self.registry.pulse()
         counts = self._counts()
         blocked = self._count_blocked(counts)
-        self.progress.running, self.progress.queued, self.progress.failed = (
-            counts.running - counts.away,
-            counts.queued - blocked,
-            counts.failed,
-        )
-        self.progress.away, self.progress.blocked = counts.away, blocked
         held = self.registry.held(self.sweep.id, self.fleet.scope.selection) if counts.running else {}
-        self.progress.add_notes([(one.note, held[one.id]) for one in self.registry.agents() if one.id in held])
+        notes = [(one.note, held[one.id]) for one in self.registry.agents() if one.id in held]
         self._take_in()
-        self.progress.look()
+        self.progress = self.tally.look(counts, blocked=blocked, notes=notes)
+
+    def _show(self, display: Display, *, last: bool = False) -> None:
+        progress, title = self.progress, self.sweep.title
+        display.show(
+            lambda width, height: launch_picture(title, progress, self.tally.means, width),
+            f"{title}: {progress.line()}",
+            share=progress.counts.done / max(progress.counts.total, 1),
+            last=last,
+        )
 
     def _take_in(self) -> None:
         """The results that have come since the last look."""
         fresh = [one for one in self._newly_done() if (one.job, one.attempt) not in self._seen]
         self._seen.update((one.job, one.attempt) for one in fresh)
-        self.progress.done.update(one.job for one in fresh)
+        self.tally.done.update(one.job for one in fresh)
         self._loose.update(one.publication for one in fresh)
         self._unread += fresh
         if self._ration.is_left() or time.monotonic() - self._read_at >= READING:
@@ -195,14 +201,14 @@ class Watch:
         """Pointers of the watched jobs that are done: at first all of them, then those of the events since."""
         if self._taken is None:
             self._taken = self._event
-            return [one for one in self.registry.committed(self.sweep.id) if one.job in self.progress.jobs]
+            return [one for one in self.registry.committed(self.sweep.id) if one.job in self.tally.jobs]
         found: list[Committed] = []
         while changes := self.registry.changes(self.sweep.id, since=self._taken, limit=CHANGES):
             self._taken = changes[-1].id
             found += [
                 Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
                 for one in changes
-                if one.target is State.DONE and one.publication and one.identity in self.progress.jobs
+                if one.target is State.DONE and one.publication and one.identity in self.tally.jobs
             ]
         return found
 
@@ -211,17 +217,8 @@ class Watch:
         unread, self._unread, self._read_at = self._unread, [], time.monotonic()
         if not unread:
             return
-        columns = [
-            "job",
-            "bits",
-            "diverged",
-            "train_loss",
-            "test_loss",
-            "generalization_gap",
-            "test_accuracy",
-        ]
-        found, lost = read_sound(self.results, "runs", table_of(unread), columns)
-        self.progress.add_results(found.to_pylist())
+        found, lost = read_sound(self.results, "runs", table_of(unread), [*NAMED_BY, "diverged", *METRICS])
+        self.tally.means.add(found.to_pylist())
         if remark := told(lost, self.sweep.title):
             tell(self.console, remark)
 
@@ -254,7 +251,7 @@ class Watch:
         if sweep.state is not SweepState.ACTIVE:
             why = f"{sweep.state}: {sweep.reason}" if sweep.reason else sweep.state
             raise Ended(f"{sweep.title} is {why}; go on with: qsweep resume {sweep.title}")
-        return self.progress.running + self.progress.queued > 0
+        return self.progress.still_open > 0
 
     def _keep_agents(self) -> None:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
@@ -357,7 +354,7 @@ class Watch:
 
     def _state(self) -> str:
         done = self._counts().done
-        return f"{done} of {self.progress.total} jobs done; go on with: qsweep resume {self.sweep.title}"
+        return f"{done} of {len(self.tally.jobs)} jobs done; go on with: qsweep resume {self.sweep.title}"
 
     def _let_agents_leave(self) -> None:
         """Agents leave by themselves when nothing is left; wait for them, but not for ever. Those of this machine are

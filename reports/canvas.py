@@ -1,30 +1,21 @@
-"""What every figure is drawn with: one style, colours and markers of the precisions, panels, ticks."""
+"""What every figure is drawn with: one style, panels, ticks."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qsweep.reports.formats import FileFormat
 from qsweep.reports.labels import few_ticks
-from qsweep.reports.table import precision_name
+from qsweep.reports.quantization import Quantization
+from qsweep.sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {
-    "FP32": "#2b2b2b",
-    "Int8": "#0072b2",
-    "Int4": "#009e73",
-    "Int2": "#d55e00",
-    "Int3": "#cc79a7",
-    "Int5": "#8a6d00",
-    "Int6": "#3d9bd1",
-    "Int7": "#7a4fb5",
-}
-"""Of each precision; Okabe and Ito's palette, which people with any colour vision tell apart."""
-MARKERS = {"FP32": "o", "Int8": "s", "Int4": "^", "Int2": "D", "Int3": "P", "Int5": "v", "Int6": "X", "Int7": "<"}
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -89,10 +80,16 @@ def legend_above(figure: Figure, axes: Axes, *, always: bool = False) -> None:
         figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.4)
 
 
-def look(bits: int) -> dict[str, Any]:
-    """How a precision is drawn."""
-    name = precision_name(bits)
-    return {"color": COLOURS[name], "marker": MARKERS[name], "label": name}
+def save(figure: Figure, path: Path, form: FileFormat) -> Path:
+    """Write the figure to a file that appears whole."""
+    with whole_file(path) as file:
+        figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
+    return path
+
+
+def look(one: Quantization) -> dict[str, Any]:
+    """How a series of these models is drawn."""
+    return {"color": one.colour, "marker": one.marker, "label": str(one)}
 
 
 def logarithmic(axes: Axes, side: str, values: Sequence[float]) -> None:
@@ -125,10 +122,3 @@ def name_ticks(axes: Axes, labels: Sequence[str], width: float) -> None:
     turned = len(labels) * max(map(len, labels), default=0) * LETTER > 0.85 * width
     more: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     axes.set_xticks(range(len(labels)), list(labels), **more)
-
-
-def only_left(panels: Sequence[Axes], columns: int, label: str) -> None:
-    """The label of the y axis, at the first panel of each row alone."""
-    for number, axes in enumerate(panels):
-        if number % columns == 0:
-            axes.set_ylabel(label)

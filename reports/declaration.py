@@ -76,6 +76,8 @@ class Declaration(BaseModel):
     kind: str
     rows: list[str] = Field(min_length=1)
     columns: list[Column] = Field(min_length=1)
+    averages: list[str] = Field(default_factory=list)
+    """The settings that a row is a mean over; if models in a row differ in any other one, the table says so."""
     where: str | None = None
     made_by: Literal["means", "flatness", "distortion"] = "means"
     """`flatness` compares measures under each convention (Tables 2 and 3), `distortion` corruptions (4 to 6)."""
@@ -163,9 +165,11 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         if column.value not in AVERAGED[table.kind]:
             allowed = nearest(column.value, AVERAGED[table.kind])
             raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
-    known = {*ROW_NAMES, *Training.known(), *known_measure_settings(), "bits"}
-    if unknown := [key for key in table.rows if key not in known]:
-        raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: rows", allowed=nearest(unknown[0], known))
+    settings = {*Training.known(), *known_measure_settings()}
+    for field, keys, known in (("rows", table.rows, {*ROW_NAMES, *settings}), ("averages", table.averages, settings)):
+        if unknown := [key for key in keys if key not in known]:
+            allowed = nearest(unknown[0], known)
+            raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: {field}", allowed=allowed)
     if table.paper is not None and table.paper not in PAPERS:
         raise InputError(
             f"there is no {table.paper!r}", place=f"{name}: paper", allowed="allowed: " + ", ".join(PAPERS)

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qsweep.reports.averages import averaged_over
 from qsweep.reports.declaration import Column, Declaration, paper_values
 from qsweep.reports.labels import network_title
-from qsweep.reports.table import Cell, Row, Table, beside_other_data, mean_and_error, precision_name
+from qsweep.reports.quantization import quantization_of
+from qsweep.reports.table import Cell, Row, Table, beside_other_data, is_finite, mean_and_error
 from qsweep.sweeps.corruptions import CORRUPTIONS
 from qsweep.sweeps.measures import Distortion
 from qsweep.sweeps.spec import Spec
@@ -19,8 +21,10 @@ GAP, ERROR = "generalization_gap", "corruption_error"
 """What a column may show: the gap; or the error relative to full precision, in percent."""
 IMAGES = ("corruption", "severity", "data", "corruption_seed", "measure_samples")
 """What decides which images a model is judged by, wherever it is judged."""
+VALUES = ("corrupted_loss", "corrupted_accuracy", "train_loss")
+"""What a distortion found of its model."""
 NEEDED = [
-    *("job", "diverged", "corrupted_loss", "corrupted_accuracy", "train_loss"),
+    *("job", "diverged", *VALUES),
     *("source", "frost", "fingerprint", *IMAGES),
 ]
 """Columns of `distortions` that these tables are made of."""
@@ -30,7 +34,7 @@ FULL = "FP32"
 
 Keys = tuple[str, ...]
 Model = tuple[str, str]
-"""Its precision, and the identity of its training."""
+"""What it is called (`Int4`), and the identity of its training."""
 
 
 @dataclass(kw_only=True)
@@ -40,6 +44,8 @@ class Group:
     title: str
     """Of the network, as the paper calls it."""
     jobs: dict[Model, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    settings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of each training, by its identity."""
 
 
 def make_distortion_table(
@@ -87,7 +93,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
         training = parent.training
         network = (training.data.title, network_title(training.model, declaration.usual_widths))
         number = networks.setdefault(network, len(networks))
-        model = (precision_name(training.bits), parent.identity)
+        model = (str(quantization_of(training.settings())), parent.identity)
         for measure in asked:
             job = spec.child(parent, measure).identity
             severity = (str(measure.severity),) if by_severity else ()
@@ -97,6 +103,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
                 if order not in found:
                     found[order] = ((*network, name, *severity), Group(title=training.model.title))
                 found[order][1].jobs[model][job] = measure.corruption
+                found[order][1].settings[parent.identity] = parent.settings()
     return {keys: group for _, (keys, group) in sorted(found.items(), key=lambda one: one[0])}
 
 
@@ -115,7 +122,7 @@ def _row(
     lost = {
         parent
         for (_, parent), jobs in group.jobs.items()
-        if any(job in rows_of and not _is_finite(rows_of[job]) for job in jobs)
+        if any(job in rows_of and not is_finite(rows_of[job], VALUES) for job in jobs)
     }
     whole = {
         model: jobs
@@ -130,12 +137,17 @@ def _row(
         expected=len(group.jobs),
         done=len(whole) + len(lost),
         diverged=tuple(sorted(lost)),
+        averaged=_averaged(declaration, group, sorted(whole)),
     )
 
 
-def _is_finite(row: Mapping[str, Any]) -> bool:
-    names = ("corrupted_loss", "corrupted_accuracy", "train_loss")
-    return not row["diverged"] and all(row[name] is not None and math.isfinite(row[name]) for name in names)
+def _averaged(declaration: Declaration, group: Group, models: Sequence[Model]) -> tuple[str, ...]:
+    """What the cells of a row average over: each is of the models of one name."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for name, job in models:
+        by_name.setdefault(name, []).append(group.settings[job])
+    found = [one for some in by_name.values() for one in averaged_over(declaration, some)]
+    return tuple(dict.fromkeys(found))
 
 
 Whole = Mapping[Model, Mapping[str, str]]
@@ -193,6 +205,10 @@ def _remarks(
         "CE: error under the corruption in percent of FP32's, summed over the row's severities; "
         f"the row {MEAN!r} has the means over the corruptions."
     )
+    groups = list(groups)
+    shown = {column.precision for column in declaration.columns}
+    if unseen := sorted({name for group in groups for name, _ in group.jobs} - shown):
+        yield f"No column shows {', '.join(unseen)}."
     jobs = {job: corruption for group in groups for some in group.jobs.values() for job, corruption in some.items()}
     if lacking := [job for job in jobs if job not in rows_of]:
         which = ", ".join(_in_order({jobs[job] for job in lacking}))

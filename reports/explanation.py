@@ -17,6 +17,7 @@ from qsweep.reports.listing import listed
 from qsweep.reports.source import Source
 from qsweep.reports.table import Cell, Row, Table
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.settings import varying
 
 ORIGIN = ("attempt", "code", "torch", "device", "host", "finished_at")
 """Columns of the results that say where a value comes from."""
@@ -83,9 +84,7 @@ def _varying(source: Source, jobs: list[str]) -> dict[str, list[str]]:
     """The settings in which these jobs differ."""
     known = {job.identity: job.settings() for job in source.jobs}
     rows = [known.get(job, {}) for job in jobs]
-    names = dict.fromkeys(name for row in rows for name in row)
-    varying = [name for name in names if len({str(row[name]) for row in rows if name in row}) > 1]
-    return {name: [str(row.get(name, "")) for row in rows] for name in varying}
+    return {name: [str(row.get(name, "")) for row in rows] for name in varying(rows)}
 
 
 def told(explanation: Explanation, width: int | None = None) -> str:

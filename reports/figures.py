@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qsweep.reports.canvas import STYLE, UNDATED
+from qsweep.reports.canvas import STYLE, save
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.formats import FileFormat, Picture
 from qsweep.reports.pictures import DRAWN, progress
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,15 +52,9 @@ def draw_figures(
 def _written(figure: Figure, path: Path, form: FileFormat) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _save(figure, path, form)
+        return save(figure, path, form)
     except OSError as error:
         raise InputError(f"the figures can't be written: {error.strerror}", place=f"--out {path.parent}") from None
-
-
-def _save(figure: Figure, path: Path, form: FileFormat) -> Path:
-    with whole_file(path) as file:
-        figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
-    return path
 
 
 def _pictures(evidence: Evidence, picture: Picture) -> Iterator[tuple[str, Figure]]:

@@ -7,8 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from qsweep.reports.averages import averaged_over
 from qsweep.reports.declaration import Declaration, paper_values
-from qsweep.reports.table import Cell, Row, Table, make_cell, precision_name
+from qsweep.reports.quantization import quantization_of
+from qsweep.reports.table import Cell, Row, Table, make_cell
 from qsweep.sweeps.measures import Flatness, PacBayes, measure_settings
 from qsweep.sweeps.spec import Spec
 
@@ -48,12 +50,14 @@ def make_flatness_table(
     flatter than the full-precision one beside it, and each cell whether a search behind it was saturated.
     """
     rows_of = {row["job"]: row for row in results}
+    settings: dict[str, Mapping[str, Any]] = {}
     groups: dict[Keys, Group] = {}
     measures = placed(spec.flatness_measures())
     for parent in spec.trainings():
         training = parent.training
+        settings[parent.identity] = training.settings()
         shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title
-        keys = (training.data.title, shape, precision_name(training.bits))
+        keys = (training.data.title, shape, str(quantization_of(training.settings())))
         for measure, conventions in measures:
             row = rows_of.get(spec.child(parent, measure).identity)
             for convention in conventions:
@@ -63,7 +67,7 @@ def make_flatness_table(
     table = Table(
         declaration=declaration,
         heading=heading,
-        rows=tuple(_row(declaration, keys, group, paper) for keys, group in groups.items()),
+        rows=tuple(_row(declaration, keys, group, paper, settings) for keys, group in groups.items()),
         compared_with=None,
     )
     return _compared(table)
@@ -134,7 +138,13 @@ def _add(group: Group, declaration: Declaration, measure: Flatness, parent: str,
             group.saturated.add(name)
 
 
-def _row(declaration: Declaration, keys: Keys, group: Group, paper: Mapping[Keys, Mapping[str, float]]) -> Row:
+def _row(
+    declaration: Declaration,
+    keys: Keys,
+    group: Group,
+    paper: Mapping[Keys, Mapping[str, float]],
+    settings: Mapping[str, Mapping[str, Any]],
+) -> Row:
     beside = paper.get(keys[:3], {}) if len(keys) == 3 or keys[3].startswith(REFERENCE) else {}
     cells = []
     for column in declaration.columns:
@@ -147,6 +157,7 @@ def _row(declaration: Declaration, keys: Keys, group: Group, paper: Mapping[Keys
         expected=len(group.expected),
         done=len(group.done | group.diverged),
         diverged=tuple(sorted(group.diverged)),
+        averaged=averaged_over(declaration, [settings[job] for job in sorted(group.done - group.diverged)]),
     )
 
 

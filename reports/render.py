@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qsweep.reports import escaping, html
+from qsweep.reports.averages import averages_notes
 from qsweep.reports.declaration import Column
 from qsweep.reports.formats import Format as Format
 from qsweep.reports.labels import zeroed
@@ -65,6 +66,7 @@ def notes(table: Table, layout: Layout) -> list[str]:
         if row.outside:
             names = ", ".join(identity[:12] for identity in row.outside)
             lines.append(f"Counted, but with {RULE}: {' '.join(row.keys)}: {len(row.outside)} ({names}).")
+    lines += averages_notes(table.rows)
     if layout.against_paper and table.compared_with:
         lines.append(
             f"The paper's values are those of {table.compared_with}, another data set: no differences; "
@@ -156,6 +158,7 @@ def _csv(table: Table, layout: Layout) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [column.name for column in table.declaration.columns]
+    averages = any(row.averaged for row in table.rows)
     extra: list[tuple[str, Callable[[Cell], float | int | str | None]]] = [("", lambda cell: cell.mean)]
     if table.remarks:
         extra.append(("_marks", lambda cell: cell.marks))
@@ -173,6 +176,7 @@ def _csv(table: Table, layout: Layout) -> str:
             "models",
             "expected",
             "diverged",
+            *(["averaged_over"] if averages else []),
         ]
     )
     for row in table.rows:
@@ -184,6 +188,7 @@ def _csv(table: Table, layout: Layout) -> str:
                 row.done,
                 row.expected,
                 len(row.diverged),
+                *(["; ".join(row.averaged)] if averages else []),
             ]
         )
     return text.getvalue()

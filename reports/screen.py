@@ -170,10 +170,13 @@ def _roomy(sheet: Sheet, widths: Sequence[int], room: int) -> list[int]:
 
 
 def _same(sheet: Sheet) -> list[int]:
-    """Columns of texts that have the same in every row, where there are several rows; one column stays."""
-    if len(sheet.rows) < 2:
-        return []
-    found = [index for index, one in enumerate(sheet.headings) if not one.numeric and _is_same(sheet, index)]
+    """Columns of texts that have the same in every row; one column stays, and in a single row what one copies."""
+    single = len(sheet.rows) == 1
+    found = [
+        index
+        for index, one in enumerate(sheet.headings)
+        if not (one.numeric or (single and one.copied)) and _is_same(sheet, index)
+    ]
     return found[: len(sheet.headings) - 1]
 
 

@@ -15,10 +15,10 @@ from qsweep.reports.analysis.coordinates import hyperparameters
 from qsweep.reports.analysis.pairing import matched
 from qsweep.reports.declaration import find_table
 from qsweep.reports.labels import network_title
+from qsweep.reports.quantization import FULL, Quantization
+from qsweep.sweeps.components import PARTS, naming_settings
 from qsweep.sweeps.corruptions import CORRUPTIONS
-from qsweep.sweeps.models import MODELS
-from qsweep.sweeps.quantizers import FULL_PRECISION
-from qsweep.sweeps.settings import Setting, build, names_of
+from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.spec import Axis
 
 BAND = (0.1, 0.9)
@@ -58,11 +58,11 @@ class Timeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """The mean of a metric at each value of one hyperparameter, at one precision, with its standard error."""
+    """The mean of a metric at each value of one hyperparameter, of models that are called alike, with its error."""
 
     hyperparameter: str
     labels: tuple[str, ...]
-    bits: int
+    quantization: Quantization
     means: tuple[float | None, ...]
     errors: tuple[float | None, ...]
     counts: tuple[int, ...]
@@ -111,42 +111,43 @@ def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
 
 
 def curves(epochs: pd.DataFrame, models: Models, metric: str) -> pd.DataFrame:
-    """Quantiles of a metric over the models of a precision at each epoch: `bits`, `epoch`, `low`, `median`, `high`."""
+    """Quantiles of a metric over models that are called alike, at each epoch: `quantization`, `epoch`, `low`,
+    `median`, `high`."""
     rows = epochs[epochs["job"].isin(models.runs.index)]
-    grouped = rows.groupby([rows["job"].map(models.runs["bits"]).rename("bits"), "epoch"], sort=True)[metric]
+    called = rows["job"].map(models.runs["quantization"]).rename("quantization")
+    grouped = rows.groupby([called, "epoch"], sort=True)[metric]
     found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
     found.columns = pd.Index(["low", "median", "high"])
     return found.reset_index().dropna()
 
 
-def by_bits(rows: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
-    """The rows of each bit width, the highest first."""
-    widths = sorted({int(bits) for bits in rows["bits"]}, reverse=True)
-    return [(bits, rows[rows["bits"] == bits]) for bits in widths]
+def by_quantization(rows: pd.DataFrame) -> list[tuple[Quantization, pd.DataFrame]]:
+    """The rows of models that are called alike, in order of their names: full precision first."""
+    return [(one, rows[rows["quantization"] == one]) for one in sorted(set(rows["quantization"]))]
 
 
 def effects(models: Models, axes: Sequence[Axis], metric: str) -> list[Effect]:
-    """The effect of each hyperparameter but the bit width on a metric, at each precision."""
+    """The effect of each hyperparameter on a metric, but for those that models are called by."""
     found = []
     by_name = {axis.name: axis for axis in axes}
     for name in hyperparameters(axes):
-        if name == "bits" or models.grid[name].nunique() < 2:
+        if name in naming_settings() or models.grid[name].nunique() < 2:
             continue
         labels = value_labels(by_name[name])
-        for bits, group in by_bits(models.runs):
+        for quantization, group in by_quantization(models.runs):
             values = group[metric].groupby(models.grid.loc[group.index, name])
             means, errors, counts = values.mean(), values.sem(), values.count()
             found.append(
                 Effect(
                     hyperparameter=name,
                     labels=labels,
-                    bits=bits,
+                    quantization=quantization,
                     means=tuple(_at(means, one) for one in range(len(labels))),
                     errors=tuple(_at(errors, one) for one in range(len(labels))),
                     counts=tuple(int(counts.get(one, 0)) for one in range(len(labels))),
                 )
             )
-    return sorted(found, key=lambda one: (hyperparameters(axes).index(one.hyperparameter), -one.bits))
+    return sorted(found, key=lambda one: (hyperparameters(axes).index(one.hyperparameter), one.quantization))
 
 
 def value_labels(axis: Axis) -> tuple[str, ...]:
@@ -160,35 +161,35 @@ def value_labels(axis: Axis) -> tuple[str, ...]:
 
 
 def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
-    """Quantiles of the learned step size of each layer, over the models of a network at a precision.
+    """Quantiles of the learned step size of each layer, over the models of a network that are called alike.
 
-    Columns `network`, `bits`, `index`, `layer`, `low`, `median`, `high`, `models`. Networks of different shape
+    Columns `network`, `quantization`, `index`, `layer`, `low`, `median`, `high`, `models`. Networks of different shape
     have different layers, so each stands alone.
     """
     rows = layers[layers["job"].isin(models.runs.index) & layers["step_size"].notna()]
     if rows.empty:
-        return pd.DataFrame(columns=["network", "bits", "index", "layer", "low", "median", "high", "models"])
+        return pd.DataFrame(columns=["network", "quantization", "index", "layer", "low", "median", "high", "models"])
     shapes = networks(models)
-    keyed = rows.assign(network=rows["job"].map(shapes), bits=rows["job"].map(models.runs["bits"]))
-    grouped = keyed.groupby(["network", "bits", "index", "layer"], sort=True)["step_size"]
+    keyed = rows.assign(network=rows["job"].map(shapes), quantization=rows["job"].map(models.runs["quantization"]))
+    grouped = keyed.groupby(["network", "quantization", "index", "layer"], sort=True)["step_size"]
     found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
     found.columns = pd.Index(["low", "median", "high"])
     counted = found.assign(models=grouped.count()).reset_index()
     sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"[\d.]+", name))))
-    return counted.assign(size=sizes).sort_values(["size", "network", "bits", "index"]).drop(columns=["size"])
+    return counted.assign(size=sizes).sort_values(["size", "network", "quantization", "index"]).drop(columns=["size"])
 
 
-NETWORK = ("model", *sorted({name for one in MODELS.values() for name in names_of(one)}))
+NETWORK = ("model", *sorted(PARTS["model"].known() - {"model"}))
 """Columns of the runs that make a network."""
 DISTORTED = ["network", "place", "severity"]
-"""What the cells of a heat map differ in, beside the precision."""
+"""What the cells of a heat map differ in, beside what the models are called."""
 
 
 def distorted(distortions: pd.DataFrame, models: Models) -> pd.DataFrame:
     """The gap under each corruption of each network: its mean, and its mean difference from full precision.
 
-    Columns `network`, `bits`, `corruption`, `severity`, `gap`, `difference` and `pairs`, the matched configurations
-    that the difference is over; a corruption is in place `place` of the paper's order.
+    Columns `network`, `quantization`, `corruption`, `severity`, `gap`, `difference` and `pairs`, the matched
+    configurations that the difference is over; a corruption is in place `place` of the paper's order.
     """
     rows = distortions[distortions["parent"].isin(models.runs.index) & distortions["generalization_gap"].notna()]
     shapes = networks(models, find_table("table6").usual_widths)
@@ -196,14 +197,14 @@ def distorted(distortions: pd.DataFrame, models: Models) -> pd.DataFrame:
     found = []
     for _, group in keyed.groupby(DISTORTED, sort=True):
         gaps = group.groupby("parent")["generalization_gap"].mean()
-        table = matched(gaps, models.runs["bits"][gaps.index], models.configuration[gaps.index])
-        full = table[FULL_PRECISION] if FULL_PRECISION in table else pd.Series(np.nan, index=table.index)
+        table = matched(gaps, models.runs["quantization"][gaps.index], models.configuration[gaps.index])
+        full = table[FULL] if FULL in table else pd.Series(np.nan, index=table.index)
         differences = table.sub(full, axis=0)
         one = pd.DataFrame({"gap": table.mean(), "difference": differences.mean(), "pairs": differences.count()})
         keys = pd.concat([group[DISTORTED].head(1)] * len(one), ignore_index=True)
-        found.append(one.rename_axis("bits").reset_index().join(keys))
+        found.append(one.rename_axis("quantization").reset_index().join(keys))
     if not found:
-        return pd.DataFrame(columns=[*DISTORTED, "corruption", "bits", "gap", "difference", "pairs"])
+        return pd.DataFrame(columns=[*DISTORTED, "corruption", "quantization", "gap", "difference", "pairs"])
     grid = pd.concat(found, ignore_index=True)
     return grid.assign(corruption=[CORRUPTIONS[place] for place in grid["place"]])
 
@@ -220,7 +221,7 @@ def networks(models: Models, usual: Mapping[str, int] | None = None) -> pd.Serie
         settings = {str(name): _whole(value) for name, value in row.items() if not pd.isna(value)}
         key = tuple(map(str, sorted(settings.items())))
         if key not in found:
-            found[key] = network_title(build(MODELS[str(settings["model"])], settings), usual or {})
+            found[key] = network_title(PARTS["model"].build(settings, None), usual or {})
         titles.append(found[key])
     return pd.Series(titles, index=models.runs.index, dtype=object)
 

@@ -9,27 +9,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qsweep.reports.averages import averaged_over
 from qsweep.reports.declaration import Column, Declaration, paper_values
 from qsweep.reports.outliers import is_outside
+from qsweep.reports.quantization import NAMING, Quantization, quantization_of, setting_text
 from qsweep.reports.review import doubted_cells
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.datasets import data_of
-from qsweep.sweeps.models import MODELS
-from qsweep.sweeps.quantizers import FULL_PRECISION
-from qsweep.sweeps.settings import build
-
-PRECISION_ORDER = ("FP32", *(f"Int{bits}" for bits in range(8, 1, -1)))
 
 ROW_KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dataset": lambda settings: data_of(settings).title,
-    "model": lambda settings: build(MODELS[settings["model"]], settings).title,
-    "precision": lambda settings: precision_name(settings["bits"]),
+    "model": lambda settings: str(PARTS["model"].build(settings, None).title),
+    "precision": lambda settings: str(quantization_of(settings)),
 }
 """What the paper calls the rows of a table, from a job's settings; any other key is a setting as it stands."""
-
-
-def precision_name(bits: int) -> str:
-    """The paper's name of a bit width: `FP32`, `Int8`, …"""
-    return "FP32" if bits == FULL_PRECISION else f"Int{bits}"
+DEFAULTS = {part.name: part.default for part in NAMING if part.added_later and part.default is not None}
+"""What the settings of a job leave out, because it was so before there was a choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +63,8 @@ class Row:
     the means."""
     outside: tuple[str, ...] = ()
     """Identities of models in the means that have a loss outside of reason (`reports.outliers`)."""
+    averaged: tuple[str, ...] = ()
+    """What the means are over beside what the table declares, with the values (`reports.averages`)."""
 
     @property
     def counted(self) -> int:
@@ -110,7 +107,8 @@ def make_table(
     expected = Counter(keys_of.values())
     paper = paper_values(declaration)
     rows = []
-    for keys in sorted(groups, key=lambda one: _order(declaration, one)):
+    called = {str(one): one for one in map(quantization_of, jobs.values())}
+    for keys in sorted(groups, key=lambda one: _order(declaration, one, called)):
         beside = tuple(
             compare_with if name == "dataset" and compare_with else key
             for name, key in zip(declaration.rows, keys, strict=True)
@@ -145,24 +143,22 @@ def with_doubts(table: Table) -> Table:
 def row_keys(declaration: Declaration, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """The row that a job with these settings belongs to."""
     return tuple(
-        ROW_KEYS[name](settings) if name in ROW_KEYS else _setting_text(settings.get(name)) for name in declaration.rows
+        ROW_KEYS[name](settings) if name in ROW_KEYS else _setting_text(settings.get(name, DEFAULTS.get(name)))
+        for name in declaration.rows
     )
 
 
 def _setting_text(value: Any) -> str:
     """A setting in a table; a job that has none of that name shows a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, tuple | list):
-        return ", ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "–" if value is None else setting_text(value)
 
 
-def _order(declaration: Declaration, keys: tuple[str, ...]) -> tuple[object, ...]:
-    """Precisions as the paper has them, numbers by size, texts by the alphabet."""
+def _order(
+    declaration: Declaration, keys: tuple[str, ...], called: Mapping[str, Quantization]
+) -> tuple[Quantization | tuple[int, float, str], ...]:
+    """Full precision first, numbers by size, texts by the alphabet."""
     return tuple(
-        PRECISION_ORDER.index(key) if name == "precision" else _natural(key)
-        for name, key in zip(declaration.rows, keys, strict=True)
+        called[key] if name == "precision" else _natural(key) for name, key in zip(declaration.rows, keys, strict=True)
     )
 
 
@@ -182,7 +178,7 @@ def _row(
     jobs: Mapping[str, Mapping[str, Any]],
 ) -> Row:
     names = [column.value for column in declaration.columns]
-    lost = {str(result["job"]) for result in results if not _is_finite(result, names)}
+    lost = {str(result["job"]) for result in results if not is_finite(result, names)}
     counted = sorted((one for one in results if str(one["job"]) not in lost), key=lambda one: str(one["job"]))
     cells = []
     for column in declaration.columns:
@@ -197,6 +193,7 @@ def _row(
         done=len(done),
         diverged=tuple(sorted(lost)),
         outside=tuple(dict.fromkeys(outside)),
+        averaged=averaged_over(declaration, [jobs[str(one["job"])] for one in counted]),
     )
 
 
@@ -215,7 +212,7 @@ def make_cell(column: Column, behind: tuple[tuple[str, float], ...], paper: floa
 STATISTICS: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "min": min, "max": max}
 
 
-def _is_finite(result: Mapping[str, Any], names: list[str]) -> bool:
+def is_finite(result: Mapping[str, Any], names: Iterable[str]) -> bool:
     """Whether a model has every value. One may have a finite training loss and overflow in evaluation."""
     if result.get("diverged"):
         return False

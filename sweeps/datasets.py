@@ -172,6 +172,12 @@ def data_settings(data: DataSet) -> dict[str, Setting]:
     return settings_of(ImageFolder.of(data)) if data.name == ImageFolder.name else {}
 
 
+def data_content(data: DataSet) -> dict[str, Any]:
+    """What counts of a data set for an identity, beside its name."""
+    content: dict[str, Any] = {"fingerprint": data.fingerprint}
+    return {**content, "size": data.size} if data.name == ImageFolder.name else content
+
+
 def data_of(settings: Mapping[Any, Any]) -> DataSet:
     """The data set of a training's settings, which hold, as its row of results does, all that describe it."""
     base = DATASETS[str(settings["data"])]

@@ -23,11 +23,11 @@ from pydantic import (
 
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
+from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting, names_of
 from qsweep.sweeps.spec import Axis, Spec
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
-from qsweep.sweeps.training import Recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"

@@ -5,27 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import TRAIN, Kind, kind_named
 from qsweep.sweeps.measures import Measure, measure_content
-from qsweep.sweeps.models import Model
-from qsweep.sweeps.optimizers import Optimizer
-from qsweep.sweeps.quantizers import Quantizer
 from qsweep.sweeps.settings import Setting, build, settings_of
-from qsweep.sweeps.training import (
-    Recipe,
-    Training,
-    data_content,
-    named_content,
-    quantizer_content,
-    recipe_content,
-    shared_content,
-)
+from qsweep.sweeps.training import CHOSEN, SET, Components, Training, chosen_of, common_content, content_of, set_of
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
@@ -48,15 +36,8 @@ class Job:
     @cached_property
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
-        training = self.training
-        parts = {
-            "data": _encoded_data(training.data),
-            "model": _encoded_named(training.model),
-            "optimizer": _encoded_named(training.optimizer),
-            "quantizer": _encoded_quantizer(training.quantizer, training.optimizer.weight_decay != 0),
-        }
+        parts = {**_encoded(CHOSEN, chosen_of(self.training)), **_encoded(SET, set_of(self.training))}
         parts |= {"kind": f'"{self.kind.name}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
-        parts["recipe"] = _encoded_recipe(training.recipe)
         if self.measure is not None:
             parts[self.kind.family] = _encoded_measure(self.measure)
         text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
@@ -66,7 +47,8 @@ class Job:
     def cohort_key(self) -> str:
         """Equal for jobs that one engine may run side by side."""
         training = self.training
-        return _cohort_key(self.kind, training.data, training.model, replace(training.recipe, seed=0), self.measure)
+        names = f"{training.data.name}/{training.model.label}"
+        return _cohort_key(self.kind, names, chosen_of(training), training.common_set(), self.measure)
 
     @cached_property
     def shape(self) -> str:
@@ -107,23 +89,8 @@ class Job:
 
 # The canonical JSON of what many of a million jobs have in common, part by part.
 @lru_cache(maxsize=1024)
-def _encoded_data(data: DataSet) -> str:
-    return _dumps(data_content(data))
-
-
-@lru_cache(maxsize=1024)
-def _encoded_named(component: Model | Optimizer) -> str:
-    return _dumps(named_content(component))
-
-
-@lru_cache(maxsize=1024)
-def _encoded_quantizer(quantizer: Quantizer | None, decays: bool) -> str:
-    return _dumps(quantizer_content(quantizer, decays=decays))
-
-
-@lru_cache(maxsize=1024)
-def _encoded_recipe(recipe: Recipe) -> str:
-    return _dumps(recipe_content(recipe))
+def _encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str]:
+    return {entry: _dumps(content) for entry, content in content_of(names, components).items()}
 
 
 @lru_cache(maxsize=1024)
@@ -132,12 +99,12 @@ def _encoded_measure(measure: Measure) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _cohort_key(kind: Kind, data: DataSet, model: Model, recipe: Recipe, measure: Measure | None) -> str:
-    """Kept, because thousands of jobs share one. The recipe's seed is no part of it."""
-    shared = shared_content(data, model, recipe)
+def _cohort_key(kind: Kind, names: str, chosen: Components, common_set: Components, measure: Measure | None) -> str:
+    """Kept, because thousands of jobs share one."""
+    shared = common_content(chosen, common_set)
     if measure is not None:
         shared[kind.family] = measure_content(measure)
-    return f"{_what(kind, measure)}/{data.name}/{model.label}/{_digest(shared, 16)}"
+    return f"{_what(kind, measure)}/{names}/{_digest(shared, 16)}"
 
 
 def _what(kind: Kind, measure: Measure | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.settings import Rule, build, canonical, setting, settings_of
 from qsweep.sweeps.training import Training
@@ -133,7 +134,7 @@ def check_pair(one: Training, other: Training, asked: Landscape) -> None:
         )
 
 
-def rounding(training: Training) -> tuple[int, int] | None:
-    """Bits of the inner and the outer layers; None where nothing is rounded."""
-    quantizer = training.quantizer
-    return None if quantizer is None else (quantizer.bits, quantizer.outer_bits)
+def rounding(training: Training) -> dict[str, Any]:
+    """What says how weights are rounded. It does not matter how their step sizes were trained."""
+    found = PARTS["quantizer"].settings(training.quantizer)
+    return {name: value for name, value in found.items() if name != "decay_step"}

@@ -21,6 +21,7 @@ class NiN:
 
     name: ClassVar[str] = "nin"
     title: ClassVar[str] = "NiN"
+    family: ClassVar[str] = "NiN"
     semantics: ClassVar[int] = 1
 
     width: int = setting(Rule(low=1, high=1024))
@@ -74,6 +75,7 @@ class ResNet:
     """
 
     name: ClassVar[str] = "resnet"
+    family: ClassVar[str] = "ResNet"
     semantics: ClassVar[int] = 1
     usual_width: ClassVar[int] = 16
     """The paper's on CIFAR."""
@@ -183,6 +185,7 @@ class MobileNet:
 
     name: ClassVar[str] = "mobilenet"
     title: ClassVar[str] = "MobileNet-V1"
+    family: ClassVar[str] = "MobileNet-V1"
     semantics: ClassVar[int] = 1
     usual_width: ClassVar[int] = 32
 
@@ -226,6 +229,7 @@ class MobileNetV2:
 
     name: ClassVar[str] = "mobilenet-v2"
     title: ClassVar[str] = "MobileNet-V2"
+    family: ClassVar[str] = "MobileNet-V2"
     semantics: ClassVar[int] = 1
     usual_width: ClassVar[int] = 32
 
@@ -312,6 +316,7 @@ class Vgg:
     """
 
     name: ClassVar[str] = "vgg"
+    family: ClassVar[str] = "VGG"
     semantics: ClassVar[int] = 1
     usual_width: ClassVar[int] = 64
 
@@ -389,14 +394,6 @@ def _conv(
 
 
 Model: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg
-MODELS: dict[str, type[NiN] | type[ResNet] | type[MobileNet] | type[MobileNetV2] | type[Vgg]] = {
-    family.name: family for family in (NiN, ResNet, MobileNet, MobileNetV2, Vgg)
-}
-
-
-def family_title(name: str) -> str:
-    """What a family of networks is called."""
-    return {"resnet": "ResNet", "vgg": "VGG"}.get(name) or str(MODELS[name].title)
 
 
 def published_name(model: Model) -> str | None:

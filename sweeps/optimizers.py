@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Protocol
 
 from qsweep.sweeps.settings import Rule, setting
 
@@ -11,6 +11,17 @@ RATE = Rule(above=0, high=100)
 DECAY = Rule(low=0, high=1)
 FRACTION = Rule(low=0, below=1)
 EPSILON = Rule(above=0, high=1)
+
+
+class Optimizer(Protocol):
+    """What every optimizer has. Its other settings are its fields."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +61,3 @@ class RmsProp:
     weight_decay: float = setting(DECAY)
     alpha: float = setting(FRACTION, default=0.99)
     epsilon: float = setting(EPSILON, default=1e-8)
-
-
-Optimizer: TypeAlias = Sgd | Adam | RmsProp
-OPTIMIZERS: dict[str, type[Optimizer]] = {family.name: family for family in (Sgd, Adam, RmsProp)}

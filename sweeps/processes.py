@@ -27,7 +27,7 @@ from typing import Any
 
 from qsweep.sweeps.code import code_version, is_intact
 
-LOADED = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_")
+LOADED = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "OPENBLAS_", "QSWEEP_COMPONENTS")
 """Beginnings of variables that are read when a process or a library is loaded: a fork is too late for others."""
 TAKEN_OVER = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 """Of these, those that a fork follows all the same."""

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Protocol
 
 from qsweep.sweeps.settings import Rule, setting
 
 FULL_PRECISION = 32
 """The value of `bits` that means: not quantized."""
 
-BITS = Rule(choices=(2, 3, 4, 5, 6, 7, 8, FULL_PRECISION))
+
+class Quantizer(Protocol):
+    """What every weight quantizer has. Its other settings are its fields."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bits(self) -> int: ...
+
+
+class ActivationQuantizer(Protocol):
+    """What every activation quantizer has. Its other settings are its fields."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def activation_bits(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +43,3 @@ class Lsq:
     bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)))
     outer_bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)), default=8)
     decay_step: bool = setting(default=False)
-
-
-Quantizer: TypeAlias = Lsq
-QUANTIZERS: dict[str, type[Quantizer]] = {family.name: family for family in (Lsq,)}

@@ -70,6 +70,8 @@ def build(component: type[Component], given: Mapping[str, Any], *, place: str | 
     range or a missing setting.
     """
     names = _names(cast("Hashable", component))
+    if not names:
+        return component()
     given = {name: given[name] for name in names if name in given}
     try:
         key = tuple((name, _types(value), value) for name, value in given.items())
@@ -116,6 +118,11 @@ def canonical(component: Any) -> dict[str, Setting]:
     return kept if semantics == 1 else {**kept, "semantics": semantics}
 
 
+def rule_of(component: type[Any] | None, name: str) -> Rule:
+    """What one setting of a component class may be."""
+    return _rules(cast("Hashable", component))[name]
+
+
 def names_of(component: type[Any]) -> tuple[str, ...]:
     """The names of the settings that a component class declares."""
     return _names(cast("Hashable", component))
@@ -143,6 +150,16 @@ def _later(component: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(
         (field.name, field.metadata.get("old", field.default)) for field in fields if field.metadata.get("added_later")
     )
+
+
+@functools.cache
+def _rules(component: Any) -> dict[str, Rule]:
+    return {name: rule for name, _, rule, _ in _declared(component)}
+
+
+def old_value(component: type[Any] | None, name: str) -> Any:
+    """What a setting that was added later is where there was none; None for any other."""
+    return dict(_later(cast("Hashable", component))).get(name)
 
 
 @functools.cache
@@ -185,3 +202,9 @@ def _checked(value: Any, hint: Any, rule: Rule, where: str) -> Setting:
         raise InputError(f"{value!r} is not allowed", place=where, allowed=rule.allowed())
     checked: Setting = value
     return checked
+
+
+def varying(jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which those jobs differ that have them."""
+    names = dict.fromkeys(name for settings in jobs for name in settings)
+    return [name for name in names if len({str(one[name]) for one in jobs if name in one}) > 1]

@@ -32,14 +32,18 @@ def shortened(text: str, most: int = LONGEST) -> str:
 
 def as_json(content: Any) -> str:
     """JSON on one line. It has no NaN and no infinity: these are null. What it doesn't know is written as text."""
-    return json.dumps(_jsonable(content), default=str, allow_nan=False)
+    return json.dumps(jsonable(content), default=str, allow_nan=False)
 
 
-def _jsonable(content: Any) -> Any:
+def jsonable(content: Any) -> Any:
+    """The content with null in the place of what is not a finite number."""
     if isinstance(content, dict):
-        return {str(name): _jsonable(one) for name, one in content.items()}
+        return {str(name): jsonable(one) for name, one in content.items()}
     if isinstance(content, list | tuple):
-        return [_jsonable(one) for one in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content
+        return [jsonable(one) for one in content]
+    return finite(content) if isinstance(content, float) else content
+
+
+def finite(value: float) -> float | None:
+    """The number, or None: Parquet and JSON keep a missing value, and no NaN."""
+    return value if math.isfinite(value) else None

@@ -2,75 +2,43 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, TypeVar
+from operator import attrgetter
+from typing import Any, TypeAlias
 
-from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder, data_from, data_settings
-from qsweep.sweeps.errors import InputError, nearest
-from qsweep.sweeps.models import MODELS, Model, published_name
-from qsweep.sweeps.optimizers import OPTIMIZERS, Optimizer
-from qsweep.sweeps.quantizers import BITS, FULL_PRECISION, QUANTIZERS, Quantizer
-from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
+from qsweep.sweeps.components import PARTS, known_settings, used_settings
+from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.methods import Method
+from qsweep.sweeps.models import Model, published_name
+from qsweep.sweeps.optimizers import Optimizer
+from qsweep.sweeps.parts import Choice
+from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
+from qsweep.sweeps.recipe import Recipe
+from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
 
-SEED = Rule(low=0, high=2**31 - 1)
-EPOCH = Rule(low=1, high=100_000)
-Family = TypeVar("Family")
-NO_WEIGHTS = "none"
-"""A training that starts from a fresh initialization."""
-IMAGENET_WEIGHTS = "imagenet"
-IMAGENET_CLASSES = 1000
-WEIGHTS = re.compile(r"[a-z0-9][a-z0-9._-]*")
 AUGMENTATIONS = {False: ("none", "crop-flip"), True: ("none", "resized-crop")}
 """By whether the data set is streamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a model is trained, whatever the model and the optimizer.
-
-    The learning rate is multiplied by `lr_factor` after each of the `milestones` (in epochs). The model kept
-    is that of the epoch with the lowest training loss: with `select_by = "running"` the mean over the
-    epoch's steps, with `"evaluated"` a full eval-mode pass after each epoch. `seed` draws the
-    initialization, `data_seed` the order and the augmentation of the data. `precision` is that of the
-    training pass: `"tf32"` rounds the factors of its products to 10 bits, `"bf16"` its weights and activations
-    to 7; parameters, optimizer, batch norm's statistics and evaluation stay in single precision.
-    `val_fraction` of the training images, of each class alike and drawn by `data_seed`, are held out: the
-    model is not trained on them, but evaluated after each epoch. `augment` is a crop after padding by 4 pixels and a
-    flip, or a crop of random place, size and shape (Szegedy et al. 2015) and a flip, for sets that are read from
-    their files. `weights` name what the training starts from: `"imagenet"` is torchvision's IMAGENET1K_V1 of this
-    network, any other name a file that the user gives at launch; with 0 `epochs` they are evaluated as they are.
-    `corrupt = "skip"` leaves images out that can't be decoded (`workers.data.stream`); otherwise they end the
-    training.
-    """
-
-    semantics: ClassVar[int] = 1
-
-    epochs: int = setting(Rule(low=0, high=100_000))
-    batch_size: int = setting(Rule(low=2, high=65_536))
-    milestones: tuple[int, ...] = setting(EPOCH, default=())
-    lr_factor: float = setting(Rule(above=0, high=1), default=0.1)
-    augment: str = setting(Rule(choices=("none", "crop-flip", "resized-crop")), default="none")
-    select_by: str = setting(Rule(choices=("running", "evaluated")), default="running")
-    seed: int = setting(SEED, default=0)
-    data_seed: int = setting(SEED, default=0)
-    precision: str = setting(Rule(choices=("fp32", "tf32", "bf16")), default="fp32")
-    val_fraction: float = setting(Rule(low=0, high=0.9), default=0.0, added_later=True)
-    weights: str = setting(default=NO_WEIGHTS, added_later=True)
-    corrupt: str = setting(Rule(choices=("refuse", "skip")), default="refuse", added_later=True)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training: data, model, quantizer (None is full precision), optimizer and recipe."""
+    """One training: one component in each of the parts of `sweeps.components.PARTS`.
+
+    Without a quantizer (None) its weights, or its activations, stay in full precision.
+    """
 
     data: DataSet
     model: Model
-    quantizer: Quantizer | None
     optimizer: Optimizer
+    quantizer: Quantizer | None
+    activation_quantizer: ActivationQuantizer | None
+    method: Method
     recipe: Recipe
+    start: Start
 
     @classmethod
     def from_settings(cls, given: Mapping[str, Any], *, place: str | None = None) -> Training:
@@ -79,13 +47,7 @@ class Training:
         Settings that this training does not use are ignored; `Training.uses` names the used ones. Raises
         InputError for a missing, unknown or impossible value.
         """
-        training = cls(
-            data=data_from(_family(DATASETS, given, "data", place), given, place),
-            model=build(_family(MODELS, given, "model", place), given, place=place),
-            quantizer=_quantizer(given, place),
-            optimizer=build(_family(OPTIMIZERS, given, "optimizer", place), given, place=place),
-            recipe=build(Recipe, given, place=place),
-        )
+        training = cls(**{name: part.build(given, place) for name, part in PARTS.items()})
         training._check(place)
         return training
 
@@ -126,7 +88,7 @@ class Training:
             )
 
     def _check_weights(self, where: str) -> None:
-        name, place = self.recipe.weights, f"{where}weights"
+        name, place = self.start.weights, f"{where}weights"
         if not self.recipe.epochs and not self.starts_from_weights:
             allowed = "allowed: 1 or more, up to 100000; 0 of a training that starts from weights"
             raise InputError("0 is not allowed", place=f"{where}epochs", allowed=allowed)
@@ -152,15 +114,12 @@ class Training:
     @staticmethod
     def uses(given: Mapping[str, Any]) -> frozenset[str]:
         """The names of the settings that `from_settings` reads, given these families."""
-        folder, full = given.get("data") == ImageFolder.name, given.get("bits") == FULL_PRECISION
-        families = (given.get(key, "lsq") for key in ("model", "optimizer", "quantizer"))
-        return _used(folder, full, *map(str, families))
+        return used_settings(tuple(part.choice(given) for part in PARTS.values()))
 
     @staticmethod
     def known() -> frozenset[str]:
-        """The names of every setting of every family."""
-        families = [*MODELS.values(), *OPTIMIZERS.values(), *QUANTIZERS.values(), Recipe, ImageFolder]
-        return frozenset(("data", "model", "optimizer", "quantizer")).union(*(names_of(one) for one in families))
+        """The names of every setting of every component."""
+        return known_settings()
 
     @property
     def bits(self) -> int:
@@ -170,12 +129,12 @@ class Training:
     @property
     def starts_from_weights(self) -> bool:
         """Whether it starts from weights that were trained before."""
-        return self.recipe.weights != NO_WEIGHTS
+        return self.start.weights != NO_WEIGHTS
 
     @property
     def weights_file(self) -> str:
         """Where a home keeps the weights that it starts from, in its folder of them."""
-        return f"{self.recipe.weights}/{self.model.label}-{self.data.classes}.pth"
+        return f"{self.start.weights}/{self.model.label}-{self.data.classes}.pth"
 
     @property
     def val_images(self) -> int:
@@ -203,123 +162,69 @@ class Training:
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""
-        return _component_settings(self.data, self.model, self.optimizer, self.quantizer) | settings_of(self.recipe)
+        return {**_settings(CHOSEN, chosen_of(self)), **_settings(SET, set_of(self))}
 
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
-        parts = component_contents(self.data, self.model, self.optimizer, self.quantizer)
-        return {**parts, "recipe": recipe_content(self.recipe)}
+        return {**content_of(CHOSEN, chosen_of(self)), **content_of(SET, set_of(self))}
+
+    def common_set(self) -> Components:
+        """What the members of a cohort have in common of the parts that are not chosen."""
+        return tuple(PARTS[name].common(component) for name, component in zip(SET, set_of(self), strict=True))
 
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
-        return shared_content(self.data, self.model, self.recipe)
+        return common_content(chosen_of(self), self.common_set())
 
 
-@lru_cache(maxsize=1024)  # asked of each point of a grid
-def _used(folder: bool, full: bool, model: str, optimizer: str, quantizer: str) -> frozenset[str]:
-    """What `Training.uses` answers for these families, and a folder of images or full precision."""
-    families: list[type[Any] | None] = [Recipe, MODELS.get(model), OPTIMIZERS.get(optimizer)]
-    families += [ImageFolder] if folder else []
-    families += [] if full else [QUANTIZERS.get(quantizer)]
-    own = ("data", "model", "optimizer", "quantizer", "bits")
-    return frozenset(own).union(*(names_of(one) for one in families if one is not None))
+Components: TypeAlias = tuple[Any, ...]
+CHOSEN = tuple(name for name, part in PARTS.items() if isinstance(part, Choice))
+"""The parts that are chosen. Most of a million jobs differ in the others only, so what follows from these is kept."""
+SET = tuple(name for name in PARTS if name not in CHOSEN)
+chosen_of: Callable[[Training], Components] = attrgetter(*CHOSEN)
+set_of: Callable[[Training], Components] = attrgetter(*SET)
 
 
-@lru_cache(maxsize=1024)  # most of a million jobs differ in the recipe only
-def _component_settings(
-    data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None
-) -> dict[str, Setting]:
-    """The settings of everything but the recipe. The answer is kept: nobody may change it."""
-    flat: dict[str, Setting] = {"data": data.name, **data_settings(data), "model": model.name, **settings_of(model)}
-    flat |= {"optimizer": optimizer.name, **settings_of(optimizer)}
-    if quantizer is None:
-        return flat | {"bits": FULL_PRECISION}
-    return flat | {"bits": quantizer.bits, "quantizer": quantizer.name, **settings_of(quantizer)}
+@lru_cache(maxsize=1024)
+def _settings(names: tuple[str, ...], components: Components) -> Mapping[str, Setting]:
+    """The settings of these parts. The answer is kept: nobody may change it."""
+    found: dict[str, Setting] = {}
+    for name, component in zip(names, components, strict=True):
+        found |= PARTS[name].settings(component)
+    return found
 
 
-def component_contents(
-    data: DataSet, model: Model, optimizer: Optimizer, quantizer: Quantizer | None
-) -> dict[str, Mapping[str, Any] | None]:
-    """The canonical content of everything but the recipe."""
-    return {
-        "data": data_content(data),
-        "model": named_content(model),
-        "optimizer": named_content(optimizer),
-        "quantizer": quantizer_content(quantizer, decays=optimizer.weight_decay != 0),
-    }
+def content_of(names: tuple[str, ...], components: Components) -> dict[str, Any]:
+    """The canonical content of these parts, by their entries in an identity; None where there is no component."""
+    by_name, found = dict(zip(names, components, strict=True)), dict[str, Any]()
+    for name, component in by_name.items():
+        part = PARTS[name]
+        if not part.drops_out(component):
+            content, entry = part.content(component, part.idle(component, by_name)), part.entry or name
+            found[entry] = {**found[entry], **(content or {})} if entry in found else content
+    return found
 
 
-def named_content(component: Model | Optimizer) -> dict[str, Any]:
-    """The canonical content of a model or an optimizer."""
-    return {"name": component.name, **canonical(component)}
-
-
-def quantizer_content(quantizer: Quantizer | None, *, decays: bool) -> dict[str, Any] | None:
-    """The canonical content of a quantizer, beside an optimizer that decays weights or does not."""
-    if quantizer is None:
-        return None
-    content = {"name": quantizer.name, **canonical(quantizer)}
-    if not decays:
-        del content["decay_step"]
-    return content
+def common_content(chosen: Components, common_set: Components) -> dict[str, Any]:
+    """What the members of a cohort have in common, as content of its key."""
+    common = [PARTS[name].common(component) for name, component in zip(CHOSEN, chosen, strict=True)]
+    found: dict[str, Any] = {}
+    for name, one in zip((*CHOSEN, *SET), (*common, *common_set), strict=True):
+        if content := PARTS[name].common_content(one):
+            entry = PARTS[name].entry or name
+            found[entry] = {**found.get(entry, {}), **content}
+    return found
 
 
 def different_needs(trainings: Iterable[Training]) -> list[Training]:
     """One training for each data set, and for each network that starts from weights."""
     needs: dict[tuple[DataSet, str, Model | None], Training] = {}
     for one in trainings:
-        needs.setdefault((one.data, one.recipe.weights, one.model if one.starts_from_weights else None), one)
+        needs.setdefault((one.data, one.start.weights, one.model if one.starts_from_weights else None), one)
     return list(needs.values())
-
-
-def shared_content(data: DataSet, model: Model, recipe: Recipe) -> dict[str, Any]:
-    """The canonical content of trainings that may differ in optimizer, quantizer and `seed`."""
-    content = recipe_content(recipe)
-    del content["seed"]
-    return {"data": data_content(data), "model": {"name": model.name, **canonical(model)}, "recipe": content}
-
-
-def data_content(data: DataSet) -> dict[str, Any]:
-    """The canonical content of a data set."""
-    content: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint}
-    return {**content, "size": data.size} if data.name == ImageFolder.name else content
-
-
-def recipe_content(recipe: Recipe) -> dict[str, Any]:
-    """The canonical content of a recipe: what has no effect is no part of it."""
-    content: dict[str, Any] = canonical(recipe)
-    content["milestones"] = tuple(one for one in recipe.milestones if one < recipe.epochs)
-    if not content["milestones"]:
-        del content["lr_factor"]
-    return content
 
 
 @lru_cache(maxsize=1024)  # asked for each of up to a million jobs
 def _norms_single_pixels(model: Model, data: DataSet) -> bool:
     """Whether some batch norm sees one pixel an image, so that it can't normalize a single image."""
     return any(one.norm and one.side == 1 for one in model.layers(data))
-
-
-def _family(families: Mapping[str, Family], given: Mapping[str, Any], key: str, place: str | None) -> Family:
-    where = f"{place}: {key}" if place else key
-    if key not in given:
-        raise InputError(f"{key} is missing", place=place, allowed="allowed: " + ", ".join(families))
-    name = given[key]
-    if not isinstance(name, str) or name not in families:
-        raise InputError(f"{name!r} is not known", place=where, allowed=nearest(str(name), families))
-    return families[name]
-
-
-def _quantizer(given: Mapping[str, Any], place: str | None) -> Quantizer | None:
-    where = f"{place}: bits" if place else "bits"
-    if "bits" not in given:
-        raise InputError("bits is missing", place=place, allowed=BITS.allowed())
-    bits = given["bits"]
-    if isinstance(bits, bool) or not isinstance(bits, int) or not BITS.admits(bits):
-        raise InputError(f"{bits!r} is not allowed", place=where, allowed=BITS.allowed())
-    quantizer = build(
-        _family(QUANTIZERS, {"quantizer": "lsq", **given}, "quantizer", place),
-        {**given, "bits": 8 if bits == FULL_PRECISION else bits},
-        place=place,
-    )
-    return None if bits == FULL_PRECISION else quantizer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.optimizers import OPTIMIZERS
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.training import Training
 from qsweep.workers.data import Collection, Part, source_of
 from qsweep.workers.device import set_precision
@@ -19,6 +19,7 @@ from qsweep.workers.forms import LARGE_IMAGE, Form
 from qsweep.workers.graphs import Step, StepGraphs
 from qsweep.workers.methods import method_of
 from qsweep.workers.models import NETWORKS
+from qsweep.workers.quantizers.deployment import quantization
 from qsweep.workers.results import Result, Trained, describe, epoch_rows, starting_rows
 from qsweep.workers.weights import Start
 
@@ -300,7 +301,8 @@ def _check(trainings: Sequence[Training], slots: int) -> None:
         raise ValueError("the trainings of a cohort share data, model and recipe")
 
 
-def _neighbourhood(training: Training) -> tuple[int, bool]:
-    """Sorted by this, models with one optimizer stand together, and quantized models in few runs."""
-    optimizer = list(OPTIMIZERS).index(training.optimizer.name)
-    return optimizer, (training.quantizer is None) == bool(optimizer % 2)
+def _neighbourhood(training: Training) -> tuple[int, int]:
+    """Sorted by this, models with one optimizer stand together, and those with one quantizer in few runs."""
+    optimizer = list(PARTS["optimizer"].components).index(training.optimizer.name)
+    quantizer = [None, *PARTS["quantizer"].components].index(quantization(training))
+    return optimizer, -quantizer if optimizer % 2 else quantizer

@@ -17,7 +17,7 @@ from qsweep.workers.models.forming import arithmetic_of
 from qsweep.workers.models.layout import TRAINED
 from qsweep.workers.models.network import Network
 from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
-from qsweep.workers.quantizers.compiled import CompiledDeployment
+from qsweep.workers.quantizers.compiled import CompiledDeployment, compiled_deployment
 from qsweep.workers.quantizers.deployment import Deployment
 
 
@@ -77,7 +77,7 @@ class Engine:
         if form.compiled:
             watch(tick)
             self._optimizer = CompiledOptimizer(trainings, slots, self._layout.steps.start, device, dtype)
-            self._deployment = CompiledDeployment(trainings, slots, self._layout, device, dtype)
+            self._deployment = compiled_deployment(trainings, slots, self._layout, device, dtype)
         else:
             self._optimizer = CohortOptimizer(trainings, self._layout.steps.start, device, dtype)
             self._deployment = Deployment(trainings, self._layout, device, dtype)

@@ -15,8 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qsweep.sweeps.components import Implementations
 from qsweep.sweeps.optimizers import Adam, RmsProp, Sgd
-from qsweep.sweeps.training import Recipe, Training
+from qsweep.sweeps.recipe import Recipe
+from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import compiled
 
 Update = Callable[..., None]
@@ -125,7 +127,8 @@ class RmsPropSteps:
         return self._alpha, self._one_minus_alpha, self._epsilon, rate.to(self._epsilon.dtype)
 
 
-STEPPERS = {"sgd": SgdSteps, "adam": AdamSteps, "rmsprop": RmsPropSteps}
+STEPPERS = Implementations("optimizer")
+"""What steps an optimizer: a class whose instances are `Stepper`s, made from settings, a device and a dtype."""
 
 
 class CohortOptimizer:
@@ -230,8 +233,8 @@ def rate_at(recipe: Recipe, rate: float, epoch: int) -> float:
 
 
 def _step_decay(training: Training) -> float:
-    quantizer = training.quantizer
-    return training.optimizer.weight_decay if quantizer is not None and quantizer.decay_step else 0.0
+    decays = getattr(training.quantizer, "decay_step", False)
+    return training.optimizer.weight_decay if decays else 0.0
 
 
 def _column(values: Sequence[float], device: torch.device) -> Tensor:

@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.sweeps.text import finite
 from qsweep.sweeps.training import Training
 from qsweep.workers.models.layout import Layout, Role
 from qsweep.workers.optimizers import rate_at
 from qsweep.workers.quantizers import QUANTIZATIONS
-from qsweep.workers.quantizers.lsq import layer_bits
 from qsweep.workers.weights import Start
 
 
@@ -77,7 +77,7 @@ def describe(trained: Trained) -> Result:
     final = rows["best_parameters"]
     chosen = int(rows["best_epoch"])
     kept = bool(chosen) or not training.recipe.epochs
-    passes = [_finite(value) if kept else None for value in trained.passes]
+    passes = [finite(value) if kept else None for value in trained.passes]
     train_loss, train_accuracy, test_loss, test_accuracy, *validated = passes
     val_loss, val_accuracy = validated or (None, None)
     weights = slice(0, layout.weights)
@@ -91,7 +91,7 @@ def describe(trained: Trained) -> Result:
         "generalization_gap": None if train_loss is None or test_loss is None else test_loss - train_loss,
         "chosen_epoch": chosen if kept else None,
         "diverged": not kept,
-        "last_train_loss": _finite(float(rows["losses"][trained.epochs - 1])) if trained.epochs else None,
+        "last_train_loss": finite(float(rows["losses"][trained.epochs - 1])) if trained.epochs else None,
         "init_hash": hashlib.sha256(initial[weights].numpy().tobytes()).hexdigest()[:32],
         "weights_hash": None if trained.start is None else trained.start.file_hash,
         "weight_norm": _norm(layout.counted(final)) if kept else None,
@@ -110,7 +110,7 @@ def epoch_rows(training: Training, rows: Mapping[str, Tensor], epochs: int) -> l
     found = [
         {
             "epoch": epoch + 1,
-            "train_loss": _finite(float(rows["losses"][epoch])),
+            "train_loss": finite(float(rows["losses"][epoch])),
             "train_accuracy": int(rows["hits"][epoch]) / training.train_images,
             "learning_rate": rate_at(training.recipe, training.optimizer.learning_rate, epoch),
         }
@@ -118,7 +118,7 @@ def epoch_rows(training: Training, rows: Mapping[str, Tensor], epochs: int) -> l
     ]
     if training.val_images:
         for epoch, row in enumerate(found):
-            row["val_loss"] = _finite(float(rows["val_losses"][epoch]))
+            row["val_loss"] = finite(float(rows["val_losses"][epoch]))
             row["val_accuracy"] = float(rows["val_accuracies"][epoch])
     return found
 
@@ -128,7 +128,9 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
     final = trained.rows["best_parameters"]
     kept = bool(trained.rows["best_epoch"]) or not trained.training.recipe.epochs
     group_of = {group.name: index for index, group in enumerate(layout.groups)}
-    bits = layer_bits(quantizer, layout) if quantizer else [FULL_PRECISION] * len(group_of)
+    bits = [FULL_PRECISION] * len(group_of)
+    if quantizer is not None:
+        bits = QUANTIZATIONS[quantizer.name].layer_bits(quantizer, layout)
     sizes = [layout.steps.of(row[None])[0] for row in (final, initial)]
     found = []
     for index, spec in enumerate(layout.of_role(Role.WEIGHT)):
@@ -139,7 +141,7 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
                 "layer": spec.layer,
                 "index": index,
                 "bits": bits[group],
-                "step_size": _finite(float(sizes[0][group])) if quantizer and kept else None,
+                "step_size": finite(float(sizes[0][group])) if quantizer and kept else None,
                 "step_size_init": float(sizes[1][group]) if quantizer else None,
                 "weights": math.prod(spec.shape),
                 "weight_norm": _norm(end) if kept else None,
@@ -151,9 +153,4 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
 
 
 def _norm(values: Tensor) -> float | None:
-    return _finite(float(values.double().norm()))
-
-
-def _finite(value: float) -> float | None:
-    """Parquet and JSON keep a missing value, and no NaN."""
-    return value if math.isfinite(value) else None
+    return finite(float(values.double().norm()))

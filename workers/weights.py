@@ -7,7 +7,6 @@ else.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from torch import Tensor
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.layers import ConvLayer
 from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
-from qsweep.sweeps.training import IMAGENET_WEIGHTS, Training
+from qsweep.sweeps.start import IMAGENET_WEIGHTS
+from qsweep.sweeps.training import Training
+from qsweep.sweeps.wholefiles import digest_of
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.declaration import ConvLayout
 
@@ -49,7 +50,7 @@ def start_of(training: Training, folder: Path) -> Start | None:
     path = folder / training.weights_file
     if not path.is_file():
         raise InputError(
-            f"the weights {training.recipe.weights!r} of {training.model.label} are not here",
+            f"the weights {training.start.weights!r} of {training.model.label} are not here",
             place=str(path),
             allowed="name their file: qsweep launch … --weights FILE",
         )
@@ -163,21 +164,21 @@ def find_weights(training: Training, *, kept: Path, given: Iterable[Path], data:
     target = kept / training.weights_file
     source = _matching(training, given)
     if target.is_file():
-        there = _digest(target)
+        there = digest_of(target)
         if source is not None and source[1] != there:
             raise InputError(
-                f"{source[0]} holds other weights than this home keeps as {training.recipe.weights!r}",
+                f"{source[0]} holds other weights than this home keeps as {training.start.weights!r}",
                 place="--weights",
                 allowed="give them another name, with --set weights=NAME",
             )
         return Found(source=target, file_hash=there, target=target)
     if source is None and data is not None and (data / FOLDER).is_dir():
         source = _matching(training, [data / FOLDER])
-    if source is None and training.recipe.weights == IMAGENET_WEIGHTS and download:
+    if source is None and training.start.weights == IMAGENET_WEIGHTS and download:
         source = _downloaded(training)
     if source is None:
         raise InputError(
-            f"there are no weights {training.recipe.weights!r} of {_network(training)}",
+            f"there are no weights {training.start.weights!r} of {_network(training)}",
             place="weights",
             allowed=f"name their file with --weights FILE, or put it into the folder {FOLDER} of the data",
         )
@@ -236,13 +237,13 @@ def _downloaded(training: Training) -> tuple[Path, str]:
                 place=str(url),
                 allowed=f"name their file with --weights FILE, or put it into the folder {FOLDER} of the data",
             ) from None
-    return path, _digest(path)
+    return path, digest_of(path)
 
 
 def _read(path: Path) -> tuple[Mapping[str, Any], str]:
     """A file's tensors by name, and its hash. Nothing but tensors and plain values is unpickled."""
     try:
-        digest = _digest(path)
+        digest = digest_of(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of a damaged file, torch's reader raises a dozen kinds of error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -250,11 +251,6 @@ def _read(path: Path) -> tuple[Mapping[str, Any], str]:
     if not isinstance(content, Mapping):
         raise InputError("this is not a state_dict", place=str(path))
     return content, digest
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _network(training: Training) -> str:

@@ -229,10 +229,11 @@ def jobs(
     from qsweep.orchestrator.arrow import spare_pandas
 
     spare_pandas()
-    from qsweep.orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results, varying
+    from qsweep.orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results
     from qsweep.orchestrator.layout import counted
     from qsweep.orchestrator.lost_jobs import lost_agents
     from qsweep.reports.source import RegistrySource, warn_of_losses
+    from qsweep.sweeps.settings import varying
     from qsweep.sweeps.spec import matching
 
     place = home_of(home, registry)
@@ -309,6 +310,7 @@ def show(
 ) -> None:
     """Show the full history of a job: settings, results, its kept model, attempts, events."""
     from qsweep.orchestrator.joblife import life_of
+    from qsweep.orchestrator.layout import say
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -317,7 +319,7 @@ def show(
         write_json(life.content())
         return
     for line in life.lines():
-        typer.echo(line)
+        say(line)
 
 
 def logs(
@@ -330,6 +332,7 @@ def logs(
     registry: RegistryOption = None,
 ) -> None:
     """Print the log of the agent that ran a job last: a line an epoch with each job's training loss."""
+    from qsweep.orchestrator.layout import say
     from qsweep.orchestrator.loglines import follow_log, last_lines, log_of
 
     place = home_of(home, registry)
@@ -337,10 +340,10 @@ def logs(
         row = found.job(job)
         if not follow:
             path = log_of(place, found, row)
-            typer.echo("\n".join(last_lines(path, lines)))
+            say("\n".join(last_lines(path, lines)))
             return
         try:
             for line in follow_log(place, found, row, lines):
-                typer.echo(line)
+                say(line)
         except KeyboardInterrupt:
             return

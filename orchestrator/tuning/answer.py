@@ -16,10 +16,10 @@ from qsweep.db.rows import JobRow, Sweep
 from qsweep.db.states import State
 from qsweep.orchestrator.layout import counted
 from qsweep.reports.demands import spec_of
+from qsweep.reports.quantization import NAMED_BY, Quantization, quantization_of
 from qsweep.reports.sheet import Sheet, headings
-from qsweep.reports.table import precision_name
 from qsweep.sweeps.errors import LostResults
-from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.settings import Setting, varying
 from qsweep.sweeps.tuning import METRICS, Tuning
 
 SHOWN = 10
@@ -32,7 +32,7 @@ class Tried:
     """One trial: what it set, how it ended, its metrics (of the kept model if it is done, else of its last epoch)."""
 
     job: str
-    bits: int
+    quantization: Quantization
     settings: dict[str, Setting]
     done: bool
     ending: str
@@ -68,14 +68,14 @@ def trial_sheets(sweep: Sweep, trials: Sequence[Tried]) -> list[Sheet]:
     """The best trials; and the best of each precision, where there are several."""
     tuning = spec_of(sweep).tuning
     assert tuning is not None
-    best: dict[int, Tried] = {}
+    best: dict[Quantization, Tried] = {}
     for one in trials:
-        best.setdefault(one.bits, one)
+        best.setdefault(one.quantization, one)
     stopped = sum(not one.done for one in trials)
     about = f"{sweep.title}, {counted(len(trials), 'trial')}, {stopped} not trained to the end"
     sheets = [_sheet(trials[:SHOWN], f"Best trials by {tuning.metric}", about)]
     if len(best) > 1:
-        chosen = [best[bits] for bits in sorted(best, reverse=True)]
+        chosen = [best[called] for called in sorted(best)]
         sheets.append(_sheet(chosen, f"Best trial of each precision by {tuning.metric}"))
     return sheets
 
@@ -96,7 +96,7 @@ def _tried(row: JobRow, told: dict[str, Any], axes: Sequence[str]) -> Tried:
     ending = {State.DONE: "done", State.CANCELLED: f"stopped at epoch {epoch}"}.get(row.state, row.state.value)
     return Tried(
         job=row.identity,
-        bits=row.job.training.bits,
+        quantization=quantization_of(settings),
         settings={name: settings[name] for name in axes if name in settings},
         done=done,
         ending=ending,
@@ -106,15 +106,15 @@ def _tried(row: JobRow, told: dict[str, Any], axes: Sequence[str]) -> Tried:
 
 
 def _sheet(trials: Sequence[Tried], title: str, subtitle: str = "") -> Sheet:
-    varying = [name for name in _varying(trials) if name != "bits"]
+    names = [name for name in varying([one.settings for one in trials]) if name not in NAMED_BY]
     shown = [name for name in COLUMNS if any(one.metrics[name] is not None for one in trials)]
     return Sheet(
-        headings=headings("Job", "Precision", *varying, "Ended", *shown, numeric=shown, copied=["Job"]),
+        headings=headings("Job", "Precision", *names, "Ended", *shown, numeric=shown, copied=["Job"]),
         rows=tuple(
             (
                 one.job[:12],
-                precision_name(one.bits),
-                *(str(one.settings.get(name, "–")) for name in varying),
+                str(one.quantization),
+                *(str(one.settings.get(name, "–")) for name in names),
                 one.ending,
                 *(_number(one.metrics[name]) for name in shown),
             )
@@ -123,12 +123,6 @@ def _sheet(trials: Sequence[Tried], title: str, subtitle: str = "") -> Sheet:
         title=title,
         subtitle=subtitle,
     )
-
-
-def _varying(trials: Sequence[Tried]) -> list[str]:
-    """The settings in which these trials differ."""
-    names = list(dict.fromkeys(name for one in trials for name in one.settings))
-    return [name for name in names if len({str(one.settings.get(name)) for one in trials}) > 1]
 
 
 def _number(value: float | None) -> str:

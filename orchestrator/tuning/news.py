@@ -9,8 +9,8 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console
 
+from qsweep.db.progress import Rhythm
 from qsweep.orchestrator.layout import tell
-from qsweep.orchestrator.progress import Rhythm
 from qsweep.sweeps.tuning import Tuning
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 
@@ -35,12 +36,10 @@ from qsweep.reports.analysis.correlation import (
 from qsweep.reports.analysis.measured import Quantity, flatness_quantities, quantities
 from qsweep.reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
 from qsweep.reports.outliers import is_outside
-from qsweep.reports.table import PRECISION_ORDER, precision_name
+from qsweep.reports.quantization import FULL, Quantization, quantizations
+from qsweep.sweeps.components import PARTS, naming_settings
 from qsweep.sweeps.datasets import data_of
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.models import family_title
-from qsweep.sweeps.quantizers import QUANTIZERS
-from qsweep.sweeps.settings import names_of
 from qsweep.sweeps.spec import Spec
 from qsweep.sweeps.training import Training
 
@@ -101,8 +100,23 @@ class Models:
     configuration: pd.Series
 
     def table(self, metric: str) -> pd.DataFrame:
-        """One row a configuration, one column a bit width."""
-        return matched(self.runs[metric], self.runs["bits"], self.configuration)
+        """One row a configuration, one column a `Quantization`."""
+        return matched(self.runs[metric], self.runs["quantization"], self.configuration)
+
+    def variants(self) -> list[Models]:
+        """The models of each variant, which differ in the bits of their weights alone, beside full precision."""
+        called = sorted(set(self.runs["quantization"]))
+        variants = sorted({one.variant for one in called if one != FULL} or {FULL.variant})
+        return [self._of(called, variant, several=len(variants) > 1) for variant in variants]
+
+    def _of(self, called: Sequence[Quantization], variant: object, *, several: bool) -> Models:
+        mine = [one for one in called if one.variant == variant]
+        if not any(one.is_full for one in mine):
+            mine.insert(0, FULL)
+        runs = self.runs[self.runs["quantization"].isin(mine)]
+        named = f"{self.group} ({', '.join(map(str, mine))})" if several else self.group
+        grid, configuration = self.grid.loc[runs.index], self.configuration[runs.index]
+        return Models(group=named, runs=runs, grid=grid, configuration=configuration)
 
 
 def analyze(
@@ -124,8 +138,9 @@ def analyze(
         tables = {metric: models.table(metric) for metric in METRICS}
         paired = [one for metric, better in METRICS.items() for one in compare(tables[metric], metric, better)]
         comparisons += [(models.group, one) for one in adjust(paired, tables)]
-        judged = _judge(models, spec, measures, layers, options)
-        claims += _marked(judged, models, spec, runs, measures)
+        for variant in models.variants():
+            judged = _judge(variant, spec, measures, layers, options)
+            claims += _marked(judged, variant, spec, runs, measures)
     return Analysis(
         sweep=title,
         expected=len(spec.trainings()),
@@ -149,17 +164,29 @@ def group_models(spec: Spec, runs: pd.DataFrame) -> Iterator[Models]:
     ordered = runs.set_index("job").sort_index()
     for (_, model), group in ordered.groupby(["data", "model"], sort=True):
         yield Models(
-            group=f"{data_of(group.iloc[0].to_dict()).title} {family_title(str(model))}",
-            runs=group,
+            group=f"{data_of(group.iloc[0].to_dict()).title} {_family(str(model))}",
+            runs=_called(group),
             grid=place_in_grid(group, spec.axes),
             configuration=_configurations(group),
         )
 
 
+def _called(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with what each of their models is called beside the others, as `quantization`."""
+    rows: Any = runs.to_dict("records")
+    names: Any = quantizations(rows)
+    return runs.assign(quantization=pd.Series(names, runs.index, object))
+
+
+def _family(model: str) -> str:
+    """What a family of networks is called."""
+    return str(getattr(PARTS["model"].components[model].settings, "family", model))
+
+
 def _configurations(runs: pd.DataFrame) -> pd.Series:
-    """Every setting but those of the quantizer, as one text a model: equal for models to compare."""
-    quantizer = {"quantizer", "bits"}.union(*(names_of(one) for one in QUANTIZERS.values()))
-    names = [name for name in runs.columns if name in Training.known() - quantizer]
+    """Every setting but those that models are called by, as one text a model: equal for models to compare."""
+    others = Training.known() - naming_settings()
+    names = [name for name in runs.columns if name in others]
     texts = [json.dumps([str(value) for value in row]) for row in runs[names].itertuples(index=False, name=None)]
     return pd.Series(texts, index=runs.index)
 
@@ -190,7 +217,7 @@ def _association(
     own = [line for line in lines if kind == "measure" or line.hyperparameter == quantity.name]
     accuracy_gap = models.runs["train_accuracy"] - models.runs["test_accuracy"]
     images = data_of(models.runs.iloc[0].to_dict()).test_images
-    precisions = models.runs["bits"].map(precision_name)
+    called = models.runs["quantization"]
     return Association(
         group=models.group,
         kind=kind,
@@ -199,9 +226,7 @@ def _association(
         kendall=kendall(values, gap, resampling),
         adjusted_p=None,
         by_precision={
-            precision: kendall(values[precisions == precision], gap[precisions == precision], resampling)
-            for precision in PRECISION_ORDER
-            if (precisions == precision).any()
+            str(one): kendall(values[called == one], gap[called == one], resampling) for one in sorted(set(called))
         },
         granulated=granulate(values, gap, own),
         environments=tuple(sign_errors(values, gap, own)),
@@ -217,7 +242,7 @@ def _judge(models: Models, spec: Spec, measures: pd.DataFrame, layers: pd.DataFr
         trend(GAP_SHRINKS, gap, quantity="gap", group=group, grows=False),
         trend(LOSS_GROWS, loss, quantity="train loss", group=group, grows=True),
         eight_bits_equal({metric: models.table(metric) for metric in METRICS}, group=group, margins=options.margins),
-        flatter(flatness, models.runs["bits"], models.configuration, group=group),
+        flatter(flatness, models.runs["quantization"], models.configuration, group=group),
         trend(STEPS_GROW, steps, quantity="mean log₁₀ s", group=group, grows=True),
     ]
 
@@ -251,13 +276,13 @@ def _partial(expected: set[str], rows: pd.DataFrame, what: str) -> str:
 
 
 def _step_sizes(models: Models, layers: pd.DataFrame) -> pd.DataFrame:
-    """One row a configuration, one column a bit width: the mean log10 step size of the inner layers.
+    """One row a configuration, one column a `Quantization`: the mean log10 step size of the inner layers.
 
     The layers at `outer_bits` are as wide in every model, and left out.
     """
-    bits = models.runs["bits"]
-    rows = layers[layers["job"].isin(bits.index) & layers["step_size"].notna()]
+    called = models.runs["quantization"]
+    rows = layers[layers["job"].isin(called.index) & layers["step_size"].notna()]
     last = rows.groupby("job")["index"].transform("max")
     inner = rows[(rows["index"] > 0) & (rows["index"] < last)]
     logarithms = inner["step_size"].astype(float).map(math.log10).groupby(inner["job"]).mean()
-    return matched(logarithms.reindex(bits.index), bits, models.configuration)
+    return matched(logarithms.reindex(called.index), called, models.configuration)

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 
 from qsweep.reports.analysis.measured import Quantity
-from qsweep.reports.analysis.pairing import ALPHA, Shift, matched, shift_of, simultaneous
+from qsweep.reports.analysis.pairing import ALPHA, Shift, columns_of, matched, shift_of, simultaneous
 from qsweep.reports.analysis.ranks import page, signed_rank_equivalence
-from qsweep.reports.table import precision_name
-from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.reports.quantization import Quantization
 
 EIGHT = 8
 
@@ -120,19 +119,18 @@ def trend(statement: Statement, table: pd.DataFrame, *, quantity: str, group: st
     """Whether a `quantity` grows (or shrinks) as bits fall, over configurations that have every precision.
 
     Page's test for ordered alternatives decides over the whole, the signed-rank test over each step, all steps at
-    once. Steps run as the claim does: the lower precision minus the higher one. `table` is that of `matched`.
+    once. Steps run as the claim does: the lower precision minus the higher one. `table` is that of `matched`, of models
+    that differ in the bits of their weights alone.
     """
-    widths = sorted((int(column) for column in table.columns), reverse=True)
+    widths = columns_of(table)
     complete = table.dropna()
     if len(widths) < 2 or complete.empty:
         return statement.judged(group, Verdict.NO_DATA, "No configuration is done at two precisions.")
     steps = list(itertools.pairwise(widths))
     shifts = simultaneous([(complete[low] - complete[high]).to_numpy(dtype=np.float64) for high, low in steps])
-    numbers = [
-        Number(label=f"{quantity} at {precision_name(bits)}", value=float(complete[bits].mean())) for bits in widths
-    ]
+    numbers = [Number(label=f"{quantity} at {one}", value=float(complete[one].mean())) for one in widths]
     for (high, low), shift in zip(steps, shifts, strict=True):
-        label = f"{quantity}: {precision_name(low)} − {precision_name(high)}"
+        label = f"{quantity}: {low} − {high}"
         numbers.append(_number(label, shift, towards=1 if grows else -1))
     ordered = complete[widths if grows else widths[::-1]].to_numpy(dtype=np.float64)
     return _of_trend(statement, group, ordered, numbers, len(widths))
@@ -202,14 +200,15 @@ def eight_bits_equal(tables: dict[str, pd.DataFrame], *, group: str, margins: Ma
     """
     numbers = []
     for metric, table in tables.items():
-        if EIGHT not in table or FULL_PRECISION not in table:
+        eight, reference = _of_bits(table, EIGHT), reference_of(table)
+        if eight is None or reference is None:
             continue
-        both = table[[EIGHT, FULL_PRECISION]].dropna()
+        both = table[[eight, reference]].dropna()
         if both.empty:
             continue
-        full, quantized = (both[bits].to_numpy(dtype=np.float64) for bits in (FULL_PRECISION, EIGHT))
+        full, quantized = (both[one].to_numpy(dtype=np.float64) for one in (reference, eight))
         margin = margins.accuracy if metric.endswith("accuracy") else margins.relative * abs(float(full.mean()))
-        numbers.append(_equality(f"{metric}: Int8 − FP32", quantized - full, margin))
+        numbers.append(_equality(f"{metric}: {eight} − {reference}", quantized - full, margin))
     if not numbers:
         return EIGHT_EQUAL.judged(group, Verdict.NO_DATA, "No configuration is done at 8 bits and in FP32.")
     verdicts = [number.verdict for number in numbers]
@@ -248,24 +247,25 @@ def _equality(label: str, differences: np.ndarray, margin: float) -> Number:
     )
 
 
-def flatter(found: Sequence[Quantity], bits: pd.Series, configuration: pd.Series, *, group: str) -> Claim:
+def flatter(found: Sequence[Quantity], quantization: pd.Series, configuration: pd.Series, *, group: str) -> Claim:
     """Whether quantized models are flatter than FP32, for each measure, convention and precision.
 
     A measure is smaller where a minimum is flatter. The signed-rank test, for all of them at once.
     """
     rows: list[tuple[str, np.ndarray, bool]] = []
     for quantity in found:
-        table = matched(quantity.values, bits, configuration)
-        bounds = matched(_as_number(quantity.saturated), bits, configuration)
-        for width in sorted((int(column) for column in table.columns), reverse=True):
-            if width == FULL_PRECISION or FULL_PRECISION not in table:
+        table = matched(quantity.values, quantization, configuration)
+        bounds = matched(_as_number(quantity.saturated), quantization, configuration)
+        reference = reference_of(table)
+        for one in columns_of(table):
+            if reference is None or one == reference:
                 continue
-            both = table[[width, FULL_PRECISION]].dropna()
+            both = table[[one, reference]].dropna()
             if both.empty:
                 continue
-            saturated = bool(bounds[[width, FULL_PRECISION]].to_numpy().any())
-            difference = (both[width] - both[FULL_PRECISION]).to_numpy(dtype=np.float64)
-            rows.append((f"{quantity.label}: {precision_name(width)} − FP32", difference, saturated))
+            saturated = bool(bounds[[one, reference]].to_numpy().any())
+            difference = (both[one] - both[reference]).to_numpy(dtype=np.float64)
+            rows.append((f"{quantity.label}: {one} − {reference}", difference, saturated))
     if not rows:
         return FLATTER.judged(group, Verdict.NO_DATA, "No flatness was measured at two precisions.")
     numbers = []
@@ -286,6 +286,15 @@ def _of_flatness(numbers: Sequence[Number]) -> tuple[Verdict, str]:
     verdict = Verdict.PARTLY if yes and no < yes else Verdict.CONTRADICTED if no > yes else Verdict.UNDECIDED
     verdict = Verdict.SUPPORTED if yes == count else verdict
     return verdict, f"{text}; significantly lower in {yes}, higher in {no}."
+
+
+def reference_of(table: pd.DataFrame) -> Quantization | None:
+    """The column of full precision."""
+    return next((one for one in columns_of(table) if one.is_full), None)
+
+
+def _of_bits(table: pd.DataFrame, bits: int) -> Quantization | None:
+    return next((one for one in columns_of(table) if one.bits == bits), None)
 
 
 def _as_number(flags: pd.Series | None) -> pd.Series:

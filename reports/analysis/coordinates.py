@@ -19,7 +19,8 @@ def place_in_grid(runs: pd.DataFrame, axes: Sequence[Axis]) -> pd.DataFrame:
     """The position of each row of `runs` on each axis: 0 for the smallest (or the first, of names), and so on.
 
     The values of an axis that depends on another are counted within the branch: the highest of three learning
-    rates is 2 for every optimizer, so that grids stay products. The index is that of `runs`.
+    rates is 2 for every optimizer, so that grids stay products. A model that lacks the
+    setting is at 0. The index is that of `runs`.
     """
     return pd.DataFrame({axis.name: _positions(runs, axis) for axis in axes}, index=runs.index, dtype=np.int64)
 
@@ -35,11 +36,13 @@ def is_ordered(name: str) -> bool:
 
 
 def _positions(runs: pd.DataFrame, axis: Axis) -> list[int]:
-    keys = [_key(value) for value in runs[axis.name]]
+    keys = [
+        None if missing else _key(value) for value, missing in zip(runs[axis.name], runs[axis.name].isna(), strict=True)
+    ]
     if axis.by is None:
-        ranks = _ranks(axis.values)
+        ranks = {None: 0, **_ranks(axis.values)}
         return [ranks[key] for key in keys]
-    branches = {name: _ranks(values) for name, values in axis.branches}
+    branches = {name: {None: 0, **_ranks(values)} for name, values in axis.branches}
     return [branches[str(_key(by))][key] for by, key in zip(runs[axis.by], keys, strict=True)]
 
 

@@ -1,9 +1,10 @@
-"""Each precision against full precision, over the configurations that both have."""
+"""Quantized models against those in full precision, over the configurations that both have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from qsweep.reports.analysis.ranks import hodges_lehmann, signed_rank, signed_rank_interval, signed_rank_method
-from qsweep.reports.table import precision_name
-from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.reports.quantization import FULL, Quantization
 
 METRICS = {
     "generalization_gap": -1,
@@ -39,7 +39,7 @@ class Paired:
     """
 
     metric: str
-    precision: str
+    precision: Quantization
     bits: int
     pairs: int
     reference: float
@@ -55,27 +55,33 @@ class Paired:
     improved_high: float
 
 
-def matched(values: pd.Series, bits: pd.Series, configuration: pd.Series) -> pd.DataFrame:
-    """One row a configuration, one column a bit width; repeats are averaged, missing models are NaN."""
-    frame = pd.DataFrame({"value": values, "bits": bits, "configuration": configuration}).dropna()
-    return frame.groupby(["configuration", "bits"], sort=True)["value"].mean().unstack()
+def matched(values: pd.Series, quantization: pd.Series, configuration: pd.Series) -> pd.DataFrame:
+    """One row a configuration, one column a `Quantization`; repeats are averaged, missing models are NaN."""
+    frame = pd.DataFrame({"value": values, "quantization": quantization, "configuration": configuration}).dropna()
+    return frame.groupby(["configuration", "quantization"], sort=True)["value"].mean().unstack()
+
+
+def columns_of(table: pd.DataFrame) -> list[Quantization]:
+    """The columns of a `matched` table, in order: full precision first."""
+    columns: list[Any] = list(table.columns)
+    return sorted(columns)
 
 
 def compare(table: pd.DataFrame, metric: str, better: int) -> list[Paired]:
-    """Every quantized column of a `matched` table against full precision; highest bit width first."""
-    if FULL_PRECISION not in table:
+    """Every other column of a `matched` table against full precision, in order."""
+    if FULL not in table:
         return []
     found = []
-    for bits in sorted((int(column) for column in table.columns), reverse=True):
-        both = table[[FULL_PRECISION, bits]].dropna() if bits != FULL_PRECISION else table.iloc[:0]
+    for one in columns_of(table):
+        both = table[[FULL, one]].dropna() if one != FULL else table.iloc[:0]
         if len(both):
-            found.append(_compared(both[bits], both[FULL_PRECISION], metric, bits, better))
+            found.append(_compared(both[one], both[FULL], metric, one, better))
     return found
 
 
 def adjust(found: Sequence[Paired], tables: Mapping[str, pd.DataFrame]) -> list[Paired]:
     """The same comparisons with p-values and intervals that hold for all of them at once (Bonferroni)."""
-    tests = simultaneous([_differences(tables[one.metric], one.bits) for one in found])
+    tests = simultaneous([_differences(tables[one.metric], one.precision) for one in found])
     return [
         replace(one, low=test.low, high=test.high, adjusted_p=test.p_value)
         for one, test in zip(found, tests, strict=True)
@@ -132,12 +138,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if value is None else float(next(adjusted)) for value in p_values]
 
 
-def _differences(table: pd.DataFrame, bits: int) -> Values:
-    both = table[[FULL_PRECISION, bits]].dropna()
-    return np.asarray((both[bits] - both[FULL_PRECISION]).to_numpy(dtype=np.float64))
+def _differences(table: pd.DataFrame, one: Quantization) -> Values:
+    both = table[[FULL, one]].dropna()
+    return np.asarray((both[one] - both[FULL]).to_numpy(dtype=np.float64))
 
 
-def _compared(quantized: pd.Series, full: pd.Series, metric: str, bits: int, better: int) -> Paired:
+def _compared(quantized: pd.Series, full: pd.Series, metric: str, one: Quantization, better: int) -> Paired:
     differences = (quantized - full).to_numpy(dtype=np.float64)
     count = len(differences)
     shift = shift_of(differences)
@@ -145,8 +151,8 @@ def _compared(quantized: pd.Series, full: pd.Series, metric: str, bits: int, bet
     share_low, share_high = proportion_confint(wins, count, alpha=ALPHA, method="beta")
     return Paired(
         metric=metric,
-        precision=precision_name(bits),
-        bits=bits,
+        precision=one,
+        bits=one.bits,
         pairs=count,
         reference=float(full.mean()),
         mean=float(quantized.mean()),

@@ -16,6 +16,7 @@ from qsweep.reports.analysis.pairing import ALPHA, Paired
 from qsweep.reports.analysis.ranks import SIGNED_PAIRS
 from qsweep.reports.outliers import RULE
 from qsweep.reports.sheet import Heading, Part, Sheet, document
+from qsweep.sweeps.text import jsonable
 
 MISSING = "–"
 
@@ -23,8 +24,10 @@ MISSING = "–"
 def analysis_content(analysis: Analysis) -> dict[str, Any]:
     """Everything that was found, for JSON: full precision, None where undefined."""
     content = asdict(analysis)
-    content["comparisons"] = [{"group": group, **asdict(one)} for group, one in analysis.comparisons]
-    return dict(_finite(content))
+    content["comparisons"] = [
+        {"group": group, **asdict(one), "precision": str(one.precision)} for group, one in analysis.comparisons
+    ]
+    return dict(jsonable(content))
 
 
 def render_analysis(analysis: Analysis) -> str:
@@ -162,7 +165,7 @@ def _is_accuracy(name: str) -> bool:
 
 
 def _comparisons(analysis: Analysis) -> Sheet:
-    rows = [[group, one.metric, one.precision, *comparison_cells(one)] for group, one in analysis.comparisons]
+    rows = [[group, one.metric, str(one.precision), *comparison_cells(one)] for group, one in analysis.comparisons]
     header = ["Models", "Metric", "Precision", *COMPARISON_HEADER]
     return table(header, rows, texts=3)
 
@@ -268,13 +271,3 @@ def p_text(value: float | None) -> str:
     if value is None:
         return MISSING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {str(key): _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None
-    return content

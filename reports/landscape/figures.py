@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qsweep.reports.canvas import COLOURS, MARKERS, STYLE, UNDATED, WIDTH
+from qsweep.reports.canvas import STYLE, WIDTH, look, save
 from qsweep.reports.formats import FileFormat
 from qsweep.reports.landscape.grid import Configuration, Grid
-from qsweep.reports.table import precision_name
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.landscape import BETWEEN, PLANE
-from qsweep.sweeps.wholefiles import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +99,7 @@ def draw_landscapes(configurations: Sequence[Configuration], folder: Path, scale
         with rc_context(STYLE):
             for one in configurations:
                 for name, figure in drawn_figures(one, scale):
-                    paths += [_save(figure, folder / f"{name}-{one.slug}.{form}", form) for form in FileFormat]
+                    paths += [save(figure, folder / f"{name}-{one.slug}.{form}", form) for form in FileFormat]
     except OSError as error:
         raise InputError(f"the figures can't be written: {error.strerror}", place=f"--out {folder}") from None
     return paths
@@ -114,12 +112,6 @@ def drawn_figures(one: Configuration, scale: Scale) -> list[tuple[str, Figure]]:
     return [("line", _lines(one, scale))]
 
 
-def _save(figure: Figure, path: Path, form: FileFormat) -> Path:
-    with whole_file(path) as file:
-        figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
-    return path
-
-
 def _panels(count: int, *, columns: int, height: float, **kind: Any) -> tuple[Figure, list[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -129,11 +121,6 @@ def _panels(count: int, *, columns: int, height: float, **kind: Any) -> tuple[Fi
     figure = Figure(figsize=(WIDTH * (0.6 if columns == 1 else 1), rows * height + 0.3))
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(rows, columns, number + 1, **kind) for number in range(count)]
-
-
-def _look(bits: int) -> dict[str, Any]:
-    name = precision_name(bits)
-    return {"color": COLOURS[name], "marker": MARKERS[name], "label": name}
 
 
 def _caption(one: Configuration) -> str:
@@ -251,12 +238,12 @@ def _lines(one: Configuration, scale: Scale) -> Figure:
     figure, panels = _panels(2, columns=2, height=2.9)
     between = one.asked.view == BETWEEN
     for grid in one.grids:
-        look = _look(grid.bits) | {"label": grid.precision, "marker": ""}
-        panels[0].plot(grid.axis, grid.loss, **look)
-        panels[1].plot(grid.axis, 100 * grid.accuracy, **look)
+        line = look(grid.called[0]) | {"label": grid.precision, "marker": ""}
+        panels[0].plot(grid.axis, grid.loss, **line)
+        panels[1].plot(grid.axis, 100 * grid.accuracy, **line)
         middle = len(grid.axis) // 2
         ends = [0, len(grid.axis) - 1] if between else [middle]
-        mark = _look(grid.bits) | {"label": None, "linestyle": "none"}
+        mark = look(grid.called[0]) | {"label": None, "linestyle": "none"}
         panels[0].plot(grid.axis[ends], grid.loss[ends], **mark)
         panels[1].plot(grid.axis[ends], 100 * grid.accuracy[ends], **mark)
     for axes, title, label in zip(

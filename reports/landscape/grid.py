@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qsweep.reports.table import precision_name
+from qsweep.reports.quantization import Quantization, quantization_of
+from qsweep.sweeps.components import naming_settings
 from qsweep.sweeps.landscape import BETWEEN, PLANE, Landscape
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.wholefiles import whole_file
@@ -53,11 +55,12 @@ class Grid:
     @property
     def precision(self) -> str:
         """`Int4`; of a line between two models `FP32 → Int4`."""
-        return " → ".join(precision_name(one.bits) for one in self.trainings)
+        return " → ".join(map(str, self.called))
 
     @property
-    def bits(self) -> int:
-        return self.trainings[0].bits
+    def called(self) -> tuple[Quantization, ...]:
+        """What each of the models is called."""
+        return tuple(quantization_of(one.settings()) for one in self.trainings)
 
     @property
     def axis(self) -> np.ndarray:
@@ -75,7 +78,7 @@ class Grid:
 
 
 def file_name(precision: str, jobs: tuple[str, ...], identity: str) -> str:
-    return "-".join([precision.replace(" → ", "-"), *(job[:12] for job in jobs), identity[:8]])
+    return "-".join([re.sub("[^A-Za-z0-9]+", "-", precision), *(job[:12] for job in jobs), identity[:8]])
 
 
 def write_grid(grid: Grid, path: Path) -> None:
@@ -152,7 +155,7 @@ def configurations(grids: list[Grid]) -> list[Configuration]:
         shown = {**_settings(grid), "view": grid.asked.view}
         key = grid.identity if grid.asked.view == BETWEEN else json.dumps(shown, sort_keys=True)
         groups.setdefault(key, []).append(grid)
-    members = [sorted(group, key=lambda grid: -grid.bits) for group in groups.values()]
+    members = [sorted(group, key=lambda grid: grid.called[0]) for group in groups.values()]
     settings = [_settings(group[0]) for group in members]
     varying = [name for name in settings[0] if len({json.dumps(one.get(name)) for one in settings}) > 1]
     found = []
@@ -173,8 +176,6 @@ def configurations(grids: list[Grid]) -> list[Configuration]:
 
 
 def _settings(grid: Grid) -> dict[str, Any]:
-    """Settings of the training, but for those of the quantizer."""
-    found = grid.trainings[0].settings()
-    return {
-        name: value for name, value in found.items() if name not in ("bits", "quantizer", "outer_bits", "decay_step")
-    }
+    """Settings of the training, but for those that models are called by."""
+    found, naming = grid.trainings[0].settings(), naming_settings()
+    return {name: value for name, value in found.items() if name not in naming}

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from qsweep.reports.canvas import COLOURS
 from qsweep.reports.landscape.grid import Configuration, Grid
 from qsweep.reports.page.document import asset, embedded, hash_of, template
-from qsweep.reports.table import precision_name
+from qsweep.reports.quantization import COLOURS
 from qsweep.sweeps.landscape import BETWEEN, PLANE, Landscape
 
 DIGITS = 5
@@ -124,14 +123,13 @@ def _content(one: Configuration) -> dict[str, Any]:
 
 
 def _grid(grid: Grid) -> dict[str, Any]:
-    names = list(COLOURS)
     note = ""
     if grid.asked.view != BETWEEN:
         note = f"{_shown(grid.loss[grid.middle])} nats, {100 * grid.accuracy[grid.middle]:.1f}%"
     return {
         "precision": grid.precision,
         "note": note,
-        "series": names.index(precision_name(grid.trainings[-1].bits)),
+        "series": grid.called[-1].slot % len(COLOURS),
         "loss": [_rounded(value) for value in grid.loss.ravel().tolist()],
         "accuracy": [_rounded(value) for value in grid.accuracy.ravel().tolist()],
     }

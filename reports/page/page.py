@@ -39,10 +39,9 @@ from qsweep.reports.page.tables import (
     provenance_table,
     trouble_table,
 )
-from qsweep.reports.series import by_bits, timeline
-from qsweep.reports.table import precision_name
+from qsweep.reports.quantization import FULL, Quantization, quantization_of
+from qsweep.reports.series import by_quantization, timeline
 from qsweep.sweeps.kinds import KINDS, Kind
-from qsweep.sweeps.quantizers import FULL_PRECISION
 
 SECTIONS = (
     ("effects-0", "effects", "Hyperparameters"),
@@ -108,13 +107,19 @@ def render_page(evidence: Evidence) -> str:
 
 
 def _lead(evidence: Evidence) -> str:
-    widths = sorted({int(bits) for bits in evidence.runs["bits"]}, reverse=True)
-    words = ["full precision" if bits == FULL_PRECISION else f"{bits} bits" for bits in widths]
+    rows: Any = evidence.runs.to_dict("records")
+    words = [_words(one) for one in sorted({quantization_of(row) for row in rows})]
     listed = ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "no precision yet"
     jobs = {one.job for one in evidence.lost}
     kinds = ", ".join(sorted({one.kind for one in evidence.lost}))
     missing = f"; the results of {counted(jobs)} are lost ({kinds}) and left out" if jobs else ""
     return f"{len(evidence.runs):,} models at {listed}{missing}"
+
+
+def _words(one: Quantization) -> str:
+    if one == FULL:
+        return "full precision"
+    return f"{one.bits} bits" if one.variant == FULL.variant else str(one)
 
 
 def _facts(evidence: Evidence) -> list[tuple[str, str]]:
@@ -196,9 +201,7 @@ def _groups(evidence: Evidence) -> list[Group]:
     return [
         Group(
             name=models.group,
-            counted=counts_text(
-                models.group, {precision_name(bits): len(group) for bits, group in by_bits(models.runs)}
-            ),
+            counted=counts_text(models.group, {str(one): len(group) for one, group in by_quantization(models.runs)}),
             layers=layer_note(evidence.layers["layer"]),
             comparisons=comparison_table([one for group, one in analysis.comparisons if group == models.group]),
             associations=association_table([one for one in analysis.associations if one.group == models.group]),

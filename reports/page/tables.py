@@ -128,7 +128,7 @@ def comparison_table(comparisons: Sequence[Paired]) -> PageTable:
     for one in comparisons:
         values = (one.reference, one.mean, one.difference, one.low, one.adjusted_p, one.improved, one.pairs)
         metric = one.metric.replace("_", " ") + (" (%)" if "accuracy" in one.metric else "")
-        cells = [PageCell(text=metric), PageCell(text=one.precision)]
+        cells = [PageCell(text=metric), PageCell(text=str(one.precision))]
         cells += [
             PageCell(text=text, sort=None if value is None else float(value), numeric=True)
             for text, value in zip(comparison_cells(one), values, strict=True)

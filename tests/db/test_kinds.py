@@ -161,6 +161,17 @@ def test_a_retry_repeats_what_left_the_file_that_is_gone_however_far_above(
     assert [one.job for one in work(registry, agent)] == [chain[place] for place in again]
 
 
+def test_a_retry_repeats_a_training_whose_model_never_came(registry: Registry, sweep: Sweep, chain: list[Job]) -> None:
+    """As one that was imported without its model."""
+    registry.register(sweep.id, chain)
+    agent = registry.enlist(agent_info())
+    (training,) = claim(registry, agent, 1)
+    registry.finish(agent, [Finished(job_id=training.job_id, attempt=1, publication="train-1")])
+    registry.fail(agent, work(registry, agent, until=[chain[3]])[-1:], FailureClass.INPUT, "it was not kept")
+    assert registry.retry(sweep.id).trainings == 1
+    assert [(one.job, one.attempt) for one in work(registry, agent)] == [(one, 2) for one in chain]
+
+
 def test_a_job_may_be_added_below_one_that_leaves_no_file(registry: Registry, sweep: Sweep, chain: list[Job]) -> None:
     agent = registry.enlist(agent_info())
     registry.register(sweep.id, chain[:2])
@@ -229,6 +240,10 @@ def test_a_deleted_sweep_leaves_what_another_ones_jobs_stand_on(
     assert set(found.identities) == {one.identity for one in more[1:]}
     assert {registry.job(one.identity).state for one in chain} == {State.DONE}
     assert {registry.job(one.identity).state for one in more[1:]} == {State.CANCELLED}
+    third = registry.add_sweep(name="third", label="c", spec="{}", size=1)
+    registry.register(third.id, chain[:1])
+    assert registry.delete(third.id).identities == ()  # no sweep holds what is between it and the other one's trace
+    assert {registry.job(one.identity).state for one in chain} == {State.DONE}
 
 
 def test_a_chosen_job_brings_everything_above_it_along(chain: list[Job]) -> None:

@@ -19,7 +19,7 @@ from qsweep.db.home import Home
 from qsweep.orchestrator.cli import main
 from qsweep.orchestrator.layout import broken, counted
 from qsweep.reports.render import Layout
-from qsweep.reports.screen import cells
+from qsweep.reports.screen import cells, drawn
 from qsweep.reports.source import RegistrySource
 from qsweep.reports.summary import MOST, summarize
 from tests.conftest import Qsweep
@@ -95,6 +95,28 @@ def test_a_pipe_gets_markdown_and_plain_lines(here: Qsweep, made: Made) -> None:
 
 def test_a_format_that_was_asked_for_is_kept_on_a_terminal(pane: Pane, made: Made) -> None:
     assert "| Dataset | Model |" in pane(80, "tables", "made", "--format", "markdown")
+
+
+def test_the_history_and_the_log_of_a_job_fit_the_terminal(pane: Pane, made: Made, home: Path) -> None:
+    job = made.rows["runs"][0]["job"]
+    (home / "agent.log").write_text("epoch 1: " + " ".join(f"{one:08x} 0.{one:04}" for one in range(30)) + "\n")
+    for command in ("show", "logs"):
+        text = pane(80, command, job)
+        assert max(map(cells, text.splitlines())) <= 80, text
+        assert len(text.splitlines()) > 5
+
+
+def test_the_only_row_of_a_summary_has_all_its_numbers_at_80_columns() -> None:
+    five = next(iter(summarize(made_source("digits-distortion"), Layout(against_paper=True)))).sheet
+    assert len(five.rows) == 1
+    text = " ".join(drawn(five, 80).split())
+    assert "columns shown" not in text
+    assert all(cell in text for cell in five.rows[0])
+
+
+def test_a_terminal_obeys_nothing_that_stands_in_a_csv(pane: Pane, made: Made) -> None:
+    text = pane(80, "query", "SELECT chr(27) || '[31mred' AS one", "--format", "csv")
+    assert text == "one\nred\n"
 
 
 def test_an_error_keeps_what_one_copies_in_one_piece(pane: Pane, made: Made) -> None:

@@ -13,12 +13,16 @@ from rich.console import Console
 
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
-from qsweep.db.rows import Checkpoint, Finished, Sweep
+from qsweep.db.rows import Blocked, Checkpoint, Finished, Sweep
+from qsweep.db.states import Obstacle
 from qsweep.orchestrator import lookout as lookout_module
 from qsweep.orchestrator.board import LONGEST, content, mean_losses, pause_after, picture, plain_line, sparkline, watch
 from qsweep.orchestrator.lookout import Lookout
+from qsweep.reports.quantization import Quantization
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim, trained
+
+INT2 = Quantization(bits=2)
 
 
 @pytest.fixture
@@ -56,11 +60,16 @@ def test_the_means_hold_what_was_done_before_and_what_is_done_since(registry: Re
     finish(registry, store, agent, 5, "first")
     lookout = Lookout(registry, store, sweep)
     first = lookout.look()
-    assert (first.known, first.counts.done, first.is_over) == (5, 5, False)
+    assert (first.known, first.progress.counts.done, first.is_over) == (5, 5, False)
     finish(registry, store, agent, 7, "second")
     second = lookout.look()
-    assert (second.known, second.counts.done, second.is_over, second.seconds_left) == (12, 12, True, 0.0)
-    assert {name: (mean.models, mean.of("test_loss")) for name, mean in second.means.items()} == {
+    assert (second.known, second.progress.counts.done, second.is_over, second.progress.seconds_left) == (
+        12,
+        12,
+        True,
+        0.0,
+    )
+    assert {str(name): (mean.models, mean.of("test_loss")) for name, mean in second.means.items()} == {
         "FP32": (6, 32.0),
         "Int2": (6, 2.0),
     }
@@ -76,7 +85,7 @@ def test_superseded_results_leave_the_means(registry: Registry, store: ResultSto
     registry.invalidate([wrong.id], "wrong")
     lookout.look()
     found = lookout.look()
-    assert (found.known, found.means["Int2"].models, found.counts.queued) == (3, 1, 1)
+    assert (found.known, found.means[INT2].models, found.progress.counts.queued) == (3, 1, 1)
 
 
 def test_a_look_at_many_results_takes_them_in_part_by_part(
@@ -97,14 +106,14 @@ def test_the_time_left_follows_the_work_that_was_seen(registry: Registry, store:
     sweep, agent = sweep_of(registry, 12), registry.enlist(agent_info())
     now = 0.0
     lookout = Lookout(registry, store, sweep, clock=lambda: now)
-    assert lookout.look().seconds_left is None
+    assert lookout.look().progress.seconds_left is None
     finish(registry, store, agent, 3, "quarter")
     now = 30.0
-    assert lookout.look().seconds_left == pytest.approx(90, rel=0.01)
+    assert lookout.look().progress.seconds_left == pytest.approx(90, rel=0.01)
     held = claim(registry, agent, 3)
     note = {"cohort": held[0].job.cohort_key, "jobs": 3, "step": 5, "steps": 10}
     registry.beat(agent, json.dumps(note))
-    assert lookout.look().seconds_left == pytest.approx(30 * 7.5 / 4.5, rel=0.01)
+    assert lookout.look().progress.seconds_left == pytest.approx(30 * 7.5 / 4.5, rel=0.01)
 
 
 def shown(lookout: Lookout, width: int = 80, height: int = 24) -> list[str]:
@@ -136,6 +145,19 @@ def test_the_picture_fits_a_terminal_of_80_columns_and_24_lines(registry: Regist
     ):
         assert part in text, text
     assert "5 jobs       running → done" in text
+
+
+def test_what_to_do_about_blocked_jobs_can_be_copied_at_80_columns(registry: Registry, store: ResultStore) -> None:
+    view = Lookout(registry, store, sweep_of(registry, 4)).look()
+    parents = [f"{number:032x}" for number in range(5)]
+    blocked = [Blocked(parent=parent, obstacle=Obstacle.FAILED, jobs=3, failure_class=None) for parent in parents]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(picture(replace(view, blocked=blocked), 80, 40))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("qsweep retry grid@abc" in line for line in lines)
+    assert any(f"qsweep show {parents[0][:12]}" in line for line in lines)
 
 
 def test_an_agent_that_went_silent_says_so(registry: Registry, store: ResultStore) -> None:
@@ -197,7 +219,7 @@ def test_the_time_left_is_never_nothing_while_jobs_are_open(registry: Registry, 
     finish(registry, store, agent, 1, "one")
     note = {"cohort": trained(1, bits=32)[0].cohort_key, "jobs": 900, "step": 10, "steps": 10}
     registry.beat(agent, json.dumps(note))
-    left = lookout.look().seconds_left
+    left = lookout.look().progress.seconds_left
     assert left is None or left > 0
     held = claim(registry, agent, 9)
     registry.beat(agent, json.dumps(note | {"cohort": held[0].job.cohort_key}))

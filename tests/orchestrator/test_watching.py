@@ -249,15 +249,15 @@ def test_a_launcher_sees_what_has_come_since_and_reads_no_pointer_twice(
         finish(home, other, agent, "early")
         watch._update()
         monkeypatch.setattr(registry, "committed", None)
-        assert len(watch.progress.done) == 1
+        assert len(watch.tally.done) == 1
         assert not watch._has_changed()
         for publication in ("late", "later"):
             finish(home, other, agent, publication)
             assert watch._has_changed()
             watch._update()
             assert not watch._has_changed()
-        assert watch.progress.done == {row.job for row in other.committed(sweep.id)}
-        assert len(watch.progress.done) == 3
+        assert watch.tally.done == {row.job for row in other.committed(sweep.id)}
+        assert len(watch.tally.done) == 3
 
 
 def finish(home: Home, registry: Registry, agent: int, publication: str) -> None:
@@ -280,12 +280,12 @@ def test_results_that_come_in_a_crowd_are_read_together_and_none_is_left_out(
         agent = registry.enlist(agent_info())
         watch, _ = watched(home, registry, sweep, Idle())
         seen = []
-        monkeypatch.setattr(watch.progress, "add_results", lambda rows: seen.append(len(rows)))
+        monkeypatch.setattr(watch.tally.means, "add", lambda rows: seen.append(len(rows)))
         watch._update()
         for publication in ("a", "b", "c"):
             finish(home, registry, agent, publication)
             watch._update()
-        assert len(watch.progress.done) == 3
+        assert len(watch.tally.done) == 3
         watch.run()
         assert sum(seen) == 3
         assert len(seen) < 3

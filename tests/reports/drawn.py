@@ -60,20 +60,20 @@ class MadeSource(Source):
         return f"{kind}/{publication}.parquet"
 
 
-@cache
-def expanded(name: str) -> tuple[Job, ...]:
-    return tuple(SPECS(name).jobs())
-
-
 def made_source(
-    name: str = "digits-grid", *, where: str | None = None, done: int | None = None, order: int | None = None
+    name: str = "digits-grid",
+    *,
+    changes: tuple[str, ...] = (),
+    where: str | None = None,
+    done: int | None = None,
+    order: int | None = None,
 ) -> MadeSource:
-    """The first `done` trainings of a built-in sweep that `where` admits, and their measures.
+    """The first `done` trainings of a built-in sweep (with `--set` changes) that `where` admits, and their measures.
 
     The gap falls and the training loss rises with fewer bits, by more than the noise between models.
     """
-    spec = SPECS(name)
-    jobs = expanded(name)
+    spec = SPECS(name, changes)
+    jobs = spec.jobs()
     trainings = [job for job in matching(jobs, where) if job.kind is TRAIN][:done]
     kept = {job.identity for job in trainings}
     measures = [job for job in jobs if job.kind is FLATNESS and job.parent in kept]

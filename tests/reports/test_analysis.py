@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +28,16 @@ from qsweep.reports.analysis.correlation import (
 from qsweep.reports.analysis.pairing import adjust, compare, holm, matched
 from qsweep.reports.analysis.text import analysis_content, render_analysis
 from qsweep.reports.evidence import gather
+from qsweep.reports.quantization import FULL, Quantization
 from qsweep.sweeps.files import read_sweep
 from tests.reports.drawn import made_source
 
 QUICK = Resampling(resamples=100)
+
+
+def by_bits(columns: Mapping[int, Any]) -> pd.DataFrame:
+    """A table with a column for each bit width."""
+    return pd.DataFrame({Quantization(bits=bits): values for bits, values in columns.items()})
 
 
 def grid_of(widths: int, depths: int) -> pd.DataFrame:
@@ -125,16 +133,14 @@ def test_a_learning_rate_is_placed_among_those_of_its_optimizer() -> None:
 def pairs(count: int = 40, *, shift: float = -0.02) -> pd.DataFrame:
     draw = np.random.default_rng(1)
     full = draw.normal(0.3, 0.1, count)
-    return pd.DataFrame(
-        {8: full + draw.normal(0, 1e-4, count), 2: full + shift + draw.normal(0, 0.01, count), 32: full}
-    )
+    return by_bits({8: full + draw.normal(0, 1e-4, count), 2: full + shift + draw.normal(0, 0.01, count), 32: full})
 
 
 def test_a_paired_difference_is_that_of_the_matched_configurations() -> None:
     table = pairs()
     eight, two = adjust(compare(table, "generalization_gap", -1), {"generalization_gap": table})
-    assert (eight.precision, two.precision, two.pairs) == ("Int8", "Int2", 40)
-    difference = table[2] - table[32]
+    assert (str(eight.precision), str(two.precision), two.pairs) == ("Int8", "Int2", 40)
+    difference = table[Quantization(bits=2)] - table[FULL]
     assert two.difference == pytest.approx(difference.mean(), abs=difference.sem())
     assert two.wilcoxon_p == pytest.approx(stats.wilcoxon(difference, method="exact").pvalue, rel=1e-9)
     assert two.adjusted_p == pytest.approx(2 * two.wilcoxon_p)
@@ -154,9 +160,8 @@ def test_one_matched_configuration_has_a_difference_and_no_test() -> None:
 
 
 def test_repeats_of_a_configuration_are_averaged_and_incomplete_ones_left_out() -> None:
-    table = matched(
-        pd.Series([1.0, 3.0, 5.0, 7.0]), pd.Series([32, 32, 2, 2]), pd.Series(["one", "one", "one", "other"])
-    )
+    called = pd.Series([Quantization(bits=bits) for bits in (32, 32, 2, 2)], dtype=object)
+    table = matched(pd.Series([1.0, 3.0, 5.0, 7.0]), called, pd.Series(["one", "one", "one", "other"]))
     (found,) = compare(table, "train_loss", -1)
     assert (found.pairs, found.reference, found.difference) == (1, 2.0, 3.0)
 
@@ -168,29 +173,30 @@ def test_holm_adjusts_what_there_is() -> None:
 
 def test_a_trend_is_supported_contradicted_or_undecided() -> None:
     draw = np.random.default_rng(4)
-    noise = pd.DataFrame({bits: draw.normal(0, 1, 30) for bits in (2, 4, 8, 32)})
-    rising = noise + pd.Series({2: 0, 4: 1, 8: 2, 32: 3})
+    noise = by_bits({bits: draw.normal(0, 1, 30) for bits in (2, 4, 8, 32)})
+    rising = noise.add([0, 1, 2, 3])
     options = {"quantity": "gap", "group": "g", "grows": False}
     assert trend(GAP_SHRINKS, rising, **options).verdict is Verdict.SUPPORTED
     assert trend(GAP_SHRINKS, -rising, **options).verdict is Verdict.CONTRADICTED
     assert trend(GAP_SHRINKS, noise, **options).verdict is Verdict.UNDECIDED
-    crossed = noise / 10 + pd.Series({2: 0, 4: 4, 8: 3, 32: 6})
+    crossed = (noise / 10).add([0, 4, 3, 6])
     partly = trend(GAP_SHRINKS, crossed, **options)
     assert partly.verdict is Verdict.PARTLY
     assert "against the order: Int4 − Int8" in partly.reason
     single = trend(GAP_SHRINKS, rising.iloc[:1], **options)
     assert single.verdict is Verdict.UNDECIDED
     assert "no test" in single.reason
-    assert trend(GAP_SHRINKS, rising[[32]], **options).verdict is Verdict.NO_DATA
+    assert trend(GAP_SHRINKS, rising[[FULL]], **options).verdict is Verdict.NO_DATA
 
 
 def test_no_significant_difference_is_not_yet_equality() -> None:
-    few = pd.DataFrame({8: [0.30, 0.45, 0.38], 32: [0.35, 0.40, 0.40]})
+    few = by_bits({8: [0.30, 0.45, 0.38], 32: [0.35, 0.40, 0.40]})
     assert eight_bits_equal({"train_loss": few}, group="g", margins=Margins()).verdict is (Verdict.UNDECIDED)
-    many = pairs(40)[[8, 32]]
+    two, eight = Quantization(bits=2), Quantization(bits=8)
+    many = pairs(40)[[eight, FULL]]
     equal = eight_bits_equal({"train_loss": many}, group="g", margins=Margins())
     assert equal.verdict is Verdict.SUPPORTED
-    apart = pairs(40, shift=-0.1)[[2, 32]].rename(columns={2: 8})
+    apart = pairs(40, shift=-0.1)[[two, FULL]].rename(columns={two: eight})
     found = eight_bits_equal({"train_loss": apart}, group="g", margins=Margins())
     assert found.verdict is Verdict.CONTRADICTED
 

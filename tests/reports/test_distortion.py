@@ -222,7 +222,7 @@ def test_the_heat_map_shows_paired_differences_from_full_precision(source: MadeS
     assert len(grid) == 15 * 5 * 4
     pivot = frame.pivot_table(index=["corruption", "severity", "seed"], columns="bits", values="generalization_gap")
     for one in grid.itertuples():
-        expected = (pivot[one.bits] - pivot[32]).loc[one.corruption, one.severity].mean()
+        expected = (pivot[one.quantization.bits] - pivot[32]).loc[one.corruption, one.severity].mean()
         assert (one.difference, one.pairs) == (pytest.approx(expected, abs=1e-12), 3)
     unpaired = frame[(frame.bits != 32) | (frame.seed != 0)]
     grid = distorted(unpaired, models)

@@ -16,6 +16,7 @@ from qsweep.reports.analysis.text import table as analysis_table
 from qsweep.reports.declaration import Declaration, find_table
 from qsweep.reports.escaping import html, latex, latex_label, markdown, spreadsheet
 from qsweep.reports.formats import Format
+from qsweep.reports.quantization import Quantization
 from qsweep.reports.render import Layout, render, render_all
 from qsweep.reports.sheet import markdown as markdown_table
 from qsweep.reports.table import Cell, Row, Table
@@ -96,8 +97,8 @@ def test_the_tables_of_an_analysis_and_of_trials_have_their_cells() -> None:
     assert "< 0.001" in analysed
     assert "[−1, 1]" in analysed
     one = Tried(
-        job="0" * 32, bits=2, settings={"data_folder": HOSTILE}, done=True, ending="done", epoch=1,
-        metrics={"val_loss": float("inf"), "val_accuracy": None, "train_loss": 0.5, "train_accuracy": None},
+        job="0" * 32, quantization=Quantization(bits=2), settings={"data_folder": HOSTILE}, done=True, ending="done",
+        epoch=1, metrics={"val_loss": float("inf"), "val_accuracy": None, "train_loss": 0.5, "train_accuracy": None},
     )  # fmt: skip
     two = dataclasses.replace(one, settings={"data_folder": "b"})
     lines = markdown_table(trials_sheet([one, two], "Best trials")).splitlines()[2:]

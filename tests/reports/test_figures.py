@@ -15,17 +15,24 @@ from matplotlib.transforms import Bbox
 from qsweep.reports.analysis.analysis import Models, Options
 from qsweep.reports.analysis.correlation import Resampling
 from qsweep.reports.canvas import STYLE
+from qsweep.reports.charts.chart import Dots
+from qsweep.reports.charts.made import NAMES, distributions_chart
 from qsweep.reports.declaration import find_table
 from qsweep.reports.evidence import Evidence, gather
 from qsweep.reports.figures import draw_figures
 from qsweep.reports.formats import FileFormat, Picture
 from qsweep.reports.labels import METRICS, difference_label, few_ticks, short_layer, signed_text, tau_text
+from qsweep.reports.page.charts import make_charts
+from qsweep.reports.page.joblist import list_jobs
 from qsweep.reports.pictures import DRAWN, progress
+from qsweep.reports.quantization import FULL, Quantization
 from qsweep.reports.series import box, curves, effects, networks, step_sizes, timeline, value_labels
 from qsweep.sweeps.errors import InputError
 from tests.reports.drawn import START, MadeSource, made_source
 
 QUICK = Options(resampling=Resampling(resamples=100))
+
+INT2, INT4 = Quantization(bits=2), Quantization(bits=4)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +55,7 @@ def test_a_curve_is_the_median_of_its_precision_at_each_epoch(evidence: Evidence
     found = curves(evidence.epochs, models, "train_loss")
     two = set(evidence.runs[evidence.runs["bits"] == 2]["job"])
     rows = evidence.epochs[evidence.epochs["job"].isin(two) & (evidence.epochs["epoch"] == 3)]["train_loss"]
-    row = found[(found["bits"] == 2) & (found["epoch"] == 3)].iloc[0]
+    row = found[(found["quantization"] == INT2) & (found["epoch"] == 3)].iloc[0]
     assert row["median"] == pytest.approx(rows.median())
     assert row["low"] == pytest.approx(rows.quantile(0.1))
     assert len(found) == 4 * 4
@@ -58,12 +65,12 @@ def test_an_effect_is_the_mean_over_everything_else(evidence: Evidence, models: 
     found = effects(models, evidence.spec.axes, "test_loss")
     assert {one.hyperparameter for one in found} == {"optimizer", "width", "learning_rate"}
     runs = evidence.runs
-    width = next(one for one in found if one.hyperparameter == "width" and one.bits == 4)
+    width = next(one for one in found if one.hyperparameter == "width" and one.quantization == INT4)
     rows = runs[(runs["bits"] == 4) & (runs["width"] == 10)]["test_loss"]
     assert width.labels == ("8", "10", "12")
     assert width.means[1] == pytest.approx(rows.mean())
     assert width.errors[1] == pytest.approx(rows.sem())
-    rate = next(one for one in found if one.hyperparameter == "learning_rate" and one.bits == 4)
+    rate = next(one for one in found if one.hyperparameter == "learning_rate" and one.quantization == INT4)
     highest = {"sgd": 0.01, "adam": 0.01, "rmsprop": 0.001}
     rows = runs[(runs["bits"] == 4) & (runs["learning_rate"] == runs["optimizer"].map(highest))]["test_loss"]
     assert rate.labels == ("low", "middle", "high")
@@ -75,10 +82,10 @@ def test_figure_1_is_the_median_step_size_of_each_layer_of_a_network(evidence: E
     assert list(dict.fromkeys(found["network"])) == ["NiN (2x8)", "NiN (2x10)", "NiN (2x12)"]
     jobs = set(evidence.runs[(evidence.runs["bits"] == 2) & (evidence.runs["width"] == 10)]["job"])
     rows = evidence.layers[evidence.layers["job"].isin(jobs) & (evidence.layers["index"] == 1)]
-    row = found[(found["network"] == "NiN (2x10)") & (found["bits"] == 2) & (found["index"] == 1)].iloc[0]
+    row = found[(found["network"] == "NiN (2x10)") & (found["quantization"] == INT2) & (found["index"] == 1)].iloc[0]
     assert row["median"] == pytest.approx(rows["step_size"].median())
     assert row["models"] == len(jobs) == 9
-    assert (found["bits"] != 32).all()
+    assert (found["quantization"] != FULL).all()
 
 
 def test_a_timeline_counts_what_was_done_when() -> None:
@@ -105,6 +112,24 @@ def test_an_axis_with_branches_is_labelled_by_rank(evidence: Evidence) -> None:
     axes = {axis.name: axis for axis in evidence.spec.axes}
     assert value_labels(axes["learning_rate"]) == ("low", "middle", "high")
     assert value_labels(axes["weight_decay"]) == ("0", "0.0001", "0.0002")
+
+
+def test_figures_and_the_page_draw_the_same_numbers(evidence: Evidence, models: Models) -> None:
+    """What both draw is one description: each of its numbers is in the figure, and rounded in the page's data."""
+    chart = distributions_chart(models)
+    data = make_charts(evidence, list_jobs(evidence))
+    with rc_context(STYLE):
+        ((_, figure),) = DRAWN[Picture.DISTRIBUTIONS](evidence, models)
+    for axes, panel, drawn in zip(figure.axes, chart.panels, data["distributions-0"]["panels"], strict=True):
+        assert (axes.get_title("left"), drawn["title"]) == (panel.title, panel.title)
+        dots = [mark for mark in panel.marks if isinstance(mark, Dots)]
+        columns = [one.get_offsets()[:, 1].tolist() for one in axes.collections]  # type: ignore[index,call-overload]
+        assert columns == [list(mark.y) for mark in dots]
+        assert [one["y"] for one in drawn["marks"] if one["type"] == "dots"] == [
+            pytest.approx(list(mark.y), rel=1e-5) for mark in dots
+        ]
+    series = {mark["series"] for mark in data["curves-0"]["panels"][0]["marks"]}
+    assert [NAMES[one] for one in sorted(series)] == ["FP32", "Int8", "Int4", "Int2"]
 
 
 @pytest.mark.slow

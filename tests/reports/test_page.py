@@ -19,7 +19,7 @@ from qsweep.reports.analysis.correlation import Resampling
 from qsweep.reports.evidence import gather
 from qsweep.reports.page import render_page
 from qsweep.reports.page.joblist import JobList, runs_of
-from qsweep.reports.table import precision_name
+from qsweep.reports.quantization import quantization_of
 from qsweep.sweeps.spec import Spec
 from tests.reports.browser import CHROMEDRIVER, CHROMIUM, Browser, started
 from tests.reports.drawn import MadeSource, made_source
@@ -99,7 +99,7 @@ def test_a_number_leads_to_the_jobs_that_it_is_the_mean_of(page: str) -> None:
     assert len(cells) == 5 * 4
     for key, value, precision in cells:
         rows = members(data["sets"][int(key)])
-        wanted = {row["job"] for row in runs if precision_name(row["bits"]) == precision}
+        wanted = {row["job"] for row in runs if str(quantization_of(row)) == precision}
         assert {data["jobs"]["train"]["ids"][row] for row in rows} == wanted
         column = next(one for one in data["jobs"]["train"]["columns"] if one["name"] == value)
         for row in rows:

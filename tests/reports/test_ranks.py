@@ -24,9 +24,12 @@ from qsweep.reports.analysis.ranks import (
     signed_rank_equivalence,
     signed_rank_interval,
 )
+from qsweep.reports.quantization import FULL, Quantization
 
 VALUES = st.one_of(st.integers(-3, 3).map(float), st.floats(-10, 10, allow_subnormal=False))
 SAMPLES = st.lists(VALUES, min_size=1, max_size=40).map(lambda values: np.array(values, dtype=np.float64))
+
+INT2, INT8 = Quantization(bits=2), Quantization(bits=8)
 
 
 def ordered(*rows: tuple[int, ...]) -> np.ndarray:
@@ -148,7 +151,7 @@ def test_test_and_interval_never_contradict_each_other(values: np.ndarray, compa
 @given(st.lists(st.tuples(*[st.floats(-1, 1)] * 3), min_size=1, max_size=25))
 @settings(max_examples=60, deadline=None)
 def test_a_claims_verdicts_are_those_of_its_intervals(rows: list[tuple[float, ...]]) -> None:
-    frame = pd.DataFrame([(row[0], row[0] + 0.05 * row[1], row[2]) for row in rows], columns=[2, 8, 32])
+    frame = pd.DataFrame([(row[0], row[0] + 0.05 * row[1], row[2]) for row in rows], columns=[INT2, INT8, FULL])
     grows = trend(LOSS_GROWS, frame, quantity="train loss", group="g", grows=True)
     shrinks = trend(GAP_SHRINKS, frame, quantity="gap", group="g", grows=False)
     for claim, towards in ((grows, 1), (shrinks, -1)):
@@ -171,7 +174,7 @@ def test_a_claims_verdicts_are_those_of_its_intervals(rows: list[tuple[float, ..
 
 
 def test_the_readmes_four_configurations_are_undecided() -> None:
-    values = pd.DataFrame(of_sum(53, 4), columns=[32, 3, 2])
+    values = pd.DataFrame(of_sum(53, 4), columns=[FULL, Quantization(bits=3), INT2])
     claim = trend(LOSS_GROWS, values, quantity="train loss", group="g", grows=True)
     assert claim.verdict is Verdict.UNDECIDED
     assert claim.reason == "Page's L = 53 over 4 matched configurations, p = 0.056 (exact)."
@@ -182,7 +185,9 @@ def test_the_readmes_four_configurations_are_undecided() -> None:
 def test_differences_run_as_the_claims_words_do() -> None:
     draw = np.random.default_rng(0)
     base = draw.normal(0, 0.01, 20)
-    table = pd.DataFrame({bits: base + draw.normal(0, 0.001, 20) - bits / 100 for bits in (2, 4, 8, 32)})
+    table = pd.DataFrame(
+        {Quantization(bits=bits): base + draw.normal(0, 0.001, 20) - bits / 100 for bits in (2, 4, 8, 32)}
+    )
     claim = trend(LOSS_GROWS, table, quantity="train loss", group="g", grows=True)
     assert claim.verdict is Verdict.SUPPORTED
     assert [number.label for number in claim.numbers[4:]] == [
@@ -201,10 +206,10 @@ def test_many_comparisons_are_judged_at_once() -> None:
     assert simultaneous(samples[:1])[0].low is not None
     jobs = [f"{place}-{bits}" for place in range(8) for bits in (2, 32)]
     values = pd.Series([place + (0.0 if job.endswith("-2") else 1.0) for place, job in enumerate(jobs)], index=jobs)
-    bits = pd.Series([int(job.partition("-")[2]) for job in jobs], index=jobs)
+    called = pd.Series([Quantization(bits=int(job.partition("-")[2])) for job in jobs], index=jobs, dtype=object)
     places = pd.Series([job.partition("-")[0] for job in jobs], index=jobs)
     quantity = Quantity(name="pac_init", convention="", values=values, saturated=values > 1e9)
-    claim = flatter([quantity], bits, places, group="g")
+    claim = flatter([quantity], called, places, group="g")
     assert claim.verdict is Verdict.SUPPORTED
     assert claim.numbers[0].high is not None
     assert claim.numbers[0].high < 0

@@ -10,18 +10,18 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.datasets import DATASETS
 from qsweep.sweeps.errors import InputError
 from qsweep.workers.data import Images, load
 from qsweep.workers.data.batches import Batches, Shifts, draw_shifts, moments, shifted
-from qsweep.workers.data.images import READERS
 from tests.workers.trainings import training
 
 CPU = torch.device("cpu")
 
 
-def test_every_data_set_that_a_sweep_may_name_has_a_reader() -> None:
-    assert sorted(READERS) == sorted(one.name for one in DATASETS.values() if not one.streamed)
+def test_every_data_set_that_a_sweep_may_name_is_in_the_table_of_components() -> None:
+    assert sorted(PARTS["data"].components) == sorted(DATASETS)
 
 
 def test_digits_are_split_by_every_fifth_image_of_a_class(digits: Images) -> None:

@@ -11,6 +11,7 @@ import qsweep as api
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import FLATNESS
@@ -20,14 +21,13 @@ from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images, Part, source_of
 from qsweep.workers.deployed import DeployedNetwork, deployed
 from qsweep.workers.forms import Form
-from qsweep.workers.models import NETWORKS
 from tests.workers.test_agent import SETTINGS, agent, register
 from tests.workers.test_independence import CPU, finish
 from tests.workers.trainings import on, training
 
 
 @pytest.mark.parametrize("bits", [32, 4])
-@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("model", PARTS["model"].components)
 def test_loss_and_accuracy_are_those_that_were_recorded(few: Images, model: str, bits: int) -> None:
     (one,) = on(few, [training(model=model, bits=bits, learning_rate=0.01, batch_size=64, epochs=1, milestones=[])])
     cohort = Cohort([one], few, slots=1, form=Form.LOOP, device=CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from qsweep.db.audit import audit
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
+from qsweep.db.rows import Claim, ParentModel
 from qsweep.db.states import State
+from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import KINDS, File, Kind
 from qsweep.sweeps.training import Training
 from qsweep.workers import checkpoints
+from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest
 from tests.made_kinds import SKETCH, chain_on, register_kinds
 from tests.workers.test_agent import SETTINGS, agent, register
 
@@ -65,3 +69,46 @@ def test_a_chain_of_made_up_kinds_is_run_to_its_results(
     assert SKETCH.leaves is File.IMAGES
     assert sketched.model_file is not None
     assert audit(home, deep=True) == []
+
+
+def manifest_of(folder: Path, parent: ParentModel) -> Path:
+    """A bundle's list of one trace, whose sketch stands on these."""
+    trace = chain_on(Job(training=Training.from_settings(SETTINGS)))[3]
+    claim = Claim(job_id=4, job=trace, attempt=1, parent=parent)
+    manifest = Manifest(
+        token="t", name="far", title="grid@a", holder=7, code="c", packed_at=1.5, claims=(claim,), calibrations=()
+    )
+    (folder / FILE).write_text(manifest.to_json())
+    return folder / FILE
+
+
+def above(kind: str, parent: ParentModel | None = None) -> ParentModel:
+    return ParentModel(
+        identity="a" * 32, attempt=2, model_file=None, model_hash=None, diverged=False, kind=kind,
+        parent=parent,
+    )  # fmt: skip
+
+
+def test_a_bundle_holds_the_whole_chain_above_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register_kinds(monkeypatch)
+    chain = above("sketch", above("corrupt", above("train")))
+    manifest_of(tmp_path, chain)
+    (claim,) = read_manifest(tmp_path).claims
+    assert claim.parent == chain
+    assert [one.kind for one in claim.ancestors()] == ["sketch", "corrupt", "train"]
+
+
+def test_a_bundle_of_before_there_were_chains_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register_kinds(monkeypatch)
+    path = manifest_of(tmp_path, above("train"))
+    content = json.loads(path.read_text())
+    del content["jobs"][0]["parent"]["kind"], content["jobs"][0]["parent"]["parent"]
+    path.write_text(json.dumps(content))
+    assert read_manifest(tmp_path).claims[0].parent == above("train")
+
+
+def test_a_bundle_that_stands_on_an_unknown_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register_kinds(monkeypatch)
+    path = manifest_of(tmp_path, above("sketch", above("unheard")))
+    with pytest.raises(InputError, match="jobs of the kind 'unheard' are unknown here"):
+        read_manifest(path.parent)

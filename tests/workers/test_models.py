@@ -11,18 +11,14 @@ import pytest
 import torch
 
 from qsweep.reports.inversion import paper_rows
+from qsweep.sweeps.components import PARTS, Implementations
 from qsweep.sweeps.datasets import DATASETS
 from qsweep.sweeps.layers import ConvLayer, Pool
-from qsweep.sweeps.models import MODELS, MobileNet, Model, NiN, ResNet, Vgg
-from qsweep.sweeps.optimizers import OPTIMIZERS
-from qsweep.sweeps.quantizers import QUANTIZERS
-from qsweep.workers.models import NETWORKS
+from qsweep.sweeps.models import MobileNet, Model, NiN, ResNet, Vgg
 from qsweep.workers.models.arithmetic import pooled
 from qsweep.workers.models.declaration import ConvLayout
 from qsweep.workers.models.graph import pooled_side
 from qsweep.workers.models.window import Window
-from qsweep.workers.optimizers import STEPPERS
-from qsweep.workers.quantizers import QUANTIZATIONS
 from tests.late import Late
 from tests.workers.plain import PLAIN, ConvNorm, PlainMobileNet, PlainNin, PlainResNet, named
 from tests.workers.trainings import training
@@ -30,10 +26,12 @@ from tests.workers.trainings import training
 torchvision = Late("torchvision")
 
 
-def test_every_name_of_sweeps_has_its_implementation() -> None:
-    assert sorted(NETWORKS) == sorted(MODELS)
-    assert sorted(STEPPERS) == sorted(OPTIMIZERS)
-    assert sorted(QUANTIZATIONS) == sorted(QUANTIZERS)
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(part, name) for part in PARTS for name in PARTS[part].components if part != "recipe"],
+)
+def test_every_component_of_the_table_has_its_implementation(part: str, name: str) -> None:
+    assert callable(Implementations(part)[name])
 
 
 def test_weights_of_nin_4x10_on_cifar10_are_the_papers_omega() -> None:

@@ -20,7 +20,7 @@ def test_every_form_and_precision_of_a_gpu_is_asked_what_compiles_last() -> None
     asked = [(one.form, one.precision, one.what) for one in selfcheck.checks(CPU)]
     assert len(set(asked)) == len(asked)
     forms = {form for form, *_ in asked}
-    assert forms == {Form.GATHER, Form.BLOCKS, Form.LOOP, Form.GROUPED}
+    assert forms == {Form.GATHER, Form.LOOP, Form.GROUPED}
     for form in forms:
         assert {what for one, precision, what in asked if one is form and precision in ("fp64", "fp32")} == {
             "equals the processor in double precision",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from qsweep.db.rows import (
 )
 from qsweep.db.schema import KINDS
 from qsweep.db.states import FailureClass, State
-from qsweep.sweeps.wholefiles import sync_folder, temporary_of
+from qsweep.sweeps.wholefiles import digest_of, sync_folder, temporary_of
 from qsweep.workers.bundle.ledger import Ledger, Record
 from qsweep.workers.bundle.manifest import Manifest, seed
 from qsweep.workers.bundle.plain import NAME
@@ -355,12 +354,6 @@ class Desk:
 
     def _path(self, kind: str, publication: str) -> Path:
         return self._home.results / kind / f"{publication}.parquet"
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _entry(claim: Claim) -> Entry:

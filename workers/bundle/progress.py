@@ -1,57 +1,51 @@
-"""How far a bundle is, in one line from time to time."""
+"""How far a bundle is, in a plain line from time to time."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
+from collections import Counter
 
+from qsweep.db.progress import Progress, Rhythm, Speed, partial_work
+from qsweep.db.rows import Counts
 from qsweep.db.states import State
 from qsweep.workers.bundle.desk import Desk
+
+PAUSE = 1.0
+"""Seconds between two looks at the desk."""
 
 
 class Pace:
     """Says on stderr how far the desk's jobs are, and how long the rest will take."""
 
-    EVERY = 15.0
-
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._began = time.monotonic()
-        self._said = -math.inf
-        self._at_start = self._operations()
+        self._rhythm = Rhythm()
+        self._speed = Speed()
+        self._next = 0.0
+        self._costs = {entry.claim.job.cohort_key: entry.cost for entry in desk.entries.values()}
 
     def show(self, *, last: bool = False) -> None:
-        if last or time.monotonic() - self._said >= self.EVERY:
-            self._said = time.monotonic()
-            sys.stderr.write(self.summary() + "\n")
+        if not last and time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + PAUSE
+        progress = self.progress()
+        if self._rhythm.is_due(progress.share) or last:
+            sys.stderr.write(progress.line() + "\n")
             sys.stderr.flush()
 
-    def summary(self) -> str:
-        """One line."""
-        counted = ", ".join(
-            f"{self._desk.count(state)} {state.value}" for state in (State.RUNNING, State.QUEUED, State.FAILED)
+    def progress(self) -> Progress:
+        entries = self._desk.entries.values()
+        held = Counter(entry.agent for entry in entries if entry.agent is not None)
+        partial = partial_work([(text, held[agent]) for agent, text in self._desk.notes.items()], self._costs)
+        work = {state: math.fsum(entry.cost for entry in entries if entry.state is state) for state in State}
+        self._speed.look(work[State.DONE] + partial)
+        lately, seconds = self._speed.lately()
+        return Progress(
+            counts=Counts(**{state.value: self._desk.count(state) for state in State}),
+            work=math.fsum(work.values()),
+            left=max(work[State.QUEUED] + work[State.RUNNING] - partial, 0.0),
+            lately=lately,
+            seconds=seconds,
         )
-        return f"{self._desk.count(State.DONE)}/{len(self._desk.entries)} done, {counted} · {self._left()}"
-
-    def _left(self) -> str:
-        total = sum(entry.cost for entry in self._desk.entries.values() if entry.state is not State.FAILED)
-        done = self._operations()
-        since, seconds = done - self._at_start, time.monotonic() - self._began
-        if total <= done:
-            return f"{seconds:.0f} s"
-        return f"{(total - done) / since * seconds / 60:.1f} min left" if since > 0 else "unknown time left"
-
-    def _operations(self) -> float:
-        """Those of the jobs that are done, and of what runs as far as it is."""
-        done = sum(entry.cost for entry in self._desk.entries.values() if entry.state is State.DONE)
-        held: dict[int, float] = {}
-        for entry in self._desk.entries.values():
-            if entry.agent is not None:
-                held[entry.agent] = held.get(entry.agent, 0.0) + entry.cost
-        for agent, text in self._desk.notes.items():
-            note = json.loads(text) if text else {}
-            if note.get("steps"):
-                done += held.get(agent, 0.0) * note["step"] / note["steps"]
-        return done

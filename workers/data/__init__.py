@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from qsweep.sweeps.training import Recipe
+from qsweep.sweeps.recipe import Recipe
 from qsweep.workers.data.batches import Batches
 from qsweep.workers.data.folders import ImageFiles
 from qsweep.workers.data.images import Collection, Images, find, load

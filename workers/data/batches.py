@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.training import Recipe
+from qsweep.sweeps.recipe import Recipe
 from qsweep.workers.data.images import Images
 from qsweep.workers.data.source import Part, epoch_generator
 from qsweep.workers.data.split import hold_out

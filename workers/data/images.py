@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qsweep.sweeps.components import Implementations
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.workers.data.archive import read_archive
-from qsweep.workers.data.cifar import read_cifar
-from qsweep.workers.data.digits import read_digits
 from qsweep.workers.data.folders import ImageFiles, read_files
 
 Arrays = tuple[np.ndarray, ...]
 Reader = Callable[[DataSet, Path | None, bool], Arrays]
 
-READERS: dict[str, Reader] = {"digits": read_digits, "cifar10": read_cifar, "cifar100": read_cifar}
+READERS = Implementations("data")
+"""What reads a data set: a `Reader`, or `read_files` where the images stay in their files."""
 
 
 @dataclass(frozen=True, kw_only=True)

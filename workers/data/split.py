@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.training import Recipe
+from qsweep.sweeps.recipe import Recipe
 
 
 def hold_out(labels: Tensor, recipe: Recipe) -> Tensor:

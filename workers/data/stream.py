@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.training import Recipe
+from qsweep.sweeps.recipe import Recipe
 from qsweep.workers.corruptions.files import CorruptedFiles
 from qsweep.workers.data.folders import ImageFiles
 from qsweep.workers.data.source import Part, epoch_generator

@@ -20,6 +20,7 @@ from torch import Tensor
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import QsweepError, packed
 from qsweep.sweeps.landscape import Landscape
+from qsweep.sweeps.text import finite
 from qsweep.sweeps.training import Training
 from qsweep.workers import checkpoints
 from qsweep.workers.data import Collection, find
@@ -60,7 +61,7 @@ class Desk:
         survey = self._survey(task)
         found = survey.scores(task["first"], task["count"])
         return {
-            "losses": [_finite(loss) for loss in found.losses],
+            "losses": [finite(loss) for loss in found.losses],
             "accuracies": found.accuracies,
             "cosine": survey.cosine,
             "images": survey.images,
@@ -90,10 +91,6 @@ class Desk:
         if data not in self._images:
             self._images = {data: find(data, self._data, download=False)}
         return self._images[data]
-
-
-def _finite(value: float) -> float | None:
-    return value if value - value == 0 else None
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.measures import Flatness, PacBayes, Sharpness
+from qsweep.sweeps.text import finite
 from qsweep.sweeps.training import Training
 from qsweep.workers.data import Collection, Part, Source, source_of
 from qsweep.workers.data.stream import Stream
@@ -117,8 +118,8 @@ def _describe(
         "diverged": False,
         "radius": last.radius,
         "flatness": 1 / last.radius**2,
-        "value_init": _finite(of_init),
-        "value_orig": _finite(of_orig),
+        "value_init": finite(of_init),
+        "value_orig": finite(of_orig),
         "candidates": len(search.trace),
         "reached": last.displacement,
         "converged": search.converged,
@@ -175,7 +176,3 @@ BOUNDS: dict[str, Callable[[Any, Distances, float, float, int], float]] = {
     "sharpness": _sharpness,
 }
 """√(bound/m) of a measure, by its name: from its conventions, the distances, ‖r‖², the radius and m."""
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
+from qsweep.sweeps.components import Implementations
 from qsweep.sweeps.training import Training
 from qsweep.workers.engine import Engine
-from qsweep.workers.methods.plain import Plain
+
+METHODS = Implementations("method")
+"""The class of each method of `sweeps.methods`, made of the trainings of a cohort and its engine."""
 
 
 class Method(Protocol):
@@ -27,4 +30,5 @@ class Method(Protocol):
 
 def method_of(trainings: Sequence[Training], engine: Engine) -> Method:
     """The method of trainings that share a cohort, each in the slot of its place."""
-    return Plain(trainings, engine)
+    method: Callable[[Sequence[Training], Engine], Method] = METHODS[trainings[0].method.name]
+    return method(trainings, engine)

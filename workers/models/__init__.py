@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from qsweep.workers.models.graph import ConvNetwork
+from qsweep.sweeps.components import Implementations
 
-NETWORKS = {
-    "nin": ConvNetwork,
-    "resnet": ConvNetwork,
-    "mobilenet": ConvNetwork,
-    "mobilenet-v2": ConvNetwork,
-    "vgg": ConvNetwork,
-}
+NETWORKS = Implementations("model")

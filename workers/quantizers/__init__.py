@@ -1,8 +1,8 @@
-"""The quantizers' forward and backward passes, under their names in `sweeps.quantizers`."""
+"""What quantizes weights, under the names of `sweeps.quantizers`, by the table of components."""
 
 from __future__ import annotations
 
-from qsweep.workers.quantizers.lsq import LsqWeights
-from qsweep.workers.quantizers.quantizer import WeightQuantizer
+from qsweep.sweeps.components import Implementations
 
-QUANTIZATIONS: dict[str, type[WeightQuantizer]] = {"lsq": LsqWeights}
+QUANTIZATIONS = Implementations("quantizer")
+"""The `WeightQuantizer` of each of them."""

@@ -12,17 +12,27 @@ from qsweep.sweeps.quantizers import Lsq
 from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import compiled
 from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers.deployment import Deployment
 from qsweep.workers.quantizers.lsq import SMALLEST_STEP, level_tables, round_to, shares_of_steps
 
 
+def compiled_deployment(
+    trainings: Sequence[Training], slots: int, layout: Layout, device: torch.device, dtype: torch.dtype
+) -> CompiledDeployment | Deployment:
+    """The deployment of a compiled form: compiled too, unless there is a quantizer that has no such kernels."""
+    if all(isinstance(one.quantizer, Lsq | None) for one in trainings):
+        return CompiledDeployment(trainings, slots, layout, device, dtype)
+    return Deployment(trainings, layout, device, dtype)
+
+
 class CompiledDeployment:
-    """As `Deployment`, always over the rows of all slots: no shape depends on the neighbours."""
+    """As `Deployment` of LSQ alone, always over the rows of all slots: no shape depends on the neighbours."""
 
     def __init__(
         self, trainings: Sequence[Training], slots: int, layout: Layout, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._steps = layout.steps
-        quantizers = [one.quantizer for one in trainings]
+        quantizers = [one.quantizer if isinstance(one.quantizer, Lsq) else None for one in trainings]
         self._rows = [row for row, one in enumerate(quantizers) if one is not None]
         self._lsq = None
         if self._rows:

@@ -67,7 +67,8 @@ def quantizer_of(
     """The quantizer of any number of copies of one trained model; None in full precision."""
     if training.quantizer is None:
         return None
-    return QUANTIZATIONS[training.quantizer.name]([training.quantizer], layout, device, dtype, divides=True)
+    kind: type[WeightQuantizer] = QUANTIZATIONS[training.quantizer.name]
+    return kind([training.quantizer], layout, device, dtype, divides=True)
 
 
 def deployed_rows(

@@ -100,6 +100,8 @@ class LsqWeights:
         self._low, self._high = tables.low[:, tables.layer_of], tables.high[:, tables.layer_of]
         self._root, self._scale = tables.root if divides else None, tables.scale
 
+    layer_bits = staticmethod(layer_bits)
+
     @staticmethod
     def initialize(quantizer: Lsq, layout: Layout, row: Tensor) -> None:
         """Set the step sizes of one model's `row` (P) to s = 2·mean|v|/√Qp of each layer."""

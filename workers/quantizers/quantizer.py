@@ -30,6 +30,10 @@ class WeightQuantizer(Protocol):
         """`quantizers` are the settings of each row; `divides` is as in `LsqWeights`."""
 
     @staticmethod
+    def layer_bits(quantizer: Any, layout: Layout) -> list[int]:
+        """The bit width of each group of weights."""
+
+    @staticmethod
     def initialize(quantizer: Any, layout: Layout, row: Tensor) -> None:
         """Set the step sizes that one model's `row` (P) begins with."""
 

@@ -12,6 +12,8 @@ const svg = (name, attributes, parent, text) => {
   return node;
 };
 const color = (series) => `var(--c${series % 8})`;
+// Series of one colour have another marker and dash each: as `Quantization.marker` in reports/quantization.py.
+const look = (series) => (series + Math.floor(series / 8)) % 8;
 const wide = (text) => 6.6 * String(text).length;
 
 const number = (value, digits = 3) => {
@@ -86,15 +88,15 @@ const DRAW = {
     const up = mark.x.map((x, i) => `${fixed(at.x(x))} ${fixed(at.y(mark.high[i]))}`);
     const down = mark.x.map((x, i) => `${fixed(at.x(x))} ${fixed(at.y(mark.low[i]))}`).reverse();
     svg("path", { d: `M${up.concat(down).join("L")}z`, fill: color(mark.series), opacity: 0.1 }, layer);
-    const edge = { fill: "none", stroke: color(mark.series), "stroke-width": 0.8, opacity: 0.6, "stroke-dasharray": DASHES[mark.series % 8] };
+    const edge = { fill: "none", stroke: color(mark.series), "stroke-width": 0.8, opacity: 0.6, "stroke-dasharray": DASHES[look(mark.series)] };
     svg("path", { d: `M${up.join("L")}M${down.join("L")}`, ...edge }, layer);
   },
   line(mark, at, layer, hits, names) {
     const points = mark.x.map((x, i) => [at.x(x), mark.y[i] === null ? null : at.y(mark.y[i]), i]).filter((one) => one[1] !== null);
     if (!points.length) return;
-    const shape = SHAPES[mark.series % 8];
+    const shape = SHAPES[look(mark.series)];
     svg("path", { d: "M" + points.map(([x, y]) => `${fixed(x)} ${fixed(y)}`).join("L"), fill: "none", stroke: color(mark.series),
-      "stroke-width": 1.8, "stroke-dasharray": mark.points || mark.solid ? "" : DASHES[mark.series % 8], "stroke-linejoin": "round" }, layer);
+      "stroke-width": 1.8, "stroke-dasharray": mark.points || mark.solid ? "" : DASHES[look(mark.series)], "stroke-linejoin": "round" }, layer);
     for (const [x, y, i] of points) {
       if (mark.low && mark.low[i] !== null) svg("path", { d: `M${fixed(x)} ${fixed(at.y(mark.low[i]))}V${fixed(at.y(mark.high[i]))}`, stroke: color(mark.series), "stroke-width": 1.4 }, layer);
       if (mark.points) svg("path", { d: marker(shape, fixed(x), fixed(y), 3.6), fill: color(mark.series) }, layer);
@@ -115,7 +117,7 @@ const DRAW = {
     const column = typeof mark.x === "number";
     const offsets = column ? spread(mark.y, at.y, at.x.size * 0.86) : null;
     const r = mark.y.length > 400 ? 1.7 : mark.y.length > 40 ? 2.2 : 4;
-    const shape = SHAPES[mark.series % 8];
+    const shape = SHAPES[look(mark.series)];
     let path = "";
     mark.y.forEach((value, i) => {
       const x = fixed(column ? at.x(mark.x) + offsets[i] : at.x(mark.x[i])), y = fixed(at.y(value));
@@ -139,7 +141,7 @@ const DRAW = {
     mark.y.forEach((row, i) => {
       const y = fixed(at.y(row)) + (mark.shift || 0), x = fixed(at.x(mark.x[i]));
       if (mark.low[i] !== null) svg("path", { d: `M${fixed(at.x(mark.low[i]))} ${y}H${fixed(at.x(mark.high[i]))}`, stroke: color(mark.series), "stroke-width": 2 }, layer);
-      svg("path", { d: marker(SHAPES[mark.series % 8], x, y, 4), fill: color(mark.series), opacity: mark.opacity || 1 }, layer);
+      svg("path", { d: marker(SHAPES[look(mark.series)], x, y, 4), fill: color(mark.series), opacity: mark.opacity || 1 }, layer);
       hits.push({ x, y, text: mark.tips[i] });
     });
   },
@@ -270,8 +272,8 @@ function legend(chart, used) {
     const key = document.createElement("span");
     key.className = "key";
     const image = svg("svg", { viewBox: "0 0 22 12", "aria-hidden": "true" });
-    if (chart.lines) svg("path", { d: "M0 6H22", stroke: color(series), "stroke-width": 2, "stroke-dasharray": chart.lines === "dashed" ? DASHES[series % 8] : "" }, image);
-    if (chart.lines !== "dashed") svg("path", { d: marker(SHAPES[series % 8], 11, 6, 4), fill: color(series) }, image);
+    if (chart.lines) svg("path", { d: "M0 6H22", stroke: color(series), "stroke-width": 2, "stroke-dasharray": chart.lines === "dashed" ? DASHES[look(series)] : "" }, image);
+    if (chart.lines !== "dashed") svg("path", { d: marker(SHAPES[look(series)], 11, 6, 4), fill: color(series) }, image);
     key.append(image, name);
     keys.append(key);
   });
