@@ -41,16 +41,16 @@ def make_up(home: Home, sweep: str, changes: Sequence[str] = (), *, seed: int = 
     registry, launched, _ = register(home, selection, None, code=code_version())
     dice, store = random.Random(seed), ResultStore(home.store)
     with registry:
-        registry.reactivate(launched.id)
-        agent = registry.enlist(_agent())
+        registry.sweeps.reactivate(launched.id)
+        agent = registry.agents.enlist(_agent())
         for number, claims in enumerate(_cohorts(registry, agent, Scope(sweep=launched.id))):
             publication = f"{agent:06d}-{number:012x}"
             for kind, rows in _rows(claims, dice).items():
                 store.write(kind, publication, rows)
             finished = [Finished(job_id=one.job_id, attempt=one.attempt, publication=publication) for one in claims]
-            accepted = registry.finish(agent, finished)
+            accepted = registry.queue.finish(agent, finished)
             assert len(accepted.jobs) == len(claims)
-        registry.retire(agent)
+        registry.agents.retire(agent)
     return selection.title
 
 
@@ -62,8 +62,8 @@ def _agent() -> AgentInfo:
 
 
 def _cohorts(registry: Registry, agent: int, scope: Scope) -> Iterator[list[Claim]]:
-    while (head := registry.next_cohort(agent, scope)) is not None:
-        claims = registry.claim(agent, head, COHORT, scope)
+    while (head := registry.queue.next_cohort(agent, scope)) is not None:
+        claims = registry.queue.claim(agent, head, COHORT, scope)
         if not claims:
             return
         yield claims

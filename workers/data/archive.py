@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,6 +19,10 @@ from qsweep.sweeps.wholefiles import whole_file
 from qsweep.workers.ordinary import check_ordinary
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+LABEL = 8
+"""Bytes of a label."""
+HEADERS = 1 << 20
+"""Bytes that the archive may have beside its numbers."""
 
 
 def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] | None:
@@ -26,8 +32,10 @@ def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] |
         return None
     check_ordinary(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return tuple(np.ascontiguousarray(archive[part]) for part in PARTS)
+        with path.open("rb") as file:
+            _check_size(file, data)
+            with np.load(file, allow_pickle=False) as archive:
+                return tuple(np.ascontiguousarray(archive[part]) for part in PARTS)
     except Exception as error:  # of a damaged archive, numpy, zipfile and zlib raise a dozen kinds of error
         reason = f"{type(error).__name__}: {error}"
         raise InputError(
@@ -35,6 +43,29 @@ def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] |
             place=str(path),
             allowed="copy it again, or remove it",
         ) from None
+
+
+def _check_size(file: BinaryIO, data: DataSet) -> None:
+    """Raise ValueError if the arrays would unpack to more than the data set has, by the archive's list and by their own
+    headers: numpy makes room for what a header says before it reads any of it."""
+    images = data.train_images + data.test_images
+    most = images * (data.channels * data.size**2 + LABEL) + HEADERS
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size <= most:
+            size = sum(_claimed(archive, f"{part}.npy") for part in PARTS)
+    file.seek(0)
+    if size > most:
+        raise ValueError(f"it would unpack to {size:,} bytes, out of all proportion to the data set")
+
+
+def _claimed(archive: zipfile.ZipFile, name: str) -> int:
+    """The bytes of an array, as its header says."""
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    return math.prod(shape) * dtype.itemsize
 
 
 def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None:
