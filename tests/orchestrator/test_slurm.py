@@ -107,19 +107,19 @@ def registry(home: Path) -> Callable[[], Registry]:
 def past_the_first_steps(registry: Callable[[], Registry]) -> int:
     """How many jobs run and have a checkpoint of that."""
     with registry() as opened:
-        rows = opened.jobs(opened.find_sweep("slurm").id, state=State.RUNNING)
+        rows = opened.catalogue.jobs(opened.catalogue.find_sweep("slurm").id, state=State.RUNNING)
     return sum(row.progress > 20 for row in rows)
 
 
 def done(registry: Callable[[], Registry]) -> int:
     with registry() as opened:
-        return opened.counts(opened.find_sweep("slurm").id).done
+        return opened.catalogue.counts(opened.catalogue.find_sweep("slurm").id).done
 
 
 def attempts(registry: Callable[[], Registry]) -> list[AttemptRow]:
     with registry() as opened:
-        jobs = opened.jobs(opened.find_sweep("slurm").id)
-        return [one for job in jobs for one in opened.attempts(job.id)]
+        jobs = opened.catalogue.jobs(opened.catalogue.find_sweep("slurm").id)
+        return [one for job in jobs for one in opened.history.attempts(job.id)]
 
 
 def launcher(folder: Path, home: Path, slurm: dict[str, str], log: Path, *arguments: str) -> subprocess.Popen[bytes]:
