@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -160,6 +161,11 @@ class Training:
         an_epoch = passes * self.train_images + self.val_images
         images = an_epoch * self.recipe.epochs + self.data.train_images + self.data.test_images
         return float(forward * images)
+
+    @property
+    def initial_norm(self) -> float:
+        """About the norm of the weights that it would begin with at random."""
+        return math.sqrt(sum(layer.initial_square for layer in self.model.layers(self.data)))
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""
