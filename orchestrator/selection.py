@@ -9,7 +9,7 @@ from qsweep.reports.demands import check_answers
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import NAME, NAME_ALLOWED, read_sweep
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.methods import Sam, Saq1, Saq3
+from qsweep.sweeps.methods import Sam, Saq1, Saq3, SharpnessAware
 from qsweep.sweeps.quantizers import Lsq
 from qsweep.sweeps.spec import Spec, select, variant
 
@@ -50,13 +50,15 @@ class Selection:
 
 
 def _large_radii(jobs: Iterable[Job]) -> Iterator[str]:
-    """A line for each radius of a sharpness-aware method that ruins trainings with LSQ."""
+    """A line for each radius of a sharpness-aware method that is large beside the weights of a network with LSQ."""
+    sharp = [one for one in (job.training for job in jobs) if isinstance(one.method, Sam | Saq1 | Saq3)]  # not ASAM's
     shares: dict[float, float] = {}
-    for training in {job.training for job in jobs if isinstance(job.training.quantizer, Lsq)}:
-        method = training.method
-        if isinstance(method, Sam | Saq1 | Saq3):  # of ASAM it is in other units
-            share = method.rho / training.initial_norm
-            shares[method.rho] = max(share, shares.get(method.rho, 0.0))
+    for training in {
+        (one.model, one.data, one.method): one for one in sharp if isinstance(one.quantizer, Lsq)
+    }.values():
+        assert isinstance(training.method, SharpnessAware)
+        rho = training.method.rho
+        shares[rho] = max(rho / training.initial_norm, shares.get(rho, 0.0))
     for rho, share in sorted(shares.items()):
         if share > LARGE_RADIUS:
             yield (
