@@ -30,6 +30,8 @@ def settle_belonging(home: Home, registry: Registry, *, results: str | None = No
     store = ResultStore(results or home.store)
     identity = _identity(home, registry, store)
     place, host = store.place, "" if "://" in store.place else socket.gethostname()
+    if registry.catalogue.store() == StoreRow(identity=store.identity() or "", place=place, host=host):
+        return
     found = registry.results.settle(StoreRow(identity=identity or uuid.uuid4().hex, place=place, host=host))
     moved = (found.place, found.host) != (place, host)
     if found.identity not in (identity, store.identity()) and (moved or identity is not None):

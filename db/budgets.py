@@ -5,6 +5,9 @@ three tries alone, but while other machines are at work not by one of them: as m
 are at work, up to three. Where one machine is at work, two of its places must have, if there are two: a place is an
 agent and those that are started again after it. After each such try the job waits a little, so that somebody else may
 have it; and after nine tries in all it has failed, no matter who made them, so that nothing is repeated for ever.
+
+A job that ran into its time limit, or whose input is bad, has failed at the first try; but while other machines are at
+work a second one must have found the same: the first may be too slow, or its data or its libraries may be others.
 """
 
 from __future__ import annotations
@@ -19,10 +22,14 @@ MACHINES = 3
 """So many different machines must have tried it, if so many are at work."""
 PLACES = 2
 """So many places must have, if all that are at work are on one machine."""
+WITNESSES = 2
+"""So many different machines must have found a job too long, or its input bad, if so many are at work."""
 TRIES_IN_ALL = 9
 """A job has failed after so many tries alone, no matter which agents made them."""
 TRIES = (FailureClass.CRASH, FailureClass.MEMORY)
-"""The classes by which a job's tries are counted."""
+"""The classes in which a job has several tries on one machine."""
+ONCE = (FailureClass.TIMEOUT, FailureClass.INPUT)
+"""The classes in which it has one try a machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,10 @@ class Record:
     """The agents of its failed tries alone since it last got on, one entry a try."""
     advanced: bool
     """This attempt recorded a checkpoint: it brought the job forward."""
+
+    def tries_of(self, failure: FailureClass) -> tuple[int, ...]:
+        """Those of `tried_by` that stand against the job when it fails in this class."""
+        return self.tried_by if failure in ONCE else self.tries
 
     @property
     def tries(self) -> tuple[int, ...]:
@@ -96,8 +107,12 @@ def verdict(
             alone = True
             spent = (crashes >= CRASHES_ALONE and by >= needed) or crashes >= TRIES_IN_ALL
             state = State.FAILED if spent else State.QUEUED
-        case FailureClass.TIMEOUT | FailureClass.INPUT:
-            state = State.FAILED
+        case FailureClass.TIMEOUT | FailureClass.INPUT:  # a checkpoint makes neither of them better
+            crashes += 1
+            tried_by = (*record.tried_by, agent)
+            delay = min(2.0 ** (len(tried_by) - 1), lease)
+            spent = by >= min(needed, WITNESSES) or len(tried_by) >= TRIES_IN_ALL
+            state = State.FAILED if spent else State.QUEUED
         case FailureClass.STOPPED:
             state = State.CANCELLED
     if state == State.FAILED:

@@ -161,6 +161,12 @@ class Database:
             return self._patiently(lambda again: self._asked_once(work))
         return self.snapshot(work)
 
+    def note(self, work: Callable[[Asking], Answer]) -> Answer:
+        """What `work` answers by plain SQL that may change something. On SQLite it holds the write lock."""
+        if self.dialect == "sqlite" and self._readable is None:
+            return self._patiently(lambda again: self._asked_once(work, "BEGIN IMMEDIATE"))
+        return self.write(work)
+
     def read(self, work: Callable[[Transaction], Answer]) -> Answer:
         """What `work` answers about one snapshot (SQLite) or committed state (Postgres). Takes no lock."""
         return self._patiently(lambda again: self._once(Mode.READ, work, again))
@@ -197,13 +203,13 @@ class Database:
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause, again = min(2 * pause, LONGEST_PAUSE), True
 
-    def _asked_once(self, work: Callable[[Asking], Answer]) -> Answer:
+    def _asked_once(self, work: Callable[[Asking], Answer], command: str = "BEGIN") -> Answer:
         try:
             connection = self._spare_askers.pop()
         except IndexError:
             connection = _sqlite_connection(self._file)
         try:
-            begin(connection, "BEGIN")
+            begin(connection, command)
             answer = work(SqliteAsking(connection))
             connection.execute("COMMIT")
         except BaseException:

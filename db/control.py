@@ -20,7 +20,8 @@ from qsweep.db.transaction import Transaction
 from qsweep.sweeps.kinds import kind_named
 
 FRESH_BUDGET: dict[str, Any] = {
-    "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "not_before": None,
+    "failure_class": None, "alone": False, "slots_limit": None, "crashes": 0, "losses": 0, "tried_by": None,
+    "not_before": None,
 }  # fmt: skip
 
 
@@ -91,10 +92,12 @@ def _without_file(
     more: Sequence[sa.ColumnElement[bool]],
     gone: Collection[int],
 ) -> list[int]:
-    """The done jobs above these whose file they take and that have none: it was not kept, or it is `gone`."""
+    """The done jobs above these, and above those that wait, whose file they take and that have none: it was not kept,
+    or it is `gone`."""
+    asking = sa.or_(sa.and_(jobs.c.state == state.value, *more), jobs.c.state == State.QUEUED.value)
     rows = transaction.run(
         sa.select(jobs.c.kind, jobs.c.parent_id)
-        .where(_members(sweep_id), jobs.c.state == state.value, jobs.c.parent_id.is_not(None), *more)
+        .where(_members(sweep_id), asking, jobs.c.parent_id.is_not(None))
         .distinct()
     ).all()
     known = with_ancestors(transaction, {row.parent_id for row in rows}, ABOVE)

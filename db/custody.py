@@ -8,6 +8,7 @@ delete: of the two, one comes first, and the other finds it so.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +16,14 @@ import sqlalchemy as sa
 
 from qsweep.db import looking, outcomes
 from qsweep.db.moments import boot, moment, wall
+from qsweep.db.moves import batches
 from qsweep.db.parts import Part, reads, reads_at_once, writes
-from qsweep.db.rows import Committed, Move, StoreRow
-from qsweep.db.states import HOLDING, State
-from qsweep.db.tables import agents, attempts, checkpoints, departures, jobs, store, writings
+from qsweep.db.rows import Committed, Move, StoreRow, Unkept
+from qsweep.db.states import HOLDING, State, SweepState
+from qsweep.db.tables import agents, attempts, checkpoints, departures, jobs, store, sweep_jobs, sweeps, writings
 from qsweep.db.transaction import Transaction
 from qsweep.sweeps.errors import QsweepError
-from qsweep.sweeps.kinds import kind_named
+from qsweep.sweeps.kinds import KINDS, File, kind_named
 
 LEASE = 600.0
 """Seconds that a writer without an agent may take for one publication."""
@@ -161,6 +163,28 @@ class Results(Part):
             Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=kind_named(row.kind))
             for row in rows
         ]
+
+    @reads
+    def unkept(self, transaction: Transaction, job_ids: Collection[int]) -> Unkept:
+        """Those of these jobs that are done without the model that a sweep asks for, and whose measures wait for it."""
+        leaving = [kind.name for kind in KINDS.values() if kind.leaves is File.MODEL]
+        done = sa.and_(jobs.c.state == State.DONE.value, jobs.c.kind.in_(leaving))
+        lacking = sa.and_(done, outcomes.ASKED, jobs.c.model_file.is_(None), sa.not_(jobs.c.diverged))
+        children, found, measured_by = jobs.alias(), set[int](), Counter[str]()
+        for batch in batches(sorted(job_ids)):
+            statement = sa.select(jobs.c.id).where(jobs.c.id.in_(batch), lacking)
+            some = list(transaction.run(statement).scalars())
+            found.update(some)
+            waiting = (
+                sa.select(sweeps.c.name, sweeps.c.label, children.c.parent_id)
+                .join(sweep_jobs, sweep_jobs.c.sweep_id == sweeps.c.id)
+                .join(children, children.c.id == sweep_jobs.c.job_id)
+                .where(children.c.parent_id.in_(some), children.c.state == State.QUEUED.value)
+                .where(sweeps.c.state != SweepState.CANCELLED.value)
+                .distinct()
+            )
+            measured_by.update(f"{row.name}@{row.label}" for row in transaction.run(waiting))
+        return Unkept(jobs=frozenset(found), measured_by=dict(sorted(measured_by.items())))
 
     @reads
     def checkpoint_files(self, transaction: Transaction) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from qsweep.db.budgets import MACHINES, PLACES, TRIES, Record, Verdict, verdict
+from qsweep.db.budgets import MACHINES, ONCE, PLACES, TRIES, Record, Verdict, verdict
 from qsweep.db.moments import boot, moment, wall
 from qsweep.db.moves import move
 from qsweep.db.outcomes import LOCKED, end_attempts, held
@@ -120,23 +120,26 @@ def _verdicts(
 ) -> dict[int, Verdict]:
     """Where each of these jobs goes by its budget, and by whether a sweep still wants it."""
     pasts = {row.id: _past(row) for row in rows}
-    at_work = look(transaction, agent_id, list(pasts.values())) if failure in TRIES else AtWork()
+    at_work = AtWork()
+    if failure in TRIES + ONCE:
+        at_work = look(transaction, agent_id, list(pasts.values()), places=failure in TRIES)
     given_up = _given_up(transaction, [row.id for row in rows if not row.wanted])
     found, tries = {}, []
     for row in rows:
         past = pasts[row.id]
-        by = at_work.count((*past.tries, agent_id))
+        by = at_work.count((*past.tries_of(failure), agent_id))
         after = verdict(
             past, failure, company=company, slots=slots, lease=lease, agent=agent_id, by=by, needed=at_work.needed
         )
-        if len(after.tried_by) > len(past.tries):
+        if len(after.tried_by) > len(past.tries_of(failure)):
             tries.append(row.id)
         if after.state is State.QUEUED and row.id in given_up:
             after = replace(after, state=State.CANCELLED, delay=0.0)
         elif after.state is State.CANCELLED and row.wanted:  # stopped by a trial, but some sweep wants it whole
             after = replace(after, state=State.QUEUED)
         found[row.id] = after
-    note_tries(transaction, agent_id, tries, failure, got_on=any(past.advanced for past in pasts.values()))
+    got_on = failure not in ONCE and any(past.advanced for past in pasts.values())
+    note_tries(transaction, agent_id, tries, failure, got_on=got_on)
     return found
 
 
@@ -153,19 +156,21 @@ class AtWork:
         return len({self.whose.get(agent, "") for agent in tried_by})
 
 
-def look(transaction: Transaction, agent_id: int, pasts: Sequence[Record]) -> AtWork:
+def look(transaction: Transaction, agent_id: int, pasts: Sequence[Record], *, places: bool) -> AtWork:
     """Who is at work, this agent included: each that has a living lease. One that has no job is between two, or waits
-    for those that fail; where nothing is left it leaves."""
+    for those that fail; where nothing is left it leaves. `places`: where one machine is at work, its places count."""
     works = sa.and_(agents.c.state == AgentState.ALIVE.value, agents.c.expires >= moment(), agents.c.clock == boot())
-    concerned = {agent_id, *(agent for past in pasts for agent in past.tries)}
+    concerned = {agent_id, *(agent for past in pasts for agent in past.tried_by)}
     statement = sa.select(agents.c.id, agents.c.host, agents.c.boot_id, agents.c.place, works.label("works"))
     rows = transaction.run(statement.where(sa.or_(works, agents.c.id.in_(concerned)))).all()
     machines = {row.id: f"{row.host} {row.boot_id}" for row in rows}
     present = [row.id for row in rows if row.works or row.id == agent_id]
     if (count := len({machines[one] for one in present})) > 1:
         return AtWork(needed=min(count, MACHINES), whose=machines)
-    places = {row.id: row.place or f"agent {row.id}" for row in rows}
-    return AtWork(needed=min(len({places[one] for one in present}), PLACES), whose=places)
+    if not places:
+        return AtWork(whose=machines)
+    whose = {row.id: row.place or f"agent {row.id}" for row in rows}
+    return AtWork(needed=min(len({whose[one] for one in present}), PLACES), whose=whose)
 
 
 def _past(row: Any) -> Record:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from qsweep.db.schema import SETTINGS
+from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.settings import canonical, settings_of
 
 LARGEST = 1 << 33
 """Bytes that one file may unpack to."""
@@ -100,3 +106,33 @@ def check_unique(table: pa.Table, name: str) -> None:
     found = table.select(list(keys)).group_by(list(keys)).aggregate([])
     if any(table[key].null_count for key in keys) or found.num_rows < table.num_rows:
         raise ValueError(f"a row of {name} stands twice, or belongs to none: {', '.join(keys)} name a row")
+
+
+def check_settings(table: pa.Table, jobs: Mapping[str, Job]) -> None:
+    """Raise ValueError for a row that has other settings than its job. Rows of other jobs pass."""
+    names = [name for name in SETTINGS.names if name in table.column_names]
+    for row in table.select(["job", *names]).to_pylist():
+        job = jobs.get(row["job"])
+        if job is not None and not is_of(job, row):
+            raise ValueError(f"a row of job {job.identity[:12]} has other settings than the job")
+
+
+def is_of(job: Job, row: Mapping[str, Any]) -> bool:
+    """Whether the row has the job's settings, and no others. Files of an older version lack those that came later."""
+    settings, later = job.settings(), _later(job)
+    return all(
+        row[name] == _stored(settings.get(name)) if name in row else settings.get(name) is None or name in later
+        for name in SETTINGS.names
+    )
+
+
+def _later(job: Job) -> set[str]:
+    """The settings of a job that came after the first release, and stand as it was before."""
+    parts = [getattr(job.training, name) for name in PARTS if name != "data"]
+    asked = [one for one in (*parts, job.measure) if one is not None]
+    return {name for one in asked for name in settings_of(one).keys() - canonical(one).keys()}
+
+
+def _stored(value: object) -> object:
+    """A setting as Parquet gives it back."""
+    return list(value) if isinstance(value, tuple) else value

@@ -68,3 +68,13 @@ def looks(method: Callable[Concatenate[Own, Asking, Given], Answer]) -> Callable
         return self._database.look(lambda asking: method(self, asking, *given, **named))
 
     return call
+
+
+def notes(method: Callable[Concatenate[Own, Asking, Given], Answer]) -> Callable[Concatenate[Own, Given], Answer]:
+    """A method that writes one statement by plain SQL, which needs no SQLAlchemy."""
+
+    @wraps(method)
+    def call(self: Own, /, *given: Given.args, **named: Given.kwargs) -> Answer:
+        return self._database.note(lambda asking: method(self, asking, *given, **named))
+
+    return call

@@ -11,6 +11,7 @@ from qsweep.db import upgrade
 from qsweep.db.connection import Database
 
 if TYPE_CHECKING:
+    from qsweep.db.again import Launches
     from qsweep.db.agents import Agents
     from qsweep.db.bundles import Bundles
     from qsweep.db.calibrations import Calibrations
@@ -127,6 +128,13 @@ class Registry:
         from qsweep.db.sweeps import Sweeps
 
         return Sweeps(self._database)
+
+    @cached_property
+    def launches(self) -> Launches:
+        """Launches of sweeps that are there already."""
+        from qsweep.db.again import Launches
+
+        return Launches(self._database)
 
     @cached_property
     def catalogue(self) -> Catalogue:

@@ -72,10 +72,19 @@ class Cancelled:
 
 @dataclass(frozen=True, kw_only=True)
 class Retried:
-    """What a retry did: jobs that are queued again, and trainings among them that were done without a model."""
+    """What a retry did: jobs that are queued again, and trainings that are repeated, since they left no model."""
 
     queued: int
     trainings: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unkept:
+    """Trainings that were done without the model that some sweep asks for."""
+
+    jobs: frozenset[int]
+    measured_by: Mapping[str, int]
+    """Of how many of them measures of a sweep wait for the model, by its title."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 import pyarrow as pa
+import pyarrow.types
 
 from qsweep.sweeps import kinds
 from qsweep.sweeps.components import PARTS
@@ -55,6 +56,12 @@ class Kind:
         known = {*(field.name for field in (*KEY, *PROVENANCE, *own_settings(self.of))), *SETTINGS.names}
         found = [field for field in self.columns if field.name not in known]
         return [one.name for one in found if pa.types.is_floating(one.type) or one.name == "chosen_epoch"]
+
+    @property
+    def averaged(self) -> list[str]:
+        """The columns that a table may average."""
+        tests = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+        return [field.name for field in self.columns if any(one(field.type) for one in tests)]
 
 
 def _settings() -> tuple[pa.Field, ...]:

@@ -1,9 +1,10 @@
 """Weakness: a place in which all that is tried fails, while others succeed with jobs of the same kind (law 4).
 
 An agent is judged together with those that worked in its place before it. Against it count its last tries alone that
-ended in a crash or without memory, each of a job that nobody else has tried in vain, and like one that another agent
-which lives has done or is bringing forward. A place that never got a job done stops after four of these if they are
-alike by cohort, or eight if they are alike by kind; one that did, after twelve, alike by cohort.
+ended in a crash or without memory, and those that found a job too long or its input bad: each of a job that nobody else
+has tried in vain, and like one that another agent which lives has done or is bringing forward. A place that never got a
+job done stops after four of these if they are alike by cohort, or eight if they are alike by kind; one that did, after
+twelve, alike by cohort.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ SAME_COHORT, SAME_KIND = 4, 8
 LATELY = 12
 """The most of one that did."""
 DONE = jobs.c.state == State.DONE.value
-WORDS = {FailureClass.MEMORY.value: "out of memory", FailureClass.CRASH.value: "crashed"}
+WORDS = {
+    FailureClass.MEMORY.value: "out of memory",
+    FailureClass.CRASH.value: "crashed",
+    FailureClass.TIMEOUT.value: "over the time limit",
+    FailureClass.INPUT.value: "bad input",
+}
 GETS_ON = sa.and_(RUNNING, jobs.c.advanced)
 
 

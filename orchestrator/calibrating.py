@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO
+from typing import Any
 
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Calibration
 from qsweep.orchestrator.children import worker_environment
 from qsweep.orchestrator.machine import Machine
-from qsweep.sweeps import processes
-from qsweep.sweeps.errors import QsweepError, raise_packed
+from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.questions import Measure, Question, WarmUp
+from qsweep.sweeps.service import Died, Service
 from qsweep.workers.forms import forms_of
 
 SLOTS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -130,26 +130,19 @@ class Bench:
 
     def measure(self, shape: str, jobs: Sequence[Job], form: str, slots: int) -> Trial:
         """One candidate on all agents at the same time."""
-        trainings = [job.training.settings() | {"epochs": EPOCHS} for job in jobs[:slots]]
-        candidate = json.dumps({"trainings": trainings, "slots": slots, "form": form, "seconds": self.seconds})
-        processes = [self._start(number) for number in range(self.agents)]
-        try:
-            for process in processes:
-                _write(process.stdin, candidate)
-            lines = [_read(process) for process in processes]
-            if all(line == "ready" for line in lines):
-                for process in processes:
-                    _write(process.stdin, "go")
-                lines = [_read(process) for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
-        found = [json.loads(line) if line.startswith("{") else {} for line in lines]
-        for one in found:
-            raise_packed(one)
+        warm_up = WarmUp(
+            data=str(self.home.data),
+            trainings=[job.training.settings() | {"epochs": EPOCHS} for job in jobs[:slots]],
+            slots=slots,
+            form=form,
+        )
+        with ExitStack() as stack:
+            benches = [stack.enter_context(self._start(number)) for number in range(self.agents)]
+            found = _asked_together(benches, warm_up)
+            if not any(found):
+                found = _asked_together(benches, Measure(seconds=self.seconds))
         times = [one["seconds"] for one in found if one.get("seconds")]
-        whole = len(times) == len(processes)
+        whole = len(times) == len(found)
         return Trial(
             shape=shape,
             form=form,
@@ -160,31 +153,21 @@ class Bench:
             problem=next((one["unavailable"] for one in found if one.get("unavailable")), ""),
         )
 
-    def _start(self, number: int) -> subprocess.Popen[str]:
+    def _start(self, number: int) -> Service:
         gpu = number % self.gpus if self.gpus else None
-        return processes.start(
-            [*processes.PYTHON, "qsweep.workers.calibration", "--folder", str(self.home.data)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-            env=worker_environment(self.home, threads=1, gpu=gpu),
-        )
+        return Service(worker_environment(self.home, threads=1, gpu=gpu), failing="a measurement")
 
 
-def _write(stream: IO[str] | None, line: str) -> None:
-    assert stream is not None
-    stream.write(line + "\n")
-    stream.flush()
-
-
-def _read(process: subprocess.Popen[str]) -> str:
-    """The next line; raises QsweepError if the process died with something to say. One killed says nothing."""
-    assert process.stdout is not None
-    said = process.stdout.readline()
-    line = said.strip() if said.endswith("\n") else ""  # half an answer is none
-    if not line and process.wait() > 0:
-        assert process.stderr is not None
-        raise QsweepError(f"a measurement failed:\n{process.stderr.read().strip()[-2000:]}")
-    return line
+def _asked_together(benches: Sequence[Service], question: Question) -> list[dict[str, Any]]:
+    """What each answers to a question that all are asked at the same time. One that was killed did not fit either."""
+    for bench in benches:
+        bench.send(question)
+    found = []
+    for bench in benches:
+        try:
+            found.append(bench.receive())
+        except Died as died:
+            if died.code > 0:
+                raise
+            found.append({"too_large": True})
+    return found

@@ -11,12 +11,13 @@ from typing import Any
 
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
-from qsweep.orchestrator.children import ask_child
+from qsweep.orchestrator.children import ask
 from qsweep.orchestrator.lost_jobs import lost_words
 from qsweep.reports.sheet import Sheet, headings
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.datasets import DATASETS, ImageFolder
 from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps.questions import CheckDevice, Probe
 from qsweep.sweeps.words import counted
 
 GPU_SECONDS = 60.0
@@ -47,9 +48,7 @@ def examine(home: Home) -> list[Finding]:
 def examine_gpus(seconds: float = GPU_SECONDS) -> list[Finding]:
     """What each GPU that is visible here can do, and whether it computes what it should: all at once, in about so many
     seconds."""
-    count = len(
-        ask_child("qsweep.workers.probe", "--folder", "", "--apart", failing="the probe of this machine")["gpus"]
-    )
+    count = len(ask(Probe(data=""), failing="the probe of this machine")["gpus"])
     if not count:
         text = "torch finds none: is there one, does nvidia-smi show it, and is this build of torch for it?"
         return [Finding(part="GPU", ok=False, text=text)]
@@ -60,9 +59,7 @@ def examine_gpus(seconds: float = GPU_SECONDS) -> list[Finding]:
 def _examine_gpu(index: int, seconds: float) -> list[Finding]:
     part = f"GPU {index}"
     try:
-        content = ask_child(
-            "qsweep.workers.selfcheck", "--seconds", f"{seconds:g}", failing=f"the check of {part}", gpu=index
-        )
+        content = ask(CheckDevice(seconds=seconds), failing=f"the check of {part}", gpu=index)
     except QsweepError as error:
         return [Finding(part=part, ok=False, text=str(error))]
     return device_findings(part, content)
@@ -83,8 +80,7 @@ def device_findings(part: str, content: Mapping[str, Any]) -> list[Finding]:
 
 def _probe(home: Home, datasets: Sequence[str]) -> dict[str, Any]:
     """What this machine has, and what is the matter with each data set: one process with torch says it all."""
-    arguments = ["--folder", str(home.data), "--apart", *datasets]
-    return ask_child("qsweep.workers.probe", *arguments, failing="the probe of this machine")
+    return ask(Probe(data=str(home.data), datasets=datasets, apart=True), failing="the probe of this machine")
 
 
 def finding_sheet(findings: Sequence[Finding]) -> Sheet:

@@ -7,7 +7,7 @@ Nothing that a bundle says is used as a path or believed unchecked: `workers.bun
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from qsweep.db.home import Home
 from qsweep.db.model_names import model_name
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
-from qsweep.db.rows import BundleRow, Claim, Finished, JobRow
+from qsweep.db.rows import BundleRow, Claim, Finished, JobRow, ParentModel
 from qsweep.db.states import State
 from qsweep.orchestrator.inspection import check_results, read_whole, results_file
 from qsweep.sweeps.errors import InputError
@@ -49,7 +49,9 @@ class Imported:
     away: int
     """What the bundle still holds."""
     without_models: int
-    """Counted without the model that a sweep wants kept."""
+    """Counted without the model that a sweep asks for: it was not kept there, or did not come along."""
+    measured_by: Mapping[str, int]
+    """Of how many of these measures of a sweep wait for the model, by its title."""
 
 
 def bring_home(home: Home, path: Path) -> Imported:
@@ -89,7 +91,55 @@ def _find_jobs(registry: Registry, manifest: Manifest, path: Path) -> dict[int, 
                 place=str(path),
                 allowed="copy the bundle again; nothing was imported",
             )
-    return {claim.job_id: members[claim.job_id] for claim in manifest.claims}
+    found = {claim.job_id: members[claim.job_id] for claim in manifest.claims}
+    _check_parents(registry, manifest, found, path)
+    return found
+
+
+def _check_parents(registry: Registry, manifest: Manifest, rows: Mapping[int, JobRow], path: Path) -> None:
+    """Raise InputError if a job was given another model to work on than that of its ancestor here, unless that came
+    along. Of a job that the bundle does not hold any more, the ancestors may have been computed anew since."""
+    known = _ancestors(registry, rows.values())
+    along = {claim.job.identity for claim in manifest.claims}
+    for claim in manifest.claims:
+        held = _is_held(rows[claim.job_id], claim, manifest.holder)
+        above = claim.job.parent
+        for taken in claim.ancestors():
+            one = known.get(taken.identity)
+            if (
+                one is None
+                or taken.identity != above
+                or not (taken.identity in along or _is_model_of(taken, one, held=held))
+            ):
+                raise InputError(
+                    f"job {claim.job.identity[:12]} was never packed with the model that it names",
+                    place=str(path),
+                    allowed="copy the bundle again; nothing was imported",
+                )
+            above = one.job.parent
+
+
+def _ancestors(registry: Registry, rows: Iterable[JobRow]) -> dict[str, JobRow]:
+    """The jobs above these, by identity."""
+    found: dict[str, JobRow] = {}
+    level = {row.parent_id for row in rows if row.parent_id is not None}
+    while level:
+        above = registry.catalogue.jobs_of(sorted(level))
+        found |= {row.identity: row for row in above}
+        level = {row.parent_id for row in above if row.parent_id is not None}
+    return found
+
+
+def _is_model_of(taken: ParentModel, row: JobRow, *, held: bool) -> bool:
+    """Whether a job may have been packed with this model of the other."""
+    if not held:
+        return taken.attempt <= row.attempt
+    return (taken.attempt, taken.model_hash, taken.diverged) == (row.attempt, row.model_hash, row.diverged)
+
+
+def _is_held(row: JobRow, claim: Claim, holder: int) -> bool:
+    """Whether the job still waits for this bundle."""
+    return (row.state, row.agent_id, row.attempt) == (State.RUNNING, holder, claim.attempt)
 
 
 class _Import:
@@ -110,7 +160,8 @@ class _Import:
         self.bundle = bundle
         self.rows = rows
         self.models = models
-        self.counted = self.failed = self.known = self.refused = self.without_models = 0
+        self.failed = self.known = self.refused = 0
+        self.counted: set[int] = set()
 
     def run(self, title: str, findings: Findings) -> Imported:
         self._bring_logs()
@@ -131,15 +182,17 @@ class _Import:
                 device=_listed(one.device for one in findings.began),
                 build=_listed(one.torch for one in findings.began),
             )
+        unkept = self.registry.results.unkept(self.counted)
         away = next(one.jobs for one in self.registry.catalogue.bundles() if one.id == self.bundle.id)
         return Imported(
             title=title,
-            counted=self.counted,
+            counted=len(self.counted),
             failed=self.failed,
             known=self.known,
             refused=self.refused,
             away=away,
-            without_models=self.without_models,
+            without_models=len(unkept.jobs),
+            measured_by=unkept.measured_by,
         )
 
     def _finish(self, publication: Publication) -> None:
@@ -160,10 +213,8 @@ class _Import:
         finished = [self._finished(one, name) for one in fresh]
         point("import.brought", name)
         accepted = self.registry.queue.finish(self.bundle.id, finished).jobs
-        self.counted += len(accepted)
+        self.counted |= accepted
         self.refused += len(fresh) - len(accepted)
-        without = {one.claim.job_id for one in fresh if one.model_hash is not None and not self.models}
-        self.without_models += len(accepted & without)
 
     def _finished(self, one: Result, publication: str) -> Finished:
         kept = self.models and one.model_hash is not None
@@ -185,9 +236,8 @@ class _Import:
         return name
 
     def _holds(self, claim: Claim) -> bool:
-        """Whether the job still waits for this bundle. The registry's fence decides; this spares it the question."""
-        row = self.rows[claim.job_id]
-        return (row.state, row.agent_id, row.attempt) == (State.RUNNING, self.bundle.id, claim.attempt)
+        """The registry's fence decides; this spares it the question."""
+        return _is_held(self.rows[claim.job_id], claim, self.bundle.id)
 
     def _counts(self, claim: Claim, names: Sequence[str]) -> bool:
         """Whether this very result counts already, here or copied elsewhere by a compaction."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from qsweep.db.foreign import check_unique, check_values, parse
-from qsweep.db.rows import Claim, ParentModel
-from qsweep.db.schema import KINDS, SETTINGS, VERSION, Kind
-from qsweep.sweeps.components import PARTS
+from qsweep.db.foreign import check_unique, check_values, is_of, parse
+from qsweep.db.rows import Claim
+from qsweep.db.schema import KINDS, VERSION, Kind
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import File
-from qsweep.sweeps.settings import canonical, settings_of
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
@@ -29,8 +26,13 @@ FOUND = ("train_accuracy", "test_accuracy", "chosen_epoch")
 """What every training has found that did not diverge. A loss may be missing: that it is no finite number."""
 
 
+Origin: TypeAlias = tuple[str, int, str | None]
+"""Of which model a measure is: identity, attempt and hash of its training."""
+
+
 def check_results(folder: Path, findings: Findings, *, models: bool) -> None:
     """Raise InputError unless every file that was found is here and what was written, row by row."""
+    trained = _trained(findings)
     for publication in findings.finished:
         for result in publication.results if models else ():
             if result.model_hash is not None:
@@ -39,9 +41,19 @@ def check_results(folder: Path, findings: Findings, *, models: bool) -> None:
             path = results_file(folder, kind, publication)
             content = read_whole(path, digest)
             try:
-                _check_file(content, KINDS[kind], publication)
+                _check_file(content, KINDS[kind], publication, trained)
             except ValueError as error:
                 raise InputError(str(error), place=str(path), allowed=AGAIN) from None
+
+
+def _trained(findings: Findings) -> dict[str, Origin]:
+    """The models that came about in the bundle itself."""
+    found = (one for publication in findings.finished for one in publication.results)
+    return {
+        one.claim.job.identity: (one.claim.job.identity, one.claim.attempt, one.model_hash)
+        for one in found
+        if one.claim.job.kind.leaves is File.MODEL
+    }
 
 
 def results_file(folder: Path, kind: str, publication: Publication) -> Path:
@@ -57,7 +69,7 @@ def read_whole(path: Path, digest: str) -> bytes:
     return content
 
 
-def _check_file(content: bytes, kind: Kind, publication: Publication) -> None:
+def _check_file(content: bytes, kind: Kind, publication: Publication, trained: Mapping[str, Origin]) -> None:
     claims = [one.claim for one in publication.results]
     table = parse(content, kind.columns, rows=sum(_most(kind, claim) for claim in claims))
     meta = table.schema.metadata or {}
@@ -71,7 +83,7 @@ def _check_file(content: bytes, kind: Kind, publication: Publication) -> None:
     elif kind.name == "layers":
         _check_layers(table, claims)
     else:
-        _check_rows(table, kind, publication)
+        _check_rows(table, kind, publication, trained)
 
 
 def _most(kind: Kind, claim: Claim) -> int:
@@ -127,13 +139,13 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
             raise ValueError(f"job {identity[:12]} has not each of its {len(expected)} layers once")
 
 
-def _check_rows(table: pa.Table, kind: Kind, publication: Publication) -> None:
+def _check_rows(table: pa.Table, kind: Kind, publication: Publication, trained: Mapping[str, Origin]) -> None:
     """Each job has its one row, with its settings, its parent and what the ledger says of it."""
     rows = {row["job"]: row for row in table.to_pylist()}
     for one in publication.results:
         job, row = one.claim.job, rows.get(one.claim.job.identity)
         name = f"job {job.identity[:12]}"
-        if row is None or not _is_of(job, row):
+        if row is None or not is_of(job, row):
             raise ValueError(f"the row of {name} is missing, or of another job")
         if row.get("diverged") is not one.diverged:
             raise ValueError(f"{name}: the row and the ledger differ in whether it diverged")
@@ -143,12 +155,21 @@ def _check_rows(table: pa.Table, kind: Kind, publication: Publication) -> None:
             raise ValueError(f"{name}: there is no form {row.get('form')!r} in {row.get('slots')} slots")
         if kind.name == "runs" and not one.diverged:
             _check_found(row, job.training.recipe.epochs, name)
-        if File.MODEL in job.kind.takes and not _is_of_model(row, one.claim.source(File.MODEL)):
-            raise ValueError(f"{name}: its row is of another model than that of its parent")
+        if File.MODEL in job.kind.takes:
+            _check_origin(row, _origin(one.claim, trained), name)
 
 
-def _is_of_model(row: dict[str, Any], source: ParentModel | None) -> bool:
-    return source is not None and (row.get("parent"), row.get("parent_attempt")) == (source.identity, source.attempt)
+def _origin(claim: Claim, trained: Mapping[str, Origin]) -> Origin | None:
+    """The model that a measure took: that of a training done in the bundle, or before it left."""
+    source = claim.source(File.MODEL)
+    if source is None:
+        return None
+    return trained.get(source.identity) or (source.identity, source.attempt, source.model_hash)
+
+
+def _check_origin(row: dict[str, Any], origin: Origin | None, name: str) -> None:
+    if origin is None or (row.get("parent"), row.get("parent_attempt"), row.get("model_hash")) != origin:
+        raise ValueError(f"{name}: its row is of another model than that of its parent")
 
 
 def _check_found(row: dict[str, Any], epochs: int, name: str) -> None:
@@ -156,24 +177,3 @@ def _check_found(row: dict[str, Any], epochs: int, name: str) -> None:
         raise ValueError(f"{name}: it did not diverge, and its row has no {missing[0]}")
     if row["chosen_epoch"] > epochs:
         raise ValueError(f"{name}: it has {epochs} epochs, and chose epoch {row['chosen_epoch']}")
-
-
-def _is_of(job: Job, row: dict[str, Any]) -> bool:
-    """Whether the row has the job's settings, and no others. Files of an older version lack those that came later."""
-    settings, later = job.settings(), _later(job)
-    return all(
-        row[name] == _stored(settings.get(name)) if name in row else settings.get(name) is None or name in later
-        for name in SETTINGS.names
-    )
-
-
-def _later(job: Job) -> set[str]:
-    """The settings of a job that came after the first release, and stand as it was before."""
-    parts = [getattr(job.training, name) for name in PARTS if name != "data"]
-    asked = [one for one in (*parts, job.measure) if one is not None]
-    return {name for one in asked for name in settings_of(one).keys() - canonical(one).keys()}
-
-
-def _stored(value: object) -> object:
-    """A setting as Parquet gives it back."""
-    return list(value) if isinstance(value, tuple) else value

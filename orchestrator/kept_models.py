@@ -19,6 +19,7 @@ def check_models(home: Home, selection: Selection) -> None:
     if registry is None:
         return
     with registry:
+        launched = selection.title in {sweep.title for sweep in registry.catalogue.sweeps()}
         done = {
             row.identity: row
             for sweep in registry.catalogue.sweeps()
@@ -37,7 +38,9 @@ def check_models(home: Home, selection: Selection) -> None:
         raise InputError(
             f"measures are asked of {len(lost)} trained models that were not kept, such as that of job {lost[0][:12]}",
             place=selection.title,
-            allowed="train these again: qsweep invalidate NAME --where EXPR --reason 'its model is needed' "
+            allowed=f"train these again: qsweep retry {selection.title}"
+            if launched
+            else "train these again: qsweep invalidate NAME --where EXPR --reason 'its model is needed' "
             "of the sweep that trained them, and then launch this",
         )
 

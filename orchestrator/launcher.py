@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from qsweep.db.home import Home
 from qsweep.db.losses import counted, find_gone
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Scope, Sweep
-from qsweep.orchestrator.backends.base import Backend, Fleet, Site, StartRefused
-from qsweep.orchestrator.backends.local import serves
 from qsweep.orchestrator.corrupted_sets import check_corruptions
 from qsweep.orchestrator.data_folders import check_data
 from qsweep.orchestrator.freezing import Code, choose_code, keep_code
 from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.kept_probes import Found, forget, look
-from qsweep.orchestrator.layout import tell
+from qsweep.orchestrator.layout import say, tell
 from qsweep.orchestrator.machine import Machine
 from qsweep.orchestrator.reach import check_reach
-from qsweep.orchestrator.registration import find_launched, register
+from qsweep.orchestrator.registration import find_launched, launch_again, register
 from qsweep.orchestrator.selection import Selection
 from qsweep.orchestrator.store import check_store
 from qsweep.orchestrator.warming import warm_up
-from qsweep.orchestrator.watch import Interrupted, Watch
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.job import Job
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qsweep.orchestrator.backends.base import Backend, Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,34 +79,41 @@ def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Jo
 def launch(
     home: Home,
     selection: Selection,
-    backend: Backend,
-    console: Console,
+    backend: Callable[[], Backend],
     execution: Execution,
     *,
     code: Code | None,
 ) -> Sweep:
-    """Register the selection and see it through; the sweep. Raises InputError before anything is written."""
+    """Register the selection and see it through; the sweep. Raises InputError before anything is written.
+
+    `backend` is asked for, and what shows progress is imported, only if there is something to do.
+    """
     home.check()
     check_store(home, execution.results)
     known, finished = find_launched(home, selection, results=execution.results)
     check_models(home, selection)
     if known is not None and finished:
-        version, ground = known.code, None
+        version, ground, chosen = known.code, None, None
+        launched = launch_again(home, selection, known, results=execution.results)
     else:
+        launched = None
         check_corruptions(home, selection)
         version = choose_code(known, code)
-        ground = survey(home, backend, execution, selection.chosen)
-    registry, sweep, words = register(home, selection, known, code=version, results=execution.results)
-    tell(console, f"{selection.title}: {words}")
+        chosen = backend()
+        ground = survey(home, chosen, execution, selection.chosen)
+    registry, sweep, words = launched or register(home, selection, known, code=version, results=execution.results)
+    say(f"{selection.title}: {words}", err=True)
     if sweep.written_at is None:
-        tell(console, f"a variant of its own: name it {sweep.title} from now on")
+        say(f"a variant of its own: name it {sweep.title} from now on", err=True)
     with registry:
-        if ground is None:
-            tell(console, _nothing_to_do(home, registry, sweep, selection))
+        if ground is None or chosen is None:
+            say(_nothing_to_do(home, registry, sweep, selection), err=True)
             return sweep
+        from qsweep.orchestrator.screen import Screen
+
         whole = len(selection.chosen) == len(selection.jobs)
         scope = Scope(sweep=sweep.id, selection=None if whole else registry.sweeps.select(selection.chosen))
-        see_through(home, registry, sweep, backend, console, execution, ground, scope=scope)
+        see_through(home, registry, sweep, chosen, Screen(), execution, ground, scope=scope)
     return sweep
 
 
@@ -133,6 +141,10 @@ def see_through(
     scope: Scope,
 ) -> None:
     """Start agents for a registered sweep, or a selection of it; unless detached, watch it to its end."""
+    from qsweep.orchestrator.backends.base import Fleet, StartRefused
+    from qsweep.orchestrator.backends.local import serves
+    from qsweep.orchestrator.watch import Interrupted, Watch
+
     keep_code(home, sweep.code)
     ground.found.keep(home)
     for one in ground.machine.weights:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from qsweep.db.home import Home
-from qsweep.orchestrator.children import ask_child
+from qsweep.orchestrator.children import ask
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.questions import DescribeImages, Probe
 from qsweep.sweeps.training import different_needs
 from qsweep.sweeps.wholefiles import digest_of, whole_file
 
@@ -87,19 +87,17 @@ def probe(
     weights that these start from, of which `weights` are files or folders. Trees of corrupted images that distortions
     among the jobs take are held against the test images. Without `reads_data` the weights alone are looked for. Raises
     InputError."""
-    trainings = [one.settings() for one in different_needs(job.training for job in jobs)]
-    arguments = ["--folder", str(home.data), "--kept", str(home.weights)]
-    arguments += [part for path in weights for part in ("--weights", str(path.expanduser().absolute()))]
-    arguments += [
-        "--trainings",
-        json.dumps(trainings),
-        "--distortions",
-        json.dumps(_distortions(jobs if reads_data else ())),
-        *datasets,
-    ]
-    arguments += ["--download"] if download else []
-    arguments += [] if reads_data else ["--weights-alone"]
-    found = ask_child("qsweep.workers.probe", *arguments, failing="the probe of this machine")
+    question = Probe(
+        data=str(home.data),
+        kept=str(home.weights),
+        weights=[str(path.expanduser().absolute()) for path in weights],
+        trainings=[one.settings() for one in different_needs(job.training for job in jobs)],
+        distortions=_distortions(jobs if reads_data else ()),
+        datasets=datasets,
+        download=download,
+        reads_data=reads_data,
+    )
+    found = ask(question, failing="the probe of this machine")
     return Machine(
         cores=found["cores"],
         gpus=len(found["gpus"]),
@@ -128,6 +126,4 @@ def _distortions(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def describe_images(folder: Path, size: int) -> dict[str, str | int]:
     """The settings of a data set in ImageFolder layout. Raises InputError if it is none."""
-    return ask_child(
-        "qsweep.workers.data.folders", "--size", str(size), "--", str(folder), failing="listing the images"
-    )
+    return ask(DescribeImages(folder=str(folder), size=size), failing="listing the images")

@@ -24,17 +24,19 @@ from qsweep.db.registry import Registry
 from qsweep.db.rows import AgentInfo, Claim, Sweep
 from qsweep.db.rules import LEASE
 from qsweep.db.states import AgentState, State
-from qsweep.orchestrator.children import ask_child
+from qsweep.orchestrator.children import ask
 from qsweep.orchestrator.deaths import bury_dead
 from qsweep.orchestrator.freezing import Code, choose_code, keep_code
 from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.machine import KeptWeights, probe
 from qsweep.orchestrator.registration import find_launched, register
 from qsweep.orchestrator.selection import Selection
+from qsweep.orchestrator.warming import ARCHIVE, warm_up
 from qsweep.sweeps.code import PACKAGE, check_snapshot, code_version
 from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
+from qsweep.sweeps.questions import ArchiveData
 from qsweep.sweeps.wholefiles import LONGEST, rename_new, sync, sync_folder
 from qsweep.workers.agent.heart import Heart
 from qsweep.workers.bundle.archive import write_zip
@@ -167,6 +169,7 @@ def _find_weights(
     ]
     if not starting and not given:
         return ()
+    warm_up(home, ARCHIVE)  # the data will be asked for, too
     return probe(home, jobs=starting, weights=given, reads_data=False).weights
 
 
@@ -282,8 +285,8 @@ def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) 
     names = manifest.datasets()
     taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
     if taken:
-        arguments = ["--folder", str(home.data), "--out", str(folder / "data"), "--download", *taken]
-        ask_child("qsweep.workers.data.archive", *arguments, failing="packing the data")
+        question = ArchiveData(data=str(home.data), out=str(folder / "data"), datasets=taken, download=True)
+        ask(question, failing="packing the data")
     return tuple(sorted({_needed(data) for data in manifest.data() if data.name not in taken}))
 
 

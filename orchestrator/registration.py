@@ -52,6 +52,29 @@ def register(
     return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
 
 
+def launch_again(
+    home: Home, selection: Selection, known: Sweep, *, results: str | None = None
+) -> tuple[Registry, Sweep, str] | None:
+    """What `register` answers where every chosen job is done already and nothing about the sweep changes: only the time
+    of its launch does. None, with nothing done, where there is more to write down."""
+    asked = (selection.spec.to_json(), len(selection.jobs), selection.spec.keep)
+    if (known.spec, known.size, known.keep) != asked:
+        return None
+    registry = Registry.open(home.registry)
+    try:
+        settle_belonging(home, registry, results=results)
+        sweep = registry.launches.again(known, written=selection.written)
+    except BaseException:
+        registry.close()
+        raise
+    if sweep is None:
+        registry.close()
+        return None
+    name_store(home, results)
+    count = len(selection.chosen)
+    return registry, sweep, f"{counted(count, 'job')}: 0 new, {count} known"
+
+
 def _add(registry: Registry, selection: Selection, owner: str, code: str, known: Sweep | None) -> Sweep:
     return registry.sweeps.add(
         name=selection.spec.name,

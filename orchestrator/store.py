@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import uuid
 
-import pyarrow as pa
-import pyarrow.fs as fs
-
 from qsweep.db.home import STORE, Home
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.wholefiles import write_whole
@@ -24,6 +21,9 @@ def check_store(home: Home, url: str | None) -> None:
         )
     if "://" not in url:
         raise InputError(f"{url!r} is no URL", place="--results", allowed="for example s3://bucket/sweeps")
+    import pyarrow as pa  # here: few launches name a URL
+    import pyarrow.fs as fs
+
     try:
         files, root = fs.FileSystem.from_uri(url)
         probe = f"{root}/.qsweep-{uuid.uuid4().hex}"

@@ -166,7 +166,7 @@ def agent_environment(home: Home, code: str | None) -> dict[str, str]:
     environment = {**os.environ, "QSWEEP_REGISTRY": home.registry, "PYTHONSAFEPATH": "1"}
     if code is not None:
         snapshot = check_snapshot(home.code, code)
-        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # another Python's would be unchecked: the snapshot's is there
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"  # a snapshot holds no bytecode: nobody could check it
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(snapshot), os.environ.get("PYTHONPATH")]))
     return environment
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +23,12 @@ from qsweep.orchestrator.children import worker_environment
 from qsweep.orchestrator.machine import Machine
 from qsweep.reports.landscape.grid import Grid, file_name, read_grid, write_grid
 from qsweep.reports.quantization import quantization_of
-from qsweep.sweeps import processes
 from qsweep.sweeps.code import code_origin
-from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
+from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import File, kind_named
 from qsweep.sweeps.landscape import PLANE, Landscape
+from qsweep.sweeps.questions import LandscapePoints
+from qsweep.sweeps.service import Service
 from qsweep.sweeps.spec import matching
 
 KEEP = (
@@ -144,29 +143,34 @@ def survey(
     most = sum(-(-one.asked.size // PART) for one in wanted)
     agents = max(1, min(agents, most if len(wanted) > 1 else wanted[0].asked.size))
     with _surveyors(home, machine, agents) as ask:
-        parts = [_ask_parts(ask, one, agents, tell) for one in wanted]
+        parts = [_ask_parts(ask, home, one, agents, tell) for one in wanted]
         for one, answers in zip(wanted, parts, strict=True):
             grid = _joined(one, [answer.result() for answer in answers])
             write_grid(grid, one.path)
             yield grid
 
 
-Ask = Callable[[dict[str, Any], Callable[[], None]], "Future[dict[str, Any]]"]
+Ask = Callable[[LandscapePoints, Callable[[], None]], "Future[dict[str, Any]]"]
 
 
-def _ask_parts(ask: Ask, one: Wanted, agents: int, tell: Callable[[int], None]) -> list[Future[dict[str, Any]]]:
-    task = {
-        "identity": one.identity,
-        "landscape": one.asked.settings(),
-        "models": [
+def _ask_parts(
+    ask: Ask, home: Home, one: Wanted, agents: int, tell: Callable[[int], None]
+) -> list[Future[dict[str, Any]]]:
+    whole = LandscapePoints(
+        identity=one.identity,
+        data=str(home.data),
+        models=str(home.models),
+        landscape=one.asked.settings(),
+        trained=[
             {"settings": row.job.training.settings(), "file": row.model_file, "hash": row.model_hash}
             for row in one.rows
         ],
-    }
-    size = one.asked.size
-    step = min(PART, -(-size // agents))
-    parts = [(first, min(step, size - first)) for first in range(0, size, step)]
-    return [ask({**task, "first": first, "count": count}, lambda n=count: tell(n)) for first, count in parts]  # type: ignore[misc]
+        first=0,
+        count=one.asked.size,
+    )
+    step = min(PART, -(-whole.count // agents))
+    parts = [replace(whole, first=first, count=min(step, whole.count - first)) for first in range(0, whole.count, step)]
+    return [ask(part, partial(tell, part.count)) for part in parts]
 
 
 def _joined(one: Wanted, answers: Sequence[dict[str, Any]]) -> Grid:
@@ -199,67 +203,29 @@ def _joined(one: Wanted, answers: Sequence[dict[str, Any]]) -> Grid:
 
 @contextmanager
 def _surveyors(home: Home, machine: Machine, agents: int) -> Iterator[Ask]:
-    """That many processes, each of which answers one task after another; all are gone at the end."""
+    """That many processes, each of which answers one question after another; all are gone at the end."""
     with ExitStack() as stack:
-        processes = [stack.enter_context(_process(home, machine, number)) for number in range(agents)]
-        free: SimpleQueue[tuple[subprocess.Popen[str], IO[str]]] = SimpleQueue()
-        for one in processes:
+        services = [stack.enter_context(_service(home, machine, number)) for number in range(agents)]
+        free: SimpleQueue[Service] = SimpleQueue()
+        for one in services:
             free.put(one)
         threads = ThreadPoolExecutor(agents)
         stack.callback(threads.shutdown, wait=True, cancel_futures=True)
-        for process, _ in processes:
-            stack.callback(process.kill)
+        for one in services:
+            stack.callback(one.kill)
 
-        def answer(task: dict[str, Any], over: Callable[[], None]) -> dict[str, Any]:
-            process, log = free.get()
+        def answer(question: LandscapePoints, over: Callable[[], None]) -> dict[str, Any]:
+            service = free.get()
             try:
-                found = _answered(process, log, task)
+                found = service.ask(question)
             finally:
-                free.put((process, log))
+                free.put(service)
             over()
             return found
 
-        yield lambda task, over: threads.submit(answer, task, over)
+        yield lambda question, over: threads.submit(answer, question, over)
 
 
-@contextmanager
-def _process(home: Home, machine: Machine, number: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """One process with a session of its own, so that Ctrl-C reaches the command alone; and what it writes to stderr."""
-    command = [*processes.PYTHON, "qsweep.workers.landscape", "--data", str(home.data), "--models", str(home.models)]
+def _service(home: Home, machine: Machine, number: int) -> Service:
     gpu = number % machine.gpus if machine.gpus else None
-    with tempfile.TemporaryFile("w+") as log:
-        process = processes.start(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            encoding="utf-8",
-            errors="replace",
-            env=worker_environment(home, threads=1, gpu=gpu),
-            start_new_session=True,
-        )
-        try:
-            yield process, log
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def _answered(process: subprocess.Popen[str], log: IO[str], task: dict[str, Any]) -> dict[str, Any]:
-    """What the process answers. Raises QsweepError if it can't, or dies."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    line = ""
-    try:
-        process.stdin.write(json.dumps(task) + "\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-    except BrokenPipeError:
-        pass
-    if not line.endswith("\n"):  # nothing, or half an answer
-        code = process.wait()
-        log.seek(0)
-        raise QsweepError(f"a process of the landscape died ({code}):\n{log.read().strip()[-2000:]}")
-    found: dict[str, Any] = json.loads(line)
-    raise_packed(found)
-    return found
+    return Service(worker_environment(home, threads=1, gpu=gpu), failing="computing a landscape")

@@ -1,19 +1,28 @@
-"""The process from which a launch forks its probe, its supervisors and their agents. It imports torch, once."""
+"""The process from which a command forks all of its own that need torch: it imports that once.
+
+A launch forks its probe, its supervisors and their agents, a calibration its measurements, and so on.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.orchestrator.children import worker_environment
 from qsweep.sweeps import processes
 
-AGENT = ("qsweep.workers.probe", "qsweep.workers.agent.__main__", "qsweep.orchestrator.supervisor")
+PROBE = ("qsweep.workers.service", "qsweep.workers.probe")
+AGENT = (*PROBE, "qsweep.workers.agent.__main__", "qsweep.orchestrator.supervisor")
 """What a probe, a supervisor and its agent import."""
+CALIBRATION = (*PROBE, "qsweep.workers.calibration")
+LANDSCAPE = (*PROBE, "qsweep.workers.landscape.points")
+ARCHIVE = (*PROBE, "qsweep.workers.data.archive")
 
 
-def warm_up(home: Home) -> None:
+def warm_up(home: Home, preload: Sequence[str] = AGENT) -> None:
     """Begin to import it, while this process goes on with what needs no torch. Does nothing if it has begun."""
-    processes.warm_up(*AGENT, environment=worker_environment(home, threads=1))
+    processes.warm_up(*preload, environment=worker_environment(home, threads=1))
 
 
 def is_new(home: Home, title: str) -> bool:

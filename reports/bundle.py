@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qsweep.db.foreign import check_unique, check_values, parse
+from qsweep.db.foreign import check_settings, check_unique, check_values, parse
 from qsweep.db.losses import counted
 from qsweep.db.results import DamagedResults
 from qsweep.db.schema import KINDS
@@ -120,6 +120,7 @@ class BundleSource(Source):
         self.sweep = manifest.sweep
         self.called = self.sweep.name  # the only one here
         self.lost = list(manifest.lost)
+        self._jobs = manifest.jobs
         self._tables = {name: self._open(name, entry) for name, entry in manifest.files.items()}
         self._check_counted()
 
@@ -177,6 +178,7 @@ class BundleSource(Source):
             check_unique(table, name)
             if name in KINDS and KINDS[name].one_row_a_job:
                 check_values(table)
+                check_settings(table, self._jobs)
         except ValueError as error:
             raise InputError(str(error), place=str(path), allowed=AGAIN) from None
         return table

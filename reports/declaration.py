@@ -6,15 +6,11 @@ import csv
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
-import pyarrow as pa
-import pyarrow.types
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from qsweep.db.schema import KINDS
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import known_measure_settings
 from qsweep.sweeps.spec import Spec
@@ -25,70 +21,75 @@ Statistic: TypeAlias = Literal["mean", "median", "min", "max"]
 
 ROW_NAMES = ("dataset", "model", "precision")
 """Row keys that show a setting as the paper does."""
-AVERAGED = {
-    kind.name: [
-        field.name
-        for field in kind.columns
-        if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
-    ]
-    for kind in KINDS.values()
-}
-"""The columns that a table may average, by kind of result."""
+NO_OTHERS = {"extra": "forbid"}
+"""A table of one's own has no other keys than these."""
+MOST_DECIMALS = 9
 PAPERS = ("table1.csv",)
 """The paper's values that a table of one's own may stand beside."""
 
 
-class Column(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Column:
     """One column: the mean (or another statistic) of `value` times `scale`, shown with `decimals`.
 
     `name` is the paper's, and what a cell is called by; `value` a column of the results. A table that is made by
     `distortion` has a column for each `precision`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar = NO_OTHERS
     name: str
     label: str
     value: str
     statistic: Statistic = "mean"
     scale: float = 1.0
-    decimals: int = Field(ge=0, le=9)
+    decimals: int
     precision: str | None = None
 
 
-class PaperSpread(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class PaperSpread:
     """How a file of the paper with one `value` a line becomes columns: by the names that stand in `by`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar = NO_OTHERS
     by: str
     value: str
 
 
-class Declaration(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
     """One table: which results it averages, by what, and the file of the paper's values.
 
     `rows` are `dataset`, `model`, `precision` or any setting of a job; `where` admits some of the jobs, in the
     language of `--where`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar = NO_OTHERS
     number: int | None = None
     title: str
     kind: str
-    rows: list[str] = Field(min_length=1)
-    columns: list[Column] = Field(min_length=1)
-    averages: list[str] = Field(default_factory=list)
+    rows: list[str]
+    columns: list[Column]
+    averages: list[str] = field(default_factory=list)
     """The settings that a row is a mean over; if models in a row differ in any other one, the table says so."""
     where: str | None = None
     made_by: Literal["means", "flatness", "distortion"] = "means"
     """`flatness` compares measures under each convention (Tables 2 and 3), `distortion` corruptions (4 to 6)."""
     paper: str | None = None
-    paper_keys: dict[str, str] = Field(default_factory=dict)
+    paper_keys: dict[str, str] = field(default_factory=dict)
     """What the paper's file calls a row key, where it has another name."""
     paper_spread: PaperSpread | None = None
-    usual_widths: dict[str, int] = Field(default_factory=dict)
+    usual_widths: dict[str, int] = field(default_factory=dict)
     """The width of each family of networks at which it bears the paper's name."""
     name: str = ""
     """Of its file."""
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any], name: str) -> Declaration:
+        """The table of that name from the content of its file, which has been checked."""
+        columns = [Column(**one) for one in content["columns"]]
+        spread = content.get("paper_spread")
+        nested = {"columns": columns, "paper_spread": spread and PaperSpread(**spread)}
+        return cls(**{**content, **nested, "name": name})
 
     @property
     def heading(self) -> str:
@@ -104,19 +105,19 @@ def with_medians(declaration: Declaration) -> Declaration:
     if declaration.made_by != "means":
         raise InputError(f"{declaration.name} is no table of means", place="--median", allowed="allowed with --table 1")
     columns = [_with_median(one) if one.statistic == "mean" else one for one in declaration.columns]
-    return declaration.model_copy(update={"columns": columns, "paper": None})
+    return replace(declaration, columns=columns, paper=None)
 
 
 def _with_median(column: Column) -> Column:
-    return column.model_copy(update={"statistic": "median", "label": f"{column.label}, median"})
+    return replace(column, statistic="median", label=f"{column.label}, median")
 
 
 def declared_tables() -> dict[str, Declaration]:
-    """Every declared table that comes with qsweep, by its name (`table1`)."""
+    """Every declared table that comes with qsweep, by its name (`table1`). A test checks their files, not a command."""
     folder = resources.files("qsweep.reports").joinpath("declarations")
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda one: one.name)
     return {
-        name: Declaration.model_validate(tomllib.loads(entry.read_text(encoding="utf-8")) | {"name": name})
+        name: Declaration.from_content(tomllib.loads(entry.read_text(encoding="utf-8")), name)
         for entry in files
         for name in [entry.name.removesuffix(".toml")]
     }
@@ -146,35 +147,50 @@ def read_table(path: Path) -> Declaration:
 
 def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
     """The table that the content of a file declares. Raises InputError for what does not hold in it."""
-    try:
-        table = Declaration.model_validate(dict(content) | {"name": Path(name).stem})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"])
-        raise InputError(first["msg"], place=f"{name}: {place}") from None
+    from qsweep.db.schema import KINDS  # here: it brings Arrow, which a launch that begins does not need
+
+    table = replace(check_form(content, name), name=Path(name).stem)
+    for part in ("rows", "columns"):
+        if not getattr(table, part):
+            raise InputError("this is empty", place=f"{name}: {part}", allowed="allowed: one or more")
     if table.made_by != "means":
         raise InputError("a table of one's own takes means", place=f"{name}: made_by")
-    if table.kind not in AVERAGED:
-        raise InputError(
-            f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, AVERAGED)
-        )
-    for column in table.columns:
+    if table.kind not in KINDS:
+        raise InputError(f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, KINDS))
+    numbers = KINDS[table.kind].averaged
+    for number, column in enumerate(table.columns, 1):
+        if not 0 <= column.decimals <= MOST_DECIMALS:
+            place, allowed = f"{name}: columns.{number}.decimals", f"allowed: 0 to {MOST_DECIMALS}"
+            raise InputError(f"{column.decimals} decimals can't be shown", place=place, allowed=allowed)
         if column.precision is not None:
             allowed = "name precision among the rows"
             raise InputError("a table of means has no columns by precision", place=f"{name}: columns", allowed=allowed)
-        if column.value not in AVERAGED[table.kind]:
-            allowed = nearest(column.value, AVERAGED[table.kind])
+        if column.value not in numbers:
+            allowed = nearest(column.value, numbers)
             raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
     settings = {*Training.known(), *known_measure_settings()}
-    for field, keys, known in (("rows", table.rows, {*ROW_NAMES, *settings}), ("averages", table.averages, settings)):
+    for part, keys, known in (("rows", table.rows, {*ROW_NAMES, *settings}), ("averages", table.averages, settings)):
         if unknown := [key for key in keys if key not in known]:
             allowed = nearest(unknown[0], known)
-            raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: {field}", allowed=allowed)
+            raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: {part}", allowed=allowed)
     if table.paper is not None and table.paper not in PAPERS:
         raise InputError(
             f"there is no {table.paper!r}", place=f"{name}: paper", allowed="allowed: " + ", ".join(PAPERS)
         )
     return table
+
+
+def check_form(content: Mapping[str, Any], name: str) -> Declaration:
+    """The table, each of whose values has its type. Raises InputError for the first that has not."""
+    from pydantic import TypeAdapter, ValidationError  # here: few sweeps have tables of their own
+
+    try:
+        return TypeAdapter(Declaration).validate_python(dict(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in first["loc"])
+        problem = "there is no such key" if first["type"] == "unexpected_keyword_argument" else first["msg"]
+        raise InputError(problem, place=f"{name}: {place}") from None
 
 
 def paper_values(declaration: Declaration) -> Mapping[tuple[str, ...], Mapping[str, float]]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from qsweep.db.rows import Sweep
-from qsweep.db.schema import KINDS
 from qsweep.reports.declaration import Declaration, declared_tables, paper_values, tables_of
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.spec import Spec, matching
@@ -27,7 +26,8 @@ def check_answers(spec: Spec) -> None:
             raise InputError(f"there is no table {name!r}", place=place, allowed=allowed)
     tables = tables_of(spec)
     for table in tables:
-        jobs_of(table, spec, f"{spec.place}: {table.name}: where")
+        if table.where is not None:
+            jobs_of(table, spec, f"{spec.place}: {table.name}: where")
     known = {keys[0] for table in tables for keys in paper_values(table)}
     if spec.compare_with is not None and spec.compare_with not in known:
         place = f"{spec.place}: compare_with"
@@ -39,6 +39,8 @@ def jobs_of(declaration: Declaration, spec: Spec, place: str) -> Mapping[str, Ma
     """The settings of every job of the sweep that the table is about. Raises InputError."""
     if declaration.made_by != "means":
         return {}
+    from qsweep.db.schema import KINDS  # here: it imports Arrow, and a launch that only begins needs none
+
     jobs = [job for job in spec.jobs() if job.kind is KINDS[declaration.kind].of]
     try:
         chosen = matching(jobs, declaration.where)

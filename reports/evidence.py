@@ -61,7 +61,7 @@ class Evidence:
 
     @cached_property
     def analysis(self) -> Analysis:
-        return analyze(self.title, self.spec, self.runs, self.measures, self.layers, self.options)
+        return analyze(self.title, self.spec, self.runs, self.measures, self.layers, self.options, groups=self.models)
 
 
 def gather(source: Source, options: Options | None = None) -> Evidence:

@@ -14,6 +14,7 @@ from qsweep.db.rows import Sweep
 from qsweep.db.schema import KINDS
 from qsweep.db.states import SweepState
 from qsweep.db.views import VIEWS
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.spec import Spec
 
 DIGEST = re.compile("[0-9a-f]{64}")
@@ -41,6 +42,8 @@ class Exported:
     """The sweep of a bundle, and its files by what they hold. Their names are made here, never read."""
 
     sweep: Sweep
+    jobs: Mapping[str, Job]
+    """The jobs that its specification means, by identity."""
     files: Mapping[str, FileEntry]
     lost: Sequence[Lost] = ()
     """Results that were lost already when it was exported."""
@@ -50,7 +53,7 @@ def read_exported(content: Mapping[str, Any]) -> Exported:
     """What a manifest says. Raises ValueError, KeyError or TypeError where it says what no export does."""
     spec = json.dumps(content["spec"], sort_keys=True, separators=(",", ":"), allow_nan=False)
     sweep = _sweep(content["sweep"], spec)
-    Spec.from_json(spec, place=sweep.title).jobs()
+    jobs = {job.identity: job for job in Spec.from_json(spec, place=sweep.title).jobs()}
     files: dict[str, FileEntry] = {}
     for entry in content["files"]:
         name = str(entry["file"]).removesuffix(".parquet")
@@ -61,7 +64,7 @@ def read_exported(content: Mapping[str, Any]) -> Exported:
         files[name] = _entry(entry)
     if missing := [name for name in NEEDED if name not in files]:
         raise ValueError(f"there is no {missing[0]}.parquet in it")
-    return Exported(sweep=sweep, files=files, lost=[_lost(one) for one in content.get("lost", ())])
+    return Exported(sweep=sweep, jobs=jobs, files=files, lost=[_lost(one) for one in content.get("lost", ())])
 
 
 def _lost(given: Mapping[str, Any]) -> Lost:

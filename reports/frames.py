@@ -35,6 +35,23 @@ def with_frame_types(table: pa.Table) -> pa.Table:
     return table.replace_schema_metadata({**(table.schema.metadata or {}), b"pandas": json.dumps(kept).encode()})
 
 
+def texts_of(column: pd.Series) -> list[str]:
+    """The values of a column as text. Lists are arrays there, and an array takes long to say what it holds."""
+    import numpy as np
+
+    arrays: dict[bytes, str] = {}
+    texts = []
+    for value in column:
+        if isinstance(value, np.ndarray):
+            key = value.tobytes()
+            if key not in arrays:
+                arrays[key] = str(value)
+            texts.append(arrays[key])
+        else:
+            texts.append(str(value))
+    return texts
+
+
 def _extension(kind: pa.DataType) -> Any:
     """The type of pandas for a type of Arrow; None is its own choice."""
     import pandas as pd

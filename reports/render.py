@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ class Layout:
 
 
 MISSING = "–"
+REPEATING = {"convention", "corruption", "severity"}
+"""Keys of rows by which one model stands in several rows."""
 DOUBTED = "‡"
 """Behind a value of the paper that its review speaks against."""
 SOURCE = "this run"
@@ -53,10 +55,7 @@ def render_all(tables: Sequence[Table], form: Format, layout: Layout) -> str:
 
 def notes(table: Table, layout: Layout) -> list[str]:
     """What a reader has to know: missing models, diverged ones, and what the paper's values are of."""
-    lines = []
-    done, expected = sum(row.done for row in table.rows), sum(row.expected for row in table.rows)
-    if done < expected:
-        lines.append(f"Partial: {done} of {expected} models are done.")
+    lines = list(_partial_note(table))
     if layout.spread and any(cell.error is not None for row in table.rows for cell in row.cells):
         lines.append(_spread_note(table))
     for row in table.rows:
@@ -79,6 +78,16 @@ def notes(table: Table, layout: Layout) -> list[str]:
             "`qsweep analyze --paper` says why."
         )
     return lines + list(table.remarks)
+
+
+def _partial_note(table: Table) -> Iterator[str]:
+    """How much is missing: in models, unless one model stands in several rows."""
+    done, expected = sum(row.done for row in table.rows), sum(row.expected for row in table.rows)
+    lacking = sum(row.done < row.expected for row in table.rows)
+    if lacking and REPEATING.isdisjoint(table.declaration.rows):
+        yield f"Partial: {done} of {expected} models are done."
+    elif lacking:
+        yield f"Partial: {lacking} of {len(table.rows)} rows lack models."
 
 
 def _spread_note(table: Table) -> str:

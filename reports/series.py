@@ -130,11 +130,12 @@ def effects(models: Models, axes: Sequence[Axis], metric: str) -> list[Effect]:
     """The effect of each hyperparameter on a metric, but for those that models are called by."""
     found = []
     by_name = {axis.name: axis for axis in axes}
+    groups = by_quantization(models.runs[["quantization", metric]])
     for name in hyperparameters(axes):
         if name in naming_settings() or models.grid[name].nunique() < 2:
             continue
         labels = value_labels(by_name[name])
-        for quantization, group in by_quantization(models.runs):
+        for quantization, group in groups:
             values = group[metric].groupby(models.grid.loc[group.index, name])
             means, errors, counts = values.mean(), values.sem(), values.count()
             found.append(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
-import py_compile
+import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -23,12 +22,6 @@ DIRTY = ".dirty"
 STAMP = "CODE"
 """The file of a snapshot that holds its version."""
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*\+[0-9a-f]{12}")
-BYTECODE = re.compile(r".+\.pyc(\.\d+)?")
-"""A file in `__pycache__`: with a number behind it while it is being written."""
-
-CHECKED = (3).to_bytes(4, "little")
-"""The flags of bytecode that Python holds against the hash of its source at each import (PEP 552)."""
-
 ROOT = Path(__file__).absolute().parents[2]
 """The folder that `qsweep` is imported from: site-packages, a snapshot, or `src` of a checkout, whose links stay."""
 
@@ -64,16 +57,17 @@ def is_intact(snapshot: Path, version: str) -> bool:
         return False
 
 
-def _foreign(snapshot: Path, files: Mapping[str, bytes]) -> list[Path]:
-    """What else lies there: the snapshot comes first on an agent's path, so any file in it may be run. Bytecode is
-    admitted beside its source, where Python puts it, if Python holds it against this source whenever it is imported."""
-    known = {snapshot / name: content for name, content in files.items()}
-    found = (path for path in snapshot.rglob("*") if path.is_symlink() or not path.is_dir())
+def _foreign(snapshot: Path, files: Collection[str]) -> list[Path]:
+    """What else lies there: the snapshot comes first on an agent's path, so any file in it may be run. Bytecode too:
+    Python believes it, even where it names the hash of its source."""
+    known = {snapshot / name for name in files} | {snapshot / STAMP}
     return [
-        path
-        for path in found
-        if path.is_symlink() or not (path in known or path == snapshot / STAMP or _is_bytecode(path, known))
+        path for path in snapshot.rglob("*") if path not in known and os.path.lexists(path) and not _is_folder(path)
     ]
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def is_of_older_layout(snapshot: Path) -> bool:
@@ -82,26 +76,12 @@ def is_of_older_layout(snapshot: Path) -> bool:
 
 
 def clear_bytecode(snapshot: Path) -> None:
-    """Delete the bytecode there that Python would not hold against its source: what is left where somebody ran this
-    code by hand. What can't be deleted stays, and the snapshot is not intact."""
-    files = _files(snapshot)
-    for path in _foreign(snapshot, files):
-        if path.parent.name == "__pycache__":
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
-def _is_bytecode(path: Path, sources: Mapping[Path, bytes]) -> bool:
-    """Whether this is bytecode of one of these sources. Python would run bytecode that names no hash, or asks not to be
-    checked, whatever the source says."""
-    source = sources.get(path.parent.parent / f"{path.name.partition('.')[0]}.py")
-    if source is None or BYTECODE.fullmatch(path.name) is None or path.parent.name != "__pycache__":
-        return False
-    if not path.name.endswith(".pyc"):
-        return True  # being written: Python reads no file of this name
-    with path.open("rb") as file:
-        header = file.read(16)
-    return header[4:] == CHECKED + importlib.util.source_hash(source)
+    """Delete the bytecode there: what is left where somebody ran this code by hand, or by an older version. What can't
+    be deleted stays, and the snapshot is not intact."""
+    with contextlib.suppress(OSError):
+        for path in _foreign(snapshot, _files(snapshot)):
+            if path.parent.name == "__pycache__":
+                path.unlink(missing_ok=True)
 
 
 def check_snapshot(folder: Path, version: str) -> Path:
@@ -117,6 +97,7 @@ def check_snapshot(folder: Path, version: str) -> Path:
             place=str(snapshot),
             allowed="go on with --code current",
         )
+    clear_bytecode(snapshot)
     if not is_intact(snapshot, version):
         raise InputError(
             f"this is not the code {version} any more: a file was changed, added or lost; nothing runs from it",
@@ -152,10 +133,7 @@ def release() -> str:
 
 def freeze(folder: Path) -> str:
     """Keep a snapshot of the code as `folder/VERSION`, complete or not at all; its version. Raises InputError if
-    there is one that is not what its version names.
-
-    It is compiled here, once: otherwise every agent would compile it that may write no bytecode.
-    """
+    there is one that is not what its version names."""
     version = code_version()
     target = folder / version
     if target.is_dir():
@@ -167,9 +145,6 @@ def freeze(folder: Path) -> str:
                 copy = begun / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes(content)
-                py_compile.compile(
-                    str(copy), dfile=str(target / name), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH
-                )
             (begun / STAMP).write_text(code_origin() + "\n", encoding="utf-8")
     except OSError:
         if not target.is_dir():  # else another launch was faster

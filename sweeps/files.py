@@ -1,25 +1,14 @@
-"""Sweep files: TOML, checked by pydantic, built in or the user's own; and `--set`."""
+"""Sweep files: TOML, built in or the user's own; and `--set`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-)
+from typing import Any
 
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
@@ -34,32 +23,6 @@ NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit 
 LISTS = frozenset(field.name for field in dataclasses.fields(Recipe) if isinstance(field.default, tuple))
 """The settings whose one value is a list."""
 
-Value = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictInt]
-Values = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictBool | StrictInt | StrictFloat | StrictStr]
-
-
-class _BoundAxis(BaseModel):
-    """`[axes.learning_rate]`: the values for each value of the setting `by`."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, list[Value]]
-    by: StrictStr
-
-
-class _SweepFile(BaseModel):
-    """The shape of a sweep file, before its settings are checked against what they configure."""
-
-    model_config = ConfigDict(extra="forbid")
-    title: StrictStr = ""
-    tables: list[StrictStr] = Field(default_factory=list)
-    keep: Literal["all", "children", "none"] = "all"
-    measures: list[dict[str, Values]] = Field(default_factory=list)
-    compare_with: StrictStr | None = None
-    fixed: dict[str, Value] = Field(default_factory=dict)
-    axes: dict[str, Annotated[list[Value] | _BoundAxis, Field(union_mode="left_to_right")]] = Field(
-        default_factory=dict
-    )
-
 
 def builtin_names() -> list[str]:
     """The names of the sweeps that come with qsweep."""
@@ -72,8 +35,13 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
 
     Raises InputError: no such sweep (with the nearest names), TOML or settings that don't hold.
     """
-    text, stem = _source(name)
-    spec = _parse(text, stem, place=name)
+    text, stem, builtin = _source(name)
+    content = parse_toml(text, name)
+    if not builtin:  # a test checks the others once and for all
+        from qsweep.sweeps.file_form import check_form  # here: to import pydantic takes as long as a short command
+
+        check_form(content, name)
+    spec = _parse(content, stem, place=name)
     for change in changes:
         spec = _change(spec, change)
     for axis in spec.axes:
@@ -86,8 +54,8 @@ def source_text(name: str) -> str:
     return _source(name)[0]
 
 
-def _source(name: str) -> tuple[str, str]:
-    """Text and name of a sweep."""
+def _source(name: str) -> tuple[str, str, bool]:
+    """Text and name of a sweep, and whether it is a built-in one."""
     path = Path(name)
     if name.endswith(".toml") or path.is_file():
         if not path.is_file():
@@ -95,7 +63,7 @@ def _source(name: str) -> tuple[str, str]:
         if not NAME.fullmatch(path.stem):
             raise InputError(f"{path.stem!r} can't name a sweep", place=name, allowed=NAME_ALLOWED)
         try:
-            return read_user_text(path), path.stem
+            return read_user_text(path), path.stem, False
         except (OSError, ValueError) as error:
             raise InputError(
                 f"this file can't be read: {error}", place=name, allowed="allowed: TOML in UTF-8"
@@ -103,27 +71,26 @@ def _source(name: str) -> tuple[str, str]:
     known = builtin_names()
     if name not in known:
         raise InputError(f"there is no sweep {name!r}", allowed=f"{nearest(name, known)} (or the path of a .toml file)")
-    return resources.files("qsweep.sweeps").joinpath("builtin", f"{name}.toml").read_text(encoding="utf-8"), name
+    return resources.files("qsweep.sweeps").joinpath("builtin", f"{name}.toml").read_text(encoding="utf-8"), name, True
 
 
-def _parse(text: str, name: str, *, place: str) -> Spec:
-    try:
-        file = _SweepFile.model_validate(parse_toml(text, place))
-    except ValidationError as error:
-        raise _explain(error, place) from None
-    if twice := sorted(file.fixed.keys() & file.axes.keys()):
+def _parse(content: Mapping[str, Any], name: str, *, place: str) -> Spec:
+    """The sweep from the content of its file, whose form has been checked."""
+    fixed, axes, tables = content.get("fixed", {}), content.get("axes", {}), content.get("tables", [])
+    if twice := sorted(fixed.keys() & axes.keys()):
         raise InputError(f"{twice[0]!r} stands under [fixed] and under [axes]", place=place)
-    _check_branches(file, place)
+    _check_branches(fixed, axes, place)
+    measures = enumerate(content.get("measures", []), 1)
     return Spec(
         name=name,
-        title=file.title or name,
-        fixed=tuple((key, _frozen(value)) for key, value in file.fixed.items()),
-        axes=tuple(_axis(key, values) for key, values in file.axes.items()),
-        tables=tuple(file.tables),
-        declarations=_declarations(file.tables, place),
-        keep=file.keep,
-        measures=tuple(_measure(entry, f"{place}: measures {number}") for number, entry in enumerate(file.measures, 1)),
-        compare_with=file.compare_with,
+        title=content.get("title") or name,
+        fixed=tuple((key, _frozen(value)) for key, value in fixed.items()),
+        axes=tuple(_axis(key, values) for key, values in axes.items()),
+        tables=tuple(tables),
+        declarations=_declarations(tables, place),
+        keep=content.get("keep", "all"),
+        measures=tuple(_measure(entry, f"{place}: measures {number}") for number, entry in measures),
+        compare_with=content.get("compare_with"),
         place=place,
     )
 
@@ -142,26 +109,16 @@ def _declarations(tables: Sequence[str], place: str) -> tuple[tuple[str, str], .
     return tuple(found)
 
 
-def _check_branches(file: _SweepFile, place: str) -> None:
+def _check_branches(fixed: Mapping[str, Any], axes: Mapping[str, Any], place: str) -> None:
     """A branch for a value that the other setting never has is a slip of the pen."""
-    for name, axis in file.axes.items():
-        if isinstance(axis, _BoundAxis):
-            other = file.axes.get(axis.by, [file.fixed[axis.by]] if axis.by in file.fixed else None)
-            for key in axis.__pydantic_extra__:
+    for name, axis in axes.items():
+        if isinstance(axis, dict):
+            by = axis["by"]
+            other = axes.get(by, [fixed[by]] if by in fixed else None)
+            for key in (one for one in axis if one != "by"):
                 if isinstance(other, list) and key not in map(str, other):
                     allowed = nearest(key, [str(value) for value in other])
-                    raise InputError(f"{axis.by} is never {key!r}", place=f"{place}: axes.{name}", allowed=allowed)
-
-
-def _explain(error: ValidationError, place: str) -> InputError:
-    first = error.errors(include_url=False)[0]
-    keys = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "_BoundAxis"))]
-    if first["type"] == "extra_forbidden":
-        return InputError(f"unknown key {keys[-1]!r}", place=place, allowed=nearest(keys[-1], _SweepFile.model_fields))
-    at = ".".join(key for key in keys if key not in ("bool", "int", "float", "str"))
-    wanted = "a list" if first["type"] == "list_type" else "a number, a text, true, false or a list of them"
-    shown = shortened(repr(first["input"]))
-    return InputError(f"{shown} is not allowed", place=f"{place}: {at}", allowed=f"allowed: {wanted}")
+                    raise InputError(f"{by} is never {key!r}", place=f"{place}: axes.{name}", allowed=allowed)
 
 
 def _measure(entry: dict[str, Any], place: str) -> tuple[tuple[str, tuple[Setting, ...]], ...]:
@@ -172,10 +129,10 @@ def _measure(entry: dict[str, Any], place: str) -> tuple[tuple[str, tuple[Settin
     return tuple((name, _values(value if isinstance(value, list) else [value])) for name, value in entry.items())
 
 
-def _axis(name: str, values: list[Any] | _BoundAxis) -> Axis:
-    if isinstance(values, _BoundAxis):
-        branches = tuple((key, _values(branch)) for key, branch in values.__pydantic_extra__.items())
-        return Axis(name=name, by=values.by, branches=branches)
+def _axis(name: str, values: list[Any] | dict[str, Any]) -> Axis:
+    if isinstance(values, dict):
+        branches = tuple((key, _values(branch)) for key, branch in values.items() if key != "by")
+        return Axis(name=name, by=values["by"], branches=branches)
     return Axis(name=name, values=_values(values))
 
 

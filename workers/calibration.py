@@ -1,13 +1,7 @@
-"""One candidate of a calibration: `python -m qsweep.workers.calibration`, for `qsweep calibrate`.
-
-Reads the candidate from the first line of its input, prints `ready` when it is warm, waits for the next line, so
-that the processes of all cores measure at the same time, and prints one line of figures.
-"""
+"""One candidate of a calibration: made ready first, so that the processes of all cores measure at the same time."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import sys
 import time
@@ -16,7 +10,7 @@ from typing import Any
 
 import torch
 
-from qsweep.sweeps.errors import QsweepError, packed
+from qsweep.sweeps.questions import Measure, WarmUp
 from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.compiling import CompilationFailed
@@ -26,38 +20,39 @@ from qsweep.workers.forms import Form
 
 WARM_UP = 2
 """Steps before the clock runs."""
+_ready: tuple[Cohort, int, torch.device] | None = None
+"""The cohort that is ready, and how many steps its epochs have: a process measures one candidate."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
-    folder = parser.parse_args(arguments).folder
+def warm_up(asked: WarmUp) -> dict[str, Any]:
+    """Make a full cohort ready to measure: nothing, or why it can't be."""
+    global _ready
     torch.set_num_threads(1)
-    try:
-        found = measure(json.loads(sys.stdin.readline()), folder)
-    except torch.OutOfMemoryError:
-        found = {}
-    except CompilationFailed as error:
-        found = {"unavailable": str(error)}
-    except QsweepError as error:
-        found = packed(error)
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0
-
-
-def measure(candidate: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Seconds a step of a full cohort, and the largest memory of this process (on a GPU: of the GPU) in bytes."""
     device = this_device()
-    trainings = [Training.from_settings(settings) for settings in candidate["trainings"]]
-    images = find(trainings[0].data, folder, download=False)
-    cohort = Cohort(trainings, images, slots=candidate["slots"], form=Form(candidate["form"]), device=device)
-    for _ in range(min(WARM_UP, cohort.steps)):
-        cohort.step()
-    _finish(device)
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
-    seconds = _seconds_of_a_step(cohort, trainings[0].steps_per_epoch, candidate["seconds"], device)
+    trainings = [Training.from_settings(settings) for settings in asked.trainings]
+    images = find(trainings[0].data, Path(asked.data), download=False)
+    try:
+        cohort = Cohort(trainings, images, slots=asked.slots, form=Form(asked.form), device=device)
+        for _ in range(min(WARM_UP, cohort.steps)):
+            cohort.step()
+        _finish(device)
+    except torch.OutOfMemoryError:
+        return {"too_large": True}
+    except CompilationFailed as error:
+        return {"unavailable": str(error)}
+    _ready = cohort, trainings[0].steps_per_epoch, device
+    return {}
+
+
+def measure(asked: Measure) -> dict[str, Any]:
+    """Seconds a step of the cohort that is ready, and the largest memory of this process (on a GPU: of the GPU) in
+    bytes."""
+    assert _ready is not None
+    cohort, steps_per_epoch, device = _ready
+    try:
+        seconds = _seconds_of_a_step(cohort, steps_per_epoch, asked.seconds, device)
+    except torch.OutOfMemoryError:
+        return {"too_large": True}
     cohort.close()
     return {"seconds": seconds, "peak": _peak(device)}
 
@@ -89,7 +84,3 @@ def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Does this device compute what it should? `python -m qsweep.workers.selfcheck`, for `qsweep doctor --gpu`.
+"""Does this device compute what it should? For `qsweep doctor --gpu`.
 
-One line of JSON. Small trainings on the digits, with every optimizer and every width in bits: in double precision
+Small trainings on the digits, with every optimizer and every width in bits: in double precision
 against the processor, in every precision of the device for an epoch, with the same bits whatever trains beside them,
 and across an interruption. What compiles at its start, and takes longest, comes last; what there was no time for is
 said.
@@ -8,11 +8,8 @@ said.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +21,7 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.datasets import DATASETS
+from qsweep.sweeps.questions import CheckDevice
 from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images, load
@@ -51,13 +49,10 @@ class Check:
     """Whether the answer is the right one, and in words."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="begin no check after so many")
-    given = parser.parse_args(arguments)
+def check(asked: CheckDevice) -> dict[str, Any]:
+    """What the first device that this process sees is, and the answers to the checks that there is time for."""
     torch.set_num_threads(1)
-    sys.stdout.write(json.dumps(examine(this_device(), seconds=given.seconds)) + "\n")
-    return 0
+    return examine(this_device(), seconds=asked.seconds)
 
 
 def examine(device: torch.device, *, seconds: float) -> dict[str, Any]:
@@ -236,7 +231,3 @@ def trainings_of(data: Images, *, precision: str = "fp32") -> list[Training]:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -82,9 +82,9 @@ def query(
     as_json: JsonOption = False,
 ) -> None:
     """Ask results and registry by SQL, read-only, while sweeps run or after."""
-    from qsweep.orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.arrow import spare_numpy
 
-    spare_pandas()
+    spare_numpy()
     from qsweep.orchestrator.layout import say, width_of
     from qsweep.reports.listing import written
     from qsweep.reports.query import describe_columns, describe_views, run_query
@@ -178,9 +178,9 @@ def tables(
     as_json: JsonOption = False,
 ) -> None:
     """Print the paper's tables from the results so far."""
-    from qsweep.orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.arrow import spare_numpy
 
-    spare_pandas()
+    spare_numpy()
     from qsweep.orchestrator.layout import show_tables, width_of
     from qsweep.reports.answers import make_tables
     from qsweep.reports.render import Layout, render_all, sheet_of

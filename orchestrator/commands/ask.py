@@ -73,9 +73,6 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
-    from qsweep.orchestrator.arrow import spare_pandas
-
-    spare_pandas()
     from qsweep.orchestrator.kept_probes import kept_machine
     from qsweep.orchestrator.layout import say, show
     from qsweep.orchestrator.machine import probe
@@ -134,11 +131,13 @@ def calibrate(
     from qsweep.orchestrator.layout import say
     from qsweep.orchestrator.machine import probe
     from qsweep.orchestrator.selection import read_selection
+    from qsweep.orchestrator.warming import CALIBRATION, warm_up
 
     jobs = read_selection(source, changes=changes or (), where=where).chosen
     place = home_of(home, registry, data)
     place.check()
     check_data(place, jobs)
+    warm_up(place, CALIBRATION)
     machine = probe(place, jobs=jobs)
 
     def tell(trial: Trial) -> None:

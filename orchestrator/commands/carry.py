@@ -94,7 +94,10 @@ def import_(
         return
     typer.echo(f"{found.title}: {counted(found.counted, 'job')} counted")
     for count, words in (
-        (found.without_models, "of them without their models, which stayed there"),
+        (
+            found.without_models,
+            "of them without their models, which a sweep asks for: not kept there, or left out of the file",
+        ),
         (found.failed, "failed there, and are here as their class of failure says"),
         (found.known, "were counted before"),
         (found.refused, "refused: recalled, superseded, or done elsewhere meanwhile"),
@@ -102,6 +105,8 @@ def import_(
     ):
         if count:
             typer.echo(f"{count:>6} {words}")
+    for sweep, count in found.measured_by.items():
+        typer.echo(f"measures of {sweep} wait for {count} of these models; train them again with: qsweep retry {sweep}")
 
 
 def recall(

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from qsweep.orchestrator.children import ask_child
+from qsweep.orchestrator.children import ask
 from qsweep.orchestrator.options import DEFAULT_HOME, DataOption, HomeOption, JsonOption, home_of
 from qsweep.orchestrator.terminal import write_json
 from qsweep.sweeps.corruptions import CORRUPTIONS, LARGEST, SEVERITIES
 from qsweep.sweeps.datasets import DATASETS, ImageFolder
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.questions import WriteCorruptions
 
 TREE = "imagenet"
 
@@ -66,18 +67,24 @@ def corruptions(
     name = _dataset(dataset)
     if out is None and sheet is None:
         raise InputError("say what to write", place="corruptions", allowed="--out DIR, --contact-sheet FILE.png")
-    command = [name, "--folder", str(home_of(home, None, data).data)]
-    command += [part for one in corruption or () for part in ("--corruption", _corruption(one))]
-    command += [part for one in severity or () for part in ("--severity", _severity(one))]
-    command += ["--seed", str(seed), "--image", str(image), "--workers", str(workers)]
     if size is not None and name != TREE:
         raise InputError("these images have their size", place="--size", allowed=f"allowed with {TREE} alone")
-    command += [] if size is None else ["--size", str(size)]
-    for option, path in (("--out", out), ("--frost", frost), ("--sheet", sheet)):
-        command += [] if path is None else [option, str(path.expanduser())]
+    question = WriteCorruptions(
+        dataset=name,
+        data=str(home_of(home, None, data).data),
+        out=None if out is None else str(out.expanduser()),
+        corruptions=[_corruption(one) for one in corruption or ()],
+        severities=[_severity(one) for one in severity or ()],
+        seed=seed,
+        frost=None if frost is None else str(frost.expanduser()),
+        sheet=None if sheet is None else str(sheet.expanduser()),
+        image=image,
+        size=size,
+        workers=workers,
+    )
     _check_folder(out.expanduser() if out else None, "--out")
     _check_folder(sheet.expanduser().parent if sheet else None, "--contact-sheet")
-    ask_child("qsweep.workers.corruptions", *command, failing="corrupting the images", watched=True)
+    ask(question, failing="corrupting the images", watched=True)
     files = [str(path) for path in (out, sheet) if path is not None]
     if as_json:
         write_json(files)
@@ -102,11 +109,11 @@ def _corruption(given: str) -> str:
     return given
 
 
-def _severity(given: int) -> str:
+def _severity(given: int) -> int:
     if given not in SEVERITIES:
         allowed = "allowed: " + ", ".join(map(str, SEVERITIES))
         raise InputError(f"there is no severity {given}", place="--severity", allowed=allowed)
-    return str(given)
+    return given
 
 
 def _check_folder(folder: Path | None, option: str) -> None:

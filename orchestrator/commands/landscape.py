@@ -152,6 +152,7 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
     from qsweep.orchestrator.machine import probe
     from qsweep.orchestrator.screen import Screen
     from qsweep.orchestrator.surveying import survey
+    from qsweep.orchestrator.warming import LANDSCAPE, warm_up
 
     found = {one.identity: one.found() for one in wanted}
     missing = [one for one in wanted if found[one.identity] is None]
@@ -160,6 +161,7 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
         f"{counted(len(wanted), 'landscape')} of {wanted[0].asked.size:,} points, {kept} there already", err=True
     )
     if missing:
+        warm_up(home, LANDSCAPE)
         machine = probe(home, sorted({row.job.training.data.name for one in missing for row in one.rows}))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Screen()

@@ -226,9 +226,9 @@ def jobs(
     as_json: JsonOption = False,
 ) -> None:
     """List the jobs of a sweep: their states, what they found, and their settings."""
-    from qsweep.orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.arrow import spare_numpy
 
-    spare_pandas()
+    spare_numpy()
     from qsweep.orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results
     from qsweep.orchestrator.layout import counted
     from qsweep.orchestrator.lost_jobs import lost_agents

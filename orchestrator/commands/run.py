@@ -143,22 +143,21 @@ def launch(
         check_data(place, selection.chosen)
         if is_new(place, selection.title):
             warm_up(place)  # torch is imported there while all the rest is imported here
+    else:
+        choose(wish)  # its options are looked at before anything else
 
     from qsweep.orchestrator.arrow import spare_pandas
     from qsweep.orchestrator.launcher import Execution
     from qsweep.orchestrator.launcher import launch as launch_selection
-    from qsweep.orchestrator.layout import tell
-    from qsweep.orchestrator.screen import Screen
+    from qsweep.orchestrator.layout import say
 
     spare_pandas()
-    console = Screen()
     for warning in selection.warnings():
-        tell(console, f"note: {warning}")
+        say(f"note: {warning}", err=True)
     sweep = launch_selection(
         place,
         selection,
-        choose(wish),
-        console,
+        lambda: choose(wish),
         Execution(
             workers=workers,
             lease=lease,
@@ -272,10 +271,13 @@ def worker(
 
 
 def _wish(name: BackendName | None, slurm: list[str] | None, **ray: str | float | None) -> Wish:
-    from qsweep.orchestrator.backends.slurm.request import parse_options
-
     of_ray = {key: value for key, value in ray.items() if value is not None}
-    return Wish(name=name, options={BackendName.SLURM: parse_options(slurm or []), BackendName.RAY: of_ray})
+    of_slurm: dict[str, str] = {}
+    if slurm:
+        from qsweep.orchestrator.backends.slurm.request import parse_options
+
+        of_slurm = parse_options(slurm)
+    return Wish(name=name, options={BackendName.SLURM: of_slurm, BackendName.RAY: of_ray})
 
 
 def _finish(home: Home, sweep: Sweep) -> None:
@@ -300,7 +302,8 @@ def _finish(home: Home, sweep: Sweep) -> None:
                 show(one.sheet, piped=markdown)
                 if one.rest:
                     say(f"\n{one.rest}")
-        counts, blocked = registry.catalogue.counts(sweep.id), registry.sweeps.blocked(sweep.id)
+        counts = registry.catalogue.counts(sweep.id)
+        blocked = registry.sweeps.blocked(sweep.id) if counts.queued else []
         source.lost += [one for one in find_gone(home, registry, sweep.id) if one not in source.lost]
     finally:
         registry.close()

@@ -35,6 +35,7 @@ from qsweep.reports.analysis.correlation import (
 )
 from qsweep.reports.analysis.measured import Quantity, flatness_quantities, quantities
 from qsweep.reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
+from qsweep.reports.frames import texts_of
 from qsweep.reports.outliers import is_outside
 from qsweep.reports.quantization import FULL, Quantization, quantizations
 from qsweep.sweeps.components import PARTS, naming_settings
@@ -126,14 +127,19 @@ def analyze(
     measures: pd.DataFrame,
     layers: pd.DataFrame,
     options: Options | None = None,
+    *,
+    groups: Sequence[Models] | None = None,
 ) -> Analysis:
-    """Analyze the committed rows of `runs`, `measures` and `layers` of the sweep `spec`, in any order."""
+    """Analyze the committed rows of `runs`, `measures` and `layers` of the sweep `spec`, in any order.
+
+    `groups` are those of `group_models` over the finite runs, if they are there already.
+    """
     options = options or Options()
     known = finite_runs(runs)
     associations: list[Association] = []
     comparisons: list[tuple[str, Paired]] = []
     claims: list[Claim] = []
-    for models in group_models(spec, known):
+    for models in group_models(spec, known) if groups is None else groups:
         associations += _associate(models, spec, measures, options.resampling)
         tables = {metric: models.table(metric) for metric in METRICS}
         paired = [one for metric, better in METRICS.items() for one in compare(tables[metric], metric, better)]
@@ -186,9 +192,8 @@ def _family(model: str) -> str:
 def _configurations(runs: pd.DataFrame) -> pd.Series:
     """Every setting but those that models are called by, as one text a model: equal for models to compare."""
     others = Training.known() - naming_settings()
-    names = [name for name in runs.columns if name in others]
-    texts = [json.dumps([str(value) for value in row]) for row in runs[names].itertuples(index=False, name=None)]
-    return pd.Series(texts, index=runs.index)
+    columns = [texts_of(runs[name]) for name in runs.columns if name in others]
+    return pd.Series([json.dumps(row) for row in zip(*columns, strict=True)], index=runs.index)
 
 
 def _associate(models: Models, spec: Spec, measures: pd.DataFrame, resampling: Resampling) -> list[Association]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
+from qsweep.reports.analysis.kendall import asymptotic_p, count_pairs, exact_p
 from qsweep.reports.analysis.ranks import ASYMPTOTIC, EXACT
 
 Matrix = npt.NDArray[np.float64]
@@ -82,14 +82,14 @@ def kendall(quantity: pd.Series, gap: pd.Series, resampling: Resampling | None =
     if count < 2 or len(set(left)) < 2 or len(set(right)) < 2:
         return Kendall(tau=None, p_value=None, models=count)
     tied = len(set(left)) < count or len(set(right)) < count
+    pairs = count_pairs(left.tolist(), right.tolist())
     if tied and count <= RESAMPLED:
-        found = stats.kendalltau(left, right)
         p_value, method = _permuted(left, right, resampling or Resampling())
+    elif not tied and count <= COUNTED:
+        p_value, method = exact_p(pairs), EXACT
     else:
-        exact = not tied and count <= COUNTED
-        found = stats.kendalltau(left, right, method=EXACT if exact else ASYMPTOTIC)
-        p_value, method = float(found.pvalue), EXACT if exact else ASYMPTOTIC
-    return Kendall(tau=float(found.statistic), p_value=p_value, models=count, method=method)
+        p_value, method = asymptotic_p(pairs), ASYMPTOTIC
+    return Kendall(tau=pairs.tau(), p_value=p_value, models=count, method=method)
 
 
 def _permuted(left: Matrix, right: Matrix, resampling: Resampling) -> tuple[float, str]:

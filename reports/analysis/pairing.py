@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from scipy import special
 
 from qsweep.reports.analysis.ranks import hodges_lehmann, signed_rank, signed_rank_interval, signed_rank_method
 from qsweep.reports.quantization import FULL, Quantization
@@ -133,9 +132,20 @@ def shift_of(differences: Values, *, comparisons: int = 1) -> Shift:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p-values; those that are missing stay so and count for nothing."""
-    known = [value for value in p_values if value is not None]
-    adjusted = iter(multipletests(known, method="holm")[1] if known else ())
-    return [None if value is None else float(next(adjusted)) for value in p_values]
+    known = sorted((value, place) for place, value in enumerate(p_values) if value is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (value, place) in enumerate(known):
+        largest = max(largest, value * (len(known) - rank))
+        adjusted[place] = min(1.0, largest)
+    return adjusted
+
+
+def share_interval(wins: float, count: int, alpha: float) -> tuple[float, float]:
+    """The interval of Clopper and Pearson for a share of `wins` of `count` trials."""
+    low = 0.0 if wins == 0 else special.betaincinv(wins, count - wins + 1, alpha / 2)
+    high = 1.0 if wins == count else special.betainccinv(wins + 1, count - wins, alpha / 2)
+    return float(low), float(high)
 
 
 def _differences(table: pd.DataFrame, one: Quantization) -> Values:
@@ -148,7 +158,7 @@ def _compared(quantized: pd.Series, full: pd.Series, metric: str, one: Quantizat
     count = len(differences)
     shift = shift_of(differences)
     wins = float((np.sign(differences) == better).sum() + (differences == 0).sum() / 2)
-    share_low, share_high = proportion_confint(wins, count, alpha=ALPHA, method="beta")
+    share_low, share_high = share_interval(wins, count, ALPHA)
     return Paired(
         metric=metric,
         precision=one,
@@ -163,6 +173,6 @@ def _compared(quantized: pd.Series, full: pd.Series, metric: str, one: Quantizat
         adjusted_p=None,
         method=shift.method,
         improved=wins / count,
-        improved_low=float(share_low),
-        improved_high=float(share_high),
+        improved_low=share_low,
+        improved_high=share_high,
     )

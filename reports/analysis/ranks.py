@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special  # not `stats`: importing that takes longer than a report
 
 Values = npt.NDArray[np.float64]
 
@@ -42,7 +42,7 @@ def page(values: Values) -> Tested:
     column number × rank, is that of one row, convolved row by row.
     """
     rows, columns = values.shape
-    doubled = np.rint(2 * stats.rankdata(values, axis=1)).astype(np.int64)  # mid-ranks are halves
+    doubled = doubled_ranks(values)
     weights = np.arange(1, columns + 1)
     found = int((doubled * weights).sum())
     if columns > PAGE_COLUMNS or rows > PAGE_ROWS:
@@ -53,6 +53,12 @@ def page(values: Values) -> Tested:
         for _ in range(repeats):
             chances, lowest = np.convolve(chances, one), lowest + first
     return Tested(statistic=found / 2, p_value=_bounded(chances[found - lowest :].sum()), method=EXACT)
+
+
+def doubled_ranks(values: Values) -> npt.NDArray[np.int64]:
+    """Twice the rank of each value in its row: ties share the mean of their ranks, and these means are halves."""
+    mine, other = values[:, :, None], values[:, None, :]
+    return np.asarray(2 * (mine > other).sum(axis=2) + (mine == other).sum(axis=2) + 1, dtype=np.int64)
 
 
 @lru_cache(maxsize=256)
@@ -70,7 +76,7 @@ def _page_asymptotic(doubled: npt.NDArray[np.int64], found: int) -> Tested:
     mean = rows * columns * (columns + 1) ** 2 / 4
     spread = ranks.var(axis=1, ddof=1).sum() * ((weights - weights.mean()) ** 2).sum()
     score = 0.0 if spread == 0 else (found / 2 - mean) / np.sqrt(spread)
-    return Tested(statistic=found / 2, p_value=float(stats.norm.sf(score)), method=ASYMPTOTIC)
+    return Tested(statistic=found / 2, p_value=float(special.ndtr(-score)), method=ASYMPTOTIC)
 
 
 def signed_rank_method(count: int) -> str:
@@ -83,8 +89,12 @@ def exceeding(differences: Values, shift: float) -> int:
 
     At 0, and without ties, that is the sum of the ranks of the positive differences.
     """
-    ordered = np.sort(differences)
-    first_above = np.searchsorted(ordered, 2 * shift - ordered, side="right")
+    return _exceeding(np.sort(differences), shift)
+
+
+def _exceeding(ordered: Values, shift: float) -> int:
+    """The same of differences in ascending order."""
+    first_above = ordered.searchsorted(2 * shift - ordered, side="right")
     count = len(ordered)
     ordered_pairs = int((count - first_above).sum())
     alone = int((2 * ordered > 2 * shift).sum())
@@ -95,7 +105,7 @@ def signed_rank_tail(count: int, above: int) -> float:
     """P(T ≥ above) of the signed-rank statistic T of `count` differences that are as likely negative as positive."""
     if count > SIGNED_PAIRS:
         mean, spread = count * (count + 1) / 4, np.sqrt(count * (count + 1) * (2 * count + 1) / 24)
-        return float(stats.norm.sf((above - 0.5 - mean) / spread))
+        return float(special.ndtr(-(above - 0.5 - mean) / spread))
     return float(_signed_rank_tails(count)[above])
 
 
@@ -167,10 +177,11 @@ def _mean_of_pair(differences: Values, place: int) -> float:
     There may be too many means to hold. It uses the count of `exceeding`, so the last digit can't disagree with it.
     """
     total = len(differences) * (len(differences) + 1) // 2
-    low, high = _as_order(float(differences.min())), _as_order(float(differences.max()))
+    ordered = np.sort(differences)
+    low, high = _as_order(float(ordered[0])), _as_order(float(ordered[-1]))
     while low < high:
         middle = (low + high) // 2
-        if total - exceeding(differences, _from_order(middle)) >= place:
+        if total - _exceeding(ordered, _from_order(middle)) >= place:
             high = middle
         else:
             low = middle + 1

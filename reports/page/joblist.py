@@ -12,6 +12,7 @@ import pandas as pd
 from qsweep.db.schema import KINDS as ROW_KINDS
 from qsweep.db.schema import own_settings
 from qsweep.reports.evidence import Evidence
+from qsweep.reports.frames import texts_of
 from qsweep.sweeps.kinds import KINDS, TRAIN, Kind
 from qsweep.sweeps.training import Training
 
@@ -137,7 +138,7 @@ def varying(jobs: pd.DataFrame, kind: str) -> list[str]:
     """The settings in which those jobs of a kind differ that have them; of a measure its own ones."""
     known = {field.name for field in own_settings(KINDS[kind])} or Training.known()
     names = [name for name in jobs.columns if name in known]
-    return [name for name in names if jobs[name].dropna().map(str).nunique() > 1]
+    return [name for name in names if len(set(texts_of(jobs[name].dropna()))) > 1]
 
 
 def _coded(name: str, label: str, values: pd.Series, *, setting: bool = False) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from qsweep.db.audit import job_problems
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Checkpoint, Claim, Finished, JobRow
 from qsweep.db.states import FailureClass, State, SweepState
-from qsweep.sweeps.job import Job, Kind
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from tests.db.conftest import agent_info, trained
 
@@ -145,7 +146,7 @@ class Play:
         self.steps = 0
         parents = [*trained(5), *trained(4, depth=2), *trained(3, width=4)]
         children = [
-            Job(training=one.training, kind=Kind.MEASURE, parent=one.identity, measure=PacBayes()) for one in parents
+            Job(training=one.training, kind=FLATNESS, parent=one.identity, measure=PacBayes()) for one in parents
         ]
         self.pool = [parents, children]
         for name in ("one", "two", "three"):

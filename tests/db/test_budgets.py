@@ -96,6 +96,64 @@ def test_a_timeout_and_bad_input_fail_at_once(
     assert registry.catalogue.counts(sweep.id).failed == 1
 
 
+def fail_once(registry: Registry, agent: int, execute: Execute, failure: FailureClass) -> int:
+    """Let this agent end the next job in this class; its number."""
+    execute(RESTED)
+    (one,) = claim(registry, agent, 1)
+    registry.queue.checkpointed(agent, [saved(one, 40)])
+    registry.queue.fail(agent, [one], failure, "no")
+    return one.job_id
+
+
+@pytest.mark.parametrize("failure", [FailureClass.TIMEOUT, FailureClass.INPUT])
+def test_a_timeout_and_bad_input_have_to_be_found_by_a_second_machine_if_one_is_at_work(
+    registry: Registry, sweep: Sweep, execute: Execute, failure: FailureClass
+) -> None:
+    registry.sweeps.register(sweep.id, trained(3))
+    slow, other = (registry.agents.enlist(agent_info(host=name)) for name in "ab")
+    (busy,) = claim(registry, other, 1)
+    poor = fail_once(registry, slow, execute, failure)
+    (again,) = (row for row in registry.catalogue.jobs(sweep.id, State.QUEUED) if row.id == poor)
+    assert again.failure_class == failure
+    assert registry.queue.remaining().delay is not None  # so that the other machine may have it
+    assert fail_once(registry, slow, execute, failure) == poor
+    assert registry.catalogue.counts(sweep.id).failed == 0
+    assert fail_once(registry, other, execute, failure) == poor
+    assert [(row.id, row.failure_class) for row in registry.catalogue.jobs(sweep.id, State.FAILED)] == [(poor, failure)]
+    assert registry.sweeps.retry(sweep.id).queued == 1
+    assert fail_once(registry, other, execute, failure) == poor
+    assert registry.catalogue.counts(sweep.id).failed == 0
+    assert busy.job_id != poor
+
+
+def test_two_agents_of_one_machine_are_one_witness_of_a_timeout(
+    registry: Registry, sweep: Sweep, agent: int, execute: Execute
+) -> None:
+    registry.sweeps.register(sweep.id, trained(2))
+    beside = registry.agents.enlist(agent_info())
+    claim(registry, beside, 1)
+    fail_once(registry, agent, execute, FailureClass.TIMEOUT)
+    assert registry.catalogue.counts(sweep.id).failed == 1
+
+
+def test_bad_input_on_one_machine_is_not_repeated_for_ever_and_lets_it_stop(
+    registry: Registry, sweep: Sweep, execute: Execute
+) -> None:
+    registry.sweeps.register(sweep.id, trained(6))
+    poor, other = (registry.agents.enlist(agent_info(host=name)) for name in "ab")
+    (done,) = claim(registry, other, 1)
+    registry.queue.finish(other, [Finished(job_id=done.job_id, attempt=done.attempt, publication="p")])
+    (busy,) = claim(registry, other, 1)
+    first = fail_once(registry, poor, execute, FailureClass.INPUT)
+    for _ in range(7):
+        assert fail_once(registry, poor, execute, FailureClass.INPUT) == first
+        assert registry.catalogue.counts(sweep.id).failed == 0
+    assert fail_once(registry, poor, execute, FailureClass.INPUT) == first
+    assert registry.catalogue.counts(sweep.id).failed == 1
+    assert "bad input" in registry.queue.reason_to_stop(poor)
+    assert busy.job_id != first
+
+
 def test_losses_are_unlimited_and_wait_longer_each_time_but_never_longer_than_a_lease(
     registry: Registry, sweep: Sweep, agent: int, execute: Execute
 ) -> None:

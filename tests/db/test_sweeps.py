@@ -533,3 +533,26 @@ def test_a_job_is_named_by_any_unambiguous_prefix(registry: Registry, sweep: Swe
         registry.catalogue.job("f" * 32)
     with pytest.raises(InputError, match="is no job"):
         registry.catalogue.job("' OR 1=1 --")
+
+
+def test_a_sweep_that_is_launched_again_unchanged_has_only_a_new_time_of_launch(registry: Registry) -> None:
+    known = registry.sweeps.add(name="one", label="a", spec="{}", size=0, code="1", written=False)
+    later = other_sweep(registry)
+    assert [one.id for one in registry.catalogue.sweeps()] == [later.id, known.id]
+    again = registry.launches.again(known, written=True)
+    assert again is not None
+    assert again.launched_at > known.launched_at
+    assert again.written_at is not None
+    assert replace(again, launched_at=known.launched_at, written_at=None) == known
+    assert [one.id for one in registry.catalogue.sweeps()] == [known.id, later.id]
+    assert registry.catalogue.sweeps()[0] == again
+
+
+def test_a_sweep_that_has_changed_since_it_was_looked_at_is_not_launched_again_as_it_was(registry: Registry) -> None:
+    known = registry.sweeps.add(name="one", label="a", spec="{}", size=0, code="1")
+    for stale in (replace(known, code="2"), replace(known, size=1), replace(known, keep="none")):
+        assert registry.launches.again(stale, written=True) is None
+    assert registry.catalogue.sweeps() == [known]
+    registry.sweeps.delete(known.id)
+    assert registry.launches.again(known, written=True) is None
+    assert registry.catalogue.sweeps() == []

@@ -44,6 +44,11 @@ batch_size = 128
 learning_rate = [0.05, 0.1]
 bits = [32, 4]
 """
+MEASURES = """
+[[measures]]
+measure = "pac_bayes"
+measure_samples = 200
+"""
 BEGAN = {"host": "far", "device": "cpu", "torch": "2.0", "code": "1.0+made"}
 ORIGIN = {"code": "1.0+made", "torch": "2.0", "device": "cpu", "host": "far", "slots": 4, "form": "gather",
           "seconds": 1.5, "steps_per_second": 10.0}  # fmt: skip
@@ -71,14 +76,14 @@ def link_code(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def make(folder: Path) -> Made:
-    """Pack four trainings, and have them found done."""
-    (folder / "four.toml").write_text(SWEEP)
+def make(folder: Path, text: str = SWEEP, name: str = "four") -> Made:
+    """Pack this sweep's jobs, and have them found done."""
+    (folder / f"{name}.toml").write_text(text)
     home = Home.at(folder / "home")
-    selection = read_selection(str(folder / "four.toml"), changes=(), where=None, limit=None)
-    pack(home, selection, folder / "far", with_data=False, code=None)
-    work_off(folder / "far")
-    return Made(home=folder / "home", bundle=folder / "far")
+    selection = read_selection(str(folder / f"{name}.toml"), changes=(), where=None, limit=None)
+    pack(home, selection, folder / f"far-{name}", with_data=False, code=None)
+    work_off(folder / f"far-{name}")
+    return Made(home=folder / "home", bundle=folder / f"far-{name}")
 
 
 def make_failing(folder: Path, kinds: Sequence[str]) -> Made:
@@ -128,6 +133,9 @@ def _publish(place: Home, desk: Desk, claims: list[Claim], loss: float) -> None:
         store.write(kind, publication, rows)
     finished = []
     for claim in claims:
+        if not claim.keep_model or claim.job.kind.leaves is None:
+            finished.append(Finished(job_id=claim.job_id, attempt=claim.attempt, publication=publication))
+            continue
         name, content = model_name(claim.job.identity, claim.attempt), f"{claim.job.identity} {loss}".encode()
         (place.models / name).parent.mkdir(exist_ok=True)
         (place.models / name).write_bytes(content)
@@ -141,6 +149,8 @@ def _publish(place: Home, desk: Desk, claims: list[Claim], loss: float) -> None:
 
 
 def rows_of(claims: list[Claim], loss: float) -> dict[str, list[dict[str, Any]]]:
+    if claims[0].parent is not None:
+        return {"measures": [measured(claim) for claim in claims]}
     rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
     for claim in claims:
         key, training = {"job": claim.job.identity, "attempt": claim.attempt}, claim.job.training
@@ -152,6 +162,15 @@ def rows_of(claims: list[Claim], loss: float) -> dict[str, list[dict[str, Any]]]
         layers = training.model.layers(training.data)
         rows["layers"] += [key | {"layer": one.name, "index": place} for place, one in enumerate(layers)]
     return rows
+
+
+def measured(claim: Claim) -> dict[str, Any]:
+    """A row of a measure of its parent's model."""
+    parent = claim.parent
+    assert parent is not None
+    origin = {"parent": parent.identity, "parent_attempt": parent.attempt, "model_hash": parent.model_hash}
+    at = {"finished_at": datetime(2026, 1, 1, tzinfo=UTC), "diverged": False, "radius": 0.5}
+    return {"job": claim.job.identity, "attempt": claim.attempt} | ORIGIN | at | origin | claim.job.settings()
 
 
 # Alterations by somebody who can seal
@@ -187,17 +206,22 @@ def edit_manifest(bundle: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
 
 def finished(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The first record of a finish."""
-    return next(one for one in records if one["what"] == "finished")
+    return finish_of(records, "")
+
+
+def finish_of(records: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The first record of a finish that wrote this kind of results; of any without a kind."""
+    return next(one for one in records if one["what"] == "finished" and (not kind or kind in one["files"]))
 
 
 def edit_table(bundle: Path, kind: str, edit: Callable[[pa.Table], pa.Table]) -> None:
     """Alter the first publication's rows of a kind, with a digest that fits."""
-    name = finished(records_of(bundle))["publication"]
+    name = finish_of(records_of(bundle), kind)["publication"]
     path = bundle / "results" / kind / f"{name}.parquet"
     table = pq.read_table(path)
     pq.write_table(edit(table).replace_schema_metadata(table.schema.metadata), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    edit_records(bundle, lambda records: finished(records)["files"].update({kind: digest}))
+    edit_records(bundle, lambda records: finish_of(records, kind)["files"].update({kind: digest}))
 
 
 def put(column: str, values: Mapping[int, Any]) -> Callable[[pa.Table], pa.Table]:

@@ -96,7 +96,7 @@ def test_a_launch_that_could_work_does_start_one(here: Qsweep, started: Path) ->
     answer = here(*CHEAP)
     assert answer.returncode == 1
     assert "the probe of this machine failed" in answer.stderr
-    assert "qsweep.workers.probe" in started.read_text()
+    assert "qsweep.workers.service" in started.read_text()
 
 
 @pytest.mark.parametrize("name", ["with%j", "back\\slash", "quo'te", 'quo"te', "new\nline", "per%cent"])

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import tempfile
+from typing import Any
 
 import pytest
 
-from qsweep.orchestrator.surveying import _answered
-from qsweep.sweeps.errors import QsweepError
+from qsweep.sweeps import processes
+from qsweep.sweeps.questions import Measure
+from qsweep.sweeps.service import Died, Service
 
 
-def test_a_surveyor_that_dies_in_the_middle_of_its_answer_is_one_error() -> None:
-    dying = "import os; input(); os.write(1, b'{\"losses\": [0.5, '); os.write(2, b'killed'); os._exit(9)"
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", dying], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-        )
-        with process, pytest.raises(QsweepError, match=r"a process of the landscape died \(9\):\nkilled"):
-            _answered(process, log, {})
+@pytest.mark.parametrize("words", ["killed", ""])
+def test_a_child_that_dies_in_the_middle_of_its_answer_is_one_error(
+    monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    dying = (
+        f"import os; input(); os.write(1, b'{{\"answer\": [0.5, '); os.write(2, b'{words}'); os.kill(os.getpid(), 9)"
+    )
+
+    def start(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", dying], **options)
+
+    monkeypatch.setattr(processes, "start", start)
+    said = words or "killed by signal 9"
+    with (
+        Service(os.environ, failing="the test") as service,
+        pytest.raises(Died, match=f"the test failed:\n{said}") as one,
+    ):
+        service.ask(Measure(seconds=1.0))
+    assert one.value.code == -9

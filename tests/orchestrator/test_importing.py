@@ -27,10 +27,14 @@ from qsweep.db.registry import Registry
 from qsweep.db.rows import JobRow
 from qsweep.db.states import State, SweepState
 from qsweep.orchestrator.importing import bring_home
+from qsweep.orchestrator.registration import register
+from qsweep.orchestrator.selection import read_selection
+from qsweep.sweeps.code import code_version
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.workers.bundle.archive import Bounds, unpack
 from qsweep.workers.bundle.desk import LEDGER
 from qsweep.workers.bundle.manifest import FILE
+from qsweep.workers.bundle.parcel import write_results
 from tests.orchestrator import parcels
 from tests.orchestrator.parcels import Made, edit_manifest, edit_records, edit_table, finished, put
 
@@ -519,3 +523,87 @@ def test_a_calibration_that_is_unknown_here_is_not_used_and_fails_no_plan(made: 
             recorded=lambda _, one=odd: one,  # type: ignore[misc]
         )
         assert {one.form for one in plan.cohorts} == {"gather"}
+
+
+# Models that measures take
+
+
+def add_measures(made: Made, folder: Path) -> str:
+    """A second sweep that measures the models of the same trainings; its title."""
+    (folder / "measured.toml").write_text(parcels.SWEEP + parcels.MEASURES)
+    selection = read_selection(str(folder / "measured.toml"))
+    registry, sweep, _ = register(Home.at(made.home), selection, None, code=code_version())
+    registry.close()
+    return sweep.title
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_models_that_measures_ask_for_meanwhile_and_did_not_come_are_named_and_trained_again(
+    tmp_path: Path, here: Any, kept: bool
+) -> None:
+    """Not kept there; or kept, and left out of the parcel."""
+    made = parcels.make(tmp_path, ("" if kept else 'keep = "none"\n') + parcels.SWEEP)
+    asking = add_measures(made, tmp_path)
+    write_results(made.bundle, tmp_path / "results.zip", models=False)
+    options = ("--home", str(made.home))
+    said = here("import", str(tmp_path / "results.zip"), *options)
+    assert said.returncode == 0, said.stderr
+    assert "4 jobs counted" in said.stdout
+    assert "4 of them without their models, which a sweep asks for" in said.stdout
+    assert (
+        f"measures of {asking} wait for 4 of these models; train them again with: qsweep retry {asking}" in said.stdout
+    )
+    refused = here("launch", str(tmp_path / "measured.toml"), *options)
+    assert refused.returncode == 2
+    assert f"qsweep retry {asking}" in refused.stderr.replace("\n", " ")
+    again = here("retry", asking, *options)
+    assert "4 trainings whose models are not there are repeated" in again.stdout
+    with Registry.open(Home.at(made.home).registry) as registry:
+        jobs = registry.catalogue.jobs(registry.catalogue.find_sweep(asking).id)
+    assert {row.state for row in jobs} == {State.QUEUED}
+    assert {row.blocked for row in jobs if row.kind == "measure"} == {True}
+
+
+def test_models_that_no_sweep_asks_for_are_not_missed(tmp_path: Path) -> None:
+    made = parcels.make(tmp_path, 'keep = "none"\n' + parcels.SWEEP)
+    found = bring_home(Home.at(made.home), made.bundle)
+    assert (found.counted, found.without_models, found.measured_by) == (4, 0, {})
+
+
+@pytest.fixture
+def together(tmp_path: Path) -> Made:
+    """Trainings and their measures in one bundle."""
+    return parcels.make(tmp_path, parcels.SWEEP + parcels.MEASURES)
+
+
+@pytest.mark.parametrize(("column", "value"), [("parent_attempt", 2), ("model_hash", "0" * 64), ("parent", "f" * 32)])
+def test_a_measure_in_a_bundle_is_of_the_model_that_was_trained_in_it(together: Made, column: str, value: Any) -> None:
+    edit_table(together.bundle, "measures", put(column, {0: value}))
+    assert "its row is of another model than that of its parent" in refused(together)
+
+
+def test_a_sound_bundle_of_trainings_and_measures_counts(together: Made) -> None:
+    found = bring_home(Home.at(together.home), together.bundle)
+    assert (found.counted, found.away, found.measured_by) == (8, 0, {})
+    assert audit(Home.at(together.home), deep=True) == []
+
+
+PARENTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "a later attempt": lambda parent: parent.update(attempt=2),
+    "an earlier attempt": lambda parent: parent.update(attempt=0),
+    "another model": lambda parent: parent.update(model_hash="0" * 64),
+    "a diverged one": lambda parent: parent.update(diverged=True),
+    "another job's": lambda parent: parent.update(identity="f" * 32),
+}
+
+
+@pytest.mark.parametrize("what", PARENTS)
+def test_the_models_that_measures_were_packed_with_are_held_against_the_registry(tmp_path: Path, what: str) -> None:
+    trained = parcels.make(tmp_path)
+    bring_home(Home.at(trained.home), trained.bundle)
+    made = parcels.make(tmp_path, parcels.SWEEP + parcels.MEASURES, "measured")
+    edit_manifest(made.bundle, lambda manifest: PARENTS[what](manifest["jobs"][0]["parent"]))
+    before = files(made.home)
+    with pytest.raises(InputError, match="was never packed with the model that it names"):
+        bring_home(Home.at(made.home), made.bundle)
+    assert files(made.home) == before

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from qsweep.db.belonging import settle_belonging
+from qsweep.db.registry import Registry
 from qsweep.orchestrator.arrow import spare_pandas
 from qsweep.orchestrator.ondemand import HOLDERS, MODULES, made
 from qsweep.sweeps import code as own
@@ -35,7 +37,10 @@ CONVERTING = ("pydantic", "psutil")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a finished sweep."""
     folder = tmp_path_factory.mktemp("imports")
-    return work(launch(home_at(folder))).home.root
+    home = work(launch(home_at(folder))).home
+    with Registry.open(home.registry) as registry:
+        settle_belonging(home, registry)
+    return home.root
 
 
 @pytest.mark.parametrize(
@@ -43,13 +48,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (("--version",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.db.registry", "qsweep.reports")),
         (("status",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.sweeps.training")),
-        (("jobs", "made"), (*HEAVY, "duckdb", *CONVERTING)),
-        (("sweeps",), (*HEAVY, *ARROW, "qsweep.db.registry")),
-        (("plan", "made.toml"), (*HEAVY, "duckdb", "pyarrow.parquet", "qsweep.reports.source")),
-        (("tables", "made"), (*HEAVY, "duckdb")),
-        (("query", "SELECT bits, avg(train_loss) FROM runs GROUP BY bits"), HEAVY),
+        (("jobs", "made"), (*HEAVY, "duckdb", "numpy", *CONVERTING)),
+        (("sweeps",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.db.registry")),
+        (("plan", "made.toml"), (*HEAVY, *ARROW, "qsweep.reports.source")),
+        (("tables", "made"), (*HEAVY, "duckdb", "numpy", *CONVERTING)),
+        (("query", "SELECT bits, avg(train_loss) FROM runs GROUP BY bits"), (*HEAVY, "numpy", *CONVERTING)),
+        (("launch", "made.toml"), (*HEAVY, "duckdb", "psutil", "qsweep.orchestrator.watch")),
     ],
-    ids=("version", "status", "jobs", "sweeps", "plan", "tables", "query"),
+    ids=("version", "status", "jobs", "sweeps", "plan", "tables", "query", "launch"),
 )
 def test_a_command_that_looks_imports_only_what_it_needs(
     root: Path, tmp_path: Path, words: tuple[str, ...], spared: tuple[str, ...]

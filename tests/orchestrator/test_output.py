@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import os
@@ -14,6 +15,8 @@ from typing import IO, Any
 
 import pytest
 import typer.main
+from rich.live import Live
+from rich.text import Text
 from typer.testing import CliRunner
 
 from qsweep.db.home import Home
@@ -22,7 +25,7 @@ from qsweep.db.rows import Scope
 from qsweep.db.states import FailureClass
 from qsweep.orchestrator.cli import app
 from qsweep.orchestrator.screen import Screen
-from qsweep.orchestrator.terminal import Outlet
+from qsweep.orchestrator.terminal import Outlet, outlets
 from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, SCRIPT, Qsweep, environment
 from tests.db.conftest import agent_info
@@ -118,6 +121,30 @@ def test_json_and_csv_keep_what_stands_there(here: Qsweep, failed: str) -> None:
 def test_a_screen_shows_markup_and_takes_escapes_out(capsys: pytest.CaptureFixture[str]) -> None:
     Screen(stderr=False).print(f"[bold]a [list]{ESCAPES}", soft_wrap=True)
     assert capsys.readouterr().out.splitlines()[0].startswith("[bold]a [list]red")
+
+
+@pytest.mark.parametrize("stderr", [True, False])
+def test_a_live_display_is_drawn_over_itself_and_shows_no_escapes_of_others(
+    monkeypatch: pytest.MonkeyPatch, stderr: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr" if stderr else "sys.stdout", terminal)
+        with outlets(), Live(console=Screen(stderr=stderr, width=40), auto_refresh=False) as live:
+            for text in ("first\nlook", "second\nlook", "\x1b[31mthird\x1b[0m\nlook"):
+                live.update(Text(text), refresh=True)
+    drawn = b""
+    with contextlib.suppress(OSError):  # the other end is closed, and everything is read
+        while part := os.read(ours, 1 << 16):
+            drawn += part
+    os.close(ours)
+    shown = drawn.decode()
+    up = "\r\x1b[2K\x1b[1A\x1b[2K"
+    assert f"first\r\nlook{up}second\r\nlook{up}third\r\nlook" in shown
+    assert "\x1b[31m" not in shown
 
 
 def test_no_module_makes_a_console_of_its_own() -> None:

@@ -313,6 +313,26 @@ def test_rows_twice_or_of_no_counted_job_are_refused_and_never_counted(
 
 
 @pytest.mark.parametrize(
+    ("column", "value"), [("bits", 3), ("learning_rate", 0.5), ("optimizer", "adam"), ("width", None), ("beta1", 0.5)]
+)
+def test_rows_with_other_settings_than_their_job_are_refused(
+    bundle: Path, here: Qsweep, column: str, value: Any
+) -> None:
+    def edit(table: pa.Table) -> pa.Table:
+        place, kind = table.column_names.index(column), table.schema.field(column)
+        first = next(row for row, name in enumerate(table["optimizer"].to_pylist()) if name == "sgd")
+        listed = table[column].to_pylist()
+        listed[first] = value
+        return table.set_column(place, kind, pa.array(listed, kind.type))
+
+    reexport(bundle, "runs", edit)
+    for command in ("tables", "report", "analyze"):
+        answer = here(command, "--from", str(bundle))
+        assert answer.returncode == 2
+        assert "has other settings than the job" in answer.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
     "edit",
     [
         lambda m: m.pop("sweep"),

@@ -13,7 +13,7 @@ import pytest
 from qsweep.orchestrator.tuning.answer import Tried
 from qsweep.orchestrator.tuning.answer import _sheet as trials_sheet
 from qsweep.reports.analysis.text import table as analysis_table
-from qsweep.reports.declaration import Declaration, find_table
+from qsweep.reports.declaration import find_table
 from qsweep.reports.escaping import html, latex, latex_label, markdown, spreadsheet
 from qsweep.reports.formats import Format
 from qsweep.reports.quantization import Quantization
@@ -36,10 +36,8 @@ ROW = Row(
 
 def hostile_table() -> Table:
     declared = find_table("table1")
-    columns = [one.model_copy(update={"label": HOSTILE}) for one in declared.columns]
-    declaration = Declaration.model_validate(
-        declared.model_dump() | {"title": HOSTILE, "name": HOSTILE, "columns": [one.model_dump() for one in columns]}
-    )
+    columns = [dataclasses.replace(one, label=HOSTILE) for one in declared.columns]
+    declaration = dataclasses.replace(declared, title=HOSTILE, name=HOSTILE, columns=columns)
     row = dataclasses.replace(ROW, cells=ROW.cells[: len(columns)])
     return Table(declaration=declaration, heading=HOSTILE, rows=(row,), compared_with=HOSTILE, remarks=(HOSTILE,))
 

@@ -14,9 +14,11 @@ from scipy import stats
 from qsweep.reports.analysis import ranks
 from qsweep.reports.analysis.claims import GAP_SHRINKS, LOSS_GROWS, Margins, Verdict, eight_bits_equal, flatter, trend
 from qsweep.reports.analysis.correlation import Resampling, kendall
+from qsweep.reports.analysis.kendall import MOST_FACTORIAL, asymptotic_p, count_pairs, exact_p
 from qsweep.reports.analysis.measured import Quantity
-from qsweep.reports.analysis.pairing import ALPHA, shift_of, simultaneous
+from qsweep.reports.analysis.pairing import ALPHA, share_interval, shift_of, simultaneous
 from qsweep.reports.analysis.ranks import (
+    doubled_ranks,
     exceeding,
     hodges_lehmann,
     page,
@@ -229,3 +231,42 @@ def test_kendalls_p_value_with_ties_is_that_of_all_orders() -> None:
     assert kendall(untied, untied**2 + untied.sample(frac=1, random_state=0).to_numpy()).method == "exact"
     many = pd.Series(np.arange(100) % 7, dtype=float)
     assert kendall(many, pd.Series(np.arange(100.0))).method == "asymptotic"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-4, 4), st.integers(-4, 4)), min_size=3, max_size=30))
+def test_tau_and_its_p_value_are_scipys_whatever_the_ties(pairs: list[tuple[int, int]]) -> None:
+    left, right = (np.array(one, dtype=np.float64) for one in zip(*pairs, strict=True))
+    if len(set(left)) < 2 or len(set(right)) < 2:
+        return
+    counted = count_pairs(left.tolist(), right.tolist())
+    expected = stats.kendalltau(left, right, method="asymptotic")
+    assert (counted.tau(), asymptotic_p(counted)) == (expected.statistic, expected.pvalue)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 12, 33, 150, MOST_FACTORIAL])
+def test_the_exact_p_value_of_tau_is_scipys(count: int) -> None:
+    for seed in range(4):
+        left = np.random.default_rng(seed).normal(size=count)
+        for right in (left, -left, np.random.default_rng(seed + 9).normal(size=count) + seed * left):
+            counted = count_pairs(left.tolist(), right.tolist())
+            assert exact_p(counted) == stats.kendalltau(left, right, method="exact").pvalue
+
+
+def test_the_exact_p_value_of_tau_is_that_of_all_orders() -> None:
+    scores = [abs(count_pairs(range(5), order).difference) for order in itertools.permutations(range(5))]
+    for order in itertools.permutations(range(5)):
+        counted = count_pairs(range(5), order)
+        assert exact_p(counted) == pytest.approx(np.mean(np.array(scores) >= abs(counted.difference)), rel=1e-12)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=6))
+def test_doubled_ranks_are_twice_scipys_mid_ranks(rows: list[list[int]]) -> None:
+    values = np.array(rows, dtype=np.float64)
+    assert (doubled_ranks(values) == 2 * stats.rankdata(values, axis=1)).all()
+
+
+@pytest.mark.parametrize(("wins", "count"), [(0, 1), (1, 1), (0, 7), (3, 7), (7, 7), (243, 324)])
+def test_the_interval_of_a_share_is_that_of_clopper_and_pearson(wins: int, count: int) -> None:
+    expected = stats.binomtest(wins, count).proportion_ci(0.95, method="exact")
+    assert share_interval(wins, count, 0.05) == pytest.approx((expected.low, expected.high), rel=1e-9)

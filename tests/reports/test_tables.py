@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import random
+import tomllib
+from dataclasses import replace
+from importlib import resources
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from qsweep.reports.declaration import declared_tables, find_table, paper_values, with_medians
+from qsweep.reports.declaration import check_form, declared_tables, find_table, paper_values, parse_table, with_medians
 from qsweep.reports.formats import Format
 from qsweep.reports.render import Layout, render
 from qsweep.reports.table import Table, make_table, mean_and_error
@@ -203,3 +206,31 @@ def test_a_collapsed_model_is_named_and_medians_do_not_follow_it() -> None:
     assert "median absolute deviation" in render(medians, Format.MARKDOWN, Layout(spread=True))
     with pytest.raises(InputError, match="no table of means"):
         with_medians(find_table("table3"))
+
+
+def test_the_tables_that_come_along_have_the_form_that_is_asked_of_users() -> None:
+    folder = resources.files("qsweep.reports").joinpath("declarations")
+    for name, table in declared_tables().items():
+        content = tomllib.loads(folder.joinpath(f"{name}.toml").read_text(encoding="utf-8"))
+        assert replace(check_form(content, name), name=name) == table
+        assert table.rows
+        assert table.columns
+        assert all(0 <= column.decimals <= 9 for column in table.columns)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"rows": []}, "mine.toml: rows: this is empty"),
+        ({"foo": 1}, "mine.toml: foo: there is no such key"),
+        ({"columns": [{"name": "a", "label": "A", "value": "train_loss", "decimals": 10}]}, "columns.1.decimals"),
+        ({"columns": [{"name": "a", "label": "A", "value": "train_loss"}]}, "mine.toml: columns.1.decimals"),
+        ({"columns": [{"name": "a", "label": 3, "value": "train_loss", "decimals": 1}]}, "mine.toml: columns.1.label"),
+    ],
+)
+def test_a_slip_in_the_form_of_a_table_of_ones_own_is_refused_at_its_place(changed: dict[str, Any], said: str) -> None:
+    column = {"name": "a", "label": "A", "value": "train_loss", "decimals": 2}
+    content = {"title": "Mine", "kind": "runs", "rows": ["bits"], "columns": [column]}
+    assert parse_table(content, "mine.toml").name == "mine"
+    with pytest.raises(InputError, match=said):
+        parse_table(content | changed, "mine.toml")

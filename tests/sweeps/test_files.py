@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.files import read_sweep, source_text
+from qsweep.sweeps.file_form import check_form
+from qsweep.sweeps.files import builtin_names, read_sweep, source_text
 from qsweep.sweeps.spec import variant
+from qsweep.sweeps.toml import parse_toml
 
 DIGITS = source_text("digits-grid")
 
@@ -160,3 +162,8 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_an_axis_of_the_quantizer_without_one_is_refused() -> None:
     with pytest.raises(InputError, match=r"axes\.outer_bits"):
         read_sweep("digits-grid", ["bits=32", "outer_bits=[4, 8]"]).jobs()
+
+
+def test_the_builtin_sweeps_have_the_form_that_is_asked_of_users() -> None:
+    for name in builtin_names():
+        check_form(parse_toml(source_text(name), name), name)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from PIL import Image
 from qsweep.sweeps.corruptions import SEVERITIES
 from qsweep.sweeps.datasets import DATASETS
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.questions import WriteCorruptions
 from qsweep.workers.corruptions import corrupt, sets
-from qsweep.workers.corruptions.__main__ import main
 from qsweep.workers.corruptions.constants import IMAGENET
 from qsweep.workers.corruptions.sets import CorruptedSets, TestSet, as_pictures, write_corruption
 from qsweep.workers.corruptions.tree import list_tree, read_picture
+from qsweep.workers.corruptions.writing import write
 from qsweep.workers.data import Images
 from tests.late import Late
 
@@ -215,27 +217,28 @@ def test_of_several_processes_one_makes_a_file_and_the_others_wait_for_it(tmp_pa
 
 def test_the_command_writes_a_set_and_goes_on_where_it_was(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["digits", "--folder", str(tmp_path), "--out", str(out), "--corruption", "fog", "--corruption", "snow"]
-    assert main(arguments) == 0
+    asked = WriteCorruptions(dataset="digits", data=str(tmp_path), out=str(out), corruptions=["fog", "snow"])
+    write(asked)
     assert {one.name for one in out.iterdir()} == {"fog.npy", "snow.npy", "labels.npy", "qsweep.json"}
     dates = {one.name: one.stat().st_mtime_ns for one in out.iterdir()}
     (out / "fog.npy").unlink()
-    assert main([*arguments, "--workers", "2"]) == 0
+    write(replace(asked, workers=2))
     same = {one.name for one in out.iterdir() if one.stat().st_mtime_ns == dates[one.name]}
     assert same == {"snow.npy", "labels.npy", "qsweep.json"}
-    assert main(["digits", "--folder", str(tmp_path), "--out", str(out), "--severity", "2", "--corruption", "fog"]) == 0
+    write(replace(asked, corruptions=["fog"], severities=[2]))
     assert (np.load(out / "fog-2.npy") == np.load(out / "fog.npy")[COUNT : 2 * COUNT]).all()
 
 
-def test_the_command_does_not_add_to_another_set(
-    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = ["digits", "--folder", str(tmp_path), "--corruption", "contrast", "--out"]
-    assert main([*asked, str(published / "Digits-C")]) == 2
-    assert "files that were not generated here" in capsys.readouterr().out
-    assert main([*asked, str(tmp_path / "own")]) == 0
-    assert main([*asked, str(tmp_path / "own"), "--seed", "1"]) == 2
-    assert "this folder holds another set: seed 0" in capsys.readouterr().out
+def test_the_command_does_not_add_to_another_set(published: Path, tmp_path: Path) -> None:
+    asked = WriteCorruptions(
+        dataset="digits", data=str(tmp_path), corruptions=["contrast"], out=str(published / "Digits-C")
+    )
+    with pytest.raises(InputError, match="files that were not generated here"):
+        write(asked)
+    own = replace(asked, out=str(tmp_path / "own"))
+    write(own)
+    with pytest.raises(InputError, match="this folder holds another set: seed 0"):
+        write(replace(own, seed=1))
 
 
 def test_a_set_that_was_generated_is_not_taken_for_the_published_one(clean: TestSet, tmp_path: Path) -> None:
@@ -249,7 +252,8 @@ def test_a_set_that_was_generated_is_not_taken_for_the_published_one(clean: Test
 
 def test_a_contact_sheet_shows_the_image_under_every_corruption(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
-    assert main(["digits", "--folder", str(tmp_path), "--sheet", str(path), "--image", "5"]) == 0
+    asked = WriteCorruptions(dataset="digits", data=str(tmp_path), sheet=str(path), image=5)
+    write(asked)
     sheet = np.asarray(Image.open(path))
     side, gap, left, top = 96, 6, 150, 24
     assert sheet.shape == (top + 15 * (side + gap), left + 6 * (side + gap), 3)
@@ -259,7 +263,8 @@ def test_a_contact_sheet_shows_the_image_under_every_corruption(tmp_path: Path) 
         for column in range(1, 6)
     }
     assert len(cells) >= 70  # severities of pixelate come out alike on 8 pixels
-    assert main(["digits", "--folder", str(tmp_path), "--sheet", str(path), "--image", "355"]) == 2
+    with pytest.raises(InputError, match="there is no image 355"):
+        write(replace(asked, image=355))
 
 
 @pytest.fixture
@@ -289,8 +294,10 @@ def test_a_picture_is_resized_and_cropped_as_torchvision_does_it(tree: Path) -> 
 
 def test_a_tree_is_written_in_the_published_layout(tree: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ["imagenet", "--folder", str(tree), "--out", str(out), "--corruption", "contrast", "--severity", "4"]
-    assert main([*arguments, "--seed", "9"]) == 0
+    asked = WriteCorruptions(
+        dataset="imagenet", data=str(tree), out=str(out), corruptions=["contrast"], severities=[4], seed=9
+    )
+    write(asked)
     files = sorted(out.rglob("*.JPEG"))
     assert [str(one.relative_to(out)) for one in files] == [
         "contrast/4/cat/a.JPEG",
@@ -306,16 +313,17 @@ def test_a_tree_is_written_in_the_published_layout(tree: Path, tmp_path: Path) -
         assert np.abs(np.asarray(written).astype(int) - expected).mean() < 3
     dates = [one.stat().st_mtime_ns for one in files]
     files[1].unlink()
-    assert main([*arguments, "--seed", "9"]) == 0
+    write(asked)
     again = [one.stat().st_mtime_ns for one in sorted(out.rglob("*.JPEG"))]
     assert [old == new for old, new in zip(dates, again, strict=True)] == [True, False, True]
 
 
-def test_a_broken_picture_of_a_tree_is_named(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_picture_of_a_tree_is_named(tree: Path, tmp_path: Path) -> None:
     (tree / "val" / "cat" / "b.png").write_bytes(b"no picture")
-    arguments = ["imagenet", "--folder", str(tree), "--out", str(tmp_path / "out"), "--corruption", "contrast"]
-    assert main(arguments) == 2
-    problem = json.loads(capsys.readouterr().out)["problem"]
-    assert problem["place"].endswith("b.png")
-    assert problem["problem"].startswith("this image can't be read")
-    assert main(["imagenet", "--folder", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
+    asked = WriteCorruptions(dataset="imagenet", data=str(tree), out=str(tmp_path / "out"), corruptions=["contrast"])
+    with pytest.raises(InputError) as raised:
+        write(asked)
+    assert (raised.value.place or "").endswith("b.png")
+    assert raised.value.problem.startswith("this image can't be read")
+    with pytest.raises(InputError):
+        write(replace(asked, data=str(tmp_path / "nowhere")))

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.measures import Distortion
+from qsweep.sweeps.questions import WriteCorruptions
 from qsweep.sweeps.training import Training
-from qsweep.workers.corruptions.__main__ import main
 from qsweep.workers.corruptions.constants import IMAGENET
 from qsweep.workers.corruptions.corrupt import corrupt
 from qsweep.workers.corruptions.files import Drawn, corrupted_files
 from qsweep.workers.corruptions.sets import CorruptedSets
+from qsweep.workers.corruptions.writing import write
 from qsweep.workers.data import ImageFiles, Images, Part, find
 from qsweep.workers.data.stream import DEVIATION, MEAN, Stream
 from qsweep.workers.decoding.pixels import BrokenImage
@@ -187,8 +188,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of small files, and the tree that is written of it in the published layout, both in one place."""
     folder = tmp_path_factory.mktemp("written")
     write_folder(folder / "some", train=2, test=2)
-    chosen = ["--corruption", "contrast", "--corruption", "motion_blur", "--severity", "2", "--size", str(TREE)]
-    assert main(["imagenet", "--folder", str(folder / "some"), "--out", str(folder / "some-C"), *chosen]) == 0
+    asked = WriteCorruptions(
+        dataset="imagenet",
+        data=str(folder / "some"),
+        out=str(folder / "some-C"),
+        corruptions=["contrast", "motion_blur"],
+        severities=[2],
+        size=TREE,
+    )
+    write(asked)
     return folder
 
 

@@ -65,7 +65,8 @@ def trained_losses(few: Images, form: Form, **settings: Any) -> list[float]:
 def test_a_training_in_bf16_follows_the_one_in_fp32_on_single_precision_weights(few: Images, form: Form) -> None:
     reduced, single = (trained_losses(few, form, precision=one) for one in ("bf16", "fp32"))
     assert reduced != single
-    assert max(abs(one - other) for one, other in zip(reduced, single, strict=True)) < 0.02
+    # How far depends on what the processor multiplies with: AMX tiles sum in another order than AVX-512 or plain code.
+    assert max(abs(one - other) for one, other in zip(reduced, single, strict=True)) < 0.02 * single[0]
     assert single[-1] < 0.7 * single[0]
 
 

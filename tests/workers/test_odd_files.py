@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from qsweep.workers.corruptions.sets import check_labels, open_file
 from qsweep.workers.corruptions.textures import texture_files
 from qsweep.workers.corruptions.tree import list_tree, read_picture
 from qsweep.workers.data import find
-from qsweep.workers.data.archive import PARTS, read_archive
+from qsweep.workers.data.archive import PARTS, read_archive, write_archive
 from qsweep.workers.data.folders import list_files
 from qsweep.workers.decoding.pixels import evaluation_pixels
 from qsweep.workers.weights import _read as read_weights
@@ -122,6 +124,51 @@ def test_whatever_bytes_are_damaged_a_file_of_arrays_is_refused_in_one_message_o
         except InputError:  # anything else is a traceback
             refused += 1
     assert refused >= 50  # those that are cut short, at least
+
+
+def _bomb(path: Path) -> None:
+    """1 GiB of zeros in 1 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("train_images.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (1 << 30,)})
+        for _ in range(1 << 10):
+            member.write(bytes(1 << 20))
+
+
+def _false_header(path: Path) -> None:
+    """Nothing, with a header that says a pebibyte."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for part in PARTS:
+            with archive.open(f"{part}.npy", "w") as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (1 << 50,)}
+                np.lib.format.write_array_header_1_0(member, header)
+
+
+@pytest.mark.parametrize("write", [_bomb, _false_header])
+def test_an_archive_that_would_unpack_to_more_than_the_data_set_is_refused_before_it_is_read(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "digits.npz")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"damaged \(.*would unpack to"):
+        read_archive(DATASETS["digits"], tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 18  # KiB
+
+
+def test_an_archive_in_the_place_of_an_array_is_no_array(tmp_path: Path) -> None:
+    for name in ("labels.npy", "fog.npy"):
+        np.savez(tmp_path / "some.npz", np.zeros(9, np.int64))
+        (tmp_path / "some.npz").rename(tmp_path / name)
+    with pytest.raises(InputError, match="the labels can't be read"):
+        check_labels(tmp_path, DATASETS["cifar10"])
+    with pytest.raises(InputError, match="this is no array of numpy"):
+        open_file(tmp_path / "fog.npy", DATASETS["cifar10"])
+
+
+def test_an_archive_of_the_product_is_read_whatever_its_size(tmp_path: Path) -> None:
+    write_archive("digits", tmp_path, tmp_path, download=False)
+    arrays = read_archive(DATASETS["digits"], tmp_path)
+    assert arrays is not None
+    assert [len(one) for one in arrays] == [1442, 1442, 355, 355]
 
 
 def test_a_loop_of_links_and_an_unreadable_folder_are_one_message(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import math
 import os
 import sys
@@ -17,7 +16,9 @@ from pathlib import Path
 from qsweep.db.home import Home
 from qsweep.sweeps import processes
 from qsweep.sweeps.code import ROOT, clear_bytecode, is_intact, is_of_older_layout
-from qsweep.sweeps.errors import InputError, QsweepError, raise_packed
+from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.questions import Probe
+from qsweep.sweeps.service import ask_once
 from qsweep.sweeps.training import different_needs
 from qsweep.sweeps.wholefiles import whole_folder
 from qsweep.sweeps.words import counted
@@ -157,12 +158,7 @@ def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
 def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
     trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
-    command = [*processes.PYTHON, "qsweep.workers.probe", "--folder", str(home.data), "--kept", str(home.weights)]
-    command += ["--trainings", json.dumps(trainings)]
-    answer = processes.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    if answer.returncode:
-        raise QsweepError(f"the probe of this machine failed:\n{answer.stderr.strip()[-2000:]}")
-    found = json.loads(answer.stdout.splitlines()[-1])
-    raise_packed(found)
+    question = Probe(data=str(home.data), kept=str(home.weights), trainings=trainings)
+    found = ask_once(question, os.environ, failing="the probe of this machine")
     gpus = len(found["gpus"])
     return Crew(workers=given.workers or gpus or found["cores"], gpus=gpus, time_limit=given.time_limit)

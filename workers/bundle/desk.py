@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qsweep.db.budgets import PLACES, verdict
+from qsweep.db.budgets import PLACES, TRIES, verdict
 from qsweep.db.budgets import Record as Past
 from qsweep.db.errors import LeaseLost
 from qsweep.db.home import Home
@@ -266,7 +266,7 @@ class Desk:
             entry = self.entries[job_id]
             after = verdict(
                 entry.past, failure, company=company, slots=slots or company, lease=LEASE, agent=agent,
-                by=len({*entry.past.tries, agent}), needed=PLACES if others else 1,
+                by=len({*entry.past.tries, agent}), needed=PLACES if others and failure in TRIES else 1,
             )  # fmt: skip
             entry.agent, entry.state = None, after.state
             entry.not_before = self._clock() + after.delay if after.delay else 0.0

@@ -96,7 +96,7 @@ def open_file(path: Path, data: DataSet) -> np.ndarray:
     """A memory map of the corrupted images in `path`, their shape and type checked. Raises InputError."""
     wanted = (len(SEVERITIES) * data.test_images, data.size, data.size, data.channels)
     try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        images = np.lib.format.open_memmap(path, mode="r")  # np.load would take an archive for an array, too
     except Exception as error:  # of a damaged header, numpy raises what Python's own parser does
         raise InputError(f"this is no array of numpy: {error}", place=str(path), allowed=_published(data)) from None
     if images.shape != wanted or images.dtype != np.uint8:
@@ -113,7 +113,7 @@ def check_labels(folder: Path, data: DataSet, labels: np.ndarray | None = None) 
     if path.exists():
         check_ordinary(path)
     try:
-        found = np.load(path, allow_pickle=False)
+        found = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # as above
         raise InputError(f"the labels can't be read: {error}", place=str(path), allowed=_published(data)) from None
     if found.shape != (count,) or not np.issubdtype(found.dtype, np.integer):

@@ -1,23 +1,28 @@
 """A data set as one file that numpy alone can read: `NAME.npz`, with the four arrays that its fingerprint is over.
 
-`python -m qsweep.workers.data.archive` writes such files, for machines that have neither scikit-learn nor torchvision.
+`archive` writes such files, for machines that have neither scikit-learn nor torchvision.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+import math
+import zipfile
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from qsweep.sweeps.datasets import DATASETS, DataSet
-from qsweep.sweeps.errors import InputError, QsweepError, packed
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.questions import ArchiveData
 from qsweep.sweeps.wholefiles import whole_file
 from qsweep.workers.ordinary import check_ordinary
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+LABEL = 8
+"""Bytes of a label."""
+HEADERS = 1 << 20
+"""Bytes that the archive may have beside its numbers."""
 
 
 def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] | None:
@@ -27,8 +32,10 @@ def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] |
         return None
     check_ordinary(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return tuple(np.ascontiguousarray(archive[part]) for part in PARTS)
+        with path.open("rb") as file:
+            _check_size(file, data)
+            with np.load(file, allow_pickle=False) as archive:
+                return tuple(np.ascontiguousarray(archive[part]) for part in PARTS)
     except Exception as error:  # of a damaged archive, numpy, zipfile and zlib raise a dozen kinds of error
         reason = f"{type(error).__name__}: {error}"
         raise InputError(
@@ -36,6 +43,29 @@ def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] |
             place=str(path),
             allowed="copy it again, or remove it",
         ) from None
+
+
+def _check_size(file: BinaryIO, data: DataSet) -> None:
+    """Raise ValueError if the arrays would unpack to more than the data set has, by the archive's list and by their own
+    headers: numpy makes room for what a header says before it reads any of it."""
+    images = data.train_images + data.test_images
+    most = images * (data.channels * data.size**2 + LABEL) + HEADERS
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+        if size <= most:
+            size = sum(_claimed(archive, f"{part}.npy") for part in PARTS)
+    file.seek(0)
+    if size > most:
+        raise ValueError(f"it would unpack to {size:,} bytes, out of all proportion to the data set")
+
+
+def _claimed(archive: zipfile.ZipFile, name: str) -> int:
+    """The bytes of an array, as its header says."""
+    with archive.open(name) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    return math.prod(shape) * dtype.itemsize
 
 
 def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None:
@@ -48,22 +78,8 @@ def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None
         np.savez_compressed(file, **{part: getattr(images, part).numpy() for part in PARTS})
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--out", type=Path, required=True, help="where the archives shall lie")
-    parser.add_argument("--download", action="store_true", help="download what is missing")
-    parser.add_argument("datasets", nargs="+", choices=list(DATASETS))
-    given = parser.parse_args(arguments)
-    try:
-        for name in given.datasets:
-            write_archive(name, given.folder, given.out, download=given.download)
-    except QsweepError as error:
-        sys.stdout.write(json.dumps(packed(error)) + "\n")
-        return error.exit_code
-    sys.stdout.write("{}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def archive(asked: ArchiveData) -> dict[str, Any]:
+    """Write the data sets that are asked for. Raises InputError as `load` does."""
+    for name in asked.datasets:
+        write_archive(name, Path(asked.data), Path(asked.out), download=asked.download)
+    return {}

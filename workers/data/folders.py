@@ -1,24 +1,23 @@
 """Data sets as folders of image files: found, listed and checked, but not read.
 
 The layout is that of torchvision's ImageFolder: `train/CLASS/…` and `val/CLASS/…`, classes numbered in the order of
-their names. `python -m qsweep.workers.data.folders FOLDER` describes such a folder, for `qsweep images`.
+their names. `describe` is for `qsweep images`.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from qsweep.sweeps.datasets import DataSet, ImageFolder
-from qsweep.sweeps.errors import InputError, QsweepError, packed
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.questions import DescribeImages
 from qsweep.workers.decoding.listing import TEST, TRAIN, Listing, folder_of, image_paths
 
 
@@ -125,37 +124,24 @@ def _again(data: DataSet) -> str:
     return "remove what is not part of it, or unpack it again"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, required=True, help="side that images shall be cut to, in pixels")
-    parser.add_argument("folder", type=Path)
-    given = parser.parse_args(arguments)
-    place = given.folder.expanduser().absolute()
+def describe(asked: DescribeImages) -> dict[str, Any]:
+    """The settings of a data set in ImageFolder layout. Raises InputError if it is none."""
+    place = Path(asked.folder).expanduser().absolute()
     described = ImageFolder(
         data_folder=place.name,
-        image_size=given.size,
+        image_size=asked.size,
         data_classes=0,
         data_train=0,
         data_test=0,
         data_fingerprint="",
     )
-    try:
-        files, classes = list_files(described.data(), place)
-    except QsweepError as error:
-        sys.stdout.write(json.dumps(packed(error)) + "\n")
-        return error.exit_code
-    found = {
+    files, classes = list_files(described.data(), place)
+    return {
         "data": ImageFolder.name,
         "data_folder": place.name,
-        "image_size": given.size,
+        "image_size": asked.size,
         "data_classes": len(classes),
         "data_train": len(files.train),
         "data_test": len(files.test),
         "data_fingerprint": listing_fingerprint(files),
     }
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,8 @@ from qsweep.db.migrations import HEAD  # noqa: E402
 from qsweep.db.registry import Registry  # noqa: E402
 from qsweep.db.rows import Checkpoint, Claim, Finished, Scope, Sweep  # noqa: E402
 from qsweep.db.states import FailureClass  # noqa: E402
-from qsweep.sweeps.job import Job, Kind  # noqa: E402
+from qsweep.sweeps.job import Job  # noqa: E402
+from qsweep.sweeps.kinds import FLATNESS  # noqa: E402
 from qsweep.sweeps.measures import PacBayes  # noqa: E402
 from tests.db.conftest import agent_info, trained  # noqa: E402
 
@@ -27,7 +28,7 @@ from tests.db.conftest import agent_info, trained  # noqa: E402
 def fill(registry: Registry) -> None:
     """Rows in every table: jobs, agents, attempts and events in every state, a measure, a selection, a trial."""
     trainings = trained(6)
-    child = Job(training=trainings[0].training, kind=Kind.MEASURE, parent=trainings[0].identity, measure=PacBayes())
+    child = Job(training=trainings[0].training, kind=FLATNESS, parent=trainings[0].identity, measure=PacBayes())
     grid = _sweep(registry, "grid", [*trainings, child])
     _sweep(registry, "part", trainings[:2])
     given_up = _sweep(registry, "given-up", trained(2, depth=2))
