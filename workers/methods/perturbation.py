@@ -53,8 +53,7 @@ class Perturbation:
         if not self._any_adaptive:
             return gradients * self._scale(gradients)
         size = parameters.abs()
-        ones = torch.ones_like(size)
-        scaling = torch.where(self._adaptive, size + self._eta, ones)
+        scaling = torch.where(self._adaptive, size + self._eta, 1.0)
         scaled = scaling * gradients
         stretch = torch.where(self._squared, size, scaling)
         return gradients * stretch * stretch * self._scale(scaled)
