@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from qsweep.reports.demands import check_answers
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import NAME, NAME_ALLOWED, read_sweep
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.methods import Sam, Saq1, Saq3, SharpnessAware
+from qsweep.sweeps.quantizers import Lsq
 from qsweep.sweeps.spec import Spec, select, variant
+
+LARGE_RADIUS = 0.02
+"""Of the weights' norm: a larger radius of a sharpness-aware method is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +42,29 @@ class Selection:
             if milestone >= job.training.recipe.epochs
         }
         idle = [f"{name} is set, but no job uses it" for name in self.spec.unused()]
-        return idle + [
+        late_ones = [
             f"milestone {milestone} lies beyond the last epoch ({epochs}) and has no effect"
             for milestone, epochs in sorted(late)
         ]
+        return idle + late_ones + list(_large_radii(self.chosen))
+
+
+def _large_radii(jobs: Iterable[Job]) -> Iterator[str]:
+    """A line for each radius of a sharpness-aware method that is large beside the weights of a network with LSQ."""
+    sharp = [one for one in (job.training for job in jobs) if isinstance(one.method, Sam | Saq1 | Saq3)]  # not ASAM's
+    shares: dict[float, float] = {}
+    for training in {
+        (one.model, one.data, one.method): one for one in sharp if isinstance(one.quantizer, Lsq)
+    }.values():
+        assert isinstance(training.method, SharpnessAware)
+        rho = training.method.rho
+        shares[rho] = max(rho / training.initial_norm, shares.get(rho, 0.0))
+    for rho, share in sorted(shares.items()):
+        if share > LARGE_RADIUS:
+            yield (
+                f"rho = {rho:g} is {share:.1%} of the norm of a network's initial weights, and with lsq over "
+                f"{LARGE_RADIUS:.0%} is large (SAQ's 0.3 to 0.9 belong to weights normalized to a deviation of 1)"
+            )
 
 
 def read_selection(

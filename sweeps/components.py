@@ -22,7 +22,7 @@ from typing import Any
 
 from qsweep.sweeps.datasets import ImageFolder, data_content
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.methods import Plain
+from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
 from qsweep.sweeps.models import MobileNet, MobileNetV2, NiN, ResNet, Vgg
 from qsweep.sweeps.optimizers import Adam, RmsProp, Sgd
 from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
@@ -42,6 +42,16 @@ def _by_name(*components: Component) -> dict[str, Component]:
 
 def _family(settings: type[Any], implementation: str) -> Component:
     return Component(name=settings.name, settings=settings, implementation=implementation)
+
+
+def _two_passes(settings: type[Any]) -> Component:
+    return Component(
+        name=settings.name,
+        settings=settings,
+        implementation="qsweep.workers.methods.two_passes:TwoPasses",
+        label=settings.name.upper(),
+        kind="two-passes",
+    )
 
 
 PARTS: dict[str, Part] = {
@@ -99,11 +109,15 @@ PARTS: dict[str, Part] = {
         ),
         Choice(
             name="method",
-            components=_by_name(_family(Plain, "qsweep.workers.methods.plain:Plain")),
+            components=_by_name(
+                _family(Plain, "qsweep.workers.methods.plain:Plain"),
+                *(_two_passes(one) for one in (Sam, Asam, Saq1, Saq2, Saq3)),
+            ),
             default=Plain.name,
             added_later=True,
             in_cohort="same kind",
             names_rows=True,
+            settled=lambda method, chosen: settled(method, chosen["quantizer"]),
         ),
         Part(
             name="recipe",

@@ -76,3 +76,10 @@ class ConvLayer:
     def operations(self) -> int:
         """Multiplications and additions of one forward pass over one image."""
         return 2 * self.weights * self.side**2
+
+    @property
+    def initial_square(self) -> float:
+        """What the sum of the squares of its initial weights comes to, by the deviation of how they are drawn."""
+        if self.init == "small":
+            return self.weights * 0.01**2
+        return 2.0 * self.reads if self.init == "fan-out" else self.outputs / 3

@@ -1,9 +1,22 @@
-"""The training methods a sweep may name. What a step of each does stands in `workers.methods`."""
+"""The training methods a sweep may name. What a step of each does stands in `workers.methods`.
+
+All but the plain one are sharpness-aware: a first pass of the batch finds a perturbation ε of length ρ up the loss, and
+the optimizer steps down the gradient of a second pass there. They differ in what ε is made of and where it is added.
+The ball of ε holds the weights, biases, and γ and β of batch norm. It holds the quantizer's step sizes only with
+`ball_steps`, as in SAQ's code of SAM (`utils/sam.py`); SAQ's third case has them out by default (`include_wclip`).
+
+The first pass alone moves the running statistics of batch norm, as in SAM's usual code (`davda54/sam`); with
+`bn_second_pass` both do, as in SAQ's (`ziplab/SAQ`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+from qsweep.sweeps.settings import Rule, setting
+
+RADIUS = Rule(low=0, high=1000)
 
 
 class Method(Protocol):
@@ -11,6 +24,9 @@ class Method(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of each batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,3 +35,80 @@ class Plain:
 
     name: ClassVar[str] = "plain"
     semantics: ClassVar[int] = 1
+    passes: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharpnessAware:
+    """What all of them have. `rho` is the length ρ of ε, in the units of the parameters."""
+
+    semantics: ClassVar[int] = 1
+    passes: ClassVar[int] = 2
+
+    rho: float = setting(RADIUS)
+    bn_second_pass: bool = setting(default=False)
+    ball_steps: bool = setting(default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sam(SharpnessAware):
+    """Sharpness-aware minimization (Foret et al. 2021, arXiv 2010.01412): ε = ρ·g/(‖g‖ + 1e-12) is added to θ.
+
+    On quantized weights the loss is L(Q(w + ε)): SAQ's second case. Usual ρ in full precision: 0.05 to 0.1.
+    """
+
+    name: ClassVar[str] = "sam"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asam(SharpnessAware):
+    """Adaptive SAM (Kwon et al. 2021, arXiv 2102.11600): ε = ρ·T²g/(‖T·g‖ + 1e-16), T = |p| + η.
+
+    T is 1 for biases, β and step sizes. `saq` is what SAQ's code makes of it (`utils/asam.py`): p²g in the place of
+    T²g, and a step size counts as a weight. Usual ρ: 0.5 to 1; η = 0.01 (`SamsungLabs/ASAM`).
+    """
+
+    name: ClassVar[str] = "asam"
+
+    asam: str = setting(Rule(choices=("official", "saq")), default="official")
+    eta: float = setting(Rule(low=0, high=1), default=0.01)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saq1(SharpnessAware):
+    """SAQ's first case (Liu et al. 2021, arXiv 2111.12273): L(Q(w) + ε), ε up the gradient in the latent weights w.
+
+    That gradient is the `straight-through` one, 0 where a weight is clipped, or with `float` that of the network with
+    unquantized weights; the paper's own words on it are lost, and both readings are this project's.
+    """
+
+    name: ClassVar[str] = "saq1"
+
+    case1_gradient: str = setting(Rule(choices=("straight-through", "float")), default="straight-through")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saq2(SharpnessAware):
+    """SAQ's second case: L(Q(w + ε)). It is SAM, under SAM's name."""
+
+    name: ClassVar[str] = "saq2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saq3(SharpnessAware):
+    """SAQ's third case, its default: L(Q(w) + ε), ε up the gradient in the quantized weights Q(w)."""
+
+    name: ClassVar[str] = "saq3"
+
+
+def settled(method: Any, quantizer: Any) -> Any:
+    """The method under the one name and with the options that it has beside this quantizer, None in full precision.
+
+    SAQ's second case is SAM, and so are all three in full precision. There are no step sizes in full precision, nor
+    has the unquantized network of `case1_gradient = "float"` a gradient in them.
+    """
+    full = quantizer is None
+    if isinstance(method, Saq2) or (full and isinstance(method, Saq1 | Saq3)):
+        method = Sam(rho=method.rho, bn_second_pass=method.bn_second_pass, ball_steps=method.ball_steps)
+    without_steps = full or getattr(method, "case1_gradient", "") == "float"
+    return replace(method, ball_steps=False) if without_steps and isinstance(method, SharpnessAware) else method

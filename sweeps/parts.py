@@ -18,7 +18,8 @@ class Component:
     `settings` is the frozen dataclass of its settings, None where it has none. `implementation` is the `module:name` of
     what computes it, which only agents import. `label` stands behind the precision of a model that was trained with it
     (`Int4 · SAQ`): its name, where none is given; nothing behind a part's default. `idle` names the settings that have
-    no effect beside the components that were chosen for other parts: they are no part of an identity.
+    no effect beside the components that were chosen for other parts: they are no part of an identity. Where the members
+    of a cohort share the kind of this part, `kind` is what they share: its name, where none is given.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Component:
     implementation: str = ""
     label: str | None = None
     idle: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
+    kind: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,6 +57,7 @@ class Part:
     apart: tuple[str, ...] = ()
     names_rows: bool = False
     content_of: Callable[[Any], Mapping[str, Any]] = canonical
+    settled: Callable[[Any, Mapping[str, Any]], Any] = lambda value, others: value
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -108,7 +111,10 @@ class Part:
         if self.in_cohort == "same":
             same: Hashable = replace(value, **dict.fromkeys(self.apart, 0)) if self.apart else value
             return same
-        return None if self.in_cohort == "any" or value is None or self.drops_out(value) else str(value.name)
+        component = self.component(value)
+        if self.in_cohort == "any" or component is None or self.drops_out(value):
+            return None
+        return component.kind or component.name
 
     def common_content(self, common: Any) -> Mapping[str, Any] | None:
         """What counts of that for the key of a cohort."""

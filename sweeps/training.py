@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,7 +48,8 @@ class Training:
         Settings that this training does not use are ignored; `Training.uses` names the used ones. Raises
         InputError for a missing, unknown or impossible value.
         """
-        training = cls(**{name: part.build(given, place) for name, part in PARTS.items()})
+        chosen = {name: part.build(given, place) for name, part in PARTS.items()}
+        training = cls(**{name: part.settled(chosen[name], chosen) for name, part in PARTS.items()})
         training._check(place)
         return training
 
@@ -155,10 +157,15 @@ class Training:
     def operations(self) -> float:
         """Multiplications and additions of the whole training, a backward counted as two forward passes."""
         forward = sum(layer.operations for layer in self.model.layers(self.data))
-        passes = 3 + (self.recipe.select_by == "evaluated")
+        passes = 3 * getattr(self.method, "passes", 1) + (self.recipe.select_by == "evaluated")
         an_epoch = passes * self.train_images + self.val_images
         images = an_epoch * self.recipe.epochs + self.data.train_images + self.data.test_images
         return float(forward * images)
+
+    @property
+    def initial_norm(self) -> float:
+        """About the norm of the weights that it would begin with at random."""
+        return math.sqrt(sum(layer.initial_square for layer in self.model.layers(self.data)))
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""

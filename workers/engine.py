@@ -69,22 +69,23 @@ class Engine:
         precision = trainings[0].recipe.precision
         self.number = torch.zeros((), dtype=torch.float64, device=device)
         """The step's number, from 1."""
+        self.layout = network.layout
+        """Where the network's tensors lie in a row."""
         self._network, self._rows = network, rows
-        self._layout = network.layout
         self._arithmetic = arithmetic_of(form, precision, dtype, device, slots=slots)
         self._optimizer: CohortOptimizer
         self._deployment: Deployment | CompiledDeployment
         if form.compiled:
             watch(tick)
-            self._optimizer = CompiledOptimizer(trainings, slots, self._layout.steps.start, device, dtype)
-            self._deployment = compiled_deployment(trainings, slots, self._layout, device, dtype)
+            self._optimizer = CompiledOptimizer(trainings, slots, self.layout.steps.start, device, dtype)
+            self._deployment = compiled_deployment(trainings, slots, self.layout, device, dtype)
         else:
-            self._optimizer = CohortOptimizer(trainings, self._layout.steps.start, device, dtype)
-            self._deployment = Deployment(trainings, self._layout, device, dtype)
+            self._optimizer = CohortOptimizer(trainings, self.layout.steps.start, device, dtype)
+            self._deployment = Deployment(trainings, self.layout, device, dtype)
         self._statistics = network.statistics(rows["statistics"])
         self._gradients = torch.zeros_like(self.parameters)
-        self._gradient_views = [span.of(self._gradients) for span in self._layout.spans_of(*TRAINED)]
-        self._trained = [spec.name for spec in self._layout.of_role(*TRAINED)]
+        self._gradient_views = [span.of(self._gradients) for span in self.layout.spans_of(*TRAINED)]
+        self._trained = [spec.name for spec in self.layout.of_role(*TRAINED)]
 
     def open(self, epoch: int) -> None:
         """Set the learning rates of an epoch (from 0)."""
@@ -93,8 +94,8 @@ class Engine:
     def place(self, parameters: Tensor) -> Deployed:
         """Room to deploy these rows (M, P), which follows them when they are changed in place."""
         weights = self._deployment.buffer(parameters)
-        tensors = self._layout.tensors(parameters, weights, self._rows["statistics"])
-        leaves = self._layout.leaves(tensors)
+        tensors = self.layout.tensors(parameters, weights, self._rows["statistics"])
+        leaves = self.layout.leaves(tensors)
         return Deployed(parameters=parameters, weights=weights, leaves=leaves, views=self._network.views(leaves))
 
     @torch.no_grad()
@@ -102,21 +103,31 @@ class Engine:
         """Quantize the weights of its parameters."""
         deployed.roundings = self._deployment.deploy(deployed.parameters, deployed.weights)
 
-    def gradients(self, deployed: Deployed, images: Tensor, labels: Tensor, *, update_statistics: bool) -> Pass:
+    def gradients(
+        self, deployed: Deployed, images: Tensor, labels: Tensor, *, update_statistics: bool | Tensor
+    ) -> Pass:
         """One pass of a batch in training mode, down the sum of the models' own mean losses.
 
-        `update_statistics` says whether the batch moves the running statistics; batch norm uses the batch's own.
+        `update_statistics` says whether the batch moves the running statistics, of all models or of those that are
+        true in (M, 1); batch norm uses the batch's own.
         """
         logits, moments = self._network.train(images, deployed.views, self._arithmetic)
         losses = cross_entropy(logits, labels).mean(1)
         found = torch.autograd.grad(losses.sum(), [deployed.leaves[name] for name in self._trained])
         with torch.no_grad():
-            if update_statistics:
-                self._statistics.update(self._rows["statistics"], deployed.parameters, moments, len(labels))
+            if update_statistics is not False:
+                self._update_statistics(update_statistics, deployed.parameters, moments, len(labels))
             torch._foreach_copy_(self._gradient_views, found)
-            self._gradients[:, self._layout.hidden_biases] = 0.0
+            self._gradients[:, self.layout.hidden_biases] = 0.0
             hits = (logits.argmax(1) == labels).sum(1)
         return Pass(losses=losses.detach(), hits=hits, gradients=self._gradients)
+
+    def _update_statistics(self, which: bool | Tensor, parameters: Tensor, moments: Any, images: int) -> None:
+        statistics = self._rows["statistics"]
+        before = statistics.clone() if isinstance(which, Tensor) else statistics
+        self._statistics.update(statistics, parameters, moments, images)
+        if isinstance(which, Tensor):
+            statistics.copy_(torch.where(which, statistics, before))
 
     @torch.no_grad()
     def pull_back(self, deployed: Deployed, gradients: Tensor) -> None:
@@ -128,11 +139,16 @@ class Engine:
     def apply(self, gradients: Tensor) -> None:
         """One step of every model's optimizer; `gradients` (M, P) are used up."""
         self._optimizer.step(self.parameters, gradients, self._rows["first"], self._rows["second"], self.number)
-        self._deployment.restrain(self.parameters)
+        self.restrain(self.parameters)
+
+    @torch.no_grad()
+    def restrain(self, parameters: Tensor) -> None:
+        """Keep the step sizes of rows (M, P) in their range, in place."""
+        self._deployment.restrain(parameters)
 
     @torch.no_grad()
     def evaluated(self, parameters: Tensor, statistics: Tensor) -> Any:
         """The network's views of these rows as they are deployed, for evaluation."""
         weights = self._deployment.buffer(parameters)
         self._deployment.deploy(parameters, weights)
-        return self._network.views(self._layout.tensors(parameters, weights, statistics))
+        return self._network.views(self.layout.tensors(parameters, weights, statistics))

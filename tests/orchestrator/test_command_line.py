@@ -88,6 +88,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("digits-flatness", 52),
         ("cifar100-distortion", 912),
         ("digits-distortion", 912),
+        ("digits-sam", 44),
         ("imagenet-resnets", 128),
         ("imagenet-distortion", 912),
     }
@@ -110,6 +111,15 @@ def test_plan_tells_of_a_milestone_that_is_never_reached(qsweep: Qsweep) -> None
     text = qsweep("plan", "cifar10-grid", "--set", "epochs=150").stdout
     assert "milestone 200 lies beyond the last epoch (150) and has no effect" in text
     assert "milestone 100 is" not in text
+
+
+def test_plan_tells_of_a_radius_that_is_large_beside_the_weights(qsweep: Qsweep) -> None:
+    """NiN 3x10 of 20 channels begins with weights of norm √(190/3) = 7.96."""
+    text = " ".join(qsweep("plan", "digits-sam", "--set", "rho=[0.15, 0.4]").stdout.split())
+    assert "note: rho = 0.4 is 5.0% of the norm" in text
+    assert "rho = 0.15" not in text
+    full = qsweep("plan", "digits-sam", "--set", "rho=0.4", "--where", "bits == 32")
+    assert "note" not in full.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -38,9 +38,12 @@ class PlainLsq(torch.autograd.Function):
 
 
 class PlainConv(nn.Conv2d):
-    """A convolution whose weight may be quantized."""
+    """A convolution whose weight may be quantized, and moved after that by `away`."""
 
     bits: int = 32
+    away: Tensor | None = None
+    deployed: tuple[Tensor, ...]
+    """The weight that the last forward pass used, alone in a tuple: to a module, a bare one may be a parameter."""
 
     def quantize_to(self, bits: int) -> None:
         self.bits = bits
@@ -49,7 +52,8 @@ class PlainConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight if self.bits == 32 else PlainLsq.apply(self.weight, self.step, self.bits)
-        return self._conv_forward(x, weight, self.bias)
+        self.deployed = (weight if self.away is None else weight + self.away,)
+        return self._conv_forward(x, self.deployed[0], self.bias)
 
 
 class ConvNorm(nn.Module):

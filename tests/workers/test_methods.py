@@ -85,7 +85,7 @@ def trained_by(
     """A cohort whose method is this one."""
 
     def method_of(placed: Sequence[Training], engine: Engine) -> Sam:
-        return method(engine, engine._layout, rho)
+        return method(engine, engine.layout, rho)
 
     with patch.context() as patched:
         patched.setattr(cohorts, "method_of", method_of)

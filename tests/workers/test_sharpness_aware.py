@@ -1,0 +1,226 @@
+"""SAM, ASAM and SAQ's cases: against plain modules in double precision, alone and beside each other, and where they
+meet plain training."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qsweep.sweeps.training import Training
+from qsweep.workers import checkpoints
+from qsweep.workers.cohort import Cohort
+from qsweep.workers.data import Images
+from qsweep.workers.data.batches import Batches
+from qsweep.workers.engine import Pass
+from qsweep.workers.forms import Form
+from qsweep.workers.methods.two_passes import TwoPasses
+from qsweep.workers.models.layout import Layout, ModuleSpec, Role, TensorSpec
+from tests.workers.plain import named
+from tests.workers.sharp import SharpTraining
+from tests.workers.test_equivalence import tensors
+from tests.workers.test_independence import assert_same_bits, finish
+from tests.workers.trainings import RATES, UNCOMPILED, on, training
+
+CPU = torch.device("cpu")
+EVERY: list[dict[str, Any]] = [
+    {"method": "sam"},
+    {"method": "sam", "ball_steps": True},
+    {"method": "sam", "bn_second_pass": True},
+    {"method": "asam"},
+    {"method": "asam", "asam": "saq", "ball_steps": True, "eta": 0.1},
+    {"method": "saq1"},
+    {"method": "saq1", "case1_gradient": "float"},
+    {"method": "saq1", "ball_steps": True},
+    {"method": "saq2"},
+    {"method": "saq3"},
+    {"method": "saq3", "ball_steps": True, "bn_second_pass": True},
+]
+"""Each method with each of its options."""
+SHORT: dict[str, Any] = {"batch_size": 104, "epochs": 2, "milestones": []}
+
+
+def methods(images: Images, bits: Sequence[int] = (32, 4, 2), rho: float = 0.2, **settings: Any) -> list[Training]:
+    """Every method in every width, each once, with radii of their own."""
+    found = [
+        training(bits=width, rho=rho * (1 + number % 3), seed=number, **one, **{**SHORT, **settings})
+        for number, one in enumerate(EVERY)
+        for width in bits
+    ]
+    return on(images, found)
+
+
+def cohort_of(trainings: Sequence[Training], images: Images, **more: Any) -> Cohort:
+    return Cohort(trainings, images, **{"slots": len(trainings), "form": Form.GATHER, "device": CPU, **more})
+
+
+@pytest.mark.parametrize("form", [Form.GATHER, Form.LOOP])
+def test_every_method_equals_plain_modules_in_double_precision(few: Images, form: Form) -> None:
+    trainings = methods(few, learning_rate=0.02)
+    cohort = cohort_of(trainings, few, form=form, dtype=torch.float64)
+    plain = [SharpTraining(one) for one in trainings]
+    batches = Batches(few, trainings[0].recipe, CPU, torch.float64)
+    batches.open(0)
+    losses = [0.0] * len(plain)
+    for number in range(trainings[0].steps_per_epoch):
+        losses = [sum_ + one.step(*batches.batch(number)) for sum_, one in zip(losses, plain, strict=True)]
+        cohort.step()
+    for member, (one, reference) in enumerate(zip(trainings, plain, strict=True)):
+        found, wanted = tensors(cohort, member, one), named(reference.net, one)
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10, msg=f"{one.method} {one.bits} {name}")
+        mean = losses[member] / one.steps_per_epoch
+        assert cohort.history(member)[0]["train_loss"] == pytest.approx(mean, abs=1e-10)
+
+
+@pytest.mark.parametrize("form", UNCOMPILED)
+def test_without_a_radius_every_method_is_plain_training_bit_for_bit(few: Images, form: Form) -> None:
+    sharp = [one for one in methods(few, rho=0.0, epochs=1) if not one.method.bn_second_pass]
+    plain = [dataclasses.replace(one, method=training().method) for one in sharp]
+    trained = (finish(cohort_of(some, few, form=form, slots=len(some) + 1)) for some in (plain, sharp))
+    for one, other in zip(*trained, strict=True):
+        assert_same_bits(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("form", [form for form in Form if form.compiled])
+def test_without_a_radius_every_method_is_plain_training_in_compiled_forms_too(few: Images, form: Form) -> None:
+    sharp = [one for one in methods(few, (32, 2), rho=0.0, epochs=1) if not one.method.bn_second_pass]
+    plain = [dataclasses.replace(one, method=training().method) for one in sharp]
+    trained = (finish(cohort_of(some, few, form=form, slots=len(some) + 1)) for some in (plain, sharp))
+    for one, other in zip(*trained, strict=True):
+        assert_same_bits(one, other)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("form", [Form.GATHER, *(form for form in Form if form.compiled)])
+def test_a_compiled_form_pulls_back_through_the_rounding_of_each_method(few: Images, form: Form) -> None:
+    trainings = methods(few, (32, 2), learning_rate=0.02)
+    one, other = (cohort_of(trainings, few, form=which, dtype=torch.float64) for which in (form, Form.LOOP))
+    for _ in range(trainings[0].steps_per_epoch):
+        one.step()
+        other.step()
+    for member in range(len(trainings)):
+        here, there = one.state(member), other.state(member)
+        for name in ("parameters", "statistics"):
+            torch.testing.assert_close(here[name], there[name], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", [Form.GATHER, pytest.param(Form.GROUPED, marks=pytest.mark.slow)])
+def test_neighbours_their_methods_and_the_place_change_no_bit(few: Images, form: Form) -> None:
+    optimizers = list(RATES)
+    trainings = [
+        training(bits=bits, optimizer=optimizers[number % 3], seed=number, rho=0.1 * (1 + number % 2), **one, **SHORT)
+        for number, (one, bits) in enumerate(itertools.product(EVERY, (32, 4)))
+    ]
+    trainings = on(few, trainings)
+    slots = len(trainings) + 1
+    together = finish(cohort_of(trainings, few, form=form, slots=slots))
+    reversed_order = finish(cohort_of(trainings[::-1], few, form=form, slots=slots))[::-1]
+    for one, other in zip(together, reversed_order, strict=True):
+        assert_same_bits(one, other)
+    for member in range(1, len(trainings), 4):
+        (alone,) = finish(cohort_of([trainings[member]], few, form=form, slots=slots))
+        assert_same_bits(together[member], alone)
+
+
+def test_a_training_resumed_inside_an_epoch_goes_on_bit_for_bit(few: Images, tmp_path: Path) -> None:
+    trainings = methods(few, (32, 2), batch_size=64)
+    whole = finish(cohort_of(trainings, few))
+    first, second = cohort_of(trainings, few), cohort_of(trainings[::-1], few)
+    for _ in range(7):
+        first.step()
+    for member in range(len(trainings)):
+        path = tmp_path / f"{member}.pt"
+        second.restore(len(trainings) - 1 - member, checkpoints.load(path, checkpoints.save(path, first.state(member))))
+    assert second.position == 7
+    assert not second.between_epochs
+    for one, other in zip(whole, finish(second)[::-1], strict=True):
+        assert_same_bits(one, other)
+
+
+def test_the_perturbed_point_leaves_no_trace_in_the_parameters(few: Images) -> None:
+    """(p + ε) − ε is another number than p for some: a step of nearly nothing shows what was restored."""
+    trainings = methods(few, learning_rate=1e-30, weight_decay=0.0)
+    cohort = cohort_of(trainings, few)
+    before = [cohort.state(member)["parameters"] for member in range(len(trainings))]
+    for _ in range(3):
+        cohort.step()
+    for member, row in enumerate(before):
+        torch.testing.assert_close(cohort.state(member)["parameters"], row, rtol=0, atol=1e-20)
+
+
+def test_where_nothing_is_clipped_the_first_case_is_the_third_bit_for_bit(few: Images) -> None:
+    """The step sizes begin so that 8 bits reach beyond every weight; at 2 bits some are clipped."""
+    for bits, same in ((8, True), (2, False)):
+        chosen = [training(bits=bits, method=name, rho=0.2, **SHORT) for name in ("saq1", "saq3")]
+        cohort = cohort_of(on(few, chosen), few)
+        cohort.step()
+        one, other = (cohort.state(member)["parameters"] for member in range(2))
+        assert torch.equal(one, other) is same
+
+
+class Surface:
+    """The engine's verbs on a loss of weights (2) that is given as a function; none is quantized."""
+
+    def __init__(self, loss: Callable[[Tensor], Tensor], rows: Tensor) -> None:
+        names = TensorSpec(name="weight", shape=(2,), role=Role.WEIGHT, group="all")
+        step = TensorSpec(name="step", shape=(), role=Role.STEP_SIZE, group="all")
+        self.layout = Layout([ModuleSpec(name="", tensors=(names, step), draw=dict)])
+        self.parameters = torch.zeros(len(rows), self.layout.parameters_length, dtype=torch.float64)
+        self.parameters[:, :2] = rows
+        self._loss = loss
+        self.losses: list[Tensor] = []
+        self.applied: Tensor
+
+    def place(self, parameters: Tensor) -> Any:
+        return SimpleNamespace(parameters=parameters, weights=parameters)
+
+    def deploy(self, deployed: Any) -> None:
+        pass
+
+    def gradients(self, deployed: Any, images: Tensor, labels: Tensor, *, update_statistics: bool) -> Pass:
+        at = deployed.parameters.detach().clone().requires_grad_()
+        losses = torch.stack([self._loss(row[:2]) for row in at])
+        (gradients,) = torch.autograd.grad(losses.sum(), [at])
+        self.losses.append(losses.detach())
+        return Pass(losses=losses.detach(), hits=torch.zeros(len(at), dtype=torch.int64), gradients=gradients)
+
+    def pull_back(self, deployed: Any, gradients: Tensor) -> None:
+        pass
+
+    def apply(self, gradients: Tensor) -> None:
+        self.applied = gradients[:, :2].clone()
+
+
+def stepped(loss: Callable[[Tensor], Tensor], rows: Tensor, *chosen: Training) -> Surface:
+    surface: Any = Surface(loss, rows)
+    TwoPasses(chosen, surface).step(torch.empty(0), torch.empty(0))
+    return surface
+
+
+def test_on_a_quadratic_the_step_of_sam_has_its_closed_form() -> None:
+    """½θᵀAθ: the gradient at θ + ρAθ/‖Aθ‖ is A(I + ρA/‖Aθ‖)θ."""
+    matrix = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    rows = torch.tensor([[1.0, -2.0], [0.3, 0.1], [5.0, 4.0]], dtype=torch.float64)
+    radii = (0.05, 0.5, 2.0)
+    surface = stepped(lambda at: at @ matrix @ at / 2, rows, *(training(method="sam", rho=rho) for rho in radii))
+    for row, rho, found in zip(rows, radii, surface.applied, strict=True):
+        slope = matrix @ row
+        torch.testing.assert_close(found, slope + rho * matrix @ slope / (slope.norm() + 1e-12), rtol=0, atol=1e-14)
+
+
+def test_asam_without_eta_does_not_depend_on_how_layers_share_their_scale_and_sam_does() -> None:
+    loss: Callable[[Tensor], Tensor] = lambda at: (at[0] * at[1] - 1) ** 2  # noqa: E731
+    rows = torch.tensor([[2.0, 3.0], [8.0, 0.75]], dtype=torch.float64)
+    for method, same in (({"method": "asam", "eta": 0.0}, True), ({"method": "sam"}, False)):
+        one, other = stepped(loss, rows, *[training(rho=0.1, **method)] * 2).losses[1].tolist()
+        assert (one == pytest.approx(other, rel=1e-12)) is same
