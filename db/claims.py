@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from qsweep.db import failures
+from qsweep.db import failures, room
 from qsweep.db.ancestry import upwards, with_ancestors
 from qsweep.db.connection import Database
 from qsweep.db.errors import LeaseLost
@@ -137,6 +137,17 @@ def _from_where(row: Any) -> str:
 
 
 def next_cohort(database: Database, agent_id: int, scope: Scope, parents: Sequence[int] = ()) -> Head | None:
+    head = _next_cohort(database, agent_id, scope, parents)
+    if head is None or not (head.alone or head.slots_limit):
+        return head
+    key = head.cohort_key
+    if not database.read(lambda t: room.is_limited_elsewhere(t, agent_id, key)):
+        return head
+    database.write(lambda t: room.forget_limits(t, agent_id, key))
+    return _next_cohort(database, agent_id, scope, parents)
+
+
+def _next_cohort(database: Database, agent_id: int, scope: Scope, parents: Sequence[int]) -> Head | None:
     if parents and (child := database.read(lambda t: _child(t, agent_id, scope, parents))):
         return child
     head = database.read(lambda t: _head(t, agent_id, scope))

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from qsweep.db.audit import job_problems
+from qsweep.db.budgets import TRIES_IN_ALL
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Checkpoint, Claim, Finished, JobRow
 from qsweep.db.states import FailureClass, State, SweepState
@@ -37,6 +38,9 @@ class Expected:
     slots_limit: int | None = None
     publication: str | None = None
     blocked: bool = False
+    advanced: bool = False
+    tried_by: list[int] = field(default_factory=list)
+    """The agents that found it too long or its input bad."""
 
 
 @dataclass
@@ -88,7 +92,7 @@ class Model:
     def retry(self, name: str, state: State) -> None:
         found = self.of(name, state)
         for one in found:
-            one.state, one.slots_limit = QUEUED, None
+            one.state, one.slots_limit, one.tried_by = QUEUED, None, []
         if found and self.sweeps[name] is SweepState.CANCELLED:
             self.sweeps[name] = SweepState.ACTIVE
 
@@ -99,12 +103,12 @@ class Model:
             for one in level:
                 one.state = CANCELLED if one.state is CANCELLED else QUEUED
                 one.agent, one.progress, one.slots_limit, one.publication = None, 0, None, None
-                one.blocked = blocked
+                one.blocked, one.tried_by = blocked, []
             level = [child for one in level for child in self.children(one.job.identity)]
             blocked = True
 
     def start(self, one: Expected, agent: int) -> None:
-        one.state, one.agent, one.attempt = RUNNING, agent, one.attempt + 1
+        one.state, one.agent, one.attempt, one.advanced = RUNNING, agent, one.attempt + 1, False
 
     def next_claim(self, limit: int) -> list[Expected]:
         """What an agent has to be given: the first job in order, and those that may run beside it."""
@@ -140,6 +144,8 @@ class Play:
         self.sweeps: dict[str, int] = {}
         self.agents: list[int] = []
         self.bundles: list[int] = []
+        self.holders: set[int] = set()
+        """Every bundle that there was."""
         self.claims: dict[int, list[Claim]] = {}
         """What each agent was ever given, to be tried again when it no longer holds."""
         self.ids: dict[str, int] = {}
@@ -227,7 +233,22 @@ class Play:
             failure = self.dice.choice(list(ends))
             kind = f"kind {self.steps}"  # no two alike: nothing is paused
             assert self.registry.queue.fail(agent, [claim], failure, "why", kind=kind) == {claim.job_id}
-            self.model.end(self.model.jobs[claim.job.identity], ends[failure])
+            one, target = self.model.jobs[claim.job.identity], ends[failure]
+            if target is FAILED:
+                one.tried_by.append(agent)
+                target = FAILED if self._is_certain(one, agent) else QUEUED
+            elif one.advanced:
+                one.tried_by = []
+            self.model.end(one, target)
+
+    def _is_certain(self, one: Expected, agent: int) -> bool:
+        """Whether nobody else has to find the same: all agents are on one machine, each bundle is on its own."""
+
+        def machine(of: int) -> int:
+            return of if of in self.holders else 0
+
+        at_work = {machine(agent), *map(machine, self.agents)}
+        return len({machine(each) for each in one.tried_by}) >= len(at_work) or len(one.tried_by) >= TRIES_IN_ALL
 
     def save(self) -> None:
         if found := self._running():
@@ -238,7 +259,7 @@ class Play:
                 job_id=claim.job_id, attempt=claim.attempt, step=step, epoch=1, file=f"{self.steps}", checksum="c"
             )
             assert self.registry.queue.checkpointed(agent, [saved]).jobs == {claim.job_id}
-            one.progress = step
+            one.progress, one.advanced = step, True
 
     def stale(self) -> None:
         """Whatever an agent says of a job that it does not hold, or not any more, changes nothing."""
@@ -267,6 +288,7 @@ class Play:
     def _end_all(self, agent: int) -> None:
         for one in self.model.jobs.values():
             if one.state is RUNNING and one.agent == agent:
+                one.tried_by = [] if one.advanced else one.tried_by
                 self.model.end(one, QUEUED)
 
     def trial(self) -> None:
@@ -306,6 +328,7 @@ class Play:
         self._keep(holder, claims)
         self.registry.bundles.send_away(holder, "away", f"token {holder}")
         self.bundles.append(holder)
+        self.holders.add(holder)
 
     def recall(self) -> None:
         if self.bundles:
