@@ -104,6 +104,7 @@ def test_a_project_with_packages_of_these_names_calls_qsweep_in_one_process(made
     assert answer.stdout == "24 24 24\nTrue\n"
 
 
+@pytest.mark.slow
 def test_the_package_imports_no_module_of_ours_by_a_name_of_its_own() -> None:
     """Neither the checkout, which is the current folder here, nor an installation is found by the folders' names."""
     code = (

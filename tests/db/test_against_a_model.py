@@ -391,6 +391,7 @@ def expected(model: Model, identity: str) -> tuple[object, ...]:
     return (*standing, model.wanted(identity), one.blocked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_registry_is_what_a_model_of_it_says(
     registry: Registry,

@@ -47,6 +47,7 @@ def compute_again(made: Made, registry: Registry) -> None:
     work(made, cohorts=1, seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meanwhile", [finish_more, take_back, merge, compute_again])
 def test_what_happens_between_registry_and_files_is_no_violation(
     made: Made, monkeypatch: pytest.MonkeyPatch, meanwhile: Meanwhile

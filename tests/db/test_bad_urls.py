@@ -23,6 +23,7 @@ def assert_one_message(qsweep: Qsweep, home: Path, url: str, message: str) -> No
         assert not home.exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there(here: Qsweep, home: Path) -> None:
     pytest.importorskip("psycopg")
     url = "postgresql+psycopg://me:s3cret@127.0.0.1:1/sweeps"

@@ -50,6 +50,7 @@ def value(kind: pa.DataType, draw: random.Random) -> Any:
     return draw.choice(["", "a", "ä€𝄞", "long " * 20])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [0, 1, 9, 2049])
 def test_a_table_of_rows_is_what_pyarrow_makes_of_them(kind: str, size: int) -> None:

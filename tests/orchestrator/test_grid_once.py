@@ -46,6 +46,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     _expanded.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "grids", "trainings"),
     [

@@ -77,6 +77,7 @@ def refused(made: Made, path: Path | None = None) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_sound_bundle_counts_with_models_named_here(made: Made) -> None:
     found = bring_home(Home.at(made.home), made.bundle)
     assert (found.counted, found.refused, found.away, found.without_models) == (4, 0, 0, 0)
@@ -273,6 +274,7 @@ LEDGERS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alike", [True, False])
 def test_failures_of_a_bundle_that_are_alike_pause_the_sweep_and_others_do_not(tmp_path: Path, alike: bool) -> None:
     made = parcels.make_failing(tmp_path, [("OSError", "KeyError")[place % 2 and not alike] for place in range(12)])
@@ -537,6 +539,7 @@ def add_measures(made: Made, folder: Path) -> str:
     return sweep.title
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [False, True])
 def test_models_that_measures_ask_for_meanwhile_and_did_not_come_are_named_and_trained_again(
     tmp_path: Path, here: Any, kept: bool
@@ -564,6 +567,7 @@ def test_models_that_measures_ask_for_meanwhile_and_did_not_come_are_named_and_t
     assert {row.blocked for row in jobs if row.kind == "measure"} == {True}
 
 
+@pytest.mark.slow
 def test_models_that_no_sweep_asks_for_are_not_missed(tmp_path: Path) -> None:
     made = parcels.make(tmp_path, 'keep = "none"\n' + parcels.SWEEP)
     found = bring_home(Home.at(made.home), made.bundle)
@@ -576,12 +580,14 @@ def together(tmp_path: Path) -> Made:
     return parcels.make(tmp_path, parcels.SWEEP + parcels.MEASURES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("column", "value"), [("parent_attempt", 2), ("model_hash", "0" * 64), ("parent", "f" * 32)])
 def test_a_measure_in_a_bundle_is_of_the_model_that_was_trained_in_it(together: Made, column: str, value: Any) -> None:
     edit_table(together.bundle, "measures", put(column, {0: value}))
     assert "its row is of another model than that of its parent" in refused(together)
 
 
+@pytest.mark.slow
 def test_a_sound_bundle_of_trainings_and_measures_counts(together: Made) -> None:
     found = bring_home(Home.at(together.home), together.bundle)
     assert (found.counted, found.away, found.measured_by) == (8, 0, {})
@@ -597,6 +603,7 @@ PARENTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", PARENTS)
 def test_the_models_that_measures_were_packed_with_are_held_against_the_registry(tmp_path: Path, what: str) -> None:
     trained = parcels.make(tmp_path)

@@ -43,6 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home.root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "spared"),
     [

@@ -69,6 +69,7 @@ def known(place: Home, jobs: Sequence[Job], asked: Callable[[], int]) -> Machine
     return found.machine
 
 
+@pytest.mark.slow
 def test_a_machine_is_asked_once_and_then_known(place: Home, jobs: Sequence[Job], asked: Callable[[], int]) -> None:
     found = known(place, jobs, asked)
     assert found.cores == len(os.sched_getaffinity(0))
@@ -135,6 +136,7 @@ def gpu_added(patch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     patch.setattr(kept_probes, "DEV", tmp_path / "dev")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -172,6 +174,7 @@ def one_core() -> Iterator[Callable[[], None]]:
     os.sched_setaffinity(0, before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_fewer_cores_are_seen(
     place: Home, jobs: Sequence[Job], asked: Callable[[], int], one_core: Callable[[], None]
@@ -194,6 +197,7 @@ def rested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_probes, "RESTED", -1e9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["content", "same times", "gone", "new"])
 def test_a_data_set_that_changed_is_read_again(
     place: Home, jobs: Sequence[Job], asked: Callable[[], int], rested: None, change: str
@@ -217,6 +221,7 @@ def test_a_data_set_that_changed_is_read_again(
     assert asked() == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_just_now_is_not_known_by_its_times(
     place: Home, jobs: Sequence[Job], asked: Callable[[], int], archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +232,7 @@ def test_a_file_that_changed_just_now_is_not_known_by_its_times(
     assert kept_machine(place) is not None
 
 
+@pytest.mark.slow
 def test_what_changes_while_it_is_asked_is_not_kept(
     place: Home, jobs: Sequence[Job], archive: Path, rested: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +245,7 @@ def test_what_changes_while_it_is_asked_is_not_kept(
     assert look(place, jobs).news is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -261,6 +268,7 @@ def test_a_damaged_file_is_as_good_as_none(
     assert asked() == 1
 
 
+@pytest.mark.slow
 def test_a_home_where_nothing_can_be_kept_works(place: Home, jobs: Sequence[Job], asked: Callable[[], int]) -> None:
     (place.root / "probes").write_text("in the way")
     for _ in range(2):
@@ -273,6 +281,7 @@ def test_nothing_is_written_before_it_is_to_be_kept(home: Path, jobs: Sequence[J
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_machines_that_share_a_home_are_told_apart(
     place: Home, jobs: Sequence[Job], asked: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +312,7 @@ def pretended(place: Home) -> Home:
     return place
 
 
+@pytest.mark.slow
 def test_a_doctor_looks_himself(pretended: Home, here: Qsweep) -> None:
     said = here("doctor").stdout
     assert "cores: " in said
@@ -326,6 +336,7 @@ def test_a_launch_asks_nobody_for_what_is_known(pretended: Home, jobs: Sequence[
     assert ground.site.agents == 77
 
 
+@pytest.mark.slow
 def test_a_launch_that_fails_forgets_what_it_believed(pretended: Home, here: Qsweep, no_child: None) -> None:
     answer = here("launch", *CHEAP, "--workers", "1")
     assert "agents end without doing anything" in answer.stderr

@@ -84,6 +84,7 @@ def work_off(folder: Path) -> None:
         desk.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 1])
 def test_a_chain_leaves_and_comes_back_and_is_answered_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int

@@ -50,6 +50,7 @@ def held_at(point: str, listener: socket.socket, count: int) -> list[socket.sock
     return held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["far", "far.zip"])
 def test_of_two_packs_to_one_place_one_is_refused_and_gives_its_jobs_back(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

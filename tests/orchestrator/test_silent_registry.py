@@ -101,6 +101,7 @@ def wait_for_work(registry: Registry, launch: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_what_is_looked_up_in_a_registry_that_is_stopped_ends_in_one_line_and_in_one_that_only_reads_is_answered(
     here: Qsweep, server: serving.Server, url: str

@@ -91,6 +91,7 @@ def test_a_bundle_gives_the_tables_of_the_registry_byte_for_byte(made: Made, bun
         assert run_query(sql, [BundleSource(bundle)]).table == run_query(sql, [source]).table
 
 
+@pytest.mark.slow
 def test_flatness_tables_come_from_a_bundle_too(tmp_path: Path) -> None:
     made = work(launch(home_at(tmp_path), "", name="digits-flatness"))
     with sources(made) as (source,):

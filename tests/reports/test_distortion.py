@@ -215,6 +215,7 @@ def test_tables_do_not_depend_on_the_order_of_the_rows(source: MadeSource) -> No
         assert render(table(source, name), Format.CSV, layout) == render(table(again, name), Format.CSV, layout)
 
 
+@pytest.mark.slow
 def test_the_heat_map_shows_paired_differences_from_full_precision(source: MadeSource, frame: pd.DataFrame) -> None:
     evidence = gather(source, QUICK)
     (models,) = evidence.models

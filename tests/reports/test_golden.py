@@ -33,6 +33,7 @@ def digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_the_bytes_of_tables_never_change(name: str) -> None:
     source = made_source(name)
@@ -41,6 +42,7 @@ def test_the_bytes_of_tables_never_change(name: str) -> None:
     assert found == TABLES[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANALYSES)
 def test_the_bytes_of_an_analysis_never_change(name: str) -> None:
     source = made_source(name, where="depth == 2 and width == 8" if name == "digits-grid" else None)

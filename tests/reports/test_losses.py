@@ -55,6 +55,7 @@ def check_answers(here: Qsweep, commands: tuple[tuple[str, ...], ...], file: str
         assert "qsweep db check --repair" in answer.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "how"), [("runs", "gone"), ("epochs", "cut"), ("layers", "gone")])
 def test_answers_go_on_and_say_what_is_missing(here: Qsweep, made: Made, kind: str, how: str) -> None:
     file = lose(made, kind, how)

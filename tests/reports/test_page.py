@@ -131,6 +131,7 @@ def test_equal_sets_are_kept_once() -> None:
     assert jobs.sets == [[0, 1, 1, 1], [1, 1]]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_measures_shows_tables_2_and_3_with_their_searches(measured: str) -> None:
     page = measured
     assert "Table 2: " in page

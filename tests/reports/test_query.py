@@ -64,12 +64,14 @@ def ask(made: Made, sql: str) -> pd.DataFrame:
         return run_query(sql, found).table.to_pandas()
 
 
+@pytest.mark.slow
 def test_averages_are_those_of_pandas_on_both_databases(anywhere: Made) -> None:
     answer = ask(anywhere, "SELECT bits, avg(generalization_gap) AS gap FROM runs WHERE sweep = 'made' GROUP BY bits")
     expected = anywhere.frame().groupby("bits").generalization_gap.mean()
     assert answer.set_index("bits").gap.sort_index().to_dict() == pytest.approx(expected.to_dict(), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_registry_and_results_join_on_both_databases(anywhere: Made) -> None:
     sql = """SELECT j.state, j.diverged, count(DISTINCT j.job) AS jobs, count(e.epoch) AS epochs
              FROM jobs j JOIN epochs e USING (sweep, job) GROUP BY ALL ORDER BY jobs"""
@@ -107,6 +109,7 @@ def test_a_running_sweep_is_answered_as_far_as_it_is(tmp_path: Path) -> None:
     assert states.to_numpy().tolist() == [["done", 8], ["queued", 16]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", view_names())
 def test_every_column_can_be_named_without_quotes(made: Made, name: str) -> None:
     columns = view_schema(name).names
@@ -228,6 +231,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sql", REFUSED)
 def test_sql_reaches_no_file_network_extension_setting_or_variable(
     made: Made, opened: list[RegistrySource], tmp_path: Path, sql: str
@@ -394,6 +398,7 @@ def test_a_query_that_takes_too_long_can_be_interrupted(home: Path, tmp_path: Pa
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_epochs_of_running_trainings_are_there_and_marked_and_no_bundle_or_table_has_them(
     anywhere_running: Made, tmp_path: Path
 ) -> None:

@@ -134,6 +134,7 @@ def test_the_estimate_and_the_count_are_those_of_all_means_of_two(values: np.nda
         assert exceeding(values, shift) == sum(mean > shift for mean in means)
 
 
+@pytest.mark.slow
 @given(SAMPLES, st.integers(1, 30), st.floats(0.01, 5))
 @settings(max_examples=200, deadline=None)
 def test_test_and_interval_never_contradict_each_other(values: np.ndarray, comparisons: int, margin: float) -> None:
@@ -150,6 +151,7 @@ def test_test_and_interval_never_contradict_each_other(values: np.ndarray, compa
     assert within == (equal is not None and equal <= ALPHA)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(*[st.floats(-1, 1)] * 3), min_size=1, max_size=25))
 @settings(max_examples=60, deadline=None)
 def test_a_claims_verdicts_are_those_of_its_intervals(rows: list[tuple[float, ...]]) -> None:

@@ -40,6 +40,7 @@ def sheets() -> dict[str, Sheet]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_table_keeps_to_the_terminal_and_breaks_no_word(sheets: dict[str, Sheet], width: int) -> None:
     for sheet in sheets.values():

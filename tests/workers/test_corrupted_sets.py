@@ -279,6 +279,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_a_picture_is_resized_and_cropped_as_torchvision_does_it(tree: Path) -> None:
     wanted = torchvision.transforms.Compose(
         [

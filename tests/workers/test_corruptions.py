@@ -382,6 +382,7 @@ UNEVEN = {
 """Corruptions whose constants themselves do not take each severity further from the clean image."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("constants", "side"), [(CIFAR, 32), (IMAGENET, 96)], ids=["CIFAR-C", "ImageNet-C"])
 def test_each_severity_is_further_from_the_clean_image(constants: Constants, side: int) -> None:
     images = photographs(side, 20 if side == 32 else 4)
@@ -472,6 +473,7 @@ def published_contrast(image: np.ndarray, kept: float) -> np.ndarray:
     return np.uint8(np.clip((x - means) * kept + means, 0, 1) * 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("severity", SEVERITIES)
 def test_pixels_that_draw_nothing_are_those_of_the_published_code(severity: int) -> None:
     images = np.random.default_rng(8).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)

@@ -26,6 +26,7 @@ from tests.workers.test_independence import CPU, finish
 from tests.workers.trainings import on, training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [32, 4])
 @pytest.mark.parametrize("model", PARTS["model"].components)
 def test_loss_and_accuracy_are_those_that_were_recorded(few: Images, model: str, bits: int) -> None:

@@ -52,6 +52,7 @@ def test_a_process_started_for_a_gpu_does_not_go_on_on_the_processor(monkeypatch
         this_device()
 
 
+@pytest.mark.slow
 @without_gpu
 def test_an_agent_whose_gpu_is_gone_ends_before_it_enlists(tmp_path: Path) -> None:
     ended = subprocess.run(

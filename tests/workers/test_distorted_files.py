@@ -124,6 +124,7 @@ def in_memory(place: Path, one: Training, corruption: str, folder: Path) -> Imag
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("corruption", "samples"), [("gaussian_noise", 0), ("glass_blur", 0), ("zoom_blur", 20), ("snow", 0)]
 )

@@ -64,6 +64,7 @@ def streams() -> Iterator[list[Stream]]:
         one.close()
 
 
+@pytest.mark.slow
 def test_classes_and_files_are_those_of_torchvisions_imagefolder(place: Path) -> None:
     files = files_of(place, training_on(place))
     for listing, part in ((files.train, "train"), (files.test, "val")):
@@ -344,6 +345,7 @@ def test_the_processes_that_decode_end_with_the_agent_even_if_that_is_killed(pla
     child.stdout.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "measure",
     [

@@ -61,6 +61,7 @@ def trained_losses(few: Images, form: Form, **settings: Any) -> list[float]:
     return [float(row["train_loss"]) for row in cohort.results()[0].epochs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", forms_of("bf16", "cpu"))
 def test_a_training_in_bf16_follows_the_one_in_fp32_on_single_precision_weights(few: Images, form: Form) -> None:
     reduced, single = (trained_losses(few, form, precision=one) for one in ("bf16", "fp32"))
@@ -145,6 +146,7 @@ def epoch_of(cohort: Cohort, steps: int) -> None:
         cohort.step()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize(("form", "select_by"), [(Form.GATHER, "evaluated"), *((form, "running") for form in FOR_GPUS)])
 def test_two_epochs_never_read_anything_back(few: Images, form: Form, select_by: str) -> None:

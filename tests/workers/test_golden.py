@@ -79,6 +79,7 @@ def _flat(value: Any) -> list[float]:
     return [one for part in value for one in _flat(part)] if isinstance(value, list) else [value]
 
 
+@pytest.mark.slow
 def test_what_was_computed_before_is_computed_still(few: Images) -> None:
     golden, found = json.loads(FILE.read_text()), computed(few)
     assert found.keys() == golden.keys()

@@ -92,6 +92,7 @@ def trained_by(
         return Cohort(trainings, images, **{"slots": len(trainings), "form": Form.GATHER, "device": CPU, **more})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", UNCOMPILED)
 @pytest.mark.parametrize("method", [Sam, Saq3])
 def test_two_passes_without_a_perturbation_are_plain_training_bit_for_bit(
@@ -105,6 +106,7 @@ def test_two_passes_without_a_perturbation_are_plain_training_bit_for_bit(
         assert_same_bits(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [Sam, Saq3])
 def test_two_passes_leave_a_models_neighbours_and_slot_without_effect(
     few: Images, method: type[Sam], monkeypatch: pytest.MonkeyPatch

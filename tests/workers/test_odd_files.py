@@ -143,6 +143,7 @@ def _false_header(path: Path) -> None:
                 np.lib.format.write_array_header_1_0(member, header)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [_bomb, _false_header])
 def test_an_archive_that_would_unpack_to_more_than_the_data_set_is_refused_before_it_is_read(
     tmp_path: Path, write: Callable[[Path], None]

@@ -30,6 +30,7 @@ def test_every_form_and_precision_of_a_gpu_is_asked_what_compiles_last() -> None
         }
 
 
+@pytest.mark.slow
 def test_a_device_that_computes_right_passes() -> None:
     assert selfcheck.equals_processor(Form.LOOP, CPU)[0]
     ok, text = selfcheck.learns(Form.GATHER, CPU, "fp32")
@@ -64,6 +65,7 @@ def test_what_there_is_no_time_for_is_said_and_nothing_is_claimed() -> None:
     assert {row[0] for row in finding_sheet(findings).rows} == {"ok", "–"}
 
 
+@pytest.mark.slow
 def test_an_error_of_the_device_is_a_failed_check_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object) -> None:
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore")
