@@ -55,6 +55,10 @@ class PlainConv(nn.Conv2d):
         self.deployed = (weight if self.away is None else weight + self.away,)
         return self._conv_forward(x, self.deployed[0], self.bias)
 
+    def __getstate__(self) -> dict[str, object]:
+        """What a copy gets: a tensor with a graph behind it can't be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "deployed"}
+
 
 class ConvNorm(nn.Module):
     """A convolution and its batch norm; a linear head has none."""
