@@ -83,8 +83,8 @@ def verdict(
 
     `company`: how many jobs the agent ran when it happened, this one included. `slots`: how many slots its
     engine had. `lease`: the agent's, in seconds; no backoff is longer, so that law 3 holds. `agent`: its number. `by`:
-    how many different machines, or places on one, have tried it in vain, this one included. `needed`: how many of them
-    it takes.
+    how many different machines, or places on one, have tried it without success, this one included. `needed`: how
+    many of them it takes.
     """
     tried_by = record.tries
     crashes = 0 if record.advanced else record.crashes

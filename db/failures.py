@@ -146,7 +146,7 @@ def _verdicts(
 @dataclass(frozen=True, kw_only=True)
 class AtWork:
     """Among whom a job that fails is passed on: machines, or the places of one. `needed`: how many of them must have
-    tried it in vain. `whose`: to which of them an agent belongs."""
+    tried it without success. `whose`: to which of them an agent belongs."""
 
     needed: int = 1
     whose: Mapping[int, str] = field(default_factory=dict)

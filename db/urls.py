@@ -65,4 +65,4 @@ def _parsed(text: str) -> Address:
         )
     if scheme == "sqlite" and parsed.database and parsed.database != ":memory:":
         return Address(path=Path(parsed.database).expanduser().absolute())
-    raise InputError(f"{scheme!r} holds no registry", place="registry URL", allowed=allowed)
+    raise InputError(f"{scheme!r} is not a supported registry scheme", place="registry URL", allowed=allowed)

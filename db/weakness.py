@@ -2,7 +2,7 @@
 
 An agent is judged together with those that worked in its place before it. Against it count its last tries alone that
 ended in a crash or without memory, and those that found a job too long or its input bad: each of a job that nobody else
-has tried in vain, and like one that another agent which lives has done or is bringing forward. A place that never got a
+has tried without success, and like one that another live agent has done or is advancing. A place that never got a
 job done stops after four of these if they are alike by cohort, or eight if they are alike by kind; one that did, after
 twelve, alike by cohort.
 """
@@ -37,7 +37,7 @@ GETS_ON = sa.and_(RUNNING, jobs.c.advanced)
 def note_tries(
     transaction: Transaction, agent_id: int, tried: Sequence[int], failure: FailureClass, *, got_on: bool
 ) -> None:
-    """Remember that an agent has just tried these jobs alone in vain; or that it `got_on` with some, and forget."""
+    """Remember that an agent has just failed at these jobs alone; or that it `got_on` with some, and forget."""
     if got_on:
         forgotten = agents.update().where(agents.c.id == agent_id, agents.c.tries.is_not(None))
         transaction.run(forgotten.values(tries=None))
@@ -81,7 +81,7 @@ def _place(transaction: Transaction, agent_id: int) -> list[Any]:
 
 def _that_others_can_do(transaction: Transaction, ids: Sequence[int], tries: Sequence[Any], likeness: str) -> list[Any]:
     """Those of the tries that say more of the place than of the job: others get on with jobs that are alike in this
-    column, and none of them has tried the very job in vain."""
+    column, and none of them has tried this very job without success."""
     column = jobs.c[likeness]
     tried = sa.select(jobs.c.id, column.label("like"), jobs.c.crashes, jobs.c.tried_by)
     rows = transaction.run(tried.where(jobs.c.id.in_([job for _, job, _ in tries]))).all()

@@ -302,7 +302,7 @@ def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
         source, target = home.weights / name, folder / home.weights.name / name
         if not source.is_file():
             raise InputError(
-                "this home has not the weights that trainings start from",
+                "the pretrained weights are missing in this home",
                 place=str(source),
                 allowed="pack again, with --weights FILE",
             )

@@ -104,7 +104,7 @@ class Upkeep:
             self._owed = 0
 
     def refused(self, now: float) -> None:
-        """The cluster takes no more agents just now."""
+        """The cluster accepts no more agents at the moment."""
         self._refusals += 1
         self._refused_until = now + pause_after(self._refusals)
 

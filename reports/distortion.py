@@ -212,7 +212,7 @@ def _remarks(
     jobs = {job: corruption for group in groups for some in group.jobs.values() for job, corruption in some.items()}
     if lacking := [job for job in jobs if job not in rows_of]:
         which = ", ".join(_in_order({jobs[job] for job in lacking}))
-        yield f"{len(jobs) - len(lacking):,} of {len(jobs):,} distortions are done; some are lacking of {which}."
+        yield f"{len(jobs) - len(lacking):,} of {len(jobs):,} distortions are done; incomplete: {which}."
     yield from _sources([row for job, row in rows_of.items() if job in jobs and row["source"] is not None])
 
 

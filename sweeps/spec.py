@@ -66,7 +66,7 @@ class Spec:
     measures: tuple[tuple[tuple[str, tuple[Setting, ...]], ...], ...] = ()
     """Measures of each trained model: settings with their values, each entry a grid of its own."""
     compare_with: str | None = None
-    """The paper's data set to show beside this sweep's, where the paper has not this one."""
+    """The paper's data set to show beside this sweep's, if the paper does not cover this one."""
     tuning: Tuning | None = None
     """How its points are tried, if it is a tuning run."""
     place: str = ""

@@ -34,7 +34,7 @@ CUDA graph already; no pool of processes that could outlive an agent."""
 
 
 class CompilationFailed(QsweepError):
-    """A chain can't be compiled on this machine, most likely for want of a compiler."""
+    """A chain can't be compiled on this machine, most likely because there is no C++ compiler."""
 
 
 _watchers: list[Callable[[], None]] = []

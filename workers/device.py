@@ -18,7 +18,7 @@ def this_device() -> torch.device:
     """What this process computes on: its first GPU, made deterministic, or without one the processor.
 
     Raises InputError if it was started for a GPU and torch finds none: on the processor it would be another device
-    than the launch reckons with, without a word.
+    than the launch expects, without a message.
     """
     if torch.cuda.is_available():
         make_deterministic()

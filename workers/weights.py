@@ -62,7 +62,7 @@ def read_start(training: Training, path: Path) -> Start:
     content, digest = _read(path)
     layout = NETWORKS[training.model.name](training.model, training.data).layout
     if (problem := misfit(content, training.model, layout)) is not None:
-        raise InputError(f"these are no weights of {_network(training)}: {problem}", place=str(path))
+        raise InputError(f"these weights do not fit {_network(training)}: {problem}", place=str(path))
     parameters, statistics = packed(content, training.model, layout)
     return Start(parameters=parameters, statistics=statistics, file_hash=digest)
 
@@ -178,7 +178,7 @@ def find_weights(training: Training, *, kept: Path, given: Iterable[Path], data:
         source = _downloaded(training)
     if source is None:
         raise InputError(
-            f"there are no weights {training.start.weights!r} of {_network(training)}",
+            f"the weights {training.start.weights!r} are missing for {_network(training)}",
             place="weights",
             allowed=f"name their file with --weights FILE, or put it into the folder {FOLDER} of the data",
         )

@@ -25,7 +25,7 @@ class Site:
 
 
 class StartRefused(QsweepError):
-    """The cluster takes no more agents just now; `begun` of them it took before."""
+    """The cluster accepts no more agents at the moment; `begun` of them it took before."""
 
     def __init__(self, problem: str, *, begun: int = 0) -> None:
         super().__init__(problem)

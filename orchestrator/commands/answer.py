@@ -241,7 +241,7 @@ def export(
     from qsweep.reports.trackers import export_to
 
     if out is None:
-        raise InputError("say where to", place="export", allowed="name a new folder by --out DIR")
+        raise InputError("an output folder is required", place="export", allowed="name a new folder by --out DIR")
     with opened_source(name, home_of(home, registry), bundle, together=("jobs", "attempts", "events")) as source:
         typer.echo(source.title, err=True)
         if tracker is None:

@@ -216,7 +216,7 @@ def jobs(
         str | None, typer.Option("--sort", metavar="COLUMN", help="Order by a column; -COLUMN the other way round.")
     ] = None,
     best: Annotated[
-        int | None, typer.Option("--best", min=1, help="Only so many, the best by test accuracy or by --sort.")
+        int | None, typer.Option("--best", min=1, help="Show only the best models, by test accuracy or --sort.")
     ] = None,
     columns: Annotated[
         str | None, typer.Option("--columns", metavar="A,B,…", help="Show these columns: of results and settings.")

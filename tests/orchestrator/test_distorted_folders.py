@@ -68,7 +68,7 @@ def test_distortions_of_a_folder_fill_the_papers_tables(
     table_4, table_6 = answer.stdout.split("Table 6: ")
     for text in (table_4, table_6):
         assert "Partial:" in text
-        assert "2 of 4 distortions are done; some are lacking of fog, contrast." in text
+        assert "2 of 4 distortions are done; incomplete: fog, contrast." in text
         assert "Corrupted images generated here, with the published constants: fog." in text
         lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
         (ours,) = (line for line in lines if line[1:6] == ["some", "ResNet-18 (width 2)", "fog", "3", "this run"])

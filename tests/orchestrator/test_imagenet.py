@@ -99,7 +99,7 @@ def test_from_the_folder_and_the_weights_to_the_table(qsweep: Qsweep, data: Path
     launch = ("launch", str(sweep), "--data", str(data), "--workers", "1", "--where", "bits == 4")
     missing = qsweep(*launch)
     assert missing.returncode == 2
-    assert "there are no weights 'mine' of resnet-18x2-large for 3 classes" in missing.stderr
+    assert "the weights 'mine' are missing for resnet-18x2-large for 3 classes" in missing.stderr
     assert not home.exists()
     digest = write_weights(sweep, tmp_path / "weights.pth")
     answer = qsweep(*launch, "--weights", str(tmp_path / "weights.pth"))
@@ -123,7 +123,7 @@ def test_weights_travel_in_a_bundle_to_where_the_images_are(
     pack = ("pack", str(sweep), "--out", str(far), "--limit", "1")
     missing = qsweep(*pack)
     assert missing.returncode == 2
-    assert "there are no weights 'mine' of resnet-18x2-large for 3 classes" in missing.stderr
+    assert "the weights 'mine' are missing for resnet-18x2-large for 3 classes" in missing.stderr
     assert not home.exists()
     packed = qsweep(*pack, "--weights", str(tmp_path / "weights.pth"))
     assert packed.returncode == 0, packed.stderr

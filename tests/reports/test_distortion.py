@@ -170,7 +170,7 @@ def test_a_model_counts_once_all_its_severities_are_done(source: MadeSource) -> 
     assert by_name["mean"].done == 0
     text = render(made, Format.MARKDOWN, Layout())
     assert "Partial:" in text
-    assert f"887 of 900 distortions are done; some are lacking of {gone['corruption']}, fog." in text
+    assert f"887 of 900 distortions are done; incomplete: {gone['corruption']}, fog." in text
     assert "lacking" not in render(table(source, "table5"), Format.MARKDOWN, Layout())
 
 

@@ -203,7 +203,9 @@ def test_weights_are_found_by_content_among_the_files_given_and_beside_the_data(
     found = saved(shaken(SMALL_ONES[0][1]()), given / "b.pth")
     options: dict[str, Any] = {"kept": kept, "data": data, "download": False}
     assert weights.find_weights(one, given=[given], **options).source == found
-    with pytest.raises(InputError, match=r"no weights 'mine' of resnet-18x8-large.*--weights FILE.*folder weights"):
+    with pytest.raises(
+        InputError, match=r"weights 'mine' are missing for resnet-18x8-large.*--weights FILE.*folder weights"
+    ):
         weights.find_weights(one, given=[], **options)
     beside = saved(shaken(SMALL_ONES[0][1]()), data / "weights" / "any.pth")
     assert weights.find_weights(one, given=[], **options).source == beside

@@ -91,7 +91,7 @@ class Agent:
                 self._check_failures()
 
     def _check_failures(self) -> None:
-        """After a job was tried in vain: raises OnlyFails if no more should be tried here."""
+        """After a job was tried without success: raises OnlyFails if no more should be tried here."""
         if not self._failed:
             return
         self._failed = False

@@ -176,7 +176,7 @@ class Runner:
         if self._strikes > STRIKES * self.crew.workers:
             raise QsweepError(
                 f"agents end (exit code {code}) without getting on: see their logs in {self.home.logs}. "
-                f"Jobs in a precision that this device has not stay queued."
+                f"Jobs whose precision this device lacks stay queued."
             )
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
