@@ -23,7 +23,7 @@ from qsweep.db.rows import AgentInfo, Claim, Finished, Scope
 from qsweep.orchestrator.registration import register
 from qsweep.orchestrator.selection import read_selection
 from qsweep.sweeps.code import code_version, freeze
-from qsweep.sweeps.job import Kind
+from qsweep.sweeps.kinds import TRAIN
 from qsweep.sweeps.training import Training
 
 COHORT = 12
@@ -36,7 +36,7 @@ ORIGIN = {
 def make_up(home: Home, sweep: str, changes: Sequence[str] = (), *, seed: int = 0) -> str:
     """Register every training of a sweep, and publish made-up results of each; the sweep's title."""
     selection = read_selection(sweep, changes=changes)
-    assert all(job.kind is Kind.TRAIN for job in selection.jobs)
+    assert all(job.kind is TRAIN for job in selection.jobs)
     freeze(home.code)
     registry, launched, _ = register(home, selection, None, code=code_version())
     dice, store = random.Random(seed), ResultStore(home.store)
