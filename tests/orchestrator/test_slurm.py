@@ -231,7 +231,7 @@ def test_a_launch_replaces_what_died_leaves_what_was_cancelled_and_can_be_told_t
         until(lambda: past_the_first_steps(registry) == 8, "both agents train")
         ask(slurm, "scontrol", "update", "partition=main", "state=drain")  # nothing more is taken
         with registry() as opened:
-            victim = opened.agents()[0].pid
+            victim = opened.catalogue.agents()[0].pid
         pilot_of(victim).kill()
         os.kill(victim, signal.SIGKILL)
         until(lambda: "1 of 1 agents could not be submitted: Slurm took no array" in log.read_text(), "it is refused")
@@ -272,7 +272,7 @@ def test_a_node_that_dies_or_lacks_the_data_costs_no_job_and_a_batch_script_of_o
     until(lambda: past_the_first_steps(registry) > 0, "the sweep is trained")
     (array,) = arrays(slurm)
     with registry() as opened:
-        cores = pilot_of(opened.agents()[0].pid).environ()["SLURM_CPUS_PER_TASK"]
+        cores = pilot_of(opened.catalogue.agents()[0].pid).environ()["SLURM_CPUS_PER_TASK"]
     assert cores == "2"
     for state in ("drain", "down"):  # this Slurm takes a node that answers back at once, unless it is drained
         ask(slurm, "scontrol", "update", f"nodename={node}", f"state={state}", "reason=test")
@@ -305,7 +305,7 @@ def test_in_an_allocation_of_one_minute_an_agent_outlives_a_crash_and_the_alloca
     assert answer.returncode == 0, answer.stderr
     until(lambda: past_the_first_steps(registry) == 2, "the jobs are trained")
     with registry() as opened:
-        os.kill(opened.agents()[0].pid, signal.SIGKILL)
+        os.kill(opened.catalogue.agents()[0].pid, signal.SIGKILL)
     both = {FailureClass.CRASH, FailureClass.PREEMPTED}
     until(lambda: {one.failure_class for one in attempts(registry)} == both | {None}, "they are taken up twice")
     assert max(one.resumed_from for one in attempts(registry)) > 20
