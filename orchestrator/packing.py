@@ -38,7 +38,7 @@ from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.questions import ArchiveData
 from qsweep.sweeps.wholefiles import LONGEST, rename_new, sync, sync_folder
-from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.bundle.archive import write_zip
 from qsweep.workers.bundle.manifest import FILE, Manifest
 
@@ -128,13 +128,13 @@ def _held(registry: Registry, out: Path, token: str, code: str) -> Iterator[int]
     """The holder of a bundle that is being written: an agent with a heartbeat, whose jobs come back if this process
     dies. At the end it leaves; on an error its jobs are queued again."""
     holder = registry.agents.enlist(_info(token, code))
-    heart = Heart(registry.queue, holder, lease=LEASE, patience=math.inf)
-    heart.start()
+    heartbeat = Heartbeat(registry.queue, holder, lease=LEASE, patience=math.inf)
+    heartbeat.start()
     try:
         try:
             yield holder
         finally:
-            heart.stop()
+            heartbeat.stop()
         point("pack.renamed", out)
         _send_away(registry, holder, out, token)
     except BaseException:

@@ -28,7 +28,7 @@ from qsweep.reports.trackers.run import tracked_runs
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.files import read_sweep
 from qsweep.sweeps.spec import Spec, variant
-from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.workplace import Workplace
 from qsweep.workers.bundle.desk import Desk
@@ -77,7 +77,7 @@ def work_off(folder: Path) -> None:
         desk.began({"host": "far", "device": device_class(device), "torch": build(), "code": "test"})
         place = Workplace(
             home=home, queue=desk, device=device, agent=1, code="test",
-            heart=Heart(desk, 1, lease=30.0, patience=math.inf), stop=threading.Event(),
+            heartbeat=Heartbeat(desk, 1, lease=30.0, patience=math.inf), stop=threading.Event(),
         )  # fmt: skip
         Agent(place).run()
     finally:

@@ -25,7 +25,7 @@ from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from qsweep.sweeps.training import Training
 from qsweep.workers.agent.endings import DeviceLost, Stopped
-from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.workplace import Workplace
 from qsweep.workers.cohort import Cohort, Result
@@ -58,9 +58,9 @@ def register(registry: Registry, *jobs: Job) -> int:
 
 def agent(home: Home, registry: Registry, *, time_limit: float = math.inf) -> Agent:
     number = registry.agents.enlist(INFO)
-    heart = Heart(registry.queue, number, lease=30.0, patience=600.0)
+    heartbeat = Heartbeat(registry.queue, number, lease=30.0, patience=600.0)
     place = Workplace(
-        home=home, queue=registry.queue, device=torch.device("cpu"), agent=number, code="test", heart=heart,
+        home=home, queue=registry.queue, device=torch.device("cpu"), agent=number, code="test", heartbeat=heartbeat,
         stop=threading.Event(), time_limit=time_limit,
     )  # fmt: skip
     return Agent(place)

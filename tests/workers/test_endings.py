@@ -18,7 +18,7 @@ from qsweep.db.home import Home
 from qsweep.db.states import FailureClass
 from qsweep.sweeps.errors import InputError
 from qsweep.workers.agent.endings import Stopped, TooLong, failure_class, is_disk_full, story
-from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.agent.queue import JobQueue
 from qsweep.workers.agent.stopping import SIGNALS, listen
 from qsweep.workers.agent.workplace import Workplace
@@ -87,7 +87,7 @@ def test_ctrl_c_is_told_from_a_preemption(number: signal.Signals, failure: Failu
         signal.raise_signal(number)
         place = Workplace(
             home=Home.at(tmp_path), queue=NOBODY, device=torch.device("cpu"), agent=1, code="",
-            heart=Heart(NOBODY, 1, lease=1, patience=1), stop=stop,
+            heartbeat=Heartbeat(NOBODY, 1, lease=1, patience=1), stop=stop,
         )  # fmt: skip
         with pytest.raises(Stopped) as stopped:
             place.check_stop([])

@@ -25,7 +25,7 @@ from qsweep.sweeps.logs import log_to
 from qsweep.workers.agent.directed import DirectedAgent, Orders
 from qsweep.workers.agent.endings import DeviceLost, LeaseGone, OnlyFails
 from qsweep.workers.agent.exits import Exit
-from qsweep.workers.agent.heart import PATIENCE, Heart
+from qsweep.workers.agent.heartbeat import PATIENCE, Heartbeat
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.stopping import listen
 from qsweep.workers.agent.workplace import Workplace
@@ -101,19 +101,19 @@ def run(
     sys.stdout.flush()
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log_to(log_file)
-    heart = Heart(registry.queue, agent, lease=lease, patience=PATIENCE)
+    heartbeat = Heartbeat(registry.queue, agent, lease=lease, patience=PATIENCE)
     place = Workplace(
         home=home,
         queue=registry.queue,
         device=device,
         agent=agent,
         code=code_origin(),
-        heart=heart,
+        heartbeat=heartbeat,
         stop=stop,
         time_limit=time_limit,
     )
     reason = ""
-    heart.start()
+    heartbeat.start()
     try:
         (Agent(place, scope) if orders is None else DirectedAgent(place, registry.trials, orders)).run()
     except (LeaseGone, LeaseLost):
@@ -125,7 +125,7 @@ def run(
     except OnlyFails as error:
         reason = str(error)
     finally:
-        heart.stop()
+        heartbeat.stop()
     if reason:
         logging.getLogger(__name__).error("stopped: %s", reason)
         registry.agents.stop(agent, reason)

@@ -79,7 +79,7 @@ class DirectedAgent(Agent):
     def _next_order(self) -> str | None:
         while not self.place.stop.is_set():
             self.place.check_lease()
-            self.place.heart.touch()
+            self.place.heartbeat.touch()
             try:
                 return self._orders.next(WAIT)
             except queue.Empty:

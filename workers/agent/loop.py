@@ -113,7 +113,7 @@ class Agent:
             log.info("nothing to do for %.0f s but wait for others to fail: leaving", self._idle)
             return False
         self.place.check_lease()
-        self.place.heart.progress("")
+        self.place.heartbeat.progress("")
         self.place.stop.wait(min(WAIT, remaining.delay if remaining.delay else WAIT))
         return True
 

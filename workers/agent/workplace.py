@@ -14,7 +14,7 @@ import torch
 from qsweep.db.home import Home
 from qsweep.db.rows import Claim
 from qsweep.workers.agent.endings import InterruptedByUser, LeaseGone, Stopped, TooLong
-from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.agent.queue import JobQueue
 from qsweep.workers.agent.stopping import StopRequest
 from qsweep.workers.forms import Form
@@ -37,7 +37,7 @@ class Workplace:
     device: torch.device
     agent: int
     code: str
-    heart: Heart
+    heartbeat: Heartbeat
     stop: threading.Event
     """Set when the agent is asked to checkpoint, hand its jobs back and leave."""
     time_limit: float = math.inf
@@ -47,15 +47,15 @@ class Workplace:
         """Tell the registry how far these jobs are. Raises LeaseGone if they are somebody else's by now."""
         self.check_lease()
         note = {"cohort": claims[0].job.cohort_key, "jobs": len(claims), "step": step, "steps": steps}
-        self.heart.progress(json.dumps(note))
+        self.heartbeat.progress(json.dumps(note))
 
     def check_lease(self) -> None:
-        if self.heart.gives_up():
+        if self.heartbeat.gives_up():
             raise LeaseGone
 
     def is_to_stop(self, claims: Sequence[Claim]) -> bool:
         """Whether the agent has to leave, or no sweep wants any of these jobs. One wanted job carries the rest on."""
-        return self.stop.is_set() or self.heart.unwanted.issuperset(claim.job_id for claim in claims)
+        return self.stop.is_set() or self.heartbeat.unwanted.issuperset(claim.job_id for claim in claims)
 
     def check_time(self, started: float, step: int, steps: int) -> None:
         """Raises TooLong when an attempt that began at `started` (monotonic seconds) has had its time."""

@@ -20,7 +20,7 @@ from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.logs import log_to
 from qsweep.workers.agent.endings import DeviceLost, LeaseGone
 from qsweep.workers.agent.exits import Exit
-from qsweep.workers.agent.heart import PATIENCE, Heart
+from qsweep.workers.agent.heartbeat import PATIENCE, Heartbeat
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.stopping import StopRequest, listen
 from qsweep.workers.agent.workplace import Workplace
@@ -60,18 +60,18 @@ def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: f
             "code": code_origin(),
         }
     )
-    heart = Heart(line, number, lease=LEASE, patience=PATIENCE)
+    heartbeat = Heartbeat(line, number, lease=LEASE, patience=PATIENCE)
     place = Workplace(
         home=home,
         queue=line,
         device=device,
         agent=number,
         code=code_origin(),
-        heart=heart,
+        heartbeat=heartbeat,
         stop=stop,
         time_limit=time_limit,
     )
-    heart.start()
+    heartbeat.start()
     try:
         Agent(place).run()
     except (LeaseGone, LeaseLost):
@@ -80,7 +80,7 @@ def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: f
         sys.stderr.write(f"agent {number}: the device is lost: {error}\n")
         return Exit.DEVICE_LOST
     finally:
-        heart.stop()
+        heartbeat.stop()
     return Exit.LEFT
 
 

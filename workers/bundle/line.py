@@ -39,7 +39,7 @@ class Line:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._lock = threading.Lock()  # the heart calls from a thread of its own
+        self._lock = threading.Lock()  # the heartbeat calls from a thread of its own
 
     def enlist(self, agent: int, precisions: tuple[str, ...]) -> None:
         self._ask("enlist", agent, precisions)

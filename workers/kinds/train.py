@@ -136,7 +136,7 @@ def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Colle
         slots=plan.slots,
         form=plan.form,
         device=place.device,
-        tick=place.heart.touch,
+        tick=place.heartbeat.touch,
         start=start_of(claims[0].job.training, place.home.weights),
     )
     for member, claim in enumerate(claims):

@@ -20,7 +20,7 @@ OUTAGE = 60.0
 to the registry is repeated."""
 
 
-class Heart:
+class Heartbeat:
     """Beats for an agent from a thread of its own, as long as the agent makes progress.
 
     Without progress for `patience` seconds it stops beating, so that the lease runs out and another agent
@@ -42,7 +42,7 @@ class Heart:
         self._silence = lease + OUTAGE
         self._progressed = self._beaten = time.monotonic()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         self._beaten = time.monotonic()

@@ -9,8 +9,8 @@ import pytest
 
 from qsweep.db.registry import Registry
 from qsweep.db.rows import AgentInfo
-from qsweep.workers.agent import heart as hearts
-from qsweep.workers.agent.heart import Heart
+from qsweep.workers.agent import heartbeat as heartbeats
+from qsweep.workers.agent.heartbeat import Heartbeat
 
 INFO = AgentInfo(host="here", pid=1, process_started=1.0, boot_id="boot", backend="local", device="cpu", build="test")
 
@@ -18,15 +18,15 @@ INFO = AgentInfo(host="here", pid=1, process_started=1.0, boot_id="boot", backen
 def test_a_heart_beats_on_through_errors_of_the_database(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Registry.open(tmp_path / "registry.db", create=True) as registry:
         number = registry.agents.enlist(INFO)
-        heart = Heart(registry.queue, number, lease=30.0, patience=600.0)
+        heartbeat = Heartbeat(registry.queue, number, lease=30.0, patience=600.0)
         registry._database.write(lambda t: t.connection.exec_driver_sql("ALTER TABLE agents RENAME TO away"))
-        heart._beat_once()
-        assert not heart.gives_up()
+        heartbeat._beat_once()
+        assert not heartbeat.gives_up()
         assert "no heartbeat" in caplog.text
         registry._database.write(lambda t: t.connection.exec_driver_sql("ALTER TABLE away RENAME TO agents"))
-        heart.unwanted = frozenset({1})
-        heart._beat_once()
-        assert heart.unwanted == frozenset()
+        heartbeat.unwanted = frozenset({1})
+        heartbeat._beat_once()
+        assert heartbeat.unwanted == frozenset()
 
 
 def test_an_error_that_nobody_foresaw_gives_up_the_jobs_with_its_traceback(
@@ -35,11 +35,11 @@ def test_an_error_that_nobody_foresaw_gives_up_the_jobs_with_its_traceback(
     with Registry.open(tmp_path / "registry.db", create=True) as registry:
         number = registry.agents.enlist(INFO)
     del registry.queue._database  # any bug of ours
-    heart = Heart(registry.queue, number, lease=0.03, patience=600.0)
-    heart.start()
-    assert heart.lost.wait(60)
-    heart.stop()
-    assert heart.gives_up()
+    heartbeat = Heartbeat(registry.queue, number, lease=0.03, patience=600.0)
+    heartbeat.start()
+    assert heartbeat.lost.wait(60)
+    heartbeat.stop()
+    assert heartbeat.gives_up()
     assert any(record.exc_info and record.levelno == logging.ERROR for record in caplog.records)
 
 
@@ -47,11 +47,11 @@ def test_an_agent_whose_heartbeat_does_not_get_through_stops_after_a_lease_and_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(hearts.time, "monotonic", lambda: now)
+    monkeypatch.setattr(heartbeats.time, "monotonic", lambda: now)
     with Registry.open(tmp_path / "registry.db", create=True) as registry:
-        heart = Heart(registry.queue, registry.agents.enlist(INFO), lease=30.0, patience=600.0)  # its thread never runs
+        heartbeat = Heartbeat(registry.queue, registry.agents.enlist(INFO), lease=30.0, patience=600.0)  # its thread never runs
         now += 89
-        assert not heart.gives_up()
+        assert not heartbeat.gives_up()
         now += 2
-        assert heart.gives_up()
-        assert heart.lost.is_set()
+        assert heartbeat.gives_up()
+        assert heartbeat.lost.is_set()
