@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from qsweep.db.ancestry import source_of, with_ancestors
-from qsweep.db.custody import depart
+from qsweep.db.custody import note_departures
 from qsweep.db.looking import counts as count_jobs
 from qsweep.db.moves import batches, move
 from qsweep.db.outcomes import end_attempts
@@ -147,7 +147,7 @@ def supersede(transaction: Transaction, rows: Sequence[Any], reason: str, blocke
     move(transaction, ended, State.QUEUED, f"invalidated: {reason}")
     for batch in batches(rows):
         ids = [row.id for row in batch]
-        depart(transaction, (row.publication for row in batch if row.publication))
+        note_departures(transaction, (row.publication for row in batch if row.publication))
         transaction.run(
             jobs.update()
             .where(jobs.c.id.in_(ids))

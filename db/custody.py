@@ -91,7 +91,7 @@ class Results(Part):
         if not is_there():
             raise Overtaken("the merged results are not where they were written: nothing is lost, merge again")
         moved = outcomes.move_pointers(transaction, moves)
-        depart(transaction, (one.source for one in moves))
+        note_departures(transaction, (one.source for one in moves))
         return moved
 
     @reads_at_once
@@ -196,7 +196,7 @@ def _checkpoint_files(transaction: Transaction) -> set[str]:
     return set(transaction.run(sa.select(checkpoints.c.file)).scalars())
 
 
-def depart(transaction: Transaction, publications: Iterable[str]) -> None:
+def note_departures(transaction: Transaction, publications: Iterable[str]) -> None:
     """Notes that pointers leave these publications now: queries that took them before may still read the files."""
     rows = [{"publication": one} for one in sorted(set(publications))]
     if not rows:

@@ -22,7 +22,7 @@ from qsweep.orchestrator.inspection import check_results, read_whole, results_fi
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.wholefiles import write_whole
-from qsweep.workers.bundle.desk import LEDGER
+from qsweep.workers.bundle.local_queue import LEDGER
 from qsweep.workers.bundle.findings import Findings, Publication, Result, read_findings
 from qsweep.workers.bundle.ledger import read_ledger
 from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest, seed
@@ -54,7 +54,7 @@ class Imported:
     """Of how many of these measures of a sweep wait for the model, by its title."""
 
 
-def bring_home(home: Home, path: Path) -> Imported:
+def import_results(home: Home, path: Path) -> Imported:
     """Count what the bundle or parcel at `path` has found. Raises InputError, with nothing changed, if it is damaged,
     altered, or of another registry."""
     with opened(path) as folder, Registry.open(home.registry) as registry:

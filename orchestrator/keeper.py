@@ -21,7 +21,7 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Scope
 from qsweep.orchestrator.backends.base import Fleet
-from qsweep.orchestrator.deaths import is_alive
+from qsweep.orchestrator.dead_agents import is_alive
 from qsweep.orchestrator.layout import tell
 from qsweep.orchestrator.screen import Screen
 from qsweep.orchestrator.starts import Start, record

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qsweep.db.registry import Registry
 from qsweep.db.rows import AgentRow, Sweep
 from qsweep.db.states import SweepState
-from qsweep.orchestrator.deaths import is_dead_here
+from qsweep.orchestrator.dead_agents import is_dead_here
 from qsweep.orchestrator.layout import duration
 
 

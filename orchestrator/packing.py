@@ -25,7 +25,7 @@ from qsweep.db.rows import AgentInfo, Claim, Sweep
 from qsweep.db.rules import LEASE
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.children import ask
-from qsweep.orchestrator.deaths import bury_dead
+from qsweep.orchestrator.dead_agents import mark_dead_agents
 from qsweep.orchestrator.freezing import Code, choose_code, keep_code
 from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.machine import KeptWeights, probe
@@ -184,7 +184,7 @@ def _check_place(out: Path) -> None:
 
 def _clear(registry: Registry, folder: Path) -> None:
     """Remove what packs into this folder left that were killed: those of this registry whose holder lives no more."""
-    bury_dead(registry)
+    mark_dead_agents(registry)
     registry.agents.take_back_expired()
     over = {
         one.log: one.state is not AgentState.ALIVE for one in registry.catalogue.agents(None) if one.backend == BUNDLE

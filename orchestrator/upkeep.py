@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.workers.agent.exits import Exit
 
-STRIKES = 3
-"""Barren starts in a row after which it is given up, if nobody does anything."""
+MOST_FAILED_STARTS = 3
+"""Failed starts in a row after which the launch gives up, if nobody does anything."""
 FIRST = 0.5
-"""Seconds before an agent is started again after the first barren one; each further strike doubles them."""
+"""Seconds before an agent is started again after the first failed start; each further one doubles them."""
 MOST = 600.0
 """The longest of these pauses: a broken node is tried six times an hour."""
-RIPE = 60.0
+HEALTHY_AFTER = 60.0
 """Seconds that an agent lives if the place it works in is sound."""
 FIRST_AWAY, MOST_AWAY = 5.0, 60.0
 """The same pauses where the registry is away."""
@@ -40,7 +40,7 @@ class Look:
     """How many work beside them that others started."""
     events: int = 0
     """How many changes of the sweep's jobs there were since the look before."""
-    doers: int = 0
+    agents_with_jobs: int = 0
     """How many agents had their first job since the look before."""
 
 
@@ -49,17 +49,17 @@ class Upkeep:
 
     1. An agent that did something (it had a job) is replaced at once: what it died of is its jobs' matter, whose
        failures have budgets of their own.
-    2. An agent that ended without ever having had a job is *barren*. Replacing those waits 0.5 s, after the next
-       barren start 1 s, then 2 s, … up to ten minutes, until one that was started gets a job. So a node that breaks
+    2. An agent that ended without ever having had a job is a *failed start*. Replacing those waits 0.5 s, after the next
+       failed start 1 s, then 2 s, … up to ten minutes, until one that was started gets a job. So a node that breaks
        every agent costs little, and the agents elsewhere are kept up meanwhile.
-    3. Nothing is given up while an agent is left or any job moves. Otherwise the fourth barren start in a row is
+    3. Nothing is given up while an agent is left or any job moves. Otherwise the fourth failed start in a row is
        the last one.
     4. Where an agent stopped because it only failed while others succeed, none is started again: so many fewer are
        wanted.
-    5. A start that the cluster refuses is no strike: it is tried again, after the same pauses.
+    5. A start that the cluster refuses does not count as a failed start: it is tried again, after the same pauses.
 
-    Nobody knows which agent it was that ended, or had its first job. Of those that may be meant, it is taken for a
-    barren one: a mistake costs a pause that the next job of a new agent ends.
+    Nobody knows which agent it was that ended, or had its first job. Of those that may be meant, it is taken for one that
+    never had a job: a mistake costs a pause that the next job of a new agent ends.
     """
 
     def __init__(self) -> None:
@@ -67,8 +67,8 @@ class Upkeep:
         self._wanted: int | None = None
         self._fresh = 0
         self._any = self._started = False
-        self._strikes = 0
-        self._idle_strikes = 0
+        self._failed_starts = 0
+        self._idle_failures = 0
         self._owed = 0
         self._not_before = 0.0
         self._refusals = 0
@@ -91,7 +91,7 @@ class Upkeep:
 
     def is_hopeless(self, look: Look) -> bool:
         """Whether starting more agents would lead nowhere."""
-        return self._idle_strikes > STRIKES and look.alive + look.others == 0
+        return self._idle_failures > MOST_FAILED_STARTS and look.alive + look.others == 0
 
     def started(self, count: int, now: float) -> None:
         """So many were started."""
@@ -112,27 +112,27 @@ class Upkeep:
         if self._wanted is None:  # those of an earlier launch: nothing is known against them
             self._alive, self._wanted = look.alive, look.wanted
         if look.events:
-            self._idle_strikes = 0
-        if first_jobs := min(look.doers, self._fresh):
+            self._idle_failures = 0
+        if first_jobs := min(look.agents_with_jobs, self._fresh):
             self._fresh -= first_jobs
-            self._strikes, self._owed, self._not_before = 0, 0, look.now
+            self._failed_starts, self._owed, self._not_before = 0, 0, look.now
         taken_away = max(self._wanted - look.wanted, 0)
         ended = max(self._alive - look.alive - taken_away, 0)
-        barren = min(ended, self._fresh)
-        self._fresh = min(self._fresh - barren, look.alive)
+        failed = min(ended, self._fresh)
+        self._fresh = min(self._fresh - failed, look.alive)
         self._alive, self._wanted = look.alive, look.wanted
-        if barren:
-            self._owed += barren
-            self._strike(look.now)
+        if failed:
+            self._owed += failed
+            self._count_failure(look.now)
 
-    def _strike(self, now: float) -> None:
+    def _count_failure(self, now: float) -> None:
         """Once a start: of many that were started together, the second one says no more than the first."""
         if not self._started:
             return
-        self._strikes += 1
-        self._idle_strikes += 1
+        self._failed_starts += 1
+        self._idle_failures += 1
         self._started = False
-        self._not_before = now + pause_after(self._strikes)
+        self._not_before = now + pause_after(self._failed_starts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,23 +156,23 @@ class Place:
     """
 
     def __init__(self) -> None:
-        self._strikes = 0
+        self._failed_starts = 0
         self._away = 0
 
     def pause(self, end: End, *, lived: float) -> float:
-        """Seconds to wait before the next agent is started. Raises QsweepError if none shall be."""
+        """Seconds to wait before the next agent is started. Raises QsweepError if none is to be."""
         if end.code == Exit.BAD_INPUT:
             raise InputError("no agent can work here; what it said stands above")
         if end.code == Exit.REGISTRY_GONE or not end.reported:
             self._away += 1
             return pause_after(self._away, first=FIRST_AWAY, most=MOST_AWAY)
         self._away = 0
-        if end.held or lived >= RIPE:
-            self._strikes = 0
+        if end.held or lived >= HEALTHY_AFTER:
+            self._failed_starts = 0
             return 0.0
-        self._strikes += 1
-        if self._strikes > STRIKES:
+        self._failed_starts += 1
+        if self._failed_starts > MOST_FAILED_STARTS:
             raise QsweepError(
-                f"the agent ended {self._strikes} times without doing anything, the last time with {end.code}"
+                f"the agent ended {self._failed_starts} times without doing anything, the last time with {end.code}"
             )
-        return pause_after(self._strikes)
+        return pause_after(self._failed_starts)

@@ -18,7 +18,7 @@ from qsweep.db.rows import AgentRow, Blocked, Committed, Counts, Sweep
 from qsweep.db.states import State, SweepState
 from qsweep.orchestrator.backends.base import Backend, Fleet, StartRefused
 from qsweep.orchestrator.board import Display, launch_picture
-from qsweep.orchestrator.deaths import Deaths, bury_dead
+from qsweep.orchestrator.dead_agents import DeadAgents, mark_dead_agents
 from qsweep.orchestrator.hindrances import hindrances
 from qsweep.orchestrator.layout import tell
 from qsweep.orchestrator.progress import METRICS, Tally
@@ -94,7 +94,7 @@ class Watch:
         self._seen: set[tuple[str, int]] = set()
         self._upkeep = Upkeep()
         self._event = registry.history.newest_event()
-        self._doers = {agent.id for agent in registry.catalogue.agents()}
+        self._agents_with_jobs = {agent.id for agent in registry.catalogue.agents()}
         self._refused = ""
         self._taken: int | None = None
         self._unread: list[Committed] = []
@@ -106,7 +106,7 @@ class Watch:
         self._interrupts = 0
         self._by_user = False
         self._left = False
-        self._deaths = Deaths()
+        self._deaths = DeadAgents()
         self._stopped: Sequence[AgentRow] = ()
         self._deserted: float | None = None
         self._loose: set[str] = set()
@@ -255,7 +255,7 @@ class Watch:
 
     def _keep_agents(self) -> None:
         """Take back what dead processes held, and start the agents that are missing while there is work."""
-        bury_dead(self.registry, self._deaths.is_over)
+        mark_dead_agents(self.registry, self._deaths.is_over)
         look = self._look()
         if look.wanted + look.alive + look.others == 0 and not self._stopped:
             raise Interrupted(f"its agents were cancelled, with {self._state()}")
@@ -302,9 +302,9 @@ class Watch:
     def _look(self) -> Look:
         """What can be seen of the fleet now."""
         activity = self.registry.history.activity(self.sweep.id, since=self._event)
-        doers = activity.agents - self._doers  # an agent that claims does something, even if it dies of it
+        agents_with_jobs = activity.agents - self._agents_with_jobs  # an agent that claims does something, even if it dies of it
         self._event = activity.newest
-        self._doers |= doers
+        self._agents_with_jobs |= agents_with_jobs
         self._stopped = stopped_of(self.registry, self.fleet.launch)
         return Look(
             now=time.monotonic(),
@@ -312,7 +312,7 @@ class Watch:
             alive=self.backend.alive(),
             others=self.backend.others(self.registry.catalogue.agents()),
             events=activity.events,
-            doers=len(doers),
+            agents_with_jobs=len(agents_with_jobs),
         )
 
     def _say(self, remarks: Sequence[str]) -> None:
@@ -349,7 +349,7 @@ class Watch:
         while self.backend.alive():
             time.sleep(0.1)
             self.backend.stop(by_user=self._by_user)  # one may have been started since
-        bury_dead(self.registry)
+        mark_dead_agents(self.registry)
         raise Interrupted(f"interrupted with {self._state()}")
 
     def _state(self) -> str:

@@ -94,7 +94,7 @@ def cancel(
     """Withdraw a sweep: its unfinished jobs stop, unless another sweep wants them. Results stay."""
     from qsweep.db.standing import standing
     from qsweep.orchestrator.backends.choice import BackendName, backend_class
-    from qsweep.orchestrator.deaths import bury_dead
+    from qsweep.orchestrator.dead_agents import mark_dead_agents
     from qsweep.orchestrator.starts import by_backend, recorded
 
     place = home_of(home, registry)
@@ -104,7 +104,7 @@ def cancel(
         if counts.open:
             waiting = f"{counted(counts.queued, 'job waits', 'jobs wait')} and {counts.running} run"
             confirm(f"Cancel {sweep.title}, of which {waiting}?", yes=yes, unasked=True)
-        bury_dead(found)
+        mark_dead_agents(found)
         done = found.sweeps.cancel(sweep.id)
     for backend, starts in by_backend(recorded(place, sweep.id)).items():
         try:

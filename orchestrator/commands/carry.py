@@ -86,9 +86,9 @@ def import_(
 ) -> None:
     """Bring a bundle's results home: each job counts once, however often and in whatever state it comes."""
 
-    from qsweep.orchestrator.importing import bring_home
+    from qsweep.orchestrator.importing import import_results
 
-    found = bring_home(home_of(home, registry), bundle)
+    found = import_results(home_of(home, registry), bundle)
     if as_json:
         write_json(asdict(found))
         return

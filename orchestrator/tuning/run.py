@@ -46,7 +46,7 @@ SUFFIX = "+tune"
 """What a tuning run adds to the name of the sweep that it tunes. No sweep file may be called so: its bare name never
 means a tuning run."""
 LOST_ACTORS = 10
-"""Deaths of its actor or its node that one trial survives."""
+"""DeadAgents of its actor or its node that one trial survives."""
 
 
 @dataclass(frozen=True, kw_only=True)

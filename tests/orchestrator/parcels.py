@@ -23,7 +23,7 @@ from qsweep.db.rows import Claim, Finished
 from qsweep.db.states import FailureClass
 from qsweep.orchestrator.packing import pack
 from qsweep.orchestrator.selection import read_selection
-from qsweep.workers.bundle.desk import LEDGER, Desk
+from qsweep.workers.bundle.local_queue import LEDGER, LocalQueue
 from qsweep.workers.bundle.ledger import _seal
 from qsweep.workers.bundle.manifest import FILE, read_manifest, seed
 from qsweep.workers.bundle.parcel import write_results
@@ -94,17 +94,17 @@ def make_failing(folder: Path, kinds: Sequence[str]) -> Made:
     home = Home.at(folder / "home")
     selection = read_selection(str(folder / "failing.toml"), changes=(), where=None, limit=None)
     pack(home, selection, folder / "far", with_data=False, code=None)
-    desk = Desk(Home.at(folder / "far"), read_manifest(folder / "far"))
+    queue = LocalQueue(Home.at(folder / "far"), read_manifest(folder / "far"))
     try:
-        desk.enlist(1, ("fp32",))
-        desk.began(BEGAN)
+        queue.enlist(1, ("fp32",))
+        queue.began(BEGAN)
         for kind in kinds:
-            head = desk.next_cohort(1)
+            head = queue.next_cohort(1)
             assert head is not None
-            claims = desk.claim(1, head, 1)
-            desk.fail(1, claims, FailureClass.INPUT, f"{kind} at job {claims[0].job_id}", kind=kind)
+            claims = queue.claim(1, head, 1)
+            queue.fail(1, claims, FailureClass.INPUT, f"{kind} at job {claims[0].job_id}", kind=kind)
     finally:
-        desk.close()
+        queue.close()
     return Made(home=folder / "home", bundle=folder / "far")
 
 
@@ -114,19 +114,19 @@ def work_off(bundle: Path, loss: float = 0.5) -> None:
     for one in (place.results, place.models, place.checkpoints, place.logs):
         one.mkdir(exist_ok=True)
     (place.logs / "far-1.log").write_text("done\n")
-    desk = Desk(place, read_manifest(bundle))
+    queue = LocalQueue(place, read_manifest(bundle))
     try:
-        desk.enlist(1, ("fp32",))
-        desk.began(BEGAN)
-        while (head := desk.next_cohort(1)) is not None:
-            desk.calibration(shape=head.job.shape, device="cpu", build="2.0", slots=4, form="gather")
-            claims = desk.claim(1, head, 2)
-            _publish(place, desk, claims, loss)
+        queue.enlist(1, ("fp32",))
+        queue.began(BEGAN)
+        while (head := queue.next_cohort(1)) is not None:
+            queue.calibration(shape=head.job.shape, device="cpu", build="2.0", slots=4, form="gather")
+            claims = queue.claim(1, head, 2)
+            _publish(place, queue, claims, loss)
     finally:
-        desk.close()
+        queue.close()
 
 
-def _publish(place: Home, desk: Desk, claims: list[Claim], loss: float) -> None:
+def _publish(place: Home, queue: LocalQueue, claims: list[Claim], loss: float) -> None:
     publication = f"000001-{claims[0].job_id:012x}"
     store = ResultStore(place.results)
     for kind, rows in rows_of(claims, loss).items():
@@ -145,7 +145,7 @@ def _publish(place: Home, desk: Desk, claims: list[Claim], loss: float) -> None:
                 job_id=claim.job_id, attempt=claim.attempt, publication=publication, model_file=name, model_hash=digest
             )
         )
-    desk.finish(1, finished)
+    queue.finish(1, finished)
 
 
 def rows_of(claims: list[Claim], loss: float) -> dict[str, list[dict[str, Any]]]:

@@ -26,13 +26,13 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.rows import JobRow
 from qsweep.db.states import State, SweepState
-from qsweep.orchestrator.importing import bring_home
+from qsweep.orchestrator.importing import import_results
 from qsweep.orchestrator.registration import register
 from qsweep.orchestrator.selection import read_selection
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.workers.bundle.archive import Bounds, unpack
-from qsweep.workers.bundle.desk import LEDGER
+from qsweep.workers.bundle.local_queue import LEDGER
 from qsweep.workers.bundle.manifest import FILE
 from qsweep.workers.bundle.parcel import write_results
 from tests.orchestrator import parcels
@@ -71,7 +71,7 @@ def refused(made: Made, path: Path | None = None) -> str:
     """The one message with which the bundle is refused, and nothing written for it."""
     before = files(made.home)
     with pytest.raises(InputError) as error:
-        bring_home(Home.at(made.home), path or made.bundle)
+        import_results(Home.at(made.home), path or made.bundle)
     assert files(made.home) == before
     assert {row.state for row in rows(made.home)} == {State.RUNNING}
     return str(error.value)
@@ -79,19 +79,19 @@ def refused(made: Made, path: Path | None = None) -> str:
 
 @pytest.mark.slow
 def test_a_sound_bundle_counts_with_models_named_here(made: Made) -> None:
-    found = bring_home(Home.at(made.home), made.bundle)
+    found = import_results(Home.at(made.home), made.bundle)
     assert (found.counted, found.refused, found.away, found.without_models) == (4, 0, 0, 0)
     for row in rows(made.home):
         content = (made.home / "models" / str(row.model_file)).read_bytes()
         assert hashlib.sha256(content).hexdigest() == row.model_hash
         assert row.model_file == f"{row.identity[:2]}/{row.identity}-1-{str(row.model_hash)[:32]}.pt"
-    assert bring_home(Home.at(made.home), made.bundle).known == 4
+    assert import_results(Home.at(made.home), made.bundle).known == 4
     assert audit(Home.at(made.home), deep=True) == []
     assert len(api.results("four", home=made.home)) == 4
 
 
 def test_a_parcel_as_one_file_counts_as_its_folder_does(made: Made, tmp_path: Path) -> None:
-    assert bring_home(Home.at(made.home), parcels.zipped(made.bundle, tmp_path / "results.zip")).counted == 4
+    assert import_results(Home.at(made.home), parcels.zipped(made.bundle, tmp_path / "results.zip")).counted == 4
 
 
 # Names that lead elsewhere
@@ -278,7 +278,7 @@ LEDGERS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
 @pytest.mark.parametrize("alike", [True, False])
 def test_failures_of_a_bundle_that_are_alike_pause_the_sweep_and_others_do_not(tmp_path: Path, alike: bool) -> None:
     made = parcels.make_failing(tmp_path, [("OSError", "KeyError")[place % 2 and not alike] for place in range(12)])
-    assert bring_home(Home.at(made.home), made.bundle).failed == 12
+    assert import_results(Home.at(made.home), made.bundle).failed == 12
     with Registry.open(Home.at(made.home).registry) as registry:
         (sweep,) = registry.catalogue.sweeps()
         assert sweep.state is (SweepState.PAUSED if alike else SweepState.ACTIVE)
@@ -288,7 +288,7 @@ def test_failures_of_a_bundle_that_are_alike_pause_the_sweep_and_others_do_not(t
 def test_a_failure_of_a_bundle_that_older_code_ran_has_no_kind(tmp_path: Path) -> None:
     made = parcels.make_failing(tmp_path, ["OSError"])
     edit_records(made.bundle, lambda r: of(r, "failed").pop("kind"))
-    assert bring_home(Home.at(made.home), made.bundle).failed == 1
+    assert import_results(Home.at(made.home), made.bundle).failed == 1
 
 
 @pytest.mark.parametrize("what", LEDGERS)
@@ -424,7 +424,7 @@ def test_parquet_that_is_damaged_and_sealed_is_refused_in_one_message(made: Made
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         edit_records(made.bundle, lambda records, one=digest: finished(records)["files"].update(runs=one))  # type: ignore[misc]
         try:
-            bring_home(Home.at(made.home), made.bundle)
+            import_results(Home.at(made.home), made.bundle)
         except InputError as error:
             assert path.name in str(error)  # noqa: PT017 - as above
         else:  # what it says is still sound: so it counts, and the next one starts anew
@@ -447,7 +447,7 @@ def test_a_file_whose_pages_do_not_fit_their_checksums_never_counts(made: Made) 
 
 def test_a_file_of_an_older_version_lacks_what_came_later(made: Made) -> None:
     edit_table(made.bundle, "runs", lambda table: table.drop(["val_fraction", "weights", "corrupt"]))
-    assert bring_home(Home.at(made.home), made.bundle).counted == 4
+    assert import_results(Home.at(made.home), made.bundle).counted == 4
 
 
 def test_a_missing_file_of_a_kind_is_refused(made: Made) -> None:
@@ -467,7 +467,7 @@ def test_two_imports_of_other_results_leave_the_counted_models_as_they_were_coun
     counted: list[int] = []
 
     def import_one(bundle: Path) -> None:
-        counted.append(bring_home(Home.at(made.home), bundle).counted)
+        counted.append(import_results(Home.at(made.home), bundle).counted)
 
     threads = [threading.Thread(target=import_one, args=(one,)) for one in (made.bundle, other)]
     for thread in threads:
@@ -475,8 +475,8 @@ def test_two_imports_of_other_results_leave_the_counted_models_as_they_were_coun
     for thread in threads:
         thread.join()
     assert sum(counted) == 4
-    assert bring_home(Home.at(made.home), other).counted == 0
-    assert bring_home(Home.at(made.home), made.bundle).counted == 0
+    assert import_results(Home.at(made.home), other).counted == 0
+    assert import_results(Home.at(made.home), made.bundle).counted == 0
     assert audit(Home.at(made.home), deep=True) == []
     for row in rows(made.home):
         content = (made.home / "models" / str(row.model_file)).read_bytes()
@@ -484,7 +484,7 @@ def test_two_imports_of_other_results_leave_the_counted_models_as_they_were_coun
 
 
 def test_the_deep_check_names_models_and_checkpoints_that_are_not_what_was_counted(made: Made, here: Any) -> None:
-    bring_home(Home.at(made.home), made.bundle)
+    import_results(Home.at(made.home), made.bundle)
     (row, *_) = rows(made.home)
     (made.home / "models" / str(row.model_file)).write_bytes(b"other")
     assert here("db", "check", "--home", str(made.home)).returncode == 0
@@ -494,7 +494,7 @@ def test_the_deep_check_names_models_and_checkpoints_that_are_not_what_was_count
 
 
 def test_a_model_of_a_bundle_that_is_none_is_one_message(made: Made) -> None:
-    bring_home(Home.at(made.home), made.bundle)
+    import_results(Home.at(made.home), made.bundle)
     (row, other, *_) = rows(made.home)
     with pytest.raises(QsweepError, match="holds no tensors"):
         api.load_model(row.identity, home=made.home)
@@ -570,7 +570,7 @@ def test_models_that_measures_ask_for_meanwhile_and_did_not_come_are_named_and_t
 @pytest.mark.slow
 def test_models_that_no_sweep_asks_for_are_not_missed(tmp_path: Path) -> None:
     made = parcels.make(tmp_path, 'keep = "none"\n' + parcels.SWEEP)
-    found = bring_home(Home.at(made.home), made.bundle)
+    found = import_results(Home.at(made.home), made.bundle)
     assert (found.counted, found.without_models, found.measured_by) == (4, 0, {})
 
 
@@ -589,7 +589,7 @@ def test_a_measure_in_a_bundle_is_of_the_model_that_was_trained_in_it(together: 
 
 @pytest.mark.slow
 def test_a_sound_bundle_of_trainings_and_measures_counts(together: Made) -> None:
-    found = bring_home(Home.at(together.home), together.bundle)
+    found = import_results(Home.at(together.home), together.bundle)
     assert (found.counted, found.away, found.measured_by) == (8, 0, {})
     assert audit(Home.at(together.home), deep=True) == []
 
@@ -607,10 +607,10 @@ PARENTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @pytest.mark.parametrize("what", PARENTS)
 def test_the_models_that_measures_were_packed_with_are_held_against_the_registry(tmp_path: Path, what: str) -> None:
     trained = parcels.make(tmp_path)
-    bring_home(Home.at(trained.home), trained.bundle)
+    import_results(Home.at(trained.home), trained.bundle)
     made = parcels.make(tmp_path, parcels.SWEEP + parcels.MEASURES, "measured")
     edit_manifest(made.bundle, lambda manifest: PARENTS[what](manifest["jobs"][0]["parent"]))
     before = files(made.home)
     with pytest.raises(InputError, match="was never packed with the model that it names"):
-        bring_home(Home.at(made.home), made.bundle)
+        import_results(Home.at(made.home), made.bundle)
     assert files(made.home) == before

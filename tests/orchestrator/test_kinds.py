@@ -15,7 +15,7 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.states import State
 from qsweep.orchestrator.estimates import Speeds
-from qsweep.orchestrator.importing import bring_home
+from qsweep.orchestrator.importing import import_results
 from qsweep.orchestrator.joblife import life_of
 from qsweep.orchestrator.packing import pack
 from qsweep.orchestrator.planner import make_plan
@@ -31,7 +31,7 @@ from qsweep.sweeps.spec import Spec, variant
 from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.workplace import Workplace
-from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.local_queue import LocalQueue
 from qsweep.workers.bundle.manifest import read_manifest
 from qsweep.workers.device import build, device_class
 from tests.made_kinds import chain_on, register_kinds
@@ -70,18 +70,18 @@ def work_off(folder: Path) -> None:
     """Run the jobs of a bundle in this process."""
     home = Home.at(folder)
     home.prepare()
-    desk = Desk(home, read_manifest(folder))
+    queue = LocalQueue(home, read_manifest(folder))
     try:
-        desk.enlist(1, ("fp32",))
+        queue.enlist(1, ("fp32",))
         device = torch.device("cpu")
-        desk.began({"host": "far", "device": device_class(device), "torch": build(), "code": "test"})
+        queue.began({"host": "far", "device": device_class(device), "torch": build(), "code": "test"})
         place = Workplace(
-            home=home, queue=desk, device=device, agent=1, code="test",
-            heartbeat=Heartbeat(desk, 1, lease=30.0, patience=math.inf), stop=threading.Event(),
+            home=home, queue=queue, device=device, agent=1, code="test",
+            heartbeat=Heartbeat(queue, 1, lease=30.0, patience=math.inf), stop=threading.Event(),
         )  # fmt: skip
         Agent(place).run()
     finally:
-        desk.close()
+        queue.close()
 
 
 @pytest.mark.slow
@@ -99,7 +99,7 @@ def test_a_chain_leaves_and_comes_back_and_is_answered_for(
     assert (packed.jobs, packed.left) == (4 - done, done)
     assert len(list((tmp_path / "far" / "models").rglob("*.pt"))) == done
     work_off(tmp_path / "far")
-    found = bring_home(home, tmp_path / "far")
+    found = import_results(home, tmp_path / "far")
     assert (found.counted, found.refused, found.away, found.without_models) == (4 - done, 0, 0, 0)
     assert audit(home, deep=True) == []
     with Registry.open(home.registry) as registry:

@@ -15,8 +15,8 @@ import pytest
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.states import AgentState, State
-from qsweep.orchestrator.deaths import bury_dead
-from qsweep.orchestrator.importing import bring_home
+from qsweep.orchestrator.dead_agents import mark_dead_agents
+from qsweep.orchestrator.importing import import_results
 from qsweep.orchestrator.packing import pack
 from qsweep.orchestrator.selection import read_selection
 from qsweep.sweeps.errors import InputError
@@ -132,13 +132,13 @@ def test_a_pack_that_is_killed_gives_its_jobs_back(home: Path, tmp_path: Path, p
         assert (counts.running, counts.away) == (4, 0)
         assert registry.queue.remaining().running  # so no launch takes the sweep for done
         assert registry.catalogue.bundles() == []
-        bury_dead(registry)  # as every launch on this machine does; elsewhere the lease runs out
+        mark_dead_agents(registry)  # as every launch on this machine does; elsewhere the lease runs out
         assert registry.catalogue.counts(sweep).queued == 4
         assert registry.catalogue.agents(AgentState.AWAY) == []
     assert (tmp_path / "far").exists() == (point == "pack.renamed")
     if point == "pack.renamed":  # it was never handed out: nothing of it counts
         with pytest.raises(InputError, match="ended before it was ready"):
-            bring_home(place, tmp_path / "far")
+            import_results(place, tmp_path / "far")
     with Registry.open(place.registry) as registry:
         assert {row.state for row in registry.catalogue.jobs(sweep)} == {State.QUEUED}
     other = tmp_path / f".other.{'0' * 32}"

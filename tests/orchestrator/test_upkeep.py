@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from qsweep.orchestrator.upkeep import FIRST, MOST, RIPE, STRIKES, End, Look, Place, Upkeep, pause_after
+from qsweep.orchestrator.upkeep import FIRST, MOST, HEALTHY_AFTER, MOST_FAILED_STARTS, End, Look, Place, Upkeep, pause_after
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.workers.agent.exits import Exit
 
@@ -39,9 +39,9 @@ class Cluster:
 
     def look(self) -> Look:
         before = self.now - POLL
-        doers = [one for one in self.lives if one.first_job is not None and before < one.first_job <= self.now]
+        agents_with_jobs = [one for one in self.lives if one.first_job is not None and before < one.first_job <= self.now]
         self.lives = [one for one in self.lives if one.end > self.now]
-        return Look(now=self.now, wanted=self.size, alive=len(self.lives), events=len(doers), doers=len(doers))
+        return Look(now=self.now, wanted=self.size, alive=len(self.lives), events=len(agents_with_jobs), agents_with_jobs=len(agents_with_jobs))
 
     def run(self, seconds: float) -> None:
         until = self.now + seconds
@@ -114,8 +114,8 @@ def test_many_agents_that_all_end_without_a_job_are_given_up_after_the_fourth_st
         cluster = Cluster(size, broken)
         cluster.run(3600)
         assert cluster.given_up
-        assert cluster.places().count(0) == STRIKES + 1
-        assert len(cluster.starts) == size * (STRIKES + 1)
+        assert cluster.places().count(0) == MOST_FAILED_STARTS + 1
+        assert len(cluster.starts) == size * (MOST_FAILED_STARTS + 1)
         assert cluster.now < 4 * 2 + sum(pause_after(times) for times in (1, 2, 3)) + 10 * POLL
 
 
@@ -144,7 +144,7 @@ def test_what_was_mended_goes_on_at_once() -> None:
     assert sorted(cluster.places(lost)) == [2, 3]
 
 
-def test_agents_that_were_taken_away_are_not_replaced_and_no_strike() -> None:
+def test_agents_that_were_taken_away_are_not_replaced_and_no_count_failure() -> None:
     cluster = Cluster(5, sound)
     cluster.run(1)  # before their first job
     for _ in range(2):
@@ -158,7 +158,7 @@ def test_agents_that_were_taken_away_are_not_replaced_and_no_strike() -> None:
     assert len(cluster.places(lost)) == 1
 
 
-def test_a_refused_start_is_tried_again_and_no_strike() -> None:
+def test_a_refused_start_is_tried_again_and_no_count_failure() -> None:
     cluster = Cluster(3, sound, refuses=True)
     cluster.run(3 * MOST)
     assert not cluster.given_up
@@ -184,11 +184,11 @@ def test_pauses_double_up_to_the_longest() -> None:
 def test_a_place_is_given_up_after_four_short_lives_without_a_job() -> None:
     place, crash = Place(), End(code=1)
     for _ in range(5):
-        assert [place.pause(crash, lived=5) for _ in range(STRIKES)] == [0.5, 1.0, 2.0]
-        assert place.pause(crash, lived=RIPE) == 0
-        assert [place.pause(crash, lived=5) for _ in range(STRIKES)] == [0.5, 1.0, 2.0]
+        assert [place.pause(crash, lived=5) for _ in range(MOST_FAILED_STARTS)] == [0.5, 1.0, 2.0]
+        assert place.pause(crash, lived=HEALTHY_AFTER) == 0
+        assert [place.pause(crash, lived=5) for _ in range(MOST_FAILED_STARTS)] == [0.5, 1.0, 2.0]
         assert place.pause(End(code=1, held=3), lived=5) == 0
-    for _ in range(STRIKES):
+    for _ in range(MOST_FAILED_STARTS):
         place.pause(crash, lived=5)
     with pytest.raises(QsweepError, match="ended 4 times without doing anything, the last time with 1"):
         place.pause(crash, lived=5)

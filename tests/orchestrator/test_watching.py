@@ -23,7 +23,7 @@ from qsweep.db.states import FailureClass
 from qsweep.orchestrator import watch as watch_module
 from qsweep.orchestrator.backends.base import Backend, Fleet, Site
 from qsweep.orchestrator.blockage import blocked_words
-from qsweep.orchestrator.deaths import GRACE, Deaths, bury_dead, is_alive
+from qsweep.orchestrator.dead_agents import GRACE, DeadAgents, mark_dead_agents, is_alive
 from qsweep.orchestrator.machine import Machine
 from qsweep.orchestrator.watch import Ended, Watch
 from qsweep.sweeps.errors import QsweepError
@@ -45,7 +45,7 @@ def test_the_supervisor_has_time_to_report_a_death() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = process_started(child.pid)
     now = 0.0
-    deaths = Deaths(clock=lambda: now)
+    deaths = DeadAgents(clock=lambda: now)
     assert not deaths.is_over(child.pid, started)
     child.communicate(b"\n")
     assert not deaths.is_over(child.pid, started)
@@ -57,9 +57,9 @@ LOOK = """
 import socket, sys
 from qsweep.db.clock import machine_id
 from qsweep.db.registry import Registry
-from qsweep.orchestrator.deaths import bury_dead
+from qsweep.orchestrator.dead_agents import mark_dead_agents
 with Registry.open(sys.argv[1]) as registry:
-    bury_dead(registry)
+    mark_dead_agents(registry)
 print(machine_id())
 """
 
@@ -85,7 +85,7 @@ def test_containers_with_one_name_and_one_home_leave_each_others_agents_alone(tm
         assert other.returncode == 0, other.stderr
         assert other.stdout.strip() != machine_id()
         assert {one.id for one in registry.catalogue.agents()} == {living, dead}
-        bury_dead(registry)
+        mark_dead_agents(registry)
         assert {one.id for one in registry.catalogue.agents()} == {living}
 
 

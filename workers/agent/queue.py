@@ -1,4 +1,4 @@
-"""What an agent needs of what hands out jobs: the registry, or the desk of a bundle."""
+"""What an agent needs of what hands out jobs: the registry, or the queue of a bundle."""
 
 from __future__ import annotations
 

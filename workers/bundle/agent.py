@@ -24,7 +24,7 @@ from qsweep.workers.agent.heartbeat import PATIENCE, Heartbeat
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.stopping import StopRequest, listen
 from qsweep.workers.agent.workplace import Workplace
-from qsweep.workers.bundle.line import Line
+from qsweep.workers.bundle.queue_client import QueueClient
 from qsweep.workers.device import build, device_class, precisions, this_device
 
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--number", type=int, required=True)
-    parser.add_argument("--line", type=int, required=True, help="descriptor of the line to the desk")
+    parser.add_argument("--connection", type=int, required=True, help="descriptor of the connection to the runner")
     parser.add_argument("--time-limit", type=float, default=math.inf)
     given = parser.parse_args(arguments)
     stop = listen()
@@ -42,17 +42,17 @@ def main(arguments: list[str] | None = None) -> int:
     log_file = home.logs / f"{socket.gethostname()}-{os.getpid()}.log"
     log_to(log_file)
     try:
-        return run(home, Line(Connection(given.line)), given.number, stop=stop, time_limit=given.time_limit)
+        return run(home, QueueClient(Connection(given.connection)), given.number, stop=stop, time_limit=given.time_limit)
     except QsweepError as error:
         sys.stderr.write(f"agent {given.number}: {error}\n")
         return error.exit_code
 
 
-def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: float) -> int:
+def run(home: Home, queue: QueueClient, number: int, *, stop: StopRequest, time_limit: float) -> int:
     """Enlist and work until nothing is left; the exit code."""
     device = this_device()
-    line.enlist(number, precisions(device))
-    line.began(
+    queue.enlist(number, precisions(device))
+    queue.began(
         {
             "host": socket.gethostname(),
             "device": device_class(device),
@@ -60,10 +60,10 @@ def run(home: Home, line: Line, number: int, *, stop: StopRequest, time_limit: f
             "code": code_origin(),
         }
     )
-    heartbeat = Heartbeat(line, number, lease=LEASE, patience=PATIENCE)
+    heartbeat = Heartbeat(queue, number, lease=LEASE, patience=PATIENCE)
     place = Workplace(
         home=home,
-        queue=line,
+        queue=queue,
         device=device,
         agent=number,
         code=code_origin(),

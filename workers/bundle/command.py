@@ -23,7 +23,7 @@ from qsweep.sweeps.training import different_needs
 from qsweep.sweeps.wholefiles import whole_folder
 from qsweep.sweeps.words import counted
 from qsweep.workers.bundle.archive import unpack
-from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.local_queue import LocalQueue
 from qsweep.workers.bundle.manifest import Manifest, read_manifest
 from qsweep.workers.bundle.parcel import write_results
 from qsweep.workers.bundle.runner import Crew, Runner
@@ -136,17 +136,17 @@ def _work(folder: Path, manifest: Manifest, given: argparse.Namespace, hold: int
     home = Home.at(folder, data=_data(folder, manifest, given.data))
     for place in (home.results, home.models, home.checkpoints, home.logs):
         place.mkdir(exist_ok=True)
-    desk = Desk(home, manifest)
+    queue = LocalQueue(home, manifest)
     try:
-        if desk.remaining().nothing:
+        if queue.remaining().nothing:
             sys.stderr.write(f"{manifest.title}: nothing to do\n")
             return 0
         crew = _crew(home, manifest, given)
         jobs, agents = counted(len(manifest.claims), "job"), counted(crew.workers, "agent")
         sys.stderr.write(f"{manifest.title}: {jobs}, {agents} on {'GPUs' if crew.gpus else 'cores'}\n")
-        return Runner(home, desk, crew, hold=hold).run()
+        return Runner(home, queue, crew, hold=hold).run()
     finally:
-        desk.close()
+        queue.close()
 
 
 def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:

@@ -10,21 +10,21 @@ from collections import Counter
 from qsweep.db.progress import Progress, Rhythm, Speed, partial_work
 from qsweep.db.rows import Counts
 from qsweep.db.states import State
-from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.local_queue import LocalQueue
 
 PAUSE = 1.0
-"""Seconds between two looks at the desk."""
+"""Seconds between two looks at the queue."""
 
 
 class Pace:
-    """Says on stderr how far the desk's jobs are, and how long the rest will take."""
+    """Says on stderr how far the queue's jobs are, and how long the rest will take."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, queue: LocalQueue) -> None:
+        self._queue = queue
         self._rhythm = Rhythm()
         self._speed = Speed()
         self._next = 0.0
-        self._costs = {entry.claim.job.cohort_key: entry.cost for entry in desk.entries.values()}
+        self._costs = {entry.claim.job.cohort_key: entry.cost for entry in queue.entries.values()}
 
     def show(self, *, last: bool = False) -> None:
         if not last and time.monotonic() < self._next:
@@ -36,14 +36,14 @@ class Pace:
             sys.stderr.flush()
 
     def progress(self) -> Progress:
-        entries = self._desk.entries.values()
+        entries = self._queue.entries.values()
         held = Counter(entry.agent for entry in entries if entry.agent is not None)
-        partial = partial_work([(text, held[agent]) for agent, text in self._desk.notes.items()], self._costs)
+        partial = partial_work([(text, held[agent]) for agent, text in self._queue.notes.items()], self._costs)
         work = {state: math.fsum(entry.cost for entry in entries if entry.state is state) for state in State}
         self._speed.look(work[State.DONE] + partial)
         lately, seconds = self._speed.lately()
         return Progress(
-            counts=Counts(**{state.value: self._desk.count(state) for state in State}),
+            counts=Counts(**{state.value: self._queue.count(state) for state in State}),
             work=math.fsum(work.values()),
             left=max(work[State.QUEUED] + work[State.RUNNING] - partial, 0.0),
             lately=lately,

@@ -1,4 +1,4 @@
-"""The runner of a bundle: starts its agents, keeps the desk, and sees the work through."""
+"""The runner of a bundle: starts its agents, keeps the queue, and sees the work through."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from qsweep.db.home import Home
 from qsweep.db.states import FailureClass, State
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import QsweepError
-from qsweep.workers.bundle.desk import Desk
-from qsweep.workers.bundle.line import answer_calls
+from qsweep.workers.bundle.local_queue import LocalQueue
+from qsweep.workers.bundle.queue_client import answer_calls
 from qsweep.workers.bundle.progress import Pace
 from qsweep.workers.environment import KEEP_MEMORY, gpu_environment
 
 POLL = 0.1
 SILENCE = 90.0
 """Seconds without a heartbeat after which an agent is ended: it hangs."""
-STRIKES = 3
+MOST_FAILED_STARTS = 3
 """Agents in each place that may end one after another without any result or checkpoint between them."""
 DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
 
@@ -43,7 +43,7 @@ class Member:
     """One agent's process, and the thread that answers it."""
 
     def __init__(
-        self, home: Home, desk: Desk, lock: threading.Lock, *, number: int, place: int, crew: Crew, hold: int
+        self, home: Home, queue: LocalQueue, lock: threading.Lock, *, number: int, place: int, crew: Crew, hold: int
     ) -> None:
         self.number = number
         self.place = place
@@ -56,7 +56,7 @@ class Member:
             "--data",
             str(home.data),
         ]
-        command += ["--number", str(number), "--line", str(its.fileno())]
+        command += ["--number", str(number), "--connection", str(its.fileno())]
         command += [] if math.isinf(crew.time_limit) else ["--time-limit", str(crew.time_limit)]
         # It inherits the hold on the bundle, so that no other runner begins before the last agent is gone.
         self.process = processes.start(
@@ -68,11 +68,11 @@ class Member:
         )
         its.close()
         self._line = mine
-        self._thread = threading.Thread(target=answer_calls, args=(mine, desk, lock), daemon=True)
+        self._thread = threading.Thread(target=answer_calls, args=(mine, queue, lock), daemon=True)
         self._thread.start()
 
-    def bury(self) -> int:
-        """After its end: the line closed; its exit code."""
+    def end(self) -> int:
+        """After its end: the connection closed; its exit code."""
         self._thread.join()
         self._line.close()
         return self.process.wait()
@@ -81,23 +81,23 @@ class Member:
 class Runner:
     """Works off one bundle with a crew of agents. SIGTERM, SIGUSR1 and Ctrl-C: checkpoint, and leave."""
 
-    def __init__(self, home: Home, desk: Desk, crew: Crew, *, hold: int) -> None:
+    def __init__(self, home: Home, queue: LocalQueue, crew: Crew, *, hold: int) -> None:
         self.home = home
-        self.desk = desk
+        self.queue = queue
         self.crew = crew
         self._hold = hold
         self._lock = threading.Lock()
         self._members: list[Member] = []
         self._started = 0
         self._stopping = 0
-        self._strikes = 0
+        self._failed_starts = 0
         self._mark = -1
 
     def run(self) -> int:
         """The exit code: 0 all done, 1 some failed, 130 stopped before the end."""
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._interrupt)
-        pace = Pace(self.desk)
+        pace = Pace(self.queue)
         try:
             while self._members or (self._open() and not self._stopping):
                 self._bury_dead()
@@ -115,21 +115,21 @@ class Runner:
         return self._outcome()
 
     def _outcome(self) -> int:
-        if self.desk.paused:
-            raise QsweepError(f"stopped: {self.desk.paused}; go on with the same command")
+        if self.queue.paused:
+            raise QsweepError(f"stopped: {self.queue.paused}; go on with the same command")
         if self._open():
             sys.stderr.write("stopped; the same command goes on from here\n")
             return INTERRUPTED
-        return SOME_FAILED if self.desk.count(State.FAILED) else DONE
+        return SOME_FAILED if self.queue.count(State.FAILED) else DONE
 
     def _open(self) -> bool:
         with self._lock:
-            return not self.desk.remaining().nothing
+            return not self.queue.remaining().nothing
 
     def _start_missing(self) -> None:
         """Never more agents than there are jobs left."""
         with self._lock:
-            left = self.desk.count(State.QUEUED) + self.desk.count(State.RUNNING)
+            left = self.queue.count(State.QUEUED) + self.queue.count(State.RUNNING)
         while len(self._members) < min(self.crew.workers, left):
             self._started += 1
             taken = {member.place for member in self._members}
@@ -137,7 +137,7 @@ class Runner:
             self._members.append(
                 Member(
                     self.home,
-                    self.desk,
+                    self.queue,
                     self._lock,
                     number=self._started,
                     place=place,
@@ -153,27 +153,27 @@ class Runner:
             if member.process.poll() is None:
                 continue
             self._members.remove(member)
-            code = member.bury()
+            code = member.end()
             with self._lock:
-                self.desk.bury(
+                self.queue.mark_dead(
                     member.number, FailureClass.CRASH, f"the agent's process ended with {code}", kind=f"exit {code}"
                 )
             if self._open() and not self._stopping:
-                self._strike(code)
+                self._count_failure(code)
 
     def _hangs(self, member: Member) -> bool:
         with self._lock:
-            beat = self.desk.beats.get(member.number)
+            beat = self.queue.beats.get(member.number)
         return beat is not None and time.monotonic() - beat > SILENCE
 
-    def _strike(self, code: int) -> None:
+    def _count_failure(self, code: int) -> None:
         """An agent left although there is work. That is its jobs' matter, unless agents do nothing but leave."""
         with self._lock:
-            mark = sum(entry.progress for entry in self.desk.entries.values()) + self.desk.count(State.DONE)
-        mark += self.desk.count(State.FAILED)
-        self._strikes = self._strikes + 1 if mark == self._mark else 1
+            mark = sum(entry.progress for entry in self.queue.entries.values()) + self.queue.count(State.DONE)
+        mark += self.queue.count(State.FAILED)
+        self._failed_starts = self._failed_starts + 1 if mark == self._mark else 1
         self._mark = mark
-        if self._strikes > STRIKES * self.crew.workers:
+        if self._failed_starts > MOST_FAILED_STARTS * self.crew.workers:
             raise QsweepError(
                 f"agents end (exit code {code}) without getting on: see their logs in {self.home.logs}. "
                 f"Jobs whose precision this device lacks stay queued."

@@ -1,4 +1,4 @@
-"""The line between an agent of a bundle and the desk: each call of the one is answered by the other."""
+"""An agent of a bundle asks the queue of its runner: each call of the one is answered by the other."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from qsweep.db.rows import (
 )
 from qsweep.db.states import FailureClass
 from qsweep.sweeps.errors import QsweepError
-from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.local_queue import LocalQueue
 
 log = logging.getLogger(__name__)
 
 ANSWERED, LOST, BROKEN = "answered", "lost", "broken"
 
 
-class DeskFailed(QsweepError):
-    """The desk could not do what it was asked."""
+class QueueUnreachable(QsweepError):
+    """The queue could not do what it was asked."""
 
 
-class Line:
-    """The agent's end: the desk as a `JobQueue`. With the runner gone every lease is lost."""
+class QueueClient:
+    """The agent's end: the queue as a `JobQueue`. With the runner gone every lease is lost."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -104,32 +104,32 @@ class Line:
         if how == LOST:
             raise LeaseLost(answer)
         if how == BROKEN:
-            raise DeskFailed(answer)
+            raise QueueUnreachable(answer)
         return answer
 
 
-def answer_calls(connection: Connection, desk: Desk, lock: threading.Lock) -> None:
-    """The desk's end, until the agent hangs up. `lock` keeps the calls of all agents apart.
+def answer_calls(connection: Connection, queue: LocalQueue, lock: threading.Lock) -> None:
+    """The runner's end, until the agent hangs up. `lock` keeps the calls of all agents apart.
 
     However it ends, it hangs up: an agent that nobody answers any more has lost its lease, and must not wait.
     """
     with connection:
-        while _answer(connection, desk, lock):
+        while _answer(connection, queue, lock):
             pass
 
 
-def _answer(connection: Connection, desk: Desk, lock: threading.Lock) -> bool:
+def _answer(connection: Connection, queue: LocalQueue, lock: threading.Lock) -> bool:
     """Answer one call. False once the agent hung up, or said something that can't be read."""
     try:
         call, arguments, options = connection.recv()
     except (EOFError, OSError):
         return False
     except Exception:  # half a message of an agent that was killed while it wrote
-        log.exception("a call of an agent can't be read: the line to it is closed")
+        log.exception("a call of an agent can't be read: the connection to it is closed")
         return False
     try:
         with lock:
-            answer = (ANSWERED, getattr(desk, call)(*arguments, **options))
+            answer = (ANSWERED, getattr(queue, call)(*arguments, **options))
     except LeaseLost:
         answer = (LOST, arguments[0])
     except Exception as error:  # the agent reports it: this end has to stay up for the others

@@ -1,4 +1,4 @@
-"""The desk of a bundle: hands its jobs out to agents and takes their results, as the registry does at home."""
+"""The queue of a bundle: hands its jobs out to agents and takes their results, as the registry does at home."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Entry:
         return self.saved[0].step if self.saved else 0
 
 
-class Desk:
+class LocalQueue:
     """Where the jobs of one bundle stand. The registry's laws, kept by one process in two files.
 
     A job counts as the attempt that it was packed as. Agents are numbered by the runner that starts them, and a change
@@ -207,7 +207,7 @@ class Desk:
         """An agent set to work: where and with what goes home with the results."""
         self._record({"what": "began", **facts, "at": time.time()})
 
-    def bury(self, agent_id: int, failure_class: FailureClass, error: str, *, kind: str) -> int:
+    def mark_dead(self, agent_id: int, failure_class: FailureClass, error: str, *, kind: str) -> int:
         """An agent is gone: what it held ends in this class; returns how many jobs."""
         held = [one.claim.job_id for one in self.entries.values() if one.agent == agent_id]
         self._end(agent_id, held, failure_class, error, None, kind)

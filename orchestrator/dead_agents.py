@@ -14,7 +14,7 @@ GRACE = 3.0
 """Seconds that a dead agent's supervisor has to report the death itself: only it knows a crash from a loss."""
 
 
-class Deaths:
+class DeadAgents:
     """Which agents' deaths their supervisors have had time to report."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class Deaths:
         )
 
 
-def bury_dead(registry: Registry, is_over: Callable[[int, float], bool] | None = None) -> None:
+def mark_dead_agents(registry: Registry, is_over: Callable[[int, float], bool] | None = None) -> None:
     """Take back what dead agents of this machine held."""
     registry.agents.mark_dead_processes(
         host=socket.gethostname(),

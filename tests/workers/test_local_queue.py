@@ -1,4 +1,4 @@
-"""The desk of a bundle keeps the registry's laws in two files."""
+"""The queue of a bundle keeps the registry's laws in two files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from qsweep.sweeps.training import Training
-from qsweep.workers.bundle.desk import Desk
+from qsweep.workers.bundle.local_queue import LocalQueue
 from qsweep.workers.bundle.ledger import Ledger, read_ledger
 from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest
 from qsweep.workers.bundle.progress import Pace
@@ -36,7 +36,7 @@ def jobs(count: int) -> list[Job]:
 
 
 class Bundle:
-    """A bundle's folder and, anew at each `open`, its desk."""
+    """A bundle's folder and, anew at each `open`, its queue."""
 
     def __init__(self, folder: Path, given: list[Job]) -> None:
         self.home = Home.at(folder)
@@ -46,14 +46,14 @@ class Bundle:
         )
         (folder / FILE).write_text(self.manifest.to_json())
         self.now = 0.0
-        self.desks: list[Desk] = []
+        self.queues: list[LocalQueue] = []
 
-    def open(self) -> Desk:
-        desk = Desk(self.home, self.manifest, clock=lambda: self.now)
-        desk.enlist(1, ("fp32",))
-        desk.enlist(2, ("fp32",))
-        self.desks.append(desk)
-        return desk
+    def open(self) -> LocalQueue:
+        queue = LocalQueue(self.home, self.manifest, clock=lambda: self.now)
+        queue.enlist(1, ("fp32",))
+        queue.enlist(2, ("fp32",))
+        self.queues.append(queue)
+        return queue
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def made(tmp_path: Path) -> Iterator[Callable[[list[Job]], Bundle]]:
         return bundles[-1]
 
     yield make
-    for desk in (desk for bundle in bundles for desk in bundle.desks):
-        desk.close()
+    for queue in (queue for bundle in bundles for queue in bundle.queues):
+        queue.close()
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def bundle(made: Callable[[list[Job]], Bundle]) -> Bundle:
     return made(jobs(4))
 
 
-def take(desk: Desk, agent: int, limit: int = 9) -> list[Claim]:
-    head = desk.next_cohort(agent)
-    return [] if head is None else desk.claim(agent, head, limit)
+def take(queue: LocalQueue, agent: int, limit: int = 9) -> list[Claim]:
+    head = queue.next_cohort(agent)
+    return [] if head is None else queue.claim(agent, head, limit)
 
 
 def finished(claims: list[Claim]) -> list[Finished]:
@@ -88,8 +88,8 @@ def saved(claim: Claim, step: int) -> Checkpoint:
     return Checkpoint(job_id=claim.job_id, attempt=3, step=step, epoch=0, file=f"{step}.pt", checksum="c")
 
 
-def states(desk: Desk) -> list[State]:
-    return [entry.state for entry in desk.entries.values()]
+def states(queue: LocalQueue) -> list[State]:
+    return [entry.state for entry in queue.entries.values()]
 
 
 def test_a_manifest_reads_as_it_was_written(bundle: Bundle) -> None:
@@ -97,25 +97,25 @@ def test_a_manifest_reads_as_it_was_written(bundle: Bundle) -> None:
 
 
 def test_no_job_is_handed_out_twice_and_only_its_agent_may_finish_it(bundle: Bundle) -> None:
-    desk = bundle.open()
-    first, second = take(desk, 1, 2), take(desk, 2)
+    queue = bundle.open()
+    first, second = take(queue, 1, 2), take(queue, 2)
     assert [one.job_id for one in first + second] == [1, 2, 3, 4]
-    assert desk.finish(2, finished(first)).jobs == frozenset()
-    assert desk.finish(1, finished(first)).jobs == {1, 2}
-    assert desk.finish(1, finished(first)).jobs == frozenset()
-    assert states(desk) == [State.DONE, State.DONE, State.RUNNING, State.RUNNING]
+    assert queue.finish(2, finished(first)).jobs == frozenset()
+    assert queue.finish(1, finished(first)).jobs == {1, 2}
+    assert queue.finish(1, finished(first)).jobs == frozenset()
+    assert states(queue) == [State.DONE, State.DONE, State.RUNNING, State.RUNNING]
     with pytest.raises(LeaseLost):
-        desk.beat(3)
+        queue.beat(3)
 
 
 def test_the_next_run_finds_results_and_checkpoints_and_nothing_running(bundle: Bundle) -> None:
-    desk = bundle.open()
-    claims = take(desk, 1)
-    desk.finish(1, finished(claims[:1]))
+    queue = bundle.open()
+    claims = take(queue, 1)
+    queue.finish(1, finished(claims[:1]))
     for step in (10, 20, 30):
-        old = desk.checkpointed(1, [saved(claims[1], step)]).deletable
+        old = queue.checkpointed(1, [saved(claims[1], step)]).deletable
     assert old == ("10.pt",)
-    desk.close()
+    queue.close()
     again = bundle.open()
     assert states(again) == [State.DONE, State.QUEUED, State.QUEUED, State.QUEUED]
     (ahead, *_) = take(again, 1)
@@ -123,81 +123,81 @@ def test_the_next_run_finds_results_and_checkpoints_and_nothing_running(bundle: 
 
 
 def test_a_dead_agents_jobs_run_again_by_the_registrys_budget(bundle: Bundle) -> None:
-    desk = bundle.open()
-    take(desk, 1)
-    assert desk.bury(1, FailureClass.CRASH, "killed", kind="exit -9") == 4
+    queue = bundle.open()
+    take(queue, 1)
+    assert queue.mark_dead(1, FailureClass.CRASH, "killed", kind="exit -9") == 4
     for alone in range(3):
-        head = desk.next_cohort(2)
+        head = queue.next_cohort(2)
         assert head is not None
         assert head.alone
-        (claim,) = desk.claim(2, head, 9)
-        desk.fail(2, [claim], FailureClass.CRASH, f"died alone, time {alone}")
-    assert states(desk).count(State.FAILED) == 1
-    desk.close()
+        (claim,) = queue.claim(2, head, 9)
+        queue.fail(2, [claim], FailureClass.CRASH, f"died alone, time {alone}")
+    assert states(queue).count(State.FAILED) == 1
+    queue.close()
     assert states(bundle.open()).count(State.FAILED) == 1
 
 
 def test_one_of_two_agents_does_not_fail_a_job_by_itself(bundle: Bundle) -> None:
-    desk = bundle.open()
+    queue = bundle.open()
     for agent in (1, 1, 1, 1, 2):
-        assert states(desk).count(State.FAILED) == 0
+        assert states(queue).count(State.FAILED) == 0
         bundle.now += 60
-        (claim,) = take(desk, agent, 1)
-        desk.fail(agent, [claim], FailureClass.MEMORY, "out of memory", slots=1)
-    assert states(desk).count(State.FAILED) == 1
+        (claim,) = take(queue, agent, 1)
+        queue.fail(agent, [claim], FailureClass.MEMORY, "out of memory", slots=1)
+    assert states(queue).count(State.FAILED) == 1
 
 
 def test_out_of_memory_halves_the_cohort_and_is_remembered(bundle: Bundle) -> None:
-    desk = bundle.open()
-    desk.fail(1, take(desk, 1), FailureClass.MEMORY, "out of memory", slots=4)
-    desk.close()
+    queue = bundle.open()
+    queue.fail(1, take(queue, 1), FailureClass.MEMORY, "out of memory", slots=4)
+    queue.close()
     head = bundle.open().next_cohort(1)
     assert head is not None
     assert head.slots_limit == 2
 
 
 def test_a_backoff_ends_and_a_full_disk_stops_everything(bundle: Bundle) -> None:
-    desk = bundle.open()
+    queue = bundle.open()
     for _ in range(2):
-        desk.release(1, take(desk, 1))
-    assert desk.next_cohort(1) is None
-    assert desk.remaining().delay == pytest.approx(1.0)
+        queue.release(1, take(queue, 1))
+    assert queue.next_cohort(1) is None
+    assert queue.remaining().delay == pytest.approx(1.0)
     bundle.now = 2.0
-    claims = take(desk, 1)
+    claims = take(queue, 1)
     assert len(claims) == 4
-    desk.release(1, claims)
-    desk.pause_for(claims, "the disk is full")
+    queue.release(1, claims)
+    queue.pause_for(claims, "the disk is full")
     bundle.now = 60.0
-    assert desk.next_cohort(1) is None
-    assert desk.remaining().nothing
+    assert queue.next_cohort(1) is None
+    assert queue.remaining().nothing
 
 
 def test_a_child_waits_for_the_parent_that_came_along(made: Callable[[list[Job]], Bundle]) -> None:
     (parent,) = jobs(1)
     child = Job(training=parent.training, kind=FLATNESS, parent=parent.identity, measure=PacBayes())
-    desk = made([parent, child]).open()
-    claims = take(desk, 1)
+    queue = made([parent, child]).open()
+    claims = take(queue, 1)
     assert [one.job_id for one in claims] == [1]
-    assert desk.next_cohort(2) is None
-    desk.finish(1, [Finished(job_id=1, attempt=3, publication="1-a", model_file="m.pt", model_hash="h")])
-    (measure,) = take(desk, 2)
+    assert queue.next_cohort(2) is None
+    queue.finish(1, [Finished(job_id=1, attempt=3, publication="1-a", model_file="m.pt", model_hash="h")])
+    (measure,) = take(queue, 2)
     assert measure.parent is not None
     assert (measure.parent.attempt, measure.parent.model_file) == (3, "m.pt")
 
 
 def test_slots_and_form_are_fixed_at_the_first_use(bundle: Bundle) -> None:
-    desk = bundle.open()
+    queue = bundle.open()
     key = {"shape": "s", "device": "d", "build": "b"}
-    assert desk.calibration(**key, slots=12, form="gather").slots == 12
-    assert desk.calibration(**key, slots=4, form="gather").slots == 12
-    desk.close()
+    assert queue.calibration(**key, slots=12, form="gather").slots == 12
+    assert queue.calibration(**key, slots=4, form="gather").slots == 12
+    queue.close()
     assert bundle.open().calibration(**key, slots=4, form="gather").slots == 12
 
 
 def test_a_device_without_the_precision_gets_no_job(bundle: Bundle) -> None:
-    desk = bundle.open()
-    desk.enlist(3, ("bf16",))
-    assert desk.next_cohort(3) is None
+    queue = bundle.open()
+    queue.enlist(3, ("bf16",))
+    assert queue.next_cohort(3) is None
 
 
 @pytest.mark.parametrize("cut", [1, 30, 70])
@@ -237,9 +237,9 @@ def test_an_altered_line_is_refused_with_its_number(tmp_path: Path, damage: str)
 
 
 def test_a_desk_of_another_bundle_refuses_the_ledger(bundle: Bundle, tmp_path: Path) -> None:
-    desk = bundle.open()
-    desk.began({"host": "far"})
-    desk.close()
+    queue = bundle.open()
+    queue.began({"host": "far"})
+    queue.close()
     other = tmp_path / "other"
     other.mkdir()
     stranger = Bundle(other, jobs(2))
@@ -249,15 +249,15 @@ def test_a_desk_of_another_bundle_refuses_the_ledger(bundle: Bundle, tmp_path: P
 
 
 def test_a_bundle_says_how_far_it_is_as_a_launch_does(bundle: Bundle) -> None:
-    desk = bundle.open()
-    pace = Pace(desk)
+    queue = bundle.open()
+    pace = Pace(queue)
     assert pace.progress().share == 0
-    held = take(desk, 1, 2)
+    held = take(queue, 1, 2)
     note = {"cohort": held[0].job.cohort_key, "jobs": 2, "step": 3, "steps": 4}
-    desk.beat(1, json.dumps(note))
+    queue.beat(1, json.dumps(note))
     assert pace.progress().share == pytest.approx(2 * 0.75 / 4)
-    desk.finish(1, finished(held))
-    desk.beat(1, "")
+    queue.finish(1, finished(held))
+    queue.beat(1, "")
     progress = pace.progress()
     assert progress.share == pytest.approx(0.5)
     assert progress.line().startswith("2/4 done, 0 running, 2 queued, 0 failed · ")
