@@ -25,7 +25,7 @@ from qsweep.db.compaction import compact
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.tables import jobs as jobs_table
 from qsweep.reports.query import run_query
 from qsweep.reports.source import RegistrySource
@@ -126,7 +126,7 @@ def main() -> None:
         build(home, given.jobs)
     if given.build:
         return
-    figures: dict[str, object] = {"rows": given.jobs, "columns": len(KINDS["runs"].columns)}
+    figures: dict[str, object] = {"rows": given.jobs, "columns": len(ROW_KINDS["runs"].columns)}
     figures["publications of 16, seconds"] = measure(home)
     with Registry.open(home.registry) as registry:
         started = time.perf_counter()

@@ -15,7 +15,7 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import StoreRow
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.sweeps.errors import InputError
 
 
@@ -59,7 +59,7 @@ def _unsettled(home: Home, registry: Registry, store: ResultStore, found: str | 
     counted = registry.catalogue.publications()
     if found is None and not counted:
         return None
-    there = set[str]().union(*(store.publications(kind) for kind in KINDS))
+    there = set[str]().union(*(store.publications(kind) for kind in ROW_KINDS))
     if counted and not counted & there and not _lies_in(registry, home):
         raise InputError(
             f"none of the results that this registry counts are in {store.place}",

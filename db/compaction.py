@@ -23,7 +23,7 @@ from qsweep.db.losses import find_lost
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore
 from qsweep.db.rows import Move
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.faults import point
 
@@ -63,7 +63,7 @@ def compact(home: Home, registry: Registry, sweep_ids: Sequence[int]) -> list[Co
 
 
 def _compact_kind(store: ResultStore, registry: Registry, pointers: pa.Table, kind: str) -> Compacted:
-    names = [one.name for one in KINDS.values() if one.of.name == kind]
+    names = [one.name for one in ROW_KINDS.values() if one.of.name == kind]
     counted = pc.value_counts(pointers["publication"]).to_pylist()
     small = {one["values"]: _state(store, names, one["values"]) for one in counted if one["counts"] < SMALL}
     groups = list(_groups(_of(pointers, [one for one, state in small.items() if state == "sound"])))

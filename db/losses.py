@@ -13,7 +13,7 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore, VanishedResults
 from qsweep.db.rows import JobRow
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import State
 
 MODEL = "model"
@@ -46,10 +46,10 @@ def read_sound(
     return store.read(kind, pointers.filter(pc.invert(pc.is_in(pointers["job"], value_set=gone))), columns), lost
 
 
-def find_lost(store: ResultStore, pointers: pa.Table, *, kinds: Iterable[str] = tuple(KINDS)) -> Iterator[Lost]:
+def find_lost(store: ResultStore, pointers: pa.Table, *, kinds: Iterable[str] = tuple(ROW_KINDS)) -> Iterator[Lost]:
     """What these jobs lost, by reading every file that they point to, whole."""
     for name in kinds:
-        of_kind = pointers.filter(pc.equal(pointers["kind"], text(KINDS[name].of.name)))
+        of_kind = pointers.filter(pc.equal(pointers["kind"], text(ROW_KINDS[name].of.name)))
         for publication in pc.unique(of_kind["publication"]).to_pylist():
             theirs = of_kind.filter(pc.equal(of_kind["publication"], text(publication)))
             yield from _lost_in(store, name, publication, theirs)
@@ -57,7 +57,7 @@ def find_lost(store: ResultStore, pointers: pa.Table, *, kinds: Iterable[str] = 
 
 def find_missing(store: ResultStore, pointers: pa.Table) -> Iterator[Lost]:
     """What these jobs lost as a look at the names of the files tells: one listing a kind, and no file is opened."""
-    for name, kind in KINDS.items():
+    for name, kind in ROW_KINDS.items():
         of_kind = pointers.filter(pc.equal(pointers["kind"], text(kind.of.name)))
         if not of_kind.num_rows:
             continue
@@ -110,7 +110,7 @@ def _lost_in(store: ResultStore, name: str, publication: str, pointers: pa.Table
     except DamagedResults as error:
         yield from (Lost(job=one["job"], kind=name, file=file, why=str(error)) for one in asked)
         return
-    if not KINDS[name].one_row_a_job:
+    if not ROW_KINDS[name].one_row_a_job:
         return
     rows: dict[tuple[str, int], int] = {}
     for job, attempt in zip(table["job"].to_pylist(), table["attempt"].to_pylist(), strict=True):

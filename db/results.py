@@ -18,9 +18,9 @@ import pyarrow.fs as fs
 import pyarrow.parquet as pq
 
 from qsweep.db.columns import column, table_of_rows, text
-from qsweep.db.schema import KINDS, VERSION, Kind
+from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError, QsweepError
-from qsweep.sweeps.kinds import Kind as JobKind
+from qsweep.sweeps.kinds import Kind
 from qsweep.sweeps.wholefiles import write_whole
 
 FILE = "__file"
@@ -41,7 +41,7 @@ class Pointer(Protocol):
     @property
     def publication(self) -> str: ...
     @property
-    def kind(self) -> JobKind: ...
+    def kind(self) -> Kind: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class ResultStore:
 
     def write(self, kind: str, publication: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Publishes rows of one kind under a name that nobody used before. Missing columns become null."""
-        columns = KINDS[kind].columns
+        columns = ROW_KINDS[kind].columns
         unknown = set[str]().union(*(row.keys() for row in rows)) - set(columns.names)
         assert not unknown, f"{kind} has no columns {sorted(unknown)}"
         self.write_table(kind, publication, table_of_rows(rows, columns))
@@ -102,7 +102,7 @@ class ResultStore:
         The pointers are values or a table of them (`Registry.pointers`); each job stands there once. Raises
         DamagedResults.
         """
-        known = KINDS[kind]
+        known = ROW_KINDS[kind]
         pointers = committed if isinstance(committed, pa.Table) else table_of(committed)
         pointers = pointers.filter(pc.equal(pointers["kind"], text(known.of.name)))
         pointers = pointers.combine_chunks()
@@ -128,7 +128,7 @@ class ResultStore:
         files = pc.index_in(pointers["publication"], value_set=column(publications, pa.string()))
         return _counted(table, pointers, files, known, self.place).select(names).cast(schema)
 
-    def _read_columns(self, path: str, kind: Kind, names: Iterable[str], place: int) -> pa.Table:
+    def _read_columns(self, path: str, kind: RowKind, names: Iterable[str], place: int) -> pa.Table:
         """These columns of a file, with nulls for those that it lacks, and its `place` in each row."""
         with self._files.open_input_file(path) as source:
             file = pq.ParquetFile(source, page_checksum_verification=True)
@@ -142,7 +142,7 @@ class ResultStore:
         }
         return pa.table({**columns, FILE: column([place] * found.num_rows, pa.int32())})
 
-    def _read_together(self, paths: Sequence[str], known: Kind, names: Iterable[str]) -> pa.Table:
+    def _read_together(self, paths: Sequence[str], known: RowKind, names: Iterable[str]) -> pa.Table:
         """The same of all these files, where each read is a request: many at a time, and ahead."""
         import pyarrow.dataset as ds  # here: it takes longer to import than a look at small files takes
 
@@ -159,7 +159,7 @@ class ResultStore:
         try:
             with self._files.open_input_file(path) as source:
                 file = pq.ParquetFile(source, page_checksum_verification=True)
-                known = [one for one in KINDS[kind].columns.names if one in file.schema_arrow.names]
+                known = [one for one in ROW_KINDS[kind].columns.names if one in file.schema_arrow.names]
                 table = file.read(columns=known)
             table.validate(full=True)
             return table.select(["job", "attempt", *(one for one in known if one not in ("job", "attempt"))])
@@ -237,7 +237,7 @@ class ResultStore:
         except UNREADABLE as error:
             raise DamagedResults(f"a results file can't be read: {error}") from None
         version = int((schema.metadata or {}).get(b"qsweep.schema", VERSION))
-        return version > VERSION or not set(schema.names) <= set(KINDS[kind].columns.names)
+        return version > VERSION or not set(schema.names) <= set(ROW_KINDS[kind].columns.names)
 
     def _check_file(self, path: str) -> None:
         """Raise DamagedResults if something else than a file lies there: opening a pipe or a device would never end."""
@@ -248,7 +248,7 @@ class ResultStore:
                 raise DamagedResults(f"{path}: this is no file")
 
     def _path(self, kind: str, publication: str) -> str:
-        assert kind in KINDS, f"{kind} is no kind of result"
+        assert kind in ROW_KINDS, f"{kind} is no kind of result"
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", publication), f"{publication!r} is no publication"
         return f"{self._root}/{kind}/{publication}.parquet"
 
@@ -280,7 +280,7 @@ def table_of(pointers: Iterable[Pointer]) -> pa.Table:
     )
 
 
-def _counted(table: pa.Table, pointers: pa.Table, files: pa.Array, kind: Kind, place: str) -> pa.Table:
+def _counted(table: pa.Table, pointers: pa.Table, files: pa.Array, kind: RowKind, place: str) -> pa.Table:
     """The rows whose job, attempt and file are exactly those of a pointer, in the pointers' order."""
     table = table.combine_chunks()
     order = pc.index_in(table["job"], value_set=pointers["job"])

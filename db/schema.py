@@ -34,7 +34,7 @@ TYPES: dict[Any, pa.DataType] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class RowKind:
     """One kind of result and its columns. Which jobs have it, `sweeps.kinds` says."""
 
     name: str
@@ -195,17 +195,17 @@ SETTINGS = pa.schema(
 )
 """One column for each setting that any job may have."""
 
-KINDS: dict[str, Kind] = {
+ROW_KINDS: dict[str, RowKind] = {
     one.name: one
     for one in (
-        Kind(name="runs", columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *RUN])),
-        Kind(name="epochs", columns=pa.schema([*KEY, *EPOCH])),
-        Kind(name="layers", columns=pa.schema([*KEY, *LAYER])),
-        Kind(
+        RowKind(name="runs", columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *RUN])),
+        RowKind(name="epochs", columns=pa.schema([*KEY, *EPOCH])),
+        RowKind(name="layers", columns=pa.schema([*KEY, *LAYER])),
+        RowKind(
             name="measures",
             columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.FLATNESS), *MEASURE]),
         ),
-        Kind(
+        RowKind(
             name="distortions",
             columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.DISTORTION), *DISTORTION]),
         ),

@@ -12,7 +12,7 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore
 from qsweep.db.rows import Deletion, Sweep
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def _count_rows(home: Home, registry: Registry, sweep: Sweep, found: Deletion) -
     lost = set(found.identities)
     pointers = [one for one in registry.catalogue.committed(sweep.id) if one.job in lost]
     count = 0
-    for kind in KINDS:
+    for kind in ROW_KINDS:
         try:
             count += ResultStore(home.store).read(kind, pointers, columns=["job"]).num_rows
         except DamagedResults:  # what can't be read can be deleted all the same
@@ -93,7 +93,7 @@ def _count_rows(home: Home, registry: Registry, sweep: Sweep, found: Deletion) -
 
 def _results_size(store: ResultStore, found: Deletion) -> int:
     """Bytes of the results files in which nothing else counts, wherever they lie."""
-    names = {f"{kind}/{one}.parquet" for kind in KINDS for one in found.publications}
+    names = {f"{kind}/{one}.parquet" for kind in ROW_KINDS for one in found.publications}
     return sum(one.size for one in store.files() if one.name in names) if names else 0
 
 

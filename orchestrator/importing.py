@@ -22,9 +22,9 @@ from qsweep.orchestrator.inspection import check_results, read_whole, results_fi
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.wholefiles import write_whole
-from qsweep.workers.bundle.local_queue import LEDGER
 from qsweep.workers.bundle.findings import Findings, Publication, Result, read_findings
 from qsweep.workers.bundle.ledger import read_ledger
+from qsweep.workers.bundle.local_queue import LEDGER
 from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest, seed
 from qsweep.workers.bundle.parcel import has_models, opened
 from qsweep.workers.bundle.plain import read_plain

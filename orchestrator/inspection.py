@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from qsweep.db.foreign import check_unique, check_values, is_of, parse
 from qsweep.db.rows import Claim
-from qsweep.db.schema import KINDS, VERSION, Kind
+from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import File
 from qsweep.workers.bundle.findings import Findings, Publication
@@ -41,7 +41,7 @@ def check_results(folder: Path, findings: Findings, *, models: bool) -> None:
             path = results_file(folder, kind, publication)
             content = read_whole(path, digest)
             try:
-                _check_file(content, KINDS[kind], publication, trained)
+                _check_file(content, ROW_KINDS[kind], publication, trained)
             except ValueError as error:
                 raise InputError(str(error), place=str(path), allowed=AGAIN) from None
 
@@ -69,7 +69,7 @@ def read_whole(path: Path, digest: str) -> bytes:
     return content
 
 
-def _check_file(content: bytes, kind: Kind, publication: Publication, trained: Mapping[str, Origin]) -> None:
+def _check_file(content: bytes, kind: RowKind, publication: Publication, trained: Mapping[str, Origin]) -> None:
     claims = [one.claim for one in publication.results]
     table = parse(content, kind.columns, rows=sum(_most(kind, claim) for claim in claims))
     meta = table.schema.metadata or {}
@@ -86,7 +86,7 @@ def _check_file(content: bytes, kind: Kind, publication: Publication, trained: M
         _check_rows(table, kind, publication, trained)
 
 
-def _most(kind: Kind, claim: Claim) -> int:
+def _most(kind: RowKind, claim: Claim) -> int:
     """The rows of this kind that a job has at most."""
     if kind.one_row_a_job:
         return 1
@@ -139,7 +139,7 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
             raise ValueError(f"job {identity[:12]} has not each of its {len(expected)} layers once")
 
 
-def _check_rows(table: pa.Table, kind: Kind, publication: Publication, trained: Mapping[str, Origin]) -> None:
+def _check_rows(table: pa.Table, kind: RowKind, publication: Publication, trained: Mapping[str, Origin]) -> None:
     """Each job has its one row, with its settings, its parent and what the ledger says of it."""
     rows = {row["job"]: row for row in table.to_pylist()}
     for one in publication.results:

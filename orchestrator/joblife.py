@@ -12,7 +12,7 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore
 from qsweep.db.rows import AgentRow, AttemptRow, Curve, EventRow, JobRow
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import State
 from qsweep.orchestrator.joblist import RESULTS, state_text
 from qsweep.orchestrator.layout import duration
@@ -119,9 +119,8 @@ def _results(home: Home, registry: Registry, row: JobRow) -> tuple[dict[str, Any
         return {}, []
     store, pointers = ResultStore(home.store), registry.results.committed_job(row.id)
     try:
-        found = [
-            one for kind in KINDS.values() if kind.one_row_a_job for one in store.read(kind.name, pointers).to_pylist()
-        ]
+        kinds = [kind.name for kind in ROW_KINDS.values() if kind.one_row_a_job]
+        found = [one for kind in kinds for one in store.read(kind, pointers).to_pylist()]
         epochs = [{"final": True, **one} for one in store.read("epochs", pointers).to_pylist()]
     except DamagedResults as error:
         return f"can't be read: {error}", []

@@ -7,7 +7,7 @@ from typing import Any
 
 from qsweep.db.results import DamagedResults
 from qsweep.db.rows import JobRow
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import FailureClass, State
 from qsweep.reports.source import Source
 from qsweep.sweeps.errors import InputError, nearest
@@ -45,7 +45,7 @@ def job_rows(jobs: Sequence[JobRow], lost: Collection[int], found: Mapping[str, 
 def results_of(source: Source, columns: Sequence[str] = RESULTS) -> dict[str, Row]:
     """These columns of the counted results, by job. Raises DamagedResults."""
     found: dict[str, Row] = {}
-    for kind in (one for one in KINDS.values() if one.one_row_a_job):
+    for kind in (one for one in ROW_KINDS.values() if one.one_row_a_job):
         there = [name for name in columns if name in kind.columns.names]
         for row in source.read(kind.name, ["job", *there]).to_pylist():
             found[row.pop("job")] = row

@@ -49,17 +49,17 @@ class Upkeep:
 
     1. An agent that did something (it had a job) is replaced at once: what it died of is its jobs' matter, whose
        failures have budgets of their own.
-    2. An agent that ended without ever having had a job is a *failed start*. Replacing those waits 0.5 s, after the next
-       failed start 1 s, then 2 s, … up to ten minutes, until one that was started gets a job. So a node that breaks
-       every agent costs little, and the agents elsewhere are kept up meanwhile.
+    2. An agent that ended without ever having had a job is a *failed start*. Replacing those waits 0.5 s, after the
+       next one 1 s, then 2 s, … up to ten minutes, until one that was started gets a job. So a node that breaks every
+       agent costs little, and the agents elsewhere are kept up meanwhile.
     3. Nothing is given up while an agent is left or any job moves. Otherwise the fourth failed start in a row is
        the last one.
     4. Where an agent stopped because it only failed while others succeed, none is started again: so many fewer are
        wanted.
     5. A start that the cluster refuses does not count as a failed start: it is tried again, after the same pauses.
 
-    Nobody knows which agent it was that ended, or had its first job. Of those that may be meant, it is taken for one that
-    never had a job: a mistake costs a pause that the next job of a new agent ends.
+    Nobody knows which agent it was that ended, or had its first job. Of those that may be meant, it is taken for one
+    that never had a job: a mistake costs a pause that the next job of a new agent ends.
     """
 
     def __init__(self) -> None:

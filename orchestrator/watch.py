@@ -302,7 +302,9 @@ class Watch:
     def _look(self) -> Look:
         """What can be seen of the fleet now."""
         activity = self.registry.history.activity(self.sweep.id, since=self._event)
-        agents_with_jobs = activity.agents - self._agents_with_jobs  # an agent that claims does something, even if it dies of it
+        agents_with_jobs = (
+            activity.agents - self._agents_with_jobs
+        )  # an agent that claims does something, even if it dies of it
         self._event = activity.newest
         self._agents_with_jobs |= agents_with_jobs
         self._stopped = stopped_of(self.registry, self.fleet.launch)

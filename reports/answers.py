@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.reports.declaration import Declaration, read_table, tables_of, with_medians
 from qsweep.reports.demands import jobs_of
 from qsweep.reports.distortion import NEEDED, make_distortion_table
@@ -64,7 +64,7 @@ def _made(source: Source, declaration: Declaration) -> Table:
             results=source.read("distortions", NEEDED).to_pylist(),
             compare_with=source.spec.compare_with,
         )
-    known = KINDS[declaration.kind].columns.names
+    known = ROW_KINDS[declaration.kind].columns.names
     columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]
     columns += LOSSES if declaration.kind == "runs" else ()
     return make_table(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qsweep.reports.declaration import Declaration
 from qsweep.reports.quantization import NAMING, filled, setting_text
 from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.training import Training
 
 if TYPE_CHECKING:
     from qsweep.reports.table import Row
@@ -30,7 +31,8 @@ def averaged_over(declaration: Declaration, models: Sequence[Mapping[str, Any]])
     told = {name for key in declaration.rows for name in TOLD.get(key, (key,))} | set(declaration.averages)
     told |= set(TOLD["precision"]) if any(column.precision for column in declaration.columns) else set()
     names = [name for part in PARTS.values() for name in part.columns() if name not in told]
-    found = ((name, _values(models, name)) for name in dict.fromkeys(names))
+    different = _different(models)
+    found = ((name, _values(different, name)) for name in dict.fromkeys(names))
     return tuple(f"{name} {values}" for name, values in found if values)
 
 
@@ -41,6 +43,12 @@ def averages_notes(rows: Sequence[Row]) -> Iterator[str]:
         some = "; ".join(" ".join(row.keys) for row in mine)
         named = f" ({some})" if len(mine) <= FEW and len(mine) < len(rows) else ""
         yield f"{len(mine)} of {len(rows)} rows{named} are means over {one}."
+
+
+def _different(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One model of each combination of settings."""
+    known = sorted(Training.known())
+    return list({repr([model.get(name) for name in known]): model for model in models}.values())
 
 
 def _values(models: Iterable[Mapping[str, Any]], name: str) -> str:

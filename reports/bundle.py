@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from qsweep.db.foreign import check_settings, check_unique, check_values, parse
 from qsweep.db.losses import counted
 from qsweep.db.results import DamagedResults
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.schema import VERSION as SCHEMA
 from qsweep.db.states import State
 from qsweep.db.views import VIEWS
@@ -28,7 +28,7 @@ from qsweep.reports.frames import with_frame_types
 from qsweep.reports.source import Source, check_columns, known_schema
 from qsweep.sweeps.code import release
 from qsweep.sweeps.errors import InputError, QsweepError
-from qsweep.sweeps.kinds import KINDS as JOB_KINDS
+from qsweep.sweeps.kinds import KINDS
 from qsweep.sweeps.strict_json import read_strictly
 from qsweep.sweeps.wholefiles import whole_folder
 
@@ -47,7 +47,7 @@ def write_bundle(source: Source, folder: Path) -> dict[str, Any]:
     folder = folder.absolute()
     try:
         with whole_folder(folder) as begun:
-            files = [_write(source, name, begun) for name in (*KINDS, *VIEWS)]
+            files = [_write(source, name, begun) for name in (*ROW_KINDS, *VIEWS)]
             manifest = _manifest(source, files) | _losses(source)
             text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
             (begun / MANIFEST).write_bytes(text.encode())
@@ -101,7 +101,7 @@ def sorted_counts(column: pa.ChunkedArray) -> list[dict[str, Any]]:
 
 def _distinct(source: Source, column: str) -> list[str]:
     found: set[str] = set()
-    for name, kind in KINDS.items():
+    for name, kind in ROW_KINDS.items():
         if column in kind.columns.names:
             found |= set(pc.unique(source.read(name, [column])[column]).to_pylist())
     return sorted(one for one in found if one is not None)
@@ -176,7 +176,7 @@ class BundleSource(Source):
             if table.num_rows != entry.rows:
                 raise ValueError(f"it has {table.num_rows} rows, and the manifest counts {entry.rows}")
             check_unique(table, name)
-            if name in KINDS and KINDS[name].one_row_a_job:
+            if name in ROW_KINDS and ROW_KINDS[name].one_row_a_job:
                 check_values(table)
                 check_settings(table, self._jobs)
         except ValueError as error:
@@ -186,13 +186,13 @@ class BundleSource(Source):
     def _check_counted(self) -> None:
         """Raise InputError unless every result is that of a job's counted attempt."""
         jobs = self.read("jobs", ["job", "kind", "state", "attempt"]).to_pylist()
-        kinds, states = set(JOB_KINDS), {one.value for one in State}
+        kinds, states = set(KINDS), {one.value for one in State}
         place = str(self._folder / "jobs.parquet")
         if not all(row["kind"] in kinds and row["state"] in states for row in jobs):
             raise InputError("a job is of an unknown kind or state", place=place, allowed=AGAIN)
         lost = {one.job for one in self.lost}
         done = {(row["job"], row["attempt"], row["kind"]) for row in jobs if row["state"] == State.DONE}
-        for name, kind in KINDS.items():
+        for name, kind in ROW_KINDS.items():
             if name not in self._tables:
                 continue
             keys = self.read(name, ["job", "attempt"])

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
 from qsweep.db.rows import Counts
-from qsweep.db.schema import KINDS, SETTINGS
+from qsweep.db.schema import ROW_KINDS, SETTINGS
 from qsweep.db.standing import standing
 from qsweep.db.views import TIME, VIEWS
 from qsweep.reports.source import Source, shown_schema
@@ -39,7 +39,7 @@ SWEEPS = pa.schema(
 
 def view_names() -> list[str]:
     """Every view, results first."""
-    return [*KINDS, *VIEWS, "sweeps"]
+    return [*ROW_KINDS, *VIEWS, "sweeps"]
 
 
 def view_schema(name: str) -> pa.Schema:

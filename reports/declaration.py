@@ -147,7 +147,7 @@ def read_table(path: Path) -> Declaration:
 
 def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
     """The table that the content of a file declares. Raises InputError for what does not hold in it."""
-    from qsweep.db.schema import KINDS  # here: it brings Arrow, which a launch that begins does not need
+    from qsweep.db.schema import ROW_KINDS  # here: it brings Arrow, which a launch that begins does not need
 
     table = replace(check_form(content, name), name=Path(name).stem)
     for part in ("rows", "columns"):
@@ -155,9 +155,11 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
             raise InputError("this is empty", place=f"{name}: {part}", allowed="allowed: one or more")
     if table.made_by != "means":
         raise InputError("a table of one's own takes means", place=f"{name}: made_by")
-    if table.kind not in KINDS:
-        raise InputError(f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, KINDS))
-    numbers = KINDS[table.kind].averaged
+    if table.kind not in ROW_KINDS:
+        raise InputError(
+            f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, ROW_KINDS)
+        )
+    numbers = ROW_KINDS[table.kind].averaged
     for number, column in enumerate(table.columns, 1):
         if not 0 <= column.decimals <= MOST_DECIMALS:
             place, allowed = f"{name}: columns.{number}.decimals", f"allowed: 0 to {MOST_DECIMALS}"

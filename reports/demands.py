@@ -39,9 +39,9 @@ def jobs_of(declaration: Declaration, spec: Spec, place: str) -> Mapping[str, Ma
     """The settings of every job of the sweep that the table is about. Raises InputError."""
     if declaration.made_by != "means":
         return {}
-    from qsweep.db.schema import KINDS  # here: it imports Arrow, and a launch that only begins needs none
+    from qsweep.db.schema import ROW_KINDS  # here: it imports Arrow, and a launch that only begins needs none
 
-    jobs = [job for job in spec.jobs() if job.kind is KINDS[declaration.kind].of]
+    jobs = [job for job in spec.jobs() if job.kind is ROW_KINDS[declaration.kind].of]
     try:
         chosen = matching(jobs, declaration.where)
     except InputError as error:

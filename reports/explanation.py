@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.reports.declaration import Column
 from qsweep.reports.escaping import on_one_line
 from qsweep.reports.listing import listed
@@ -67,7 +67,7 @@ def explain(source: Source, tables: Sequence[Table], address: str) -> Explanatio
     """What is behind the cell of that address. Raises InputError if there is none."""
     table, row, column, cell = find_cell(tables, address)
     kind = table.declaration.kind
-    results = source.read(kind, ["job", *(one for one in ORIGIN if one in KINDS[kind].columns.names)])
+    results = source.read(kind, ["job", *(one for one in ORIGIN if one in ROW_KINDS[kind].columns.names)])
     stored = source.read("jobs", ["job", "publication", "model_file"])
     behind = [{"job": job, column.name: value} for job, value in cell.behind]
     values = pa.Table.from_pylist(behind, pa.schema([("job", pa.string()), (column.name, pa.float64())]))

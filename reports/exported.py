@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from qsweep.db.losses import Lost
 from qsweep.db.rows import Sweep
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import SweepState
 from qsweep.db.views import VIEWS
 from qsweep.sweeps.job import Job
@@ -57,7 +57,7 @@ def read_exported(content: Mapping[str, Any]) -> Exported:
     files: dict[str, FileEntry] = {}
     for entry in content["files"]:
         name = str(entry["file"]).removesuffix(".parquet")
-        if name not in {*KINDS, *VIEWS}:  # a newer version may write more
+        if name not in {*ROW_KINDS, *VIEWS}:  # a newer version may write more
             continue
         if name in files or entry["file"] != f"{name}.parquet":
             raise ValueError(f"{entry['file']!r:.100} stands twice")

@@ -19,7 +19,7 @@ from qsweep.db.naming import is_meant
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore, VanishedResults
 from qsweep.db.rows import Sweep
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.views import VIEWS
 from qsweep.sweeps.errors import InputError, LostResults, nearest
 from qsweep.sweeps.job import Job
@@ -163,11 +163,11 @@ class RegistrySource(Source):
 
 def known_schema(name: str) -> pa.Schema:
     """The columns of a kind of result or of a view of the registry. Raises InputError."""
-    if name in KINDS:
-        return KINDS[name].columns
+    if name in ROW_KINDS:
+        return ROW_KINDS[name].columns
     if name in VIEWS:
         return VIEWS[name].schema
-    raise InputError(f"there is no {name!r}", allowed=nearest(name, [*KINDS, *VIEWS]))
+    raise InputError(f"there is no {name!r}", allowed=nearest(name, [*ROW_KINDS, *VIEWS]))
 
 
 LIVE = "epochs"

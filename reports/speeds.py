@@ -12,7 +12,7 @@ from qsweep.db.home import Home
 from qsweep.db.losses import read_sound
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.sweeps.job import Job
 
 
@@ -44,7 +44,7 @@ def ran_cohorts(home: Home) -> list[Ran]:
             if not publications.keys() - found.keys():
                 continue
             jobs = {row.identity: row.job for row in registry.catalogue.jobs(sweep.id)}
-            for kind in (one.name for one in KINDS.values() if one.one_row_a_job):
+            for kind in (one.name for one in ROW_KINDS.values() if one.one_row_a_job):
                 rows, _ = read_sound(store, kind, committed, columns=["job", "seconds", "device", "slots"])
                 for one in _by_publication(rows, publications):
                     job = jobs[one["job_first"]]

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal, get_type_hints
 
 from qsweep.sweeps.datasets import DATASETS, data_from, data_settings
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, rule_of, settings_of
+
+
+@cache
+def _types_of(settings: Any) -> dict[str, Any]:
+    hints = get_type_hints(settings)
+    return {name: hints[name] for name in names_of(settings)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +43,8 @@ class Component:
 
     def columns(self) -> dict[str, Any]:
         """The type of each of its settings."""
-        hints = get_type_hints(self.settings) if self.settings is not None else {}
-        return {name: hints[name] for name in self.names}
+        settings: Any = self.settings  # for mypy a type is not hashable
+        return {} if settings is None else _types_of(settings)
 
 
 @dataclass(frozen=True, kw_only=True)

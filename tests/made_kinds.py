@@ -130,7 +130,7 @@ def register_kinds(patch: pytest.MonkeyPatch) -> None:
         hashed = pa.field("model_hash", pa.string())
         found = (*MODEL_COLUMNS, hashed, DIVERGED, pa.field(number, pa.float64()))
         columns = pa.schema([*schema.KEY, *schema.PROVENANCE, *schema.SETTINGS, *schema.own_settings(kind), *found])
-        patch.setitem(schema.KINDS, rows, schema.Kind(name=rows, columns=columns))
+        patch.setitem(schema.ROW_KINDS, rows, schema.RowKind(name=rows, columns=columns))
 
 
 def chain_on(training: Job, *, corruption: str = "fog", strokes: int = 3, scale: float = 2.0) -> list[Job]:

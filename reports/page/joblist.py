@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from qsweep.db.schema import KINDS as ROW_KINDS
-from qsweep.db.schema import own_settings
+from qsweep.db.schema import ROW_KINDS, own_settings
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.frames import texts_of
 from qsweep.sweeps.kinds import KINDS, TRAIN, Kind

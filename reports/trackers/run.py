@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qsweep.db.schema import EPOCH, KINDS, PROVENANCE
+from qsweep.db.schema import EPOCH, PROVENANCE, ROW_KINDS
 from qsweep.reports.source import Source
 from qsweep.sweeps.job import Job
 
@@ -38,7 +38,7 @@ def tracked_runs(source: Source) -> Iterator[TrackedRun]:
     """Every finished job, in the order of the sweep."""
     jobs = {job.identity: job for job in source.jobs}
     curves = _curves(source)
-    for name, kind in KINDS.items():
+    for name, kind in ROW_KINDS.items():
         if not kind.one_row_a_job:
             continue
         metrics = kind.numbers

@@ -13,18 +13,18 @@ import pyarrow as pa
 import pytest
 
 from qsweep.db.columns import column, table_of_rows
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 
 WITHOUT = """
 import sys
 from pathlib import Path
 from qsweep.db.results import ResultStore, table_of
 from qsweep.db.rows import Committed
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 store = ResultStore(Path(sys.argv[1]))
-for kind in KINDS:
+for kind in ROW_KINDS:
     store.write(kind, "one", [{"job": "0" * 32, "attempt": 1}])
-    found = store.read(kind, table_of([Committed(job="0" * 32, attempt=1, publication="one", kind=KINDS[kind].of)]))
+    found = store.read(kind, table_of([Committed(job="0" * 32, attempt=1, publication="one", kind=ROW_KINDS[kind].of)]))
     assert found.num_rows == 1
 assert "pandas" not in sys.modules
 """
@@ -51,10 +51,10 @@ def value(kind: pa.DataType, draw: random.Random) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROW_KINDS)
 @pytest.mark.parametrize("size", [0, 1, 9, 2049])
 def test_a_table_of_rows_is_what_pyarrow_makes_of_them(kind: str, size: int) -> None:
-    draw, schema = random.Random(f"{kind} {size}"), KINDS[kind].columns
+    draw, schema = random.Random(f"{kind} {size}"), ROW_KINDS[kind].columns
     rows = [{one.name: value(one.type, draw) for one in schema if draw.random() < 0.9} for _ in range(size)]
     made = table_of_rows(rows, schema)
     made.validate(full=True)

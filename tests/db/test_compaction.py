@@ -20,7 +20,7 @@ from qsweep.db.custody import Overtaken
 from qsweep.db.garbage import GRACE, collect_garbage, find_garbage
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.orchestrator.watch import MANY
 from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, environment
@@ -38,7 +38,7 @@ def answers(made: Made) -> dict[str, pa.Table]:
     store = ResultStore(made.home.results)
     with Registry.open(made.home.registry) as registry:
         pointers = registry.catalogue.pointers(made.sweep.id)
-    return {kind: store.read(kind, pointers) for kind in KINDS}
+    return {kind: store.read(kind, pointers) for kind in ROW_KINDS}
 
 
 def counted_files(made: Made) -> set[str]:

@@ -14,7 +14,7 @@ import pytest
 
 from qsweep.db.results import DamagedResults, ResultStore, VanishedResults
 from qsweep.db.rows import Committed
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from tests.db.conftest import trained
 
 
@@ -55,7 +55,7 @@ def test_rows_come_in_the_order_of_the_pointers_and_epochs_in_their_own(store: R
 def test_nothing_committed_is_an_empty_table_of_the_schema(store: ResultStore) -> None:
     table = store.read("runs", [])
     assert table.num_rows == 0
-    assert table.schema.names == KINDS["runs"].columns.names
+    assert table.schema.names == ROW_KINDS["runs"].columns.names
 
 
 def test_every_setting_of_a_job_has_a_column_that_keeps_its_value(store: ResultStore) -> None:

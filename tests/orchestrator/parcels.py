@@ -23,8 +23,8 @@ from qsweep.db.rows import Claim, Finished
 from qsweep.db.states import FailureClass
 from qsweep.orchestrator.packing import pack
 from qsweep.orchestrator.selection import read_selection
-from qsweep.workers.bundle.local_queue import LEDGER, LocalQueue
 from qsweep.workers.bundle.ledger import _seal
+from qsweep.workers.bundle.local_queue import LEDGER, LocalQueue
 from qsweep.workers.bundle.manifest import FILE, read_manifest, seed
 from qsweep.workers.bundle.parcel import write_results
 

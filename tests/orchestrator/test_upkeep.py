@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from qsweep.orchestrator.upkeep import FIRST, MOST, HEALTHY_AFTER, MOST_FAILED_STARTS, End, Look, Place, Upkeep, pause_after
+from qsweep.orchestrator.upkeep import (
+    FIRST,
+    HEALTHY_AFTER,
+    MOST,
+    MOST_FAILED_STARTS,
+    End,
+    Look,
+    Place,
+    Upkeep,
+    pause_after,
+)
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.workers.agent.exits import Exit
 
@@ -39,9 +49,17 @@ class Cluster:
 
     def look(self) -> Look:
         before = self.now - POLL
-        agents_with_jobs = [one for one in self.lives if one.first_job is not None and before < one.first_job <= self.now]
+        agents_with_jobs = [
+            one for one in self.lives if one.first_job is not None and before < one.first_job <= self.now
+        ]
         self.lives = [one for one in self.lives if one.end > self.now]
-        return Look(now=self.now, wanted=self.size, alive=len(self.lives), events=len(agents_with_jobs), agents_with_jobs=len(agents_with_jobs))
+        return Look(
+            now=self.now,
+            wanted=self.size,
+            alive=len(self.lives),
+            events=len(agents_with_jobs),
+            agents_with_jobs=len(agents_with_jobs),
+        )
 
     def run(self, seconds: float) -> None:
         until = self.now + seconds

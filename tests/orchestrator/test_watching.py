@@ -23,7 +23,7 @@ from qsweep.db.states import FailureClass
 from qsweep.orchestrator import watch as watch_module
 from qsweep.orchestrator.backends.base import Backend, Fleet, Site
 from qsweep.orchestrator.blockage import blocked_words
-from qsweep.orchestrator.dead_agents import GRACE, DeadAgents, mark_dead_agents, is_alive
+from qsweep.orchestrator.dead_agents import GRACE, DeadAgents, is_alive, mark_dead_agents
 from qsweep.orchestrator.machine import Machine
 from qsweep.orchestrator.watch import Ended, Watch
 from qsweep.sweeps.errors import QsweepError

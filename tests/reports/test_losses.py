@@ -10,10 +10,10 @@ import pytest
 import qsweep as api
 from qsweep.db.audit import audit
 from qsweep.db.registry import Registry
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import State
 from qsweep.sweeps.errors import LostResults
-from qsweep.sweeps.kinds import KINDS as JOB_KINDS
+from qsweep.sweeps.kinds import KINDS
 from tests.conftest import Qsweep
 from tests.reports.made import SWEEP, Made, finished, home_at, work
 
@@ -184,6 +184,6 @@ def test_a_kept_model_that_is_lost_is_repaired_likewise(here: Qsweep, made: Made
 
 
 def test_the_kinds_of_results_are_those_of_the_schema() -> None:
-    of = {name: job for job in JOB_KINDS.values() for name in job.rows}
-    assert of == {name: kind.of for name, kind in KINDS.items()}
-    assert sum(len(job.rows) for job in JOB_KINDS.values()) == len(KINDS)
+    of = {name: job for job in KINDS.values() for name in job.rows}
+    assert of == {name: kind.of for name, kind in ROW_KINDS.items()}
+    assert sum(len(job.rows) for job in KINDS.values()) == len(ROW_KINDS)

@@ -49,7 +49,9 @@ def test_an_agent_whose_heartbeat_does_not_get_through_stops_after_a_lease_and_a
     now = 1000.0
     monkeypatch.setattr(heartbeats.time, "monotonic", lambda: now)
     with Registry.open(tmp_path / "registry.db", create=True) as registry:
-        heartbeat = Heartbeat(registry.queue, registry.agents.enlist(INFO), lease=30.0, patience=600.0)  # its thread never runs
+        heartbeat = Heartbeat(
+            registry.queue, registry.agents.enlist(INFO), lease=30.0, patience=600.0
+        )  # its thread never runs
         now += 89
         assert not heartbeat.gives_up()
         now += 2

@@ -20,8 +20,8 @@ from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import FLATNESS
 from qsweep.sweeps.measures import PacBayes
 from qsweep.sweeps.training import Training
-from qsweep.workers.bundle.local_queue import LocalQueue
 from qsweep.workers.bundle.ledger import Ledger, read_ledger
+from qsweep.workers.bundle.local_queue import LocalQueue
 from qsweep.workers.bundle.manifest import FILE, Manifest, read_manifest
 from qsweep.workers.bundle.progress import Pace
 

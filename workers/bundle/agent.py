@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     log_file = home.logs / f"{socket.gethostname()}-{os.getpid()}.log"
     log_to(log_file)
     try:
-        return run(home, QueueClient(Connection(given.connection)), given.number, stop=stop, time_limit=given.time_limit)
+        return run(
+            home, QueueClient(Connection(given.connection)), given.number, stop=stop, time_limit=given.time_limit
+        )
     except QsweepError as error:
         sys.stderr.write(f"agent {given.number}: {error}\n")
         return error.exit_code

@@ -28,7 +28,7 @@ from qsweep.db.rows import (
     Scope,
 )
 from qsweep.db.rules import ERROR_TAIL, KEPT, LEASE, most_together, place_in_queue
-from qsweep.db.schema import KINDS
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import FailureClass, State
 from qsweep.sweeps.wholefiles import digest_of, sync_folder, temporary_of
 from qsweep.workers.bundle.ledger import Ledger, Record
@@ -168,7 +168,7 @@ class LocalQueue:
         if not passed:
             return Accepted(jobs=frozenset())
         publication = passed[0].publication
-        files = {kind: digest_of(path) for kind in KINDS if (path := self._path(kind, publication)).is_file()}
+        files = {kind: digest_of(path) for kind in ROW_KINDS if (path := self._path(kind, publication)).is_file()}
         jobs = [
             {"job": one.job_id, "model": one.model_file, "model_hash": one.model_hash, "diverged": one.diverged}
             for one in passed

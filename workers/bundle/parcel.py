@@ -13,8 +13,8 @@ from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.strict_json import read_strictly
 from qsweep.workers.bundle import manifest
 from qsweep.workers.bundle.archive import unpack, write_zip
-from qsweep.workers.bundle.local_queue import LEDGER
 from qsweep.workers.bundle.ledger import Record, read_ledger
+from qsweep.workers.bundle.local_queue import LEDGER
 from qsweep.workers.bundle.plain import read_plain
 
 CONTENTS = "contents.json"

@@ -18,8 +18,8 @@ from qsweep.db.states import FailureClass, State
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import QsweepError
 from qsweep.workers.bundle.local_queue import LocalQueue
-from qsweep.workers.bundle.queue_client import answer_calls
 from qsweep.workers.bundle.progress import Pace
+from qsweep.workers.bundle.queue_client import answer_calls
 from qsweep.workers.environment import KEEP_MEMORY, gpu_environment
 
 POLL = 0.1
