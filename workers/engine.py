@@ -13,8 +13,10 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import watch
 from qsweep.workers.evaluation import cross_entropy
 from qsweep.workers.forms import Form
+from qsweep.workers.models.calls import Calls
 from qsweep.workers.models.forming import arithmetic_of
 from qsweep.workers.models.layout import TRAINED
+from qsweep.workers.models.module import ModuleNetwork
 from qsweep.workers.models.network import Network
 from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
 from qsweep.workers.quantizers.compiled import CompiledDeployment, compiled_deployment
@@ -72,7 +74,11 @@ class Engine:
         self.layout = network.layout
         """Where the network's tensors lie in a row."""
         self._network, self._rows = network, rows
-        self._arithmetic = arithmetic_of(form, precision, dtype, device, slots=slots)
+        self._calls: Calls | None = None
+        if isinstance(network, ModuleNetwork):
+            seeds = [one.recipe.seed for one in trainings]
+            self._calls = Calls(seeds, stacked=form is Form.STACKED, reduced=precision == "bf16")
+        self._arithmetic = self._calls or arithmetic_of(form, precision, dtype, device, slots=slots)
         self._optimizer: CohortOptimizer
         self._deployment: Deployment | CompiledDeployment
         if form.compiled:
@@ -87,9 +93,21 @@ class Engine:
         self._gradient_views = [span.of(self._gradients) for span in self.layout.spans_of(*TRAINED)]
         self._trained = [spec.name for spec in self.layout.of_role(*TRAINED)]
 
+    @property
+    def records(self) -> bool:
+        """Whether a step does the same whatever the values are, as a CUDA graph wants it: nobody knows of a user's
+        module."""
+        return self._calls is None
+
     def open(self, epoch: int) -> None:
         """Set the learning rates of an epoch (from 0)."""
         self._optimizer.open(epoch)
+
+    def begin(self, step: int) -> None:
+        """The next step is this one (from 1)."""
+        self.number.fill_(step)
+        if self._calls is not None:
+            self._calls.begin(step)
 
     def place(self, parameters: Tensor) -> Deployed:
         """Room to deploy these rows (M, P), which follows them when they are changed in place."""
@@ -111,9 +129,13 @@ class Engine:
         `update_statistics` says whether the batch moves the running statistics, of all models or of those that are
         true in (M, 1); batch norm uses the batch's own.
         """
+        if self._calls is not None:
+            self._calls.next_pass()
         logits, moments = self._network.train(images, deployed.views, self._arithmetic)
         losses = cross_entropy(logits, labels).mean(1)
-        found = torch.autograd.grad(losses.sum(), [deployed.leaves[name] for name in self._trained])
+        # A module may leave parameters out of a pass, and vacant rows are left out of all: their gradient is 0.
+        leaves = [deployed.leaves[name] for name in self._trained]
+        found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             if update_statistics is not False:
                 self._update_statistics(update_statistics, deployed.parameters, moments, len(labels))

@@ -23,6 +23,8 @@ class Form(StrEnum):
     """As `LOOP`, with what lies between the convolutions compiled; see `workers.models.chained`."""
     COMPILED_GROUPED = "compiled-grouped"
     """As `GROUPED`, in the same way."""
+    STACKED = "stacked"
+    """All models in one call by `torch.func.vmap`: modules of users alone; see `workers.models.module`."""
 
     @property
     def compiled(self) -> bool:

@@ -58,7 +58,7 @@ def initial_row(training: Training, layout: Layout) -> Tensor:
 def starting_rows(training: Training, layout: Layout, start: Start | None) -> tuple[Tensor, Tensor]:
     """Parameters (P) and statistics (S) of a training before its first step (CPU, float32)."""
     if start is None:
-        return initial_row(training, layout), layout.initial_statistics()
+        return initial_row(training, layout), layout.initial_statistics(training.recipe.seed)
     return _stepped(training, layout, start.parameters.clone()), start.statistics.clone()
 
 
