@@ -119,7 +119,7 @@ def check_settings(table: pa.Table, jobs: Mapping[str, Job]) -> None:
 
 def is_of(job: Job, row: Mapping[str, Any]) -> bool:
     """Whether the row has the job's settings, and no others. Files of an older version lack those that came later."""
-    settings, later = job.settings(), _later(job)
+    settings, later = job.stored_settings(), _later(job)
     return all(
         row[name] == _stored(settings.get(name)) if name in row else settings.get(name) is None or name in later
         for name in SETTINGS.names

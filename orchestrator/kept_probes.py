@@ -26,6 +26,8 @@ from qsweep.orchestrator.machine import Machine, probe
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.modules import Module
+from qsweep.sweeps.user_code import UserCode
 from qsweep.sweeps.wholefiles import write_whole
 
 RESTED = 2.0
@@ -69,14 +71,17 @@ class Found:
                 write(home, self.news)
 
 
-def look(home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = ()) -> Found:
+def look(
+    home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = (), codes: Sequence[UserCode] = ()
+) -> Found:
     """This machine, and that the data sets of the jobs are in order: as it is kept, else asked. Raises InputError.
 
-    Weights, and data sets that stay files, are looked at each time.
+    Weights, data sets that stay files, and modules, are looked at each time.
     """
     data = {job.training.data for job in jobs}
-    if weights or any(one.streamed for one in data) or any(job.training.starts_from_weights for job in jobs):
-        return Found(machine=probe(home, jobs=jobs, weights=weights))
+    asks = any(job.training.starts_from_weights or isinstance(job.training.model, Module) for job in jobs)
+    if weights or asks or any(one.streamed for one in data):
+        return Found(machine=probe(home, jobs=jobs, weights=weights, codes=codes))
     known, stamp, stamps = read(home), machine_stamp(), _stamps(data, home)
     of_machine = known if known.stamp == stamp else Kept()
     verified = all(one and of_machine.data.get(name) == one for name, one in stamps.items())

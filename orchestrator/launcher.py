@@ -25,6 +25,7 @@ from qsweep.orchestrator.store import check_store
 from qsweep.orchestrator.warming import warm_up
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.user_code import UserCode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +60,9 @@ class Ground:
         return self.found.machine
 
 
-def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
+def survey(
+    home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job], codes: Sequence[UserCode] = ()
+) -> Ground:
     """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing.
 
     What needs no torch comes first. Where agents are started here, the process from which they are forked imports torch
@@ -69,7 +72,9 @@ def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Jo
     check_data(home, jobs)
     if not backend.independent:
         warm_up(home)
-    found = look(home, jobs, weights=execution.weights)
+    found = look(home, jobs, weights=execution.weights, codes=codes)
+    for one in found.machine.broken_promises:
+        say(f"note: {one}", err=True)
     site = backend.survey(found.machine, execution.workers)
     check_reach(home, site.hosts)
     backend.check_home(home)
@@ -101,7 +106,7 @@ def launch(
         check_corruptions(home, selection)
         version = choose_code(known, code)
         chosen = backend()
-        ground = survey(home, chosen, execution, selection.chosen)
+        ground = survey(home, chosen, execution, selection.chosen, selection.spec.sources)
     registry, sweep, words = launched or register(home, selection, known, code=version, results=execution.results)
     say(f"{selection.title}: {words}", err=True)
     if sweep.written_at is None:

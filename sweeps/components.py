@@ -24,8 +24,9 @@ from qsweep.sweeps.datasets import ImageFolder, data_content
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
 from qsweep.sweeps.models import MobileNet, MobileNetV2, NiN, ResNet, Vgg
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.optimizers import Adam, RmsProp, Sgd
-from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
+from qsweep.sweeps.parts import Choice, Component, DataChoice, ModelChoice, Part, QuantizerChoice
 from qsweep.sweeps.quantizers import FULL_PRECISION, Lsq
 from qsweep.sweeps.recipe import Recipe, recipe_content
 from qsweep.sweeps.start import Start
@@ -70,9 +71,12 @@ PARTS: dict[str, Part] = {
             ),
             content_of=data_content,
         ),
-        Choice(
+        ModelChoice(
             name="model",
-            components=_by_name(*(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg))),
+            components=_by_name(
+                *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg)),
+                Component(name=Module.name, implementation="qsweep.workers.models.named:network_of_module"),
+            ),
         ),
         Choice(
             name="optimizer",

@@ -40,6 +40,11 @@ class DataSet:
     and the numbers of images alone where a set is known by these (`workers.data.folders`).
     """
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, as a model gets it."""
+        return self.channels, self.size, self.size
+
 
 DATASETS: dict[str, DataSet] = {
     one.name: one

@@ -10,13 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
+from qsweep.sweeps.modules import check_signature
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting, names_of
 from qsweep.sweeps.spec import Axis, Spec
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
+from qsweep.sweeps.training import Training
 from qsweep.sweeps.user_code import UserCode, read_user_code, reference_of, referenced
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -55,18 +58,38 @@ def read_code(spec: Spec, folder: Path) -> Spec:
     """The spec with the user's code that its values name, by paths from the folder. Raises InputError."""
     values = [value for _, value in spec.fixed]
     for axis in spec.axes:
-        values += axis.values
-        values += [value for _, branch in axis.branches for value in branch]
+        values += _values_of(axis)
     if not (named := referenced(values)):
         return spec
+    models = _values_of(next((one for one in spec.axes if one.name == "model"), Axis(name="model")))
+    models.append(dict(spec.fixed).get("model"))
     found: dict[str, UserCode] = {}
+    signatures: dict[str, str] = {}
     for text in named:
-        reference = reference_of(text, place=spec.place)
-        code = read_user_code(reference.path, folder, place=f"{spec.place}: {text}")
-        code.signature(reference.name, place=f"{spec.place}: {text}")
+        reference, place = reference_of(text, place=spec.place), f"{spec.place}: {text}"
+        code = read_user_code(reference.path, folder, place=place)
+        signature = code.signature(reference.name, place=place)
+        if text in models:
+            check_signature(signature, taken_names(), place=place)
+            signatures[text] = json.dumps(signature.content(), sort_keys=True)
         found[text] = code
-    digests = tuple(sorted((text, code.digest) for text, code in found.items()))
-    return dataclasses.replace(spec, user_code=digests, sources=tuple(found.values()))
+    return dataclasses.replace(
+        spec,
+        user_code=tuple(sorted((text, code.digest) for text, code in found.items())),
+        signatures=tuple(sorted(signatures.items())),
+        sources=tuple(found.values()),
+    )
+
+
+def _values_of(axis: Axis) -> list[Setting]:
+    """Every value of an axis."""
+    return [*axis.values, *(value for _, branch in axis.branches for value in branch)]
+
+
+def taken_names() -> frozenset[str]:
+    """The names that no argument of a module may have: other settings of a sweep."""
+    own = {name for one in PARTS["model"].components.values() for name in one.names}
+    return (Training.known() | known_measure_settings()) - own
 
 
 def source_text(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import TRAIN, Kind, kind_named
 from qsweep.sweeps.measures import Measure, measure_content
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.settings import Setting, build, settings_of
 from qsweep.sweeps.training import CHOSEN, SET, Components, Training, chosen_of, common_content, content_of, set_of
 
@@ -69,6 +70,12 @@ class Job:
         if self.measure is None:
             return flat
         return flat | {self.kind.family: self.measure.name, **settings_of(self.measure)}
+
+    def stored_settings(self) -> dict[str, Setting]:
+        """Those that results have a column of their own for: the arguments of a module stand together in one."""
+        model = self.training.model
+        inside = dict(model.arguments) if isinstance(model, Module) else {}
+        return {name: value for name, value in self.settings().items() if name not in inside}
 
     def to_json(self) -> str:
         """The whole configuration, from which `from_json` makes an equal job."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.settings import Rule, setting
 
 
@@ -393,7 +394,7 @@ def _conv(
     )
 
 
-Model: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg
+Model: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg | Module
 
 
 def published_name(model: Model) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from qsweep.sweeps.datasets import DATASETS, data_from, data_settings
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.modules import ALLOWED, ARGUMENTS, CODE, Module, arguments_of, is_module
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, rule_of, settings_of
 
 
@@ -192,6 +193,54 @@ class DataChoice(Choice):
 
     def settings(self, value: Any) -> dict[str, Setting]:
         return {self.name: value.name, **data_settings(value)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice(Choice):
+    """The model: known families, and modules that the setting names by where they come from."""
+
+    def build(self, given: Mapping[str, Any], place: str | None) -> Any:
+        if is_module(given.get(self.name)):
+            return Module.from_settings(given, place)
+        return super().build(given, place)
+
+    def choice(self, given: Mapping[str, Any]) -> str | None:
+        """Of a module with the names of its arguments behind it."""
+        if not is_module(given.get(self.name)):
+            return super().choice(given)
+        arguments = arguments_of(str(given.get(ARGUMENTS, "{}")), place=ARGUMENTS)
+        return " ".join((Module.name, *(name for name, _ in arguments)))
+
+    def used(self, choice: str | None) -> frozenset[str]:
+        name, *arguments = (choice or "").split(" ")
+        if name != Module.name:
+            return super().used(choice)
+        return frozenset((*self.own, CODE, ARGUMENTS, *arguments))
+
+    def known(self) -> frozenset[str]:
+        return super().known() | {CODE, ARGUMENTS}
+
+    def columns(self) -> dict[str, Any]:
+        return super().columns() | dict.fromkeys((CODE, ARGUMENTS), str)
+
+    def settings(self, value: Any) -> dict[str, Setting]:
+        if isinstance(value, Module):
+            return {self.name: value.source, **value.settings()}
+        return super().settings(value)
+
+    def content(self, value: Any, idle: Collection[str] = ()) -> dict[str, Any] | None:
+        if isinstance(value, Module):
+            return {"name": value.name, **value.content}
+        return super().content(value, idle)
+
+    def _chosen(self, given: Mapping[str, Any], place: str | None) -> Component:
+        families = {name: one for name, one in self.components.items() if name != Module.name}
+        name = given.get(self.name)
+        if name is not None and (not isinstance(name, str) or name not in families):
+            where = f"{place}: {self.name}" if place else self.name
+            allowed = f"{nearest(str(name), families)}, {ALLOWED}"
+            raise InputError(f"{name!r} is not known", place=where, allowed=allowed)
+        return super()._chosen(given, place)
 
 
 @dataclass(frozen=True, kw_only=True)

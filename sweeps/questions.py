@@ -42,6 +42,10 @@ class Probe(Question):
     """Download what is missing."""
     reads_data: bool = True
     """Without, no data set is read."""
+    user_code: str = ""
+    """The home's folder of copies of the code of users."""
+    codes: Sequence[Mapping[str, Any]] = ()
+    """Code of users that the home may not keep yet: `main` and `files` of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,8 @@ class WarmUp(Question):
     trainings: Sequence[Mapping[str, Any]]
     slots: int
     form: str
+    user_code: str = ""
+    """The home's folder of copies of the code of users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +142,8 @@ class LandscapePoints(Question):
     """Settings, file and hash of each model."""
     first: int
     count: int
+    user_code: str = ""
+    """The home's folder of copies of the code of users."""
 
 
 QUESTIONS: Mapping[str, type[Question]] = {

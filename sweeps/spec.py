@@ -15,11 +15,12 @@ from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import kind_of
 from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
+from qsweep.sweeps.modules import with_arguments
 from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.tuning import Tuning
-from qsweep.sweeps.user_code import UserCode, with_code
+from qsweep.sweeps.user_code import Signature, UserCode, with_code
 from qsweep.sweeps.where import parse_where
 
 SPANNING = ("fixed", "axes", "measures", "keep", "user_code")
@@ -72,6 +73,8 @@ class Spec:
     """How its points are tried, if it is a tuning run."""
     user_code: tuple[tuple[str, str], ...] = ()
     """The hash of the user's code behind each `file:PATH:NAME` among its values."""
+    signatures: tuple[tuple[str, str], ...] = ()
+    """The settings of the modules among that code, by the same names: `Signature.content` as JSON."""
     place: str = ""
     """Where it was read, for messages."""
     sources: tuple[UserCode, ...] = field(default=(), compare=False, repr=False)
@@ -89,8 +92,10 @@ class Spec:
 
     def _expand(self) -> Expansion:
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
-        if unknown := sorted(set(given) - Training.known()):
-            allowed = nearest(unknown[0], Training.known())
+        signatures = self._signatures
+        known = Training.known().union(*(one.names for one in signatures.values()))
+        if unknown := sorted(set(given) - known):
+            allowed = nearest(unknown[0], known)
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
         jobs: dict[str, Job] = {}
         uses: set[frozenset[str]] = set()
@@ -166,10 +171,15 @@ class Spec:
 
     def _spread(self, point: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
         if not axes:
-            yield with_code(point, dict(self.user_code)) if self.user_code else point
+            point = with_code(point, dict(self.user_code)) if self.user_code else point
+            yield with_arguments(point, self._signatures, self.place) if self.signatures else point
             return
         for value in axes[0].at(point, self.place):
             yield from self._spread({**point, axes[0].name: value}, axes[1:])
+
+    @cached_property
+    def _signatures(self) -> dict[str, Signature]:
+        return {name: Signature.from_content(json.loads(text)) for name, text in self.signatures}
 
     def to_json(self) -> str:
         """Canonical JSON of the resolved specification, from which `from_json` makes an equal one."""
@@ -183,6 +193,8 @@ class Spec:
             later["tuning"] = self.tuning.content()
         if self.user_code:
             later["user_code"] = dict(self.user_code)
+        if self.signatures:
+            later["signatures"] = {name: json.loads(text) for name, text in self.signatures}
         return later | {
             "name": self.name,
             "title": self.title,
@@ -213,6 +225,9 @@ class Spec:
             compare_with=content["compare_with"],
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
             user_code=tuple(sorted(content.get("user_code", {}).items())),
+            signatures=tuple(
+                (name, json.dumps(one, sort_keys=True)) for name, one in sorted(content.get("signatures", {}).items())
+            ),
             place=place,
         )
 

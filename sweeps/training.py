@@ -14,6 +14,7 @@ from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Method
 from qsweep.sweeps.models import Model, published_name
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.optimizers import Optimizer
 from qsweep.sweeps.parts import Choice
 from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
@@ -224,10 +225,11 @@ def common_content(chosen: Components, common_set: Components) -> dict[str, Any]
 
 
 def different_needs(trainings: Iterable[Training]) -> list[Training]:
-    """One training for each data set, and for each network that starts from weights."""
+    """One training for each data set, each network that starts from weights, and each module."""
     needs: dict[tuple[DataSet, str, Model | None], Training] = {}
     for one in trainings:
-        needs.setdefault((one.data, one.start.weights, one.model if one.starts_from_weights else None), one)
+        apart = one.starts_from_weights or isinstance(one.model, Module)
+        needs.setdefault((one.data, one.start.weights, one.model if apart else None), one)
     return list(needs.values())
 
 

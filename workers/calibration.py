@@ -17,6 +17,7 @@ from qsweep.workers.compiling import CompilationFailed
 from qsweep.workers.data import find
 from qsweep.workers.device import this_device
 from qsweep.workers.forms import Form
+from qsweep.workers.user_code import look_in
 
 WARM_UP = 2
 """Steps before the clock runs."""
@@ -29,6 +30,7 @@ def warm_up(asked: WarmUp) -> dict[str, Any]:
     global _ready
     torch.set_num_threads(1)
     device = this_device()
+    look_in(Path(asked.user_code))
     trainings = [Training.from_settings(settings) for settings in asked.trainings]
     images = find(trainings[0].data, Path(asked.data), download=False)
     try:

@@ -103,11 +103,10 @@ class Engine:
         """Set the learning rates of an epoch (from 0)."""
         self._optimizer.open(epoch)
 
-    def begin(self, step: int) -> None:
-        """The next step is this one (from 1)."""
-        self.number.fill_(step)
+    def begin(self, epoch: int, number: int, images: int) -> None:
+        """The step that follows is this one of an epoch (both from 0), with so many images."""
         if self._calls is not None:
-            self._calls.begin(step)
+            self._calls.begin(epoch, number)
 
     def place(self, parameters: Tensor) -> Deployed:
         """Room to deploy these rows (M, P), which follows them when they are changed in place."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from qsweep.sweeps.models import Model
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
 
 
@@ -67,8 +69,11 @@ LARGE_SLOTS = 4
 """The same for large images on a GPU: the precisions of one network, which share the decoded images."""
 
 
-def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
-    """The forms that a calibration chooses from, for a precision on a class of devices."""
+def forms_of(precision: str, device_class: str, model: Model | None = None) -> tuple[Form, ...]:
+    """The forms that a calibration chooses from, for a precision on a class of devices; of a convolutional network
+    unless the `model` is another."""
+    if isinstance(model, Module):
+        return Form.LOOP, Form.STACKED
     library: tuple[Form, ...] = (Form.LOOP, Form.GROUPED)
     if device_class.startswith("cuda"):
         library += (Form.COMPILED_LOOP, Form.COMPILED_GROUPED)
@@ -86,6 +91,8 @@ def default_form(training: Training, device_class: str, *, trains: bool = True) 
     if not trains:
         return default_slots(training, device_class), Form.GATHER
     slots = default_slots(training, device_class)
+    if isinstance(training.model, Module):
+        return slots, Form.LOOP
     if training.data.size**2 > LARGE_IMAGE:
         return slots, Form.LOOP
     if device_class.startswith("cuda"):

@@ -106,7 +106,7 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
     if ground.address is not None:
         check_address(ground.address)
     check_data(home, selection.chosen)
-    machine = probe(home, jobs=selection.chosen)
+    machine = probe(home, jobs=selection.chosen, codes=selection.spec.sources)
     with told_if_full(), _connected(ground, machine) as (site, resources):
         check_reach(home, site.hosts)
         first = () if _tuning(selection).search is Search.OPTUNA else drawn_jobs(selection.chosen, _tuning(selection))

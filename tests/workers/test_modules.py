@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -90,3 +92,145 @@ def test_a_copy_of_nin_has_the_losses_of_the_built_in_one(
             for row in ("parameters", "statistics"):
                 length = min(one[row].numel(), other[row].numel())
                 torch.testing.assert_close(one[row][:length], other[row][:length], rtol=0, atol=1e-9)
+
+
+def test_the_measures_of_a_copy_are_those_of_the_built_in_one(few: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch norm that alone reads a convolution is found, and folded as the built-in one's."""
+    trainings = on(few, [training(bits=bits, depth=1, width=3, epochs=1, batch_size=32) for bits in (32, 4)])
+    asked = (PacBayes(copies=2, iterations=3), Sharpness(copies=2, iterations=2, ascent_steps=2, perturb_folded="none"))
+
+    def measured() -> list[dict[str, Any]]:
+        cohort = Cohort(trainings, few, slots=2, form=Form.LOOP, device=CPU, dtype=torch.float64)
+        models = [one.model for one in finish(cohort)]
+        return [
+            row
+            for one in asked
+            for row in measure_models(trainings, models, one, few, device=CPU, dtype=torch.float64)
+        ]
+
+    wanted = measured()
+    use(monkeypatch, copied)
+    for row, other in zip(measured(), wanted, strict=True):
+        assert (row["radius"], row["reached"], row["folded"]) == (other["radius"], other["reached"], other["folded"])
+        for name in ("omega", "weight_norm", "init_norm", "distance", "value_init", "value_orig"):
+            assert math.isclose(row[name], other[name], rel_tol=1e-7), name
+    assert {row["folded"] for row in wanted} == {True, False}
+
+
+class Odd(nn.Module):
+    """What modules may have: dropout, a block that is added to its input, one without batch norm's statistics, a buffer
+    that training moves, a frozen weight drawn from the seed, numpy's random numbers, and a layer that is not always
+    used."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4, momentum=None)
+        self.body = nn.Conv2d(4, 4, 1)
+        self.body_norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.3)
+        self.head = nn.Linear(64, classes)
+        self.extra = nn.Linear(classes, classes)
+        self.frozen = nn.Linear(classes, classes)
+        self.frozen.requires_grad_(False)
+        self.register_buffer("seen", torch.zeros(3))
+        self.quantized = ("stem", "head.weight")
+
+    def forward(self, images: Tensor) -> Tensor:
+        signal = self.stem(images)
+        signal = (self.norm(signal) + signal).relu()
+        signal = self.body_norm(self.body(signal)).relu()
+        logits = self.head(self.drop(nn.functional.avg_pool2d(signal, 2)).flatten(1))
+        if self.training:
+            self.seen += logits.detach().mean()
+            logits = logits * float(np.random.uniform(0.9, 1.1))
+            if random.random() < 0.3:
+                logits = logits + self.extra(logits)
+        return logits + 0.1 * self.frozen(logits)
+
+
+def odd(model: Any, data: DataSet) -> ModuleNetwork:
+    return ModuleNetwork(Odd, (1, 8, 8), data.classes)
+
+
+def test_what_a_module_has_is_found(few: Images) -> None:
+    network = odd(None, few.data)
+    roles = {spec.name: spec.role for spec in network.layout.of_role(*Role)}
+    weights = [spec.name for spec in network.layout.of_role(Role.WEIGHT)]
+    assert weights == ["stem.weight", "head.weight"]
+    assert [group.outer for group in network.layout.groups] == [True, True]
+    assert roles["norm.weight"] is Role.SCALE
+    assert roles["body_norm.running_var"] is Role.VARIANCE
+    assert roles["body.weight"] is Role.BIAS
+    state = {name for name, role in roles.items() if role is Role.STATE}
+    assert state == {"seen", "frozen.weight", "frozen.bias", "norm.num_batches_tracked"}
+    # The stem's output is read by its batch norm and added to what that makes: folding would change it.
+    hidden = {spec.name: spec.kept for spec in network.layout.of_role(Role.HIDDEN_BIAS)}
+    assert hidden == {"body.bias": True}
+    drawn = [network.layout.initial_statistics(seed) for seed in (0, 1)]
+    span = network.layout["frozen.weight"]
+    assert not torch.equal(*(span.of(row[None]) for row in drawn))
+
+
+def test_neighbours_and_a_break_change_no_bit_whatever_a_module_draws(
+    few: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, odd)
+    trainings = on(few, [training(bits=bits, seed=seed, batch_size=64) for bits, seed in ((32, 0), (4, 1), (4, 2))])
+
+    def states(members: list[Training], breaks: int = 0) -> list[dict[str, Any]]:
+        cohort = Cohort(members, few, slots=4, form=Form.LOOP, device=CPU)
+        for _ in range(breaks):
+            cohort.step()
+        if breaks:
+            half = [cohort.state(member) for member in cohort.left]
+            cohort = Cohort(members, few, slots=4, form=Form.LOOP, device=CPU)
+            for member, state in enumerate(half):
+                cohort.restore(member, state)
+        while not cohort.finished:
+            cohort.step()
+        return [cohort.state(member) for member in range(len(members))]
+
+    together = states(trainings)
+    assert all(map(same_state, states(trainings[::-1])[::-1], together))
+    assert same_state(states([trainings[1]])[0], together[1])
+    assert all(map(same_state, states(trainings, breaks=7), together))
+    counted = [odd(None, few.data).layout["norm.num_batches_tracked"].of(one["statistics"][None]) for one in together]
+    assert [float(one) for one in counted] == [10.0] * 3  # five steps an epoch
+
+
+def test_what_can_not_be_used_is_said(few: Images) -> None:
+    class Other(nn.Module):
+        def __init__(self, quantized: tuple[str, ...] | None, leaves: int | None = None) -> None:
+            super().__init__()
+            self.head = nn.Linear(64, 7)
+            if quantized is not None:
+                self.quantized = quantized
+            self.leaves = leaves
+
+        def forward(self, images: Tensor) -> Tensor:
+            if self.leaves is not None:
+                raise SystemExit(self.leaves)
+            return self.head(images.flatten(1))
+
+    def network(build: Callable[[], Any], classes: int = 7) -> ModuleNetwork:
+        return ModuleNetwork(build, (1, 8, 8), classes)
+
+    with pytest.raises(InputError, match=r"it makes a tensor \(4, 7\); allowed: one row of 10 logits an image"):
+        network(lambda: Other(None), 10)
+    with pytest.raises(InputError, match="it has no weight 'tail'"):
+        network(lambda: Other(("tail",)))
+    with pytest.raises(InputError, match="no Conv2d and no Linear"):
+        network(lambda: nn.Sequential(nn.Flatten(), nn.LayerNorm(64)), 64)
+    with pytest.raises(InputError, match="it returns a int"):
+        network(lambda: 3)
+    with pytest.raises(RuntimeError, match=r"sys.exit\(3\)"):
+        network(lambda: Other(None, 3))
+
+    def changing() -> nn.Module:
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
+        module.register_buffer("odd", torch.zeros(int(torch.randint(1, 1000, ()))))
+        return module
+
+    with pytest.raises(InputError, match="another module each time: odd differs"):
+        network(changing)

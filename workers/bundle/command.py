@@ -158,7 +158,9 @@ def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
 def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
     trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
-    question = Probe(data=str(home.data), kept=str(home.weights), trainings=trainings)
+    question = Probe(
+        data=str(home.data), kept=str(home.weights), trainings=trainings, user_code=str(home.user_code)
+    )
     found = ask_once(question, os.environ, failing="the probe of this machine")
     gpus = len(found["gpus"])
     return Crew(workers=given.workers or gpus or found["cores"], gpus=gpus, time_limit=given.time_limit)

@@ -22,16 +22,16 @@ class Calls:
     def __init__(self, seeds: Sequence[int], *, stacked: bool, reduced: bool) -> None:
         self._seeds, self._reduced = tuple(seeds), reduced
         self.stacked = stacked
-        self._step, self._pass = 0, 0
+        self._epoch, self._step, self._pass = 0, 0, 0
 
     @property
     def members(self) -> int:
         """Models that are no vacant rows."""
         return len(self._seeds)
 
-    def begin(self, step: int) -> None:
-        """The passes that follow are those of this step (from 1)."""
-        self._step, self._pass = step, 0
+    def begin(self, epoch: int, step: int) -> None:
+        """The passes that follow are those of this step of an epoch (both from 0)."""
+        self._epoch, self._step, self._pass = epoch, step, 0
 
     def next_pass(self) -> None:
         self._pass += 1
@@ -39,7 +39,7 @@ class Calls:
     def seed(self, member: int, device: torch.device, *, everything: bool) -> None:
         """Seed torch's generators of the CPU and the device, and with `everything` Python's and numpy's, for one model's
         pass."""
-        counter = f"{self._seeds[member]}/{self._step}/{self._pass}/module".encode()
+        counter = f"{self._seeds[member]}/{self._epoch}/{self._step}/{self._pass}/module".encode()
         seed = int.from_bytes(hashlib.sha256(counter).digest()[:7], "big")
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

@@ -121,7 +121,7 @@ class ModuleNetwork:
         given = {name: self._in_its_kind(name, one) for name, one in tensors.items()}
         given |= {name: given[name].clone() for name in self._moved}
         counters = {name: one.clone() for name, one in constants.items() if name in self.seen.moved}
-        with user_code(), arithmetic.rounded(images.device):
+        with guarded(), arithmetic.rounded(images.device):
             logits = self._checked(functional_call(self.module, {**constants, **counters, **given}, (images,)))
         return logits.to(images.dtype), {name: given[name].detach().to(images.dtype) for name in self._moved}
 
@@ -130,7 +130,7 @@ class ModuleNetwork:
         self.module.eval()
         found = []
         constants = self._constants_at(images.device, images.dtype)
-        with user_code():
+        with guarded():
             for number in range(len(next(iter(views.values())))):
                 tensors = {name: self._in_its_kind(name, one[number]) for name, one in views.items()}
                 found.append(self._checked(functional_call(self.module, {**constants, **tensors}, (images,))))
@@ -196,7 +196,7 @@ class ModuleNetwork:
     def _new(self) -> nn.Module:
         """The module, as it is drawn from torch's generator of the CPU; Python's and numpy's are seeded by its seed."""
         seed = torch.initial_seed() % 2**32
-        with user_code(), _other_generators(seed):
+        with guarded(), _other_generators(seed):
             module = self._build()
         if not isinstance(module, nn.Module):
             raise InputError(
@@ -239,7 +239,7 @@ class ModuleNetwork:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), _other_generators(0):
             torch.manual_seed(0)
             states = _generator_states()
-            with user_code():
+            with guarded():
                 self._checked(module(images))
             seen.random = _generator_states() != states
         for one in handles:
@@ -401,7 +401,7 @@ class MovedBuffers:
 
 
 @contextmanager
-def user_code() -> Iterator[None]:
+def guarded() -> Iterator[None]:
     """Around code that is not ours: what would end the process is an error of that code."""
     try:
         yield
