@@ -71,9 +71,7 @@ class Found:
                 write(home, self.news)
 
 
-def look(
-    home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = (), codes: Sequence[UserCode] = ()
-) -> Found:
+def look(home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = (), codes: Sequence[UserCode] = ()) -> Found:
     """This machine, and that the data sets of the jobs are in order: as it is kept, else asked. Raises InputError.
 
     Weights, data sets that stay files, and modules, are looked at each time.
@@ -101,7 +99,7 @@ def kept_machine(home: Home) -> Machine | None:
 
 
 def _stamps(data: Iterable[DataSet], home: Home) -> dict[str, str]:
-    return {one.name: data_stamp(one, home.data) for one in data}
+    return {one.folder if one.source and one.folder else one.name: data_stamp(one, home.data) for one in data}
 
 
 def machine_stamp() -> str:
@@ -127,7 +125,7 @@ def machine_stamp() -> str:
 
 def data_stamp(data: DataSet, folder: Path) -> str:
     """A hash of the sizes and times of a data set's files; empty if one has changed too lately to be known by them."""
-    places = [folder / f"{data.name}.npz"]
+    places = [folder / data.archive]
     if data.folder is not None:
         places += [folder / data.folder, *sorted((folder / data.folder).glob("*"))]
     elif (package := find_spec("sklearn")) is not None and package.origin is not None:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qsweep.sweeps.datasets import ImageFolder, data_content
+from qsweep.sweeps.datasets import Arrays, ImageFolder, data_content
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
 from qsweep.sweeps.models import MobileNet, MobileNetV2, NiN, ResNet, Vgg
@@ -68,6 +68,7 @@ PARTS: dict[str, Part] = {
                 Component(
                     name=ImageFolder.name, settings=ImageFolder, implementation="qsweep.workers.data.folders:read_files"
                 ),
+                Component(name=Arrays.name, settings=Arrays, implementation="qsweep.workers.data.arrays:read_arrays"),
             ),
             content_of=data_content,
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.datasets import is_arrays
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
 from qsweep.sweeps.modules import check_signature
+from qsweep.sweeps.questions import DescribeArrays
 from qsweep.sweeps.recipe import Recipe
+from qsweep.sweeps.service import Service
 from qsweep.sweeps.settings import Setting, names_of
 from qsweep.sweeps.spec import Axis, Spec
 from qsweep.sweeps.text import shortened
@@ -48,7 +52,7 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
     spec = _parse(content, stem, place=name)
     for change in changes:
         spec = _change(spec, change)
-    spec = read_code(spec, Path(name).parent)
+    spec = describe_arrays(read_code(spec, Path(name).parent), Path(name).parent)
     for axis in spec.axes:
         _check_axis(axis, spec)
     return spec
@@ -56,13 +60,12 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
 
 def read_code(spec: Spec, folder: Path) -> Spec:
     """The spec with the user's code that its values name, by paths from the folder. Raises InputError."""
-    values = [value for _, value in spec.fixed]
+    values = [value for name, value in spec.fixed if name != "data"]
     for axis in spec.axes:
-        values += _values_of(axis)
+        values += _values_of(axis) if axis.name != "data" else []
     if not (named := referenced(values)):
         return spec
-    models = _values_of(next((one for one in spec.axes if one.name == "model"), Axis(name="model")))
-    models.append(dict(spec.fixed).get("model"))
+    models = _values_called(spec, "model")
     found: dict[str, UserCode] = {}
     signatures: dict[str, str] = {}
     for text in named:
@@ -79,6 +82,28 @@ def read_code(spec: Spec, folder: Path) -> Spec:
         signatures=tuple(sorted(signatures.items())),
         sources=tuple(found.values()),
     )
+
+
+def describe_arrays(spec: Spec, folder: Path) -> Spec:
+    """The spec with what the arrays of users hold that it names, by paths from the folder: asked of a process that reads
+    them. Raises InputError."""
+    named = sorted({value for value in _values_called(spec, "data") if isinstance(value, str) and is_arrays(value)})
+    if not named:
+        return spec
+    place = str(folder.absolute())
+    with Service({**os.environ, "PYTHONSAFEPATH": "1"}, failing=f"reading {', '.join(named)}") as service:
+        found = {
+            one: service.ask(DescribeArrays(source=one, folder=place, data=os.environ.get("QSWEEP_DATA", place)))
+            for one in named
+        }
+    described = tuple((name, json.dumps(one, sort_keys=True)) for name, one in found.items())
+    return dataclasses.replace(spec, arrays=described, folder=place)
+
+
+def _values_called(spec: Spec, name: str) -> list[Setting]:
+    """Every value of a setting."""
+    values = [value for one, value in spec.fixed if one == name]
+    return values + [value for axis in spec.axes if axis.name == name for value in _values_of(axis)]
 
 
 def _values_of(axis: Axis) -> list[Setting]:

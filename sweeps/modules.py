@@ -57,7 +57,9 @@ class Module:
         code, text = given.get(CODE), given.get(ARGUMENTS)
         if not isinstance(code, str) or not DIGEST.fullmatch(code) or not isinstance(text, str):
             raise InputError(
-                "a module of the user is named in a sweep file", place=f"{where}model", allowed="read_sweep of that file"
+                "a module of the user is named in a sweep file",
+                place=f"{where}model",
+                allowed="read_sweep of that file",
             )
         return cls(source=source, code=code, arguments=arguments_of(text, place=f"{where}{ARGUMENTS}"))
 

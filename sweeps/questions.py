@@ -69,6 +69,22 @@ class DescribeImages(Question):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DescribeArrays(Question):
+    """The settings of arrays of a user; kept below a folder of data sets, if one is named."""
+
+    answered_by: ClassVar = "qsweep.workers.data.arrays:describe"
+
+    source: str
+    """As `data` in a sweep file."""
+    folder: str
+    """The folder of that file."""
+    data: str
+    """The folder of the data sets, in which torchvision's lie."""
+    keep: bool = False
+    """Write them to that folder, from which agents read them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArchiveData(Question):
     """Data sets of a folder, to be written as archives that numpy alone can read."""
 
@@ -78,6 +94,8 @@ class ArchiveData(Question):
     out: str
     datasets: Sequence[str]
     download: bool = False
+    arrays: Sequence[str] = ()
+    """Folders below `data` of arrays of users, to be copied as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +166,16 @@ class LandscapePoints(Question):
 
 QUESTIONS: Mapping[str, type[Question]] = {
     one.__name__: one
-    for one in (Probe, CheckDevice, DescribeImages, ArchiveData, WriteCorruptions, WarmUp, Measure, LandscapePoints)
+    for one in (
+        Probe,
+        CheckDevice,
+        DescribeImages,
+        DescribeArrays,
+        ArchiveData,
+        WriteCorruptions,
+        WarmUp,
+        Measure,
+        LandscapePoints,
+    )
 }
 """Every question, by its name."""

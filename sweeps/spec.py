@@ -23,7 +23,7 @@ from qsweep.sweeps.tuning import Tuning
 from qsweep.sweeps.user_code import Signature, UserCode, with_code
 from qsweep.sweeps.where import parse_where
 
-SPANNING = ("fixed", "axes", "measures", "keep", "user_code")
+SPANNING = ("fixed", "axes", "measures", "keep", "user_code", "arrays")
 """The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""
 
 
@@ -75,8 +75,13 @@ class Spec:
     """The hash of the user's code behind each `file:PATH:NAME` among its values."""
     signatures: tuple[tuple[str, str], ...] = ()
     """The settings of the modules among that code, by the same names: `Signature.content` as JSON."""
+    arrays: tuple[tuple[str, str], ...] = ()
+    """What arrays of users hold, by their names among the values of `data`: the settings of `sweeps.datasets.Arrays` as
+    JSON."""
     place: str = ""
     """Where it was read, for messages."""
+    folder: str = field(default="", compare=False, repr=False)
+    """The folder of its file, from which arrays of users are named; empty if it was not read from one."""
     sources: tuple[UserCode, ...] = field(default=(), compare=False, repr=False)
     """That code, where the sweep was read from its file: a launch keeps a copy."""
 
@@ -172,10 +177,16 @@ class Spec:
     def _spread(self, point: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
         if not axes:
             point = with_code(point, dict(self.user_code)) if self.user_code else point
+            described = json.loads(self._arrays.get(str(point.get("data")), "{}"))
+            point = {**point, **{name: _frozen(value) for name, value in described.items()}}
             yield with_arguments(point, self._signatures, self.place) if self.signatures else point
             return
         for value in axes[0].at(point, self.place):
             yield from self._spread({**point, axes[0].name: value}, axes[1:])
+
+    @cached_property
+    def _arrays(self) -> dict[str, str]:
+        return dict(self.arrays)
 
     @cached_property
     def _signatures(self) -> dict[str, Signature]:
@@ -193,6 +204,8 @@ class Spec:
             later["tuning"] = self.tuning.content()
         if self.user_code:
             later["user_code"] = dict(self.user_code)
+        if self.arrays:
+            later["arrays"] = {name: json.loads(text) for name, text in self.arrays}
         if self.signatures:
             later["signatures"] = {name: json.loads(text) for name, text in self.signatures}
         return later | {
@@ -225,6 +238,9 @@ class Spec:
             compare_with=content["compare_with"],
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
             user_code=tuple(sorted(content.get("user_code", {}).items())),
+            arrays=tuple(
+                (name, json.dumps(one, sort_keys=True)) for name, one in sorted(content.get("arrays", {}).items())
+            ),
             signatures=tuple(
                 (name, json.dumps(one, sort_keys=True)) for name, one in sorted(content.get("signatures", {}).items())
             ),

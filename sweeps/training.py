@@ -78,7 +78,13 @@ class Training:
             )
 
     def _check_data(self, where: str) -> None:
-        allowed = AUGMENTATIONS[self.data.streamed]
+        allowed = ("none",) if self.data.form else AUGMENTATIONS[self.data.streamed]
+        if self.data.form and not isinstance(self.model, Module):
+            raise InputError(
+                f"{self.model.title} takes square images, and {self.data.title} holds {self.data.shape}",
+                place=f"{where}model",
+                allowed="allowed: a module of yours, file:PATH.py:NAME",
+            )
         if self.recipe.augment not in allowed:
             raise InputError(
                 f"{self.recipe.augment!r} is not for {self.data.title}",

@@ -18,11 +18,13 @@ from torch import Tensor
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
+from qsweep.workers.agent.endings import chain_of
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.forms import Form
 from qsweep.workers.models.named import network_of_module
 from qsweep.workers.selfcheck import same_state
+from qsweep.workers.user_code import is_copied
 
 PATIENCE = 20.0
 """Seconds after which no more modules are looked at."""
@@ -61,7 +63,13 @@ def check_modules(trainings: Iterable[Training], device: torch.device) -> list[s
 def problem_of(training: Training, device: torch.device) -> str | None:
     """What can't be promised of this training's module, in words; None if nothing was found."""
     recipe = dataclasses.replace(
-        training.recipe, epochs=1, batch_size=BATCH, milestones=(), val_fraction=0.0, augment="none", select_by="running"
+        training.recipe,
+        epochs=1,
+        batch_size=BATCH,
+        milestones=(),
+        val_fraction=0.0,
+        augment="none",
+        select_by="running",
     )
     one, other = (
         dataclasses.replace(training, data=_noise(training).data, recipe=dataclasses.replace(recipe, seed=seed))
@@ -114,7 +122,10 @@ def _noise(training: Training) -> Images:
     generator = torch.Generator().manual_seed(0)
 
     def images(number: int) -> Tensor:
-        return torch.randint(0, data.peak + 1, (number, *data.shape), generator=generator, dtype=torch.uint8)
+        shape = (number, *data.shape)
+        if data.values == "float32":
+            return torch.randn(shape, generator=generator)
+        return torch.randint(0, data.peak + 1, shape, generator=generator, dtype=torch.uint8)
 
     labels = torch.arange(count) % data.classes
     return Images(
@@ -128,6 +139,6 @@ def _noise(training: Training) -> Images:
 
 def _place_of(error: Exception) -> str:
     """The last line of the user's code that the error went through."""
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if "/site-packages/" not in one.filename]
-    own = [one for one in frames if not one.filename.startswith(str(Path(__file__).parents[1]))]
+    frames = [one for some in chain_of(error) for one in traceback.extract_tb(some.__traceback__)]
+    own = [one for one in frames if is_copied(one.filename)]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})" if own else ""

@@ -37,6 +37,11 @@ def offer(codes: Iterable[Mapping[str, Any]]) -> None:
         look_in(Path(place.name))
 
 
+def is_copied(file: str) -> bool:
+    """Whether a file of a traceback is code of a user."""
+    return any(Path(file).is_relative_to(folder) for folder in _folders)
+
+
 @cache
 def function_of(digest: str, name: str) -> Callable[..., Any]:
     """The function or class of this name in the code of this hash. Its file is run once in a process.

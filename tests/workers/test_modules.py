@@ -103,9 +103,7 @@ def test_the_measures_of_a_copy_are_those_of_the_built_in_one(few: Images, monke
         cohort = Cohort(trainings, few, slots=2, form=Form.LOOP, device=CPU, dtype=torch.float64)
         models = [one.model for one in finish(cohort)]
         return [
-            row
-            for one in asked
-            for row in measure_models(trainings, models, one, few, device=CPU, dtype=torch.float64)
+            row for one in asked for row in measure_models(trainings, models, one, few, device=CPU, dtype=torch.float64)
         ]
 
     wanted = measured()

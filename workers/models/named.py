@@ -34,7 +34,9 @@ def network_of_module(model: Module, data: DataSet) -> ModuleNetwork:
 def _torchvision(name: str, data: DataSet) -> nn.Module:
     models = _imported("torchvision.models", "torchvision")
     if name not in models.list_models(module=models):
-        raise InputError(f"torchvision has no network {name!r}", place="model", allowed="torchvision.models.list_models()")
+        raise InputError(
+            f"torchvision has no network {name!r}", place="model", allowed="torchvision.models.list_models()"
+        )
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return _reading(models.get_model(name, weights=None, num_classes=data.classes, **extra), data.shape[0])
 
