@@ -14,8 +14,8 @@ from qsweep.sweeps.spec import Spec
 
 
 def keep_arrays(home: Home, spec: Spec, jobs: Iterable[Job]) -> None:
-    """Keep the arrays of users that these jobs take in the folder of the data sets, where agents read them, if the sweep
-    was read from a file that names them. Raises InputError."""
+    """Keep the arrays of users that these jobs take in the folder of the data sets, where agents read them, if the
+    sweep was read from a file that names them. Raises InputError."""
     for data in {job.training.data: None for job in jobs if job.training.data.source}:
         if spec.folder and not (home.data / data.archive).is_file():
             question = DescribeArrays(source=data.source, folder=spec.folder, data=str(home.data), keep=True)

@@ -89,8 +89,8 @@ def probe(
 ) -> Machine:
     """Ask a child process with torch what this machine has, and read the data sets, those of the `jobs` and the
     weights that these start from, of which `weights` are files or folders. Trees of corrupted images that distortions
-    among the jobs take are held against the test images. `codes` is code of users that the home may not keep yet. Without `reads_data` the weights alone are looked for. Raises
-    InputError."""
+    among the jobs take are held against the test images. `codes` is code of users that the
+    home may not keep yet. Without `reads_data` the weights alone are looked for. Raises InputError."""
     question = Probe(
         data=str(home.data),
         kept=str(home.weights),

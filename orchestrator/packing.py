@@ -25,8 +25,8 @@ from qsweep.db.rows import AgentInfo, Claim, Sweep
 from qsweep.db.rules import LEASE
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.children import ask
-from qsweep.orchestrator.dead_agents import mark_dead_agents
 from qsweep.orchestrator.data_folders import keep_arrays
+from qsweep.orchestrator.dead_agents import mark_dead_agents
 from qsweep.orchestrator.freezing import Code, choose_code, choose_user_code, keep_code
 from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.machine import KeptWeights, probe

@@ -85,8 +85,8 @@ def read_code(spec: Spec, folder: Path) -> Spec:
 
 
 def describe_arrays(spec: Spec, folder: Path) -> Spec:
-    """The spec with what the arrays of users hold that it names, by paths from the folder: asked of a process that reads
-    them. Raises InputError."""
+    """The spec with what the arrays of users hold that it names, by paths from the folder: asked of a process that
+    reads them. Raises InputError."""
     named = sorted({value for value in _values_called(spec, "data") if isinstance(value, str) and is_arrays(value)})
     if not named:
         return spec

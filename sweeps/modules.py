@@ -25,7 +25,7 @@ LIBRARIES = ("torchvision", "timm")
 LIBRARY = re.compile(r"(?P<library>[a-z]+):(?P<name>[A-Za-z0-9_.]+)")
 CODE = "model_code"
 ARGUMENTS = "model_arguments"
-"""The setting that holds the keyword arguments of a module as JSON, so that a job says which of its settings they are."""
+"""The setting that holds the keyword arguments of a module as JSON: a job says which of its settings they are."""
 ALLOWED = "file:PATH.py:NAME, torchvision:NAME, timm:NAME"
 
 
@@ -135,7 +135,7 @@ def check_signature(signature: Signature, taken: Collection[str], *, place: str)
 
 def is_module(value: object) -> bool:
     """Whether the setting `model` names a module of the user, or of a library."""
-    return isinstance(value, str) and (is_reference(value) or value.partition(":")[0] in LIBRARIES and ":" in value)
+    return isinstance(value, str) and (is_reference(value) or (value.partition(":")[0] in LIBRARIES and ":" in value))
 
 
 def arguments_of(text: str, *, place: str) -> tuple[tuple[str, Setting], ...]:

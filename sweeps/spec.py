@@ -97,8 +97,7 @@ class Spec:
 
     def _expand(self) -> Expansion:
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
-        signatures = self._signatures
-        known = Training.known().union(*(one.names for one in signatures.values()))
+        known = Training.known() | self.argument_names
         if unknown := sorted(set(given) - known):
             allowed = nearest(unknown[0], known)
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
@@ -187,6 +186,11 @@ class Spec:
     @cached_property
     def _arrays(self) -> dict[str, str]:
         return dict(self.arrays)
+
+    @property
+    def argument_names(self) -> frozenset[str]:
+        """The names of the arguments of modules, which are settings of this sweep."""
+        return frozenset[str]().union(*(one.names for one in self._signatures.values()))
 
     @cached_property
     def _signatures(self) -> dict[str, Signature]:

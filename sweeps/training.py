@@ -22,6 +22,8 @@ from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
 
+UNKNOWN_OPERATIONS = 1_000_000
+"""Taken for the operations of one forward pass over one image of a module: those of a small network."""
 AUGMENTATIONS = {False: ("none", "crop-flip"), True: ("none", "resized-crop")}
 """By whether the data set is streamed."""
 
@@ -163,7 +165,7 @@ class Training:
     @property
     def operations(self) -> float:
         """Multiplications and additions of the whole training, a backward counted as two forward passes."""
-        forward = sum(layer.operations for layer in self.model.layers(self.data))
+        forward = sum(layer.operations for layer in self.model.layers(self.data)) or UNKNOWN_OPERATIONS
         passes = 3 * getattr(self.method, "passes", 1) + (self.recipe.select_by == "evaluated")
         an_epoch = passes * self.train_images + self.val_images
         images = an_epoch * self.recipe.epochs + self.data.train_images + self.data.test_images

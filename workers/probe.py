@@ -26,7 +26,8 @@ from qsweep.workers.weights import check_given, find_weights
 
 def probe(asked: Probe) -> dict[str, Any]:
     """The machine, the weights that the trainings start from, and what can't be promised of their modules. Raises
-    QsweepError for data, weights or modules that can't be used; of data sets that are asked of `apart` it says so instead."""
+    QsweepError for data, weights or modules that can't be used; of data sets that are asked of `apart` it says so
+    instead."""
     device = this_device()
     look_in(Path(asked.user_code))
     offer(asked.codes)

@@ -71,11 +71,10 @@ def problem_of(training: Training, device: torch.device) -> str | None:
         augment="none",
         select_by="running",
     )
+    noise = _noise(training, BATCH * STEPS)
     one, other = (
-        dataclasses.replace(training, data=_noise(training).data, recipe=dataclasses.replace(recipe, seed=seed))
-        for seed in (0, 1)
+        dataclasses.replace(training, data=noise.data, recipe=dataclasses.replace(recipe, seed=seed)) for seed in (0, 1)
     )
-    noise = _noise(training)
 
     def states(members: Sequence[Training], *, resumes: bool = False) -> list[dict[str, Any]]:
         return list(_states(members, noise, device, resumes=resumes))
@@ -93,19 +92,53 @@ def problem_of(training: Training, device: torch.device) -> str | None:
     return None
 
 
+def why_not_stacked(training: Training, slots: int, device: torch.device) -> str | None:
+    """Why models of this training's module can't be computed by `torch.func.vmap` side by side, in words; None if they
+    can: then a model's bits depend neither on its place nor on the others."""
+    model = training.model
+    assert isinstance(model, Module)
+    if network_of_module(model, training.data).seen.random:
+        return "it draws random numbers, which are each model's own only where one is called after another"
+    recipe = dataclasses.replace(training.recipe, epochs=1, milestones=(), val_fraction=0.0, augment="none")
+    noise = _noise(training, training.recipe.batch_size * 2 + 1)
+    one = dataclasses.replace(training, data=noise.data, recipe=recipe)
+    others = [
+        dataclasses.replace(one, recipe=dataclasses.replace(recipe, seed=recipe.seed + number))
+        for number in range(1, slots)
+    ]
+    try:
+        alike, apart = (
+            list(_states(members, noise, device, form=Form.STACKED, slots=slots))
+            for members in ([one] * slots, [one, *others])
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+    if all(same_state(alike[0], state) for state in (*alike, apart[0])):
+        return None
+    return "a model's last bits depend on its place or its neighbours"
+
+
 def _same(some: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> bool:
     return all(same_state(one, other) for one, other in zip(some, others, strict=True))
 
 
 def _states(
-    members: Sequence[Training], images: Images, device: torch.device, *, resumes: bool
+    members: Sequence[Training],
+    images: Images,
+    device: torch.device,
+    *,
+    resumes: bool = False,
+    form: Form = Form.LOOP,
+    slots: int = 2,
 ) -> Iterator[dict[str, Any]]:
     """What each ends with; resumed, it goes on in another cohort after a step."""
-    cohort = Cohort(members, images, slots=2, form=Form.LOOP, device=device)
+    cohort = Cohort(members, images, slots=slots, form=form, device=device)
     if resumes:
         cohort.step()
         half = [cohort.state(member) for member in range(len(members))]
-        cohort = Cohort(members, images, slots=2, form=Form.LOOP, device=device)
+        cohort = Cohort(members, images, slots=slots, form=form, device=device)
         for member, state in enumerate(half):
             cohort.restore(member, state)
     while not cohort.finished:
@@ -114,10 +147,9 @@ def _states(
         yield cohort.state(member)
 
 
-def _noise(training: Training) -> Images:
-    """As many images of noise as a few batches have, with labels."""
+def _noise(training: Training, count: int) -> Images:
+    """So many images of noise, with labels."""
     data = training.data
-    count = BATCH * STEPS
     few = dataclasses.replace(data, train_images=count, test_images=BATCH)
     generator = torch.Generator().manual_seed(0)
 

@@ -46,8 +46,8 @@ def is_copied(file: str) -> bool:
 def function_of(digest: str, name: str) -> Callable[..., Any]:
     """The function or class of this name in the code of this hash. Its file is run once in a process.
 
-    While the file or the function runs, what it imports is looked for beside it first, and no other code of a user finds
-    those modules. Raises InputError if there is no whole copy, and whatever the file raises.
+    While the file or the function runs, what it imports is looked for beside it first, and no other code of a user
+    finds those modules. Raises InputError if there is no whole copy, and whatever the file raises.
     """
     folder, main = _copy_of(digest)
     modules: dict[str, Any] = {}

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.measures import PacBayes, Sharpness
-from qsweep.sweeps.models import Model
 from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
@@ -79,7 +78,7 @@ METHODS: tuple[dict[str, Any], ...] = (
 def test_a_copy_of_nin_has_the_losses_of_the_built_in_one(
     few: Images, monkeypatch: pytest.MonkeyPatch, method: dict[str, Any]
 ) -> None:
-    """20 steps in double precision: every optimizer at every width in bits, of each other method one optimizer a width."""
+    """20 steps in double precision: every optimizer at every width in bits, of other methods one optimizer a width."""
     trainings = on(few, mixture(depth=1, width=3, batch_size=16, **method))
     if method["method"] != "plain":
         trainings = [trainings[place] for place in (0, 5, 10, 3)][method["method"].startswith("saq") :]

@@ -81,7 +81,8 @@ def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None
 
 def save_archive(file: BinaryIO, *arrays: np.ndarray) -> None:
     """Write train images, train labels, test images and test labels."""
-    np.savez_compressed(file, **dict(zip(PARTS, arrays, strict=True)))
+    named: dict[str, Any] = dict(zip(PARTS, arrays, strict=True))
+    np.savez_compressed(file, **named)
 
 
 def archive(asked: ArchiveData) -> dict[str, Any]:

@@ -33,7 +33,7 @@ NAMES = (
 )
 """What the four arrays may be called in a file."""
 UNSPLIT = (("images", "labels"), ("x", "y"), ("X", "y"), ("data", "target"))
-"""What two arrays may be called that are not split yet: of each class every fifth example, in order, is for the test."""
+"""What two arrays may be called that are not split: of each class every fifth example, in order, is for the test."""
 LABEL, SPLIT = "label", "split"
 """The columns of a table that are no features."""
 CHANNELS = (1, 3, 4)
@@ -99,13 +99,14 @@ def _loaded(asked: DescribeArrays, place: str) -> Sequence[Any]:
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise InputError(
-            f"it raises {type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno}, in {last.name})",
+            f"it raises {type(error).__name__}: {error} "
+            f"({Path(last.filename).name}, line {last.lineno}, in {last.name})",
             place=place,
         ) from error
 
 
 def _of_archive(path: Path, place: str) -> Sequence[Any]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return _of_names({name: archive[name] for name in archive.files}, place)
 
 

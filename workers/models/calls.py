@@ -15,8 +15,8 @@ import torch
 class Calls:
     """One model after another, or all of them `stacked` by `torch.func.vmap`; in bf16 under `torch.autocast`.
 
-    A model's random numbers depend on its seed (`recipe.seed`), the step and the pass of that step alone. The rows behind
-    those of `seeds` are vacant.
+    A model's random numbers depend on its seed (`recipe.seed`), the step and the pass of that step alone. The rows
+    behind those of `seeds` are vacant.
     """
 
     def __init__(self, seeds: Sequence[int], *, stacked: bool, reduced: bool) -> None:
@@ -37,8 +37,8 @@ class Calls:
         self._pass += 1
 
     def seed(self, member: int, device: torch.device, *, everything: bool) -> None:
-        """Seed torch's generators of the CPU and the device, and with `everything` Python's and numpy's, for one model's
-        pass."""
+        """Seed torch's generators of the CPU and the device, and with `everything` Python's and numpy's, for one
+        model's pass."""
         counter = f"{self._seeds[member]}/{self._epoch}/{self._step}/{self._pass}/module".encode()
         seed = int.from_bytes(hashlib.sha256(counter).digest()[:7], "big")
         torch.default_generator.manual_seed(seed)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.parameter import is_lazy
 
 from qsweep.sweeps.errors import InputError
 from qsweep.workers.models.calls import Calls
@@ -62,9 +63,9 @@ class ModuleNetwork:
     """M models of one module side by side: a `workers.models.network.Network` whose views are tensors by name.
 
     The module is made by `build` and called on images (B, `shape`); logits are (B, `classes`). Its trained parameters
-    lie in the parameters' row, in the order in which its layers are called: the weights of the Conv2d and Linear layers,
-    or those that its attribute `quantized` names, are rounded by quantizers, each with a step size of its own; those of
-    the first and the last layer have the outer bit width. Buffers that a training pass changes, and whatever else of a
+    lie in the parameters' row. The weights of the Conv2d and Linear layers, or those that its attribute `quantized`
+    names, are rounded by quantizers, each with a step size of its own; of those, the layer that is called first and the
+    one that is called last have the outer bit width. Buffers that a training pass changes, and whatever else of a
     model is drawn from its seed, lie in the row of statistics. A bias before a batch norm gets no gradient: the norm
     cancels it.
 
@@ -97,7 +98,7 @@ class ModuleNetwork:
         views = {name: views[name] for name in (*self._trained, *self._own)}
         constants = self._constants_at(images.device, images.dtype)
         if arithmetic.stacked:
-            call = vmap(partial(self._trained_by, images, arithmetic), in_dims=({name: 0 for name in views}, None))
+            call = vmap(partial(self._trained_by, images, arithmetic), in_dims=(dict.fromkeys(views, 0), None))
             logits, moved = call(views, constants)
             return logits.mT, moved
         found, moved_of = list[Tensor](), list[dict[str, Tensor]]()
@@ -203,7 +204,7 @@ class ModuleNetwork:
                 f"it returns a {type(module).__name__}", place=self._place, allowed="allowed: a torch.nn.Module"
             )
         for name, one in (*module.named_parameters(), *module.named_buffers()):
-            if isinstance(one, nn.parameter.UninitializedTensorMixin):
+            if is_lazy(one):
                 raise InputError(
                     f"{name} has no shape yet", place=self._place, allowed="allowed: layers that are not lazy"
                 )
@@ -242,8 +243,8 @@ class ModuleNetwork:
             with guarded():
                 self._checked(module(images))
             seen.random = _generator_states() != states
-        for one in handles:
-            one.remove()
+        for handle in handles:
+            handle.remove()
         calls = [pair.layer for pair in seen.pairs]
         seen.pairs = [one for one in seen.pairs if calls.count(one.layer) == 1]
         with torch.no_grad():
@@ -290,7 +291,7 @@ class ModuleNetwork:
     def _weight_names(self) -> tuple[str, ...]:
         """The weights that quantizers round, in the order in which their layers are called."""
         names = {id(one): name for name, one in self._trained.items()}
-        layers = {name: one for name, one in self.module.named_modules()}
+        layers = dict(self.module.named_modules())
         listed: Sequence[str] | None = getattr(self.module, QUANTIZED, None)
         if listed is None:
             chosen = [layers[name]._parameters["weight"] for name in layers if isinstance(layers[name], LAYERS)]
@@ -423,5 +424,5 @@ def _other_generators(seed: int) -> Iterator[None]:
 
 
 def _generator_states() -> tuple[object, ...]:
-    numbers = np.random.get_state()
+    numbers: Any = np.random.get_state()
     return random.getstate(), numbers[1].tobytes(), numbers[2], torch.get_rng_state().numpy().tobytes()
