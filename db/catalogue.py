@@ -76,9 +76,9 @@ class Catalogue(Part):
         return looking.bundles(asking)
 
     @looks
-    def committed(self, asking: Asking, sweep_id: int) -> list[Committed]:
-        """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
-        return looking.committed(asking, sweep_id)
+    def committed(self, asking: Asking, sweep_id: int, selection: int | None = None) -> list[Committed]:
+        """The pointers of the done jobs of the sweep, or of a selection: what `ResultStore.read` may count."""
+        return looking.committed(asking, sweep_id, selection)
 
     @looks
     def counted(self, asking: Asking) -> list[tuple[Kind, str, str | None]]:

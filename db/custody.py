@@ -1,7 +1,7 @@
 """Whose the files are: who writes a publication, which files jobs point to, and which a query may still read.
 
 A collector of garbage deletes nothing that somebody writes. Agents and bundles are known by their own rows; any
-other writer of a publication (a compaction) says so here first, under a lease. Pointers move to a publication only
+other writer of a publication (a merge, `db.merges`) says so first, under a lease. Pointers move to a publication only
 while that record stands, and a collector takes a record back, once its lease has run out, before it looks for what to
 delete: of the two, one comes first, and the other finds it so.
 """
@@ -9,7 +9,7 @@ delete: of the two, one comes first, and the other finds it so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from qsweep.db import looking, outcomes
 from qsweep.db.moments import boot, moment, wall
 from qsweep.db.moves import batches
 from qsweep.db.parts import Part, reads, reads_at_once, writes
-from qsweep.db.rows import Committed, Move, StoreRow, Unkept
+from qsweep.db.rows import Committed, StoreRow, Unkept
 from qsweep.db.states import HOLDING, State, SweepState
 from qsweep.db.tables import agents, attempts, checkpoints, departures, jobs, store, sweep_jobs, sweeps, writings
 from qsweep.db.transaction import Transaction
@@ -57,42 +57,10 @@ class Holdings:
 class Results(Part):
     """The files of results, models and checkpoints: whose they are, and which still count.
 
-    Ownership: a publication is written by an agent, a bundle, or a writer that said so first (`begin`), under a lease.
+    Ownership: a publication is written by an agent, a bundle, or a merge that said so first (`db.merges`).
     Consistency: a result counts by its job's pointer alone, and pointers move to a publication only while its
     writer's record stands. A collector of garbage takes lapsed records back before it looks for what to delete.
-    Exceptions: Overtaken.
     """
-
-    @writes
-    def begin(self, transaction: Transaction, publication: str, writer: str) -> None:
-        """Says that `writer` will write this publication now: before its first byte."""
-        values = {"publication": publication, "writer": writer, "clock": boot(), "expires": moment() + LEASE}
-        transaction.run(transaction.insert(writings).values(values).on_conflict_do_nothing())
-
-    @writes
-    def abandon(self, transaction: Transaction, publication: str) -> None:
-        """Says that nobody writes this publication any more."""
-        transaction.run(writings.delete().where(writings.c.publication == publication))
-
-    @writes
-    def move(
-        self, transaction: Transaction, target: str, moves: Sequence[Move], *, is_there: Callable[[], bool]
-    ) -> int:
-        """Moves pointers to the publication `target` that was begun here; how many still counted.
-
-        All in one transaction; one that was superseded meanwhile stays where it is. Raises Overtaken, with nothing
-        changed, if the record of its writer is gone or its file is not there.
-        """
-        record = writings.delete().where(writings.c.publication == target).execution_options(preserve_rowcount=True)
-        if not transaction.run(record).rowcount and not (transaction.again and _points(transaction, target)):
-            raise Overtaken(
-                "the merged results were deleted as garbage before they counted: nothing is lost, merge again"
-            )
-        if not is_there():
-            raise Overtaken("the merged results are not where they were written: nothing is lost, merge again")
-        moved = outcomes.move_pointers(transaction, moves)
-        note_departures(transaction, (one.source for one in moves))
-        return moved
 
     @reads_at_once
     def holdings(self, transaction: Transaction, *, lapsed: bool = False) -> Holdings:
@@ -203,9 +171,3 @@ def note_departures(transaction: Transaction, publications: Iterable[str]) -> No
         return
     insert = transaction.insert(departures).values(publication=sa.bindparam("publication"), left_at=wall())
     transaction.run(insert.on_conflict_do_update(index_elements=["publication"], set_={"left_at": wall()}), rows)
-
-
-def _points(transaction: Transaction, publication: str) -> bool:
-    """Whether a job points there: our first try was committed without our hearing of it."""
-    found = sa.select(jobs.c.id).where(jobs.c.publication == publication).limit(1)
-    return transaction.run(found).first() is not None

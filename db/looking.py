@@ -150,20 +150,22 @@ def bundles(asking: Asking) -> list[BundleRow]:
     return [BundleRow(**(row | {"state": AgentState(row["state"])})) for row in rows]
 
 
-def committed(asking: Asking, sweep_id: int) -> list[Committed]:
+def committed(asking: Asking, sweep_id: int, selection: int | None) -> list[Committed]:
     return [
         Committed(job=job, attempt=attempt, publication=publication, kind=kind_named(kind))
-        for job, attempt, publication, kind in pointers(asking, sweep_id)
+        for job, attempt, publication, kind in pointers(asking, sweep_id, selection)
     ]
 
 
-def pointers(asking: Asking, sweep_id: int) -> Sequence[tuple[str, int, str, str]]:
-    """Of each done job of the sweep, in order of registration: itself, its attempt, its publication and its kind."""
+def pointers(asking: Asking, sweep_id: int, selection: int | None = None) -> Sequence[tuple[str, int, str, str]]:
+    """Of each done job of the sweep, or of a selection, in order of registration: itself, its attempt, its publication
+    and its kind."""
+    chosen = "" if selection is None else f"AND jobs.id IN ({CHOSEN})"
     rows: list[tuple[str, int, str, str]] = asking.ask(
         "SELECT jobs.identity, jobs.attempt, jobs.publication, jobs.kind "
         "FROM sweep_jobs JOIN jobs ON jobs.id = sweep_jobs.job_id "
-        "WHERE sweep_jobs.sweep_id = :sweep AND jobs.state = 'done' ORDER BY sweep_jobs.job_id",
-        {"sweep": sweep_id},
+        f"WHERE sweep_jobs.sweep_id = :sweep AND jobs.state = 'done' {chosen} ORDER BY sweep_jobs.job_id",
+        {"sweep": sweep_id, "selection": selection},
     )
     return rows
 

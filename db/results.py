@@ -152,6 +152,18 @@ class ResultStore:
         found = ds.dataset(list(paths), known.columns, parquet, self._files).to_table([*names, "__fragment_index"])
         return found.rename_columns([*names, FILE])
 
+    def jobs_in(self, kind: str, publication: str) -> list[str]:
+        """The jobs that have rows of this kind in a publication, counted or not. Raises DamagedResults."""
+        path = self._path(kind, publication)
+        self._check_file(path)
+        try:
+            jobs: list[str] = self._read_columns(path, ROW_KINDS[kind], ["job"], 0)["job"].to_pylist()
+        except FileNotFoundError as error:
+            raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
+        except UNREADABLE as error:
+            raise DamagedResults(f"a results file can't be read: {error}") from None
+        return jobs
+
     def read_file(self, kind: str, publication: str) -> pa.Table:
         """All rows of one file with every column that is known, counted or not. Raises DamagedResults."""
         path = self._path(kind, publication)

@@ -76,6 +76,7 @@ def publish(
         counted += len(accepted.jobs)
         _forget(place, accepted)
     point("finished", counted)
+    place.published()
     log.info("%d of %d results counted", counted, len(claims))
 
 
