@@ -26,9 +26,10 @@ from qsweep.reports.answers import make_tables, render_tables
 from qsweep.reports.bundle import MANIFEST, BundleSource, write_bundle
 from qsweep.reports.explanation import explain, told
 from qsweep.reports.formats import Format
+from qsweep.reports.opening import opened_source
 from qsweep.reports.query import run_query
 from qsweep.reports.render import Layout
-from qsweep.reports.source import Source, opened_source
+from qsweep.reports.source import Source
 from qsweep.sweeps.errors import InputError
 from tests.conftest import Qsweep
 from tests.reports.made import SWEEP, Made, finished, home_at, launch, sources, work
