@@ -35,6 +35,7 @@ from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
+import sqlalchemy as sa
 from rich.console import Console
 
 from benchmarks import surroundings
@@ -66,6 +67,8 @@ SWEEP = "fleet"
 PROCESSES = 8
 BACK = 1.2
 """Leases after which others take the place of those that were killed."""
+NOTHING = "SELECT 1"
+"""A call that asks for nothing: what the machine, the drivers and the threads of a process take of all others."""
 CALLS = ("beat", "next_cohort", "claim", "checkpointed", "finish")
 
 
@@ -112,6 +115,12 @@ class SimulatedAgent:
         self.stop = threading.Event()
         self.dice = random.Random()
         self.merging = _merging(home, self.registry, self.stop)
+        self.record = record
+
+    def ask_for_nothing(self) -> None:
+        at, began = time.time(), time.perf_counter()
+        self.registry._database.read(lambda transaction: transaction.run(sa.text(NOTHING)).scalar())
+        self.record.append((NOTHING, at, time.perf_counter() - began))
 
     def run(self) -> None:
         time.sleep(self.dice.uniform(0, self.given.lease / 3))  # a cluster does not start them all at once
@@ -145,6 +154,7 @@ class SimulatedAgent:
         for third in (1, 2, 3):
             heartbeat.progress(json.dumps(note | {"step": third - 1}))
             time.sleep(self.given.seconds / 3 * self.dice.uniform(0.8, 1.2))
+            self.ask_for_nothing()
             if third < 3:
                 self.queue.checkpointed(self.agent, [self._checkpoint(one, third) for one in claims])
         publication = f"{self.agent:06d}-{self.dice.getrandbits(48):012x}"
@@ -498,7 +508,6 @@ def _counts(url: str) -> tuple[int, int, int]:
 
 def _connection(url: str) -> Any:
     import psycopg
-    import sqlalchemy as sa
 
     plain = sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(plain, autocommit=True)

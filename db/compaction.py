@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import socket
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from qsweep.db.home import Home
 from qsweep.db.losses import find_lost
 from qsweep.db.merges import MOVED, Taken
+from qsweep.db.publications import new_name
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore, table_of
 from qsweep.db.rows import Move
@@ -77,7 +77,7 @@ def merge_next(home: Home, registry: Registry, stopped: Callable[[], bool] = lam
     """
     if not registry.merges.is_due():
         return False
-    target = _new_name()
+    target = _new_name(registry)
     taken = registry.merges.take(target, _writer())
     if taken is None:
         return False
@@ -123,8 +123,9 @@ def _row_kinds(kind: Kind) -> list[str]:
     return [one.name for one in ROW_KINDS.values() if one.of == kind]
 
 
-def _new_name() -> str:
-    return f"compact-{uuid.uuid4().hex[:12]}"
+def _new_name(registry: Registry) -> str:
+    known = registry.catalogue.store()
+    return new_name("compact", "" if known is None else known.incarnation)
 
 
 def _writer() -> str:
@@ -195,7 +196,7 @@ def _groups(pointers: pa.Table) -> Iterator[pa.Table]:
 
 def _take_and_rewrite(store: ResultStore, registry: Registry, group: pa.Table) -> _Rewritten:
     """Makes one publication of those of the group that no other merge has."""
-    target = _new_name()
+    target = _new_name(registry)
     taken = registry.merges.begin(target, _writer(), pc.unique(group["publication"]).to_pylist())
     if taken is None:
         return _Rewritten()

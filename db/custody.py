@@ -9,7 +9,7 @@ delete: of the two, one comes first, and the other finds it so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -27,6 +27,8 @@ from qsweep.sweeps.kinds import KINDS, File, kind_named
 
 LEASE = 600.0
 """Seconds that a writer without an agent may take for one publication."""
+REMEMBERED = 20
+"""Incarnations of a registry that are kept."""
 LIVE = sa.and_(writings.c.clock == boot(), writings.c.expires > moment())
 
 
@@ -52,6 +54,8 @@ class Holdings:
     checkpoints: frozenset[str]
     running: Mapping[str, int]
     """Running jobs and their attempts."""
+    incarnation: str
+    """If the registry was moved or copied once: its newest incarnation. What others have made may count elsewhere."""
 
 
 class Results(Part):
@@ -73,6 +77,7 @@ class Results(Part):
         running = sa.select(jobs.c.identity, jobs.c.attempt).where(jobs.c.state == State.RUNNING.value)
         holding = sa.select(agents.c.id).where(agents.c.state.in_([state.value for state in HOLDING]))
         left = sa.select(departures.c.publication, departures.c.left_at)
+        known = looking.store(transaction)
         return Holdings(
             pointed=column(jobs.c.publication),
             written=column(writings.c.publication, *(() if lapsed else (LIVE,))),
@@ -82,6 +87,7 @@ class Results(Part):
             models=column(jobs.c.model_file),
             checkpoints=frozenset(_checkpoint_files(transaction)),
             running={row.identity: row.attempt for row in transaction.run(running)},
+            incarnation=known.incarnation if known is not None and len(known.lineage) > 1 else "",
         )
 
     @writes
@@ -93,7 +99,10 @@ class Results(Part):
     @writes
     def settle(self, transaction: Transaction, row: StoreRow) -> StoreRow:
         """The registry's store, which is `row` if it had none; of two that settle at once, both get the same."""
-        values = {"number": 1, "identity": row.identity, "place": row.place, "host": row.host}
+        values = {
+            "number": 1, "identity": row.identity, "place": row.place, "host": row.host,
+            "lineage": " ".join(row.lineage), "seat": row.seat,
+        }  # fmt: skip
         transaction.run(transaction.insert(store).values(values).on_conflict_do_nothing())
         found = looking.store(transaction)
         assert found is not None
@@ -103,6 +112,17 @@ class Results(Part):
     def moved(self, transaction: Transaction, place: str, host: str) -> None:
         """Notes that the store lies elsewhere now."""
         transaction.run(store.update().values(place=place, host=host))
+
+    @writes
+    def reincarnate(self, transaction: Transaction, before: StoreRow, lineage: Sequence[str], seat: str) -> StoreRow:
+        """Notes where the registry lies and its incarnations, unless somebody was faster; the store's row now."""
+        lineage_now = sa.func.coalesce(store.c.lineage, "") == " ".join(before.lineage)
+        same = (lineage_now, sa.func.coalesce(store.c.seat, "") == before.seat)
+        values = {"lineage": " ".join(lineage[:REMEMBERED]), "seat": seat}
+        transaction.run(store.update().where(*same).values(values))
+        found = looking.store(transaction)
+        assert found is not None
+        return found
 
     @writes
     def forget(self, transaction: Transaction, publications: Collection[str]) -> None:

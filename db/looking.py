@@ -182,5 +182,8 @@ def publications(asking: Asking) -> set[str]:
 
 def store(asking: Asking) -> StoreRow | None:
     """Where the registry's results lie; None if no launch has said so yet."""
-    rows = asking.ask("SELECT identity, place, host FROM store")
-    return StoreRow(identity=rows[0][0], place=rows[0][1], host=rows[0][2]) if rows else None
+    rows = asking.ask("SELECT identity, place, host, coalesce(lineage, ''), coalesce(seat, '') FROM store")
+    if not rows:
+        return None
+    identity, place, host, lineage, seat = rows[0]
+    return StoreRow(identity=identity, place=place, host=host, lineage=tuple(lineage.split()), seat=seat)

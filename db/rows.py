@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qsweep.db.rules import LEASE
+from qsweep.db.seats import Seat
 from qsweep.db.states import AgentState, FailureClass, Obstacle, State, SweepState
 from qsweep.sweeps.kinds import TRAIN, File, Kind, kind_named
 
@@ -552,3 +553,17 @@ class StoreRow:
     place: str
     host: str
     """The machine of a folder; empty for a URL."""
+    lineage: tuple[str, ...] = ()
+    """The incarnations of the registry, the newest first: one is drawn whenever it lies elsewhere than before."""
+    seat: str = ""
+    """Where the registry was at its last launch, as `db.seats` writes it."""
+
+    @property
+    def at(self) -> Seat:
+        """Where the registry was at its last launch."""
+        return Seat.read(self.seat)
+
+    @property
+    def incarnation(self) -> str:
+        """The newest one; empty before the first launch."""
+        return self.lineage[0] if self.lineage else ""

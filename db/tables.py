@@ -278,7 +278,7 @@ store = sa.Table(
     sa.Column("identity", sa.Text, nullable=False),  # drawn at random, and kept in the store too
     sa.Column("place", sa.Text, nullable=False),  # a folder or a URL, as of the last launch
     sa.Column("host", sa.Text, nullable=False),  # the machine of the folder; empty for a URL
-    sa.Column("incarnation", sa.Text),  # drawn anew whenever the registry itself lies elsewhere; kept in the store too
+    sa.Column("lineage", sa.Text),  # its incarnations, the newest first: drawn anew when the registry lies elsewhere
     sa.Column("seat", sa.Text),  # where the registry lay then
 )
 

@@ -60,7 +60,7 @@ def import_results(home: Home, path: Path) -> Imported:
     """Count what the bundle or parcel at `path` has found. Raises InputError, with nothing changed, if it is damaged,
     altered, or of another registry."""
     with opened(path) as folder, Registry.open(home.registry) as registry:
-        check_belonging(home, registry)
+        check_belonging(home, registry, writing=True)
         manifest = read_manifest(folder)
         records = read_ledger(folder / LEDGER, seed(folder))
         bundle = _find_bundle(registry, manifest, path)

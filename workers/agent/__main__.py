@@ -80,7 +80,7 @@ def run(
     device = this_device()
     check_device(device)
     registry = Registry.open(home.registry)
-    check_belonging(home, registry)
+    incarnation = check_belonging(home, registry, writing=True)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
     agent = registry.agents.enlist(
         AgentInfo(
@@ -113,6 +113,7 @@ def run(
         heartbeat=heartbeat,
         stop=stop,
         time_limit=time_limit,
+        incarnation=incarnation,
         published=merging.published,
     )
     reason, to_the_end = "", False

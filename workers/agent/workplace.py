@@ -42,6 +42,8 @@ class Workplace:
     """Set when the agent is asked to checkpoint, hand its jobs back and leave."""
     time_limit: float = math.inf
     """Seconds that one attempt may take."""
+    incarnation: str = ""
+    """That of the registry, which publications bear in their names."""
     published: Callable[[], None] = lambda: None
     """Told whenever results have been counted."""
 

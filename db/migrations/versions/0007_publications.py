@@ -32,5 +32,5 @@ def upgrade() -> None:
     )
     op.create_index("publications_by_level", "publications", ["sweep", "kind", "level"])
     op.execute(FILL)
-    op.add_column("store", sa.Column("incarnation", sa.Text()))
+    op.add_column("store", sa.Column("lineage", sa.Text()))
     op.add_column("store", sa.Column("seat", sa.Text()))
