@@ -16,6 +16,7 @@ from qsweep.db.registry import Registry
 from qsweep.db.results import IDENTITY, ResultStore
 from qsweep.db.rows import StoreRow
 from qsweep.db.schema import ROW_KINDS
+from qsweep.db.seats import Seat
 from qsweep.sweeps.errors import InputError
 
 
@@ -31,9 +32,9 @@ def check_belonging(home: Home, registry: Registry, *, results: str | None = Non
     known = registry.catalogue.store()
     if known is None or not known.lineage:
         return ""
-    if writing and not _are_together(home, registry, store) and not registry.catalogue.is_at(known.at):
+    if writing and not _are_together(home, registry, store) and not registry.catalogue.is_at(Seat.read(known.seat)):
         raise InputError(
-            f"this registry was moved or copied since its last launch, which was at {known.at.shown}",
+            f"this registry was moved or copied since its last launch, which was at {Seat.read(known.seat).shown}",
             place=f"registry {registry.url}",
             allowed="launch or resume a sweep here before anything is written or deleted",
         )
@@ -47,7 +48,7 @@ def settle_belonging(home: Home, registry: Registry, *, results: str | None = No
     place, host = store.place, "" if "://" in store.place else socket.gethostname()
     seat, together = registry.catalogue.seat(), _are_together(home, registry, store)
     known, mark = registry.catalogue.store(), store.mark()
-    if known is not None and known.lineage and seat.is_same(known.at):
+    if known is not None and known.lineage and seat.is_same(Seat.read(known.seat)):
         stands = mark is not None and (mark.identity, mark.incarnation) == (known.identity, known.incarnation)
         if stands and (known.place, known.host) == (place, host):
             return
@@ -60,14 +61,14 @@ def settle_belonging(home: Home, registry: Registry, *, results: str | None = No
         raise _refusal(registry, found, store)  # another home was faster
     if not found.lineage:
         found = registry.results.reincarnate(found, fresh.lineage, seat.written())
-    elif not seat.is_same(found.at):
-        if not together and not moved and registry.catalogue.is_another_at(found.at):
+    elif not seat.is_same(Seat.read(found.seat)):
+        if not together and not moved and registry.catalogue.is_another_at(Seat.read(found.seat)):
             raise InputError(
-                f"it is a copy of {found.at.shown}, and both have their results in {store.place}",
+                f"it is a copy of {Seat.read(found.seat).shown}, and both have their results in {store.place}",
                 place=f"registry {registry.url}",
                 allowed="copy those too and launch with --results THERE, or delete the one that it was copied from",
             )
-        same = together or registry.catalogue.is_at(found.at)
+        same = together or registry.catalogue.is_at(Seat.read(found.seat))
         lineage = found.lineage if same else (*fresh.lineage, *found.lineage)
         found = registry.results.reincarnate(found, lineage, seat.written())
     if moved:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from qsweep.db.home import Home
 from qsweep.db.losses import find_lost
 from qsweep.db.merges import MOVED, Taken
-from qsweep.db.publications import new_name
+from qsweep.db.publication_names import new_name
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore, table_of
 from qsweep.db.rows import Move

@@ -12,7 +12,7 @@ from qsweep.db.belonging import lies_in
 from qsweep.db.custody import Holdings
 from qsweep.db.home import Home
 from qsweep.db.model_names import PATTERN as MODEL
-from qsweep.db.publications import is_of
+from qsweep.db.publication_names import is_of
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore, StoredFile, list_files
 from qsweep.sweeps.errors import QsweepError

@@ -8,7 +8,6 @@ rewritten once a level.
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -25,20 +24,6 @@ FULL = FAN**LEVELS
 """Jobs of a publication that is merged no more."""
 ASIDE = -1
 """The level of publications that can't be merged: damaged, or written by a newer version."""
-
-
-MARK, DIGITS = 8, 12
-"""Hex digits in a publication's name: of the registry's incarnation, and drawn at random."""
-
-
-def new_name(owner: str, incarnation: str) -> str:
-    """A name that no publication has had, of an owner in this incarnation of the registry."""
-    return f"{owner}-{incarnation[:MARK]}{uuid.uuid4().hex[:DIGITS]}"
-
-
-def is_of(digits: str, incarnation: str) -> bool:
-    """Whether these digits of a publication's name are of this incarnation."""
-    return len(digits) == MARK + DIGITS and digits.startswith(incarnation[:MARK])
 
 
 def level_of(jobs: int) -> int:

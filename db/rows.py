@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qsweep.db.rules import LEASE
-from qsweep.db.seats import Seat
 from qsweep.db.states import AgentState, FailureClass, Obstacle, State, SweepState
 from qsweep.sweeps.kinds import TRAIN, File, Kind, kind_named
 
@@ -557,11 +556,6 @@ class StoreRow:
     """The incarnations of the registry, the newest first: one is drawn whenever it lies elsewhere than before."""
     seat: str = ""
     """Where the registry was at its last launch, as `db.seats` writes it."""
-
-    @property
-    def at(self) -> Seat:
-        """Where the registry was at its last launch."""
-        return Seat.read(self.seat)
 
     @property
     def incarnation(self) -> str:

@@ -312,7 +312,7 @@ def test_the_one_whose_results_were_taken_over_is_refused_with_one_message(tmp_p
     with Registry.open(copy.registry) as registry:  # as if on another machine, from which the first can't be seen
         known = registry.catalogue.store()
         assert known is not None
-        seat = json.dumps([f"far {known.at.where}", 1, "far away"])
+        seat = json.dumps(["far " + json.loads(known.seat)[0], 1, "far away"])
         registry._database.write(lambda t: t.run(sa.text("UPDATE store SET seat = :seat"), {"seat": seat}))
         settle_belonging(copy, registry)
     refused(shared.home, rf"its results in {url} have been taken over by a copy of it, .*there.*--results THERE")

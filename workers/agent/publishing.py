@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from qsweep.db.publications import new_name
+from qsweep.db.publication_names import new_name
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import Accepted, Claim, Finished
 from qsweep.sweeps.faults import point
