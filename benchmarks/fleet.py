@@ -173,13 +173,19 @@ class SimulatedAgent:
             file=f"{one.job.identity}/{one.attempt}-{200 * third}.pt", checksum="0" * 64, curve=curve,
         )  # fmt: skip
 
+    def _run_rows(self, claims: Sequence[Claim]) -> list[dict[str, Any]]:
+        names = ("train_loss", "test_loss", "generalization_gap", "train_accuracy", "test_accuracy")
+        return [
+            {"job": one.job.identity, "attempt": one.attempt, "diverged": False, "seconds": 1.0}
+            | one.job.settings()
+            | {name: self.dice.random() for name in names}
+            for one in claims
+        ]
+
     def _rows(self, claims: Sequence[Claim]) -> dict[str, list[dict[str, Any]]]:
-        rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
+        rows: dict[str, list[dict[str, Any]]] = {"runs": self._run_rows(claims), "epochs": [], "layers": []}
         for one in claims:
             key = {"job": one.job.identity, "attempt": one.attempt}
-            losses = {name: self.dice.random() for name in ("train_loss", "test_loss", "generalization_gap")}
-            accuracies = {name: self.dice.random() for name in ("train_accuracy", "test_accuracy")}
-            rows["runs"].append(key | one.job.settings() | losses | accuracies | {"diverged": False, "seconds": 1.0})
             rows["epochs"] += [key | {"epoch": epoch, "train_loss": self.dice.random()} for epoch in range(24)]
             rows["layers"] += [key | {"layer": name, "index": place} for place, name in enumerate("abcde")]
         return rows
@@ -621,7 +627,7 @@ def _finish_half(home: Home, registry: Registry, given: argparse.Namespace, coun
         assert head is not None
         claims = registry.queue.claim(agent.agent, head, min(500, count - done), agent.scope)
         publication = f"{agent.agent:06d}-{done:012x}"
-        agent.store.write("runs", publication, agent._rows(claims)["runs"])
+        agent.store.write("runs", publication, agent._run_rows(claims))
         for kind in ("epochs", "layers"):
             agent.store.write(kind, publication, [])
         finished = [Finished(job_id=one.job_id, attempt=one.attempt, publication=publication) for one in claims]

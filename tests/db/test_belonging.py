@@ -315,7 +315,8 @@ def test_the_one_whose_results_were_taken_over_is_refused_with_one_message(tmp_p
         seat = json.dumps(["far " + json.loads(known.seat)[0], 1, "far away"])
         registry._database.write(lambda t: t.run(sa.text("UPDATE store SET seat = :seat"), {"seat": seat}))
         settle_belonging(copy, registry)
-    refused(shared.home, rf"its results in {url} have been taken over by a copy of it, .*there.*--results THERE")
+    shown = copy.registry.removeprefix("sqlite:///").partition("?")[0].rpartition("/")[2]
+    refused(shared.home, rf"its results in {url} have been taken over by a copy of it, .*{shown}.*--results THERE")
     again = sharing(tmp_path / "three", copy_of(shared.home.registry, tmp_path / "backup"), url)
     refused(again, "taken over by a copy of it")
     settled(copy)
