@@ -14,7 +14,7 @@ from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Method
 from qsweep.sweeps.models import Model, published_name
-from qsweep.sweeps.optimizers import Optimizer
+from qsweep.sweeps.optimizers import Optimizer, Sgd
 from qsweep.sweeps.parts import Choice
 from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
 from qsweep.sweeps.recipe import Recipe
@@ -67,6 +67,14 @@ class Training:
                 place=f"{where}val_fraction",
                 allowed=f"allowed: 0 (none), or {least:.3g} and more, so that each class is among them",
             )
+        if 0 < self.recipe.epochs <= self.recipe.warmup_epochs:
+            raise InputError(
+                f"{self.recipe.warmup_epochs} of {self.recipe.epochs} epochs leave none after the warm-up",
+                place=f"{where}warmup_epochs",
+                allowed=f"allowed: up to {self.recipe.epochs - 1}",
+            )
+        if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and not self.optimizer.momentum:
+            raise InputError("nesterov needs a momentum", place=f"{where}nesterov", allowed="allowed: false")
         self._check_data(where)
         self._check_weights(where)
         if self.train_images % batch == 1 and _norms_single_pixels(self.model, self.data):
