@@ -50,7 +50,7 @@ def _two_passes(settings: type[Any]) -> Component:
         settings=settings,
         implementation="qsweep.workers.methods.two_passes:TwoPasses",
         label=settings.name.upper(),
-        kind="two-passes",
+        kind=lambda method: f"two-passes of {method.ascent_images}" if method.ascent_images else "two-passes",
     )
 
 
@@ -120,7 +120,7 @@ PARTS: dict[str, Part] = {
             added_later=True,
             in_cohort="same kind",
             names_rows=True,
-            settled=lambda method, chosen: settled(method, chosen["quantizer"]),
+            settled=lambda method, chosen: settled(method, chosen["quantizer"], chosen["recipe"]),
         ),
         Part(
             name="recipe",

@@ -77,12 +77,27 @@ class Training:
             raise InputError("nesterov needs a momentum", place=f"{where}nesterov", allowed="allowed: false")
         self._check_data(where)
         self._check_weights(where)
-        if self.train_images % batch == 1 and _norms_single_pixels(self.model, self.data):
-            raise InputError(
-                f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
-                place=f"{where}batch_size",
-                allowed="allowed: any other size",
-            )
+        ascent = getattr(self.method, "ascent_images", 0)
+        for what, size, wholes, name in (
+            ("batches", batch, (self.train_images,), "batch_size"),
+            ("parts", ascent, self._batches, "ascent_images"),
+        ):
+            if size and any(one % size == 1 or size == 1 for one in wholes) and self._norms_single_pixels:
+                raise InputError(
+                    f"{what} of {size} leave a last one of a single image, which batch norm can't normalize",
+                    place=f"{where}{name}",
+                    allowed="allowed: any other size",
+                )
+
+    @property
+    def _batches(self) -> tuple[int, ...]:
+        """The sizes that its batches have."""
+        size, images = self.recipe.batch_size, self.train_images
+        return tuple({min(size, images), images % size} - {0})
+
+    @property
+    def _norms_single_pixels(self) -> bool:
+        return _norms_single_pixels(self.model, self.data)
 
     def _check_data(self, where: str) -> None:
         allowed = AUGMENTATIONS[self.data.streamed]

@@ -127,7 +127,8 @@ def test_cifars_resnets_side_by_side_equal_plain_ones_trained_alone(few: Images,
 
 @pytest.mark.slow
 def test_small_mobilenets_v2_side_by_side_equal_plain_ones_trained_alone(few: Images) -> None:
-    trainings = calm("mobilenet-v2", batch_size=64, stem="small")
+    """Not at 2 bits: a depthwise filter may round to nothing, and then what comes before ReLU is 0, its kink."""
+    trainings = [one for one in calm("mobilenet-v2", batch_size=64, stem="small") if one.bits != 2]
     assert_equal_to_plain_models(few, [Form.GATHER, Form.LOOP], trainings, steps=2)
 
 

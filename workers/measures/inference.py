@@ -78,7 +78,7 @@ class SideBySide:
         network = self._network
         stages = network.views(network.layout.tensors(rows, rows, statistics))
         return [
-            stage if node.window is None or isinstance(stage, NormTensors) else affine(node.window, stage)
+            stage if isinstance(stage, NormTensors) else affine(node.of_convolution, stage)
             for node, stage in zip(network.nodes, stages, strict=True)
         ]
 
@@ -90,7 +90,7 @@ class SideBySide:
             yield from self._kept
             return
         parts = (self._batch(slice(start, start + size)) for start in range(0, len(self._labels), size))
-        first = self._network.layout.layers[0]
+        first = self._network.nodes[0].of_convolution.layer
         gathered = len(self._labels) * first.inputs * first.kernel**2 * first.side**2 * self._images.element_size()
         if gathered <= (GPU_KEPT if self._images.is_cuda else CPU_KEPT):
             self._size, self._kept = size, list(parts)
@@ -100,8 +100,7 @@ class SideBySide:
 
     def _batch(self, some: slice) -> tuple[Batch, Tensor]:
         images = innermost(self._images[some])
-        window = self._network.nodes[0].window
-        assert window is not None, "no network begins with batch norm"
+        window = self._network.nodes[0].of_convolution
         return Batch(images=images, columns=window.gather(images)), self._labels[some]
 
 

@@ -146,12 +146,14 @@ def convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], resi
     return activate(output, layer)
 
 
-def in_turn(network: Any, stages: Sequence[StageTensors]) -> Callable[[Tensor], Tensor]:
+def in_turn(network: Any, stages: Sequence[StageTensors | NormTensors]) -> Callable[[Tensor], Tensor]:
     """Computes logits (M, classes, B) of images (B, channels, side, side), channels-last, one model after another.
 
     Their kernels are folded once for all images.
     """
-    models = [[_readied(stage.of(model)) for stage in stages] for model in range(len(stages[0].weight))]
+    first = stages[0]
+    count = len(first.weight if isinstance(first, StageTensors) else first.gamma)
+    models = [[_readied(stage.of(model)) for stage in stages] for model in range(count)]
 
     def logits(images: Tensor) -> Tensor:
         return torch.stack([network.walk(images, kernels, convolve, pool_planes, rescale).t() for kernels in models])

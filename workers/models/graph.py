@@ -20,7 +20,6 @@ from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTens
 from qsweep.workers.models.statistics import RunningStatistics
 from qsweep.workers.models.window import Window
 
-Stage = TypeVar("Stage")
 Activations = TypeVar("Activations")
 
 IMAGES = -1
@@ -37,6 +36,12 @@ class Node:
     source: int
     residual: int | None
     spent: tuple[int, ...]
+
+    @property
+    def of_convolution(self) -> Window:
+        """The window of a layer that is one, as that of the first and the last are."""
+        assert self.window is not None, f"{self.layer.name} is no convolution"
+        return self.window
 
 
 class ConvNetwork:
@@ -114,8 +119,8 @@ class ConvNetwork:
     def walk(
         self,
         images: Tensor,
-        stages: Sequence[Stage],
-        step: Callable[[Tensor, Window, Stage, Tensor | None], Tensor],
+        stages: Sequence[Any],
+        step: Callable[[Tensor, Window, Any, Tensor | None], Tensor],
         pool: Callable[[Tensor, Pool], Tensor] = pooled,
         normalize: Callable[[Tensor, NormLayer, Any], Tensor] = evaluate_norm,
     ) -> Tensor:
@@ -126,8 +131,8 @@ class ConvNetwork:
     def _follow(
         self,
         images: Activations,
-        stages: Sequence[Stage],
-        step: Callable[[Activations, Window, Stage, Activations | None], Activations],
+        stages: Sequence[Any],
+        step: Callable[[Activations, Window, Any, Activations | None], Activations],
         pool: Callable[[Activations, Pool], Activations],
         normalize: Callable[[Activations, NormLayer, Any], Activations],
     ) -> Activations:
@@ -142,8 +147,7 @@ class ConvNetwork:
             if isinstance(node.layer, NormLayer):
                 output = normalize(read, node.layer, stage)
             else:
-                assert node.window is not None
-                output = step(read, node.window, stage, residual)
+                output = step(read, node.of_convolution, stage, residual)
             after = node.layer.pool_after
             outputs[number] = output if after is None else pool(output, after)
             for one in node.spent:
