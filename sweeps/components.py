@@ -50,8 +50,12 @@ def _two_passes(settings: type[Any]) -> Component:
         settings=settings,
         implementation="qsweep.workers.methods.two_passes:TwoPasses",
         label=settings.name.upper(),
-        kind=lambda method: f"two-passes of {method.ascent_images}" if method.ascent_images else "two-passes",
+        kind=_passes_kind,
     )
+
+
+def _passes_kind(method: Any) -> str:
+    return f"two-passes of {method.ascent_images}" if method.ascent_images else "two-passes"
 
 
 PARTS: dict[str, Part] = {
