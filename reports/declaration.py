@@ -136,8 +136,7 @@ def tables_of(spec: Spec) -> list[Declaration]:
     own = dict(spec.declarations)
     arguments = spec.argument_names
     return [
-        parse_table(json.loads(own[name]), name, arguments) if name in own else find_table(name)
-        for name in spec.tables
+        parse_table(json.loads(own[name]), name, arguments) if name in own else find_table(name) for name in spec.tables
     ]
 
 

@@ -68,7 +68,7 @@ class Engine:
     ) -> None:
         self.parameters = rows["parameters"]
         slots, device, dtype = len(self.parameters), self.parameters.device, self.parameters.dtype
-        precision = trainings[0].recipe.precision
+        precision, self._smoothing = trainings[0].recipe.precision, trainings[0].recipe.label_smoothing
         self.number = torch.zeros((), dtype=torch.float64, device=device)
         """The step's number, from 1."""
         self.layout = network.layout
@@ -131,7 +131,7 @@ class Engine:
         if self._calls is not None:
             self._calls.next_pass()
         logits, moments = self._network.train(images, deployed.views, self._arithmetic)
-        losses = cross_entropy(logits, labels).mean(1)
+        losses = cross_entropy(logits, labels, self._smoothing).mean(1)
         # A module may leave parameters out of a pass, and vacant rows are left out of all: their gradient is 0.
         leaves = [deployed.leaves[name] for name in self._trained]
         found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)

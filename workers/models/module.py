@@ -319,7 +319,7 @@ class ModuleNetwork:
 
     def _declared(self) -> Layout:
         """The tensors: weights in the order of their layers' calls, all others as the module has them."""
-        roles = self._roles()
+        roles, folded = self._roles(), {pair.norm for pair in self._pairs}
         specs = []
         for number, name in enumerate(self._weights):
             specs.append(
@@ -334,7 +334,8 @@ class ModuleNetwork:
             specs.append(TensorSpec(name=f"{name}.step", shape=(), role=Role.STEP_SIZE, group=name))
         for name, one in {**self._trained, **self._own}.items():
             if name not in self._weights:
-                specs.append(TensorSpec(name=name, shape=tuple(one.shape), role=roles.get(name, Role.BIAS)))
+                role, folds = roles.get(name, Role.BIAS), name.rpartition(".")[0] in folded
+                specs.append(TensorSpec(name=name, shape=tuple(one.shape), role=role, folds=folds))
         for pair in self._pairs:
             name, norm = f"{pair.layer}.bias", self._trained[f"{pair.norm}.weight"]
             if name not in self._trained:
