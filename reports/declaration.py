@@ -149,8 +149,8 @@ def read_table(path: Path) -> Declaration:
 
 
 def parse_table(content: Mapping[str, Any], name: str, arguments: Collection[str] = ()) -> Declaration:
-    """The table that the content of a file declares, over settings and the `arguments` of modules. Raises InputError for
-    what does not hold in it."""
+    """The table that the content of a file declares, over settings and the `arguments` of modules. Raises InputError
+    for what does not hold in it."""
     from qsweep.db.schema import ROW_KINDS  # here: it brings Arrow, which a launch that begins does not need
 
     table = replace(check_form(content, name), name=Path(name).stem)

@@ -139,5 +139,5 @@ def test_arrays_are_described_once_and_known_by_their_content(folder: Path, monk
     other = read_sweep(str(folder / "s.toml"), ["data='file:elsewhere/p.npz'"]).jobs()
     assert [one.identity for one in other] == [one.identity for one in found]
     (folder / "s.toml").write_text(SWEEP.replace("dropout = 0.5\n", ""))
-    with pytest.raises(InputError, match="NiN takes square images, and points.npz holds"):
+    with pytest.raises(InputError, match=r"NiN takes square images, and points\.npz holds"):
         read_sweep(str(folder / "s.toml"), ["data='file:points.npz'", "model=nin", "depth=2"]).jobs()

@@ -137,5 +137,5 @@ def test_what_can_not_be_trained_on_is_refused(tmp_path: Path, arrays: dict[str,
     (tmp_path / "broken.npz").write_bytes(b"PK\3\4 and nothing more")
     with pytest.raises(InputError, match="this can't be read"):
         described(tmp_path, "file:broken.npz")
-    with pytest.raises(InputError, match="this can't be read|there is no"):
+    with pytest.raises(InputError, match=r"this can't be read|there is no"):
         described(tmp_path, "file:none.npz")
