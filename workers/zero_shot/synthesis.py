@@ -49,9 +49,8 @@ class Synthesizer:
         self._teacher = Teacher(training, model, device, dtype)
         self._generator = Generator(asked.embedding_size, training.data.channels, training.data.size)
         self._adam = AdamSteps([Adam(learning_rate=1.0, weight_decay=0.0)], device, dtype)
-        iterations = torch.arange(asked.image_iterations, dtype=torch.float64, device=device)
-        self._numbers = iterations + 1
-        self._generator_rates = asked.generator_rate * GENERATOR_DECAY ** (iterations // DECAY_EVERY)
+        self._generator_rates = generator_rates(asked).to(device)
+        self._numbers = torch.arange(1, asked.image_iterations + 1, dtype=torch.float64, device=device)
         self._losses = torch.zeros(asked.steps, len(TERMS) + 1, dtype=torch.float64, device=device)
         self._made: list[Tensor] = []
         self.position = 0
@@ -154,6 +153,12 @@ class Synthesizer:
             classes=shares.argmax(1),
             counts=torch.bincount(shares.argmax(1), minlength=self._classes),
         )
+
+
+def generator_rates(asked: Synthesis) -> Tensor:
+    """The generator's learning rate in each iteration of a batch (float64)."""
+    iterations = torch.arange(asked.image_iterations, dtype=torch.float64)
+    return asked.generator_rate * GENERATOR_DECAY ** (iterations // DECAY_EVERY)
 
 
 @dataclass(frozen=True, kw_only=True)
