@@ -1,7 +1,7 @@
-"""What a sweep may ask for without any data: images synthesized from a trained model. `workers.zero_shot` computes them.
+"""What a sweep may ask for without data: images synthesized from a trained model. `workers.zero_shot` computes them.
 
-Every field is stored beside what it led to. Where a value is Genie's (Jeon et al. 2023, arXiv 2212.04780), it is that of
-the published code (SamsungLabs/Genie, `distill.py`).
+Every field is stored beside what it led to. Where a value is Genie's (Jeon et al. 2023, arXiv 2212.04780), it is that
+of the published code (SamsungLabs/Genie, `distill.py`).
 """
 
 from __future__ import annotations
