@@ -19,10 +19,11 @@ from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.tuning import Tuning
+from qsweep.sweeps.user_code import UserCode, with_code
 from qsweep.sweeps.where import parse_where
 from qsweep.sweeps.zero_shot import Synthesis, check_parent, synthesis_from
 
-SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep")
+SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep", "user_code")
 """The parts of a specification that decide which jobs it has. (`keep` allows what takes models, or does not.)"""
 Entry: TypeAlias = tuple[tuple[str, tuple[Setting, ...]], ...]
 """One entry of `[[measures]]` or `[[zero_shot]]`: its settings with their values, a grid of its own."""
@@ -74,8 +75,12 @@ class Spec:
     """The paper's data set to show beside this sweep's, if the paper does not cover this one."""
     tuning: Tuning | None = None
     """How its points are tried, if it is a tuning run."""
+    user_code: tuple[tuple[str, str], ...] = ()
+    """The hash of the user's code behind each `file:PATH:NAME` among its values."""
     place: str = ""
     """Where it was read, for messages."""
+    sources: tuple[UserCode, ...] = field(default=(), compare=False, repr=False)
+    """That code, where the sweep was read from its file: a launch keeps a copy."""
 
     def jobs(self) -> list[Job]:
         """Every job of the sweep, in order, each once: the trainings, then what stands on them. Raises InputError."""
@@ -191,7 +196,7 @@ class Spec:
 
     def _spread(self, point: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
         if not axes:
-            yield point
+            yield with_code(point, dict(self.user_code)) if self.user_code else point
             return
         for value in axes[0].at(point, self.place):
             yield from self._spread({**point, axes[0].name: value}, axes[1:])
@@ -208,6 +213,8 @@ class Spec:
             later["declarations"] = {name: json.loads(text) for name, text in self.declarations}
         if self.tuning:
             later["tuning"] = self.tuning.content()
+        if self.user_code:
+            later["user_code"] = dict(self.user_code)
         return later | {
             "name": self.name,
             "title": self.title,
@@ -235,6 +242,7 @@ class Spec:
             zero_shot=_entries_from(content.get("zero_shot", ())),
             compare_with=content["compare_with"],
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
+            user_code=tuple(sorted(content.get("user_code", {}).items())),
             place=place,
         )
 

@@ -77,7 +77,11 @@ def test_the_rates_have_two_names() -> None:
     [
         (GENIE, ("bits=4",), "made.toml.*zero_shot: bits: images are synthesized from a full-precision model"),
         (GENIE, ("bits=[32, 4]",), "this training's is quantized; allowed with zero_shot: 32"),
-        (GENIE, ("image_count=1000",), "1000 images can't be made in batches of 128; allowed: multiples of image_batch"),
+        (
+            GENIE,
+            ("image_count=1000",),
+            "1000 images can't be made in batches of 128; allowed: multiples of image_batch",
+        ),
         (GENIE, ("image_batch=1",), "image_batch: 1 is not allowed; allowed: 2 or more"),
         (GENIE, ("images=real",), "images: 'real' is not known"),
         (GENIE, ("rates=both",), "allowed: code, paper"),

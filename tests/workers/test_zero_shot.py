@@ -136,8 +136,9 @@ class Plain:
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
-        ({"model": "resnet", "width": 2}, SMALL),
+        ({"model": "resnet", "width": 2}, replace(SMALL, image_count=4)),
         ({"model": "nin", "width": 2}, replace(SMALL, rates="paper")),
+        ({"model": "cifar-resnet", "depth": 20, "width": 2, "preact": True}, replace(SMALL, image_count=4)),
         ({"model": "mobilenet", "width": 2}, replace(SMALL, image_count=4)),
     ],
 )

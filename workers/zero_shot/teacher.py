@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qsweep.sweeps.layers import ConvLayer, NormLayer
 from qsweep.sweeps.training import Training
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.convolved import thinned
 from qsweep.workers.models.graph import ConvNetwork
-from qsweep.workers.models.stage import EPSILON, StageTensors, activate
+from qsweep.workers.models.stage import NormTensors, StageTensors, activate
 from qsweep.workers.models.window import Window
 from qsweep.workers.zero_shot.swing import Shift, swung
 
@@ -68,9 +69,9 @@ class Teacher:
         parameters, statistics = (row[None].to(device, dtype) for row in layout.packed(model))
         views = network.views(layout.tensors(parameters, parameters, statistics))
         self._network = network
-        self._stages = [_stage(one.of(0)) for one in views]
+        self._stages = [_stored(one) if isinstance(one, NormTensors) else _stage(one) for one in views]
         self._classes = training.data.classes
-        self.strided = sum(layer.stride != 1 for layer in layout.layers)
+        self.strided = sum(isinstance(layer, ConvLayer) and layer.stride != 1 for layer in layout.layers)
         """How many convolutions there are that swing."""
 
     def see(self, images: Tensor, shifts: Sequence[Shift] | None = None) -> Seen:
@@ -97,8 +98,13 @@ class Teacher:
                 output.add_(residual)
             return activate(output, layer)
 
+        def normalize(read: Tensor, layer: NormLayer, stage: StoredNorm) -> Tensor:
+            output, term = observe(read, stage)
+            terms.append(term)
+            return activate(output, layer)
+
         images = images.contiguous(memory_format=torch.channels_last)
-        logits = self._network.walk(images, self._stages, step, pool_planes)
+        logits = self._network.walk(images, self._stages, step, pool_planes, normalize)
         return Seen(logits=logits, image_loss=image_loss(images), statistics_loss=torch.stack(terms).sum())
 
 
@@ -153,15 +159,17 @@ def _wide(column: Tensor) -> Tensor:
 
 
 def _stage(tensors: StageTensors) -> TeacherStage:
-    weight, bias, norm = tensors.weight[0].contiguous(memory_format=torch.channels_last), tensors.bias[0], None
-    if tensors.norm is not None:
-        scale, shift = tensors.norm.gamma[0], tensors.norm.beta[0]
-        mean, variance = tensors.norm.mean[0], tensors.norm.variance[0]
-        scale = scale * (variance + EPSILON).rsqrt()
-        norm = StoredNorm(
-            scale=scale,
-            shift=shift - mean * scale,
-            mean=mean,
-            deviation=(variance + DEVIATION_EPSILON).sqrt(),
-        )
-    return TeacherStage(weight=weight, bias=bias if bool(bias.any()) else None, norm=norm)
+    """The stage of the one model that there is."""
+    bias = tensors.bias[0]
+    return TeacherStage(
+        weight=tensors.weight[0].contiguous(memory_format=torch.channels_last),
+        bias=bias if bool(bias.any()) else None,
+        norm=None if tensors.norm is None else _stored(tensors.norm),
+    )
+
+
+def _stored(norm: NormTensors) -> StoredNorm:
+    scale, shift = norm.scale_and_shift()
+    return StoredNorm(
+        scale=scale[0], shift=shift[0], mean=norm.mean[0], deviation=(norm.variance[0] + DEVIATION_EPSILON).sqrt()
+    )
