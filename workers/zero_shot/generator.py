@@ -52,7 +52,7 @@ class Generator:
 
     def __call__(self, row: Tensor, embeddings: Tensor) -> Tensor:
         """Images (B, channels, side, side) of parameters (1, P) and embeddings (B, E)."""
-        parts = row[0].split([shape.numel() for shape in self._shapes.values()])
+        parts = torch.split(row[0], [shape.numel() for shape in self._shapes.values()])
         named = {name: part.view(shape) for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)}
         images: Tensor = functional_call(self._modules, named, (embeddings,))
         return images
