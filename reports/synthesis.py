@@ -29,14 +29,15 @@ def draw_synthesis(evidence: Evidence, identity: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    row = evidence.syntheses.set_index("job").loc[identity]
+    row: Any = evidence.syntheses.set_index("job").loc[identity]
     job = next(one for one in evidence.spec.jobs() if one.identity == identity)
     pictures = evidence.synthetic_images[evidence.synthetic_images["job"] == identity].sort_values("image")
     losses = evidence.synthesis_losses[evidence.synthesis_losses["job"] == identity]
     rows = -(-len(pictures) // ACROSS)
     figure = Figure(figsize=(WIDTH, rows * ROW + 2.0))
     FigureCanvasAgg(figure)
-    above, below = figure.subfigures(2, 1, height_ratios=(rows * ROW, 2.0))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(rows * ROW, 2.0))
+    above, below = parts
     cells = above.subplots(rows, ACROSS, squeeze=False).flatten()
     for cell in cells:
         cell.set_axis_off()
@@ -82,7 +83,7 @@ def _draw_classes(axes: Axes, counts: Any) -> None:
     axes.set_title("Images")
 
 
-def _caption(job: Job, row: pd.Series, shown: int) -> str:
+def _caption(job: Job, row: Any, shown: int) -> str:
     asked = job.settings()
     return (
         f"{job.training.model.title} on {job.training.data.title}, job {job.identity[:12]}: the first {shown} of "

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from qsweep.db import schema
 from qsweep.db.audit import audit
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
-from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import State
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import SYNTHESIS
@@ -85,6 +85,7 @@ def test_a_synthesis_leaves_its_images_and_its_rows(home: Home, registry: Regist
     assert (row["parent"], row["model_hash"]) == (trained.identity, trained.model_hash)
     assert (row["images"], row["image_count"], row["bits"], row["slots"]) == ("genie", 16, 32, 1)
     assert sum(row["class_counts"]) == 16
+    assert all(row[field.name] is not None for field in schema.SYNTHESIS if field.name != "parent_attempt")
     assert [(one["batch"], one["iteration"]) for one in rows["synthesis_losses"]] == [
         (batch, iteration) for batch in range(2) for iteration in range(5)
     ]
@@ -95,17 +96,7 @@ def test_a_synthesis_leaves_its_images_and_its_rows(home: Home, registry: Regist
     assert list((home.checkpoints / made.identity).glob("*")) == []
 
 
-def test_every_column_of_a_synthesis_is_filled(home: Home, registry: Registry) -> None:
-    sweep = register(registry, *jobs())
-    agent(home, registry).run()
-    rows = rows_of(home, registry, sweep)
-    own = {name for kind in SYNTHESIS.rows for name in ROW_KINDS[kind].columns.names} - {"steps_per_second"}
-    given = {name for found in rows.values() for row in found for name, value in row.items() if value is not None}
-    settings = set(jobs()[1].settings())
-    assert {name for name in own if name in settings or name not in ROW_KINDS["runs"].columns.names} <= given
-
-
-@pytest.mark.parametrize("stop", [1, 5, 9])
+@pytest.mark.parametrize("stop", [5, 8])
 def test_a_synthesis_that_was_stopped_goes_on_to_the_same_bytes(
     home: Home,
     registry: Registry,
@@ -172,7 +163,7 @@ def test_what_was_synthesized_from_an_invalidated_model_is_synthesized_again(hom
 
 
 def test_a_synthesis_from_a_diverged_training_says_so(home: Home, registry: Registry) -> None:
-    settings = SETTINGS | {"bits": 32, "learning_rate": 50.0, "epochs": 2}
+    settings = SETTINGS | {"bits": 32, "learning_rate": 100.0, "weight_decay": 1.0}
     training = Job(training=Training.from_settings(settings))
     below = Job(training=training.training, kind=SYNTHESIS, parent=training.identity, measure=ASKED)
     sweep = register(registry, training, below)
