@@ -1,9 +1,9 @@
 """A module of a user side by side against plain PyTorch loops: `python -m benchmarks.own_module`.
 
 16 models of a small CNN on the digits, SGD with momentum, one thread. Each round takes some steps of the engine in each
-of its two ways to call modules, and of 16 plain loops of a module and `torch.optim.SGD` (for each tensor, and `foreach`),
-in turn. Reported is the processor time of a step of all models, the least of the rounds, which other load on the machine
-disturbs least.
+of its two ways to call modules, and of 16 plain loops of a module and `torch.optim.SGD` (for each tensor, and
+`foreach`), in turn. Reported is the processor time of a step of all models, the least of the rounds, which other load
+on the machine disturbs least.
 """
 
 from __future__ import annotations
