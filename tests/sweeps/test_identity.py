@@ -41,6 +41,8 @@ GOLDEN = {
     "digits-distortion": ("6a9498c7b30bcf6d0108482ff16da0b5", "180d1be8f8646a74eeb5c02e0b749c73", "d0ad3cfef7764f31"),
     "digits-flatness": ("de36f2ca97fc53357d9dedab83c3568f", "c6268a3a3914a39754d3255cee00a7e9", "7361280d713021fa"),
     "digits-sam": ("de36f2ca97fc53357d9dedab83c3568f", "76c5dd2363d6f8ab907a1ca886d5fde1", "61716e56baf4915a"),
+    "digits-saq": ("de36f2ca97fc53357d9dedab83c3568f", "61d03c125db943959b9b63e5c1bf945d", "be644d05716d211b"),
+    "flat-or-sharp": ("621595c55db700d45222ae1d72670b60", "521514d488bf96f687c6a4a2cba3e8ed", "f4b748af705bd113"),
     "imagenet-resnets": ("504d1612bf95958bdb0be384ab219889", "b126d24751448e5cb39a313692267a01", "47d970b9ba40ecfc"),
     "imagenet-distortion": ("656bae1445f93185b147a51a5d40b1f2", "8393089041a8eac75cfcfbcc5691e6e2", "f105460fe53a3ab2"),
 }
