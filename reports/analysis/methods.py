@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import total_ordering
 from typing import Any
 
@@ -56,9 +56,9 @@ class Trained:
         return dict(self.details).get("rho")
 
     @property
-    def but_rho(self) -> tuple[int, str, tuple[tuple[str, Any], ...]]:
-        """Equal for those that differ in their radius alone."""
-        return self.place, self.label, tuple(one for one in self.details if one[0] != "rho")
+    def but_rho(self) -> Trained:
+        """The same for those that differ in their radius alone."""
+        return replace(self, details=tuple(one for one in self.details if one[0] != "rho"))
 
     def __str__(self) -> str:
         shown = (f"{'ρ' if name == 'rho' else name} {setting_text(value)}" for name, value in self.details)
@@ -133,12 +133,11 @@ def judge(models: Methods, flatness: Sequence[Quantity]) -> list[Claim]:
 
 def loss_rises(models: Methods) -> Claim:
     """The training loss over plain training, which is ρ = 0, and each radius of a method, in their order."""
-    table, numbers, tested = models.table(models.runs["train_loss"]), list[Number](), list[Claim]()
-    plain = _plain_columns(table)
-    for _, some in itertools.groupby(models.rivals(), key=lambda one: one.but_rho):
-        members = sorted(some, key=lambda one: one.rho or 0.0)
-        columns = [*plain, *members]
-        complete = table[columns].dropna() if set(columns) <= set(table.columns) else table.iloc[:0]
+    table, numbers, tested = models.table(models.runs["train_loss"]), list[Number](), dict[str, Claim]()
+    for method in dict.fromkeys(one.but_rho for one in models.rivals()):
+        radii = sorted((one for one in models.rivals() if one.but_rho == method), key=lambda one: one.rho or 0.0)
+        columns = [*_plain_columns(table), *(one for one in radii if one in table.columns)]
+        complete = table[columns].dropna()
         if complete.empty or len(columns) < 2:
             continue
         steps = list(itertools.pairwise(columns))
@@ -149,13 +148,11 @@ def loss_rises(models: Methods) -> Claim:
             for (low, high), shift in zip(steps, shifts, strict=True)
         ]
         numbers += own
-        tested.append(of_trend(LOSS_RISES, models.group, _values(complete[columns]), own, len(columns)))
+        tested[str(method)] = of_trend(LOSS_RISES, models.group, _values(complete[columns]), own, len(columns))
     if not tested:
         return LOSS_RISES.judged(models.group, Verdict.NO_DATA, "No configuration is done at two radii.")
-    verdicts = [one.verdict for one in tested]
-    names = [str(one.numbers[1].label.partition(" at ")[2].partition(" ρ")[0]) for one in tested]
-    reason = " ".join(f"{name}: {one.reason}" for name, one in zip(names, tested, strict=True))
-    return LOSS_RISES.judged(models.group, _together(verdicts), reason, numbers)
+    reason = " ".join(f"{name}: {one.reason}" for name, one in tested.items())
+    return LOSS_RISES.judged(models.group, _together([one.verdict for one in tested.values()]), reason, numbers)
 
 
 def gap_narrows(models: Methods) -> Claim:
@@ -194,7 +191,7 @@ def _compared(
                 samples.append(_values(both[one] - both[other]))
     if not samples:
         return statement.judged(models.group, Verdict.NO_DATA, "No two methods are done in one configuration.")
-    better = "wider" if towards > 0 and quantity == "gap" else "narrower" if quantity == "gap" else "higher"
+    better = "narrower" if towards < 0 else "higher"
     numbers = [
         number_of(label, shift, towards=towards, note=_share(sample, towards, better))
         for label, sample, shift in zip(labels, samples, simultaneous(samples), strict=True)
@@ -221,12 +218,8 @@ def _of_differences(
 
 def _few(low: int, high: int, count: int, of: int) -> str:
     pairs = f"{low}" if low == high else f"{low} to {high}"
-    what = "None" if count == of else f"{count} of them"
-    return (
-        f"{what} can be decided by so few pairs ({pairs} each)."
-        if count == of
-        else (f"{what} can't be decided by so few pairs ({pairs} each).")
-    )
+    what = "None can" if count == of else f"{count} of them can't"
+    return f"{what} be decided by so few pairs ({pairs} each)."
 
 
 def decidable(pairs: int, comparisons: int = 1) -> bool:
@@ -252,7 +245,7 @@ def flatter_than_plain(models: Methods, flatness: Sequence[Quantity]) -> Claim:
     """
     numbers, samples = list[Number](), list[Values]()
     for quantity in flatness:
-        table = models.table(quantity.values)
+        table, bounds = models.table(quantity.values), models.table(_flags(quantity))
         for one in models.rivals():
             for other in _plain_columns(table):
                 both = table[[one, other]].dropna() if one in table.columns else table.iloc[:0]
@@ -265,7 +258,7 @@ def flatter_than_plain(models: Methods, flatness: Sequence[Quantity]) -> Claim:
                         f"{quantity.label}: {one} − {other}",
                         shift_of(sample),
                         towards=-1,
-                        note=_share(sample, -1, "flatter"),
+                        note=_share(sample, -1, "flatter") + (SATURATED if _any(bounds, one, other) else ""),
                     )
                 )
     if not numbers:
@@ -281,6 +274,8 @@ class Finding:
     sign: int
     flatter: int
     shift: Shift
+    saturated: bool
+    """Whether a search behind it ended at an end of its interval, so that a value is a bound only."""
 
     @property
     def word(self) -> str:
@@ -289,7 +284,7 @@ class Finding:
 
     def __str__(self) -> str:
         few = "" if decidable(self.shift.pairs) else ", too few pairs"
-        return f"{self.word} ({self.flatter} of {self.shift.pairs}{few})"
+        return f"{self.word} ({self.flatter} of {self.shift.pairs}{few}{SATURATED if self.saturated else ''})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,17 +360,15 @@ def flat_or_sharp(models: Methods, flatness: Sequence[Quantity]) -> FlatOrSharp 
     quantized = called.map(lambda one: not one.is_full)
     rows = list[tuple[str, Mapping[str, Finding]]]()
     for quantity in flatness:
-        values = quantity.values.reindex(models.runs.index)
+        both = [one.reindex(models.runs.index) for one in (quantity.values, _flags(quantity))]
         cells: dict[str, Finding] = {}
-        table = matched(values[plain], called[plain], models.configuration[plain])
+        tables = [matched(one[plain], called[plain], models.configuration[plain]) for one in both]
         for one in widths:
-            if one in table.columns and full in table.columns:
-                _find(cells, f"{one} − {full}", table, one, full)
-        table = matched(values[quantized], models.method[quantized], models.beside[quantized])
-        for other in _plain_columns(table):
+            _find(cells, tables, one, full)
+        tables = [matched(one[quantized], models.method[quantized], models.beside[quantized]) for one in both]
+        for other in _plain_columns(tables[0]):
             for rival in models.rivals():
-                if rival in table.columns:
-                    _find(cells, f"{rival} − {other}", table, rival, other)
+                _find(cells, tables, rival, other)
         if cells:
             rows.append((quantity.label, cells))
     names = list(dict.fromkeys(name for _, cells in rows for name in cells))
@@ -388,12 +381,30 @@ def flat_or_sharp(models: Methods, flatness: Sequence[Quantity]) -> FlatOrSharp 
     )
 
 
-def _find(cells: dict[str, Finding], name: str, table: pd.DataFrame, one: Any, other: Any) -> None:
+def _find(cells: dict[str, Finding], tables: Sequence[pd.DataFrame], one: Any, other: Any) -> None:
+    """Add what these two columns of a table of values say, if they are there; beside it a table of flags."""
+    table, flags = tables
+    if one not in table.columns or other not in table.columns:
+        return
     both = table[[one, other]].dropna()
     if len(both):
         sample = _values(both[one] - both[other])
         shift = shift_of(sample)
-        cells[name] = Finding(sign=shift.sign(), flatter=int((sample < 0).sum()), shift=shift)
+        cells[f"{one} − {other}"] = Finding(
+            sign=shift.sign(), flatter=int((sample < 0).sum()), shift=shift, saturated=_any(flags, one, other)
+        )
+
+
+SATURATED = ", saturated"
+
+
+def _flags(quantity: Quantity) -> pd.Series:
+    """Which of its values are bounds only."""
+    return pd.Series(dtype=float) if quantity.saturated is None else quantity.saturated.astype(float)
+
+
+def _any(flags: pd.DataFrame, *columns: Any) -> bool:
+    return any(bool(flags[one].fillna(0.0).any()) for one in columns if one in flags.columns)
 
 
 def _plain_columns(table: pd.DataFrame) -> list[Trained]:

@@ -59,8 +59,7 @@ def _answers(found: Sequence[FlatOrSharp]) -> list[Part]:
         names = (*one.quantization, *one.methods)
         rows = [[label, *(str(cells.get(name, "")) for name in names)] for label, cells in one.rows]
         answers = [
-            (f"- **{each.question}** {each.verdict}", *(f"  - {line}" for line in each.details))
-            for each in one.answers()
+            (f"- {each.question} {each.verdict}", *(f"  - {line}" for line in each.details)) for each in one.answers()
         ]
         parts += [f"### {one.group}", "\n".join(line for lines in answers for line in lines)]
         parts.append(table(["Measure (convention)", *names], rows, texts=1 + len(names)))
