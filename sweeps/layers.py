@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,10 @@ class ConvLayer:
     with a deviation of 0.01 and no bias (`small`)."""
     counted: bool = True
     """Whether its weights count in ω and in the norms of the flatness measures."""
+    outer: bool = False
+    """Whether it takes the outer bit width: the first and the last layer of a network do."""
+    linear: bool = False
+    """Whether it is a linear layer."""
 
     @property
     def side_after(self) -> int:
@@ -83,3 +88,9 @@ class ConvLayer:
         if self.init == "small":
             return self.weights * 0.01**2
         return 2.0 * self.reads if self.init == "fan-out" else self.outputs / 3
+
+
+def with_outer_ends(layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
+    """The same layers, of which the first and the last are outer ones."""
+    first, *inner, last = layers
+    return replace(first, outer=True), *inner, replace(last, outer=True)

@@ -67,6 +67,7 @@ class Training:
                 place=f"{where}val_fraction",
                 allowed=f"allowed: 0 (none), or {least:.3g} and more, so that each class is among them",
             )
+        self._check_activations(where)
         self._check_data(where)
         self._check_weights(where)
         if self.train_images % batch == 1 and _norms_single_pixels(self.model, self.data):
@@ -74,6 +75,15 @@ class Training:
                 f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
                 place=f"{where}batch_size",
                 allowed="allowed: any other size",
+            )
+
+    def _check_activations(self, where: str) -> None:
+        chosen = self.activation_quantizer
+        if chosen is not None and not getattr(self.model, "quantizes_activations", False):
+            raise InputError(
+                f"the activations of {self.model.label} can't be quantized",
+                place=f"{where}activation_bits",
+                allowed=f"allowed: {FULL_PRECISION} (not quantized), or another model",
             )
 
     def _check_data(self, where: str) -> None:

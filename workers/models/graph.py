@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.layers import ConvLayer, Pool
 from qsweep.sweeps.models import Model
+from qsweep.sweeps.quantizers import ActivationQuantizer
+from qsweep.sweeps.signals import Place, Signal, signals_of
 from qsweep.workers.forms import LARGE_IMAGE
 from qsweep.workers.models.arithmetic import Arithmetic, innermost, pooled
 from qsweep.workers.models.convolved import in_turn
@@ -19,8 +21,19 @@ from qsweep.workers.models.declaration import ConvLayout
 from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, evaluate_stage
 from qsweep.workers.models.statistics import RunningStatistics
 from qsweep.workers.models.window import Window
+from qsweep.workers.quantizers import ACTIVATION_QUANTIZATIONS
+from qsweep.workers.quantizers.activations import ActivationQuantizer as SignalQuantizer
+from qsweep.workers.quantizers.activations import SignalTensors, stacked, tensors_of
 
-Stage = TypeVar("Stage")
+
+class _Stage(Protocol):
+    """What a stage computes with, whatever else that is."""
+
+    @property
+    def signal(self) -> SignalTensors | None: ...
+
+
+Stage = TypeVar("Stage", bound=_Stage)
 Activations = TypeVar("Activations")
 
 IMAGES = -1
@@ -43,14 +56,18 @@ class ConvNetwork:
     A `workers.models.network.Network` whose views are the tensors of its stages.
     """
 
-    def __init__(self, model: Model, data: DataSet) -> None:
+    def __init__(self, model: Model, data: DataSet, quantizer: ActivationQuantizer | None = None) -> None:
         layers = model.layers(data)
-        self.layout = ConvLayout(layers)
+        self.layout = ConvLayout(layers, *_signals(layers, data, quantizer))
         self.nodes = make_nodes(layers, data.size)
         self.activation = max(layer.outputs * layer.side**2 for layer in layers)
 
     def views(self, tensors: Mapping[str, Tensor]) -> tuple[StageTensors, ...]:
-        return tuple(_stage_tensors(layer, tensors) for layer in self.layout.layers)
+        signals = tensors_of(self.layout, tensors)
+        return tuple(_stage_tensors(layer, tensors, signals.get(layer.name)) for layer in self.layout.layers)
+
+    def signals(self, views: Sequence[StageTensors]) -> list[SignalTensors]:
+        return [stage.signal for stage in views if stage.signal is not None]
 
     def train(
         self, images: Tensor, views: Sequence[StageTensors], arithmetic: Arithmetic[Activations]
@@ -65,7 +82,7 @@ class ConvNetwork:
                 found.append(moments)
             return output
 
-        output = self._follow(arithmetic.enter(images), views, step, arithmetic.pool)
+        output = self._follow(arithmetic.enter(images), views, step, arithmetic.pool, arithmetic.quantize)
         return arithmetic.leave(output), found
 
     def evaluate(self, images: Tensor, views: Sequence[StageTensors]) -> Tensor:
@@ -108,9 +125,10 @@ class ConvNetwork:
         stages: Sequence[Stage],
         step: Callable[[Tensor, Window, Stage, Tensor | None], Tensor],
         pool: Callable[[Tensor, Pool], Tensor] = pooled,
+        quantize: Callable[[Tensor, SignalTensors], Tensor] = stacked,
     ) -> Tensor:
         """Every stage in turn, each computed by `step`, and the mean over the remaining pixels (dimensions 2, 3)."""
-        return self._follow(images, stages, step, pool).mean((2, 3))
+        return self._follow(images, stages, step, pool, quantize).mean((2, 3))
 
     def _follow(
         self,
@@ -118,15 +136,18 @@ class ConvNetwork:
         stages: Sequence[Stage],
         step: Callable[[Activations, Window, Stage, Activations | None], Activations],
         pool: Callable[[Activations, Pool], Activations],
+        quantize: Callable[[Activations, SignalTensors], Activations],
     ) -> Activations:
         """The last stage's output. `step` computes a stage from its input, its window, what it computes with,
-        and the residual that it adds."""
+        and the residual that it adds. What a stage reads is pooled and quantized first; a residual is not."""
         outputs = {IMAGES: images}
         for number, (node, stage) in enumerate(zip(self.nodes, stages, strict=True)):
             residual = None if node.residual is None else outputs[node.residual]
             read = outputs[node.source]
             if node.window.layer.pool is not None:
                 read = pool(read, node.window.layer.pool)
+            if stage.signal is not None:
+                read = quantize(read, stage.signal)
             output = step(read, node.window, stage, residual)
             after = node.window.layer.pool_after
             outputs[number] = output if after is None else pool(output, after)
@@ -163,7 +184,19 @@ def is_large(images: Tensor) -> bool:
     return images.shape[-1] ** 2 > LARGE_IMAGE
 
 
-def _stage_tensors(layer: ConvLayer, tensors: Mapping[str, Tensor]) -> StageTensors:
+def _signals(
+    layers: Sequence[ConvLayer], data: DataSet, quantizer: ActivationQuantizer | None
+) -> tuple[tuple[Signal, ...], type[SignalQuantizer] | None]:
+    """The signals that are quantized, and what quantizes them."""
+    if quantizer is None:
+        return (), None
+    found = signals_of(layers, data.size)
+    if not quantizer.quantizes_images:
+        found = tuple(one for one in found if one.place is not Place.IMAGES)
+    return found, ACTIVATION_QUANTIZATIONS[quantizer.name]
+
+
+def _stage_tensors(layer: ConvLayer, tensors: Mapping[str, Tensor], signal: SignalTensors | None) -> StageTensors:
     name, norm = layer.name, None
     if layer.norm:
         norm = NormTensors(
@@ -172,4 +205,4 @@ def _stage_tensors(layer: ConvLayer, tensors: Mapping[str, Tensor]) -> StageTens
             mean=tensors[f"{name}.norm.running_mean"],
             variance=tensors[f"{name}.norm.running_var"],
         )
-    return StageTensors(weight=tensors[f"{name}.weight"], bias=tensors[f"{name}.bias"], norm=norm)
+    return StageTensors(weight=tensors[f"{name}.weight"], bias=tensors[f"{name}.bias"], norm=norm, signal=signal)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qsweep.sweeps.layers import ConvLayer
 from qsweep.workers.models.window import Window
+from qsweep.workers.quantizers.activations import SignalTensors
 
 EPSILON = 1e-5
 """Added to the variance, as `torch.nn.BatchNorm2d` does."""
@@ -43,6 +44,8 @@ class StageTensors:
     weight: Tensor
     bias: Tensor
     norm: NormTensors | None
+    signal: SignalTensors | None = None
+    """What its input is quantized with, if it is."""
 
     def of(self, model: int) -> StageTensors:
         """Those of one of the models."""
@@ -55,6 +58,7 @@ class StageTensors:
             else NormTensors(
                 gamma=norm.gamma[one], beta=norm.beta[one], mean=norm.mean[one], variance=norm.variance[one]
             ),
+            signal=None if self.signal is None else self.signal.of(one),
         )
 
     def scale_and_shift(self) -> tuple[Tensor | None, Tensor]:
@@ -100,6 +104,7 @@ class Affine:
 
     kernel: Tensor
     shift: Tensor
+    signal: SignalTensors | None
 
 
 @torch.no_grad()
@@ -107,7 +112,9 @@ def affine(window: Window, tensors: StageTensors) -> Affine:
     """A stage without a graph, made once for many batches."""
     scale, shift = tensors.scale_and_shift()
     kernel = window.kernel(tensors.weight)
-    return Affine(kernel=kernel if scale is None else kernel * scale[:, :, None], shift=shift[:, :, None])
+    return Affine(
+        kernel=kernel if scale is None else kernel * scale[:, :, None], shift=shift[:, :, None], signal=tensors.signal
+    )
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ class RunningStatistics:
 
     def __init__(self, layout: ConvLayout, rows: Tensor) -> None:
         self._layout = layout
+        self._kept = slice(0, layout.variances.stop)
+        """Without the levels of activations, which stay."""
         self._batch = torch.zeros_like(rows)
         norms = [one.norm for one in layout.spans if one.norm is not None]
         self._views = [one.mean.of(self._batch) for one in norms]
@@ -40,4 +42,4 @@ class RunningStatistics:
         batch[:, layout.means] += parameters[:, layout.hidden_biases]
         pixels = self._pixels * images
         batch[:, layout.variances] *= pixels / (pixels - 1)
-        rows.mul_(1 - MOMENTUM).add_(batch.mul_(MOMENTUM))
+        rows[:, self._kept].mul_(1 - MOMENTUM).add_(batch[:, self._kept].mul_(MOMENTUM))
