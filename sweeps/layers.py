@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,10 @@ class ConvLayer:
     with a deviation of 0.01 and no bias (`small`)."""
     counted: bool = True
     """Whether its weights count in ω and in the norms of the flatness measures."""
+    outer: bool = False
+    """Whether it takes the outer bit width: the first and the last layer of a network do."""
+    linear: bool = False
+    """Whether it is a linear layer."""
 
     @property
     def side_after(self) -> int:
@@ -120,3 +125,12 @@ class NormLayer:
 
 Layer: TypeAlias = ConvLayer | NormLayer
 """A network is a list of these."""
+
+
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
+
+
+def with_outer_ends(layers: Sequence[AnyLayer]) -> tuple[AnyLayer, ...]:
+    """The same layers, of which the first and the last, which have weights, are outer ones."""
+    ends: list[Any] = [replace(one, outer=True) for one in (layers[0], layers[-1]) if isinstance(one, ConvLayer)]
+    return ends[0], *layers[1:-1], ends[1]

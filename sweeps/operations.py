@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from qsweep.sweeps.layers import Layer
+from qsweep.sweeps.layers import ConvLayer
 from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.sweeps.signals import Place, signals_of
 from qsweep.sweeps.training import Training
 
 IMAGE_BITS = 8
@@ -15,28 +14,27 @@ IMAGE_BITS = 8
 def bit_operations(training: Training) -> float:
     """Bit operations (BOPs) of one image: Σ k²·(inputs/groups)·outputs·side²·b_w·b_a over the layers with weights.
 
-    b_w and b_a are the bit widths of a layer's weights and of what it reads: 32 where they are not quantized; the
-    first and the last layer take the outer widths. Pooling, batch norm and residuals count nothing.
+    b_w and b_a are the bit widths of a layer's weights and of what it reads: 32 where they are not quantized; outer
+    layers and signals take the outer widths. Pooling, batch norm and residuals count nothing.
     """
-    layers = [one for one in training.model.layers(training.data) if one.weights]
+    outer = getattr(training.quantizer, "outer_bits", training.bits)
+    layers = training.model.layers(training.data)
+    read = _activation_bits(training)
     return sum(
-        one.operations / 2 * weight_bits * activation_bits
-        for one, weight_bits, activation_bits in zip(
-            layers, _weight_bits(training, layers), _activation_bits(training, layers), strict=True
-        )
+        one.operations / 2 * (outer if one.outer else training.bits) * read[one.name]
+        for one in layers
+        if isinstance(one, ConvLayer)
     )
 
 
-def _weight_bits(training: Training, layers: Sequence[Layer]) -> list[int]:
-    inner = training.bits
-    outer = getattr(training.quantizer, "outer_bits", inner)
-    return [outer, *[inner] * (len(layers) - 2), outer]
-
-
-def _activation_bits(training: Training, layers: Sequence[Layer]) -> list[int]:
-    chosen = training.activation_quantizer
-    if chosen is None:
-        return [FULL_PRECISION] * len(layers)
-    inner = chosen.activation_bits
-    outer = getattr(chosen, "outer_activation_bits", inner)
-    return [IMAGE_BITS, *[inner] * (len(layers) - 2), outer]
+def _activation_bits(training: Training) -> dict[str, int]:
+    """The bit width of what each layer with weights reads."""
+    chosen, found = training.activation_quantizer, {}
+    for signal in signals_of(training.model.layers(training.data), training.data.size):
+        if chosen is None:
+            found[signal.layer] = FULL_PRECISION
+        elif signal.place is Place.IMAGES and not chosen.quantizes_images:
+            found[signal.layer] = IMAGE_BITS
+        else:
+            found[signal.layer] = chosen.bits_of(signal)
+    return found

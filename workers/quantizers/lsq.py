@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.quantizers import Lsq
+from qsweep.sweeps.quantizers import Liq, Lsq
 from qsweep.workers.models.layout import Layout
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 """Step sizes are kept at or above this: a plain update may take them below zero."""
 
 
-def layer_bits(quantizer: Lsq, layout: Layout) -> list[int]:
+def layer_bits(quantizer: Lsq | Liq, layout: Layout) -> list[int]:
     """Bit width of each group of weights."""
     return [quantizer.outer_bits if group.outer else quantizer.bits for group in layout.groups]
 
