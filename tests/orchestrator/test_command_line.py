@@ -91,6 +91,9 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("digits-sam", 44),
         ("digits-saq", 474),
         ("flat-or-sharp", 2220),
+        ("saq-cifar100", 80),
+        ("saq-cifar100-float", 2),
+        ("saq-imagenet", 12),
         ("imagenet-resnets", 128),
         ("imagenet-distortion", 912),
     }

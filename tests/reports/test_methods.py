@@ -112,7 +112,7 @@ def test_what_is_decidable_is_what_the_test_can_find(pairs: int, comparisons: in
 
 def test_the_question_of_qgen_is_answered_for_each_convention(evidence: Evidence) -> None:
     (answer,) = evidence.analysis.flat_or_sharp
-    assert answer.quantization == ("Int4 − FP32", "Int2 − FP32")
+    assert answer.quantization == ("W4A4 − FP32", "W2A2 − FP32")
     assert answer.methods == tuple(f"{name} ρ {rho} − plain" for name in ("SAM", "SAQ1", "SAQ3") for rho in (0.05, 0.2))
     assert len(answer.rows) == 4 * 3  # conventions, and three quantities of each
     for _, cells in answer.rows:
@@ -120,7 +120,7 @@ def test_the_question_of_qgen_is_answered_for_each_convention(evidence: Evidence
         assert all(cells[name].flatter == 12 and cells[name].shift.pairs == 12 for name in answer.methods)
     first, second = answer.answers()
     assert (first.question, first.verdict) == ("Does quantization flatten?", "Yes, under every convention.")
-    assert first.details[0] == "Int4 − FP32: flatter under 12 of 12 measures and conventions, sharper under 0"
+    assert first.details[0] == "W4A4 − FP32: flatter under 12 of 12 measures and conventions, sharper under 0"
     assert second.question == "Does sharpness-aware training flatten beyond that?"
     assert second.verdict == "Yes, under every convention."
 
@@ -136,11 +136,11 @@ def test_an_answer_that_depends_on_the_convention_says_so() -> None:
     for row in given.rows["measures"]:
         sharper(row)
     (answer,) = evidence_of(given).analysis.flat_or_sharp
-    signs = {label: cells["Int2 − FP32"].sign for label, cells in answer.rows}
+    signs = {label: cells["W2A2 − FP32"].sign for label, cells in answer.rows}
     assert set(signs.values()) == {-1, 1}
     assert all((sign > 0) == ("quantized" in label) for label, sign in signs.items())
     assert answer.answers()[0].verdict == "It depends on the convention."
-    assert "Int4 − FP32: flatter under 6 of 12 measures and conventions, sharper under 6" in answer.answers()[0].details
+    assert "W4A4 − FP32: flatter under 6 of 12 measures and conventions, sharper under 6" in answer.answers()[0].details
 
 
 def test_the_report_opens_with_the_answer_and_analyze_has_it(evidence: Evidence) -> None:
@@ -164,7 +164,8 @@ def test_the_table_has_bit_operations_also_of_rows_that_are_older_than_the_colum
     places = {name: place for place, name in enumerate(table.declaration.rows)}
     assert len(table.rows) == 3 + 2 * (1 + 2 + 2)  # plain everywhere, SAM everywhere at two radii, SAQ when quantized
     for row in table.rows:
-        settings = {"bits": int(row.keys[places["bits"]])}
+        bits = int(row.keys[places["bits"]])
+        settings = {"bits": bits, "activation_bits": bits}
         one = dataclasses.replace(
             Training.from_settings({**evidence.runs.iloc[0].to_dict(), "method": "plain", **settings, "milestones": ()})
         )
