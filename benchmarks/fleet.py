@@ -69,6 +69,7 @@ BACK = 1.2
 """Leases after which others take the place of those that were killed."""
 NOTHING = "SELECT 1"
 """A call that asks for nothing: what the machine, the drivers and the threads of a process take of all others."""
+ASKED = ("agents", "idle", "jobs", "cohort", "seconds", "lease", "processes", "watchers", "at_most")
 CALLS = ("beat", "next_cohort", "claim", "checkpointed", "finish")
 
 
@@ -441,7 +442,7 @@ def _run(
     killed_at = back_at = restarted_at = 0.0
     restart: tuple[float, float] = (0.0, 0.0)
     spent_before, load = cost.look(), []
-    marked = False
+    marked = over = False
     while True:
         time.sleep(1.0)
         spent = cost.look()
@@ -453,9 +454,11 @@ def _run(
             for watched in looked_at:
                 watched.mark()
         done, running, open_ = _counts(url)
-        if time.time() - began > given.patience:
-            raise SystemExit(f"not done after {given.patience:g} s: {done:,} jobs are")
-        if not killed_at and done >= given.jobs * 0.3 and running >= given.agents * given.cohort * 0.5:
+        if not over and time.time() - began > given.at_most:
+            over = True
+            _end_early(url)
+            _say(f"the time is over with {done:,} jobs done: agents finish what they have")
+        if not killed_at and done >= given.jobs * 0.2 and running >= given.agents * given.cohort * 0.5:
             doomed = crews.living()[: len(crews.living()) // 2]
             crews.kill(doomed)
             killed_at = time.time()
@@ -464,13 +467,13 @@ def _run(
             for _ in range(given.processes // 2):
                 crews.start()
             back_at = time.time()
-        if back_at and not restarted_at and done >= given.jobs * 0.65:
+        if back_at and not restarted_at and done >= given.jobs * 0.45:
             begin = time.time()
             serving.stop(one)
             serving.start(one)
             restart, restarted_at = (begin, time.time()), time.time()
             _say(f"the server was stopped and started in {restart[1] - restart[0]:.1f} s with {done:,} jobs done")
-        if not open_:
+        if not (running if over else open_):
             break
     ended = time.time()
     for process in crews.living():
@@ -485,7 +488,8 @@ def _run(
     wall = ended - began
     figures: dict[str, Any] = {
         "seconds": wall,
-        "jobs_per_s": given.jobs / wall,
+        "jobs_done": done,
+        "jobs_per_s": done / wall,
         "calls_per_s": sum(map(len, calls.values())) / wall,
         "calls": {name: percentiles(values) for name, values in sorted(calls.items())},
         "longest_during_restart_s": max(during, default=0.0),
@@ -510,6 +514,11 @@ def _counts(url: str) -> tuple[int, int, int]:
     with _connection(url) as connection:
         rows = dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
     return rows.get("done", 0), rows.get("running", 0), rows.get("queued", 0) + rows.get("running", 0)
+
+
+def _end_early(url: str) -> None:
+    with Registry.open(url) as registry:
+        registry.sweeps.pause(registry.catalogue.find_sweep(SWEEP).id, "the time is over")
 
 
 def _connection(url: str) -> Any:
@@ -541,7 +550,7 @@ def takeover(url: str, killed_at: float, lease: float) -> dict[str, Any]:
 def audit(url: str, folder: Path) -> dict[str, Any]:
     """Everything counted once, by plain SQL and plain pyarrow; the number of files that an answer opens."""
     once = """
-        SELECT count(*) FILTER (WHERE done != 1 OR claims != attempt OR state != 'done'), count(*), sum(claims) FROM (
+        SELECT count(*) FILTER (WHERE done != (state = 'done')::int OR claims != attempt), count(*), sum(claims) FROM (
             SELECT jobs.id, jobs.attempt, jobs.state, count(*) FILTER (WHERE target = 'done') AS done,
                    count(*) FILTER (WHERE target = 'running') AS claims
             FROM jobs LEFT JOIN events ON events.job_id = jobs.id GROUP BY jobs.id, jobs.attempt, jobs.state) each
@@ -556,7 +565,9 @@ def audit(url: str, folder: Path) -> dict[str, Any]:
         ((overlapping,),) = connection.execute(twice).fetchall()
         pointers = {
             (identity, attempt, publication)
-            for identity, attempt, publication in connection.execute("SELECT identity, attempt, publication FROM jobs")
+            for identity, attempt, publication in connection.execute(
+                "SELECT identity, attempt, publication FROM jobs WHERE state = 'done'"
+            )
         }
         ((agents,),) = connection.execute("SELECT count(*) FROM agents").fetchall()
     publications = {publication for _, _, publication in pointers}
@@ -568,7 +579,7 @@ def audit(url: str, folder: Path) -> dict[str, Any]:
         pointers -= set(rows)
     missing = len(pointers)
     return {
-        "jobs": jobs, "not_done_once": wrong, "claimed_while_held": overlapping, "without_a_row": missing,
+        "jobs": jobs, "not_counted_once": wrong, "claimed_while_held": overlapping, "without_a_row": missing,
         "rows_twice": repeated, "claims": int(claims), "agents": agents, "files_pointed_to": len(publications),
         "files_written": len(list((folder / "results" / "runs").glob("*.parquet"))),
     }  # fmt: skip
@@ -676,7 +687,7 @@ def main() -> None:
     parser.add_argument("--watchers", type=int, default=3)
     parser.add_argument("--idle", type=int, default=0, help="of `watchers`: agents that only hold their jobs")
     parser.add_argument("--length", type=float, default=60.0, help="seconds that `watchers` measures")
-    parser.add_argument("--patience", type=float, default=3_000.0)
+    parser.add_argument("--at-most", type=float, default=3_000.0, help="seconds after which nothing more is claimed")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--role", choices=("launcher",), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -689,7 +700,8 @@ def main() -> None:
         fsync = fsync_ms(Path(folder))
     found = {"fleet": fleet, "watchers": watchers}[given.part](given)
     asked = {
-        name: getattr(given, name) for name in ("agents", "idle", "jobs", "cohort", "seconds", "processes", "watchers")
+        name: getattr(given, name)
+        for name in ("agents", "idle", "jobs", "cohort", "seconds", "lease", "processes", "watchers")
     }
     entry = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
