@@ -29,6 +29,7 @@ from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerCh
 from qsweep.sweeps.quantizers import FULL_PRECISION, Lsq
 from qsweep.sweeps.recipe import Recipe, recipe_content
 from qsweep.sweeps.start import Start
+from qsweep.sweeps.transformers import Swin, Vit
 
 FILES = "QSWEEP_COMPONENTS"
 """Names files with further components, separated as in `PATH`."""
@@ -72,7 +73,11 @@ PARTS: dict[str, Part] = {
         ),
         Choice(
             name="model",
-            components=_by_name(*(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg))),
+            components=_by_name(
+                *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg)),
+                _family(Vit, "qsweep.workers.models.vit:VitNetwork"),
+                _family(Swin, "qsweep.workers.models.swin:SwinNetwork"),
+            ),
         ),
         Choice(
             name="optimizer",

@@ -1,8 +1,41 @@
-"""One layer of a convolutional network: its own geometry, and how it hangs together with the other layers."""
+"""One layer of a network: its own geometry, and how it hangs together with the other layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Layer(Protocol):
+    """What everybody asks of a layer with weights, whatever its network is made of."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def counted(self) -> bool:
+        """Whether its weights count in ω and in the norms of the flatness measures."""
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, without the bias."""
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of one forward pass over one image."""
+
+    @property
+    def activation(self) -> int:
+        """Numbers that it makes of one image."""
+
+    @property
+    def initial_square(self) -> float:
+        """What the sum of the squares of its initial weights comes to."""
+
+    @property
+    def norms_single_pixels(self) -> bool:
+        """Whether batch norm sees one pixel an image, so that it can't normalize a single image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +111,63 @@ class ConvLayer:
         return 2 * self.weights * self.side**2
 
     @property
+    def activation(self) -> int:
+        """Numbers of the convolution's output for one image."""
+        return self.outputs * self.side**2
+
+    @property
+    def norms_single_pixels(self) -> bool:
+        """Whether batch norm sees one pixel an image, so that it can't normalize a single image."""
+        return self.norm and self.side == 1
+
+    @property
     def initial_square(self) -> float:
         """What the sum of the squares of its initial weights comes to, by the deviation of how they are drawn."""
         if self.init == "small":
             return self.weights * 0.01**2
         return 2.0 * self.reads if self.init == "fan-out" else self.outputs / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLayer:
+    """One matrix of a transformer, which is applied to each of an image's `tokens`."""
+
+    name: str
+    inputs: int
+    outputs: int
+    tokens: int
+    bias: bool = True
+    outer: bool = False
+    """Whether it takes the outer bit width."""
+    attended: int = 0
+    """Of the layer behind an attention: how many tokens each one attends to, in each of the `heads`."""
+    heads: int = 1
+    init: str = "transformer"
+    """How it is initialized: normal with a deviation of 0.02 and no bias (`transformer`), or as PyTorch's modules are
+    (`default`)."""
+    counted: bool = True
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, without the bias: N of the step size's gradient scale."""
+        return self.outputs * self.inputs
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of one forward pass over one image, with those of the attention before it."""
+        return 2 * self.tokens * (self.weights + 2 * self.attended * self.inputs)
+
+    @property
+    def activation(self) -> int:
+        """Numbers that it makes of one image, and the attention before it."""
+        return self.tokens * (self.outputs + self.heads * self.attended)
+
+    @property
+    def norms_single_pixels(self) -> bool:
+        """There is no batch norm."""
+        return False
+
+    @property
+    def initial_square(self) -> float:
+        """What the sum of the squares of its initial weights comes to, by the deviation of how they are drawn."""
+        return self.outputs / 3 if self.init == "default" else self.weights * 0.02**2

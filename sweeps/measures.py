@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 from qsweep.sweeps.corruptions import CORRUPTED, CORRUPTIONS, LARGEST, SEVERITIES
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import KINDS
+from qsweep.sweeps.models import has_batch_norm
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
 from qsweep.sweeps.training import Training
 
@@ -66,7 +67,8 @@ class Search:
 
     def folds(self, training: Training) -> bool:
         """Whether batch norm is folded into this training's convolutions."""
-        return self.fold_bn == "all" or (self.fold_bn == "reference" and training.quantizer is None)
+        folded = self.fold_bn == "all" or (self.fold_bn == "reference" and training.quantizer is None)
+        return folded and has_batch_norm(training.model)
 
     def operations(self, training: Training) -> float:
         """Multiplications and additions of a search that takes every iteration."""
@@ -189,6 +191,7 @@ def asked_of(measure: Measure, training: Training) -> Measure:
     else:
         changes |= {"perturb_step": True} if measure.perturb == "quantized" else {}
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "none" else {}
+    changes |= {} if has_batch_norm(training.model) else {"fold_bn": "reference"}
     changes |= {} if measure.folds(training) else {"perturb_folded": "none"}
     if measure.scaling == "plain":
         changes |= {"denominator": "distance", "magnitude_epsilon": 1e-3}

@@ -139,7 +139,9 @@ class Cohort:
             self._engine.open(epoch)
             self._open_epoch = epoch
         self._engine.number.fill_(self._position + 1)
-        losses, hits = self._run_step(*self._source.batch(number))
+        images, labels = self._source.batch(number)
+        self._engine.begin(epoch, number, len(labels))
+        losses, hits = self._run_step(images, labels)
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
         self._position += 1

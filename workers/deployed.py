@@ -13,6 +13,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.stage import EPSILON, bounded
+from qsweep.workers.models.transformer import Transformer
 from qsweep.workers.quantizers.deployment import deployed_rows
 
 
@@ -64,7 +65,24 @@ def _layer(layer: ConvLayer) -> nn.Sequential:
     return found
 
 
-def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork:
+class DeployedTransformer(nn.Module):
+    """As `DeployedNetwork`, of a transformer: `tensors` holds its parameters by their names, with `_` for the dots."""
+
+    def __init__(self, network: Transformer, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._network, self._names = network, tuple(tensors)
+        self.tensors = nn.ParameterDict({_plain(name): nn.Parameter(value) for name, value in tensors.items()})
+
+    def forward(self, images: Tensor) -> Tensor:
+        views = {name: self.tensors[_plain(name)][None] for name in self._names}
+        return self._network.evaluate(images, views)[0].mT
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork | DeployedTransformer:
     """The module of a kept model (its tensors by name), in evaluation mode. Raises QsweepError if it is of another
     network."""
     try:
@@ -74,10 +92,14 @@ def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork
         raise QsweepError(f"the kept model is none of {training.model.title} ({problem})") from error
 
 
-def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork:
-    layout = NETWORKS[training.model.name](training.model, training.data).layout
-    network = DeployedNetwork(layout.layers)
+def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork | DeployedTransformer:
+    computing = NETWORKS[training.model.name](training.model, training.data)
+    layout = computing.layout
     found = dict(layout.named(*deployed_rows(training, model, layout, torch.float32)))
+    if isinstance(computing, Transformer):
+        tensors = {name: value for name, value in found.items() if not name.endswith(".step")}
+        return DeployedTransformer(computing, tensors).eval()
+    network = DeployedNetwork(layout.layers)
     state: dict[str, Tensor] = {}
     for number, layer in enumerate(layout.layers):
         state[f"{number}.conv.weight"] = found[f"{layer.name}.weight"]

@@ -38,6 +38,8 @@ class Convolved:
 
     def __init__(self, *, grouped: bool, dtype: torch.dtype, multiple: int = 1) -> None:
         self._grouped, self._dtype, self._multiple = grouped, dtype, multiple
+        self.reduced = dtype if dtype is torch.bfloat16 else None
+        """The dtype of products, where it is another than that of the parameters."""
 
     def enter(self, images: Tensor) -> Planes:
         part = images.to(self._dtype, memory_format=torch.channels_last)

@@ -43,17 +43,24 @@ class ConvNetwork:
     A `workers.models.network.Network` whose views are the tensors of its stages.
     """
 
+    draws = 0
+    saved = None
+
     def __init__(self, model: Model, data: DataSet) -> None:
         layers = model.layers(data)
         self.layout = ConvLayout(layers)
         self.nodes = make_nodes(layers, data.size)
-        self.activation = max(layer.outputs * layer.side**2 for layer in layers)
+        self.activation = max(layer.activation for layer in layers)
 
     def views(self, tensors: Mapping[str, Tensor]) -> tuple[StageTensors, ...]:
         return tuple(_stage_tensors(layer, tensors) for layer in self.layout.layers)
 
     def train(
-        self, images: Tensor, views: Sequence[StageTensors], arithmetic: Arithmetic[Activations]
+        self,
+        images: Tensor,
+        views: Sequence[StageTensors],
+        arithmetic: Arithmetic[Activations],
+        draws: Tensor | None = None,
     ) -> tuple[Tensor, list[Moments]]:
         """Logits (M, classes, B) of images (B, channels, side, side), and mean and biased variance (M, C) of each stage
         with batch norm."""
