@@ -14,6 +14,7 @@ from qsweep.db.rows import Claim
 from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import File
+from qsweep.sweeps.layers import Layer
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
@@ -132,7 +133,8 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
     names, places = _grouped(table, "layer"), _grouped(table, "index")
     for claim in claims:
         training, identity = claim.job.training, claim.job.identity
-        expected = [(place, one.name) for place, one in enumerate(training.model.layers(training.data))]
+        layers: Sequence[Layer] = training.model.layers(training.data)
+        expected = [(place, one.name) for place, one in enumerate(layers)]
         if sorted(zip(places.get(identity, []), names.get(identity, []), strict=True), key=str) != sorted(
             expected, key=str
         ):

@@ -394,7 +394,8 @@ def _conv(
     )
 
 
-Model: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg | Vit | Swin
+Convolutional: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg
+Model: TypeAlias = Convolutional | Vit | Swin
 
 
 def published_name(model: Model) -> str | None:

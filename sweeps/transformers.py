@@ -20,10 +20,11 @@ class Vit:
     """Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) as DeiT trains it (Touvron et al. 2021).
 
     Patches of `patch` pixels a side become tokens of `width` numbers, with a class token before them and learned
-    positions added. `depth` blocks of attention with `heads` heads and of a GELU network `mlp_ratio` times as wide, each
-    behind a layer norm and added to what it read; a layer norm, and a linear head on the class token. Query, key and
-    value have a matrix each. Of the `depth` blocks' branches a share of the images skips 0 in the first up to
-    `drop_path` in the last (Huang et al. 2016). `patch` 16, `width` 192, `depth` 12 and `heads` 3 are DeiT-T.
+    positions added. `depth` blocks follow, each of attention with `heads` heads and of a GELU network `mlp_ratio` times
+    as wide; each of the two stands behind a layer norm and is added to what it read. A layer norm and a linear head on
+    the class token are the end. Query, key and value have a matrix each. In training each branch of a block is left out
+    for a share of the images, from 0 in the first block to `drop_path` in the last (Huang et al. 2016). `patch` 16,
+    `width` 192, `depth` 12 and `heads` 3 are DeiT-T.
     """
 
     name: ClassVar[str] = "vit"
@@ -78,11 +79,11 @@ class Swin:
     """Swin Transformer (Liu et al. 2021, arXiv 2103.14030), as torchvision's `swin_t`.
 
     Patches of `patch` pixels a side become tokens of `width` numbers. Stages of `depths` blocks each; between two of
-    them four tokens are merged into one of twice the width, by a layer norm and a matrix. A block attends within windows
-    of `window` tokens a side, in every second block shifted by half of that, with a learned bias by relative position;
-    `heads` heads in the first stage, twice as many in each one after it. The rest is as in `Vit`, with a linear head on
-    the mean of the tokens. A stage whose side is one window shifts nothing. `patch` 4, `width` 96, `depths` 2, 2, 6, 2,
-    `heads` 3 and `window` 7 are Swin-T.
+    them four tokens are merged into one of twice the width, by a layer norm and a matrix. A block attends within
+    windows of `window` tokens a side, shifted by half of that in every second block, with a learned bias by relative
+    position; `heads` heads in the first stage, twice as many in each one after it. A stage that is one window shifts
+    nothing. The rest is as in `Vit`, with a linear head on the mean of the tokens. `patch` 4, `width` 96, `depths` 2,
+    2, 6, 2, `heads` 3 and `window` 7 are Swin-T.
     """
 
     name: ClassVar[str] = "swin"
@@ -155,7 +156,7 @@ class Swin:
                         tokens=side**2,
                         bias=False,
                         outer=True,
-                    )  # fmt: skip
+                    )
                 )
                 width *= 2
             else:

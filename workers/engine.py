@@ -21,7 +21,6 @@ from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
 from qsweep.workers.quantizers.compiled import CompiledDeployment, compiled_deployment
 from qsweep.workers.quantizers.deployment import Deployment
 
-
 SAVED = 1 << 33
 """Bytes that a training pass may keep for its backward pass, where a batch may be taken in parts: part of the numerics,
 so it is no setting."""
@@ -151,7 +150,8 @@ class Engine:
     def _in_parts(self, deployed: Deployed, images: Tensor, labels: Tensor) -> Pass:
         """A pass of a network that has no batch norm, with sums over parts of the batch that its memory allows."""
         leaves = [deployed.leaves[name] for name in self._trained]
-        losses, hits = self.parameters.new_zeros(len(self.parameters)), 0
+        losses = self.parameters.new_zeros(len(self.parameters))
+        hits = torch.zeros(len(self.parameters), dtype=torch.int64, device=labels.device)
         for view in self._gradient_views:
             view.zero_()
         for start in range(0, len(labels), self._part):
@@ -162,7 +162,7 @@ class Engine:
             with torch.no_grad():
                 torch._foreach_add_(self._gradient_views, found)
                 losses += shares
-                hits = hits + (logits.argmax(1) == labels[places]).sum(1)
+                hits += (logits.argmax(1) == labels[places]).sum(1)
         return Pass(losses=losses, hits=hits, gradients=self._gradients)
 
     def _update_statistics(self, which: bool | Tensor, parameters: Tensor, moments: Any, images: int) -> None:

@@ -1,8 +1,8 @@
 """The weights that a training starts from: found, matched with the network's layers, and kept in the home.
 
-A file is a state_dict under torchvision's names (ResNets with the large stem, MobileNet-V2, Swin), DeiT's and timm's, or
-those of Swin's authors, or a model that qsweep kept, under its own. It is used for a network if every tensor of that network is in it with the same shape, and nothing
-else.
+A file is a state_dict under torchvision's names (ResNets with the large stem, MobileNet-V2, Swin), those of timm, DeiT
+or Swin's authors, or a model that qsweep kept, under its own. It is used for a network if every tensor of that
+network is in it with the same shape, and nothing else.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.layers import ConvLayer, Pool
-from qsweep.sweeps.models import Model
+from qsweep.sweeps.models import Convolutional
 from qsweep.workers.forms import LARGE_IMAGE
 from qsweep.workers.models.arithmetic import Arithmetic, innermost, pooled
 from qsweep.workers.models.convolved import in_turn
@@ -46,7 +46,7 @@ class ConvNetwork:
     draws = 0
     saved = None
 
-    def __init__(self, model: Model, data: DataSet) -> None:
+    def __init__(self, model: Convolutional, data: DataSet) -> None:
         layers = model.layers(data)
         self.layout = ConvLayout(layers)
         self.nodes = make_nodes(layers, data.size)

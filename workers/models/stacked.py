@@ -100,11 +100,11 @@ class Stack:
             self.linear(f"{name}.{part}", tokens).view(models, -1, attended, heads, width // heads).transpose(2, 3)
             for part in ("query", "key", "value")
         )
-        scores = (query * (width // heads) ** -0.5) @ key.mT
+        scores = ((query * (width // heads) ** -0.5) @ key.mT).to(tokens.dtype)
         if bias is not None:
-            groups = bias.shape[1]
-            scores = (scores.unflatten(1, (-1, groups)) + bias[:, None]).flatten(1, 2)
-        found = scores.softmax(-1) @ value
+            scores = scores.view(models, -1, *bias.shape[1:]) + bias[:, None]
+            scores = scores.flatten(1, 2)
+        found = scores.softmax(-1).to(value.dtype) @ value
         return self.linear(f"{name}.proj", found.transpose(2, 3).reshape(models, count, width))
 
     def mlp(self, name: str, tokens: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ APART = -100.0
 
 
 class SwinNetwork(Transformer):
-    """M models of one `Swin`, equal to torchvision's `SwinTransformer` with query, key and value in one matrix there."""
+    """M models of one `Swin`: torchvision's `SwinTransformer`, but query, key and value have a matrix each."""
 
     def __init__(self, model: Swin, data: DataSet) -> None:
         self._model, self._sides = model, model.sides(data)
@@ -61,7 +61,8 @@ class SwinNetwork(Transformer):
                 tokens = added(tokens, found, left.pop(0))
                 normal = stack.norm(f"{place}.norm2", tokens, EPSILON)
                 tokens = added(tokens, stack.mlp(place, normal), left.pop(0))
-        mean = stack.norm("norm", tokens, EPSILON).unflatten(1, (len(images), -1)).mean(2)
+        last = stack.norm("norm", tokens, EPSILON)
+        mean = last.view(len(last), len(images), -1, last.shape[-1]).mean(2)
         return stack.linear("head", mean).to(images.dtype).mT
 
     def _attend(self, stack: Stack, name: str, tokens: Tensor, side: int, shift: int, heads: int) -> Tensor:

@@ -18,7 +18,7 @@ EPSILON = 1e-6
 
 
 class VitNetwork(Transformer):
-    """M models of one `Vit`, equal to timm's `VisionTransformer` with query, key and value in one matrix there."""
+    """M models of one `Vit`: timm's `VisionTransformer`, but query, key and value have a matrix each."""
 
     def __init__(self, model: Vit, data: DataSet) -> None:
         self._model, self._tokens = model, model.tokens(data)
@@ -42,7 +42,7 @@ class VitNetwork(Transformer):
         count, heads, width = self._tokens, self._model.heads, self._model.width
         patches = patches_of(images, self._model.patch)
         read = stack.linear("patch", patches.flatten(0, 1)[None])
-        read = read.unflatten(1, (len(images), -1)).to(images.dtype)
+        read = read.view(len(read), len(images), -1, width).to(images.dtype)
         first = stack["class_token"].expand(-1, len(images), -1, -1)
         tokens = (torch.cat([first, read], 2) + stack["positions"]).flatten(1, 2)
         for block in range(self._model.depth):
