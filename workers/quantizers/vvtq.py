@@ -124,7 +124,7 @@ class VvtqWeights(LsqWeights):
 
 
 def fixed_point(weights: Tensor, bits: int) -> float:
-    """The scale that VVTQ begins with: s ← ⟨v, q⟩/⟨q, q⟩ from max|v|/Qp until it changes by less than 1e-5 of itself."""
+    """The scale that VVTQ begins with: s ← ⟨v, q⟩/⟨q, q⟩ from max|v|/Qp until it changes by less than 1e-5."""
     low, high = -(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1
     values = weights.double()
     scale = float(values.abs().max()) / high
