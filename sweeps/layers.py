@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 
-class Layer(Protocol):
+class AnyLayer(Protocol):
     """What everybody asks of a layer with weights, whatever its network is made of."""
 
     @property
@@ -129,6 +129,48 @@ class ConvLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NormLayer:
+    """Batch norm and ReLU of what another layer puts out: what a block of a pre-activation network begins with.
+
+    It has no weights, so that no quantizer, ω or norm knows of it.
+    """
+
+    weights: ClassVar[int] = 0
+    operations: ClassVar[int] = 0
+    initial_square: ClassVar[float] = 0.0
+    norm: ClassVar[bool] = True
+    bias: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
+    pool: ClassVar[Pool | None] = None
+    pool_after: ClassVar[Pool | None] = None
+    residual: ClassVar[str | None] = None
+
+    name: str
+    outputs: int
+    side: int
+    """Height and width of the images, in pixels."""
+    source: str | None = None
+    """The layer whose output it reads; None is the one before it in the list."""
+    relu: bool = True
+    ceiling: float | None = None
+
+    @property
+    def side_after(self) -> int:
+        """Height and width of the output that others read."""
+        return self.side
+
+    @property
+    def activation(self) -> int:
+        """Numbers of its output for one image."""
+        return self.outputs * self.side**2
+
+    @property
+    def norms_single_pixels(self) -> bool:
+        """Whether it sees one pixel an image, so that it can't normalize a single image."""
+        return self.side == 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class LinearLayer:
     """One matrix of a transformer, which is applied to each of an image's `tokens`."""
 
@@ -153,9 +195,14 @@ class LinearLayer:
         return self.outputs * self.inputs
 
     @property
+    def attention(self) -> int:
+        """Multiplications of the attention before it: queries with keys, and what comes of that with values."""
+        return 2 * self.tokens * self.attended * self.inputs
+
+    @property
     def operations(self) -> int:
         """Multiplications and additions of one forward pass over one image, with those of the attention before it."""
-        return 2 * self.tokens * (self.weights + 2 * self.attended * self.inputs)
+        return 2 * (self.tokens * self.weights + self.attention)
 
     @property
     def activation(self) -> int:
@@ -171,3 +218,7 @@ class LinearLayer:
     def initial_square(self) -> float:
         """What the sum of the squares of its initial weights comes to, by the deviation of how they are drawn."""
         return self.outputs / 3 if self.init == "default" else self.weights * 0.02**2
+
+
+Layer: TypeAlias = ConvLayer | NormLayer
+"""A convolutional network is a list of these."""

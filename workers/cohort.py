@@ -19,6 +19,7 @@ from qsweep.workers.forms import LARGE_IMAGE, Form
 from qsweep.workers.graphs import Step, StepGraphs
 from qsweep.workers.methods import method_of
 from qsweep.workers.models import NETWORKS
+from qsweep.workers.optimizers import update_kind
 from qsweep.workers.quantizers.deployment import quantization
 from qsweep.workers.results import Result, Trained, describe, epoch_rows, starting_rows
 from qsweep.workers.weights import Start
@@ -303,8 +304,9 @@ def _check(trainings: Sequence[Training], slots: int) -> None:
         raise ValueError("the trainings of a cohort share data, model and recipe")
 
 
-def _neighbourhood(training: Training) -> tuple[int, int]:
+def _neighbourhood(training: Training) -> tuple[int, bool, int]:
     """Sorted by this, models with one optimizer stand together, and those with one quantizer in few runs."""
-    optimizer = list(PARTS["optimizer"].components).index(training.optimizer.name)
+    name, variant = update_kind(training.optimizer)
+    optimizer = list(PARTS["optimizer"].components).index(name)
     quantizer = [None, *PARTS["quantizer"].components].index(quantization(training))
-    return optimizer, -quantizer if optimizer % 2 else quantizer
+    return optimizer, variant, -quantizer if (optimizer + variant) % 2 else quantizer

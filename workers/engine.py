@@ -71,7 +71,7 @@ class Engine:
     ) -> None:
         self.parameters = rows["parameters"]
         slots, device, dtype = len(self.parameters), self.parameters.device, self.parameters.dtype
-        precision = trainings[0].recipe.precision
+        precision, self._smoothing = trainings[0].recipe.precision, trainings[0].recipe.label_smoothing
         self.number = torch.zeros((), dtype=torch.float64, device=device)
         """The step's number, from 1."""
         self.layout = network.layout
@@ -132,7 +132,7 @@ class Engine:
         if len(labels) > self._part:
             return self._in_parts(deployed, images, labels)
         logits, moments = self._train(deployed, images, slice(0, len(labels)))
-        losses = cross_entropy(logits, labels).mean(1)
+        losses = cross_entropy(logits, labels, self._smoothing).mean(1)
         found = torch.autograd.grad(losses.sum(), [deployed.leaves[name] for name in self._trained])
         with torch.no_grad():
             if update_statistics is not False:
@@ -157,7 +157,7 @@ class Engine:
         for start in range(0, len(labels), self._part):
             places = slice(start, start + self._part)
             logits, _ = self._train(deployed, images[places], places)
-            shares = cross_entropy(logits, labels[places]).sum(1) / len(labels)
+            shares = cross_entropy(logits, labels[places], self._smoothing).sum(1) / len(labels)
             found = torch.autograd.grad(shares.sum(), leaves)
             with torch.no_grad():
                 torch._foreach_add_(self._gradient_views, found)

@@ -107,12 +107,13 @@ def tensor_names(content: Mapping[str, Any], model: Model, layout: Layout) -> di
     """Our name of each tensor, with its name in `content`: torchvision's, or ours."""
     own = {name: name for name, _ in layout.named(*_blank(layout))}
     first = layout.of_role(Role.WEIGHT)[0].name
-    if first in content or not (isinstance(model, ResNet | MobileNetV2) or is_transformer(model)):
+    if first in content:
         return own
     if is_transformer(model):
         foreign = foreign_names(content, model)
         return {name: foreign(name) for name in own}
-    assert isinstance(model, ResNet | MobileNetV2)
+    if not isinstance(model, ResNet | MobileNetV2) or _is_small(model):
+        return own
     places = {one.layer: torchvision_names(model, one.layer) for one in layout.of_role(Role.WEIGHT)}
     found = {}
     for name in own:
@@ -120,6 +121,11 @@ def tensor_names(content: Mapping[str, Any], model: Model, layout: Layout) -> di
         conv, norm = places[layer.removesuffix(".norm")]
         found[name] = f"{norm if layer.endswith('.norm') else conv}.{tensor}"
     return found
+
+
+def _is_small(model: ResNet | MobileNetV2) -> bool:
+    """Whether it has layers that torchvision's network of that name has not."""
+    return isinstance(model, MobileNetV2) and not model.is_large
 
 
 def torchvision_names(model: ResNet | MobileNetV2, layer: str) -> tuple[str, str]:
