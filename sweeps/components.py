@@ -26,7 +26,7 @@ from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
 from qsweep.sweeps.models import CifarResNet, MobileNet, MobileNetV2, NiN, ResNet, Vgg
 from qsweep.sweeps.optimizers import Adam, AdamW, RmsProp, Sgd
 from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
-from qsweep.sweeps.quantizers import FULL_PRECISION, Lsq
+from qsweep.sweeps.quantizers import FULL_PRECISION, Lsq, Vvtq
 from qsweep.sweeps.recipe import Recipe, recipe_content
 from qsweep.sweeps.start import Start
 from qsweep.sweeps.transformers import Swin, Vit
@@ -101,7 +101,13 @@ PARTS: dict[str, Part] = {
                     settings=Lsq,
                     implementation="qsweep.workers.quantizers.lsq:LsqWeights",
                     idle=lambda chosen: () if chosen["optimizer"].weight_decay else ("decay_step",),
-                )
+                ),
+                Component(
+                    name=Vvtq.name,
+                    settings=Vvtq,
+                    implementation="qsweep.workers.quantizers.vvtq:VvtqWeights",
+                    label="VVTQ",
+                ),
             ),
             default=Lsq.name,
             width="bits",

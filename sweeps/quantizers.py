@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 from qsweep.sweeps.settings import Rule, setting
 
@@ -43,3 +43,27 @@ class Lsq:
     bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)))
     outer_bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)), default=8)
     decay_step: bool = setting(default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vvtq:
+    """VVTQ's quantizer of weights (Huang et al. 2023, arXiv 2307.00331, `HuangOwen/VVTQ`), one scale a matrix.
+
+    As LSQ, but the gradient of a scale is divided by √(Qp·Σ|w|) of its current weights (`step_gradient = "module"`) and
+    not by √(N·Qp) (`"lsq"`), a scale begins where it leaves the least squared error, and a penalty draws weights
+    towards the middle of their codes: its factor rises from 0 after a quarter of the epochs to `bin_regularization` at
+    their end; 0 is none. `outer_bits` is the width of the patch embedding, of Swin's mergings and of the head (of the
+    first and the last layer of other networks). Weight decay never acts on scales.
+    """
+
+    name: ClassVar[str] = "vvtq"
+    semantics: ClassVar[int] = 1
+
+    bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)))
+    outer_bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)), default=8)
+    step_gradient: str = setting(Rule(choices=("module", "lsq")), default="module")
+    bin_regularization: float = setting(Rule(low=0, high=1), default=0.01)
+
+
+Stepped: TypeAlias = Lsq | Vvtq
+"""Quantizers of signed levels around 0, with one step size for each group of weights."""

@@ -99,8 +99,9 @@ class Engine:
         self._trained = [spec.name for spec in self.layout.of_role(*TRAINED)]
 
     def open(self, epoch: int) -> None:
-        """Set the learning rates of an epoch (from 0)."""
+        """Set what an epoch (from 0) has of its own: learning rates, and what a quantizer penalizes."""
         self._optimizer.open(epoch)
+        self._deployment.open(epoch)
 
     def begin(self, epoch: int, number: int, images: int) -> None:
         """Draw what is random in a step of an epoch (both from 0) with so many images, on the CPU by its counter."""

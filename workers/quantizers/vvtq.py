@@ -42,7 +42,7 @@ class VvtqWeights(LsqWeights):
 
     def __init__(
         self,
-        quantizers: Sequence[Vvtq],
+        quantizers: Sequence[Any],
         layout: Layout,
         device: torch.device,
         dtype: torch.dtype,
@@ -63,7 +63,7 @@ class VvtqWeights(LsqWeights):
         self._count = torch.tensor(self._counts).to(device, dtype)[self._layer_of]
 
     @staticmethod
-    def initialize(quantizer: Vvtq, layout: Layout, row: Tensor) -> None:
+    def initialize(quantizer: Any, layout: Layout, row: Tensor) -> None:
         """Set the step sizes of one model's `row` (P) to their fixed points."""
         parts = torch.split(row[: layout.weights], [group.count for group in layout.groups])
         found = [fixed_point(part, bits) for part, bits in zip(parts, layer_bits(quantizer, layout), strict=True)]
