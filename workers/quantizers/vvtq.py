@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.quantizers import Vvtq
 from qsweep.workers.models.layout import Layout
 from qsweep.workers.quantizers.lsq import LsqWeights, Rounding, clamp_steps, layer_bits
 
