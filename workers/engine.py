@@ -82,10 +82,10 @@ class Engine:
         self._deployment: Deployment | CompiledDeployment
         if form.compiled:
             watch(tick)
-            self._optimizer = CompiledOptimizer(trainings, slots, self.layout.steps.start, device, dtype)
+            self._optimizer = CompiledOptimizer(trainings, slots, self.layout, device, dtype)
             self._deployment = compiled_deployment(trainings, slots, self.layout, device, dtype)
         else:
-            self._optimizer = CohortOptimizer(trainings, self.layout.steps.start, device, dtype)
+            self._optimizer = CohortOptimizer(trainings, self.layout, device, dtype)
             self._deployment = Deployment(trainings, self.layout, device, dtype)
         self._statistics = network.statistics(rows["statistics"])
         batch = trainings[0].recipe.batch_size
