@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,46 @@ class ConvLayer:
         return 2.0 * self.reads if self.init == "fan-out" else self.outputs / 3
 
 
-def with_outer_ends(layers: Sequence[ConvLayer]) -> tuple[ConvLayer, ...]:
-    """The same layers, of which the first and the last are outer ones."""
-    first, *inner, last = layers
-    return replace(first, outer=True), *inner, replace(last, outer=True)
+@dataclass(frozen=True, kw_only=True)
+class NormLayer:
+    """Batch norm and ReLU of what another layer puts out: what a block of a pre-activation network begins with.
+
+    It has no weights, so that no quantizer, ω or norm knows of it.
+    """
+
+    weights: ClassVar[int] = 0
+    operations: ClassVar[int] = 0
+    initial_square: ClassVar[float] = 0.0
+    norm: ClassVar[bool] = True
+    bias: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
+    pool: ClassVar[Pool | None] = None
+    pool_after: ClassVar[Pool | None] = None
+    residual: ClassVar[str | None] = None
+
+    name: str
+    outputs: int
+    side: int
+    """Height and width of the images, in pixels."""
+    source: str | None = None
+    """The layer whose output it reads; None is the one before it in the list."""
+    relu: bool = True
+    ceiling: float | None = None
+
+    @property
+    def side_after(self) -> int:
+        """Height and width of the output that others read."""
+        return self.side
+
+
+Layer: TypeAlias = ConvLayer | NormLayer
+"""A network is a list of these."""
+
+
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
+
+
+def with_outer_ends(layers: Sequence[AnyLayer]) -> tuple[AnyLayer, ...]:
+    """The same layers, of which the first and the last, which have weights, are outer ones."""
+    ends: list[Any] = [replace(one, outer=True) for one in (layers[0], layers[-1]) if isinstance(one, ConvLayer)]
+    return ends[0], *layers[1:-1], ends[1]

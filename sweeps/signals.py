@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import ConvLayer, Layer
 
 
 class Place(StrEnum):
@@ -15,7 +15,7 @@ class Place(StrEnum):
     IMAGES = "images"
     """The images, which the first layer reads."""
     SECOND = "second"
-    """The first layer's output, whoever reads it."""
+    """The first layer's output, also through batch norm, whoever reads it."""
     INNER = "inner"
     OUTER = "outer"
     """What the last layer reads, or any other that is `outer`."""
@@ -36,15 +36,19 @@ class Signal:
     place: Place
 
 
-def signals_of(layers: Sequence[ConvLayer], size: int) -> tuple[Signal, ...]:
-    """The signals of convolutional `layers` on images with sides of `size` pixels, in the layers' order."""
-    outputs = {layer.name: layer for layer in layers}
-    found, before = list[Signal](), None
+def signals_of(layers: Sequence[Layer], size: int) -> tuple[Signal, ...]:
+    """The signals of a convolutional network's `layers` on images with sides of `size` pixels, in the layers' order.
+    What batch norm alone reads is none."""
+    sources = _sources(layers)
+    found = list[Signal]()
     for layer in layers:
-        source = before if layer.source is None else outputs[layer.source]
+        source = sources[layer.name]
+        if not isinstance(layer, ConvLayer):
+            continue
         side = size if source is None else source.side_after
         side = side if layer.pool is None else layer.pool.side(side)
-        place = Place.OUTER if layer.outer else Place.SECOND if source is layers[0] else Place.INNER
+        of_first = source is not None and (source if source.weights else sources[source.name]) is layers[0]
+        place = Place.OUTER if layer.outer else Place.SECOND if of_first else Place.INNER
         found.append(
             Signal(
                 layer=layer.name,
@@ -54,5 +58,11 @@ def signals_of(layers: Sequence[ConvLayer], size: int) -> tuple[Signal, ...]:
                 place=Place.IMAGES if source is None else place,
             )
         )
-        before = layer
     return tuple(found)
+
+
+def _sources(layers: Sequence[Layer]) -> dict[str, Layer | None]:
+    """The layer whose output each one reads; None of the one that reads the images."""
+    by_name = {layer.name: layer for layer in layers}
+    before = dict(zip((layer.name for layer in layers), (None, *layers), strict=False))
+    return {one.name: before[one.name] if one.source is None else by_name[one.source] for one in layers}

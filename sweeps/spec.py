@@ -19,9 +19,10 @@ from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.tuning import Tuning
+from qsweep.sweeps.user_code import UserCode, with_code
 from qsweep.sweeps.where import parse_where
 
-SPANNING = ("fixed", "axes", "measures", "keep")
+SPANNING = ("fixed", "axes", "measures", "keep", "user_code")
 """The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""
 
 
@@ -69,8 +70,12 @@ class Spec:
     """The paper's data set to show beside this sweep's, if the paper does not cover this one."""
     tuning: Tuning | None = None
     """How its points are tried, if it is a tuning run."""
+    user_code: tuple[tuple[str, str], ...] = ()
+    """The hash of the user's code behind each `file:PATH:NAME` among its values."""
     place: str = ""
     """Where it was read, for messages."""
+    sources: tuple[UserCode, ...] = field(default=(), compare=False, repr=False)
+    """That code, where the sweep was read from its file: a launch keeps a copy."""
 
     def jobs(self) -> list[Job]:
         """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
@@ -161,7 +166,7 @@ class Spec:
 
     def _spread(self, point: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
         if not axes:
-            yield point
+            yield with_code(point, dict(self.user_code)) if self.user_code else point
             return
         for value in axes[0].at(point, self.place):
             yield from self._spread({**point, axes[0].name: value}, axes[1:])
@@ -176,6 +181,8 @@ class Spec:
             later["declarations"] = {name: json.loads(text) for name, text in self.declarations}
         if self.tuning:
             later["tuning"] = self.tuning.content()
+        if self.user_code:
+            later["user_code"] = dict(self.user_code)
         return later | {
             "name": self.name,
             "title": self.title,
@@ -205,6 +212,7 @@ class Spec:
             ),
             compare_with=content["compare_with"],
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
+            user_code=tuple(sorted(content.get("user_code", {}).items())),
             place=place,
         )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qsweep.sweeps.errors import QsweepError
-from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import ConvLayer, Layer
 from qsweep.sweeps.training import Training
 from qsweep.workers.models import network_of
 from qsweep.workers.models.arithmetic import pool_planes
@@ -20,11 +20,11 @@ from qsweep.workers.quantizers.deployment import deployed_rows
 class DeployedNetwork(nn.Module):
     """Logits (B, classes) of images (B, channels, side, side), standardized as in training.
 
-    `layers` has one module a layer, in their order: `activation` where what it reads is rounded, `conv`, and `norm`
-    where it has batch norm.
+    `layers` has one module a layer, in their order: `activation` where what it reads is rounded, `conv` if it has
+    weights, and `norm` if it has batch norm.
     """
 
-    def __init__(self, layers: tuple[ConvLayer, ...], rounded: Collection[str] = ()) -> None:
+    def __init__(self, layers: tuple[Layer, ...], rounded: Collection[str] = ()) -> None:
         """`rounded` names the layers that read quantized activations."""
         super().__init__()
         self.geometry = layers
@@ -64,22 +64,23 @@ class RoundedActivations(nn.Module):
         return torch.clamp(activations / self.step, self.low, self.high).round() * self.step
 
 
-def _layer(layer: ConvLayer, *, rounded: bool) -> nn.Sequential:
+def _layer(layer: Layer, *, rounded: bool) -> nn.Sequential:
     """The convolution of one layer, with the rounding of what it reads, and its batch norm."""
     found = nn.Sequential()
     if rounded:
         found.add_module("activation", RoundedActivations())
-    groups = layer.inputs if layer.depthwise else 1
-    conv = nn.Conv2d(
-        layer.inputs,
-        layer.outputs,
-        layer.kernel,
-        stride=layer.stride,
-        padding=layer.padding,
-        groups=groups,
-        bias=layer.bias,
-    )
-    found.add_module("conv", conv)
+    if isinstance(layer, ConvLayer):
+        groups = layer.inputs if layer.depthwise else 1
+        conv = nn.Conv2d(
+            layer.inputs,
+            layer.outputs,
+            layer.kernel,
+            stride=layer.stride,
+            padding=layer.padding,
+            groups=groups,
+            bias=layer.bias,
+        )
+        found.add_module("conv", conv)
     if layer.norm:
         found.add_module("norm", nn.BatchNorm2d(layer.outputs, eps=EPSILON))
     return found
@@ -103,7 +104,8 @@ def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwor
     signals = tensors_of(layout, layout.tensors(parameters[None], parameters[None], statistics[None]))
     state: dict[str, Tensor] = {}
     for number, layer in enumerate(layout.layers):
-        state[f"{number}.conv.weight"] = found[f"{layer.name}.weight"]
+        if layer.weights:
+            state[f"{number}.conv.weight"] = found[f"{layer.name}.weight"]
         if layer.bias:
             state[f"{number}.conv.bias"] = found[f"{layer.name}.bias"]
         if layer.norm:

@@ -21,7 +21,14 @@ from tests.workers.test_equivalence import tensors
 from tests.workers.trainings import first, on, training
 
 CPU = torch.device("cpu")
-FAMILIES = ("nin", "resnet", "mobilenet", "mobilenet-v2", "vgg")
+FAMILIES: dict[str, dict[str, Any]] = {
+    "nin": {},
+    "resnet": {},
+    "cifar-resnet": {"depth": 20, "preact": True},
+    "mobilenet": {},
+    "mobilenet-v2": {"stem": "small"},
+    "vgg": {},
+}
 RATE = 0.01
 
 
@@ -80,7 +87,7 @@ def test_loss_and_every_gradient_equal_plain_modules(
         training(
             model=model, bits=bits, quantizer=quantizer, activation_quantizer=activations, activation_bits=width,
             outer_activations=custom, outer_activation_bits=10 - width, seed=width, epochs=1,
-            learning_rate=RATE, weight_decay=0.0, batch_size=24,
+            learning_rate=RATE, weight_decay=0.0, batch_size=24, **FAMILIES[model],
         )
         for width, bits, custom in WIDTHS
     ])  # fmt: skip

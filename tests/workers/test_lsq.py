@@ -41,7 +41,7 @@ def layout_of(counts: list[int]) -> ConvLayout:
                 bias=False,
                 norm=False,
                 outer=number in (0, len(counts) - 1),
-            )  # fmt: skip
+            )
             for number, count in enumerate(counts)
         ]
     )

@@ -1,4 +1,4 @@
-"""SAQ's quantizer of the weights (Liu et al. 2021, arXiv 2111.12273; `ziplab/SAQ`, `quan_models/LIQ.py`, `LIQ_wn.py`)."""
+"""SAQ's quantizer of the weights (Liu et al. 2021, arXiv 2111.12273; `ziplab/SAQ`: `LIQ.py` and `LIQ_wn.py`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ START_OF_CLIP = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """What a forward pass leaves for its backward pass: w̃/c and v̂/c (M, all weights), and the deviation of each weight's
-    layer (the same)."""
+    """What a forward pass leaves for its backward pass: w̃/c, v̂/c and the deviation of each weight's layer, all (M, all
+    weights)."""
 
     ratio: Tensor
     rounded: Tensor
@@ -29,8 +29,8 @@ class Rounding:
 class LiqWeights:
     """The quantizers of M models, or one quantizer of any number of copies of a model, on rows of parameters (M, P).
 
-    The weights of a convolution are normalized, w̃ = (w − mean)/deviation (the unbiased one), those of a linear layer are
-    not. With a clip c a layer, and n = 2^b − 1, v̂ = c·(2·round(n·(clip(w̃/c, −1, 1) + 1)/2)/n − 1): 2^b levels, none of
+    The weights of a convolution are normalized, w̃ = (w − mean)/deviation (the unbiased one), those of a linear layer
+    are not. With a clip c a layer, and n = 2^b − 1, v̂ = c·(2·round(n·(clip(w̃/c, −1, 1) + 1)/2)/n − 1): 2^b levels, none of
     them 0. Batch norm takes up the scale. Backward, with mean and deviation held constant: ∂v̂/∂w = 1/deviation where
     |w̃| ≤ c, else 0; ∂v̂/∂c = (v̂ − w̃)/c there, ±1 elsewhere, summed over the layer's weights, with no factor. The row's
     step sizes are the clips.
@@ -93,7 +93,7 @@ class LiqWeights:
                 weights.mul_(of_fold)
 
     def differentiate(self, rounding: Rounding, gradients: Tensor, *, factor: Tensor | None = None) -> None:
-        """Turn ∂v̂ in the first columns of `gradients` (M, P) into ∂w, in place, and write ∂c to those of the step sizes.
+        """Turn ∂v̂ in the first columns of `gradients` (M, P) into ∂w, in place, and write ∂c to those of the clips.
         With a `factor` they are the gradients of factor·v̂ and factor·w."""
         above, of_clips = gradients[:, self._weights], self._clips.of(gradients)
         inside = (rounding.ratio.abs() <= 1).to(above.dtype)
