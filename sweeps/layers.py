@@ -2,40 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
-
-
-class AnyLayer(Protocol):
-    """What everybody asks of a layer with weights, whatever its network is made of."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def outputs(self) -> int: ...
-    @property
-    def counted(self) -> bool:
-        """Whether its weights count in ω and in the norms of the flatness measures."""
-
-    @property
-    def weights(self) -> int:
-        """Number of weights, without the bias."""
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions of one forward pass over one image."""
-
-    @property
-    def activation(self) -> int:
-        """Numbers that it makes of one image."""
-
-    @property
-    def initial_square(self) -> float:
-        """What the sum of the squares of its initial weights comes to."""
-
-    @property
-    def norms_single_pixels(self) -> bool:
-        """Whether batch norm sees one pixel an image, so that it can't normalize a single image."""
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +58,10 @@ class ConvLayer:
     with a deviation of 0.01 and no bias (`small`)."""
     counted: bool = True
     """Whether its weights count in ω and in the norms of the flatness measures."""
+    outer: bool = False
+    """Whether it takes the outer bit width: the first and the last layer of a network do."""
+    linear: bool = False
+    """Whether it is a linear layer."""
 
     @property
     def side_after(self) -> int:
@@ -222,3 +195,12 @@ class LinearLayer:
 
 Layer: TypeAlias = ConvLayer | NormLayer
 """A convolutional network is a list of these."""
+
+
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
+
+
+def with_outer_ends(layers: Sequence[AnyLayer]) -> tuple[AnyLayer, ...]:
+    """The same layers, of which the first and the last, which have weights, are outer ones."""
+    ends: list[Any] = [replace(one, outer=True) for one in (layers[0], layers[-1]) if isinstance(one, ConvLayer)]
+    return ends[0], *layers[1:-1], ends[1]

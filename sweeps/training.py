@@ -68,6 +68,7 @@ class Training:
                 place=f"{where}val_fraction",
                 allowed=f"allowed: 0 (none), or {least:.3g} and more, so that each class is among them",
             )
+        self._check_activations(where)
         if 0 < self.recipe.epochs <= self.recipe.warmup_epochs:
             raise InputError(
                 f"{self.recipe.warmup_epochs} of {self.recipe.epochs} epochs leave none after the warm-up",
@@ -101,6 +102,15 @@ class Training:
     @property
     def _norms_single_pixels(self) -> bool:
         return _norms_single_pixels(self.model, self.data)
+
+    def _check_activations(self, where: str) -> None:
+        chosen = self.activation_quantizer
+        if chosen is not None and not getattr(self.model, "quantizes_activations", False):
+            raise InputError(
+                f"the activations of {self.model.label} can't be quantized",
+                place=f"{where}activation_bits",
+                allowed=f"allowed: {FULL_PRECISION} (not quantized), or another model",
+            )
 
     def _check_data(self, where: str) -> None:
         allowed = AUGMENTATIONS[self.data.streamed]

@@ -10,6 +10,7 @@ from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.layers import LinearLayer
 from qsweep.sweeps.settings import Rule, setting
+from qsweep.sweeps.signals import Place, Signal
 
 SIDE = Rule(low=1, high=1024)
 DROP_PATH = Rule(low=0, below=1)
@@ -30,6 +31,7 @@ class Vit:
     name: ClassVar[str] = "vit"
     family: ClassVar[str] = "ViT"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
 
     patch: int = setting(SIDE)
     width: int = setting(Rule(low=1, high=4096))
@@ -65,6 +67,14 @@ class Vit:
         _check_patch(self.patch, data, where)
         _check_heads(self.width, self.heads, where)
 
+    def signals(self, data: DataSet) -> tuple[Signal, ...]:
+        """What can be quantized, in the order of the forward pass, by names of their own where no layer reads it."""
+        tokens, width = self.tokens(data), self.width
+        found = [_images(data)]
+        for block in range(self.depth):
+            found += _block_signals(f"block{block}", width, tokens, self.mlp_ratio, self.heads, tokens)
+        return (*found, _before_head(width))
+
     def layers(self, data: DataSet) -> tuple[LinearLayer, ...]:
         """Every matrix in the order of the forward pass; the patch embedding and the head are the outer ones."""
         tokens, width = self.tokens(data), self.width
@@ -89,6 +99,7 @@ class Swin:
     name: ClassVar[str] = "swin"
     family: ClassVar[str] = "Swin"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
 
     patch: int = setting(SIDE)
     width: int = setting(Rule(low=1, high=4096))
@@ -142,6 +153,16 @@ class Swin:
                 place=f"{where}window",
                 allowed=f"allowed: window · {2 ** (len(self.depths) - 1)} a divisor of {side}",
             )
+
+    def signals(self, data: DataSet) -> tuple[Signal, ...]:
+        """As those of `Vit`, but for the images and what a merging reads, which VVTQ does not quantize."""
+        found = list[Signal]()
+        for stage, (depth, side) in enumerate(zip(self.depths, self.sides(data), strict=True)):
+            width, heads = self.width * 2**stage, self.heads * 2**stage
+            for block in range(depth):
+                name = f"stage{stage + 1}.{block}"
+                found += _block_signals(name, width, side**2, self.mlp_ratio, heads, self.window**2)
+        return (*found, _before_head(self.width * 2 ** (len(self.depths) - 1)))
 
     def layers(self, data: DataSet) -> tuple[LinearLayer, ...]:
         """Every matrix in the order of the forward pass; patch embedding, mergings and head are the outer ones."""
@@ -207,3 +228,29 @@ def _block(name: str, width: int, tokens: int, ratio: int, heads: int, attended:
     )  # fmt: skip
     yield LinearLayer(name=f"{name}.fc1", inputs=width, outputs=ratio * width, tokens=tokens)
     yield LinearLayer(name=f"{name}.fc2", inputs=ratio * width, outputs=width, tokens=tokens)
+
+
+def _images(data: DataSet) -> Signal:
+    return _signal("patch", data.channels * data.size**2, place=Place.IMAGES)
+
+
+def _before_head(width: int) -> Signal:
+    return _signal("head", width, place=Place.OUTER)
+
+
+def _block_signals(name: str, width: int, tokens: int, ratio: int, heads: int, attended: int) -> Iterator[Signal]:
+    """What query, key and value read, what comes of them, of the softmax and of the attention, and what the two other
+    matrices read (`HuangOwen/VVTQ`)."""
+    yield _signal(f"{name}.attention", tokens * width)
+    for part in ("query", "key", "value"):
+        yield _signal(f"{name}.{part}", tokens * width)
+    yield _signal(f"{name}.softmax", heads * tokens * attended, signed=False)
+    yield _signal(f"{name}.proj", tokens * width)
+    yield _signal(f"{name}.fc1", tokens * width)
+    yield _signal(f"{name}.fc2", tokens * ratio * width, after_gelu=True)
+
+
+def _signal(
+    layer: str, features: int, *, signed: bool = True, after_gelu: bool = False, place: Place = Place.INNER
+) -> Signal:
+    return Signal(layer=layer, features=features, signed=signed, linear=True, place=place, after_gelu=after_gelu)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +10,26 @@ from torch import Tensor, nn
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.layers import ConvLayer, Layer
 from qsweep.sweeps.training import Training
-from qsweep.workers.models import NETWORKS
+from qsweep.workers.models import network_of
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.stage import EPSILON, bounded
 from qsweep.workers.models.transformer import Transformer
+from qsweep.workers.quantizers.activations import tensors_of
 from qsweep.workers.quantizers.deployment import deployed_rows
 
 
 class DeployedNetwork(nn.Module):
     """Logits (B, classes) of images (B, channels, side, side), standardized as in training.
 
-    `layers` has one module a layer, in their order: `conv` if it has weights, and `norm` if it has batch norm.
+    `layers` has one module a layer, in their order: `activation` where what it reads is rounded, `conv` if it has
+    weights, and `norm` if it has batch norm.
     """
 
-    def __init__(self, layers: tuple[Layer, ...]) -> None:
+    def __init__(self, layers: tuple[Layer, ...], rounded: Collection[str] = ()) -> None:
+        """`rounded` names the layers that read quantized activations."""
         super().__init__()
         self.geometry = layers
-        self.layers = nn.ModuleList(_layer(one) for one in layers)
+        self.layers = nn.ModuleList(_layer(one, rounded=one.name in rounded) for one in layers)
 
     def forward(self, images: Tensor) -> Tensor:
         outputs: dict[str, Tensor] = {}
@@ -46,9 +49,27 @@ class DeployedNetwork(nn.Module):
         return signal.mean((2, 3))
 
 
-def _layer(layer: Layer) -> nn.Sequential:
-    """The convolution of one layer, and its batch norm."""
+class RoundedActivations(nn.Module):
+    """step·round(clip(x/step, low, high))."""
+
+    step: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("step", "low", "high"):
+            self.register_buffer(name, torch.ones(()))
+
+    def forward(self, activations: Tensor) -> Tensor:
+        return torch.clamp(activations / self.step, self.low, self.high).round() * self.step
+
+
+def _layer(layer: Layer, *, rounded: bool) -> nn.Sequential:
+    """The convolution of one layer, with the rounding of what it reads, and its batch norm."""
     found = nn.Sequential()
+    if rounded:
+        found.add_module("activation", RoundedActivations())
     if isinstance(layer, ConvLayer):
         groups = layer.inputs if layer.depthwise else 1
         conv = nn.Conv2d(
@@ -75,8 +96,8 @@ class DeployedTransformer(nn.Module):
         self.tensors = nn.ParameterDict({_plain(name): nn.Parameter(value) for name, value in tensors.items()})
 
     def forward(self, images: Tensor) -> Tensor:
-        views = {name: self.tensors[_plain(name)][None] for name in self._names}
-        return self._network.evaluate(images, views)[0].mT
+        tensors = {name: self.tensors[_plain(name)][None] for name in self._names}
+        return self._network.evaluate(images, self._network.views(tensors))[0].mT
 
 
 def _plain(name: str) -> str:
@@ -94,13 +115,14 @@ def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork
 
 
 def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork | DeployedTransformer:
-    computing = NETWORKS[training.model.name](training.model, training.data)
+    computing = network_of(training)
     layout = computing.layout
-    found = dict(layout.named(*deployed_rows(training, model, layout, torch.float32)))
+    parameters, statistics = deployed_rows(training, model, layout, torch.float32)
+    found = dict(layout.named(parameters, statistics))
     if isinstance(computing, Transformer):
-        tensors = {name: value for name, value in found.items() if not name.endswith(".step")}
-        return DeployedTransformer(computing, tensors).eval()
-    network = DeployedNetwork(layout.layers)
+        return DeployedTransformer(computing, found).eval()
+    network = DeployedNetwork(layout.layers, {one.layer for one in layout.signals})
+    signals = tensors_of(layout, layout.tensors(parameters[None], parameters[None], statistics[None]))
     state: dict[str, Tensor] = {}
     for number, layer in enumerate(layout.layers):
         if layer.weights:
@@ -111,5 +133,9 @@ def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwor
             names = ("weight", "bias", "running_mean", "running_var")
             state |= {f"{number}.norm.{name}": found[f"{layer.name}.norm.{name}"] for name in names}
             state[f"{number}.norm.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+        if layer.name in signals:
+            signal = signals[layer.name]
+            for name, value in (("step", signal.step), ("low", signal.low), ("high", signal.high)):
+                state[f"{number}.activation.{name}"] = value[0]
     network.layers.load_state_dict(state)
     return network.eval()

@@ -189,6 +189,23 @@ class Engine:
     def restrain(self, parameters: Tensor) -> None:
         """Keep the step sizes of rows (M, P) in their range, in place."""
         self._deployment.restrain(parameters)
+        if self.layout.activations is not None:
+            self.layout.activations.restrain(self.layout, parameters)
+
+    @torch.no_grad()
+    def start_activations(self, images: Tensor) -> None:
+        """Let the step sizes of activations begin as a first batch (B, channels, side, side) has it, in the order of a
+        training pass: each signal is quantized before the next one is looked at. Nothing else changes."""
+        kind = self.layout.activations
+        if kind is None:
+            return
+        deployed = self.place(self.parameters)
+        self.deploy(deployed)
+        tensors = self.layout.tensors(self.parameters, deployed.weights, self._rows["statistics"])
+        views = self._network.views(tensors)
+        for signal in self._network.signals(views):
+            signal.observer = kind.start
+        self._network.train(images, views, self._arithmetic)
 
     @torch.no_grad()
     def evaluated(self, parameters: Tensor, statistics: Tensor) -> Any:

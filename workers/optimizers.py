@@ -161,9 +161,9 @@ def update_kind(optimizer: Optimizer) -> tuple[str, bool]:
 class CohortOptimizer:
     """The optimizers of the models in rows 0 to m−1, where models with the same optimizer are neighbours.
 
-    Weight decay, coupled L2 or decoupled as the optimizer has it, acts on everything before `steps_start`; on the step
-    sizes from there on only where the quantizer says so. With `decays = "matrices"` it leaves tensors of one dimension
-    out. The rate is that of `rate_at`.
+    Weight decay, coupled L2 or decoupled as the optimizer has it, acts on everything before the step sizes; on those of
+    weights and of activations only where their quantizers say so. With `decays = "matrices"` tensors of
+    one dimension are left out. The rate is that of `rate_at`.
     """
 
     def __init__(self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
@@ -171,7 +171,7 @@ class CohortOptimizer:
         self._steps_start = layout.steps.start
         self._device, self._dtype = device, dtype
         self._decay = _column([one.optimizer.weight_decay for one in trainings], device)
-        self._step_decay = _column([_step_decay(one) for one in trainings], device)
+        self._step_decay = _step_decays(trainings, layout).to(device)
         self._undecayed = _undecayed(trainings, layout, device)
         self._rates = _column([one.optimizer.learning_rate for one in trainings], device)
         self._groups: list[tuple[slice, Stepper]] = []
@@ -235,7 +235,7 @@ class CompiledOptimizer(CohortOptimizer):
 
 
 def decay(parameters: Tensor, gradients: Tensor, steps_start: int, rate: Tensor, step_rate: Tensor) -> None:
-    """g ← g + λp, with rates (m, 1) for what comes before the step sizes, and for these."""
+    """g ← g + λp, with rates (m, 1) for what comes before the step sizes, and for these (m, 1 or each)."""
     gradients[:, :steps_start].add_(parameters[:, :steps_start] * rate)
     gradients[:, steps_start:].add_(parameters[:, steps_start:] * step_rate)
 
@@ -305,9 +305,20 @@ def _undecayed(trainings: Sequence[Training], layout: Layout, device: torch.devi
     return (which[:, None] & found).to(device)
 
 
-def _step_decay(training: Training) -> float:
-    decays = getattr(training.quantizer, "decay_step", False)
-    return training.optimizer.weight_decay if decays else 0.0
+def _step_decays(trainings: Sequence[Training], layout: Layout) -> Tensor:
+    """The decays of the step sizes of weights (m, 1), or where there are those of activations, of all (m, P − …)."""
+    weights = torch.tensor([_decays(one, one.quantizer, "decay_step") for one in trainings], dtype=torch.float64)
+    if not layout.signals:
+        return weights[:, None]
+    found = weights[:, None].repeat(1, layout.parameters_length - layout.steps.start)
+    place, start = layout.activation_steps, layout.steps.start
+    ours = [_decays(one, one.activation_quantizer, "decay_activation_step") for one in trainings]
+    found[:, place.start - start : place.stop - start] = torch.tensor(ours, dtype=torch.float64)[:, None]
+    return found
+
+
+def _decays(training: Training, quantizer: object, setting: str) -> float:
+    return training.optimizer.weight_decay if getattr(quantizer, setting, False) else 0.0
 
 
 def _column(values: Sequence[float], device: torch.device) -> Tensor:

@@ -20,14 +20,26 @@ from qsweep.sweeps.models import MobileNetV2, Model, ResNet, is_transformer, pub
 from qsweep.sweeps.start import IMAGENET_WEIGHTS
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.wholefiles import digest_of
-from qsweep.workers.models import NETWORKS
-from qsweep.workers.models.layout import Layout, Role
+from qsweep.workers.models import network_of
+from qsweep.workers.models.layout import QUANTIZERS, Layout, Role
 from qsweep.workers.transformer_names import foreign_names, unwrapped
 
 FOLDER = "weights"
 """Beside the data: the folder in which files of weights are looked for."""
 SUFFIXES = (".pth", ".pt")
-BESIDE = ("step", "init_hash", "passes", "num_batches_tracked", "relative_position_index", "attn_mask")
+
+BESIDE = (
+    "step",
+    "low",
+    "high",
+    "module",
+    "offset",
+    "init_hash",
+    "passes",
+    "num_batches_tracked",
+    "relative_position_index",
+    "attn_mask",
+)
 """Entries that no network here reads: what qsweep keeps beside a model's own, what PyTorch's batch norm counts, and
 what follows from a Swin Transformer's windows."""
 
@@ -61,7 +73,7 @@ def start_of(training: Training, folder: Path) -> Start | None:
 def read_start(training: Training, path: Path) -> Start:
     """The weights of a file. Raises InputError if it can't be read, or is not this network's."""
     content, digest = _read(path)
-    layout = NETWORKS[training.model.name](training.model, training.data).layout
+    layout = network_of(training).layout
     if (problem := misfit(content, training.model, layout)) is not None:
         raise InputError(f"these weights do not fit {_network(training)}: {problem}", place=str(path))
     parameters, statistics = packed(content, training.model, layout)
@@ -73,7 +85,7 @@ def packed(content: Mapping[str, Any], model: Model, layout: Layout) -> tuple[Te
     names = tensor_names(content, model, layout)
     parameters, statistics = _blank(layout)
     for name, place in layout.named(parameters, statistics):
-        if name.endswith(".step"):
+        if layout.role_of(name) in QUANTIZERS:
             place.fill_(1.0)
         else:
             place.copy_(content[names[name]].reshape(place.shape))
@@ -85,14 +97,14 @@ def misfit(content: Mapping[str, Any], model: Model, layout: Layout) -> str | No
     names = tensor_names(content, model, layout)
     wanted = dict(layout.named(*_blank(layout)))
     for name, place in wanted.items():
-        if name.endswith(".step"):
+        if layout.role_of(name) in QUANTIZERS:
             continue
         found = content.get(names[name])
         if not isinstance(found, Tensor):
             return f"it has no {names[name]}"
         if (*found.shape, *(1,) * (place.dim() - found.dim())) != tuple(place.shape):
             return f"{names[name]} is of shape {tuple(found.shape)}, not {tuple(place.shape)}"
-    used = {names[name] for name in wanted if not name.endswith(".step")}
+    used = {names[name] for name in wanted if layout.role_of(name) not in QUANTIZERS}
     others = (name for name in content if name not in used and name.rpartition(".")[2] not in BESIDE)
     extra = next(others, None)
     return None if extra is None else f"the network has no {extra}"
@@ -105,7 +117,7 @@ def _blank(layout: Layout) -> tuple[Tensor, Tensor]:
 
 def tensor_names(content: Mapping[str, Any], model: Model, layout: Layout) -> dict[str, str]:
     """Our name of each tensor, with its name in `content`: torchvision's, or ours."""
-    own = {name: name for name, _ in layout.named(*_blank(layout))}
+    own = {name: name for name, _ in layout.named(*_blank(layout)) if layout.role_of(name) not in QUANTIZERS}
     first = layout.of_role(Role.WEIGHT)[0].name
     if first in content:
         return own
@@ -198,7 +210,7 @@ def find_weights(training: Training, *, kept: Path, given: Iterable[Path], data:
 
 def _matching(training: Training, given: Iterable[Path]) -> tuple[Path, str] | None:
     """The first of the files, or of those in the folders, that holds this network's weights, and its hash."""
-    layout = NETWORKS[training.model.name](training.model, training.data).layout
+    layout = network_of(training).layout
     for path in _files(given):
         content, digest = _read(path)
         if misfit(content, training.model, layout) is None:
@@ -218,7 +230,7 @@ def _files(given: Iterable[Path]) -> Iterator[Path]:
 
 def check_given(trainings: Iterable[Training], given: Iterable[Path]) -> None:
     """Raise InputError for a file of weights that is none of these networks'; a folder may hold others."""
-    networks = [(one, NETWORKS[one.model.name](one.model, one.data).layout) for one in trainings]
+    networks = [(one, network_of(one).layout) for one in trainings]
     for path in given:
         if not path.is_file():
             continue

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from qsweep.workers.models.arithmetic import Arithmetic
 from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers.activations import SignalTensors
 
 
 class Statistics(Protocol):
@@ -44,6 +45,10 @@ class Network(Protocol):
 
     def views(self, tensors: Mapping[str, Tensor]) -> Any:
         """What the passes take, of the tensors (M, *shape) that `Layout.tensors` or `Layout.leaves` names."""
+
+    def signals(self, views: Any) -> Sequence[SignalTensors]:
+        """The quantized signals among the views, in the order in which a pass reads them; asked of networks with such
+        alone."""
 
     def train(
         self, images: Tensor, views: Any, arithmetic: Arithmetic[Any], draws: Tensor | None = None

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from qsweep.sweeps.layers import LinearLayer
 from qsweep.workers.models.layout import ModuleSpec, Role, TensorSpec
+from qsweep.workers.quantizers.activations import SignalTensors, stacked
 
 DEVIATION = 0.02
 """Of initial weights, positions, class tokens and bias tables: a normal one, cut off at ±2."""
@@ -27,7 +28,13 @@ def linear_module(layer: LinearLayer, shape: tuple[int, ...] | None = None) -> M
     name, weight = layer.name, shape or (layer.outputs, layer.inputs)
     tensors = [
         TensorSpec(
-            name=f"{name}.weight", shape=weight, role=Role.WEIGHT, group=name, outer=layer.outer, counted=layer.counted
+            name=f"{name}.weight",
+            shape=weight,
+            role=Role.WEIGHT,
+            group=name,
+            outer=layer.outer,
+            linear=True,
+            counted=layer.counted,
         )
     ]
     if layer.bias:
@@ -69,10 +76,25 @@ def reduced_dtype(arithmetic: Any) -> torch.dtype | None:
 
 
 class Stack:
-    """The tensors of M models by name, and how their products are taken."""
+    """The tensors of M models by name, the signals that are quantized, and the dtype of products."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
-        self._tensors, self._dtype = tensors, dtype
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        signals: Mapping[str, SignalTensors] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._tensors, self.signals, self._dtype = tensors, signals or {}, dtype
+
+    def of_dtype(self, dtype: torch.dtype | None) -> Stack:
+        """The same with products in another dtype."""
+        return Stack(self._tensors, self.signals, dtype)
+
+    def quantized(self, name: str, activations: Tensor) -> Tensor:
+        """Activations (M, …), or (1, …) that all models share, as the signal of this name is rounded; as they are where
+        it is not."""
+        signal = self.signals.get(name)
+        return activations if signal is None else stacked(activations, signal)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
@@ -96,20 +118,25 @@ class Stack:
         """softmax(q·kᵀ/√d + bias)·v by heads, each token over the `attended` ones that stand with it, then the
         projection. `bias` is (M, 1 or groups of an image, heads, attended, attended)."""
         models, count, width = tokens.shape
+        read = self.quantized(f"{name}.attention", tokens)
         query, key, value = (
-            self.linear(f"{name}.{part}", tokens).view(models, -1, attended, heads, width // heads).transpose(2, 3)
+            self.quantized(f"{name}.{part}", self.linear(f"{name}.{part}", read))
+            .view(models, -1, attended, heads, width // heads)
+            .transpose(2, 3)
             for part in ("query", "key", "value")
         )
         scores = ((query * (width // heads) ** -0.5) @ key.mT).to(tokens.dtype)
         if bias is not None:
             scores = scores.view(models, -1, *bias.shape[1:]) + bias[:, None]
             scores = scores.flatten(1, 2)
-        found = scores.softmax(-1).to(value.dtype) @ value
-        return self.linear(f"{name}.proj", found.transpose(2, 3).reshape(models, count, width))
+        shares = self.quantized(f"{name}.softmax", scores.softmax(-1)).to(value.dtype)
+        found = (shares @ value).transpose(2, 3).reshape(models, count, width)
+        return self.linear(f"{name}.proj", self.quantized(f"{name}.proj", found))
 
     def mlp(self, name: str, tokens: Tensor) -> Tensor:
         """The two matrices of a block with an exact GELU between them."""
-        return self.linear(f"{name}.fc2", F.gelu(self.linear(f"{name}.fc1", tokens)))
+        inner = F.gelu(self.linear(f"{name}.fc1", self.quantized(f"{name}.fc1", tokens)))
+        return self.linear(f"{name}.fc2", self.quantized(f"{name}.fc2", inner))
 
 
 def _product(tokens: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.datasets import DataSet
+from qsweep.sweeps.quantizers import ActivationQuantizer
 from qsweep.sweeps.transformers import Swin
 from qsweep.workers.models.layout import ModuleSpec
 from qsweep.workers.models.stacked import Stack, added, free_module, linear_module, norm_module
@@ -22,7 +23,7 @@ APART = -100.0
 class SwinNetwork(Transformer):
     """M models of one `Swin`: torchvision's `SwinTransformer`, but query, key and value have a matrix each."""
 
-    def __init__(self, model: Swin, data: DataSet) -> None:
+    def __init__(self, model: Swin, data: DataSet, quantizer: ActivationQuantizer | None = None) -> None:
         self._model, self._sides = model, model.sides(data)
         layers = list(model.layers(data))
         width, window = model.width, model.window
@@ -40,13 +41,16 @@ class SwinNetwork(Transformer):
                 modules.append(norm_module(f"{name}.norm2", width))
                 modules += [linear_module(layers.pop(0)) for _ in range(2)]
         modules += [norm_module("norm", width), linear_module(layers.pop(0))]
-        super().__init__(modules, model.layers(data), drop_rates(sum(model.depths), model.drop_path))
+        super().__init__(
+            modules, model.layers(data), drop_rates(sum(model.depths), model.drop_path), model.signals(data), quantizer
+        )
         self._relative = relative_places(window)
 
     def logits(self, images: Tensor, stack: Stack, kept: Sequence[Tensor | None]) -> Tensor:
         model, left = self._model, list(kept)
         patches = patches_of(images, model.patch)
-        read = stack.linear("patch", patches.flatten(0, 1)[None]).to(images.dtype)
+        patches = stack.quantized("patch", patches.flatten(0, 1)[None])
+        read = stack.linear("patch", patches).to(images.dtype)
         tokens = stack.norm("patch.norm", read, EPSILON)
         for stage, (depth, side) in enumerate(zip(model.depths, self._sides, strict=True)):
             name = f"stage{stage + 1}"
@@ -63,7 +67,7 @@ class SwinNetwork(Transformer):
                 tokens = added(tokens, stack.mlp(place, normal), left.pop(0))
         last = stack.norm("norm", tokens, EPSILON)
         mean = last.view(len(last), len(images), -1, last.shape[-1]).mean(2)
-        return stack.linear("head", mean).to(images.dtype).mT
+        return stack.linear("head", stack.quantized("head", mean)).to(images.dtype).mT
 
     def _attend(self, stack: Stack, name: str, tokens: Tensor, side: int, shift: int, heads: int) -> Tensor:
         """Attention within the windows of a side of so many tokens, shifted by `shift`."""

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.layers import LinearLayer
+from qsweep.sweeps.quantizers import ActivationQuantizer
+from qsweep.sweeps.signals import Place, Signal
 from qsweep.workers.models.layout import Layout, ModuleSpec
 from qsweep.workers.models.stacked import Stack, kept_branches, reduced_dtype
+from qsweep.workers.quantizers import ACTIVATION_QUANTIZATIONS
+from qsweep.workers.quantizers.activations import SignalTensors, tensors_of
 
 
 class Transformer(ABC):
@@ -21,30 +25,42 @@ class Transformer(ABC):
     branch in training, two branches a block.
     """
 
-    def __init__(self, modules: Sequence[ModuleSpec], layers: Sequence[LinearLayer], rates: Sequence[float]) -> None:
-        self.layout = Layout(modules)
+    def __init__(
+        self,
+        modules: Sequence[ModuleSpec],
+        layers: Sequence[LinearLayer],
+        rates: Sequence[float],
+        signals: Sequence[Signal] = (),
+        quantizer: ActivationQuantizer | None = None,
+    ) -> None:
+        if quantizer is None:
+            self.layout = Layout(modules)
+        else:
+            some = [one for one in signals if one.place is not Place.IMAGES or quantizer.quantizes_images]
+            self.layout = Layout(modules, some, ACTIVATION_QUANTIZATIONS[quantizer.name])
         self.activation = max(layer.activation for layer in layers)
         self.saved = 4 * sum(layer.activation for layer in layers)
         self._rates = tuple(rates)
         self.draws = len(rates) if any(rates) else 0
 
-    def views(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return tensors
+    def views(self, tensors: Mapping[str, Tensor]) -> Stack:
+        return Stack(tensors, tensors_of(self.layout, tensors))
 
-    def train(
-        self, images: Tensor, views: Mapping[str, Tensor], arithmetic: Any, draws: Tensor | None = None
-    ) -> tuple[Tensor, None]:
+    def signals(self, views: Stack) -> list[SignalTensors]:
+        return list(views.signals.values())
+
+    def train(self, images: Tensor, views: Stack, arithmetic: Any, draws: Tensor | None = None) -> tuple[Tensor, None]:
         kept = kept_branches(draws, self._rates, images)
-        return self.logits(images, Stack(views, reduced_dtype(arithmetic)), kept), None
+        return self.logits(images, views.of_dtype(reduced_dtype(arithmetic)), kept), None
 
-    def evaluate(self, images: Tensor, views: Mapping[str, Tensor]) -> Tensor:
-        return self.logits(images, Stack(views), [None] * len(self._rates))
+    def evaluate(self, images: Tensor, views: Stack) -> Tensor:
+        return self.logits(images, views, [None] * len(self._rates))
 
     @abstractmethod
     def logits(self, images: Tensor, stack: Stack, kept: Sequence[Tensor | None]) -> Tensor:
         """Logits (M, classes, B) of images (B, channels, side, side)."""
 
-    def ready(self, views: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    def ready(self, views: Stack) -> Callable[[Tensor], Tensor]:
         @torch.no_grad()
         def judge(images: Tensor) -> Tensor:
             return self.evaluate(images, views)

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qsweep.workers.models.layout import Layout
+from qsweep.sweeps.quantizers import VvtqActivations
+from qsweep.sweeps.signals import Signal
+from qsweep.workers.models.layout import ACTIVATION, Layout, Role, TensorSpec
+from qsweep.workers.quantizers.activations import LsqSignals, SignalTensors, Spread, round_signal
 from qsweep.workers.quantizers.lsq import LsqWeights, Rounding, clamp_steps, layer_bits
 
 SMALLEST_SCALE = 1e-4
@@ -146,3 +149,63 @@ def penalty_at(epoch: int, epochs: int, highest: float) -> float:
     if epoch < begin:
         return 0.0
     return highest * (1 - math.cos(math.pi * (epoch - begin) / (0.75 * epochs))) / 2
+
+
+class VvtqSignals(LsqSignals):
+    """As `LsqSignals`, but a step size's gradient is multiplied by 1/(Qp·√n), n the numbers of the model's batch, and
+    begins as 2·mean|x|/√(2^(b−1) − 1) whatever the signal. What comes out of a GELU is rounded from a learned offset β
+    on: x̂ = s·round(clip((x − β)/s, 0, 2^b − 1)) + β, with ∂x̂/∂β = 0 where x is inside of the levels, else 1.
+
+    Where a large batch is taken in parts, n is that of a part.
+    """
+
+    @staticmethod
+    def tensors(signal: Signal) -> tuple[TensorSpec, ...]:
+        found = LsqSignals.tensors(signal)
+        module = TensorSpec(name="module", shape=(), role=Role.LEVEL)
+        offset = (TensorSpec(name="offset", shape=(), role=Role.ACTIVATION_STEP),) if signal.after_gelu else ()
+        return (*found, module, *offset)
+
+    @staticmethod
+    def levels(quantizer: VvtqActivations, layout: Layout, statistics: Tensor) -> None:
+        for signal in layout.signals:
+            bits = quantizer.bits_of(signal)
+            unsigned = not signal.signed or signal.after_gelu
+            low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            by_module = quantizer.activation_gradient == "module"
+            for name, level in (("low", low), ("high", high), ("module", by_module)):
+                layout[f"{signal.layer}.{ACTIVATION}.{name}"].of(statistics[None]).fill_(float(level))
+
+    @staticmethod
+    def start(tensors: SignalTensors, activations: Sequence[Tensor]) -> None:
+        means = torch.stack([one.double().abs().mean() for one in activations])
+        levels = tensors.high - tensors.low + 1
+        step = tensors.tensors["step"]
+        step.copy_(2 * means / (levels / 2 - 1).clamp(min=1).sqrt())
+        clamp_steps(step[:, None], SMALLEST_SCALE)
+        if "offset" in tensors.tensors:
+            tensors.tensors["offset"].zero_()
+
+    @staticmethod
+    def quantize(tensors: SignalTensors, activations: Tensor, spread: Spread) -> Tensor:
+        highest = tensors.high.clamp(min=1)
+        count = spread.apart(activations)[0].numel()
+        module = 1 / (highest * count**0.5)
+        lsq = (highest * tensors.signal.features).rsqrt()
+        scale = torch.where(tensors.tensors["module"] > 0, module, lsq)
+        given = (tensors.step, tensors.low, tensors.high, scale, spread)
+        if "offset" not in tensors.tensors:
+            return round_signal(activations, *given)
+        offset = spread.over(tensors.tensors["offset"]).to(activations.dtype)
+        return round_signal(activations - offset, *given) + offset
+
+    @staticmethod
+    def restrain(layout: Layout, parameters: Tensor) -> Tensor:
+        names = (f"{signal.layer}.{ACTIVATION}.offset" for signal in layout.signals if signal.after_gelu)
+        offsets = [layout[name].of(parameters) for name in names]
+        kept = [one.clone() for one in offsets]
+        low = clamp_steps(layout.activation_steps.of(parameters), SMALLEST_SCALE)
+        for one, before in zip(offsets, kept, strict=True):
+            low -= (before < SMALLEST_SCALE).long()
+            one.copy_(before)
+        return low
