@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,14 +11,18 @@ from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.measures import Sharpness
-from qsweep.sweeps.quantizers import Lsq, Vvtq
+from qsweep.sweeps.quantizers import Lsq, Vvtq, VvtqActivations
+from qsweep.sweeps.signals import Place, Signal
 from qsweep.workers.cohort import Cohort
-from qsweep.workers.data import Images
+from qsweep.workers.data import Images, Part, source_of
+from qsweep.workers.deployed import deployed
 from qsweep.workers.forms import Form
 from qsweep.workers.measures import measure_models
+from qsweep.workers.models import network_of
 from qsweep.workers.models.layout import Layout, ModuleSpec, Role, TensorSpec
+from qsweep.workers.quantizers.activations import SignalTensors, stacked
 from qsweep.workers.quantizers.lsq import LsqWeights
-from qsweep.workers.quantizers.vvtq import VvtqWeights, fixed_point, penalty_at
+from qsweep.workers.quantizers.vvtq import VvtqSignals, VvtqWeights, fixed_point, penalty_at
 from tests.workers.test_independence import assert_same_bits, finish
 from tests.workers.trainings import on, training
 
@@ -169,3 +174,111 @@ def test_it_is_trained_beside_lsq_and_measured(few: Images) -> None:
 def test_other_factors_are_refused() -> None:
     with pytest.raises(InputError, match="step_gradient"):
         training(bits=4, quantizer="vvtq", step_gradient="head")
+
+
+def signal_of(*, signed: bool = True, after_gelu: bool = False) -> Signal:
+    return Signal(layer="some", features=4, signed=signed, linear=True, place=Place.INNER, after_gelu=after_gelu)
+
+
+def tensors_of(signal: Signal, bits: int, step: float, *, module: bool = True, offset: float = 0.0) -> SignalTensors:
+    """One model's tensors of a signal, as `VvtqSignals` declares them."""
+    layout = Layout([], [signal], VvtqSignals)
+    chosen = VvtqActivations(activation_bits=bits, activation_gradient="module" if module else "lsq")
+    statistics = torch.zeros(layout.statistics_length, dtype=torch.float64)
+    VvtqSignals.levels(chosen, layout, statistics)
+    names = [spec.name for spec in VvtqSignals.tensors(signal)]
+    found = {
+        name: layout[f"some.activation.{name}"].of(statistics[None]) for name in names if name not in ("step", "offset")
+    }
+    found["step"] = torch.tensor([step], dtype=torch.float64, requires_grad=True)
+    if "offset" in names:
+        found["offset"] = torch.tensor([offset], dtype=torch.float64, requires_grad=True)
+    return SignalTensors(signal=signal, quantizer=VvtqSignals, tensors=found)
+
+
+def straight_through(values: Tensor) -> Tensor:
+    return values + (values.round() - values).detach()
+
+
+@pytest.mark.parametrize("signal", [signal_of(), signal_of(signed=False), signal_of(after_gelu=True)])
+def test_activations_have_the_gradients_of_rounding_straight_through(signal: Signal) -> None:
+    draw = torch.Generator().manual_seed(0)
+    values = torch.randn(1, 8, 5, dtype=torch.float64, generator=draw).requires_grad_()
+    above = torch.randn(1, 8, 5, dtype=torch.float64, generator=draw)
+    mine = tensors_of(signal, 3, 0.3, offset=-0.17)
+    low, high = (-4, 3) if signal.signed and not signal.after_gelu else (0, 7)
+    assert (float(mine.low), float(mine.high)) == (low, high)
+    learned = [one for name, one in mine.tensors.items() if name in ("step", "offset")]
+    found = torch.autograd.grad((stacked(values, mine) * above).sum(), [values, *learned])
+    step, offset = (torch.tensor(one, dtype=torch.float64, requires_grad=True) for one in (0.3, -0.17))
+    begin = offset if signal.after_gelu else torch.zeros((), dtype=torch.float64)
+    ratio = (values - begin) / step
+    rounded = straight_through(ratio.clamp(low, high)) * step + begin
+    wanted = torch.autograd.grad((rounded * above).sum(), [values, step, offset], allow_unused=True)
+    torch.testing.assert_close(stacked(values, mine), rounded, rtol=0, atol=1e-15)
+    torch.testing.assert_close(found[0], wanted[0], rtol=0, atol=1e-15)
+    torch.testing.assert_close(found[1], wanted[1][None] / (high * 40**0.5), rtol=1e-12, atol=0)
+    if signal.after_gelu:
+        inside = (ratio >= low) & (ratio <= high)
+        assert float(found[2]) == pytest.approx(float((above * ~inside).sum()))
+        torch.testing.assert_close(found[2], wanted[2][None], rtol=1e-12, atol=1e-15)
+
+
+def test_the_factor_of_activations_by_hand() -> None:
+    values = torch.full((1, 8), 3.0, dtype=torch.float64)
+    for module, factor in ((True, 1 / (15 * 8**0.5)), (False, 1 / (15 * 4) ** 0.5)):
+        mine = tensors_of(signal_of(signed=False), 4, 0.1, module=module)
+        (found,) = torch.autograd.grad(stacked(values, mine).sum(), [mine.tensors["step"]])
+        assert float(found) == pytest.approx(8 * 15 * factor)
+
+
+def test_scales_of_activations_begin_as_vvtqs_and_wide_ones_leave_the_offset() -> None:
+    values = torch.randn(1, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for signal in (signal_of(), signal_of(signed=False), signal_of(after_gelu=True)):
+        mine = tensors_of(signal, 3, 1.0, offset=2.0)
+        with torch.no_grad():
+            VvtqSignals.start(mine, [values])
+        assert float(mine.step) == pytest.approx(float(2 * values.abs().mean()) / 3**0.5)
+    assert float(mine.tensors["offset"]) == 0.0
+    wide = tensors_of(signal_of(after_gelu=True), 3, 1e9, offset=0.25)
+    assert stacked(values, wide).unique().tolist() == [0.25]
+
+
+def test_what_is_learned_of_activations_stays_in_its_range_but_for_offsets() -> None:
+    signals = [dataclasses.replace(signal_of(after_gelu=number == 1), layer=f"layer{number}") for number in range(3)]
+    layout = Layout([], signals, VvtqSignals)
+    rows = torch.zeros(2, layout.parameters_length)
+    layout["layer1.activation.offset"].of(rows).fill_(-0.2)
+    layout["layer2.activation.step"].of(rows).fill_(0.5)
+    assert VvtqSignals.restrain(layout, rows).tolist() == [2, 2]
+    assert layout["layer1.activation.offset"].of(rows).tolist() == pytest.approx([-0.2, -0.2])
+    assert layout["layer0.activation.step"].of(rows).tolist() == pytest.approx([1e-4, 1e-4])
+    assert layout["layer2.activation.step"].of(rows).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_quantized_activations_keep_models_apart(name: str, few: Images) -> None:
+    shared: dict[str, Any] = {
+        "model": name, "batch_size": 104, "epochs": 1, "milestones": [], "optimizer": "adamw", "learning_rate": 0.01,
+        "quantizer": "vvtq", "activation_quantizer": "vvtq", "weight_decay": 0.01,
+    }  # fmt: skip
+    trainings = on(few, [
+        training(**shared, bits=bits, activation_bits=bits, seed=bits, activation_gradient=gradient)
+        for bits, gradient in ((2, "module"), (4, "lsq"), (8, "module"))
+    ])  # fmt: skip
+
+    def cohort(some: list[Any]) -> Cohort:
+        return Cohort(some, few, slots=3, form=Form.GROUPED, device=CPU)
+
+    together = finish(cohort(trainings))
+    for member, result in enumerate(finish(cohort(trainings[::-1]))[::-1]):
+        assert_same_bits(result, together[member])
+    assert_same_bits(finish(cohort(trainings[:1]))[0], together[0])
+    network = deployed(trainings[0], together[0].model)
+    source = source_of(few, trainings[0].recipe, CPU, torch.float32)
+    with torch.no_grad():
+        hits = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in source.passes(Part.TEST, 90))
+    assert hits / 90 == pytest.approx(together[0].run["test_accuracy"], abs=0.012)
+    outputs = network_of(trainings[0]).layout
+    assert ("patch.activation.step" in dict(together[0].model)) is (name == "vit")
+    assert len([one for one in outputs.signals if one.after_gelu]) == (2 if name == "vit" else 3)
