@@ -171,5 +171,5 @@ class VvtqActivations:
         return self.outer_activation_bits if signal.place in (Place.IMAGES, Place.OUTER) else self.activation_bits
 
 
-Stepped: TypeAlias = Lsq | Vvtq
-"""Quantizers of signed levels around 0, with one step size for each group of weights."""
+Stepped: TypeAlias = Lsq | Liq | Vvtq
+"""Quantizers with one step size, or clip, for each group of weights, and a width of the outer ones."""

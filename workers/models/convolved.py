@@ -119,10 +119,6 @@ class Convolved:
         logits = [part.to(wide).mean((2, 3)).view(len(part), -1, width) for part in activations.parts]
         return torch.cat(logits, 1)[:, :, : activations.channels].permute(1, 2, 0)
 
-    def _runs(self, models: int) -> list[slice]:
-        """The models of each part."""
-        return [slice(0, models)] if self._grouped else [slice(one, one + 1) for one in range(models)]
-
     def _convolve(self, part: Tensor, window: Window, tensors: StageTensors, run: slice, *, shared: bool) -> Tensor:
         layer, weight = window.layer, tensors.weight[run]
         weight = _filled(weight, 1, self._multiple)

@@ -30,8 +30,8 @@ class LiqWeights:
     """The quantizers of M models, or one quantizer of any number of copies of a model, on rows of parameters (M, P).
 
     The weights of a convolution are normalized, w̃ = (w − mean)/deviation (the unbiased one), those of a linear layer
-    are not. With a clip c a layer, and n = 2^b − 1, v̂ = c·(2·round(n·(clip(w̃/c, −1, 1) + 1)/2)/n − 1): 2^b levels, none of
-    them 0. Batch norm takes up the scale. Backward, with mean and deviation held constant: ∂v̂/∂w = 1/deviation where
+    are not. With a clip c a layer, and n = 2^b − 1, v̂ = c·(2·round(n·(clip(w̃/c, −1, 1) + 1)/2)/n − 1): 2^b levels, none
+    of them 0. Batch norm takes up the scale. Backward, with mean and deviation held constant: ∂v̂/∂w = 1/deviation where
     |w̃| ≤ c, else 0; ∂v̂/∂c = (v̂ − w̃)/c there, ±1 elsewhere, summed over the layer's weights, with no factor. The row's
     step sizes are the clips.
     """
@@ -62,6 +62,9 @@ class LiqWeights:
         for index, (group, part) in enumerate(zip(layout.groups, parts, strict=True)):
             clips[index] = START_OF_CLIP * part.abs().max() if group.linear else 1.0
         clamp_steps(clips[None])
+
+    def open(self, epoch: int, epochs: int) -> None:
+        """Every epoch is alike."""
 
     def quantize(self, parameters: Tensor, out: Tensor, *, factor: Tensor | None = None) -> Rounding:
         """Write v̂ of `parameters` (M, P) to the first columns of `out` (M, P), which may be the same rows; what
