@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -18,18 +17,8 @@ MOBILE: dict[str, Any] = {"data": "cifar100", "model": "mobilenet-v2", "stem": "
 LARGE: dict[str, Any] = {"data": "imagenet", "model": "resnet", "depth": 18, "width": 64, "stem": "large"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bits:
-    """Activations at so many bits, in front of the last layer at 8."""
-
-    activation_bits: int
-    outer_activation_bits: int = 8
-    name: str = "made"
-
-
 def quantized(bits: int, **network: Any) -> Training:
-    weights = Training.from_settings({**RECIPE, "bits": bits, **network})
-    return replace(weights, activation_quantizer=Bits(activation_bits=bits))
+    return Training.from_settings({**RECIPE, "bits": bits, "activation_bits": bits, **network})
 
 
 @pytest.mark.parametrize(
