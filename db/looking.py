@@ -100,7 +100,7 @@ def jobs(asking: Asking, sweep_id: int, state: State | None, selection: int | No
 
 def job(asking: Asking, prefix: str) -> JobRow:
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
-        raise InputError(f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity")
+        raise InputError(f"{prefix!r} is not a job", allowed="a job is named by the first hex digits of its identity")
     # A range, so that the index serves whatever the collation: "g" comes after every hex digit.
     rest = f"{JOBS} WHERE jobs.identity >= :prefix AND jobs.identity < :beyond LIMIT 2"
     rows = named(asking, JOB, rest, {"prefix": prefix, "beyond": f"{prefix}g"})
@@ -150,20 +150,22 @@ def bundles(asking: Asking) -> list[BundleRow]:
     return [BundleRow(**(row | {"state": AgentState(row["state"])})) for row in rows]
 
 
-def committed(asking: Asking, sweep_id: int) -> list[Committed]:
+def committed(asking: Asking, sweep_id: int, selection: int | None) -> list[Committed]:
     return [
         Committed(job=job, attempt=attempt, publication=publication, kind=kind_named(kind))
-        for job, attempt, publication, kind in pointers(asking, sweep_id)
+        for job, attempt, publication, kind in pointers(asking, sweep_id, selection)
     ]
 
 
-def pointers(asking: Asking, sweep_id: int) -> Sequence[tuple[str, int, str, str]]:
-    """Of each done job of the sweep, in order of registration: itself, its attempt, its publication and its kind."""
+def pointers(asking: Asking, sweep_id: int, selection: int | None = None) -> Sequence[tuple[str, int, str, str]]:
+    """Of each done job of the sweep, or of a selection, in order of registration: itself, its attempt, its publication
+    and its kind."""
+    chosen = "" if selection is None else f"AND jobs.id IN ({CHOSEN})"
     rows: list[tuple[str, int, str, str]] = asking.ask(
         "SELECT jobs.identity, jobs.attempt, jobs.publication, jobs.kind "
         "FROM sweep_jobs JOIN jobs ON jobs.id = sweep_jobs.job_id "
-        "WHERE sweep_jobs.sweep_id = :sweep AND jobs.state = 'done' ORDER BY sweep_jobs.job_id",
-        {"sweep": sweep_id},
+        f"WHERE sweep_jobs.sweep_id = :sweep AND jobs.state = 'done' {chosen} ORDER BY sweep_jobs.job_id",
+        {"sweep": sweep_id, "selection": selection},
     )
     return rows
 
@@ -180,5 +182,8 @@ def publications(asking: Asking) -> set[str]:
 
 def store(asking: Asking) -> StoreRow | None:
     """Where the registry's results lie; None if no launch has said so yet."""
-    rows = asking.ask("SELECT identity, place, host FROM store")
-    return StoreRow(identity=rows[0][0], place=rows[0][1], host=rows[0][2]) if rows else None
+    rows = asking.ask("SELECT identity, place, host, coalesce(lineage, ''), coalesce(seat, '') FROM store")
+    if not rows:
+        return None
+    identity, place, host, lineage, seat = rows[0]
+    return StoreRow(identity=identity, place=place, host=host, lineage=tuple(lineage.split()), seat=seat)

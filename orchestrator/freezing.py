@@ -26,7 +26,7 @@ class Code(StrEnum):
 
 
 def choose_code(sweep: Sweep | None, choice: Code | None) -> str:
-    """The version of the code that the sweep's agents shall run.
+    """The version of the code that the sweep's agents are to run.
 
     If the code here differs from the sweep's and no choice was made, asks on a terminal; elsewhere raises
     InputError.

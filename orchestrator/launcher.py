@@ -42,7 +42,7 @@ class Execution:
     time_limit: float | None
     detach: bool
     results: str | None = None
-    """URL of the results, if they shall not lie in the home."""
+    """URL of the results, if they are not to lie in the home."""
     weights: tuple[Path, ...] = ()
     """Files, or folders of them, that trainings may start from."""
 

@@ -14,7 +14,7 @@ from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Method
 from qsweep.sweeps.models import Model, published_name
-from qsweep.sweeps.optimizers import Optimizer
+from qsweep.sweeps.optimizers import Optimizer, Sgd
 from qsweep.sweeps.parts import Choice
 from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
 from qsweep.sweeps.recipe import Recipe
@@ -67,14 +67,37 @@ class Training:
                 place=f"{where}val_fraction",
                 allowed=f"allowed: 0 (none), or {least:.3g} and more, so that each class is among them",
             )
+        if 0 < self.recipe.epochs <= self.recipe.warmup_epochs:
+            raise InputError(
+                f"{self.recipe.warmup_epochs} of {self.recipe.epochs} epochs leave none after the warm-up",
+                place=f"{where}warmup_epochs",
+                allowed=f"allowed: up to {self.recipe.epochs - 1}",
+            )
+        if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and not self.optimizer.momentum:
+            raise InputError("nesterov needs a momentum", place=f"{where}nesterov", allowed="allowed: false")
         self._check_data(where)
         self._check_weights(where)
-        if self.train_images % batch == 1 and _norms_single_pixels(self.model, self.data):
-            raise InputError(
-                f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
-                place=f"{where}batch_size",
-                allowed="allowed: any other size",
-            )
+        ascent = getattr(self.method, "ascent_images", 0)
+        for what, size, wholes, name in (
+            ("batches", batch, (self.train_images,), "batch_size"),
+            ("parts", ascent, self._batches, "ascent_images"),
+        ):
+            if size and any(one % size == 1 or size == 1 for one in wholes) and self._norms_single_pixels:
+                raise InputError(
+                    f"{what} of {size} leave a last one of a single image, which batch norm can't normalize",
+                    place=f"{where}{name}",
+                    allowed="allowed: any other size",
+                )
+
+    @property
+    def _batches(self) -> tuple[int, ...]:
+        """The sizes that its batches have."""
+        size, images = self.recipe.batch_size, self.train_images
+        return tuple({min(size, images), images % size} - {0})
+
+    @property
+    def _norms_single_pixels(self) -> bool:
+        return _norms_single_pixels(self.model, self.data)
 
     def _check_data(self, where: str) -> None:
         allowed = AUGMENTATIONS[self.data.streamed]

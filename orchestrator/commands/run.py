@@ -236,7 +236,7 @@ def worker(
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
     try:
-        check_belonging(place, opened)
+        check_belonging(place, opened, writing=True)
         found = opened.catalogue.find_sweep(sweep) if sweep else None
     finally:
         opened.close()

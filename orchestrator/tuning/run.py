@@ -131,7 +131,7 @@ def _tuning(selection: Selection) -> Tuning:
 
 @contextlib.contextmanager
 def _connected(ground: Ground, machine: Machine) -> Iterator[tuple[Site, Resources]]:
-    """On a Ray, the named cluster or one of our own, which this process leaves at the end. Raises InputError."""
+    """On a Ray, the named cluster or a local one, which this process leaves at the end. Raises InputError."""
     ray = load_ray()
     try:
         if ground.address is not None:

@@ -386,5 +386,5 @@ def test_a_foreign_folder_or_file_is_no_bundle(tmp_path: Path, here: Qsweep) -> 
 def test_a_pipe_in_the_place_of_results_is_not_waited_for(bundle: Path) -> None:
     (bundle / "runs.parquet").unlink()
     os.mkfifo(bundle / "runs.parquet")
-    with pytest.raises(DamagedResults, match="this is no file"):
+    with pytest.raises(DamagedResults, match="this is not a file"):
         BundleSource(bundle)
