@@ -19,6 +19,9 @@ from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
 
+MOST_LOGGED = 200_000
+"""Logged values that a call of the user's code has at most."""
+
 AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33
 """Bytes of one file of results, or of one model."""
@@ -81,6 +84,8 @@ def _check_file(content: bytes, kind: RowKind, publication: Publication, trained
     _check_jobs(table, claims)
     if kind.name == "epochs":
         _check_epochs(table, publication)
+    elif kind.name == "logged":
+        _need(table, "step", "name", "value")
     elif kind.name == "layers":
         _check_layers(table, claims)
     else:
@@ -91,6 +96,8 @@ def _most(kind: RowKind, claim: Claim) -> int:
     """The rows of this kind that a job has at most."""
     if kind.one_row_a_job:
         return 1
+    if claim.job.kind.of_user:
+        return MOST_LOGGED
     training = claim.job.training
     return training.recipe.epochs if kind.name == "epochs" else len(_weighted(training))
 
