@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qsweep.reports.demands import check_answers
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import NAME, NAME_ALLOWED, read_sweep
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.methods import Sam, Saq1, Saq3, SharpnessAware
 from qsweep.sweeps.quantizers import Lsq
 from qsweep.sweeps.spec import Spec, select, variant
@@ -37,7 +37,7 @@ class Selection:
         """What is allowed but probably not meant."""
         late = {
             (milestone, job.training.recipe.epochs)
-            for job in self.chosen
+            for job in with_training(self.chosen)
             for milestone in job.training.recipe.milestones
             if job.training.recipe.schedule == "steps" and milestone >= job.training.recipe.epochs
         }
@@ -53,7 +53,8 @@ class Selection:
 
 def _large_radii(jobs: Iterable[Job]) -> Iterator[str]:
     """A line for each radius of a sharpness-aware method that is large beside the weights of a network with LSQ."""
-    sharp = [one for one in (job.training for job in jobs) if isinstance(one.method, Sam | Saq1 | Saq3)]  # not ASAM's
+    trainings = [job.training for job in with_training(jobs)]
+    sharp = [one for one in trainings if isinstance(one.method, Sam | Saq1 | Saq3)]  # not ASAM's
     shares: dict[float, float] = {}
     for training in {
         (one.model, one.data, one.method): one for one in sharp if isinstance(one.quantizer, Lsq)

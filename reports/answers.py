@@ -12,10 +12,12 @@ from qsweep.reports.demands import jobs_of
 from qsweep.reports.distortion import NEEDED, make_distortion_table
 from qsweep.reports.flatness import make_flatness_table
 from qsweep.reports.formats import Format
+from qsweep.reports.of_calls import table_of_calls, with_numbers
 from qsweep.reports.outliers import LOSSES
 from qsweep.reports.render import Layout, render_all
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table, make_table, with_doubts
+from qsweep.reports.widening import VIEW, wide_rows
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.spec import Spec
@@ -44,6 +46,8 @@ def chosen_tables(spec: Spec, chosen: str | None) -> list[Declaration]:
 def make_tables(source: Source, chosen: str | None = None, *, median: bool = False) -> list[Table]:
     """The sweep's tables, or the chosen one, from its results so far; `median` in place of means. Raises InputError."""
     tables = chosen_tables(source.spec, chosen)
+    if source.spec.calls and not tables:
+        tables = table_of_calls(source)
     if median:
         tables = [one if chosen is None and one.made_by != "means" else with_medians(one) for one in tables]
     return [with_doubts(_made(source, one)) for one in tables]
@@ -79,6 +83,13 @@ def _made(source: Source, declaration: Declaration) -> Table:
             spec=source.spec,
             results=source.read("distortions", NEEDED).to_pylist(),
             compare_with=source.spec.compare_with,
+        )
+    if declaration.kind == VIEW:
+        return make_table(
+            declaration,
+            heading=source.title,
+            jobs=jobs_of(declaration, source.spec, f"{declaration.name}: where"),
+            results=with_numbers(wide_rows(source), [one.value for one in declaration.columns], declaration.name),
         )
     known = ROW_KINDS[declaration.kind].columns.names
     columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]

@@ -165,6 +165,7 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         raise InputError(
             f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, ROW_KINDS)
         )
+    of_user = ROW_KINDS[table.kind].of.of_user
     numbers = ROW_KINDS[table.kind].averaged
     for number, column in enumerate(table.columns, 1):
         if not 0 <= column.decimals <= MOST_DECIMALS:
@@ -173,12 +174,12 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         if column.precision is not None:
             allowed = "name precision among the rows"
             raise InputError("a table of means has no columns by precision", place=f"{name}: columns", allowed=allowed)
-        if column.value not in numbers:
+        if column.value not in numbers and not of_user:
             allowed = nearest(column.value, numbers)
             raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
     settings = {*Training.known(), *known_measure_settings()}
     for part, keys, known in (("rows", table.rows, {*ROW_NAMES, *settings}), ("averages", table.averages, settings)):
-        if unknown := [key for key in keys if key not in known]:
+        if not of_user and (unknown := [key for key in keys if key not in known]):
             allowed = nearest(unknown[0], known)
             raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: {part}", allowed=allowed)
     if table.paper is not None and table.paper not in PAPERS:

@@ -107,7 +107,8 @@ def make_table(
     expected = Counter(keys_of.values())
     paper = paper_values(declaration)
     rows = []
-    called = {str(one): one for one in map(quantization_of, jobs.values())}
+    named = "precision" in declaration.rows
+    called = {str(one): one for one in map(quantization_of, jobs.values())} if named else {}
     for keys in sorted(groups, key=lambda one: _order(declaration, one, called)):
         beside = tuple(
             compare_with if name == "dataset" and compare_with else key

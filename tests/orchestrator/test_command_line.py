@@ -94,6 +94,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("saq-cifar100", 80),
         ("saq-cifar100-float", 2),
         ("saq-imagenet", 12),
+        ("digits-zeroshot", 2),
         ("imagenet-resnets", 128),
         ("imagenet-distortion", 912),
     }
