@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from qsweep.reports.analysis.analysis import Options
@@ -74,7 +75,7 @@ def test_effects_that_are_there_are_found(evidence: Evidence) -> None:
 def test_pairs_differ_in_the_method_alone(evidence: Evidence) -> None:
     """By an independent computation over the rows."""
     rows = evidence.runs.to_dict("records")
-    plain = {(one["bits"], one["seed"]): one["generalization_gap"] for one in rows if one["method"] is None}
+    plain = {(one["bits"], one["seed"]): one["generalization_gap"] for one in rows if pd.isna(one["method"])}
     sam = [one for one in rows if one["method"] == "sam" and one["rho"] == 0.2]
     differences = [one["generalization_gap"] - plain[one["bits"], one["seed"]] for one in sam]
     (claim,) = (one for one in evidence.analysis.claims if one.name == "sharpness-aware-narrows-gap")
