@@ -89,7 +89,9 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("cifar100-distortion", 912),
         ("digits-distortion", 912),
         ("digits-sam", 44),
+        ("digits-transformers", 96),
         ("imagenet-resnets", 128),
+        ("imagenet-transformers", 102),
         ("imagenet-distortion", 912),
     }
     assert "[axes.learning_rate]" in here("sweeps", "cifar10-grid").stdout

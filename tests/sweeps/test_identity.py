@@ -43,6 +43,8 @@ GOLDEN = {
     "digits-sam": ("de36f2ca97fc53357d9dedab83c3568f", "76c5dd2363d6f8ab907a1ca886d5fde1", "61716e56baf4915a"),
     "imagenet-resnets": ("504d1612bf95958bdb0be384ab219889", "b126d24751448e5cb39a313692267a01", "47d970b9ba40ecfc"),
     "imagenet-distortion": ("656bae1445f93185b147a51a5d40b1f2", "8393089041a8eac75cfcfbcc5691e6e2", "f105460fe53a3ab2"),
+    "digits-transformers": ("F", "L", "H"),
+    "imagenet-transformers": ("F2", "L2", "H2"),
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""
 
