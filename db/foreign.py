@@ -25,7 +25,14 @@ AMOUNTS = ("loss", "norm", "distance", "second", "epoch")
 """Columns whose name holds one of these are not negative."""
 CALENDAR = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 """Between these a time has a date."""
-KEYS = {"epochs": ("job", "epoch"), "layers": ("job", "index"), "attempts": ("job", "attempt"), "events": ("event",)}
+KEYS = {
+    "epochs": ("job", "epoch"),
+    "layers": ("job", "index"),
+    "synthesis_losses": ("job", "batch", "iteration"),
+    "synthetic_images": ("job", "image"),
+    "attempts": ("job", "attempt"),
+    "events": ("event",),
+}
 """The columns that name a row, where it is more than the job."""
 
 

@@ -109,7 +109,7 @@ def _cohort(
     members: Sequence[Job], device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
 ) -> CohortPlan:
     job = members[0]
-    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated)
+    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated, side_by_side=job.kind.side_by_side)
     if recorded is not None and (known := known_form(recorded.slots, recorded.form)):
         slots, form = recorded.slots, known
     else:

@@ -48,6 +48,8 @@ class Kind:
     """The file that it leaves, if it leaves one."""
     is_calibrated: bool = False
     """Whether it takes steps of training, for which `qsweep calibrate` times the forms of the convolutions."""
+    side_by_side: bool = True
+    """Whether several jobs of a cohort are computed together; otherwise an agent takes one after another."""
 
     def __str__(self) -> str:
         return self.name
@@ -96,8 +98,21 @@ DISTORTION = Kind(
     settings=("qsweep.sweeps.measures.Distortion",),
     takes=(File.MODEL,),
 )
+SYNTHESIS = Kind(
+    name="synthesize",
+    noun="synthesis",
+    plural="syntheses",
+    runs="qsweep.workers.kinds.synthesis.Synthesize",
+    rows=("syntheses", "synthesis_losses", "synthetic_images"),
+    parents=("train",),
+    family="images",
+    settings=("qsweep.sweeps.zero_shot.Genie",),
+    takes=(File.MODEL,),
+    leaves=File.IMAGES,
+    side_by_side=False,
+)
 
-KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION)}
+KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, SYNTHESIS)}
 """Every kind by its name, parents first."""
 
 

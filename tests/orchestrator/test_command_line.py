@@ -90,6 +90,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("digits-distortion", 912),
         ("digits-sam", 44),
         ("digits-transformers", 96),
+        ("digits-zeroshot", 2),
         ("imagenet-resnets", 128),
         ("imagenet-transformers", 102),
         ("imagenet-distortion", 912),
