@@ -193,6 +193,24 @@ DISTORTION = (
     pa.field("fingerprint", pa.string()),
 )
 
+CALLED = (
+    pa.field("run", pa.string()),
+    pa.field("command", pa.string()),
+    pa.field("run_code", pa.string()),
+    pa.field("command_code", pa.string()),
+    pa.field("settings", pa.string()),
+    pa.field("returned", pa.string()),
+    pa.field("diverged", pa.bool_()),
+)
+"""Of a call: what was called, and its settings and what it returned, each a text of JSON. Who reads the rows of one
+sweep makes columns of these (`reports.widening`)."""
+
+LOGGED = (
+    pa.field("step", pa.int64()),
+    pa.field("name", pa.string()),
+    pa.field("value", pa.float64()),
+)
+
 SYNTHESIS = (
     pa.field("parent", pa.string()),
     pa.field("parent_attempt", pa.int32()),
@@ -245,6 +263,8 @@ ROW_KINDS: dict[str, RowKind] = {
             name="distortions",
             columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.DISTORTION), *DISTORTION]),
         ),
+        RowKind(name="returned", columns=pa.schema([*KEY, *PROVENANCE, *CALLED])),
+        RowKind(name="logged", columns=pa.schema([*KEY, *LOGGED])),
         RowKind(
             name="syntheses",
             columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.SYNTHESIS), *SYNTHESIS]),

@@ -140,6 +140,15 @@ class Convolved:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """One model's stage: its weight (C, K, k, k) with batch norm in it, and its addend (C)."""
+
+    weight: Tensor
+    shift: Tensor
+    signal: SignalTensors | None
+
+
 def thinned(images: Tensor, layer: ConvLayer) -> tuple[Tensor, int]:
     """The images (B, C, side, side) and the stride with which a layer's convolution reads them.
 
@@ -150,15 +159,6 @@ def thinned(images: Tensor, layer: ConvLayer) -> tuple[Tensor, int]:
     if layer.kernel == 1 and stride > 1 and layer.padding == 0:
         return images[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last), 1
     return images, stride
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folded:
-    """One model's stage: its weight (C, K, k, k) with batch norm in it, and its addend (C)."""
-
-    weight: Tensor
-    shift: Tensor
-    signal: SignalTensors | None
 
 
 def folded(stage: StageTensors) -> Folded:
