@@ -29,6 +29,8 @@ KEYS = {
     "epochs": ("job", "epoch"),
     "layers": ("job", "index"),
     "logged": ("job", "step", "name"),
+    "synthesis_losses": ("job", "batch", "iteration"),
+    "synthetic_images": ("job", "image"),
     "attempts": ("job", "attempt"),
     "events": ("event",),
 }

@@ -209,6 +209,39 @@ LOGGED = (
     pa.field("value", pa.float64()),
 )
 
+SYNTHESIS = (
+    pa.field("parent", pa.string()),
+    pa.field("parent_attempt", pa.int32()),
+    pa.field("model_hash", pa.string()),
+    pa.field("diverged", pa.bool_()),
+    pa.field("image_loss", pa.float64()),
+    pa.field("statistics_loss", pa.float64()),
+    pa.field("loss", pa.float64()),
+    pa.field("statistics_distance", pa.float64()),
+    pa.field("confidence", pa.float64()),
+    pa.field("class_counts", pa.list_(pa.int64())),
+    pa.field("classes_seen", pa.int32()),
+    pa.field("embedding_rate", pa.float64()),
+    pa.field("generator_rate", pa.float64()),
+    pa.field("images_hash", pa.string()),
+)
+
+SYNTHESIS_LOSS = (
+    pa.field("batch", pa.int32()),
+    pa.field("iteration", pa.int32()),
+    pa.field("image_loss", pa.float64()),
+    pa.field("statistics_loss", pa.float64()),
+    pa.field("embedding_rate", pa.float64()),
+)
+
+SYNTHETIC_IMAGE = (
+    pa.field("image", pa.int32()),
+    pa.field("class", pa.int32()),
+    pa.field("confidence", pa.float64()),
+    pa.field("pixels", pa.list_(pa.float64())),
+)
+"""What the model sees in one image. `pixels` (channels, side, side), standardized as in training, of the first ones."""
+
 SETTINGS = pa.schema(
     {field.name: field for field in (*_settings(), *own_settings(*kinds.KINDS.values()))}.values(),
 )
@@ -230,5 +263,11 @@ ROW_KINDS: dict[str, RowKind] = {
         ),
         RowKind(name="returned", columns=pa.schema([*KEY, *PROVENANCE, *CALLED])),
         RowKind(name="logged", columns=pa.schema([*KEY, *LOGGED])),
+        RowKind(
+            name="syntheses",
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.SYNTHESIS), *SYNTHESIS]),
+        ),
+        RowKind(name="synthesis_losses", columns=pa.schema([*KEY, *SYNTHESIS_LOSS])),
+        RowKind(name="synthetic_images", columns=pa.schema([*KEY, *SYNTHETIC_IMAGE])),
     )
 }

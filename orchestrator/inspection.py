@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import File
 from qsweep.sweeps.training import Training
+from qsweep.sweeps.zero_shot import Genie
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
@@ -88,6 +90,8 @@ def _check_file(content: bytes, kind: RowKind, publication: Publication, trained
         _need(table, "step", "name", "value")
     elif kind.name == "layers":
         _check_layers(table, claims)
+    elif not kind.one_row_a_job:
+        _check_counts(table, kind, publication)
     else:
         _check_rows(table, kind, publication, trained)
 
@@ -99,6 +103,8 @@ def _most(kind: RowKind, claim: Claim) -> int:
     if claim.job.kind.of_user:
         return MOST_LOGGED
     training = claim.job.training
+    if isinstance(claim.job.measure, Genie):
+        return claim.job.measure.rows()[kind.name]
     return training.recipe.epochs if kind.name == "epochs" else len(_weighted(training))
 
 
@@ -150,6 +156,15 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
             expected, key=str
         ):
             raise ValueError(f"job {identity[:12]} has not each of its {len(expected)} layers once")
+
+
+def _check_counts(table: pa.Table, kind: RowKind, publication: Publication) -> None:
+    """All of a job's rows, or none of one that diverged."""
+    counts = Counter(table["job"].to_pylist())
+    for one in publication.results:
+        expected = 0 if one.diverged else _most(kind, one.claim)
+        if counts[one.claim.job.identity] != expected:
+            raise ValueError(f"job {one.claim.job.identity[:12]} has not its {expected} {kind.name}")
 
 
 def _check_rows(table: pa.Table, kind: RowKind, publication: Publication, trained: Mapping[str, Origin]) -> None:

@@ -110,7 +110,7 @@ def _cohort(
     job = members[0]
     if job.kind.of_user:
         return _calls(members, speeds)
-    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated)
+    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated, side_by_side=job.kind.side_by_side)
     if recorded is not None and (known := known_form(recorded.slots, recorded.form)):
         slots, form = recorded.slots, known
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting, names_of
-from qsweep.sweeps.spec import Axis, Spec
+from qsweep.sweeps.spec import Axis, Entry, Spec
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
 from qsweep.sweeps.user_code import Signature, UserCode, read_user_code, reference_of, referenced
+from qsweep.sweeps.zero_shot import known_zero_shot_settings, synthesis_settings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"
@@ -173,7 +174,6 @@ def _parse(content: Mapping[str, Any], name: str, *, place: str) -> Spec:
     if twice := sorted(fixed.keys() & axes.keys()):
         raise InputError(f"{twice[0]!r} stands under [fixed] and under [axes]", place=place)
     _check_branches(fixed, axes, place)
-    measures = enumerate(content.get("measures", []), 1)
     return Spec(
         name=name,
         title=content.get("title") or name,
@@ -182,7 +182,8 @@ def _parse(content: Mapping[str, Any], name: str, *, place: str) -> Spec:
         tables=tuple(tables),
         declarations=_declarations(tables, place),
         keep=content.get("keep", "all"),
-        measures=tuple(_measure(entry, f"{place}: measures {number}") for number, entry in measures),
+        measures=_entries(content, "measures", place),
+        zero_shot=_entries(content, "zero_shot", place),
         compare_with=content.get("compare_with"),
         place=place,
     )
@@ -214,8 +215,13 @@ def _check_branches(fixed: Mapping[str, Any], axes: Mapping[str, Any], place: st
                     raise InputError(f"{by} is never {key!r}", place=f"{place}: axes.{name}", allowed=allowed)
 
 
-def _measure(entry: dict[str, Any], place: str) -> tuple[tuple[str, tuple[Setting, ...]], ...]:
-    """One entry of `[[measures]]`: each setting with its values; a list is an axis."""
+def _entries(content: Mapping[str, Any], part: str, place: str) -> tuple[Entry, ...]:
+    """The entries of `[[measures]]` or `[[zero_shot]]`."""
+    return tuple(_entry(entry, f"{place}: {part} {number}") for number, entry in enumerate(content.get(part, []), 1))
+
+
+def _entry(entry: dict[str, Any], place: str) -> Entry:
+    """Each setting with its values; a list is an axis."""
     for name, value in entry.items():
         if value == []:
             raise InputError("an axis needs at least one value", place=f"{place}: {name}")
@@ -266,6 +272,8 @@ def _change(spec: Spec, change: str) -> Spec:
     value = _toml_value(text.strip(), place)
     if key in known_measure_settings():
         return _change_measures(spec, key, value, place)
+    if key in known_zero_shot_settings():
+        return _change_zero_shot(spec, key, value, place)
     is_axis = isinstance(value, list) and (key not in LISTS or any(isinstance(one, list) for one in value))
     fixed = {name: old for name, old in spec.fixed if name != key}
     axes = [axis for axis in spec.axes if axis.name != key]
@@ -279,15 +287,34 @@ def _change(spec: Spec, change: str) -> Spec:
 
 def _change_measures(spec: Spec, key: str, value: Any, place: str) -> Spec:
     """`spec` with a setting changed in every entry of its measures that has it."""
-    values = _values(value if isinstance(value, list) else [value])
-    entries = []
-    for entry in spec.measures:
-        kinds = dict(entry).get("measure", ())
-        has = key == "measure" or any(key in names_of(MEASURES[str(kind)]) for kind in kinds if kind in MEASURES)
-        entries.append(tuple({**dict(entry), key: values}.items()) if has else entry)
-    if tuple(entries) == spec.measures:
+
+    def has(entry: Mapping[str, tuple[Setting, ...]]) -> bool:
+        kinds = entry.get("measure", ())
+        return key == "measure" or any(key in names_of(MEASURES[str(kind)]) for kind in kinds if kind in MEASURES)
+
+    entries = _changed(spec.measures, key, value, has)
+    if entries == spec.measures:
         raise InputError(f"no measure of {spec.name} is changed by {key}", place=place)
-    return dataclasses.replace(spec, measures=tuple(entries), place=f"{spec.place} {place}")
+    return dataclasses.replace(spec, measures=entries, place=f"{spec.place} {place}")
+
+
+def _change_zero_shot(spec: Spec, key: str, value: Any, place: str) -> Spec:
+    """`spec` with a setting changed in every entry of `[[zero_shot]]` that has it."""
+
+    def has(entry: Mapping[str, tuple[Setting, ...]]) -> bool:
+        return key == "images" or any(key in synthesis_settings(one) for one in entry.get("images", ()))
+
+    entries = _changed(spec.zero_shot, key, value, has)
+    if entries == spec.zero_shot:
+        raise InputError(f"no entry of zero_shot of {spec.name} is changed by {key}", place=place)
+    return dataclasses.replace(spec, zero_shot=entries, place=f"{spec.place} {place}")
+
+
+def _changed(
+    entries: Sequence[Entry], key: str, value: Any, has: Callable[[Mapping[str, tuple[Setting, ...]]], bool]
+) -> tuple[Entry, ...]:
+    values = _values(value if isinstance(value, list) else [value])
+    return tuple(tuple({**dict(entry), key: values}.items()) if has(dict(entry)) else entry for entry in entries)
 
 
 def _toml_value(text: str, place: str) -> Any:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from qsweep.sweeps.calls import Call
 from qsweep.sweeps.errors import InputError, nearest
@@ -15,9 +15,13 @@ from qsweep.sweeps.kinds import CALL, TRAIN, Kind, kind_named
 from qsweep.sweeps.measures import Measure, measure_content
 from qsweep.sweeps.settings import Setting, build, settings_of
 from qsweep.sweeps.training import CHOSEN, SET, Components, Training, chosen_of, common_content, content_of, set_of
+from qsweep.sweeps.zero_shot import Synthesis
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
+
+Asked: TypeAlias = Measure | Synthesis
+"""What a job may be asked for beside a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Job:
     kind: Kind = TRAIN
     parent: str | None = None
     """Identity of the job on which this one stands; None of a training."""
-    measure: Measure | None = None
+    measure: Asked | None = None
     """The settings of its kind, beside those of the training; None of a training itself."""
     call: Call | None = None
     """What is called; None where something is trained."""
@@ -140,12 +144,12 @@ def _encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str
 
 
 @lru_cache(maxsize=1024)
-def _encoded_measure(measure: Measure) -> str:
+def _encoded_measure(measure: Asked) -> str:
     return _dumps(measure_content(measure))
 
 
 @lru_cache(maxsize=1024)
-def _cohort_key(kind: Kind, names: str, chosen: Components, common_set: Components, measure: Measure | None) -> str:
+def _cohort_key(kind: Kind, names: str, chosen: Components, common_set: Components, measure: Asked | None) -> str:
     """Kept, because thousands of jobs share one."""
     shared = common_content(chosen, common_set)
     if measure is not None:
@@ -153,7 +157,7 @@ def _cohort_key(kind: Kind, names: str, chosen: Components, common_set: Componen
     return f"{_what(kind, measure)}/{names}/{_digest(shared, 16)}"
 
 
-def _what(kind: Kind, measure: Measure | None) -> str:
+def _what(kind: Kind, measure: Asked | None) -> str:
     """What a job does, as keys begin with it."""
     return kind.name if measure is None else f"{kind.name}-{measure.name}"
 

@@ -50,6 +50,8 @@ class Kind:
     """Whether its jobs call the user's code: their settings, and what they return, qsweep does not know beforehand."""
     is_calibrated: bool = False
     """Whether it takes steps of training, for which `qsweep calibrate` times the forms of the convolutions."""
+    side_by_side: bool = True
+    """Whether several jobs of a cohort are computed together; otherwise an agent takes one after another."""
 
     def __str__(self) -> str:
         return self.name
@@ -98,6 +100,19 @@ DISTORTION = Kind(
     settings=("qsweep.sweeps.measures.Distortion",),
     takes=(File.MODEL,),
 )
+SYNTHESIS = Kind(
+    name="synthesize",
+    noun="synthesis",
+    plural="syntheses",
+    runs="qsweep.workers.kinds.synthesis.Synthesize",
+    rows=("syntheses", "synthesis_losses", "synthetic_images"),
+    parents=("train",),
+    family="images",
+    settings=("qsweep.sweeps.zero_shot.Genie",),
+    takes=(File.MODEL,),
+    leaves=File.IMAGES,
+    side_by_side=False,
+)
 
 CALL = Kind(
     name="call",
@@ -108,7 +123,7 @@ CALL = Kind(
     of_user=True,
 )
 
-KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, CALL)}
+KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, SYNTHESIS, CALL)}
 """Every kind by its name, parents first."""
 
 

@@ -201,8 +201,8 @@ def measure_settings(measure: Measure) -> dict[str, Setting]:
     return {"measure": measure.name, **settings_of(measure)}
 
 
-def measure_content(measure: Measure) -> dict[str, Any]:
-    """What a measure adds to a job's identity."""
+def measure_content(measure: Any) -> dict[str, Any]:
+    """What a measure, or the settings of any other kind of job, adds to a job's identity."""
     return {"name": measure.name, **canonical(measure)}
 
 

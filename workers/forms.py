@@ -75,11 +75,16 @@ def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
     return (Form.GATHER, *library)
 
 
-def default_form(training: Training, device_class: str, *, trains: bool = True) -> tuple[int, Form]:
+def default_form(
+    training: Training, device_class: str, *, trains: bool = True, side_by_side: bool = True
+) -> tuple[int, Form]:
     """Slots and form for a training on a class of devices, before any calibration there; measured only on CPUs.
 
-    Measures of trained models (not `trains`) have one form, in single precision.
+    Measures of trained models (not `trains`) have one form, in single precision; jobs that are not computed
+    `side_by_side` one slot.
     """
+    if not side_by_side:
+        return 1, Form.LOOP
     reduced = training.recipe.precision == "bf16"
     if not trains:
         return default_slots(training, device_class), Form.GATHER

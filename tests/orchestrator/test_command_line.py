@@ -89,6 +89,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("cifar100-distortion", 912),
         ("digits-distortion", 912),
         ("digits-sam", 44),
+        ("digits-zeroshot", 2),
         ("imagenet-resnets", 128),
         ("imagenet-distortion", 912),
     }

@@ -135,7 +135,8 @@ class Agent:
             return Plan(slots=self._implementation(head.job.kind).together, form=Form.LOOP)
         if shape not in self._plans:
             device = device_class(self.place.device)
-            slots, form = default_form(head.job.training, device, trains=head.job.kind.is_calibrated)
+            of = head.job.kind
+            slots, form = default_form(head.job.training, device, trains=of.is_calibrated, side_by_side=of.side_by_side)
             fixed = self.place.queue.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
