@@ -129,6 +129,8 @@ LAYER = (
     pa.field("bits", pa.int32()),
     pa.field("step_size", pa.float64()),
     pa.field("step_size_init", pa.float64()),
+    pa.field("activation_bits", pa.int32()),
+    pa.field("activation_step", pa.float64()),
     pa.field("weights", pa.int64()),
     pa.field("weight_norm", pa.float64()),
     pa.field("init_norm", pa.float64()),

@@ -183,7 +183,7 @@ def cohort_memory(training: Training, slots: int) -> float:
 def _model_memory(training: Training) -> float:
     """Parameters with gradient, two optimizer buffers, the quantized copy and the best; five activations a layer."""
     layers = training.model.layers(training.data)
-    activations = sum(layer.outputs * layer.side**2 for layer in layers) * training.recipe.batch_size
+    activations = sum(layer.activation for layer in layers) * training.recipe.batch_size
     return 6 * model_bytes(training) + 5.0 * FLOAT * activations
 
 

@@ -39,13 +39,15 @@ class Selection:
             (milestone, job.training.recipe.epochs)
             for job in with_training(self.chosen)
             for milestone in job.training.recipe.milestones
-            if milestone >= job.training.recipe.epochs
+            if job.training.recipe.schedule == "steps" and milestone >= job.training.recipe.epochs
         }
         idle = [f"{name} is set, but no job uses it" for name in self.spec.unused()]
         late_ones = [
             f"milestone {milestone} lies beyond the last epoch ({epochs}) and has no effect"
             for milestone, epochs in sorted(late)
         ]
+        waves = any(one.schedule == "cosine" and one.milestones for one in (job.training.recipe for job in self.chosen))
+        idle += ["milestones have no effect with schedule = cosine"] if waves else []
         return idle + late_ones + list(_large_radii(self.chosen))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from qsweep.db.schema import ROW_KINDS
 from qsweep.reports.declaration import Declaration, read_table, tables_of, with_medians
@@ -17,7 +19,9 @@ from qsweep.reports.source import Source
 from qsweep.reports.table import Table, make_table, with_doubts
 from qsweep.reports.widening import VIEW, wide_rows
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.spec import Spec
+from qsweep.sweeps.training import Training
 
 MEASURED = ["job", "diverged", "saturated", "value_init", "value_orig", "flatness", "weight_norm"]
 """Columns of `measures` that Tables 2 and 3 need."""
@@ -56,6 +60,18 @@ def render_tables(
     return render_all(make_tables(source, chosen, median=median), form, layout)
 
 
+def with_bit_operations(
+    results: Sequence[Mapping[str, Any]], jobs: Mapping[str, Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The rows with their bit operations, which rows of earlier versions lack: they follow from a job's settings."""
+    return [
+        {**one, "bops": bit_operations(Training.from_settings(jobs[one["job"]]))}
+        if one["bops"] is None and one["job"] in jobs
+        else one
+        for one in results
+    ]
+
+
 def _made(source: Source, declaration: Declaration) -> Table:
     if declaration.made_by == "flatness":
         found = source.read("measures", MEASURED).to_pylist()
@@ -78,10 +94,12 @@ def _made(source: Source, declaration: Declaration) -> Table:
     known = ROW_KINDS[declaration.kind].columns.names
     columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]
     columns += LOSSES if declaration.kind == "runs" else ()
+    jobs = jobs_of(declaration, source.spec, f"{declaration.name}: where")
+    results = source.read(declaration.kind, list(dict.fromkeys(columns))).to_pylist()
     return make_table(
         declaration,
         heading=source.title,
-        jobs=jobs_of(declaration, source.spec, f"{declaration.name}: where"),
-        results=source.read(declaration.kind, list(dict.fromkeys(columns))).to_pylist(),
+        jobs=jobs,
+        results=with_bit_operations(results, jobs) if "bops" in columns else results,
         compare_with=source.spec.compare_with,
     )

@@ -113,6 +113,7 @@ def make_table(
         beside = tuple(
             compare_with if name == "dataset" and compare_with else key
             for name, key in zip(declaration.rows, keys, strict=True)
+            if name in (declaration.paper_rows or declaration.rows)
         )
         rows.append(_row(declaration, keys, groups[keys], expected[keys], paper.get(beside, {}), jobs))
     rows = rows if compare_with is None else [beside_other_data(row) for row in rows]
