@@ -37,6 +37,7 @@ COMMANDS = [
     "doctor",
     "db",
     "query",
+    "init",
     "compact",
     "export",
     "pack",
