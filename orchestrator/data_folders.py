@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from qsweep.db.home import Home
 from qsweep.orchestrator.children import ask
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.questions import DescribeArrays
 from qsweep.sweeps.spec import Spec
 
@@ -16,7 +16,7 @@ from qsweep.sweeps.spec import Spec
 def keep_arrays(home: Home, spec: Spec, jobs: Iterable[Job]) -> None:
     """Keep the arrays of users that these jobs take in the folder of the data sets, where agents read them, if the
     sweep was read from a file that names them. Raises InputError."""
-    for data in {job.training.data: None for job in jobs if job.training.data.source}:
+    for data in {job.training.data: None for job in with_training(jobs) if job.training.data.source}:
         if spec.folder and not (home.data / data.archive).is_file():
             question = DescribeArrays(source=data.source, folder=spec.folder, data=str(home.data), keep=True)
             found = ask(question, failing=f"reading {data.source}")
@@ -26,7 +26,7 @@ def keep_arrays(home: Home, spec: Spec, jobs: Iterable[Job]) -> None:
 
 def check_data(home: Home, jobs: Iterable[Job]) -> None:
     """Raise InputError for a folder of images that is not there, and for one that could not be downloaded."""
-    for data in {job.training.data: None for job in jobs}:
+    for data in {job.training.data: None for job in with_training(jobs)}:
         if data.streamed:
             from qsweep.workers.decoding.listing import folder_of  # here: it imports numpy
 

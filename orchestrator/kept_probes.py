@@ -25,7 +25,7 @@ from qsweep.db.home import Home
 from qsweep.orchestrator.machine import Machine, probe
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.datasets import DataSet
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.user_code import UserCode
 from qsweep.sweeps.wholefiles import write_whole
@@ -76,8 +76,9 @@ def look(home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = (), codes
 
     Weights, data sets that stay files, and modules, are looked at each time.
     """
-    data = {job.training.data for job in jobs}
-    asks = any(job.training.starts_from_weights or isinstance(job.training.model, Module) for job in jobs)
+    trainings = [job.training for job in with_training(jobs)]
+    data = {one.data for one in trainings}
+    asks = any(one.starts_from_weights or isinstance(one.model, Module) for one in trainings)
     if weights or asks or any(one.streamed for one in data):
         return Found(machine=probe(home, jobs=jobs, weights=weights, codes=codes))
     known, stamp, stamps = read(home), machine_stamp(), _stamps(data, home)

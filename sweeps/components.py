@@ -27,9 +27,10 @@ from qsweep.sweeps.models import CifarResNet, MobileNet, MobileNetV2, NiN, ResNe
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.optimizers import Adam, AdamW, RmsProp, Sgd
 from qsweep.sweeps.parts import Choice, Component, DataChoice, ModelChoice, Part, QuantizerChoice
-from qsweep.sweeps.quantizers import FULL_PRECISION, Lsq
+from qsweep.sweeps.quantizers import FULL_PRECISION, Liq, LiqActivations, Lsq, LsqActivations, Vvtq, VvtqActivations
 from qsweep.sweeps.recipe import Recipe, recipe_content
 from qsweep.sweeps.start import Start
+from qsweep.sweeps.transformers import Swin, Vit
 
 FILES = "QSWEEP_COMPONENTS"
 """Names files with further components, separated as in `PATH`."""
@@ -43,6 +44,27 @@ def _by_name(*components: Component) -> dict[str, Component]:
 
 def _family(settings: type[Any], implementation: str) -> Component:
     return Component(name=settings.name, settings=settings, implementation=implementation)
+
+
+def _weights(settings: type[Any], implementation: str) -> Component:
+    return Component(
+        name=settings.name,
+        settings=settings,
+        implementation=implementation,
+        label=settings.name.upper(),
+        idle=lambda chosen: () if chosen["optimizer"].weight_decay else ("decay_step",),
+    )
+
+
+def _activations(settings: type[Any], implementation: str) -> Component:
+    return Component(
+        name=settings.name,
+        settings=settings,
+        implementation=implementation,
+        label=f"{settings.name.upper()} activations",
+        idle=lambda chosen: () if chosen["optimizer"].weight_decay else ("decay_activation_step",),
+        kind=lambda value: f"{value.name}, images too" if value.quantizes_images else value.name,
+    )
 
 
 def _two_passes(settings: type[Any]) -> Component:
@@ -80,6 +102,8 @@ PARTS: dict[str, Part] = {
             name="model",
             components=_by_name(
                 *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet)),
+                _family(Vit, "qsweep.workers.models.vit:VitNetwork"),
+                _family(Swin, "qsweep.workers.models.swin:SwinNetwork"),
                 Component(name=Module.name, implementation="qsweep.workers.models.named:network_of_module"),
             ),
         ),
@@ -96,12 +120,14 @@ PARTS: dict[str, Part] = {
         QuantizerChoice(
             name="quantizer",
             components=_by_name(
+                _weights(Lsq, "qsweep.workers.quantizers.lsq:LsqWeights"),
+                _weights(Liq, "qsweep.workers.quantizers.liq:LiqWeights"),
                 Component(
-                    name=Lsq.name,
-                    settings=Lsq,
-                    implementation="qsweep.workers.quantizers.lsq:LsqWeights",
-                    idle=lambda chosen: () if chosen["optimizer"].weight_decay else ("decay_step",),
-                )
+                    name=Vvtq.name,
+                    settings=Vvtq,
+                    implementation="qsweep.workers.quantizers.vvtq:VvtqWeights",
+                    label="VVTQ",
+                ),
             ),
             default=Lsq.name,
             width="bits",
@@ -111,6 +137,17 @@ PARTS: dict[str, Part] = {
         ),
         QuantizerChoice(
             name="activation_quantizer",
+            components=_by_name(
+                _activations(LsqActivations, "qsweep.workers.quantizers.activations:LsqSignals"),
+                _activations(LiqActivations, "qsweep.workers.quantizers.activations:LiqSignals"),
+                Component(
+                    name=VvtqActivations.name,
+                    settings=VvtqActivations,
+                    implementation="qsweep.workers.quantizers.vvtq:VvtqSignals",
+                    label="VVTQ activations",
+                ),
+            ),
+            default=LsqActivations.name,
             added_later=True,
             width="activation_bits",
             full=FULL_PRECISION,

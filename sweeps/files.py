@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from qsweep.sweeps.calls import COMMAND, FORMS, SEED, check_command, check_function, script_of
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.datasets import is_arrays
 from qsweep.sweeps.errors import InputError, nearest
@@ -24,7 +25,7 @@ from qsweep.sweeps.spec import Axis, Entry, Spec
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
 from qsweep.sweeps.training import Training
-from qsweep.sweeps.user_code import UserCode, read_user_code, reference_of, referenced
+from qsweep.sweeps.user_code import Signature, UserCode, read_user_code, reference_of, referenced
 from qsweep.sweeps.zero_shot import known_zero_shot_settings, synthesis_settings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -61,27 +62,35 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
 
 def read_code(spec: Spec, folder: Path) -> Spec:
     """The spec with the user's code that its values name, by paths from the folder. Raises InputError."""
-    values = [value for name, value in spec.fixed if name != "data"]
+    values = [value for name, value in spec.fixed if spec.calls or name != "data"]
     for axis in spec.axes:
-        values += _values_of(axis) if axis.name != "data" else []
-    if not (named := referenced(values)):
+        values += _values_of(axis) if spec.calls or axis.name != "data" else []
+    found: dict[str, UserCode] = {}
+    for command in _commands(spec):
+        check_command(command, _names(spec), spec.place)
+        if (script := script_of(command, folder)) is not None:
+            found[command] = read_user_code(script, folder, place=f"{spec.place}: {script}")
+    named = referenced(values)
+    if not named and not found:
         return spec
     models = _values_called(spec, "model")
-    found: dict[str, UserCode] = {}
     signatures: dict[str, str] = {}
     for text in named:
         reference, place = reference_of(text, place=spec.place), f"{spec.place}: {text}"
         code = read_user_code(reference.path, folder, place=place)
         signature = code.signature(reference.name, place=place)
-        if text in models:
+        found[text] = code
+        if spec.calls:
+            spec = _settled(spec, signature)
+        elif text in models:
             check_signature(signature, taken_names(), place=place)
             signatures[text] = json.dumps(signature.content(), sort_keys=True)
-        found[text] = code
+    digests = tuple(sorted((text, code.digest) for text, code in found.items()))
     return dataclasses.replace(
         spec,
-        user_code=tuple(sorted((text, code.digest) for text, code in found.items())),
+        user_code=digests,
         signatures=tuple(sorted(signatures.items())),
-        sources=tuple(found.values()),
+        sources=tuple(found[text] for text, _ in digests),
     )
 
 
@@ -89,7 +98,7 @@ def describe_arrays(spec: Spec, folder: Path) -> Spec:
     """The spec with what the arrays of users hold that it names, by paths from the folder: asked of a process that
     reads them. Raises InputError."""
     named = sorted({value for value in _values_called(spec, "data") if isinstance(value, str) and is_arrays(value)})
-    if not named:
+    if not named or spec.calls:
         return spec
     place = str(folder.absolute())
     with Service({**os.environ, "PYTHONSAFEPATH": "1"}, failing=f"reading {', '.join(named)}") as service:
@@ -116,6 +125,67 @@ def taken_names() -> frozenset[str]:
     """The names that no argument of a module may have: other settings of a sweep."""
     own = {name for one in PARTS["model"].components.values() for name in one.names}
     return (Training.known() | known_measure_settings()) - own
+
+
+def _settled(spec: Spec, signature: Signature) -> Spec:
+    """The spec with the values that its function takes: those that are missing by their defaults, all of the type that
+    is asked for. Raises InputError for what the function does not take."""
+    check_function(signature, spec.place)
+    if not signature.parameters:
+        return spec
+    known = {one.name: one for one in signature.parameters}
+    given = _names(spec) - ({SEED} - known.keys())
+    if not signature.open and (unknown := sorted(given - known.keys())):
+        allowed = nearest(unknown[0], known)
+        raise InputError(f"{unknown[0]!r} is not an argument of the function", place=spec.place, allowed=allowed)
+    if missing := [name for name, one in known.items() if one.required and name not in given]:
+        raise InputError(f"{missing[0]} is missing", place=spec.place, allowed="the function has no default for it")
+
+    def checked(name: str, value: Setting, place: str) -> Setting:
+        return known[name].checked(value, place=f"{spec.place}: {place}.{name}") if name in known else value
+
+    fixed = {name: checked(name, value, "fixed") for name, value in spec.fixed}
+    fixed |= {name: one.default for name, one in known.items() if name not in given and one.default is not None}
+    axes = [
+        dataclasses.replace(
+            axis,
+            values=tuple(checked(axis.name, value, "axes") for value in axis.values),
+            branches=tuple(
+                (key, tuple(checked(axis.name, value, "axes") for value in values)) for key, values in axis.branches
+            ),
+        )
+        for axis in spec.axes
+    ]
+    return dataclasses.replace(spec, fixed=tuple(fixed.items()), axes=tuple(axes))
+
+
+def _names(spec: Spec) -> set[str]:
+    """The settings of the user's own that the sweep gives."""
+    return {name for name in (*dict(spec.fixed), *(axis.name for axis in spec.axes)) if name not in FORMS}
+
+
+def _commands(spec: Spec) -> list[str]:
+    """The command lines among its settings."""
+    values = [value for name, value in spec.fixed if name == COMMAND]
+    values += [value for axis in spec.axes if axis.name == COMMAND for value in axis.values]
+    return [value for value in values if isinstance(value, str)]
+
+
+def make_sweep(content: Mapping[str, Any], name: str, folder: Path) -> Spec:
+    """The sweep of that name with the content of a sweep file, whose paths start from the folder.
+
+    Raises InputError as `read_sweep` does.
+    """
+    from qsweep.sweeps.file_form import check_form
+
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} can't name a sweep", place="name", allowed=NAME_ALLOWED)
+    check_form(content, name)
+    spec = read_code(_parse(content, name, place=str(folder / f"{name}.toml")), folder)
+    spec = describe_arrays(spec, folder)
+    for axis in spec.axes:
+        _check_axis(axis, spec)
+    return dataclasses.replace(spec, place=name)
 
 
 def source_text(name: str) -> str:
@@ -145,7 +215,12 @@ def _source(name: str) -> tuple[str, str, bool]:
 
 def _parse(content: Mapping[str, Any], name: str, *, place: str) -> Spec:
     """The sweep from the content of its file, whose form has been checked."""
-    fixed, axes, tables = content.get("fixed", {}), content.get("axes", {}), content.get("tables", [])
+    fixed, axes, tables = dict(content.get("fixed", {})), content.get("axes", {}), content.get("tables", [])
+    for form in FORMS:
+        if form in content:
+            if form in fixed or form in axes:
+                raise InputError(f"{form} stands twice", place=place)
+            fixed[form] = content[form]
     if twice := sorted(fixed.keys() & axes.keys()):
         raise InputError(f"{twice[0]!r} stands under [fixed] and under [axes]", place=place)
     _check_branches(fixed, axes, place)

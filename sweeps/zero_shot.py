@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import SYNTHESIS
-from qsweep.sweeps.layers import Layer
+from qsweep.sweeps.layers import Layer, LinearLayer
 from qsweep.sweeps.settings import Rule, Setting, build, names_of, setting
 from qsweep.sweeps.training import Training
 
@@ -117,7 +117,7 @@ def check_parent(training: Training) -> None:
         )
 
 
-def layers_of(training: Training) -> Sequence[Layer]:
+def layers_of(training: Training) -> Sequence[Layer | LinearLayer]:
     """The network's layers; none of one that is no list of them."""
     layers = getattr(training.model, "layers", None)
     return () if layers is None else layers(training.data)

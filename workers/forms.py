@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from qsweep.sweeps.models import Model
+from qsweep.sweeps.models import Model, is_transformer
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
 
@@ -20,7 +20,8 @@ class Form(StrEnum):
     LOOP = "loop"
     """One model after another by the library's convolutions, channels-last; see `workers.models.convolved`."""
     GROUPED = "grouped"
-    """All models as the groups of one convolution of the library, channels-last; see the same."""
+    """All models as the groups of one convolution of the library, channels-last; see the same. Transformers, which are
+    batched matrix products in any form, go by this name; see `workers.models.transformer`."""
     COMPILED_LOOP = "compiled-loop"
     """As `LOOP`, with what lies between the convolutions compiled; see `workers.models.chained`."""
     COMPILED_GROUPED = "compiled-grouped"
@@ -59,6 +60,9 @@ def is_known(slots: object, form: object) -> bool:
     return sound and isinstance(form, str) and form in {*Form, *RETIRED}
 
 
+SAVED = 1 << 33
+"""Bytes that a training pass may keep for its backward pass, where a batch may be taken in parts: part of the numerics,
+so it is no setting."""
 SMALL_IMAGE = 256
 """Pixels of an image up to which models are trained side by side on a CPU."""
 LARGE_IMAGE = 64 * 64
@@ -70,10 +74,12 @@ LARGE_SLOTS = 4
 
 
 def forms_of(precision: str, device_class: str, model: Model | None = None) -> tuple[Form, ...]:
-    """The forms that a calibration chooses from, for a precision on a class of devices; of a convolutional network
-    unless the `model` is another."""
+    """The forms that a calibration chooses from, for a precision on a class of devices, and a network (a convolutional
+    one, where none is named)."""
     if isinstance(model, Module):
         return Form.LOOP, Form.STACKED
+    if is_transformer(model):
+        return (Form.GROUPED,)
     library: tuple[Form, ...] = (Form.LOOP, Form.GROUPED)
     if device_class.startswith("cuda"):
         library += (Form.COMPILED_LOOP, Form.COMPILED_GROUPED)
@@ -98,6 +104,8 @@ def default_form(
     slots = default_slots(training, device_class)
     if isinstance(training.model, Module):
         return slots, Form.LOOP
+    if is_transformer(training.model):
+        return slots, Form.GROUPED
     if training.data.size**2 > LARGE_IMAGE:
         return slots, Form.LOOP
     if device_class.startswith("cuda"):

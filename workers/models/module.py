@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -71,6 +71,9 @@ class ModuleNetwork:
 
     Raises InputError if the module can't be used so, and whatever `build` and the module raise.
     """
+
+    draws: ClassVar[int] = 0
+    saved: ClassVar[int | None] = None
 
     def __init__(self, build: Build, shape: tuple[int, ...], classes: int, *, place: str = "model") -> None:
         self._build, self._shape, self._classes, self._place = build, shape, classes, place
