@@ -102,7 +102,9 @@ class Synthesizer:
             terms = torch.stack([seen.image_loss, seen.statistics_loss]).double()
             self._losses[self.position, : len(COLUMNS)] = torch.cat([terms, self._plateau.state[:1]])
             if sharp is not None:
-                self._losses[self.position, len(COLUMNS) :] = sharp.double()
+                self._losses[self.position, len(COLUMNS) :] = sharp.double().clamp(
+                    min=0
+                )  # a cosine may be rounded to above 1
             rates = (self._generator_rates[iteration].view(1, 1), self._plateau.rate)
             for one, gradient, (first, second), rate in zip(self._learned, gradients, self._moving, rates, strict=True):
                 self._adam.update(one, gradient, first, second, *self._adam.columns(rate, self._numbers[iteration]))
