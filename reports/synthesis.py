@@ -140,8 +140,9 @@ def _caption(job: Job, row: Any, shown: int) -> str:
         f"{job.training.model.title} on {job.training.data.title}, job {job.identity[:12]}: the first "
         f"{shown} of {asked['image_count']:,} images ({asked['images']}, batches of {asked['image_batch']}, "
         f"{asked['image_iterations']:,}{_more(asked)} iterations), with the class that the model sees and its "
-        f"probability, {_percent(row['confidence'])} on average; {row['classes_seen']} of {job.training.data.classes} classes. "
-        f"Distance from batch norm's statistics without swing: {row['statistics_distance']:.3g}."
+        f"probability, {_percent(row['confidence'])} on average; {row['classes_seen']} of "
+        f"{job.training.data.classes} classes. Distance from batch norm's statistics without swing: "
+        f"{row['statistics_distance']:.3g}."
     )
 
 

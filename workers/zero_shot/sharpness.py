@@ -64,7 +64,8 @@ def worst_move(
     move = start.detach().requires_grad_()
     (slope,) = torch.autograd.grad(mismatch(here.detach(), gradient_at(move)).sum(), move)
     length = slope.norm() if norm == "batch" else slope.norm(dim=1, keepdim=True)
-    return radius * slope / length.clamp(min=torch.finfo(slope.dtype).tiny)
+    found: Tensor = radius * slope / length.clamp(min=torch.finfo(slope.dtype).tiny)
+    return found
 
 
 class SecondStage:
