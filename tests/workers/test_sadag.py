@@ -256,6 +256,7 @@ def test_the_second_stage_is_that_of_its_definition(features: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_synthesis_in_two_stages_goes_on_from_any_step_to_the_same_bits() -> None:
     one = training(model="cifar-resnet", width=2)
     model = model_of(one)
