@@ -146,7 +146,7 @@ def _rows(given: Sequence[Job]) -> list[Row]:
         key = job.cohort_key
         if key not in costs:  # Jobs of one cohort do the same work.
             costs[key] = job.cost
-        precision = job.training.recipe.precision
+        precision = job.precision
         rows.append(((identity, job.kind.name, costs[key], key, precision, job.to_json()), job.parent))
     return rows
 

@@ -129,6 +129,8 @@ LAYER = (
     pa.field("bits", pa.int32()),
     pa.field("step_size", pa.float64()),
     pa.field("step_size_init", pa.float64()),
+    pa.field("activation_bits", pa.int32()),
+    pa.field("activation_step", pa.float64()),
     pa.field("weights", pa.int64()),
     pa.field("weight_norm", pa.float64()),
     pa.field("init_norm", pa.float64()),
@@ -191,6 +193,24 @@ DISTORTION = (
     pa.field("fingerprint", pa.string()),
 )
 
+CALLED = (
+    pa.field("run", pa.string()),
+    pa.field("command", pa.string()),
+    pa.field("run_code", pa.string()),
+    pa.field("command_code", pa.string()),
+    pa.field("settings", pa.string()),
+    pa.field("returned", pa.string()),
+    pa.field("diverged", pa.bool_()),
+)
+"""Of a call: what was called, and its settings and what it returned, each a text of JSON. Who reads the rows of one
+sweep makes columns of these (`reports.widening`)."""
+
+LOGGED = (
+    pa.field("step", pa.int64()),
+    pa.field("name", pa.string()),
+    pa.field("value", pa.float64()),
+)
+
 SYNTHESIS = (
     pa.field("parent", pa.string()),
     pa.field("parent_attempt", pa.int32()),
@@ -249,6 +269,8 @@ ROW_KINDS: dict[str, RowKind] = {
             name="distortions",
             columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.DISTORTION), *DISTORTION]),
         ),
+        RowKind(name="returned", columns=pa.schema([*KEY, *PROVENANCE, *CALLED])),
+        RowKind(name="logged", columns=pa.schema([*KEY, *LOGGED])),
         RowKind(
             name="syntheses",
             columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.SYNTHESIS), *SYNTHESIS]),

@@ -21,6 +21,9 @@ from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
 
+MOST_LOGGED = 200_000
+"""Logged values that a call of the user's code has at most."""
+
 AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33
 """Bytes of one file of results, or of one model."""
@@ -83,6 +86,8 @@ def _check_file(content: bytes, kind: RowKind, publication: Publication, trained
     _check_jobs(table, claims)
     if kind.name == "epochs":
         _check_epochs(table, publication)
+    elif kind.name == "logged":
+        _need(table, "step", "name", "value")
     elif kind.name == "layers":
         _check_layers(table, claims)
     elif not kind.one_row_a_job:
@@ -95,6 +100,8 @@ def _most(kind: RowKind, claim: Claim) -> int:
     """The rows of this kind that a job has at most."""
     if kind.one_row_a_job:
         return 1
+    if claim.job.kind.of_user:
+        return MOST_LOGGED
     training = claim.job.training
     if isinstance(claim.job.measure, Genie):
         return claim.job.measure.rows()[kind.name]

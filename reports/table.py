@@ -107,11 +107,13 @@ def make_table(
     expected = Counter(keys_of.values())
     paper = paper_values(declaration)
     rows = []
-    called = {str(one): one for one in map(quantization_of, jobs.values())}
+    named = "precision" in declaration.rows
+    called = {str(one): one for one in map(quantization_of, jobs.values())} if named else {}
     for keys in sorted(groups, key=lambda one: _order(declaration, one, called)):
         beside = tuple(
             compare_with if name == "dataset" and compare_with else key
             for name, key in zip(declaration.rows, keys, strict=True)
+            if name in (declaration.paper_rows or declaration.rows)
         )
         rows.append(_row(declaration, keys, groups[keys], expected[keys], paper.get(beside, {}), jobs))
     rows = rows if compare_with is None else [beside_other_data(row) for row in rows]

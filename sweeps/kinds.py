@@ -46,6 +46,8 @@ class Kind:
     """The files that it works on, each of the nearest ancestor that leaves one."""
     leaves: File | None = None
     """The file that it leaves, if it leaves one."""
+    of_user: bool = False
+    """Whether its jobs call the user's code: their settings, and what they return, qsweep does not know beforehand."""
     is_calibrated: bool = False
     """Whether it takes steps of training, for which `qsweep calibrate` times the forms of the convolutions."""
     side_by_side: bool = True
@@ -112,7 +114,16 @@ SYNTHESIS = Kind(
     side_by_side=False,
 )
 
-KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, SYNTHESIS)}
+CALL = Kind(
+    name="call",
+    noun="run",
+    plural="runs",
+    runs="qsweep.workers.kinds.call.RunCalls",
+    rows=("returned", "logged"),
+    of_user=True,
+)
+
+KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, SYNTHESIS, CALL)}
 """Every kind by its name, parents first."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, TypeAlias
 
+from qsweep.sweeps.calls import Call, is_call
 from qsweep.sweeps.chains import with_all_above
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.job import Job
@@ -94,6 +95,8 @@ class Spec:
 
     def _expand(self) -> Expansion:
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        if is_call(given):
+            return self._expand_calls()
         if unknown := sorted(set(given) - Training.known()):
             allowed = nearest(unknown[0], Training.known())
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
@@ -114,6 +117,22 @@ class Spec:
         for job in below:
             jobs.setdefault(job.identity, job)
         return Expansion(jobs=tuple(jobs.values()), used=used)
+
+    def _expand_calls(self) -> Expansion:
+        if self.measures:
+            place = f"{self.place}: measures"
+            raise InputError("measures are of trained models, and a function leaves none", place=place)
+        jobs: dict[str, Job] = {}
+        for point in self._points():
+            job = Job.of_call(Call.from_settings(point, place=self.place))
+            jobs.setdefault(job.identity, job)
+        used = frozenset((*dict(self.fixed), *(one.name for one in self.axes)))
+        return Expansion(jobs=tuple(jobs.values()), used=used)
+
+    @property
+    def calls(self) -> bool:
+        """Whether its jobs call the user's code, and train nothing that qsweep knows of."""
+        return is_call((*dict(self.fixed), *(axis.name for axis in self.axes)))
 
     def trainings(self) -> list[Job]:
         """Those of its jobs that train a model: every other stands on one of them. Raises InputError."""
