@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import SYNTHESIS
-from qsweep.sweeps.layers import Layer
+from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer
 from qsweep.sweeps.settings import Rule, Setting, build, names_of, setting
 from qsweep.sweeps.training import Training
 
@@ -172,9 +172,10 @@ def check_parent(training: Training, synthesis: Synthesis) -> None:
 
 
 def layers_of(training: Training) -> Sequence[Layer]:
-    """The network's layers; none of one that is no list of them."""
+    """The layers of a convolutional network; none of any other."""
     layers = getattr(training.model, "layers", None)
-    return () if layers is None else layers(training.data)
+    found = () if layers is None else layers(training.data)
+    return [one for one in found if isinstance(one, ConvLayer | NormLayer)]
 
 
 def known_zero_shot_settings() -> frozenset[str]:

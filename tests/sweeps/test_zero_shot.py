@@ -99,6 +99,7 @@ def test_the_rates_have_two_names() -> None:
         (GENIE, ("image_batch=1",), "image_batch: 1 is not allowed; allowed: 2 or more"),
         (GENIE, ("images=real",), "images: 'real' is not known"),
         (GENIE, ("rates=both",), "allowed: code, paper"),
+        (GENIE, ("model=vit", "patch=2", "depth=2", "heads=2"), "has no batch norm, whose statistics the images are"),
         (GENIE, ("images=sadag",), "zero_shot 1: weight_bits is missing"),
         (GENIE, ("images=sadag", "weight_bits=1"), "weight_bits: 1 is not allowed; allowed: 2, 3, 4"),
         (GENIE, ("images=sadag", "weight_bits=2", "act_bits=2", "model=nin", "depth=1"), "the last layer of NiN"),
