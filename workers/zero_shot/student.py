@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ Read: TypeAlias = tuple[int, bool]
 @dataclass(frozen=True, kw_only=True)
 class StudentStage:
     """A rounded convolution with its bias and batch norm (each (C)), and the quantizers of what it reads and adds."""
+
+    signal: ClassVar[None] = None
+    """The walk quantizes nothing: the step does, the skips too."""
 
     weight: Tensor
     bias: Tensor

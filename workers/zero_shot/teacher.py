@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ class StoredNorm:
 @dataclass(frozen=True, kw_only=True)
 class TeacherStage:
     """A convolution (outputs, reads, k, k), its bias (outputs) if it has one, and its batch norm if it has one."""
+
+    signal: ClassVar[None] = None
+    """What it reads is not quantized."""
 
     weight: Tensor
     bias: Tensor | None
