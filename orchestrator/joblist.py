@@ -14,7 +14,8 @@ from qsweep.sweeps.errors import InputError, nearest
 
 RESULTS = (
     "train_loss", "test_loss", "train_accuracy", "test_accuracy", "generalization_gap", "val_loss", "val_accuracy",
-    "chosen_epoch", "radius", "flatness", "corrupted_loss", "corrupted_accuracy", "seconds",
+    "chosen_epoch", "radius", "flatness", "corrupted_loss", "corrupted_accuracy",
+    "statistics_distance", "confidence", "classes_seen", "seconds",
 )  # fmt: skip
 """Columns of the results that a listing shows where any job has them."""
 HIGHER = ("train_accuracy", "test_accuracy", "val_accuracy", "corrupted_accuracy")

@@ -22,7 +22,7 @@ from qsweep.sweeps.training import Training
 from qsweep.sweeps.tuning import Tuning
 from qsweep.sweeps.user_code import UserCode, with_code
 from qsweep.sweeps.where import parse_where
-from qsweep.sweeps.zero_shot import Synthesis, check_parent, synthesis_from
+from qsweep.sweeps.zero_shot import Synthesis, check_parent, synthesis_from, synthesis_settings
 
 SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep", "user_code")
 """The parts of a specification that decide which jobs it has. (`keep` allows what takes models, or does not.)"""
@@ -150,7 +150,7 @@ class Spec:
     def _synthesis(self, parent: Job, synthesis: Synthesis) -> Job:
         """The job that synthesizes images from the parent's model. Raises InputError."""
         try:
-            check_parent(parent.training)
+            check_parent(parent.training, synthesis)
         except InputError as error:
             place = f"{self.place}: zero_shot: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
@@ -164,7 +164,7 @@ class Spec:
         """Every point of the measures' grids, as declared. Raises InputError."""
         self._check_kept("measures", self.measures)
         found = []
-        for place, given in self._entries("measures", self.measures):
+        for place, _, given in self._entries("measures", self.measures):
             measure = measure_from(given, place=place)
             _check_names(given, {"measure", *names_of(type(measure))}, measure.name, place)
             found.append(measure)
@@ -177,9 +177,10 @@ class Spec:
         """
         self._check_kept("zero_shot", self.zero_shot)
         found: dict[Synthesis, None] = {}
-        for place, given in self._entries("zero_shot", self.zero_shot):
+        for place, entry, given in self._entries("zero_shot", self.zero_shot):
             synthesis = synthesis_from(given, place=place)
-            _check_names(given, {"images", *names_of(type(synthesis))}, synthesis.name, place)
+            known = {"images"}.union(*(synthesis_settings(one) for one in entry.get("images", ())))
+            _check_names(given, known, synthesis.name, place)
             found[synthesis] = None
         return list(found)
 
@@ -192,12 +193,14 @@ class Spec:
                 allowed=f"allowed with {what}: all, children",
             )
 
-    def _entries(self, what: str, entries: Sequence[Entry]) -> Iterator[tuple[str, dict[str, Setting]]]:
-        """Every point of the entries' grids, with the place of its entry for messages."""
+    def _entries(
+        self, what: str, entries: Sequence[Entry]
+    ) -> Iterator[tuple[str, Mapping[str, tuple[Setting, ...]], dict[str, Setting]]]:
+        """Every point of the entries' grids, with its entry, and the place of that for messages."""
         for number, entry in enumerate(entries, 1):
             names = [name for name, _ in entry]
             for values in itertools.product(*(values for _, values in entry)):
-                yield f"{self.place}: {what} {number}", dict(zip(names, values, strict=True))
+                yield f"{self.place}: {what} {number}", dict(entry), dict(zip(names, values, strict=True))
 
     def unused(self) -> list[str]:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
