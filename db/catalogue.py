@@ -56,6 +56,16 @@ class Catalogue(Part):
         return looking.jobs(asking, sweep_id, state, selection, limit)
 
     @looks
+    def done(self, asking: Asking, sweep_id: int | None = None) -> set[str]:
+        """The identities of the done jobs of a sweep, or of all sweeps."""
+        return looking.done(asking, sweep_id)
+
+    @looks
+    def slots_limits(self, asking: Asking) -> dict[str, int]:
+        """Of the jobs that ran out of memory the most slots beside which they run, by identity."""
+        return looking.slots_limits(asking)
+
+    @looks
     def job(self, asking: Asking, identity_prefix: str) -> JobRow:
         """The one job whose identity begins so; InputError if there is none, or more than one."""
         return looking.job(asking, identity_prefix)

@@ -98,6 +98,21 @@ def jobs(asking: Asking, sweep_id: int, state: State | None, selection: int | No
     return [job_row(row) for row in named(asking, JOB, rest, values)]
 
 
+def done(asking: Asking, sweep_id: int | None) -> set[str]:
+    """The identities of the done jobs of a sweep, or of all sweeps."""
+    condition = "" if sweep_id is None else "WHERE sweep_id = :sweep"
+    rows = asking.ask(
+        f"SELECT identity FROM jobs WHERE state = 'done' AND id IN (SELECT job_id FROM sweep_jobs {condition})",
+        {"sweep": sweep_id},
+    )
+    return {identity for (identity,) in rows}
+
+
+def slots_limits(asking: Asking) -> dict[str, int]:
+    """Of the jobs that ran out of memory the most slots beside which they run, by identity."""
+    return dict(asking.ask("SELECT identity, slots_limit FROM jobs WHERE slots_limit IS NOT NULL"))
+
+
 def job(asking: Asking, prefix: str) -> JobRow:
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
         raise InputError(f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity")

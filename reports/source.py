@@ -90,7 +90,7 @@ class Source(ABC):
         return Spec.from_json(self.sweep.spec, place=self.title)
 
     @cached_property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> Sequence[Job]:
         """Every job that the specification spans, registered or not."""
         return self.spec.jobs()
 

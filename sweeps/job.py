@@ -36,19 +36,15 @@ class Job:
     @cached_property
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
-        parts = {**_encoded(CHOSEN, chosen_of(self.training)), **_encoded(SET, set_of(self.training))}
-        parts |= {"kind": f'"{self.kind.name}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
-        if self.measure is not None:
-            parts[self.kind.family] = _encoded_measure(self.measure)
-        text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
-        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
+        texts = encoded(CHOSEN, chosen_of(self.training)), encoded(SET, set_of(self.training))
+        return identity_of(self.kind, self.parent, self.measure, *texts)
 
     @cached_property
     def cohort_key(self) -> str:
         """Equal for jobs that one engine may run side by side."""
         training = self.training
         names = f"{training.data.name}/{training.model.label}"
-        return _cohort_key(self.kind, names, chosen_of(training), training.common_set(), self.measure)
+        return _cohort_key(self.kind, names, *training.common(), self.measure)
 
     @cached_property
     def shape(self) -> str:
@@ -87,9 +83,21 @@ class Job:
         )
 
 
-# The canonical JSON of what many of a million jobs have in common, part by part.
+def identity_of(
+    kind: Kind, parent: str | None, measure: Measure | None, chosen: Mapping[str, str], others: Mapping[str, str]
+) -> str:
+    """The identity of a job, from the canonical JSON of its training's components (`encoded`)."""
+    parts = {**chosen, **others, "kind": f'"{kind.name}"', "parent": "null" if parent is None else f'"{parent}"'}
+    if measure is not None:
+        parts[kind.family] = _encoded_measure(measure)
+    text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
+
+
 @lru_cache(maxsize=1024)
-def _encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str]:
+def encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str]:
+    """The canonical JSON of these components, entry by entry of an identity. The answer is kept: nobody may change
+    it."""
     return {entry: _dumps(content) for entry, content in content_of(names, components).items()}
 
 
@@ -99,9 +107,9 @@ def _encoded_measure(measure: Measure) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _cohort_key(kind: Kind, names: str, chosen: Components, common_set: Components, measure: Measure | None) -> str:
+def _cohort_key(kind: Kind, names: str, chosen: Components, others: Components, measure: Measure | None) -> str:
     """Kept, because thousands of jobs share one."""
-    shared = common_content(chosen, common_set)
+    shared = common_content(chosen, others)
     if measure is not None:
         shared[kind.family] = measure_content(measure)
     return f"{_what(kind, measure)}/{names}/{_digest(shared, 16)}"

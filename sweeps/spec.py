@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 from qsweep.sweeps.chains import with_all_above
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.grid import Grid, Jobs, identities_of, only
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import kind_of
 from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
 from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
-from qsweep.sweeps.training import Training
+from qsweep.sweeps.training import CHOSEN, SET, Training
 from qsweep.sweeps.tuning import Tuning
 from qsweep.sweeps.where import parse_where
 
 SPANNING = ("fixed", "axes", "measures", "keep")
 """The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""
+Point: TypeAlias = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +38,18 @@ class Axis:
     by: str | None = None
     branches: tuple[tuple[str, tuple[Setting, ...]], ...] = ()
 
-    def at(self, point: Mapping[str, Any], place: str) -> tuple[Setting, ...]:
-        """The values of this axis where the settings of `point` are given."""
+    def branch(self, number: int) -> tuple[Setting, ...]:
+        """The values of this axis in a branch."""
+        return self.values if self.by is None else self.branches[number][1]
+
+    def at(self, point: Mapping[str, Any], place: str) -> tuple[int, tuple[Setting, ...]]:
+        """The branch where the settings of `point` are given, by its number, and its values."""
         if self.by is None:
-            return self.values
+            return 0, self.values
         value = point.get(self.by)
-        for key, values in self.branches:
+        for number, (key, values) in enumerate(self.branches):
             if key == str(value):
-                return values
+                return number, values
         raise InputError(
             f"no values for {self.by} = {value!r}",
             place=f"{place}: axes.{self.name}",
@@ -72,49 +80,51 @@ class Spec:
     place: str = ""
     """Where it was read, for messages."""
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> Jobs:
         """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
-        return list(self._expansion.jobs)
+        return Jobs(self._grid, range(len(self._grid.identities)))
 
     @cached_property
-    def _expansion(self) -> Expansion:
+    def _grid(self) -> Grid:
         """The grid, expanded once in a process, however often the sweep is read from a file or a registry."""
         content = self._content()
         return _expanded(_Span(text=json.dumps([content.get(name) for name in SPANNING], sort_keys=True), spec=self))
 
-    def _expand(self) -> Expansion:
+    def _expand(self) -> Grid:
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
         if unknown := sorted(set(given) - Training.known()):
             allowed = nearest(unknown[0], Training.known())
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
-        jobs: dict[str, Job] = {}
-        uses: set[frozenset[str]] = set()
-        for point in self._points():
-            job = Job(training=Training.from_settings(point, place=self.place))
-            jobs.setdefault(job.identity, job)
-            uses.add(Training.uses(point))
-        used = frozenset[str]().union(*uses)
-        if idle := [axis.name for axis in self.axes if axis.name not in used]:
+        grid, axes = Grid(self.place), self._ordered()
+        keys = [_key_of(names, axes) for names in (CHOSEN, SET)]
+        for point in self._points(axes):
+            grid.add((keys[0](point), keys[1](point)), lambda point=point: self._settings(axes, point))
+        if idle := [axis.name for axis in self.axes if axis.name not in grid.used]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
-        measures = self.declared_measures() if jobs else []
-        for parent in list(jobs.values()):
+        trainings = range(len(grid.identities))
+        measures = self.declared_measures() if trainings else []
+        for place in trainings if measures else ():
+            parent = grid.job(place)
             for measure in measures:
-                job = self.child(parent, measure)
-                jobs.setdefault(job.identity, job)
-        return Expansion(jobs=tuple(jobs.values()), used=used)
+                grid.add_child(place, self._asked(parent, measure))
+        return grid
 
-    def trainings(self) -> list[Job]:
+    def trainings(self) -> Jobs:
         """Those of its jobs that train a model: every other stands on one of them. Raises InputError."""
-        return [job for job in self._expansion.jobs if job.parent is None]
+        return self.jobs().trainings()
 
     def child(self, parent: Job, measure: Measure) -> Job:
         """The job that takes this measure of the parent's model. Raises InputError."""
+        asked = self._asked(parent, measure)
+        return Job(training=parent.training, kind=kind_of(asked), parent=parent.identity, measure=asked)
+
+    def _asked(self, parent: Job, measure: Measure) -> Measure:
+        """What is measured of the parent's model. Raises InputError."""
         try:
-            asked = asked_of(measure, parent.training)
+            return asked_of(measure, parent.training)
         except InputError as error:
             place = f"{self.place}: measures: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
-        return Job(training=parent.training, kind=kind_of(asked), parent=parent.identity, measure=asked)
 
     def flatness_measures(self) -> list[Flatness]:
         """Those of the declared measures that are searches for flatness. Raises InputError."""
@@ -148,23 +158,31 @@ class Spec:
     def unused(self) -> list[str]:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
-        return [name for name in given if name not in self._expansion.used]
+        return [name for name in given if name not in self._grid.used]
 
-    def _points(self) -> Iterator[dict[str, Any]]:
-        """The grid's points. An axis that depends on another comes right after that one."""
+    def _ordered(self) -> list[Axis]:
+        """The axes, the slowest first: one that depends on another comes right after that one."""
         free = [axis for axis in self.axes if axis.by is None]
         placed = {axis.name for axis in free}
         order = [axis for axis in self.axes if axis.by is not None and axis.by not in placed]
         for axis in free:
             order += [axis, *(other for other in self.axes if other.by == axis.name)]
-        return self._spread(dict(self.fixed), order)
+        return order
 
-    def _spread(self, point: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
-        if not axes:
+    def _points(self, axes: Sequence[Axis], point: Point = ()) -> Iterator[Point]:
+        """The grid's points: on each of these axes the branch and the place there of a value."""
+        if len(point) == len(axes):
             yield point
             return
-        for value in axes[0].at(point, self.place):
-            yield from self._spread({**point, axes[0].name: value}, axes[1:])
+        axis = axes[len(point)]
+        branch, values = axis.at(self._settings(axes, point) if axis.by is not None else {}, self.place)
+        for place in range(len(values)):
+            yield from self._points(axes, (*point, (branch, place)))
+
+    def _settings(self, axes: Sequence[Axis], point: Point) -> dict[str, Any]:
+        """The settings of a point."""
+        placed = zip(axes, point, strict=False)
+        return {**dict(self.fixed), **{axis.name: axis.branch(branch)[place] for axis, (branch, place) in placed}}
 
     def to_json(self) -> str:
         """Canonical JSON of the resolved specification, from which `from_json` makes an equal one."""
@@ -210,14 +228,6 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expansion:
-    """What a grid spans: its jobs in order, and the settings that any of them uses."""
-
-    jobs: tuple[Job, ...]
-    used: frozenset[str]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Span:
     """A specification, equal to every one that spans the same jobs. As JSON, where 1, 1.0 and true differ."""
 
@@ -226,13 +236,20 @@ class _Span:
 
 
 @lru_cache(maxsize=4)  # a command looks at one sweep, or at one and what it was before
-def _expanded(span: _Span) -> Expansion:
+def _expanded(span: _Span) -> Grid:
     return span.spec._expand()
+
+
+def _key_of(parts: Sequence[str], axes: Sequence[Axis]) -> Callable[[Point], Hashable]:
+    """What takes from a point that which the settings of these parts depend on."""
+    known = frozenset[str]().union(*(PARTS[name].known() for name in parts))
+    places = [place for place, axis in enumerate(axes) if axis.name in known]
+    return itemgetter(*places) if places else lambda point: ()
 
 
 def variant(jobs: Sequence[Job]) -> str:
     """8 hex digits that name a variant of a sweep: the hash of its jobs, in their order."""
-    return hashlib.sha256(" ".join(job.identity for job in jobs).encode()).hexdigest()[:8]
+    return hashlib.sha256(" ".join(identities_of(jobs)).encode()).hexdigest()[:8]
 
 
 def _axis_content(axis: Axis) -> dict[str, Any]:
@@ -252,18 +269,21 @@ def _frozen(value: Scalar | Sequence[int]) -> Setting:
     return tuple(value) if isinstance(value, list) else value  # type: ignore[return-value]
 
 
-def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> list[Job]:
+def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> Sequence[Job]:
     """The jobs that `--where` admits, the first `limit` of them, and their ancestors. Raises InputError if none."""
-    chosen = matching(jobs, where)
+    if where is None and limit is None:
+        return jobs
+    chosen = [job.identity for job in matching(jobs, where)]
     if jobs and not chosen:
         raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {shortened(where or '')!r}")
-    needed = with_all_above([job.identity for job in chosen[:limit]], {job.identity: job.parent for job in jobs})
-    return [job for job in jobs if job.identity in needed]
+    needed = with_all_above(chosen[:limit], {job.identity: job.parent for job in jobs})
+    return only(jobs, (place for place, identity in enumerate(identities_of(jobs)) if identity in needed))
 
 
-def matching(jobs: Sequence[Job], where: str | None) -> list[Job]:
-    """The jobs that `--where` admits, in their order; all of them without one. Raises InputError if it is malformed."""
+def matching(jobs: Iterable[Job], where: str | None) -> Iterable[Job]:
+    """The jobs that `--where` admits, in their order; all of them without one. `jobs` are gone through twice. Raises
+    InputError if it is malformed."""
     if where is None:
-        return list(jobs)
+        return jobs
     condition = parse_where(where, {name: value for job in jobs for name, value in job.settings().items()})
-    return [job for job in jobs if condition(job.settings())]
+    return (job for job in jobs if condition(job.settings()))
