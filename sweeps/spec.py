@@ -18,6 +18,7 @@ from qsweep.sweeps.grid import Grid, Jobs, identities_of, only
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import kind_of
 from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
+from qsweep.sweeps.parts import Part
 from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.training import CHOSEN, SET, Training
@@ -159,6 +160,16 @@ class Spec:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
         return [name for name in given if name not in self._grid.used]
+
+    def free(self) -> set[str]:
+        """The settings in which its jobs may differ: those with several values, those of measures, which leave out what
+        makes no difference, and those of components that are settled beside others. Expands nothing."""
+        given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        names = {axis.name for axis in self.axes}
+        for part in PARTS.values():
+            names |= part.known() if part.settled is not Part.settled and part.name in given else frozenset()
+        measures = self.declared_measures()
+        return names.union(*(("measure", *names_of(type(one))) for one in measures))
 
     def _ordered(self) -> list[Axis]:
         """The axes, the slowest first: one that depends on another comes right after that one."""
