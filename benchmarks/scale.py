@@ -105,7 +105,7 @@ def make(folder: Path, count: int) -> Home:
     os.fsync = lambda descriptor: None  # nobody pulls the plug of a benchmark
     selection = read_selection(str(_grid(folder, count)))
     freeze(home.code)
-    registry, launched, _ = register(home, selection, None, code=code_version())
+    registry, _, _ = register(home, selection, None, code=code_version())
     with registry:
         agent = registry.agents.enlist(
             AgentInfo(
@@ -162,7 +162,7 @@ def cube(folder: Path) -> Path:
     """A sweep file of 3^11 jobs."""
     folder.mkdir(parents=True, exist_ok=True)
     text = source_text(GRID)
-    head, _, axes = text.partition("\n[axes]\n")
+    head = text.partition("\n[axes]\n")[0]
     values = {
         "optimizer": ["adam", "rmsprop", "sgd"], "weight_decay": [0.0, 1e-4, 2e-4], "width": [8, 10, 12],
         "depth": [2, 3, 4], "bits": [8, 4, 2], "learning_rate": [0.01, 0.005, 0.002], "seed": [0, 1, 2],
@@ -276,9 +276,8 @@ def _on_postgres(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def show(figure: Mapping[str, Any], small: Mapping[str, Any] | None) -> None:
     """One line of the table."""
     cells = [f"{figure['command']:<18}", f"{figure['jobs']:>9,}"]
-    for name in ("before", "after"):
-        if name in figure:
-            cells.append(f"{figure[name]['T']:>7.2f} T {figure[name]['memory']:>6,.0f} MB")
+    both = [figure[name] for name in ("before", "after") if name in figure]
+    cells += [f"{one['T']:>7.2f} T {one['memory']:>6,.0f} MB" for one in both]
     if small is not None:
         exponent = growth(small["after"]["cpu"], figure["after"]["cpu"], (small["jobs"], figure["jobs"]))
         cells.append(f"^{exponent:.2f}")

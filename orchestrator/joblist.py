@@ -49,8 +49,10 @@ def kept_pages(
         yield from pages(registry, sweep_id, state, limit)
         return
     known = {name: one for page in pages(registry, sweep_id) for row in page for name, one in row.settings.items()}
-    condition, left = parse_where(where, known) if known else None, limit
-    for page in pages(registry, sweep_id, state) if condition is not None else ():
+    if not known:
+        return
+    condition, left = parse_where(where, known), limit
+    for page in pages(registry, sweep_id, state):
         admitted = [row for row in page if condition(row.settings)][:left]
         yield admitted
         left = None if left is None else left - len(admitted)

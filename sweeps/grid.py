@@ -9,9 +9,10 @@ from typing import Any, overload
 
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.job import Job, encoded, identity_of
-from qsweep.sweeps.kinds import TRAIN, kind_of
+from qsweep.sweeps.kinds import TRAIN, Kind, kind_of
 from qsweep.sweeps.measures import Measure
-from qsweep.sweeps.training import CHOSEN, SET, Components, Training, common_of, components_of
+from qsweep.sweeps.settings import Setting
+from qsweep.sweeps.training import CHOSEN, SET, Components, Training, common_of, components_of, settings_of
 
 
 class Combinations:
@@ -20,6 +21,7 @@ class Combinations:
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self.components: list[Mapping[str, Any]] = []
+        self.settings: list[Mapping[str, Setting]] = []
         self.encoded: list[Mapping[str, str]] = []
         self.common: list[int] = []
         """For each combination a number: the same for those that members of a cohort may have."""
@@ -37,6 +39,7 @@ class Combinations:
                 used |= PARTS[name].used(PARTS[name].choice(given))
             common = common_of(self.names, components)
             self.components.append(dict(zip(self.names, components, strict=True)))
+            self.settings.append(settings_of(self.names, components))
             self.encoded.append(encoded(self.names, components))
             self.common.append(self._commons.setdefault(common, len(self._commons)))
             found = self._places[key] = len(self._places)
@@ -102,12 +105,20 @@ class Grid:
             parent=None if measure is None else self.identities[training],
             measure=measure,
         )
-        key = (*(one.common[at] for one, at in zip(self.combinations, pair, strict=True)), max(asked, -1))
+        chosen, others = self.combinations
+        key = chosen.common[pair[0]], others.common[pair[1]], max(asked, -1)
         vars(job)["identity"] = self.identities[place]
         if key not in self._keys:
             self._keys[key] = job.cohort_key
         vars(job)["cohort_key"] = self._keys[key]
         return job
+
+    def settings(self, place: int) -> dict[str, Setting]:
+        """Those of the job at a place."""
+        if place >= len(self.trainings[0]):
+            return self.job(place).settings()
+        first, second = self.trainings[0][place], self.trainings[1][place]
+        return {**self.combinations[0].settings[first], **self.combinations[1].settings[second]}
 
     def _training(self, first: int, second: int) -> Training:
         return Training(**self.combinations[0].components[first], **self.combinations[1].components[second])
@@ -153,13 +164,46 @@ class Jobs(Sequence[Job]):
         """Of each of them, in order."""
         return [self._grid.identities[place] for place in self._places]
 
+    def settings(self, at: int) -> dict[str, Setting]:
+        """Those of one of them."""
+        return self._grid.settings(self._places[at])
+
     def trainings(self) -> Jobs:
         """Those that train a model: every other stands on one of them."""
-        return self.only(at for at, place in enumerate(self._places) if place < len(self._grid.trainings[0]))
+        return self.of(TRAIN)
+
+    def of(self, kind: Kind) -> Jobs:
+        """Those of a kind."""
+        kinds = [kind_of(one) for one in self._grid.asked]
+        first, asked = len(self._grid.trainings[0]), self._grid.children[1]
+        return self.only(
+            at
+            for at, place in enumerate(self._places)
+            if (TRAIN if place < first else kinds[asked[place - first]]) is kind
+        )
 
     def only(self, chosen: Iterable[int]) -> Jobs:
         """Those at these places here, in this order."""
         return Jobs(self._grid, array("q", (self._places[at] for at in chosen)))
+
+
+class Settings(Mapping[str, Mapping[str, Setting]]):
+    """The settings of jobs by their identities, in their order; of those of a grid made anew whenever they are asked
+    for."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
+        self._places = {identity: place for place, identity in enumerate(identities_of(jobs))}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __getitem__(self, identity: str) -> Mapping[str, Setting]:
+        place = self._places[identity]
+        return self._jobs.settings(place) if isinstance(self._jobs, Jobs) else self._jobs[place].settings()
 
 
 def identities_of(jobs: Sequence[Job]) -> list[str]:

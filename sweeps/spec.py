@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -99,7 +99,7 @@ class Spec:
         grid, axes = Grid(self.place), self._ordered()
         keys = [_key_of(names, axes) for names in (CHOSEN, SET)]
         for point in self._points(axes):
-            grid.add((keys[0](point), keys[1](point)), lambda point=point: self._settings(axes, point))
+            grid.add((keys[0](point), keys[1](point)), partial(self._settings, axes, point))
         if idle := [axis.name for axis in self.axes if axis.name not in grid.used]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
         trainings = range(len(grid.identities))

@@ -170,7 +170,7 @@ class Training:
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""
-        return {**_settings(CHOSEN, chosen_of(self)), **_settings(SET, set_of(self))}
+        return {**settings_of(CHOSEN, chosen_of(self)), **settings_of(SET, set_of(self))}
 
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
@@ -194,7 +194,7 @@ set_of: Callable[[Training], Components] = attrgetter(*SET)
 
 
 @lru_cache(maxsize=1024)
-def _settings(names: tuple[str, ...], components: Components) -> Mapping[str, Setting]:
+def settings_of(names: tuple[str, ...], components: Components) -> Mapping[str, Setting]:
     """The settings of these parts. The answer is kept: nobody may change it."""
     found: dict[str, Setting] = {}
     for name, component in zip(names, components, strict=True):
