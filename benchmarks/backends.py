@@ -32,7 +32,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "backends.json"
 LEAST = 180.0
 """Seconds that the local backend has to take, so that starting up does not decide."""
 BACKENDS = {"local": [], "slurm": ["--backend", "slurm"], "ray": ["--backend", "ray"]}
-"""The options of each. Ray is one of our own on this machine, started by the launch."""
+"""The options of each. Ray is a local one on this machine, started by the launch."""
 
 
 @contextmanager

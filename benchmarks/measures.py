@@ -179,7 +179,7 @@ def trained(
 def compare(
     name: str, folder: Path | None, device: torch.device, repeats: int, *, shape: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Both contenders in turns: their seconds, and whether they found the same σ. A `shape` of one's own has a name."""
+    """Both contenders in turns: their seconds, and whether they found the same σ. A custom `shape` has a name."""
     shape = shape or SHAPES[name]
     trainings, models, images = trained(shape, folder, device)
     measure: PacBayes = shape["measure"]

@@ -36,7 +36,6 @@ from benchmarks import ROOT
 from benchmarks.made_up import made_up_rows
 from benchmarks.registry import databases, fill
 from qsweep.db.home import Home
-from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import AgentInfo
 from qsweep.orchestrator.registration import register

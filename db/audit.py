@@ -40,7 +40,7 @@ class Findings:
         return not self.broken and not self.lost
 
     def lines(self, *, named: int | None = None) -> list[str]:
-        """Every finding, one line a law and one a file, which names so many of its jobs (or all)."""
+        """Every finding, one line a law and one a file, which names that many of its jobs (or all)."""
         files: dict[tuple[str, str, str], list[str]] = {}
         for one in self.lost:
             files.setdefault((one.kind, one.file, one.why), []).append(one.job[:12])

@@ -19,13 +19,13 @@ from qsweep.db.states import FailureClass, State
 CRASHES_ALONE = 3
 """A job that dies so often alone, without a newer checkpoint in between, has failed."""
 MACHINES = 3
-"""So many different machines must have tried it, if so many are at work."""
+"""It has failed when that many different machines have tried it, if that many are at work."""
 PLACES = 2
 """So many places must have, if all that are at work are on one machine."""
 WITNESSES = 2
-"""So many different machines must have found a job too long, or its input bad, if so many are at work."""
+"""It has failed when that many machines found the job too long, or its input bad, if that many are at work."""
 TRIES_IN_ALL = 9
-"""A job has failed after so many tries alone, no matter which agents made them."""
+"""A job has failed after that many tries alone, no matter which agents made them."""
 TRIES = (FailureClass.CRASH, FailureClass.MEMORY)
 """The classes in which a job has several tries on one machine."""
 ONCE = (FailureClass.TIMEOUT, FailureClass.INPUT)

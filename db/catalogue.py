@@ -9,6 +9,7 @@ from qsweep.db import looking
 from qsweep.db.asking import Asking
 from qsweep.db.parts import Part, looks
 from qsweep.db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, StoreRow, Sweep
+from qsweep.db.seats import Seat
 from qsweep.db.states import AgentState, State
 from qsweep.sweeps.kinds import Kind
 
@@ -97,9 +98,9 @@ class Catalogue(Part):
         return looking.bundles(asking)
 
     @looks
-    def committed(self, asking: Asking, sweep_id: int) -> list[Committed]:
-        """The pointers of the sweep's done jobs: what `ResultStore.read` may count."""
-        return looking.committed(asking, sweep_id)
+    def committed(self, asking: Asking, sweep_id: int, selection: int | None = None) -> list[Committed]:
+        """The pointers of the done jobs of the sweep, or of a selection: what `ResultStore.read` may count."""
+        return looking.committed(asking, sweep_id, selection)
 
     @looks
     def counted(self, asking: Asking) -> list[tuple[Kind, str, str | None]]:
@@ -115,6 +116,27 @@ class Catalogue(Part):
     def store(self, asking: Asking) -> StoreRow | None:
         """The results store of this registry; None before its first launch, or since a migration."""
         return looking.store(asking)
+
+    def seat(self) -> Seat:
+        """Where this registry lies."""
+        path = self._database.address.path
+        if path is not None:
+            return Seat.of_file(path)
+        return self._database.look(lambda asking: Seat.of_database(asking, self._database.place))
+
+    def is_at(self, seat: Seat) -> bool:
+        """Whether this seat is that of this registry."""
+        path = self._database.address.path
+        return self.seat().is_same(seat) or (path is not None and seat.is_file(path))
+
+    def is_another_at(self, seat: Seat) -> bool:
+        """Whether it can be seen from here that another registry than this lies at this seat."""
+        if self.is_at(seat):
+            return False
+        if self._database.address.path is not None:
+            return seat.is_file_there()
+        own = self.seat()
+        return self._database.look(lambda asking: seat.is_database_there(asking, own))
 
     @looks
     def pointers(self, asking: Asking, sweep_id: int, ids: Sequence[int] | None = None) -> pa.Table:

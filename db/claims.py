@@ -253,7 +253,7 @@ def start(
     ]
     transaction.run(START, started)
     point("claim.uncommitted", len(rows))
-    return _claims(transaction, rows, started=True)
+    return _claims(transaction, [{**row._mapping, **values, "attempt": row.attempt + 1} for row in rows])
 
 
 def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list[Claim]:
@@ -264,24 +264,23 @@ def claimed_before(transaction: Transaction, agent_id: int, number: int) -> list
 def held_claims(transaction: Transaction, agent_id: int, which: sa.Select[Any] = HELD, **values: Any) -> list[Claim]:
     """The agent's running jobs, further progress first, with their checkpoints and parents. `which`: HELD_BY_ID or
     HELD_BY_CLAIM, with its values."""
-    return _claims(transaction, transaction.run(which, {"agent": agent_id, **values}).all())
+    return _claims(transaction, transaction.run(which, {"agent": agent_id, **values}).mappings().all())
 
 
-def _claims(transaction: Transaction, rows: Sequence[Any], *, started: bool = False) -> list[Claim]:
-    """The claims of these rows of CLAIMED, with their checkpoints and parents. `started`: they were read before their
-    attempt was counted."""
-    parents = _parents(transaction, {row.parent_id for row in rows if row.parent_id is not None})
-    checkpoints = saved(transaction, [row.id for row in rows if row.progress])
+def _claims(transaction: Transaction, rows: Sequence[Any]) -> list[Claim]:
+    """The claims of these running jobs (rows of CLAIMED), with their checkpoints and parents."""
+    parents = _parents(transaction, {row["parent_id"] for row in rows if row["parent_id"] is not None})
+    checkpoints = saved(transaction, [row["id"] for row in rows if row["progress"]])
     return [
         Claim(
-            job_id=row.id,
-            job=Job.from_json(row.content),
-            attempt=row.attempt + started,
-            checkpoints=tuple(checkpoints.get(row.id, ())),
-            alone=bool(row.alone),
-            slots_limit=row.slots_limit,
-            keep_model=bool(row.keep_model),
-            parent=parents.get(row.parent_id),
+            job_id=row["id"],
+            job=Job.from_json(row["content"]),
+            attempt=row["attempt"],
+            checkpoints=tuple(checkpoints.get(row["id"], ())),
+            alone=bool(row["alone"]),
+            slots_limit=row["slots_limit"],
+            keep_model=bool(row["keep_model"]),
+            parent=parents.get(row["parent_id"]),
         )
         for row in rows
     ]

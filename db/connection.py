@@ -104,9 +104,9 @@ class Database:
         from qsweep.db.engines import postgres_engine, sqlite_engine
 
         if self.address.url is None:
-            engine = sqlite_engine(lambda: _sqlite_connection(self._file))
+            engine = sqlite_engine(lambda: _sqlite_connection(self._file), _begin_marked)
         else:
-            engine = postgres_engine(self.address.url, self.place, self._silence)
+            engine = postgres_engine(self.address.url, self.place, self._silence, _begin_marked)
         self._driver_error = engine.dialect.loaded_dbapi.Error
         self._errors = (DBAPIError, self._driver_error)
         return engine
@@ -304,6 +304,12 @@ def _sqlite_connection(file: str) -> sqlite3.Connection:
     raw.execute("PRAGMA temp_store = MEMORY")
     raw.execute("PRAGMA busy_timeout = 2")
     return raw
+
+
+def _begin_marked(connection: sa.Connection) -> None:
+    """Begins as the connection's mark says; without one, not yet."""
+    if command := connection.info.get(BEGIN):
+        begin(connection.connection.driver_connection, command)
 
 
 def begin(raw: Any, command: str) -> None:

@@ -1,7 +1,7 @@
 """Whose the files are: who writes a publication, which files jobs point to, and which a query may still read.
 
 A collector of garbage deletes nothing that somebody writes. Agents and bundles are known by their own rows; any
-other writer of a publication (a compaction) says so here first, under a lease. Pointers move to a publication only
+other writer of a publication (a merge, `db.merges`) says so first, under a lease. Pointers move to a publication only
 while that record stands, and a collector takes a record back, once its lease has run out, before it looks for what to
 delete: of the two, one comes first, and the other finds it so.
 """
@@ -9,7 +9,7 @@ delete: of the two, one comes first, and the other finds it so.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from qsweep.db import looking, outcomes
 from qsweep.db.moments import boot, moment, wall
 from qsweep.db.moves import batches
 from qsweep.db.parts import Part, reads, reads_at_once, writes
-from qsweep.db.rows import Committed, Move, StoreRow, Unkept
+from qsweep.db.rows import Committed, StoreRow, Unkept
 from qsweep.db.states import HOLDING, State, SweepState
 from qsweep.db.tables import agents, attempts, checkpoints, departures, jobs, store, sweep_jobs, sweeps, writings
 from qsweep.db.transaction import Transaction
@@ -27,6 +27,8 @@ from qsweep.sweeps.kinds import KINDS, File, kind_named
 
 LEASE = 600.0
 """Seconds that a writer without an agent may take for one publication."""
+REMEMBERED = 20
+"""Incarnations of a registry that are kept."""
 LIVE = sa.and_(writings.c.clock == boot(), writings.c.expires > moment())
 
 
@@ -52,47 +54,17 @@ class Holdings:
     checkpoints: frozenset[str]
     running: Mapping[str, int]
     """Running jobs and their attempts."""
+    incarnation: str
+    """If the registry was moved or copied once: its newest incarnation. What others have made may count elsewhere."""
 
 
 class Results(Part):
     """The files of results, models and checkpoints: whose they are, and which still count.
 
-    Ownership: a publication is written by an agent, a bundle, or a writer that said so first (`begin`), under a lease.
+    Ownership: a publication is written by an agent, a bundle, or a merge that said so first (`db.merges`).
     Consistency: a result counts by its job's pointer alone, and pointers move to a publication only while its
     writer's record stands. A collector of garbage takes lapsed records back before it looks for what to delete.
-    Exceptions: Overtaken.
     """
-
-    @writes
-    def begin(self, transaction: Transaction, publication: str, writer: str) -> None:
-        """Says that `writer` will write this publication now: before its first byte."""
-        values = {"publication": publication, "writer": writer, "clock": boot(), "expires": moment() + LEASE}
-        transaction.run(transaction.insert(writings).values(values).on_conflict_do_nothing())
-
-    @writes
-    def abandon(self, transaction: Transaction, publication: str) -> None:
-        """Says that nobody writes this publication any more."""
-        transaction.run(writings.delete().where(writings.c.publication == publication))
-
-    @writes
-    def move(
-        self, transaction: Transaction, target: str, moves: Sequence[Move], *, is_there: Callable[[], bool]
-    ) -> int:
-        """Moves pointers to the publication `target` that was begun here; how many still counted.
-
-        All in one transaction; one that was superseded meanwhile stays where it is. Raises Overtaken, with nothing
-        changed, if the record of its writer is gone or its file is not there.
-        """
-        record = writings.delete().where(writings.c.publication == target).execution_options(preserve_rowcount=True)
-        if not transaction.run(record).rowcount and not (transaction.again and _points(transaction, target)):
-            raise Overtaken(
-                "the merged results were deleted as garbage before they counted: nothing is lost, merge again"
-            )
-        if not is_there():
-            raise Overtaken("the merged results are not where they were written: nothing is lost, merge again")
-        moved = outcomes.move_pointers(transaction, moves)
-        note_departures(transaction, (one.source for one in moves))
-        return moved
 
     @reads_at_once
     def holdings(self, transaction: Transaction, *, lapsed: bool = False) -> Holdings:
@@ -105,6 +77,7 @@ class Results(Part):
         running = sa.select(jobs.c.identity, jobs.c.attempt).where(jobs.c.state == State.RUNNING.value)
         holding = sa.select(agents.c.id).where(agents.c.state.in_([state.value for state in HOLDING]))
         left = sa.select(departures.c.publication, departures.c.left_at)
+        known = looking.store(transaction)
         return Holdings(
             pointed=column(jobs.c.publication),
             written=column(writings.c.publication, *(() if lapsed else (LIVE,))),
@@ -114,6 +87,7 @@ class Results(Part):
             models=column(jobs.c.model_file),
             checkpoints=frozenset(_checkpoint_files(transaction)),
             running={row.identity: row.attempt for row in transaction.run(running)},
+            incarnation=known.incarnation if known is not None and len(known.lineage) > 1 else "",
         )
 
     @writes
@@ -125,7 +99,10 @@ class Results(Part):
     @writes
     def settle(self, transaction: Transaction, row: StoreRow) -> StoreRow:
         """The registry's store, which is `row` if it had none; of two that settle at once, both get the same."""
-        values = {"number": 1, "identity": row.identity, "place": row.place, "host": row.host}
+        values = {
+            "number": 1, "identity": row.identity, "place": row.place, "host": row.host,
+            "lineage": " ".join(row.lineage), "seat": row.seat,
+        }  # fmt: skip
         transaction.run(transaction.insert(store).values(values).on_conflict_do_nothing())
         found = looking.store(transaction)
         assert found is not None
@@ -135,6 +112,17 @@ class Results(Part):
     def moved(self, transaction: Transaction, place: str, host: str) -> None:
         """Notes that the store lies elsewhere now."""
         transaction.run(store.update().values(place=place, host=host))
+
+    @writes
+    def reincarnate(self, transaction: Transaction, before: StoreRow, lineage: Sequence[str], seat: str) -> StoreRow:
+        """Notes where the registry lies and its incarnations, unless somebody was faster; the store's row now."""
+        lineage_now = sa.func.coalesce(store.c.lineage, "") == " ".join(before.lineage)
+        same = (lineage_now, sa.func.coalesce(store.c.seat, "") == before.seat)
+        values = {"lineage": " ".join(lineage[:REMEMBERED]), "seat": seat}
+        transaction.run(store.update().where(*same).values(values))
+        found = looking.store(transaction)
+        assert found is not None
+        return found
 
     @writes
     def forget(self, transaction: Transaction, publications: Collection[str]) -> None:
@@ -203,9 +191,3 @@ def note_departures(transaction: Transaction, publications: Iterable[str]) -> No
         return
     insert = transaction.insert(departures).values(publication=sa.bindparam("publication"), left_at=wall())
     transaction.run(insert.on_conflict_do_update(index_elements=["publication"], set_={"left_at": wall()}), rows)
-
-
-def _points(transaction: Transaction, publication: str) -> bool:
-    """Whether a job points there: our first try was committed without our hearing of it."""
-    found = sa.select(jobs.c.id).where(jobs.c.publication == publication).limit(1)
-    return transaction.run(found).first() is not None

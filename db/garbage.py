@@ -8,15 +8,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qsweep.db.belonging import lies_in
 from qsweep.db.custody import Holdings
 from qsweep.db.home import Home
 from qsweep.db.model_names import PATTERN as MODEL
+from qsweep.db.publication_names import is_of
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore, StoredFile, list_files
 from qsweep.sweeps.errors import QsweepError
 
 CHECKPOINT = re.compile(r"(?P<attempt>\d+)-\d+\.pt")
-PUBLICATION = re.compile(r"(?P<publication>((?P<agent>\d+)|compact)-[0-9a-f]+)\.parquet")
+PUBLICATION = re.compile(r"(?P<publication>((?P<agent>\d+)|compact)-(?P<digits>[0-9a-f]+))\.parquet")
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-f]{32}(?:\.tmp)?|\d+\.tmp)")
 
 GRACE = 3600.0
@@ -54,17 +56,18 @@ class Usage:
     garbage: int
 
 
-def find_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]:
+def find_garbage(home: Home, registry: Registry, *, now: float, earlier: bool = False) -> list[Garbage]:
     """Files that no job points to and that nobody may still be writing. `now` in Unix seconds. Changes nothing.
 
     The files are listed before the registry is asked: what is committed in between counts as pointed to. Results
-    that counted once stay for `GRACE` seconds more: a query may have taken its pointers before.
+    that counted once stay for `GRACE` seconds more: a query may have taken its pointers before. Of a registry that was
+    moved or copied, only what it has written since, unless `earlier`: the rest may count in the other one.
     """
     files = _Files.of(home)
-    return list(_found(files, registry.results.holdings(), now))
+    return list(_found(files, registry.results.holdings(), now, _Kept.of(home, registry, earlier=earlier)))
 
 
-def collect_garbage(home: Home, registry: Registry, *, now: float) -> list[Garbage]:
+def collect_garbage(home: Home, registry: Registry, *, now: float, earlier: bool = False) -> list[Garbage]:
     """Deletes what `find_garbage` finds; what was deleted here. Leases that have run out are taken back before: what
     their agents wrote and did not count is garbage. Raises QsweepError at the end if a file can't be deleted."""
     files = _Files.of(home)
@@ -73,7 +76,7 @@ def collect_garbage(home: Home, registry: Registry, *, now: float) -> list[Garba
     holdings = registry.results.holdings(lapsed=True)
     store = ResultStore(home.store)
     deleted, problems = [], []
-    for one in _found(files, holdings, now):
+    for one in _found(files, holdings, now, _Kept.of(home, registry, earlier=earlier)):
         try:
             deleted += [one] if _delete(home, store, one) else []
         except Undeletable as error:
@@ -89,7 +92,7 @@ def measure_usage(home: Home, garbage: Sequence[Garbage]) -> list[Usage]:
     """What each folder of the home, and the store of its results, takes."""
     lost = {(one.folder, one.name) for one in garbage}
     listed = {"results": ResultStore(home.store).files()}
-    for folder in (home.models, home.weights, home.checkpoints, home.corruptions, home.logs, home.code):
+    for folder in (home.models, home.weights, home.checkpoints, home.corruptions, home.logs, home.code, home.user_code):
         listed[folder.name] = list_files(folder)
     return [
         Usage(
@@ -131,6 +134,7 @@ def _begun(home: Home) -> Iterator[tuple[Garbage, float]]:
         home.starts,
         home.probes,
         home.code,
+        home.user_code,
         home.corruptions,
         *_folders(home.corruptions),
     ):
@@ -156,10 +160,27 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
-def _found(files: _Files, holdings: Holdings, now: float) -> Iterator[Garbage]:
+@dataclass(frozen=True, kw_only=True)
+class _Kept:
+    """What stays although this registry does not need it: another one may, which it was copied from or to."""
+
+    earlier: bool
+    """What was written before this incarnation of the registry."""
+    shared: bool
+    """The home's own files too: the other registry may have them as its own."""
+
+    @classmethod
+    def of(cls, home: Home, registry: Registry, *, earlier: bool) -> _Kept:
+        return cls(earlier=not earlier, shared=not earlier and not lies_in(registry, home))
+
+
+def _found(files: _Files, holdings: Holdings, now: float, kept: _Kept) -> Iterator[Garbage]:
     for one in files.results:
-        if _is_lost_result(one, holdings, now):
+        if not (kept.earlier and _is_earlier(one, holdings)) and _is_lost_result(one, holdings, now):
             yield Garbage(folder="results", name=one.name, size=one.size)
+    yield from (one for one in files.begun if now - files.began[one.path] > GRACE)
+    if holdings.incarnation and kept.shared:
+        return
     for one in files.models:
         match = MODEL.fullmatch(_final_name(one.name))
         if match and one.name not in holdings.models and not _is_live(holdings, match["job"], match["attempt"]):
@@ -168,7 +189,12 @@ def _found(files: _Files, holdings: Holdings, now: float) -> Iterator[Garbage]:
         match, job = CHECKPOINT.fullmatch(_final_name(one.name)), Path(one.name).parent.name
         if match and one.name not in holdings.checkpoints and not _is_live(holdings, job, match["attempt"]):
             yield Garbage(folder="checkpoints", name=one.name, size=one.size)
-    yield from (one for one in files.begun if now - files.began[one.path] > GRACE)
+
+
+def _is_earlier(file: StoredFile, holdings: Holdings) -> bool:
+    """Whether the registry was moved or copied since this file was begun."""
+    match = PUBLICATION.fullmatch(_final_name(file.name))
+    return match is not None and bool(holdings.incarnation) and not is_of(match["digits"], holdings.incarnation)
 
 
 def _is_lost_result(file: StoredFile, holdings: Holdings, now: float) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from qsweep.db import looking
 from qsweep.db.looking import job_row
 from qsweep.db.parts import Part, reads, reads_at_once
-from qsweep.db.rows import Activity, AttemptRow, Change, Curve, Done, EventRow, JobRow, Record
+from qsweep.db.rows import AttemptRow, Change, Curve, Done, EventRow, Inventory, JobRow, Record
 from qsweep.db.states import HOLDING, FailureClass, State
-from qsweep.db.tables import agents, attempts, curves, events, jobs, sweep_jobs
+from qsweep.db.tables import RUNNING, agents, attempts, curves, events, jobs, selections, sweep_jobs
 from qsweep.db.transaction import Transaction
 
 LAST_ATTEMPT = sa.and_(attempts.c.job_id == jobs.c.id, attempts.c.attempt == jobs.c.attempt)
@@ -19,6 +21,8 @@ JOB = sa.select(
     *(jobs.c[name] for name in JobRow.__dataclass_fields__ if name != "error"),
     sa.func.coalesce(attempts.c.error, "").label("error"),
 ).select_from(jobs.outerjoin(attempts, LAST_ATTEMPT))
+UNSETTLED = 2_000
+"""Of so many newest events some may still be uncommitted while later ones are."""
 NEWEST = 20_000
 """How many of the registry's newest events are searched for those of one sweep."""
 
@@ -72,12 +76,6 @@ class History(Part):
         return int(transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one())
 
     @reads
-    def changes(self, transaction: Transaction, sweep_id: int, *, since: int, limit: int) -> list[Change]:
-        """Up to `limit` events of the sweep after the event `since`, the oldest first."""
-        statement = _changes(sweep_id).where(events.c.id > since).order_by(events.c.id).limit(limit)
-        return [_change(row) for row in transaction.run(statement)]
-
-    @reads
     def recent_changes(self, transaction: Transaction, sweep_id: int, limit: int) -> list[Change]:
         """Up to `limit` of the sweep's newest events, the newest first."""
         newest = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
@@ -97,20 +95,43 @@ class History(Part):
         return [Done(**row._mapping) for row in transaction.run(statement)]
 
     @reads
-    def activity(self, transaction: Transaction, sweep_id: int, *, since: int) -> Activity:
-        """How many changes of the sweep's jobs there were after the event `since`, and by which agents."""
-        newest = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
-        member = sa.exists().where(sweep_jobs.c.job_id == events.c.job_id, sweep_jobs.c.sweep_id == sweep_id)
+    def news(
+        self,
+        transaction: Transaction,
+        sweep_id: int,
+        selection: int | None,
+        wanted: Sequence[tuple[int, int | None]],
+        limit: int,
+    ) -> tuple[list[int], list[Change]]:
+        """Up to `limit` of the registry's events with these numbers (stretches of them, first and last), in order:
+        their numbers, and those that are of the sweep, or of a selection of its jobs."""
+        stretches = [
+            events.c.id >= first if last is None else events.c.id.between(first, last) for first, last in wanted
+        ]
+        mine = _member(sweep_id, selection).label("mine")
         statement = (
-            sa.select(events.c.agent_id, sa.func.count().label("changes"))
-            .where(events.c.id > since, events.c.id <= newest, member)
-            .group_by(events.c.agent_id)
+            sa.select(*_CHANGE, mine)
+            .join(jobs, jobs.c.id == events.c.job_id)
+            .where(events.c.id >= min(first for first, _ in wanted), sa.or_(*stretches))
+            .order_by(events.c.id)
+            .limit(limit)
         )
         rows = transaction.run(statement).all()
-        return Activity(
+        return [row.id for row in rows], [_change(row) for row in rows if row.mine]
+
+    @reads_at_once
+    def inventory(self, transaction: Transaction, sweep_id: int, selection: int | None) -> Inventory:
+        """How the jobs of the sweep, or of a selection, stand, and which events that takes in."""
+        mine = _member(sweep_id, selection, jobs.c.id)
+        running = sa.select(jobs.c.id, jobs.c.agent_id).where(RUNNING, jobs.c.agent_id.is_not(None), mine)
+        newest = transaction.run(sa.select(sa.func.coalesce(sa.func.max(events.c.id), 0))).scalar_one()
+        seen = sa.select(events.c.id).where(events.c.id > newest - UNSETTLED).order_by(events.c.id)
+        return Inventory(
+            counts=looking.counts(transaction, sweep_id, selection),
+            work=work_of(transaction, sweep_id, selection),
+            holders={row.id: row.agent_id for row in transaction.run(running)},
             newest=int(newest),
-            events=sum(row.changes for row in rows),
-            agents=frozenset(row.agent_id for row in rows if row.agent_id is not None),
+            seen=tuple(transaction.run(seen).scalars()),
         )
 
     @reads
@@ -157,17 +178,45 @@ def _attempt_row(row: Any) -> AttemptRow:
     return AttemptRow(**values)
 
 
+_CHANGE = (
+    *(events.c[name] for name in ("id", "job_id", "at", "source", "target", "agent_id", "attempt", "detail")),
+    *(jobs.c[name] for name in ("identity", "kind", "cohort_key", "cost", "publication", "diverged")),
+)
+
+
+def _member(
+    sweep_id: int, selection: int | None, job: sa.ColumnElement[int] = events.c.job_id
+) -> sa.ColumnElement[bool]:
+    if selection is not None:
+        return sa.exists().where(selections.c.job_id == job, selections.c.selection == selection)
+    return sa.exists().where(sweep_jobs.c.job_id == job, sweep_jobs.c.sweep_id == sweep_id)
+
+
 def _changes(sweep_id: int) -> sa.Select[Any]:
-    of_job = (jobs.c.identity, jobs.c.kind, jobs.c.cohort_key, jobs.c.cost, jobs.c.publication)
-    member = sa.exists().where(sweep_jobs.c.job_id == events.c.job_id, sweep_jobs.c.sweep_id == sweep_id)
-    named = ("id", "job_id", "at", "source", "target", "attempt", "detail")
-    columns = [events.c[name] for name in named]
-    return sa.select(*columns, *of_job).join(jobs, jobs.c.id == events.c.job_id).where(member)
+    return sa.select(*_CHANGE).join(jobs, jobs.c.id == events.c.job_id).where(_member(sweep_id, None))
 
 
 def _change(row: Any) -> Change:
-    values = dict(row._mapping)
-    return Change(**(values | {"source": State(row.source), "target": State(row.target)}))
+    values = {name: value for name, value in row._mapping.items() if name != "mine"}
+    states = {"source": State(row.source), "target": State(row.target), "diverged": bool(row.diverged)}
+    return Change(**(values | states))
+
+
+def work_of(transaction: Transaction, sweep_id: int, selection: int | None = None) -> dict[State, float]:
+    """The estimated operations of the jobs of a sweep, or of a selection, in each state."""
+    columns = (jobs.c.state, sa.func.sum(jobs.c.cost).label("cost"))
+    at_home = sa.select(*columns).where(jobs.c.home == sweep_id)
+    shared = (
+        sa.select(*columns)
+        .join(sweep_jobs, sweep_jobs.c.job_id == jobs.c.id)
+        .where(sweep_jobs.c.sweep_id == sweep_id, sweep_jobs.c.shared == sa.true())
+    )
+    chosen = sa.select(*columns).join(selections, selections.c.job_id == jobs.c.id)
+    found = dict.fromkeys(State, 0.0)
+    for statement in (at_home, shared) if selection is None else (chosen.where(selections.c.selection == selection),):
+        for row in transaction.run(statement.group_by(jobs.c.state)):
+            found[State(row.state)] += float(row.cost)
+    return found
 
 
 _COLUMNS = (jobs.c.identity, jobs.c.state, jobs.c.content, curves.c.attempt, curves.c.epochs)

@@ -67,6 +67,11 @@ class Home:
         return self.root / "code"
 
     @property
+    def user_code(self) -> Path:
+        """Copies of the code of users that sweeps were launched with, by its hash."""
+        return self.root / "user_code"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -165,7 +165,7 @@ def slots_limits(asking: Asking) -> dict[str, int]:
 
 def job(asking: Asking, prefix: str) -> JobRow:
     if not re.fullmatch(r"[0-9a-f]{1,32}", prefix):
-        raise InputError(f"{prefix!r} is no job", allowed="a job is named by the first hex digits of its identity")
+        raise InputError(f"{prefix!r} is not a job", allowed="a job is named by the first hex digits of its identity")
     # A range, so that the index serves whatever the collation: "g" comes after every hex digit.
     rest = f"{JOBS} WHERE jobs.identity >= :prefix AND jobs.identity < :beyond LIMIT 2"
     rows = named(asking, JOB, rest, {"prefix": prefix, "beyond": f"{prefix}g"})
@@ -215,21 +215,24 @@ def bundles(asking: Asking) -> list[BundleRow]:
     return [BundleRow(**(row | {"state": AgentState(row["state"])})) for row in rows]
 
 
-def committed(asking: Asking, sweep_id: int) -> list[Committed]:
+def committed(asking: Asking, sweep_id: int, selection: int | None) -> list[Committed]:
     return [
         Committed(job=job, attempt=attempt, publication=publication, kind=kind_named(kind))
-        for job, attempt, publication, kind in pointers(asking, sweep_id)
+        for job, attempt, publication, kind in pointers(asking, sweep_id, selection)
     ]
 
 
-def pointers(asking: Asking, sweep_id: int, ids: Sequence[int] | None = None) -> Sequence[tuple[str, int, str, str]]:
-    """Of each done job of the sweep, or of these, in order of registration: itself, its attempt, its publication and
-    its kind."""
-    among = "" if ids is None else f"AND jobs.id IN ({_listed(ids) or 'NULL'})"
+def pointers(
+    asking: Asking, sweep_id: int, selection: int | None = None, ids: Sequence[int] | None = None
+) -> Sequence[tuple[str, int, str, str]]:
+    """Of each done job of the sweep, of a selection or of these, in order of registration: itself, its attempt, its
+    publication and its kind."""
+    chosen = "" if selection is None else f"AND jobs.id IN ({CHOSEN})"
+    chosen += "" if ids is None else f"AND jobs.id IN ({_listed(ids) or 'NULL'})"
     rows: list[tuple[str, int, str, str]] = asking.ask(
         "SELECT jobs.identity, jobs.attempt, jobs.publication, jobs.kind "
-        f"{OF_SWEEP} AND jobs.state = 'done' {among} ORDER BY sweep_jobs.job_id",
-        {"sweep": sweep_id},
+        f"{OF_SWEEP} AND jobs.state = 'done' {chosen} ORDER BY sweep_jobs.job_id",
+        {"sweep": sweep_id, "selection": selection},
     )
     return rows
 
@@ -246,5 +249,8 @@ def publications(asking: Asking) -> set[str]:
 
 def store(asking: Asking) -> StoreRow | None:
     """Where the registry's results lie; None if no launch has said so yet."""
-    rows = asking.ask("SELECT identity, place, host FROM store")
-    return StoreRow(identity=rows[0][0], place=rows[0][1], host=rows[0][2]) if rows else None
+    rows = asking.ask("SELECT identity, place, host, coalesce(lineage, ''), coalesce(seat, '') FROM store")
+    if not rows:
+        return None
+    identity, place, host, lineage, seat = rows[0]
+    return StoreRow(identity=identity, place=place, host=host, lineage=tuple(lineage.split()), seat=seat)

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from qsweep.db import curves
+from qsweep.db import curves, publications
 from qsweep.db.moments import wall
 from qsweep.db.moves import batches, move
 from qsweep.db.rows import Accepted, Checkpoint, Fenced, Finished, Move
@@ -26,6 +26,8 @@ ASKED = sa.or_(jobs.c.keep_model, jobs.c.has_children)
 LOCKED = (
     sa.select(
         jobs.c.id,
+        jobs.c.kind,
+        jobs.c.home,
         jobs.c.attempt,
         jobs.c.state,
         jobs.c.agent_id,
@@ -77,7 +79,7 @@ def end_attempts(
     *,
     failure_class: FailureClass | None = None,
     error: str = "",
-    publications: Mapping[int, str] = NONE,
+    published: Mapping[int, str] = NONE,
 ) -> None:
     """Writes down how the attempts of these jobs ended: `outcomes` says into which state each went."""
     ended = [
@@ -87,7 +89,7 @@ def end_attempts(
             "new_outcome": outcomes[row.id].value,
             "new_class": None if failure_class is None else failure_class.value,
             "new_error": error,
-            "new_publication": publications.get(row.id),
+            "new_publication": published.get(row.id),
         }
         for row in rows
     ]
@@ -175,8 +177,8 @@ def _counts_already(row: Any, agent_id: int, one: Finished) -> bool:
 
 
 def _count(transaction: Transaction, agent_id: int, rows: Sequence[Any], given: Mapping[int, Finished]) -> None:
-    names = ("publication", "model_file", "model_hash", "diverged")
-    results = {row.id: {name: getattr(given[row.id], name) for name in names} for row in rows}
+    columns = ("publication", "model_file", "model_hash", "diverged")
+    results = {row.id: {name: getattr(given[row.id], name) for name in columns} for row in rows}
     move(
         transaction,
         rows,
@@ -187,7 +189,9 @@ def _count(transaction: Transaction, agent_id: int, rows: Sequence[Any], given: 
         agent_id=agent_id,
     )
     done = dict.fromkeys(results, State.DONE)
-    end_attempts(transaction, rows, done, publications={row.id: given[row.id].publication for row in rows})
+    names = {row.id: given[row.id].publication for row in rows}
+    end_attempts(transaction, rows, done, published=names)
+    publications.record(transaction, rows, names)
     if parents := [row.id for row in rows if row.has_children]:
         transaction.run(jobs.update().where(jobs.c.parent_id.in_(parents)).values(blocked=False))
 

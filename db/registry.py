@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qsweep.db.catalogue import Catalogue
     from qsweep.db.custody import Results
     from qsweep.db.history import History
+    from qsweep.db.merges import Merges
     from qsweep.db.queue import Queue
     from qsweep.db.sweeps import Sweeps
     from qsweep.db.trials import Trials
@@ -156,3 +157,10 @@ class Registry:
         from qsweep.db.custody import Results
 
         return Results(self._database)
+
+    @cached_property
+    def merges(self) -> Merges:
+        """Merges of results files."""
+        from qsweep.db.merges import Merges
+
+        return Merges(self._database)

@@ -53,6 +53,15 @@ class StoredFile:
     modified: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreMark:
+    """Whose a store is: the identity by which its registry knows it, that registry's incarnation, and where it was."""
+
+    identity: str
+    incarnation: str
+    seat: str
+
+
 class DamagedResults(QsweepError):
     """A committed file is missing, unreadable or lacks rows that the registry counts."""
 
@@ -152,6 +161,18 @@ class ResultStore:
         found = ds.dataset(list(paths), known.columns, parquet, self._files).to_table([*names, "__fragment_index"])
         return found.rename_columns([*names, FILE])
 
+    def jobs_in(self, kind: str, publication: str) -> list[str]:
+        """The jobs that have rows of this kind in a publication, counted or not. Raises DamagedResults."""
+        path = self._path(kind, publication)
+        self._check_file(path)
+        try:
+            jobs: list[str] = self._read_columns(path, ROW_KINDS[kind], ["job"], 0)["job"].to_pylist()
+        except FileNotFoundError as error:
+            raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
+        except UNREADABLE as error:
+            raise DamagedResults(f"a results file can't be read: {error}") from None
+        return jobs
+
     def read_file(self, kind: str, publication: str) -> pa.Table:
         """All rows of one file with every column that is known, counted or not. Raises DamagedResults."""
         path = self._path(kind, publication)
@@ -206,20 +227,28 @@ class ResultStore:
 
     def identity(self) -> str | None:
         """By what the store's registry knows it again; None if no registry has taken it yet."""
+        mark = self.mark()
+        return None if mark is None else mark.identity
+
+    def mark(self) -> StoreMark | None:
+        """What the registry that has taken the store has written there; None if none has."""
         place = f"{self._root}/{IDENTITY}"
         try:
             if isinstance(self._files, fs.LocalFileSystem) and not stat.S_ISREG(os.stat(place).st_mode):
                 raise InputError("this is no plain file", place=place, allowed="move it away")
             with self._files.open_input_file(place) as file:
-                return bytes(file.read()).decode(errors="replace").strip() or None
+                lines = [*bytes(file.read()).decode(errors="replace").strip().split("\n"), "", ""]
         except FileNotFoundError:
             return None
         except OSError as error:
             raise QsweepError(f"{self.place}: the results can't be looked at: {error}") from None
+        identity, incarnation, seat = (line.strip() for line in lines[:3])
+        return StoreMark(identity=identity, incarnation=incarnation, seat=seat) if identity else None
 
-    def take(self, identity: str) -> None:
-        """Writes that identity into the store."""
-        self._put(f"{self._root}/{IDENTITY}", pa.py_buffer(f"{identity}\n".encode()))
+    def take(self, identity: str, incarnation: str = "", seat: str = "") -> None:
+        """Writes into the store whose it is. `seat`: where that registry lies, for people."""
+        lines = "\n".join(filter(None, (identity, incarnation, seat)))
+        self._put(f"{self._root}/{IDENTITY}", pa.py_buffer(f"{lines}\n".encode()))
 
     def path(self, kind: str, publication: str) -> str:
         """Where that file lies or would lie, as a path of the file system."""
@@ -245,10 +274,10 @@ class ResultStore:
             return
         with suppress(OSError):  # whatever is the matter with it, opening it tells
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise DamagedResults(f"{path}: this is no file")
+                raise DamagedResults(f"{path}: this is not a file")
 
     def _path(self, kind: str, publication: str) -> str:
-        assert kind in ROW_KINDS, f"{kind} is no kind of result"
+        assert kind in ROW_KINDS, f"{kind} is not a kind of result"
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", publication), f"{publication!r} is no publication"
         return f"{self._root}/{kind}/{publication}.parquet"
 

@@ -303,6 +303,7 @@ class Change:
     at: float
     source: State
     target: State
+    agent_id: int | None
     attempt: int
     detail: str
     identity: str
@@ -310,6 +311,23 @@ class Change:
     cohort_key: str
     cost: float
     publication: str | None
+    diverged: bool
+    """Whether the job's counted result is a training that diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """How the jobs of a sweep, or a selection of them, stand, all at one moment."""
+
+    counts: Counts
+    work: Mapping[State, float]
+    """Estimated operations by state."""
+    holders: Mapping[int, int]
+    """The agent of each running job."""
+    newest: int
+    """The registry's newest event."""
+    seen: Sequence[int]
+    """The numbers of its newest events, in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,18 +339,6 @@ class Done:
     attempt: int
     publication: str
     kind: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Activity:
-    """What became of a sweep's jobs since some event."""
-
-    newest: int
-    """The registry's newest event, from which to ask the next time."""
-    events: int
-    """How many changes of the sweep's jobs there were."""
-    agents: frozenset[int]
-    """The agents that made them: each had claimed something."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -553,3 +559,12 @@ class StoreRow:
     place: str
     host: str
     """The machine of a folder; empty for a URL."""
+    lineage: tuple[str, ...] = ()
+    """The incarnations of the registry, the newest first: one is drawn whenever it lies elsewhere than before."""
+    seat: str = ""
+    """Where the registry was at its last launch, as `db.seats` writes it."""
+
+    @property
+    def incarnation(self) -> str:
+        """The newest one; empty before the first launch."""
+        return self.lineage[0] if self.lineage else ""

@@ -182,20 +182,3 @@ class Sweeps(Part):
             .where(sweep_jobs.c.sweep_id == sweep_id, jobs_table.c.state == State.QUEUED.value, sa.not_(held))
         )
         return int(transaction.run(statement).scalar_one())
-
-    @reads
-    def work(self, transaction: Transaction, sweep_id: int) -> dict[State, float]:
-        """The estimated operations of the sweep's jobs in each state."""
-        columns = (jobs_table.c.state, sa.func.sum(jobs_table.c.cost).label("cost"))
-        at_home = sa.select(*columns).where(jobs_table.c.home == sweep_id).group_by(jobs_table.c.state)
-        shared = (
-            sa.select(*columns)
-            .join(sweep_jobs, sweep_jobs.c.job_id == jobs_table.c.id)
-            .where(sweep_jobs.c.sweep_id == sweep_id, sweep_jobs.c.shared == sa.true())
-            .group_by(jobs_table.c.state)
-        )
-        found = dict.fromkeys(State, 0.0)
-        for statement in (at_home, shared):
-            for row in transaction.run(statement):
-                found[State(row.state)] += float(row.cost)
-        return found

@@ -252,6 +252,18 @@ writings = sa.Table(
     sa.Column("expires", sa.Double, nullable=False),
 )
 
+publications = sa.Table(
+    "publications",  # those that jobs point to, or did: by their size they are merged (`db.publications`)
+    metadata,
+    sa.Column("publication", Name, primary_key=True),
+    sa.Column("sweep", sa.BigInteger, nullable=False),  # the home of its first job
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("jobs", sa.Integer, nullable=False),  # that have pointed to it
+    sa.Column("level", sa.Integer, nullable=False),
+    sa.Column("merging", Name),  # the publication that is being made of it
+    sa.Index("publications_by_level", "sweep", "kind", "level"),
+)
+
 departures = sa.Table(
     "departures",  # publications that pointers have left: their files stay for as long as a query may take
     metadata,
@@ -266,6 +278,8 @@ store = sa.Table(
     sa.Column("identity", sa.Text, nullable=False),  # drawn at random, and kept in the store too
     sa.Column("place", sa.Text, nullable=False),  # a folder or a URL, as of the last launch
     sa.Column("host", sa.Text, nullable=False),  # the machine of the folder; empty for a URL
+    sa.Column("lineage", sa.Text),  # its incarnations, the newest first: drawn anew when the registry lies elsewhere
+    sa.Column("seat", sa.Text),  # where the registry lay then
 )
 
 

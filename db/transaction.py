@@ -16,6 +16,7 @@ from qsweep.db.asking import worded
 
 SCHEMA_LOCK = 0x715377656570  # "qSweep"
 REGISTRATION_LOCK = SCHEMA_LOCK + 1
+MERGE_LOCK = SCHEMA_LOCK + 2
 
 
 Cell: TypeAlias = str | int | float | bool | None
@@ -113,6 +114,11 @@ class Transaction:
         """Waits until no other process registers jobs. SQLite's write lock does so already."""
         if self.connection.dialect.name == "postgresql":
             self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({REGISTRATION_LOCK})"))
+
+    def lock_merges(self) -> None:
+        """Waits until no other process chooses what to merge. SQLite's write lock does so already."""
+        if self.connection.dialect.name == "postgresql":
+            self.connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({MERGE_LOCK})"))
 
     def schema_tables(self) -> set[str]:
         """The names of the tables that stand where ours would."""

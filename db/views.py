@@ -159,7 +159,7 @@ def read_view(asking: Asking, name: str, sweep_id: int, columns: Sequence[str] |
 def read_pointers(asking: Asking, sweep_id: int, ids: Sequence[int] | None = None) -> pa.Table:
     """The pointers of the sweep's done jobs, or of these: `job`, `attempt`, `publication`, `kind`, in order of
     registration."""
-    rows = looking.pointers(asking, sweep_id, ids)
+    rows = looking.pointers(asking, sweep_id, ids=ids)
     schema = pa.schema([VIEWS["jobs"].schema.field(name) for name in ("job", "attempt", "publication", "kind")])
     columns = [column([row[place] for row in rows], field.type) for place, field in enumerate(schema)]
     return pa.table(columns, schema=schema)

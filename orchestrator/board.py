@@ -39,7 +39,7 @@ MOST_AGENTS = 6
 MOST_EVENTS = 5
 MOST_WIDTH = 100
 PAUSE = 1.0
-SHARE = 20
+SHARE = 60
 """A pause is at least this many times as long as the look before it …"""
 LONGEST = 5.0
 """… but not longer than this, in seconds: what is shown is at work now."""

@@ -46,8 +46,8 @@ def examine(home: Home) -> list[Finding]:
 
 
 def examine_gpus(seconds: float = GPU_SECONDS) -> list[Finding]:
-    """What each GPU that is visible here can do, and whether it computes what it should: all at once, in about so many
-    seconds."""
+    """What each GPU that is visible here can do, and whether it computes what it should: all at once, in about that
+    many seconds."""
     count = len(ask(Probe(data=""), failing="the probe of this machine")["gpus"])
     if not count:
         text = "torch finds none: is there one, does nvidia-smi show it, and is this build of torch for it?"

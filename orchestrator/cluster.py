@@ -202,7 +202,7 @@ def check_form(address: str) -> None:
 
 
 def use_token() -> None:
-    """A Ray of our own takes orders only from who knows the token in the user's home (`~/.ray`)."""
+    """A local Ray takes orders only from who knows the token in the user's home (`~/.ray`)."""
     from ray._raylet import Config  # type: ignore[attr-defined]
 
     os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -210,7 +210,7 @@ def use_token() -> None:
 
 
 def start_own(machine: Machine, wanted: Wanted, workers: int | None) -> str:
-    """Start a Ray on this machine that ends with this process, with room for so many agents; its address.
+    """Start a Ray on this machine that ends with this process, with room for that many agents; its address.
 
     Raises InputError if one agent asks for more than the machine has.
     """

@@ -57,7 +57,7 @@ class Speeds:
         self._by_work = {key: statistics.median(values) for key, values in by_work.items()}
 
     def estimate(self, job: Job, slots: int, calibration: Calibration | None = None) -> Estimate:
-        """The time of a cohort of jobs like this one in so many slots, of which a calibration timed some steps."""
+        """The time of a cohort of jobs like this one in that many slots, of which a calibration timed some steps."""
         if seconds := self._by_key.get((job.cohort_key, slots)):
             return Estimate(seconds=seconds, basis=Basis.MEASURED)
         if rate := self._by_shape.get((job.shape, slots)):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from qsweep.db.belonging import check_belonging
+from qsweep.db.compaction import merge_all
 from qsweep.db.home import Home
 from qsweep.db.model_names import model_name
 from qsweep.db.registry import Registry
@@ -19,7 +21,7 @@ from qsweep.db.results import ResultStore
 from qsweep.db.rows import BundleRow, Claim, Finished, JobRow, ParentModel
 from qsweep.db.states import State
 from qsweep.orchestrator.inspection import check_results, read_whole, results_file
-from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.wholefiles import write_whole
 from qsweep.workers.bundle.findings import Findings, Publication, Result, read_findings
@@ -58,7 +60,7 @@ def import_results(home: Home, path: Path) -> Imported:
     """Count what the bundle or parcel at `path` has found. Raises InputError, with nothing changed, if it is damaged,
     altered, or of another registry."""
     with opened(path) as folder, Registry.open(home.registry) as registry:
-        check_belonging(home, registry)
+        check_belonging(home, registry, writing=True)
         manifest = read_manifest(folder)
         records = read_ledger(folder / LEDGER, seed(folder))
         bundle = _find_bundle(registry, manifest, path)
@@ -167,6 +169,8 @@ class _Import:
         self._bring_logs()
         for publication in findings.finished:
             self._finish(publication)
+        with suppress(QsweepError, OSError):  # nothing is lost by files that stay small
+            merge_all(self.home, self.registry)
         for one in findings.failed:
             if self._holds(one.claim):  # the budget that the job has here decides what follows
                 ended = self.registry.queue.fail(self.bundle.id, [one.claim], one.failure, one.error, kind=one.kind)

@@ -14,6 +14,7 @@ from qsweep.db.rows import Claim
 from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import File
+from qsweep.sweeps.training import Training
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
@@ -91,7 +92,12 @@ def _most(kind: RowKind, claim: Claim) -> int:
     if kind.one_row_a_job:
         return 1
     training = claim.job.training
-    return training.recipe.epochs if kind.name == "epochs" else len(training.model.layers(training.data))
+    return training.recipe.epochs if kind.name == "epochs" else len(_weighted(training))
+
+
+def _weighted(training: Training) -> list[str]:
+    """The layers that have weights, each of which has a row."""
+    return [one.name for one in training.model.layers(training.data) if one.weights]
 
 
 def _need(table: pa.Table, *columns: str) -> None:
@@ -132,7 +138,7 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
     names, places = _grouped(table, "layer"), _grouped(table, "index")
     for claim in claims:
         training, identity = claim.job.training, claim.job.identity
-        expected = [(place, one.name) for place, one in enumerate(training.model.layers(training.data))]
+        expected = list(enumerate(_weighted(training)))
         if sorted(zip(places.get(identity, []), names.get(identity, []), strict=True), key=str) != sorted(
             expected, key=str
         ):

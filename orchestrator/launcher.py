@@ -13,7 +13,7 @@ from qsweep.db.registry import Registry
 from qsweep.db.rows import Scope, Sweep
 from qsweep.orchestrator.corrupted_sets import check_corruptions
 from qsweep.orchestrator.data_folders import check_data
-from qsweep.orchestrator.freezing import Code, choose_code, keep_code
+from qsweep.orchestrator.freezing import Code, choose_code, choose_user_code, keep_code
 from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.kept_probes import Found, forget, look
 from qsweep.orchestrator.layout import say, tell
@@ -42,7 +42,7 @@ class Execution:
     time_limit: float | None
     detach: bool
     results: str | None = None
-    """URL of the results, if they shall not lie in the home."""
+    """URL of the results, if they are not to lie in the home."""
     weights: tuple[Path, ...] = ()
     """Files, or folders of them, that trainings may start from."""
 
@@ -90,6 +90,7 @@ def launch(
     """
     home.check()
     check_store(home, execution.results)
+    selection = choose_user_code(home, selection, code)
     known, finished = find_launched(home, selection, results=execution.results)
     check_models(home, selection)
     if known is not None and finished:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 
+from qsweep.db.following import Follower
 from qsweep.db.losses import read_sound
 from qsweep.db.progress import WINDOW, Progress, Speed, partial_work
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore, VanishedResults, table_of
-from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Curve, Done, Sweep
+from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, Done, Sweep
 from qsweep.db.states import AgentState, State
-from qsweep.orchestrator.lost_jobs import Losses, find_losses, lost_agents
-from qsweep.orchestrator.progress import METRICS, Means
+from qsweep.orchestrator.lost_jobs import Losses, losses_of, lost_agents
+from qsweep.orchestrator.progress import METRICS, Means, Seldom
 from qsweep.reports.quantization import NAMED_BY
 from qsweep.sweeps.kinds import kind_named
 
 SETTLED = 20.0
 """Seconds of watching after which the speed is the one that was seen."""
-CHANGES = 5_000
-"""Most events that one look takes in."""
+SHOWN = 1_000
+"""Newest changes that a look hands on."""
+RECHECK = 10.0
+"""Seconds after which it is asked again what keeps jobs from running, even if nothing has changed."""
 TRIES = 3
 """How often one look reads anew what has vanished or is damaged; at last it goes on without."""
 PART = 500
@@ -78,6 +82,12 @@ class Lookout:
         self._vanished = self._damaged = False
         """Whether files were gone at the last look, and whether to go on without what is lost."""
         self._speed = Speed(clock)
+        self._asking_blocked, self._asking_curves, self._asking_held = (Seldom(clock) for _ in range(3))
+        self._blocked: Sequence[Blocked] = ()
+        self._blocked_until = -math.inf
+        self._curves: Sequence[Curve] = ()
+        self._of_all: Mapping[int, int] = {}
+        self._follower = Follower(registry, sweep.id, clock=clock)
         self._forget()
 
     def _forget(self) -> None:
@@ -86,7 +96,7 @@ class Lookout:
         self._speed.restart()
         self._known = 0
         self._lost: set[str] = set()
-        self._mark = self._registry.history.newest_event()
+        self._unread: list[Change] = []
         self._after = 0
         self._taken = bytearray()
         self._complete = False
@@ -94,16 +104,20 @@ class Lookout:
     def look(self) -> View:
         """What there is to see now."""
         sweep = self._registry.catalogue.find_sweep(self._title)
-        counts, agents = self._registry.catalogue.counts(self._sweep_id), self._registry.catalogue.agents()
+        follower = self._follower
+        changes = follower.look()
+        if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
+            self._forget()
+        self._unread += [one for one in changes if one.target is State.DONE and one.publication]
+        counts, held = follower.counts, follower.held
+        agents = self._registry.catalogue.agents()
         lost = lost_agents(agents)
-        recent = self._registry.history.recent_changes(self._sweep_id, CHANGES)
         self._take_in()
-        losses = find_losses(self._registry, self._sweep_id, lost)
-        blocked = self._registry.sweeps.blocked(self._sweep_id) if counts.queued else ()
-        work, held = self._registry.sweeps.work(self._sweep_id), self._registry.agents.held(self._sweep_id)
+        losses = losses_of(lost, held)
+        blocked = self._seen_blocked(changes, counts)
         notes = [(agent.note, held.get(agent.id, 0)) for agent in agents if agent.id not in lost]
-        partial = partial_work(notes, {change.cohort_key: change.cost for change in recent})
-        lately, seconds = self._lately(work[State.DONE] + partial, recent)
+        partial = partial_work(notes, follower.cohorts)
+        lately, seconds = self._lately(follower.work[State.DONE] + partial, follower.recent)
         return View(
             at=self._wall(),
             sweep=sweep,
@@ -112,8 +126,8 @@ class Lookout:
                 lost=losses.jobs,
                 blocked=sum(one.jobs for one in blocked),
                 size=sweep.size,
-                work=math.fsum(work.values()),
-                left=max(work[State.QUEUED] + work[State.RUNNING] - partial, 0.0),
+                work=math.fsum(follower.work.values()),
+                left=max(follower.work[State.QUEUED] + follower.work[State.RUNNING] - partial, 0.0),
                 lately=lately,
                 seconds=seconds,
             ),
@@ -123,9 +137,9 @@ class Lookout:
             losses=losses,
             lost=frozenset(lost),
             blocked=blocked,
-            curves=self._registry.history.curves(self._sweep_id) if counts.queued + counts.running else (),
-            recent=recent,
-            held=self._registry.agents.held() if any(not one.note for one in agents) else {},
+            curves=self._seen_curves(counts),
+            recent=tuple(islice(follower.recent, SHOWN)),
+            held=self._held(agents),
             stopped=[
                 one
                 for one in self._registry.catalogue.agents(AgentState.STOPPED)
@@ -133,6 +147,32 @@ class Lookout:
             ],
             unreadable=len(self._lost),
         )
+
+    def _seen_blocked(self, changes: Sequence[Change], counts: Counts) -> Sequence[Blocked]:
+        if not counts.queued:
+            self._blocked = ()
+        elif self._asking_blocked.is_due() and (changes or self._clock() >= self._blocked_until):
+            with self._asking_blocked.asking():
+                self._blocked = self._registry.sweeps.blocked(self._sweep_id)
+            self._blocked_until = self._clock() + RECHECK
+        return self._blocked
+
+    def _seen_curves(self, counts: Counts) -> Sequence[Curve]:
+        if not counts.queued + counts.running:
+            self._curves = ()
+        elif self._asking_curves.is_due():
+            with self._asking_curves.asking():
+                self._curves = self._registry.history.curves(self._sweep_id)
+        return self._curves
+
+    def _held(self, agents: Sequence[AgentRow]) -> Mapping[int, int]:
+        """How many jobs of whatever sweep agents hold, if any of them says nothing of what it does."""
+        if all(one.note for one in agents):
+            self._of_all = {}
+        elif self._asking_held.is_due():
+            with self._asking_held.asking():
+                self._of_all = self._registry.agents.held()
+        return self._of_all
 
     def _take_in(self) -> None:
         """Results of jobs that have finished since the last look, then of older ones while patience lasts."""
@@ -148,12 +188,8 @@ class Lookout:
 
     def _take_in_more(self) -> None:
         deadline = self._clock() + PATIENCE
-        changes = self._registry.history.changes(self._sweep_id, since=self._mark, limit=CHANGES)
-        if any(change.source is State.DONE for change in changes):  # superseded: the sums have to shrink
-            self._forget()
-            return
-        self._add([(one.job_id, _pointer(one)) for one in changes if one.target is State.DONE and one.publication])
-        self._mark = changes[-1].id if changes else self._mark
+        self._add([(one.job_id, _pointer(one)) for one in self._unread])
+        self._unread = []
         while not self._complete:
             part = self._registry.history.done_after(self._sweep_id, self._after, PART)
             self._add([(one.id, _pointer(one)) for one in part])
@@ -180,14 +216,14 @@ class Lookout:
         self._known += len(rows)
         self._means.add(rows)
 
-    def _lately(self, done: float, recent: Sequence[Change]) -> tuple[float, float]:
+    def _lately(self, done: float, recent: Iterable[Change]) -> tuple[float, float]:
         """Work done and the seconds it took: since the first look, or at first that of the jobs that ended lately."""
         self._speed.look(done)
         work, seconds = self._speed.lately()
         if seconds >= SETTLED and work > 0:
             return work, seconds
         now = self._wall()
-        within = [change for change in recent if now - change.at <= WINDOW]
+        within = list(takewhile(lambda change: now - change.at <= WINDOW, recent))
         seconds = max(now - within[-1].at, 1.0) if within else WINDOW
         return sum(change.cost for change in within if change.target is State.DONE), seconds
 

@@ -46,8 +46,13 @@ def find_losses(
     """What the lost agents hold of this sweep."""
     if not lost:
         return Losses()
-    held = {agent: jobs for agent, jobs in registry.agents.held(sweep_id, selection).items() if agent in lost}
-    return Losses(jobs=sum(held.values()), agents=tuple(lost[agent] for agent in held))
+    return losses_of(lost, registry.agents.held(sweep_id, selection))
+
+
+def losses_of(lost: Mapping[int, AgentRow], held: Mapping[int, int]) -> Losses:
+    """The same, where it is known how many jobs each agent holds."""
+    mine = {agent: jobs for agent, jobs in held.items() if agent in lost}
+    return Losses(jobs=sum(mine.values()), agents=tuple(lost[agent] for agent in mine))
 
 
 def lost_words(registry: Registry) -> list[str]:

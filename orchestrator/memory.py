@@ -10,7 +10,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def oom_kills(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """How many processes the kernel has killed because memory ran out: of our own control group, else of this machine.
+    """How many processes the kernel has killed because memory ran out: of this process's control group, else of
+    this machine.
 
     0 where the system does not count them.
     """

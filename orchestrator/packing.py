@@ -26,7 +26,7 @@ from qsweep.db.rules import LEASE
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.children import ask
 from qsweep.orchestrator.dead_agents import mark_dead_agents
-from qsweep.orchestrator.freezing import Code, choose_code, keep_code
+from qsweep.orchestrator.freezing import Code, choose_code, choose_user_code, keep_code
 from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.machine import KeptWeights, probe
 from qsweep.orchestrator.registration import find_launched, register
@@ -37,6 +37,7 @@ from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.questions import ArchiveData
+from qsweep.sweeps.user_code import digests_of, keep_user_code, kept_user_code
 from qsweep.sweeps.wholefiles import LONGEST, rename_new, sync, sync_folder
 from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.bundle.archive import write_zip
@@ -94,6 +95,7 @@ def pack(
     out = out.expanduser().absolute()
     _check_place(out)
     home.check()
+    selection = choose_user_code(home, selection, code)
     known, _ = find_launched(home, selection)
     check_models(home, selection)
     version = choose_code(known, code)
@@ -239,6 +241,7 @@ def _write(
         lacks = _put_data(home, manifest, folder, with_data=with_data)
         _put_models(home, claims, folder)
         _put_weights(home, claims, folder)
+        _put_user_code(home, claims, folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         point("pack.written", folder)
         if out.suffix == ".zip":
@@ -308,6 +311,12 @@ def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
             )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
+
+
+def _put_user_code(home: Home, claims: Sequence[Claim], folder: Path) -> None:
+    """The code of the user that jobs run. Raises InputError if a copy is gone or damaged."""
+    for digest in sorted(set[str]().union(*(digests_of(claim.job.settings()) for claim in claims))):
+        keep_user_code(folder / home.user_code.name, kept_user_code(home.user_code, digest))
 
 
 def _put_models(home: Home, claims: Sequence[Claim], folder: Path) -> None:

@@ -170,7 +170,7 @@ def model_bytes(training: Training) -> float:
 
 
 def cohort_memory(training: Training, slots: int) -> float:
-    """Bytes that a process takes with so many such trainings side by side."""
+    """Bytes that a process takes with that many such trainings side by side."""
     return BASE_MEMORY + _data_bytes(training) + slots * _model_memory(training)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from qsweep.db.progress import Progress, Speed, partial_work
 from qsweep.db.rows import Counts
+from qsweep.db.states import State
 from qsweep.reports.quantization import Quantization, quantization_of
-from qsweep.sweeps.job import Job
 
 AVERAGES = (
     ("train_loss", "train loss", 1.0, 4),
@@ -21,6 +22,7 @@ AVERAGES = (
 )
 """What is averaged: result, label, scale, decimals."""
 METRICS = tuple(name for name, *_ in AVERAGES)
+NOTHING: Mapping[str, float] = {}
 
 
 @dataclass
@@ -48,20 +50,38 @@ class Means(dict[Quantization, Mean]):
                 mean.sums[name] += float(row[name])
 
 
-class Tally:
-    """The jobs that a launch waits for. `size` is that of the whole sweep."""
+class Seldom:
+    """An answer that may cost much: asked for again only when a hundred times the processor time has passed that it
+    took the last time. What costs little is asked for each time."""
 
-    def __init__(self, jobs: Mapping[str, Job], *, size: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.jobs = jobs
+    LITTLE = 0.01
+    """Seconds of processor time."""
+    TIMES = 100
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._not_before = -math.inf
+
+    def is_due(self) -> bool:
+        """Whether to ask now."""
+        return self._clock() >= self._not_before
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Around the question."""
+        began = time.thread_time()
+        yield
+        took = time.thread_time() - began
+        self._not_before = self._clock() + (self.TIMES * took if took > self.LITTLE else 0.0)
+
+
+class Tally:
+    """How far the jobs are that a launch waits for. `size` is that of the whole sweep."""
+
+    def __init__(self, *, size: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.size = size
-        self.done: set[str] = set()
         self.means = Means()
         self._speed = Speed(clock)
-        self._costs = {identity: job.cost for identity, job in jobs.items()}
-        self._cohorts = {job.cohort_key: job.cost for job in jobs.values()}
-        self._work = math.fsum(self._costs.values())
-        self._summed = 0, 0.0
-        """How many jobs were done when their operations were summed up, and the sum."""
 
     def mark_start(self) -> None:
         """What is done so far was done before this launch."""
@@ -69,22 +89,26 @@ class Tally:
         self._speed.restart()
         self._speed.look(done)
 
-    def look(self, counts: Counts, *, blocked: int = 0, notes: Iterable[tuple[str, int]] = ()) -> Progress:
-        """How far the jobs are by these counts, and by what agents say, with the jobs of these that each holds."""
-        self._speed.look(self._work_done() + partial_work(notes, self._cohorts))
+    def look(
+        self,
+        counts: Counts,
+        work: Mapping[State, float],
+        *,
+        cohorts: Mapping[str, float] = NOTHING,
+        blocked: int = 0,
+        notes: Iterable[tuple[str, int]] = (),
+    ) -> Progress:
+        """How far the jobs are by these counts, the work in each state, and by what agents say, with the jobs of these
+        that each holds; `cohorts` has the work of one job of each."""
+        self._speed.look(work[State.DONE] + partial_work(notes, cohorts))
         lately, seconds = self._speed.lately()
+        total = math.fsum(work.values())
         return Progress(
             counts=counts,
             blocked=blocked,
             size=self.size,
-            work=self._work,
-            left=max(self._work - self._speed.done, 0.0),
+            work=total,
+            left=max(total - self._speed.done, 0.0),
             lately=lately,
             seconds=seconds,
         )
-
-    def _work_done(self) -> float:
-        if self._summed[0] != len(self.done):
-            cost = math.fsum(self._costs[identity] for identity in self.done if identity in self._costs)
-            self._summed = len(self.done), cost
-        return self._summed[1]

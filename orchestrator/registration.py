@@ -15,6 +15,7 @@ from qsweep.reports.demands import spec_of
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.grid import identities_of
 from qsweep.sweeps.spec import variant
+from qsweep.sweeps.user_code import keep_user_code
 from qsweep.sweeps.words import counted
 
 
@@ -37,6 +38,8 @@ def register(
     if home.registry != Home.at(home.root).registry:
         Registry.open(home.registry, create=True).close()  # if it can't be made, nothing else is
     home.prepare()
+    for source in selection.spec.sources:
+        keep_user_code(home.user_code, source)
     registry = Registry.open(home.registry, create=True)
     try:
         settle_belonging(home, registry, results=results)

@@ -1,4 +1,4 @@
-"""The roles of a Postgres of one's own: agents own its databases, and are no superuser."""
+"""The roles of a Postgres that `qsweep db serve` starts: agents own its databases, and are no superuser."""
 
 from __future__ import annotations
 

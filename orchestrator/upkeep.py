@@ -54,7 +54,7 @@ class Upkeep:
        agent costs little, and the agents elsewhere are kept up meanwhile.
     3. Nothing is given up while an agent is left or any job moves. Otherwise the fourth failed start in a row is
        the last one.
-    4. Where an agent stopped because it only failed while others succeed, none is started again: so many fewer are
+    4. Where an agent stopped because it only failed while others succeed, none is started again: that many fewer are
        wanted.
     5. A start that the cluster refuses does not count as a failed start: it is tried again, after the same pauses.
 

@@ -9,19 +9,19 @@ from types import FrameType
 
 from rich.console import Console
 
-from qsweep.db.compaction import compact
+from qsweep.db.following import Follower
 from qsweep.db.home import Home
 from qsweep.db.losses import read_sound, told
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore, table_of
-from qsweep.db.rows import AgentRow, Blocked, Committed, Counts, Sweep
+from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Counts, Sweep
 from qsweep.db.states import State, SweepState
 from qsweep.orchestrator.backends.base import Backend, Fleet, StartRefused
 from qsweep.orchestrator.board import Display, launch_picture
 from qsweep.orchestrator.dead_agents import DeadAgents, mark_dead_agents
 from qsweep.orchestrator.hindrances import hindrances
 from qsweep.orchestrator.layout import tell
-from qsweep.orchestrator.progress import METRICS, Tally
+from qsweep.orchestrator.progress import METRICS, Seldom, Tally
 from qsweep.orchestrator.stopped import stopped_of
 from qsweep.orchestrator.stopped import words as stopped_words
 from qsweep.orchestrator.upkeep import Look, Upkeep
@@ -33,21 +33,21 @@ from qsweep.sweeps.kinds import kind_named
 TICK = 0.1
 """Seconds between two glances at whether anything has changed."""
 LONGEST = 1.0
-"""Seconds after which a change is looked at, whatever that costs …"""
+"""Seconds after which a change is looked at …"""
 SHARE = 0.006
 """… and before them, as long as looks take no more than this share of the time, beyond what a launch has at first."""
+PAUSES = 80
+"""A look that costs much is followed by a pause of so many times its processor time …"""
+LONGEST_PAUSE = 10.0
+"""… but of no more seconds than these."""
 AT_FIRST = 0.5
 """Seconds of processor time: a short launch looks as often as there is something to see."""
 CALM = 5.0
 """Seconds after which a look is due though nothing has changed: leases run out, processes die."""
 READING = 10.0
 """Seconds after which results that have come are read into the averages, whatever that costs."""
-CHANGES = 5_000
-"""Most events that are read at once."""
 RECHECK = 10.0
 """Seconds after which it is asked again what keeps jobs from running, even if no count has changed."""
-MANY = 256
-"""Publications that a launcher has seen come before it merges them."""
 
 
 class Ration:
@@ -84,24 +84,26 @@ class Watch:
         self.fleet = fleet
         self.console = console
         self.results = ResultStore(home.store)
-        rows = registry.catalogue.jobs(sweep.id, selection=fleet.scope.selection)
-        self.tally = Tally({row.identity: row.job for row in rows}, size=sweep.size)
-        self.progress = self.tally.look(Counts())
-        self._has_children = any(row.parent_id is not None for row in rows)
+        self._agents_with_jobs = {agent.id for agent in registry.catalogue.agents()}
+        self.follower = Follower(registry, sweep.id, fleet.scope.selection)
+        self.tally = Tally(size=sweep.size)
+        self.progress = self.tally.look(self.follower.counts, self.follower.work)
+        self._news: list[Change] = []
         self._blocked: tuple[Blocked, ...] = ()
         self._asked: tuple[object, ...] = ()
+        self._asking = Seldom()
         self._hindrances: frozenset[str] = frozenset()
         self._seen: set[tuple[str, int]] = set()
         self._upkeep = Upkeep()
-        self._event = registry.history.newest_event()
-        self._agents_with_jobs = {agent.id for agent in registry.catalogue.agents()}
         self._refused = ""
-        self._taken: int | None = None
+        self._is_first = True
         self._unread: list[Committed] = []
         self._read_at = 0.0
         self._ration = Ration()
         self._pulse: int | None = None
         self._alive = 0
+        self._agents: Sequence[AgentRow] = ()
+        self._cost = 0.0
         self._calm = False
         self._interrupts = 0
         self._by_user = False
@@ -109,7 +111,6 @@ class Watch:
         self._deaths = DeadAgents()
         self._stopped: Sequence[AgentRow] = ()
         self._deserted: float | None = None
-        self._loose: set[str] = set()
         self._said: frozenset[str] = frozenset()
 
     def run(self) -> None:
@@ -140,12 +141,13 @@ class Watch:
 
     def _rest(self) -> None:
         """Until there may be something to see. Looks are rationed, and nothing is missed for long."""
-        began, longest = time.monotonic(), CALM if self._calm else LONGEST
+        least = min(max(LONGEST, PAUSES * self._cost), LONGEST_PAUSE)
+        began, longest = time.monotonic(), max(CALM if self._calm else LONGEST, least)
         while not (self._interrupts or self._left):
             point("launcher.watching")
             time.sleep(TICK)
             waited = time.monotonic() - began
-            if waited >= longest or (self._has_changed() and (waited >= LONGEST or self._ration.is_left())):
+            if waited >= longest or (self._has_changed() and (waited >= least or self._ration.is_left())):
                 return
 
     def _has_changed(self) -> bool:
@@ -169,13 +171,19 @@ class Watch:
             )
 
     def _update(self) -> None:
+        began = time.process_time()
         self._pulse = self.registry.catalogue.pulse()
-        counts = self._counts()
+        changes = self.follower.look()
+        self._news += changes
+        counts, held = self.follower.counts, self.follower.held
         blocked = self._count_blocked(counts)
-        held = self.registry.agents.held(self.sweep.id, self.fleet.scope.selection) if counts.running else {}
-        notes = [(one.note, held[one.id]) for one in self.registry.catalogue.agents() if one.id in held]
-        self._take_in()
-        self.progress = self.tally.look(counts, blocked=blocked, notes=notes)
+        self._agents = self.registry.catalogue.agents()
+        notes = [(one.note, held[one.id]) for one in self._agents if one.id in held]
+        self._take_in(changes)
+        self.progress = self.tally.look(
+            counts, self.follower.work, cohorts=self.follower.cohorts, blocked=blocked, notes=notes
+        )
+        self._cost = time.process_time() - began
 
     def _show(self, display: Display, *, last: bool = False) -> None:
         progress, title = self.progress, self.sweep.title
@@ -186,31 +194,24 @@ class Watch:
             last=last,
         )
 
-    def _take_in(self) -> None:
+    def _take_in(self, changes: Sequence[Change]) -> None:
         """The results that have come since the last look."""
-        fresh = [one for one in self._newly_done() if (one.job, one.attempt) not in self._seen]
+        fresh = [one for one in self._newly_done(changes) if (one.job, one.attempt) not in self._seen]
         self._seen.update((one.job, one.attempt) for one in fresh)
-        self.tally.done.update(one.job for one in fresh)
-        self._loose.update(one.publication for one in fresh)
         self._unread += fresh
         if self._ration.is_left() or time.monotonic() - self._read_at >= READING:
             self._read_results()
-        self._compact()
 
-    def _newly_done(self) -> list[Committed]:
-        """Pointers of the watched jobs that are done: at first all of them, then those of the events since."""
-        if self._taken is None:
-            self._taken = self._event
-            return [one for one in self.registry.catalogue.committed(self.sweep.id) if one.job in self.tally.jobs]
-        found: list[Committed] = []
-        while changes := self.registry.history.changes(self.sweep.id, since=self._taken, limit=CHANGES):
-            self._taken = changes[-1].id
-            found += [
-                Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
-                for one in changes
-                if one.target is State.DONE and one.publication and one.identity in self.tally.jobs
-            ]
-        return found
+    def _newly_done(self, changes: Sequence[Change]) -> list[Committed]:
+        """Pointers of the watched jobs that are done: at first all of them, then those of these changes."""
+        if self._is_first:
+            self._is_first = False
+            return self.registry.catalogue.committed(self.sweep.id, self.fleet.scope.selection)
+        return [
+            Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
+            for one in changes
+            if one.target is State.DONE and one.publication
+        ]
 
     def _read_results(self) -> None:
         """Take what has come into the averages."""
@@ -224,27 +225,14 @@ class Watch:
 
     def _count_blocked(self, counts: Counts) -> int:
         """How many queued jobs can't run as things stand. Asked again when any count changes, and now and then."""
-        if not (self._has_children and counts.queued):
-            self._blocked = ()
-            return 0
         asked = (counts, int(time.monotonic() / RECHECK))
-        if asked != self._asked:
+        if not counts.queued:
+            self._blocked = ()
+        elif asked != self._asked and self._asking.is_due():
             self._asked = asked
-            self._blocked = tuple(self.registry.sweeps.blocked(self.sweep.id, self.fleet.scope.selection))
+            with self._asking.asking():
+                self._blocked = tuple(self.registry.sweeps.blocked(self.sweep.id, self.fleet.scope.selection))
         return sum(one.jobs for one in self._blocked)
-
-    def _compact(self) -> None:
-        """Merge results files before there are so many that every answer waits for them."""
-        if len(self._loose) < MANY:
-            return
-        self._loose.clear()
-        try:
-            compact(self.home, self.registry, [self.sweep.id])
-        except (QsweepError, OSError) as error:  # nothing is lost by it, and nothing has to stop for it
-            tell(self.console, f"results files were not merged: {error}")
-
-    def _counts(self) -> Counts:
-        return self.registry.catalogue.counts(self.sweep.id, self.fleet.scope.selection)
 
     def _open(self) -> bool:
         sweep = self.registry.catalogue.find_sweep(self.sweep.title)
@@ -277,8 +265,8 @@ class Watch:
 
     def _check_deserted(self, now: float) -> None:
         """All agents of this launch have stopped. Raises Ended once no other has held a job for two leases."""
-        living = {agent.id for agent in self.registry.catalogue.agents() if not agent.expired}
-        if living.intersection(self.registry.agents.held(self.sweep.id, self.fleet.scope.selection)):
+        living = {agent.id for agent in self._agents if not agent.expired}
+        if living.intersection(self.follower.held):
             self._deserted = None
         elif self._deserted is None:
             self._deserted = now
@@ -301,19 +289,17 @@ class Watch:
 
     def _look(self) -> Look:
         """What can be seen of the fleet now."""
-        activity = self.registry.history.activity(self.sweep.id, since=self._event)
-        agents_with_jobs = (
-            activity.agents - self._agents_with_jobs
-        )  # an agent that claims does something, even if it dies of it
-        self._event = activity.newest
+        news, self._news = self._news, []
+        acted = {change.agent_id for change in news if change.agent_id is not None}
+        agents_with_jobs = acted - self._agents_with_jobs  # one that claims does something, even if it dies of it
         self._agents_with_jobs |= agents_with_jobs
         self._stopped = stopped_of(self.registry, self.fleet.launch)
         return Look(
             now=time.monotonic(),
             wanted=max(self.backend.size(self.fleet) - len(self._stopped), 0),
             alive=self.backend.alive(),
-            others=self.backend.others(self.registry.catalogue.agents()),
-            events=activity.events,
+            others=self.backend.others(self._agents),
+            events=len(news),
             agents_with_jobs=len(agents_with_jobs),
         )
 
@@ -355,8 +341,9 @@ class Watch:
         raise Interrupted(f"interrupted with {self._state()}")
 
     def _state(self) -> str:
-        done = self._counts().done
-        return f"{done} of {len(self.tally.jobs)} jobs done; go on with: qsweep resume {self.sweep.title}"
+        self.follower.look()
+        counts = self.follower.counts
+        return f"{counts.done} of {counts.total} jobs done; go on with: qsweep resume {self.sweep.title}"
 
     def _let_agents_leave(self) -> None:
         """Agents leave by themselves when nothing is left; wait for them, but not for ever. Those of this machine are

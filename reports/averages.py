@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from qsweep.reports.declaration import Declaration
 from qsweep.reports.quantization import NAMING, filled, setting_text
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.training import Training
-
-if TYPE_CHECKING:
-    from qsweep.reports.table import Row
 
 TOLD = {
     "dataset": ("data",),
@@ -34,15 +31,6 @@ def averaged_over(declaration: Declaration, models: Sequence[Mapping[str, Any]])
     different = _different(models)
     found = ((name, _values(different, name)) for name in dict.fromkeys(names))
     return tuple(f"{name} {values}" for name, values in found if values)
-
-
-def averages_notes(rows: Sequence[Row]) -> Iterator[str]:
-    """Which rows average over what."""
-    for one in dict.fromkeys(each for row in rows for each in row.averaged):
-        mine = [row for row in rows if one in row.averaged]
-        some = "; ".join(" ".join(row.keys) for row in mine)
-        named = f" ({some})" if len(mine) <= FEW and len(mine) < len(rows) else ""
-        yield f"{len(mine)} of {len(rows)} rows{named} are means over {one}."
 
 
 def _different(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

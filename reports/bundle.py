@@ -165,7 +165,7 @@ class BundleSource(Source):
         path = self._folder / f"{name}.parquet"
         try:
             if path.exists() and not path.is_file():  # reading a pipe or a device would never end
-                raise DamagedResults(f"{path}: this is no file")
+                raise DamagedResults(f"{path}: this is not a file")
             content = path.read_bytes()
         except OSError as error:
             raise DamagedResults(f"{path}: the bundle's file can't be read: {error.strerror}") from None

@@ -54,7 +54,7 @@ HALF = 3.5
 
 
 def panels_of(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, row by row."""
+    """A figure with that many panels, row by row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -111,14 +111,14 @@ def logarithmic(axes: Axes, side: str, values: Sequence[float]) -> None:
 
 
 def few_numbers(axes: Axes, side: str, most: int = 5) -> None:
-    """At most so many ticks on a linear axis."""
+    """At most that many ticks on a linear axis."""
     from matplotlib.ticker import MaxNLocator
 
     (axes.xaxis if side == "x" else axes.yaxis).set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
 
 
 def name_ticks(axes: Axes, labels: Sequence[str], width: float) -> None:
-    """Names at 0, 1, 2, … of an axis that is so many inches wide: turned where they would run into each other."""
+    """Names at 0, 1, 2, … of an axis that is that many inches wide: turned where they would run into each other."""
     turned = len(labels) * max(map(len, labels), default=0) * LETTER > 0.85 * width
     more: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     axes.set_xticks(range(len(labels)), list(labels), **more)

@@ -22,10 +22,10 @@ Statistic: TypeAlias = Literal["mean", "median", "min", "max"]
 ROW_NAMES = ("dataset", "model", "precision")
 """Row keys that show a setting as the paper does."""
 NO_OTHERS = {"extra": "forbid"}
-"""A table of one's own has no other keys than these."""
+"""A user's table has no other keys than these."""
 MOST_DECIMALS = 9
 PAPERS = ("table1.csv",)
-"""The paper's values that a table of one's own may stand beside."""
+"""The paper's values that a user's table may stand beside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         if not getattr(table, part):
             raise InputError("this is empty", place=f"{name}: {part}", allowed="allowed: one or more")
     if table.made_by != "means":
-        raise InputError("a table of one's own takes means", place=f"{name}: made_by")
+        raise InputError("a table of yours takes means", place=f"{name}: made_by")
     if table.kind not in ROW_KINDS:
         raise InputError(
             f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, ROW_KINDS)

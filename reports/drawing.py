@@ -34,7 +34,7 @@ MANY = 100
 
 class Pen:
     """Draws the marks of one figure, whose series have these `names`. With `apart`, lines with ranges stand beside
-    each other, so many categories from one to the next."""
+    each other, that many categories from one to the next."""
 
     def __init__(self, names: Sequence[str], panels: Sequence[Panel], *, apart: float = 0.0) -> None:
         self._names = names
@@ -44,7 +44,7 @@ class Pen:
         self._aside = {one: apart * (place - (len(series) - 1) / 2) for place, one in enumerate(series)}
 
     def draw(self, axes: Axes, panel: Panel, *, width: float) -> None:
-        """Fill the axes, which are so many inches wide, with the panel."""
+        """Fill the axes, which are that many inches wide, with the panel."""
         crowd = sum(len(mark.y) for mark in panel.marks if isinstance(mark, Dots))
         for mark in panel.marks:
             self._mark(axes, mark, crowd)

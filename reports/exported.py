@@ -76,7 +76,7 @@ def _lost(given: Mapping[str, Any]) -> Lost:
 def _entry(entry: Mapping[str, Any]) -> FileEntry:
     rows, digest = entry["rows"], entry["sha256"]
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
-        raise ValueError(f"{rows!r:.100} is no number of rows")
+        raise ValueError(f"{rows!r:.100} is not a number of rows")
     if not isinstance(digest, str) or DIGEST.fullmatch(digest) is None:
         raise ValueError(f"{digest!r:.100} is no SHA-256")
     return FileEntry(rows=rows, sha256=digest)

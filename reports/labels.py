@@ -82,7 +82,7 @@ def network_title(model: Model, usual: Mapping[str, int]) -> str:
 
 
 def few_ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most so many round numbers on a logarithmic axis from `low` to `high`; few where the range is short."""
+    """At most that many round numbers on a logarithmic axis from `low` to `high`; few where the range is short."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for leads in ((1, 1.5, 2, 3, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [float(f"{lead}e{power}") for power in powers for lead in leads]

@@ -98,7 +98,7 @@ def _notes(views: Mapping[str, Catalogued]) -> Iterator[str]:
 def _check(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """Raise InputError unless this is one statement that reads."""
     if any("\ud800" <= letter <= "\udfff" for letter in sql):
-        raise InputError("the statement is no text in UTF-8", place=PLACE)
+        raise InputError("the statement is not UTF-8 text", place=PLACE)
     statements = connection.extract_statements(sql)
     if not statements:
         raise InputError("there is no statement", place=PLACE, allowed=ALLOWED)

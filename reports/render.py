@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qsweep.reports import escaping, html, latex
-from qsweep.reports.averages import averages_notes
+from qsweep.reports.averages import FEW
 from qsweep.reports.declaration import Column
 from qsweep.reports.formats import Format as Format
 from qsweep.reports.labels import zeroed
@@ -66,7 +66,7 @@ def notes(table: Table, layout: Layout) -> list[str]:
         if row.outside:
             names = ", ".join(identity[:12] for identity in row.outside)
             lines.append(f"Counted, but with {RULE}: {' '.join(row.keys)}: {len(row.outside)} ({names}).")
-    lines += averages_notes(table.rows)
+    lines += _averages_notes(table.rows)
     if layout.against_paper and table.compared_with:
         lines.append(
             f"The paper's values are those of {table.compared_with}, another data set: no differences; "
@@ -251,3 +251,12 @@ def _shown(value: float | None, column: Column, *, error: float | None = None, s
         return MISSING
     text = f"{zeroed(value, column.decimals):{'+' if signed else ''}.{column.decimals}f}"
     return text if error is None else f"{text} ± {error:.{column.decimals}f}"
+
+
+def _averages_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Which rows average over what."""
+    for one in dict.fromkeys(each for row in rows for each in row.averaged):
+        mine = [row for row in rows if one in row.averaged]
+        some = "; ".join(" ".join(row.keys) for row in mine)
+        named = f" ({some})" if len(mine) <= FEW and len(mine) < len(rows) else ""
+        yield f"{len(mine)} of {len(rows)} rows{named} are means over {one}."

@@ -71,7 +71,7 @@ def headings(*names: str, numeric: Sequence[str] = (), copied: Sequence[str] = (
 
 
 def spares(count: int) -> list[int]:
-    """The `spare` of each of so many columns where those in the middle matter least and the first one stays."""
+    """The `spare` of each of that many columns where those in the middle matter least and the first one stays."""
     order = [index for pair in zip(range(count), reversed(range(count)), strict=True) for index in pair]
     ranks = {index: rank for rank, index in enumerate(dict.fromkeys(order))}
     return [ranks[index] for index in range(count)]

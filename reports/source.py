@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from qsweep.db.belonging import check_belonging
 from qsweep.db.home import Home
 from qsweep.db.losses import Lost, read_sound, told
 from qsweep.db.naming import is_meant
@@ -202,44 +199,3 @@ def warn_of_losses(sources: Sequence[Source]) -> None:
     """Warn of what is missing from the answers that these sources gave."""
     for remark in filter(None, (source.remark() for source in sources)):
         warnings.warn(remark, LostResults, stacklevel=2)
-
-
-@contextmanager
-def opened_source(
-    name: str | None, home: Home, bundle: Path | None = None, *, together: Sequence[str] = ()
-) -> Iterator[Source]:
-    """The sweep `name` of the home's registry, or the one that was exported to the folder `bundle`.
-
-    Warns of results that are lost when it is done with. Raises InputError if there is none, if the bundle holds
-    another sweep than `name`, or if the registry counts the results of another home.
-    """
-    if bundle is not None:
-        from qsweep.reports.bundle import BundleSource
-
-        source = BundleSource(bundle)
-        if name is not None and name not in (source.sweep.name, source.title):
-            raise InputError(f"this bundle holds {source.title}, not {name}", place=f"--from {bundle}")
-        yield source
-        warn_of_losses([source])
-        return
-    if name is None:
-        raise InputError("name a launched sweep, or a bundle by --from DIR", place="NAME")
-    with Registry.open(home.registry) as registry:
-        check_belonging(home, registry)
-        found = RegistrySource(home, registry, registry.catalogue.find_sweep(name), together=together)
-        yield found
-        warn_of_losses([found])
-
-
-@contextmanager
-def all_sources(home: Home, *, sweep: str | None = None, bundle: Path | None = None) -> Iterator[list[Source]]:
-    """Every sweep of the registry, the one launched last first; or only `sweep`, or the one in `bundle`."""
-    if bundle is not None or sweep is not None:
-        with opened_source(sweep, home, bundle) as source:
-            yield [source]
-        return
-    with Registry.open(home.registry) as registry:
-        check_belonging(home, registry)
-        sources = [RegistrySource(home, registry, one) for one in registry.catalogue.sweeps()]
-        yield list[Source](sources)
-        warn_of_losses(sources)

@@ -23,8 +23,8 @@ from typing import Any
 from qsweep.sweeps.datasets import ImageFolder, data_content
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
-from qsweep.sweeps.models import MobileNet, MobileNetV2, NiN, ResNet, Vgg
-from qsweep.sweeps.optimizers import Adam, RmsProp, Sgd
+from qsweep.sweeps.models import CifarResNet, MobileNet, MobileNetV2, NiN, ResNet, Vgg
+from qsweep.sweeps.optimizers import Adam, AdamW, RmsProp, Sgd
 from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
 from qsweep.sweeps.quantizers import FULL_PRECISION, Lsq
 from qsweep.sweeps.recipe import Recipe, recipe_content
@@ -50,8 +50,12 @@ def _two_passes(settings: type[Any]) -> Component:
         settings=settings,
         implementation="qsweep.workers.methods.two_passes:TwoPasses",
         label=settings.name.upper(),
-        kind="two-passes",
+        kind=_passes_kind,
     )
+
+
+def _passes_kind(method: Any) -> str:
+    return f"two-passes of {method.ascent_images}" if method.ascent_images else "two-passes"
 
 
 PARTS: dict[str, Part] = {
@@ -72,7 +76,9 @@ PARTS: dict[str, Part] = {
         ),
         Choice(
             name="model",
-            components=_by_name(*(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg))),
+            components=_by_name(
+                *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet))
+            ),
         ),
         Choice(
             name="optimizer",
@@ -80,6 +86,7 @@ PARTS: dict[str, Part] = {
                 _family(Sgd, "qsweep.workers.optimizers:SgdSteps"),
                 _family(Adam, "qsweep.workers.optimizers:AdamSteps"),
                 _family(RmsProp, "qsweep.workers.optimizers:RmsPropSteps"),
+                _family(AdamW, "qsweep.workers.optimizers:AdamWSteps"),
             ),
             in_cohort="any",
         ),
@@ -117,7 +124,7 @@ PARTS: dict[str, Part] = {
             added_later=True,
             in_cohort="same kind",
             names_rows=True,
-            settled=lambda method, chosen: settled(method, chosen["quantizer"]),
+            settled=lambda method, chosen: settled(method, chosen["quantizer"], chosen["recipe"]),
         ),
         Part(
             name="recipe",

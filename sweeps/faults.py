@@ -13,7 +13,7 @@ import socket
 LISTENER = "QSWEEP_FAULTS"
 """The variable that holds the socket of the listener; not set outside of tests."""
 DISK_FULL = b"full"
-"""The answer upon which the point fails as a write to a full disk does."""
+"""The answer at which the point fails as a write to a full disk does."""
 
 
 def point(name: str, subject: object = "") -> None:

@@ -17,6 +17,7 @@ from qsweep.sweeps.settings import Setting, names_of
 from qsweep.sweeps.spec import Axis, Spec
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
+from qsweep.sweeps.user_code import UserCode, read_user_code, reference_of, referenced
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"
@@ -44,9 +45,28 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
     spec = _parse(content, stem, place=name)
     for change in changes:
         spec = _change(spec, change)
+    spec = read_code(spec, Path(name).parent)
     for axis in spec.axes:
         _check_axis(axis, spec)
     return spec
+
+
+def read_code(spec: Spec, folder: Path) -> Spec:
+    """The spec with the user's code that its values name, by paths from the folder. Raises InputError."""
+    values = [value for _, value in spec.fixed]
+    for axis in spec.axes:
+        values += axis.values
+        values += [value for _, branch in axis.branches for value in branch]
+    if not (named := referenced(values)):
+        return spec
+    found: dict[str, UserCode] = {}
+    for text in named:
+        reference = reference_of(text, place=spec.place)
+        code = read_user_code(reference.path, folder, place=f"{spec.place}: {text}")
+        code.signature(reference.name, place=f"{spec.place}: {text}")
+        found[text] = code
+    digests = tuple(sorted((text, code.digest) for text, code in found.items()))
+    return dataclasses.replace(spec, user_code=digests, sources=tuple(found.values()))
 
 
 def source_text(name: str) -> str:

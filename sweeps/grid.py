@@ -11,8 +11,12 @@ from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.job import Job, encoded, identity_of
 from qsweep.sweeps.kinds import TRAIN, Kind, kind_of
 from qsweep.sweeps.measures import Measure
+from qsweep.sweeps.parts import QuantizerChoice
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.training import CHOSEN, SET, Components, Training, common_of, components_of, settings_of
+
+UNCHECKED = [part.name for part in PARTS.values() if isinstance(part, QuantizerChoice)]
+"""Parts of which `Training.check` looks at nothing."""
 
 
 class Combinations:
@@ -34,9 +38,9 @@ class Combinations:
         found = self._places.get(key)
         if found is None:
             given = point()
-            components = components_of(self.names, given, place)
-            for name in self.names:
-                used |= PARTS[name].used(PARTS[name].choice(given))
+            built = components_of(given, place)
+            components = tuple(built[name] for name in self.names)
+            used |= Training.uses(given)
             common = common_of(self.names, components)
             self.components.append(dict(zip(self.names, components, strict=True)))
             self.settings.append(settings_of(self.names, components))
@@ -63,7 +67,7 @@ class Grid:
         self.asked: list[Measure] = []
         self._place = place
         self._known: set[str] = set()
-        self._checked: set[tuple[Any, Any, int]] = set()
+        self._checked: set[tuple[int, ...]] = set()
         self._asked: dict[Measure, int] = {}
         self._keys: dict[tuple[int, int, int], str] = {}
 
@@ -73,7 +77,7 @@ class Grid:
         first = chosen.place(keys[0], point, self._place, self.used)
         second = others.place(keys[1], point, self._place, self.used)
         components = chosen.components[first]
-        shape = (id(components["data"]), id(components["model"]), second)  # what is checked: nothing else of them
+        shape = (*(id(one) for name, one in components.items() if name not in UNCHECKED), second)
         if shape not in self._checked:
             self._training(first, second).check(self._place)
             self._checked.add(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +84,39 @@ class ConvLayer:
         if self.init == "small":
             return self.weights * 0.01**2
         return 2.0 * self.reads if self.init == "fan-out" else self.outputs / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormLayer:
+    """Batch norm and ReLU of what another layer puts out: what a block of a pre-activation network begins with.
+
+    It has no weights, so that no quantizer, ω or norm knows of it.
+    """
+
+    weights: ClassVar[int] = 0
+    operations: ClassVar[int] = 0
+    initial_square: ClassVar[float] = 0.0
+    norm: ClassVar[bool] = True
+    bias: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
+    pool: ClassVar[Pool | None] = None
+    pool_after: ClassVar[Pool | None] = None
+    residual: ClassVar[str | None] = None
+
+    name: str
+    outputs: int
+    side: int
+    """Height and width of the images, in pixels."""
+    source: str | None = None
+    """The layer whose output it reads; None is the one before it in the list."""
+    relu: bool = True
+    ceiling: float | None = None
+
+    @property
+    def side_after(self) -> int:
+        """Height and width of the output that others read."""
+        return self.side
+
+
+Layer: TypeAlias = ConvLayer | NormLayer
+"""A network is a list of these."""

@@ -11,7 +11,7 @@ The first pass alone moves the running statistics of batch norm, as in SAM's usu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 from qsweep.sweeps.settings import Rule, setting
@@ -40,7 +40,13 @@ class Plain:
 
 @dataclass(frozen=True, kw_only=True)
 class SharpnessAware:
-    """What all of them have. `rho` is the length ρ of ε, in the units of the parameters."""
+    """What all of them have. `rho` is the length ρ of ε, in the units of the parameters.
+
+    With `ascent_images` m each m images of a batch have an ε and a second pass of their own, whose gradients are
+    averaged (m-sharpness, Foret et al. 2021, section 4.1), and batch norm takes the moments of each m images: so SAQ's
+    code trains on several GPUs, m images on each, whose first pass exchanges no gradients. Running statistics are those
+    of the first m images of each batch, as `DistributedDataParallel` keeps the first GPU's. 0 is the whole batch.
+    """
 
     semantics: ClassVar[int] = 1
     passes: ClassVar[int] = 2
@@ -48,6 +54,7 @@ class SharpnessAware:
     rho: float = setting(RADIUS)
     bn_second_pass: bool = setting(default=False)
     ball_steps: bool = setting(default=False)
+    ascent_images: int = setting(Rule(low=0, high=65_536), default=0, added_later=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +108,20 @@ class Saq3(SharpnessAware):
     name: ClassVar[str] = "saq3"
 
 
-def settled(method: Any, quantizer: Any) -> Any:
-    """The method under the one name and with the options that it has beside this quantizer, None in full precision.
+def settled(method: Any, quantizer: Any, recipe: Any) -> Any:
+    """The method under the one name and with the options that it has beside this quantizer, None in full precision, and
+    recipe.
 
     SAQ's second case is SAM, and so are all three in full precision. There are no step sizes in full precision, nor
-    has the unquantized network of `case1_gradient = "float"` a gradient in them.
+    has the unquantized network of `case1_gradient = "float"` a gradient in them. Parts as large as the batch are none.
     """
+    if not isinstance(method, SharpnessAware):
+        return method
     full = quantizer is None
     if isinstance(method, Saq2) or (full and isinstance(method, Saq1 | Saq3)):
-        method = Sam(rho=method.rho, bn_second_pass=method.bn_second_pass, ball_steps=method.ball_steps)
+        shared = (field.name for field in fields(SharpnessAware))
+        method = Sam(**{name: getattr(method, name) for name in shared})
     without_steps = full or getattr(method, "case1_gradient", "") == "float"
-    return replace(method, ball_steps=False) if without_steps and isinstance(method, SharpnessAware) else method
+    changes: dict[str, Any] = {"ball_steps": False} if without_steps else {}
+    changes |= {"ascent_images": 0} if method.ascent_images >= recipe.batch_size else {}
+    return replace(method, **changes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.datasets import DataSet
-from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer, Pool
 from qsweep.sweeps.settings import Rule, setting
 
 
@@ -174,6 +174,90 @@ RESNET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 
 
 @dataclass(frozen=True, kw_only=True)
+class CifarResNet:
+    """The ResNets of He et al. 2016 for CIFAR: `depth` = 6n + 2, and with `preact` their pre-activation form.
+
+    A 3×3 stem of `width` channels, then three stages of n blocks of two 3×3 convolutions, with `width`, 2 and 4 ×
+    `width` channels, of which the last two begin with stride 2; a linear head follows the mean over the pixels.
+    Convolutions have no bias and are initialized He-normal by their outputs.
+
+    In the usual form (He et al. 2016a, arXiv 1512.03385; as pytorchcv's `resnet20_cifar100`) BN follows each
+    convolution, and where a block changes the shape its input is added through a 1×1 convolution with BN. In the
+    pre-activation form (He et al. 2016b, arXiv 1603.05027; as `ziplab/SAQ`) BN and ReLU stand before each convolution
+    and before the mean: the first block of a stage adds what its first BN and ReLU give, the others their input, and
+    the 1×1 convolution has no BN.
+    """
+
+    name: ClassVar[str] = "cifar-resnet"
+    family: ClassVar[str] = "CIFAR ResNet"
+    semantics: ClassVar[int] = 1
+    usual_width: ClassVar[int] = 16
+
+    depth: int = setting(Rule(choices=(20, 32, 44, 56, 110)))
+    width: int = setting(Rule(low=1, high=1024), default=16)
+    preact: bool = setting(default=False)
+
+    @property
+    def title(self) -> str:
+        return f"{'Pre' if self.preact else ''}ResNet-{self.depth}"
+
+    @property
+    def label(self) -> str:
+        return f"{'pre' if self.preact else ''}resnet-{self.depth}x{self.width}-cifar"
+
+    @property
+    def shape(self) -> str:
+        """What sets it apart in tables from the usual network of this name."""
+        return "" if self.width == self.usual_width else f"width {self.width}"
+
+    def layers(self, data: DataSet) -> tuple[Layer, ...]:
+        """Every layer in the order of the forward pass, a block's shortcut first; the head is the last."""
+        own = not self.preact
+        layers: list[Layer] = [
+            _conv("stem", data.channels, self.width, data.size, kernel=3, norm=own, relu=own, init="fan-out")
+        ]
+        for stage in range(3):
+            for block in range((self.depth - 2) // 6):
+                layers += self._block(
+                    f"stage{stage + 1}.{block}", layers[-1], self.width * 2**stage, 2 if stage and not block else 1,
+                    first=not block,
+                )  # fmt: skip
+        last = layers[-1]
+        if self.preact:
+            last = NormLayer(name="norm", outputs=last.outputs, side=last.side)
+            layers.append(last)
+        return (*layers, _head(last, data))
+
+    def _block(self, name: str, before: Layer, channels: int, stride: int, *, first: bool) -> list[Layer]:
+        own, side = not self.preact, -(-before.side // stride)
+        layers: list[Layer] = []
+        read: Layer = before
+        if self.preact:
+            read = NormLayer(name=f"{name}.norm", outputs=before.outputs, side=before.side)
+            layers.append(read)
+        residual = read.name if first else before.name
+        if stride > 1 or before.outputs != channels:
+            residual = f"{name}.shortcut"
+            layers.append(
+                _conv(
+                    residual, before.outputs, channels, side,
+                    stride=stride, source=read.name, norm=own, relu=False, init="fan-out",
+                )
+            )  # fmt: skip
+        return [
+            *layers,
+            _conv(
+                f"{name}.conv1", before.outputs, channels, side,
+                kernel=3, stride=stride, source=read.name, init="fan-out",
+            ),
+            _conv(
+                f"{name}.conv2", channels, channels, side,
+                kernel=3, residual=residual, norm=own, relu=own, init="fan-out",
+            ),
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class MobileNet:
     """MobileNet-V1 (Howard et al. 2017, arXiv 1704.04861) for small images.
 
@@ -218,13 +302,17 @@ MOBILENET_PAIRS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *((16, 1),) 
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetV2:
-    """MobileNet-V2 (Sandler et al. 2018, arXiv 1801.04381) for large images, as torchvision has it.
+    """MobileNet-V2 (Sandler et al. 2018, arXiv 1801.04381) for large images, as torchvision has it, or for small ones.
 
     A 3×3 stem with stride 2, then inverted residuals: a 1×1 convolution to six times the channels (none in the
     first), a depthwise 3×3, a 1×1 back; the input is added where the shape stays. A 1×1 convolution to 1,280
     channels and a linear head on the mean follow. Convolutions have no bias and are followed by BN and, except for
     the one back, ReLU up to 6. `width` channels in the stem scale all others, rounded to multiples of 8. The head's
     dropout of torchvision's training is left out: it takes no part in evaluation.
+
+    The `small` stem is that of SAQ's code on CIFAR (`ziplab/SAQ`, `mobilenetv2_cifar.py`): stem and second group have
+    stride 1, ReLU has no ceiling, the first residual has its 1×1 convolution too, and where the channels change at
+    stride 1 the input is added through a 1×1 convolution with BN.
     """
 
     name: ClassVar[str] = "mobilenet-v2"
@@ -234,10 +322,11 @@ class MobileNetV2:
     usual_width: ClassVar[int] = 32
 
     width: int = setting(Rule(low=1, high=1024), default=32)
+    stem: str = setting(Rule(choices=("small", "large")), default="large", added_later=True)
 
     @property
     def label(self) -> str:
-        return f"mobilenet-v2-{self.width}"
+        return f"mobilenet-v2-{self.width}" + ("" if self.is_large else "-small")
 
     @property
     def shape(self) -> str:
@@ -245,23 +334,35 @@ class MobileNetV2:
         return "" if self.width == self.usual_width else f"width {self.width}"
 
     @property
+    def is_large(self) -> bool:
+        return self.stem == "large"
+
+    @property
     def published(self) -> str | None:
         """torchvision's name of this very network, if it has it."""
-        return "mobilenet_v2" if self.width == self.usual_width else None
+        return "mobilenet_v2" if self.is_large and self.width == self.usual_width else None
 
     def layers(self, data: DataSet) -> tuple[ConvLayer, ...]:
-        """Every convolution in the order of the forward pass; the head is the last."""
-        stem = _conv(
-            "stem", data.channels, self._scaled(32), -(-data.size // 2), kernel=3, stride=2, init="fan-out", ceiling=6.0
-        )
-        layers, number = [stem], 0
-        for growth, outputs, count, first_stride in INVERTED_RESIDUALS:
+        """Every convolution in the order of the forward pass, a block's shortcut first; the head is the last."""
+        stride = 2 if self.is_large else 1
+        ceiling = 6.0 if self.is_large else None
+        layers = [
+            _conv(
+                "stem", data.channels, self._scaled(32), -(-data.size // stride),
+                kernel=3, stride=stride, init="fan-out", ceiling=ceiling,
+            )
+        ]  # fmt: skip
+        number = 0
+        for group, (growth, outputs, count, first_stride) in enumerate(INVERTED_RESIDUALS):
             for repeat in range(count):
                 number += 1
-                stride = 1 if repeat else first_stride
-                layers += _inverted(f"block{number}", layers[-1], growth, self._scaled(outputs), stride)
+                stride = 1 if repeat or (group == 1 and not self.is_large) else first_stride
+                name, before = f"block{number}", layers[-1]
+                layers += _inverted(name, before, growth, self._scaled(outputs), stride, large=self.is_large)
         wide = 1280 * max(self.width, self.usual_width) / self.usual_width
-        layers.append(_conv("last", layers[-1].outputs, _rounded(wide), layers[-1].side, init="fan-out", ceiling=6.0))
+        layers.append(
+            _conv("last", layers[-1].outputs, _rounded(wide), layers[-1].side, init="fan-out", ceiling=ceiling)
+        )
         return (*layers, _head(layers[-1], data, init="small"))
 
     def _scaled(self, channels: int) -> int:
@@ -286,22 +387,18 @@ def _rounded(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
-def _inverted(name: str, before: ConvLayer, growth: int, outputs: int, stride: int) -> list[ConvLayer]:
+def _inverted(name: str, before: ConvLayer, growth: int, outputs: int, stride: int, *, large: bool) -> list[ConvLayer]:
     inside, side = before.outputs * growth, -(-before.side // stride)
-    layers = []
-    if growth > 1:
-        layers.append(_conv(f"{name}.expand", before.outputs, inside, before.side, init="fan-out", ceiling=6.0))
-    layers.append(
-        _conv(
-            f"{name}.depthwise", inside, inside, side,
-            kernel=3, stride=stride, depthwise=True, init="fan-out", ceiling=6.0,
-        )
-    )  # fmt: skip
-    same = stride == 1 and before.outputs == outputs
-    project = _conv(
-        f"{name}.project", inside, outputs, side,
-        relu=False, residual=before.name if same else None, init="fan-out",
-    )  # fmt: skip
+    more: dict[str, Any] = {"init": "fan-out", "ceiling": 6.0 if large else None}
+    layers, residual = [], before.name if stride == 1 and before.outputs == outputs else None
+    if stride == 1 and residual is None and not large:
+        residual = f"{name}.shortcut"
+        layers.append(_conv(residual, before.outputs, outputs, side, relu=False, init="fan-out"))
+    source = before.name if layers else None
+    if growth > 1 or not large:
+        layers.append(_conv(f"{name}.expand", before.outputs, inside, before.side, source=source, **more))
+    layers.append(_conv(f"{name}.depthwise", inside, inside, side, kernel=3, stride=stride, depthwise=True, **more))
+    project = _conv(f"{name}.project", inside, outputs, side, relu=False, residual=residual, init="fan-out")
     return [*layers, project]
 
 
@@ -360,7 +457,7 @@ VGG_CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3
 HALVED = Pool(kind="max", kernel=2, stride=2)
 
 
-def _head(last: ConvLayer, data: DataSet, *, init: str = "default") -> ConvLayer:
+def _head(last: Layer, data: DataSet, *, init: str = "default") -> ConvLayer:
     """A linear layer on the mean over the pixels."""
     return ConvLayer(
         name="head", inputs=last.outputs, outputs=data.classes, kernel=1, stride=1, padding=0, side=1,
@@ -393,7 +490,7 @@ def _conv(
     )
 
 
-Model: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg
+Model: TypeAlias = NiN | ResNet | CifarResNet | MobileNet | MobileNetV2 | Vgg
 
 
 def published_name(model: Model) -> str | None:

@@ -26,7 +26,7 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Sgd:
-    """`torch.optim.SGD` with coupled L2 weight decay, no dampening, no Nesterov."""
+    """`torch.optim.SGD` with coupled L2 weight decay and no dampening; `nesterov` needs a momentum."""
 
     name: ClassVar[str] = "sgd"
     semantics: ClassVar[int] = 1
@@ -34,6 +34,7 @@ class Sgd:
     learning_rate: float = setting(RATE)
     weight_decay: float = setting(DECAY)
     momentum: float = setting(FRACTION, default=0.9)
+    nesterov: bool = setting(default=False, added_later=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,13 @@ class Adam:
     beta1: float = setting(FRACTION, default=0.9)
     beta2: float = setting(FRACTION, default=0.999)
     epsilon: float = setting(EPSILON, default=1e-8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """`torch.optim.AdamW` (Loshchilov & Hutter 2019, arXiv 1711.05101): Adam with decoupled weight decay."""
+
+    name: ClassVar[str] = "adamw"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,8 @@ class Component:
     what computes it, which only agents import. `label` stands behind the precision of a model that was trained with it
     (`Int4 · SAQ`): its name, where none is given; nothing behind a part's default. `idle` names the settings that have
     no effect beside the components that were chosen for other parts: they are no part of an identity. Where the members
-    of a cohort share the kind of this part, `kind` is what they share: its name, where none is given.
+    of a cohort share the kind of this part, `kind` is what they share, or says it of the settings: its name, where none
+    is given.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Component:
     implementation: str = ""
     label: str | None = None
     idle: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
-    kind: str = ""
+    kind: str | Callable[[Any], str] = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,7 +56,7 @@ class Part:
     `entry` of another. The members of a cohort have the `same`, one of the `same kind`, or `any`; even where it is the
     same they may differ in the settings `apart`. `names_rows` says that a trained model is called by this part, so that
     no row of results is averaged over it. `content_of` is what counts of it for an identity, and `settled` what a built
-    component is beside those of the other parts that are chosen, too.
+    component is beside those of the other parts.
     """
 
     name: str
@@ -122,7 +123,7 @@ class Part:
         component = self.component(value)
         if self.in_cohort == "any" or component is None or self.drops_out(value):
             return None
-        return component.kind or component.name
+        return (component.kind(value) if callable(component.kind) else component.kind) or component.name
 
     def common_content(self, common: Any) -> Mapping[str, Any] | None:
         """What counts of that for the key of a cohort."""

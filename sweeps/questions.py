@@ -46,7 +46,7 @@ class Probe(Question):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckDevice(Question):
-    """Whether the device computes what it should: no check is begun after so many seconds."""
+    """Whether the device computes what it should: no check is begun after that many seconds."""
 
     answered_by: ClassVar = "qsweep.workers.selfcheck:check"
 
@@ -61,7 +61,7 @@ class DescribeImages(Question):
 
     folder: str
     size: int
-    """Side to which images shall be cut, in pixels."""
+    """Side to which images are cut, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class WarmUp(Question):
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Question):
-    """How long a step of the cohort takes that was made ready, over about so many seconds."""
+    """How long a step of the cohort takes that was made ready, over about that many seconds."""
 
     answered_by: ClassVar = "qsweep.workers.calibration:measure"
 

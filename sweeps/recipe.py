@@ -15,7 +15,10 @@ EPOCH = Rule(low=1, high=100_000)
 class Recipe:
     """How a model is trained, whatever the model and the optimizer.
 
-    The learning rate is multiplied by `lr_factor` after each of the `milestones` (in epochs). The model kept
+    The learning rate is multiplied by `lr_factor` after each of the `milestones` (in epochs), or with
+    `schedule = "cosine"` it falls from epoch to epoch along half a cosine wave to 0. In the first `warmup_epochs` it
+    rises evenly from `warmup_factor` of its value. `label_smoothing` is that of `torch.nn.CrossEntropyLoss`, in the
+    training pass alone: evaluation is never smoothed. The model kept
     is that of the epoch with the lowest training loss: with `select_by = "running"` the mean over the
     epoch's steps, with `"evaluated"` a full eval-mode pass after each epoch. `seed` draws the
     initialization, `data_seed` the order and the augmentation of the data. `precision` is that of the
@@ -41,12 +44,19 @@ class Recipe:
     precision: str = setting(Rule(choices=("fp32", "tf32", "bf16")), default="fp32")
     val_fraction: float = setting(Rule(low=0, high=0.9), default=0.0, added_later=True)
     corrupt: str = setting(Rule(choices=("refuse", "skip")), default="refuse", added_later=True)
+    schedule: str = setting(Rule(choices=("steps", "cosine")), default="steps", added_later=True)
+    warmup_epochs: int = setting(Rule(low=0, high=100_000), default=0, added_later=True)
+    warmup_factor: float = setting(Rule(above=0, high=1), default=0.01, added_later=True)
+    label_smoothing: float = setting(Rule(low=0, below=1), default=0.0, added_later=True)
 
 
 def recipe_content(recipe: Recipe) -> dict[str, Any]:
     """The canonical content of a recipe: what has no effect is no part of it."""
     content: dict[str, Any] = canonical(recipe)
-    content["milestones"] = tuple(one for one in recipe.milestones if one < recipe.epochs)
+    steps = recipe.schedule == "steps"
+    content["milestones"] = tuple(one for one in recipe.milestones if steps and one < recipe.epochs)
     if not content["milestones"]:
         del content["lr_factor"]
+    if not recipe.warmup_epochs:
+        content.pop("warmup_factor", None)
     return content

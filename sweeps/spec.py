@@ -21,11 +21,12 @@ from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_
 from qsweep.sweeps.parts import Part
 from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
-from qsweep.sweeps.training import CHOSEN, SET, Training
+from qsweep.sweeps.training import SET, Training
 from qsweep.sweeps.tuning import Tuning
+from qsweep.sweeps.user_code import UserCode, with_code
 from qsweep.sweeps.where import parse_where
 
-SPANNING = ("fixed", "axes", "measures", "keep")
+SPANNING = ("fixed", "axes", "measures", "keep", "user_code")
 """The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""
 Point: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -78,8 +79,12 @@ class Spec:
     """The paper's data set to show beside this sweep's, if the paper does not cover this one."""
     tuning: Tuning | None = None
     """How its points are tried, if it is a tuning run."""
+    user_code: tuple[tuple[str, str], ...] = ()
+    """The hash of the user's code behind each `file:PATH:NAME` among its values."""
     place: str = ""
     """Where it was read, for messages."""
+    sources: tuple[UserCode, ...] = field(default=(), compare=False, repr=False)
+    """That code, where the sweep was read from its file: a launch keeps a copy."""
 
     def jobs(self) -> Jobs:
         """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
@@ -97,7 +102,7 @@ class Spec:
             allowed = nearest(unknown[0], Training.known())
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
         grid, axes = Grid(self.place), self._ordered()
-        keys = [_key_of(names, axes) for names in (CHOSEN, SET)]
+        keys = self._keys(axes)
         for point in self._points(axes):
             grid.add((keys[0](point), keys[1](point)), partial(self._settings, axes, point))
         if idle := [axis.name for axis in self.axes if axis.name not in grid.used]:
@@ -190,10 +195,19 @@ class Spec:
         for place in range(len(values)):
             yield from self._points(axes, (*point, (branch, place)))
 
+    def _keys(self, axes: Sequence[Axis]) -> tuple[Callable[[Point], Hashable], Callable[[Point], Hashable]]:
+        """What take from a point that which the components of the parts CHOSEN and SET depend on."""
+        of_set = [axis.name in frozenset().union(*(PARTS[name].known() for name in SET)) for axis in axes]
+        given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        if any(part.settled is not Part.settled and part.name in given for part in PARTS.values()):
+            return lambda point: point, _taken(of_set)  # one that is settled beside all others
+        return _taken([not one for one in of_set]), _taken(of_set)
+
     def _settings(self, axes: Sequence[Axis], point: Point) -> dict[str, Any]:
         """The settings of a point."""
         placed = zip(axes, point, strict=False)
-        return {**dict(self.fixed), **{axis.name: axis.branch(branch)[place] for axis, (branch, place) in placed}}
+        given = {**dict(self.fixed), **{axis.name: axis.branch(branch)[place] for axis, (branch, place) in placed}}
+        return with_code(given, dict(self.user_code)) if self.user_code else given
 
     def to_json(self) -> str:
         """Canonical JSON of the resolved specification, from which `from_json` makes an equal one."""
@@ -205,6 +219,8 @@ class Spec:
             later["declarations"] = {name: json.loads(text) for name, text in self.declarations}
         if self.tuning:
             later["tuning"] = self.tuning.content()
+        if self.user_code:
+            later["user_code"] = dict(self.user_code)
         return later | {
             "name": self.name,
             "title": self.title,
@@ -234,6 +250,7 @@ class Spec:
             ),
             compare_with=content["compare_with"],
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
+            user_code=tuple(sorted(content.get("user_code", {}).items())),
             place=place,
         )
 
@@ -251,10 +268,9 @@ def _expanded(span: _Span) -> Grid:
     return span.spec._expand()
 
 
-def _key_of(parts: Sequence[str], axes: Sequence[Axis]) -> Callable[[Point], Hashable]:
-    """What takes from a point that which the settings of these parts depend on."""
-    known = frozenset[str]().union(*(PARTS[name].known() for name in parts))
-    places = [place for place, axis in enumerate(axes) if axis.name in known]
+def _taken(wanted: Sequence[bool]) -> Callable[[Point], Hashable]:
+    """What takes the wanted places from a point."""
+    places = [place for place, one in enumerate(wanted) if one]
     return itemgetter(*places) if places else lambda point: ()
 
 

@@ -14,7 +14,7 @@ from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Method
 from qsweep.sweeps.models import Model, published_name
-from qsweep.sweeps.optimizers import Optimizer
+from qsweep.sweeps.optimizers import Optimizer, Sgd
 from qsweep.sweeps.parts import Choice
 from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
 from qsweep.sweeps.recipe import Recipe
@@ -48,14 +48,13 @@ class Training:
         Settings that this training does not use are ignored; `Training.uses` names the used ones. Raises
         InputError for a missing, unknown or impossible value.
         """
-        components = components_of(CHOSEN, given, place) + components_of(SET, given, place)
-        training = cls(**dict(zip((*CHOSEN, *SET), components, strict=True)))
+        training = cls(**components_of(given, place))
         training.check(place)
         return training
 
     def check(self, place: str | None) -> None:
-        """Raise InputError for what each setting allows and all of them together don't: of data, network, recipe and
-        start."""
+        """Raise InputError for what each setting allows and all of them together don't, the quantizers
+        apart."""
         where = f"{place}: " if place else ""
         milestones, batch, held_out = self.recipe.milestones, self.recipe.batch_size, self.val_images
         if list(milestones) != sorted(set(milestones)):
@@ -68,14 +67,37 @@ class Training:
                 place=f"{where}val_fraction",
                 allowed=f"allowed: 0 (none), or {least:.3g} and more, so that each class is among them",
             )
+        if 0 < self.recipe.epochs <= self.recipe.warmup_epochs:
+            raise InputError(
+                f"{self.recipe.warmup_epochs} of {self.recipe.epochs} epochs leave none after the warm-up",
+                place=f"{where}warmup_epochs",
+                allowed=f"allowed: up to {self.recipe.epochs - 1}",
+            )
+        if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and not self.optimizer.momentum:
+            raise InputError("nesterov needs a momentum", place=f"{where}nesterov", allowed="allowed: false")
         self._check_data(where)
         self._check_weights(where)
-        if self.train_images % batch == 1 and _norms_single_pixels(self.model, self.data):
-            raise InputError(
-                f"batches of {batch} leave a last one of a single image, which batch norm can't normalize",
-                place=f"{where}batch_size",
-                allowed="allowed: any other size",
-            )
+        ascent = getattr(self.method, "ascent_images", 0)
+        for what, size, wholes, name in (
+            ("batches", batch, (self.train_images,), "batch_size"),
+            ("parts", ascent, self._batches, "ascent_images"),
+        ):
+            if size and any(one % size == 1 or size == 1 for one in wholes) and self._norms_single_pixels:
+                raise InputError(
+                    f"{what} of {size} leave a last one of a single image, which batch norm can't normalize",
+                    place=f"{where}{name}",
+                    allowed="allowed: any other size",
+                )
+
+    @property
+    def _batches(self) -> tuple[int, ...]:
+        """The sizes that its batches have."""
+        size, images = self.recipe.batch_size, self.train_images
+        return tuple({min(size, images), images % size} - {0})
+
+    @property
+    def _norms_single_pixels(self) -> bool:
+        return _norms_single_pixels(self.model, self.data)
 
     def _check_data(self, where: str) -> None:
         allowed = AUGMENTATIONS[self.data.streamed]
@@ -213,10 +235,10 @@ def content_of(names: tuple[str, ...], components: Components) -> dict[str, Any]
     return found
 
 
-def components_of(names: tuple[str, ...], given: Mapping[str, Any], place: str | None) -> Components:
-    """What flat settings describe of these parts, each settled beside the others of them. Raises InputError."""
-    built = {name: PARTS[name].build(given, place) for name in names}
-    return tuple(PARTS[name].settled(built[name], built) for name in names)
+def components_of(given: Mapping[str, Any], place: str | None) -> dict[str, Any]:
+    """What flat settings describe: the component of each part, settled beside the others. Raises InputError."""
+    chosen = {name: part.build(given, place) for name, part in PARTS.items()}
+    return {name: part.settled(chosen[name], chosen) for name, part in PARTS.items()}
 
 
 def common_of(names: tuple[str, ...], components: Components) -> Components:

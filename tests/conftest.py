@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 import typer.main
@@ -23,6 +24,11 @@ from qsweep.sweeps import processes
 from qsweep.workers.environment import KEEP_MEMORY
 
 torch.set_num_threads(1)  # as in an agent: with more, sums have another order, and the results other last bits
+
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)  # how long an example takes says how busy the machine is
+hypothesis.settings.load_profile("busy")
 
 SCRIPT = str(Path(sys.executable).with_name("qsweep"))
 QSWEEP = (*processes.PYTHON, "qsweep.orchestrator.cli")

@@ -41,7 +41,7 @@ def load(path: Path, checksum: str) -> dict[str, Any]:
     point("checkpoint.reading", path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device would never end
-            raise DamagedFile(f"{path} is no file")
+            raise DamagedFile(f"{path} is not a file")
         content = path.read_bytes()
     except OSError as error:
         raise DamagedFile(f"{path} can't be read: {error.strerror or error}") from error
@@ -49,7 +49,7 @@ def load(path: Path, checksum: str) -> dict[str, Any]:
         raise DamagedFile(f"{path} is damaged: its checksum is not the recorded one")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # of what is no file of tensors, torch's reader raises a dozen kinds of error
+    except Exception as error:  # of what is not a file of tensors, torch's reader raises a dozen kinds of error
         raise DamagedFile(f"{path} holds no tensors: {type(error).__name__}") from error
     if not isinstance(state, dict):
         raise DamagedFile(f"{path} holds no tensors by name")

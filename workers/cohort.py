@@ -19,6 +19,7 @@ from qsweep.workers.forms import LARGE_IMAGE, Form
 from qsweep.workers.graphs import Step, StepGraphs
 from qsweep.workers.methods import method_of
 from qsweep.workers.models import NETWORKS
+from qsweep.workers.optimizers import update_kind
 from qsweep.workers.quantizers.deployment import quantization
 from qsweep.workers.results import Result, Trained, describe, epoch_rows, starting_rows
 from qsweep.workers.weights import Start
@@ -28,7 +29,7 @@ __all__ = ["Cohort", "Result"]
 HISTORY = ("losses", "hits", "val_losses", "val_accuracies")
 """The rows that hold one value an epoch; the last two only where images are held out."""
 EVALUATION_BATCH = 256
-"""Images of one pass in evaluation mode: part of the numerics, so it is no setting."""
+"""Images of one pass in evaluation mode: part of the numerics, so it is not a setting."""
 LARGE_EVALUATION_BATCH = 64
 """The same for large images."""
 
@@ -198,7 +199,7 @@ class Cohort:
         return self._describe(self._left, self._recipe.epochs, interrupt)
 
     def _describe(self, members: Sequence[int], epochs: int, interrupt: Callable[[], None]) -> list[Result]:
-        """What these members found in so many epochs. Where none of them has a model, nothing is evaluated."""
+        """What these members found in that many epochs. Where none of them has a model, nothing is evaluated."""
         set_precision("fp32")
         kept = {name: row.cpu() for name, row in self._rows.items()}
         slots = [self._slot_of[member] for member in members]
@@ -301,8 +302,9 @@ def _check(trainings: Sequence[Training], slots: int) -> None:
         raise ValueError("the trainings of a cohort share data, model and recipe")
 
 
-def _neighbourhood(training: Training) -> tuple[int, int]:
+def _neighbourhood(training: Training) -> tuple[int, bool, int]:
     """Sorted by this, models with one optimizer stand together, and those with one quantizer in few runs."""
-    optimizer = list(PARTS["optimizer"].components).index(training.optimizer.name)
+    name, variant = update_kind(training.optimizer)
+    optimizer = list(PARTS["optimizer"].components).index(name)
     quantizer = [None, *PARTS["quantizer"].components].index(quantization(training))
-    return optimizer, -quantizer if optimizer % 2 else quantizer
+    return optimizer, variant, -quantizer if (optimizer + variant) % 2 else quantizer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qsweep.sweeps.errors import QsweepError
-from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import ConvLayer, Layer
 from qsweep.sweeps.training import Training
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.arithmetic import pool_planes
@@ -19,10 +19,10 @@ from qsweep.workers.quantizers.deployment import deployed_rows
 class DeployedNetwork(nn.Module):
     """Logits (B, classes) of images (B, channels, side, side), standardized as in training.
 
-    `layers` has one module a layer, in their order: `conv`, and `norm` where it has batch norm.
+    `layers` has one module a layer, in their order: `conv` if it has weights, and `norm` if it has batch norm.
     """
 
-    def __init__(self, layers: tuple[ConvLayer, ...]) -> None:
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
         super().__init__()
         self.geometry = layers
         self.layers = nn.ModuleList(_layer(one) for one in layers)
@@ -45,20 +45,21 @@ class DeployedNetwork(nn.Module):
         return signal.mean((2, 3))
 
 
-def _layer(layer: ConvLayer) -> nn.Sequential:
+def _layer(layer: Layer) -> nn.Sequential:
     """The convolution of one layer, and its batch norm."""
     found = nn.Sequential()
-    groups = layer.inputs if layer.depthwise else 1
-    conv = nn.Conv2d(
-        layer.inputs,
-        layer.outputs,
-        layer.kernel,
-        stride=layer.stride,
-        padding=layer.padding,
-        groups=groups,
-        bias=layer.bias,
-    )
-    found.add_module("conv", conv)
+    if isinstance(layer, ConvLayer):
+        groups = layer.inputs if layer.depthwise else 1
+        conv = nn.Conv2d(
+            layer.inputs,
+            layer.outputs,
+            layer.kernel,
+            stride=layer.stride,
+            padding=layer.padding,
+            groups=groups,
+            bias=layer.bias,
+        )
+        found.add_module("conv", conv)
     if layer.norm:
         found.add_module("norm", nn.BatchNorm2d(layer.outputs, eps=EPSILON))
     return found
@@ -80,7 +81,8 @@ def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwor
     found = dict(layout.named(*deployed_rows(training, model, layout, torch.float32)))
     state: dict[str, Tensor] = {}
     for number, layer in enumerate(layout.layers):
-        state[f"{number}.conv.weight"] = found[f"{layer.name}.weight"]
+        if layer.weights:
+            state[f"{number}.conv.weight"] = found[f"{layer.name}.weight"]
         if layer.bias:
             state[f"{number}.conv.bias"] = found[f"{layer.name}.bias"]
         if layer.norm:

@@ -66,7 +66,7 @@ class Engine:
     ) -> None:
         self.parameters = rows["parameters"]
         slots, device, dtype = len(self.parameters), self.parameters.device, self.parameters.dtype
-        precision = trainings[0].recipe.precision
+        precision, self._smoothing = trainings[0].recipe.precision, trainings[0].recipe.label_smoothing
         self.number = torch.zeros((), dtype=torch.float64, device=device)
         """The step's number, from 1."""
         self.layout = network.layout
@@ -112,7 +112,7 @@ class Engine:
         true in (M, 1); batch norm uses the batch's own.
         """
         logits, moments = self._network.train(images, deployed.views, self._arithmetic)
-        losses = cross_entropy(logits, labels).mean(1)
+        losses = cross_entropy(logits, labels, self._smoothing).mean(1)
         found = torch.autograd.grad(losses.sum(), [deployed.leaves[name] for name in self._trained])
         with torch.no_grad():
             if update_statistics is not False:

@@ -38,10 +38,15 @@ class Tally:
         return self.hits.double() / self.images
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """−log softmax(logits)[label]: (M, B) from logits (M, classes, B) and labels (B)."""
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """−log softmax(logits)[label]: (M, B) from logits (M, classes, B) and labels (B).
+
+    With `smoothing` s it is (1 − s) of that and s of the mean over the classes, as `torch.nn.CrossEntropyLoss` has it.
+    """
     places = labels.expand(len(logits), 1, -1)
-    return -logits.log_softmax(1).gather(1, places).squeeze(1)
+    logarithms = logits.log_softmax(1)
+    found = -logarithms.gather(1, places).squeeze(1)
+    return found * (1 - smoothing) - logarithms.mean(1) * smoothing if smoothing else found
 
 
 def tally(

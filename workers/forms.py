@@ -41,7 +41,7 @@ MOST_SLOTS = 1024
 
 
 def known_form(slots: object, form: object) -> Form | None:
-    """The form that a calibration names, if this version can run it in so many slots.
+    """The form that a calibration names, if this version can run it in that many slots.
 
     A calibration may come from an import or a newer version: one that can't be run must not make every launch of its
     shape fail, so a reader falls back to the default.
@@ -50,7 +50,7 @@ def known_form(slots: object, form: object) -> Form | None:
 
 
 def is_known(slots: object, form: object) -> bool:
-    """Whether this version or an earlier one could compute in this form, in so many slots."""
+    """Whether this version or an earlier one could compute in this form, in that many slots."""
     sound = isinstance(slots, int) and not isinstance(slots, bool) and 1 <= slots <= MOST_SLOTS
     return sound and isinstance(form, str) and form in {*Form, *RETIRED}
 

@@ -8,6 +8,7 @@ on Python numbers, and rounded once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Protocol
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.components import Implementations
-from qsweep.sweeps.optimizers import Adam, RmsProp, Sgd
+from qsweep.sweeps.optimizers import Adam, Optimizer, RmsProp, Sgd
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import compiled
@@ -32,6 +33,9 @@ class Stepper(Protocol):
     """The update, of all columns that a step needs."""
     keeps: tuple[bool, bool]
     """Whether it moves the rows `first` and `second`."""
+    decoupled: bool
+    """Whether weight decay shrinks the parameters before the update, p ← (1 − lr·λ)·p, instead of entering the
+    gradients, g ← g + λp."""
 
     def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
         """What `update` takes behind the rows in this step, each (m, 1)."""
@@ -41,6 +45,14 @@ def sgd(parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, mo
     """m ← μ·m + g; p ← p − lr·m. Its `first` row is m, the second is unused."""
     first.mul_(momentum).add_(gradients)
     parameters.sub_(first * rate)
+
+
+def sgd_nesterov(
+    parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, momentum: Tensor, rate: Tensor
+) -> None:
+    """m ← μ·m + g; p ← p − lr·(g + μ·m): after Nesterov, as PyTorch has it. Rows as in `sgd`."""
+    first.mul_(momentum).add_(gradients)
+    parameters.sub_((gradients + first * momentum) * rate)
 
 
 def adam(
@@ -80,12 +92,13 @@ def rmsprop(
 
 
 class SgdSteps:
-    """The columns of `sgd`."""
+    """The columns of `sgd`, or of `sgd_nesterov`: the models of one group have one update (`update_kind`)."""
 
-    update = staticmethod(sgd)
     keeps = (True, False)
+    decoupled = False
 
     def __init__(self, settings: Sequence[Sgd], device: torch.device, dtype: torch.dtype) -> None:
+        self.update: Update = sgd_nesterov if settings[0].nesterov else sgd
         self._momentum = _column([one.momentum for one in settings], device).to(dtype)
 
     def columns(self, rate: Tensor, number: Tensor) -> tuple[Tensor, ...]:
@@ -97,6 +110,7 @@ class AdamSteps:
 
     update = staticmethod(adam)
     keeps = (True, True)
+    decoupled = False
 
     def __init__(self, settings: Sequence[Adam], device: torch.device, dtype: torch.dtype) -> None:
         self._beta1 = _column([one.beta1 for one in settings], device)
@@ -112,11 +126,18 @@ class AdamSteps:
         return *self._moving_averages, self._epsilon, step_size, sqrt_bias_correction2
 
 
+class AdamWSteps(AdamSteps):
+    """The columns of `adam`, behind decoupled weight decay."""
+
+    decoupled = True
+
+
 class RmsPropSteps:
     """The columns of `rmsprop`."""
 
     update = staticmethod(rmsprop)
     keeps = (False, True)
+    decoupled = False
 
     def __init__(self, settings: Sequence[RmsProp], device: torch.device, dtype: torch.dtype) -> None:
         alpha = _column([one.alpha for one in settings], device)
@@ -131,11 +152,16 @@ STEPPERS = Implementations("optimizer")
 """What steps an optimizer: a class whose instances are `Stepper`s, made from settings, a device and a dtype."""
 
 
+def update_kind(optimizer: Optimizer) -> tuple[str, bool]:
+    """Equal for optimizers whose models take one update together."""
+    return optimizer.name, getattr(optimizer, "nesterov", False)
+
+
 class CohortOptimizer:
     """The optimizers of the models in rows 0 to m−1, where models with the same optimizer are neighbours.
 
-    Weight decay is coupled L2, g ← g + λp, on everything before `steps_start`; on the step sizes from there
-    on only where the quantizer says so. The rate is that of `torch.optim.lr_scheduler.MultiStepLR`.
+    Weight decay, coupled L2 or decoupled as the optimizer has it, acts on everything before `steps_start`; on the step
+    sizes from there on only where the quantizer says so. The rate is that of `rate_at`.
     """
 
     def __init__(
@@ -143,12 +169,12 @@ class CohortOptimizer:
     ) -> None:
         self._trainings = tuple(trainings)
         self._steps_start = steps_start
-        self._device = device
-        self._decay = _column([one.optimizer.weight_decay for one in trainings], device).to(dtype)
-        self._step_decay = _column([_step_decay(one) for one in trainings], device).to(dtype)
+        self._device, self._dtype = device, dtype
+        self._decay = _column([one.optimizer.weight_decay for one in trainings], device)
+        self._step_decay = _column([_step_decay(one) for one in trainings], device)
         self._rates = _column([one.optimizer.learning_rate for one in trainings], device)
         self._groups: list[tuple[slice, Stepper]] = []
-        for name, group in groupby(enumerate(trainings), key=lambda item: item[1].optimizer.name):
+        for (name, _), group in groupby(enumerate(trainings), key=lambda item: update_kind(item[1].optimizer)):
             items = list(group)
             stepper = STEPPERS[name]([one.optimizer for _, one in items], device, dtype)
             self._groups.append((slice(items[0][0], items[-1][0] + 1), stepper))
@@ -160,11 +186,18 @@ class CohortOptimizer:
 
     def step(self, parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
         """One step of every model; `gradients` are used up."""
-        count, start = len(self._trainings), self._steps_start
-        decay(parameters[:count], gradients[:count], start, self._decay, self._step_decay)
         for rows, stepper in self._groups:
+            decays = self._decays(stepper, rows)
+            DECAYS[stepper.decoupled](parameters[rows], gradients[rows], self._steps_start, *decays)
             columns = stepper.columns(self._rates[rows], number)
             stepper.update(parameters[rows], gradients[rows], first[rows], second[rows], *columns)
+
+    def _decays(self, stepper: Stepper, rows: slice) -> tuple[Tensor, Tensor]:
+        """What its decay takes for these rows: (m, 1), for what comes before the step sizes and for these."""
+        found = self._decay[rows], self._step_decay[rows]
+        if stepper.decoupled:
+            found = 1 - self._rates[rows] * found[0], 1 - self._rates[rows] * found[1]
+        return found[0].to(self._dtype), found[1].to(self._dtype)
 
 
 class CompiledOptimizer(CohortOptimizer):
@@ -179,20 +212,21 @@ class CompiledOptimizer(CohortOptimizer):
     ) -> None:
         vacant = slots - len(trainings)
         super().__init__([*trainings, *[trainings[-1]] * vacant], steps_start, device, dtype)
-        names = [one.optimizer.name for one in trainings]
+        names = [update_kind(one.optimizer) for one in trainings]
         self._kinds: list[tuple[Tensor, Stepper]] = []
-        for name in dict.fromkeys(names):
-            some = trainings[names.index(name)].optimizer
-            settings = [one.optimizer if one.optimizer.name == name else some for one in self._trainings]
-            own = torch.tensor([one == name for one in names] + [False] * vacant)[:, None]
-            self._kinds.append((own.to(device), STEPPERS[name](settings, device, dtype)))
+        for kind in dict.fromkeys(names):
+            some = trainings[names.index(kind)].optimizer
+            settings = [one.optimizer if update_kind(one.optimizer) == kind else some for one in self._trainings]
+            own = torch.tensor([one == kind for one in names] + [False] * vacant)[:, None]
+            self._kinds.append((own.to(device), STEPPERS[kind[0]](settings, device, dtype)))
 
     def step(self, parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
-        decays = (self._steps_start, self._decay, self._step_decay)
         for own, stepper in self._kinds:
+            decays = self._steps_start, *self._decays(stepper, slice(None))
             columns = stepper.columns(self._rates, number)
             rows = (parameters, gradients, first, second)
-            compiled(step_own)(stepper.update, stepper.keeps, own, *rows, *decays, *columns)
+            given = (stepper.update, stepper.keeps, DECAYS[stepper.decoupled])
+            compiled(step_own)(*given, own, *rows, *decays, *columns)
 
 
 def decay(parameters: Tensor, gradients: Tensor, steps_start: int, rate: Tensor, step_rate: Tensor) -> None:
@@ -201,9 +235,20 @@ def decay(parameters: Tensor, gradients: Tensor, steps_start: int, rate: Tensor,
     gradients[:, steps_start:].add_(parameters[:, steps_start:] * step_rate)
 
 
+def shrink(parameters: Tensor, gradients: Tensor, steps_start: int, factor: Tensor, step_factor: Tensor) -> None:
+    """p ← (1 − lr·λ)·p, with these factors (m, 1) for what comes before the step sizes, and for these."""
+    parameters[:, :steps_start].mul_(factor)
+    parameters[:, steps_start:].mul_(step_factor)
+
+
+DECAYS: dict[bool, Update] = {False: decay, True: shrink}
+"""Weight decay, by whether it is decoupled from the gradients."""
+
+
 def step_own(
     update: Update,
     keeps: tuple[bool, bool],
+    decays: Update,
     own: Tensor,
     parameters: Tensor,
     gradients: Tensor,
@@ -216,9 +261,9 @@ def step_own(
 ) -> None:
     """Decay and `update` the rows that `own` (M, 1) names, and leave the others."""
     gradients = gradients.clone()
-    decay(parameters, gradients, steps_start, rate, step_rate)
     rows, moves = (parameters, first, second), (True, *keeps)
     new = [one.clone() if moved else one for one, moved in zip(rows, moves, strict=True)]
+    decays(new[0], gradients, steps_start, rate, step_rate)
     update(new[0], gradients, *new[1:], *columns)
     for one, other, moved in zip(rows, new, moves, strict=True):
         if moved:
@@ -226,9 +271,19 @@ def step_own(
 
 
 def rate_at(recipe: Recipe, rate: float, epoch: int) -> float:
-    """The learning rate in an epoch (from 0): multiplied once for each milestone that has been reached."""
-    for milestone in recipe.milestones:
+    """The learning rate in an epoch (from 0).
+
+    With `steps` it is multiplied once for each milestone that has been reached (`MultiStepLR`); with `cosine` it falls
+    from the end of the warm-up along half a wave to 0 after the last epoch (`CosineAnnealingLR`). Warm-up multiplies
+    it by a factor that rises evenly to 1 (`LinearLR`).
+    """
+    warmup = recipe.warmup_epochs
+    if recipe.schedule == "cosine" and epoch >= warmup:
+        return rate * (1 + math.cos(math.pi * (epoch - warmup) / (recipe.epochs - warmup))) / 2
+    for milestone in recipe.milestones if recipe.schedule == "steps" else ():
         rate *= recipe.lr_factor if milestone <= epoch else 1.0
+    if epoch < warmup:
+        rate *= recipe.warmup_factor + (1 - recipe.warmup_factor) * epoch / warmup
     return rate
 
 

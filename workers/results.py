@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.quantizers import FULL_PRECISION
 from qsweep.sweeps.text import finite
 from qsweep.sweeps.training import Training
@@ -96,6 +97,7 @@ def describe(trained: Trained) -> Result:
         "weights_hash": None if trained.start is None else trained.start.file_hash,
         "weight_norm": _norm(layout.counted(final)) if kept else None,
         "distance": _norm(layout.counted(final).double() - layout.counted(begun).double()) if kept else None,
+        "bops": bit_operations(training),
     }
     return Result(
         run=run,

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.layers import ConvLayer
 from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
 from qsweep.sweeps.start import IMAGENET_WEIGHTS
 from qsweep.sweeps.training import Training
@@ -106,9 +105,9 @@ def tensor_names(content: Mapping[str, Any], model: Model, layout: ConvLayout) -
     """Our name of each tensor, with its name in `content`: torchvision's, or ours."""
     own = {name: name for name, _ in layout.named(*_blank(layout))}
     first = f"{layout.layers[0].name}.weight"
-    if first in content or not isinstance(model, ResNet | MobileNetV2):
+    if first in content or not isinstance(model, ResNet | MobileNetV2) or _is_small(model):
         return own
-    places = {layer.name: torchvision_names(model, layer) for layer in layout.layers}
+    places = {layer.name: torchvision_names(model, layer.name) for layer in layout.layers}
     found = {}
     for name in own:
         layer, _, tensor = name.rpartition(".")
@@ -117,9 +116,14 @@ def tensor_names(content: Mapping[str, Any], model: Model, layout: ConvLayout) -
     return found
 
 
-def torchvision_names(model: ResNet | MobileNetV2, layer: ConvLayer) -> tuple[str, str]:
+def _is_small(model: ResNet | MobileNetV2) -> bool:
+    """Whether it has layers that torchvision's network of that name has not."""
+    return isinstance(model, MobileNetV2) and not model.is_large
+
+
+def torchvision_names(model: ResNet | MobileNetV2, layer: str) -> tuple[str, str]:
     """What torchvision calls a layer's convolution (or linear layer), and its batch norm."""
-    return _resnet_names(layer.name) if isinstance(model, ResNet) else _mobilenet_names(layer.name)
+    return _resnet_names(layer) if isinstance(model, ResNet) else _mobilenet_names(layer)
 
 
 def _resnet_names(name: str) -> tuple[str, str]:

@@ -75,7 +75,9 @@ class Sheet:
             machine, self.missing = content["machine"], list(content["missing"])
             self.now = AtWork(**content["now"]) if content["now"] else None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"this is no file of figures ({error})", place=str(self.path), allowed=allowed) from None
+            raise InputError(
+                f"this is not a file of figures ({error})", place=str(self.path), allowed=allowed
+            ) from None
         if self.machine is None:
             self.machine = machine
         elif machine != self.machine:

@@ -25,5 +25,5 @@ NAMES = tuple(one.name for one in STAGES)
 
 
 def seconds_of(stage: Stage, minutes: float, left: float) -> float:
-    """The budget of a stage in a day of so many minutes, of which so many seconds are left."""
+    """The budget of a stage: the day has that many minutes, of which that many seconds are left."""
     return left if stage.minutes is None else min(left, stage.minutes / DAY * minutes * 60)

@@ -130,7 +130,7 @@ class Backend(ABC):
     def stop(self, *, by_user: bool = False) -> None:
         """Ask every agent to write a checkpoint, hand its jobs back and exit. Returns at once.
 
-        `by_user`: it was Ctrl-C, and what the agents hand back shall say so, where the cluster can pass that on.
+        `by_user`: it was Ctrl-C, and what the agents hand back is to say so, where the cluster can pass that on.
         """
 
     @abstractmethod

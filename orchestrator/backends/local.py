@@ -19,7 +19,7 @@ from qsweep.db.rows import AgentRow, Scope
 from qsweep.orchestrator.backends.base import Backend, Fleet, Site
 from qsweep.orchestrator.children import worker_environment
 from qsweep.orchestrator.dead_agents import is_seen_from_here
-from qsweep.orchestrator.keeper import living, start_keeper
+from qsweep.orchestrator.detached import living, start_keeper
 from qsweep.orchestrator.machine import Machine
 from qsweep.orchestrator.starts import Start, recorded
 from qsweep.orchestrator.supervisor import scope_options

@@ -1,4 +1,4 @@
-"""A Ray of our own on this machine, for as long as it is used: `python -m qsweep.orchestrator.backends.ray_keeper`.
+"""A local Ray, for as long as it is used: `python -m qsweep.orchestrator.backends.ray_keeper`.
 
 It runs in a session of its own, so that agents outlive the launcher that asked for it. It prints its address, and
 ends when none of qsweep's actors is left for a while.

@@ -87,8 +87,8 @@ def query(
     spare_numpy()
     from qsweep.orchestrator.layout import say, width_of
     from qsweep.reports.listing import written
+    from qsweep.reports.opening import all_sources
     from qsweep.reports.query import describe_columns, describe_views, run_query
-    from qsweep.reports.source import all_sources
 
     if as_json:
         _check_alone(form, RowFormat.TABLE, RowFormat.JSON)
@@ -183,8 +183,8 @@ def tables(
     spare_numpy()
     from qsweep.orchestrator.layout import show_tables, width_of
     from qsweep.reports.answers import make_tables
+    from qsweep.reports.opening import opened_source
     from qsweep.reports.render import Layout, render_all, sheet_of
-    from qsweep.reports.source import opened_source
 
     shape = form or Format.MARKDOWN
     if as_json:
@@ -237,7 +237,7 @@ def export(
 ) -> None:
     """Export the committed results: a bundle to publish, from which every table comes by --from, or tracker runs."""
     from qsweep.reports.bundle import write_bundle
-    from qsweep.reports.source import opened_source
+    from qsweep.reports.opening import opened_source
     from qsweep.reports.trackers import export_to
 
     if out is None:
@@ -285,7 +285,7 @@ def figures(
     """Draw the paper's Figure 1 (step-sizes) and more from the results so far."""
     from qsweep.reports.evidence import VIEWS, gather
     from qsweep.reports.figures import draw_figures
-    from qsweep.reports.source import opened_source
+    from qsweep.reports.opening import opened_source
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         typer.echo(source.title, err=True)
@@ -306,8 +306,8 @@ def report(
 ) -> None:
     """Write a self-contained HTML report: tables, claims, plots, failures."""
     from qsweep.reports.evidence import VIEWS, gather
+    from qsweep.reports.opening import opened_source
     from qsweep.reports.page import render_page
-    from qsweep.reports.source import opened_source
 
     with opened_source(name, home_of(home, registry), bundle, together=VIEWS) as source:
         page = render_page(gather(source))
@@ -342,8 +342,8 @@ def analyze(
     from qsweep.reports.analysis.correlation import Resampling
     from qsweep.reports.analysis.text import analysis_content, analysis_parts
     from qsweep.reports.evidence import gather
+    from qsweep.reports.opening import opened_source
     from qsweep.reports.review import review_content, review_parts
-    from qsweep.reports.source import opened_source
 
     if paper and (name or bundle):
         raise InputError("--paper is about the paper's own tables", place="analyze", allowed="without NAME and --from")

@@ -172,7 +172,7 @@ def _trial_text(trial: Trial) -> str:
 def images(
     folder: Annotated[Path, typer.Argument(help="A folder with train/CLASS/ and val/CLASS/ of image files.")],
     size: Annotated[
-        int, typer.Option("--size", min=8, max=1024, help="Side to which images shall be cut, in pixels.")
+        int, typer.Option("--size", min=8, max=1024, help="Side to which images are cut, in pixels.")
     ] = 224,
     as_json: JsonOption = False,
 ) -> None:

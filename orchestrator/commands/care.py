@@ -83,6 +83,12 @@ def du(home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None, as_json
 
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    earlier: Annotated[
+        bool,
+        typer.Option(
+            "--earlier", help="Of a registry that was moved: also what is from before. Never if it was copied."
+        ),
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
@@ -94,9 +100,12 @@ def gc(
 
     place = home_of(home, registry)
     with opened(place) as found:
-        check_belonging(place, found)
-        look = find_garbage if dry_run else collect_garbage
-        garbage = look(place, found, now=time.time())
+        check_belonging(place, found, writing=not dry_run)
+        look, now = find_garbage if dry_run else collect_garbage, time.time()
+        garbage = look(place, found, now=now, earlier=earlier)
+        known = found.catalogue.store()
+        moved = known is not None and len(known.lineage) > 1 and not earlier
+        left = len(find_garbage(place, found, now=now, earlier=True)) - (len(garbage) if dry_run else 0) if moved else 0
     freed = sum(one.size for one in garbage)
     if as_json:
         write_json({"files": [str(one.path) for one in garbage], "bytes": freed, "deleted": not dry_run})
@@ -104,6 +113,11 @@ def gc(
     for one in garbage if dry_run else ():
         typer.echo(one.path)
     say(f"{counted(len(garbage), 'file')}, {size_text(freed)}" + (" would be deleted" if dry_run else " deleted"))
+    if left:
+        say(
+            f"{counted(left, 'file')} from before the registry was moved here left alone: a copy of it may count them; "
+            "if there is none, qsweep gc --earlier deletes them too"
+        )
 
 
 def compact(
@@ -122,7 +136,7 @@ def compact(
 
     place = home_of(home, registry)
     with opened(place) as found:
-        check_belonging(place, found)
+        check_belonging(place, found, writing=True)
         sweeps = [found.catalogue.find_sweep(name)] if name else found.catalogue.sweeps()
         merged = merge(place, found, [sweep.id for sweep in sweeps])
     if as_json:

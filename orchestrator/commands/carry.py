@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qsweep.orchestrator.commands.look import opened
-from qsweep.orchestrator.commands.run import CodeOption, WeightsOption
+from qsweep.orchestrator.launch_options import CodeOption, WeightsOption
 from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     DataOption,

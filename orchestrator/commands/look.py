@@ -89,7 +89,7 @@ def status(
         living = found.catalogue.agents()
         lost = lost_agents(living)
         standings = [look_at(found, sweep, lost) for sweep in sweeps]
-        held = found.agents.held() if any(not one.note for one in living) else {}
+        held = found.agents.held() if lost or any(not one.note for one in living) else {}
         stopped = stopped_since(found, standings)
         away = [one for one in found.catalogue.bundles() if one.state is AgentState.AWAY]
         losses = _losses(place, found, sweeps, sum(one.counts.done for one in standings))
@@ -98,6 +98,7 @@ def status(
         {"agent": one.id, "host": one.host, "pid": one.pid, "device": one.device, "note": one.note,
          "lost": one.id in lost}
         for one in living
+        if one.id not in lost or held.get(one.id)  # one that is gone and held nothing is nobody's concern
     ]  # fmt: skip
     remarks = [*losses, *(words for one in standings for words in one.words())]
     clusters = _remarks(place, [one.sweep.id for one in standings if one.is_open])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qsweep.db.rules import LEASE
 from qsweep.orchestrator.backends.choice import BackendName, Wish, choose, name_of
-from qsweep.orchestrator.freezing import Code, choose_code
+from qsweep.orchestrator.freezing import choose_code
+from qsweep.orchestrator.launch_options import CodeOption, LeaseOption, WeightsOption
 from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     CpusOption,
@@ -50,15 +50,6 @@ SlurmOption = Annotated[
         "array_parallelism, … (see docs/howto/slurm.md).",
     ),
 ]
-LeaseOption = Annotated[
-    float,
-    typer.Option(
-        "--lease",
-        envvar="QSWEEP_LEASE",
-        min=1,
-        help="Seconds after its last heartbeat that a silent agent loses its jobs.",
-    ),
-]
 TimeLimitOption = Annotated[
     float | None,
     typer.Option(
@@ -78,24 +69,7 @@ ResultsOption = Annotated[
         show_default="results/ in the home",
     ),
 ]
-WeightsOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE",
-        help="A file of weights that trainings start from, or a folder of them. The home keeps a copy.",
-        show_default="weights/ beside the data; torchvision's are downloaded",
-    ),
-]
 DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the agents go on.")]
-CodeOption = Annotated[
-    Code | None,
-    typer.Option(
-        "--code",
-        help="If the code differs from the sweep's: continue with its frozen code, or the current one.",
-        show_default="ask",
-    ),
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -262,7 +236,7 @@ def worker(
     place = home_of(home, registry, data)
     opened = Registry.open(place.registry)
     try:
-        check_belonging(place, opened)
+        check_belonging(place, opened, writing=True)
         found = opened.catalogue.find_sweep(sweep) if sweep else None
     finally:
         opened.close()

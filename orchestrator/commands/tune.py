@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qsweep.db.rules import LEASE
-from qsweep.orchestrator.commands.run import CodeOption, LeaseOption
+from qsweep.orchestrator.launch_options import CodeOption, LeaseOption
 from qsweep.orchestrator.options import (
     DEFAULT_HOME,
     CpusOption,

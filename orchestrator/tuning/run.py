@@ -22,7 +22,7 @@ from qsweep.db.rows import Scope, Sweep
 from qsweep.orchestrator.backends.base import Fleet, Site
 from qsweep.orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
 from qsweep.orchestrator.data_folders import check_data
-from qsweep.orchestrator.freezing import Code, choose_code, keep_code
+from qsweep.orchestrator.freezing import Code, choose_code, choose_user_code, keep_code
 from qsweep.orchestrator.layout import tell
 from qsweep.orchestrator.machine import Machine, probe
 from qsweep.orchestrator.reach import check_reach
@@ -96,6 +96,7 @@ def launched_selection(sweep: Sweep) -> Selection:
 def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, code: Code | None) -> Sweep:
     """See a tuning run through; its sweep. Raises InputError before anything is written, Interrupted after Ctrl-C."""
     home.check()
+    selection = choose_user_code(home, selection, code)
     known, _ = find_launched(home, selection)
     version = choose_code(known, code)
     load_ray()
@@ -130,7 +131,7 @@ def _tuning(selection: Selection) -> Tuning:
 
 @contextlib.contextmanager
 def _connected(ground: Ground, machine: Machine) -> Iterator[tuple[Site, Resources]]:
-    """On a Ray, the named cluster or one of our own, which this process leaves at the end. Raises InputError."""
+    """On a Ray, the named cluster or a local one, which this process leaves at the end. Raises InputError."""
     ray = load_ray()
     try:
         if ground.address is not None:

@@ -128,7 +128,7 @@ class Trial(tune.Trainable):
             return {"epoch": self._told + 1, self._study.tuning.metric: self._study.tuning.worst, "done": True,
                     "problem": str(error)}  # fmt: skip
         self._told = epoch
-        return self._report(self._known[epoch]) | {"done": epoch == self._last, "whole": epoch == self._end_at}
+        return self._report(self._known[epoch]) | {"done": epoch == self._last, "whole": self._end_at in self._known}
 
     def cleanup(self) -> None:
         self._end()

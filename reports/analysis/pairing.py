@@ -118,7 +118,7 @@ def simultaneous(samples: Sequence[Values]) -> list[Shift]:
 
 
 def shift_of(differences: Values, *, comparisons: int = 1) -> Shift:
-    """The shift of one sample of differences, which is one of so many that are judged together."""
+    """The shift of one sample of differences, which is one of that many that are judged together."""
     low, high = signed_rank_interval(differences, ALPHA / comparisons)
     p_value = signed_rank(differences)
     return Shift(

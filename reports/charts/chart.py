@@ -25,7 +25,7 @@ class Axis:
     figure_label: str = ""
     """The label in a figure, if it says more there: no page stands around it."""
     figure_ticks: int | None = None
-    """At most so many numbers at the axis in a figure."""
+    """At most that many numbers at the axis in a figure."""
 
 
 @dataclass(frozen=True, kw_only=True)

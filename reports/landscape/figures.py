@@ -26,7 +26,7 @@ MAP = "viridis"
 LEVELS = 16
 """Contours from the lowest to the highest loss of a figure."""
 SPAN = 1e6
-"""A logarithmic scale shows so many times less than the highest loss: what is lower lies on its floor."""
+"""A logarithmic scale shows that many times less than the highest loss: what is lower lies on its floor."""
 COLUMNS = 4
 LETTER = 0.072
 """Inches that a letter of a caption takes."""

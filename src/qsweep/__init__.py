@@ -43,8 +43,8 @@ def query(
     count more than once. Raises InputError for anything else.
     """
     from qsweep.reports.frames import typed_frame
+    from qsweep.reports.opening import all_sources
     from qsweep.reports.query import run_query
-    from qsweep.reports.source import all_sources
 
     with all_sources(_home(home, registry), sweep=sweep, bundle=_path(bundle)) as sources:
         answer = run_query(sql, sources)
@@ -70,7 +70,7 @@ def results(
     `QSWEEP_REGISTRY`, then to `.qsweep`. Raises InputError for an unknown sweep, kind, registry or bundle.
     """
     from qsweep.reports.frames import typed_frame
-    from qsweep.reports.source import opened_source
+    from qsweep.reports.opening import opened_source
 
     with opened_source(sweep, _home(home, registry), _path(bundle)) as source:
         return typed_frame(source.look(kind))
@@ -93,8 +93,8 @@ def tables(
     """
     from qsweep.reports.answers import render_tables
     from qsweep.reports.formats import Format
+    from qsweep.reports.opening import opened_source
     from qsweep.reports.render import Layout
-    from qsweep.reports.source import opened_source
 
     if form not in list(Format):
         raise InputError(f"{form!r} is not a format", allowed="allowed: " + ", ".join(Format))

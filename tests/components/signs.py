@@ -31,6 +31,7 @@ class SignsSteps:
     """The steps of the models that use it."""
 
     keeps = (False, False)
+    decoupled = False
 
     def __init__(self, settings: Sequence[Signs], device: torch.device, dtype: torch.dtype) -> None:
         import torch

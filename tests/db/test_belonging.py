@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 import qsweep as api
 from qsweep.db.belonging import check_belonging, settle_belonging
+from qsweep.db.compaction import compact
+from qsweep.db.garbage import GRACE, collect_garbage
 from qsweep.db.home import STORE, Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
 from qsweep.sweeps.errors import InputError
 from tests.conftest import Qsweep
-from tests.reports.made import finished, home_at
+from tests.db.conftest import administrator
+from tests.reports.made import Made, finished, home_at, work
 
 
 def settled(home: Home) -> str:
@@ -197,3 +204,164 @@ def test_garbage_is_not_collected_in_a_home_of_another_registry(
     execute("UPDATE store SET identity = 'another'")
     with Registry.open(address) as registry, pytest.raises(InputError):
         check_belonging(made.home, registry)
+
+
+def copy_of(registry: str, folder: Path) -> str:
+    """A copy of a registry: of the file, or of the database on its server."""
+    folder.mkdir(parents=True)
+    if "://" in registry and not registry.startswith("sqlite"):
+        name = sa.make_url(registry).database
+        with administrator(sa.make_url(registry).set(database="postgres")) as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}copy TEMPLATE {name}"))
+        return sa.make_url(registry).set(database=f"{name}copy").render_as_string(hide_password=False)
+    path = folder / "registry.db"
+    shutil.copy(registry.removeprefix("sqlite:///"), path)
+    return f"sqlite:///{path}"
+
+
+def lose(registry: str) -> None:
+    """The registry is not to be seen from here any more."""
+    if registry.startswith("sqlite"):
+        path = Path(registry.removeprefix("sqlite:///"))
+        path.rename(path.with_name("elsewhere.db"))
+        return
+    with administrator(sa.make_url(registry).set(database="postgres")) as connection:
+        connection.execute(sa.text(f"DROP DATABASE {sa.make_url(registry).database} WITH (FORCE)"))
+
+
+def sharing(folder: Path, registry: str, url: str) -> Home:
+    home = home_at(folder, registry)
+    home.root.mkdir(parents=True, exist_ok=True)
+    (home.root / STORE).write_text(f"{url}\n")
+    return home
+
+
+@pytest.fixture
+def shared(tmp_path: Path, address: str) -> Made:
+    """A home with results at a URL."""
+    made = finished(home_at(tmp_path / "one", address))
+    bucket = tmp_path / "bucket"
+    shutil.move(made.home.results, bucket)
+    home = sharing(tmp_path / "one", address, f"file://{bucket}")
+    settled(home)
+    return replace(made, home=home)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")}
+
+
+def test_a_copy_beside_the_one_that_it_was_copied_from_is_refused_and_deletes_nothing(
+    tmp_path: Path, shared: Made
+) -> None:
+    url = str(shared.home.store)
+    copy = sharing(tmp_path / "two", copy_of(shared.home.registry, tmp_path / "there"), url)
+    with Registry.open(copy.registry) as registry:
+        check_belonging(copy, registry)  # answers are the same
+        with pytest.raises(InputError, match=r"moved or copied since its last launch, which was at .*launch or resume"):
+            check_belonging(copy, registry, writing=True)
+        with pytest.raises(InputError, match=rf"is a copy of .*, and both have their results in {url}.*--results"):
+            settle_belonging(copy, registry)
+        check_belonging(copy, registry)
+        fresh = f"file://{tmp_path}/other"
+        settle_belonging(copy, registry, results=fresh)
+    copy = sharing(tmp_path / "two", copy.registry, fresh)
+    with Registry.open(copy.registry) as registry:
+        check_belonging(copy, registry, writing=True)
+    with Registry.open(shared.home.registry) as registry:
+        check_belonging(shared.home, registry, writing=True)
+    assert settled(shared.home) == settled(copy)
+
+
+def test_a_copy_elsewhere_takes_the_results_over_and_neither_deletes_what_the_other_counts(
+    tmp_path: Path, shared: Made
+) -> None:
+    url, bucket = str(shared.home.store), tmp_path / "bucket"
+    copy = sharing(tmp_path / "two", copy_of(shared.home.registry, tmp_path / "there"), url)
+    with Registry.open(shared.home.registry) as registry:  # the first one goes on after it was copied
+        before = registry.catalogue.store()
+        registry.sweeps.invalidate([row.id for row in registry.catalogue.jobs(shared.sweep.id)][:4], "an example")
+    work(shared, seed=5)
+    counted = names(bucket)
+    lose(shared.home.registry)
+    identity = settled(copy)
+    with Registry.open(copy.registry) as registry:
+        now = registry.catalogue.store()
+        assert before is not None
+        assert now is not None
+        assert (now.identity, now.lineage[1:]) == (before.identity, before.lineage)
+        assert check_belonging(copy, registry, writing=True) == now.incarnation
+        assert collect_garbage(copy, registry, now=time.time() + 2 * GRACE) == []
+        assert names(bucket) == counted
+        merged = compact(copy, registry, [shared.sweep.id])
+        assert merged[0].moved == 24
+        collect_garbage(copy, registry, now=time.time() + 2 * GRACE)
+        assert counted < names(bucket)  # what both counted once is still there for the first one
+        (publication,) = registry.catalogue.publications()
+        registry.sweeps.invalidate([row.id for row in registry.catalogue.jobs(shared.sweep.id)], "an example")
+        gone = {one.name for one in collect_garbage(copy, registry, now=time.time() + 2 * GRACE)}
+        assert gone == {f"{kind}/{publication}.parquet" for kind in ("runs", "epochs", "layers")}
+        assert names(bucket) == counted
+        assert collect_garbage(copy, registry, now=time.time() + 2 * GRACE, earlier=True)
+    assert settled(copy) == identity
+
+
+def test_the_one_whose_results_were_taken_over_is_refused_with_one_message(tmp_path: Path, shared: Made) -> None:
+    url = str(shared.home.store)
+    copy = sharing(tmp_path / "two", copy_of(shared.home.registry, tmp_path / "there"), url)
+    with Registry.open(copy.registry) as registry:  # as if on another machine, from which the first can't be seen
+        known = registry.catalogue.store()
+        assert known is not None
+        seat = json.dumps(["far " + json.loads(known.seat)[0], 1, "far away"])
+        registry._database.write(lambda t: t.run(sa.text("UPDATE store SET seat = :seat"), {"seat": seat}))
+        settle_belonging(copy, registry)
+    shown = copy.registry.removeprefix("sqlite:///").partition("?")[0].rpartition("/")[2]
+    refused(shared.home, rf"its results in {url} have been taken over by a copy of it, .*{shown}.*--results THERE")
+    again = sharing(tmp_path / "three", copy_of(shared.home.registry, tmp_path / "backup"), url)
+    refused(again, "taken over by a copy of it")
+    settled(copy)
+
+
+def test_a_registry_by_another_path_is_the_same(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/registry.db"
+    Registry.open(address, create=True).close()
+    home = sharing(tmp_path / "one", address, f"file://{tmp_path}/bucket")
+    settled(home)
+    (tmp_path / "link").symlink_to(tmp_path)
+    linked = sharing(tmp_path / "one", f"sqlite:///{tmp_path}/link/registry.db", f"file://{tmp_path}/bucket")
+    with Registry.open(linked.registry) as registry:
+        before = check_belonging(linked, registry, writing=True)
+        settle_belonging(linked, registry)
+        assert check_belonging(linked, registry, writing=True) == before
+    settled(home)
+
+
+def test_a_home_with_its_own_registry_and_results_may_be_copied_and_moved(tmp_path: Path) -> None:
+    made = finished(home_at(tmp_path / "one"))
+    settled(made.home)
+    shutil.copytree(made.home.root, tmp_path / "two" / "home")
+    copy = home_at(tmp_path / "two")
+    with Registry.open(copy.registry) as registry:
+        incarnation = check_belonging(copy, registry, writing=True)
+    for home in (made.home, copy):
+        settled(home)
+        with Registry.open(home.registry) as registry:
+            assert check_belonging(home, registry, writing=True) == incarnation
+    stray = replace(copy, registry=f"sqlite:///{tmp_path}/stray.db")
+    shutil.copy(copy.registry, tmp_path / "stray.db")
+    with Registry.open(stray.registry) as registry, pytest.raises(InputError, match="is a copy of"):
+        settle_belonging(stray, registry)
+
+
+def test_a_launch_that_was_killed_between_registry_and_results_goes_on(tmp_path: Path, address: str) -> None:
+    home = sharing(tmp_path / "one", address, f"file://{tmp_path}/bucket")
+    settled(home)
+    with Registry.open(address) as registry:
+        known = registry.catalogue.store()
+        assert known is not None
+        registry.results.reincarnate(known, ("new", *known.lineage), known.seat)
+        check_belonging(home, registry)
+        settle_belonging(home, registry)
+        mark = ResultStore(home.store).mark()
+        assert mark is not None
+        assert mark.incarnation == "new"

@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from qsweep.db.audit import audit
 from qsweep.db.compaction import compact
 from qsweep.db.custody import Overtaken
 from qsweep.db.garbage import GRACE, collect_garbage, find_garbage
+from qsweep.db.publications import FAN
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
 from qsweep.db.schema import ROW_KINDS
-from qsweep.orchestrator.watch import MANY
 from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, environment
 from tests.fault.sabotage import Fault, Saboteur
@@ -253,7 +254,7 @@ def test_files_of_a_newer_version_are_left_alone(made: Made) -> None:
 @pytest.mark.parametrize(
     ("point", "after"),
     [("compact.begun", 1), ("parquet.written", 2), ("parquet.renamed", 1), ("compact.written", 1),
-     ("move.uncommitted", 1), ("compact.committed", 1)],
+     ("move.uncommitted", 1), ("compact.moved", 1), ("compact.committed", 1)],
 )  # fmt: skip
 def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(
     made: Made, point: str, after: int, execute: Callable[[str], list[Any]]
@@ -273,11 +274,11 @@ def test_killed_anywhere_it_loses_nothing_and_can_be_repeated(
     assert [fault.point for fault in saboteur.fired] == [point]
     assert answers(made) == before
     assert audit(made.home) == []
+    execute("UPDATE writings SET expires = expires - 3600")  # the lease of the one that was killed runs out
     merge(made)
     assert answers(made) == before
     assert len(counted_files(made)) == 1
     (kept,) = counted_files(made)
-    execute("UPDATE writings SET expires = expires - 3600")  # the lease of the one that was killed runs out
     with Registry.open(made.home.registry) as registry:
         collect_garbage(made.home, registry, now=time.time() + GRACE + 60)
     assert answers(made) == before
@@ -293,20 +294,158 @@ def test_the_speeds_of_cohorts_are_known_after_it_as_before(made: Made) -> None:
     assert {(one.job.identity, one.members, one.slots, one.seconds) for one in ran_cohorts(made.home)} == before
 
 
-@pytest.mark.slow
-def test_a_launch_merges_what_has_become_many(tmp_path: Path) -> None:
-    rates = [0.001 * (1 + number) for number in range(4 * MANY // 24 + 1)]
+def levels(made: Made) -> dict[int, int]:
+    """How many publications of each level the registry knows."""
+    with Registry.open(made.home.registry) as registry:
+        rows = registry._database.look(lambda t: t.ask("SELECT level, count(*) FROM publications GROUP BY level"))
+    return dict(sorted(rows))
+
+
+def many(folder: Path, url: str, cohorts: int, *, more: int = 0) -> Made:
+    """So many publications of four jobs each, and at least so many `more` of which the jobs still wait."""
+    rates = [0.001 * (1 + number) for number in range((cohorts + more) * 4 // 24 + 1)]
     text = SWEEP.replace("epochs = 3", "epochs = 1").replace("[0.01]", str(rates))
-    made = work(launch(home_at(tmp_path), text), cohorts=MANY)
-    assert len(counted_files(made)) == MANY
-    arguments = ["launch", str(tmp_path / "made.toml"), "--code", "current", "--workers", "1"]
-    launched = processes.run(
-        [*QSWEEP, *arguments], env=environment(made.home.root), check=False, capture_output=True, text=True
+    return work(launch(home_at(folder, url if "://" in url else f"sqlite:///{url}"), text), cohorts=cohorts)
+
+
+def merge_as_agents_do(made: Made) -> int:
+    with Registry.open(made.home.registry) as registry:
+        return sum(1 for _ in iter(lambda: compaction.merge_next(made.home, registry), False))
+
+
+def test_small_publications_are_merged_a_level_at_a_time(tmp_path: Path, url: str) -> None:
+    made = many(tmp_path, url, 2 * FAN + 3, more=FAN)
+    before = answers(made)
+    assert levels(made) == {0: 2 * FAN + 3}
+    assert merge_as_agents_do(made) == 1
+    assert levels(made) == {1: 1}  # what is there is taken together, not by the dozen
+    assert answers(made) == before
+    work(made, cohorts=FAN - 1, seed=1)
+    assert merge_as_agents_do(made) == 0
+    assert levels(made) == {0: FAN - 1, 1: 1}
+    assert audit(made.home) == []
+
+
+def test_a_publication_that_is_full_is_rewritten_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qsweep.db import merges, publications
+
+    monkeypatch.setattr(merges, "FULL", 16)
+    monkeypatch.setattr(publications, "FAN", 4)
+    monkeypatch.setattr(publications, "LEVELS", 2)
+    monkeypatch.setattr(merges, "LEVELS", 2)
+    made = many(tmp_path, str(tmp_path / "home" / "registry.db"), 17)
+    before = answers(made)
+    assert levels(made) == {1: 17}
+    with Registry.open(made.home.registry) as registry:
+        assert compaction.merge_next(made.home, registry)
+    assert levels(made) == {1: 13, 2: 1}  # four of four jobs are sixteen: full
+    assert answers(made) == before
+
+
+def test_two_that_merge_at_once_take_different_publications(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = answers(made)
+    others: list[int] = []
+
+    def meanwhile() -> None:
+        others.append(merge(made)[0].before)
+
+    Nap(monkeypatch, meanwhile)
+    (merged,) = merge(made)
+    assert (merged.before, merged.moved, others) == (6, 24, [0])
+    assert answers(made) == before
+    assert audit(made.home) == []
+
+
+def test_many_at_once_lose_nothing(tmp_path: Path, url: str) -> None:
+    made = many(tmp_path, url, 3 * FAN)
+    before = answers(made)
+    with ThreadPoolExecutor(4) as pool:
+        made_of = sum(pool.map(lambda _: merge_as_agents_do(made), range(4)))
+    assert made_of >= 1
+    assert sum(levels(made).values()) < FAN
+    assert answers(made) == before
+    assert audit(made.home) == []
+    assert collect(made, later=2 * GRACE)
+    assert answers(made) == before
+
+
+def test_what_a_dead_merge_had_taken_is_free_when_its_lease_has_run_out(
+    tmp_path: Path, url: str, execute: Callable[[str], list[Any]]
+) -> None:
+    made = many(tmp_path, url, FAN)
+    with Registry.open(made.home.registry) as registry:
+        assert registry.merges.take("compact-dead", "nobody")
+        assert not registry.merges.is_due()
+        assert registry.merges.take("compact-other", "somebody") is None
+    execute("UPDATE writings SET expires = expires - 3600")
+    assert merge_as_agents_do(made) == 1
+    assert levels(made) == {1: 1}
+
+
+def test_a_merge_that_is_told_to_end_gives_up_what_it_had_taken(made: Made, tmp_path: Path) -> None:
+    made = many(tmp_path / "more", str(tmp_path / "more" / "home" / "registry.db"), FAN)
+    before = answers(made)
+    with Registry.open(made.home.registry) as registry:
+        asked = iter([False, True])
+        with pytest.raises(compaction.MergeStopped):
+            compaction.merge_next(made.home, registry, lambda: next(asked))
+        assert registry.merges.is_due()
+    assert not list(made.home.results.rglob("*compact-*"))
+    assert answers(made) == before
+
+
+def test_a_result_that_is_counted_while_its_file_is_merged_is_kept(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, execute: Callable[[str], list[Any]]
+) -> None:
+    """A model that was asked for late is counted by a second finish, with the same publication."""
+    made = many(tmp_path, url, FAN)
+    before = answers(made)
+    ((late, publication, identity),) = execute("SELECT id, publication, identity FROM jobs WHERE id = 1")
+    execute(f"UPDATE jobs SET state = 'running', publication = NULL WHERE id = {late}")
+    execute(f"UPDATE publications SET jobs = jobs - 1 WHERE publication = '{publication}'")
+
+    def second_finish() -> None:
+        execute(f"UPDATE jobs SET state = 'done', publication = '{publication}' WHERE id = {late}")
+        execute(f"UPDATE publications SET jobs = jobs + 1 WHERE publication = '{publication}'")
+
+    Nap(monkeypatch, second_finish)
+    assert merge_as_agents_do(made) == 1
+    assert levels(made) == {0: 1, 1: 1}
+    assert answers(made) == before
+    assert identity in answers(made)["runs"]["job"].to_pylist()
+
+
+def test_publications_that_nothing_points_to_any_more_are_forgotten(tmp_path: Path, url: str) -> None:
+    made = many(tmp_path, url, FAN)
+    with Registry.open(made.home.registry) as registry:
+        registry.sweeps.invalidate([row.id for row in registry.catalogue.jobs(made.sweep.id)], "an example")
+    merge_as_agents_do(made)
+    assert levels(made) == {}
+
+
+def test_publications_that_cannot_be_merged_are_set_aside(tmp_path: Path) -> None:
+    made = many(tmp_path, str(tmp_path / "home" / "registry.db"), FAN + 2)
+    first, second = sorted(counted_files(made))[:2]
+    path = made.home.results / "runs" / f"{first}.parquet"
+    path.write_bytes(path.read_bytes()[:-30])
+    path = ResultStore(made.home.results).path("runs", second)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("later", pa.array([0.5] * table.num_rows)), path)
+    assert merge_as_agents_do(made) == 1
+    assert levels(made) == {-1: 2, 1: 1}
+    assert {first, second} < counted_files(made)
+
+
+@pytest.mark.slow
+def test_an_agent_that_nobody_has_launched_merges_as_it_goes(tmp_path: Path) -> None:
+    made = many(tmp_path, str(tmp_path / "home" / "registry.db"), 2 * FAN)
+    before = made.frame().set_index("job")
+    ended = processes.run(
+        [*QSWEEP, "worker"], env=environment(made.home.root), check=False, capture_output=True, text=True
     )
-    assert launched.returncode == 0, launched.stderr
-    assert len([one for one in counted_files(made) if one.startswith("compact-")]) == 1
-    assert len(counted_files(made)) < MANY
+    assert ended.returncode == 0, ended.stderr
+    assert any(one.startswith("compact-") for one in counted_files(made))
+    assert sum(levels(made).values()) < FAN
     found = answers(made)["runs"].to_pandas().set_index("job")
     assert len(found) == made.sweep.size
-    before = made.frame().set_index("job")
     assert (found.train_loss[before.index] == before.train_loss).all()

@@ -123,7 +123,7 @@ def test_a_pipe_in_the_place_of_results_is_damage_and_not_waited_for(store: Resu
         lambda: store.read_file("runs", "a"),
         lambda: store.has_unknown("runs", "a"),
     ):
-        with pytest.raises(DamagedResults, match="this is no file"):
+        with pytest.raises(DamagedResults, match="this is not a file"):
             read()
 
 

@@ -531,7 +531,7 @@ def test_a_job_is_named_by_any_unambiguous_prefix(registry: Registry, sweep: Swe
         registry.catalogue.job(twice)
     with pytest.raises(InputError, match="no job"):
         registry.catalogue.job("f" * 32)
-    with pytest.raises(InputError, match="is no job"):
+    with pytest.raises(InputError, match="is not a job"):
         registry.catalogue.job("' OR 1=1 --")
 
 

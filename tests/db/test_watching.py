@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from qsweep.db.registry import Registry
-from qsweep.db.rows import Finished, Scope, Sweep
-from qsweep.db.states import FailureClass, State
+from qsweep.db.rows import Finished, Sweep
+from qsweep.db.states import State
 from tests.db.conftest import agent_info, claim, trained
 
 
@@ -17,11 +17,13 @@ def test_changes_are_those_of_the_sweep_in_order_and_the_newest_first(registry: 
     agent = registry.agents.enlist(agent_info())
     held = claim(registry, agent)
     registry.queue.finish(agent, [Finished(job_id=one.job_id, attempt=1, publication="p") for one in held])
-    forward = registry.history.changes(sweep.id, since=0, limit=100)
+    numbers, forward = registry.history.news(sweep.id, None, [(1, None)], 100)
+    assert numbers == [one.id for one in registry.history.events()]
     assert {one.identity for one in forward} == {job.identity for job in trained(3)}
     assert [one.id for one in forward] == sorted(one.id for one in forward)
     assert [one.id for one in registry.history.recent_changes(sweep.id, 100)] == [one.id for one in reversed(forward)]
-    assert registry.history.changes(sweep.id, since=forward[2].id, limit=2) == forward[3:5]
+    part = registry.history.news(sweep.id, None, [(forward[3].id, forward[3].id), (forward[4].id, None)], 100)[1]
+    assert part == forward[3:]
     done = [one for one in forward if one.target is State.DONE]
     assert {one.publication for one in done} == {"p"}
     assert {one.cohort_key for one in done} == {trained(1)[0].cohort_key}
@@ -35,7 +37,7 @@ def test_the_work_of_a_sweep_is_the_cost_of_its_jobs_by_state(registry: Registry
     registry.queue.claim(agent, registry.queue.next_cohort(agent), 1)  # type: ignore[arg-type]
     for one in (sweep, other):
         jobs = registry.catalogue.jobs(one.id)
-        for state, cost in registry.sweeps.work(one.id).items():
+        for state, cost in registry.history.inventory(one.id, None).work.items():
             assert math.isclose(cost, sum(row.cost for row in jobs if row.state is state))
 
 
@@ -47,32 +49,6 @@ def test_done_jobs_are_paged_in_order(registry: Registry, sweep: Sweep) -> None:
     first = registry.history.done_after(sweep.id, 0, 3)
     rest = registry.history.done_after(sweep.id, first[-1].id, 3)
     assert [one.identity for one in first + rest] == [row.job for row in registry.catalogue.committed(sweep.id)]
-
-
-def test_activity_names_the_agents_that_had_a_job_of_the_sweep_since(registry: Registry, sweep: Sweep) -> None:
-    other = registry.sweeps.add(name="other", label="b", spec="{}", size=0)
-    registry.sweeps.register(sweep.id, trained(3))
-    registry.sweeps.register(other.id, trained(2, depth=2))
-    begin = registry.history.activity(sweep.id, since=0)
-    assert (begin.events, begin.agents) == (0, frozenset())
-    assert begin.newest == registry.history.newest_event()
-    mine, idle, foreign = (registry.agents.enlist(agent_info()) for _ in range(3))
-    head = registry.queue.next_cohort(mine, Scope(sweep=sweep.id))
-    assert head is not None
-    registry.queue.claim(mine, head, 2, Scope(sweep=sweep.id))
-    claim(registry, foreign)
-    registry.agents.retire(idle)
-    now = registry.history.activity(sweep.id, since=begin.newest)
-    held = [
-        one for one in registry.history.events(sweep_id=sweep.id, since=begin.newest) if one.target is State.RUNNING
-    ]
-    assert now.events == len(held) >= 2
-    assert now.agents == {one.agent_id for one in held}
-    assert mine in now.agents
-    assert idle not in now.agents
-    assert registry.history.activity(sweep.id, since=now.newest).events == 0
-    registry.agents.mark_dead(mine, FailureClass.CRASH, "died")
-    assert registry.history.activity(sweep.id, since=now.newest).agents == {mine}
 
 
 def test_the_pulse_tells_whether_anybody_has_changed_anything(registry: Registry, sweep: Sweep, url: str) -> None:

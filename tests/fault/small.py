@@ -15,7 +15,7 @@ import psutil
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.rows import AgentRow
-from qsweep.orchestrator.keeper import living
+from qsweep.orchestrator.detached import living
 from qsweep.orchestrator.starts import recorded
 from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, environment, wait_until_training

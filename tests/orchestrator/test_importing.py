@@ -301,7 +301,7 @@ def test_a_ledger_that_says_what_no_bundle_finds_is_refused(made: Made, what: st
     ("text", "words"),
     [
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
-        ('{"what": NaN}', "NaN is no number"),
+        ('{"what": NaN}', "NaN is not a number"),
         ('{"what": 1e999}', "too large a number"),
         ('{"what": 1, "what": 2}', "stands twice"),
         ('{"what": "\\ud800"}', "surrogates not allowed"),

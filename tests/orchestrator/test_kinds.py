@@ -22,8 +22,8 @@ from qsweep.orchestrator.planner import make_plan
 from qsweep.orchestrator.registration import register
 from qsweep.orchestrator.selection import Selection
 from qsweep.reports.evidence import gather
+from qsweep.reports.opening import opened_source
 from qsweep.reports.page.page import render_page
-from qsweep.reports.source import opened_source
 from qsweep.reports.trackers.run import tracked_runs
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.files import read_sweep

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from qsweep.db.progress import Progress, Rhythm
 from qsweep.db.rows import Counts
+from qsweep.db.states import State
 from qsweep.orchestrator.board import Display, launch_picture
 from qsweep.orchestrator.progress import Means, Tally
 from qsweep.reports.quantization import Quantization
@@ -34,23 +35,30 @@ def counts(done: int, running: int, queued: int) -> Counts:
     return Counts(done=done, running=running, queued=queued)
 
 
+def work(done: int, of: int) -> dict[State, float]:
+    return dict.fromkeys(State, 0.0) | {State.DONE: done * JOBS[0].cost, State.QUEUED: (of - done) * JOBS[0].cost}
+
+
+COHORTS = {JOBS[0].cohort_key: JOBS[0].cost}
+
+
 def note(jobs: int, step: int, steps: int = 100) -> str:
     return json.dumps({"cohort": JOBS[0].cohort_key, "jobs": jobs, "step": step, "steps": steps})
 
 
 def test_the_time_left_does_not_jump_when_cohorts_end_together() -> None:
     clock = Clock()
-    jobs = JOBS[:96]
-    tally = Tally({job.identity: job for job in jobs}, clock=clock)
-    tally.look(counts(0, 24, 72))
+    tally = Tally(clock=clock)
+    tally.look(counts(0, 24, 72), work(0, 96))
     tally.mark_start()
     left = []
     for second in range(1, 331):  # two agents with cohorts of 12; a cohort takes 100 s
         clock.now = float(second)
         ended, step = divmod(second, 100)
         notes = [(note(12, step), 12)] * 2 if step else [("", 12)] * 2  # between two cohorts agents say nothing
-        tally.done.update(job.identity for job in jobs[: 24 * ended])
-        progress = tally.look(counts(24 * ended, 24, 72 - 24 * ended), notes=notes)
+        progress = tally.look(
+            counts(24 * ended, 24, 72 - 24 * ended), work(24 * ended, 96), cohorts=COHORTS, notes=notes
+        )
         if second > 20:
             assert progress.seconds_left is not None
             left.append(progress.seconds_left)
@@ -60,13 +68,13 @@ def test_the_time_left_does_not_jump_when_cohorts_end_together() -> None:
 
 def test_results_that_come_after_the_agents_note_is_gone_take_nothing_back() -> None:
     clock = Clock()
-    tally = Tally({job.identity: job for job in JOBS[:24]}, clock=clock)
-    tally.look(counts(0, 12, 12))
+    tally = Tally(clock=clock)
+    tally.look(counts(0, 12, 12), work(0, 24))
     tally.mark_start()
     clock.now = 90.0
-    before = tally.look(counts(0, 12, 12), notes=[(note(12, 90), 12)]).seconds_left
+    before = tally.look(counts(0, 12, 12), work(0, 24), cohorts=COHORTS, notes=[(note(12, 90), 12)]).seconds_left
     clock.now = 91.0
-    progress = tally.look(counts(0, 12, 12), notes=[("", 12)])
+    progress = tally.look(counts(0, 12, 12), work(0, 24), cohorts=COHORTS, notes=[("", 12)])
     assert before is not None
     assert progress.seconds_left is not None
     assert abs(progress.seconds_left - before) < 5
@@ -74,15 +82,13 @@ def test_results_that_come_after_the_agents_note_is_gone_take_nothing_back() -> 
 
 
 def test_nothing_is_said_of_the_time_left_before_anything_is_done() -> None:
-    progress = Tally({job.identity: job for job in JOBS[:4]}).look(counts(0, 4, 0))
+    progress = Tally().look(counts(0, 4, 0), work(0, 4))
     assert progress.seconds_left is None
     assert progress.line().endswith("time left: unknown")
 
 
 def test_a_finished_sweep_is_complete() -> None:
-    tally = Tally({job.identity: job for job in JOBS[:4]})
-    tally.done.update(job.identity for job in JOBS[:4])
-    progress = tally.look(counts(4, 0, 0))
+    progress = Tally().look(counts(4, 0, 0), work(4, 4))
     assert progress.share == 1
     assert progress.line().startswith("4/4 done")
     assert progress.line().endswith("complete")
@@ -140,7 +146,7 @@ def test_lines_get_rarer_and_come_once_per_tenth() -> None:
 def test_a_pipe_gets_few_lines() -> None:
     clock, out = Clock(), io.StringIO()
     console = Console(file=out, width=80)
-    progress = Tally({job.identity: job for job in JOBS[:20]}, clock=clock).look(counts(0, 20, 0))
+    progress = Tally(clock=clock).look(counts(0, 20, 0), work(0, 20))
     with Display(console, Rhythm(clock)) as display:
         for second in range(600):
             clock.now = float(second)

@@ -365,7 +365,7 @@ def test_what_slurm_can_not_give_is_refused_before_anything_is_written(
         ({"partition": "wide", "gpus_per_task": "9"}, 2, "Requested node configuration is not available"),
         ({"partition": "wide", "gres": "gpu:9"}, 2, "Requested node configuration is not available"),
         ({"time": "soon"}, 2, "Invalid --time specification"),
-        ({}, None, "how many agents shall be submitted"),
+        ({}, None, "how many agents are to be submitted"),
     ],
 )
 def test_a_check_says_what_is_wrong_with_a_request(

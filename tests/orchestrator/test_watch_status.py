@@ -194,7 +194,7 @@ def test_watching_without_a_sweep_is_one_clear_message(qsweep: Qsweep) -> None:
     assert "there is no registry here" in answer.stderr
 
 
-@pytest.mark.parametrize(("look", "pause"), [(0.01, 1.0), (0.1, 2.0), (3.1, LONGEST), (60.0, LONGEST)])
+@pytest.mark.parametrize(("look", "pause"), [(0.01, 1.0), (0.05, 3.0), (3.1, LONGEST), (60.0, LONGEST)])
 def test_the_pause_between_looks_is_bounded(look: float, pause: float) -> None:
     assert pause_after(look, 1.0) == pause
     assert LONGEST <= 5

@@ -250,16 +250,18 @@ def test_a_launcher_sees_what_has_come_since_and_reads_no_pointer_twice(
         watch, _ = watched(home, registry, sweep, Idle())
         finish(home, other, agent, "early")
         watch._update()
+        committed = other.catalogue.committed
         monkeypatch.setattr(registry.catalogue, "committed", None)
-        assert len(watch.tally.done) == 1
+        assert len(watch._seen) == 1
         assert not watch._has_changed()
         for publication in ("late", "later"):
             finish(home, other, agent, publication)
             assert watch._has_changed()
             watch._update()
             assert not watch._has_changed()
-        assert watch.tally.done == {row.job for row in other.catalogue.committed(sweep.id)}
-        assert len(watch.tally.done) == 3
+        assert watch._seen == {(row.job, row.attempt) for row in committed(sweep.id)}
+        assert len(watch._seen) == 3
+        assert watch.follower.counts == other.catalogue.counts(sweep.id)
 
 
 def finish(home: Home, registry: Registry, agent: int, publication: str) -> None:
@@ -287,7 +289,7 @@ def test_results_that_come_in_a_crowd_are_read_together_and_none_is_left_out(
         for publication in ("a", "b", "c"):
             finish(home, registry, agent, publication)
             watch._update()
-        assert len(watch.tally.done) == 3
+        assert len(watch._seen) == 3
         watch.run()
         assert sum(seen) == 3
         assert len(seen) < 3

@@ -112,7 +112,7 @@ def launch(home: Home, text: str = SWEEP, name: str = "made") -> Made:
 def work(made: Made, *, cohorts: int | None = None, seed: int = 0, diverged: Sequence[int] = ()) -> Made:
     """Finishes the sweep's next cohorts. Beside each counted file lie rows of an attempt that never counted."""
     dice = random.Random(seed)
-    store = ResultStore(made.home.results)
+    store = ResultStore(made.home.store)
     with Registry.open(made.home.registry) as registry:
         agent = registry.agents.enlist(agent_info())
         number = 0

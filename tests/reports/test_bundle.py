@@ -26,9 +26,10 @@ from qsweep.reports.answers import make_tables, render_tables
 from qsweep.reports.bundle import MANIFEST, BundleSource, write_bundle
 from qsweep.reports.explanation import explain, told
 from qsweep.reports.formats import Format
+from qsweep.reports.opening import opened_source
 from qsweep.reports.query import run_query
 from qsweep.reports.render import Layout
-from qsweep.reports.source import Source, opened_source
+from qsweep.reports.source import Source
 from qsweep.sweeps.errors import InputError
 from tests.conftest import Qsweep
 from tests.reports.made import SWEEP, Made, finished, home_at, launch, sources, work
@@ -385,5 +386,5 @@ def test_a_foreign_folder_or_file_is_no_bundle(tmp_path: Path, here: Qsweep) -> 
 def test_a_pipe_in_the_place_of_results_is_not_waited_for(bundle: Path) -> None:
     (bundle / "runs.parquet").unlink()
     os.mkfifo(bundle / "runs.parquet")
-    with pytest.raises(DamagedResults, match="this is no file"):
+    with pytest.raises(DamagedResults, match="this is not a file"):
         BundleSource(bundle)

@@ -15,7 +15,7 @@ from qsweep.reports.bundle import write_bundle
 from qsweep.reports.formats import RowFormat
 from qsweep.reports.frames import typed_frame
 from qsweep.reports.listing import written
-from qsweep.reports.source import opened_source
+from qsweep.reports.opening import opened_source
 from tests.reports.made import SWEEP, launch, work
 
 SCHEMA = pa.schema(

@@ -44,10 +44,20 @@ def test_methods_radii_and_options_are_jobs_of_their_own() -> None:
         {"method": "saq1", "rho": 0.1, "case1_gradient": "float"},
         {"method": "asam", "rho": 0.1, "asam": "saq"},
         {"method": "asam", "rho": 0.1, "eta": 0.0},
+        {"method": "sam", "rho": 0.1, "ascent_images": 32},
     ]
     jobs = [job(bits=4, **one) for one in chosen]
     assert len({one.identity for one in jobs}) == len(jobs)
     assert all(Job.from_json(one.to_json()) == one for one in jobs)
+
+
+def test_parts_of_a_batch_are_cohorts_of_their_own_and_one_as_large_as_the_batch_is_none() -> None:
+    whole = job(bits=4, method="saq3", rho=0.1)
+    assert job(bits=4, method="saq3", rho=0.1, ascent_images=128).identity == whole.identity
+    parts = [job(bits=bits, method=name, rho=0.1, ascent_images=32) for name in ("sam", "saq3") for bits in (4, 2)]
+    assert len({one.cohort_key for one in (whole, *parts)}) == 2
+    with pytest.raises(InputError, match="ascent_images"):
+        training(model="nin", depth=3, method="sam", rho=0.1, batch_size=104, ascent_images=103)
 
 
 def test_the_number_of_passes_alone_parts_cohorts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,8 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.data import Images
 from qsweep.workers.data.batches import moments
 from qsweep.workers.measures import draws
-from qsweep.workers.models.declaration import ConvLayout
-from tests.workers.plain import PLAIN, Plain, PlainLsq, named
+from qsweep.workers.models.declaration import ConvLayout, LayerSpans, NormSpans
+from tests.workers.plain import PLAIN, NormAlone, Plain, PlainLsq, named
 
 
 def plain_model(training: Training, model: Mapping[str, Tensor]) -> Plain:
@@ -85,10 +86,18 @@ class Oracle:
     def places(self, net: Plain) -> list[tuple[nn.Parameter, slice]]:
         """Each perturbed parameter, and where its noise lies in a row of draws."""
         found: list[tuple[nn.Parameter, slice]] = []
-        for index, (pair, spans) in enumerate(zip(net.pairs(), self.layout.spans, strict=True)):
-            conv, norm = pair.conv, pair.norm
+        steps = itertools.count(self.layout.steps.start)
+        for pair, spans in zip(net.stages(), self.layout.spans, strict=True):
+            if isinstance(pair, NormAlone):
+                assert isinstance(spans, NormSpans)
+                found.append((pair.norm.weight, slice(spans.gamma.start, spans.gamma.stop)))
+                found.append((pair.norm.bias, slice(spans.beta.start, spans.beta.stop)))
+                continue
+            assert isinstance(spans, LayerSpans)
+            conv, norm, start = pair.conv, pair.norm, next(steps)
             found.append((conv.weight, slice(spans.weight.start, spans.weight.stop)))
             if conv.bias is not None:
+                assert spans.bias is not None
                 found.append((conv.bias, slice(spans.bias.start, spans.bias.stop)))
             counts = not self.folded or self.measure.perturb_folded == "reference"
             if isinstance(norm, nn.BatchNorm2d) and counts:
@@ -96,7 +105,6 @@ class Oracle:
                 found.append((norm.weight, slice(spans.norm.gamma.start, spans.norm.gamma.stop)))
                 found.append((norm.bias, slice(spans.norm.beta.start, spans.norm.beta.stop)))
             if conv.bits != 32 and self.measure.perturb_step:
-                start = self.layout.steps.start + index
                 found.append((conv.step, slice(start, start + 1)))
         return found
 

@@ -6,11 +6,13 @@ on their own.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.training import Training
 from tests.late import Late
 
@@ -71,6 +73,17 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
 
+class NormAlone(nn.Module):
+    """Batch norm and ReLU in front of a pre-activation block."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x).relu()
+
+
 class Plain(nn.Module):
     """A model of plain modules, initialized under the training's seed, with its layers in the engine's order."""
 
@@ -86,6 +99,9 @@ class Plain(nn.Module):
 
     def build(self, training: Training) -> None:
         raise NotImplementedError
+
+    def stages(self) -> list[ConvNorm | NormAlone]:
+        return [layer for layer in self.modules() if isinstance(layer, ConvNorm | NormAlone)]
 
     def pairs(self) -> list[ConvNorm]:
         return [layer for layer in self.modules() if isinstance(layer, ConvNorm)]
@@ -183,6 +199,132 @@ class PlainMobileNet(Plain):
         return self.head(self.body(x).mean((2, 3), keepdim=True)).flatten(1)
 
 
+class PlainBasicBlock(nn.Module):
+    """A block of He et al. 2016a for CIFAR, as pytorchcv has it: the input through a 1×1 convolution and batch norm."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = ConvNorm(he_normal(PlainConv(inputs, outputs, 1, stride, bias=False)))
+        self.first = ConvNorm(he_normal(PlainConv(inputs, outputs, 3, stride, 1, bias=False)))
+        self.second = ConvNorm(he_normal(PlainConv(outputs, outputs, 3, 1, 1, bias=False)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.second(self.first(x).relu()) + self.shortcut(x)).relu()
+
+
+class PlainPreBlock(nn.Module):
+    """A block of He et al. 2016b as SAQ's code has it (`PreBasicBlock`), `half` or both before the shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, half: bool) -> None:
+        super().__init__()
+        self.half = half
+        self.before = NormAlone(inputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = ConvNorm(he_normal(PlainConv(inputs, outputs, 1, stride, bias=False)), nn.Identity())
+        self.first = ConvNorm(he_normal(PlainConv(inputs, outputs, 3, stride, 1, bias=False)))
+        self.second = ConvNorm(he_normal(PlainConv(outputs, outputs, 3, 1, 1, bias=False)), nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.before(x)
+        return self.second(self.first(y).relu()) + self.shortcut(y if self.half else x)
+
+
+def he_normal(conv: PlainConv) -> PlainConv:
+    """By its outputs."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+class PlainCifarResNet(Plain):
+    """Depth 6n + 2: three stages of n blocks."""
+
+    def build(self, training: Training) -> None:
+        model, data = training.model, training.data
+        self.preact = model.preact
+        stem = he_normal(PlainConv(data.channels, model.width, 3, 1, 1, bias=False))
+        self.stem = ConvNorm(stem, nn.Identity() if model.preact else None)
+        body: list[nn.Module] = []
+        inputs = model.width
+        for outputs in (model.width, 2 * model.width, 4 * model.width):
+            for block in range((model.depth - 2) // 6):
+                stride = 2 if inputs != outputs else 1
+                if model.preact:
+                    body.append(PlainPreBlock(inputs, outputs, stride, half=block == 0))
+                else:
+                    body.append(PlainBasicBlock(inputs, outputs, stride))
+                inputs = outputs
+        self.body = nn.Sequential(*body, *([NormAlone(inputs)] if model.preact else []))
+        self.head = ConvNorm(PlainConv(inputs, data.classes, 1), nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.body(x if self.preact else x.relu()).mean((2, 3), keepdim=True)
+        return self.head(x).flatten(1)
+
+
+class PlainInverted(nn.Module):
+    """An inverted residual as `kuangliu/pytorch-cifar` and SAQ's `mobilenetv2_cifar.py` have it."""
+
+    def __init__(self, inputs: int, outputs: int, growth: int, stride: int) -> None:
+        super().__init__()
+        inside = growth * inputs
+        self.stride = stride
+        self.shortcut: nn.Module = nn.Identity()
+        if stride == 1 and inputs != outputs:
+            self.shortcut = ConvNorm(he_normal(PlainConv(inputs, outputs, 1, bias=False)))
+        self.expand = ConvNorm(he_normal(PlainConv(inputs, inside, 1, bias=False)))
+        self.depthwise = ConvNorm(he_normal(PlainConv(inside, inside, 3, stride, 1, groups=inside, bias=False)))
+        self.project = ConvNorm(he_normal(PlainConv(inside, outputs, 1, bias=False)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x).relu()).relu())
+        return y + self.shortcut(x) if self.stride == 1 else y
+
+
+class PlainSmallMobileNetV2(Plain):
+    """MobileNet-V2 for CIFAR, with the small stem."""
+
+    PLAN: ClassVar = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+
+    def build(self, training: Training) -> None:
+        width, data = training.model.width, training.data
+        inputs = eights(width)
+        self.stem = ConvNorm(he_normal(PlainConv(data.channels, inputs, 3, 1, 1, bias=False)))
+        body: list[nn.Module] = []
+        for growth, usual, count, stride in self.PLAN:
+            outputs = eights(usual * width / 32)
+            for repeat in range(count):
+                body.append(PlainInverted(inputs, outputs, growth, 1 if repeat else stride))
+                inputs = outputs
+        self.body = nn.Sequential(*body)
+        self.last = ConvNorm(he_normal(PlainConv(inputs, 1280, 1, bias=False)))
+        head = PlainConv(1280, data.classes, 1)
+        with torch.no_grad():
+            head.weight.normal_(0, 0.01)
+            head.bias.zero_()
+        self.head = ConvNorm(head, nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.body(self.stem(x).relu())).relu().mean((2, 3), keepdim=True)
+        return self.head(x).flatten(1)
+
+
+def eights(channels: float) -> int:
+    """The nearest multiple of eight, halves up, from 8 on."""
+    return max(8, math.floor(channels / 8 + 0.5) * 8)
+
+
 class PlainVgg(Plain):
     """VGG with batch norm from the letters of torchvision's configuration, and one linear head."""
 
@@ -212,19 +354,23 @@ PLAIN: dict[str, type[Plain]] = {
     "resnet": PlainResNet,
     "mobilenet": PlainMobileNet,
     "vgg": PlainVgg,
+    "cifar-resnet": PlainCifarResNet,
+    "mobilenet-v2": PlainSmallMobileNetV2,
 }
 
 
 def named(net: Plain, training: Training) -> dict[str, Tensor]:
     """The tensors of a plain model under the engine's names."""
     found: dict[str, Tensor] = {}
-    for layer, pair in zip(training.model.layers(training.data), net.pairs(), strict=True):
-        conv, norm = pair.conv, pair.norm
-        found[f"{layer.name}.weight"] = conv.weight.detach()
-        if conv.bias is not None:
-            found[f"{layer.name}.bias"] = conv.bias.detach()
-        if conv.bits != 32:
-            found[f"{layer.name}.step"] = conv.step.detach()
+    for layer, stage in zip(training.model.layers(training.data), net.stages(), strict=True):
+        norm = stage.norm
+        if isinstance(stage, ConvNorm):
+            conv = stage.conv
+            found[f"{layer.name}.weight"] = conv.weight.detach()
+            if conv.bias is not None:
+                found[f"{layer.name}.bias"] = conv.bias.detach()
+            if conv.bits != 32:
+                found[f"{layer.name}.step"] = conv.step.detach()
         if isinstance(norm, nn.BatchNorm2d):
             found[f"{layer.name}.norm.weight"] = norm.weight.detach()
             found[f"{layer.name}.norm.bias"] = norm.bias.detach()
@@ -249,22 +395,24 @@ class PlainTraining:
         if not steps:
             del groups[1]
         if chosen.name == "sgd":
-            self.optimizer = torch.optim.SGD(groups, lr=chosen.learning_rate, momentum=chosen.momentum)
-        elif chosen.name == "adam":
+            self.optimizer = torch.optim.SGD(
+                groups, lr=chosen.learning_rate, momentum=chosen.momentum, nesterov=chosen.nesterov
+            )
+        elif chosen.name in ("adam", "adamw"):
             betas = (chosen.beta1, chosen.beta2)
-            self.optimizer = torch.optim.Adam(groups, lr=chosen.learning_rate, betas=betas, eps=chosen.epsilon)
+            kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name]
+            self.optimizer = kind(groups, lr=chosen.learning_rate, betas=betas, eps=chosen.epsilon)
         else:
             self.optimizer = torch.optim.RMSprop(
                 groups, lr=chosen.learning_rate, alpha=chosen.alpha, eps=chosen.epsilon
             )
         recipe = training.recipe
-        self.schedule = torch.optim.lr_scheduler.MultiStepLR(
-            self.optimizer, list(recipe.milestones), gamma=recipe.lr_factor
-        )
+        self.schedule = schedule_of(recipe, self.optimizer)
+        self.smoothing = recipe.label_smoothing
         self.steps = steps
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        loss = nn.functional.cross_entropy(self.net(images), labels)
+        loss = nn.functional.cross_entropy(self.net(images), labels, label_smoothing=self.smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -272,3 +420,14 @@ class PlainTraining:
             for step in self.steps:
                 step.clamp_(min=torch.finfo(torch.float32).eps)
         return float(loss.detach())
+
+
+def schedule_of(recipe: Recipe, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """The recipe's schedule of torch's own, stepped once an epoch."""
+    schedulers, warmup = torch.optim.lr_scheduler, recipe.warmup_epochs
+    rising = [schedulers.LinearLR(optimizer, recipe.warmup_factor, total_iters=warmup)] if warmup else []
+    if recipe.schedule == "steps":
+        falling = schedulers.MultiStepLR(optimizer, list(recipe.milestones), gamma=recipe.lr_factor)
+        return schedulers.ChainedScheduler([falling, *rising])
+    wave = schedulers.CosineAnnealingLR(optimizer, recipe.epochs - warmup)
+    return schedulers.SequentialLR(optimizer, [*rising, wave], [warmup]) if warmup else wave

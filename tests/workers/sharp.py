@@ -33,6 +33,19 @@ class SharpTraining(PlainTraining):
         return nn.functional.cross_entropy(self.net(images), labels)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
+        """One step, each part of the batch with an ε of its own; the first alone moves running statistics."""
+        self.optimizer.zero_grad()
+        size, mean = self.method.ascent_images or len(labels), 0.0
+        for number, (some, names) in enumerate(zip(images.split(size), labels.split(size), strict=True)):
+            kept = {name: value.clone() for name, value in self.net.named_buffers()}
+            mean += len(names) / len(labels) * self.passes(some, names, len(names) / len(labels))
+            if number:
+                self.restore(kept)
+        self.optimizer.step()
+        self.clamp()
+        return mean
+
+    def passes(self, images: Tensor, labels: Tensor, share: float) -> float:
         kept = {name: value.clone() for name, value in self.net.named_buffers()}
         away, first = self.perturbation(images, labels)
         if self.by_float():
@@ -41,8 +54,7 @@ class SharpTraining(PlainTraining):
         saved = {name: one.detach().clone() for name, one in self.ball.items()}
         self.move(away)
         loss = self.loss(images, labels)
-        self.optimizer.zero_grad()
-        loss.backward()
+        (share * loss).backward()
         with torch.no_grad():
             for name, one in self.ball.items():
                 one.copy_(saved[name])
@@ -50,8 +62,6 @@ class SharpTraining(PlainTraining):
                 conv.away = None
         if not (self.method.bn_second_pass or self.by_float()):
             self.restore(kept)
-        self.optimizer.step()
-        self.clamp()
         return float(loss.detach()) if self.by_float() else first
 
     def by_float(self) -> bool:

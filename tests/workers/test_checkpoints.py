@@ -52,5 +52,5 @@ def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> N
 
 def test_a_pipe_in_the_place_of_a_checkpoint_is_damage_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pt")
-    with pytest.raises(DamagedFile, match="is no file"):
+    with pytest.raises(DamagedFile, match="is not a file"):
         load(tmp_path / "pipe.pt", "0" * 64)

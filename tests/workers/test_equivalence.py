@@ -117,6 +117,21 @@ def test_vggs_side_by_side_equal_plain_ones_trained_alone(few: Images) -> None:
     assert_equal_to_plain_models(noisy, list(Form), calm("vgg", batch_size=32), steps=11)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("preact", [False, True])
+def test_cifars_resnets_side_by_side_equal_plain_ones_trained_alone(few: Images, preact: bool) -> None:
+    trainings = calm("cifar-resnet", batch_size=32, preact=preact)
+    assert_equal_to_plain_models(few, list(Form), trainings, steps=3)
+
+
+@pytest.mark.slow
+def test_small_mobilenets_v2_side_by_side_equal_plain_ones_trained_alone(few: Images) -> None:
+    """Not at 2 bits: a depthwise filter may round to nothing, and then what comes before ReLU is 0, its kink."""
+    trainings = [one for one in calm("mobilenet-v2", batch_size=64, stem="small") if one.bits != 2]
+    assert_equal_to_plain_models(few, [Form.GATHER, Form.LOOP], trainings, steps=2)
+
+
 def assert_equal_to_plain_models(
     images: Images, forms: Sequence[Form], trainings: list[Training], steps: int = STEPS
 ) -> None:

@@ -14,13 +14,23 @@ from qsweep.reports.inversion import paper_rows
 from qsweep.sweeps.components import PARTS, Implementations
 from qsweep.sweeps.datasets import DATASETS
 from qsweep.sweeps.layers import ConvLayer, Pool
-from qsweep.sweeps.models import MobileNet, Model, NiN, ResNet, Vgg
+from qsweep.sweeps.models import CifarResNet, MobileNet, MobileNetV2, Model, NiN, ResNet, Vgg
+from qsweep.sweeps.training import Training
 from qsweep.workers.models.arithmetic import pooled
 from qsweep.workers.models.declaration import ConvLayout
 from qsweep.workers.models.graph import pooled_side
 from qsweep.workers.models.window import Window
 from tests.late import Late
-from tests.workers.plain import PLAIN, ConvNorm, PlainMobileNet, PlainNin, PlainResNet, named
+from tests.workers.plain import (
+    PLAIN,
+    ConvNorm,
+    PlainCifarResNet,
+    PlainMobileNet,
+    PlainNin,
+    PlainResNet,
+    PlainSmallMobileNetV2,
+    named,
+)
 from tests.workers.trainings import training
 
 torchvision = Late("torchvision")
@@ -85,11 +95,32 @@ def vgg_with_one_head(depth: int) -> torch.nn.Module:
     return torch.nn.Sequential(net.features, torch.nn.Linear(512, 100))
 
 
+def on_cifar(model: str, **settings: Any) -> Training:
+    width = 32 if model == "mobilenet-v2" else 16
+    return training(model=model, data="cifar100", width=width, **settings)
+
+
+def cifar_resnet(depth: int, preact: bool) -> torch.nn.Module:
+    return PlainCifarResNet(on_cifar("cifar-resnet", depth=depth, preact=preact))
+
+
 USUAL = [
     (ResNet(depth=18, width=64), resnet18_for_cifar, 11_220_132),
     (MobileNet(), lambda: PlainMobileNet(training(model="mobilenet", data="cifar100", width=32)), 3_309_476),
     (Vgg(depth=19), lambda: vgg_with_one_head(19), 20_086_692),
     *((Vgg(depth=depth), partial(vgg_with_one_head, depth), None) for depth in (11, 13, 16)),
+    (MobileNetV2(stem="small"), lambda: PlainSmallMobileNetV2(on_cifar("mobilenet-v2", stem="small")), 2_412_212),
+    *(
+        (CifarResNet(depth=depth, preact=preact), partial(cifar_resnet, depth, preact), known)
+        for depth, preact, known in (
+            (20, True, 278_132),
+            (20, False, 278_324),
+            (32, False, None),
+            (44, True, None),
+            (56, False, None),
+            (110, True, None),
+        )
+    ),
 ]
 
 
@@ -111,7 +142,14 @@ def test_usual_widths_have_the_parameters_of_the_usual_networks(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"model": "resnet", "width": 64}, {"model": "mobilenet", "width": 32}, {"model": "vgg", "depth": 19, "width": 64}],
+    [
+        {"model": "resnet", "width": 64},
+        {"model": "mobilenet", "width": 32},
+        {"model": "vgg", "depth": 19, "width": 64},
+        {"model": "cifar-resnet", "preact": True},
+        {"model": "cifar-resnet", "depth": 32},
+        {"model": "mobilenet-v2", "stem": "small"},
+    ],
 )
 def test_layers_have_the_shapes_of_the_plain_modules_on_cifar(settings: dict[str, Any]) -> None:
     one = training(data="cifar100", **settings)
@@ -121,7 +159,7 @@ def test_layers_have_the_shapes_of_the_plain_modules_on_cifar(settings: dict[str
         conv.register_forward_hook(lambda module, given, output: shapes.append(tuple(output.shape[1:])))
     with torch.no_grad():
         assert net(torch.randn(1, 3, 32, 32)).shape == (1, 100)
-    layers = one.model.layers(one.data)
+    layers = [layer for layer in one.model.layers(one.data) if layer.weights]
     outputs = sorted((layer.outputs, layer.side, layer.side) for layer in layers)
     assert sorted(shapes) == outputs
     for layer, conv in zip(layers, net.convs(), strict=True):
@@ -150,6 +188,9 @@ def test_a_mobilenets_operations_are_those_of_its_paper_at_224_pixels() -> None:
         {"model": "mobilenet"},
         {"model": "vgg"},
         {"model": "vgg", "depth": 19},
+        {"model": "cifar-resnet"},
+        {"model": "cifar-resnet", "preact": True},
+        {"model": "mobilenet-v2", "stem": "small"},
     ],
 )
 def test_initialization_is_that_of_plain_modules_under_the_seed(settings: dict[str, Any]) -> None:
@@ -193,7 +234,9 @@ def test_initialization_leaves_the_callers_random_numbers_alone() -> None:
     assert torch.equal(torch.rand(2), wanted)
 
 
-@pytest.mark.parametrize("model", [NiN(width=2, depth=2), ResNet(width=2, depth=50), MobileNet(width=2)])
+@pytest.mark.parametrize(
+    "model", [NiN(width=2, depth=2), ResNet(width=2, depth=50), CifarResNet(depth=20, width=2, preact=True)]
+)
 def test_a_model_kept_as_tensors_is_packed_into_the_same_rows(model: Model) -> None:
     layout = ConvLayout(model.layers(DATASETS["digits"]))
     parameters, statistics = layout.initial_parameters(1), layout.initial_statistics()

@@ -33,10 +33,10 @@ def training(**settings: Any) -> Training:
         "milestones": [1],
     }
     if settings.get("model", "nin") != "nin":
-        base |= {"depth": {"resnet": 18, "vgg": 11}.get(settings["model"], 0), "width": 4}
+        base |= {"depth": {"resnet": 18, "vgg": 11, "cifar-resnet": 20}.get(settings["model"], 0), "width": 4}
         del base["channels_per_width"]
     base |= settings
-    base.setdefault("learning_rate", RATES[base["optimizer"]])
+    base.setdefault("learning_rate", RATES.get(base["optimizer"], 0.01))
     return Training.from_settings(base)
 
 

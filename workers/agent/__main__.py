@@ -27,6 +27,7 @@ from qsweep.workers.agent.endings import DeviceLost, LeaseGone, OnlyFails
 from qsweep.workers.agent.exits import Exit
 from qsweep.workers.agent.heartbeat import PATIENCE, Heartbeat
 from qsweep.workers.agent.loop import Agent
+from qsweep.workers.agent.merging import Merging
 from qsweep.workers.agent.stopping import listen
 from qsweep.workers.agent.workplace import Workplace
 from qsweep.workers.device import build, check_device, device_class, precisions, this_device
@@ -79,7 +80,7 @@ def run(
     device = this_device()
     check_device(device)
     registry = Registry.open(home.registry)
-    check_belonging(home, registry)
+    incarnation = check_belonging(home, registry, writing=True)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
     agent = registry.agents.enlist(
         AgentInfo(
@@ -102,6 +103,7 @@ def run(
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log_to(log_file)
     heartbeat = Heartbeat(registry.queue, agent, lease=lease, patience=PATIENCE)
+    merging = Merging.of(home, registry, stop)
     place = Workplace(
         home=home,
         queue=registry.queue,
@@ -111,11 +113,14 @@ def run(
         heartbeat=heartbeat,
         stop=stop,
         time_limit=time_limit,
+        incarnation=incarnation,
+        published=merging.published,
     )
-    reason = ""
+    reason, to_the_end = "", False
     heartbeat.start()
     try:
         (Agent(place, scope) if orders is None else DirectedAgent(place, registry.trials, orders)).run()
+        to_the_end = not stop.is_set()
     except (LeaseGone, LeaseLost):
         return Exit.LEASE_GONE
     except DeviceLost as error:
@@ -125,6 +130,7 @@ def run(
     except OnlyFails as error:
         reason = str(error)
     finally:
+        merging.end(at_once=not to_the_end)
         heartbeat.stop()
     if reason:
         logging.getLogger(__name__).error("stopped: %s", reason)

@@ -13,7 +13,7 @@ from qsweep.db.filesystems import MOUNTS, network_kind
 def data_folder(shared: Path, environment: Mapping[str, str], *, mounts: Path = MOUNTS) -> Path | None:
     """Where this node keeps its own copies of the data sets in `shared`; None if they are read where they are.
 
-    QSWEEP_NODE_DATA names it, or says by being empty that there shall be none. Without it there is one in the
+    QSWEEP_NODE_DATA names it, or says by being empty that there is to be none. Without it there is one in the
     temporary folder, as soon as `shared` lies on a network file system.
     """
     named = environment.get("QSWEEP_NODE_DATA")

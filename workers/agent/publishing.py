@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from qsweep.db.publication_names import new_name
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import Accepted, Claim, Finished
 from qsweep.sweeps.faults import point
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def provenance(
     place: Workplace, claims: Sequence[Claim], plan: Plan, seconds: float, *, steps: int | None
 ) -> Provenance:
-    """Where the results of a cohort come from, that took `seconds` (and so many optimizer `steps`)."""
+    """Where the results of a cohort come from, that took `seconds` (and that many optimizer `steps`)."""
     return Provenance(
         code=place.code,
         torch=build(),
@@ -48,7 +48,7 @@ def publish(
 
     `keep` writes the model of the claim of that place, if a sweep has come to ask for it while it was trained.
     """
-    publication = f"{place.agent:06d}-{uuid.uuid4().hex[:12]}"
+    publication = new_name(f"{place.agent:06d}", place.incarnation)
     finished = [
         Finished(
             job_id=claim.job_id,
@@ -76,6 +76,7 @@ def publish(
         counted += len(accepted.jobs)
         _forget(place, accepted)
     point("finished", counted)
+    place.published()
     log.info("%d of %d results counted", counted, len(claims))
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,10 @@ class Workplace:
     """Set when the agent is asked to checkpoint, hand its jobs back and leave."""
     time_limit: float = math.inf
     """Seconds that one attempt may take."""
+    incarnation: str = ""
+    """That of the registry, which publications bear in their names."""
+    published: Callable[[], None] = lambda: None
+    """Told whenever results have been counted."""
 
     def report(self, claims: Sequence[Claim], step: int, steps: int) -> None:
         """Tell the registry how far these jobs are. Raises LeaseGone if they are somebody else's by now."""

@@ -34,7 +34,7 @@ class Bounds:
     ratio: int = 100
     """How many times the archive's own size they may have …"""
     slack: int = 1 << 28
-    """… and so many bytes more, whatever the archive's size."""
+    """… and that many bytes more, whatever the archive's size."""
 
 
 BOUNDS = Bounds()

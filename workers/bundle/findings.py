@@ -143,7 +143,7 @@ class _Reader:
         if failure not in [one.value for one in FINAL]:
             raise ValueError(f"no job fails for good as {failure!r:.100}")
         if not isinstance(error, str) or len(error) > ERROR:
-            raise ValueError(f"the error is no text of at most {ERROR} characters")
+            raise ValueError(f"the error is not a text of at most {ERROR} characters")
         error = error.replace("\0", "\N{REPLACEMENT CHARACTER}")  # which Postgres keeps in no text
         kind = as_text(record["kind"], "the kind of error")
         self.findings.failed.append(Failure(claim=claim, failure=FailureClass(failure), error=error, kind=kind))

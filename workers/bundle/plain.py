@@ -55,7 +55,7 @@ def as_list(value: Any, what: str) -> list[Any]:
 
 def as_text(value: Any, what: str, most: int = NAME) -> str:
     if not isinstance(value, str) or len(value) > most or not value.isprintable():
-        raise ValueError(f"{what} is no text of one line and at most {most} characters")
+        raise ValueError(f"{what} is not a text of one line and at most {most} characters")
     return value
 
 
@@ -77,7 +77,7 @@ def as_number(value: Any, what: str) -> float:
     except OverflowError:  # of a whole number beyond every float
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{what} is no number")
+        raise ValueError(f"{what} is not a number")
     return number
 
 

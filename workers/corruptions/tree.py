@@ -64,7 +64,7 @@ def _classes(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """The images of a class. Raises InputError for one that is no file."""
+    """The images of a class. Raises InputError for one that is not a file."""
     try:
         found = sorted(one for one in folder.iterdir() if one.suffix.lower().encode() in SUFFIXES)
     except OSError as error:

@@ -113,7 +113,7 @@ def _check_image(number: int, count: int) -> None:
 
 
 def _run(tasks: Sequence[Task], workers: int) -> None:
-    """Do every task, in so many processes; say after each how far it is."""
+    """Do every task, in that many processes; say after each how far it is."""
     started = time.monotonic()
 
     def tell(done: int, name: str) -> None:

@@ -56,7 +56,7 @@ def image_paths(folder: bytes, below: bytes, above: frozenset[tuple[int, int]] =
     """Paths of the images in a folder and those in it, each beginning with `below`.
 
     `above` are the folders that hold this one, by device and number. Raises InputError for a folder that can't be
-    read or leads back into one of those, and for what has the name of an image and is no file.
+    read or leads back into one of those, and for what has the name of an image and is not a file.
     """
     try:
         found = os.stat(folder)

@@ -148,7 +148,7 @@ def _begin(decoder: Decoder) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     nothing = os.open(os.devnull, os.O_RDWR)
-    for inherited in (0, 1):  # who waits for the end of the agent's output shall not wait for this process
+    for inherited in (0, 1):  # who waits for the end of the agent's output does not wait for this process
         os.dup2(nothing, inherited)
     threading.Thread(target=_follow, daemon=True).start()
 

@@ -26,7 +26,7 @@ CHECKPOINT_EVERY = 2.0
 CHECKPOINT_SHARE = 0.02
 """Share of the time that may go into checkpoints."""
 CHECKPOINT_STEPS = "QSWEEP_CHECKPOINT_STEPS"
-"""The variable that asks for a checkpoint after every so many steps instead: for tests that count what was lost."""
+"""The variable that asks for a checkpoint after every that many steps instead: for tests that count what was lost."""
 
 
 class Train:

@@ -31,7 +31,7 @@ from qsweep.workers.models import NETWORKS
 from qsweep.workers.quantizers.deployment import deployed_rows
 
 PART = 10_000
-"""Images that stand in memory in the working precision at a time: part of the numerics, so it is no setting."""
+"""Images that stand in memory in the working precision at a time: part of the numerics, so it is not a setting."""
 Model = Mapping[str, Tensor]
 Name = tuple[str, int]
 """A trained model: the identity of its job, and the attempt."""
@@ -79,7 +79,7 @@ def distort_models(
 ) -> list[dict[str, Any]]:
     """The distortion's columns of each model's row, in the order of `models`.
 
-    Models of one shape and data set are judged side by side in so many `slots`, each as if it were alone. What
+    Models of one shape and data set are judged side by side in that many `slots`, each as if it were alone. What
     `known` does not have of them on clean images is judged too, and added to it. Of images in files no more than some
     batches are in memory. Raises InputError: BrokenImage at one that can't be decoded, if such are not to be skipped.
     """

@@ -14,7 +14,7 @@ from qsweep.workers.evaluation import Tally, tally
 from qsweep.workers.models.arithmetic import innermost
 from qsweep.workers.models.graph import ConvNetwork
 from qsweep.workers.models.network import Network
-from qsweep.workers.models.stage import Affine, affine, infer
+from qsweep.workers.models.stage import Affine, NormTensors, affine, infer
 from qsweep.workers.models.window import Window
 
 CPU_ACTIVATION = 1 << 20
@@ -74,10 +74,13 @@ class SideBySide:
 
         return tally(logits, self._batches(len(rows)), len(rows), rows.device, losses=losses)
 
-    def _ready(self, rows: Tensor, statistics: Tensor) -> list[Affine]:
+    def _ready(self, rows: Tensor, statistics: Tensor) -> list[Affine | NormTensors]:
         network = self._network
         stages = network.views(network.layout.tensors(rows, rows, statistics))
-        return [affine(node.window, stage) for node, stage in zip(network.nodes, stages, strict=True)]
+        return [
+            stage if isinstance(stage, NormTensors) else affine(node.of_convolution, stage)
+            for node, stage in zip(network.nodes, stages, strict=True)
+        ]
 
     def _batches(self, models: int) -> Iterator[tuple[Batch, Tensor]]:
         """The images in parts. Where they fit, they stay as the first layer needs them: they never change."""
@@ -87,7 +90,7 @@ class SideBySide:
             yield from self._kept
             return
         parts = (self._batch(slice(start, start + size)) for start in range(0, len(self._labels), size))
-        first = self._network.layout.layers[0]
+        first = self._network.nodes[0].of_convolution.layer
         gathered = len(self._labels) * first.inputs * first.kernel**2 * first.side**2 * self._images.element_size()
         if gathered <= (GPU_KEPT if self._images.is_cuda else CPU_KEPT):
             self._size, self._kept = size, list(parts)
@@ -97,7 +100,8 @@ class SideBySide:
 
     def _batch(self, some: slice) -> tuple[Batch, Tensor]:
         images = innermost(self._images[some])
-        return Batch(images=images, columns=self._network.nodes[0].window.gather(images)), self._labels[some]
+        window = self._network.nodes[0].of_convolution
+        return Batch(images=images, columns=window.gather(images)), self._labels[some]
 
 
 @dataclass(frozen=True, kw_only=True)

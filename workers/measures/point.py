@@ -91,12 +91,13 @@ def _perturbed(layout: Layout, like: Tensor, *, folded: bool, norms: bool) -> Te
     """1 at every parameter that the model has, but its step sizes.
 
     Folding gives each layer with batch norm a bias. Its γ = 1 and β = 0 are parameters still: the reference code folds
-    and then perturbs all of `model.parameters()`. `norms` says whether γ and β count.
+    and then perturbs all of `model.parameters()`. `norms` says whether γ and β count that can be folded; any others
+    always do.
     """
     mask = torch.zeros_like(like)
     for spec in layout.of_role(*AFFINE):
         if spec.role in (Role.SCALE, Role.SHIFT):
-            there = norms
+            there = norms or not spec.folds
         else:
             there = spec.kept or (folded and spec.role is Role.HIDDEN_BIAS)
         span = layout[spec.name]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qsweep.sweeps.methods import Saq1, Saq3, SharpnessAware
 from qsweep.sweeps.training import Training
-from qsweep.workers.engine import Engine
+from qsweep.workers.engine import Engine, Pass
 from qsweep.workers.methods.perturbation import Perturbation
 
 
@@ -22,6 +22,9 @@ class TwoPasses:
 
     Losses and hits are those of the first pass. Where that takes unquantized weights (`case1_gradient = "float"`), it
     is a pass of another network: then losses, hits and running statistics are those of the second.
+
+    With `ascent_images` all of that is done for one part of the batch after another, from the same parameters, and the
+    optimizer steps down the mean of the parts' gradients. The first part alone moves running statistics.
     """
 
     def __init__(self, trainings: Sequence[Training], engine: Engine) -> None:
@@ -38,20 +41,41 @@ class TwoPasses:
         self._first_statistics = True if self._from_float is None else ~self._from_float
         self._second_statistics = False if second is None else second
         self._moves_steps = any(one.ball_steps for one in methods)
+        self._part = methods[0].ascent_images
+        self._sum = torch.zeros_like(engine.parameters) if self._part else None
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        engine, here, there = self._engine, self._here, self._there
+        engine, here = self._engine, self._here
         engine.deploy(here)
         _put(here.weights[:, self._weights], self._from_float, engine.parameters[:, self._weights])
-        first = engine.gradients(here, images, labels, update_statistics=self._first_statistics)
+        if self._sum is None or len(labels) <= self._part:
+            found = self._passes(images, labels, update_statistics=True)
+            engine.apply(found.gradients)
+            return found.losses.double(), found.hits
+        self._sum.zero_()
+        losses, hits = [], []
+        parts = zip(torch.split(images, self._part), torch.split(labels, self._part), strict=True)
+        for number, (some, names) in enumerate(parts):
+            share = len(names) / len(labels)
+            found = self._passes(some, names, update_statistics=not number)
+            self._sum.add_(found.gradients, alpha=share)
+            losses.append(found.losses.double() * share)
+            hits.append(found.hits)
+        engine.apply(self._sum)
+        return torch.stack(losses).sum(0), torch.stack(hits).sum(0)
+
+    def _passes(self, images: Tensor, labels: Tensor, *, update_statistics: bool) -> Pass:
+        """Both passes of some images: their losses and hits, and the gradient at the perturbed point."""
+        engine, here, there = self._engine, self._here, self._there
+        which = (self._first_statistics, self._second_statistics) if update_statistics else (False, False)
+        first = engine.gradients(here, images, labels, update_statistics=which[0])
         self._move(first.gradients)
-        second = engine.gradients(there, images, labels, update_statistics=self._second_statistics)
+        second = engine.gradients(there, images, labels, update_statistics=which[1])
         engine.pull_back(there, second.gradients)
-        engine.apply(second.gradients)
         if self._from_float is not None:
             _put(first.losses, self._from_float[:, 0], second.losses)
             _put(first.hits, self._from_float[:, 0], second.hits)
-        return first.losses.double(), first.hits
+        return Pass(losses=first.losses, hits=first.hits, gradients=second.gradients)
 
     @torch.no_grad()
     def _move(self, gradients: Tensor) -> None:

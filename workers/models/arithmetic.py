@@ -7,8 +7,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.layers import Pool
-from qsweep.workers.models.stage import Moments, StageTensors, train_stage
+from qsweep.sweeps.layers import NormLayer, Pool
+from qsweep.workers.models.stage import Moments, NormTensors, StageTensors, train_norm, train_stage
 from qsweep.workers.models.window import Window
 
 Activations = TypeVar("Activations")
@@ -31,6 +31,9 @@ class Arithmetic(Protocol[Activations]):
         """Convolution, batch norm with the batch's own moments, residual and ReLU, of which the layer may lack
         the last three; and these moments, if it has batch norm."""
 
+    def normalize(self, activations: Activations, layer: NormLayer, norm: NormTensors) -> tuple[Activations, Moments]:
+        """Batch norm alone, with the batch's own moments, and ReLU if the layer has it; and these moments."""
+
     def leave(self, activations: Activations) -> Tensor:
         """Logits (M, classes, B): the mean over the remaining pixels."""
 
@@ -48,6 +51,9 @@ class Gathered:
         self, activations: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None
     ) -> tuple[Tensor, Moments | None]:
         return train_stage(activations, window, tensors, residual)
+
+    def normalize(self, activations: Tensor, layer: NormLayer, norm: NormTensors) -> tuple[Tensor, Moments]:
+        return train_norm(activations, layer, norm)
 
     def leave(self, activations: Tensor) -> Tensor:
         return activations.mean((2, 3))

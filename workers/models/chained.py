@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import Layer
 from qsweep.workers.compiling import compiled
 from qsweep.workers.models import chains
 from qsweep.workers.models.convolved import Convolved
@@ -23,7 +23,7 @@ class Chained(Convolved):
     """As `Convolved`, but batch norm, residual and ReLU are one chain."""
 
     def finish(
-        self, output: Tensor, layer: ConvLayer, norm: NormTensors, run: slice, residual: Tensor | None
+        self, output: Tensor, layer: Layer, norm: NormTensors, run: slice, residual: Tensor | None
     ) -> tuple[Tensor, Moments]:
         gamma, beta = self.columns(norm, run)
         given = None if residual is None else _rows(residual)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.layers import Layer, NormLayer, Pool
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, activate, bounded
 from qsweep.workers.models.window import Window
@@ -50,9 +50,8 @@ class Convolved:
         self, activations: Planes, window: Window, tensors: StageTensors, residual: Planes | None
     ) -> tuple[Planes, Moments | None]:
         models, channels = tensors.weight.shape[:2]
-        runs = [slice(0, models)] if self._grouped else [slice(one, one + 1) for one in range(models)]
         outputs, means, variances = [], [], []
-        for number, run in enumerate(runs):
+        for number, run in enumerate(self._runs(models)):
             part = activations.parts[0 if activations.shared else number]
             output = self._convolve(part, window, tensors, run, shared=activations.shared)
             added = None if residual is None else residual.parts[number]
@@ -67,8 +66,23 @@ class Convolved:
         moments = (torch.cat(means), torch.cat(variances)) if means else None
         return Planes(parts=outputs, channels=channels), moments
 
+    def normalize(self, activations: Planes, layer: NormLayer, norm: NormTensors) -> tuple[Planes, Moments]:
+        models, channels = norm.gamma.shape
+        outputs, means, variances = [], [], []
+        for part, run in zip(activations.parts, self._runs(models), strict=True):
+            output, both = self.finish(part, layer, norm, run, None)
+            outputs.append(output)
+            mean, variance = (one.view(run.stop - run.start, -1)[:, :channels] for one in both)
+            means.append(mean)
+            variances.append(variance)
+        return Planes(parts=outputs, channels=channels), (torch.cat(means), torch.cat(variances))
+
+    def _runs(self, models: int) -> list[slice]:
+        """The models of each part."""
+        return [slice(0, models)] if self._grouped else [slice(one, one + 1) for one in range(models)]
+
     def finish(
-        self, output: Tensor, layer: ConvLayer, norm: NormTensors, run: slice, residual: Tensor | None
+        self, output: Tensor, layer: Layer, norm: NormTensors, run: slice, residual: Tensor | None
     ) -> tuple[Tensor, Moments]:
         """What becomes of a convolution's output (B, m·C, side, side): batch norm, residual and ReLU; and its moments,
         each (m·C), filled channels included."""
@@ -132,20 +146,36 @@ def convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], resi
     return activate(output, layer)
 
 
-def in_turn(network: Any, stages: Sequence[StageTensors]) -> Callable[[Tensor], Tensor]:
+def in_turn(network: Any, stages: Sequence[StageTensors | NormTensors]) -> Callable[[Tensor], Tensor]:
     """Computes logits (M, classes, B) of images (B, channels, side, side), channels-last, one model after another.
 
     Their kernels are folded once for all images.
     """
-    models = [[folded_kernel(stage.of(model)) for stage in stages] for model in range(len(stages[0].weight))]
+    first = stages[0]
+    count = len(first.weight if isinstance(first, StageTensors) else first.gamma)
+    models = [[_readied(stage.of(model)) for stage in stages] for model in range(count)]
 
     def logits(images: Tensor) -> Tensor:
-        return torch.stack([network.walk(images, kernels, convolve, pool_planes).t() for kernels in models])
+        return torch.stack([network.walk(images, kernels, convolve, pool_planes, rescale).t() for kernels in models])
 
     return logits
 
 
-def _activated(output: Tensor, layer: ConvLayer, residual: Tensor | None) -> Tensor:
+def _readied(stage: StageTensors | NormTensors) -> tuple[Tensor, Tensor]:
+    """What one model's stage computes with: a folded kernel and its addend, or a factor and an addend (C)."""
+    if isinstance(stage, StageTensors):
+        return folded_kernel(stage)
+    scale, shift = stage.scale_and_shift()
+    return scale[0], shift[0]
+
+
+def rescale(images: Tensor, layer: NormLayer, stage: tuple[Tensor, Tensor]) -> Tensor:
+    """Batch norm and ReLU of one model's images (B, C, side, side) by its running statistics."""
+    scale, shift = (one[:, None, None] for one in stage)
+    return activate((images * scale).add_(shift), layer)
+
+
+def _activated(output: Tensor, layer: Layer, residual: Tensor | None) -> Tensor:
     if residual is not None:
         output = output + residual
     return bounded(output, layer.ceiling) if layer.relu else output

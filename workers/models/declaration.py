@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer
 from qsweep.workers.models.layout import Layout, ModuleSpec, Role, Span, TensorSpec
 
 
@@ -25,35 +25,47 @@ class NormSpans:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpans:
-    """The tensors of one layer. One without a bias has it all the same, at zero: folding fills it."""
+    """The tensors of one layer. One without a bias has it under batch norm all the same, at zero: folding fills it."""
 
     weight: Span
-    bias: Span
+    bias: Span | None
     norm: NormSpans | None
 
 
 class ConvLayout(Layout):
-    """The rows of a convolutional network, with the tensors of each of its layers."""
+    """The rows of a convolutional network, with the tensors of each of its layers; of one that is batch norm alone,
+    those of that."""
 
-    def __init__(self, layers: Sequence[ConvLayer]) -> None:
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         last = len(layers) - 1
         super().__init__([_module(layer, outer=number in (0, last)) for number, layer in enumerate(layers)])
-        self.spans = tuple(self._layer_spans(layer) for layer in layers)
+        self.spans = tuple(self._spans_of(layer) for layer in layers)
 
-    def _layer_spans(self, layer: ConvLayer) -> LayerSpans:
-        name, norm = layer.name, None
-        if layer.norm:
-            norm = NormSpans(
-                gamma=self[f"{name}.norm.weight"],
-                beta=self[f"{name}.norm.bias"],
-                mean=self[f"{name}.norm.running_mean"],
-                variance=self[f"{name}.norm.running_var"],
-            )
-        return LayerSpans(weight=self[f"{name}.weight"], bias=self[f"{name}.bias"], norm=norm)
+    def _spans_of(self, layer: Layer) -> LayerSpans | NormSpans:
+        name, norm = layer.name, self._norm_spans(layer.name) if layer.norm else None
+        if isinstance(layer, NormLayer):
+            return self._norm_spans(name)
+        bias = self[f"{name}.bias"] if has_bias(layer) else None
+        return LayerSpans(weight=self[f"{name}.weight"], bias=bias, norm=norm)
+
+    def _norm_spans(self, name: str) -> NormSpans:
+        return NormSpans(
+            gamma=self[f"{name}.norm.weight"],
+            beta=self[f"{name}.norm.bias"],
+            mean=self[f"{name}.norm.running_mean"],
+            variance=self[f"{name}.norm.running_var"],
+        )
 
 
-def _module(layer: ConvLayer, *, outer: bool) -> ModuleSpec:
+def has_bias(layer: ConvLayer) -> bool:
+    """Whether a bias is declared: the layer's own, or one that batch norm may be folded into."""
+    return layer.bias or layer.norm
+
+
+def _module(layer: Layer, *, outer: bool) -> ModuleSpec:
+    if isinstance(layer, NormLayer):
+        return ModuleSpec(name=layer.name, tensors=tuple(_norm_tensors(layer, folds=False)), draw=dict)
     return ModuleSpec(name=layer.name, tensors=tuple(_tensors(layer, outer=outer)), draw=partial(_draw, layer))
 
 
@@ -68,13 +80,19 @@ def _tensors(layer: ConvLayer, *, outer: bool) -> Iterator[TensorSpec]:
         counted=layer.counted,
     )
     bias = Role.HIDDEN_BIAS if layer.norm else Role.BIAS
-    yield TensorSpec(name=f"{name}.bias", shape=channels, role=bias, kept=layer.bias)
+    if has_bias(layer):
+        yield TensorSpec(name=f"{name}.bias", shape=channels, role=bias, kept=layer.bias)
     yield TensorSpec(name=f"{name}.step", shape=(), role=Role.STEP_SIZE, group=name)
     if layer.norm:
-        yield TensorSpec(name=f"{name}.norm.weight", shape=channels, role=Role.SCALE)
-        yield TensorSpec(name=f"{name}.norm.bias", shape=channels, role=Role.SHIFT)
-        yield TensorSpec(name=f"{name}.norm.running_mean", shape=channels, role=Role.MEAN)
-        yield TensorSpec(name=f"{name}.norm.running_var", shape=channels, role=Role.VARIANCE)
+        yield from _norm_tensors(layer, folds=True)
+
+
+def _norm_tensors(layer: Layer, *, folds: bool) -> Iterator[TensorSpec]:
+    """Batch norm; `folds` says whether there is a convolution that it can be folded into."""
+    for name, role in (
+        ("weight", Role.SCALE), ("bias", Role.SHIFT), ("running_mean", Role.MEAN), ("running_var", Role.VARIANCE)
+    ):  # fmt: skip
+        yield TensorSpec(name=f"{layer.name}.norm.{name}", shape=(layer.outputs,), role=role, folds=folds)
 
 
 def weight_shape(layer: ConvLayer) -> tuple[int, int, int, int]:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from qsweep.sweeps.datasets import DataSet
-from qsweep.sweeps.layers import ConvLayer, Pool
+from qsweep.sweeps.layers import Layer, NormLayer, Pool
 from qsweep.sweeps.models import Model
 from qsweep.workers.forms import LARGE_IMAGE
 from qsweep.workers.models.arithmetic import Arithmetic, innermost, pooled
 from qsweep.workers.models.convolved import in_turn
-from qsweep.workers.models.declaration import ConvLayout
-from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, evaluate_stage
+from qsweep.workers.models.declaration import ConvLayout, NormSpans, has_bias
+from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, evaluate_norm, evaluate_stage
 from qsweep.workers.models.statistics import RunningStatistics
 from qsweep.workers.models.window import Window
 
-Stage = TypeVar("Stage")
 Activations = TypeVar("Activations")
 
 IMAGES = -1
@@ -31,10 +30,18 @@ IMAGES = -1
 class Node:
     """One layer in the graph: which outputs it reads and adds, and which nobody needs after it."""
 
-    window: Window
+    layer: Layer
+    window: Window | None
+    """Of a convolution."""
     source: int
     residual: int | None
     spent: tuple[int, ...]
+
+    @property
+    def of_convolution(self) -> Window:
+        """The window of a layer that is one, as that of the first and the last are."""
+        assert self.window is not None, f"{self.layer.name} is no convolution"
+        return self.window
 
 
 class ConvNetwork:
@@ -49,11 +56,11 @@ class ConvNetwork:
         self.nodes = make_nodes(layers, data.size)
         self.activation = max(layer.outputs * layer.side**2 for layer in layers)
 
-    def views(self, tensors: Mapping[str, Tensor]) -> tuple[StageTensors, ...]:
+    def views(self, tensors: Mapping[str, Tensor]) -> tuple[StageTensors | NormTensors, ...]:
         return tuple(_stage_tensors(layer, tensors) for layer in self.layout.layers)
 
     def train(
-        self, images: Tensor, views: Sequence[StageTensors], arithmetic: Arithmetic[Activations]
+        self, images: Tensor, views: Sequence[StageTensors | NormTensors], arithmetic: Arithmetic[Activations]
     ) -> tuple[Tensor, list[Moments]]:
         """Logits (M, classes, B) of images (B, channels, side, side), and mean and biased variance (M, C) of each stage
         with batch norm."""
@@ -65,16 +72,21 @@ class ConvNetwork:
                 found.append(moments)
             return output
 
-        output = self._follow(arithmetic.enter(images), views, step, arithmetic.pool)
+        def normalize(read: Activations, layer: NormLayer, norm: NormTensors) -> Activations:
+            output, moments = arithmetic.normalize(read, layer, norm)
+            found.append(moments)
+            return output
+
+        output = self._follow(arithmetic.enter(images), views, step, arithmetic.pool, normalize)
         return arithmetic.leave(output), found
 
-    def evaluate(self, images: Tensor, views: Sequence[StageTensors]) -> Tensor:
+    def evaluate(self, images: Tensor, views: Sequence[StageTensors | NormTensors]) -> Tensor:
         """Side by side; of large images, whose gathered pixels take too much memory, one model after another."""
         if is_large(images):
             return self.ready(views)(images.contiguous(memory_format=torch.channels_last))
         return self.walk(innermost(images), views, evaluate_stage)
 
-    def ready(self, views: Sequence[StageTensors]) -> Callable[[Tensor], Tensor]:
+    def ready(self, views: Sequence[StageTensors | NormTensors]) -> Callable[[Tensor], Tensor]:
         """One model after another, batch norm folded into the kernels."""
         return in_turn(self, views)
 
@@ -82,14 +94,16 @@ class ConvNetwork:
         return RunningStatistics(self.layout, rows)
 
     def fold(self, parameters: Tensor, statistics: Tensor) -> Tensor:
-        """Batch norm's γ and β are 1 and 0 then, and its statistics such that it changes nothing."""
+        """Batch norm's γ and β are 1 and 0 then, and its statistics such that it changes nothing. One that stands alone
+        has no weights to go into, and stays."""
         layout = self.layout
         factors = torch.ones_like(parameters[: layout.weights])
         stages = self.views(layout.tensors(parameters[None], parameters[None], statistics[None]))
         for spans, stage in zip(layout.spans, stages, strict=True):
-            factor, shift = stage.scale_and_shift()
-            if stage.norm is None or factor is None:
+            if isinstance(spans, NormSpans) or isinstance(stage, NormTensors) or stage.norm is None:
                 continue
+            factor, shift = stage.scale_and_shift()
+            assert factor is not None
             spans.weight.of(factors[None]).mul_(factor[:, :, None, None, None])
             stage.weight.mul_(factor[:, :, None, None, None])
             stage.bias.copy_(shift)
@@ -105,37 +119,43 @@ class ConvNetwork:
     def walk(
         self,
         images: Tensor,
-        stages: Sequence[Stage],
-        step: Callable[[Tensor, Window, Stage, Tensor | None], Tensor],
+        stages: Sequence[Any],
+        step: Callable[[Tensor, Window, Any, Tensor | None], Tensor],
         pool: Callable[[Tensor, Pool], Tensor] = pooled,
+        normalize: Callable[[Tensor, NormLayer, Any], Tensor] = evaluate_norm,
     ) -> Tensor:
-        """Every stage in turn, each computed by `step`, and the mean over the remaining pixels (dimensions 2, 3)."""
-        return self._follow(images, stages, step, pool).mean((2, 3))
+        """Every stage in turn, each computed by `step` or, if it is batch norm alone, by `normalize`, and the mean over
+        the remaining pixels (dimensions 2, 3)."""
+        return self._follow(images, stages, step, pool, normalize).mean((2, 3))
 
     def _follow(
         self,
         images: Activations,
-        stages: Sequence[Stage],
-        step: Callable[[Activations, Window, Stage, Activations | None], Activations],
+        stages: Sequence[Any],
+        step: Callable[[Activations, Window, Any, Activations | None], Activations],
         pool: Callable[[Activations, Pool], Activations],
+        normalize: Callable[[Activations, NormLayer, Any], Activations],
     ) -> Activations:
         """The last stage's output. `step` computes a stage from its input, its window, what it computes with,
-        and the residual that it adds."""
+        and the residual that it adds; `normalize` one that is batch norm alone."""
         outputs = {IMAGES: images}
         for number, (node, stage) in enumerate(zip(self.nodes, stages, strict=True)):
             residual = None if node.residual is None else outputs[node.residual]
             read = outputs[node.source]
-            if node.window.layer.pool is not None:
-                read = pool(read, node.window.layer.pool)
-            output = step(read, node.window, stage, residual)
-            after = node.window.layer.pool_after
+            if node.layer.pool is not None:
+                read = pool(read, node.layer.pool)
+            if isinstance(node.layer, NormLayer):
+                output = normalize(read, node.layer, stage)
+            else:
+                output = step(read, node.of_convolution, stage, residual)
+            after = node.layer.pool_after
             outputs[number] = output if after is None else pool(output, after)
             for one in node.spent:
                 del outputs[one]
         return outputs[len(self.nodes) - 1]
 
 
-def make_nodes(layers: Sequence[ConvLayer], size: int) -> tuple[Node, ...]:
+def make_nodes(layers: Sequence[Layer], size: int) -> tuple[Node, ...]:
     """The graph of `layers` on images with sides of `size` pixels."""
     places = {layer.name: number for number, layer in enumerate(layers)}
     sources = [number - 1 if one.source is None else places[one.source] for number, one in enumerate(layers)]
@@ -144,7 +164,8 @@ def make_nodes(layers: Sequence[ConvLayer], size: int) -> tuple[Node, ...]:
     last = {place: number for number, read in enumerate(zip(sources, residuals, strict=True)) for place in read}
     return tuple(
         Node(
-            window=Window(layer, pooled_side(sides[source], layer.pool)),
+            layer=layer,
+            window=None if isinstance(layer, NormLayer) else Window(layer, pooled_side(sides[source], layer.pool)),
             source=source,
             residual=residual,
             spent=tuple(place for place, user in last.items() if user == number and place is not None),
@@ -163,7 +184,7 @@ def is_large(images: Tensor) -> bool:
     return images.shape[-1] ** 2 > LARGE_IMAGE
 
 
-def _stage_tensors(layer: ConvLayer, tensors: Mapping[str, Tensor]) -> StageTensors:
+def _stage_tensors(layer: Layer, tensors: Mapping[str, Tensor]) -> StageTensors | NormTensors:
     name, norm = layer.name, None
     if layer.norm:
         norm = NormTensors(
@@ -172,4 +193,9 @@ def _stage_tensors(layer: ConvLayer, tensors: Mapping[str, Tensor]) -> StageTens
             mean=tensors[f"{name}.norm.running_mean"],
             variance=tensors[f"{name}.norm.running_var"],
         )
-    return StageTensors(weight=tensors[f"{name}.weight"], bias=tensors[f"{name}.bias"], norm=norm)
+    if isinstance(layer, NormLayer):
+        assert norm is not None
+        return norm
+    weight = tensors[f"{name}.weight"]
+    bias = tensors[f"{name}.bias"] if has_bias(layer) else weight.new_zeros(weight.shape[:2])
+    return StageTensors(weight=weight, bias=bias, norm=norm)

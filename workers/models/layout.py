@@ -59,6 +59,8 @@ class TensorSpec:
     """Whether a weight counts in ω and in the norms of the flatness measures."""
     kept: bool = True
     """Whether the network has it, and kept models with it. One that is not is zero, until folding fills it."""
+    folds: bool = False
+    """Whether `Network.fold` takes this γ or β of a norm into weights and biases."""
 
     @property
     def layer(self) -> str:

@@ -15,7 +15,7 @@ class Statistics(Protocol):
     """What a network's training passes leave in the rows of statistics."""
 
     def update(self, rows: Tensor, parameters: Tensor, moments: Any, images: int) -> None:
-        """Move `rows` (M, S) by the `moments` that a training pass of so many images left."""
+        """Move `rows` (M, S) by the `moments` that a training pass of that many images left."""
 
 
 class Network(Protocol):

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import Layer, NormLayer
 from qsweep.workers.models.window import Window
 
 EPSILON = 1e-5
@@ -34,6 +34,16 @@ class NormTensors:
     mean: Tensor
     variance: Tensor
 
+    def of(self, model: int) -> NormTensors:
+        """Those of one of the models."""
+        one = slice(model, model + 1)
+        return NormTensors(gamma=self.gamma[one], beta=self.beta[one], mean=self.mean[one], variance=self.variance[one])
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What the running statistics make of x: scale·x + shift, each (M, C)."""
+        scale = self.gamma * (self.variance + EPSILON).rsqrt()
+        return scale, self.beta - self.mean * scale
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageTensors:
@@ -47,15 +57,7 @@ class StageTensors:
     def of(self, model: int) -> StageTensors:
         """Those of one of the models."""
         one, norm = slice(model, model + 1), self.norm
-        return StageTensors(
-            weight=self.weight[one],
-            bias=self.bias[one],
-            norm=None
-            if norm is None
-            else NormTensors(
-                gamma=norm.gamma[one], beta=norm.beta[one], mean=norm.mean[one], variance=norm.variance[one]
-            ),
-        )
+        return StageTensors(weight=self.weight[one], bias=self.bias[one], norm=None if norm is None else norm.of(model))
 
     def scale_and_shift(self) -> tuple[Tensor | None, Tensor]:
         """What the running statistics make of a convolution's output y: scale·y + shift, each (M, C)."""
@@ -93,6 +95,18 @@ def evaluate_stage(images: Tensor, window: Window, tensors: StageTensors, residu
     return activate(output, window.layer)
 
 
+def train_norm(images: Tensor, layer: NormLayer, norm: NormTensors) -> tuple[Tensor, Moments]:
+    """Batch norm and ReLU of images (M, C, side, side, B) with the batch's own statistics; also returns these."""
+    found: tuple[Tensor, Tensor, Tensor] = _Norm.apply(images, norm.gamma, norm.beta, layer)
+    return found[0], found[1:]
+
+
+def evaluate_norm(images: Tensor, layer: NormLayer, norm: NormTensors) -> Tensor:
+    """The same with the running statistics; differentiable."""
+    scale, shift = (one[:, :, None, None, None] for one in norm.scale_and_shift())
+    return activate((images * scale).add_(shift), layer)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Affine:
     """What a stage computes in evaluation mode where nothing is trained: a kernel (M, C, K·taps²) with batch
@@ -126,7 +140,7 @@ def infer(columns: Tensor, window: Window, stage: Affine, residual: Tensor | Non
     return activate(output, window.layer)
 
 
-def activate(images: Tensor, layer: ConvLayer) -> Tensor:
+def activate(images: Tensor, layer: Layer) -> Tensor:
     """ReLU, up to its ceiling, in place; the images themselves where the layer has none."""
     if not layer.relu:
         return images
@@ -185,17 +199,8 @@ class _Stage(torch.autograd.Function):
         columns, kernel, gamma, centred, inverse, output = ctx.saved_tensors
         window, (models, channels, pixels) = ctx.window, centred.shape
         outer = gradients[0] if output is None else gradient_below(gradients[0], output, window.layer.ceiling)
-        inner, gamma_gradient, beta_gradient = torch.ops.aten.native_batch_norm_backward(
-            outer.reshape(1, -1, pixels),
-            centred.view(1, -1, pixels),
-            gamma.view(-1),
-            None,
-            None,
-            torch.zeros_like(inverse),
-            inverse,
-            True,
-            EPSILON,
-            (True, True, True),
+        inner, gamma_gradient, beta_gradient = _norm_backward(
+            outer.reshape(1, -1, pixels), centred.view(1, -1, pixels), gamma.view(-1), inverse
         )
         inner = inner.view_as(centred)
         below = window.scatter(window.columns_gradient(kernel, inner)) if ctx.needs_input_grad[0] else None
@@ -207,6 +212,64 @@ class _Stage(torch.autograd.Function):
             outer if ctx.needs_input_grad[4] else None,
             None,
         )
+
+
+class _Norm(torch.autograd.Function):
+    """z = max(γ·(x − mean)·r + β, 0) with r = 1/√(var + ε), over each channel's own pixels, of x (M, C, side, side, B).
+
+    The maximum only where the layer has it. Returns z, and the mean and biased variance of x (M, C).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, gamma: Tensor, beta: Tensor, layer: NormLayer
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        centred = images.flatten(0, 1).flatten(1).clone()
+        scale, shift = gamma.reshape(-1, 1), beta.reshape(-1, 1)
+        output = torch.empty_like(centred)
+        moments = []
+        for some in _blocks(centred):
+            moments.append(_normalize(centred[some], scale[some], shift[some], output[some]))
+            activate(output[some], layer)
+        mean, variance, inverse = (_joined(parts) for parts in zip(*moments, strict=True))
+        output = output.view_as(images)
+        ctx.layer = layer
+        ctx.save_for_backward(scale, centred, inverse, output if layer.relu else None)
+        mean, variance = mean.view_as(gamma), variance.view_as(gamma)
+        ctx.mark_non_differentiable(mean, variance)
+        return output, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gamma, centred, inverse, output = ctx.saved_tensors
+        outer = gradients[0] if output is None else gradient_below(gradients[0], output, ctx.layer.ceiling)
+        inner, gamma_gradient, beta_gradient = _norm_backward(
+            outer.reshape(1, *centred.shape), centred[None], gamma.view(-1), inverse
+        )
+        models, channels = outer.shape[:2]
+        return (
+            inner.view_as(outer),
+            gamma_gradient.view(models, channels),
+            beta_gradient.view(models, channels),
+            None,
+        )
+
+
+def _norm_backward(outer: Tensor, centred: Tensor, gamma: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of batch norm's input, γ and β, of `outer` and the centred input (1, R, N), γ and 1/√(var + ε)."""
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        outer,
+        centred,
+        gamma,
+        None,
+        None,
+        torch.zeros_like(inverse),
+        inverse,
+        True,
+        EPSILON,
+        (True, True, True),
+    )
+    return found
 
 
 def _normalize(rows: Tensor, gamma: Tensor, beta: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:

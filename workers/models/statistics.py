@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models.declaration import ConvLayout, LayerSpans, NormSpans
 from qsweep.workers.models.stage import Moments
 
 MOMENTUM = 0.1
@@ -18,7 +18,8 @@ class RunningStatistics:
     def __init__(self, layout: ConvLayout, rows: Tensor) -> None:
         self._layout = layout
         self._batch = torch.zeros_like(rows)
-        norms = [one.norm for one in layout.spans if one.norm is not None]
+        norms = [norm for one in layout.spans if (norm := norm_of(one)) is not None]
+        self._biased = _runs(layout)
         self._views = [one.mean.of(self._batch) for one in norms]
         self._views += [one.variance.of(self._batch) for one in norms]
         pixels = [torch.full((one.outputs,), float(one.side**2)) for one in layout.layers if one.norm]
@@ -37,7 +38,27 @@ class RunningStatistics:
         means, variances = zip(*moments, strict=True)
         torch._foreach_copy_(self._views, [*means, *variances])
         layout, batch = self._layout, self._batch
-        batch[:, layout.means] += parameters[:, layout.hidden_biases]
+        for means_, biases in self._biased:
+            batch[:, means_] += parameters[:, biases]
         pixels = self._pixels * images
         batch[:, layout.variances] *= pixels / (pixels - 1)
         rows.mul_(1 - MOMENTUM).add_(batch.mul_(MOMENTUM))
+
+
+def norm_of(spans: LayerSpans | NormSpans) -> NormSpans | None:
+    """The batch norm of a layer, if it has one."""
+    return spans if isinstance(spans, NormSpans) else spans.norm
+
+
+def _runs(layout: ConvLayout) -> list[tuple[slice, slice]]:
+    """Where running means lie in their row, and the biases under them in theirs, in as few runs as there may be."""
+    found: list[tuple[slice, slice]] = []
+    for one in layout.spans:
+        if isinstance(one, NormSpans) or one.norm is None or one.bias is None:
+            continue
+        mean, bias = (slice(span.start, span.stop) for span in (one.norm.mean, one.bias))
+        if found and (found[-1][0].stop, found[-1][1].stop) == (mean.start, bias.start):
+            mean, bias = slice(found[-1][0].start, mean.stop), slice(found[-1][1].start, bias.stop)
+            found.pop()
+        found.append((mean, bias))
+    return found

@@ -59,7 +59,7 @@ class SlurmBackend(Backend):
         _check_path(home.root)
         if workers is None:
             raise InputError(
-                "how many agents shall be submitted?",
+                "how many agents are to be submitted?",
                 place="--workers",
                 allowed="each is one element of an array, with one GPU or one core",
             )
@@ -188,7 +188,7 @@ class SlurmBackend(Backend):
         return self._seen
 
     def stop(self, *, by_user: bool = False) -> None:
-        """scancel sends SIGTERM, upon which an agent hands over; those that wait are gone at once.
+        """scancel sends SIGTERM, at which an agent hands over; those that wait are gone at once.
 
         Agents that are seen at work or in the queue again are told again: a pilot may have had itself requeued.
         """
