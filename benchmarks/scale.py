@@ -240,11 +240,11 @@ def figures(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for count in given.jobs:
         home = make(given.folder / f"jobs-{count}", count)
         for command in commands(home.root, first_job(home)):
-            if given.only in (None, command.name):
+            if not given.only or command.name in given.only:
                 yield {"jobs": count} | _figure(checkouts, command, home.root, given.times)
     folder = given.folder / "empty"
     command = Command(name="plan, 3^11 jobs", words=("plan", str(cube(folder))), times=3, memory=400)
-    if given.only in (None, command.name):
+    if not given.only or command.name in given.only:
         yield {"jobs": 3**CUBE} | _figure(checkouts, command, folder, given.times)
     if given.postgres:
         yield from _on_postgres(given)
@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the homes are, or are made")
     parser.add_argument("--jobs", type=int, action="append", help="a size; may be given again (default 1000, 100000)")
     parser.add_argument("--before", type=Path, help="another checkout, to be compared with this one")
-    parser.add_argument("--only", help="only this command")
+    parser.add_argument("--only", action="append", metavar="COMMAND", help="only this one; may be given again")
     parser.add_argument("--times", type=int, default=3, help="how often each is measured")
     parser.add_argument("--postgres", type=int, default=0, metavar="N", help="register N jobs in a Postgres, too")
     parser.add_argument("--make", action="store_true", help="only make the homes")
@@ -311,8 +311,7 @@ def main() -> None:
         "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "load": os.getloadavg()[0]},
         "figures": found,
     }
-    if given.only is None:
-        given.output.write_text(json.dumps(content, indent=1) + "\n")
+    given.output.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
