@@ -129,6 +129,8 @@ LAYER = (
     pa.field("bits", pa.int32()),
     pa.field("step_size", pa.float64()),
     pa.field("step_size_init", pa.float64()),
+    pa.field("activation_bits", pa.int32()),
+    pa.field("activation_step", pa.float64()),
     pa.field("weights", pa.int64()),
     pa.field("weight_norm", pa.float64()),
     pa.field("init_norm", pa.float64()),
@@ -191,6 +193,57 @@ DISTORTION = (
     pa.field("fingerprint", pa.string()),
 )
 
+CALLED = (
+    pa.field("run", pa.string()),
+    pa.field("command", pa.string()),
+    pa.field("run_code", pa.string()),
+    pa.field("command_code", pa.string()),
+    pa.field("settings", pa.string()),
+    pa.field("returned", pa.string()),
+    pa.field("diverged", pa.bool_()),
+)
+"""Of a call: what was called, and its settings and what it returned, each a text of JSON. Who reads the rows of one
+sweep makes columns of these (`reports.widening`)."""
+
+LOGGED = (
+    pa.field("step", pa.int64()),
+    pa.field("name", pa.string()),
+    pa.field("value", pa.float64()),
+)
+
+SYNTHESIS = (
+    pa.field("parent", pa.string()),
+    pa.field("parent_attempt", pa.int32()),
+    pa.field("model_hash", pa.string()),
+    pa.field("diverged", pa.bool_()),
+    pa.field("image_loss", pa.float64()),
+    pa.field("statistics_loss", pa.float64()),
+    pa.field("loss", pa.float64()),
+    pa.field("statistics_distance", pa.float64()),
+    pa.field("confidence", pa.float64()),
+    pa.field("class_counts", pa.list_(pa.int64())),
+    pa.field("classes_seen", pa.int32()),
+    pa.field("embedding_rate", pa.float64()),
+    pa.field("generator_rate", pa.float64()),
+    pa.field("images_hash", pa.string()),
+)
+
+SYNTHESIS_LOSS = (
+    pa.field("batch", pa.int32()),
+    pa.field("iteration", pa.int32()),
+    pa.field("image_loss", pa.float64()),
+    pa.field("statistics_loss", pa.float64()),
+    pa.field("embedding_rate", pa.float64()),
+)
+
+SYNTHETIC_IMAGE = (
+    pa.field("image", pa.int32()),
+    pa.field("class", pa.int32()),
+    pa.field("confidence", pa.float64()),
+    pa.field("pixels", pa.list_(pa.float64())),
+)
+"""What the model sees in one image. `pixels` (channels, side, side), standardized as in training, of the first ones."""
+
 SETTINGS = pa.schema(
     {field.name: field for field in (*_settings(), *own_settings(*kinds.KINDS.values()))}.values(),
 )
@@ -210,5 +263,13 @@ ROW_KINDS: dict[str, RowKind] = {
             name="distortions",
             columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.DISTORTION), *DISTORTION]),
         ),
+        RowKind(name="returned", columns=pa.schema([*KEY, *PROVENANCE, *CALLED])),
+        RowKind(name="logged", columns=pa.schema([*KEY, *LOGGED])),
+        RowKind(
+            name="syntheses",
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.SYNTHESIS), *SYNTHESIS]),
+        ),
+        RowKind(name="synthesis_losses", columns=pa.schema([*KEY, *SYNTHESIS_LOSS])),
+        RowKind(name="synthetic_images", columns=pa.schema([*KEY, *SYNTHETIC_IMAGE])),
     )
 }

@@ -13,7 +13,7 @@ from qsweep.orchestrator.basis import Basis
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import File
 from qsweep.sweeps.training import Training
-from qsweep.workers.forms import default_form, known_form
+from qsweep.workers.forms import Form, default_form, known_form
 
 if TYPE_CHECKING:
     from qsweep.orchestrator.estimates import Speeds
@@ -110,7 +110,9 @@ def _cohort(
     job: Job, count: int, device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
 ) -> CohortPlan:
     """The plan of so many jobs of one cohort key, of which this is the first."""
-    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated)
+    if job.kind.of_user:
+        return _calls(job, count, speeds)
+    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated, side_by_side=job.kind.side_by_side)
     if recorded is not None and (known := known_form(recorded.slots, recorded.form)):
         slots, form = recorded.slots, known
     else:
@@ -130,6 +132,15 @@ def _cohort(
         basis=estimate.basis,
         cost=job.cost,
     )
+
+
+def _calls(job: Job, count: int, speeds: Speeds) -> CohortPlan:
+    """Calls of the user's code: one process after another, of which nothing is known before some have run."""
+    estimate = speeds.estimate(job, 1)
+    return CohortPlan(
+        key=job.cohort_key, jobs=count, slots=1, form=Form.LOOP.value, memory=0.0,
+        seconds=estimate.seconds, basis=estimate.basis, cost=job.cost,
+    )  # fmt: skip
 
 
 def _simulate(cohorts: Sequence[CohortPlan], workers: int) -> tuple[float, float]:
@@ -177,7 +188,7 @@ def cohort_memory(training: Training, slots: int) -> float:
 def _model_memory(training: Training) -> float:
     """Parameters with gradient, two optimizer buffers, the quantized copy and the best; five activations a layer."""
     layers = training.model.layers(training.data)
-    activations = sum(layer.outputs * layer.side**2 for layer in layers) * training.recipe.batch_size
+    activations = sum(layer.activation for layer in layers) * training.recipe.batch_size
     return 6 * model_bytes(training) + 5.0 * FLOAT * activations
 
 

@@ -29,6 +29,9 @@ def averaged_over(declaration: Declaration, models: Sequence[Mapping[str, Any]])
     told |= set(TOLD["precision"]) if any(column.precision for column in declaration.columns) else set()
     names = [name for part in PARTS.values() for name in part.columns() if name not in told]
     different = _different(models)
+    if declaration.kind == "returned":
+        names = [name for model in models for name in model if name not in {*declaration.rows, *declaration.averages}]
+        different = list(models)
     found = ((name, _values(different, name)) for name in dict.fromkeys(names))
     return tuple(f"{name} {values}" for name, values in found if values)
 

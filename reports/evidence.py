@@ -14,7 +14,7 @@ from qsweep.reports.analysis.analysis import Analysis, Models, Options, analyze,
 from qsweep.reports.answers import make_tables
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table
-from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, TRAIN
+from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, SYNTHESIS, TRAIN
 from qsweep.sweeps.spec import Spec
 
 VIEWS = ("jobs", "attempts")
@@ -33,6 +33,9 @@ class Evidence:
     """The one row of each done job, by the kind of the job."""
     epochs: pd.DataFrame
     layers: pd.DataFrame
+    synthesis_losses: pd.DataFrame
+    synthetic_images: pd.DataFrame
+    """Those with their pixels alone."""
     tables: tuple[Table, ...]
     options: Options
     lost: tuple[Lost, ...] = ()
@@ -53,6 +56,10 @@ class Evidence:
     @property
     def distortions(self) -> pd.DataFrame:
         return self.results[DISTORTION.name]
+
+    @property
+    def syntheses(self) -> pd.DataFrame:
+        return self.results[SYNTHESIS.name]
 
     @cached_property
     def models(self) -> list[Models]:
@@ -76,6 +83,8 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         },
         epochs=source.frame("epochs", ["job", "epoch", "train_loss", "train_accuracy"]),
         layers=source.frame("layers", ["job", "layer", "index", "bits", "step_size"]),
+        synthesis_losses=source.frame("synthesis_losses"),
+        synthetic_images=source.frame("synthetic_images").dropna(subset=["pixels"]),
         tables=tuple(make_tables(source)),
         options=options or Options(),
         lost=tuple(source.lost),

@@ -108,8 +108,9 @@ def make_table(
         told = tuple(map(settings.get, telling))
         if told not in kept:
             kept[told] = row_keys(declaration, settings)
-            quantization = quantization_of(settings)
-            called[str(quantization)] = quantization
+            if "precision" in declaration.rows:
+                quantization = quantization_of(settings)
+                called[str(quantization)] = quantization
         keys_of[job] = kept[told]
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {keys: [] for keys in keys_of.values()}
     for result in results:
@@ -122,6 +123,7 @@ def make_table(
         beside = tuple(
             compare_with if name == "dataset" and compare_with else key
             for name, key in zip(declaration.rows, keys, strict=True)
+            if name in (declaration.paper_rows or declaration.rows)
         )
         rows.append(_row(declaration, keys, groups[keys], expected[keys], paper.get(beside, {}), jobs))
     rows = rows if compare_with is None else [beside_other_data(row) for row in rows]

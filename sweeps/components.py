@@ -26,9 +26,10 @@ from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
 from qsweep.sweeps.models import CifarResNet, MobileNet, MobileNetV2, NiN, ResNet, Vgg
 from qsweep.sweeps.optimizers import Adam, AdamW, RmsProp, Sgd
 from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
-from qsweep.sweeps.quantizers import FULL_PRECISION, Lsq
+from qsweep.sweeps.quantizers import FULL_PRECISION, Liq, LiqActivations, Lsq, LsqActivations, Vvtq, VvtqActivations
 from qsweep.sweeps.recipe import Recipe, recipe_content
 from qsweep.sweeps.start import Start
+from qsweep.sweeps.transformers import Swin, Vit
 
 FILES = "QSWEEP_COMPONENTS"
 """Names files with further components, separated as in `PATH`."""
@@ -42,6 +43,27 @@ def _by_name(*components: Component) -> dict[str, Component]:
 
 def _family(settings: type[Any], implementation: str) -> Component:
     return Component(name=settings.name, settings=settings, implementation=implementation)
+
+
+def _weights(settings: type[Any], implementation: str) -> Component:
+    return Component(
+        name=settings.name,
+        settings=settings,
+        implementation=implementation,
+        label=settings.name.upper(),
+        idle=lambda chosen: () if chosen["optimizer"].weight_decay else ("decay_step",),
+    )
+
+
+def _activations(settings: type[Any], implementation: str) -> Component:
+    return Component(
+        name=settings.name,
+        settings=settings,
+        implementation=implementation,
+        label=f"{settings.name.upper()} activations",
+        idle=lambda chosen: () if chosen["optimizer"].weight_decay else ("decay_activation_step",),
+        kind=lambda value: f"{value.name}, images too" if value.quantizes_images else value.name,
+    )
 
 
 def _two_passes(settings: type[Any]) -> Component:
@@ -77,7 +99,9 @@ PARTS: dict[str, Part] = {
         Choice(
             name="model",
             components=_by_name(
-                *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet))
+                *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet)),
+                _family(Vit, "qsweep.workers.models.vit:VitNetwork"),
+                _family(Swin, "qsweep.workers.models.swin:SwinNetwork"),
             ),
         ),
         Choice(
@@ -93,12 +117,14 @@ PARTS: dict[str, Part] = {
         QuantizerChoice(
             name="quantizer",
             components=_by_name(
+                _weights(Lsq, "qsweep.workers.quantizers.lsq:LsqWeights"),
+                _weights(Liq, "qsweep.workers.quantizers.liq:LiqWeights"),
                 Component(
-                    name=Lsq.name,
-                    settings=Lsq,
-                    implementation="qsweep.workers.quantizers.lsq:LsqWeights",
-                    idle=lambda chosen: () if chosen["optimizer"].weight_decay else ("decay_step",),
-                )
+                    name=Vvtq.name,
+                    settings=Vvtq,
+                    implementation="qsweep.workers.quantizers.vvtq:VvtqWeights",
+                    label="VVTQ",
+                ),
             ),
             default=Lsq.name,
             width="bits",
@@ -108,6 +134,17 @@ PARTS: dict[str, Part] = {
         ),
         QuantizerChoice(
             name="activation_quantizer",
+            components=_by_name(
+                _activations(LsqActivations, "qsweep.workers.quantizers.activations:LsqSignals"),
+                _activations(LiqActivations, "qsweep.workers.quantizers.activations:LiqSignals"),
+                Component(
+                    name=VvtqActivations.name,
+                    settings=VvtqActivations,
+                    implementation="qsweep.workers.quantizers.vvtq:VvtqSignals",
+                    label="VVTQ activations",
+                ),
+            ),
+            default=LsqActivations.name,
             added_later=True,
             width="activation_bits",
             full=FULL_PRECISION,

@@ -7,15 +7,12 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from functools import cached_property
 from typing import Any, overload
 
-from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.job import Job, encoded, identity_of
 from qsweep.sweeps.kinds import TRAIN, Kind, kind_of
-from qsweep.sweeps.measures import Measure
-from qsweep.sweeps.parts import QuantizerChoice
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.training import CHOSEN, SET, Components, Training, common_of, components_of, settings_of
 
-UNCHECKED = [part.name for part in PARTS.values() if isinstance(part, QuantizerChoice)]
+UNCHECKED = ("quantizer",)
 """Parts of which `Training.check` looks at nothing."""
 
 
@@ -64,11 +61,12 @@ class Grid:
         self.combinations = Combinations(CHOSEN), Combinations(SET)
         self.trainings = array("q"), array("q")
         self.children = array("q"), array("q")
-        self.asked: list[Measure] = []
+        self.asked: list[Any] = []
+        self.calls: list[Job] = []
         self._place = place
         self._known: set[str] = set()
         self._checked: set[tuple[int, ...]] = set()
-        self._asked: dict[Measure, int] = {}
+        self._asked: dict[Any, int] = {}
         self._keys: dict[tuple[int, int, int], str] = {}
 
     def add(self, keys: tuple[Hashable, Hashable], point: Callable[[], Mapping[str, Any]]) -> None:
@@ -85,7 +83,7 @@ class Grid:
             self.trainings[0].append(first)
             self.trainings[1].append(second)
 
-    def add_child(self, training: int, measure: Measure) -> None:
+    def add_child(self, training: int, measure: Any) -> None:
         """Adds the job that takes this measure of the model of a training."""
         chosen, others = self.combinations
         texts = chosen.encoded[self.trainings[0][training]], others.encoded[self.trainings[1][training]]
@@ -96,8 +94,15 @@ class Grid:
             self.children[0].append(training)
             self.children[1].append(place)
 
+    def add_call(self, job: Job) -> None:
+        """Adds a job that calls the user's code: it has no components."""
+        if self._is_new(job.identity):
+            self.calls.append(job)
+
     def job(self, place: int) -> Job:
         """The job at a place."""
+        if self.calls:
+            return self.calls[place]
         training, measure, asked = place, None, place - len(self.trainings[0])
         if asked >= 0:
             training, asked = self.children[0][asked], self.children[1][asked]
@@ -119,7 +124,7 @@ class Grid:
 
     def settings(self, place: int) -> dict[str, Setting]:
         """Those of the job at a place."""
-        if place >= len(self.trainings[0]):
+        if self.calls or place >= len(self.trainings[0]):
             return self.job(place).settings()
         first, second = self.trainings[0][place], self.trainings[1][place]
         return {**self.combinations[0].settings[first], **self.combinations[1].settings[second]}
@@ -173,18 +178,13 @@ class Jobs(Sequence[Job]):
         return self._grid.settings(self._places[at])
 
     def trainings(self) -> Jobs:
-        """Those that train a model: every other stands on one of them."""
-        return self.of(TRAIN)
+        """Those that stand on no other job."""
+        first = len(self._grid.calls or self._grid.trainings[0])
+        return self.only(at for at, place in enumerate(self._places) if place < first)
 
     def of(self, kind: Kind) -> Jobs:
         """Those of a kind."""
-        kinds = [kind_of(one) for one in self._grid.asked]
-        first, asked = len(self._grid.trainings[0]), self._grid.children[1]
-        return self.only(
-            at
-            for at, place in enumerate(self._places)
-            if (TRAIN if place < first else kinds[asked[place - first]]) is kind
-        )
+        return self.only(at for at, job in enumerate(self) if job.kind is kind)
 
     def only(self, chosen: Iterable[int]) -> Jobs:
         """Those at these places here, in this order."""

@@ -126,12 +126,24 @@ def check_pair(one: Training, other: Training, asked: Landscape) -> None:
         one.val_images and one.recipe.data_seed != other.recipe.data_seed
     ):
         raise InputError("the two models were trained on different images", place="--between")
+    if _levels(one) != _levels(other):
+        raise InputError(
+            "the activations of the two models are rounded to different levels, which have no line between them",
+            place="--between",
+            allowed="two models with activations of one bit width and one quantizer, or of none",
+        )
     if asked.perturb == "latent" and rounding(one) != rounding(other):
         raise InputError(
             "the latent weights of models of different precisions have no common rounding between them",
             place="--between",
             allowed="--perturb quantized: the line between the weights that they compute with",
         )
+
+
+def _levels(training: Training) -> dict[str, Any]:
+    """What says how activations are rounded. It does not matter how their step sizes were trained."""
+    found = PARTS["activation_quantizer"].settings(training.activation_quantizer)
+    return {name: value for name, value in found.items() if name != "decay_activation_step"}
 
 
 def rounding(training: Training) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 from qsweep.sweeps.corruptions import CORRUPTED, CORRUPTIONS, LARGEST, SEVERITIES
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import KINDS
+from qsweep.sweeps.models import has_batch_norm
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
 from qsweep.sweeps.training import Training
 
@@ -29,12 +30,12 @@ class Search:
     by `target` to within `tolerance`. A candidate is judged by `copies` perturbed copies of the model.
     `scaling = "magnitude"` perturbs each weight in proportion to its size. `perturb = "latent"` perturbs the
     full-precision weights that the quantizer then rounds, `"quantized"` the rounded ones; `perturb_step` the
-    step sizes too. `fold_bn = "reference"` folds batch norm into the convolutions of full-precision models
-    alone, as the reference code does; its γ and β are 1 and 0 then and still parameters: `perturb_folded =
-    "reference"` perturbs them as that code does, `"none"` leaves them out. `denominator` is the vector in the
-    magnitude-aware bound's denominator: w − w₀ (`"distance"`, as in the reference code) or r. `measure_samples` images
-    of the training set, 0 for all, drawn class by class under `measure_seed`, decide the accuracies; m of the bounds
-    stays the full size unless `m_from = "samples"`.
+    step sizes too: those of latent weights, and those of activations. `fold_bn = "reference"` folds batch norm into the
+    convolutions of full-precision models alone, as the reference code does; its γ and β are 1 and 0 then and still
+    parameters: `perturb_folded = "reference"` perturbs them as that code does, `"none"` leaves them out.
+    `denominator` is the vector in the magnitude-aware bound's denominator: w − w₀ (`"distance"`, as in the
+    reference code) or r. `measure_samples` images of the training set, 0 for all, drawn class by class under
+    `measure_seed`, decide the accuracies; m of the bounds stays the full size unless `m_from = "samples"`.
     """
 
     scaling: str = setting(Rule(choices=("plain", "magnitude")), default="plain")
@@ -66,7 +67,8 @@ class Search:
 
     def folds(self, training: Training) -> bool:
         """Whether batch norm is folded into this training's convolutions."""
-        return self.fold_bn == "all" or (self.fold_bn == "reference" and training.quantizer is None)
+        folded = self.fold_bn == "all" or (self.fold_bn == "reference" and training.quantizer is None)
+        return folded and has_batch_norm(training.model)
 
     def operations(self, training: Training) -> float:
         """Multiplications and additions of a search that takes every iteration."""
@@ -158,8 +160,8 @@ def asked_of(measure: Measure, training: Training) -> Measure:
     """`measure` with every convention that makes no difference for this training at its default.
 
     Full precision has nothing to round and no step sizes; a perturbed quantized weight has no step size
-    either. Raises InputError if the set that a sample is drawn from is smaller than the sample, and for a distortion
-    of a data set that has no corrupted test set or too large images.
+    either. Quantized activations have step sizes in any case. Raises InputError if the set that a sample is drawn from
+    is smaller than the sample, and for a distortion of a data set that has no corrupted test set or too large images.
     """
     if isinstance(measure, Distortion) and training.data.name not in CORRUPTED:
         raise InputError(
@@ -184,11 +186,13 @@ def asked_of(measure: Measure, training: Training) -> Measure:
         return measure
     changes: dict[str, Any] = {} if measure.measure_samples else {"m_from": "train"}
     if training.quantizer is None:
-        changes |= {"perturb": "latent", "perturb_step": True}
+        changes |= {"perturb": "latent"}
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "all" else {}
     else:
-        changes |= {"perturb_step": True} if measure.perturb == "quantized" else {}
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "none" else {}
+    changes |= {} if has_batch_norm(training.model) else {"fold_bn": "reference"}
+    if training.activation_quantizer is None and (training.quantizer is None or measure.perturb == "quantized"):
+        changes |= {"perturb_step": True}
     changes |= {} if measure.folds(training) else {"perturb_folded": "none"}
     if measure.scaling == "plain":
         changes |= {"denominator": "distance", "magnitude_epsilon": 1e-3}
@@ -201,8 +205,8 @@ def measure_settings(measure: Measure) -> dict[str, Setting]:
     return {"measure": measure.name, **settings_of(measure)}
 
 
-def measure_content(measure: Measure) -> dict[str, Any]:
-    """What a measure adds to a job's identity."""
+def measure_content(measure: Any) -> dict[str, Any]:
+    """What a measure, or the settings of any other kind of job, adds to a job's identity."""
     return {"name": measure.name, **canonical(measure)}
 
 

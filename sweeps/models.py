@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.datasets import DataSet
-from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer, Pool
+from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer, Pool, with_outer_ends
 from qsweep.sweeps.settings import Rule, setting
+from qsweep.sweeps.transformers import Swin, Vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class NiN:
     title: ClassVar[str] = "NiN"
     family: ClassVar[str] = "NiN"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
 
     width: int = setting(Rule(low=1, high=1024))
     depth: int = setting(Rule(low=1, high=16))
@@ -58,7 +60,7 @@ class NiN:
                 )
                 inputs = channels
         head = ConvLayer(name="head", inputs=inputs, outputs=data.classes, kernel=1, stride=1, padding=0, side=side)
-        return (*layers, head)
+        return with_outer_ends([*layers, head])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,7 @@ class ResNet:
     name: ClassVar[str] = "resnet"
     family: ClassVar[str] = "ResNet"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
     usual_width: ClassVar[int] = 16
     """The paper's on CIFAR."""
     published_width: ClassVar[int] = 64
@@ -115,7 +118,7 @@ class ResNet:
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
                 layers += self._block(f"stage{stage + 1}.{block}", layers[-1], self.width * 2**stage, stride)
-        return (*layers, _head(layers[-1], data))
+        return with_outer_ends([*layers, _head(layers[-1], data)])
 
     def _stem(self, data: DataSet) -> ConvLayer:
         if not self.is_large:
@@ -191,6 +194,7 @@ class CifarResNet:
     name: ClassVar[str] = "cifar-resnet"
     family: ClassVar[str] = "CIFAR ResNet"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
     usual_width: ClassVar[int] = 16
 
     depth: int = setting(Rule(choices=(20, 32, 44, 56, 110)))
@@ -226,7 +230,7 @@ class CifarResNet:
         if self.preact:
             last = NormLayer(name="norm", outputs=last.outputs, side=last.side)
             layers.append(last)
-        return (*layers, _head(last, data))
+        return with_outer_ends([*layers, _head(last, data)])
 
     def _block(self, name: str, before: Layer, channels: int, stride: int, *, first: bool) -> list[Layer]:
         own, side = not self.preact, -(-before.side // stride)
@@ -271,6 +275,7 @@ class MobileNet:
     title: ClassVar[str] = "MobileNet-V1"
     family: ClassVar[str] = "MobileNet-V1"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
     usual_width: ClassVar[int] = 32
 
     width: int = setting(Rule(low=1, high=1024), default=32)
@@ -293,7 +298,7 @@ class MobileNet:
                 _conv(f"pair{number}.depthwise", inputs, inputs, side, kernel=3, stride=stride, depthwise=True),
                 _conv(f"pair{number}.pointwise", inputs, growth * self.width, side),
             ]
-        return (*layers, _head(layers[-1], data))
+        return with_outer_ends([*layers, _head(layers[-1], data)])
 
 
 MOBILENET_PAIRS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *((16, 1),) * 5, (32, 2), (32, 1))
@@ -319,6 +324,7 @@ class MobileNetV2:
     title: ClassVar[str] = "MobileNet-V2"
     family: ClassVar[str] = "MobileNet-V2"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
     usual_width: ClassVar[int] = 32
 
     width: int = setting(Rule(low=1, high=1024), default=32)
@@ -363,7 +369,7 @@ class MobileNetV2:
         layers.append(
             _conv("last", layers[-1].outputs, _rounded(wide), layers[-1].side, init="fan-out", ceiling=ceiling)
         )
-        return (*layers, _head(layers[-1], data, init="small"))
+        return with_outer_ends([*layers, _head(layers[-1], data, init="small")])
 
     def _scaled(self, channels: int) -> int:
         return _rounded(channels * self.width / self.usual_width)
@@ -415,6 +421,7 @@ class Vgg:
     name: ClassVar[str] = "vgg"
     family: ClassVar[str] = "VGG"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
     usual_width: ClassVar[int] = 64
 
     depth: int = setting(Rule(choices=(11, 13, 16, 19)))
@@ -447,9 +454,9 @@ class Vgg:
                 side, pool = side // 2, HALVED
         head = ConvLayer(
             name="head", inputs=inputs, outputs=data.classes, kernel=1, stride=1, padding=0, side=side,
-            norm=False, relu=False, pool=pool,
+            norm=False, relu=False, pool=pool, linear=True,
         )  # fmt: skip
-        return (*layers, head)
+        return with_outer_ends([*layers, head])
 
 
 VGG_CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -462,6 +469,7 @@ def _head(last: Layer, data: DataSet, *, init: str = "default") -> ConvLayer:
     return ConvLayer(
         name="head", inputs=last.outputs, outputs=data.classes, kernel=1, stride=1, padding=0, side=1,
         norm=False, relu=False, pool=Pool(kind="mean", kernel=last.side, stride=last.side), init=init,
+        linear=True,
     )  # fmt: skip
 
 
@@ -490,9 +498,20 @@ def _conv(
     )
 
 
-Model: TypeAlias = NiN | ResNet | CifarResNet | MobileNet | MobileNetV2 | Vgg
+Convolutional: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg | CifarResNet
+Model: TypeAlias = Convolutional | Vit | Swin
 
 
 def published_name(model: Model) -> str | None:
     """torchvision's name of this very network, if it has one trained on ImageNet."""
-    return model.published if isinstance(model, ResNet | MobileNetV2) else None
+    return model.published if isinstance(model, ResNet | MobileNetV2 | Swin) else None
+
+
+def is_transformer(model: Model | None) -> bool:
+    """Whether a network is made of matrix products and layer norms alone."""
+    return isinstance(model, Vit | Swin)
+
+
+def has_batch_norm(model: Model) -> bool:
+    """Whether a network normalizes by batch norm, which can be folded into its weights."""
+    return not is_transformer(model)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from qsweep.sweeps.layers import Layer
+from qsweep.sweeps.layers import LinearLayer, NormLayer
 from qsweep.sweeps.quantizers import FULL_PRECISION
+from qsweep.sweeps.signals import Place, signals_of
 from qsweep.sweeps.training import Training
+from qsweep.sweeps.transformers import Swin, Vit
 
 IMAGE_BITS = 8
 """Of a pixel: what the first layer reads where activations are quantized and images are not."""
@@ -15,28 +15,37 @@ IMAGE_BITS = 8
 def bit_operations(training: Training) -> float:
     """Bit operations (BOPs) of one image: Σ k²·(inputs/groups)·outputs·side²·b_w·b_a over the layers with weights.
 
-    b_w and b_a are the bit widths of a layer's weights and of what it reads: 32 where they are not quantized; the
-    first and the last layer take the outer widths. Pooling, batch norm and residuals count nothing.
+    b_w and b_a are the bit widths of a layer's weights and of what it reads: 32 where they are not quantized; outer
+    layers and signals take the outer widths. The products of an attention count b_a². Pooling, norms and residuals
+    count nothing.
     """
-    layers = [one for one in training.model.layers(training.data) if one.weights]
-    return sum(
-        one.operations / 2 * weight_bits * activation_bits
-        for one, weight_bits, activation_bits in zip(
-            layers, _weight_bits(training, layers), _activation_bits(training, layers), strict=True
-        )
-    )
+    outer = getattr(training.quantizer, "outer_bits", training.bits)
+    read, found = _activation_bits(training), 0.0
+    for one in training.model.layers(training.data):
+        if isinstance(one, NormLayer):
+            continue
+        weight_bits = outer if one.outer else training.bits
+        products = one.operations / 2
+        if isinstance(one, LinearLayer) and one.attended:
+            products -= one.attention
+            found += one.attention * read[one.name] ** 2
+        found += products * weight_bits * read[one.name]
+    return found
 
 
-def _weight_bits(training: Training, layers: Sequence[Layer]) -> list[int]:
-    inner = training.bits
-    outer = getattr(training.quantizer, "outer_bits", inner)
-    return [outer, *[inner] * (len(layers) - 2), outer]
-
-
-def _activation_bits(training: Training, layers: Sequence[Layer]) -> list[int]:
-    chosen = training.activation_quantizer
-    if chosen is None:
-        return [FULL_PRECISION] * len(layers)
-    inner = chosen.activation_bits
-    outer = getattr(chosen, "outer_activation_bits", inner)
-    return [IMAGE_BITS, *[inner] * (len(layers) - 2), outer]
+def _activation_bits(training: Training) -> dict[str, int]:
+    """The bit width of what each layer with weights reads."""
+    chosen, model, data = training.activation_quantizer, training.model, training.data
+    found = {one.name: FULL_PRECISION for one in model.layers(data)}
+    for signal in model.signals(data) if isinstance(model, Vit | Swin) else signals_of(model.layers(data), data.size):
+        if chosen is None:
+            continue
+        if signal.place is Place.IMAGES and not chosen.quantizes_images:
+            found[signal.layer] = IMAGE_BITS
+        else:
+            found[signal.layer] = chosen.bits_of(signal)
+    for name in found:
+        block, _, part = name.rpartition(".")
+        if part in ("query", "key", "value"):
+            found[name] = found.get(f"{block}.attention", FULL_PRECISION)
+    return found

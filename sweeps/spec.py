@@ -11,6 +11,7 @@ from functools import cached_property, lru_cache, partial
 from operator import itemgetter
 from typing import Any, TypeAlias
 
+from qsweep.sweeps.calls import Call, is_call
 from qsweep.sweeps.chains import with_all_above
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.errors import InputError, nearest
@@ -25,9 +26,12 @@ from qsweep.sweeps.training import SET, Training
 from qsweep.sweeps.tuning import Tuning
 from qsweep.sweeps.user_code import UserCode, with_code
 from qsweep.sweeps.where import parse_where
+from qsweep.sweeps.zero_shot import Synthesis, check_parent, synthesis_from
 
-SPANNING = ("fixed", "axes", "measures", "keep", "user_code")
-"""The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""
+SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep", "user_code")
+"""The parts of a specification that decide which jobs it has. (`keep` allows what takes models, or does not.)"""
+Entry: TypeAlias = tuple[tuple[str, tuple[Setting, ...]], ...]
+"""One entry of `[[measures]]` or `[[zero_shot]]`: its settings with their values, a grid of its own."""
 Point: TypeAlias = tuple[tuple[int, int], ...]
 
 
@@ -73,8 +77,10 @@ class Spec:
     """Tables of the sweep's own, declared in files beside it: name and content, as JSON."""
     keep: str = "all"
     """Which trained models stay: all, those with children, or none."""
-    measures: tuple[tuple[tuple[str, tuple[Setting, ...]], ...], ...] = ()
-    """Measures of each trained model: settings with their values, each entry a grid of its own."""
+    measures: tuple[Entry, ...] = ()
+    """Measures of each trained model."""
+    zero_shot: tuple[Entry, ...] = ()
+    """What is made of each trained model without data."""
     compare_with: str | None = None
     """The paper's data set to show beside this sweep's, if the paper does not cover this one."""
     tuning: Tuning | None = None
@@ -87,7 +93,7 @@ class Spec:
     """That code, where the sweep was read from its file: a launch keeps a copy."""
 
     def jobs(self) -> Jobs:
-        """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
+        """Every job of the sweep, in order, each once: the trainings, then what stands on them. Raises InputError."""
         return Jobs(self._grid, range(len(self._grid.identities)))
 
     @cached_property
@@ -98,6 +104,8 @@ class Spec:
 
     def _expand(self) -> Grid:
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        if is_call(given):
+            return self._expand_calls()
         if unknown := sorted(set(given) - Training.known()):
             allowed = nearest(unknown[0], Training.known())
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
@@ -108,12 +116,32 @@ class Spec:
         if idle := [axis.name for axis in self.axes if axis.name not in grid.used]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
         trainings = range(len(grid.identities))
+        syntheses = self.declared_syntheses() if trainings else []
         measures = self.declared_measures() if trainings else []
+        for place in trainings if syntheses else ():
+            parent = grid.job(place)
+            for synthesis in syntheses:
+                grid.add_child(place, self._synthesized(parent, synthesis))
         for place in trainings if measures else ():
             parent = grid.job(place)
             for measure in measures:
                 grid.add_child(place, self._asked(parent, measure))
         return grid
+
+    def _expand_calls(self) -> Grid:
+        if self.measures:
+            place = f"{self.place}: measures"
+            raise InputError("measures are of trained models, and a function leaves none", place=place)
+        grid, axes = Grid(self.place), self._ordered()
+        for point in self._points(axes):
+            grid.add_call(Job.of_call(Call.from_settings(self._settings(axes, point), place=self.place)))
+        grid.used.update((*dict(self.fixed), *(one.name for one in self.axes)))
+        return grid
+
+    @property
+    def calls(self) -> bool:
+        """Whether its jobs call the user's code, and train nothing that qsweep knows of."""
+        return is_call((*dict(self.fixed), *(axis.name for axis in self.axes)))
 
     def trainings(self) -> Jobs:
         """Those of its jobs that train a model: every other stands on one of them. Raises InputError."""
@@ -132,34 +160,57 @@ class Spec:
             place = f"{self.place}: measures: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
 
+    def _synthesized(self, parent: Job, synthesis: Synthesis) -> Synthesis:
+        """How images are synthesized from the parent's model. Raises InputError."""
+        try:
+            check_parent(parent.training)
+        except InputError as error:
+            place = f"{self.place}: zero_shot: {error.place}"
+            raise InputError(error.problem, place=place, allowed=error.allowed) from None
+        return synthesis
+
     def flatness_measures(self) -> list[Flatness]:
         """Those of the declared measures that are searches for flatness. Raises InputError."""
         return [one for one in self.declared_measures() if isinstance(one, Search)]
 
     def declared_measures(self) -> list[Measure]:
         """Every point of the measures' grids, as declared. Raises InputError."""
-        if self.measures and self.keep == "none":
-            raise InputError(
-                "measures take the trained models, and these are not kept",
-                place=f"{self.place}: keep",
-                allowed="allowed with measures: all, children",
-            )
+        self._check_kept("measures", self.measures)
         found = []
-        for number, entry in enumerate(self.measures, 1):
-            place = f"{self.place}: measures {number}"
+        for place, given in self._entries("measures", self.measures):
+            measure = measure_from(given, place=place)
+            _check_names(given, {"measure", *names_of(type(measure))}, measure.name, place)
+            found.append(measure)
+        return found
+
+    def declared_syntheses(self) -> list[Synthesis]:
+        """Every point of the grids of `zero_shot`, as declared. Raises InputError.
+
+        A setting of an entry that some of its images don't use makes no second job of those.
+        """
+        self._check_kept("zero_shot", self.zero_shot)
+        found: dict[Synthesis, None] = {}
+        for place, given in self._entries("zero_shot", self.zero_shot):
+            synthesis = synthesis_from(given, place=place)
+            _check_names(given, {"images", *names_of(type(synthesis))}, synthesis.name, place)
+            found[synthesis] = None
+        return list(found)
+
+    def _check_kept(self, what: str, entries: Sequence[Entry]) -> None:
+        if entries and self.keep == "none":
+            takes = "measures take" if what == "measures" else f"{what} takes"
+            raise InputError(
+                f"{takes} the trained models, and these are not kept",
+                place=f"{self.place}: keep",
+                allowed=f"allowed with {what}: all, children",
+            )
+
+    def _entries(self, what: str, entries: Sequence[Entry]) -> Iterator[tuple[str, dict[str, Setting]]]:
+        """Every point of the entries' grids, with the place of its entry for messages."""
+        for number, entry in enumerate(entries, 1):
             names = [name for name, _ in entry]
             for values in itertools.product(*(values for _, values in entry)):
-                given = dict(zip(names, values, strict=True))
-                measure = measure_from(given, place=place)
-                allowed = {"measure", *names_of(type(measure))}
-                if unknown := sorted(set(names) - allowed):
-                    raise InputError(
-                        f"{unknown[0]!r} is not a setting of {measure.name}",
-                        place=place,
-                        allowed=nearest(unknown[0], allowed),
-                    )
-                found.append(measure)
-        return found
+                yield f"{self.place}: {what} {number}", dict(zip(names, values, strict=True))
 
     def unused(self) -> list[str]:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
@@ -215,6 +266,8 @@ class Spec:
 
     def _content(self) -> dict[str, Any]:
         later: dict[str, Any] = {"measures": self.measures} if self.measures else {}
+        if self.zero_shot:
+            later["zero_shot"] = self.zero_shot
         if self.declarations:
             later["declarations"] = {name: json.loads(text) for name, text in self.declarations}
         if self.tuning:
@@ -244,10 +297,8 @@ class Spec:
                 (name, json.dumps(own, sort_keys=True)) for name, own in content.get("declarations", {}).items()
             ),
             keep=content["keep"],
-            measures=tuple(
-                tuple((name, tuple(_frozen(value) for value in values)) for name, values in entry)
-                for entry in content.get("measures", ())
-            ),
+            measures=_entries_from(content.get("measures", ())),
+            zero_shot=_entries_from(content.get("zero_shot", ())),
             compare_with=content["compare_with"],
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
             user_code=tuple(sorted(content.get("user_code", {}).items())),
@@ -290,6 +341,19 @@ def _axis_from(content: Mapping[str, Any]) -> Axis:
         return Axis(name=content["name"], values=tuple(_frozen(value) for value in content["values"]))
     branches = tuple((key, tuple(_frozen(value) for value in values)) for key, values in content["branches"])
     return Axis(name=content["name"], by=content["by"], branches=branches)
+
+
+def _entries_from(content: Sequence[Any]) -> tuple[Entry, ...]:
+    return tuple(
+        tuple((name, tuple(_frozen(value) for value in values)) for name, values in entry) for entry in content
+    )
+
+
+def _check_names(given: Mapping[str, Setting], allowed: set[str], what: str, place: str) -> None:
+    if unknown := sorted(given.keys() - allowed):
+        raise InputError(
+            f"{unknown[0]!r} is not a setting of {what}", place=place, allowed=nearest(unknown[0], allowed)
+        )
 
 
 def _frozen(value: Scalar | Sequence[int]) -> Setting:

@@ -20,6 +20,7 @@ from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quanti
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
+from qsweep.sweeps.transformers import Swin, Vit
 
 AUGMENTATIONS = {False: ("none", "crop-flip"), True: ("none", "resized-crop")}
 """By whether the data set is streamed."""
@@ -53,8 +54,8 @@ class Training:
         return training
 
     def check(self, place: str | None) -> None:
-        """Raise InputError for what each setting allows and all of them together don't, the quantizers
-        apart."""
+        """Raise InputError for what each setting allows and all of them together don't, the weight
+        quantizer apart."""
         where = f"{place}: " if place else ""
         milestones, batch, held_out = self.recipe.milestones, self.recipe.batch_size, self.val_images
         if list(milestones) != sorted(set(milestones)):
@@ -67,6 +68,7 @@ class Training:
                 place=f"{where}val_fraction",
                 allowed=f"allowed: 0 (none), or {least:.3g} and more, so that each class is among them",
             )
+        self._check_activations(where)
         if 0 < self.recipe.epochs <= self.recipe.warmup_epochs:
             raise InputError(
                 f"{self.recipe.warmup_epochs} of {self.recipe.epochs} epochs leave none after the warm-up",
@@ -76,6 +78,8 @@ class Training:
         if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and not self.optimizer.momentum:
             raise InputError("nesterov needs a momentum", place=f"{where}nesterov", allowed="allowed: false")
         self._check_data(where)
+        if isinstance(self.model, Vit | Swin):
+            self.model.check(self.data, where)
         self._check_weights(where)
         ascent = getattr(self.method, "ascent_images", 0)
         for what, size, wholes, name in (
@@ -98,6 +102,15 @@ class Training:
     @property
     def _norms_single_pixels(self) -> bool:
         return _norms_single_pixels(self.model, self.data)
+
+    def _check_activations(self, where: str) -> None:
+        chosen = self.activation_quantizer
+        if chosen is not None and not getattr(self.model, "quantizes_activations", False):
+            raise InputError(
+                f"the activations of {self.model.label} can't be quantized",
+                place=f"{where}activation_bits",
+                allowed=f"allowed: {FULL_PRECISION} (not quantized), or another model",
+            )
 
     def _check_data(self, where: str) -> None:
         allowed = AUGMENTATIONS[self.data.streamed]
@@ -127,7 +140,7 @@ class Training:
                 f"torchvision has no such weights of {self.model.label}",
                 place=place,
                 allowed="allowed: another name, whose file you give with --weights; or a resnet of width 64 with "
-                "stem = 'large', or a mobilenet-v2 of width 32",
+                "stem = 'large', a mobilenet-v2 of width 32, or a swin of Swin-T's settings",
             )
         if self.data.classes != IMAGENET_CLASSES:
             raise InputError(
@@ -267,4 +280,4 @@ def different_needs(trainings: Iterable[Training]) -> list[Training]:
 @lru_cache(maxsize=1024)  # asked for each of up to a million jobs
 def _norms_single_pixels(model: Model, data: DataSet) -> bool:
     """Whether some batch norm sees one pixel an image, so that it can't normalize a single image."""
-    return any(one.norm and one.side == 1 for one in model.layers(data))
+    return any(one.norms_single_pixels for one in model.layers(data))

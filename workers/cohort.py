@@ -18,7 +18,7 @@ from qsweep.workers.evaluation import tally
 from qsweep.workers.forms import LARGE_IMAGE, Form
 from qsweep.workers.graphs import Step, StepGraphs
 from qsweep.workers.methods import method_of
-from qsweep.workers.models import NETWORKS
+from qsweep.workers.models import network_of
 from qsweep.workers.optimizers import update_kind
 from qsweep.workers.quantizers.deployment import quantization
 from qsweep.workers.results import Result, Trained, describe, epoch_rows, starting_rows
@@ -66,7 +66,7 @@ class Cohort:
         self._recipe = first.recipe
         self._steps_per_epoch = first.steps_per_epoch
         self.steps = self._steps_per_epoch * first.recipe.epochs
-        self._network = NETWORKS[first.model.name](first.model, first.data)
+        self._network = network_of(first)
         self.layout = self._network.layout
         self._device, self._dtype = device, dtype
         self._source = source_of(images, first.recipe, device, dtype)
@@ -140,7 +140,11 @@ class Cohort:
             self._engine.open(epoch)
             self._open_epoch = epoch
         self._engine.number.fill_(self._position + 1)
-        losses, hits = self._run_step(*self._source.batch(number))
+        images, labels = self._source.batch(number)
+        if not self._position:
+            self._engine.start_activations(images)
+        self._engine.begin(epoch, number, len(labels))
+        losses, hits = self._run_step(images, labels)
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
         self._position += 1
@@ -200,6 +204,8 @@ class Cohort:
 
     def _describe(self, members: Sequence[int], epochs: int, interrupt: Callable[[], None]) -> list[Result]:
         """What these members found in that many epochs. Where none of them has a model, nothing is evaluated."""
+        if not self.steps:
+            self._start_activations()
         set_precision("fp32")
         kept = {name: row.cpu() for name, row in self._rows.items()}
         slots = [self._slot_of[member] for member in members]
@@ -220,6 +226,14 @@ class Cohort:
             )
             for member, slot in zip(members, slots, strict=True)
         ]
+
+    def _start_activations(self) -> None:
+        """Of trainings without a step, which are judged as they begin."""
+        if self.layout.signals:
+            set_precision(self._recipe.precision)
+            self._source.open(0)
+            self._engine.start_activations(self._source.batch(0)[0])
+            self._rows["best_parameters"].copy_(self._rows["parameters"])
 
     def close(self) -> None:
         """Let go of what would outlive it: processes that decode images, and the memory of a GPU's recorded steps."""

@@ -21,6 +21,7 @@ from qsweep.sweeps.optimizers import Adam, Optimizer, RmsProp, Sgd
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import compiled
+from qsweep.workers.models.layout import AFFINE, Layout
 
 Update = Callable[..., None]
 """An update of `parameters` from `gradients` (m, P), `first` and `second`, in place, and columns (m, 1)."""
@@ -160,18 +161,18 @@ def update_kind(optimizer: Optimizer) -> tuple[str, bool]:
 class CohortOptimizer:
     """The optimizers of the models in rows 0 to m−1, where models with the same optimizer are neighbours.
 
-    Weight decay, coupled L2 or decoupled as the optimizer has it, acts on everything before `steps_start`; on the step
-    sizes from there on only where the quantizer says so. The rate is that of `rate_at`.
+    Weight decay, coupled L2 or decoupled as the optimizer has it, acts on everything before the step sizes; on those of
+    weights and of activations only where their quantizers say so. With `decays = "matrices"` tensors of
+    one dimension are left out. The rate is that of `rate_at`.
     """
 
-    def __init__(
-        self, trainings: Sequence[Training], steps_start: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
         self._trainings = tuple(trainings)
-        self._steps_start = steps_start
+        self._steps_start = layout.steps.start
         self._device, self._dtype = device, dtype
         self._decay = _column([one.optimizer.weight_decay for one in trainings], device)
-        self._step_decay = _column([_step_decay(one) for one in trainings], device)
+        self._step_decay = _step_decays(trainings, layout).to(device)
+        self._undecayed = _undecayed(trainings, layout, device)
         self._rates = _column([one.optimizer.learning_rate for one in trainings], device)
         self._groups: list[tuple[slice, Stepper]] = []
         for (name, _), group in groupby(enumerate(trainings), key=lambda item: update_kind(item[1].optimizer)):
@@ -193,11 +194,15 @@ class CohortOptimizer:
             stepper.update(parameters[rows], gradients[rows], first[rows], second[rows], *columns)
 
     def _decays(self, stepper: Stepper, rows: slice) -> tuple[Tensor, Tensor]:
-        """What its decay takes for these rows: (m, 1), for what comes before the step sizes and for these."""
+        """What its decay takes for these rows: (m, 1), or of each parameter, for what comes before the step sizes and
+        for these."""
         found = self._decay[rows], self._step_decay[rows]
         if stepper.decoupled:
             found = 1 - self._rates[rows] * found[0], 1 - self._rates[rows] * found[1]
-        return found[0].to(self._dtype), found[1].to(self._dtype)
+        before, steps = found[0].to(self._dtype), found[1].to(self._dtype)
+        if self._undecayed is not None:
+            before = torch.where(self._undecayed[rows], float(stepper.decoupled), before)
+        return before, steps
 
 
 class CompiledOptimizer(CohortOptimizer):
@@ -208,10 +213,10 @@ class CompiledOptimizer(CohortOptimizer):
     """
 
     def __init__(
-        self, trainings: Sequence[Training], slots: int, steps_start: int, device: torch.device, dtype: torch.dtype
+        self, trainings: Sequence[Training], slots: int, layout: Layout, device: torch.device, dtype: torch.dtype
     ) -> None:
         vacant = slots - len(trainings)
-        super().__init__([*trainings, *[trainings[-1]] * vacant], steps_start, device, dtype)
+        super().__init__([*trainings, *[trainings[-1]] * vacant], layout, device, dtype)
         names = [update_kind(one.optimizer) for one in trainings]
         self._kinds: list[tuple[Tensor, Stepper]] = []
         for kind in dict.fromkeys(names):
@@ -230,7 +235,7 @@ class CompiledOptimizer(CohortOptimizer):
 
 
 def decay(parameters: Tensor, gradients: Tensor, steps_start: int, rate: Tensor, step_rate: Tensor) -> None:
-    """g ← g + λp, with rates (m, 1) for what comes before the step sizes, and for these."""
+    """g ← g + λp, with rates (m, 1) for what comes before the step sizes, and for these (m, 1 or each)."""
     gradients[:, :steps_start].add_(parameters[:, :steps_start] * rate)
     gradients[:, steps_start:].add_(parameters[:, steps_start:] * step_rate)
 
@@ -287,9 +292,33 @@ def rate_at(recipe: Recipe, rate: float, epoch: int) -> float:
     return rate
 
 
-def _step_decay(training: Training) -> float:
-    decays = getattr(training.quantizer, "decay_step", False)
-    return training.optimizer.weight_decay if decays else 0.0
+def _undecayed(trainings: Sequence[Training], layout: Layout, device: torch.device) -> Tensor | None:
+    """What weight decay leaves out before the step sizes, of each model (m, …); None if it leaves nothing out."""
+    which = torch.tensor([getattr(one.optimizer, "decays", "all") == "matrices" for one in trainings])
+    if not which.any():
+        return None
+    found = torch.zeros(layout.steps.start, dtype=torch.bool)
+    for spec in layout.of_role(*AFFINE):
+        if len(spec.shape) < 2:
+            span = layout[spec.name]
+            found[span.start : span.stop] = True
+    return (which[:, None] & found).to(device)
+
+
+def _step_decays(trainings: Sequence[Training], layout: Layout) -> Tensor:
+    """The decays of the step sizes of weights (m, 1), or where there are those of activations, of all (m, P − …)."""
+    weights = torch.tensor([_decays(one, one.quantizer, "decay_step") for one in trainings], dtype=torch.float64)
+    if not layout.signals:
+        return weights[:, None]
+    found = weights[:, None].repeat(1, layout.parameters_length - layout.steps.start)
+    place, start = layout.activation_steps, layout.steps.start
+    ours = [_decays(one, one.activation_quantizer, "decay_activation_step") for one in trainings]
+    found[:, place.start - start : place.stop - start] = torch.tensor(ours, dtype=torch.float64)[:, None]
+    return found
+
+
+def _decays(training: Training, quantizer: object, setting: str) -> float:
+    return training.optimizer.weight_decay if getattr(quantizer, setting, False) else 0.0
 
 
 def _column(values: Sequence[float], device: torch.device) -> Tensor:

@@ -16,7 +16,8 @@ from qsweep.sweeps.text import finite
 from qsweep.sweeps.training import Training
 from qsweep.workers.models.layout import Layout, Role
 from qsweep.workers.optimizers import rate_at
-from qsweep.workers.quantizers import QUANTIZATIONS
+from qsweep.workers.quantizers import ACTIVATION_QUANTIZATIONS, QUANTIZATIONS
+from qsweep.workers.quantizers.activations import tensors_of
 from qsweep.workers.weights import Start
 
 
@@ -57,10 +58,20 @@ def initial_row(training: Training, layout: Layout) -> Tensor:
 
 
 def starting_rows(training: Training, layout: Layout, start: Start | None) -> tuple[Tensor, Tensor]:
-    """Parameters (P) and statistics (S) of a training before its first step (CPU, float32)."""
+    """Parameters (P) and statistics (S) of a training before its first batch (CPU, float32), which sets the step sizes
+    of activations."""
     if start is None:
-        return initial_row(training, layout), layout.initial_statistics()
-    return _stepped(training, layout, start.parameters.clone()), start.statistics.clone()
+        return initial_row(training, layout), _levelled(training, layout, layout.initial_statistics())
+    return _stepped(training, layout, start.parameters.clone()), _levelled(training, layout, start.statistics.clone())
+
+
+def _levelled(training: Training, layout: Layout, statistics: Tensor) -> Tensor:
+    """`statistics` with the levels of its activations."""
+    if training.activation_quantizer is not None:
+        ACTIVATION_QUANTIZATIONS[training.activation_quantizer.name].levels(
+            training.activation_quantizer, layout, statistics
+        )
+    return statistics
 
 
 def _stepped(training: Training, layout: Layout, row: Tensor) -> Tensor:
@@ -133,6 +144,7 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
     bits = [FULL_PRECISION] * len(group_of)
     if quantizer is not None:
         bits = QUANTIZATIONS[quantizer.name].layer_bits(quantizer, layout)
+    activations = _activations(trained)
     sizes = [layout.steps.of(row[None])[0] for row in (final, initial)]
     found = []
     for index, spec in enumerate(layout.of_role(Role.WEIGHT)):
@@ -145,6 +157,8 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
                 "bits": bits[group],
                 "step_size": finite(float(sizes[0][group])) if quantizer and kept else None,
                 "step_size_init": float(sizes[1][group]) if quantizer else None,
+                "activation_bits": FULL_PRECISION if spec.layer not in activations else activations[spec.layer][0],
+                "activation_step": activations[spec.layer][1] if spec.layer in activations and kept else None,
                 "weights": math.prod(spec.shape),
                 "weight_norm": _norm(end) if kept else None,
                 "init_norm": _norm(start),
@@ -152,6 +166,16 @@ def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _activations(trained: Trained) -> dict[str, tuple[int, float | None]]:
+    """Bit width and step size of what each layer reads, where it is quantized."""
+    quantizer, layout = trained.training.activation_quantizer, trained.layout
+    if quantizer is None:
+        return {}
+    parameters, statistics = (trained.rows[f"best_{name}"][None] for name in ("parameters", "statistics"))
+    signals = tensors_of(layout, layout.tensors(parameters, parameters, statistics))
+    return {name: (quantizer.bits_of(one.signal), finite(float(one.step))) for name, one in signals.items()}
 
 
 def _norm(values: Tensor) -> float | None:

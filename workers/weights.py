@@ -1,8 +1,8 @@
 """The weights that a training starts from: found, matched with the network's layers, and kept in the home.
 
-A file is a state_dict under torchvision's names (ResNets with the large stem, MobileNet-V2), or a model that qsweep
-kept, under its own. It is used for a network if every tensor of that network is in it with the same shape, and nothing
-else.
+A file is a state_dict under torchvision's names (ResNets with the large stem, MobileNet-V2, Swin), those of timm, DeiT
+or Swin's authors, or a model that qsweep kept, under its own. It is used for a network if every tensor of that
+network is in it with the same shape, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,18 +16,32 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
+from qsweep.sweeps.models import MobileNetV2, Model, ResNet, is_transformer, published_name
 from qsweep.sweeps.start import IMAGENET_WEIGHTS
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.wholefiles import digest_of
-from qsweep.workers.models import NETWORKS
-from qsweep.workers.models.declaration import ConvLayout
+from qsweep.workers.models import network_of
+from qsweep.workers.models.layout import QUANTIZERS, Layout, Role
+from qsweep.workers.transformer_names import foreign_names, unwrapped
 
 FOLDER = "weights"
 """Beside the data: the folder in which files of weights are looked for."""
 SUFFIXES = (".pth", ".pt")
-BESIDE = ("step", "init_hash", "passes", "num_batches_tracked")
-"""Entries that no network here reads: what qsweep keeps beside a model's own, and what PyTorch's batch norm counts."""
+
+BESIDE = (
+    "step",
+    "low",
+    "high",
+    "module",
+    "offset",
+    "init_hash",
+    "passes",
+    "num_batches_tracked",
+    "relative_position_index",
+    "attn_mask",
+)
+"""Entries that no network here reads: what qsweep keeps beside a model's own, what PyTorch's batch norm counts, and
+what follows from a Swin Transformer's windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,55 +73,60 @@ def start_of(training: Training, folder: Path) -> Start | None:
 def read_start(training: Training, path: Path) -> Start:
     """The weights of a file. Raises InputError if it can't be read, or is not this network's."""
     content, digest = _read(path)
-    layout = NETWORKS[training.model.name](training.model, training.data).layout
+    layout = network_of(training).layout
     if (problem := misfit(content, training.model, layout)) is not None:
         raise InputError(f"these weights do not fit {_network(training)}: {problem}", place=str(path))
     parameters, statistics = packed(content, training.model, layout)
     return Start(parameters=parameters, statistics=statistics, file_hash=digest)
 
 
-def packed(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> tuple[Tensor, Tensor]:
+def packed(content: Mapping[str, Any], model: Model, layout: Layout) -> tuple[Tensor, Tensor]:
     """The rows (parameters, statistics) of a state_dict, float32. Step sizes are 1 until a quantizer sets them."""
     names = tensor_names(content, model, layout)
     parameters, statistics = _blank(layout)
     for name, place in layout.named(parameters, statistics):
-        if name.endswith(".step"):
+        if layout.role_of(name) in QUANTIZERS:
             place.fill_(1.0)
         else:
             place.copy_(content[names[name]].reshape(place.shape))
     return parameters, statistics
 
 
-def misfit(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> str | None:
+def misfit(content: Mapping[str, Any], model: Model, layout: Layout) -> str | None:
     """Why a state_dict is not this network's, in words; None if it is."""
     names = tensor_names(content, model, layout)
     wanted = dict(layout.named(*_blank(layout)))
     for name, place in wanted.items():
-        if name.endswith(".step"):
+        if layout.role_of(name) in QUANTIZERS:
             continue
         found = content.get(names[name])
         if not isinstance(found, Tensor):
             return f"it has no {names[name]}"
         if (*found.shape, *(1,) * (place.dim() - found.dim())) != tuple(place.shape):
             return f"{names[name]} is of shape {tuple(found.shape)}, not {tuple(place.shape)}"
-    used = {names[name] for name in wanted if not name.endswith(".step")}
+    used = {names[name] for name in wanted if layout.role_of(name) not in QUANTIZERS}
     others = (name for name in content if name not in used and name.rpartition(".")[2] not in BESIDE)
     extra = next(others, None)
     return None if extra is None else f"the network has no {extra}"
 
 
-def _blank(layout: ConvLayout) -> tuple[Tensor, Tensor]:
+def _blank(layout: Layout) -> tuple[Tensor, Tensor]:
     """Rows of zeros (parameters, statistics)."""
     return torch.zeros(layout.parameters_length), torch.zeros(layout.statistics_length)
 
 
-def tensor_names(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> dict[str, str]:
+def tensor_names(content: Mapping[str, Any], model: Model, layout: Layout) -> dict[str, str]:
     """Our name of each tensor, with its name in `content`: torchvision's, or ours."""
-    own = {name: name for name, _ in layout.named(*_blank(layout))}
-    first = f"{layout.layers[0].name}.weight"
-    if first in content or not isinstance(model, ResNet | MobileNetV2) or _is_small(model):
+    own = {name: name for name, _ in layout.named(*_blank(layout)) if layout.role_of(name) not in QUANTIZERS}
+    first = layout.of_role(Role.WEIGHT)[0].name
+    if first in content:
         return own
-    places = {layer.name: torchvision_names(model, layer.name) for layer in layout.layers}
+    if is_transformer(model):
+        foreign = foreign_names(content, model)
+        return {name: foreign(name) for name in own}
+    if not isinstance(model, ResNet | MobileNetV2) or _is_small(model):
+        return own
+    places = {one.layer: torchvision_names(model, one.layer) for one in layout.of_role(Role.WEIGHT)}
     found = {}
     for name in own:
         layer, _, tensor = name.rpartition(".")
@@ -191,7 +210,7 @@ def find_weights(training: Training, *, kept: Path, given: Iterable[Path], data:
 
 def _matching(training: Training, given: Iterable[Path]) -> tuple[Path, str] | None:
     """The first of the files, or of those in the folders, that holds this network's weights, and its hash."""
-    layout = NETWORKS[training.model.name](training.model, training.data).layout
+    layout = network_of(training).layout
     for path in _files(given):
         content, digest = _read(path)
         if misfit(content, training.model, layout) is None:
@@ -211,7 +230,7 @@ def _files(given: Iterable[Path]) -> Iterator[Path]:
 
 def check_given(trainings: Iterable[Training], given: Iterable[Path]) -> None:
     """Raise InputError for a file of weights that is none of these networks'; a folder may hold others."""
-    networks = [(one, NETWORKS[one.model.name](one.model, one.data).layout) for one in trainings]
+    networks = [(one, network_of(one).layout) for one in trainings]
     for path in given:
         if not path.is_file():
             continue
@@ -254,7 +273,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], str]:
         raise InputError(f"these weights can't be read: {reason}", place=str(path)) from None
     if not isinstance(content, Mapping):
         raise InputError("this is not a state_dict", place=str(path))
-    return content, digest
+    return unwrapped(content), digest
 
 
 def _network(training: Training) -> str:

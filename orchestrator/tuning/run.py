@@ -76,9 +76,9 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
         )
     spec = selection.spec
     # A sweep that measures the trials' models later has to find them: without its measures the sweep would keep none.
-    keep = "all" if spec.keep == "children" and spec.measures else spec.keep
+    keep = "all" if spec.keep == "children" and (spec.measures or spec.zero_shot) else spec.keep
     return Selection(
-        spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), keep=keep),
+        spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), zero_shot=(), keep=keep),
         label=name or f"{selection.label}-{tuning.label}",
         jobs=trainings,
         chosen=tuple(chosen),

@@ -39,27 +39,116 @@ class PlainLsq(torch.autograd.Function):
         return grad * inside, (grad * of_step).sum() / (v.numel() * high) ** 0.5, None
 
 
+class PlainLiq(torch.autograd.Function):
+    """SAQ's LIQ of one tensor of weights that may have been normalized, term by term as in its code."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, c: Tensor, bits: int) -> Tensor:
+        ctx.save_for_backward(w, c)
+        ctx.n = 2**bits - 1
+        x = torch.clamp(w / c, -1, 1)
+        return c * (2 * (ctx.n * (x + 1) / 2).round() / ctx.n - 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        w, c = ctx.saved_tensors
+        inside = w.abs() <= c
+        x = torch.clamp(w / c, -1, 1)
+        of_clip = torch.where(inside, 2 * (ctx.n * (x + 1) / 2).round() / ctx.n - 1 - w / c, w.sign())
+        return grad * inside, (grad * of_clip).sum(), None
+
+
+class Scaled(torch.autograd.Function):
+    """The same value; its gradient is multiplied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.factor, None
+
+
+class PlainActivations(nn.Module):
+    """What a layer reads, rounded; only the rounding itself is left out of the gradient.
+
+    The first input says whether it is signed, and where `size` (the step size, or the clip of LIQ) begins.
+    """
+
+    def __init__(self, bits: int, *, liq: bool, linear: bool) -> None:
+        super().__init__()
+        self.bits, self.liq, self.linear = bits, liq, linear
+        self.size = nn.Parameter(torch.zeros(()))
+        self.begun = False
+        self.signed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.begun:
+            self.begun, self.signed = True, bool((x < 0).any())
+            high = self.levels()[1]
+            if not self.liq:
+                self.size.data = 2 * x.detach().abs().mean() / high**0.5
+            else:
+                self.size.data = 0.8 * x.detach().abs().max() if self.linear else torch.ones_like(x[0, 0, 0, 0])
+        low, high = self.levels()
+        step = self.size / high if self.liq else Scaled.apply(self.size, (x[0].numel() * high) ** -0.5)
+        clipped = torch.clamp(x / step, low, high)
+        return (clipped + (clipped.round() - clipped).detach()) * step
+
+    def levels(self) -> tuple[int, int]:
+        if self.signed:
+            return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+        return 0, 2**self.bits - 1
+
+
 class PlainConv(nn.Conv2d):
     """A convolution whose weight may be quantized, and moved after that by `away`."""
 
     bits: int = 32
+    liq: bool = False
+    linear: bool = False
+    """Whether it stands for a linear layer."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.reads: PlainActivations | None = None
+
     away: Tensor | None = None
     deployed: tuple[Tensor, ...]
     """The weight that the last forward pass used, alone in a tuple: to a module, a bare one may be a parameter."""
 
-    def quantize_to(self, bits: int) -> None:
-        self.bits = bits
+    def quantize_to(self, bits: int, *, liq: bool = False) -> None:
+        self.bits, self.liq = bits, liq
+        if liq:
+            self.step = nn.Parameter(0.8 * self.weight.detach().abs().max() if self.linear else torch.ones(()))
+            return
         high = 2 ** (bits - 1) - 1
         self.step = nn.Parameter(2 * self.weight.detach().abs().mean() / high**0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight if self.bits == 32 else PlainLsq.apply(self.weight, self.step, self.bits)
+        x = x if self.reads is None else self.reads(x)
+        weight = self.weight
+        if self.bits != 32 and not self.liq:
+            weight = PlainLsq.apply(weight, self.step, self.bits)
+        elif self.bits != 32:
+            if not self.linear:
+                weight = (weight - weight.detach().mean()) / weight.detach().std()
+            weight = PlainLiq.apply(weight, self.step, self.bits)
         self.deployed = (weight if self.away is None else weight + self.away,)
         return self._conv_forward(x, self.deployed[0], self.bias)
 
     def __getstate__(self) -> dict[str, object]:
         """What a copy gets: a tensor with a graph behind it can't be copied."""
         return {name: value for name, value in self.__dict__.items() if name != "deployed"}
+
+
+def linear(inputs: int, outputs: int) -> PlainConv:
+    """A linear layer on one pixel."""
+    conv = PlainConv(inputs, outputs, 1)
+    conv.linear = True
+    return conv
 
 
 class ConvNorm(nn.Module):
@@ -92,10 +181,25 @@ class Plain(nn.Module):
         torch.manual_seed(training.recipe.seed)
         self.build(training)
         if training.quantizer is not None:
-            convs = self.convs()
+            convs, liq = self.convs(), training.quantizer.name == "liq"
             for index, conv in enumerate(convs):
                 outer = index in (0, len(convs) - 1)
-                conv.quantize_to(training.quantizer.outer_bits if outer else training.quantizer.bits)
+                conv.quantize_to(training.quantizer.outer_bits if outer else training.quantizer.bits, liq=liq)
+        if training.activation_quantizer is not None:
+            self.quantize_activations(training.activation_quantizer)
+
+    @property
+    def seconds(self) -> tuple[int, ...]:
+        """The layers that read the first one's output."""
+        return (1,)
+
+    def quantize_activations(self, chosen: Any) -> None:
+        convs = self.convs()
+        outer = {"saq": (), "lsq": (0,), "genie": self.seconds}[chosen.outer_activations] + (len(convs) - 1,)
+        for index, conv in enumerate(convs):
+            if index or chosen.outer_activations == "lsq":
+                bits = chosen.outer_activation_bits if index in outer else chosen.activation_bits
+                conv.reads = PlainActivations(bits, liq=chosen.name == "liq", linear=conv.linear)
 
     def build(self, training: Training) -> None:
         raise NotImplementedError
@@ -159,6 +263,11 @@ class PlainBlock(nn.Module):
 class PlainResNet(Plain):
     """ResNet for CIFAR: 3×3 stem with stride 1, no max-pool, and a linear head."""
 
+    @property
+    def seconds(self) -> tuple[int, ...]:
+        """The first block's first convolution, and of wide blocks the shortcut before it."""
+        return (1,) if isinstance(self.body[0].shortcut, nn.Identity) else (1, 2)
+
     def build(self, training: Training) -> None:
         model, data = training.model, training.data
         bottleneck = model.depth == 50
@@ -171,7 +280,7 @@ class PlainResNet(Plain):
                 body.append(PlainBlock(inputs, planes, 2 if stage and not block else 1, bottleneck=bottleneck))
                 inputs = planes * (4 if bottleneck else 1)
         self.body = nn.Sequential(*body)
-        self.head = ConvNorm(PlainConv(inputs, data.classes, 1), nn.Identity())
+        self.head = ConvNorm(linear(inputs, data.classes), nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(self.stem(x).relu()).mean((2, 3), keepdim=True)
@@ -193,7 +302,7 @@ class PlainMobileNet(Plain):
             layers += [ConvNorm(PlainConv(inputs, outputs, 1, bias=False)), nn.ReLU()]
             inputs = outputs
         self.body = nn.Sequential(*layers)
-        self.head = ConvNorm(PlainConv(inputs, data.classes, 1), nn.Identity())
+        self.head = ConvNorm(linear(inputs, data.classes), nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x).mean((2, 3), keepdim=True)).flatten(1)
@@ -257,7 +366,7 @@ class PlainCifarResNet(Plain):
                     body.append(PlainBasicBlock(inputs, outputs, stride))
                 inputs = outputs
         self.body = nn.Sequential(*body, *([NormAlone(inputs)] if model.preact else []))
-        self.head = ConvNorm(PlainConv(inputs, data.classes, 1), nn.Identity())
+        self.head = ConvNorm(linear(inputs, data.classes), nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -343,7 +452,7 @@ class PlainVgg(Plain):
                 layers += [ConvNorm(PlainConv(inputs, outputs, 3, padding=1)), nn.ReLU()]
                 inputs = outputs
         self.body = nn.Sequential(*layers)
-        self.head = ConvNorm(PlainConv(inputs, data.classes, 1), nn.Identity())
+        self.head = ConvNorm(linear(inputs, data.classes), nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x)).mean((2, 3))
@@ -371,6 +480,8 @@ def named(net: Plain, training: Training) -> dict[str, Tensor]:
                 found[f"{layer.name}.bias"] = conv.bias.detach()
             if conv.bits != 32:
                 found[f"{layer.name}.step"] = conv.step.detach()
+            if conv.reads is not None:
+                found[f"{layer.name}.activation.step"] = conv.reads.size.detach()
         if isinstance(norm, nn.BatchNorm2d):
             found[f"{layer.name}.norm.weight"] = norm.weight.detach()
             found[f"{layer.name}.norm.bias"] = norm.bias.detach()
@@ -385,7 +496,8 @@ class PlainTraining:
     def __init__(self, training: Training) -> None:
         self.net = PLAIN[training.model.name](training).double()
         steps = [p for name, p in self.net.named_parameters() if name.endswith("step")]
-        others = [p for name, p in self.net.named_parameters() if not name.endswith("step")]
+        sizes = [p for name, p in self.net.named_parameters() if name.endswith("reads.size")]
+        others = [p for name, p in self.net.named_parameters() if not name.endswith(("step", "reads.size"))]
         chosen = training.optimizer
         decays = training.quantizer is not None and training.quantizer.decay_step
         groups = [
@@ -394,6 +506,9 @@ class PlainTraining:
         ]
         if not steps:
             del groups[1]
+        if sizes:
+            of_sizes = chosen.weight_decay if training.activation_quantizer.decay_activation_step else 0.0
+            groups.append({"params": sizes, "weight_decay": of_sizes})
         if chosen.name == "sgd":
             self.optimizer = torch.optim.SGD(
                 groups, lr=chosen.learning_rate, momentum=chosen.momentum, nesterov=chosen.nesterov
@@ -409,7 +524,15 @@ class PlainTraining:
         recipe = training.recipe
         self.schedule = schedule_of(recipe, self.optimizer)
         self.smoothing = recipe.label_smoothing
-        self.steps = steps
+        self.steps = [*steps, *sizes]
+
+    def begin(self, images: Tensor) -> None:
+        """Let the activations' step sizes begin by a first batch; nothing else changes."""
+        kept = {name: value.clone() for name, value in self.net.named_buffers()}
+        with torch.no_grad():
+            self.net(images)
+            for name, value in self.net.named_buffers():
+                value.copy_(kept[name])
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         loss = nn.functional.cross_entropy(self.net(images), labels, label_smoothing=self.smoothing)

@@ -162,7 +162,7 @@ def test_quantizers_and_optimizers_are_the_plain_ones(few: Images) -> None:
     draw = torch.Generator().manual_seed(0)
     rows = [torch.rand(SLOTS, layout.parameters_length, generator=draw) - 0.3 for _ in range(4)]
     layout.steps.of(rows[0]).copy_(0.1)
-    given = (layout.steps.start, CPU, torch.float32)
+    given = (layout, CPU, torch.float32)
     plain = (Deployment(trainings, layout, *given[1:]), CohortOptimizer(trainings, *given))
     ours = (CompiledDeployment(trainings, SLOTS, layout, *given[1:]), CompiledOptimizer(trainings, SLOTS, *given))
     found = []

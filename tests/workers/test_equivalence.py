@@ -14,6 +14,7 @@ from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.data.batches import Batches
 from qsweep.workers.forms import Form
+from qsweep.workers.models.layout import Role
 from tests.workers.plain import PlainTraining, named
 from tests.workers.trainings import CALM, RATES, UNCOMPILED, first, mixture, on, training
 
@@ -27,7 +28,7 @@ def tensors(cohort: Cohort, member: int, one: Training) -> dict[str, torch.Tenso
     layout = cohort.layout
     found = dict(layout.named(state["parameters"], state["statistics"]))
     if one.quantizer is None:
-        found = {name: tensor for name, tensor in found.items() if not name.endswith(".step")}
+        found = {name: tensor for name, tensor in found.items() if layout.role_of(name) is not Role.STEP_SIZE}
     return found
 
 

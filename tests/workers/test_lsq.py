@@ -31,7 +31,16 @@ def layout_of(counts: list[int]) -> ConvLayout:
     return ConvLayout(
         [
             ConvLayer(
-                name=str(number), inputs=count, outputs=1, kernel=1, stride=1, padding=0, side=1, bias=False, norm=False
+                name=str(number),
+                inputs=count,
+                outputs=1,
+                kernel=1,
+                stride=1,
+                padding=0,
+                side=1,
+                bias=False,
+                norm=False,
+                outer=number in (0, len(counts) - 1),
             )
             for number, count in enumerate(counts)
         ]

@@ -102,7 +102,7 @@ def test_a_linear_softmax_model_is_displaced_as_probability_theory_says() -> Non
     mask[: layout.weights] = 1.0
     point = Point(
         parameters=parameters, statistics=statistics, initial=parameters[:2], mask=mask, quantizer=None, scale=None,
-        folded=True,
+        folded=True, layout=layout,
     )  # fmt: skip
     evaluation_set = EvaluationSet(
         network, torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)

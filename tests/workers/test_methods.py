@@ -170,4 +170,4 @@ def test_sharpness_aware_minimization_equals_plain_modules(
 
 
 def test_the_roles_of_the_ball_are_all_that_the_training_loss_differentiates() -> None:
-    assert set(Role) - set(TRAINED) == {Role.HIDDEN_BIAS, Role.STEP_SIZE, Role.MEAN, Role.VARIANCE}
+    assert set(Role) - set(TRAINED) == {Role.HIDDEN_BIAS, Role.STEP_SIZE, Role.MEAN, Role.VARIANCE, Role.LEVEL}

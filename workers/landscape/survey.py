@@ -17,7 +17,7 @@ from qsweep.workers.measures import draws
 from qsweep.workers.measures.evaluation_set import EvaluationSet
 from qsweep.workers.measures.measuring import evaluation_set_of
 from qsweep.workers.measures.point import Point, make_point
-from qsweep.workers.models import NETWORKS
+from qsweep.workers.models import network_of
 from qsweep.workers.models.layout import Layout
 from qsweep.workers.models.network import Network
 from qsweep.workers.quantizers.deployment import quantizer_of
@@ -54,7 +54,7 @@ class Survey:
             check_pair(first, trainings[1], asked)
         self.asked = asked
         asked.images(first)
-        network = NETWORKS[first.model.name](first.model, first.data)
+        network = network_of(first)
         self._layout: Layout = network.layout
         self._device = device
         points = [make_point(one, model, network, asked, dtype) for one, model in zip(trainings, models, strict=True)]

@@ -55,9 +55,9 @@ class Ascent:
         points = self._points[some]
         deployed, kept = rows.clone(), {}
         for number, point in enumerate(points):
+            one = slice(number, number + 1)
+            point.restrain(rows[one])
             if point.quantizer is not None:
-                one = slice(number, number + 1)
-                point.quantizer.restrain(rows[one])
                 kept[number] = point.quantizer.quantize(rows[one], deployed[one], factor=point.scale)
         gradients = torch.zeros_like(rows)
         leaves = layout.leaves(layout.tensors(rows, deployed, self._statistics[some]))

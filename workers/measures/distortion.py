@@ -27,7 +27,7 @@ from qsweep.workers.evaluation import Tally
 from qsweep.workers.measures import draws
 from qsweep.workers.measures.evaluation_set import EvaluationSet
 from qsweep.workers.measures.files import BATCH, tally_of_files
-from qsweep.workers.models import NETWORKS
+from qsweep.workers.models import network_of
 from qsweep.workers.quantizers.deployment import deployed_rows
 
 PART = 10_000
@@ -120,7 +120,7 @@ class _DeployedModels:
     ) -> None:
         first = trainings[0]
         self.device, self.dtype = device, dtype
-        self.network = NETWORKS[first.model.name](first.model, first.data)
+        self.network = network_of(first)
         self._names = list(models)
         self._rows = {
             name: deployed_rows(training, model, self.network.layout, dtype)

@@ -24,7 +24,7 @@ from qsweep.workers.measures.files import EvaluationSetFromFiles
 from qsweep.workers.measures.perturbation import Climb, Noise
 from qsweep.workers.measures.point import Point, make_point
 from qsweep.workers.measures.search import Perturbation, run_searches
-from qsweep.workers.models import NETWORKS
+from qsweep.workers.models import network_of
 from qsweep.workers.models.layout import Layout
 from qsweep.workers.models.network import Network
 from qsweep.workers.results import initial_row
@@ -59,7 +59,7 @@ def measure_models(
 ) -> list[Measured]:
     """Measure trained models of one shape and data set side by side, each as if it were alone."""
     first = trainings[0]
-    network = NETWORKS[first.model.name](first.model, first.data)
+    network = network_of(first)
     layout = network.layout
     points = [
         make_point(one, model, network, measure, dtype, device=device)

@@ -37,7 +37,8 @@ class Point:
 
     With batch norm folded, the row holds the folded weights and biases, γ = 1 and β = 0, and the statistics
     are such that batch norm changes nothing. `scale` (all weights) then takes a latent weight of a quantized model to
-    its folded one: the model computes with scale·Q(w / scale). `quantizer` is None where nothing is rounded.
+    its folded one: the model computes with scale·Q(w / scale). `quantizer` is None where no weight is rounded.
+    `layout` has the step sizes of activations, if those are quantized.
     """
 
     parameters: Tensor
@@ -47,6 +48,16 @@ class Point:
     quantizer: WeightQuantizer | None
     scale: Tensor | None
     folded: bool
+    layout: Layout
+
+    def restrain(self, rows: Tensor) -> Tensor:
+        """Keep the step sizes of copies (C, P) above zero, in place; how many of each copy were not (C)."""
+        low = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+        if self.quantizer is not None:
+            low = low + self.quantizer.restrain(rows)
+        if self.layout.activations is not None:
+            low = low + self.layout.activations.restrain(self.layout, rows)
+        return low
 
 
 def make_point(
@@ -76,6 +87,8 @@ def make_point(
     mask = _perturbed(layout, parameters, folded=folded, norms=not folded or search.perturb_folded == "reference")
     if quantizer is not None and search.perturb_step:
         mask[layout.steps.start : layout.steps.stop] = 1.0
+    if not search.perturb_step:
+        mask[layout.activation_steps.start : layout.activation_steps.stop] = 0.0
     return Point(
         parameters=parameters.to(device),
         statistics=statistics.to(device),
@@ -84,11 +97,12 @@ def make_point(
         quantizer=quantizer,
         scale=None if quantizer is None or scale is None else scale.to(device),
         folded=folded,
+        layout=layout,
     )
 
 
 def _perturbed(layout: Layout, like: Tensor, *, folded: bool, norms: bool) -> Tensor:
-    """1 at every parameter that the model has, but its step sizes.
+    """1 at every parameter that the model has, but the step sizes of its weights.
 
     Folding gives each layer with batch norm a bias. Its γ = 1 and β = 0 are parameters still: the reference code folds
     and then perturbs all of `model.parameters()`. `norms` says whether γ and β count that can be folded; any others
@@ -110,8 +124,7 @@ def round_copies(point: Point, rows: Tensor) -> Tensor:
 
     How many of each copy's step sizes were not above zero (C).
     """
-    if point.quantizer is None:
-        return torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    low = point.quantizer.restrain(rows)
-    point.quantizer.round_copies(rows, factor=point.scale)
+    low = point.restrain(rows)
+    if point.quantizer is not None:
+        point.quantizer.round_copies(rows, factor=point.scale)
     return low

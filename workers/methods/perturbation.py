@@ -43,7 +43,7 @@ class Perturbation:
         saq = column(_is_adaptive_as_saq).bool()
         adaptive = column(_is_adaptive).bool()
         self._delta = torch.where(adaptive, SMALLEST_ADAPTIVE_NORM, SMALLEST_NORM).to(parameters.dtype)
-        self._adaptive = adaptive & columns(Role.WEIGHT, Role.SCALE) | saq & steps
+        self._adaptive = adaptive & columns(Role.WEIGHT, Role.SCALE) | saq & (steps | columns(Role.ACTIVATION_STEP))
         self._squared = self._adaptive & saq
         self._any_adaptive = any(map(_is_adaptive, methods))
 

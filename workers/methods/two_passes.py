@@ -40,7 +40,7 @@ class TwoPasses:
         second = self._rows(methods, lambda one: _climbs_from_float(one) or one.bn_second_pass)
         self._first_statistics = True if self._from_float is None else ~self._from_float
         self._second_statistics = False if second is None else second
-        self._moves_steps = any(one.ball_steps for one in methods)
+        self._moves_steps = bool(engine.layout.signals) or any(one.ball_steps for one in methods)
         self._part = methods[0].ascent_images
         self._sum = torch.zeros_like(engine.parameters) if self._part else None
 

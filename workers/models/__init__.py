@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from qsweep.sweeps.components import Implementations
+from qsweep.sweeps.training import Training
 
 NETWORKS = Implementations("model")
+
+
+def network_of(training: Training) -> Any:
+    """The `Network` of a training, with the signals that its quantizer of activations rounds."""
+    family, quantizer = NETWORKS[training.model.name], training.activation_quantizer
+    if quantizer is None:
+        return family(training.model, training.data)
+    return family(training.model, training.data, quantizer)

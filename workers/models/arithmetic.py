@@ -10,6 +10,7 @@ from torch import Tensor
 from qsweep.sweeps.layers import NormLayer, Pool
 from qsweep.workers.models.stage import Moments, NormTensors, StageTensors, train_norm, train_stage
 from qsweep.workers.models.window import Window
+from qsweep.workers.quantizers.activations import SignalTensors, stacked
 
 Activations = TypeVar("Activations")
 
@@ -24,6 +25,9 @@ class Arithmetic(Protocol[Activations]):
         """The activations of images (B, channels, side, side) that all models share."""
 
     def pool(self, activations: Activations, pool: Pool) -> Activations: ...
+
+    def quantize(self, activations: Activations, signal: SignalTensors) -> Activations:
+        """The activations of each model, quantized."""
 
     def stage(
         self, activations: Activations, window: Window, tensors: StageTensors, residual: Activations | None
@@ -46,6 +50,9 @@ class Gathered:
 
     def pool(self, activations: Tensor, pool: Pool) -> Tensor:
         return pooled(activations, pool)
+
+    def quantize(self, activations: Tensor, signal: SignalTensors) -> Tensor:
+        return stacked(activations, signal)
 
     def stage(
         self, activations: Tensor, window: Window, tensors: StageTensors, residual: Tensor | None

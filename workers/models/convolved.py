@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qsweep.sweeps.layers import Layer, NormLayer, Pool
+from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer, Pool
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, activate, bounded
 from qsweep.workers.models.window import Window
+from qsweep.workers.quantizers.activations import SignalTensors, side_by_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Convolved:
 
     def __init__(self, *, grouped: bool, dtype: torch.dtype, multiple: int = 1) -> None:
         self._grouped, self._dtype, self._multiple = grouped, dtype, multiple
+        self.reduced = dtype if dtype is torch.bfloat16 else None
+        """The dtype of products, where it is another than that of the parameters."""
 
     def enter(self, images: Tensor) -> Planes:
         part = images.to(self._dtype, memory_format=torch.channels_last)
@@ -45,6 +48,17 @@ class Convolved:
 
     def pool(self, activations: Planes, pool: Pool) -> Planes:
         return replace(activations, parts=[pool_planes(part, pool) for part in activations.parts])
+
+    def quantize(self, activations: Planes, signal: SignalTensors) -> Planes:
+        models, channels = len(signal.tensors["step"]), activations.channels
+        parts = []
+        for number, run in enumerate(self._runs(models)):
+            part = activations.parts[0 if activations.shared else number]
+            if activations.shared:
+                part = _filled(part, 1, self._multiple).repeat(1, run.stop - run.start, 1, 1)
+                part = part.contiguous(memory_format=torch.channels_last)
+            parts.append(side_by_side(part, signal.of(run), channels))
+        return Planes(parts=parts, channels=channels)
 
     def stage(
         self, activations: Planes, window: Window, tensors: StageTensors, residual: Planes | None
@@ -115,10 +129,7 @@ class Convolved:
         bias = None
         if tensors.norm is None:
             bias = _filled(tensors.bias[run], 1, self._multiple).reshape(-1).to(self._dtype)
-        stride = layer.stride
-        if layer.kernel == 1 and stride > 1 and layer.padding == 0:
-            # The same sums; oneDNN's backward pass of a strided 1×1 convolution can abort the process (torch 2.15).
-            part, stride = part[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last), 1
+        part, stride = thinned(part, layer)
         return F.conv2d(
             part,
             weight.flatten(0, 1).to(self._dtype, memory_format=torch.channels_last),
@@ -129,18 +140,40 @@ class Convolved:
         )
 
 
-def folded_kernel(stage: StageTensors) -> tuple[Tensor, Tensor]:
-    """The weight (C, K, k, k) of one model's stage with batch norm in it, and its addend (C)."""
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """One model's stage: its weight (C, K, k, k) with batch norm in it, and its addend (C)."""
+
+    weight: Tensor
+    shift: Tensor
+    signal: SignalTensors | None
+
+
+def thinned(images: Tensor, layer: ConvLayer) -> tuple[Tensor, int]:
+    """The images (B, C, side, side) and the stride with which a layer's convolution reads them.
+
+    Of a strided 1×1 convolution the pixels that it reads, with stride 1: the same sums; oneDNN's backward pass of such
+    a convolution can abort the process (torch 2.15).
+    """
+    stride = layer.stride
+    if layer.kernel == 1 and stride > 1 and layer.padding == 0:
+        return images[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last), 1
+    return images, stride
+
+
+def folded(stage: StageTensors) -> Folded:
+    """A stage of one model, made once for many batches."""
     scale, shift = stage.scale_and_shift()
     weight = stage.weight if scale is None else stage.weight * scale[:, :, None, None, None]
-    return weight[0].contiguous(memory_format=torch.channels_last), shift[0]
+    weight = weight[0].contiguous(memory_format=torch.channels_last)
+    return Folded(weight=weight, shift=shift[0], signal=stage.signal)
 
 
-def convolve(images: Tensor, window: Window, kernel: tuple[Tensor, Tensor], residual: Tensor | None) -> Tensor:
-    """One stage of one model on images (B, channels, side, side), with its folded kernel."""
+def convolve(images: Tensor, window: Window, stage: Folded, residual: Tensor | None) -> Tensor:
+    """One stage of one model on images (B, channels, side, side)."""
     layer = window.layer
     groups = layer.inputs if layer.depthwise else 1
-    output = F.conv2d(images, *kernel, stride=layer.stride, padding=layer.padding, groups=groups)
+    output = F.conv2d(images, stage.weight, stage.shift, stride=layer.stride, padding=layer.padding, groups=groups)
     if residual is not None:
         output.add_(residual)
     return activate(output, layer)
@@ -155,16 +188,20 @@ def in_turn(network: Any, stages: Sequence[StageTensors | NormTensors]) -> Calla
     count = len(first.weight if isinstance(first, StageTensors) else first.gamma)
     models = [[_readied(stage.of(model)) for stage in stages] for model in range(count)]
 
+    def quantize(images: Tensor, signal: SignalTensors) -> Tensor:
+        return side_by_side(images, signal, images.shape[1])
+
     def logits(images: Tensor) -> Tensor:
-        return torch.stack([network.walk(images, kernels, convolve, pool_planes, rescale).t() for kernels in models])
+        walks = (network.walk(images, one, convolve, pool_planes, rescale, quantize) for one in models)
+        return torch.stack([one.t() for one in walks])
 
     return logits
 
 
-def _readied(stage: StageTensors | NormTensors) -> tuple[Tensor, Tensor]:
-    """What one model's stage computes with: a folded kernel and its addend, or a factor and an addend (C)."""
+def _readied(stage: StageTensors | NormTensors) -> Folded | tuple[Tensor, Tensor]:
+    """What one model's stage computes with: what is folded, or a factor and an addend (C)."""
     if isinstance(stage, StageTensors):
-        return folded_kernel(stage)
+        return folded(stage)
     scale, shift = stage.scale_and_shift()
     return scale[0], shift[0]
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer
+from qsweep.sweeps.signals import Signal
 from qsweep.workers.models.layout import Layout, ModuleSpec, Role, Span, TensorSpec
+
+if TYPE_CHECKING:
+    from qsweep.workers.quantizers.activations import ActivationQuantizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +41,14 @@ class ConvLayout(Layout):
     """The rows of a convolutional network, with the tensors of each of its layers; of one that is batch norm alone,
     those of that."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        signals: Sequence[Signal] = (),
+        activations: type[ActivationQuantizer] | None = None,
+    ) -> None:
         self.layers = tuple(layers)
-        last = len(layers) - 1
-        super().__init__([_module(layer, outer=number in (0, last)) for number, layer in enumerate(layers)])
+        super().__init__([_module(layer) for layer in layers], signals, activations)
         self.spans = tuple(self._spans_of(layer) for layer in layers)
 
     def _spans_of(self, layer: Layer) -> LayerSpans | NormSpans:
@@ -63,20 +72,21 @@ def has_bias(layer: ConvLayer) -> bool:
     return layer.bias or layer.norm
 
 
-def _module(layer: Layer, *, outer: bool) -> ModuleSpec:
+def _module(layer: Layer) -> ModuleSpec:
     if isinstance(layer, NormLayer):
         return ModuleSpec(name=layer.name, tensors=tuple(_norm_tensors(layer, folds=False)), draw=dict)
-    return ModuleSpec(name=layer.name, tensors=tuple(_tensors(layer, outer=outer)), draw=partial(_draw, layer))
+    return ModuleSpec(name=layer.name, tensors=tuple(_tensors(layer)), draw=partial(_draw, layer))
 
 
-def _tensors(layer: ConvLayer, *, outer: bool) -> Iterator[TensorSpec]:
+def _tensors(layer: ConvLayer) -> Iterator[TensorSpec]:
     name, channels = layer.name, (layer.outputs,)
     yield TensorSpec(
         name=f"{name}.weight",
         shape=weight_shape(layer),
         role=Role.WEIGHT,
         group=name,
-        outer=outer,
+        outer=layer.outer,
+        linear=layer.linear,
         counted=layer.counted,
     )
     bias = Role.HIDDEN_BIAS if layer.norm else Role.BIAS

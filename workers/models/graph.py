@@ -11,7 +11,9 @@ from torch import Tensor
 
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.layers import Layer, NormLayer, Pool
-from qsweep.sweeps.models import Model
+from qsweep.sweeps.models import Convolutional
+from qsweep.sweeps.quantizers import ActivationQuantizer
+from qsweep.sweeps.signals import Place, Signal, signals_of
 from qsweep.workers.forms import LARGE_IMAGE
 from qsweep.workers.models.arithmetic import Arithmetic, innermost, pooled
 from qsweep.workers.models.convolved import in_turn
@@ -19,6 +21,9 @@ from qsweep.workers.models.declaration import ConvLayout, NormSpans, has_bias
 from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, evaluate_norm, evaluate_stage
 from qsweep.workers.models.statistics import RunningStatistics
 from qsweep.workers.models.window import Window
+from qsweep.workers.quantizers import ACTIVATION_QUANTIZATIONS
+from qsweep.workers.quantizers.activations import ActivationQuantizer as SignalQuantizer
+from qsweep.workers.quantizers.activations import SignalTensors, stacked, tensors_of
 
 Activations = TypeVar("Activations")
 
@@ -50,17 +55,28 @@ class ConvNetwork:
     A `workers.models.network.Network` whose views are the tensors of its stages.
     """
 
-    def __init__(self, model: Model, data: DataSet) -> None:
+    draws = 0
+    saved = None
+
+    def __init__(self, model: Convolutional, data: DataSet, quantizer: ActivationQuantizer | None = None) -> None:
         layers = model.layers(data)
-        self.layout = ConvLayout(layers)
+        self.layout = ConvLayout(layers, *_signals(layers, data, quantizer))
         self.nodes = make_nodes(layers, data.size)
-        self.activation = max(layer.outputs * layer.side**2 for layer in layers)
+        self.activation = max(layer.activation for layer in layers)
 
     def views(self, tensors: Mapping[str, Tensor]) -> tuple[StageTensors | NormTensors, ...]:
-        return tuple(_stage_tensors(layer, tensors) for layer in self.layout.layers)
+        signals = tensors_of(self.layout, tensors)
+        return tuple(_stage_tensors(layer, tensors, signals.get(layer.name)) for layer in self.layout.layers)
+
+    def signals(self, views: Sequence[StageTensors | NormTensors]) -> list[SignalTensors]:
+        return [one.signal for one in views if isinstance(one, StageTensors) and one.signal is not None]
 
     def train(
-        self, images: Tensor, views: Sequence[StageTensors | NormTensors], arithmetic: Arithmetic[Activations]
+        self,
+        images: Tensor,
+        views: Sequence[StageTensors | NormTensors],
+        arithmetic: Arithmetic[Activations],
+        draws: Tensor | None = None,
     ) -> tuple[Tensor, list[Moments]]:
         """Logits (M, classes, B) of images (B, channels, side, side), and mean and biased variance (M, C) of each stage
         with batch norm."""
@@ -77,7 +93,8 @@ class ConvNetwork:
             found.append(moments)
             return output
 
-        output = self._follow(arithmetic.enter(images), views, step, arithmetic.pool, normalize)
+        given = (step, arithmetic.pool, normalize, arithmetic.quantize)
+        output = self._follow(arithmetic.enter(images), views, *given)
         return arithmetic.leave(output), found
 
     def evaluate(self, images: Tensor, views: Sequence[StageTensors | NormTensors]) -> Tensor:
@@ -123,10 +140,11 @@ class ConvNetwork:
         step: Callable[[Tensor, Window, Any, Tensor | None], Tensor],
         pool: Callable[[Tensor, Pool], Tensor] = pooled,
         normalize: Callable[[Tensor, NormLayer, Any], Tensor] = evaluate_norm,
+        quantize: Callable[[Tensor, SignalTensors], Tensor] = stacked,
     ) -> Tensor:
         """Every stage in turn, each computed by `step` or, if it is batch norm alone, by `normalize`, and the mean over
         the remaining pixels (dimensions 2, 3)."""
-        return self._follow(images, stages, step, pool, normalize).mean((2, 3))
+        return self._follow(images, stages, step, pool, normalize, quantize).mean((2, 3))
 
     def _follow(
         self,
@@ -135,9 +153,11 @@ class ConvNetwork:
         step: Callable[[Activations, Window, Any, Activations | None], Activations],
         pool: Callable[[Activations, Pool], Activations],
         normalize: Callable[[Activations, NormLayer, Any], Activations],
+        quantize: Callable[[Activations, SignalTensors], Activations],
     ) -> Activations:
         """The last stage's output. `step` computes a stage from its input, its window, what it computes with,
-        and the residual that it adds; `normalize` one that is batch norm alone."""
+        and the residual that it adds; `normalize` one that is batch norm alone. What a stage reads is pooled and
+        quantized first; a residual is not."""
         outputs = {IMAGES: images}
         for number, (node, stage) in enumerate(zip(self.nodes, stages, strict=True)):
             residual = None if node.residual is None else outputs[node.residual]
@@ -147,6 +167,7 @@ class ConvNetwork:
             if isinstance(node.layer, NormLayer):
                 output = normalize(read, node.layer, stage)
             else:
+                read = read if stage.signal is None else quantize(read, stage.signal)
                 output = step(read, node.of_convolution, stage, residual)
             after = node.layer.pool_after
             outputs[number] = output if after is None else pool(output, after)
@@ -184,7 +205,21 @@ def is_large(images: Tensor) -> bool:
     return images.shape[-1] ** 2 > LARGE_IMAGE
 
 
-def _stage_tensors(layer: Layer, tensors: Mapping[str, Tensor]) -> StageTensors | NormTensors:
+def _signals(
+    layers: Sequence[Layer], data: DataSet, quantizer: ActivationQuantizer | None
+) -> tuple[tuple[Signal, ...], type[SignalQuantizer] | None]:
+    """The signals that are quantized, and what quantizes them."""
+    if quantizer is None:
+        return (), None
+    found = signals_of(layers, data.size)
+    if not quantizer.quantizes_images:
+        found = tuple(one for one in found if one.place is not Place.IMAGES)
+    return found, ACTIVATION_QUANTIZATIONS[quantizer.name]
+
+
+def _stage_tensors(
+    layer: Layer, tensors: Mapping[str, Tensor], signal: SignalTensors | None
+) -> StageTensors | NormTensors:
     name, norm = layer.name, None
     if layer.norm:
         norm = NormTensors(
@@ -198,4 +233,4 @@ def _stage_tensors(layer: Layer, tensors: Mapping[str, Tensor]) -> StageTensors 
         return norm
     weight = tensors[f"{name}.weight"]
     bias = tensors[f"{name}.bias"] if has_bias(layer) else weight.new_zeros(weight.shape[:2])
-    return StageTensors(weight=weight, bias=bias, norm=norm)
+    return StageTensors(weight=weight, bias=bias, norm=norm, signal=signal)

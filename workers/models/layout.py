@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from qsweep.sweeps.signals import Signal
+
+if TYPE_CHECKING:
+    from qsweep.workers.quantizers.activations import ActivationQuantizer
 
 ALIGNMENT = 32
 """Row lengths are multiples of this many elements: no row ends in a vector kernel's scalar tail."""
@@ -30,17 +36,25 @@ class Role(StrEnum):
     """Any other tensor that is trained and never quantized."""
     STEP_SIZE = "step-size"
     """Of a quantizer; it begins as 1, until the quantizer sets it."""
+    ACTIVATION_STEP = "activation-step"
+    """A step size of activations, on which the training loss depends; it begins as 1, until a first batch sets it."""
     MEAN = "mean"
     """A running mean of batch norm, in the row of statistics."""
     VARIANCE = "variance"
     """A running variance of batch norm, in the row of statistics; it begins as 1."""
+    LEVEL = "level"
+    """A bound of the levels that activations are rounded to, in the row of statistics."""
 
 
-STATISTICS = (Role.MEAN, Role.VARIANCE)
-BEGIN_AS_ONE = (Role.SCALE, Role.STEP_SIZE, Role.VARIANCE)
-TRAINED = (Role.WEIGHT, Role.SCALE, Role.SHIFT, Role.BIAS)
+STATISTICS = (Role.MEAN, Role.VARIANCE, Role.LEVEL)
+BEGIN_AS_ONE = (Role.SCALE, Role.STEP_SIZE, Role.ACTIVATION_STEP, Role.VARIANCE)
+QUANTIZERS = (Role.STEP_SIZE, Role.ACTIVATION_STEP, Role.LEVEL)
+"""What quantizers set and plain weights lack."""
+TRAINED = (Role.WEIGHT, Role.SCALE, Role.SHIFT, Role.BIAS, Role.ACTIVATION_STEP)
 """What gets a gradient from the training loss; a step size gets its own from its quantizer."""
 AFFINE = (*TRAINED, Role.HIDDEN_BIAS)
+ACTIVATION = "activation"
+"""The module of what a layer reads, behind the layer's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +69,8 @@ class TensorSpec:
     group."""
     outer: bool = False
     """Whether a weight's group takes the outer bit width (the first and the last layer of a convolutional network)."""
+    linear: bool = False
+    """Whether a weight is that of a linear layer."""
     counted: bool = True
     """Whether a weight counts in ω and in the norms of the flatness measures."""
     kept: bool = True
@@ -97,21 +113,32 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class StepGroup:
-    """The weights that share a step size: how many, and whether they take the outer bit width."""
+    """The weights that share a step size: how many, whether they take the outer bit width, and whether they are those
+    of linear layers."""
 
     name: str
     count: int
     outer: bool
+    linear: bool
 
 
 class Layout:
     """The rows of a network: its parameters (weights first, step sizes last) and its batch norm's statistics.
 
-    Raises ValueError if two tensors have one name, the weights of a group do not lie side by side, or a group has no
-    step size of its own.
+    What is learned of its quantized `signals` comes last of the parameters, their levels last of the statistics, as
+    their quantizer `activations` declares them. Raises ValueError if two tensors have one name, the weights of a group
+    do not lie side by side, or a group has no step size of its own.
     """
 
-    def __init__(self, modules: Sequence[ModuleSpec]) -> None:
+    def __init__(
+        self,
+        modules: Sequence[ModuleSpec],
+        signals: Sequence[Signal] = (),
+        activations: type[ActivationQuantizer] | None = None,
+    ) -> None:
+        self.signals, self.activations = tuple(signals), activations
+        if activations is not None:
+            modules = [*modules, *(_module_of(signal, activations) for signal in signals)]
         self._modules = tuple(modules)
         specs = [spec for module in modules for spec in module.tensors]
         self._specs = {spec.name: spec for spec in specs}
@@ -130,12 +157,18 @@ class Layout:
         self.hidden_biases = self._runs[Role.HIDDEN_BIAS]
         self.means, self.variances = self._runs[Role.MEAN], self._runs[Role.VARIANCE]
         self.steps = Span(start=self._runs[Role.STEP_SIZE].start, shape=(len(self.groups),))
+        of_activations = self._runs[Role.ACTIVATION_STEP]
+        self.activation_steps = Span(start=of_activations.start, shape=(of_activations.stop - of_activations.start,))
         self.omega = sum(math.prod(one.shape) for one in self.of_role(Role.WEIGHT) if one.counted)
         self.parameters_length, self.statistics_length = parameters.padded, statistics.padded
 
     def __getitem__(self, name: str) -> Span:
         """Where the tensor of this name lies in its row."""
         return self._spans[name]
+
+    def role_of(self, name: str) -> Role:
+        """What the tensor of this name is."""
+        return self._specs[name].role
 
     def of_role(self, *roles: Role) -> list[TensorSpec]:
         """The tensors of these roles, in the order of their declaration."""
@@ -179,7 +212,7 @@ class Layout:
         return row[0]
 
     def initial_statistics(self) -> Tensor:
-        """Running means 0 and variances 1 (float32)."""
+        """Running means 0 and variances 1 (float32); levels 0, until the quantizer of activations sets them."""
         row = torch.zeros(self.statistics_length)
         row[self.variances] = 1.0
         return row
@@ -201,13 +234,26 @@ class Layout:
         return parameters, statistics
 
 
+def _module_of(signal: Signal, activations: type[ActivationQuantizer]) -> ModuleSpec:
+    name = f"{signal.layer}.{ACTIVATION}"
+    tensors = (replace(one, name=f"{name}.{one.name}") for one in activations.tensors(signal))
+    return ModuleSpec(name=name, tensors=tuple(tensors), draw=dict)
+
+
 def _groups(specs: Sequence[TensorSpec]) -> tuple[StepGroup, ...]:
     """The groups of weights in their order, which is that of the step sizes."""
     found = []
     for name, group in groupby((one for one in specs if one.role is Role.WEIGHT), key=lambda one: one.group):
         weights = list(group)
         count = sum(math.prod(one.shape) for one in weights)
-        found.append(StepGroup(name=name, count=count, outer=any(one.outer for one in weights)))
+        found.append(
+            StepGroup(
+                name=name,
+                count=count,
+                outer=any(one.outer for one in weights),
+                linear=all(one.linear for one in weights),
+            )
+        )
     steps = [one.group for one in specs if one.role is Role.STEP_SIZE]
     if [one.name for one in found] != steps or len(set(steps)) != len(steps):
         raise ValueError(f"the weights' groups are {[one.name for one in found]}, those of the step sizes {steps}")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qsweep.sweeps.layers import Layer, NormLayer
 from qsweep.workers.models.window import Window
+from qsweep.workers.quantizers.activations import SignalTensors
 
 EPSILON = 1e-5
 """Added to the variance, as `torch.nn.BatchNorm2d` does."""
@@ -53,11 +54,18 @@ class StageTensors:
     weight: Tensor
     bias: Tensor
     norm: NormTensors | None
+    signal: SignalTensors | None = None
+    """What its input is quantized with, if it is."""
 
     def of(self, model: int) -> StageTensors:
         """Those of one of the models."""
         one, norm = slice(model, model + 1), self.norm
-        return StageTensors(weight=self.weight[one], bias=self.bias[one], norm=None if norm is None else norm.of(model))
+        return StageTensors(
+            weight=self.weight[one],
+            bias=self.bias[one],
+            norm=None if norm is None else norm.of(model),
+            signal=None if self.signal is None else self.signal.of(one),
+        )
 
     def scale_and_shift(self) -> tuple[Tensor | None, Tensor]:
         """What the running statistics make of a convolution's output y: scale·y + shift, each (M, C)."""
@@ -114,6 +122,7 @@ class Affine:
 
     kernel: Tensor
     shift: Tensor
+    signal: SignalTensors | None
 
 
 @torch.no_grad()
@@ -121,7 +130,9 @@ def affine(window: Window, tensors: StageTensors) -> Affine:
     """A stage without a graph, made once for many batches."""
     scale, shift = tensors.scale_and_shift()
     kernel = window.kernel(tensors.weight)
-    return Affine(kernel=kernel if scale is None else kernel * scale[:, :, None], shift=shift[:, :, None])
+    return Affine(
+        kernel=kernel if scale is None else kernel * scale[:, :, None], shift=shift[:, :, None], signal=tensors.signal
+    )
 
 
 @torch.no_grad()

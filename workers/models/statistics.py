@@ -17,6 +17,8 @@ class RunningStatistics:
 
     def __init__(self, layout: ConvLayout, rows: Tensor) -> None:
         self._layout = layout
+        self._kept = slice(0, layout.variances.stop)
+        """Without the levels of activations, which stay."""
         self._batch = torch.zeros_like(rows)
         norms = [norm for one in layout.spans if (norm := norm_of(one)) is not None]
         self._biased = _runs(layout)
@@ -42,7 +44,7 @@ class RunningStatistics:
             batch[:, means_] += parameters[:, biases]
         pixels = self._pixels * images
         batch[:, layout.variances] *= pixels / (pixels - 1)
-        rows.mul_(1 - MOMENTUM).add_(batch.mul_(MOMENTUM))
+        rows[:, self._kept].mul_(1 - MOMENTUM).add_(batch[:, self._kept].mul_(MOMENTUM))
 
 
 def norm_of(spans: LayerSpans | NormSpans) -> NormSpans | None:

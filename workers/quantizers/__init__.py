@@ -1,4 +1,4 @@
-"""What quantizes weights, under the names of `sweeps.quantizers`, by the table of components."""
+"""What quantizes weights and activations, under the names of `sweeps.quantizers`, by the table of components."""
 
 from __future__ import annotations
 
@@ -6,3 +6,5 @@ from qsweep.sweeps.components import Implementations
 
 QUANTIZATIONS = Implementations("quantizer")
 """The `WeightQuantizer` of each of them."""
+ACTIVATION_QUANTIZATIONS = Implementations("activation_quantizer")
+"""The `ActivationQuantizer` of each of those of activations."""
