@@ -12,8 +12,9 @@ from qsweep.db.rows import Calibration
 from qsweep.orchestrator.basis import Basis
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import File
+from qsweep.sweeps.models import is_transformer
 from qsweep.sweeps.training import Training
-from qsweep.workers.forms import Form, default_form, known_form
+from qsweep.workers.forms import SAVED, Form, default_form, known_form
 
 if TYPE_CHECKING:
     from qsweep.orchestrator.estimates import Speeds
@@ -177,14 +178,21 @@ def model_bytes(training: Training) -> float:
 
 def cohort_memory(training: Training, slots: int) -> float:
     """Bytes that a process takes with that many such trainings side by side."""
-    return BASE_MEMORY + _data_bytes(training) + slots * _model_memory(training)
+    activations = slots * _activation_memory(training)
+    if is_transformer(training.model):  # whose batches are taken in parts
+        activations = min(activations, SAVED)
+    return BASE_MEMORY + _data_bytes(training) + slots * _parameter_memory(training) + activations
 
 
-def _model_memory(training: Training) -> float:
-    """Parameters with gradient, two optimizer buffers, the quantized copy and the best; five activations a layer."""
+def _parameter_memory(training: Training) -> float:
+    """Parameters with gradient, two optimizer buffers, the quantized copy and the best."""
+    return 6 * model_bytes(training)
+
+
+def _activation_memory(training: Training) -> float:
+    """Five activations a layer."""
     layers = training.model.layers(training.data)
-    activations = sum(layer.activation for layer in layers) * training.recipe.batch_size
-    return 6 * model_bytes(training) + 5.0 * FLOAT * activations
+    return 5.0 * FLOAT * sum(layer.activation for layer in layers) * training.recipe.batch_size
 
 
 def _data_bytes(training: Training) -> float:

@@ -82,6 +82,13 @@ def read_selection(
     if name is not None and not NAME.fullmatch(name):
         raise InputError(f"{name!r} can't name a variant", place="--name", allowed=NAME_ALLOWED)
     spec = read_sweep(source, changes)
+    return selection_of(spec, where=where, limit=limit, name=name, written=not changes and name is None)
+
+
+def selection_of(
+    spec: Spec, *, where: str | None = None, limit: int | None = None, name: str | None = None, written: bool = True
+) -> Selection:
+    """Expand and select. Raises InputError; touches nothing."""
     jobs = spec.jobs()
     check_answers(spec)
     return Selection(
@@ -89,5 +96,5 @@ def read_selection(
         label=name or variant(jobs),
         jobs=tuple(jobs),
         chosen=tuple(select(jobs, where=where, limit=limit)),
-        written=not changes and name is None,
+        written=written,
     )

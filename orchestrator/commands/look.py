@@ -262,6 +262,12 @@ def jobs(
     typer.echo(f"{len(rows)} of {counted(len(stored), 'job')} of {sweep.title}", err=True)
 
 
+def _column(values: list[Any]) -> list[Any]:
+    """Values of one type: mixed ones, as settings of the user's own may be, as texts."""
+    kinds = {type(one) for one in values if one is not None}
+    return values if len(kinds) < 2 or kinds == {int, float} else [None if one is None else str(one) for one in values]
+
+
 def _job_table(
     stored: Sequence[JobRow],
     rows: Sequence[dict[str, Any]],
@@ -283,7 +289,7 @@ def _job_table(
     if wanted is None:
         wanted = [name for name in ("failure", *RESULTS) if any(row.get(name) is not None for row in rows)]
         wanted = [*wanted, *differing]
-    shown |= {name: [_short(row.get(name)) for row in rows] for name in wanted if name not in shown}
+    shown |= {name: _column([_short(row.get(name)) for row in rows]) for name in wanted if name not in shown}
     spare = [_spare(name, place) for place, name in enumerate(shown)]
     hint = "choose with --columns, all with --json"
     return listed(pa.table(shown), width=width_of(sys.stdout), hint=hint, spare=spare)

@@ -55,7 +55,7 @@ class MadeSource(Source):
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         schema = known_schema(name)
         chosen = pa.schema([schema.field(one) for one in (schema.names if columns is None else columns)])
-        return pa.Table.from_pylist(self.rows[name], schema=chosen)
+        return pa.Table.from_pylist(self.rows.get(name, []), schema=chosen)
 
     def place_of(self, kind: str, publication: str) -> str:
         return f"{kind}/{publication}.parquet"

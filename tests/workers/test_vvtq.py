@@ -239,8 +239,8 @@ def test_scales_of_activations_begin_as_vvtqs_and_wide_ones_leave_the_offset() -
         mine = tensors_of(signal, 3, 1.0, offset=2.0)
         with torch.no_grad():
             VvtqSignals.start(mine, [values])
-        assert float(mine.step) == pytest.approx(float(2 * values.abs().mean()) / 3**0.5)
-    assert float(mine.tensors["offset"]) == 0.0
+        assert mine.step.item() == pytest.approx(float(2 * values.abs().mean()) / 3**0.5)
+    assert mine.tensors["offset"].item() == 0.0
     wide = tensors_of(signal_of(after_gelu=True), 3, 1e9, offset=0.25)
     assert stacked(values, wide).unique().tolist() == [0.25]
 
