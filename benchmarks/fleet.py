@@ -40,7 +40,6 @@ from rich.console import Console
 
 from benchmarks import surroundings
 from benchmarks.registry import fsync_ms
-from qsweep.db import connection
 from qsweep.db.belonging import settle_belonging
 from qsweep.db.clock import machine_id
 from qsweep.db.home import Home
@@ -72,7 +71,7 @@ BACK = 1.2
 """Leases after which others take the place of those that were killed."""
 NOTHING = "SELECT 1"
 """A call that asks for nothing: what the machine, the drivers and the threads of a process take of all others."""
-ASKED = ("agents", "idle", "jobs", "cohort", "seconds", "lease", "processes", "watchers", "at_most", "shared")
+ASKED = ("agents", "idle", "jobs", "cohort", "seconds", "lease", "processes", "watchers", "at_most")
 CALLS = ("beat", "next_cohort", "claim", "checkpointed", "finish")
 
 
@@ -110,10 +109,9 @@ class Timed:
 class SimulatedAgent:
     """An agent with the real registry, heartbeat and merging, whose trainings only wait."""
 
-    def __init__(self, home: Home, given: argparse.Namespace, record: Record, registry: Registry | None = None) -> None:
+    def __init__(self, home: Home, given: argparse.Namespace, record: Record) -> None:
         self.home, self.given = home, given
-        self.registry = Registry.open(home.registry) if registry is None else registry
-        self.is_own = registry is None
+        self.registry = Registry.open(home.registry)
         self.queue = Timed(self.registry.queue, record)
         self.store = ResultStore(home.store)
         self.scope = Scope(sweep=given.sweep)
@@ -151,8 +149,7 @@ class SimulatedAgent:
             self.merging.end(at_once=False)
         if not heartbeat.lost.is_set():
             self.registry.agents.retire(self.agent)
-        if self.is_own:
-            self.registry.close()
+        self.registry.close()
 
     def train(self, claims: Sequence[Claim], heartbeat: Heartbeat) -> None:
         """Wait, with a checkpoint after each third of the time."""
@@ -210,11 +207,7 @@ def crew(folder: str, url: str, number: int, count: int, options: dict[str, Any]
     os.environ["OMP_NUM_THREADS"] = "1"
     given, home = argparse.Namespace(**options), Home.at(Path(folder), registry=url)
     record: Record = []
-    shared = None
-    if given.shared:
-        connection.SPARE = count
-        shared = Registry.open(url)
-    threads = [threading.Thread(target=_work, args=(home, given, record, shared), daemon=True) for _ in range(count)]
+    threads = [threading.Thread(target=_work, args=(home, given, record), daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     with Path(output, f"{number}.jsonl").open("w") as file:
@@ -228,9 +221,9 @@ def crew(folder: str, url: str, number: int, count: int, options: dict[str, Any]
             time.sleep(0.5)
 
 
-def _work(home: Home, given: argparse.Namespace, record: Record, shared: Registry | None) -> None:
+def _work(home: Home, given: argparse.Namespace, record: Record) -> None:
     try:
-        SimulatedAgent(home, given, record, shared).run()
+        SimulatedAgent(home, given, record).run()
     except QsweepError as error:
         sys.stderr.write(f"a simulated agent ended: {error}\n")
 
@@ -412,7 +405,7 @@ def fleet(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _options(sweep: int, given: argparse.Namespace) -> dict[str, Any]:
-    return {"sweep": sweep} | {name: getattr(given, name) for name in ("cohort", "seconds", "lease", "shared")}
+    return {"sweep": sweep} | {name: getattr(given, name) for name in ("cohort", "seconds", "lease")}
 
 
 class Crews:
@@ -707,7 +700,6 @@ def main() -> None:
     parser.add_argument("--at-most", type=float, default=3_000.0, help="seconds after which nothing more is claimed")
     parser.add_argument("--kill-at", type=float, default=0.2, help="share of the jobs done at which half are killed")
     parser.add_argument("--restart-at", type=float, default=0.45, help="and at which the server is restarted")
-    parser.add_argument("--shared", action="store_true", help="agents of a process share its connections")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--role", choices=("launcher",), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

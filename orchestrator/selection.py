@@ -24,8 +24,8 @@ class Selection:
     spec: Spec
     label: str
     """The variant's name: `--name`, or the hash of its jobs."""
-    jobs: tuple[Job, ...]
-    chosen: tuple[Job, ...]
+    jobs: Sequence[Job]
+    chosen: Sequence[Job]
     written: bool = False
     """Whether it is the sweep as its file says, under no name of its own: what the bare name means."""
 
@@ -82,12 +82,19 @@ def read_selection(
     if name is not None and not NAME.fullmatch(name):
         raise InputError(f"{name!r} can't name a variant", place="--name", allowed=NAME_ALLOWED)
     spec = read_sweep(source, changes)
+    return selection_of(spec, where=where, limit=limit, name=name, written=not changes and name is None)
+
+
+def selection_of(
+    spec: Spec, *, where: str | None = None, limit: int | None = None, name: str | None = None, written: bool = True
+) -> Selection:
+    """Expand and select. Raises InputError; touches nothing."""
     jobs = spec.jobs()
     check_answers(spec)
     return Selection(
         spec=spec,
         label=name or variant(jobs),
-        jobs=tuple(jobs),
-        chosen=tuple(select(jobs, where=where, limit=limit)),
-        written=not changes and name is None,
+        jobs=jobs,
+        chosen=select(jobs, where=where, limit=limit),
+        written=written,
     )

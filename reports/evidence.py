@@ -14,6 +14,7 @@ from qsweep.reports.analysis.analysis import Analysis, Models, Options, analyze,
 from qsweep.reports.answers import make_tables
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table
+from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, SYNTHESIS, TRAIN
 from qsweep.sweeps.spec import Spec
 
@@ -72,7 +73,12 @@ class Evidence:
 
 
 def gather(source: Source, options: Options | None = None) -> Evidence:
-    """Read what there is so far."""
+    """Read what there is so far. Raises InputError for a sweep that trains nothing that qsweep knows of."""
+    if source.spec.calls:
+        raise InputError(
+            f"{source.title} calls a function or a command of yours, and this is of trainings",
+            allowed="answered: qsweep tables, qsweep query, qsweep jobs, qsweep export",
+        )
     return Evidence(
         sweep=source.sweep,
         spec=source.spec,

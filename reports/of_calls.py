@@ -51,9 +51,11 @@ def with_numbers(rows: Iterable[Mapping[str, Any]], names: Sequence[str], table:
 
 
 def _decimals(values: Iterable[Any]) -> int:
-    """Decimals that show so many digits of the largest of the values; none of whole numbers."""
-    finite = [abs(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
-    if not finite or all(isinstance(value, int) for value in finite):
-        return 0 if finite and not any(isinstance(value, bool) for value in finite) else 2
-    largest = max(finite)
+    """Decimals of a mean that show so many digits of the largest of the values."""
+    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    if not numbers or any(isinstance(value, bool) for value in numbers):
+        return 2
+    largest = max(map(abs, numbers))
+    if all(isinstance(value, int) for value in numbers):
+        return 1 if largest < 10**DIGITS else 0
     return min(max(DIGITS - 1 - math.floor(math.log10(largest)), 0), 6) if largest else DIGITS - 1

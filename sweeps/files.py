@@ -122,6 +122,22 @@ def _commands(spec: Spec) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
+def make_sweep(content: Mapping[str, Any], name: str, folder: Path) -> Spec:
+    """The sweep of that name with the content of a sweep file, whose paths start from the folder.
+
+    Raises InputError as `read_sweep` does.
+    """
+    from qsweep.sweeps.file_form import check_form
+
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} can't name a sweep", place="name", allowed=NAME_ALLOWED)
+    check_form(content, name)
+    spec = read_code(_parse(content, name, place=str(folder / f"{name}.toml")), folder)
+    for axis in spec.axes:
+        _check_axis(axis, spec)
+    return dataclasses.replace(spec, place=name)
+
+
 def source_text(name: str) -> str:
     """The text of a built-in sweep or a sweep file."""
     return _source(name)[0]

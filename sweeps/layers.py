@@ -145,7 +145,9 @@ class NormLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLayer:
-    """One matrix of a transformer, which is applied to each of an image's `tokens`."""
+    """One matrix of a transformer, which is applied to each of an image's `tokens`. There is no batch norm."""
+
+    norm: ClassVar[bool] = False
 
     name: str
     inputs: int

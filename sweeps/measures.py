@@ -32,10 +32,10 @@ class Search:
     full-precision weights that the quantizer then rounds, `"quantized"` the rounded ones; `perturb_step` the
     step sizes too: those of latent weights, and those of activations. `fold_bn = "reference"` folds batch norm into the
     convolutions of full-precision models alone, as the reference code does; its γ and β are 1 and 0 then and still
-    parameters: `perturb_folded = "reference"` perturbs them as that code does, `"none"` leaves them out.
-    `denominator` is the vector in the magnitude-aware bound's denominator: w − w₀ (`"distance"`, as in the
-    reference code) or r. `measure_samples` images of the training set, 0 for all, drawn class by class under
-    `measure_seed`, decide the accuracies; m of the bounds stays the full size unless `m_from = "samples"`.
+    parameters: `perturb_folded = "reference"` perturbs them as that code does, `"none"` leaves them out. `denominator`
+    is the vector in the magnitude-aware bound's denominator: w − w₀ (`"distance"`, as in the reference code) or r.
+    `measure_samples` images of the training set, 0 for all, drawn class by class under `measure_seed`, decide the
+    accuracies; m of the bounds stays the full size unless `m_from = "samples"`.
     """
 
     scaling: str = setting(Rule(choices=("plain", "magnitude")), default="plain")

@@ -13,17 +13,13 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import watch
 from qsweep.workers.data.source import epoch_generator
 from qsweep.workers.evaluation import cross_entropy
-from qsweep.workers.forms import Form
+from qsweep.workers.forms import SAVED, Form
 from qsweep.workers.models.forming import arithmetic_of
 from qsweep.workers.models.layout import TRAINED
 from qsweep.workers.models.network import Network
 from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
 from qsweep.workers.quantizers.compiled import CompiledDeployment, compiled_deployment
 from qsweep.workers.quantizers.deployment import Deployment
-
-SAVED = 1 << 33
-"""Bytes that a training pass may keep for its backward pass, where a batch may be taken in parts: part of the numerics,
-so it is no setting."""
 
 
 @dataclass(kw_only=True)

@@ -57,6 +57,9 @@ def is_known(slots: object, form: object) -> bool:
     return sound and isinstance(form, str) and form in {*Form, *RETIRED}
 
 
+SAVED = 1 << 33
+"""Bytes that a training pass may keep for its backward pass, where a batch may be taken in parts: part of the numerics,
+so it is no setting."""
 SMALL_IMAGE = 256
 """Pixels of an image up to which models are trained side by side on a CPU."""
 LARGE_IMAGE = 64 * 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,8 +131,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     found = project.qsweep("launch", "cases.toml", "--workers", "1", "--time-limit", "4", **LIMITS)
     assert found.returncode == 1, found.stderr
     yield project
-    with Registry.open(project.home.registry) as registry:
-        assert not audit(registry)
+    assert not audit(project.home)
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +325,19 @@ def test_what_can_not_run_is_refused_at_plan(tmp_path: Path, sweep: str, says: s
     found = project.qsweep("plan", "cases.toml")
     assert found.returncode == 2
     assert says in " ".join(found.stderr.split())
+
+
+@pytest.mark.slow
+def test_a_bundle_takes_the_code_along(tmp_path: Path) -> None:
+    sweep = 'run = "file:code/train.py:train"\n[fixed]\ncase = "fine"\n[axes]\nx = [1, 2.5]\n'
+    project = made(tmp_path, sweep=sweep, name="away.toml")
+    assert project.qsweep("pack", "away.toml", "--out", "bundle").returncode == 0
+    for file in ("train.py", "helper.py"):
+        (tmp_path / "code" / file).unlink()
+    ran = subprocess.run(
+        [sys.executable, "bundle", "--workers", "1"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert project.qsweep("import", "bundle").returncode == 0
+    assert [one["score"] for one in project.query("SELECT score FROM returned ORDER BY score")] == [1.0, 6.25]
+    assert not audit(project.home)

@@ -37,6 +37,7 @@ COMMANDS = [
     "doctor",
     "db",
     "query",
+    "init",
     "compact",
     "export",
     "pack",
@@ -89,6 +90,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("cifar100-distortion", 912),
         ("digits-distortion", 912),
         ("digits-sam", 44),
+        ("digits-transformers", 96),
         ("digits-saq", 474),
         ("flat-or-sharp", 2220),
         ("saq-cifar100", 80),
@@ -96,6 +98,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("saq-imagenet", 12),
         ("digits-zeroshot", 2),
         ("imagenet-resnets", 128),
+        ("imagenet-transformers", 102),
         ("imagenet-distortion", 912),
     }
     assert "[axes.learning_rate]" in here("sweeps", "cifar10-grid").stdout

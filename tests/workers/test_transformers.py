@@ -306,7 +306,7 @@ def test_swins_authors_names_are_known() -> None:
     assert names["patch.norm.bias"] == "patch_embed.norm.bias"
     assert names["stage2.merge.weight"] == "layers.0.downsample.reduction.weight"
     assert names["stage2.merge.norm.weight"] == "layers.0.downsample.norm.weight"
-    assert names["stage2.1.query.bias"] == "layers.1.blocks.1.attn.q.bias"
+    assert names["stage2.0.query.bias"] == "layers.1.blocks.0.attn.q.bias"
     assert names["stage1.0.table"] == "layers.0.blocks.0.attn.relative_position_bias_table"
     assert names["stage1.0.fc2.weight"] == "layers.0.blocks.0.mlp.fc2.weight"
 

@@ -63,6 +63,8 @@ class _Heard:
     row: dict[str, Any] | None = None
     told: bool = False
     asks: bool = False
+    stopped: bool = False
+    """A tuning run wants no more of it: it is told nothing more."""
     error: dict[str, Any] | None = None
     logged: dict[tuple[int, str], float | None] = field(default_factory=dict)
     saved: dict[str, Any] | None = None
@@ -227,7 +229,7 @@ class RunCalls:
                     try:
                         self._take(message, claim, heard)
                     except StoppedEarly as stop:
-                        early, asked_at = early or stop, time.monotonic()
+                        early, asked_at, heard.stopped = stop, time.monotonic(), True
                         host.ask_to_stop()
                 now = time.monotonic()
                 if now - looked < GLANCE:
@@ -276,7 +278,7 @@ class RunCalls:
             for name, value in values.items():
                 if len(heard.logged) < MOST_LOGGED or (step, name) in heard.logged:
                     heard.logged[step, name] = value if math.isfinite(value) else None
-            if fresh and values:
+            if fresh and values and not heard.stopped:
                 rows = sorted({at for at, _ in heard.logged})
                 self._tools.on_step(claim, {"epoch": len(rows), "step": step, **values})
         elif "saved" in message:
