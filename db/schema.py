@@ -219,6 +219,8 @@ SYNTHESIS = (
     pa.field("image_loss", pa.float64()),
     pa.field("statistics_loss", pa.float64()),
     pa.field("loss", pa.float64()),
+    pa.field("matching_loss", pa.float64()),
+    pa.field("diversity_loss", pa.float64()),
     pa.field("statistics_distance", pa.float64()),
     pa.field("confidence", pa.float64()),
     pa.field("class_counts", pa.list_(pa.int64())),
@@ -234,6 +236,8 @@ SYNTHESIS_LOSS = (
     pa.field("image_loss", pa.float64()),
     pa.field("statistics_loss", pa.float64()),
     pa.field("embedding_rate", pa.float64()),
+    pa.field("matching_loss", pa.float64()),
+    pa.field("diversity_loss", pa.float64()),
 )
 
 SYNTHETIC_IMAGE = (
@@ -241,8 +245,10 @@ SYNTHETIC_IMAGE = (
     pa.field("class", pa.int32()),
     pa.field("confidence", pa.float64()),
     pa.field("pixels", pa.list_(pa.float64())),
+    pa.field("warm_up", pa.list_(pa.float64())),
 )
-"""What the model sees in one image. `pixels` (channels, side, side), standardized as in training, of the first ones."""
+"""What the model sees in one image. `pixels` (channels, side, side), standardized as in training, of the first ones;
+`warm_up` those that they had before the second stage of sadag."""
 
 SETTINGS = pa.schema(
     {field.name: field for field in (*_settings(), *own_settings(*kinds.KINDS.values()))}.values(),

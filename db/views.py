@@ -157,9 +157,10 @@ def read_view(asking: Asking, name: str, sweep_id: int, columns: Sequence[str] |
     return pa.table([found[one] for one in names], schema=pa.schema([view.schema.field(one) for one in names]))
 
 
-def read_pointers(asking: Asking, sweep_id: int) -> pa.Table:
-    """The pointers of the sweep's done jobs: `job`, `attempt`, `publication`, `kind`, in order of registration."""
-    rows = looking.pointers(asking, sweep_id)
+def read_pointers(asking: Asking, sweep_id: int, ids: Sequence[int] | None = None) -> pa.Table:
+    """The pointers of the sweep's done jobs, or of these: `job`, `attempt`, `publication`, `kind`, in order of
+    registration."""
+    rows = looking.pointers(asking, sweep_id, ids=ids)
     schema = pa.schema([VIEWS["jobs"].schema.field(name) for name in ("job", "attempt", "publication", "kind")])
     columns = [column([row[place] for row in rows], field.type) for place, field in enumerate(schema)]
     return pa.table(columns, schema=schema)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -88,17 +88,19 @@ def make_plan(
 
     `limits`: by identity, the slots to which running out of memory has brought a job down.
     """
-    groups: dict[tuple[str, int | None], list[Job]] = defaultdict(list)
+    first: dict[tuple[str, int | None], Job] = {}
+    counts: Counter[tuple[str, int | None]] = Counter()
     for job in jobs:
-        groups[job.cohort_key, (limits or {}).get(job.identity)].append(job)
-    cohorts = [
-        _cohort(members, device, speeds, recorded(members[0].shape), limit) for (_, limit), members in groups.items()
-    ]
+        key = job.cohort_key, limits.get(job.identity) if limits else None
+        first.setdefault(key, job)
+        counts[key] += 1
+    groups = [(job, counts[key], key[1]) for key, job in first.items()]
+    cohorts = [_cohort(job, count, device, speeds, recorded(job.shape), limit) for job, count, limit in groups]
     seconds, idle = _simulate(cohorts, workers)
     return Plan(
         cohorts=tuple(cohorts),
         workers=workers,
-        disk=_disk(jobs, keep),
+        disk=_disk([(job, count) for job, count, _ in groups], keep),
         seconds=seconds,
         idle=idle,
         basis=_shares(cohorts),
@@ -106,11 +108,11 @@ def make_plan(
 
 
 def _cohort(
-    members: Sequence[Job], device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
+    job: Job, count: int, device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
 ) -> CohortPlan:
-    job = members[0]
+    """The plan of so many jobs of one cohort key, of which this is the first."""
     if job.kind.of_user:
-        return _calls(members, speeds)
+        return _calls(job, count, speeds)
     slots, form = default_form(job.training, device, trains=job.kind.is_calibrated, side_by_side=job.kind.side_by_side)
     if recorded is not None and (known := known_form(recorded.slots, recorded.form)):
         slots, form = recorded.slots, known
@@ -123,7 +125,7 @@ def _cohort(
         memory = float(recorded.peak)
     return CohortPlan(
         key=job.cohort_key,
-        jobs=len(members),
+        jobs=count,
         slots=slots,
         form=form.value,
         memory=memory,
@@ -133,12 +135,11 @@ def _cohort(
     )
 
 
-def _calls(members: Sequence[Job], speeds: Speeds) -> CohortPlan:
+def _calls(job: Job, count: int, speeds: Speeds) -> CohortPlan:
     """Calls of the user's code: one process after another, of which nothing is known before some have run."""
-    job = members[0]
     estimate = speeds.estimate(job, 1)
     return CohortPlan(
-        key=job.cohort_key, jobs=len(members), slots=1, form=Form.LOOP.value, memory=0.0,
+        key=job.cohort_key, jobs=count, slots=1, form=Form.LOOP.value, memory=0.0,
         seconds=estimate.seconds, basis=estimate.basis, cost=job.cost,
     )  # fmt: skip
 
@@ -164,11 +165,15 @@ def _shares(cohorts: Sequence[CohortPlan]) -> dict[str, float]:
     return {basis.value: seconds / total for basis, seconds in work.items() if seconds}
 
 
-def _disk(jobs: Sequence[Job], keep: str) -> float:
-    keeps = keep == "all" or (keep == "children" and any(job.parent is not None for job in jobs))
-    kept = 0 if not keeps else sum(model_bytes(job.training) for job in jobs if job.kind.leaves is File.MODEL)
-    results = sum(4_000 + (120.0 * job.training.recipe.epochs if "epochs" in job.kind.rows else 0) for job in jobs)
-    return kept + results
+def _disk(groups: Sequence[tuple[Job, int]], keep: str) -> float:
+    """What so many jobs like each of these leave: in a cohort they have the same model, data and epochs."""
+    keeps = keep == "all" or (keep == "children" and any(job.parent is not None for job, _ in groups))
+    return sum(count * (4_000 + _left(job, keeps)) for job, count in groups)
+
+
+def _left(job: Job, keeps: bool) -> float:
+    kept = model_bytes(job.training) if keeps and job.kind.leaves is File.MODEL else 0
+    return kept + (120.0 * job.training.recipe.epochs if "epochs" in job.kind.rows else 0)
 
 
 def model_bytes(training: Training) -> float:

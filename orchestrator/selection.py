@@ -24,8 +24,8 @@ class Selection:
     spec: Spec
     label: str
     """The variant's name: `--name`, or the hash of its jobs."""
-    jobs: tuple[Job, ...]
-    chosen: tuple[Job, ...]
+    jobs: Sequence[Job]
+    chosen: Sequence[Job]
     written: bool = False
     """Whether it is the sweep as its file says, under no name of its own: what the bare name means."""
 
@@ -94,7 +94,7 @@ def selection_of(
     return Selection(
         spec=spec,
         label=name or variant(jobs),
-        jobs=tuple(jobs),
-        chosen=tuple(select(jobs, where=where, limit=limit)),
+        jobs=jobs,
+        chosen=select(jobs, where=where, limit=limit),
         written=written,
     )

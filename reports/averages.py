@@ -39,7 +39,7 @@ def averaged_over(declaration: Declaration, models: Sequence[Mapping[str, Any]])
 def _different(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """One model of each combination of settings."""
     known = sorted(Training.known())
-    return list({repr([model.get(name) for name in known]): model for model in models}.values())
+    return list({tuple(map(model.get, known)): model for model in models}.values())
 
 
 def _values(models: Iterable[Mapping[str, Any]], name: str) -> str:

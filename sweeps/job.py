@@ -55,12 +55,8 @@ class Job:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
         if self.call is not None:
             return _digest({"kind": self.kind.name, "parent": None, "call": self.call.content()}, 32)
-        parts = {**_encoded(CHOSEN, chosen_of(self.training)), **_encoded(SET, set_of(self.training))}
-        parts |= {"kind": f'"{self.kind.name}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
-        if self.measure is not None:
-            parts[self.kind.family] = _encoded_measure(self.measure)
-        text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
-        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
+        texts = encoded(CHOSEN, chosen_of(self.training)), encoded(SET, set_of(self.training))
+        return identity_of(self.kind, self.parent, self.measure, *texts)
 
     @cached_property
     def cohort_key(self) -> str:
@@ -69,7 +65,7 @@ class Job:
             return self.shape
         training = self.training
         names = f"{training.data.name}/{training.model.label}"
-        return _cohort_key(self.kind, names, chosen_of(training), training.common_set(), self.measure)
+        return _cohort_key(self.kind, names, *training.common(), self.measure)
 
     @cached_property
     def shape(self) -> str:
@@ -141,9 +137,38 @@ def with_training(jobs: Iterable[Job]) -> list[Job]:
     return [job for job in jobs if job.call is None]
 
 
-# The canonical JSON of what many of a million jobs have in common, part by part.
+def stored_settings(text: str) -> dict[str, Setting]:
+    """What `settings` of the job answers that `to_json` has written, without building each job anew."""
+    content = json.loads(text)
+    settings, shape = content["settings"], (content["kind"], *content["settings"])
+    if shape not in _ORDERS:
+        built = Job.from_json(text).settings()
+        _ORDERS[shape] = tuple(built) if built.keys() == settings.keys() else None
+    order = _ORDERS[shape]
+    if order is None:  # another version has stored it
+        return Job.from_json(text).settings()
+    return {name: tuple(one) if isinstance(one := settings[name], list) else one for name in order}
+
+
+_ORDERS: dict[tuple[str, ...], tuple[str, ...] | None] = {}
+"""By the kind of a stored job and the names of its settings the order of these; None where they are not all of them."""
+
+
+def identity_of(
+    kind: Kind, parent: str | None, measure: Asked | None, chosen: Mapping[str, str], others: Mapping[str, str]
+) -> str:
+    """The identity of a job, from the canonical JSON of its training's components (`encoded`)."""
+    parts = {**chosen, **others, "kind": f'"{kind.name}"', "parent": "null" if parent is None else f'"{parent}"'}
+    if measure is not None:
+        parts[kind.family] = _encoded_measure(measure)
+    text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
+
+
 @lru_cache(maxsize=1024)
-def _encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str]:
+def encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str]:
+    """The canonical JSON of these components, entry by entry of an identity. The answer is kept: nobody may change
+    it."""
     return {entry: _dumps(content) for entry, content in content_of(names, components).items()}
 
 
@@ -153,9 +178,9 @@ def _encoded_measure(measure: Asked) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _cohort_key(kind: Kind, names: str, chosen: Components, common_set: Components, measure: Asked | None) -> str:
+def _cohort_key(kind: Kind, names: str, chosen: Components, others: Components, measure: Asked | None) -> str:
     """Kept, because thousands of jobs share one."""
-    shared = common_content(chosen, common_set)
+    shared = common_content(chosen, others)
     if measure is not None:
         shared[kind.family] = measure_content(measure)
     return f"{_what(kind, measure)}/{names}/{_digest(shared, 16)}"

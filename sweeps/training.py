@@ -52,13 +52,13 @@ class Training:
         Settings that this training does not use are ignored; `Training.uses` names the used ones. Raises
         InputError for a missing, unknown or impossible value.
         """
-        chosen = {name: part.build(given, place) for name, part in PARTS.items()}
-        training = cls(**{name: part.settled(chosen[name], chosen) for name, part in PARTS.items()})
-        training._check(place)
+        training = cls(**components_of(given, place))
+        training.check(place)
         return training
 
-    def _check(self, place: str | None) -> None:
-        """Raise InputError for what each setting allows and all of them together don't."""
+    def check(self, place: str | None) -> None:
+        """Raise InputError for what each setting allows and all of them together don't, the weight
+        quantizer apart."""
         where = f"{place}: " if place else ""
         milestones, batch, held_out = self.recipe.milestones, self.recipe.batch_size, self.val_images
         if list(milestones) != sorted(set(milestones)):
@@ -214,19 +214,19 @@ class Training:
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""
-        return {**_settings(CHOSEN, chosen_of(self)), **_settings(SET, set_of(self))}
+        return {**settings_of(CHOSEN, chosen_of(self)), **settings_of(SET, set_of(self))}
 
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
         return {**content_of(CHOSEN, chosen_of(self)), **content_of(SET, set_of(self))}
 
-    def common_set(self) -> Components:
-        """What the members of a cohort have in common of the parts that are not chosen."""
-        return tuple(PARTS[name].common(component) for name, component in zip(SET, set_of(self), strict=True))
+    def common(self) -> tuple[Components, Components]:
+        """What the members of a cohort have in common of the parts that are chosen, and of the others."""
+        return common_of(CHOSEN, chosen_of(self)), common_of(SET, set_of(self))
 
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
-        return common_content(chosen_of(self), self.common_set())
+        return common_content(*self.common())
 
 
 Components: TypeAlias = tuple[Any, ...]
@@ -238,7 +238,7 @@ set_of: Callable[[Training], Components] = attrgetter(*SET)
 
 
 @lru_cache(maxsize=1024)
-def _settings(names: tuple[str, ...], components: Components) -> Mapping[str, Setting]:
+def settings_of(names: tuple[str, ...], components: Components) -> Mapping[str, Setting]:
     """The settings of these parts. The answer is kept: nobody may change it."""
     found: dict[str, Setting] = {}
     for name, component in zip(names, components, strict=True):
@@ -257,11 +257,21 @@ def content_of(names: tuple[str, ...], components: Components) -> dict[str, Any]
     return found
 
 
-def common_content(chosen: Components, common_set: Components) -> dict[str, Any]:
+def components_of(given: Mapping[str, Any], place: str | None) -> dict[str, Any]:
+    """What flat settings describe: the component of each part, settled beside the others. Raises InputError."""
+    chosen = {name: part.build(given, place) for name, part in PARTS.items()}
+    return {name: part.settled(chosen[name], chosen) for name, part in PARTS.items()}
+
+
+def common_of(names: tuple[str, ...], components: Components) -> Components:
+    """What the members of a cohort have in common of these parts."""
+    return tuple(PARTS[name].common(one) for name, one in zip(names, components, strict=True))
+
+
+def common_content(chosen: Components, others: Components) -> dict[str, Any]:
     """What the members of a cohort have in common, as content of its key."""
-    common = [PARTS[name].common(component) for name, component in zip(CHOSEN, chosen, strict=True)]
     found: dict[str, Any] = {}
-    for name, one in zip((*CHOSEN, *SET), (*common, *common_set), strict=True):
+    for name, one in zip((*CHOSEN, *SET), (*chosen, *others), strict=True):
         if content := PARTS[name].common_content(one):
             entry = PARTS[name].entry or name
             found[entry] = {**found.get(entry, {}), **content}

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import SYNTHESIS
-from qsweep.sweeps.layers import Layer, LinearLayer
+from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer
 from qsweep.sweeps.settings import Rule, Setting, build, names_of, setting
 from qsweep.sweeps.training import Training
 
@@ -49,9 +49,14 @@ class Genie:
         return self.image_count // self.image_batch
 
     @property
+    def iterations_of_batch(self) -> int:
+        """Iterations of each batch."""
+        return self.image_iterations
+
+    @property
     def steps(self) -> int:
         """Iterations of all batches."""
-        return self.batches * self.image_iterations
+        return self.batches * self.iterations_of_batch
 
     @property
     def embedding_rate(self) -> float:
@@ -73,8 +78,50 @@ class Genie:
         return 2 * forward * self.image_batch * self.steps
 
 
-Synthesis: TypeAlias = Genie
-SYNTHESES: Mapping[str, type[Genie]] = SYNTHESIS.classes()
+BITS = Rule(choices=(2, 3, 4, 5, 6, 7, 8))
+FACTOR = Rule(low=0, high=1000)
+SHARP_COST = 6
+"""What an iteration of SADAG's second stage costs beside one of Genie's: six passes forward and back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sadag(Genie):
+    """SADAG's synthesis: Genie's for `image_iterations`, then `sharp_iterations` that look at a quantized model.
+
+    That has weights of `weight_bits` and activations of `act_bits`, rounded to nearest. To Genie's loss come
+    `matching_factor` times how far the gradient of the last layer turns at the worst move of an image's embedding, of
+    `sharp_radius`, and `diversity_factor` times how alike the gradients of different images are above
+    `diversity_threshold`. The radius (2) and the factors (1) are the paper's. It does not state the others: the number
+    of iterations, the deviation `delta_start` of the move that the gradient is taken at (at none it is zero), whether
+    the radius is that of each `sample` or of the `batch` (`delta_norm`), whether pairs are summed or averaged
+    (`diversity_scale`), and whose `features` the last layer's gradient has.
+    """
+
+    name: ClassVar[str] = "sadag"
+
+    weight_bits: int = setting(BITS)
+    act_bits: int = setting(BITS)
+    sharp_iterations: int = setting(Rule(low=1, high=1_000_000), default=400)
+    sharp_radius: float = setting(Rule(above=0, high=1000), default=2.0)
+    matching_factor: float = setting(FACTOR, default=1.0)
+    diversity_factor: float = setting(FACTOR, default=1.0)
+    diversity_threshold: float = setting(Rule(low=0, below=1), default=0.0)
+    diversity_scale: str = setting(Rule(choices=("mean", "sum")), default="mean")
+    delta_norm: str = setting(Rule(choices=("sample", "batch")), default="sample")
+    delta_start: float = setting(Rule(above=0, high=1), default=0.01)
+    features: str = setting(Rule(choices=("quantized", "float")), default="quantized")
+
+    @property
+    def iterations_of_batch(self) -> int:
+        return self.image_iterations + self.sharp_iterations
+
+    def operations(self, training: Training) -> float:
+        a_step = super().operations(training) / self.steps
+        return a_step * self.batches * (self.image_iterations + SHARP_COST * self.sharp_iterations)
+
+
+Synthesis: TypeAlias = Genie | Sadag
+SYNTHESES: Mapping[str, type[Synthesis]] = SYNTHESIS.classes()
 """Every way to synthesize images by the name that a sweep file gives it."""
 
 
@@ -95,8 +142,8 @@ def synthesis_from(given: Mapping[str, Any], *, place: str | None = None) -> Syn
     return synthesis
 
 
-def check_parent(training: Training) -> None:
-    """Raise InputError unless images can be synthesized from the models that this training makes."""
+def check_parent(training: Training, synthesis: Synthesis) -> None:
+    """Raise InputError unless images can be synthesized like that from the models that this training makes."""
     if training.quantizer is not None or training.activation_quantizer is not None:
         raise InputError(
             "images are synthesized from a full-precision model, and this training's is quantized",
@@ -109,6 +156,13 @@ def check_parent(training: Training) -> None:
             place="model",
             allowed="allowed with zero_shot: networks with batch norm",
         )
+    last = layers_of(training)[-1]
+    if isinstance(synthesis, Sadag) and (last.norm or last.relu):
+        raise InputError(
+            f"the last layer of {training.model.title} is not linear, and its gradient is what sadag matches",
+            place="model",
+            allowed="allowed with images = 'sadag': networks with a linear head",
+        )
     if training.data.size % SIDE:
         raise InputError(
             f"images of {training.data.size} pixels a side can't be synthesized",
@@ -117,10 +171,11 @@ def check_parent(training: Training) -> None:
         )
 
 
-def layers_of(training: Training) -> Sequence[Layer | LinearLayer]:
-    """The network's layers; none of one that is no list of them."""
+def layers_of(training: Training) -> Sequence[Layer]:
+    """The layers of a convolutional network; none of any other."""
     layers = getattr(training.model, "layers", None)
-    return () if layers is None else layers(training.data)
+    found = () if layers is None else layers(training.data)
+    return [one for one in found if isinstance(one, ConvLayer | NormLayer)]
 
 
 def known_zero_shot_settings() -> frozenset[str]:

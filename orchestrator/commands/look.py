@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -24,12 +24,13 @@ from qsweep.orchestrator.options import (
     complete_launched,
     home_of,
 )
-from qsweep.orchestrator.terminal import write_json
+from qsweep.orchestrator.terminal import write_json, write_json_rows
 
 if TYPE_CHECKING:
     from qsweep.db.home import Home
     from qsweep.db.registry import Registry
     from qsweep.db.rows import JobRow, Sweep
+    from qsweep.orchestrator.joblist import Row
     from qsweep.reports.sheet import Sheet
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
@@ -230,36 +231,52 @@ def jobs(
     from qsweep.orchestrator.arrow import spare_numpy
 
     spare_numpy()
-    from qsweep.orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results
+    from qsweep.orchestrator.joblist import check_columns, chosen_rows, job_rows, kept_pages, readable_results
     from qsweep.orchestrator.layout import counted
     from qsweep.orchestrator.lost_jobs import lost_agents
+    from qsweep.reports.demands import spec_of
     from qsweep.reports.source import RegistrySource, warn_of_losses
-    from qsweep.sweeps.settings import varying
-    from qsweep.sweeps.spec import matching
 
     place = home_of(home, registry)
+    wanted = columns.split(",") if columns else None
+    first = None if sort or best else limit
     with opened(place) as found:
         sweep = found.catalogue.find_sweep(name)
-        stored = {row.identity: row for row in found.catalogue.jobs(sweep.id)}
         lost = lost_agents(found.catalogue.agents())
-        source = RegistrySource(place, found, sweep)
+        kept: Iterable[Sequence[JobRow]] = kept_pages(found, sweep.id, state, where, first)
+        ids = None
+        if first is not None:  # the results of these alone are read
+            kept = list(kept)
+            ids = [row.id for page in kept for row in page]
+        source = RegistrySource(place, found, sweep, ids=ids)
         results, problem = readable_results(source)
         warn_of_losses([source])
-    members = [row.job for row in stored.values()]
-    admitted = matching(members, where) if members else []
-    kept = [stored[job.identity] for job in admitted if state in (None, stored[job.identity].state)]
-    rows = job_rows(kept, lost, results)
-    wanted = columns.split(",") if columns else None
-    check_columns(rows, wanted or (), "--columns")
-    rows = chosen_rows(rows, sort=sort, best=best)[:limit]
-    if problem:
-        typer.echo(f"note: without results: {problem}", err=True)
-    if as_json:
-        write_json(rows)
-        return
-    differing = varying([job.settings() for job in members])
+
+        def rows_of(page: Sequence[JobRow]) -> list[Row]:
+            return job_rows(page, lost, results.of([row.identity for row in page]) if results else {})
+
+        if problem:
+            typer.echo(f"note: without results: {problem}", err=True)
+        if as_json and not (sort or best or wanted):
+            write_json_rows(map(rows_of, kept))
+            return
+        stored = {row.identity: row for page in kept for row in page}
+        rows = rows_of(list(stored.values()))
+        if first is None or {name for row in rows for name in row}.issuperset(wanted or ()):
+            check_columns(rows, wanted or (), "--columns")
+        else:  # a job that is not among them may have it
+            every = [
+                row for page in kept_pages(found, sweep.id, state, where, None) for row in job_rows(page, lost, {})
+            ]
+            check_columns(every, wanted or (), "--columns")
+        rows = chosen_rows(rows, sort=sort, best=best)[:limit]
+        if as_json:
+            write_json(rows)
+            return
+        total = found.catalogue.counts(sweep.id).total
+        differing = found.catalogue.varying(sweep.id, spec_of(sweep).free)
     typer.echo(_job_table([stored[row["job"]] for row in rows], rows, differing, wanted, lost), nl=False)
-    typer.echo(f"{len(rows)} of {counted(len(stored), 'job')} of {sweep.title}", err=True)
+    typer.echo(f"{len(rows)} of {counted(total, 'job')} of {sweep.title}", err=True)
 
 
 def _column(values: list[Any]) -> list[Any]:
@@ -316,6 +333,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show the full history of a job: settings, results, its kept model, attempts, events."""
+    from qsweep.orchestrator.arrow import spare_numpy
+
+    spare_numpy()
     from qsweep.orchestrator.joblife import life_of
     from qsweep.orchestrator.layout import say
 

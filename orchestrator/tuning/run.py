@@ -91,7 +91,7 @@ def launched_selection(sweep: Sweep) -> Selection:
     spec = spec_of(sweep)
     assert spec.tuning is not None
     jobs = spec.jobs()
-    return Selection(spec=spec, label=sweep.label, jobs=tuple(jobs), chosen=tuple(matching(jobs, spec.tuning.where)))
+    return Selection(spec=spec, label=sweep.label, jobs=jobs, chosen=tuple(matching(jobs, spec.tuning.where)))
 
 
 def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, code: Code | None) -> Sweep:

@@ -11,7 +11,7 @@ from qsweep.sweeps.files import read_sweep
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import SYNTHESIS, TRAIN
 from qsweep.sweeps.spec import Spec, select
-from qsweep.sweeps.zero_shot import Genie
+from qsweep.sweeps.zero_shot import Genie, Sadag
 
 SWEEP = """
 [fixed]
@@ -57,6 +57,20 @@ def test_one_synthesis_is_one_job_however_often_it_is_asked_for(tmp_path: Path) 
     assert len(spec_of(tmp_path, SWEEP + GENIE + GENIE + "image_count = [1024, 128]\n").jobs()) == 6
 
 
+def test_images_that_know_of_no_bits_are_made_once_for_all_bits(tmp_path: Path) -> None:
+    entry = '[[zero_shot]]\nimages = ["genie", "sadag"]\nweight_bits = [2, 4]\nact_bits = 4\n'
+    jobs = spec_of(tmp_path, SWEEP + entry, "seed=0").jobs()
+    assert [one.measure for one in jobs[1:]] == [
+        Genie(),
+        Sadag(weight_bits=2, act_bits=4),
+        Sadag(weight_bits=4, act_bits=4),
+    ]
+    assert jobs[2].measure.operations(jobs[0].training) == pytest.approx(  # type: ignore[union-attr]
+        1.6 * jobs[1].measure.operations(jobs[0].training)  # type: ignore[union-attr]
+    )
+    assert [Job.from_json(one.to_json()) for one in jobs] == jobs
+
+
 def test_a_setting_is_changed_where_it_is_used(tmp_path: Path) -> None:
     text = SWEEP + '[[measures]]\nmeasure = "pac_bayes"\n' + GENIE
     jobs = spec_of(tmp_path, text, "image_iterations=[10, 20]", "swing=false", "seed=0", "iterations=3").jobs()
@@ -85,6 +99,10 @@ def test_the_rates_have_two_names() -> None:
         (GENIE, ("image_batch=1",), "image_batch: 1 is not allowed; allowed: 2 or more"),
         (GENIE, ("images=real",), "images: 'real' is not known"),
         (GENIE, ("rates=both",), "allowed: code, paper"),
+        (GENIE, ("model=vit", "patch=2", "depth=2", "heads=2"), "has no batch norm, whose statistics the images are"),
+        (GENIE, ("images=sadag",), "zero_shot 1: weight_bits is missing"),
+        (GENIE, ("images=sadag", "weight_bits=1"), "weight_bits: 1 is not allowed; allowed: 2, 3, 4"),
+        (GENIE, ("images=sadag", "weight_bits=2", "act_bits=2", "model=nin", "depth=1"), "the last layer of NiN"),
         ("[[zero_shot]]\nimage_count = 128\n", (), "images is missing"),
         (GENIE + "weight_bits = 4\n", (), "zero_shot 1: 'weight_bits' is not a setting of genie"),
         (GENIE + "image_count = []\n", (), "an axis needs at least one value"),

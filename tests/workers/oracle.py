@@ -15,6 +15,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.data import Images
 from qsweep.workers.data.batches import moments
 from qsweep.workers.measures import draws
+from qsweep.workers.models import network_of
 from qsweep.workers.models.declaration import ConvLayout, LayerSpans, NormSpans
 from tests.workers.plain import PLAIN, NormAlone, Plain, PlainLsq, named
 
@@ -24,6 +25,10 @@ def plain_model(training: Training, model: Mapping[str, Tensor]) -> Plain:
     net = PLAIN[training.model.name](training).double()
     for name, place in named(net, training).items():
         place.copy_(model[name].double())
+    weighted = (one.name for one in training.model.layers(training.data) if one.weights)
+    for name, conv in zip(weighted, net.convs(), strict=True):
+        if conv.reads is not None:
+            conv.reads.begun, conv.reads.signed = True, bool(model[f"{name}.activation.low"] < 0)
     return net.eval()
 
 
@@ -60,6 +65,8 @@ def clamp(net: Plain) -> None:
     for conv in net.convs():
         if conv.bits != 32:
             conv.step.data.clamp_(min=torch.finfo(torch.float32).eps)
+        if conv.reads is not None:
+            conv.reads.size.data.clamp_(min=torch.finfo(torch.float32).eps)
 
 
 def standardized(images: Images, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +85,7 @@ class Oracle:
         self.folded = folded(training, measure)
         if self.folded:
             fold(self.net)
-        self.layout = ConvLayout(training.model.layers(training.data))
+        self.layout: ConvLayout = network_of(training).layout
         self.pixels, self.labels = standardized(
             images, draws.balanced(images.train_labels, measure.measure_samples, measure.measure_seed)
         )
@@ -87,7 +94,7 @@ class Oracle:
         """Each perturbed parameter, and where its noise lies in a row of draws."""
         found: list[tuple[nn.Parameter, slice]] = []
         steps = itertools.count(self.layout.steps.start)
-        for pair, spans in zip(net.stages(), self.layout.spans, strict=True):
+        for layer, pair, spans in zip(self.layout.layers, net.stages(), self.layout.spans, strict=True):
             if isinstance(pair, NormAlone):
                 assert isinstance(spans, NormSpans)
                 found.append((pair.norm.weight, slice(spans.gamma.start, spans.gamma.stop)))
@@ -106,6 +113,9 @@ class Oracle:
                 found.append((norm.bias, slice(spans.norm.beta.start, spans.norm.beta.stop)))
             if conv.bits != 32 and self.measure.perturb_step:
                 found.append((conv.step, slice(start, start + 1)))
+            if conv.reads is not None and self.measure.perturb_step:
+                span = self.layout[f"{layer.name}.activation.step"]
+                found.append((conv.reads.size, slice(span.start, span.stop)))
         return found
 
     @torch.no_grad()

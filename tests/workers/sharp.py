@@ -91,7 +91,7 @@ class SharpTraining(PlainTraining):
 
     def adaptive(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         official = self.method.asam == "official"
-        ending = ("weight",) if official else ("weight", "step")
+        ending = ("weight",) if official else ("weight", "step", "size")
         sizes = {name: one.detach().abs() for name, one in self.ball.items() if name.endswith(ending)}
         scaling = {name: sizes[name] + self.method.eta if name in sizes else 1.0 for name in gradients}
         norm = length({name: scaling[name] * one for name, one in gradients.items()})

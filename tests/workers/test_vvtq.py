@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.files import read_sweep
 from qsweep.sweeps.measures import Sharpness
 from qsweep.sweeps.quantizers import Lsq, Vvtq, VvtqActivations
 from qsweep.sweeps.signals import Place, Signal
@@ -283,21 +282,3 @@ def test_quantized_activations_keep_models_apart(name: str, few: Images) -> None
     outputs = network_of(trainings[0]).layout
     assert ("patch.activation.step" in dict(together[0].model)) is (name == "vit")
     assert len([one for one in outputs.signals if one.after_gelu]) == (2 if name == "vit" else 3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit", "swin"])
-def test_four_bits_keep_the_accuracy_and_two_lose_some(name: str, digits: Images) -> None:
-    """The trainings of the built-in sweep, of two seeds: W4A4 keeps 95% of full precision, W2A2 stays behind it."""
-    jobs = (job.training for job in read_sweep("digits-transformers").jobs() if job.measure is None)
-    trainings = [one for one in jobs if one.model.name == name and one.recipe.seed in (0, 1) and one.bits != 8]
-    accuracies: dict[int, list[float]] = {}
-    for bits in (32, 4, 2):
-        some = [one for one in trainings if one.bits == bits]
-        for one, result in zip(some, finish(Cohort(some, digits, slots=2, form=Form.GROUPED, device=CPU)), strict=True):
-            assert one.quantizer is None or one.activation_quantizer.activation_bits == bits  # type: ignore[union-attr]
-            accuracies.setdefault(bits, []).append(result.run["test_accuracy"])
-    full, four, two = (sum(accuracies[bits]) / 2 for bits in (32, 4, 2))
-    assert full > 0.9
-    assert four >= 0.95 * full
-    assert two < four

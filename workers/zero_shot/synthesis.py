@@ -17,10 +17,11 @@ from torch import Tensor
 
 from qsweep.sweeps.optimizers import Adam
 from qsweep.sweeps.training import Training
-from qsweep.sweeps.zero_shot import Synthesis
+from qsweep.sweeps.zero_shot import Sadag, Synthesis
 from qsweep.workers.optimizers import AdamSteps
 from qsweep.workers.zero_shot.generator import Generator, initial_embeddings
 from qsweep.workers.zero_shot.plateau import Plateau
+from qsweep.workers.zero_shot.sharpness import SecondStage
 from qsweep.workers.zero_shot.swing import Shift, draw_shifts
 from qsweep.workers.zero_shot.teacher import Teacher
 
@@ -30,6 +31,10 @@ PICTURED = 16
 """Images whose pixels stand in the results too, for figures."""
 TERMS = ("image_loss", "statistics_loss")
 """The losses of an iteration."""
+COLUMNS = (*TERMS, "embedding_rate")
+"""What is kept of an iteration."""
+SHARP_COLUMNS = ("matching_loss", "diversity_loss")
+"""What is kept besides where there is a second stage, in its iterations."""
 
 
 class Synthesizer:
@@ -50,8 +55,14 @@ class Synthesizer:
         self._generator = Generator(asked.embedding_size, training.data.channels, training.data.size)
         self._adam = AdamSteps([Adam(learning_rate=1.0, weight_decay=0.0)], device, dtype)
         self._generator_rates = generator_rates(asked).to(device)
-        self._numbers = torch.arange(1, asked.image_iterations + 1, dtype=torch.float64, device=device)
-        self._losses = torch.zeros(asked.steps, len(TERMS) + 1, dtype=torch.float64, device=device)
+        self._numbers = torch.arange(1, asked.iterations_of_batch + 1, dtype=torch.float64, device=device)
+        self._second = None
+        if isinstance(asked, Sadag):
+            self._second = SecondStage(
+                training, model, asked, self._teacher, self._generator, device=device, dtype=dtype
+            )
+        columns = len(COLUMNS) + (0 if self._second is None else len(SHARP_COLUMNS))
+        self._losses = torch.full((asked.steps, columns), torch.nan, dtype=torch.float64, device=device)
         self._made: list[Tensor] = []
         self.position = 0
         """Steps done, of all batches together."""
@@ -70,34 +81,45 @@ class Synthesizer:
     def diverged(self) -> bool:
         """Whether the loss of a batch that is done was not finite at its end."""
         ends = self._losses[: self.position].view(-1, self._losses.shape[1])[
-            self._asked.image_iterations - 1 :: self._asked.image_iterations
+            self._asked.iterations_of_batch - 1 :: self._asked.iterations_of_batch
         ]
         return not bool(ends.isfinite().all())
 
     def step(self) -> None:
         """One iteration of the batch at hand. The images of its last one are kept as they were before the update."""
-        asked, (batch, iteration) = self._asked, divmod(self.position, self._asked.image_iterations)
+        asked, (batch, iteration) = self._asked, divmod(self.position, self._asked.iterations_of_batch)
         learned = [one.detach().requires_grad_() for one in self._learned]
         images = self._generator(learned[0], learned[1].view(asked.image_batch, -1))
-        seen = self._teacher.see(images, self._shifts(batch, iteration))
-        loss = seen.image_loss + seen.statistics_loss
-        gradients = torch.autograd.grad(loss, learned)
+        shifts = self._shifts(batch, iteration)
+        seen = self._teacher.see(images, shifts)
+        loss = total = seen.image_loss + seen.statistics_loss
+        sharp = None
+        if self._second is not None and iteration >= asked.image_iterations:
+            sharp = self._second.losses(learned, images, seen, shifts, batch=batch, iteration=iteration)
+            total = loss + self._second.weighted(sharp)
+        gradients = torch.autograd.grad(total, learned)
         with torch.no_grad():
             terms = torch.stack([seen.image_loss, seen.statistics_loss]).double()
-            self._losses[self.position] = torch.cat([terms, self._plateau.state[:1]])
+            self._losses[self.position, : len(COLUMNS)] = torch.cat([terms, self._plateau.state[:1]])
+            if sharp is not None:
+                self._losses[self.position, len(COLUMNS) :] = sharp.double().clamp(
+                    min=0
+                )  # a cosine may be rounded to above 1
             rates = (self._generator_rates[iteration].view(1, 1), self._plateau.rate)
             for one, gradient, (first, second), rate in zip(self._learned, gradients, self._moving, rates, strict=True):
                 self._adam.update(one, gradient, first, second, *self._adam.columns(rate, self._numbers[iteration]))
             self._plateau.step(loss)
         self.position += 1
-        if iteration + 1 == asked.image_iterations:
+        if self._second is not None and iteration + 1 == asked.image_iterations:
+            self._second.begin(images)
+        if iteration + 1 == asked.iterations_of_batch:
             self._made.append(images.detach().cpu())
             if not self.finished:
                 self._begin()
 
     def _begin(self) -> None:
         """Draw the generator and the embeddings of the next batch."""
-        asked, batch = self._asked, self.position // self._asked.image_iterations
+        asked, batch = self._asked, self.position // self._asked.iterations_of_batch
         embeddings = initial_embeddings(asked.image_seed, batch, asked.image_batch, asked.embedding_size)
         drawn = (self._generator.initial(asked.image_seed, batch), embeddings.view(1, -1))
         self._learned = [one.to(self._device, self._dtype) for one in drawn]
@@ -120,7 +142,8 @@ class Synthesizer:
             "losses": self._losses[: self.position],
         }
         found: dict[str, Any] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        return found | {"position": self.position, "images": self.images()}
+        found |= {"position": self.position, "images": self.images()}
+        return found if self._second is None else found | {"second": self._second.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -132,6 +155,8 @@ class Synthesizer:
         ]
         self._plateau.state = state["plateau"].to(self._device)
         self._losses[: self.position] = state["losses"].to(self._device)
+        if self._second is not None:
+            self._second.restore(state["second"])
         self._made = list(state["images"].split(self._asked.image_batch)) if len(state["images"]) else []
 
     def images(self) -> Tensor:
@@ -147,6 +172,7 @@ class Synthesizer:
         return Found(
             asked=self._asked,
             images=self.images(),
+            warm_up=None if self._second is None else torch.cat(self._second.warm_up),
             losses=self._losses.cpu(),
             distance=float(distances.mean()),
             confidences=shares.max(1).values,
@@ -157,7 +183,7 @@ class Synthesizer:
 
 def generator_rates(asked: Synthesis) -> Tensor:
     """The generator's learning rate in each iteration of a batch (float64)."""
-    iterations = torch.arange(asked.image_iterations, dtype=torch.float64)
+    iterations = torch.arange(asked.iterations_of_batch, dtype=torch.float64)
     return asked.generator_rate * GENERATOR_DECAY ** (iterations // DECAY_EVERY)
 
 
@@ -167,8 +193,10 @@ class Found:
 
     asked: Synthesis
     images: Tensor
+    warm_up: Tensor | None
+    """The images that the second stage began with, if there is one."""
     losses: Tensor
-    """Of each step (float64): `TERMS`, and the learning rate of the embeddings."""
+    """Of each step (float64): `COLUMNS`, and `SHARP_COLUMNS` if there is a second stage, before it NaN."""
     distance: float
     """The statistics' loss of the images without swing, the mean over the batches."""
     confidences: Tensor
@@ -180,10 +208,11 @@ class Found:
 
     def row(self) -> dict[str, Any]:
         """The columns of `syntheses`. Losses are those of the last iteration, the mean over the batches."""
-        ends = self.losses[self.asked.image_iterations - 1 :: self.asked.image_iterations].mean(0).tolist()
+        ends = self.losses[self.asked.iterations_of_batch - 1 :: self.asked.iterations_of_batch].mean(0).tolist()
         return {
             "diverged": False,
             **dict(zip(TERMS, ends, strict=False)),
+            **dict(zip(SHARP_COLUMNS, ends[len(COLUMNS) :], strict=False)),
             "loss": sum(ends[: len(TERMS)]),
             "statistics_distance": self.distance,
             "confidence": float(self.confidences.mean()),
@@ -197,14 +226,19 @@ class Found:
     def loss_rows(self) -> Iterator[dict[str, Any]]:
         """The rows of `synthesis_losses`: one an iteration of a batch, numbers that are not finite left empty."""
         for place, row in enumerate(self.losses.tolist()):
-            batch, iteration = divmod(place, self.asked.image_iterations)
+            batch, iteration = divmod(place, self.asked.iterations_of_batch)
             numbers = [one if math.isfinite(one) else None for one in row]
-            named = dict(zip((*TERMS, "embedding_rate"), numbers, strict=True))
+            named = dict(zip((*COLUMNS, *SHARP_COLUMNS), numbers, strict=False))
             yield {"batch": batch, "iteration": iteration, **named}
 
     def image_rows(self) -> Iterator[dict[str, Any]]:
         """The rows of `synthetic_images`: one an image, the first ones with their pixels."""
         told = zip(self.classes.tolist(), self.confidences.tolist(), strict=True)
         for place, (label, confidence) in enumerate(told):
-            pixels = self.images[place].flatten().tolist() if place < PICTURED else None
-            yield {"image": place, "class": label, "confidence": confidence, "pixels": pixels}
+            named = {"image": place, "class": label, "confidence": confidence}
+            yield named | {"pixels": _pixels(self.images, place), "warm_up": _pixels(self.warm_up, place)}
+
+
+def _pixels(images: Tensor | None, place: int) -> list[float] | None:
+    """Those of one of the first images."""
+    return None if images is None or place >= PICTURED else images[place].flatten().tolist()

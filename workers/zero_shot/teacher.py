@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -42,6 +42,9 @@ class StoredNorm:
 class TeacherStage:
     """A convolution (outputs, reads, k, k), its bias (outputs) if it has one, and its batch norm if it has one."""
 
+    signal: ClassVar[None] = None
+    """What it reads is not quantized."""
+
     weight: Tensor
     bias: Tensor | None
     norm: StoredNorm | None
@@ -53,6 +56,8 @@ class Seen:
 
     logits: Tensor
     """(B, classes)."""
+    features: Tensor
+    """What the last layer reads (B, F), the mean over its pixels."""
     image_loss: Tensor
     statistics_loss: Tensor
 
@@ -82,10 +87,13 @@ class Teacher:
         what it stores (`statistics_loss`). Deviations are the unbiased ones.
         """
         terms: list[Tensor] = []
+        features: list[Tensor] = []
         left = iter(shifts or ())
 
         def step(read: Tensor, window: Window, stage: TeacherStage, residual: Tensor | None) -> Tensor:
             layer = window.layer
+            if stage is self._stages[-1]:
+                features.append(read.mean((2, 3)))
             if layer.stride != 1 and shifts is not None:
                 read = swung(read, next(left))
             read, stride = thinned(read, layer)
@@ -105,7 +113,12 @@ class Teacher:
 
         images = images.contiguous(memory_format=torch.channels_last)
         logits = self._network.walk(images, self._stages, step, pool_planes, normalize)
-        return Seen(logits=logits, image_loss=image_loss(images), statistics_loss=torch.stack(terms).sum())
+        return Seen(
+            logits=logits,
+            features=features[0],
+            image_loss=image_loss(images),
+            statistics_loss=torch.stack(terms).sum(),
+        )
 
 
 def image_loss(images: Tensor) -> Tensor:
