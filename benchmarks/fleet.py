@@ -57,6 +57,8 @@ from qsweep.workers.agent.heartbeat import Heartbeat
 
 RESULTS = Path(__file__).parent / "results" / "fleet.json"
 SPAWN = multiprocessing.get_context("spawn")
+Record = list[tuple[str, float, float, float]]
+"""Calls: name, when it began (Unix seconds), its seconds, and those of its thread's processor time."""
 BASE = Training.from_settings(
     {"data": "digits", "model": "nin", "width": 8, "depth": 2, "optimizer": "sgd", "learning_rate": 0.1,
      "weight_decay": 0.0, "bits": 4, "epochs": 24, "batch_size": 64}
@@ -69,6 +71,7 @@ BACK = 1.2
 """Leases after which others take the place of those that were killed."""
 NOTHING = "SELECT 1"
 """A call that asks for nothing: what the machine, the drivers and the threads of a process take of all others."""
+ASKED = ("agents", "idle", "jobs", "cohort", "seconds", "lease", "processes", "watchers", "at_most")
 CALLS = ("beat", "next_cohort", "claim", "checkpointed", "finish")
 
 
@@ -83,9 +86,9 @@ def trainings(count: int) -> list[Job]:
 
 
 class Timed:
-    """A queue whose calls are timed: name, when it began (Unix seconds), and seconds."""
+    """A queue whose calls are timed."""
 
-    def __init__(self, queue: Any, record: list[tuple[str, float, float]]) -> None:
+    def __init__(self, queue: Any, record: Record) -> None:
         self._queue, self._record = queue, record
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -94,11 +97,11 @@ class Timed:
             return call
 
         def timed(*given: Any, **named: Any) -> Any:
-            at, began = time.time(), time.perf_counter()
+            at, began, busy = time.time(), time.perf_counter(), time.thread_time()
             try:
                 return call(*given, **named)
             finally:
-                self._record.append((name, at, time.perf_counter() - began))
+                self._record.append((name, at, time.perf_counter() - began, time.thread_time() - busy))
 
         return timed
 
@@ -106,7 +109,7 @@ class Timed:
 class SimulatedAgent:
     """An agent with the real registry, heartbeat and merging, whose trainings only wait."""
 
-    def __init__(self, home: Home, given: argparse.Namespace, record: list[tuple[str, float, float]]) -> None:
+    def __init__(self, home: Home, given: argparse.Namespace, record: Record) -> None:
         self.home, self.given = home, given
         self.registry = Registry.open(home.registry)
         self.queue = Timed(self.registry.queue, record)
@@ -118,9 +121,9 @@ class SimulatedAgent:
         self.record = record
 
     def ask_for_nothing(self) -> None:
-        at, began = time.time(), time.perf_counter()
+        at, began, busy = time.time(), time.perf_counter(), time.thread_time()
         self.registry._database.read(lambda transaction: transaction.run(sa.text(NOTHING)).scalar())
-        self.record.append((NOTHING, at, time.perf_counter() - began))
+        self.record.append((NOTHING, at, time.perf_counter() - began, time.thread_time() - busy))
 
     def run(self) -> None:
         time.sleep(self.dice.uniform(0, self.given.lease / 3))  # a cluster does not start them all at once
@@ -186,8 +189,8 @@ class SimulatedAgent:
         rows: dict[str, list[dict[str, Any]]] = {"runs": self._run_rows(claims), "epochs": [], "layers": []}
         for one in claims:
             key = {"job": one.job.identity, "attempt": one.attempt}
-            rows["epochs"] += [key | {"epoch": epoch, "train_loss": self.dice.random()} for epoch in range(24)]
-            rows["layers"] += [key | {"layer": name, "index": place} for place, name in enumerate("abcde")]
+            rows["epochs"] += [key | {"epoch": epoch, "train_loss": self.dice.random()} for epoch in range(4)]
+            rows["layers"] += [key | {"layer": name, "index": place} for place, name in enumerate("ab")]
         return rows
 
 
@@ -203,7 +206,7 @@ def crew(folder: str, url: str, number: int, count: int, options: dict[str, Any]
     """A process of `count` agents. Writes its timings, one a line, as they come."""
     os.environ["OMP_NUM_THREADS"] = "1"
     given, home = argparse.Namespace(**options), Home.at(Path(folder), registry=url)
-    record: list[tuple[str, float, float]] = []
+    record: Record = []
     threads = [threading.Thread(target=_work, args=(home, given, record), daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -218,7 +221,7 @@ def crew(folder: str, url: str, number: int, count: int, options: dict[str, Any]
             time.sleep(0.5)
 
 
-def _work(home: Home, given: argparse.Namespace, record: list[tuple[str, float, float]]) -> None:
+def _work(home: Home, given: argparse.Namespace, record: Record) -> None:
     try:
         SimulatedAgent(home, given, record).run()
     except QsweepError as error:
@@ -388,7 +391,7 @@ def fleet(given: argparse.Namespace) -> dict[str, Any]:
             settle_belonging(home, registry)
         del jobs
         _say(f"{given.jobs:,} jobs registered in {registered:.1f} s")
-        options = {"sweep": sweep.id, "cohort": given.cohort, "seconds": given.seconds, "lease": given.lease}
+        options = _options(sweep.id, given)
         crews = Crews(folder, url, options, given.agents // given.processes)
         for _ in range(given.processes):
             crews.start()
@@ -399,6 +402,10 @@ def fleet(given: argparse.Namespace) -> dict[str, Any]:
             crews.kill(crews.living())
             for watched in looked_at:
                 watched.end()
+
+
+def _options(sweep: int, given: argparse.Namespace) -> dict[str, Any]:
+    return {"sweep": sweep} | {name: getattr(given, name) for name in ("cohort", "seconds", "lease")}
 
 
 class Crews:
@@ -426,12 +433,12 @@ class Crews:
         for one in some:
             one.join()
 
-    def timings(self) -> Iterator[tuple[str, float, float]]:
+    def timings(self) -> Iterator[tuple[str, float, float, float]]:
         for file in self.output.glob("*.jsonl"):
             for line in file.read_text().splitlines():
                 with suppress(ValueError):  # the last line of a killed process
-                    name, at, seconds = json.loads(line)
-                    yield name, at, seconds
+                    name, at, seconds, busy = json.loads(line)
+                    yield name, at, seconds, busy
 
 
 def _run(
@@ -441,7 +448,7 @@ def _run(
     killed_at = back_at = restarted_at = 0.0
     restart: tuple[float, float] = (0.0, 0.0)
     spent_before, load = cost.look(), []
-    marked = False
+    marked = over = False
     while True:
         time.sleep(1.0)
         spent = cost.look()
@@ -453,9 +460,11 @@ def _run(
             for watched in looked_at:
                 watched.mark()
         done, running, open_ = _counts(url)
-        if time.time() - began > given.patience:
-            raise SystemExit(f"not done after {given.patience:g} s: {done:,} jobs are")
-        if not killed_at and done >= given.jobs * 0.3 and running >= given.agents * given.cohort * 0.5:
+        if not over and time.time() - began > given.at_most:
+            over = True
+            _end_early(url)
+            _say(f"the time is over with {done:,} jobs done: agents finish what they have")
+        if not killed_at and done >= given.jobs * given.kill_at and running >= given.agents * given.cohort * 0.5:
             doomed = crews.living()[: len(crews.living()) // 2]
             crews.kill(doomed)
             killed_at = time.time()
@@ -464,20 +473,22 @@ def _run(
             for _ in range(given.processes // 2):
                 crews.start()
             back_at = time.time()
-        if back_at and not restarted_at and done >= given.jobs * 0.65:
+        if back_at and not restarted_at and done >= given.jobs * given.restart_at:
             begin = time.time()
             serving.stop(one)
             serving.start(one)
             restart, restarted_at = (begin, time.time()), time.time()
             _say(f"the server was stopped and started in {restart[1] - restart[0]:.1f} s with {done:,} jobs done")
-        if not open_:
+        if not (running if over else open_):
             break
     ended = time.time()
     for process in crews.living():
         process.join(60)
     calls: dict[str, list[float]] = defaultdict(list)
+    client: dict[str, list[float]] = defaultdict(list)
     during: list[float] = []
-    for name, at, seconds in crews.timings():
+    for name, at, seconds, busy in crews.timings():
+        client[name].append(busy)
         if restart[0] and at < restart[1] + AFTER and at + seconds > restart[0]:
             during.append(seconds)
         else:
@@ -485,9 +496,12 @@ def _run(
     wall = ended - began
     figures: dict[str, Any] = {
         "seconds": wall,
-        "jobs_per_s": given.jobs / wall,
+        "jobs_done": done,
+        "jobs_per_s": done / wall,
         "calls_per_s": sum(map(len, calls.values())) / wall,
         "calls": {name: percentiles(values) for name, values in sorted(calls.items())},
+        "client_cpu_ms": {name: 1000 * sum(values) / len(values) for name, values in sorted(client.items())},
+        "server_cpu_ms_a_call": 1000 * (spent - spent_before) / max(sum(map(len, client.values())), 1),
         "longest_during_restart_s": max(during, default=0.0),
         "restart_s": restart[1] - restart[0],
         "server_cores": (spent - spent_before) / wall,
@@ -507,9 +521,14 @@ AFTER = 5.0
 
 
 def _counts(url: str) -> tuple[int, int, int]:
-    with _connection(url) as connection:
-        rows = dict(connection.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
+    with _connection(url) as opened:
+        rows = dict(opened.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
     return rows.get("done", 0), rows.get("running", 0), rows.get("queued", 0) + rows.get("running", 0)
+
+
+def _end_early(url: str) -> None:
+    with Registry.open(url) as registry:
+        registry.sweeps.pause(registry.catalogue.find_sweep(SWEEP).id, "the time is over")
 
 
 def _connection(url: str) -> Any:
@@ -521,8 +540,8 @@ def _connection(url: str) -> Any:
 
 def takeover(url: str, killed_at: float, lease: float) -> dict[str, Any]:
     """How long jobs of killed agents waited: until they were back in the queue, and until somebody claimed them."""
-    with _connection(url) as connection:
-        rows = connection.execute(
+    with _connection(url) as opened:
+        rows = opened.execute(
             "SELECT back.at, min(again.at) FROM events back LEFT JOIN events again ON again.job_id = back.job_id "
             "AND again.id > back.id AND again.target = 'running' "
             "WHERE back.source = 'running' AND back.target = 'queued' AND back.at >= %s GROUP BY back.id, back.at",
@@ -541,7 +560,7 @@ def takeover(url: str, killed_at: float, lease: float) -> dict[str, Any]:
 def audit(url: str, folder: Path) -> dict[str, Any]:
     """Everything counted once, by plain SQL and plain pyarrow; the number of files that an answer opens."""
     once = """
-        SELECT count(*) FILTER (WHERE done != 1 OR claims != attempt OR state != 'done'), count(*), sum(claims) FROM (
+        SELECT count(*) FILTER (WHERE done != (state = 'done')::int OR claims != attempt), count(*), sum(claims) FROM (
             SELECT jobs.id, jobs.attempt, jobs.state, count(*) FILTER (WHERE target = 'done') AS done,
                    count(*) FILTER (WHERE target = 'running') AS claims
             FROM jobs LEFT JOIN events ON events.job_id = jobs.id GROUP BY jobs.id, jobs.attempt, jobs.state) each
@@ -551,14 +570,16 @@ def audit(url: str, folder: Path) -> dict[str, Any]:
             SELECT target, lag(target) OVER (PARTITION BY job_id ORDER BY id) AS before FROM events) each
         WHERE target = 'running' AND before = 'running'
     """
-    with _connection(url) as connection:
-        wrong, jobs, claims = connection.execute(once).fetchone()
-        ((overlapping,),) = connection.execute(twice).fetchall()
+    with _connection(url) as opened:
+        wrong, jobs, claims = opened.execute(once).fetchone()
+        ((overlapping,),) = opened.execute(twice).fetchall()
         pointers = {
             (identity, attempt, publication)
-            for identity, attempt, publication in connection.execute("SELECT identity, attempt, publication FROM jobs")
+            for identity, attempt, publication in opened.execute(
+                "SELECT identity, attempt, publication FROM jobs WHERE state = 'done'"
+            )
         }
-        ((agents,),) = connection.execute("SELECT count(*) FROM agents").fetchall()
+        ((agents,),) = opened.execute("SELECT count(*) FROM agents").fetchall()
     publications = {publication for _, _, publication in pointers}
     missing = repeated = 0
     for publication in publications:
@@ -568,7 +589,7 @@ def audit(url: str, folder: Path) -> dict[str, Any]:
         pointers -= set(rows)
     missing = len(pointers)
     return {
-        "jobs": jobs, "not_done_once": wrong, "claimed_while_held": overlapping, "without_a_row": missing,
+        "jobs": jobs, "not_counted_once": wrong, "claimed_while_held": overlapping, "without_a_row": missing,
         "rows_twice": repeated, "claims": int(claims), "agents": agents, "files_pointed_to": len(publications),
         "files_written": len(list((folder / "results" / "runs").glob("*.parquet"))),
     }  # fmt: skip
@@ -585,7 +606,7 @@ def watchers(given: argparse.Namespace) -> dict[str, Any]:
             sweep = registry.sweeps.add(name=SWEEP, label="a", spec="{}", size=len(jobs), written=True)
             registry.sweeps.register(sweep.id, jobs)
             settle_belonging(home, registry)
-            options = {"sweep": sweep.id, "cohort": given.cohort, "seconds": given.seconds, "lease": given.lease}
+            options = _options(sweep.id, given)
             _finish_half(home, registry, argparse.Namespace(**options), len(jobs) // 2)
             _hold(registry, sweep.id, given.idle, given.cohort)
         crews = Crews(folder, url, options, given.agents // given.processes)
@@ -676,7 +697,9 @@ def main() -> None:
     parser.add_argument("--watchers", type=int, default=3)
     parser.add_argument("--idle", type=int, default=0, help="of `watchers`: agents that only hold their jobs")
     parser.add_argument("--length", type=float, default=60.0, help="seconds that `watchers` measures")
-    parser.add_argument("--patience", type=float, default=3_000.0)
+    parser.add_argument("--at-most", type=float, default=3_000.0, help="seconds after which nothing more is claimed")
+    parser.add_argument("--kill-at", type=float, default=0.2, help="share of the jobs done at which half are killed")
+    parser.add_argument("--restart-at", type=float, default=0.45, help="and at which the server is restarted")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--role", choices=("launcher",), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -689,7 +712,8 @@ def main() -> None:
         fsync = fsync_ms(Path(folder))
     found = {"fleet": fleet, "watchers": watchers}[given.part](given)
     asked = {
-        name: getattr(given, name) for name in ("agents", "idle", "jobs", "cohort", "seconds", "processes", "watchers")
+        name: getattr(given, name)
+        for name in ("agents", "idle", "jobs", "cohort", "seconds", "lease", "processes", "watchers")
     }
     entry = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),

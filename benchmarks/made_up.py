@@ -11,7 +11,7 @@ import argparse
 import os
 import platform
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from qsweep.db.rows import AgentInfo, Claim, Finished, Scope
 from qsweep.orchestrator.registration import register
 from qsweep.orchestrator.selection import read_selection
 from qsweep.sweeps.code import code_version, freeze
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import TRAIN
 from qsweep.sweeps.training import Training
 
@@ -45,7 +46,7 @@ def make_up(home: Home, sweep: str, changes: Sequence[str] = (), *, seed: int = 
         agent = registry.agents.enlist(_agent())
         for number, claims in enumerate(_cohorts(registry, agent, Scope(sweep=launched.id))):
             publication = f"{agent:06d}-{number:012x}"
-            for kind, rows in _rows(claims, dice).items():
+            for kind, rows in made_up_rows([(one.job, one.attempt) for one in claims], dice).items():
                 store.write(kind, publication, rows)
             finished = [Finished(job_id=one.job_id, attempt=one.attempt, publication=publication) for one in claims]
             accepted = registry.queue.finish(agent, finished)
@@ -69,11 +70,11 @@ def _cohorts(registry: Registry, agent: int, scope: Scope) -> Iterator[list[Clai
         yield claims
 
 
-def _rows(claims: Sequence[Claim], dice: random.Random) -> dict[str, list[dict[str, Any]]]:
-    """Figures of the right size in every column that a training has."""
+def made_up_rows(jobs: Iterable[tuple[Job, int]], dice: random.Random) -> dict[str, list[dict[str, Any]]]:
+    """Figures of the right size in every column that these trainings have, each with the number of its attempt."""
     rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
-    for claim in claims:
-        key, training = {"job": claim.job.identity, "attempt": claim.attempt}, claim.job.training
+    for job, attempt in jobs:
+        key, training = {"job": job.identity, "attempt": attempt}, job.training
         loss, accuracy = dice.uniform(0.01, 0.5), dice.uniform(0.9, 1.0)
         test_loss = loss + dice.uniform(0.0, 0.2)
         run = ORIGIN | training.settings() | {

@@ -11,6 +11,12 @@ from typing import Any, Protocol
 
 from qsweep.db.clock import IN_SQL
 
+SETTING = re.compile(r"\{setting (\w+)\}")
+"""Where the text of a job's setting stands, which is another one for another value or type; null where it has none."""
+SETTINGS = {
+    "sqlite": r"(json_type(jobs.content, '$.settings.\1') || json_extract(jobs.content, '$.settings.\1'))",
+    "postgresql": r"CAST(CAST(jobs.content AS json) -> 'settings' -> '\1' AS text)",
+}
 VALUE = re.compile(r"(?<!:):(\w+)")
 """Where a value stands in the text: `:name`."""
 
@@ -45,6 +51,7 @@ def worded(sql: str, dialect: str) -> str:
     """The statement in the words of a database."""
     for name, clock in IN_SQL[dialect].items():
         sql = sql.replace(f"{{{name}}}", clock)
+    sql = SETTING.sub(SETTINGS[dialect], sql)
     return sql if dialect == "sqlite" else VALUE.sub(r"%(\1)s", sql)
 
 

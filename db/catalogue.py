@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from qsweep.db import looking
@@ -55,6 +55,27 @@ class Catalogue(Part):
     ) -> list[JobRow]:
         """The sweep's jobs, or a selection of them, in the order of their registration."""
         return looking.jobs(asking, sweep_id, state, selection, limit)
+
+    @looks
+    def job_ids(self, asking: Asking, sweep_id: int, state: State | None = None, limit: int | None = None) -> list[int]:
+        """The sweep's jobs, or those in a state, in the order of their registration."""
+        return looking.job_ids(asking, sweep_id, state, limit)
+
+    @looks
+    def varying(self, asking: Asking, sweep_id: int, suspected: Callable[[], Collection[str]]) -> list[str]:
+        """The settings in which those jobs of the sweep differ that have them, if the `suspected` ones are all that a
+        sample may miss."""
+        return looking.varying_settings(asking, sweep_id, suspected)
+
+    @looks
+    def done(self, asking: Asking, sweep_id: int | None = None) -> set[str]:
+        """The identities of the done jobs of a sweep, or of all sweeps."""
+        return looking.done(asking, sweep_id)
+
+    @looks
+    def slots_limits(self, asking: Asking) -> dict[str, int]:
+        """Of the jobs that ran out of memory the most slots beside which they run, by identity."""
+        return looking.slots_limits(asking)
 
     @looks
     def job(self, asking: Asking, identity_prefix: str) -> JobRow:
@@ -118,11 +139,11 @@ class Catalogue(Part):
         return self._database.look(lambda asking: seat.is_database_there(asking, own))
 
     @looks
-    def pointers(self, asking: Asking, sweep_id: int) -> pa.Table:
-        """What `committed` says, as Arrow: `job`, `attempt`, `publication`, `kind`."""
+    def pointers(self, asking: Asking, sweep_id: int, ids: Sequence[int] | None = None) -> pa.Table:
+        """What `committed` says, of all jobs or of these, as Arrow: `job`, `attempt`, `publication`, `kind`."""
         from qsweep.db import views  # here: Arrow takes longer to import than `qsweep status` to answer
 
-        return views.read_pointers(asking, sweep_id)
+        return views.read_pointers(asking, sweep_id, ids)
 
     @looks
     def view(self, asking: Asking, name: str, sweep_id: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -133,12 +154,12 @@ class Catalogue(Part):
 
     @looks
     def snapshot(
-        self, asking: Asking, sweep_id: int, names: Sequence[str] = ()
+        self, asking: Asking, sweep_id: int, names: Sequence[str] = (), ids: Sequence[int] | None = None
     ) -> tuple[pa.Table, dict[str, pa.Table]]:
-        """The sweep's pointers and these views, all at one moment."""
+        """The sweep's pointers, of all its jobs or of these, and these views, all at one moment."""
         from qsweep.db import views
 
-        pointers = views.read_pointers(asking, sweep_id)
+        pointers = views.read_pointers(asking, sweep_id, ids)
         return pointers, {name: views.read_view(asking, name, sweep_id) for name in names}
 
     def pulse(self) -> int | None:

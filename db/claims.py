@@ -12,7 +12,7 @@ from qsweep.db import failures, room
 from qsweep.db.ancestry import upwards, with_ancestors
 from qsweep.db.connection import Database
 from qsweep.db.errors import LeaseLost
-from qsweep.db.moments import boot, moment, wall
+from qsweep.db.moments import boot, has_expired, moment, wall
 from qsweep.db.moves import move
 from qsweep.db.rows import Claim, Head, ParentModel, Remaining, Saved, Scope
 from qsweep.db.rules import most_together, place_in_queue
@@ -32,7 +32,7 @@ ABOVE = sa.select(
 """What a claim tells of each job above it."""
 QUEUED = jobs.c.state == State.QUEUED.value
 OTHERS = agents.alias("others")
-IS_EXPIRED = sa.or_(OTHERS.c.expires < moment(), OTHERS.c.clock != boot())
+IS_EXPIRED = has_expired(OTHERS.c.expires, OTHERS.c.clock)
 ANY_EXPIRED = sa.select(OTHERS.c.id, OTHERS.c.lease).where(sa.text("others.state = 'alive'"), IS_EXPIRED)
 EXPIRED = ANY_EXPIRED.order_by(OTHERS.c.id).with_for_update(key_share=True, skip_locked=True)
 RENEW = (

@@ -106,7 +106,10 @@ def merge_all(home: Home, registry: Registry, stopped: Callable[[], bool] = lamb
 
 
 def _jobs_in(store: ResultStore, registry: Registry, names: Sequence[str], taken: Taken) -> dict[str, list[str]]:
-    """The jobs that have rows in each of these publications. What can't be merged is set aside."""
+    """The jobs that have rows in each of these publications. What can't be merged is set aside.
+
+    Raises DamagedResults if that is most of them: rather the store is out of reach.
+    """
     found, aside = {}, []
     for publication in taken.sizes:
         if _state(store, names, publication) == "sound":
@@ -114,6 +117,8 @@ def _jobs_in(store: ResultStore, registry: Registry, names: Sequence[str], taken
                 found[publication] = store.jobs_in(names[0], publication)
                 continue
         aside.append(publication)
+    if len(aside) > len(found):
+        raise DamagedResults(f"{len(aside)} of {len(taken.sizes)} results files can't be read")
     if aside:
         registry.merges.set_aside(aside)
     return found

@@ -44,6 +44,8 @@ PATIENCE = 60.0
 BUSY = 10.0
 """Seconds that a transaction waits for SQLite's write lock before it counts as refused."""
 LONGEST_PAUSE = 1.0
+SPARE = 2
+"""Connections that a process keeps: a server of a large fleet has not many to give."""
 LEAST_ROOM = 1_000_000
 """Bytes: with less on its disk, an I/O error of SQLite means that the disk is full."""
 
@@ -236,7 +238,10 @@ class Database:
                 connection.invalidate(error)  # SQLAlchemy did not see it: this connection must not be used again.
             connection.close()  # rolls back
             raise
-        self._spare.append(connection)
+        if len(self._spare) < SPARE:
+            self._spare.append(connection)
+        else:
+            connection.close()
         return answer
 
     def _is_full(self, error: Exception) -> bool:

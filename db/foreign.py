@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qsweep.db.schema import SETTINGS
+from qsweep.db.schema import CALLED, SETTINGS
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.settings import canonical, settings_of
@@ -25,7 +25,15 @@ AMOUNTS = ("loss", "norm", "distance", "second", "epoch")
 """Columns whose name holds one of these are not negative."""
 CALENDAR = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
 """Between these a time has a date."""
-KEYS = {"epochs": ("job", "epoch"), "layers": ("job", "index"), "attempts": ("job", "attempt"), "events": ("event",)}
+KEYS = {
+    "epochs": ("job", "epoch"),
+    "layers": ("job", "index"),
+    "logged": ("job", "step", "name"),
+    "synthesis_losses": ("job", "batch", "iteration"),
+    "synthetic_images": ("job", "image"),
+    "attempts": ("job", "attempt"),
+    "events": ("event",),
+}
 """The columns that name a row, where it is more than the job."""
 
 
@@ -110,7 +118,8 @@ def check_unique(table: pa.Table, name: str) -> None:
 
 def check_settings(table: pa.Table, jobs: Mapping[str, Job]) -> None:
     """Raise ValueError for a row that has other settings than its job. Rows of other jobs pass."""
-    names = [name for name in SETTINGS.names if name in table.column_names]
+    known = dict.fromkeys((*SETTINGS.names, *(field.name for field in CALLED)))
+    names = [name for name in known if name in table.column_names]
     for row in table.select(["job", *names]).to_pylist():
         job = jobs.get(row["job"])
         if job is not None and not is_of(job, row):
@@ -119,6 +128,8 @@ def check_settings(table: pa.Table, jobs: Mapping[str, Job]) -> None:
 
 def is_of(job: Job, row: Mapping[str, Any]) -> bool:
     """Whether the row has the job's settings, and no others. Files of an older version lack those that came later."""
+    if job.call is not None:
+        return all(row.get(name) == value for name, value in job.columns().items())
     settings, later = job.settings(), _later(job)
     return all(
         row[name] == _stored(settings.get(name)) if name in row else settings.get(name) is None or name in later

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from qsweep.db.asking import Asking, named
@@ -12,6 +12,7 @@ from qsweep.db.rows import AgentRow, BundleRow, Committed, Counts, JobRow, Store
 from qsweep.db.states import AgentState, FailureClass, State, SweepState
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import Kind, kind_named
+from qsweep.sweeps.settings import varying
 
 BUNDLE = "bundle"
 """The backend of a bundle's holder."""
@@ -23,8 +24,11 @@ SWEEP = {name: name for name in Sweep.__dataclass_fields__}
 JOB = {name: f"jobs.{name}" for name in JobRow.__dataclass_fields__} | {"error": "coalesce(attempts.error, '')"}
 JOBS = "FROM jobs LEFT OUTER JOIN attempts ON attempts.job_id = jobs.id AND attempts.attempt = jobs.attempt"
 FROM_JOBS = f"{JOBS} JOIN sweep_jobs ON sweep_jobs.job_id = jobs.id"
+OF_SWEEP = "FROM sweep_jobs JOIN jobs ON jobs.id = sweep_jobs.job_id WHERE sweep_jobs.sweep_id = :sweep"
 LISTED = 5_000
 """Most ids that one statement lists."""
+SAMPLE = 500
+"""Jobs by which is told in what those of a large sweep differ."""
 AGENT = {name: name for name in AgentRow.__dataclass_fields__} | {
     "expired": "state = 'alive' AND (expires < {moment} OR clock != {boot})",
     "overdue": "CASE WHEN clock = {boot} THEN {moment} - expires ELSE {wall} - beat_at - lease END",
@@ -83,6 +87,14 @@ def _away(asking: Asking, values: Mapping[str, Any]) -> int:
     return int(count)
 
 
+def job_ids(asking: Asking, sweep_id: int, state: State | None = None, limit: int | None = None) -> list[int]:
+    """The sweep's jobs, or those in a state, in the order of their registration."""
+    among = "" if state is None else "AND job_id IN (SELECT id FROM jobs WHERE state = :state)"
+    words = f"SELECT job_id FROM sweep_jobs WHERE sweep_id = :sweep {among} ORDER BY job_id"
+    values = {"sweep": sweep_id, "state": state and state.value, "limit": limit}
+    return [job for (job,) in asking.ask(words if limit is None else f"{words} LIMIT :limit", values)]
+
+
 def jobs(asking: Asking, sweep_id: int, state: State | None, selection: int | None, limit: int | None) -> list[JobRow]:
     conditions, values = ["sweep_jobs.sweep_id = :sweep"], dict[str, Any]({"sweep": sweep_id})
     if state is not None:
@@ -96,6 +108,59 @@ def jobs(asking: Asking, sweep_id: int, state: State | None, selection: int | No
         rest += " LIMIT :limit"
         values["limit"] = limit
     return [job_row(row) for row in named(asking, JOB, rest, values)]
+
+
+def varying_settings(asking: Asking, sweep_id: int, suspected: Callable[[], Collection[str]]) -> list[str]:
+    """The settings in which those jobs of the sweep differ that have them, in the order in which its jobs show them.
+
+    Of many jobs a sample tells; of a `suspected` setting that is the same in all of that, every job is asked.
+    """
+    ids, values = job_ids(asking, sweep_id), {"sweep": sweep_id}
+    if len(ids) <= LISTED:
+        return varying(list(_settings(asking, ids).values()))
+    shown = _settings(asking, sorted({*ids[:: len(ids) // SAMPLE], ids[-1]}))
+    found = varying(list(shown.values()))
+    rest = sorted(set(suspected()) - set(found))
+    if rest:
+        differ = [f"min({{setting {name}}}) <> max({{setting {name}}})" for name in rest]
+        (answers,) = asking.ask(f"SELECT {', '.join(differ)} {OF_SWEEP}", values)
+        found += [name for name, answer in zip(rest, answers, strict=True) if answer]
+    first: dict[str, tuple[int, int]] = {}
+    for name in found:
+        if name not in first:
+            words = f"SELECT jobs.id {OF_SWEEP} AND {{setting {name}}} IS NOT NULL ORDER BY sweep_jobs.job_id LIMIT 1"
+            ((job,),) = [(ids[0],)] if name in shown[ids[0]] else asking.ask(words, values)
+            for place, one in enumerate(_settings(asking, [job])[job]):
+                first.setdefault(one, (job, place))
+    return sorted(found, key=lambda name: first[name])
+
+
+def _settings(asking: Asking, ids: Sequence[int]) -> dict[int, Mapping[str, Any]]:
+    """The settings of these jobs."""
+    from qsweep.sweeps.job import stored_settings  # here: `qsweep status` looks at no job
+
+    return {
+        job: stored_settings(content)
+        for start in range(0, len(ids), LISTED)
+        for job, content in asking.ask(
+            f"SELECT id, content FROM jobs WHERE id IN ({_listed(ids[start : start + LISTED])}) ORDER BY id"
+        )
+    }
+
+
+def done(asking: Asking, sweep_id: int | None) -> set[str]:
+    """The identities of the done jobs of a sweep, or of all sweeps."""
+    condition = "" if sweep_id is None else "WHERE sweep_id = :sweep"
+    rows = asking.ask(
+        f"SELECT identity FROM jobs WHERE state = 'done' AND id IN (SELECT job_id FROM sweep_jobs {condition})",
+        {"sweep": sweep_id},
+    )
+    return {identity for (identity,) in rows}
+
+
+def slots_limits(asking: Asking) -> dict[str, int]:
+    """Of the jobs that ran out of memory the most slots beside which they run, by identity."""
+    return dict(asking.ask("SELECT identity, slots_limit FROM jobs WHERE slots_limit IS NOT NULL"))
 
 
 def job(asking: Asking, prefix: str) -> JobRow:
@@ -157,14 +222,16 @@ def committed(asking: Asking, sweep_id: int, selection: int | None) -> list[Comm
     ]
 
 
-def pointers(asking: Asking, sweep_id: int, selection: int | None = None) -> Sequence[tuple[str, int, str, str]]:
-    """Of each done job of the sweep, or of a selection, in order of registration: itself, its attempt, its publication
-    and its kind."""
+def pointers(
+    asking: Asking, sweep_id: int, selection: int | None = None, ids: Sequence[int] | None = None
+) -> Sequence[tuple[str, int, str, str]]:
+    """Of each done job of the sweep, of a selection or of these, in order of registration: itself, its attempt, its
+    publication and its kind."""
     chosen = "" if selection is None else f"AND jobs.id IN ({CHOSEN})"
+    chosen += "" if ids is None else f"AND jobs.id IN ({_listed(ids) or 'NULL'})"
     rows: list[tuple[str, int, str, str]] = asking.ask(
         "SELECT jobs.identity, jobs.attempt, jobs.publication, jobs.kind "
-        "FROM sweep_jobs JOIN jobs ON jobs.id = sweep_jobs.job_id "
-        f"WHERE sweep_jobs.sweep_id = :sweep AND jobs.state = 'done' {chosen} ORDER BY sweep_jobs.job_id",
+        f"{OF_SWEEP} AND jobs.state = 'done' {chosen} ORDER BY sweep_jobs.job_id",
         {"sweep": sweep_id, "selection": selection},
     )
     return rows

@@ -146,7 +146,7 @@ def _rows(given: Sequence[Job]) -> list[Row]:
         key = job.cohort_key
         if key not in costs:  # Jobs of one cohort do the same work.
             costs[key] = job.cost
-        precision = job.training.recipe.precision
+        precision = job.precision
         rows.append(((identity, job.kind.name, costs[key], key, precision, job.to_json()), job.parent))
     return rows
 
@@ -175,7 +175,8 @@ def _register(transaction: Transaction, sweep_id: int, rows: list[Row]) -> Regis
 
 def _keeps_models(keep: str, spec: str) -> bool:
     """Whether a sweep asks for the models of its trainings: every one of them has the children that it declares."""
-    return keep == "all" or (keep == "children" and bool(json.loads(spec).get("measures")))
+    content = json.loads(spec)
+    return keep == "all" or (keep == "children" and bool(content.get("measures") or content.get("zero_shot")))
 
 
 def _take_home(transaction: Transaction, sweep_id: int, known: Sequence[int]) -> int:

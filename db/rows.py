@@ -232,6 +232,13 @@ class JobRow:
     registered_at: float
     ended_at: float | None
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Those of its job, by their flat names."""
+        from qsweep.sweeps.job import stored_settings
+
+        return stored_settings(self.content)
+
     @cached_property
     def job(self) -> Job:
         from qsweep.sweeps.job import Job  # here: `qsweep status` looks at no job

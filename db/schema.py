@@ -193,6 +193,63 @@ DISTORTION = (
     pa.field("fingerprint", pa.string()),
 )
 
+CALLED = (
+    pa.field("run", pa.string()),
+    pa.field("command", pa.string()),
+    pa.field("run_code", pa.string()),
+    pa.field("command_code", pa.string()),
+    pa.field("settings", pa.string()),
+    pa.field("returned", pa.string()),
+    pa.field("diverged", pa.bool_()),
+)
+"""Of a call: what was called, and its settings and what it returned, each a text of JSON. Who reads the rows of one
+sweep makes columns of these (`reports.widening`)."""
+
+LOGGED = (
+    pa.field("step", pa.int64()),
+    pa.field("name", pa.string()),
+    pa.field("value", pa.float64()),
+)
+
+SYNTHESIS = (
+    pa.field("parent", pa.string()),
+    pa.field("parent_attempt", pa.int32()),
+    pa.field("model_hash", pa.string()),
+    pa.field("diverged", pa.bool_()),
+    pa.field("image_loss", pa.float64()),
+    pa.field("statistics_loss", pa.float64()),
+    pa.field("loss", pa.float64()),
+    pa.field("matching_loss", pa.float64()),
+    pa.field("diversity_loss", pa.float64()),
+    pa.field("statistics_distance", pa.float64()),
+    pa.field("confidence", pa.float64()),
+    pa.field("class_counts", pa.list_(pa.int64())),
+    pa.field("classes_seen", pa.int32()),
+    pa.field("embedding_rate", pa.float64()),
+    pa.field("generator_rate", pa.float64()),
+    pa.field("images_hash", pa.string()),
+)
+
+SYNTHESIS_LOSS = (
+    pa.field("batch", pa.int32()),
+    pa.field("iteration", pa.int32()),
+    pa.field("image_loss", pa.float64()),
+    pa.field("statistics_loss", pa.float64()),
+    pa.field("embedding_rate", pa.float64()),
+    pa.field("matching_loss", pa.float64()),
+    pa.field("diversity_loss", pa.float64()),
+)
+
+SYNTHETIC_IMAGE = (
+    pa.field("image", pa.int32()),
+    pa.field("class", pa.int32()),
+    pa.field("confidence", pa.float64()),
+    pa.field("pixels", pa.list_(pa.float64())),
+    pa.field("warm_up", pa.list_(pa.float64())),
+)
+"""What the model sees in one image. `pixels` (channels, side, side), standardized as in training, of the first ones;
+`warm_up` those that they had before the second stage of sadag."""
+
 SETTINGS = pa.schema(
     {field.name: field for field in (*_settings(), *own_settings(*kinds.KINDS.values()))}.values(),
 )
@@ -212,5 +269,13 @@ ROW_KINDS: dict[str, RowKind] = {
             name="distortions",
             columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.DISTORTION), *DISTORTION]),
         ),
+        RowKind(name="returned", columns=pa.schema([*KEY, *PROVENANCE, *CALLED])),
+        RowKind(name="logged", columns=pa.schema([*KEY, *LOGGED])),
+        RowKind(
+            name="syntheses",
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.SYNTHESIS), *SYNTHESIS]),
+        ),
+        RowKind(name="synthesis_losses", columns=pa.schema([*KEY, *SYNTHESIS_LOSS])),
+        RowKind(name="synthetic_images", columns=pa.schema([*KEY, *SYNTHETIC_IMAGE])),
     )
 }

@@ -18,6 +18,7 @@ from qsweep.db import looking
 from qsweep.db.asking import Asking
 from qsweep.db.columns import column
 from qsweep.db.schema import SETTINGS
+from qsweep.sweeps.kinds import CALL
 
 TIME = pa.timestamp("us", tz="UTC")
 CONTENT = "content"
@@ -156,9 +157,10 @@ def read_view(asking: Asking, name: str, sweep_id: int, columns: Sequence[str] |
     return pa.table([found[one] for one in names], schema=pa.schema([view.schema.field(one) for one in names]))
 
 
-def read_pointers(asking: Asking, sweep_id: int) -> pa.Table:
-    """The pointers of the sweep's done jobs: `job`, `attempt`, `publication`, `kind`, in order of registration."""
-    rows = looking.pointers(asking, sweep_id)
+def read_pointers(asking: Asking, sweep_id: int, ids: Sequence[int] | None = None) -> pa.Table:
+    """The pointers of the sweep's done jobs, or of these: `job`, `attempt`, `publication`, `kind`, in order of
+    registration."""
+    rows = looking.pointers(asking, sweep_id, ids=ids)
     schema = pa.schema([VIEWS["jobs"].schema.field(name) for name in ("job", "attempt", "publication", "kind")])
     columns = [column([row[place] for row in rows], field.type) for place, field in enumerate(schema)]
     return pa.table(columns, schema=schema)
@@ -170,6 +172,10 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return column([None if one is None else round(one * 1e6) for one in values], pa.int64()).cast(TIME)
 
 
+CALLED, EMPTY = f'"kind":"{CALL.name}"', '{"settings":{}}'
+"""Jobs that call the user's code have settings of any name and type: their own view has them."""
+
+
 def _settings(contents: Sequence[str], names: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """The settings `names` of each job. One that a job does not have is null."""
     wanted = pa.schema([field for field in SETTINGS if field.name in names])
@@ -178,6 +184,6 @@ def _settings(contents: Sequence[str], names: Sequence[str]) -> dict[str, pa.Chu
     options = pa.json.ParseOptions(
         explicit_schema=pa.schema([pa.field("settings", pa.struct(list(wanted)))]), unexpected_field_behavior="ignore"
     )
-    lines = io.BytesIO("\n".join(contents).encode())
+    lines = io.BytesIO("\n".join(EMPTY if CALLED in one else one for one in contents).encode())
     parsed = pa.json.read_json(lines, parse_options=options)["settings"]
     return {field.name: pc.struct_field(parsed, field.name) for field in wanted}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qsweep.db.progress import Progress, Rhythm, note_of
-from qsweep.db.rows import AgentRow, Change, Curve
+from qsweep.db.rows import AgentRow, Change
 from qsweep.db.standing import standing
 from qsweep.db.states import State, SweepState
 from qsweep.orchestrator.blockage import blocked_words
@@ -25,7 +24,6 @@ from qsweep.orchestrator.lookout import Lookout, View
 from qsweep.orchestrator.progress import AVERAGES, Means
 from qsweep.orchestrator.standing import without_note
 from qsweep.orchestrator.stopped import row, words
-from qsweep.reports.quantization import Quantization, quantization_of
 
 COLOURS = {
     State.DONE: "green",
@@ -244,32 +242,17 @@ def notes(view: View) -> list[str]:
 
 def _curves(view: View) -> list[RenderableType]:
     """The trainings that are not done, by precision: how far they are, and how their training loss fell."""
-    groups: dict[Quantization, list[Curve]] = {}
-    for curve in view.curves:
-        groups.setdefault(quantization_of(curve.training.settings()), []).append(curve)
     lines: list[RenderableType] = []
-    for precision in sorted(groups)[:MOST_CURVES]:
-        losses = mean_losses(groups[precision])
-        epochs = max(one.training.recipe.epochs for one in groups[precision])
-        last = "not finite" if losses[-1] is None else f"{losses[-1]:.4f}"
+    for one in view.falls[:MOST_CURVES]:
+        last = "not finite" if one.losses[-1] is None else f"{one.losses[-1]:.4f}"
         lines.append(
             Text.assemble(
-                f"{precision!s:<6}{len(groups[precision]):>5,} in training, epoch {len(losses)} of {epochs}, "
+                f"{one.called!s:<6}{one.trainings:>5,} in training, epoch {len(one.losses)} of {one.epochs}, "
                 f"train loss {last}  ",
-                (sparkline(losses), "blue"),
+                (sparkline(one.losses), "blue"),
             )
         )
     return [*lines, Text()] if lines else []
-
-
-def mean_losses(curves: Sequence[Curve]) -> list[float | None]:
-    """The mean training loss of each epoch, over the trainings that have done it; None where none was finite."""
-    found: list[float | None] = []
-    for epoch in range(max(len(curve.epochs) for curve in curves)):
-        values = [curve.epochs[epoch]["train_loss"] for curve in curves if len(curve.epochs) > epoch]
-        finite = [value for value in values if value is not None]
-        found.append(math.fsum(finite) / len(finite) if finite else None)
-    return found
 
 
 def sparkline(values: Sequence[float | None]) -> str:

@@ -116,7 +116,7 @@ class Bench:
 
     def trials(self, shape: str, jobs: Sequence[Job], device: str, tell: Callable[[Trial], None]) -> Iterator[Trial]:
         """Every form with more and more slots, until more are no faster, would stay empty, or don't fit."""
-        for form in forms_of(jobs[0].training.recipe.precision, device):
+        for form in forms_of(jobs[0].training.recipe.precision, device, jobs[0].training.model):
             best: Trial | None = None
             for slots in SLOTS:
                 if slots > len(jobs) or (best and self.room and best.peak * slots / best.slots > 2 * self.room):

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from qsweep.db.home import Home
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Job, with_training
 
 
 def check_data(home: Home, jobs: Iterable[Job]) -> None:
     """Raise InputError for a folder of images that is not there, and for one that could not be downloaded."""
-    for data in {job.training.data: None for job in jobs}:
+    for data in {job.training.data: None for job in with_training(jobs)}:
         if data.streamed:
             from qsweep.workers.decoding.listing import folder_of  # here: it imports numpy
 

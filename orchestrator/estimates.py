@@ -48,7 +48,9 @@ class Speeds:
         by_shape: dict[tuple[str, int], list[float]] = defaultdict(list)
         by_work: dict[tuple[str, float], list[float]] = defaultdict(list)
         for one in ran:
-            if one.device == device and one.seconds > 0:
+            if one.device == device and one.seconds > 0 and one.job.kind.of_user:
+                by_key[one.job.cohort_key, 1].append(one.seconds / one.members)
+            elif one.device == device and one.seconds > 0:
                 by_key[one.job.cohort_key, one.slots].append(one.seconds)
                 by_shape[one.job.shape, one.slots].append(one.seconds / one.job.cost)
                 by_work[one.job.kind.name, _work(one.job)].append(one.seconds / one.job.cost / one.slots)
@@ -81,4 +83,6 @@ class Speeds:
 
 def _work(job: Job) -> float:
     """Operations of one image through one model: what decides how near to its limit a device comes."""
+    if job.kind.of_user:
+        return 1.0
     return sum(layer.operations for layer in job.training.model.layers(job.training.data)) or 1.0

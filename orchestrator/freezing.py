@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from qsweep.sweeps.code import check_snapshot, code_version, freeze
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.spec import variant
-from qsweep.sweeps.user_code import PREFIX, kept_user_code
+from qsweep.sweeps.user_code import PREFIX, is_reference, kept_user_code
 
 if TYPE_CHECKING:
     from qsweep.db.home import Home
@@ -62,8 +62,8 @@ def choose_user_code(home: Home, selection: Selection, choice: Code | None) -> S
     if launched is None:
         return selection
     before, title = launched
-    edited = sorted({text.removeprefix(PREFIX).rpartition(":")[0] for text, digest in selection.spec.user_code
-                     if dict(before).get(text) != digest})  # fmt: skip
+    changed = [text for text, digest in selection.spec.user_code if dict(before).get(text) != digest]
+    edited = sorted({text.removeprefix(PREFIX).rpartition(":")[0] if is_reference(text) else text for text in changed})
     differs = f"{', '.join(edited)} was edited since {title} was launched"
     allowed = "pass --code frozen to go on with the kept copy, or --code current: the edited code's jobs are new ones"
     if _asked(differs, choice, allowed) is Code.CURRENT:

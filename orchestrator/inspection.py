@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,9 +16,13 @@ from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import File
 from qsweep.sweeps.training import Training
+from qsweep.sweeps.zero_shot import Genie
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
+
+MOST_LOGGED = 200_000
+"""Logged values that a call of the user's code has at most."""
 
 AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33
@@ -81,8 +86,12 @@ def _check_file(content: bytes, kind: RowKind, publication: Publication, trained
     _check_jobs(table, claims)
     if kind.name == "epochs":
         _check_epochs(table, publication)
+    elif kind.name == "logged":
+        _need(table, "step", "name", "value")
     elif kind.name == "layers":
         _check_layers(table, claims)
+    elif not kind.one_row_a_job:
+        _check_counts(table, kind, publication)
     else:
         _check_rows(table, kind, publication, trained)
 
@@ -91,7 +100,11 @@ def _most(kind: RowKind, claim: Claim) -> int:
     """The rows of this kind that a job has at most."""
     if kind.one_row_a_job:
         return 1
+    if claim.job.kind.of_user:
+        return MOST_LOGGED
     training = claim.job.training
+    if isinstance(claim.job.measure, Genie):
+        return claim.job.measure.rows()[kind.name]
     return training.recipe.epochs if kind.name == "epochs" else len(_weighted(training))
 
 
@@ -143,6 +156,15 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
             expected, key=str
         ):
             raise ValueError(f"job {identity[:12]} has not each of its {len(expected)} layers once")
+
+
+def _check_counts(table: pa.Table, kind: RowKind, publication: Publication) -> None:
+    """All of a job's rows, or none of one that diverged."""
+    counts = Counter(table["job"].to_pylist())
+    for one in publication.results:
+        expected = 0 if one.diverged else _most(kind, one.claim)
+        if counts[one.claim.job.identity] != expected:
+            raise ValueError(f"job {one.claim.job.identity[:12]} has not its {expected} {kind.name}")
 
 
 def _check_rows(table: pa.Table, kind: RowKind, publication: Publication, trained: Mapping[str, Origin]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -65,6 +66,7 @@ class Life:
             yield f"results   {self.results}"
         else:
             there = {name: self.results[name] for name in RESULTS if self.results.get(name) is not None}
+            there |= json.loads(self.results.get("returned") or "{}")
             if there:
                 yield "results"
             for name, value in there.items():

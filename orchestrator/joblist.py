@@ -2,26 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
+from qsweep.db.columns import column
+from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults
 from qsweep.db.rows import JobRow
 from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import FailureClass, State
 from qsweep.reports.source import Source
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.where import parse_where
 
 RESULTS = (
     "train_loss", "test_loss", "train_accuracy", "test_accuracy", "generalization_gap", "val_loss", "val_accuracy",
-    "chosen_epoch", "radius", "flatness", "corrupted_loss", "corrupted_accuracy", "seconds",
+    "chosen_epoch", "radius", "flatness", "corrupted_loss", "corrupted_accuracy",
+    "statistics_distance", "confidence", "classes_seen", "seconds",
 )  # fmt: skip
 """Columns of the results that a listing shows where any job has them."""
 HIGHER = ("train_accuracy", "test_accuracy", "val_accuracy", "corrupted_accuracy")
 """Columns of which more is better."""
 BEST_BY = "test_accuracy"
+PAGE = 2_000
+"""Jobs that are looked at together."""
 
 Row = dict[str, Any]
+
+
+def pages(
+    registry: Registry, sweep_id: int, state: State | None = None, limit: int | None = None
+) -> Iterator[list[JobRow]]:
+    """The jobs of a sweep in the order of their registration, some thousands at a time, each page as it stands then."""
+    ids = registry.catalogue.job_ids(sweep_id, state, limit)
+    for start in range(0, len(ids), PAGE):
+        rows = registry.catalogue.jobs_of(ids[start : start + PAGE])
+        yield rows if state is None else [row for row in rows if row.state is state]
+
+
+def kept_pages(
+    registry: Registry, sweep_id: int, state: State | None, where: str | None, limit: int | None
+) -> Iterator[list[JobRow]]:
+    """The same of the jobs that `--where` admits. Raises InputError if that is malformed."""
+    if where is None:
+        yield from pages(registry, sweep_id, state, limit)
+        return
+    known = {name: one for page in pages(registry, sweep_id) for row in page for name, one in row.settings.items()}
+    if not known:
+        return
+    condition, left = parse_where(where, known), limit
+    for page in pages(registry, sweep_id, state):
+        admitted = [row for row in page if condition(row.settings)][:left]
+        yield admitted
+        left = None if left is None else left - len(admitted)
+        if left == 0:
+            return
+
+
+class Found:
+    """What the jobs of a source found, by job: held as columns, and looked up for some of them at a time."""
+
+    def __init__(self, source: Source, columns: Sequence[str] = RESULTS) -> None:
+        """Raises DamagedResults."""
+        self._tables: list[pa.Table] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        for number, kind in enumerate(one for one in ROW_KINDS.values() if one.one_row_a_job):
+            there = [name for name in columns if name in kind.columns.names]
+            table = source.read(kind.name, ["job", *there])
+            self._places |= {job: (number, row) for row, job in enumerate(table["job"].to_pylist())}
+            self._tables.append(table.drop(["job"]))
+
+    def of(self, jobs: Iterable[str]) -> dict[str, Row]:
+        """The rows of those of these jobs that have one."""
+        wanted: list[dict[str, int]] = [{} for _ in self._tables]
+        for job in jobs:
+            if place := self._places.get(job):
+                wanted[place[0]][job] = place[1]
+        found: dict[str, Row] = {}
+        for table, rows in zip(self._tables, wanted, strict=True):
+            found |= zip(rows, table.take(column(rows.values(), pa.int64())).to_pylist(), strict=True)
+        return found
 
 
 def job_rows(jobs: Sequence[JobRow], lost: Collection[int], found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -35,29 +97,19 @@ def job_rows(jobs: Sequence[JobRow], lost: Collection[int], found: Mapping[str, 
             "diverged": row.diverged,
             "lost": is_lost(row, lost),
             "epoch": row.epoch,
-            **row.job.settings(),
+            **row.settings,
             **found.get(row.identity, {}),
         }
         for row in jobs
     ]
 
 
-def results_of(source: Source, columns: Sequence[str] = RESULTS) -> dict[str, Row]:
-    """These columns of the counted results, by job. Raises DamagedResults."""
-    found: dict[str, Row] = {}
-    for kind in (one for one in ROW_KINDS.values() if one.one_row_a_job):
-        there = [name for name in columns if name in kind.columns.names]
-        for row in source.read(kind.name, ["job", *there]).to_pylist():
-            found[row.pop("job")] = row
-    return found
-
-
-def readable_results(source: Source) -> tuple[dict[str, Row], str]:
-    """The same, or none and why they can't be read: a job's state is worth showing without them."""
+def readable_results(source: Source) -> tuple[Found | None, str]:
+    """What the jobs of a source found, or why that can't be read: a job's state is worth showing without."""
     try:
-        return results_of(source), ""
+        return Found(source), ""
     except DamagedResults as error:
-        return {}, str(error)
+        return None, str(error)
 
 
 def is_lost(row: JobRow, lost: Collection[int]) -> bool:
@@ -102,6 +154,6 @@ def chosen_rows(rows: Sequence[Row], *, sort: str | None, best: int | None) -> l
 def check_columns(rows: Sequence[Row], columns: Sequence[str], place: str) -> None:
     """Raise InputError for a column that no job can have."""
     known = dict.fromkeys(RESULTS) | {name: None for row in rows for name in row}
-    for column in columns:
-        if column not in known:
-            raise InputError(f"jobs have no column {column!r}", place=place, allowed=nearest(column, known))
+    for name in columns:
+        if name not in known:
+            raise InputError(f"jobs have no column {name!r}", place=place, allowed=nearest(name, known))

@@ -25,7 +25,7 @@ from qsweep.db.home import Home
 from qsweep.orchestrator.machine import Machine, probe
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.datasets import DataSet
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.wholefiles import write_whole
 
 RESTED = 2.0
@@ -74,8 +74,9 @@ def look(home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = ()) -> Fo
 
     Weights, and data sets that stay files, are looked at each time.
     """
-    data = {job.training.data for job in jobs}
-    if weights or any(one.streamed for one in data) or any(job.training.starts_from_weights for job in jobs):
+    trainings = [job.training for job in with_training(jobs)]
+    data = {one.data for one in trainings}
+    if weights or any(one.streamed for one in data) or any(one.starts_from_weights for one in trainings):
         return Found(machine=probe(home, jobs=jobs, weights=weights))
     known, stamp, stamps = read(home), machine_stamp(), _stamps(data, home)
     of_machine = known if known.stamp == stamp else Kept()

@@ -17,7 +17,7 @@ from qsweep.db.rows import AgentRow, Blocked, Change, Committed, Counts, Curve, 
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.lost_jobs import Losses, losses_of, lost_agents
 from qsweep.orchestrator.progress import METRICS, Means, Seldom
-from qsweep.reports.quantization import NAMED_BY
+from qsweep.reports.quantization import NAMED_BY, Quantization, quantization_of
 from qsweep.sweeps.kinds import kind_named
 
 SETTLED = 20.0
@@ -32,6 +32,17 @@ PART = 500
 """Jobs whose results are read at once …"""
 PATIENCE = 0.3
 """… until a look has taken these seconds; the next one goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fall:
+    """How the training loss of trainings that are called alike, and are not done, fell: the mean of each epoch."""
+
+    called: Quantization
+    trainings: int
+    epochs: int
+    """Of the longest of them, when it will be done."""
+    losses: Sequence[float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +61,7 @@ class View:
     blocked: Sequence[Blocked]
     curves: Sequence[Curve]
     """The epochs so far of trainings that are not done."""
+    falls: Sequence[Fall]
     recent: Sequence[Change]
     held: Mapping[int, int] = field(default_factory=dict)
     """How many jobs each agent holds, of whatever sweep."""
@@ -86,6 +98,8 @@ class Lookout:
         self._blocked: Sequence[Blocked] = ()
         self._blocked_until = -math.inf
         self._curves: Sequence[Curve] = ()
+        self._falls: Sequence[Fall] = ()
+        self._called: dict[str, tuple[Quantization, int]] = {}
         self._of_all: Mapping[int, int] = {}
         self._follower = Follower(registry, sweep.id, clock=clock)
         self._forget()
@@ -138,6 +152,7 @@ class Lookout:
             lost=frozenset(lost),
             blocked=blocked,
             curves=self._seen_curves(counts),
+            falls=self._falls,
             recent=tuple(islice(follower.recent, SHOWN)),
             held=self._held(agents),
             stopped=[
@@ -159,11 +174,32 @@ class Lookout:
 
     def _seen_curves(self, counts: Counts) -> Sequence[Curve]:
         if not counts.queued + counts.running:
-            self._curves = ()
+            self._curves, self._falls = (), ()
         elif self._asking_curves.is_due():
             with self._asking_curves.asking():
                 self._curves = self._registry.history.curves(self._sweep_id)
+                self._falls = self._summed(self._curves)
         return self._curves
+
+    def _summed(self, curves: Iterable[Curve]) -> Sequence[Fall]:
+        """What the trainings of these curves are called is found once for each."""
+        known, self._called = self._called, {}
+        groups: dict[Quantization, list[Curve]] = {}
+        for curve in curves:
+            if (called := known.get(curve.job)) is None:
+                training = curve.training
+                called = quantization_of(training.settings()), training.recipe.epochs
+            self._called[curve.job] = called
+            groups.setdefault(called[0], []).append(curve)
+        return [
+            Fall(
+                called=one,
+                trainings=len(groups[one]),
+                epochs=max(self._called[curve.job][1] for curve in groups[one]),
+                losses=mean_losses(groups[one]),
+            )
+            for one in sorted(groups)
+        ]
 
     def _held(self, agents: Sequence[AgentRow]) -> Mapping[int, int]:
         """How many jobs of whatever sweep agents hold, if any of them says nothing of what it does."""
@@ -231,3 +267,13 @@ class Lookout:
 def _pointer(one: Change | Done) -> Committed:
     assert one.publication is not None
     return Committed(job=one.identity, attempt=one.attempt, publication=one.publication, kind=kind_named(one.kind))
+
+
+def mean_losses(curves: Sequence[Curve]) -> list[float | None]:
+    """The mean training loss of each epoch, over the trainings that have done it; None where none was finite."""
+    found: list[float | None] = []
+    for epoch in range(max(len(curve.epochs) for curve in curves)):
+        values = [curve.epochs[epoch]["train_loss"] for curve in curves if len(curve.epochs) > epoch]
+        finite = [value for value in values if value is not None]
+        found.append(math.fsum(finite) / len(finite) if finite else None)
+    return found

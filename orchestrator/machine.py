@@ -13,7 +13,7 @@ from qsweep.db.home import Home
 from qsweep.orchestrator.children import ask
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError, QsweepError
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.measures import Distortion
 from qsweep.sweeps.questions import DescribeImages, Probe
 from qsweep.sweeps.training import different_needs
@@ -91,7 +91,7 @@ def probe(
         data=str(home.data),
         kept=str(home.weights),
         weights=[str(path.expanduser().absolute()) for path in weights],
-        trainings=[one.settings() for one in different_needs(job.training for job in jobs)],
+        trainings=[one.settings() for one in different_needs(job.training for job in with_training(jobs))],
         distortions=_distortions(jobs if reads_data else ()),
         datasets=datasets,
         download=download,

@@ -11,6 +11,7 @@ import typer
 from qsweep.orchestrator.literal import LiteralGroup, make_literal
 
 MODULES: Mapping[str, Sequence[str]] = {
+    "begin": ("init",),
     "ask": ("sweeps", "calibrate", "images", "plan"),
     "run": ("launch", "resume", "worker"),
     "carry": ("pack", "import", "recall"),

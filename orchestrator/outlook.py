@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
-from qsweep.db.rows import Calibration, JobRow
-from qsweep.db.states import State
+from qsweep.db.rows import Calibration
 from qsweep.orchestrator.basis import Basis
 from qsweep.orchestrator.layout import duration
 from qsweep.orchestrator.machine import Machine
@@ -17,6 +16,7 @@ from qsweep.orchestrator.options import size_text
 from qsweep.orchestrator.planner import CohortPlan, Plan, make_plan
 from qsweep.orchestrator.selection import Selection
 from qsweep.reports.sheet import Heading, Sheet
+from qsweep.sweeps.grid import identities_of, only
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.words import counted
 
@@ -76,25 +76,26 @@ def cohort_sheet(cohorts: Sequence[CohortPlan]) -> Sheet:
     )
 
 
-def known_jobs(home: Home, selection: Selection) -> dict[str, JobRow]:
-    """What the registry knows of the chosen jobs, in whatever sweep."""
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What the registry knows of jobs, in whatever sweep: the done ones, and the most slots of some."""
+
+    done: Set[str] = frozenset()
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    def left(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Those of these jobs that are not done."""
+        left = [place for place, identity in enumerate(identities_of(jobs)) if identity not in self.done]
+        return jobs if len(left) == len(jobs) else only(jobs, left)
+
+
+def known_jobs(home: Home) -> Known:
+    """What the registry knows of jobs."""
     registry = Registry.open_if_present(home.registry)
     if registry is None:
-        return {}
-    wanted = {job.identity for job in selection.chosen}
+        return Known()
     with registry:
-        rows = [row for sweep in registry.catalogue.sweeps() for row in registry.catalogue.jobs(sweep.id)]
-    return {row.identity: row for row in rows if row.identity in wanted}
-
-
-def is_done(selection: Selection, known: Mapping[str, JobRow]) -> bool:
-    """Whether every chosen job is done."""
-    done = _done(known)
-    return all(job.identity in done for job in selection.chosen)
-
-
-def _done(known: Mapping[str, JobRow]) -> set[str]:
-    return {identity for identity, row in known.items() if row.state is State.DONE}
+        return Known(done=registry.catalogue.done(), limits=registry.catalogue.slots_limits())
 
 
 def nothing_ahead(selection: Selection) -> Outlook:
@@ -103,9 +104,7 @@ def nothing_ahead(selection: Selection) -> Outlook:
     return Outlook(plan=plan, done=len(selection.chosen), notes=(), device="")
 
 
-def look_ahead(
-    home: Home, selection: Selection, machine: Machine, workers: int | None, known: Mapping[str, JobRow]
-) -> Outlook:
+def look_ahead(home: Home, selection: Selection, machine: Machine, workers: int | None, known: Known) -> Outlook:
     """Plan what is not done yet of the selection. Changes nothing."""
     from qsweep.orchestrator.estimates import Speeds  # here: where all is done, nobody looks at results
     from qsweep.reports.speeds import ran_cohorts
@@ -117,24 +116,22 @@ def look_ahead(
             return None
         return registry.calibrations.find(shape=shape, device=machine.device, build=machine.torch)
 
-    done = _done(known)
+    left = known.left(selection.chosen)
     try:
         plan = make_plan(
-            [job for job in selection.chosen if job.identity not in done],
+            left,
             workers=workers or machine.agents,
             device=machine.device,
             keep=selection.spec.keep,
             speeds=Speeds(ran_cohorts(home), machine.device),
             recorded=recorded,
-            limits={identity: row.slots_limit for identity, row in known.items() if row.slots_limit},
+            limits=known.limits,
         )
     finally:
         if registry is not None:
             registry.close()
-    chosen_done = sum(job.identity in done for job in selection.chosen)
-    left = (job for job in selection.chosen if job.identity not in done)
     notes = (*_notes(home, plan, machine), *precision_notes(left, machine.device))
-    return Outlook(plan=plan, done=chosen_done, notes=notes, device=machine.device)
+    return Outlook(plan=plan, done=len(selection.chosen) - len(left), notes=notes, device=machine.device)
 
 
 TF32_SPEED: dict[str, float] = {}

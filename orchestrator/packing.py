@@ -36,6 +36,7 @@ from qsweep.sweeps.code import PACKAGE, check_snapshot, code_version
 from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
+from qsweep.sweeps.job import with_training
 from qsweep.sweeps.questions import ArchiveData
 from qsweep.sweeps.user_code import digests_of, keep_user_code, kept_user_code
 from qsweep.sweeps.wholefiles import LONGEST, rename_new, sync, sync_folder
@@ -166,7 +167,7 @@ def _find_weights(
             done = {row.identity for row in registry.catalogue.jobs(known.id, state=State.DONE)}
     starting = [
         job
-        for job in selection.chosen
+        for job in with_training(selection.chosen)
         if job.parent is None and job.training.starts_from_weights and job.identity not in done
     ]
     if not starting and not given:
@@ -300,7 +301,7 @@ def _needed(data: DataSet) -> str:
 
 def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
     """The weights that trainings start from."""
-    trainings = [claim.job.training for claim in claims if claim.job.parent is None]
+    trainings = [job.training for job in with_training(claim.job for claim in claims) if job.parent is None]
     for name in sorted({one.weights_file for one in trainings if one.starts_from_weights}):
         source, target = home.weights / name, folder / home.weights.name / name
         if not source.is_file():

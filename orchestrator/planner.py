@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,8 +12,9 @@ from qsweep.db.rows import Calibration
 from qsweep.orchestrator.basis import Basis
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import File
+from qsweep.sweeps.models import is_transformer
 from qsweep.sweeps.training import Training
-from qsweep.workers.forms import default_form, known_form
+from qsweep.workers.forms import SAVED, Form, default_form, known_form
 
 if TYPE_CHECKING:
     from qsweep.orchestrator.estimates import Speeds
@@ -87,17 +88,19 @@ def make_plan(
 
     `limits`: by identity, the slots to which running out of memory has brought a job down.
     """
-    groups: dict[tuple[str, int | None], list[Job]] = defaultdict(list)
+    first: dict[tuple[str, int | None], Job] = {}
+    counts: Counter[tuple[str, int | None]] = Counter()
     for job in jobs:
-        groups[job.cohort_key, (limits or {}).get(job.identity)].append(job)
-    cohorts = [
-        _cohort(members, device, speeds, recorded(members[0].shape), limit) for (_, limit), members in groups.items()
-    ]
+        key = job.cohort_key, limits.get(job.identity) if limits else None
+        first.setdefault(key, job)
+        counts[key] += 1
+    groups = [(job, counts[key], key[1]) for key, job in first.items()]
+    cohorts = [_cohort(job, count, device, speeds, recorded(job.shape), limit) for job, count, limit in groups]
     seconds, idle = _simulate(cohorts, workers)
     return Plan(
         cohorts=tuple(cohorts),
         workers=workers,
-        disk=_disk(jobs, keep),
+        disk=_disk([(job, count) for job, count, _ in groups], keep),
         seconds=seconds,
         idle=idle,
         basis=_shares(cohorts),
@@ -105,10 +108,12 @@ def make_plan(
 
 
 def _cohort(
-    members: Sequence[Job], device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
+    job: Job, count: int, device: str, speeds: Speeds, recorded: Calibration | None, limit: int | None
 ) -> CohortPlan:
-    job = members[0]
-    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated)
+    """The plan of so many jobs of one cohort key, of which this is the first."""
+    if job.kind.of_user:
+        return _calls(job, count, speeds)
+    slots, form = default_form(job.training, device, trains=job.kind.is_calibrated, side_by_side=job.kind.side_by_side)
     if recorded is not None and (known := known_form(recorded.slots, recorded.form)):
         slots, form = recorded.slots, known
     else:
@@ -120,7 +125,7 @@ def _cohort(
         memory = float(recorded.peak)
     return CohortPlan(
         key=job.cohort_key,
-        jobs=len(members),
+        jobs=count,
         slots=slots,
         form=form.value,
         memory=memory,
@@ -128,6 +133,15 @@ def _cohort(
         basis=estimate.basis,
         cost=job.cost,
     )
+
+
+def _calls(job: Job, count: int, speeds: Speeds) -> CohortPlan:
+    """Calls of the user's code: one process after another, of which nothing is known before some have run."""
+    estimate = speeds.estimate(job, 1)
+    return CohortPlan(
+        key=job.cohort_key, jobs=count, slots=1, form=Form.LOOP.value, memory=0.0,
+        seconds=estimate.seconds, basis=estimate.basis, cost=job.cost,
+    )  # fmt: skip
 
 
 def _simulate(cohorts: Sequence[CohortPlan], workers: int) -> tuple[float, float]:
@@ -151,11 +165,15 @@ def _shares(cohorts: Sequence[CohortPlan]) -> dict[str, float]:
     return {basis.value: seconds / total for basis, seconds in work.items() if seconds}
 
 
-def _disk(jobs: Sequence[Job], keep: str) -> float:
-    keeps = keep == "all" or (keep == "children" and any(job.parent is not None for job in jobs))
-    kept = 0 if not keeps else sum(model_bytes(job.training) for job in jobs if job.kind.leaves is File.MODEL)
-    results = sum(4_000 + (120.0 * job.training.recipe.epochs if "epochs" in job.kind.rows else 0) for job in jobs)
-    return kept + results
+def _disk(groups: Sequence[tuple[Job, int]], keep: str) -> float:
+    """What so many jobs like each of these leave: in a cohort they have the same model, data and epochs."""
+    keeps = keep == "all" or (keep == "children" and any(job.parent is not None for job, _ in groups))
+    return sum(count * (4_000 + _left(job, keeps)) for job, count in groups)
+
+
+def _left(job: Job, keeps: bool) -> float:
+    kept = model_bytes(job.training) if keeps and job.kind.leaves is File.MODEL else 0
+    return kept + (120.0 * job.training.recipe.epochs if "epochs" in job.kind.rows else 0)
 
 
 def model_bytes(training: Training) -> float:
@@ -165,14 +183,21 @@ def model_bytes(training: Training) -> float:
 
 def cohort_memory(training: Training, slots: int) -> float:
     """Bytes that a process takes with that many such trainings side by side."""
-    return BASE_MEMORY + _data_bytes(training) + slots * _model_memory(training)
+    activations = slots * _activation_memory(training)
+    if is_transformer(training.model):  # whose batches are taken in parts
+        activations = min(activations, SAVED)
+    return BASE_MEMORY + _data_bytes(training) + slots * _parameter_memory(training) + activations
 
 
-def _model_memory(training: Training) -> float:
-    """Parameters with gradient, two optimizer buffers, the quantized copy and the best; five activations a layer."""
+def _parameter_memory(training: Training) -> float:
+    """Parameters with gradient, two optimizer buffers, the quantized copy and the best."""
+    return 6 * model_bytes(training)
+
+
+def _activation_memory(training: Training) -> float:
+    """Five activations a layer."""
     layers = training.model.layers(training.data)
-    activations = sum(layer.outputs * layer.side**2 for layer in layers) * training.recipe.batch_size
-    return 6 * model_bytes(training) + 5.0 * FLOAT * activations
+    return 5.0 * FLOAT * sum(layer.activation for layer in layers) * training.recipe.batch_size
 
 
 def _data_bytes(training: Training) -> float:

@@ -9,11 +9,11 @@ from qsweep.db.belonging import check_belonging, settle_belonging
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Sweep
-from qsweep.db.states import State
 from qsweep.orchestrator.selection import Selection
 from qsweep.orchestrator.store import name_store
 from qsweep.reports.demands import spec_of
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.grid import identities_of
 from qsweep.sweeps.spec import variant
 from qsweep.sweeps.user_code import keep_user_code
 from qsweep.sweeps.words import counted
@@ -116,5 +116,5 @@ def find_launched(home: Home, selection: Selection, *, results: str | None = Non
             raise InputError(
                 f"{sweep.title} names another variant already", place="--name", allowed="choose another name"
             )
-        done = {job.identity for job in registry.catalogue.jobs(sweep.id, state=State.DONE)}
-    return sweep, all(job.identity in done for job in selection.chosen)
+        done = registry.catalogue.done(sweep.id)
+    return sweep, done.issuperset(identities_of(selection.chosen))

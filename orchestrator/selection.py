@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qsweep.reports.demands import check_answers
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import NAME, NAME_ALLOWED, read_sweep
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.methods import Sam, Saq1, Saq3, SharpnessAware
 from qsweep.sweeps.quantizers import Lsq
 from qsweep.sweeps.spec import Spec, select, variant
@@ -24,8 +24,8 @@ class Selection:
     spec: Spec
     label: str
     """The variant's name: `--name`, or the hash of its jobs."""
-    jobs: tuple[Job, ...]
-    chosen: tuple[Job, ...]
+    jobs: Sequence[Job]
+    chosen: Sequence[Job]
     written: bool = False
     """Whether it is the sweep as its file says, under no name of its own: what the bare name means."""
 
@@ -37,21 +37,24 @@ class Selection:
         """What is allowed but probably not meant."""
         late = {
             (milestone, job.training.recipe.epochs)
-            for job in self.chosen
+            for job in with_training(self.chosen)
             for milestone in job.training.recipe.milestones
-            if milestone >= job.training.recipe.epochs
+            if job.training.recipe.schedule == "steps" and milestone >= job.training.recipe.epochs
         }
         idle = [f"{name} is set, but no job uses it" for name in self.spec.unused()]
         late_ones = [
             f"milestone {milestone} lies beyond the last epoch ({epochs}) and has no effect"
             for milestone, epochs in sorted(late)
         ]
+        waves = any(one.schedule == "cosine" and one.milestones for one in (job.training.recipe for job in self.chosen))
+        idle += ["milestones have no effect with schedule = cosine"] if waves else []
         return idle + late_ones + list(_large_radii(self.chosen))
 
 
 def _large_radii(jobs: Iterable[Job]) -> Iterator[str]:
     """A line for each radius of a sharpness-aware method that is large beside the weights of a network with LSQ."""
-    sharp = [one for one in (job.training for job in jobs) if isinstance(one.method, Sam | Saq1 | Saq3)]  # not ASAM's
+    trainings = [job.training for job in with_training(jobs)]
+    sharp = [one for one in trainings if isinstance(one.method, Sam | Saq1 | Saq3)]  # not ASAM's
     shares: dict[float, float] = {}
     for training in {
         (one.model, one.data, one.method): one for one in sharp if isinstance(one.quantizer, Lsq)
@@ -79,12 +82,19 @@ def read_selection(
     if name is not None and not NAME.fullmatch(name):
         raise InputError(f"{name!r} can't name a variant", place="--name", allowed=NAME_ALLOWED)
     spec = read_sweep(source, changes)
+    return selection_of(spec, where=where, limit=limit, name=name, written=not changes and name is None)
+
+
+def selection_of(
+    spec: Spec, *, where: str | None = None, limit: int | None = None, name: str | None = None, written: bool = True
+) -> Selection:
+    """Expand and select. Raises InputError; touches nothing."""
     jobs = spec.jobs()
     check_answers(spec)
     return Selection(
         spec=spec,
         label=name or variant(jobs),
-        jobs=tuple(jobs),
-        chosen=tuple(select(jobs, where=where, limit=limit)),
-        written=not changes and name is None,
+        jobs=jobs,
+        chosen=select(jobs, where=where, limit=limit),
+        written=written,
     )

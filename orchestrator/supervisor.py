@@ -25,12 +25,12 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.rows import EVERYTHING, Scope
 from qsweep.db.states import FailureClass
-from qsweep.orchestrator.memory import oom_kills
 from qsweep.orchestrator.upkeep import End, Place
 from qsweep.sweeps import processes
 from qsweep.sweeps.code import check_snapshot
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.faults import point
+from qsweep.sweeps.memory import oom_kills
 from qsweep.workers.agent.exits import Exit
 from qsweep.workers.agent.saying import say
 

@@ -15,11 +15,11 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 from qsweep.sweeps.errors import QsweepError
-from qsweep.sweeps.text import as_json, clean
+from qsweep.sweeps.text import as_json, clean, rows_as_json
 
 T = TypeVar("T")
 
@@ -170,3 +170,12 @@ def write_bytes(content: bytes) -> None:
 def write_json(content: Any) -> None:
     """Write one JSON document, on one line, to standard output. What is not a finite number is null."""
     write_bytes(as_json(content).encode() + b"\n")
+
+
+def write_json_rows(pages: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+    """Write what `write_json` does of the rows of all pages, page by page."""
+    before = "["
+    for page in pages:
+        write_bytes((before + rows_as_json(page)[1:-1]).encode())
+        before = ", "
+    write_bytes(b"]\n" if before == ", " else b"[]\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from qsweep.db.schema import ROW_KINDS
 from qsweep.reports.declaration import Declaration, read_table, tables_of, with_medians
@@ -10,12 +12,16 @@ from qsweep.reports.demands import jobs_of
 from qsweep.reports.distortion import NEEDED, make_distortion_table
 from qsweep.reports.flatness import make_flatness_table
 from qsweep.reports.formats import Format
+from qsweep.reports.of_calls import table_of_calls, with_numbers
 from qsweep.reports.outliers import LOSSES
 from qsweep.reports.render import Layout, render_all
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table, make_table, with_doubts
+from qsweep.reports.widening import VIEW, wide_rows
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.spec import Spec
+from qsweep.sweeps.training import Training
 
 MEASURED = ["job", "diverged", "saturated", "value_init", "value_orig", "flatness", "weight_norm"]
 """Columns of `measures` that Tables 2 and 3 need."""
@@ -40,6 +46,8 @@ def chosen_tables(spec: Spec, chosen: str | None) -> list[Declaration]:
 def make_tables(source: Source, chosen: str | None = None, *, median: bool = False) -> list[Table]:
     """The sweep's tables, or the chosen one, from its results so far; `median` in place of means. Raises InputError."""
     tables = chosen_tables(source.spec, chosen)
+    if source.spec.calls and not tables:
+        tables = table_of_calls(source)
     if median:
         tables = [one if chosen is None and one.made_by != "means" else with_medians(one) for one in tables]
     return [with_doubts(_made(source, one)) for one in tables]
@@ -50,6 +58,18 @@ def render_tables(
 ) -> str:
     """The sweep's tables as one text."""
     return render_all(make_tables(source, chosen, median=median), form, layout)
+
+
+def with_bit_operations(
+    results: Sequence[Mapping[str, Any]], jobs: Mapping[str, Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The rows with their bit operations, which rows of earlier versions lack: they follow from a job's settings."""
+    return [
+        {**one, "bops": bit_operations(Training.from_settings(jobs[one["job"]]))}
+        if one["bops"] is None and one["job"] in jobs
+        else one
+        for one in results
+    ]
 
 
 def _made(source: Source, declaration: Declaration) -> Table:
@@ -64,13 +84,22 @@ def _made(source: Source, declaration: Declaration) -> Table:
             results=source.read("distortions", NEEDED).to_pylist(),
             compare_with=source.spec.compare_with,
         )
+    if declaration.kind == VIEW:
+        return make_table(
+            declaration,
+            heading=source.title,
+            jobs=jobs_of(declaration, source.spec, f"{declaration.name}: where"),
+            results=with_numbers(wide_rows(source), [one.value for one in declaration.columns], declaration.name),
+        )
     known = ROW_KINDS[declaration.kind].columns.names
     columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]
     columns += LOSSES if declaration.kind == "runs" else ()
+    jobs = jobs_of(declaration, source.spec, f"{declaration.name}: where")
+    results = source.read(declaration.kind, list(dict.fromkeys(columns))).to_pylist()
     return make_table(
         declaration,
         heading=source.title,
-        jobs=jobs_of(declaration, source.spec, f"{declaration.name}: where"),
-        results=source.read(declaration.kind, list(dict.fromkeys(columns))).to_pylist(),
+        jobs=jobs,
+        results=with_bit_operations(results, jobs) if "bops" in columns else results,
         compare_with=source.spec.compare_with,
     )

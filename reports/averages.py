@@ -29,6 +29,9 @@ def averaged_over(declaration: Declaration, models: Sequence[Mapping[str, Any]])
     told |= set(TOLD["precision"]) if any(column.precision for column in declaration.columns) else set()
     names = [name for part in PARTS.values() for name in part.columns() if name not in told]
     different = _different(models)
+    if declaration.kind == "returned":
+        names = [name for model in models for name in model if name not in {*declaration.rows, *declaration.averages}]
+        different = list(models)
     found = ((name, _values(different, name)) for name in dict.fromkeys(names))
     return tuple(f"{name} {values}" for name, values in found if values)
 
@@ -36,7 +39,7 @@ def averaged_over(declaration: Declaration, models: Sequence[Mapping[str, Any]])
 def _different(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """One model of each combination of settings."""
     known = sorted(Training.known())
-    return list({repr([model.get(name) for name in known]): model for model in models}.values())
+    return list({tuple(map(model.get, known)): model for model in models}.values())
 
 
 def _values(models: Iterable[Mapping[str, Any]], name: str) -> str:

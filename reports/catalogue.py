@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
@@ -18,6 +18,7 @@ from qsweep.db.schema import ROW_KINDS, SETTINGS
 from qsweep.db.standing import standing
 from qsweep.db.views import TIME, VIEWS
 from qsweep.reports.source import Source, shown_schema
+from qsweep.reports.widening import VIEW, wide_rows, wide_schema, wide_table
 
 SWEEP = pa.schema([pa.field("sweep", pa.string()), pa.field("variant", pa.string())])
 """The columns that every view begins with."""
@@ -79,8 +80,10 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
     while it was read, because DuckDB reports only the text of it.
     """
 
-    def __init__(self, name: str, sources: Sequence[Source], *, names_sweeps: bool = True) -> None:
+    def __init__(self, name: str, sources: Sequence[Source], *, names_sweeps: bool = True, wide: bool = False) -> None:
         self._name = name
+        self._wide = wide and name == VIEW
+        """Whether the settings and the returned values of calls are columns: to know these, all rows are read."""
         self._counts = not names_sweeps
         """Where the query names no sweep, DuckDB asks for the first column only to count its rows."""
         self._sources = list(zip(names_of(sources), sources, strict=True))
@@ -88,8 +91,15 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
         self.shared = 0
         """Jobs that stood more than once in what was read, once for each of their sweeps, unseen by the query."""
 
-    @property
+    @cached_property
+    def _rows(self) -> list[list[dict[str, Any]]]:
+        """Of each sweep, the rows of its calls."""
+        return [wide_rows(source) if source.spec.calls else [] for _, source in self._sources]
+
+    @cached_property
     def schema(self) -> pa.Schema:
+        if self._wide:
+            return pa.schema([*SWEEP, *wide_schema(row for rows in self._rows for row in rows)])
         return view_schema(self._name)
 
     def scanner(
@@ -126,7 +136,10 @@ class Catalogued(ds.Dataset):  # type: ignore[misc]
         if self._name == "sweeps":
             return pa.Table.from_pylist([_sweep_row(label, source)], schema=SWEEPS).select(kept.names)
         own = [name for name in kept.names if name not in SWEEP.names]
-        table = source.look(self._name, own or ["job"])
+        if self._wide:
+            table = wide_table(self._rows[number], pa.schema([self.schema.field(name) for name in own or ["job"]]))
+        else:
+            table = source.look(self._name, own or ["job"])
         same = {"sweep": label, "variant": source.title}
         values = {
             name: pa.repeat(pa.scalar(same[name], pa.string()), table.num_rows) if name in same else table[name]

@@ -44,6 +44,8 @@ class Column:
     scale: float = 1.0
     decimals: int
     precision: str | None = None
+    paper_scale: float = 1.0
+    """What the paper's value is multiplied by to be in the unit of the column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,10 @@ class Declaration:
     paper: str | None = None
     paper_keys: dict[str, str] = field(default_factory=dict)
     """What the paper's file calls a row key, where it has another name."""
+    paper_rows: list[str] = field(default_factory=list)
+    """The row keys that the paper's file has; all of them, where none is named."""
+    paper_names: dict[str, str] = field(default_factory=dict)
+    """What is called otherwise in the paper's file, with what it is called here."""
     paper_spread: PaperSpread | None = None
     usual_widths: dict[str, int] = field(default_factory=dict)
     """The width of each family of networks at which it bears the paper's name."""
@@ -159,6 +165,7 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         raise InputError(
             f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, ROW_KINDS)
         )
+    of_user = ROW_KINDS[table.kind].of.of_user
     numbers = ROW_KINDS[table.kind].averaged
     for number, column in enumerate(table.columns, 1):
         if not 0 <= column.decimals <= MOST_DECIMALS:
@@ -167,12 +174,12 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         if column.precision is not None:
             allowed = "name precision among the rows"
             raise InputError("a table of means has no columns by precision", place=f"{name}: columns", allowed=allowed)
-        if column.value not in numbers:
+        if column.value not in numbers and not of_user:
             allowed = nearest(column.value, numbers)
             raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
     settings = {*Training.known(), *known_measure_settings()}
     for part, keys, known in (("rows", table.rows, {*ROW_NAMES, *settings}), ("averages", table.averages, settings)):
-        if unknown := [key for key in keys if key not in known]:
+        if not of_user and (unknown := [key for key in keys if key not in known]):
             allowed = nearest(unknown[0], known)
             raise InputError(f"{unknown[0]!r} is not a setting", place=f"{name}: {part}", allowed=allowed)
     if table.paper is not None and table.paper not in PAPERS:
@@ -202,9 +209,14 @@ def paper_values(declaration: Declaration) -> Mapping[tuple[str, ...], Mapping[s
     text = resources.files("qsweep.reports").joinpath("paper", declaration.paper).read_text(encoding="utf-8")
     found: dict[tuple[str, ...], dict[str, float]] = {}
     for row in csv.DictReader(text.splitlines()):
-        names = (declaration.paper_keys.get(key, key) for key in declaration.rows)
-        values = found.setdefault(tuple(row[name] for name in names if name in row), {})
+        names = (declaration.paper_keys.get(key, key) for key in declaration.paper_rows or declaration.rows)
+        keys = (row[name] for name in names if name in row)
+        values = found.setdefault(tuple(declaration.paper_names.get(key, key) for key in keys), {})
         if spread := declaration.paper_spread:
             row = {row[spread.by]: row[spread.value]}
-        values |= {column.name: float(row[column.name]) for column in declaration.columns if row.get(column.name)}
+        values |= {
+            column.name: float(row[column.name]) * column.paper_scale
+            for column in declaration.columns
+            if row.get(column.name)
+        }
     return found

@@ -8,6 +8,7 @@ from typing import Any
 from qsweep.db.rows import Sweep
 from qsweep.reports.declaration import Declaration, declared_tables, paper_values, tables_of
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.grid import Settings
 from qsweep.sweeps.spec import Spec, matching
 
 
@@ -41,9 +42,10 @@ def jobs_of(declaration: Declaration, spec: Spec, place: str) -> Mapping[str, Ma
         return {}
     from qsweep.db.schema import ROW_KINDS  # here: it imports Arrow, and a launch that only begins needs none
 
-    jobs = [job for job in spec.jobs() if job.kind is ROW_KINDS[declaration.kind].of]
+    jobs = spec.jobs().of(ROW_KINDS[declaration.kind].of)
+    if declaration.where is None:
+        return Settings(jobs)
     try:
-        chosen = matching(jobs, declaration.where)
+        return Settings(list(matching(jobs, declaration.where)))
     except InputError as error:
         raise InputError(error.problem, place=place, allowed=error.allowed) from None
-    return {job.identity: job.settings() for job in chosen}

@@ -14,7 +14,8 @@ from qsweep.reports.analysis.analysis import Analysis, Models, Options, analyze,
 from qsweep.reports.answers import make_tables
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table
-from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, TRAIN
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, SYNTHESIS, TRAIN
 from qsweep.sweeps.spec import Spec
 
 VIEWS = ("jobs", "attempts")
@@ -33,6 +34,9 @@ class Evidence:
     """The one row of each done job, by the kind of the job."""
     epochs: pd.DataFrame
     layers: pd.DataFrame
+    synthesis_losses: pd.DataFrame
+    synthetic_images: pd.DataFrame
+    """Those with their pixels alone."""
     tables: tuple[Table, ...]
     options: Options
     lost: tuple[Lost, ...] = ()
@@ -54,6 +58,10 @@ class Evidence:
     def distortions(self) -> pd.DataFrame:
         return self.results[DISTORTION.name]
 
+    @property
+    def syntheses(self) -> pd.DataFrame:
+        return self.results[SYNTHESIS.name]
+
     @cached_property
     def models(self) -> list[Models]:
         """The finite models, by data set and family of networks."""
@@ -65,7 +73,12 @@ class Evidence:
 
 
 def gather(source: Source, options: Options | None = None) -> Evidence:
-    """Read what there is so far."""
+    """Read what there is so far. Raises InputError for a sweep that trains nothing that qsweep knows of."""
+    if source.spec.calls:
+        raise InputError(
+            f"{source.title} calls a function or a command of yours, and this is of trainings",
+            allowed="answered: qsweep tables, qsweep query, qsweep jobs, qsweep export",
+        )
     return Evidence(
         sweep=source.sweep,
         spec=source.spec,
@@ -76,6 +89,8 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         },
         epochs=source.frame("epochs", ["job", "epoch", "train_loss", "train_accuracy"]),
         layers=source.frame("layers", ["job", "layer", "index", "bits", "step_size"]),
+        synthesis_losses=source.frame("synthesis_losses"),
+        synthetic_images=source.frame("synthetic_images").dropna(subset=["pixels"]),
         tables=tuple(make_tables(source)),
         options=options or Options(),
         lost=tuple(source.lost),

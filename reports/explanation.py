@@ -17,6 +17,7 @@ from qsweep.reports.listing import listed
 from qsweep.reports.source import Source
 from qsweep.reports.table import Cell, Row, Table
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.grid import Settings
 from qsweep.sweeps.settings import varying
 
 ORIGIN = ("attempt", "code", "torch", "device", "host", "finished_at")
@@ -82,7 +83,7 @@ def explain(source: Source, tables: Sequence[Table], address: str) -> Explanatio
 
 def _varying(source: Source, jobs: list[str]) -> dict[str, list[str]]:
     """The settings in which these jobs differ."""
-    known = {job.identity: job.settings() for job in source.jobs}
+    known = Settings(source.jobs)
     rows = [known.get(job, {}) for job in jobs]
     return {name: [str(row.get(name, "")) for row in rows] for name in varying(rows)}
 

@@ -34,6 +34,7 @@ class Picture(StrEnum):
     CURVES = "curves"
     MEASURES = "measures"
     DISTORTION = "distortion"
+    SYNTHESIS = "synthesis"
     PROGRESS = "progress"
 
 

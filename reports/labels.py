@@ -49,6 +49,9 @@ def short_layer(name: str) -> str:
 def layer_note(names: Iterable[str]) -> str:
     """What short names of layers mean; nothing where none was shortened."""
     known = set(names)
+    if any(name.endswith(".query") for name in known):
+        stages = any(name.startswith("stage") for name in known)
+        return f"Layers as in {'1.0.query: stage 1, block 0' if stages else '0.query: block 0'}, its query matrix."
     if any(name.startswith("stage") for name in known):
         return "Layers as in 3.0.2: stage 3, block 0, convolution 2 (s: its shortcut)."
     return "Layers as in 1.2: block 1, convolution 2." if any(name.startswith("block") for name in known) else ""

@@ -21,7 +21,9 @@ RULE = f"a loss beyond {TIMES:g} × ln(classes), {TIMES:g} times that of a unifo
 
 
 def is_outside(result: Mapping[Any, Any], settings: Mapping[Any, Any]) -> bool:
-    """Whether a finite loss in these results of a job is outside of reason."""
+    """Whether a finite loss in these results of a job is outside of reason: of a training, whose classes are known."""
+    if "data" not in settings:
+        return False
     values = [result[name] for name in LOSSES if result.get(name) is not None]
     limit = TIMES * math.log(data_of(settings).classes)
     return any(math.isfinite(value) and abs(value) > limit for value in values)

@@ -27,6 +27,7 @@ from qsweep.reports.formats import Picture
 from qsweep.reports.labels import counts_text, layer_note, signed_text
 from qsweep.reports.quantization import FULL
 from qsweep.reports.series import by_quantization, distorted, timeline
+from qsweep.reports.synthesis import draw_synthesis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,6 +182,13 @@ def _heat_maps(network: str, rows: pd.DataFrame, count: int) -> Figure:
     return figure
 
 
+def _synthesis(evidence: Evidence, models: Models) -> Drawn:
+    """One figure a synthesis: its first images with what the model sees in them, its losses, and its classes."""
+    mine = evidence.syntheses[evidence.syntheses["parent"].isin(models.runs.index)]
+    mine = mine[~mine["diverged"].astype(bool)]
+    return [(job[:8] if len(mine) > 1 else "", draw_synthesis(evidence, job)) for job in mine["job"]]
+
+
 def progress(evidence: Evidence) -> Figure | None:
     """Jobs done and throughput over time; None where nothing is done."""
     found = timeline(evidence.attempts, evidence.jobs.set_index("job")["kind"])
@@ -205,4 +213,5 @@ DRAWN: dict[Picture, Callable[[Evidence, Models], Drawn]] = {
     Picture.CURVES: _curves,
     Picture.MEASURES: _measures,
     Picture.DISTORTION: _distortion,
+    Picture.SYNTHESIS: _synthesis,
 }

@@ -55,7 +55,8 @@ def run_query(sql: str, sources: Sequence[Source]) -> Answer:
     import duckdb
 
     names_sweeps = bool(re.search(r"\b(?:sweep|variant)\b", sql, re.IGNORECASE))
-    views = {name: Catalogued(name, sources, names_sweeps=names_sweeps) for name in view_names()}
+    wide = bool(re.search(r"\breturned\b", sql, re.IGNORECASE))
+    views = {name: Catalogued(name, sources, names_sweeps=names_sweeps, wide=wide) for name in view_names()}
     connection = duckdb.connect(":memory:", config=LOCKS)
     try:
         for name, view in views.items():
@@ -125,7 +126,7 @@ def _explained(error: duckdb.Error, sql: str, views: Mapping[str, Catalogued]) -
         allowed = nearest(missing[1], views)
         return InputError(f"there is no view {missing[1]!r}", place=PLACE, allowed=f"{allowed} ({_hint('--tables')})")
     if missing := re.search(r'column "([^"]+)" (?:not found|was not found)', text):
-        columns = {column for view in _named(sql, views) for column in view_schema(view).names}
+        columns = {column for view in _named(sql, views) for column in views[view].schema.names}
         allowed = nearest(missing[1], columns) if len(columns) < 40 or _close(missing[1], columns) else ""
         allowed = f"{allowed} ({_hint('--schema')})" if allowed else _hint("--schema")
         return InputError(f"there is no column {missing[1]!r}", place=PLACE, allowed=allowed)

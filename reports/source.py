@@ -87,7 +87,7 @@ class Source(ABC):
         return Spec.from_json(self.sweep.spec, place=self.title)
 
     @cached_property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> Sequence[Job]:
         """Every job that the specification spans, registered or not."""
         return self.spec.jobs()
 
@@ -98,14 +98,24 @@ class Source(ABC):
 
 
 class RegistrySource(Source):
-    """A sweep of a registry, as it stands now. The views in `together` are of the same moment as the results."""
+    """A sweep of a registry, as it stands now. The views in `together` are of the same moment as the results; these are
+    of the jobs `ids` alone, if any are given."""
 
-    def __init__(self, home: Home, registry: Registry, sweep: Sweep, *, together: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        home: Home,
+        registry: Registry,
+        sweep: Sweep,
+        *,
+        together: Sequence[str] = (),
+        ids: Sequence[int] | None = None,
+    ) -> None:
         self.sweep = sweep
         self.called = sweep.name if is_meant(sweep, registry.catalogue.sweeps()) else sweep.title
         self._registry = registry
         self._store = ResultStore(home.store)
         self._together = together
+        self._ids = ids
         self.lost = []
 
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -144,7 +154,7 @@ class RegistrySource(Source):
     @cached_property
     def _moment(self) -> tuple[pa.Table, dict[str, pa.Table]]:
         """The pointers, and the views of the same moment."""
-        return self._registry.catalogue.snapshot(self.sweep.id, self._together)
+        return self._registry.catalogue.snapshot(self.sweep.id, self._together, self._ids)
 
     def _moved(self) -> pa.Table:
         """Where the counted rows of that moment lie now."""

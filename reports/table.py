@@ -14,7 +14,7 @@ from qsweep.reports.declaration import Column, Declaration, paper_values
 from qsweep.reports.outliers import is_outside
 from qsweep.reports.quantization import NAMING, Quantization, quantization_of, setting_text
 from qsweep.reports.review import doubted_cells
-from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.components import PARTS, naming_settings
 from qsweep.sweeps.datasets import data_of
 
 ROW_KEYS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -99,7 +99,19 @@ def make_table(
     committed rows, each with its `job`, and `diverged` where its kind has that. The order of the results does
     not matter: sums are exact (`math.fsum`).
     """
-    keys_of = {job: row_keys(declaration, settings) for job, settings in jobs.items()}
+    keys_of: dict[str, tuple[str, ...]] = {}
+    called: dict[str, Quantization] = {}
+    told_by = {"dataset": PARTS["data"].known(), "model": PARTS["model"].known()}
+    telling = sorted(naming_settings().union(*(told_by.get(name, {name}) for name in declaration.rows)))
+    kept: dict[tuple[Any, ...], tuple[str, ...]] = {}
+    for job, settings in jobs.items():
+        told = tuple(map(settings.get, telling))
+        if told not in kept:
+            kept[told] = row_keys(declaration, settings)
+            if "precision" in declaration.rows:
+                quantization = quantization_of(settings)
+                called[str(quantization)] = quantization
+        keys_of[job] = kept[told]
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {keys: [] for keys in keys_of.values()}
     for result in results:
         if result["job"] in keys_of:
@@ -107,11 +119,11 @@ def make_table(
     expected = Counter(keys_of.values())
     paper = paper_values(declaration)
     rows = []
-    called = {str(one): one for one in map(quantization_of, jobs.values())}
     for keys in sorted(groups, key=lambda one: _order(declaration, one, called)):
         beside = tuple(
             compare_with if name == "dataset" and compare_with else key
             for name, key in zip(declaration.rows, keys, strict=True)
+            if name in (declaration.paper_rows or declaration.rows)
         )
         rows.append(_row(declaration, keys, groups[keys], expected[keys], paper.get(beside, {}), jobs))
     rows = rows if compare_with is None else [beside_other_data(row) for row in rows]

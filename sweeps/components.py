@@ -26,9 +26,10 @@ from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
 from qsweep.sweeps.models import CifarResNet, MobileNet, MobileNetV2, NiN, ResNet, Vgg
 from qsweep.sweeps.optimizers import Adam, AdamW, RmsProp, Sgd
 from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
-from qsweep.sweeps.quantizers import FULL_PRECISION, Liq, LiqActivations, Lsq, LsqActivations
+from qsweep.sweeps.quantizers import FULL_PRECISION, Liq, LiqActivations, Lsq, LsqActivations, Vvtq, VvtqActivations
 from qsweep.sweeps.recipe import Recipe, recipe_content
 from qsweep.sweeps.start import Start
+from qsweep.sweeps.transformers import Swin, Vit
 
 FILES = "QSWEEP_COMPONENTS"
 """Names files with further components, separated as in `PATH`."""
@@ -98,7 +99,9 @@ PARTS: dict[str, Part] = {
         Choice(
             name="model",
             components=_by_name(
-                *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet))
+                *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet)),
+                _family(Vit, "qsweep.workers.models.vit:VitNetwork"),
+                _family(Swin, "qsweep.workers.models.swin:SwinNetwork"),
             ),
         ),
         Choice(
@@ -116,6 +119,12 @@ PARTS: dict[str, Part] = {
             components=_by_name(
                 _weights(Lsq, "qsweep.workers.quantizers.lsq:LsqWeights"),
                 _weights(Liq, "qsweep.workers.quantizers.liq:LiqWeights"),
+                Component(
+                    name=Vvtq.name,
+                    settings=Vvtq,
+                    implementation="qsweep.workers.quantizers.vvtq:VvtqWeights",
+                    label="VVTQ",
+                ),
             ),
             default=Lsq.name,
             width="bits",
@@ -128,6 +137,12 @@ PARTS: dict[str, Part] = {
             components=_by_name(
                 _activations(LsqActivations, "qsweep.workers.quantizers.activations:LsqSignals"),
                 _activations(LiqActivations, "qsweep.workers.quantizers.activations:LiqSignals"),
+                Component(
+                    name=VvtqActivations.name,
+                    settings=VvtqActivations,
+                    implementation="qsweep.workers.quantizers.vvtq:VvtqSignals",
+                    label="VVTQ activations",
+                ),
             ),
             default=LsqActivations.name,
             added_later=True,

@@ -19,7 +19,7 @@ from pydantic import (
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.text import shortened
 
-Value = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictInt]
+Value = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictBool | StrictInt | StrictFloat | StrictStr]
 Values = StrictBool | StrictInt | StrictFloat | StrictStr | list[StrictBool | StrictInt | StrictFloat | StrictStr]
 
 
@@ -34,9 +34,12 @@ class _BoundAxis(BaseModel):
 class _SweepFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
     title: StrictStr = ""
+    run: StrictStr | None = None
+    command: StrictStr | None = None
     tables: list[StrictStr] = Field(default_factory=list)
     keep: Literal["all", "children", "none"] = "all"
     measures: list[dict[str, Values]] = Field(default_factory=list)
+    zero_shot: list[dict[str, Values]] = Field(default_factory=list)
     compare_with: StrictStr | None = None
     fixed: dict[str, Value] = Field(default_factory=dict)
     axes: dict[str, Annotated[list[Value] | _BoundAxis, Field(union_mode="left_to_right")]] = Field(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from qsweep.sweeps.calls import COMMAND, FORMS, SEED, check_command, check_function, script_of
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting, names_of
-from qsweep.sweeps.spec import Axis, Spec
+from qsweep.sweeps.spec import Axis, Entry, Spec
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
-from qsweep.sweeps.user_code import UserCode, read_user_code, reference_of, referenced
+from qsweep.sweeps.user_code import Signature, UserCode, read_user_code, reference_of, referenced
+from qsweep.sweeps.zero_shot import known_zero_shot_settings, synthesis_settings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"
@@ -57,16 +59,83 @@ def read_code(spec: Spec, folder: Path) -> Spec:
     for axis in spec.axes:
         values += axis.values
         values += [value for _, branch in axis.branches for value in branch]
-    if not (named := referenced(values)):
-        return spec
     found: dict[str, UserCode] = {}
+    for command in _commands(spec):
+        check_command(command, _names(spec), spec.place)
+        if (script := script_of(command, folder)) is not None:
+            found[command] = read_user_code(script, folder, place=f"{spec.place}: {script}")
+    named = referenced(values)
+    if not named and not found:
+        return spec
     for text in named:
         reference = reference_of(text, place=spec.place)
         code = read_user_code(reference.path, folder, place=f"{spec.place}: {text}")
-        code.signature(reference.name, place=f"{spec.place}: {text}")
+        signature = code.signature(reference.name, place=f"{spec.place}: {text}")
         found[text] = code
+        if spec.calls:
+            spec = _settled(spec, signature)
     digests = tuple(sorted((text, code.digest) for text, code in found.items()))
-    return dataclasses.replace(spec, user_code=digests, sources=tuple(found.values()))
+    return dataclasses.replace(spec, user_code=digests, sources=tuple(found[text] for text, _ in digests))
+
+
+def _settled(spec: Spec, signature: Signature) -> Spec:
+    """The spec with the values that its function takes: those that are missing by their defaults, all of the type that
+    is asked for. Raises InputError for what the function does not take."""
+    check_function(signature, spec.place)
+    if not signature.parameters:
+        return spec
+    known = {one.name: one for one in signature.parameters}
+    given = _names(spec) - ({SEED} - known.keys())
+    if not signature.open and (unknown := sorted(given - known.keys())):
+        allowed = nearest(unknown[0], known)
+        raise InputError(f"{unknown[0]!r} is not an argument of the function", place=spec.place, allowed=allowed)
+    if missing := [name for name, one in known.items() if one.required and name not in given]:
+        raise InputError(f"{missing[0]} is missing", place=spec.place, allowed="the function has no default for it")
+
+    def checked(name: str, value: Setting, place: str) -> Setting:
+        return known[name].checked(value, place=f"{spec.place}: {place}.{name}") if name in known else value
+
+    fixed = {name: checked(name, value, "fixed") for name, value in spec.fixed}
+    fixed |= {name: one.default for name, one in known.items() if name not in given and one.default is not None}
+    axes = [
+        dataclasses.replace(
+            axis,
+            values=tuple(checked(axis.name, value, "axes") for value in axis.values),
+            branches=tuple(
+                (key, tuple(checked(axis.name, value, "axes") for value in values)) for key, values in axis.branches
+            ),
+        )
+        for axis in spec.axes
+    ]
+    return dataclasses.replace(spec, fixed=tuple(fixed.items()), axes=tuple(axes))
+
+
+def _names(spec: Spec) -> set[str]:
+    """The settings of the user's own that the sweep gives."""
+    return {name for name in (*dict(spec.fixed), *(axis.name for axis in spec.axes)) if name not in FORMS}
+
+
+def _commands(spec: Spec) -> list[str]:
+    """The command lines among its settings."""
+    values = [value for name, value in spec.fixed if name == COMMAND]
+    values += [value for axis in spec.axes if axis.name == COMMAND for value in axis.values]
+    return [value for value in values if isinstance(value, str)]
+
+
+def make_sweep(content: Mapping[str, Any], name: str, folder: Path) -> Spec:
+    """The sweep of that name with the content of a sweep file, whose paths start from the folder.
+
+    Raises InputError as `read_sweep` does.
+    """
+    from qsweep.sweeps.file_form import check_form
+
+    if not NAME.fullmatch(name):
+        raise InputError(f"{name!r} can't name a sweep", place="name", allowed=NAME_ALLOWED)
+    check_form(content, name)
+    spec = read_code(_parse(content, name, place=str(folder / f"{name}.toml")), folder)
+    for axis in spec.axes:
+        _check_axis(axis, spec)
+    return dataclasses.replace(spec, place=name)
 
 
 def source_text(name: str) -> str:
@@ -96,11 +165,15 @@ def _source(name: str) -> tuple[str, str, bool]:
 
 def _parse(content: Mapping[str, Any], name: str, *, place: str) -> Spec:
     """The sweep from the content of its file, whose form has been checked."""
-    fixed, axes, tables = content.get("fixed", {}), content.get("axes", {}), content.get("tables", [])
+    fixed, axes, tables = dict(content.get("fixed", {})), content.get("axes", {}), content.get("tables", [])
+    for form in FORMS:
+        if form in content:
+            if form in fixed or form in axes:
+                raise InputError(f"{form} stands twice", place=place)
+            fixed[form] = content[form]
     if twice := sorted(fixed.keys() & axes.keys()):
         raise InputError(f"{twice[0]!r} stands under [fixed] and under [axes]", place=place)
     _check_branches(fixed, axes, place)
-    measures = enumerate(content.get("measures", []), 1)
     return Spec(
         name=name,
         title=content.get("title") or name,
@@ -109,7 +182,8 @@ def _parse(content: Mapping[str, Any], name: str, *, place: str) -> Spec:
         tables=tuple(tables),
         declarations=_declarations(tables, place),
         keep=content.get("keep", "all"),
-        measures=tuple(_measure(entry, f"{place}: measures {number}") for number, entry in measures),
+        measures=_entries(content, "measures", place),
+        zero_shot=_entries(content, "zero_shot", place),
         compare_with=content.get("compare_with"),
         place=place,
     )
@@ -141,8 +215,13 @@ def _check_branches(fixed: Mapping[str, Any], axes: Mapping[str, Any], place: st
                     raise InputError(f"{by} is never {key!r}", place=f"{place}: axes.{name}", allowed=allowed)
 
 
-def _measure(entry: dict[str, Any], place: str) -> tuple[tuple[str, tuple[Setting, ...]], ...]:
-    """One entry of `[[measures]]`: each setting with its values; a list is an axis."""
+def _entries(content: Mapping[str, Any], part: str, place: str) -> tuple[Entry, ...]:
+    """The entries of `[[measures]]` or `[[zero_shot]]`."""
+    return tuple(_entry(entry, f"{place}: {part} {number}") for number, entry in enumerate(content.get(part, []), 1))
+
+
+def _entry(entry: dict[str, Any], place: str) -> Entry:
+    """Each setting with its values; a list is an axis."""
     for name, value in entry.items():
         if value == []:
             raise InputError("an axis needs at least one value", place=f"{place}: {name}")
@@ -193,6 +272,8 @@ def _change(spec: Spec, change: str) -> Spec:
     value = _toml_value(text.strip(), place)
     if key in known_measure_settings():
         return _change_measures(spec, key, value, place)
+    if key in known_zero_shot_settings():
+        return _change_zero_shot(spec, key, value, place)
     is_axis = isinstance(value, list) and (key not in LISTS or any(isinstance(one, list) for one in value))
     fixed = {name: old for name, old in spec.fixed if name != key}
     axes = [axis for axis in spec.axes if axis.name != key]
@@ -206,15 +287,34 @@ def _change(spec: Spec, change: str) -> Spec:
 
 def _change_measures(spec: Spec, key: str, value: Any, place: str) -> Spec:
     """`spec` with a setting changed in every entry of its measures that has it."""
-    values = _values(value if isinstance(value, list) else [value])
-    entries = []
-    for entry in spec.measures:
-        kinds = dict(entry).get("measure", ())
-        has = key == "measure" or any(key in names_of(MEASURES[str(kind)]) for kind in kinds if kind in MEASURES)
-        entries.append(tuple({**dict(entry), key: values}.items()) if has else entry)
-    if tuple(entries) == spec.measures:
+
+    def has(entry: Mapping[str, tuple[Setting, ...]]) -> bool:
+        kinds = entry.get("measure", ())
+        return key == "measure" or any(key in names_of(MEASURES[str(kind)]) for kind in kinds if kind in MEASURES)
+
+    entries = _changed(spec.measures, key, value, has)
+    if entries == spec.measures:
         raise InputError(f"no measure of {spec.name} is changed by {key}", place=place)
-    return dataclasses.replace(spec, measures=tuple(entries), place=f"{spec.place} {place}")
+    return dataclasses.replace(spec, measures=entries, place=f"{spec.place} {place}")
+
+
+def _change_zero_shot(spec: Spec, key: str, value: Any, place: str) -> Spec:
+    """`spec` with a setting changed in every entry of `[[zero_shot]]` that has it."""
+
+    def has(entry: Mapping[str, tuple[Setting, ...]]) -> bool:
+        return key == "images" or any(key in synthesis_settings(one) for one in entry.get("images", ()))
+
+    entries = _changed(spec.zero_shot, key, value, has)
+    if entries == spec.zero_shot:
+        raise InputError(f"no entry of zero_shot of {spec.name} is changed by {key}", place=place)
+    return dataclasses.replace(spec, zero_shot=entries, place=f"{spec.place} {place}")
+
+
+def _changed(
+    entries: Sequence[Entry], key: str, value: Any, has: Callable[[Mapping[str, tuple[Setting, ...]]], bool]
+) -> tuple[Entry, ...]:
+    values = _values(value if isinstance(value, list) else [value])
+    return tuple(tuple({**dict(entry), key: values}.items()) if has(dict(entry)) else entry for entry in entries)
 
 
 def _toml_value(text: str, place: str) -> Any:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
+from qsweep.sweeps.calls import Call
 from qsweep.sweeps.errors import InputError, nearest
-from qsweep.sweeps.kinds import TRAIN, Kind, kind_named
+from qsweep.sweeps.kinds import CALL, TRAIN, Kind, kind_named
 from qsweep.sweeps.measures import Measure, measure_content
 from qsweep.sweeps.settings import Setting, build, settings_of
 from qsweep.sweeps.training import CHOSEN, SET, Components, Training, chosen_of, common_content, content_of, set_of
+from qsweep.sweeps.zero_shot import Synthesis
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
+
+Asked: TypeAlias = Measure | Synthesis
+"""What a job may be asked for beside a training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,33 +31,46 @@ class Job:
     How a job is executed (backend, device, cohort, paths, retention) is no part of it.
     """
 
-    training: Training
+    training: Training = None  # type: ignore[assignment]
+    """What is trained. Only the jobs of a kind that calls the user's code have none."""
     kind: Kind = TRAIN
     parent: str | None = None
     """Identity of the job on which this one stands; None of a training."""
-    measure: Measure | None = None
+    measure: Asked | None = None
     """The settings of its kind, beside those of the training; None of a training itself."""
+    call: Call | None = None
+    """What is called; None where something is trained."""
+
+    def __post_init__(self) -> None:
+        assert (self.call is None) is (self.training is not None) is not self.kind.of_user, "a training or a call"
+
+    @classmethod
+    def of_call(cls, call: Call) -> Job:
+        """The job of one call."""
+        return cls(kind=CALL, call=call)
 
     @cached_property
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
-        parts = {**_encoded(CHOSEN, chosen_of(self.training)), **_encoded(SET, set_of(self.training))}
-        parts |= {"kind": f'"{self.kind.name}"', "parent": "null" if self.parent is None else f'"{self.parent}"'}
-        if self.measure is not None:
-            parts[self.kind.family] = _encoded_measure(self.measure)
-        text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
-        return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
+        if self.call is not None:
+            return _digest({"kind": self.kind.name, "parent": None, "call": self.call.content()}, 32)
+        texts = encoded(CHOSEN, chosen_of(self.training)), encoded(SET, set_of(self.training))
+        return identity_of(self.kind, self.parent, self.measure, *texts)
 
     @cached_property
     def cohort_key(self) -> str:
         """Equal for jobs that one engine may run side by side."""
+        if self.call is not None:
+            return self.shape
         training = self.training
         names = f"{training.data.name}/{training.model.label}"
-        return _cohort_key(self.kind, names, chosen_of(training), training.common_set(), self.measure)
+        return _cohort_key(self.kind, names, *training.common(), self.measure)
 
     @cached_property
     def shape(self) -> str:
         """What the best number of slots depends on: the model and the batches, not how long or how they train."""
+        if self.call is not None:
+            return f"{self.kind.name}/{self.call.name}/{_digest({**self.call.content(), 'settings': None}, 16)}"
         training = self.training
         content = {key: training.canonical()[key] for key in ("data", "model")}
         content["batches"] = [training.recipe.batch_size, training.recipe.precision]
@@ -60,15 +78,32 @@ class Job:
 
     @property
     def cost(self) -> float:
-        """Estimated arithmetic operations; only the order of jobs and the time left depend on it."""
+        """Estimated arithmetic operations; only the order of jobs and the time left depend on it. Of a call nothing is
+        known."""
+        if self.call is not None:
+            return 1.0
         return self.training.operations if self.measure is None else self.measure.operations(self.training)
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic that its device has to have."""
+        return "fp32" if self.call is not None else self.training.recipe.precision
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name (`bits`, `learning_rate`, …), for tables, queries and `--where`."""
+        if self.call is not None:
+            return self.call.settings()
         flat = self.training.settings()
         if self.measure is None:
             return flat
         return flat | {self.kind.family: self.measure.name, **settings_of(self.measure)}
+
+    def columns(self) -> dict[str, Any]:
+        """Its settings as the columns of its row of results: those of the user's own as one text of JSON."""
+        if self.call is None:
+            return dict(self.settings())
+        own = dict(self.call.given)
+        return {name: value for name, value in self.settings().items() if name not in own} | {"settings": _dumps(own)}
 
     def to_json(self) -> str:
         """The whole configuration, from which `from_json` makes an equal job."""
@@ -79,6 +114,8 @@ class Job:
     def from_json(cls, text: str) -> Job:
         content: Mapping[str, Any] = json.loads(text)
         settings, kind = content["settings"], kind_named(content["kind"])
+        if kind.of_user:
+            return cls(kind=kind, call=Call.from_settings(_tupled(settings), place=kind.noun))
         return cls(
             training=Training.from_settings(settings),
             kind=kind,
@@ -87,27 +124,65 @@ class Job:
         )
 
 
-# The canonical JSON of what many of a million jobs have in common, part by part.
+def _tupled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def with_training(jobs: Iterable[Job]) -> list[Job]:
+    """Those of the jobs that train a model, or stand on a training."""
+    return [job for job in jobs if job.call is None]
+
+
+def stored_settings(text: str) -> dict[str, Setting]:
+    """What `settings` of the job answers that `to_json` has written, without building each job anew."""
+    content = json.loads(text)
+    settings, shape = content["settings"], (content["kind"], *content["settings"])
+    if shape not in _ORDERS:
+        built = Job.from_json(text).settings()
+        _ORDERS[shape] = tuple(built) if built.keys() == settings.keys() else None
+    order = _ORDERS[shape]
+    if order is None:  # another version has stored it
+        return Job.from_json(text).settings()
+    return {name: tuple(one) if isinstance(one := settings[name], list) else one for name in order}
+
+
+_ORDERS: dict[tuple[str, ...], tuple[str, ...] | None] = {}
+"""By the kind of a stored job and the names of its settings the order of these; None where they are not all of them."""
+
+
+def identity_of(
+    kind: Kind, parent: str | None, measure: Asked | None, chosen: Mapping[str, str], others: Mapping[str, str]
+) -> str:
+    """The identity of a job, from the canonical JSON of its training's components (`encoded`)."""
+    parts = {**chosen, **others, "kind": f'"{kind.name}"', "parent": "null" if parent is None else f'"{parent}"'}
+    if measure is not None:
+        parts[kind.family] = _encoded_measure(measure)
+    text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:32]
+
+
 @lru_cache(maxsize=1024)
-def _encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str]:
+def encoded(names: tuple[str, ...], components: Components) -> Mapping[str, str]:
+    """The canonical JSON of these components, entry by entry of an identity. The answer is kept: nobody may change
+    it."""
     return {entry: _dumps(content) for entry, content in content_of(names, components).items()}
 
 
 @lru_cache(maxsize=1024)
-def _encoded_measure(measure: Measure) -> str:
+def _encoded_measure(measure: Asked) -> str:
     return _dumps(measure_content(measure))
 
 
 @lru_cache(maxsize=1024)
-def _cohort_key(kind: Kind, names: str, chosen: Components, common_set: Components, measure: Measure | None) -> str:
+def _cohort_key(kind: Kind, names: str, chosen: Components, others: Components, measure: Asked | None) -> str:
     """Kept, because thousands of jobs share one."""
-    shared = common_content(chosen, common_set)
+    shared = common_content(chosen, others)
     if measure is not None:
         shared[kind.family] = measure_content(measure)
     return f"{_what(kind, measure)}/{names}/{_digest(shared, 16)}"
 
 
-def _what(kind: Kind, measure: Measure | None) -> str:
+def _what(kind: Kind, measure: Asked | None) -> str:
     """What a job does, as keys begin with it."""
     return kind.name if measure is None else f"{kind.name}-{measure.name}"
 

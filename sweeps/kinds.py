@@ -46,8 +46,12 @@ class Kind:
     """The files that it works on, each of the nearest ancestor that leaves one."""
     leaves: File | None = None
     """The file that it leaves, if it leaves one."""
+    of_user: bool = False
+    """Whether its jobs call the user's code: their settings, and what they return, qsweep does not know beforehand."""
     is_calibrated: bool = False
     """Whether it takes steps of training, for which `qsweep calibrate` times the forms of the convolutions."""
+    side_by_side: bool = True
+    """Whether several jobs of a cohort are computed together; otherwise an agent takes one after another."""
 
     def __str__(self) -> str:
         return self.name
@@ -96,8 +100,30 @@ DISTORTION = Kind(
     settings=("qsweep.sweeps.measures.Distortion",),
     takes=(File.MODEL,),
 )
+SYNTHESIS = Kind(
+    name="synthesize",
+    noun="synthesis",
+    plural="syntheses",
+    runs="qsweep.workers.kinds.synthesis.Synthesize",
+    rows=("syntheses", "synthesis_losses", "synthetic_images"),
+    parents=("train",),
+    family="images",
+    settings=("qsweep.sweeps.zero_shot.Genie", "qsweep.sweeps.zero_shot.Sadag"),
+    takes=(File.MODEL,),
+    leaves=File.IMAGES,
+    side_by_side=False,
+)
 
-KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION)}
+CALL = Kind(
+    name="call",
+    noun="run",
+    plural="runs",
+    runs="qsweep.workers.kinds.call.RunCalls",
+    rows=("returned", "logged"),
+    of_user=True,
+)
+
+KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, SYNTHESIS, CALL)}
 """Every kind by its name, parents first."""
 
 

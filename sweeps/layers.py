@@ -1,4 +1,4 @@
-"""One layer of a convolutional network: its own geometry, and how it hangs together with the other layers."""
+"""One layer of a network: its own geometry, and how it hangs together with the other layers."""
 
 from __future__ import annotations
 
@@ -84,6 +84,16 @@ class ConvLayer:
         return 2 * self.weights * self.side**2
 
     @property
+    def activation(self) -> int:
+        """Numbers of the convolution's output for one image."""
+        return self.outputs * self.side**2
+
+    @property
+    def norms_single_pixels(self) -> bool:
+        """Whether batch norm sees one pixel an image, so that it can't normalize a single image."""
+        return self.norm and self.side == 1
+
+    @property
     def initial_square(self) -> float:
         """What the sum of the squares of its initial weights comes to, by the deviation of how they are drawn."""
         if self.init == "small":
@@ -122,9 +132,71 @@ class NormLayer:
         """Height and width of the output that others read."""
         return self.side
 
+    @property
+    def activation(self) -> int:
+        """Numbers of its output for one image."""
+        return self.outputs * self.side**2
+
+    @property
+    def norms_single_pixels(self) -> bool:
+        """Whether it sees one pixel an image, so that it can't normalize a single image."""
+        return self.side == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLayer:
+    """One matrix of a transformer, which is applied to each of an image's `tokens`. There is no batch norm."""
+
+    norm: ClassVar[bool] = False
+
+    name: str
+    inputs: int
+    outputs: int
+    tokens: int
+    bias: bool = True
+    outer: bool = False
+    """Whether it takes the outer bit width."""
+    attended: int = 0
+    """Of the layer behind an attention: how many tokens each one attends to, in each of the `heads`."""
+    heads: int = 1
+    init: str = "transformer"
+    """How it is initialized: normal with a deviation of 0.02 and no bias (`transformer`), or as PyTorch's modules are
+    (`default`)."""
+    counted: bool = True
+
+    @property
+    def weights(self) -> int:
+        """Number of weights, without the bias: N of the step size's gradient scale."""
+        return self.outputs * self.inputs
+
+    @property
+    def attention(self) -> int:
+        """Multiplications of the attention before it: queries with keys, and what comes of that with values."""
+        return 2 * self.tokens * self.attended * self.inputs
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of one forward pass over one image, with those of the attention before it."""
+        return 2 * (self.tokens * self.weights + self.attention)
+
+    @property
+    def activation(self) -> int:
+        """Numbers that it makes of one image, and the attention before it."""
+        return self.tokens * (self.outputs + self.heads * self.attended)
+
+    @property
+    def norms_single_pixels(self) -> bool:
+        """There is no batch norm."""
+        return False
+
+    @property
+    def initial_square(self) -> float:
+        """What the sum of the squares of its initial weights comes to, by the deviation of how they are drawn."""
+        return self.outputs / 3 if self.init == "default" else self.weights * 0.02**2
+
 
 Layer: TypeAlias = ConvLayer | NormLayer
-"""A network is a list of these."""
+"""A convolutional network is a list of these."""
 
 
 AnyLayer = TypeVar("AnyLayer", bound=Layer)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 from qsweep.sweeps.corruptions import CORRUPTED, CORRUPTIONS, LARGEST, SEVERITIES
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import KINDS
+from qsweep.sweeps.models import has_batch_norm
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
 from qsweep.sweeps.training import Training
 
@@ -66,7 +67,8 @@ class Search:
 
     def folds(self, training: Training) -> bool:
         """Whether batch norm is folded into this training's convolutions."""
-        return self.fold_bn == "all" or (self.fold_bn == "reference" and training.quantizer is None)
+        folded = self.fold_bn == "all" or (self.fold_bn == "reference" and training.quantizer is None)
+        return folded and has_batch_norm(training.model)
 
     def operations(self, training: Training) -> float:
         """Multiplications and additions of a search that takes every iteration."""
@@ -188,6 +190,7 @@ def asked_of(measure: Measure, training: Training) -> Measure:
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "all" else {}
     else:
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "none" else {}
+    changes |= {} if has_batch_norm(training.model) else {"fold_bn": "reference"}
     if training.activation_quantizer is None and (training.quantizer is None or measure.perturb == "quantized"):
         changes |= {"perturb_step": True}
     changes |= {} if measure.folds(training) else {"perturb_folded": "none"}
@@ -202,8 +205,8 @@ def measure_settings(measure: Measure) -> dict[str, Setting]:
     return {"measure": measure.name, **settings_of(measure)}
 
 
-def measure_content(measure: Measure) -> dict[str, Any]:
-    """What a measure adds to a job's identity."""
+def measure_content(measure: Any) -> dict[str, Any]:
+    """What a measure, or the settings of any other kind of job, adds to a job's identity."""
     return {"name": measure.name, **canonical(measure)}
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer, Pool, with_outer_ends
 from qsweep.sweeps.settings import Rule, setting
+from qsweep.sweeps.transformers import Swin, Vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -497,9 +498,20 @@ def _conv(
     )
 
 
-Model: TypeAlias = NiN | ResNet | CifarResNet | MobileNet | MobileNetV2 | Vgg
+Convolutional: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg | CifarResNet
+Model: TypeAlias = Convolutional | Vit | Swin
 
 
 def published_name(model: Model) -> str | None:
     """torchvision's name of this very network, if it has one trained on ImageNet."""
-    return model.published if isinstance(model, ResNet | MobileNetV2) else None
+    return model.published if isinstance(model, ResNet | MobileNetV2 | Swin) else None
+
+
+def is_transformer(model: Model | None) -> bool:
+    """Whether a network is made of matrix products and layer norms alone."""
+    return isinstance(model, Vit | Swin)
+
+
+def has_batch_norm(model: Model) -> bool:
+    """Whether a network normalizes by batch norm, which can be folded into its weights."""
+    return not is_transformer(model)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from qsweep.sweeps.layers import ConvLayer
+from qsweep.sweeps.layers import LinearLayer, NormLayer
 from qsweep.sweeps.quantizers import FULL_PRECISION
 from qsweep.sweeps.signals import Place, signals_of
 from qsweep.sweeps.training import Training
+from qsweep.sweeps.transformers import Swin, Vit
 
 IMAGE_BITS = 8
 """Of a pixel: what the first layer reads where activations are quantized and images are not."""
@@ -15,26 +16,36 @@ def bit_operations(training: Training) -> float:
     """Bit operations (BOPs) of one image: Σ k²·(inputs/groups)·outputs·side²·b_w·b_a over the layers with weights.
 
     b_w and b_a are the bit widths of a layer's weights and of what it reads: 32 where they are not quantized; outer
-    layers and signals take the outer widths. Pooling, batch norm and residuals count nothing.
+    layers and signals take the outer widths. The products of an attention count b_a². Pooling, norms and residuals
+    count nothing.
     """
     outer = getattr(training.quantizer, "outer_bits", training.bits)
-    layers = training.model.layers(training.data)
-    read = _activation_bits(training)
-    return sum(
-        one.operations / 2 * (outer if one.outer else training.bits) * read[one.name]
-        for one in layers
-        if isinstance(one, ConvLayer)
-    )
+    read, found = _activation_bits(training), 0.0
+    for one in training.model.layers(training.data):
+        if isinstance(one, NormLayer):
+            continue
+        weight_bits = outer if one.outer else training.bits
+        products = one.operations / 2
+        if isinstance(one, LinearLayer) and one.attended:
+            products -= one.attention
+            found += one.attention * read[one.name] ** 2
+        found += products * weight_bits * read[one.name]
+    return found
 
 
 def _activation_bits(training: Training) -> dict[str, int]:
     """The bit width of what each layer with weights reads."""
-    chosen, found = training.activation_quantizer, {}
-    for signal in signals_of(training.model.layers(training.data), training.data.size):
+    chosen, model, data = training.activation_quantizer, training.model, training.data
+    found = {one.name: FULL_PRECISION for one in model.layers(data)}
+    for signal in model.signals(data) if isinstance(model, Vit | Swin) else signals_of(model.layers(data), data.size):
         if chosen is None:
-            found[signal.layer] = FULL_PRECISION
-        elif signal.place is Place.IMAGES and not chosen.quantizes_images:
+            continue
+        if signal.place is Place.IMAGES and not chosen.quantizes_images:
             found[signal.layer] = IMAGE_BITS
         else:
             found[signal.layer] = chosen.bits_of(signal)
+    for name in found:
+        block, _, part = name.rpartition(".")
+        if part in ("query", "key", "value"):
+            found[name] = found.get(f"{block}.attention", FULL_PRECISION)
     return found

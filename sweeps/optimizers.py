@@ -53,9 +53,15 @@ class Adam:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
-    """`torch.optim.AdamW` (Loshchilov & Hutter 2019, arXiv 1711.05101): Adam with decoupled weight decay."""
+    """`torch.optim.AdamW` (Loshchilov & Hutter 2019, arXiv 1711.05101): Adam with decoupled weight decay.
+
+    With `decays = "matrices"` it acts on tensors of two and more dimensions alone, as transformers are trained: not on
+    biases and norms, but on positions and class tokens, as in VVTQ's published trainings.
+    """
 
     name: ClassVar[str] = "adamw"
+
+    decays: str = setting(Rule(choices=("all", "matrices")), default="all")
 
 
 @dataclass(frozen=True, kw_only=True)

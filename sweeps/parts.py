@@ -55,7 +55,8 @@ class Part:
     `name` is that of the field of `Training` and of the part's entry in an identity, unless its content stands in the
     `entry` of another. The members of a cohort have the `same`, one of the `same kind`, or `any`; even where it is the
     same they may differ in the settings `apart`. `names_rows` says that a trained model is called by this part, so that
-    no row of results is averaged over it. `content_of` is what counts of it for an identity.
+    no row of results is averaged over it. `content_of` is what counts of it for an identity, and `settled` what a built
+    component is beside those of the other parts.
     """
 
     name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 from qsweep.sweeps.settings import Rule, setting
 from qsweep.sweeps.signals import Place, Signal
@@ -51,6 +51,26 @@ class Lsq:
     bits: int = setting(WIDTHS)
     outer_bits: int = setting(WIDTHS, default=8)
     decay_step: bool = setting(default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vvtq:
+    """VVTQ's quantizer of weights (Huang et al. 2023, arXiv 2307.00331, `HuangOwen/VVTQ`), one scale a matrix.
+
+    As LSQ, but the gradient of a scale is divided by √(Qp·Σ|w|) of its current weights (`step_gradient = "module"`) and
+    not by √(N·Qp) (`"lsq"`), a scale begins where it leaves the least squared error, and a penalty draws weights
+    towards the middle of their codes: its factor rises from 0 after a quarter of the epochs to `bin_regularization` at
+    their end; 0 is none. `outer_bits` is the width of the patch embedding, of Swin's mergings and of the head (of the
+    first and the last layer of other networks). Weight decay never acts on scales.
+    """
+
+    name: ClassVar[str] = "vvtq"
+    semantics: ClassVar[int] = 1
+
+    bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)))
+    outer_bits: int = setting(Rule(choices=(2, 3, 4, 5, 6, 7, 8)), default=8)
+    step_gradient: str = setting(Rule(choices=("module", "lsq")), default="module")
+    bin_regularization: float = setting(Rule(low=0, high=1), default=0.01)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +143,33 @@ class LiqActivations(Activations):
     name: ClassVar[str] = "liq"
 
     decay_activation_step: bool = setting(default=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VvtqActivations:
+    """VVTQ's quantizer of the activations (`HuangOwen/VVTQ`), for transformers.
+
+    A step size's gradient is divided by Qp·√n, n the numbers of the batch (`activation_gradient = "module"`), or as LSQ
+    does (`"lsq"`). It begins as 2·mean|x|/√(2^(b−1) − 1). What comes out of a GELU has the levels of an unsigned
+    signal, from a learned offset on, which begins as 0. The images that a `vit` reads and what the head reads take
+    `outer_activation_bits`. No weight decay acts on step sizes.
+    """
+
+    name: ClassVar[str] = "vvtq"
+    semantics: ClassVar[int] = 1
+
+    activation_bits: int = setting(WIDTHS)
+    outer_activation_bits: int = setting(WIDTHS, default=8)
+    activation_gradient: str = setting(Rule(choices=("module", "lsq")), default="module")
+
+    @property
+    def quantizes_images(self) -> bool:
+        return True
+
+    def bits_of(self, signal: Signal) -> int:
+        """The bit width of a signal."""
+        return self.outer_activation_bits if signal.place in (Place.IMAGES, Place.OUTER) else self.activation_bits
+
+
+Stepped: TypeAlias = Lsq | Liq | Vvtq
+"""Quantizers with one step size, or clip, for each group of weights, and a width of the outer ones."""

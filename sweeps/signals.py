@@ -34,6 +34,8 @@ class Signal:
     linear: bool
     """Whether the layer that reads it is a linear one."""
     place: Place
+    after_gelu: bool = False
+    """Whether it comes out of a GELU: hardly ever below 0, and never by much."""
 
 
 def signals_of(layers: Sequence[Layer], size: int) -> tuple[Signal, ...]:

@@ -5,25 +5,34 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property, lru_cache, partial
+from operator import itemgetter
+from typing import Any, TypeAlias
 
+from qsweep.sweeps.calls import Call, is_call
 from qsweep.sweeps.chains import with_all_above
+from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.grid import Grid, Jobs, identities_of, only
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import kind_of
 from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
+from qsweep.sweeps.parts import Part
 from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
-from qsweep.sweeps.training import Training
+from qsweep.sweeps.training import SET, Training
 from qsweep.sweeps.tuning import Tuning
 from qsweep.sweeps.user_code import UserCode, with_code
 from qsweep.sweeps.where import parse_where
+from qsweep.sweeps.zero_shot import Synthesis, check_parent, synthesis_from, synthesis_settings
 
-SPANNING = ("fixed", "axes", "measures", "keep", "user_code")
-"""The parts of a specification that decide which jobs it has. (`keep` allows measures, or does not.)"""
+SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep", "user_code")
+"""The parts of a specification that decide which jobs it has. (`keep` allows what takes models, or does not.)"""
+Entry: TypeAlias = tuple[tuple[str, tuple[Setting, ...]], ...]
+"""One entry of `[[measures]]` or `[[zero_shot]]`: its settings with their values, a grid of its own."""
+Point: TypeAlias = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +44,18 @@ class Axis:
     by: str | None = None
     branches: tuple[tuple[str, tuple[Setting, ...]], ...] = ()
 
-    def at(self, point: Mapping[str, Any], place: str) -> tuple[Setting, ...]:
-        """The values of this axis where the settings of `point` are given."""
+    def branch(self, number: int) -> tuple[Setting, ...]:
+        """The values of this axis in a branch."""
+        return self.values if self.by is None else self.branches[number][1]
+
+    def at(self, point: Mapping[str, Any], place: str) -> tuple[int, tuple[Setting, ...]]:
+        """The branch where the settings of `point` are given, by its number, and its values."""
         if self.by is None:
-            return self.values
+            return 0, self.values
         value = point.get(self.by)
-        for key, values in self.branches:
+        for number, (key, values) in enumerate(self.branches):
             if key == str(value):
-                return values
+                return number, values
         raise InputError(
             f"no values for {self.by} = {value!r}",
             place=f"{place}: axes.{self.name}",
@@ -64,8 +77,10 @@ class Spec:
     """Tables of the sweep's own, declared in files beside it: name and content, as JSON."""
     keep: str = "all"
     """Which trained models stay: all, those with children, or none."""
-    measures: tuple[tuple[tuple[str, tuple[Setting, ...]], ...], ...] = ()
-    """Measures of each trained model: settings with their values, each entry a grid of its own."""
+    measures: tuple[Entry, ...] = ()
+    """Measures of each trained model."""
+    zero_shot: tuple[Entry, ...] = ()
+    """What is made of each trained model without data."""
     compare_with: str | None = None
     """The paper's data set to show beside this sweep's, if the paper does not cover this one."""
     tuning: Tuning | None = None
@@ -77,49 +92,82 @@ class Spec:
     sources: tuple[UserCode, ...] = field(default=(), compare=False, repr=False)
     """That code, where the sweep was read from its file: a launch keeps a copy."""
 
-    def jobs(self) -> list[Job]:
-        """Every job of the sweep, in order, each once: the trainings, then their measures. Raises InputError."""
-        return list(self._expansion.jobs)
+    def jobs(self) -> Jobs:
+        """Every job of the sweep, in order, each once: the trainings, then what stands on them. Raises InputError."""
+        return Jobs(self._grid, range(len(self._grid.identities)))
 
     @cached_property
-    def _expansion(self) -> Expansion:
+    def _grid(self) -> Grid:
         """The grid, expanded once in a process, however often the sweep is read from a file or a registry."""
         content = self._content()
         return _expanded(_Span(text=json.dumps([content.get(name) for name in SPANNING], sort_keys=True), spec=self))
 
-    def _expand(self) -> Expansion:
+    def _expand(self) -> Grid:
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        if is_call(given):
+            return self._expand_calls()
         if unknown := sorted(set(given) - Training.known()):
             allowed = nearest(unknown[0], Training.known())
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
-        jobs: dict[str, Job] = {}
-        uses: set[frozenset[str]] = set()
-        for point in self._points():
-            job = Job(training=Training.from_settings(point, place=self.place))
-            jobs.setdefault(job.identity, job)
-            uses.add(Training.uses(point))
-        used = frozenset[str]().union(*uses)
-        if idle := [axis.name for axis in self.axes if axis.name not in used]:
+        grid, axes = Grid(self.place), self._ordered()
+        keys = self._keys(axes)
+        for point in self._points(axes):
+            grid.add((keys[0](point), keys[1](point)), partial(self._settings, axes, point))
+        if idle := [axis.name for axis in self.axes if axis.name not in grid.used]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
-        measures = self.declared_measures() if jobs else []
-        for parent in list(jobs.values()):
+        trainings = range(len(grid.identities))
+        syntheses = self.declared_syntheses() if trainings else []
+        measures = self.declared_measures() if trainings else []
+        for place in trainings if syntheses else ():
+            parent = grid.job(place)
+            for synthesis in syntheses:
+                grid.add_child(place, self._synthesized(parent, synthesis))
+        for place in trainings if measures else ():
+            parent = grid.job(place)
             for measure in measures:
-                job = self.child(parent, measure)
-                jobs.setdefault(job.identity, job)
-        return Expansion(jobs=tuple(jobs.values()), used=used)
+                grid.add_child(place, self._asked(parent, measure))
+        return grid
 
-    def trainings(self) -> list[Job]:
+    def _expand_calls(self) -> Grid:
+        if self.measures:
+            place = f"{self.place}: measures"
+            raise InputError("measures are of trained models, and a function leaves none", place=place)
+        grid, axes = Grid(self.place), self._ordered()
+        for point in self._points(axes):
+            grid.add_call(Job.of_call(Call.from_settings(self._settings(axes, point), place=self.place)))
+        grid.used.update((*dict(self.fixed), *(one.name for one in self.axes)))
+        return grid
+
+    @property
+    def calls(self) -> bool:
+        """Whether its jobs call the user's code, and train nothing that qsweep knows of."""
+        return is_call((*dict(self.fixed), *(axis.name for axis in self.axes)))
+
+    def trainings(self) -> Jobs:
         """Those of its jobs that train a model: every other stands on one of them. Raises InputError."""
-        return [job for job in self._expansion.jobs if job.parent is None]
+        return self.jobs().trainings()
 
     def child(self, parent: Job, measure: Measure) -> Job:
         """The job that takes this measure of the parent's model. Raises InputError."""
+        asked = self._asked(parent, measure)
+        return Job(training=parent.training, kind=kind_of(asked), parent=parent.identity, measure=asked)
+
+    def _asked(self, parent: Job, measure: Measure) -> Measure:
+        """What is measured of the parent's model. Raises InputError."""
         try:
-            asked = asked_of(measure, parent.training)
+            return asked_of(measure, parent.training)
         except InputError as error:
             place = f"{self.place}: measures: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
-        return Job(training=parent.training, kind=kind_of(asked), parent=parent.identity, measure=asked)
+
+    def _synthesized(self, parent: Job, synthesis: Synthesis) -> Synthesis:
+        """How images are synthesized from the parent's model. Raises InputError."""
+        try:
+            check_parent(parent.training, synthesis)
+        except InputError as error:
+            place = f"{self.place}: zero_shot: {error.place}"
+            raise InputError(error.problem, place=place, allowed=error.allowed) from None
+        return synthesis
 
     def flatness_measures(self) -> list[Flatness]:
         """Those of the declared measures that are searches for flatness. Raises InputError."""
@@ -127,49 +175,93 @@ class Spec:
 
     def declared_measures(self) -> list[Measure]:
         """Every point of the measures' grids, as declared. Raises InputError."""
-        if self.measures and self.keep == "none":
-            raise InputError(
-                "measures take the trained models, and these are not kept",
-                place=f"{self.place}: keep",
-                allowed="allowed with measures: all, children",
-            )
+        self._check_kept("measures", self.measures)
         found = []
-        for number, entry in enumerate(self.measures, 1):
-            place = f"{self.place}: measures {number}"
+        for place, _, given in self._entries("measures", self.measures):
+            measure = measure_from(given, place=place)
+            _check_names(given, {"measure", *names_of(type(measure))}, measure.name, place)
+            found.append(measure)
+        return found
+
+    def declared_syntheses(self) -> list[Synthesis]:
+        """Every point of the grids of `zero_shot`, as declared. Raises InputError.
+
+        A setting of an entry that some of its images don't use makes no second job of those.
+        """
+        self._check_kept("zero_shot", self.zero_shot)
+        found: dict[Synthesis, None] = {}
+        for place, entry, given in self._entries("zero_shot", self.zero_shot):
+            synthesis = synthesis_from(given, place=place)
+            known = {"images"}.union(*(synthesis_settings(one) for one in entry.get("images", ())))
+            _check_names(given, known, synthesis.name, place)
+            found[synthesis] = None
+        return list(found)
+
+    def _check_kept(self, what: str, entries: Sequence[Entry]) -> None:
+        if entries and self.keep == "none":
+            takes = "measures take" if what == "measures" else f"{what} takes"
+            raise InputError(
+                f"{takes} the trained models, and these are not kept",
+                place=f"{self.place}: keep",
+                allowed=f"allowed with {what}: all, children",
+            )
+
+    def _entries(
+        self, what: str, entries: Sequence[Entry]
+    ) -> Iterator[tuple[str, Mapping[str, tuple[Setting, ...]], dict[str, Setting]]]:
+        """Every point of the entries' grids, with its entry, and the place of that for messages."""
+        for number, entry in enumerate(entries, 1):
             names = [name for name, _ in entry]
             for values in itertools.product(*(values for _, values in entry)):
-                given = dict(zip(names, values, strict=True))
-                measure = measure_from(given, place=place)
-                allowed = {"measure", *names_of(type(measure))}
-                if unknown := sorted(set(names) - allowed):
-                    raise InputError(
-                        f"{unknown[0]!r} is not a setting of {measure.name}",
-                        place=place,
-                        allowed=nearest(unknown[0], allowed),
-                    )
-                found.append(measure)
-        return found
+                yield f"{self.place}: {what} {number}", dict(entry), dict(zip(names, values, strict=True))
 
     def unused(self) -> list[str]:
         """The settings that are given but that no job uses, such as the `momentum` of a sweep without SGD."""
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
-        return [name for name in given if name not in self._expansion.used]
+        return [name for name in given if name not in self._grid.used]
 
-    def _points(self) -> Iterator[dict[str, Any]]:
-        """The grid's points. An axis that depends on another comes right after that one."""
+    def free(self) -> set[str]:
+        """The settings in which its jobs may differ: those with several values, those of measures, which leave out what
+        makes no difference, and those of components that are settled beside others. Expands nothing."""
+        given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        names = {axis.name for axis in self.axes}
+        for part in PARTS.values():
+            names |= part.known() if part.settled is not Part.settled and part.name in given else frozenset()
+        measures = self.declared_measures()
+        return names.union(*(("measure", *names_of(type(one))) for one in measures))
+
+    def _ordered(self) -> list[Axis]:
+        """The axes, the slowest first: one that depends on another comes right after that one."""
         free = [axis for axis in self.axes if axis.by is None]
         placed = {axis.name for axis in free}
         order = [axis for axis in self.axes if axis.by is not None and axis.by not in placed]
         for axis in free:
             order += [axis, *(other for other in self.axes if other.by == axis.name)]
-        return self._spread(dict(self.fixed), order)
+        return order
 
-    def _spread(self, point: dict[str, Any], axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
-        if not axes:
-            yield with_code(point, dict(self.user_code)) if self.user_code else point
+    def _points(self, axes: Sequence[Axis], point: Point = ()) -> Iterator[Point]:
+        """The grid's points: on each of these axes the branch and the place there of a value."""
+        if len(point) == len(axes):
+            yield point
             return
-        for value in axes[0].at(point, self.place):
-            yield from self._spread({**point, axes[0].name: value}, axes[1:])
+        axis = axes[len(point)]
+        branch, values = axis.at(self._settings(axes, point) if axis.by is not None else {}, self.place)
+        for place in range(len(values)):
+            yield from self._points(axes, (*point, (branch, place)))
+
+    def _keys(self, axes: Sequence[Axis]) -> tuple[Callable[[Point], Hashable], Callable[[Point], Hashable]]:
+        """What take from a point that which the components of the parts CHOSEN and SET depend on."""
+        of_set = [axis.name in frozenset().union(*(PARTS[name].known() for name in SET)) for axis in axes]
+        given = (*dict(self.fixed), *(axis.name for axis in self.axes))
+        if any(part.settled is not Part.settled and part.name in given for part in PARTS.values()):
+            return lambda point: point, _taken(of_set)  # one that is settled beside all others
+        return _taken([not one for one in of_set]), _taken(of_set)
+
+    def _settings(self, axes: Sequence[Axis], point: Point) -> dict[str, Any]:
+        """The settings of a point."""
+        placed = zip(axes, point, strict=False)
+        given = {**dict(self.fixed), **{axis.name: axis.branch(branch)[place] for axis, (branch, place) in placed}}
+        return with_code(given, dict(self.user_code)) if self.user_code else given
 
     def to_json(self) -> str:
         """Canonical JSON of the resolved specification, from which `from_json` makes an equal one."""
@@ -177,6 +269,8 @@ class Spec:
 
     def _content(self) -> dict[str, Any]:
         later: dict[str, Any] = {"measures": self.measures} if self.measures else {}
+        if self.zero_shot:
+            later["zero_shot"] = self.zero_shot
         if self.declarations:
             later["declarations"] = {name: json.loads(text) for name, text in self.declarations}
         if self.tuning:
@@ -206,23 +300,13 @@ class Spec:
                 (name, json.dumps(own, sort_keys=True)) for name, own in content.get("declarations", {}).items()
             ),
             keep=content["keep"],
-            measures=tuple(
-                tuple((name, tuple(_frozen(value) for value in values)) for name, values in entry)
-                for entry in content.get("measures", ())
-            ),
+            measures=_entries_from(content.get("measures", ())),
+            zero_shot=_entries_from(content.get("zero_shot", ())),
             compare_with=content["compare_with"],
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
             user_code=tuple(sorted(content.get("user_code", {}).items())),
             place=place,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expansion:
-    """What a grid spans: its jobs in order, and the settings that any of them uses."""
-
-    jobs: tuple[Job, ...]
-    used: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,13 +318,19 @@ class _Span:
 
 
 @lru_cache(maxsize=4)  # a command looks at one sweep, or at one and what it was before
-def _expanded(span: _Span) -> Expansion:
+def _expanded(span: _Span) -> Grid:
     return span.spec._expand()
+
+
+def _taken(wanted: Sequence[bool]) -> Callable[[Point], Hashable]:
+    """What takes the wanted places from a point."""
+    places = [place for place, one in enumerate(wanted) if one]
+    return itemgetter(*places) if places else lambda point: ()
 
 
 def variant(jobs: Sequence[Job]) -> str:
     """8 hex digits that name a variant of a sweep: the hash of its jobs, in their order."""
-    return hashlib.sha256(" ".join(job.identity for job in jobs).encode()).hexdigest()[:8]
+    return hashlib.sha256(" ".join(identities_of(jobs)).encode()).hexdigest()[:8]
 
 
 def _axis_content(axis: Axis) -> dict[str, Any]:
@@ -256,22 +346,38 @@ def _axis_from(content: Mapping[str, Any]) -> Axis:
     return Axis(name=content["name"], by=content["by"], branches=branches)
 
 
+def _entries_from(content: Sequence[Any]) -> tuple[Entry, ...]:
+    return tuple(
+        tuple((name, tuple(_frozen(value) for value in values)) for name, values in entry) for entry in content
+    )
+
+
+def _check_names(given: Mapping[str, Setting], allowed: set[str], what: str, place: str) -> None:
+    if unknown := sorted(given.keys() - allowed):
+        raise InputError(
+            f"{unknown[0]!r} is not a setting of {what}", place=place, allowed=nearest(unknown[0], allowed)
+        )
+
+
 def _frozen(value: Scalar | Sequence[int]) -> Setting:
     return tuple(value) if isinstance(value, list) else value  # type: ignore[return-value]
 
 
-def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> list[Job]:
+def select(jobs: Sequence[Job], *, where: str | None = None, limit: int | None = None) -> Sequence[Job]:
     """The jobs that `--where` admits, the first `limit` of them, and their ancestors. Raises InputError if none."""
-    chosen = matching(jobs, where)
+    if where is None and limit is None:
+        return jobs
+    chosen = [job.identity for job in matching(jobs, where)]
     if jobs and not chosen:
         raise InputError(f"none of the {len(jobs)} jobs matches", place=f"--where {shortened(where or '')!r}")
-    needed = with_all_above([job.identity for job in chosen[:limit]], {job.identity: job.parent for job in jobs})
-    return [job for job in jobs if job.identity in needed]
+    needed = with_all_above(chosen[:limit], {job.identity: job.parent for job in jobs})
+    return only(jobs, (place for place, identity in enumerate(identities_of(jobs)) if identity in needed))
 
 
-def matching(jobs: Sequence[Job], where: str | None) -> list[Job]:
-    """The jobs that `--where` admits, in their order; all of them without one. Raises InputError if it is malformed."""
+def matching(jobs: Iterable[Job], where: str | None) -> Iterable[Job]:
+    """The jobs that `--where` admits, in their order; all of them without one. `jobs` are gone through twice. Raises
+    InputError if it is malformed."""
     if where is None:
-        return list(jobs)
+        return jobs
     condition = parse_where(where, {name: value for job in jobs for name, value in job.settings().items()})
-    return [job for job in jobs if condition(job.settings())]
+    return (job for job in jobs if condition(job.settings()))

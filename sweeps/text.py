@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 CONTROLS = re.compile(
@@ -33,6 +34,14 @@ def shortened(text: str, most: int = LONGEST) -> str:
 def as_json(content: Any) -> str:
     """JSON on one line. It has no NaN and no infinity: these are null. What it doesn't know is written as text."""
     return json.dumps(jsonable(content), default=str, allow_nan=False)
+
+
+def rows_as_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What `as_json` makes of these rows. Few hold a number that is not finite, so that is looked for last."""
+    try:
+        return json.dumps(rows, default=str, allow_nan=False)
+    except ValueError:
+        return as_json(rows)
 
 
 def jsonable(content: Any) -> Any:

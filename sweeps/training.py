@@ -20,6 +20,7 @@ from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quanti
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
+from qsweep.sweeps.transformers import Swin, Vit
 
 AUGMENTATIONS = {False: ("none", "crop-flip"), True: ("none", "resized-crop")}
 """By whether the data set is streamed."""
@@ -48,13 +49,13 @@ class Training:
         Settings that this training does not use are ignored; `Training.uses` names the used ones. Raises
         InputError for a missing, unknown or impossible value.
         """
-        chosen = {name: part.build(given, place) for name, part in PARTS.items()}
-        training = cls(**{name: part.settled(chosen[name], chosen) for name, part in PARTS.items()})
-        training._check(place)
+        training = cls(**components_of(given, place))
+        training.check(place)
         return training
 
-    def _check(self, place: str | None) -> None:
-        """Raise InputError for what each setting allows and all of them together don't."""
+    def check(self, place: str | None) -> None:
+        """Raise InputError for what each setting allows and all of them together don't, the weight
+        quantizer apart."""
         where = f"{place}: " if place else ""
         milestones, batch, held_out = self.recipe.milestones, self.recipe.batch_size, self.val_images
         if list(milestones) != sorted(set(milestones)):
@@ -77,6 +78,8 @@ class Training:
         if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and not self.optimizer.momentum:
             raise InputError("nesterov needs a momentum", place=f"{where}nesterov", allowed="allowed: false")
         self._check_data(where)
+        if isinstance(self.model, Vit | Swin):
+            self.model.check(self.data, where)
         self._check_weights(where)
         ascent = getattr(self.method, "ascent_images", 0)
         for what, size, wholes, name in (
@@ -137,7 +140,7 @@ class Training:
                 f"torchvision has no such weights of {self.model.label}",
                 place=place,
                 allowed="allowed: another name, whose file you give with --weights; or a resnet of width 64 with "
-                "stem = 'large', or a mobilenet-v2 of width 32",
+                "stem = 'large', a mobilenet-v2 of width 32, or a swin of Swin-T's settings",
             )
         if self.data.classes != IMAGENET_CLASSES:
             raise InputError(
@@ -202,19 +205,19 @@ class Training:
 
     def settings(self) -> dict[str, Setting]:
         """Every setting by its flat name, in the order in which a person would list them."""
-        return {**_settings(CHOSEN, chosen_of(self)), **_settings(SET, set_of(self))}
+        return {**settings_of(CHOSEN, chosen_of(self)), **settings_of(SET, set_of(self))}
 
     def canonical(self) -> dict[str, Any]:
         """The content that a job's identity is the hash of: what has no effect is no part of it."""
         return {**content_of(CHOSEN, chosen_of(self)), **content_of(SET, set_of(self))}
 
-    def common_set(self) -> Components:
-        """What the members of a cohort have in common of the parts that are not chosen."""
-        return tuple(PARTS[name].common(component) for name, component in zip(SET, set_of(self), strict=True))
+    def common(self) -> tuple[Components, Components]:
+        """What the members of a cohort have in common of the parts that are chosen, and of the others."""
+        return common_of(CHOSEN, chosen_of(self)), common_of(SET, set_of(self))
 
     def shared(self) -> dict[str, Any]:
         """What the members of a cohort have in common: all but optimizer, quantizer and `seed`."""
-        return common_content(chosen_of(self), self.common_set())
+        return common_content(*self.common())
 
 
 Components: TypeAlias = tuple[Any, ...]
@@ -226,7 +229,7 @@ set_of: Callable[[Training], Components] = attrgetter(*SET)
 
 
 @lru_cache(maxsize=1024)
-def _settings(names: tuple[str, ...], components: Components) -> Mapping[str, Setting]:
+def settings_of(names: tuple[str, ...], components: Components) -> Mapping[str, Setting]:
     """The settings of these parts. The answer is kept: nobody may change it."""
     found: dict[str, Setting] = {}
     for name, component in zip(names, components, strict=True):
@@ -245,11 +248,21 @@ def content_of(names: tuple[str, ...], components: Components) -> dict[str, Any]
     return found
 
 
-def common_content(chosen: Components, common_set: Components) -> dict[str, Any]:
+def components_of(given: Mapping[str, Any], place: str | None) -> dict[str, Any]:
+    """What flat settings describe: the component of each part, settled beside the others. Raises InputError."""
+    chosen = {name: part.build(given, place) for name, part in PARTS.items()}
+    return {name: part.settled(chosen[name], chosen) for name, part in PARTS.items()}
+
+
+def common_of(names: tuple[str, ...], components: Components) -> Components:
+    """What the members of a cohort have in common of these parts."""
+    return tuple(PARTS[name].common(one) for name, one in zip(names, components, strict=True))
+
+
+def common_content(chosen: Components, others: Components) -> dict[str, Any]:
     """What the members of a cohort have in common, as content of its key."""
-    common = [PARTS[name].common(component) for name, component in zip(CHOSEN, chosen, strict=True)]
     found: dict[str, Any] = {}
-    for name, one in zip((*CHOSEN, *SET), (*common, *common_set), strict=True):
+    for name, one in zip((*CHOSEN, *SET), (*chosen, *others), strict=True):
         if content := PARTS[name].common_content(one):
             entry = PARTS[name].entry or name
             found[entry] = {**found.get(entry, {}), **content}
@@ -267,4 +280,4 @@ def different_needs(trainings: Iterable[Training]) -> list[Training]:
 @lru_cache(maxsize=1024)  # asked for each of up to a million jobs
 def _norms_single_pixels(model: Model, data: DataSet) -> bool:
     """Whether some batch norm sees one pixel an image, so that it can't normalize a single image."""
-    return any(one.norm and one.side == 1 for one in model.layers(data))
+    return any(one.norms_single_pixels for one in model.layers(data))

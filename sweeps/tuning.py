@@ -103,6 +103,18 @@ def _same(value: Any) -> Any:
     return value
 
 
+def check_own_metric(metric: str, mode: Mode | None) -> Mode:
+    """The mode for a number that the user's code logs or returns. Raises InputError where its name does not say it."""
+    if mode is not None:
+        return mode
+    for words, natural in ((("loss", "error"), Mode.MIN), (("accuracy",), Mode.MAX)):
+        if any(word in metric for word in words):
+            return natural
+    raise InputError(
+        f"whether more or less of {metric} is better is not known", place="--mode", allowed="allowed: min, max"
+    )
+
+
 def check_metric(metric: str, mode: Mode | None) -> Mode:
     """The mode in which this metric is tuned. Raises InputError for a metric that may not choose."""
     allowed = "allowed: " + ", ".join(METRICS)

@@ -143,6 +143,7 @@ class Cohort:
         images, labels = self._source.batch(number)
         if not self._position:
             self._engine.start_activations(images)
+        self._engine.begin(epoch, number, len(labels))
         losses, hits = self._run_step(images, labels)
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits

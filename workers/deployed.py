@@ -13,6 +13,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.models import network_of
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.stage import EPSILON, bounded
+from qsweep.workers.models.transformer import Transformer
 from qsweep.workers.quantizers.activations import tensors_of
 from qsweep.workers.quantizers.deployment import deployed_rows
 
@@ -86,7 +87,24 @@ def _layer(layer: Layer, *, rounded: bool) -> nn.Sequential:
     return found
 
 
-def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork:
+class DeployedTransformer(nn.Module):
+    """As `DeployedNetwork`, of a transformer: `tensors` holds its parameters by their names, with `_` for the dots."""
+
+    def __init__(self, network: Transformer, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._network, self._names = network, tuple(tensors)
+        self.tensors = nn.ParameterDict({_plain(name): nn.Parameter(value) for name, value in tensors.items()})
+
+    def forward(self, images: Tensor) -> Tensor:
+        tensors = {name: self.tensors[_plain(name)][None] for name in self._names}
+        return self._network.evaluate(images, self._network.views(tensors))[0].mT
+
+
+def _plain(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork | DeployedTransformer:
     """The module of a kept model (its tensors by name), in evaluation mode. Raises QsweepError if it is of another
     network."""
     try:
@@ -96,11 +114,14 @@ def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork
         raise QsweepError(f"the kept model is none of {training.model.title} ({problem})") from error
 
 
-def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork:
-    layout = network_of(training).layout
-    network = DeployedNetwork(layout.layers, {one.layer for one in layout.signals})
+def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork | DeployedTransformer:
+    computing = network_of(training)
+    layout = computing.layout
     parameters, statistics = deployed_rows(training, model, layout, torch.float32)
     found = dict(layout.named(parameters, statistics))
+    if isinstance(computing, Transformer):
+        return DeployedTransformer(computing, found).eval()
+    network = DeployedNetwork(layout.layers, {one.layer for one in layout.signals})
     signals = tensors_of(layout, layout.tensors(parameters[None], parameters[None], statistics[None]))
     state: dict[str, Tensor] = {}
     for number, layer in enumerate(layout.layers):

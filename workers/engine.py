@@ -11,8 +11,9 @@ from torch import Tensor
 
 from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import watch
+from qsweep.workers.data.source import epoch_generator
 from qsweep.workers.evaluation import cross_entropy
-from qsweep.workers.forms import Form
+from qsweep.workers.forms import SAVED, Form
 from qsweep.workers.models.forming import arithmetic_of
 from qsweep.workers.models.layout import TRAINED
 from qsweep.workers.models.network import Network
@@ -83,13 +84,27 @@ class Engine:
             self._optimizer = CohortOptimizer(trainings, self.layout, device, dtype)
             self._deployment = Deployment(trainings, self.layout, device, dtype)
         self._statistics = network.statistics(rows["statistics"])
+        batch = trainings[0].recipe.batch_size
+        self._draws = torch.zeros(network.draws, batch, dtype=torch.float32, device=device)
+        self._part = batch
+        if network.saved is not None:
+            self._part = max(1, SAVED // (network.saved * slots * self.parameters.element_size()))
+        self._data_seed = trainings[0].recipe.data_seed
         self._gradients = torch.zeros_like(self.parameters)
         self._gradient_views = [span.of(self._gradients) for span in self.layout.spans_of(*TRAINED)]
         self._trained = [spec.name for spec in self.layout.of_role(*TRAINED)]
 
     def open(self, epoch: int) -> None:
-        """Set the learning rates of an epoch (from 0)."""
+        """Set what an epoch (from 0) has of its own: learning rates, and what a quantizer penalizes."""
         self._optimizer.open(epoch)
+        self._deployment.open(epoch)
+
+    def begin(self, epoch: int, number: int, images: int) -> None:
+        """Draw what is random in a step of an epoch (both from 0) with so many images, on the CPU by its counter."""
+        if len(self._draws):
+            generator = epoch_generator(self._data_seed, epoch, f"draws/{number}")
+            drawn = torch.rand(len(self._draws), images, generator=generator)
+            self._draws[:, :images].copy_(drawn)
 
     def place(self, parameters: Tensor) -> Deployed:
         """Room to deploy these rows (M, P), which follows them when they are changed in place."""
@@ -111,7 +126,9 @@ class Engine:
         `update_statistics` says whether the batch moves the running statistics, of all models or of those that are
         true in (M, 1); batch norm uses the batch's own.
         """
-        logits, moments = self._network.train(images, deployed.views, self._arithmetic)
+        if len(labels) > self._part:
+            return self._in_parts(deployed, images, labels)
+        logits, moments = self._train(deployed, images, slice(0, len(labels)))
         losses = cross_entropy(logits, labels, self._smoothing).mean(1)
         found = torch.autograd.grad(losses.sum(), [deployed.leaves[name] for name in self._trained])
         with torch.no_grad():
@@ -121,6 +138,29 @@ class Engine:
             self._gradients[:, self.layout.hidden_biases] = 0.0
             hits = (logits.argmax(1) == labels).sum(1)
         return Pass(losses=losses.detach(), hits=hits, gradients=self._gradients)
+
+    def _train(self, deployed: Deployed, images: Tensor, places: slice) -> tuple[Tensor, Any]:
+        """The training pass of the images that stand at these places of the batch."""
+        draws = (self._draws[:, places],) if len(self._draws) else ()
+        return self._network.train(images, deployed.views, self._arithmetic, *draws)
+
+    def _in_parts(self, deployed: Deployed, images: Tensor, labels: Tensor) -> Pass:
+        """A pass of a network that has no batch norm, with sums over parts of the batch that its memory allows."""
+        leaves = [deployed.leaves[name] for name in self._trained]
+        losses = self.parameters.new_zeros(len(self.parameters))
+        hits = torch.zeros(len(self.parameters), dtype=torch.int64, device=labels.device)
+        for view in self._gradient_views:
+            view.zero_()
+        for start in range(0, len(labels), self._part):
+            places = slice(start, start + self._part)
+            logits, _ = self._train(deployed, images[places], places)
+            shares = cross_entropy(logits, labels[places], self._smoothing).sum(1) / len(labels)
+            found = torch.autograd.grad(shares.sum(), leaves)
+            with torch.no_grad():
+                torch._foreach_add_(self._gradient_views, found)
+                losses += shares
+                hits += (logits.argmax(1) == labels[places]).sum(1)
+        return Pass(losses=losses, hits=hits, gradients=self._gradients)
 
     def _update_statistics(self, which: bool | Tensor, parameters: Tensor, moments: Any, images: int) -> None:
         statistics = self._rows["statistics"]

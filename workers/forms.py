@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from qsweep.sweeps.models import Model, is_transformer
 from qsweep.sweeps.training import Training
 
 
@@ -18,7 +19,8 @@ class Form(StrEnum):
     LOOP = "loop"
     """One model after another by the library's convolutions, channels-last; see `workers.models.convolved`."""
     GROUPED = "grouped"
-    """All models as the groups of one convolution of the library, channels-last; see the same."""
+    """All models as the groups of one convolution of the library, channels-last; see the same. Transformers, which are
+    batched matrix products in any form, go by this name; see `workers.models.transformer`."""
     COMPILED_LOOP = "compiled-loop"
     """As `LOOP`, with what lies between the convolutions compiled; see `workers.models.chained`."""
     COMPILED_GROUPED = "compiled-grouped"
@@ -55,6 +57,9 @@ def is_known(slots: object, form: object) -> bool:
     return sound and isinstance(form, str) and form in {*Form, *RETIRED}
 
 
+SAVED = 1 << 33
+"""Bytes that a training pass may keep for its backward pass, where a batch may be taken in parts: part of the numerics,
+so it is no setting."""
 SMALL_IMAGE = 256
 """Pixels of an image up to which models are trained side by side on a CPU."""
 LARGE_IMAGE = 64 * 64
@@ -65,8 +70,11 @@ LARGE_SLOTS = 4
 """The same for large images on a GPU: the precisions of one network, which share the decoded images."""
 
 
-def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
-    """The forms that a calibration chooses from, for a precision on a class of devices."""
+def forms_of(precision: str, device_class: str, model: Model | None = None) -> tuple[Form, ...]:
+    """The forms that a calibration chooses from, for a precision on a class of devices, and a network (a convolutional
+    one, where none is named)."""
+    if is_transformer(model):
+        return (Form.GROUPED,)
     library: tuple[Form, ...] = (Form.LOOP, Form.GROUPED)
     if device_class.startswith("cuda"):
         library += (Form.COMPILED_LOOP, Form.COMPILED_GROUPED)
@@ -75,15 +83,22 @@ def forms_of(precision: str, device_class: str) -> tuple[Form, ...]:
     return (Form.GATHER, *library)
 
 
-def default_form(training: Training, device_class: str, *, trains: bool = True) -> tuple[int, Form]:
+def default_form(
+    training: Training, device_class: str, *, trains: bool = True, side_by_side: bool = True
+) -> tuple[int, Form]:
     """Slots and form for a training on a class of devices, before any calibration there; measured only on CPUs.
 
-    Measures of trained models (not `trains`) have one form, in single precision.
+    Measures of trained models (not `trains`) have one form, in single precision; jobs that are not computed
+    `side_by_side` one slot.
     """
+    if not side_by_side:
+        return 1, Form.LOOP
     reduced = training.recipe.precision == "bf16"
     if not trains:
         return default_slots(training, device_class), Form.GATHER
     slots = default_slots(training, device_class)
+    if is_transformer(training.model):
+        return slots, Form.GROUPED
     if training.data.size**2 > LARGE_IMAGE:
         return slots, Form.LOOP
     if device_class.startswith("cuda"):

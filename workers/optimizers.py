@@ -21,7 +21,7 @@ from qsweep.sweeps.optimizers import Adam, Optimizer, RmsProp, Sgd
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import compiled
-from qsweep.workers.models.layout import Layout
+from qsweep.workers.models.layout import AFFINE, Layout
 
 Update = Callable[..., None]
 """An update of `parameters` from `gradients` (m, P), `first` and `second`, in place, and columns (m, 1)."""
@@ -162,7 +162,8 @@ class CohortOptimizer:
     """The optimizers of the models in rows 0 to m−1, where models with the same optimizer are neighbours.
 
     Weight decay, coupled L2 or decoupled as the optimizer has it, acts on everything before the step sizes; on those of
-    weights and of activations only where their quantizers say so. The rate is that of `rate_at`.
+    weights and of activations only where their quantizers say so. With `decays = "matrices"` tensors of
+    one dimension are left out. The rate is that of `rate_at`.
     """
 
     def __init__(self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
@@ -171,6 +172,7 @@ class CohortOptimizer:
         self._device, self._dtype = device, dtype
         self._decay = _column([one.optimizer.weight_decay for one in trainings], device)
         self._step_decay = _step_decays(trainings, layout).to(device)
+        self._undecayed = _undecayed(trainings, layout, device)
         self._rates = _column([one.optimizer.learning_rate for one in trainings], device)
         self._groups: list[tuple[slice, Stepper]] = []
         for (name, _), group in groupby(enumerate(trainings), key=lambda item: update_kind(item[1].optimizer)):
@@ -192,11 +194,15 @@ class CohortOptimizer:
             stepper.update(parameters[rows], gradients[rows], first[rows], second[rows], *columns)
 
     def _decays(self, stepper: Stepper, rows: slice) -> tuple[Tensor, Tensor]:
-        """What its decay takes for these rows: (m, 1), for what comes before the step sizes and for these."""
+        """What its decay takes for these rows: (m, 1), or of each parameter, for what comes before the step sizes and
+        for these."""
         found = self._decay[rows], self._step_decay[rows]
         if stepper.decoupled:
             found = 1 - self._rates[rows] * found[0], 1 - self._rates[rows] * found[1]
-        return found[0].to(self._dtype), found[1].to(self._dtype)
+        before, steps = found[0].to(self._dtype), found[1].to(self._dtype)
+        if self._undecayed is not None:
+            before = torch.where(self._undecayed[rows], float(stepper.decoupled), before)
+        return before, steps
 
 
 class CompiledOptimizer(CohortOptimizer):
@@ -284,6 +290,19 @@ def rate_at(recipe: Recipe, rate: float, epoch: int) -> float:
     if epoch < warmup:
         rate *= recipe.warmup_factor + (1 - recipe.warmup_factor) * epoch / warmup
     return rate
+
+
+def _undecayed(trainings: Sequence[Training], layout: Layout, device: torch.device) -> Tensor | None:
+    """What weight decay leaves out before the step sizes, of each model (m, …); None if it leaves nothing out."""
+    which = torch.tensor([getattr(one.optimizer, "decays", "all") == "matrices" for one in trainings])
+    if not which.any():
+        return None
+    found = torch.zeros(layout.steps.start, dtype=torch.bool)
+    for spec in layout.of_role(*AFFINE):
+        if len(spec.shape) < 2:
+            span = layout[spec.name]
+            found[span.start : span.stop] = True
+    return (which[:, None] & found).to(device)
 
 
 def _step_decays(trainings: Sequence[Training], layout: Layout) -> Tensor:

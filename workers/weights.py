@@ -1,8 +1,8 @@
 """The weights that a training starts from: found, matched with the network's layers, and kept in the home.
 
-A file is a state_dict under torchvision's names (ResNets with the large stem, MobileNet-V2), or a model that qsweep
-kept, under its own. It is used for a network if every tensor of that network is in it with the same shape, and nothing
-else.
+A file is a state_dict under torchvision's names (ResNets with the large stem, MobileNet-V2, Swin), those of timm, DeiT
+or Swin's authors, or a model that qsweep kept, under its own. It is used for a network if every tensor of that
+network is in it with the same shape, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,19 +16,32 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.models import MobileNetV2, Model, ResNet, published_name
+from qsweep.sweeps.models import MobileNetV2, Model, ResNet, is_transformer, published_name
 from qsweep.sweeps.start import IMAGENET_WEIGHTS
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.wholefiles import digest_of
 from qsweep.workers.models import network_of
-from qsweep.workers.models.declaration import ConvLayout
-from qsweep.workers.models.layout import QUANTIZERS
+from qsweep.workers.models.layout import QUANTIZERS, Layout, Role
+from qsweep.workers.transformer_names import foreign_names, unwrapped
 
 FOLDER = "weights"
 """Beside the data: the folder in which files of weights are looked for."""
 SUFFIXES = (".pth", ".pt")
-BESIDE = ("step", "low", "high", "init_hash", "passes", "num_batches_tracked")
-"""Entries that no network here reads: what qsweep keeps beside a model's own, and what PyTorch's batch norm counts."""
+
+BESIDE = (
+    "step",
+    "low",
+    "high",
+    "module",
+    "offset",
+    "init_hash",
+    "passes",
+    "num_batches_tracked",
+    "relative_position_index",
+    "attn_mask",
+)
+"""Entries that no network here reads: what qsweep keeps beside a model's own, what PyTorch's batch norm counts, and
+what follows from a Swin Transformer's windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +80,7 @@ def read_start(training: Training, path: Path) -> Start:
     return Start(parameters=parameters, statistics=statistics, file_hash=digest)
 
 
-def packed(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> tuple[Tensor, Tensor]:
+def packed(content: Mapping[str, Any], model: Model, layout: Layout) -> tuple[Tensor, Tensor]:
     """The rows (parameters, statistics) of a state_dict, float32. Step sizes are 1 until a quantizer sets them."""
     names = tensor_names(content, model, layout)
     parameters, statistics = _blank(layout)
@@ -79,7 +92,7 @@ def packed(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> tupl
     return parameters, statistics
 
 
-def misfit(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> str | None:
+def misfit(content: Mapping[str, Any], model: Model, layout: Layout) -> str | None:
     """Why a state_dict is not this network's, in words; None if it is."""
     names = tensor_names(content, model, layout)
     wanted = dict(layout.named(*_blank(layout)))
@@ -97,18 +110,23 @@ def misfit(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> str 
     return None if extra is None else f"the network has no {extra}"
 
 
-def _blank(layout: ConvLayout) -> tuple[Tensor, Tensor]:
+def _blank(layout: Layout) -> tuple[Tensor, Tensor]:
     """Rows of zeros (parameters, statistics)."""
     return torch.zeros(layout.parameters_length), torch.zeros(layout.statistics_length)
 
 
-def tensor_names(content: Mapping[str, Any], model: Model, layout: ConvLayout) -> dict[str, str]:
+def tensor_names(content: Mapping[str, Any], model: Model, layout: Layout) -> dict[str, str]:
     """Our name of each tensor, with its name in `content`: torchvision's, or ours."""
     own = {name: name for name, _ in layout.named(*_blank(layout)) if layout.role_of(name) not in QUANTIZERS}
-    first = f"{layout.layers[0].name}.weight"
-    if first in content or not isinstance(model, ResNet | MobileNetV2) or _is_small(model):
+    first = layout.of_role(Role.WEIGHT)[0].name
+    if first in content:
         return own
-    places = {layer.name: torchvision_names(model, layer.name) for layer in layout.layers}
+    if is_transformer(model):
+        foreign = foreign_names(content, model)
+        return {name: foreign(name) for name in own}
+    if not isinstance(model, ResNet | MobileNetV2) or _is_small(model):
+        return own
+    places = {one.layer: torchvision_names(model, one.layer) for one in layout.of_role(Role.WEIGHT)}
     found = {}
     for name in own:
         layer, _, tensor = name.rpartition(".")
@@ -255,7 +273,7 @@ def _read(path: Path) -> tuple[Mapping[str, Any], str]:
         raise InputError(f"these weights can't be read: {reason}", place=str(path)) from None
     if not isinstance(content, Mapping):
         raise InputError("this is not a state_dict", place=str(path))
-    return content, digest
+    return unwrapped(content), digest
 
 
 def _network(training: Training) -> str:

@@ -76,13 +76,13 @@ def plan(
     from qsweep.orchestrator.kept_probes import kept_machine
     from qsweep.orchestrator.layout import say, show
     from qsweep.orchestrator.machine import probe
-    from qsweep.orchestrator.outlook import cohort_sheet, is_done, known_jobs, look_ahead, nothing_ahead
+    from qsweep.orchestrator.outlook import cohort_sheet, known_jobs, look_ahead, nothing_ahead
     from qsweep.orchestrator.selection import read_selection
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit)
     place = home_of(home, registry, data)
-    known = known_jobs(place, selection)
-    if not as_json and is_done(selection, known):
+    known = known_jobs(place)
+    if not as_json and not known.left(selection.chosen):
         ahead = nothing_ahead(selection)
     else:
         machine = kept_machine(place) or probe(place, [], download=False)

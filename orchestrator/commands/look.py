@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -24,12 +24,13 @@ from qsweep.orchestrator.options import (
     complete_launched,
     home_of,
 )
-from qsweep.orchestrator.terminal import write_json
+from qsweep.orchestrator.terminal import write_json, write_json_rows
 
 if TYPE_CHECKING:
     from qsweep.db.home import Home
     from qsweep.db.registry import Registry
     from qsweep.db.rows import JobRow, Sweep
+    from qsweep.orchestrator.joblist import Row
     from qsweep.reports.sheet import Sheet
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's identity, or its first digits.")]
@@ -88,7 +89,7 @@ def status(
         living = found.catalogue.agents()
         lost = lost_agents(living)
         standings = [look_at(found, sweep, lost) for sweep in sweeps]
-        held = found.agents.held() if any(not one.note for one in living) else {}
+        held = found.agents.held() if lost or any(not one.note for one in living) else {}
         stopped = stopped_since(found, standings)
         away = [one for one in found.catalogue.bundles() if one.state is AgentState.AWAY]
         losses = _losses(place, found, sweeps, sum(one.counts.done for one in standings))
@@ -97,6 +98,7 @@ def status(
         {"agent": one.id, "host": one.host, "pid": one.pid, "device": one.device, "note": one.note,
          "lost": one.id in lost}
         for one in living
+        if one.id not in lost or held.get(one.id)  # one that is gone and held nothing is nobody's concern
     ]  # fmt: skip
     remarks = [*losses, *(words for one in standings for words in one.words())]
     clusters = _remarks(place, [one.sweep.id for one in standings if one.is_open])
@@ -229,36 +231,58 @@ def jobs(
     from qsweep.orchestrator.arrow import spare_numpy
 
     spare_numpy()
-    from qsweep.orchestrator.joblist import check_columns, chosen_rows, job_rows, readable_results
+    from qsweep.orchestrator.joblist import check_columns, chosen_rows, job_rows, kept_pages, readable_results
     from qsweep.orchestrator.layout import counted
     from qsweep.orchestrator.lost_jobs import lost_agents
+    from qsweep.reports.demands import spec_of
     from qsweep.reports.source import RegistrySource, warn_of_losses
-    from qsweep.sweeps.settings import varying
-    from qsweep.sweeps.spec import matching
 
     place = home_of(home, registry)
+    wanted = columns.split(",") if columns else None
+    first = None if sort or best else limit
     with opened(place) as found:
         sweep = found.catalogue.find_sweep(name)
-        stored = {row.identity: row for row in found.catalogue.jobs(sweep.id)}
         lost = lost_agents(found.catalogue.agents())
-        source = RegistrySource(place, found, sweep)
+        kept: Iterable[Sequence[JobRow]] = kept_pages(found, sweep.id, state, where, first)
+        ids = None
+        if first is not None:  # the results of these alone are read
+            kept = list(kept)
+            ids = [row.id for page in kept for row in page]
+        source = RegistrySource(place, found, sweep, ids=ids)
         results, problem = readable_results(source)
         warn_of_losses([source])
-    members = [row.job for row in stored.values()]
-    admitted = matching(members, where) if members else []
-    kept = [stored[job.identity] for job in admitted if state in (None, stored[job.identity].state)]
-    rows = job_rows(kept, lost, results)
-    wanted = columns.split(",") if columns else None
-    check_columns(rows, wanted or (), "--columns")
-    rows = chosen_rows(rows, sort=sort, best=best)[:limit]
-    if problem:
-        typer.echo(f"note: without results: {problem}", err=True)
-    if as_json:
-        write_json(rows)
-        return
-    differing = varying([job.settings() for job in members])
+
+        def rows_of(page: Sequence[JobRow]) -> list[Row]:
+            return job_rows(page, lost, results.of([row.identity for row in page]) if results else {})
+
+        if problem:
+            typer.echo(f"note: without results: {problem}", err=True)
+        if as_json and not (sort or best or wanted):
+            write_json_rows(map(rows_of, kept))
+            return
+        stored = {row.identity: row for page in kept for row in page}
+        rows = rows_of(list(stored.values()))
+        if first is None or {name for row in rows for name in row}.issuperset(wanted or ()):
+            check_columns(rows, wanted or (), "--columns")
+        else:  # a job that is not among them may have it
+            every = [
+                row for page in kept_pages(found, sweep.id, state, where, None) for row in job_rows(page, lost, {})
+            ]
+            check_columns(every, wanted or (), "--columns")
+        rows = chosen_rows(rows, sort=sort, best=best)[:limit]
+        if as_json:
+            write_json(rows)
+            return
+        total = found.catalogue.counts(sweep.id).total
+        differing = found.catalogue.varying(sweep.id, spec_of(sweep).free)
     typer.echo(_job_table([stored[row["job"]] for row in rows], rows, differing, wanted, lost), nl=False)
-    typer.echo(f"{len(rows)} of {counted(len(stored), 'job')} of {sweep.title}", err=True)
+    typer.echo(f"{len(rows)} of {counted(total, 'job')} of {sweep.title}", err=True)
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """Values of one type: mixed ones, as settings of the user's own may be, as texts."""
+    kinds = {type(one) for one in values if one is not None}
+    return values if len(kinds) < 2 or kinds == {int, float} else [None if one is None else str(one) for one in values]
 
 
 def _job_table(
@@ -282,7 +306,7 @@ def _job_table(
     if wanted is None:
         wanted = [name for name in ("failure", *RESULTS) if any(row.get(name) is not None for row in rows)]
         wanted = [*wanted, *differing]
-    shown |= {name: [_short(row.get(name)) for row in rows] for name in wanted if name not in shown}
+    shown |= {name: _column([_short(row.get(name)) for row in rows]) for name in wanted if name not in shown}
     spare = [_spare(name, place) for place, name in enumerate(shown)]
     hint = "choose with --columns, all with --json"
     return listed(pa.table(shown), width=width_of(sys.stdout), hint=hint, spare=spare)
@@ -309,6 +333,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show the full history of a job: settings, results, its kept model, attempts, events."""
+    from qsweep.orchestrator.arrow import spare_numpy
+
+    spare_numpy()
     from qsweep.orchestrator.joblife import life_of
     from qsweep.orchestrator.layout import say
 

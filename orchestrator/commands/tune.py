@@ -95,13 +95,14 @@ def tune(
     from qsweep.orchestrator.selection import read_selection
     from qsweep.orchestrator.tuning.run import Ground, make_selection
     from qsweep.orchestrator.tuning.run import tune as see_through
-    from qsweep.sweeps.tuning import VAL_FRACTION, Tuning, check_metric
+    from qsweep.sweeps.tuning import VAL_FRACTION, Tuning, check_metric, check_own_metric
 
-    natural = check_metric(metric, mode)
     console = Screen()
     selection = read_selection(source, changes=changes or ())
+    calls = selection.spec.calls
+    natural = check_own_metric(metric, mode) if calls else check_metric(metric, mode)
     given = {*dict(selection.spec.fixed), *(axis.name for axis in selection.spec.axes)}
-    if metric.startswith("val_") and "val_fraction" not in given:
+    if not calls and metric.startswith("val_") and "val_fraction" not in given:
         tell(console, f"note: val_fraction = {VAL_FRACTION}; change it with --set")
         selection = read_selection(source, changes=[*(changes or ()), f"val_fraction={VAL_FRACTION}"])
     tuning = Tuning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ class Tried:
     """One trial: what it set, how it ended, its metrics (of the kept model if it is done, else of its last epoch)."""
 
     job: str
-    quantization: Quantization
+    quantization: Quantization | None
+    """None of a call of the user's code."""
     settings: dict[str, Setting]
     done: bool
     ending: str
@@ -52,15 +54,16 @@ def read_trials(home: Home, registry: Registry, sweep: Sweep) -> list[Tried]:
     spec = spec_of(sweep)
     assert spec.tuning is not None
     rows = registry.catalogue.jobs(sweep.id)
-    runs = {one["job"]: one for one in _read_runs(home, registry, sweep)}
+    names = (spec.tuning.metric,) if spec.calls else COLUMNS
+    runs = {one["job"]: one for one in (_read_calls if spec.calls else _read_runs)(home, registry, sweep)}
     reports = registry.trials.reports([row.id for row in rows if row.state is not State.DONE])
     axes = [axis.name for axis in spec.axes]
     found = []
     for row in rows:
         if row.identity in runs:
-            found.append(_tried(row, runs[row.identity], axes))
+            found.append(_tried(row, runs[row.identity], axes, names))
         elif row.id in reports:
-            found.append(_tried(row, reports[row.id][-1], axes))
+            found.append(_tried(row, reports[row.id][-1], axes, names))
     return sorted(found, key=lambda one: one.rank(spec.tuning) if spec.tuning else (False, 0.0))
 
 
@@ -70,7 +73,8 @@ def trial_sheets(sweep: Sweep, trials: Sequence[Tried]) -> list[Sheet]:
     assert tuning is not None
     best: dict[Quantization, Tried] = {}
     for one in trials:
-        best.setdefault(one.quantization, one)
+        if one.quantization is not None:
+            best.setdefault(one.quantization, one)
     stopped = sum(not one.done for one in trials)
     about = f"{sweep.title}, {counted(len(trials), 'trial')}, {stopped} not trained to the end"
     sheets = [_sheet(trials[:SHOWN], f"Best trials by {tuning.metric}", about)]
@@ -89,31 +93,50 @@ def _read_runs(home: Home, registry: Registry, sweep: Sweep) -> list[dict[str, A
     return rows
 
 
-def _tried(row: JobRow, told: dict[str, Any], axes: Sequence[str]) -> Tried:
+def _read_calls(home: Home, registry: Registry, sweep: Sweep) -> list[dict[str, Any]]:
+    """What each call logged last, and returned."""
+    store, pointers = ResultStore(home.store), registry.catalogue.pointers(sweep.id)
+    returned, lost = read_sound(store, "returned", pointers, ["job", "returned"])
+    logged, more = read_sound(store, "logged", pointers, ["job", "name", "value"])
+    if remark := told([*lost, *more], sweep.title):
+        warnings.warn(remark, LostResults, stacklevel=2)
+    last: dict[str, dict[str, Any]] = {}
+    for one in logged.to_pylist():
+        last.setdefault(one["job"], {})[one["name"]] = one["value"]
+    return [
+        {**last.get(one["job"], {}), **json.loads(one["returned"]), "job": one["job"]} for one in returned.to_pylist()
+    ]
+
+
+def _tried(row: JobRow, told: dict[str, Any], axes: Sequence[str], names: Sequence[str]) -> Tried:
     settings = row.job.settings()
     done = row.state is State.DONE
-    epoch = row.job.training.recipe.epochs if done else int(told["epoch"])
-    ending = {State.DONE: "done", State.CANCELLED: f"stopped at epoch {epoch}"}.get(row.state, row.state.value)
+    call = row.job.call is not None
+    epoch = int(told.get("epoch", 0)) if call or not done else row.job.training.recipe.epochs
+    at = f"step {told.get('step')}" if call else f"epoch {epoch}"
+    ending = {State.DONE: "done", State.CANCELLED: f"stopped at {at}"}.get(row.state, row.state.value)
     return Tried(
         job=row.identity,
-        quantization=quantization_of(settings),
+        quantization=None if call else quantization_of(settings),
         settings={name: settings[name] for name in axes if name in settings},
         done=done,
         ending=ending,
         epoch=epoch,
-        metrics={name: told.get(name) for name in COLUMNS},
+        metrics={name: told.get(name) for name in names},
     )
 
 
 def _sheet(trials: Sequence[Tried], title: str, subtitle: str = "") -> Sheet:
     names = [name for name in varying([one.settings for one in trials]) if name not in NAMED_BY]
-    shown = [name for name in COLUMNS if any(one.metrics[name] is not None for one in trials)]
+    known = dict.fromkeys(name for one in trials for name in one.metrics)
+    shown = [name for name in known if any(one.metrics[name] is not None for one in trials)]
+    precision = ["Precision"] * any(one.quantization is not None for one in trials)
     return Sheet(
-        headings=headings("Job", "Precision", *names, "Ended", *shown, numeric=shown, copied=["Job"]),
+        headings=headings("Job", *precision, *names, "Ended", *shown, numeric=shown, copied=["Job"]),
         rows=tuple(
             (
                 one.job[:12],
-                str(one.quantization),
+                *([str(one.quantization)] if precision else []),
                 *(str(one.settings.get(name, "–")) for name in names),
                 one.ending,
                 *(_number(one.metrics[name]) for name in shown),

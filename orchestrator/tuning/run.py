@@ -63,7 +63,8 @@ class Ground:
 def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Selection:
     """The sweep of a tuning run: the trainings that may be tried. Raises InputError."""
     trainings = tuple(job for job in selection.jobs if job.parent is None)
-    if tuning.metric.startswith("val_") and not all(job.training.val_images for job in trainings):
+    of_trainings = not selection.spec.calls
+    if of_trainings and tuning.metric.startswith("val_") and not all(job.training.val_images for job in trainings):
         raise InputError(
             f"{tuning.metric} needs a validation split, and some of the trainings hold out no images",
             place=f"{selection.spec.name}: val_fraction",
@@ -76,9 +77,9 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
         )
     spec = selection.spec
     # A sweep that measures the trials' models later has to find them: without its measures the sweep would keep none.
-    keep = "all" if spec.keep == "children" and spec.measures else spec.keep
+    keep = "all" if spec.keep == "children" and (spec.measures or spec.zero_shot) else spec.keep
     return Selection(
-        spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), keep=keep),
+        spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), zero_shot=(), keep=keep),
         label=name or f"{selection.label}-{tuning.label}",
         jobs=trainings,
         chosen=tuple(chosen),
@@ -90,7 +91,7 @@ def launched_selection(sweep: Sweep) -> Selection:
     spec = spec_of(sweep)
     assert spec.tuning is not None
     jobs = spec.jobs()
-    return Selection(spec=spec, label=sweep.label, jobs=tuple(jobs), chosen=tuple(matching(jobs, spec.tuning.where)))
+    return Selection(spec=spec, label=sweep.label, jobs=jobs, chosen=tuple(matching(jobs, spec.tuning.where)))
 
 
 def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, code: Code | None) -> Sweep:
@@ -175,10 +176,10 @@ def _fit(
     from ray import tune as ray_tune
 
     from qsweep.orchestrator.tuning.news import News
-    from qsweep.orchestrator.tuning.trial import Study, Trial
+    from qsweep.orchestrator.tuning.trial import Study, Trial, epochs_of
 
     tuning = _tuning(selection)
-    epochs = max(job.training.recipe.epochs for job in selection.chosen)
+    epochs = max(epochs_of(job) for job in selection.chosen)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(Trial, study=Study(fleet=fleet, sweep=sweep.id, tuning=tuning)),
         {"cpu": resources.cpus, "gpu": resources.gpus, "memory": resources.memory},

@@ -20,7 +20,7 @@ from ray import tune
 
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore
-from qsweep.db.rows import JobRow
+from qsweep.db.rows import Committed, JobRow
 from qsweep.db.states import State, SweepState
 from qsweep.orchestrator.backends.base import Fleet
 from qsweep.orchestrator.backends.local import worker_command
@@ -128,7 +128,7 @@ class Trial(tune.Trainable):
             return {"epoch": self._told + 1, self._study.tuning.metric: self._study.tuning.worst, "done": True,
                     "problem": str(error)}  # fmt: skip
         self._told = epoch
-        return self._report(self._known[epoch]) | {"done": epoch == self._last, "whole": epoch == self._end_at}
+        return self._report(self._known[epoch]) | {"done": epoch == self._last, "whole": self._end_at in self._known}
 
     def cleanup(self) -> None:
         self._end()
@@ -141,7 +141,7 @@ class Trial(tune.Trainable):
         self._registry.sweeps.register(self._study.sweep, [job])
         row = self._registry.catalogue.job(job.identity)
         self._id, self._identity = row.id, job.identity
-        self._epochs = self._end_at = job.training.recipe.epochs
+        self._epochs = self._end_at = epochs_of(job)
         self._last = self._registry.trials.ended_after(self._study.sweep, row.id) or self._epochs
         self._told, self._fruitless = 0, 0
         self._running, self._failed = False, False
@@ -167,14 +167,26 @@ class Trial(tune.Trainable):
         if row.state is State.DONE:
             found = self._registry.results.committed_job(row.id)
             try:
-                rows = self._results.read("epochs", found).to_pylist()
+                rows = self._history(row.job, found)
             except DamagedResults as error:  # the search goes on without its history
                 log.warning("the epochs of job %s are lost: %s", self._identity, error)
                 rows = []
-            self._known = {one["epoch"]: {name: one[name] for name in REPORTED} for one in rows}
+            self._known = {one["epoch"]: one for one in rows}
             self._end_at = max(self._known, default=self._epochs)
             self._last = min(self._last, self._end_at)
         return max(self._known, default=0)
+
+    def _history(self, job: Job, pointers: list[Committed]) -> list[dict[str, Any]]:
+        """The epochs of a finished training; of a call each step that it logged, and at last what it returned."""
+        if job.call is None:
+            rows = self._results.read("epochs", pointers).to_pylist()
+            return [{name: one[name] for name in REPORTED} for one in rows]
+        steps: dict[int, dict[str, Any]] = {}
+        for one in self._results.read("logged", pointers).to_pylist():
+            steps.setdefault(one["step"], {})[one["name"]] = one["value"]
+        (row,) = self._results.read("returned", pointers).to_pylist()
+        last = (steps[max(steps)] if steps else {}) | json.loads(row["returned"])
+        return [{"epoch": place, **values} for place, values in enumerate((*map(steps.get, sorted(steps)), last), 1)]
 
     def _advance(self) -> None:
         """Get an epoch further: let the agent go on, or find out what became of the job."""
@@ -225,5 +237,11 @@ class Trial(tune.Trainable):
                 self._listen()
 
 
+def epochs_of(job: Job) -> int:
+    """The epochs of a training; how often a call will log nobody knows."""
+    return ENDLESS if job.call is not None else job.training.recipe.epochs
+
+
+ENDLESS = 1 << 20
 REPORTED = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
 """Columns of `epochs` that a report has too."""

@@ -34,6 +34,15 @@ from qsweep.reports.analysis.correlation import (
     sign_errors,
 )
 from qsweep.reports.analysis.measured import Quantity, flatness_quantities, quantities
+from qsweep.reports.analysis.methods import (
+    FLATTER_THAN_PLAIN,
+    METHOD,
+    FlatOrSharp,
+    Methods,
+    flat_or_sharp,
+    judge,
+    methods_of,
+)
 from qsweep.reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
 from qsweep.reports.frames import texts_of
 from qsweep.reports.outliers import is_outside
@@ -45,6 +54,8 @@ from qsweep.sweeps.spec import Spec
 from qsweep.sweeps.training import Training
 
 GAP = "generalization_gap"
+MEASURED = (FLATTER.name, FLATTER_THAN_PLAIN.name)
+"""The claims that rest on measures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,8 @@ class Analysis:
     associations: tuple[Association, ...]
     comparisons: tuple[tuple[str, Paired], ...]
     claims: tuple[Claim, ...]
+    flat_or_sharp: tuple[FlatOrSharp, ...] = ()
+    """Of each group with quantized and sharpness-aware models and measures of their flatness."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,6 +116,19 @@ class Models:
     def table(self, metric: str) -> pd.DataFrame:
         """One row a configuration, one column a `Quantization`."""
         return matched(self.runs[metric], self.runs["quantization"], self.configuration)
+
+    def methods(self) -> Methods:
+        """The same models by the methods that they were trained by."""
+        bare: Any = self.runs.drop(columns=[*METHOD.known(), "quantization"], errors="ignore").to_dict("records")
+        called: Any = quantizations(bare)
+        return Methods(
+            group=self.group,
+            runs=self.runs,
+            method=methods_of(self.runs),
+            beside=_configurations(self.runs, METHOD.known()),
+            quantization=pd.Series(called, self.runs.index, object),
+            configuration=self.configuration,
+        )
 
     def variants(self) -> list[Models]:
         """The models of each variant, which differ in the bits of their weights alone, beside full precision."""
@@ -139,6 +165,8 @@ def analyze(
     associations: list[Association] = []
     comparisons: list[tuple[str, Paired]] = []
     claims: list[Claim] = []
+    answers: list[FlatOrSharp] = []
+    flatness = flatness_quantities(spec, measures)
     for models in group_models(spec, known) if groups is None else groups:
         associations += _associate(models, spec, measures, options.resampling)
         tables = {metric: models.table(metric) for metric in METRICS}
@@ -147,6 +175,10 @@ def analyze(
         for variant in models.variants():
             judged = _judge(variant, spec, measures, layers, options)
             claims += _marked(judged, variant, spec, runs, measures)
+        methods = models.methods()
+        claims += _marked(judge(methods, flatness), models, spec, runs, measures)
+        if (answer := flat_or_sharp(methods, flatness)) is not None:
+            answers.append(answer)
     return Analysis(
         sweep=title,
         expected=len(spec.trainings()),
@@ -157,6 +189,7 @@ def analyze(
         associations=tuple(associations),
         comparisons=tuple(comparisons),
         claims=tuple(claims),
+        flat_or_sharp=tuple(answers),
     )
 
 
@@ -173,7 +206,7 @@ def group_models(spec: Spec, runs: pd.DataFrame) -> Iterator[Models]:
             group=f"{data_of(group.iloc[0].to_dict()).title} {_family(str(model))}",
             runs=_called(group),
             grid=place_in_grid(group, spec.axes),
-            configuration=_configurations(group),
+            configuration=_configurations(group, naming_settings()),
         )
 
 
@@ -189,9 +222,9 @@ def _family(model: str) -> str:
     return str(getattr(PARTS["model"].components[model].settings, "family", model))
 
 
-def _configurations(runs: pd.DataFrame) -> pd.Series:
-    """Every setting but those that models are called by, as one text a model: equal for models to compare."""
-    others = Training.known() - naming_settings()
+def _configurations(runs: pd.DataFrame, but: frozenset[str]) -> pd.Series:
+    """Every setting but these, as one text a model: equal for models to compare."""
+    others = Training.known() - but
     columns = [texts_of(runs[name]) for name in runs.columns if name in others]
     return pd.Series([json.dumps(row) for row in zip(*columns, strict=True)], index=runs.index)
 
@@ -265,7 +298,7 @@ def _marked(
     measured = {job.identity for job in jobs if "measures" in job.kind.rows}
     notes = [_partial(trained, runs, "models"), _partial(measured, measures, "measures")]
     return [
-        replace(claim, note="; ".join(note for note in (notes if claim.name == FLATTER.name else notes[:1]) if note))
+        replace(claim, note="; ".join(note for note in (notes if claim.name in MEASURED else notes[:1]) if note))
         for claim in claims
     ]
 

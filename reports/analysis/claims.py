@@ -16,6 +16,8 @@ from qsweep.reports.analysis.ranks import page, signed_rank_equivalence
 from qsweep.reports.quantization import Quantization
 
 EIGHT = 8
+SAQ = "SAQ"
+"""Where claims about training methods are made; all others stand in a table or figure of QGen."""
 
 
 class Verdict(StrEnum):
@@ -63,6 +65,11 @@ class Claim:
     method: str = ""
     note: str = ""
     """What limits the verdict: which part of the sweep it speaks of."""
+
+    @property
+    def source(self) -> str:
+        """Where it is made, in words."""
+        return f"{self.where}'s paper" if self.where == SAQ else f"{self.where} of the paper"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +138,12 @@ def trend(statement: Statement, table: pd.DataFrame, *, quantity: str, group: st
     numbers = [Number(label=f"{quantity} at {one}", value=float(complete[one].mean())) for one in widths]
     for (high, low), shift in zip(steps, shifts, strict=True):
         label = f"{quantity}: {low} − {high}"
-        numbers.append(_number(label, shift, towards=1 if grows else -1))
+        numbers.append(number_of(label, shift, towards=1 if grows else -1))
     ordered = complete[widths if grows else widths[::-1]].to_numpy(dtype=np.float64)
-    return _of_trend(statement, group, ordered, numbers, len(widths))
+    return of_trend(statement, group, ordered, numbers, len(widths))
 
 
-def _number(label: str, shift: Shift, *, towards: int, note: str = "") -> Number:
+def number_of(label: str, shift: Shift, *, towards: int, note: str = "") -> Number:
     """A difference with the verdict that its interval gives; the claim is about the sign `towards`."""
     return Number(
         label=label,
@@ -154,7 +161,7 @@ BY_SIGN = {1: Verdict.SUPPORTED, 0: Verdict.UNDECIDED, -1: Verdict.CONTRADICTED}
 """The verdict on a difference by where its interval lies: on the claimed side of 0, on both, on the other."""
 
 
-def _of_trend(
+def of_trend(
     statement: Statement, group: str, ordered: np.ndarray, numbers: Sequence[Number], precisions: int
 ) -> Claim:
     """`ordered` has its columns in the order in which the claim says that they rise."""
@@ -271,7 +278,7 @@ def flatter(found: Sequence[Quantity], quantization: pd.Series, configuration: p
     numbers = []
     for (label, difference, saturated), shift in zip(rows, simultaneous([one for _, one, _ in rows]), strict=True):
         share = f"flatter in {int((difference < 0).sum())} of {len(difference)}"
-        numbers.append(_number(label, shift, towards=-1, note=share + (", saturated" if saturated else "")))
+        numbers.append(number_of(label, shift, towards=-1, note=share + (", saturated" if saturated else "")))
     return FLATTER.judged(group, *_of_flatness(numbers), numbers)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,13 @@ def _positions(runs: pd.DataFrame, axis: Axis) -> list[int]:
         ranks = {None: 0, **_ranks(axis.values)}
         return [ranks[key] for key in keys]
     branches = {name: {None: 0, **_ranks(values)} for name, values in axis.branches}
-    return [branches[str(_key(by))][key] for by, key in zip(runs[axis.by], keys, strict=True)]
+    return [branches[_branch(by, branches)][key] for by, key in zip(runs[axis.by], keys, strict=True)]
+
+
+def _branch(value: Any, names: Collection[str]) -> str:
+    """The name of a branch as the sweep file has it: a whole number is a float in a column with gaps."""
+    text = str(value.item() if isinstance(value, np.generic) else value)
+    return text if text in names or not isinstance(value, float | np.floating) else f"{value:g}"
 
 
 def _ranks(values: Sequence[Any]) -> dict[Any, int]:

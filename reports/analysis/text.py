@@ -12,6 +12,7 @@ import numpy as np
 from qsweep.reports.analysis.analysis import Analysis, Association, Options
 from qsweep.reports.analysis.claims import Claim, Number
 from qsweep.reports.analysis.correlation import RESAMPLED, Environment
+from qsweep.reports.analysis.methods import FlatOrSharp
 from qsweep.reports.analysis.pairing import ALPHA, Paired
 from qsweep.reports.analysis.ranks import SIGNED_PAIRS
 from qsweep.reports.outliers import RULE
@@ -40,7 +41,8 @@ def analysis_parts(analysis: Analysis) -> list[Part]:
     head = f"# {analysis.sweep}: {analysis.done} of {analysis.expected} models"
     if analysis.left_out:
         head += f", {analysis.left_out} of them diverged and left out"
-    parts: list[Part] = [head, *outside_notes(analysis), "## The paper's claims", _claims(analysis.claims)]
+    parts: list[Part] = [head, *outside_notes(analysis), *_answers(analysis.flat_or_sharp)]
+    parts += ["## The paper's claims", _claims(analysis.claims)]
     parts += [*_numbers(analysis.claims), claim_note(analysis.options)]
     if analysis.comparisons:
         parts += ["## Each precision against FP32, over matched configurations", _comparisons(analysis)]
@@ -48,6 +50,19 @@ def analysis_parts(analysis: Analysis) -> list[Part]:
     if analysis.associations:
         parts += ["## What goes with the generalization gap", _associations(analysis.associations)]
         parts.append(_listed(ASSOCIATION_NOTES))
+    return parts
+
+
+def _answers(found: Sequence[FlatOrSharp]) -> list[Part]:
+    parts: list[Part] = ["## Flat or sharp?"] if found else []
+    for one in found:
+        names = (*one.quantization, *one.methods)
+        rows = [[label, *(str(cells.get(name, "")) for name in names)] for label, cells in one.rows]
+        answers = [
+            (f"- {each.question} {each.verdict}", *(f"  - {line}" for line in each.details)) for each in one.answers()
+        ]
+        parts += [f"### {one.group}", "\n".join(line for lines in answers for line in lines)]
+        parts.append(table(["Measure (convention)", *names], rows, texts=1 + len(names)))
     return parts
 
 

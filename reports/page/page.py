@@ -13,7 +13,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from qsweep.db.losses import counted
-from qsweep.reports.analysis.claims import Claim
+from qsweep.reports.analysis.claims import SAQ, Claim
+from qsweep.reports.analysis.methods import Answer, FlatOrSharp
 from qsweep.reports.analysis.text import (
     ASSOCIATION_NOTES,
     claim_note,
@@ -81,7 +82,9 @@ def render_page(evidence: Evidence) -> str:
         lead=_lead(evidence),
         facts=_facts(evidence),
         contents=list(_contents(evidence, charts)),
+        answers=_answers(evidence.analysis.flat_or_sharp),
         claims=_claims(evidence.analysis.claims),
+        about_methods=any(claim.where == SAQ for claim in evidence.analysis.claims),
         reason_of=reason_of,
         claim_note=" ".join([claim_note(evidence.analysis.options), *outside_notes(evidence.analysis)]),
         tables=tables,
@@ -153,6 +156,8 @@ def _duration(seconds: float) -> str:
 
 
 def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if evidence.analysis.flat_or_sharp:
+        yield "answer", "Flat or sharp?"
     yield "claims", "Claims"
     yield "tables", "Tables"
     if evidence.models:
@@ -162,6 +167,28 @@ def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str,
             yield anchor, name
     yield "progress", "Progress"
     yield "provenance", "Provenance"
+
+
+def _answers(found: Sequence[FlatOrSharp]) -> list[tuple[str, list[Answer], PageTable]]:
+    """Of each group: its name, the answer in words, and the table behind it."""
+    return [(one.group, one.answers(), _answer_table(one)) for one in found]
+
+
+def _answer_table(one: FlatOrSharp) -> PageTable:
+    names = (*one.quantization, *one.methods)
+    rows = tuple(
+        (PageCell(text=label, words=True), *(PageCell(text=str(cells.get(name, "")), words=True) for name in names))
+        for label, cells in one.rows
+    )
+    remark = "In how many pairs the first of the two is flatter stands in brackets. " + (
+        "Methods are compared over quantized models alone."
+    )
+    return PageTable(
+        caption=f"{one.group}: flatter or sharper, by measure and convention.",
+        header=(("Measure (convention)", False), *((name, False) for name in names)),
+        rows=rows,
+        remarks=(remark,),
+    )
 
 
 def _claims(claims: Sequence[Claim]) -> list[tuple[str, list[tuple[Claim, PageTable]]]]:

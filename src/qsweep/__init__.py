@@ -7,14 +7,20 @@ epochs = qsweep.results("digits-grid", "epochs")  # one row per epoch of each mo
 gaps = qsweep.query("SELECT bits, avg(generalization_gap) AS gap FROM runs GROUP BY bits")
 print(qsweep.tables("digits-grid", against_paper=True))
 model = qsweep.load_model(runs.job[0])           # a torch.nn.Module
+
+sweep = qsweep.Sweep("forest", run="file:train.py:train", axes={"trees": [10, 100], "seed": [0, 1, 2]})
+sweep.launch()
+print(sweep.tables())
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from qsweep.sweeps.errors import InputError, QsweepError
 
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 
     from qsweep.db.home import Home
 
-__all__ = ["InputError", "QsweepError", "load_model", "query", "results", "tables"]
+__all__ = ["InputError", "QsweepError", "Sweep", "load_model", "query", "results", "tables"]
 
 
 def query(
@@ -133,6 +139,104 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
     from qsweep.workers.deployed import deployed
 
     return deployed(row.job.training, load(place.models / row.model_file, row.model_hash))
+
+
+class Sweep:
+    """A sweep made in Python: the same as a sweep file NAME.toml with this content, in whatever folder you are.
+
+    `fixed` holds settings with one value, `axes` those with several (or `{"by": …}`), as in the file. `run` is a
+    function of a file of yours, as `file:PATH:NAME` (from the `folder`) or as itself; `command` a command line with
+    `{setting}` in it; without both, the settings are those of a training. `options` are the other keys of a sweep file:
+    `title`, `tables`, `measures`, `keep`, `compare_with`. Raises InputError where the file would be refused.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        fixed: Mapping[str, Any] | None = None,
+        axes: Mapping[str, Any] | None = None,
+        run: str | Callable[..., Any] | None = None,
+        command: str | None = None,
+        folder: str | Path = ".",
+        home: str | Path | None = None,
+        registry: str | None = None,
+        **options: Any,
+    ) -> None:
+        from qsweep.sweeps.files import make_sweep
+
+        called = {"run": _reference(run), "command": command}
+        content = options | {key: value for key, value in called.items() if value is not None}
+        content |= {"fixed": dict(fixed or {}), "axes": dict(axes or {})}
+        self._home, self._registry = home, registry
+        self.spec = make_sweep(content, name, Path(folder).absolute())
+        self.name = name
+
+    def plan(self) -> pd.DataFrame:
+        """Every job as a row of its settings, in order, by its identity. Starts nothing."""
+        import pandas as pd
+
+        jobs = self.spec.jobs()
+        index = pd.Index([job.identity for job in jobs], name="job")
+        return pd.DataFrame([job.settings() for job in jobs], index=index)
+
+    def launch(
+        self,
+        *,
+        workers: int | None = None,
+        where: str | None = None,
+        limit: int | None = None,
+        time_limit: float | None = None,
+        detach: bool = False,
+        code: Literal["frozen", "current"] | None = None,
+    ) -> None:
+        """Run what is missing, on this machine, as `qsweep launch` does; again to resume. Raises QsweepError if jobs
+        failed."""
+        from qsweep.db.rules import LEASE
+        from qsweep.orchestrator.backends.choice import BackendName, Wish, choose
+        from qsweep.orchestrator.freezing import Code
+        from qsweep.orchestrator.launcher import Execution, launch
+        from qsweep.orchestrator.selection import selection_of
+
+        launched = launch(
+            _home(self._home, self._registry),
+            selection_of(self.spec, where=where, limit=limit),
+            lambda: choose(Wish(name=BackendName.LOCAL, options={})),
+            Execution(workers=workers, lease=LEASE, time_limit=time_limit, detach=detach),
+            code=None if code is None else Code(code),
+        )
+        if detach:
+            return
+        from qsweep.db.registry import Registry
+
+        with Registry.open(_home(self._home, self._registry).registry) as opened:
+            failed = opened.catalogue.counts(launched.id).failed
+        if failed:
+            raise QsweepError(f"{failed} jobs failed; see: qsweep jobs {launched.title} --state failed")
+
+    def results(self, kind: str | None = None) -> pd.DataFrame:
+        """What is done so far, a row a job: for a function or command its settings and what it returned."""
+        if kind is None and self.spec.calls:
+            return query("SELECT * FROM returned", sweep=self.name, home=self._home, registry=self._registry)
+        return results(self.name, kind or "runs", home=self._home, registry=self._registry)
+
+    def tables(self, form: str = "markdown", *, spread: bool = False) -> str:
+        """Its tables from the results so far."""
+        return tables(self.name, form=form, spread=spread, home=self._home, registry=self._registry)
+
+
+def _reference(run: str | Callable[..., Any] | None) -> str | None:
+    """A function as `file:PATH:NAME`. Raises InputError for one that stands in no file."""
+    if run is None or isinstance(run, str):
+        return run
+    import inspect
+
+    name, file = getattr(run, "__qualname__", ""), None
+    with contextlib.suppress(TypeError):
+        file = inspect.getsourcefile(run)
+    if file is None or not Path(file).is_file() or not name.isidentifier():
+        raise InputError("run is no function of a file", place="run", allowed="write it into a file: file:PATH.py:NAME")
+    return f"file:{Path(file).absolute()}:{name}"
 
 
 def _path(path: str | Path | None) -> Path | None:

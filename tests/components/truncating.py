@@ -76,6 +76,8 @@ class TruncatedWeights:
         gradients[:, self._weights] *= rounding
         self._layout.steps.of(gradients).zero_()
 
+    def open(self, epoch: int, epochs: int) -> None: ...
+
     def restrain(self, rows: Tensor) -> Tensor:
         steps = self._layout.steps.of(rows)
         low = (steps <= 0).sum(1)

@@ -312,7 +312,7 @@ def test_the_one_whose_results_were_taken_over_is_refused_with_one_message(tmp_p
     with Registry.open(copy.registry) as registry:  # as if on another machine, from which the first can't be seen
         known = registry.catalogue.store()
         assert known is not None
-        seat = json.dumps(["far " + json.loads(known.seat)[0], 1, "far away"])
+        seat = json.dumps(["far " + json.loads(known.seat)[0], 1, "far away", ""])
         registry._database.write(lambda t: t.run(sa.text("UPDATE store SET seat = :seat"), {"seat": seat}))
         settle_belonging(copy, registry)
     shown = copy.registry.removeprefix("sqlite:///").partition("?")[0].rpartition("/")[2]
@@ -365,3 +365,16 @@ def test_a_launch_that_was_killed_between_registry_and_results_goes_on(tmp_path:
         mark = ResultStore(home.store).mark()
         assert mark is not None
         assert mark.incarnation == "new"
+
+
+def test_containers_on_one_machine_have_one_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"sqlite:///{tmp_path}/registry.db"
+    Registry.open(address, create=True).close()
+    home = sharing(tmp_path / "one", address, f"file://{tmp_path}/bucket")
+    settled(home)
+    with Registry.open(address) as registry:
+        before = check_belonging(home, registry, writing=True)
+        monkeypatch.setattr("socket.gethostname", lambda: "another")
+        assert check_belonging(home, registry, writing=True) == before
+        settle_belonging(home, registry)
+        assert check_belonging(home, registry, writing=True) == before

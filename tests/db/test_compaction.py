@@ -21,7 +21,7 @@ from qsweep.db.custody import Overtaken
 from qsweep.db.garbage import GRACE, collect_garbage, find_garbage
 from qsweep.db.publications import FAN
 from qsweep.db.registry import Registry
-from qsweep.db.results import ResultStore
+from qsweep.db.results import DamagedResults, ResultStore
 from qsweep.db.schema import ROW_KINDS
 from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, environment
@@ -434,6 +434,16 @@ def test_publications_that_cannot_be_merged_are_set_aside(tmp_path: Path) -> Non
     assert merge_as_agents_do(made) == 1
     assert levels(made) == {-1: 2, 1: 1}
     assert {first, second} < counted_files(made)
+
+
+def test_nothing_is_set_aside_while_the_store_is_away(tmp_path: Path) -> None:
+    made = many(tmp_path, str(tmp_path / "home" / "registry.db"), FAN)
+    made.home.results.rename(tmp_path / "away")
+    with pytest.raises(DamagedResults, match=f"{FAN} of {FAN} results files"):
+        merge_as_agents_do(made)
+    (tmp_path / "away").rename(made.home.results)
+    assert merge_as_agents_do(made) == 1
+    assert levels(made) == {1: 1}
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ COMMANDS = [
     "doctor",
     "db",
     "query",
+    "init",
     "compact",
     "export",
     "pack",
@@ -89,7 +90,15 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("cifar100-distortion", 912),
         ("digits-distortion", 912),
         ("digits-sam", 44),
+        ("digits-transformers", 96),
+        ("digits-saq", 474),
+        ("flat-or-sharp", 2220),
+        ("saq-cifar100", 80),
+        ("saq-cifar100-float", 2),
+        ("saq-imagenet", 12),
+        ("digits-zeroshot", 2),
         ("imagenet-resnets", 128),
+        ("imagenet-transformers", 102),
         ("imagenet-distortion", 912),
     }
     assert "[axes.learning_rate]" in here("sweeps", "cifar10-grid").stdout
@@ -111,6 +120,9 @@ def test_plan_tells_of_a_milestone_that_is_never_reached(qsweep: Qsweep) -> None
     text = qsweep("plan", "cifar10-grid", "--set", "epochs=150").stdout
     assert "milestone 200 lies beyond the last epoch (150) and has no effect" in text
     assert "milestone 100 is" not in text
+    wave = qsweep("plan", "cifar10-grid", "--set", "epochs=150", "--set", "schedule=cosine").stdout
+    assert "milestones have no effect with schedule = cosine" in wave
+    assert "milestone 200" not in wave
 
 
 def test_plan_tells_of_a_radius_that_is_large_beside_the_weights(qsweep: Qsweep) -> None:

@@ -1,9 +1,9 @@
-"""A command expands the grid of its sweep at most once, and resolves each training of it once."""
+"""A command expands the grid of its sweep at most once, and builds no job of it from its settings."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from qsweep.db.home import Home
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.spec import Spec, _expanded
+from qsweep.sweeps.spec import Axis, Point, Spec, _expanded
 from qsweep.sweeps.training import Training
 from tests.conftest import Qsweep
 from tests.reports import made
@@ -31,9 +31,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     walk, resolve = Spec._points, Training.__dict__["from_settings"].__func__
 
-    def points(spec: Spec) -> Iterator[dict[str, Any]]:
-        counts["grids"] += 1
-        return walk(spec)
+    def points(spec: Spec, axes: Sequence[Axis], point: Point = ()) -> Iterator[Point]:
+        counts["grids"] += not point
+        return walk(spec, axes, point)
 
     def from_settings(cls: type[Training], given: Mapping[str, Any], *, place: str | None = None) -> Training:
         counts["trainings"] += 1
@@ -50,17 +50,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 @pytest.mark.parametrize(
     ("arguments", "grids", "trainings"),
     [
-        ("plan {file}", 1, TRAININGS),
-        ("launch {file} --code frozen", 1, TRAININGS),
-        ("resume made", 1, TRAININGS),
-        ("tables made", 1, TRAININGS),
-        ("figures made --out figures", 1, TRAININGS),
-        ("report made --out report.html", 1, TRAININGS),
-        ("analyze made", 1, TRAININGS),
-        ("tables --from exported", 1, TRAININGS),
+        ("plan {file}", 1, 0),
+        ("launch {file} --code frozen", 1, 0),
+        ("resume made", 1, 0),
+        ("tables made", 1, 0),
+        ("figures made --out figures", 1, 0),
+        ("report made --out report.html", 1, 0),
+        ("analyze made", 1, 0),
+        ("tables --from exported", 1, 0),
         ("export made --out again", 0, 0),
         ("status made", 0, 0),
-        ("jobs made", 0, 2 * TRAININGS),  # the registry's rows, as they are stored
+        ("jobs made", 0, 3),  # one of each shape: with and without a quantizer, and a measure
     ],
 )
 def test_a_command_expands_the_grid_once(

@@ -16,11 +16,11 @@ import pytest
 from qsweep.db.registry import Registry
 from qsweep.db.states import FailureClass
 from qsweep.orchestrator import serving
-from qsweep.orchestrator.memory import oom_kills
 from qsweep.orchestrator.supervisor import diagnose, stay
 from qsweep.orchestrator.upkeep import End, Place
 from qsweep.sweeps import processes
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.memory import oom_kills
 from qsweep.sweeps.training import Training
 from qsweep.workers.agent.exits import Exit
 from tests.conftest import environment
@@ -77,7 +77,7 @@ def small_group() -> Iterator[Path]:
 EAT = "import sys; held = []\nwhile True: held.append(b'x' * 10**7)"
 WATCH = f"""
 import subprocess, sys
-from qsweep.orchestrator.memory import oom_kills
+from qsweep.sweeps.memory import oom_kills
 from qsweep.orchestrator.supervisor import diagnose, stay
 from qsweep.orchestrator.upkeep import End
 before = oom_kills()

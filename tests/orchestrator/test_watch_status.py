@@ -16,8 +16,8 @@ from qsweep.db.results import ResultStore
 from qsweep.db.rows import Blocked, Checkpoint, Finished, Sweep
 from qsweep.db.states import Obstacle
 from qsweep.orchestrator import lookout as lookout_module
-from qsweep.orchestrator.board import LONGEST, content, mean_losses, pause_after, picture, plain_line, sparkline, watch
-from qsweep.orchestrator.lookout import Lookout
+from qsweep.orchestrator.board import LONGEST, content, pause_after, picture, plain_line, sparkline, watch
+from qsweep.orchestrator.lookout import Lookout, mean_losses
 from qsweep.reports.quantization import Quantization
 from tests.conftest import Qsweep
 from tests.db.conftest import agent_info, claim, trained

@@ -16,10 +16,11 @@ from qsweep.db.states import SweepState
 from qsweep.reports.source import Source, known_schema
 from qsweep.sweeps.files import read_sweep
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.kinds import DISTORTION, FLATNESS, TRAIN
+from qsweep.sweeps.kinds import DISTORTION, FLATNESS, SYNTHESIS, TRAIN
 from qsweep.sweeps.measures import Distortion
 from qsweep.sweeps.quantizers import FULL_PRECISION
 from qsweep.sweeps.spec import Spec, matching
+from qsweep.sweeps.zero_shot import Genie
 
 SPECS = cache(read_sweep)
 """Specifications are expanded once a process: nothing changes them."""
@@ -54,7 +55,7 @@ class MadeSource(Source):
     def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
         schema = known_schema(name)
         chosen = pa.schema([schema.field(one) for one in (schema.names if columns is None else columns)])
-        return pa.Table.from_pylist(self.rows[name], schema=chosen)
+        return pa.Table.from_pylist(self.rows.get(name, []), schema=chosen)
 
     def place_of(self, kind: str, publication: str) -> str:
         return f"{kind}/{publication}.parquet"
@@ -78,6 +79,8 @@ def made_source(
     kept = {job.identity for job in trainings}
     measures = [job for job in jobs if job.kind is FLATNESS and job.parent in kept]
     distortions = [job for job in jobs if job.kind is DISTORTION and job.parent in kept]
+    syntheses = [job for job in jobs if job.kind is SYNTHESIS and job.parent in kept]
+    everything = [*trainings, *syntheses, *measures, *distortions]
     draw = np.random.default_rng(3)
     runs = [_run(job, draw) for job in trainings]
     rows = {
@@ -86,8 +89,11 @@ def made_source(
         "distortions": [_distortion(job, draw) for job in distortions],
         "epochs": [row for job, run in zip(trainings, runs, strict=True) for row in _epochs(job, run)],
         "layers": [row for job in trainings for row in _layers(job, draw)],
-        "jobs": [_job(job) for job in [*trainings, *measures, *distortions]],
-        "attempts": [_attempt(job, index) for index, job in enumerate([*trainings, *measures, *distortions])],
+        "syntheses": [_synthesis(job) for job in syntheses],
+        "synthesis_losses": [row for job in syntheses for row in _synthesis_losses(job)],
+        "synthetic_images": [row for job in syntheses for row in _synthetic_images(job, draw)],
+        "jobs": [_job(job) for job in everything],
+        "attempts": [_attempt(job, index) for index, job in enumerate(everything)],
     }
     return MadeSource(spec, rows, order=order)
 
@@ -159,6 +165,39 @@ def _distortion(job: Job, draw: np.random.Generator) -> dict[str, Any]:
         "frost": "synthetic" if job.measure.corruption == "frost" else None,
         "fingerprint": f"{job.measure.corruption}-{job.measure.severity}",
     }
+
+
+def _synthesis(job: Job) -> dict[str, Any]:
+    classes = job.training.data.classes
+    found = {"class_counts": list(range(classes)), "classes_seen": classes - 1, "confidence": 0.75}
+    numbers = {"image_loss": 0.1, "statistics_loss": 2.0, "loss": 2.1, "statistics_distance": 1.25}
+    return {"job": job.identity, "parent": job.parent, **PROVENANCE, **job.settings(), **numbers, **found}
+
+
+def _synthesis_losses(job: Job) -> list[dict[str, Any]]:
+    assert isinstance(job.measure, Genie)
+    return [
+        {
+            "job": job.identity,
+            "attempt": 1,
+            "batch": batch,
+            "iteration": iteration,
+            "image_loss": (1 + batch) / (10 + iteration),
+            "statistics_loss": 100 / (1 + batch + iteration),
+        }
+        for batch in range(job.measure.batches)
+        for iteration in range(job.measure.image_iterations)
+    ]
+
+
+def _synthetic_images(job: Job, draw: np.random.Generator) -> list[dict[str, Any]]:
+    """Twenty images, of which the first sixteen have their pixels."""
+    data = job.training.data
+    numbers = draw.standard_normal((16, data.channels * data.size**2)).tolist() + [None] * 4
+    return [
+        {"job": job.identity, "attempt": 1, "image": place, "class": place % 10, "confidence": 1.0, "pixels": pixels}
+        for place, pixels in enumerate(numbers)
+    ]
 
 
 def _epochs(job: Job, run: Mapping[str, Any]) -> list[dict[str, Any]]:

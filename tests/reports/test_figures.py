@@ -186,8 +186,33 @@ def drawn_of(source: MadeSource) -> Iterator[tuple[str, Figure]]:
         yield "progress", figure
 
 
+def test_the_figure_of_a_synthesis_shows_its_first_images_losses_and_classes() -> None:
+    source = made_source("digits-zeroshot", changes=("image_seed=[0, 1]",))
+    evidence = gather(source, QUICK)
+    with rc_context(STYLE):
+        (name, figure), (other, _) = DRAWN[Picture.SYNTHESIS](evidence, evidence.models[0])
+    jobs = [row["job"][:8] for row in source.rows["syntheses"]]
+    assert [name, other] == jobs
+    shown = [axes for axes in figure.axes if axes.images]
+    rows = [row for row in source.rows["synthetic_images"] if row["job"].startswith(name)]
+    assert [axes.get_title() for axes in shown] == [f"{row['class']} · 100%" for row in rows[:16]]
+    for axes, row in zip(shown, rows, strict=False):
+        expected = [min(max(0.5 + 0.25 * one, 0.0), 1.0) for one in row["pixels"]]
+        assert axes.images[0].get_array().flatten().tolist() == pytest.approx(expected)
+    losses, classes = (axes for axes in figure.axes if axes.get_title(loc="left") in ("Loss", "Images"))
+    iteration = [1, 200]
+    mean = [(100 / one + 100 / (one + 1)) / 2 for one in iteration]
+    line = losses.lines[0]
+    assert [line.get_ydata()[one - 1] for one in iteration] == pytest.approx(mean)
+    assert [bar.get_height() for bar in classes.patches] == list(range(10))
+
+
+def test_a_sweep_without_syntheses_has_no_figure_of_them(evidence: Evidence, models: Models) -> None:
+    assert DRAWN[Picture.SYNTHESIS](evidence, models) == []
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits-grid", "digits-flatness", "digits-distortion"])
+@pytest.mark.parametrize("name", ["digits-grid", "digits-flatness", "digits-distortion", "digits-zeroshot"])
 def test_no_text_of_a_figure_is_cut_or_runs_into_another(name: str) -> None:
     for picture, figure in drawn_of(made_source(name, where="weight_decay == 0" if name == "digits-grid" else None)):
         with rc_context(STYLE):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
 
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import builtin_names, read_sweep
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.grid import Settings
+from qsweep.sweeps.job import Job, stored_settings
 from qsweep.sweeps.spec import Axis, Spec
+from qsweep.sweeps.training import Training
 
 RATES = {"sgd": {0.1, 0.05, 0.01}, "adam": {0.001, 0.0005, 0.0001}, "rmsprop": {0.001, 0.0005, 0.0001}}
 
@@ -77,7 +80,8 @@ def test_a_grid_that_differs_in_a_type_alone_is_another_one() -> None:
     """Expanded grids are kept, and to a dictionary 1, 1.0 and True are one key."""
     spec = read_sweep("digits-grid")
     same = Spec.from_json(spec.to_json(), place="registry")
-    assert all(one is other for one, other in zip(spec.jobs(), same.jobs(), strict=True))
+    assert spec._grid is same._grid
+    assert spec.jobs() == same.jobs()
     given = dict(spec.fixed)
     assert given["epochs"] == 24
     other = replace(spec, fixed=tuple((given | {"epochs": 24.0}).items()))
@@ -91,3 +95,34 @@ def test_an_error_of_a_grid_names_the_place_of_each_that_has_it() -> None:
     for place in ("one.toml", "other.toml"):
         with pytest.raises(InputError, match=f"^{place}: seed: -1 is not allowed"):
             replace(spec, place=place).jobs()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("digits-grid", ()),
+        ("digits-sam", ()),
+        ("digits-flatness", ("bits=[32,2]", "depth=2")),
+        ("digits-sam", ("method=sam", "rho=0.1", "ascent_images=[0,16,64]", "batch_size=[32,64]")),
+    ],
+)
+def test_a_grids_jobs_are_those_that_their_settings_describe_one_by_one(name: str, changes: tuple[str, ...]) -> None:
+    jobs = read_sweep(name, changes).jobs()
+    settings = Settings(jobs)
+    assert len(set(jobs.identities)) == len(jobs)
+    for job in jobs:
+        alone = Job(
+            training=Training.from_settings(job.settings()), kind=job.kind, parent=job.parent, measure=job.measure
+        )
+        assert alone == job
+        assert (alone.identity, alone.cohort_key) == (job.identity, job.cohort_key)
+        assert settings[job.identity] == alone.settings()
+        assert stored_settings(job.to_json()) == alone.settings()
+        assert list(stored_settings(job.to_json())) == list(alone.settings())
+
+
+def test_settings_that_were_stored_without_a_later_one_are_completed() -> None:
+    job = read_sweep("digits-grid").jobs()[0]
+    content = json.loads(job.to_json())
+    del content["settings"]["val_fraction"]
+    assert stored_settings(json.dumps(content)) == job.settings()

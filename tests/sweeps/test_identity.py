@@ -40,9 +40,21 @@ GOLDEN = {
     "cifar100-distortion": ("2bbd43fbd5b4a9d22b3b4529229b8af2", "f7f4dae254af4fb80ebdbf3c1df284d0", "3e784b3c47067ab3"),
     "digits-distortion": ("6a9498c7b30bcf6d0108482ff16da0b5", "180d1be8f8646a74eeb5c02e0b749c73", "d0ad3cfef7764f31"),
     "digits-flatness": ("de36f2ca97fc53357d9dedab83c3568f", "c6268a3a3914a39754d3255cee00a7e9", "7361280d713021fa"),
+    "digits-zeroshot": ("493efaf8b241a9541ecd7961fc4d1723", "1a45bbb39206b6820002fa228538ea9e", "3c572075af898ac3"),
     "digits-sam": ("de36f2ca97fc53357d9dedab83c3568f", "76c5dd2363d6f8ab907a1ca886d5fde1", "61716e56baf4915a"),
+    "digits-saq": ("e59c63ce4c23465fab93822afbdb0e0d", "91e4f964bcfc67e73ce4ca642b1f7f1c", "fb39dc267aacb241"),
+    "flat-or-sharp": ("621595c55db700d45222ae1d72670b60", "521514d488bf96f687c6a4a2cba3e8ed", "f4b748af705bd113"),
+    "saq-cifar100": ("855bdfb644b9b954771fe246b7429012", "8c131eb1962d3d05a48710862238f206", "c87d7c0bd6d893e9"),
+    "saq-cifar100-float": ("9d1419179a612f37f675944c46694f3c", "70aca65ad2d00480ad5bc973fa97de69", "01463b99039c9c68"),
+    "saq-imagenet": ("7bc62b2cedd3e1de8e198b70ef11a16c", "bcf12cc85b9bdb0c026d1d2913af711b", "0bbedd6a69b38c4f"),
     "imagenet-resnets": ("504d1612bf95958bdb0be384ab219889", "b126d24751448e5cb39a313692267a01", "47d970b9ba40ecfc"),
     "imagenet-distortion": ("656bae1445f93185b147a51a5d40b1f2", "8393089041a8eac75cfcfbcc5691e6e2", "f105460fe53a3ab2"),
+    "digits-transformers": ("f093ad98853263f7a0c080366412b8f9", "dd81b8a83637cbbe3c3681f8b6403f27", "256b1347f3d23e19"),
+    "imagenet-transformers": (
+        "d7c5a0ed48f8dfc01704e3285de2d74c",
+        "6b019ca3a9a33d6fbbacc0b83d7327ed",
+        "47abb9ac90b38027",
+    ),
 }
 """The first job's identity, the last one's, and the hash of all of them in order."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qsweep.sweeps.datasets import DATASETS
 from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.training import Training
 
@@ -40,3 +41,12 @@ def test_what_is_not_quantized_has_32_bits() -> None:
     stem = one.model.layers(one.data)[0].operations / 2
     four = Training.from_settings({**RECIPE, "bits": 4, **SMALL})
     assert bit_operations(four) == ((multiply_adds - head - stem) * 4 + (head + stem) * 8) * 32
+
+
+@pytest.mark.parametrize("quantizer", ["lsq", "liq"])
+def test_images_that_are_quantized_count_with_their_own_bits(quantizer: str) -> None:
+    stem = Training.from_settings({**RECIPE, "bits": 4, **SMALL}).model.layers(DATASETS["cifar100"])[0].operations / 2
+    names = {"activation_quantizer": quantizer, "outer_activation_bits": 6}
+    images = quantized(4, **SMALL, **names, outer_activations="lsq")
+    others = quantized(4, **SMALL, **names)
+    assert bit_operations(others) - bit_operations(images) == stem * 8 * (8 - 6)

@@ -25,7 +25,8 @@ def plain_model(training: Training, model: Mapping[str, Tensor]) -> Plain:
     net = PLAIN[training.model.name](training).double()
     for name, place in named(net, training).items():
         place.copy_(model[name].double())
-    for name, conv in zip((one.name for one in training.model.layers(training.data) if one.weights), net.convs(), strict=True):
+    weighted = (one.name for one in training.model.layers(training.data) if one.weights)
+    for name, conv in zip(weighted, net.convs(), strict=True):
         if conv.reads is not None:
             conv.reads.begun, conv.reads.signed = True, bool(model[f"{name}.activation.low"] < 0)
     return net.eval()

@@ -32,6 +32,9 @@ WIDTH, PATCH, TOKENS, CLASSES = 6, 16, 4, 10
 class Attention:
     """Four patches of a digit, one head of attention whose three projections share a step size, and a linear head."""
 
+    draws = 0
+    saved = None
+
     def __init__(self, model: Model, data: DataSet) -> None:
         self.layout = Layout([
             _linear("embed", WIDTH, PATCH, outer=True),

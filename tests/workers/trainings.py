@@ -15,6 +15,11 @@ RATES = {"sgd": 0.1, "adam": 0.01, "rmsprop": 0.002}
 # Deep networks on the edge of stability multiply a rounding error in every step, so ResNets are compared at small
 # rates, and without the division by nearly nothing in which Adam and RMSprop do the same.
 CALM: dict[str, dict[str, Any]] = {"sgd": {}, "adam": {"epsilon": 1e-3}, "rmsprop": {"epsilon": 1e-3}}
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "vit": {"patch": 2, "width": 8, "depth": 2, "heads": 2},
+    "swin": {"patch": 1, "width": 8, "depths": [2, 1], "heads": 2, "window": 4},
+}
+"""Small ones, whose windows are shifted in one block."""
 
 
 def training(**settings: Any) -> Training:
@@ -32,7 +37,10 @@ def training(**settings: Any) -> Training:
         "batch_size": 150,
         "milestones": [1],
     }
-    if settings.get("model", "nin") != "nin":
+    if settings.get("model") in TRANSFORMERS:
+        base = {name: value for name, value in base.items() if name not in ("width", "depth", "channels_per_width")}
+        base |= TRANSFORMERS[settings["model"]]
+    elif settings.get("model", "nin") != "nin":
         base |= {"depth": {"resnet": 18, "vgg": 11, "cifar-resnet": 20}.get(settings["model"], 0), "width": 4}
         del base["channels_per_width"]
     base |= settings

@@ -12,7 +12,7 @@ import json
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from qsweep.db.rows import Claim, Head
@@ -85,6 +85,12 @@ class DirectedAgent(Agent):
             except queue.Empty:
                 continue
         return None
+
+    def _close_step(self, claim: Claim, row: Mapping[str, Any]) -> None:
+        self._trials.report(self.place.agent, claim, [row])
+        _say({"epochs": [row]})
+        if self._next_order() == "stop":
+            raise StoppedEarly(f"at step {row['step']}")
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         rows = cohort.history(0)

@@ -16,6 +16,10 @@ CPU_ALLOCATOR = "DefaultCPUAllocator"
 """What torch's RuntimeError names when the machine's memory is at an end."""
 
 
+DISK_FULL = "the disk is full"
+"""How the story begins of an attempt that ended for that."""
+
+
 class Stopped(Exception):
     """The agent was asked to stop: its jobs go back."""
 
@@ -100,4 +104,4 @@ def story(error: Exception) -> str:
             return ""
         case StoppedEarly() | TooLong() | InputError():
             return str(error)
-    return f"the disk is full: {error}" if is_disk_full(error) else "".join(traceback.format_exception(error))
+    return f"{DISK_FULL}: {error}" if is_disk_full(error) else "".join(traceback.format_exception(error))

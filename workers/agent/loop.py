@@ -7,9 +7,10 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -22,6 +23,7 @@ from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.kinds import Kind
 from qsweep.workers.agent.endings import (
+    DISK_FULL,
     DeviceLost,
     LeaseGone,
     OnlyFails,
@@ -39,7 +41,7 @@ from qsweep.workers.agent.workplace import Plan, Workplace
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Collection, find, load_staged
 from qsweep.workers.device import build, check_device, device_class, precisions
-from qsweep.workers.forms import default_form, known_form
+from qsweep.workers.forms import Form, default_form, known_form
 from qsweep.workers.kinds.base import Implementation, Outcome, Tools
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,12 @@ class Agent:
         self.scope = scope
         self._images: dict[DataSet, Collection] = {}
         self._tools = Tools(
-            place=place, models=Models(place.home.models), images=self._data, on_epoch=self._close_epoch
+            place=place,
+            models=Models(place.home.models),
+            images=self._data,
+            on_epoch=self._close_epoch,
+            on_step=self._close_step,
+            fail=self._fail_one,
         )
         self._implementations: dict[Kind, Implementation] = {}
         self._parents: tuple[int, ...] = ()
@@ -124,9 +131,12 @@ class Agent:
         life for every other of their shape.
         """
         shape = head.job.shape
+        if head.job.kind.of_user:
+            return Plan(slots=self._implementation(head.job.kind).together, form=Form.LOOP)
         if shape not in self._plans:
             device = device_class(self.place.device)
-            slots, form = default_form(head.job.training, device, trains=head.job.kind.is_calibrated)
+            of = head.job.kind
+            slots, form = default_form(head.job.training, device, trains=of.is_calibrated, side_by_side=of.side_by_side)
             fixed = self.place.queue.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
@@ -176,13 +186,23 @@ class Agent:
     def _run(self, claims: Sequence[Claim], plan: Plan) -> None:
         """Run them as their kind is run, and publish what ends as it ends."""
         started, kind = time.monotonic(), claims[0].job.kind
-        if kind not in self._implementations:
-            self._implementations[kind] = kind.implementation()(self._tools)
-        with closing(self._implementations[kind].run(claims, plan)) as outcomes:
+        with closing(self._implementation(kind).run(claims, plan)) as outcomes:
             for outcome in outcomes:
                 self._publish(outcome, plan, (time.monotonic() - started) * len(outcome.claims) / len(claims))
         if kind.leaves is not None:
             self._parents = tuple(claim.job_id for claim in claims)
+
+    def _implementation(self, kind: Kind) -> Any:
+        if kind not in self._implementations:
+            self._implementations[kind] = kind.implementation()(self._tools)
+        return self._implementations[kind]
+
+    def _fail_one(self, claim: Claim, failure: FailureClass, text: str, kind: str) -> None:
+        """End one job of a cohort, which has a process of its own, while the others go on."""
+        self._failed = self._failed or failure in TRIES
+        held = self.place.queue.fail(self.place.agent, [claim], failure, text, slots=1, kind=kind)
+        if held and text.startswith(DISK_FULL):
+            self.place.queue.pause_for([claim], text)
 
     def _publish(self, outcome: Outcome, plan: Plan, seconds: float) -> None:
         """Write the files of jobs that took so long, and publish their results."""
@@ -195,6 +215,9 @@ class Agent:
 
     def _close_epoch(self, claims: Sequence[Claim], cohort: Cohort) -> None:
         """An epoch of these jobs has ended. May raise StoppedEarly."""
+
+    def _close_step(self, claim: Claim, row: Mapping[str, Any]) -> None:
+        """A call of the user's code has logged a step. May raise StoppedEarly."""
 
     def _data(self, data: DataSet) -> Collection:
         if data not in self._images:

@@ -33,6 +33,6 @@ def result_rows(outcome: Outcome, provenance: Provenance) -> dict[str, list[dict
     for claim, rows in zip(outcome.claims, outcome.rows, strict=True):
         key = {"job": claim.job.identity, "attempt": claim.attempt}
         for name in kind.rows:
-            more = origin | claim.job.settings() if name == kind.rows[0] else {}
+            more = origin | claim.job.columns() if name == kind.rows[0] else {}
             found[name] += [key | more | dict(row) for row in rows.get(name, ())]
     return found

@@ -17,6 +17,7 @@ from qsweep.db.home import Home
 from qsweep.sweeps import processes
 from qsweep.sweeps.code import ROOT, clear_bytecode, is_intact, is_of_older_layout
 from qsweep.sweeps.errors import InputError, QsweepError
+from qsweep.sweeps.job import with_training
 from qsweep.sweeps.questions import Probe
 from qsweep.sweeps.service import ask_once
 from qsweep.sweeps.training import different_needs
@@ -157,7 +158,8 @@ def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
 
 def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
-    trainings = [one.settings() for one in different_needs(claim.job.training for claim in manifest.claims)]
+    jobs = with_training(claim.job for claim in manifest.claims)
+    trainings = [one.settings() for one in different_needs(job.training for job in jobs)]
     question = Probe(data=str(home.data), kept=str(home.weights), trainings=trainings)
     found = ask_once(question, os.environ, failing="the probe of this machine")
     gpus = len(found["gpus"])

@@ -231,7 +231,7 @@ class LocalQueue:
             and not self.paused
             and not self._blocked(entry)
             and entry.not_before <= self._clock()
-            and entry.claim.job.training.recipe.precision in self._precisions[agent]
+            and entry.claim.job.precision in self._precisions[agent]
         )
 
     def _blocked(self, entry: Entry) -> bool:

@@ -15,7 +15,7 @@ from qsweep.db.model_names import PATTERN
 from qsweep.db.rows import CalibrationRow, Claim, ParentModel
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.kinds import TRAIN, kind_named
 from qsweep.sweeps.strict_json import read_strictly
 from qsweep.workers.bundle.plain import (
@@ -59,7 +59,7 @@ class Manifest:
 
     def data(self) -> set[DataSet]:
         """The data sets that the jobs need."""
-        return {claim.job.training.data for claim in self.claims}
+        return {job.training.data for job in with_training(claim.job for claim in self.claims)}
 
     def datasets(self) -> list[str]:
         """Their names."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from qsweep.db.rows import Claim
+from qsweep.db.states import FailureClass
 from qsweep.sweeps.datasets import DataSet
 from qsweep.workers.agent.models import KeptFile, Models
 from qsweep.workers.agent.workplace import Plan, Workplace
@@ -41,6 +42,10 @@ class Tools:
     """The images of a data set, read at its first use."""
     on_epoch: Callable[[Sequence[Claim], Cohort], None]
     """Called after each epoch of a whole cohort. May raise StoppedEarly."""
+    on_step: Callable[[Claim, Mapping[str, Any]], None]
+    """Called with what a call of the user's code has logged of a step. May raise StoppedEarly."""
+    fail: Callable[[Claim, FailureClass, str, str], None]
+    """Has one job of a cohort end as failed, in this class, with this story and kind, while the others go on."""
 
     def progress(self, claims: Sequence[Claim]) -> Callable[[int, int], None]:
         """What jobs without checkpoints call as they get on, with how much of how much is done.
@@ -60,9 +65,9 @@ class Tools:
 class Implementation(Protocol):
     """Runs the jobs of one kind, cohort after cohort, for one agent.
 
-    Laws: every claim is in exactly one outcome, unless an error ends the cohort; what an outcome tells is not done
-    again. The agent has the outcome's files written (those that a sweep asks for) and its rows published before it
-    goes on with the iterator, and closes it.
+    Laws: every claim is in exactly one outcome, unless it was failed or handed back by itself, or an error ends the
+    cohort; what an outcome tells is not done again. The agent has the outcome's files written (those that a sweep asks
+    for) and its rows published before it goes on with the iterator, and closes it.
     """
 
     def __init__(self, tools: Tools) -> None: ...

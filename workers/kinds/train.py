@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -17,16 +16,10 @@ from qsweep.workers.agent.workplace import Plan, Workplace
 from qsweep.workers.cohort import Cohort, Result
 from qsweep.workers.data import Collection
 from qsweep.workers.kinds.base import Outcome, Tools
+from qsweep.workers.kinds.checkpointing import Pace, newest_state
 from qsweep.workers.weights import start_of
 
 log = logging.getLogger(__name__)
-
-CHECKPOINT_EVERY = 2.0
-"""Seconds between two checkpoints of a cohort, at least."""
-CHECKPOINT_SHARE = 0.02
-"""Share of the time that may go into checkpoints."""
-CHECKPOINT_STEPS = "QSWEEP_CHECKPOINT_STEPS"
-"""The variable that asks for a checkpoint after every that many steps instead: for tests that count what was lost."""
 
 
 class Train:
@@ -146,18 +139,9 @@ def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Colle
 
 def restore(place: Workplace, cohort: Cohort, member: int, claim: Claim) -> None:
     """Go on from the newest checkpoint that can be read."""
-    for age, checkpoint in enumerate(claim.checkpoints):
-        try:
-            state = checkpoints.load(place.home.checkpoints / checkpoint.file, checkpoint.checksum)
-        except checkpoints.DamagedFile as error:
-            log.warning("%s", error)
-            continue
+    state = newest_state(place, claim)
+    if state is not None:
         cohort.restore(member, state)
-        if age:
-            place.queue.resumed(place.agent, claim, checkpoint.step)
-        return
-    if claim.checkpoints:
-        place.queue.resumed(place.agent, claim, 0)
 
 
 class Recorder:
@@ -193,27 +177,3 @@ class Recorder:
             checksum=checksum,
             curve=self._cohort.history(member) if epoch > self._told.get(member, 0) else (),
         )
-
-
-class Pace:
-    """When the next checkpoint is due: often enough to lose little, rarely enough to cost little."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._interval = CHECKPOINT_EVERY
-        self._steps = int(os.environ.get(CHECKPOINT_STEPS, "0"))
-        self.spent = 0.0
-
-    def due(self, step: int) -> bool:
-        if self._steps:
-            return step % self._steps == 0
-        return time.monotonic() - self._last >= self._interval
-
-    def __enter__(self) -> None:
-        self._last = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        now = time.monotonic()
-        self.spent += now - self._last
-        self._interval = max(CHECKPOINT_EVERY, (now - self._last) / CHECKPOINT_SHARE)
-        self._last = now

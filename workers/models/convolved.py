@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qsweep.sweeps.layers import Layer, NormLayer, Pool
+from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer, Pool
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.stage import EPSILON, Moments, NormTensors, StageTensors, activate, bounded
 from qsweep.workers.models.window import Window
@@ -39,6 +39,8 @@ class Convolved:
 
     def __init__(self, *, grouped: bool, dtype: torch.dtype, multiple: int = 1) -> None:
         self._grouped, self._dtype, self._multiple = grouped, dtype, multiple
+        self.reduced = dtype if dtype is torch.bfloat16 else None
+        """The dtype of products, where it is another than that of the parameters."""
 
     def enter(self, images: Tensor) -> Planes:
         part = images.to(self._dtype, memory_format=torch.channels_last)
@@ -127,10 +129,7 @@ class Convolved:
         bias = None
         if tensors.norm is None:
             bias = _filled(tensors.bias[run], 1, self._multiple).reshape(-1).to(self._dtype)
-        stride = layer.stride
-        if layer.kernel == 1 and stride > 1 and layer.padding == 0:
-            # The same sums; oneDNN's backward pass of a strided 1×1 convolution can abort the process (torch 2.15).
-            part, stride = part[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last), 1
+        part, stride = thinned(part, layer)
         return F.conv2d(
             part,
             weight.flatten(0, 1).to(self._dtype, memory_format=torch.channels_last),
@@ -148,6 +147,18 @@ class Folded:
     weight: Tensor
     shift: Tensor
     signal: SignalTensors | None
+
+
+def thinned(images: Tensor, layer: ConvLayer) -> tuple[Tensor, int]:
+    """The images (B, C, side, side) and the stride with which a layer's convolution reads them.
+
+    Of a strided 1×1 convolution the pixels that it reads, with stride 1: the same sums; oneDNN's backward pass of such
+    a convolution can abort the process (torch 2.15).
+    """
+    stride = layer.stride
+    if layer.kernel == 1 and stride > 1 and layer.padding == 0:
+        return images[:, :, ::stride, ::stride].contiguous(memory_format=torch.channels_last), 1
+    return images, stride
 
 
 def folded(stage: StageTensors) -> Folded:

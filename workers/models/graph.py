@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.layers import Layer, NormLayer, Pool
-from qsweep.sweeps.models import Model
+from qsweep.sweeps.models import Convolutional
 from qsweep.sweeps.quantizers import ActivationQuantizer
 from qsweep.sweeps.signals import Place, Signal, signals_of
 from qsweep.workers.forms import LARGE_IMAGE
@@ -55,11 +55,14 @@ class ConvNetwork:
     A `workers.models.network.Network` whose views are the tensors of its stages.
     """
 
-    def __init__(self, model: Model, data: DataSet, quantizer: ActivationQuantizer | None = None) -> None:
+    draws = 0
+    saved = None
+
+    def __init__(self, model: Convolutional, data: DataSet, quantizer: ActivationQuantizer | None = None) -> None:
         layers = model.layers(data)
         self.layout = ConvLayout(layers, *_signals(layers, data, quantizer))
         self.nodes = make_nodes(layers, data.size)
-        self.activation = max(layer.outputs * layer.side**2 for layer in layers)
+        self.activation = max(layer.activation for layer in layers)
 
     def views(self, tensors: Mapping[str, Tensor]) -> tuple[StageTensors | NormTensors, ...]:
         signals = tensors_of(self.layout, tensors)
@@ -69,7 +72,11 @@ class ConvNetwork:
         return [one.signal for one in views if isinstance(one, StageTensors) and one.signal is not None]
 
     def train(
-        self, images: Tensor, views: Sequence[StageTensors | NormTensors], arithmetic: Arithmetic[Activations]
+        self,
+        images: Tensor,
+        views: Sequence[StageTensors | NormTensors],
+        arithmetic: Arithmetic[Activations],
+        draws: Tensor | None = None,
     ) -> tuple[Tensor, list[Moments]]:
         """Logits (M, classes, B) of images (B, channels, side, side), and mean and biased variance (M, C) of each stage
         with batch norm."""

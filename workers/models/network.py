@@ -33,6 +33,16 @@ class Network(Protocol):
     def activation(self) -> int:
         """Numbers in the largest activation of one image."""
 
+    @property
+    def draws(self) -> int:
+        """Uniform numbers that a training pass takes of each image, for what is random in it; with them `train` has a
+        fourth argument."""
+
+    @property
+    def saved(self) -> int | None:
+        """About how many numbers a training pass keeps of an image in one model, where no image's loss depends on
+        another, so that a batch may be taken in parts; None where it may not."""
+
     def views(self, tensors: Mapping[str, Tensor]) -> Any:
         """What the passes take, of the tensors (M, *shape) that `Layout.tensors` or `Layout.leaves` names."""
 
@@ -40,9 +50,11 @@ class Network(Protocol):
         """The quantized signals among the views, in the order in which a pass reads them; asked of networks with such
         alone."""
 
-    def train(self, images: Tensor, views: Any, arithmetic: Arithmetic[Any]) -> tuple[Tensor, Any]:
+    def train(
+        self, images: Tensor, views: Any, arithmetic: Arithmetic[Any], draws: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """Logits (M, classes, B) of images (B, channels, side, side) in training mode, and what the statistics take
-        of the pass."""
+        of the pass. `draws` (`draws`, B) are uniform in [0, 1), for all models alike."""
 
     def evaluate(self, images: Tensor, views: Any) -> Tensor:
         """Logits (M, classes, B) of images (B, channels, side, side) with the running statistics; differentiable."""

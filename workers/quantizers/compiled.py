@@ -42,6 +42,9 @@ class CompiledDeployment:
     def buffer(self, parameters: Tensor) -> Tensor:
         return parameters if self._lsq is None else torch.zeros_like(parameters)
 
+    def open(self, epoch: int) -> None:
+        """Every epoch is alike to LSQ."""
+
     def deploy(self, parameters: Tensor, out: Tensor) -> list[Any]:
         if self._lsq is not None:
             self._lsq.quantize(parameters, out)

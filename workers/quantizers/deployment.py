@@ -20,6 +20,7 @@ class Deployment:
 
     def __init__(self, trainings: Sequence[Training], layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
         self._weights = slice(0, layout.weights)
+        self._epochs = trainings[0].recipe.epochs
         self._quantized: list[tuple[slice, WeightQuantizer]] = []
         self._plain: list[slice] = []
         for name, group in groupby(enumerate(trainings), key=lambda item: quantization(item[1])):
@@ -34,6 +35,11 @@ class Deployment:
     def buffer(self, parameters: Tensor) -> Tensor:
         """Where `deploy` writes: the parameters themselves if no model is quantized."""
         return torch.zeros_like(parameters) if self._quantized else parameters
+
+    def open(self, epoch: int) -> None:
+        """Begin an epoch (from 0)."""
+        for _, quantizer in self._quantized:
+            quantizer.open(epoch, self._epochs)
 
     def deploy(self, parameters: Tensor, out: Tensor) -> list[Any]:
         """Write the weights that the forward pass uses to the first ω columns of `out`."""

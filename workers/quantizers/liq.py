@@ -63,6 +63,9 @@ class LiqWeights:
             clips[index] = START_OF_CLIP * part.abs().max() if group.linear else 1.0
         clamp_steps(clips[None])
 
+    def open(self, epoch: int, epochs: int) -> None:
+        """Every epoch is alike."""
+
     def quantize(self, parameters: Tensor, out: Tensor, *, factor: Tensor | None = None) -> Rounding:
         """Write v̂ of `parameters` (M, P) to the first columns of `out` (M, P), which may be the same rows; what
         `differentiate` needs."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.quantizers import Liq, Lsq
+from qsweep.sweeps.quantizers import Stepped
 from qsweep.workers.models.layout import Layout
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 """Step sizes are kept at or above this: a plain update may take them below zero."""
 
 
-def layer_bits(quantizer: Lsq | Liq, layout: Layout) -> list[int]:
+def layer_bits(quantizer: Stepped, layout: Layout) -> list[int]:
     """Bit width of each group of weights."""
     return [quantizer.outer_bits if group.outer else quantizer.bits for group in layout.groups]
 
@@ -25,10 +25,12 @@ Level = Tensor | float
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
-    """What a forward pass leaves for its backward pass: u and round(clip(u)) (M, ω), and between what u was clipped."""
+    """What a forward pass leaves for its backward pass: u, round(clip(u)) and s of each weight (M, ω), and between what
+    u was clipped."""
 
     ratio: Tensor
     rounded: Tensor
+    step: Tensor
     low: Level
     high: Level
 
@@ -36,7 +38,7 @@ class Rounding:
 def round_to(weights: Tensor, step: Tensor, low: Level, high: Level) -> Rounding:
     """u = v/s of `weights` (M, ω) in multiples of `step`, between `low` and `high`."""
     ratio = weights / step
-    return Rounding(ratio=ratio, rounded=_clipped(ratio, low, high).round_(), low=low, high=high)
+    return Rounding(ratio=ratio, rounded=_clipped(ratio, low, high).round_(), step=step, low=low, high=high)
 
 
 def shares_of_steps(rounding: Rounding, gradients: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +64,9 @@ class LevelTables:
     layer_of: Tensor
 
 
-def level_tables(quantizers: Sequence[Lsq], layout: Layout, device: torch.device, dtype: torch.dtype) -> LevelTables:
+def level_tables(
+    quantizers: Sequence[Stepped], layout: Layout, device: torch.device, dtype: torch.dtype
+) -> LevelTables:
     highest = 2.0 ** (torch.tensor([layer_bits(one, layout) for one in quantizers]) - 1) - 1
     counts = torch.tensor([group.count for group in layout.groups])
     products = counts * highest.double()
@@ -89,7 +93,7 @@ class LsqWeights:
 
     def __init__(
         self,
-        quantizers: Sequence[Lsq],
+        quantizers: Sequence[Stepped],
         layout: Layout,
         device: torch.device,
         dtype: torch.dtype,
@@ -107,8 +111,11 @@ class LsqWeights:
 
     layer_bits = staticmethod(layer_bits)
 
+    def open(self, epoch: int, epochs: int) -> None:
+        """Every epoch is alike."""
+
     @staticmethod
-    def initialize(quantizer: Lsq, layout: Layout, row: Tensor) -> None:
+    def initialize(quantizer: Stepped, layout: Layout, row: Tensor) -> None:
         """Set the step sizes of one model's `row` (P) to s = 2·mean|v|/√Qp of each layer."""
         parts = torch.split(row[: layout.weights], [group.count for group in layout.groups])
         means = torch.stack([part.abs().mean() for part in parts])
@@ -143,23 +150,31 @@ class LsqWeights:
         above, step_gradients = gradients[:, self._weights], self._steps.of(gradients)
         shares, inside = shares_of_steps(rounding, above if factor is None else above * factor)
         above.mul_(inside)
-        # A GPU shares a sum out among its threads by the number of rows, and that depends on the neighbours.
-        runs = range(len(shares)) if shares.is_cuda else (slice(None),)
-        for layer, part in enumerate(torch.split(shares, self._counts, 1)):
-            for run in runs:
-                torch.sum(part[run], -1, out=step_gradients[run, layer])
+        self._sums(shares, out=step_gradients)
         if self._root is None:
             step_gradients.mul_(self._scale)
         else:
             step_gradients.div_(self._root)
+
+    def _sums(self, values: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """The sums of values (M, ω) over each layer (M, layers).
+
+        A GPU shares a sum out among its threads by the number of rows, and that depends on the neighbours.
+        """
+        sums = values.new_empty(len(values), len(self._counts)) if out is None else out
+        runs = range(len(values)) if values.is_cuda else (slice(None),)
+        for layer, part in enumerate(torch.split(values, self._counts, 1)):
+            for run in runs:
+                torch.sum(part[run], -1, out=sums[run, layer])
+        return sums
 
     def restrain(self, rows: Tensor) -> Tensor:
         """Keep the step sizes of `rows` (M, P) positive, in place; how many of each row were not (M)."""
         return clamp_steps(self._steps.of(rows))
 
 
-def clamp_steps(steps: Tensor) -> Tensor:
-    """Keep step sizes (M, layers) positive, in place; how many of each model were not (M)."""
-    low = (steps < SMALLEST_STEP).sum(1)
-    steps.clamp_(min=SMALLEST_STEP)
+def clamp_steps(steps: Tensor, smallest: float = SMALLEST_STEP) -> Tensor:
+    """Keep step sizes (M, layers) at or above `smallest`, in place; how many of each model were not (M)."""
+    low = (steps < smallest).sum(1)
+    steps.clamp_(min=smallest)
     return low

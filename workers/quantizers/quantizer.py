@@ -37,6 +37,9 @@ class WeightQuantizer(Protocol):
     def initialize(quantizer: Any, layout: Layout, row: Tensor) -> None:
         """Set the step sizes that one model's `row` (P) begins with."""
 
+    def open(self, epoch: int, epochs: int) -> None:
+        """Begin an epoch (from 0) of so many of the training. Measures of trained models begin none."""
+
     def quantize(self, parameters: Tensor, out: Tensor, *, factor: Tensor | None = None) -> Any:
         """Write v̂ of `parameters` (M, P) to the first columns of `out` (M, P), which may be the same rows; what
         `differentiate` needs."""

@@ -1,0 +1,81 @@
+"""The rows of calls of the user's code with a column for each setting and each returned value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from qsweep.db.schema import ROW_KINDS
+from qsweep.reports.source import Source
+
+VIEW = "returned"
+PACKED = ("settings", "returned")
+"""The columns of JSON that become columns of their own."""
+PREFIX = "returned_"
+"""Stands before a returned value that is called as a setting is."""
+
+
+def wide_rows(source: Source) -> list[dict[str, Any]]:
+    """The one row of each done call: what is stored of it, its settings, and what it returned, by name."""
+    found = []
+    for row in source.read(VIEW).to_pylist():
+        settings: dict[str, Any] = json.loads(row.pop("settings"))
+        returned: dict[str, Any] = json.loads(row.pop("returned"))
+        found.append(row | settings | {called(name, settings): value for name, value in returned.items()})
+    return found
+
+
+def returned_numbers(source: Source) -> list[str]:
+    """The names of the numbers that its calls return, in the order in which they stand there."""
+    known = {name for job in source.jobs for name in job.settings()} | set(ROW_KINDS[VIEW].columns.names)
+    values: dict[str, list[Any]] = {}
+    for row in wide_rows(source):
+        for name in (one for one in row if one not in known):
+            values.setdefault(name, []).append(row[name])
+    return [name for name, some in values.items() if kind_of(some) in (pa.int64(), pa.float64(), pa.bool_())]
+
+
+def called(name: str, settings: Mapping[str, Any]) -> str:
+    """What the column of a returned value is called."""
+    return f"{PREFIX}{name}" if name in settings else name
+
+
+def wide_schema(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
+    """The columns that such rows have: those of every call, and those of their own by the types of their values."""
+    base = [field for field in ROW_KINDS[VIEW].columns if field.name not in PACKED]
+    names = {field.name for field in base}
+    values: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in names:
+                values.setdefault(name, []).append(value)
+    return pa.schema([*base, *(pa.field(name, kind_of(some)) for name, some in values.items())])
+
+
+def wide_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """The rows with these columns. Where types are mixed, a value is its text."""
+    from qsweep.db.columns import table_of_rows
+
+    texts = {field.name for field in schema if field.type == pa.string()}
+    return table_of_rows(
+        [{name: _text(value) if name in texts else value for name, value in row.items()} for row in rows], schema
+    )
+
+
+def kind_of(values: Iterable[Any]) -> pa.DataType:
+    """The type of a column of these values: numbers of both kinds are float64, and what is mixed is text."""
+    types = {type(value) for value in values if value is not None}
+    if types == {bool}:
+        return pa.bool_()
+    if types == {int}:
+        return pa.int64() if all(abs(one) < 1 << 63 for one in values if one is not None) else pa.float64()
+    if types and types <= {int, float}:
+        return pa.float64()
+    return pa.string()
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)

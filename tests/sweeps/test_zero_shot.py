@@ -1,0 +1,138 @@
+"""What `[[zero_shot]]` asks for, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import SYNTHESIS, TRAIN
+from qsweep.sweeps.spec import Spec, select
+from qsweep.sweeps.zero_shot import Genie, Sadag
+
+SWEEP = """
+[fixed]
+data = "digits"
+model = "resnet"
+depth = 18
+width = 4
+bits = 32
+optimizer = "sgd"
+learning_rate = 0.1
+weight_decay = 0.0
+epochs = 2
+batch_size = 64
+[axes]
+seed = [0, 1]
+"""
+GENIE = '[[zero_shot]]\nimages = "genie"\n'
+
+
+def spec_of(folder: Path, text: str, *changes: str) -> Spec:
+    (folder / "made.toml").write_text(text)
+    return read_sweep(str(folder / "made.toml"), changes)
+
+
+def test_each_training_has_its_syntheses_after_all_trainings(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, SWEEP + GENIE + 'image_count = [128, 256]\nrates = ["code", "paper"]\n')
+    jobs = spec.jobs()
+    assert [one.kind for one in jobs] == [TRAIN] * 2 + [SYNTHESIS] * 8
+    assert [one.parent for one in jobs[2:]] == [jobs[0].identity] * 4 + [jobs[1].identity] * 4
+    assert len({one.identity for one in jobs}) == 10
+    assert jobs[3].measure == Genie(image_count=128, rates="paper")
+    assert jobs[3].settings()["images"] == "genie"
+    assert Spec.from_json(spec.to_json(), place="the registry").jobs() == jobs
+    assert [Job.from_json(one.to_json()) for one in jobs] == jobs
+    assert select(jobs, where="image_count == 256 and seed == 1 and rates == 'code'") == [jobs[1], jobs[8]]
+
+
+def test_a_sweep_without_zero_shot_is_stored_as_before(tmp_path: Path) -> None:
+    assert "zero_shot" not in spec_of(tmp_path, SWEEP).to_json()
+
+
+def test_one_synthesis_is_one_job_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    assert len(spec_of(tmp_path, SWEEP + GENIE + GENIE + "image_count = [1024, 128]\n").jobs()) == 6
+
+
+def test_images_that_know_of_no_bits_are_made_once_for_all_bits(tmp_path: Path) -> None:
+    entry = '[[zero_shot]]\nimages = ["genie", "sadag"]\nweight_bits = [2, 4]\nact_bits = 4\n'
+    jobs = spec_of(tmp_path, SWEEP + entry, "seed=0").jobs()
+    assert [one.measure for one in jobs[1:]] == [
+        Genie(),
+        Sadag(weight_bits=2, act_bits=4),
+        Sadag(weight_bits=4, act_bits=4),
+    ]
+    assert jobs[2].measure.operations(jobs[0].training) == pytest.approx(  # type: ignore[union-attr]
+        1.6 * jobs[1].measure.operations(jobs[0].training)  # type: ignore[union-attr]
+    )
+    assert [Job.from_json(one.to_json()) for one in jobs] == jobs
+
+
+def test_a_setting_is_changed_where_it_is_used(tmp_path: Path) -> None:
+    text = SWEEP + '[[measures]]\nmeasure = "pac_bayes"\n' + GENIE
+    jobs = spec_of(tmp_path, text, "image_iterations=[10, 20]", "swing=false", "seed=0", "iterations=3").jobs()
+    assert [one.kind.name for one in jobs] == ["train", "synthesize", "synthesize", "measure"]
+    assert jobs[1].measure == Genie(image_iterations=10, swing=False)
+    with pytest.raises(InputError, match="no entry of zero_shot of made is changed by image_count"):
+        spec_of(tmp_path, SWEEP, "image_count=128")
+
+
+def test_the_rates_have_two_names() -> None:
+    code, paper = Genie(), Genie(rates="paper")
+    assert (code.embedding_rate, code.generator_rate) == (0.1, 0.01)
+    assert (paper.embedding_rate, paper.generator_rate) == (0.01, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "problem"),
+    [
+        (GENIE, ("bits=4",), "made.toml.*zero_shot: bits: images are synthesized from a full-precision model"),
+        (GENIE, ("bits=[32, 4]",), "this training's is quantized; allowed with zero_shot: 32"),
+        (
+            GENIE,
+            ("image_count=1000",),
+            "1000 images can't be made in batches of 128; allowed: multiples of image_batch",
+        ),
+        (GENIE, ("image_batch=1",), "image_batch: 1 is not allowed; allowed: 2 or more"),
+        (GENIE, ("images=real",), "images: 'real' is not known"),
+        (GENIE, ("rates=both",), "allowed: code, paper"),
+        (GENIE, ("model=vit", "patch=2", "depth=2", "heads=2"), "has no batch norm, whose statistics the images are"),
+        (GENIE, ("images=sadag",), "zero_shot 1: weight_bits is missing"),
+        (GENIE, ("images=sadag", "weight_bits=1"), "weight_bits: 1 is not allowed; allowed: 2, 3, 4"),
+        (GENIE, ("images=sadag", "weight_bits=2", "act_bits=2", "model=nin", "depth=1"), "the last layer of NiN"),
+        ("[[zero_shot]]\nimage_count = 128\n", (), "images is missing"),
+        (GENIE + "weight_bits = 4\n", (), "zero_shot 1: 'weight_bits' is not a setting of genie"),
+        (GENIE + "image_count = []\n", (), "an axis needs at least one value"),
+        ("[zero_shot]\nimages = 'genie'\n", (), "zero_shot"),
+    ],
+)
+def test_what_can_not_be_synthesized_is_refused(
+    tmp_path: Path, text: str, changes: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(InputError, match=problem):
+        spec_of(tmp_path, SWEEP + text, *changes).jobs()
+
+
+def test_models_that_are_not_kept_have_no_syntheses(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="zero_shot takes the trained models, and these are not kept"):
+        spec_of(tmp_path, 'keep = "none"\n' + SWEEP + GENIE).jobs()
+
+
+@pytest.mark.parametrize("size", [30, 33])
+def test_the_side_of_an_image_has_to_be_divisible_by_four(tmp_path: Path, size: int) -> None:
+    text = SWEEP.replace('data = "digits"', FOLDER.format(size=size))
+    with pytest.raises(InputError, match=f"image_size: images of {size} pixels a side can't be synthesized"):
+        spec_of(tmp_path, text + GENIE).jobs()
+
+
+FOLDER = """data = "imagefolder"
+data_folder = "tiny"
+image_size = {size}
+data_classes = 10
+data_train = 100
+data_test = 20
+data_fingerprint = "0123456789abcdef0123456789abcdef"
+augment = "resized-crop\""""
