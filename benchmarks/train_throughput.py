@@ -49,7 +49,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 LOOPS = ("loop with DataLoader", "loop in memory", "loop in memory, channels last")
 COMPILED_LOOP = "loop in memory, compiled, channels last"
 """On a GPU alone: on a processor the compiler takes longer than the measurement."""
-TWO_PASSES = "engine, planned M, SAM"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "engine, planned M, SAM": {"method": "sam", "rho": 0.05},
+    "engine, planned M, activations": {"activation_bits": 4},
+}
+"""Trainings of another kind, with the settings that make them so."""
 """As the line before, with two passes of each batch."""
 GPU_SLOTS = (4, 8, 16)
 """Models side by side that are tried on a GPU."""
@@ -214,7 +218,8 @@ def training_of(shape: str, precision: str, bits: int, seed: int = 0, **method: 
 def engines(shape: str, precision: str, device: str) -> dict[str, Plan]:
     """The contenders that are the engine on a class of devices."""
     slots, form = default_form(training_of(shape, precision, 4), device)
-    tried = {"engine, M = 1": (1, form), "engine, planned M": (slots, form), TWO_PASSES: (slots, form)}
+    tried = {"engine, M = 1": (1, form), "engine, planned M": (slots, form)}
+    tried |= dict.fromkeys(VARIANTS, (slots, form))
     counts = GPU_SLOTS if device.startswith("cuda") else (slots,)
     for one in forms_of(precision, device):
         tried |= {f"engine, {one.value} of {count}": (count, one) for count in counts}
@@ -227,8 +232,8 @@ def contender(
     """A contender's step; `bits` is that of a lone model, and a cohort mixes both."""
     one = training_of(shape, precision, bits)
     if plan is not None:
-        method = {"method": "sam", "rho": 0.05} if name == TWO_PASSES else {}
-        mixed = [training_of(shape, precision, 32 if slot % 2 else 4, slot, **method) for slot in range(plan[0])]
+        kind = VARIANTS.get(name, {})
+        mixed = [training_of(shape, precision, 32 if slot % 2 else 4, slot, **kind) for slot in range(plan[0])]
         return cohort_step(mixed if plan[0] > 1 else [one], images, plan, device)
     if name == "loop with DataLoader":
         return plain_step(one, loader_batches(images, one, device), torch.contiguous_format, device)

@@ -227,7 +227,7 @@ def test_liq_by_hand() -> None:
     layout = ConvLayout([layer])
     quantizer = LiqWeights([Liq(bits=2)], layout, CPU, torch.float64)
     rows = torch.zeros(1, layout.parameters_length, dtype=torch.float64)
-    rows[0, :4] = torch.tensor([0.2, -0.5, 0.9, 1.4])
+    rows[0, :4] = torch.tensor([0.2, -0.5, 0.9, 1.4], dtype=torch.float64)
     layout.steps.of(rows).fill_(1.0)
     out = torch.zeros_like(rows)
     for place, of_clip in enumerate((1 / 3 - 0.2, 0.5 - 1 / 3, 0.1, 1.0)):
