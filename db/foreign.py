@@ -130,7 +130,7 @@ def is_of(job: Job, row: Mapping[str, Any]) -> bool:
     """Whether the row has the job's settings, and no others. Files of an older version lack those that came later."""
     if job.call is not None:
         return all(row.get(name) == value for name, value in job.columns().items())
-    settings, later = job.settings(), _later(job)
+    settings, later = job.columns(), _later(job)
     return all(
         row[name] == _stored(settings.get(name)) if name in row else settings.get(name) is None or name in later
         for name in SETTINGS.names

@@ -135,6 +135,7 @@ class Bench:
             trainings=[job.training.settings() | {"epochs": EPOCHS} for job in jobs[:slots]],
             slots=slots,
             form=form,
+            user_code=str(self.home.user_code),
         )
         with ExitStack() as stack:
             benches = [stack.enter_context(self._start(number)) for number in range(self.agents)]

@@ -6,8 +6,22 @@ import os
 from collections.abc import Iterable
 
 from qsweep.db.home import Home
+from qsweep.orchestrator.children import ask
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job, with_training
+from qsweep.sweeps.questions import DescribeArrays
+from qsweep.sweeps.spec import Spec
+
+
+def keep_arrays(home: Home, spec: Spec, jobs: Iterable[Job]) -> None:
+    """Keep the arrays of users that these jobs take in the folder of the data sets, where agents read them, if the
+    sweep was read from a file that names them. Raises InputError."""
+    for data in {job.training.data: None for job in with_training(jobs) if job.training.data.source}:
+        if spec.folder and not (home.data / data.archive).is_file():
+            question = DescribeArrays(source=data.source, folder=spec.folder, data=str(home.data), keep=True)
+            found = ask(question, failing=f"reading {data.source}")
+            if found["data_fingerprint"] != data.fingerprint:
+                raise InputError("the data changed while it was read", place=f"data {data.source}")
 
 
 def check_data(home: Home, jobs: Iterable[Job]) -> None:
@@ -17,7 +31,7 @@ def check_data(home: Home, jobs: Iterable[Job]) -> None:
             from qsweep.workers.decoding.listing import folder_of  # here: it imports numpy
 
             folder_of(data, home.data)
-        elif data.folder is not None and not home.data.exists():
+        elif data.folder is not None and not data.source and not home.data.exists():
             nearest = next(one for one in home.data.parents if one.exists())
             if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
                 raise InputError(

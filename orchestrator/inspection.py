@@ -15,6 +15,7 @@ from qsweep.db.rows import Claim
 from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import File
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.zero_shot import Genie
 from qsweep.workers.bundle.findings import Findings, Publication
@@ -28,6 +29,8 @@ AGAIN = "copy the bundle again; nothing was imported"
 LARGEST = 1 << 33
 """Bytes of one file of results, or of one model."""
 PROVENANCE = ("code", "torch", "device", "host")
+MOST_LAYERS = 10_000
+"""Layers of a module, at most."""
 FOUND = ("train_accuracy", "test_accuracy", "chosen_epoch")
 """What every training has found that did not diverge. A loss may be missing: that it is no finite number."""
 
@@ -105,11 +108,16 @@ def _most(kind: RowKind, claim: Claim) -> int:
     training = claim.job.training
     if isinstance(claim.job.measure, Genie):
         return claim.job.measure.rows()[kind.name]
-    return training.recipe.epochs if kind.name == "epochs" else len(_weighted(training))
+    if kind.name == "epochs":
+        return training.recipe.epochs
+    weighted = _weighted(training)
+    return MOST_LAYERS if weighted is None else len(weighted)
 
 
-def _weighted(training: Training) -> list[str]:
-    """The layers that have weights, each of which has a row."""
+def _weighted(training: Training) -> list[str] | None:
+    """The layers that have weights, each of which has a row; None of a module, whose layers only torch knows."""
+    if isinstance(training.model, Module):
+        return None
     return [one.name for one in training.model.layers(training.data) if one.weights]
 
 
@@ -151,7 +159,12 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
     names, places = _grouped(table, "layer"), _grouped(table, "index")
     for claim in claims:
         training, identity = claim.job.training, claim.job.identity
-        expected = list(enumerate(_weighted(training)))
+        weighted = _weighted(training)
+        if weighted is None:
+            if sorted(places.get(identity, []), key=str) != list(range(len(places.get(identity, ())))):
+                raise ValueError(f"job {identity[:12]} has not each of its layers once")
+            continue
+        expected = list(enumerate(weighted))
         if sorted(zip(places.get(identity, []), names.get(identity, []), strict=True), key=str) != sorted(
             expected, key=str
         ):

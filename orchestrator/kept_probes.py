@@ -26,6 +26,8 @@ from qsweep.orchestrator.machine import Machine, probe
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.job import Job, with_training
+from qsweep.sweeps.modules import Module
+from qsweep.sweeps.user_code import UserCode
 from qsweep.sweeps.wholefiles import write_whole
 
 RESTED = 2.0
@@ -69,15 +71,16 @@ class Found:
                 write(home, self.news)
 
 
-def look(home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = ()) -> Found:
+def look(home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = (), codes: Sequence[UserCode] = ()) -> Found:
     """This machine, and that the data sets of the jobs are in order: as it is kept, else asked. Raises InputError.
 
-    Weights, and data sets that stay files, are looked at each time.
+    Weights, data sets that stay files, and modules, are looked at each time.
     """
     trainings = [job.training for job in with_training(jobs)]
     data = {one.data for one in trainings}
-    if weights or any(one.streamed for one in data) or any(one.starts_from_weights for one in trainings):
-        return Found(machine=probe(home, jobs=jobs, weights=weights))
+    asks = any(one.starts_from_weights or isinstance(one.model, Module) for one in trainings)
+    if weights or asks or any(one.streamed for one in data):
+        return Found(machine=probe(home, jobs=jobs, weights=weights, codes=codes))
     known, stamp, stamps = read(home), machine_stamp(), _stamps(data, home)
     of_machine = known if known.stamp == stamp else Kept()
     verified = all(one and of_machine.data.get(name) == one for name, one in stamps.items())
@@ -97,7 +100,7 @@ def kept_machine(home: Home) -> Machine | None:
 
 
 def _stamps(data: Iterable[DataSet], home: Home) -> dict[str, str]:
-    return {one.name: data_stamp(one, home.data) for one in data}
+    return {one.folder if one.source and one.folder else one.name: data_stamp(one, home.data) for one in data}
 
 
 def machine_stamp() -> str:
@@ -123,7 +126,7 @@ def machine_stamp() -> str:
 
 def data_stamp(data: DataSet, folder: Path) -> str:
     """A hash of the sizes and times of a data set's files; empty if one has changed too lately to be known by them."""
-    places = [folder / f"{data.name}.npz"]
+    places = [folder / data.archive]
     if data.folder is not None:
         places += [folder / data.folder, *sorted((folder / data.folder).glob("*"))]
     elif (package := find_spec("sklearn")) is not None and package.origin is not None:

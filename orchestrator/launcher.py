@@ -12,7 +12,7 @@ from qsweep.db.losses import counted, find_gone
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Scope, Sweep
 from qsweep.orchestrator.corrupted_sets import check_corruptions
-from qsweep.orchestrator.data_folders import check_data
+from qsweep.orchestrator.data_folders import check_data, keep_arrays
 from qsweep.orchestrator.freezing import Code, choose_code, choose_user_code, keep_code
 from qsweep.orchestrator.kept_models import check_models
 from qsweep.orchestrator.kept_probes import Found, forget, look
@@ -25,6 +25,7 @@ from qsweep.orchestrator.store import check_store
 from qsweep.orchestrator.warming import warm_up
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.spec import Spec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,17 +60,21 @@ class Ground:
         return self.found.machine
 
 
-def survey(home: Home, backend: Backend, execution: Execution, jobs: Sequence[Job]) -> Ground:
-    """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing.
+def survey(home: Home, backend: Backend, execution: Execution, spec: Spec, jobs: Sequence[Job]) -> Ground:
+    """Look at this machine, its data and the backend's cluster. Raises InputError; changes nothing but the folder of
+    the data sets, which may get some.
 
     What needs no torch comes first. Where agents are started here, the process from which they are forked imports torch
     from then on: while this one goes on, if it knows from an earlier launch what this machine has.
     """
     backend.check(home, execution.workers)
+    keep_arrays(home, spec, jobs)
     check_data(home, jobs)
     if not backend.independent:
         warm_up(home)
-    found = look(home, jobs, weights=execution.weights)
+    found = look(home, jobs, weights=execution.weights, codes=spec.sources)
+    for one in found.machine.broken_promises:
+        say(f"note: {one}", err=True)
     site = backend.survey(found.machine, execution.workers)
     check_reach(home, site.hosts)
     backend.check_home(home)
@@ -101,7 +106,7 @@ def launch(
         check_corruptions(home, selection)
         version = choose_code(known, code)
         chosen = backend()
-        ground = survey(home, chosen, execution, selection.chosen)
+        ground = survey(home, chosen, execution, selection.spec, selection.chosen)
     registry, sweep, words = launched or register(home, selection, known, code=version, results=execution.results)
     say(f"{selection.title}: {words}", err=True)
     if sweep.written_at is None:

@@ -17,6 +17,7 @@ from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.measures import Distortion
 from qsweep.sweeps.questions import DescribeImages, Probe
 from qsweep.sweeps.training import different_needs
+from qsweep.sweeps.user_code import UserCode
 from qsweep.sweeps.wholefiles import digest_of, whole_file
 
 
@@ -67,6 +68,8 @@ class Machine:
     """Bytes of one GPU, else of the machine; 0 if unknown."""
     weights: tuple[KeptWeights, ...] = ()
     """The weights that trainings start from."""
+    broken_promises: tuple[str, ...] = ()
+    """What can't be promised of the modules of users, in words."""
 
     @property
     def agents(self) -> int:
@@ -80,13 +83,14 @@ def probe(
     *,
     jobs: Sequence[Job] = (),
     weights: Sequence[Path] = (),
+    codes: Sequence[UserCode] = (),
     download: bool = True,
     reads_data: bool = True,
 ) -> Machine:
     """Ask a child process with torch what this machine has, and read the data sets, those of the `jobs` and the
     weights that these start from, of which `weights` are files or folders. Trees of corrupted images that distortions
-    among the jobs take are held against the test images. Without `reads_data` the weights alone are looked for. Raises
-    InputError."""
+    among the jobs take are held against the test images. `codes` is code of users that the
+    home may not keep yet. Without `reads_data` the weights alone are looked for. Raises InputError."""
     question = Probe(
         data=str(home.data),
         kept=str(home.weights),
@@ -96,6 +100,11 @@ def probe(
         datasets=datasets,
         download=download,
         reads_data=reads_data,
+        user_code=str(home.user_code),
+        codes=[
+            {"main": one.main, "files": {name: content.decode() for name, content in one.files.items()}}
+            for one in codes
+        ],
     )
     found = ask(question, failing="the probe of this machine")
     return Machine(
@@ -108,6 +117,7 @@ def probe(
             KeptWeights(source=Path(one["source"]), hash=one["hash"], target=Path(one["target"]))
             for one in found["weights"]
         ),
+        broken_promises=tuple(found["broken_promises"]),
     )
 
 

@@ -25,6 +25,7 @@ from qsweep.db.rows import AgentInfo, Claim, Sweep
 from qsweep.db.rules import LEASE
 from qsweep.db.states import AgentState, State
 from qsweep.orchestrator.children import ask
+from qsweep.orchestrator.data_folders import keep_arrays
 from qsweep.orchestrator.dead_agents import mark_dead_agents
 from qsweep.orchestrator.freezing import Code, choose_code, choose_user_code, keep_code
 from qsweep.orchestrator.kept_models import check_models
@@ -33,7 +34,7 @@ from qsweep.orchestrator.registration import find_launched, register
 from qsweep.orchestrator.selection import Selection
 from qsweep.orchestrator.warming import ARCHIVE, warm_up
 from qsweep.sweeps.code import PACKAGE, check_snapshot, code_version
-from qsweep.sweeps.datasets import DATASETS, DataSet, ImageFolder
+from qsweep.sweeps.datasets import DataSet, ImageFolder
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.job import with_training
@@ -99,6 +100,8 @@ def pack(
     selection = choose_user_code(home, selection, code)
     known, _ = find_launched(home, selection)
     check_models(home, selection)
+    if with_data:
+        keep_arrays(home, selection.spec, selection.chosen)
     version = choose_code(known, code)
     if version != code_version() and not (home.code / version / PACKAGE / "workers" / "__main__.py").is_file():
         raise InputError(f"the code {version} can't run a bundle", place="--code", allowed="pack with --code current")
@@ -286,17 +289,23 @@ def _taken(out: Path) -> InputError:
 
 def _put_data(home: Home, manifest: Manifest, folder: Path, *, with_data: bool) -> tuple[str, ...]:
     """Data sets as archives: those that come with a package always, the others if asked; returns which lack."""
-    names = manifest.datasets()
-    taken = [name for name in names if DATASETS[name].folder is None or (with_data and not DATASETS[name].streamed)]
+    needed = manifest.data()
+    taken = {one for one in needed if one.folder is None or (with_data and not one.streamed)}
     if taken:
-        question = ArchiveData(data=str(home.data), out=str(folder / "data"), datasets=taken, download=True)
+        question = ArchiveData(
+            data=str(home.data),
+            out=str(folder / "data"),
+            datasets=sorted(one.name for one in taken if not one.source),
+            arrays=sorted(str(one.folder) for one in taken if one.source),
+            download=True,
+        )
         ask(question, failing="packing the data")
-    return tuple(sorted({_needed(data) for data in manifest.data() if data.name not in taken}))
+    return tuple(sorted({_needed(data) for data in needed - taken}))
 
 
 def _needed(data: DataSet) -> str:
     """What a person calls a data set that the far machine must have: a set of their own by its folder."""
-    return str(data.folder) if data.name == ImageFolder.name else data.name
+    return str(data.folder) if data.source or data.name == ImageFolder.name else data.name
 
 
 def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:

@@ -204,4 +204,4 @@ def _data_bytes(training: Training) -> float:
     data = training.data
     if data.streamed:
         return STREAMED_BATCHES * training.recipe.batch_size * data.channels * data.size**2
-    return float((data.train_images + data.test_images) * data.channels * data.size**2)
+    return float((data.train_images + data.test_images) * data.bytes_of_one)

@@ -167,6 +167,7 @@ def _ask_parts(
         ],
         first=0,
         count=one.asked.size,
+        user_code=str(home.user_code),
     )
     step = min(PART, -(-whole.count // agents))
     parts = [replace(whole, first=first, count=min(step, whole.count - first)) for first in range(0, whole.count, step)]

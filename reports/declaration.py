@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -140,7 +140,10 @@ def find_table(name: str) -> Declaration:
 def tables_of(spec: Spec) -> list[Declaration]:
     """The tables of a sweep, in its order: those that come with qsweep, and its own. Raises InputError."""
     own = dict(spec.declarations)
-    return [parse_table(json.loads(own[name]), name) if name in own else find_table(name) for name in spec.tables]
+    arguments = spec.argument_names
+    return [
+        parse_table(json.loads(own[name]), name, arguments) if name in own else find_table(name) for name in spec.tables
+    ]
 
 
 def read_table(path: Path) -> Declaration:
@@ -151,8 +154,9 @@ def read_table(path: Path) -> Declaration:
         raise InputError("there is no such file", place=str(path), allowed="allowed: TOML") from None
 
 
-def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
-    """The table that the content of a file declares. Raises InputError for what does not hold in it."""
+def parse_table(content: Mapping[str, Any], name: str, arguments: Collection[str] = ()) -> Declaration:
+    """The table that the content of a file declares, over settings and the `arguments` of modules. Raises InputError
+    for what does not hold in it."""
     from qsweep.db.schema import ROW_KINDS  # here: it brings Arrow, which a launch that begins does not need
 
     table = replace(check_form(content, name), name=Path(name).stem)
@@ -177,7 +181,7 @@ def parse_table(content: Mapping[str, Any], name: str) -> Declaration:
         if column.value not in numbers and not of_user:
             allowed = nearest(column.value, numbers)
             raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
-    settings = {*Training.known(), *known_measure_settings()}
+    settings = {*Training.known(), *known_measure_settings(), *arguments}
     for part, keys, known in (("rows", table.rows, {*ROW_NAMES, *settings}), ("averages", table.averages, settings)):
         if not of_user and (unknown := [key for key in keys if key not in known]):
             allowed = nearest(unknown[0], known)

@@ -20,12 +20,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qsweep.sweeps.datasets import ImageFolder, data_content
+from qsweep.sweeps.datasets import Arrays, ImageFolder, data_content
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
 from qsweep.sweeps.models import CifarResNet, MobileNet, MobileNetV2, NiN, ResNet, Vgg
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.optimizers import Adam, AdamW, RmsProp, Sgd
-from qsweep.sweeps.parts import Choice, Component, DataChoice, Part, QuantizerChoice
+from qsweep.sweeps.parts import Choice, Component, DataChoice, ModelChoice, Part, QuantizerChoice
 from qsweep.sweeps.quantizers import FULL_PRECISION, Liq, LiqActivations, Lsq, LsqActivations, Vvtq, VvtqActivations
 from qsweep.sweeps.recipe import Recipe, recipe_content
 from qsweep.sweeps.start import Start
@@ -93,15 +94,17 @@ PARTS: dict[str, Part] = {
                 Component(
                     name=ImageFolder.name, settings=ImageFolder, implementation="qsweep.workers.data.folders:read_files"
                 ),
+                Component(name=Arrays.name, settings=Arrays, implementation="qsweep.workers.data.arrays:read_arrays"),
             ),
             content_of=data_content,
         ),
-        Choice(
+        ModelChoice(
             name="model",
             components=_by_name(
                 *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet)),
                 _family(Vit, "qsweep.workers.models.vit:VitNetwork"),
                 _family(Swin, "qsweep.workers.models.swin:SwinNetwork"),
+                Component(name=Module.name, implementation="qsweep.workers.models.named:network_of_module"),
             ),
         ),
         Choice(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -11,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from qsweep.sweeps.calls import COMMAND, FORMS, SEED, check_command, check_function, script_of
+from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.datasets import is_arrays
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
+from qsweep.sweeps.modules import check_signature
+from qsweep.sweeps.questions import DescribeArrays
 from qsweep.sweeps.recipe import Recipe
+from qsweep.sweeps.service import Service
 from qsweep.sweeps.settings import Setting, names_of
 from qsweep.sweeps.spec import Axis, Entry, Spec
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
+from qsweep.sweeps.training import Training
 from qsweep.sweeps.user_code import Signature, UserCode, read_user_code, reference_of, referenced
 from qsweep.sweeps.zero_shot import known_zero_shot_settings, synthesis_settings
 
@@ -47,7 +54,7 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
     spec = _parse(content, stem, place=name)
     for change in changes:
         spec = _change(spec, change)
-    spec = read_code(spec, Path(name).parent)
+    spec = describe_arrays(read_code(spec, Path(name).parent), Path(name).parent)
     for axis in spec.axes:
         _check_axis(axis, spec)
     return spec
@@ -55,10 +62,9 @@ def read_sweep(name: str, changes: Sequence[str] = ()) -> Spec:
 
 def read_code(spec: Spec, folder: Path) -> Spec:
     """The spec with the user's code that its values name, by paths from the folder. Raises InputError."""
-    values = [value for _, value in spec.fixed]
+    values = [value for name, value in spec.fixed if spec.calls or name != "data"]
     for axis in spec.axes:
-        values += axis.values
-        values += [value for _, branch in axis.branches for value in branch]
+        values += _values_of(axis) if spec.calls or axis.name != "data" else []
     found: dict[str, UserCode] = {}
     for command in _commands(spec):
         check_command(command, _names(spec), spec.place)
@@ -67,15 +73,58 @@ def read_code(spec: Spec, folder: Path) -> Spec:
     named = referenced(values)
     if not named and not found:
         return spec
+    models = _values_called(spec, "model")
+    signatures: dict[str, str] = {}
     for text in named:
-        reference = reference_of(text, place=spec.place)
-        code = read_user_code(reference.path, folder, place=f"{spec.place}: {text}")
-        signature = code.signature(reference.name, place=f"{spec.place}: {text}")
+        reference, place = reference_of(text, place=spec.place), f"{spec.place}: {text}"
+        code = read_user_code(reference.path, folder, place=place)
+        signature = code.signature(reference.name, place=place)
         found[text] = code
         if spec.calls:
             spec = _settled(spec, signature)
+        elif text in models:
+            check_signature(signature, taken_names(), place=place)
+            signatures[text] = json.dumps(signature.content(), sort_keys=True)
     digests = tuple(sorted((text, code.digest) for text, code in found.items()))
-    return dataclasses.replace(spec, user_code=digests, sources=tuple(found[text] for text, _ in digests))
+    return dataclasses.replace(
+        spec,
+        user_code=digests,
+        signatures=tuple(sorted(signatures.items())),
+        sources=tuple(found[text] for text, _ in digests),
+    )
+
+
+def describe_arrays(spec: Spec, folder: Path) -> Spec:
+    """The spec with what the arrays of users hold that it names, by paths from the folder: asked of a process that
+    reads them. Raises InputError."""
+    named = sorted({value for value in _values_called(spec, "data") if isinstance(value, str) and is_arrays(value)})
+    if not named or spec.calls:
+        return spec
+    place = str(folder.absolute())
+    with Service({**os.environ, "PYTHONSAFEPATH": "1"}, failing=f"reading {', '.join(named)}") as service:
+        found = {
+            one: service.ask(DescribeArrays(source=one, folder=place, data=os.environ.get("QSWEEP_DATA", place)))
+            for one in named
+        }
+    described = tuple((name, json.dumps(one, sort_keys=True)) for name, one in found.items())
+    return dataclasses.replace(spec, arrays=described, folder=place)
+
+
+def _values_called(spec: Spec, name: str) -> list[Setting]:
+    """Every value of a setting."""
+    values = [value for one, value in spec.fixed if one == name]
+    return values + [value for axis in spec.axes if axis.name == name for value in _values_of(axis)]
+
+
+def _values_of(axis: Axis) -> list[Setting]:
+    """Every value of an axis."""
+    return [*axis.values, *(value for _, branch in axis.branches for value in branch)]
+
+
+def taken_names() -> frozenset[str]:
+    """The names that no argument of a module may have: other settings of a sweep."""
+    own = {name for one in PARTS["model"].components.values() for name in one.names}
+    return (Training.known() | known_measure_settings()) - own
 
 
 def _settled(spec: Spec, signature: Signature) -> Spec:
@@ -133,6 +182,7 @@ def make_sweep(content: Mapping[str, Any], name: str, folder: Path) -> Spec:
         raise InputError(f"{name!r} can't name a sweep", place="name", allowed=NAME_ALLOWED)
     check_form(content, name)
     spec = read_code(_parse(content, name, place=str(folder / f"{name}.toml")), folder)
+    spec = describe_arrays(spec, folder)
     for axis in spec.axes:
         _check_axis(axis, spec)
     return dataclasses.replace(spec, place=name)

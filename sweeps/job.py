@@ -13,6 +13,7 @@ from qsweep.sweeps.calls import Call
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import CALL, TRAIN, Kind, kind_named
 from qsweep.sweeps.measures import Measure, measure_content
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.settings import Setting, build, settings_of
 from qsweep.sweeps.training import CHOSEN, SET, Components, Training, chosen_of, common_content, content_of, set_of
 from qsweep.sweeps.zero_shot import Synthesis
@@ -99,9 +100,12 @@ class Job:
         return flat | {self.kind.family: self.measure.name, **settings_of(self.measure)}
 
     def columns(self) -> dict[str, Any]:
-        """Its settings as the columns of its row of results: those of the user's own as one text of JSON."""
+        """Its settings as the columns of its row of results: those of the user's own as one text of JSON, as a module
+        holds its arguments already."""
         if self.call is None:
-            return dict(self.settings())
+            model = self.training.model
+            inside = dict(model.arguments) if isinstance(model, Module) else {}
+            return {name: value for name, value in self.settings().items() if name not in inside}
         own = dict(self.call.given)
         return {name: value for name, value in self.settings().items() if name not in own} | {"settings": _dumps(own)}
 

@@ -16,7 +16,7 @@ from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.kinds import KINDS
 from qsweep.sweeps.models import has_batch_norm
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, setting, settings_of
-from qsweep.sweeps.training import Training
+from qsweep.sweeps.training import UNKNOWN_OPERATIONS, Training
 
 COUNT = Rule(low=1, high=1000)
 SEED = Rule(low=0, high=2**31 - 1)
@@ -216,4 +216,4 @@ def known_measure_settings() -> frozenset[str]:
 
 
 def _forward(training: Training) -> float:
-    return float(sum(layer.operations for layer in training.model.layers(training.data)))
+    return float(sum(layer.operations for layer in training.model.layers(training.data)) or UNKNOWN_OPERATIONS)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer, Pool, with_outer_ends
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.settings import Rule, setting
 from qsweep.sweeps.transformers import Swin, Vit
 
@@ -499,7 +500,7 @@ def _conv(
 
 
 Convolutional: TypeAlias = NiN | ResNet | MobileNet | MobileNetV2 | Vgg | CifarResNet
-Model: TypeAlias = Convolutional | Vit | Swin
+Model: TypeAlias = Convolutional | Vit | Swin | Module
 
 
 def published_name(model: Model) -> str | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, get_type_hints
 
-from qsweep.sweeps.datasets import DATASETS, data_from, data_settings
+from qsweep.sweeps.datasets import DATASETS, Arrays, arrays_from, data_from, data_settings, is_arrays
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.modules import ALLOWED, ARGUMENTS, CODE, Module, arguments_of, is_module
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, rule_of, settings_of
 
 
@@ -177,12 +178,20 @@ class Choice(Part):
     def _chosen(self, given: Mapping[str, Any], place: str | None) -> Component:
         name = given.get(self.name, self.default)
         if name is None and self.name not in given:
-            allowed = "allowed: " + ", ".join(self.components)
+            allowed = "allowed: " + ", ".join(self._families())
             raise InputError(f"{self.name} is missing", place=place, allowed=allowed)
-        if not isinstance(name, str) or name not in self.components:
+        if not isinstance(name, str) or name not in self._families():
             where = f"{place}: {self.name}" if place else self.name
-            raise InputError(f"{name!r} is not known", place=where, allowed=nearest(str(name), self.components))
+            raise InputError(f"{name!r} is not known", place=where, allowed=self._allowed(str(name)))
         return self.components[name]
+
+    def _families(self) -> Mapping[str, Component]:
+        """The components that are chosen by their names."""
+        return self.components
+
+    def _allowed(self, name: str) -> str:
+        """What to say of a name that is none."""
+        return nearest(name, self._families())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,10 +199,69 @@ class DataChoice(Choice):
     """The data: known sets without settings, and the user's own, which its settings describe."""
 
     def build(self, given: Mapping[str, Any], place: str | None) -> Any:
+        named = given.get(self.name)
+        if isinstance(named, str) and is_arrays(named):
+            return arrays_from(named, given, place)
         return data_from(DATASETS[self._chosen(given, place).name], given, place)
 
+    def choice(self, given: Mapping[str, Any]) -> str | None:
+        return Arrays.name if is_arrays(given.get(self.name)) else super().choice(given)
+
     def settings(self, value: Any) -> dict[str, Setting]:
-        return {self.name: value.name, **data_settings(value)}
+        return {self.name: value.source or value.name, **data_settings(value)}
+
+    def _families(self) -> dict[str, Component]:
+        return {name: one for name, one in self.components.items() if name != Arrays.name}
+
+    def _allowed(self, name: str) -> str:
+        return (
+            f"{nearest(name, self._families())}, file:PATH.npz, file:PATH.parquet, file:PATH.py:NAME, torchvision:NAME"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice(Choice):
+    """The model: known families, and modules that the setting names by where they come from."""
+
+    def build(self, given: Mapping[str, Any], place: str | None) -> Any:
+        if is_module(given.get(self.name)):
+            return Module.from_settings(given, place)
+        return super().build(given, place)
+
+    def choice(self, given: Mapping[str, Any]) -> str | None:
+        """Of a module with the names of its arguments behind it."""
+        if not is_module(given.get(self.name)):
+            return super().choice(given)
+        arguments = arguments_of(str(given.get(ARGUMENTS, "{}")), place=ARGUMENTS)
+        return " ".join((Module.name, *(name for name, _ in arguments)))
+
+    def used(self, choice: str | None) -> frozenset[str]:
+        name, *arguments = (choice or "").split(" ")
+        if name != Module.name:
+            return super().used(choice)
+        return frozenset((*self.own, CODE, ARGUMENTS, *arguments))
+
+    def known(self) -> frozenset[str]:
+        return super().known() | {CODE, ARGUMENTS}
+
+    def columns(self) -> dict[str, Any]:
+        return super().columns() | dict.fromkeys((CODE, ARGUMENTS), str)
+
+    def settings(self, value: Any) -> dict[str, Setting]:
+        if isinstance(value, Module):
+            return {self.name: value.source, **value.settings()}
+        return super().settings(value)
+
+    def content(self, value: Any, idle: Collection[str] = ()) -> dict[str, Any] | None:
+        if isinstance(value, Module):
+            return {"name": value.name, **value.content}
+        return super().content(value, idle)
+
+    def _families(self) -> dict[str, Component]:
+        return {name: one for name, one in self.components.items() if name != Module.name}
+
+    def _allowed(self, name: str) -> str:
+        return f"{nearest(name, self._families())}, {ALLOWED}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,10 @@ class Probe(Question):
     """Download what is missing."""
     reads_data: bool = True
     """Without, no data set is read."""
+    user_code: str = ""
+    """The home's folder of copies of the code of users."""
+    codes: Sequence[Mapping[str, Any]] = ()
+    """Code of users that the home may not keep yet: `main` and `files` of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,22 @@ class DescribeImages(Question):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DescribeArrays(Question):
+    """The settings of arrays of a user; kept below a folder of data sets, if one is named."""
+
+    answered_by: ClassVar = "qsweep.workers.data.arrays:describe"
+
+    source: str
+    """As `data` in a sweep file."""
+    folder: str
+    """The folder of that file."""
+    data: str
+    """The folder of the data sets, in which torchvision's lie."""
+    keep: bool = False
+    """Write them to that folder, from which agents read them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArchiveData(Question):
     """Data sets of a folder, to be written as archives that numpy alone can read."""
 
@@ -74,6 +94,8 @@ class ArchiveData(Question):
     out: str
     datasets: Sequence[str]
     download: bool = False
+    arrays: Sequence[str] = ()
+    """Folders below `data` of arrays of users, to be copied as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +132,8 @@ class WarmUp(Question):
     trainings: Sequence[Mapping[str, Any]]
     slots: int
     form: str
+    user_code: str = ""
+    """The home's folder of copies of the code of users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +160,22 @@ class LandscapePoints(Question):
     """Settings, file and hash of each model."""
     first: int
     count: int
+    user_code: str = ""
+    """The home's folder of copies of the code of users."""
 
 
 QUESTIONS: Mapping[str, type[Question]] = {
     one.__name__: one
-    for one in (Probe, CheckDevice, DescribeImages, ArchiveData, WriteCorruptions, WarmUp, Measure, LandscapePoints)
+    for one in (
+        Probe,
+        CheckDevice,
+        DescribeImages,
+        DescribeArrays,
+        ArchiveData,
+        WriteCorruptions,
+        WarmUp,
+        Measure,
+        LandscapePoints,
+    )
 }
 """Every question, by its name."""

@@ -19,16 +19,17 @@ from qsweep.sweeps.grid import Grid, Jobs, identities_of, only
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import kind_of
 from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
+from qsweep.sweeps.modules import with_arguments
 from qsweep.sweeps.parts import Part
 from qsweep.sweeps.settings import Scalar, Setting, names_of
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.training import SET, Training
 from qsweep.sweeps.tuning import Tuning
-from qsweep.sweeps.user_code import UserCode, with_code
+from qsweep.sweeps.user_code import Signature, UserCode, with_code
 from qsweep.sweeps.where import parse_where
 from qsweep.sweeps.zero_shot import Synthesis, check_parent, synthesis_from, synthesis_settings
 
-SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep", "user_code")
+SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep", "user_code", "arrays")
 """The parts of a specification that decide which jobs it has. (`keep` allows what takes models, or does not.)"""
 Entry: TypeAlias = tuple[tuple[str, tuple[Setting, ...]], ...]
 """One entry of `[[measures]]` or `[[zero_shot]]`: its settings with their values, a grid of its own."""
@@ -87,8 +88,15 @@ class Spec:
     """How its points are tried, if it is a tuning run."""
     user_code: tuple[tuple[str, str], ...] = ()
     """The hash of the user's code behind each `file:PATH:NAME` among its values."""
+    signatures: tuple[tuple[str, str], ...] = ()
+    """The settings of the modules among that code, by the same names: `Signature.content` as JSON."""
+    arrays: tuple[tuple[str, str], ...] = ()
+    """What arrays of users hold, by their names among the values of `data`: the settings of `sweeps.datasets.Arrays` as
+    JSON."""
     place: str = ""
     """Where it was read, for messages."""
+    folder: str = field(default="", compare=False, repr=False)
+    """The folder of its file, from which arrays of users are named; empty if it was not read from one."""
     sources: tuple[UserCode, ...] = field(default=(), compare=False, repr=False)
     """That code, where the sweep was read from its file: a launch keeps a copy."""
 
@@ -106,8 +114,9 @@ class Spec:
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
         if is_call(given):
             return self._expand_calls()
-        if unknown := sorted(set(given) - Training.known()):
-            allowed = nearest(unknown[0], Training.known())
+        known = Training.known() | self.argument_names
+        if unknown := sorted(set(given) - known):
+            allowed = nearest(unknown[0], known)
             raise InputError(f"{unknown[0]!r} is not a setting", place=self.place, allowed=allowed)
         grid, axes = Grid(self.place), self._ordered()
         keys = self._keys(axes)
@@ -225,6 +234,8 @@ class Spec:
         makes no difference, and those of components that are settled beside others. Expands nothing."""
         given = (*dict(self.fixed), *(axis.name for axis in self.axes))
         names = {axis.name for axis in self.axes}
+        if self.signatures or self.arrays:
+            names |= PARTS["model"].known() | PARTS["data"].known() | self.argument_names
         for part in PARTS.values():
             names |= part.known() if part.settled is not Part.settled and part.name in given else frozenset()
         measures = self.declared_measures()
@@ -245,7 +256,7 @@ class Spec:
             yield point
             return
         axis = axes[len(point)]
-        branch, values = axis.at(self._settings(axes, point) if axis.by is not None else {}, self.place)
+        branch, values = axis.at(self._given(axes, point) if axis.by is not None else {}, self.place)
         for place in range(len(values)):
             yield from self._points(axes, (*point, (branch, place)))
 
@@ -257,11 +268,33 @@ class Spec:
             return lambda point: point, _taken(of_set)  # one that is settled beside all others
         return _taken([not one for one in of_set]), _taken(of_set)
 
-    def _settings(self, axes: Sequence[Axis], point: Point) -> dict[str, Any]:
-        """The settings of a point."""
+    def _given(self, axes: Sequence[Axis], point: Point) -> dict[str, Any]:
+        """The settings that the sweep gives at a point, or at its beginning."""
         placed = zip(axes, point, strict=False)
-        given = {**dict(self.fixed), **{axis.name: axis.branch(branch)[place] for axis, (branch, place) in placed}}
-        return with_code(given, dict(self.user_code)) if self.user_code else given
+        return {**dict(self.fixed), **{axis.name: axis.branch(branch)[place] for axis, (branch, place) in placed}}
+
+    def _settings(self, axes: Sequence[Axis], point: Point) -> dict[str, Any]:
+        """The settings of a point, with what is known of the user's code and arrays among them. Raises InputError."""
+        given = self._given(axes, point)
+        if self.user_code:
+            given = with_code(given, dict(self.user_code))
+        if self.arrays:
+            described = json.loads(self._arrays.get(str(given.get("data")), "{}"))
+            given |= {name: _frozen(value) for name, value in described.items()}
+        return with_arguments(given, self._signatures, self.place) if self.signatures else given
+
+    @cached_property
+    def _arrays(self) -> dict[str, str]:
+        return dict(self.arrays)
+
+    @property
+    def argument_names(self) -> frozenset[str]:
+        """The names of the arguments of modules, which are settings of this sweep."""
+        return frozenset[str]().union(*(one.names for one in self._signatures.values()))
+
+    @cached_property
+    def _signatures(self) -> dict[str, Signature]:
+        return {name: Signature.from_content(json.loads(text)) for name, text in self.signatures}
 
     def to_json(self) -> str:
         """Canonical JSON of the resolved specification, from which `from_json` makes an equal one."""
@@ -277,6 +310,10 @@ class Spec:
             later["tuning"] = self.tuning.content()
         if self.user_code:
             later["user_code"] = dict(self.user_code)
+        if self.arrays:
+            later["arrays"] = {name: json.loads(text) for name, text in self.arrays}
+        if self.signatures:
+            later["signatures"] = {name: json.loads(text) for name, text in self.signatures}
         return later | {
             "name": self.name,
             "title": self.title,
@@ -305,6 +342,12 @@ class Spec:
             compare_with=content["compare_with"],
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
             user_code=tuple(sorted(content.get("user_code", {}).items())),
+            arrays=tuple(
+                (name, json.dumps(one, sort_keys=True)) for name, one in sorted(content.get("arrays", {}).items())
+            ),
+            signatures=tuple(
+                (name, json.dumps(one, sort_keys=True)) for name, one in sorted(content.get("signatures", {}).items())
+            ),
             place=place,
         )
 

@@ -14,6 +14,7 @@ from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.methods import Method
 from qsweep.sweeps.models import Model, published_name
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.optimizers import Optimizer, Sgd
 from qsweep.sweeps.parts import Choice
 from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quantizer
@@ -22,6 +23,8 @@ from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
 from qsweep.sweeps.transformers import Swin, Vit
 
+UNKNOWN_OPERATIONS = 1_000_000
+"""Taken for the operations of one forward pass over one image of a module: those of a small network."""
 AUGMENTATIONS = {False: ("none", "crop-flip"), True: ("none", "resized-crop")}
 """By whether the data set is streamed."""
 
@@ -113,7 +116,13 @@ class Training:
             )
 
     def _check_data(self, where: str) -> None:
-        allowed = AUGMENTATIONS[self.data.streamed]
+        allowed = ("none",) if self.data.form else AUGMENTATIONS[self.data.streamed]
+        if self.data.form and not isinstance(self.model, Module):
+            raise InputError(
+                f"{self.model.title} takes square images, and {self.data.title} holds {self.data.shape}",
+                place=f"{where}model",
+                allowed="allowed: a module of yours, file:PATH.py:NAME",
+            )
         if self.recipe.augment not in allowed:
             raise InputError(
                 f"{self.recipe.augment!r} is not for {self.data.title}",
@@ -192,7 +201,7 @@ class Training:
     @property
     def operations(self) -> float:
         """Multiplications and additions of the whole training, a backward counted as two forward passes."""
-        forward = sum(layer.operations for layer in self.model.layers(self.data))
+        forward = sum(layer.operations for layer in self.model.layers(self.data)) or UNKNOWN_OPERATIONS
         passes = 3 * getattr(self.method, "passes", 1) + (self.recipe.select_by == "evaluated")
         an_epoch = passes * self.train_images + self.val_images
         images = an_epoch * self.recipe.epochs + self.data.train_images + self.data.test_images
@@ -270,10 +279,11 @@ def common_content(chosen: Components, others: Components) -> dict[str, Any]:
 
 
 def different_needs(trainings: Iterable[Training]) -> list[Training]:
-    """One training for each data set, and for each network that starts from weights."""
+    """One training for each data set, each network that starts from weights, and each module."""
     needs: dict[tuple[DataSet, str, Model | None], Training] = {}
     for one in trainings:
-        needs.setdefault((one.data, one.start.weights, one.model if one.starts_from_weights else None), one)
+        apart = one.starts_from_weights or isinstance(one.model, Module)
+        needs.setdefault((one.data, one.start.weights, one.model if apart else None), one)
     return list(needs.values())
 
 

@@ -96,6 +96,40 @@ class Signature:
     open: bool
     """Whether it takes any keyword (`**settings`)."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the settings."""
+        return tuple(one.name for one in self.parameters)
+
+    def content(self) -> dict[str, Any]:
+        """The settings as plain values, from which `from_content` makes equal ones."""
+        named = {kind: name for name, kind in TYPES.items() if name != "list"}
+        parameters = [
+            {
+                "name": one.name,
+                "kind": named.get(one.kind) if one.kind else None,
+                "choices": one.choices,
+                "required": one.required,
+                "default": one.default,
+            }
+            for one in self.parameters
+        ]
+        return {"parameters": parameters, "open": self.open}
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any]) -> Signature:
+        parameters = tuple(
+            Parameter(
+                name=one["name"],
+                kind=TYPES[one["kind"]] if one["kind"] else None,
+                choices=None if one["choices"] is None else tuple(one["choices"]),
+                required=one["required"],
+                default=tuple(one["default"]) if isinstance(one["default"], list) else one["default"],
+            )
+            for one in content["parameters"]
+        )
+        return cls(positional=(), parameters=parameters, open=content["open"])
+
     def settings(self, given: Mapping[str, Any], *, place: str) -> dict[str, Setting]:
         """The value of each keyword-only argument: as given, else its default. Raises InputError for a value that its
         annotation does not allow, one that is missing, and a name that the function does not take."""

@@ -17,6 +17,8 @@ from qsweep.workers.compiling import CompilationFailed
 from qsweep.workers.data import find
 from qsweep.workers.device import this_device
 from qsweep.workers.forms import Form
+from qsweep.workers.promises import why_not_stacked
+from qsweep.workers.user_code import look_in
 
 WARM_UP = 2
 """Steps before the clock runs."""
@@ -29,8 +31,11 @@ def warm_up(asked: WarmUp) -> dict[str, Any]:
     global _ready
     torch.set_num_threads(1)
     device = this_device()
+    look_in(Path(asked.user_code))
     trainings = [Training.from_settings(settings) for settings in asked.trainings]
     images = find(trainings[0].data, Path(asked.data), download=False)
+    if asked.form == Form.STACKED and (problem := why_not_stacked(trainings[0], asked.slots, device)) is not None:
+        return {"unavailable": problem}
     try:
         cohort = Cohort(trainings, images, slots=asked.slots, form=Form(asked.form), device=device)
         for _ in range(min(WARM_UP, cohort.steps)):

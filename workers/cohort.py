@@ -75,7 +75,9 @@ class Cohort:
         self._rows = self._initial_rows(placed, slots)
         self._engine = Engine(self._network, placed, self._rows, form, tick=tick)
         step = method_of(placed, self._engine).step
-        self._run_step: Step = StepGraphs(step, list(self._rows.values())) if device.type == "cuda" else step
+        self._run_step: Step = step
+        if device.type == "cuda" and self._engine.records:
+            self._run_step = StepGraphs(step, list(self._rows.values()))
         self._ahead: dict[int, Mapping[str, Any]] = {}
         self._left = list(range(len(trainings)))
         self._position = 0

@@ -14,8 +14,10 @@ from qsweep.workers.compiling import watch
 from qsweep.workers.data.source import epoch_generator
 from qsweep.workers.evaluation import cross_entropy
 from qsweep.workers.forms import SAVED, Form
+from qsweep.workers.models.calls import Calls
 from qsweep.workers.models.forming import arithmetic_of
 from qsweep.workers.models.layout import TRAINED
+from qsweep.workers.models.module import ModuleNetwork
 from qsweep.workers.models.network import Network
 from qsweep.workers.optimizers import CohortOptimizer, CompiledOptimizer
 from qsweep.workers.quantizers.compiled import CompiledDeployment, compiled_deployment
@@ -73,7 +75,11 @@ class Engine:
         self.layout = network.layout
         """Where the network's tensors lie in a row."""
         self._network, self._rows = network, rows
-        self._arithmetic = arithmetic_of(form, precision, dtype, device, slots=slots)
+        self._calls: Calls | None = None
+        if isinstance(network, ModuleNetwork):
+            seeds = [one.recipe.seed for one in trainings]
+            self._calls = Calls(seeds, stacked=form is Form.STACKED, reduced=precision == "bf16")
+        self._arithmetic = self._calls or arithmetic_of(form, precision, dtype, device, slots=slots)
         self._optimizer: CohortOptimizer
         self._deployment: Deployment | CompiledDeployment
         if form.compiled:
@@ -94,6 +100,12 @@ class Engine:
         self._gradient_views = [span.of(self._gradients) for span in self.layout.spans_of(*TRAINED)]
         self._trained = [spec.name for spec in self.layout.of_role(*TRAINED)]
 
+    @property
+    def records(self) -> bool:
+        """Whether a step does the same whatever the values are, as a CUDA graph wants it: nobody knows of a user's
+        module."""
+        return self._calls is None
+
     def open(self, epoch: int) -> None:
         """Set what an epoch (from 0) has of its own: learning rates, and what a quantizer penalizes."""
         self._optimizer.open(epoch)
@@ -105,6 +117,8 @@ class Engine:
             generator = epoch_generator(self._data_seed, epoch, f"draws/{number}")
             drawn = torch.rand(len(self._draws), images, generator=generator)
             self._draws[:, :images].copy_(drawn)
+        if self._calls is not None:
+            self._calls.begin(epoch, number)
 
     def place(self, parameters: Tensor) -> Deployed:
         """Room to deploy these rows (M, P), which follows them when they are changed in place."""
@@ -130,7 +144,9 @@ class Engine:
             return self._in_parts(deployed, images, labels)
         logits, moments = self._train(deployed, images, slice(0, len(labels)))
         losses = cross_entropy(logits, labels, self._smoothing).mean(1)
-        found = torch.autograd.grad(losses.sum(), [deployed.leaves[name] for name in self._trained])
+        # A module may leave parameters out of a pass, and vacant rows are left out of all: their gradient is 0.
+        leaves = [deployed.leaves[name] for name in self._trained]
+        found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             if update_statistics is not False:
                 self._update_statistics(update_statistics, deployed.parameters, moments, len(labels))
@@ -141,6 +157,8 @@ class Engine:
 
     def _train(self, deployed: Deployed, images: Tensor, places: slice) -> tuple[Tensor, Any]:
         """The training pass of the images that stand at these places of the batch."""
+        if self._calls is not None:
+            self._calls.next_pass()
         draws = (self._draws[:, places],) if len(self._draws) else ()
         return self._network.train(images, deployed.views, self._arithmetic, *draws)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from qsweep.sweeps.models import Model, is_transformer
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
 
 
@@ -25,6 +26,8 @@ class Form(StrEnum):
     """As `LOOP`, with what lies between the convolutions compiled; see `workers.models.chained`."""
     COMPILED_GROUPED = "compiled-grouped"
     """As `GROUPED`, in the same way."""
+    STACKED = "stacked"
+    """All models in one call by `torch.func.vmap`: modules of users alone; see `workers.models.module`."""
 
     @property
     def compiled(self) -> bool:
@@ -73,6 +76,8 @@ LARGE_SLOTS = 4
 def forms_of(precision: str, device_class: str, model: Model | None = None) -> tuple[Form, ...]:
     """The forms that a calibration chooses from, for a precision on a class of devices, and a network (a convolutional
     one, where none is named)."""
+    if isinstance(model, Module):
+        return Form.LOOP, Form.STACKED
     if is_transformer(model):
         return (Form.GROUPED,)
     library: tuple[Form, ...] = (Form.LOOP, Form.GROUPED)
@@ -97,6 +102,8 @@ def default_form(
     if not trains:
         return default_slots(training, device_class), Form.GATHER
     slots = default_slots(training, device_class)
+    if isinstance(training.model, Module):
+        return slots, Form.LOOP
     if is_transformer(training.model):
         return slots, Form.GROUPED
     if training.data.size**2 > LARGE_IMAGE:

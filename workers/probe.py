@@ -19,13 +19,18 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.corruptions.files import Stored, check_stored, corrupted_files
 from qsweep.workers.data import Collection, ImageFiles, find
 from qsweep.workers.device import build, device_class, this_device
+from qsweep.workers.promises import check_modules
+from qsweep.workers.user_code import look_in, offer
 from qsweep.workers.weights import check_given, find_weights
 
 
 def probe(asked: Probe) -> dict[str, Any]:
-    """The machine, and the weights that the trainings start from. Raises QsweepError for data or weights that can't be
-    read; of data sets that are asked of `apart` it says so instead."""
+    """The machine, the weights that the trainings start from, and what can't be promised of their modules. Raises
+    QsweepError for data, weights or modules that can't be used; of data sets that are asked of `apart` it says so
+    instead."""
     device = this_device()
+    look_in(Path(asked.user_code))
+    offer(asked.codes)
     found: dict[str, Any] = {
         "torch": build(),
         "device": device_class(device),
@@ -42,6 +47,7 @@ def probe(asked: Probe) -> dict[str, Any]:
     needed = dict.fromkeys([*named, *(one.data for one in trainings)]) if asked.reads_data else {}
     collections = {data: find(data, folder, download=asked.download) for data in needed}
     _check_trees(asked.distortions, collections, folder)
+    found["broken_promises"] = check_modules(trainings, device)
     found["weights"] = _weights(asked, [one for one in trainings if one.starts_from_weights])
     return found
 

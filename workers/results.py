@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.quantizers import FULL_PRECISION
 from qsweep.sweeps.text import finite
@@ -61,7 +62,9 @@ def starting_rows(training: Training, layout: Layout, start: Start | None) -> tu
     """Parameters (P) and statistics (S) of a training before its first batch (CPU, float32), which sets the step sizes
     of activations."""
     if start is None:
-        return initial_row(training, layout), _levelled(training, layout, layout.initial_statistics())
+        return initial_row(training, layout), _levelled(
+            training, layout, layout.initial_statistics(training.recipe.seed)
+        )
     return _stepped(training, layout, start.parameters.clone()), _levelled(training, layout, start.statistics.clone())
 
 
@@ -108,7 +111,7 @@ def describe(trained: Trained) -> Result:
         "weights_hash": None if trained.start is None else trained.start.file_hash,
         "weight_norm": _norm(layout.counted(final)) if kept else None,
         "distance": _norm(layout.counted(final).double() - layout.counted(begun).double()) if kept else None,
-        "bops": bit_operations(training),
+        "bops": None if isinstance(training.model, Module) else bit_operations(training),
     }
     return Result(
         run=run,

@@ -127,15 +127,20 @@ def calibrate(
     from qsweep.db.registry import Registry
     from qsweep.orchestrator.calibrating import calibrate as measure
     from qsweep.orchestrator.calibrating import training_shapes
-    from qsweep.orchestrator.data_folders import check_data
+    from qsweep.orchestrator.data_folders import check_data, keep_arrays
     from qsweep.orchestrator.layout import say
     from qsweep.orchestrator.machine import probe
     from qsweep.orchestrator.selection import read_selection
     from qsweep.orchestrator.warming import CALIBRATION, warm_up
+    from qsweep.sweeps.user_code import keep_user_code
 
-    jobs = read_selection(source, changes=changes or (), where=where).chosen
+    selection = read_selection(source, changes=changes or (), where=where)
+    jobs = selection.chosen
     place = home_of(home, registry, data)
     place.check()
+    keep_arrays(place, selection.spec, jobs)
+    for one in selection.spec.sources:
+        keep_user_code(place.user_code, one)
     check_data(place, jobs)
     warm_up(place, CALIBRATION)
     machine = probe(place, jobs=jobs)

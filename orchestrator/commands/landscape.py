@@ -162,7 +162,7 @@ def _computed(home: Home, wanted: Sequence[Wanted], workers: int | None) -> list
     )
     if missing:
         warm_up(home, LANDSCAPE)
-        machine = probe(home, sorted({row.job.training.data.name for one in missing for row in one.rows}))
+        machine = probe(home, jobs=[row.job for one in missing for row in one.rows])
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         console = Screen()
         with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:

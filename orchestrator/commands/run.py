@@ -199,7 +199,7 @@ def resume(
             before = workers or fleet_size(starts, chosen.name)
             execution = Execution(workers=before, lease=lease, time_limit=time_limit, detach=detach)
             version = choose_code(found, code)
-            ground = survey_ground(place, chosen, execution, waiting)
+            ground = survey_ground(place, chosen, execution, spec_of(found), waiting)
             found = opened.sweeps.add(
                 name=found.name,
                 label=found.label,

@@ -21,7 +21,7 @@ from qsweep.db.registry import Registry
 from qsweep.db.rows import Scope, Sweep
 from qsweep.orchestrator.backends.base import Fleet, Site
 from qsweep.orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
-from qsweep.orchestrator.data_folders import check_data
+from qsweep.orchestrator.data_folders import check_data, keep_arrays
 from qsweep.orchestrator.freezing import Code, choose_code, choose_user_code, keep_code
 from qsweep.orchestrator.layout import tell
 from qsweep.orchestrator.machine import Machine, probe
@@ -106,8 +106,9 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
     check_scratch()
     if ground.address is not None:
         check_address(ground.address)
+    keep_arrays(home, selection.spec, selection.chosen)
     check_data(home, selection.chosen)
-    machine = probe(home, jobs=selection.chosen)
+    machine = probe(home, jobs=selection.chosen, codes=selection.spec.sources)
     with told_if_full(), _connected(ground, machine) as (site, resources):
         check_reach(home, site.hosts)
         first = () if _tuning(selection).search is Search.OPTUNA else drawn_jobs(selection.chosen, _tuning(selection))

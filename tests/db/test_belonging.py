@@ -212,8 +212,8 @@ def copy_of(registry: str, folder: Path) -> str:
     if "://" in registry and not registry.startswith("sqlite"):
         name = sa.make_url(registry).database
         with administrator(sa.make_url(registry).set(database="postgres")) as connection:
-            connection.execute(sa.text(f"CREATE DATABASE {name}copy TEMPLATE {name}"))
-        return sa.make_url(registry).set(database=f"{name}copy").render_as_string(hide_password=False)
+            connection.execute(sa.text(f"CREATE DATABASE {name}{folder.name} TEMPLATE {name}"))
+        return sa.make_url(registry).set(database=f"{name}{folder.name}").render_as_string(hide_password=False)
     path = folder / "registry.db"
     shutil.copy(registry.removeprefix("sqlite:///"), path)
     return f"sqlite:///{path}"

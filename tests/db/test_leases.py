@@ -54,7 +54,11 @@ def test_a_heartbeat_keeps_the_lease(registry: Registry, sweep: Sweep, execute: 
     assert registry.agents.take_back_expired() == 1
 
 
-def test_a_lease_written_in_an_earlier_boot_is_over(registry: Registry, sweep: Sweep, execute: Execute) -> None:
+def test_a_lease_written_in_an_earlier_boot_is_over(
+    registry: Registry, sweep: Sweep, execute: Execute, url: str
+) -> None:
+    if "://" in url:
+        pytest.skip("the clock of Postgres goes on when its machine is started again")
     registry.sweeps.register(sweep.id, trained(1))
     agent = registry.agents.enlist(agent_info())
     claim(registry, agent)

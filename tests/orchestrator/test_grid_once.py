@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from qsweep.db.home import Home
-from qsweep.sweeps.job import Job
+from qsweep.sweeps.job import _ORDERS, Job
 from qsweep.sweeps.spec import Axis, Point, Spec, _expanded
 from qsweep.sweeps.training import Training
 from tests.conftest import Qsweep
@@ -60,7 +60,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         ("tables --from exported", 1, 0),
         ("export made --out again", 0, 0),
         ("status made", 0, 0),
-        ("jobs made", 0, 3),  # one of each shape: with and without a quantizer, and a measure
+        ("jobs made", 0, 8),  # one for each set of settings that stored jobs have: by optimizer, quantizer and kind
     ],
 )
 def test_a_command_expands_the_grid_once(
@@ -72,6 +72,7 @@ def test_a_command_expands_the_grid_once(
     counted.clear()
     _expanded.cache_clear()
     Job.from_json.cache_clear()
+    _ORDERS.clear()
     answer = here(*arguments.format(file=home.parent / "made.toml").split())
     assert answer.returncode == 0, answer.stderr
     assert (counted["grids"], counted["trainings"]) == (grids, trainings)

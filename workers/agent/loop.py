@@ -43,6 +43,7 @@ from qsweep.workers.data import Collection, find, load_staged
 from qsweep.workers.device import build, check_device, device_class, precisions
 from qsweep.workers.forms import Form, default_form, known_form
 from qsweep.workers.kinds.base import Implementation, Outcome, Tools
+from qsweep.workers.user_code import look_in
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Agent:
     def __init__(self, place: Workplace, scope: Scope = EVERYTHING) -> None:
         self.place = place
         self.scope = scope
+        look_in(place.home.user_code)
         self._images: dict[DataSet, Collection] = {}
         self._tools = Tools(
             place=place,

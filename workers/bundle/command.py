@@ -153,14 +153,14 @@ def _work(folder: Path, manifest: Manifest, given: argparse.Namespace, hold: int
 def _data(folder: Path, manifest: Manifest, given: Path | None) -> Path:
     """Where the data sets are: in the bundle if they came along."""
     came = folder / "data"
-    return came if given is None or all((came / f"{one}.npz").is_file() for one in manifest.datasets()) else given
+    return came if given is None or all((came / one.archive).is_file() for one in manifest.data()) else given
 
 
 def _crew(home: Home, manifest: Manifest, given: argparse.Namespace) -> Crew:
     """Asks a child with torch what is here, and whether the data can be read. Raises InputError."""
     jobs = with_training(claim.job for claim in manifest.claims)
     trainings = [one.settings() for one in different_needs(job.training for job in jobs)]
-    question = Probe(data=str(home.data), kept=str(home.weights), trainings=trainings)
+    question = Probe(data=str(home.data), kept=str(home.weights), trainings=trainings, user_code=str(home.user_code))
     found = ask_once(question, os.environ, failing="the probe of this machine")
     gpus = len(found["gpus"])
     return Crew(workers=given.workers or gpus or found["cores"], gpus=gpus, time_limit=given.time_limit)

@@ -61,10 +61,6 @@ class Manifest:
         """The data sets that the jobs need."""
         return {job.training.data for job in with_training(claim.job for claim in self.claims)}
 
-    def datasets(self) -> list[str]:
-        """Their names."""
-        return sorted({data.name for data in self.data()})
-
     def to_json(self) -> str:
         content = {name: getattr(self, name) for name in ("token", "name", "title", "holder", "code", "packed_at")}
         content |= {

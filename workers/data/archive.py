@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,7 @@ HEADERS = 1 << 20
 
 def read_archive(data: DataSet, folder: Path | None) -> tuple[np.ndarray, ...] | None:
     """The arrays of `NAME.npz` in the folder; None if there is none. Raises InputError if it can't be read."""
-    path = None if folder is None else folder / f"{data.name}.npz"
+    path = None if folder is None else folder / data.archive
     if path is None or not path.exists():
         return None
     check_ordinary(path)
@@ -49,7 +50,7 @@ def _check_size(file: BinaryIO, data: DataSet) -> None:
     """Raise ValueError if the arrays would unpack to more than the data set has, by the archive's list and by their own
     headers: numpy makes room for what a header says before it reads any of it."""
     images = data.train_images + data.test_images
-    most = images * (data.channels * data.size**2 + LABEL) + HEADERS
+    most = images * (data.bytes_of_one + LABEL) + HEADERS
     with zipfile.ZipFile(file) as archive:
         size = sum(member.file_size for member in archive.infolist())
         if size <= most:
@@ -75,11 +76,21 @@ def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None
     images = load(DATASETS[name], folder, download=download)
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(out / f"{name}.npz") as file:
-        np.savez_compressed(file, **{part: getattr(images, part).numpy() for part in PARTS})
+        save_archive(file, *(getattr(images, part).numpy() for part in PARTS))
+
+
+def save_archive(file: BinaryIO, *arrays: np.ndarray) -> None:
+    """Write train images, train labels, test images and test labels."""
+    named: dict[str, Any] = dict(zip(PARTS, arrays, strict=True))
+    np.savez_compressed(file, **named)
 
 
 def archive(asked: ArchiveData) -> dict[str, Any]:
     """Write the data sets that are asked for. Raises InputError as `load` does."""
+    for name in asked.arrays:
+        target = Path(asked.out) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(Path(asked.data) / name, target)
     for name in asked.datasets:
         write_archive(name, Path(asked.data), Path(asked.out), download=asked.download)
     return {}

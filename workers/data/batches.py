@@ -46,8 +46,9 @@ class Batches:
         self.train = (train_images.to(device), train_labels.to(device))
         self.test = (images.test_images.to(device), images.test_labels.to(device))
         mean, deviation = moments(train_images)
-        self._mean = mean.to(device, dtype)[:, None, None]
-        self._deviation = deviation.to(device, dtype)[:, None, None]
+        wide = (-1, *(1,) * (train_images.dim() - 2))
+        self._mean = mean.to(device, dtype).view(wide)
+        self._deviation = deviation.to(device, dtype).view(wide)
         self._order = torch.empty(0, dtype=torch.int64)
         self._shifts: Shifts | None = None
 
@@ -108,14 +109,17 @@ class Batches:
 
     def standardized(self, images: Tensor) -> Tensor:
         """(x − mean) / deviation per channel, in the working precision."""
-        return images.to(self.dtype).sub_(self._mean).div_(self._deviation)
+        return images.to(self.dtype, copy=True).sub_(self._mean).div_(self._deviation)
 
     def _generator(self, epoch: int, purpose: str) -> torch.Generator:
         return epoch_generator(self._recipe.data_seed, epoch, purpose)
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), float64, from exact sums."""
+    """Mean and standard deviation of each channel of images (N, C, H, W), or of each feature of rows (N, C), float64; 1
+    where it is 0. Of uint8 from exact sums."""
+    if images.is_floating_point():
+        return _moments_of_floats(images)
     count = images.numel() // images.shape[1]
     total, square = (torch.zeros(images.shape[1], dtype=torch.int64) for _ in range(2))
     for some in torch.split(images, 1024):  # in parts, because int64 takes eight times the memory
@@ -123,7 +127,15 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
         total += pixels.sum((0, 2, 3))
         square += pixels.square().sum((0, 2, 3))
     mean = total.double() / count
-    return mean, (square.double() / count - mean.square()).sqrt()
+    deviation = (square.double() / count - mean.square()).sqrt()
+    return mean, torch.where(deviation > 0, deviation, 1.0)
+
+
+def _moments_of_floats(images: Tensor) -> tuple[Tensor, Tensor]:
+    values = images.transpose(0, 1).flatten(1).double()
+    mean = values.mean(1)
+    deviation = (values - mean[:, None]).square_().mean(1).sqrt()
+    return mean, torch.where(deviation > 0, deviation, 1.0)
 
 
 def draw_shifts(count: int, generator: torch.Generator) -> Shifts:

@@ -27,7 +27,7 @@ READERS = Implementations("data")
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """One data set on the CPU: images uint8 (N, channels, height, width), labels int64 (N)."""
+    """One data set on the CPU: images (N, *shape) of uint8 or float32, labels int64 (N)."""
 
     data: DataSet
     train_images: Tensor
@@ -58,8 +58,9 @@ def load(data: DataSet, folder: Path | None, *, download: bool) -> Images:
     arrays = READERS[data.name](data, folder, download) if archived is None else archived
     found = fingerprint(arrays)
     if found != data.fingerprint:
+        published = "the" if data.source else "the published"
         raise InputError(
-            f"this is not the published {data.title}: its fingerprint is {found}, not {data.fingerprint}",
+            f"this is not {published} {data.title}: its fingerprint is {found}, not {data.fingerprint}",
             place=str(folder / data.folder) if folder and data.folder else data.name,
             allowed="remove it and get it again",
         )

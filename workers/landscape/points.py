@@ -20,6 +20,7 @@ from qsweep.workers import checkpoints
 from qsweep.workers.data import Collection, find
 from qsweep.workers.device import build, device_class, this_device
 from qsweep.workers.landscape.survey import Survey
+from qsweep.workers.user_code import look_in
 
 
 @cache
@@ -29,6 +30,7 @@ def _points(data: Path, models: Path) -> Points:
 
 def score(asked: LandscapePoints) -> dict[str, Any]:
     """The losses and accuracies at these points. Raises InputError."""
+    look_in(Path(asked.user_code))
     try:
         return _points(Path(asked.data), Path(asked.models)).answer(asked)
     except torch.OutOfMemoryError:

@@ -134,7 +134,7 @@ class InTurn:
         bytes_ = network.activation * images.element_size()
         size = min(max(CONVOLVED_ACTIVATION // bytes_, SMALLEST_BATCH), LARGEST_BATCH)
         self._parts = [
-            (some.contiguous(memory_format=torch.channels_last), names)
+            (some.contiguous(memory_format=torch.channels_last) if some.dim() == 4 else some, names)
             for some, names in zip(torch.split(images, size), torch.split(labels, size), strict=True)
         ]
 

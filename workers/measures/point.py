@@ -78,7 +78,7 @@ def make_point(
     else:
         parameters, statistics = (row.to(dtype) for row in layout.packed(model))
     initial = initial_row(training, layout).to(dtype)
-    first = layout.initial_statistics().to(dtype)
+    first = layout.initial_statistics(training.recipe.seed).to(dtype)
     folded = search.folds(training)
     scale = None
     if folded:

@@ -42,11 +42,13 @@ class Role(StrEnum):
     """A running mean of batch norm, in the row of statistics."""
     VARIANCE = "variance"
     """A running variance of batch norm, in the row of statistics; it begins as 1."""
+    STATE = "state"
+    """Any other tensor of a model that no gradient moves, in the row of statistics; it begins as it is drawn."""
     LEVEL = "level"
     """A bound of the levels that activations are rounded to, in the row of statistics."""
 
 
-STATISTICS = (Role.MEAN, Role.VARIANCE, Role.LEVEL)
+STATISTICS = (Role.MEAN, Role.VARIANCE, Role.STATE, Role.LEVEL)
 BEGIN_AS_ONE = (Role.SCALE, Role.STEP_SIZE, Role.ACTIVATION_STEP, Role.VARIANCE)
 QUANTIZERS = (Role.STEP_SIZE, Role.ACTIVATION_STEP, Role.LEVEL)
 """What quantizers set and plain weights lack."""
@@ -93,6 +95,8 @@ class ModuleSpec:
     draw: Callable[[], Mapping[str, Tensor]]
     """Draws initial values (float32) by the tensors' names, from torch's generator of the CPU. A tensor that it leaves
     out begins as 1 or 0, as its role says."""
+    draws_statistics: bool = False
+    """Whether it draws tensors of the row of statistics too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,18 +208,27 @@ class Layout:
         for spec in self.of_role(*BEGIN_AS_ONE):
             if spec.role not in STATISTICS:
                 self._spans[spec.name].of(row)[:] = 1.0
+        for name, value in self._drawn(seed):
+            if self._specs[name].role not in STATISTICS:
+                self._spans[name].of(row)[0] = value
+        return row[0]
+
+    def initial_statistics(self, seed: int = 0) -> Tensor:
+        """Running means 0 and variances 1 (float32), but for what the modules draw under `seed`."""
+        row = torch.zeros(self.statistics_length)
+        row[self.variances] = 1.0
+        if any(module.draws_statistics for module in self._modules):
+            for name, value in self._drawn(seed):
+                if self._specs[name].role in STATISTICS:
+                    self._spans[name].of(row[None])[0] = value
+        return row
+
+    def _drawn(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """What the modules draw, one after another, under `seed`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for module in self._modules:
-                for name, value in module.draw().items():
-                    self._spans[name].of(row)[0] = value
-        return row[0]
-
-    def initial_statistics(self) -> Tensor:
-        """Running means 0 and variances 1 (float32); levels 0, until the quantizer of activations sets them."""
-        row = torch.zeros(self.statistics_length)
-        row[self.variances] = 1.0
-        return row
+                yield from module.draw().items()
 
     def named(self, parameters: Tensor, statistics: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors of one model, as its rows hold them, to be kept as plain tensors."""

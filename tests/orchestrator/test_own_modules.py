@@ -1,0 +1,199 @@
+"""A module and arrays of a user, by the command line: launched, killed, packed, and failing alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import qsweep as api
+from qsweep.db.registry import Registry
+from qsweep.db.states import State
+from qsweep.sweeps import processes
+from tests.conftest import QSWEEP, environment, wait_until_training
+
+pytestmark = pytest.mark.slow
+
+NET = """
+from torch import nn
+from layers import Body
+
+class Net(nn.Module):
+    def __init__(self, data, *, hidden: int = 6, dropout: float = 0.2):
+        super().__init__()
+        self.body = Body(data.shape[0], hidden, dropout)
+        self.head = nn.Linear(hidden, data.classes)
+
+    def forward(self, rows):
+        if float(self.head.weight.detach().abs().max()) > 1e6:
+            raise ArithmeticError("the weights are too large for me")
+        return self.head(self.body(rows))
+"""
+LAYERS = """
+from torch import nn
+
+class Body(nn.Sequential):
+    def __init__(self, inputs, hidden, dropout):
+        print("made")
+        super().__init__(nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Dropout(dropout))
+"""
+SWEEP = """
+tables = []
+[fixed]
+data = "file:points.npz"
+model = "file:net.py:Net"
+optimizer = "sgd"
+learning_rate = 0.05
+weight_decay = 0.0
+epochs = 40
+batch_size = 32
+[axes]
+bits = [32, 4]
+seed = [0, 1]
+[[measures]]
+measure = "pac_bayes"
+iterations = 2
+copies = 2
+"""
+NUMBERS = ["train_loss", "test_loss", "last_train_loss", "weight_norm", "init_hash"]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the user's files and a home in which their sweep is done."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "net.py").write_text(NET)
+    (folder / "layers.py").write_text(LAYERS)
+    (folder / "own.toml").write_text(SWEEP)
+    numbers = np.random.default_rng(0)
+    labels = np.arange(400) % 3
+    np.savez(folder / "points.npz", X=numbers.normal(size=(400, 4)) + 2 * labels[:, None], y=labels)
+    found = qsweep(folder, "launch", "own.toml", "--workers", "1")
+    assert found.returncode == 0, found.stderr
+    assert "note:" not in found.stderr  # everything is promised of it
+    return folder
+
+
+def qsweep(folder: Path, *arguments: str, home: str = "home") -> subprocess.CompletedProcess[str]:
+    return processes.run(
+        [*QSWEEP, *arguments], env=environment(folder / home), cwd=folder, capture_output=True, text=True, timeout=600
+    )
+
+
+def own_files(launched: Path, folder: Path) -> Path:
+    for name in ("net.py", "layers.py", "own.toml", "points.npz"):
+        shutil.copy(launched / name, folder)
+    return folder
+
+
+def runs(home: Path, kind: str = "runs", columns: list[str] = NUMBERS) -> pd.DataFrame:
+    return api.results("own", kind, home=home).set_index("job")[columns].sort_index()
+
+
+def test_it_is_trained_and_measured(launched: Path) -> None:
+    found = api.results("own", home=launched / "home")
+    assert len(found) == 4
+    assert (found.test_accuracy > 0.8).all()
+    assert set(found.model) == {"file:net.py:Net"}
+    assert set(found.model_arguments) == {'{"dropout": 0.2, "hidden": 6}'}
+    layers = api.results("own", "layers", home=launched / "home")
+    assert list(layers[layers.bits != 32].layer.unique()) == ["body.0", "head"]
+    measured = api.results("own", "measures", home=launched / "home")
+    assert len(measured) == 4
+    assert set(measured.omega) == {4 * 6 + 6 * 3}
+    again = qsweep(launched, "launch", "own.toml")
+    assert "Nothing to do" in again.stderr, again.stderr
+
+
+def test_a_killed_agent_and_a_resume_change_no_bit(launched: Path, tmp_path: Path) -> None:
+    folder = own_files(launched, tmp_path)
+    command = [*QSWEEP, "launch", "own.toml", "--workers", "1"]
+    steps = environment(folder / "home", {"QSWEEP_CHECKPOINT_STEPS": "20"})
+    process = processes.start(
+        command, env=steps, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+    )
+    wait_until_training(folder / "home", 4)
+    with Registry.open(folder / "home" / "registry.db") as registry:
+        (agent,) = registry.catalogue.agents()
+    os.kill(agent.pid, signal.SIGKILL)
+    assert process.wait(timeout=600) == 0
+    found = runs(folder / "home")
+    assert (api.results("own", home=folder / "home").attempt > 1).all()
+    pd.testing.assert_frame_equal(found, runs(launched / "home"), check_exact=True)
+
+
+def test_a_bundle_brings_the_module_along(launched: Path, tmp_path: Path) -> None:
+    folder = own_files(launched, tmp_path)
+    packed = qsweep(folder, "pack", "own.toml", "--with-data", "--out", "far")
+    assert packed.returncode == 0, packed.stderr
+    (folder / "net.py").unlink()
+    shutil.rmtree(folder / "home" / "user_code")
+    shutil.rmtree(folder / "home" / "data")
+    worked = processes.run(
+        [sys.executable, "far", "--workers", "1"], env=environment(tmp_path / "none"), cwd=folder,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert worked.returncode == 0, worked.stderr
+    taken = qsweep(folder, "import", "far")
+    assert "8 jobs counted" in taken.stdout, taken.stdout + taken.stderr
+    pd.testing.assert_frame_equal(runs(folder / "home"), runs(launched / "home"), check_exact=True)
+    measured = ["radius", "value_init", "init_hash"]
+    pd.testing.assert_frame_equal(
+        runs(folder / "home", "measures", measured), runs(launched / "home", "measures", measured), check_exact=True
+    )
+
+
+def test_a_module_that_raises_takes_no_neighbour_with_it(launched: Path, tmp_path: Path) -> None:
+    """One of two that are trained side by side raises after some steps: it fails alone, with its own traceback."""
+    folder = own_files(launched, tmp_path)
+    changes = ("learning_rate=[0.05, 90.0]", "bits=32", "seed=0", "epochs=3", "optimizer=sgd", "weight_decay=1.0")
+    found = qsweep(folder, "launch", "own.toml", "--workers", "1", *(x for one in changes for x in ("--set", one)))
+    assert found.returncode != 0
+    with Registry.open(folder / "home" / "registry.db") as registry:
+        (sweep,) = registry.catalogue.sweeps()
+        failed = registry.catalogue.jobs(sweep.id, state=State.FAILED)
+        done = registry.catalogue.jobs(sweep.id, state=State.DONE)
+    assert [one.job.settings()["learning_rate"] for one in failed] == [90.0]
+    assert {one.job.settings()["learning_rate"] for one in done} == {0.05}
+    shown = qsweep(folder, "show", failed[0].identity).stdout
+    assert "crash" in shown
+    assert "net.py" in shown
+    assert "ArithmeticError: the weights are too large for me" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("return self.head(self.body(rows))", "raise KeyError('no')"), "it raises KeyError: 'no' (net.py, line 14"),
+        (("super().__init__()", "import sys; sys.exit(4)"), "the module called sys.exit(4) (net.py, line 7"),
+        (("self.body(rows))", "self.body(rows)).sum()"), "it makes a tensor ()"),
+    ],
+)  # fmt: skip
+def test_what_fails_at_once_is_said_before_anything_is_registered(
+    launched: Path, tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    folder = own_files(launched, tmp_path)
+    (folder / "net.py").write_text(NET.replace(*change))
+    found = qsweep(folder, "launch", "own.toml", "--workers", "1")
+    assert found.returncode == 2
+    assert said in " ".join(found.stderr.split())
+    assert not (folder / "home" / "registry.db").exists()
+
+
+def test_what_can_not_be_promised_is_said(launched: Path, tmp_path: Path) -> None:
+    folder = own_files(launched, tmp_path)
+    counting: Any = NET.replace("self.head = ", "self.calls = 0\n        self.head = ").replace(
+        "return self.head(", "self.calls += 1\n        return self.calls * self.head("
+    )
+    (folder / "net.py").write_text(counting)
+    found = qsweep(folder, "launch", "own.toml", "--workers", "1", "--set", "epochs=1", "--where", "bits == 32")
+    assert found.returncode == 0, found.stderr
+    assert "two equal trainings end with other bits" in " ".join(found.stderr.split())

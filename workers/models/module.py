@@ -1,0 +1,432 @@
+"""A network that is any `torch.nn.Module`: M models are one module, called with the tensors of each."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.parameter import is_lazy
+
+from qsweep.sweeps.errors import InputError
+from qsweep.workers.models.calls import Calls
+from qsweep.workers.models.layout import Layout, ModuleSpec, Role, TensorSpec
+
+QUANTIZED = "quantized"
+"""The attribute of a module that lists the names of the weights, or of their layers, that a quantizer rounds."""
+LAYERS = (nn.Conv2d, nn.Linear)
+"""The layers whose weights are rounded where the module does not list them."""
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (*BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm)
+"""The layers whose weight and bias are γ and β of a norm."""
+COUNTER = "num_batches_tracked"
+TRIED = 4
+"""Images of the pass that a module is looked at in."""
+SAME = 1e-9
+"""How far logits in double precision may be apart, in relation to the largest, where batch norm was folded."""
+
+Build = Callable[[], nn.Module]
+"""Makes the module anew; its random numbers come from torch's generator of the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A layer and the batch norm that alone reads its output, by name."""
+
+    layer: str
+    norm: str
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What a training pass of a module showed."""
+
+    order: list[str] = field(default_factory=list)
+    """Its layers with weights in the order in which they were first called."""
+    pairs: list[Pair] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    """The buffers that it changed."""
+    activation: int = 1
+    """Numbers in the largest output of a layer, of one image."""
+    random: bool = False
+    """Whether it drew from the generators of Python, numpy or torch."""
+
+
+class ModuleNetwork:
+    """M models of one module side by side: a `workers.models.network.Network` whose views are tensors by name.
+
+    The module is made by `build` and called on images (B, `shape`); logits are (B, `classes`). Its trained parameters
+    lie in the parameters' row. The weights of the Conv2d and Linear layers, or those that its attribute `quantized`
+    names, are rounded by quantizers, each with a step size of its own; of those, the layer that is called first and the
+    one that is called last have the outer bit width. Buffers that a training pass changes, and whatever else of a
+    model is drawn from its seed, lie in the row of statistics. A bias before a batch norm gets no gradient: the norm
+    cancels it.
+
+    Raises InputError if the module can't be used so, and whatever `build` and the module raise.
+    """
+
+    draws: ClassVar[int] = 0
+    saved: ClassVar[int | None] = None
+
+    def __init__(self, build: Build, shape: tuple[int, ...], classes: int, *, place: str = "model") -> None:
+        self._build, self._shape, self._classes, self._place = build, shape, classes, place
+        self.module = self._made(0)
+        other = self._made(1)
+        self.seen = self._look(self.module)
+        self._trained = {name: one for name, one in self.module.named_parameters() if one.requires_grad}
+        self._own = self._own_tensors(other)
+        self._weights = self._weight_names()
+        self._constants: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        self._pairs: tuple[Pair, ...] = tuple(self.seen.pairs)
+        self.layout = self._declared()
+        self._steps = frozenset(spec.name for spec in self.layout.of_role(Role.STEP_SIZE))
+        self._pairs = tuple(one for one in self.seen.pairs if self._folds(one))
+        self.layout = self._declared()
+        self._steps = frozenset(spec.name for spec in self.layout.of_role(Role.STEP_SIZE))
+        self.activation = self.seen.activation
+
+    def views(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return {name: tensor for name, tensor in tensors.items() if name not in self._steps}
+
+    def train(self, images: Tensor, views: Mapping[str, Tensor], arithmetic: Calls) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (M, classes, B) of images (B, *shape), and what the buffers that training moves became (M, *shape)."""
+        self.module.train()
+        views = {name: views[name] for name in (*self._trained, *self._own)}
+        constants = self._constants_at(images.device, images.dtype)
+        if arithmetic.stacked:
+            call = vmap(partial(self._trained_by, images, arithmetic), in_dims=(dict.fromkeys(views, 0), None))
+            logits, moved = call(views, constants)
+            return logits.mT, moved
+        found, moved_of = list[Tensor](), list[dict[str, Tensor]]()
+        models = len(next(iter(views.values())))
+        parts = {name: tensor.unbind() for name, tensor in views.items()}
+        for number in range(min(models, arithmetic.members)):
+            arithmetic.seed(number, images.device, everything=self.seen.random)
+            tensors = {name: some[number] for name, some in parts.items()}
+            logits, one = self._trained_by(images, arithmetic, tensors, constants)
+            found.append(logits)
+            moved_of.append(one)
+        vacant = models - len(found)
+        found += [torch.zeros_like(found[0])] * vacant
+        moved_of += [{name: torch.zeros_like(one) for name, one in moved_of[0].items()}] * vacant
+        return torch.stack(found).mT, {name: torch.stack([one[name] for one in moved_of]) for name in moved_of[0]}
+
+    def _trained_by(
+        self, images: Tensor, arithmetic: Calls, tensors: Mapping[str, Tensor], constants: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One model's logits (B, classes) in training mode, and what became of its buffers."""
+        given = {name: self._in_its_kind(name, one) for name, one in tensors.items()}
+        given |= {name: given[name].clone() for name in self._moved}
+        counters = {name: one.clone() for name, one in constants.items() if name in self.seen.moved}
+        with guarded(), arithmetic.rounded(images.device):
+            logits = self._checked(functional_call(self.module, {**constants, **counters, **given}, (images,)))
+        return logits.to(images.dtype), {name: given[name].detach().to(images.dtype) for name in self._moved}
+
+    def evaluate(self, images: Tensor, views: Mapping[str, Tensor]) -> Tensor:
+        """One model after another, in evaluation mode."""
+        self.module.eval()
+        found = []
+        constants = self._constants_at(images.device, images.dtype)
+        with guarded():
+            for number in range(len(next(iter(views.values())))):
+                tensors = {name: self._in_its_kind(name, one[number]) for name, one in views.items()}
+                found.append(self._checked(functional_call(self.module, {**constants, **tensors}, (images,))))
+        return torch.stack(found).mT
+
+    def ready(self, views: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda images: self.evaluate(images, views)
+
+    def statistics(self, rows: Tensor) -> MovedBuffers:
+        return MovedBuffers(self.layout)
+
+    def fold(self, parameters: Tensor, statistics: Tensor) -> Tensor:
+        """Batch norms that alone read a layer's output become γ = 1, β = 0 and statistics that change nothing."""
+        layout = self.layout
+        factors = torch.ones_like(parameters[: layout.weights])
+        for pair in self._pairs:
+            norm = self.module.get_submodule(pair.norm)
+            assert isinstance(norm, BATCH_NORMS)
+            row, moments = parameters[None], statistics[None]
+            weight, bias = (layout[f"{pair.layer}.{part}"].of(row)[0] for part in ("weight", "bias"))
+            gamma, beta = (layout[f"{pair.norm}.{part}"].of(row)[0] for part in ("weight", "bias"))
+            mean, variance = (layout[f"{pair.norm}.{part}"].of(moments)[0] for part in ("running_mean", "running_var"))
+            factor = gamma / (variance + norm.eps).sqrt()
+            wide = factor.reshape(-1, *(1,) * (weight.dim() - 1))
+            if f"{pair.layer}.weight" in self._weights:
+                layout[f"{pair.layer}.weight"].of(factors[None])[0].mul_(wide)
+            bias.copy_(beta + (bias - mean) * factor)
+            weight.mul_(wide)
+            gamma.fill_(1.0)
+            beta.zero_()
+            mean.zero_()
+            variance.fill_(1.0 - norm.eps)
+        return factors
+
+    @cached_property
+    def _moved(self) -> tuple[str, ...]:
+        """The buffers in the row of statistics."""
+        return tuple(name for name in self._own if name in dict(self.module.named_buffers()))
+
+    @cached_property
+    def _kinds(self) -> dict[str, torch.dtype]:
+        """The types of numbers that are none with a point: rows hold them as such."""
+        return {name: one.dtype for name, one in self._own.items() if not one.is_floating_point()}
+
+    def _in_its_kind(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.to(self._kinds[name]) if name in self._kinds else tensor
+
+    def _constants_at(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The buffers that all models share."""
+        if (device, dtype) not in self._constants:
+            self._constants[device, dtype] = {
+                name: one.to(device, dtype if one.is_floating_point() else one.dtype)
+                for name, one in self.module.named_buffers()
+                if name not in self._own
+            }
+        return self._constants[device, dtype]
+
+    def _made(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._new()
+
+    def _new(self) -> nn.Module:
+        """The module, as it is drawn from torch's generator of the CPU; Python's and numpy's are seeded by its seed."""
+        seed = torch.initial_seed() % 2**32
+        with guarded(), _other_generators(seed):
+            module = self._build()
+        if not isinstance(module, nn.Module):
+            raise InputError(
+                f"it returns a {type(module).__name__}", place=self._place, allowed="allowed: a torch.nn.Module"
+            )
+        for name, one in (*module.named_parameters(), *module.named_buffers()):
+            if is_lazy(one):
+                raise InputError(
+                    f"{name} has no shape yet", place=self._place, allowed="allowed: layers that are not lazy"
+                )
+            if one.device.type != "cpu":
+                raise InputError(
+                    f"{name} is on {one.device}", place=self._place, allowed="leave the module on the CPU: it is moved"
+                )
+        return module
+
+    def _look(self, module: nn.Module) -> Seen:
+        """Watch a training pass of some noise."""
+        seen = Seen()
+        before = {name: one.clone() for name, one in module.named_buffers()}
+        names = {id(one): name for name, one in module.named_modules()}
+        outputs: dict[int, tuple[Tensor, int, str]] = {}
+
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            name = names[id(layer)]
+            if isinstance(layer, BATCH_NORMS) and inputs and isinstance(inputs[0], Tensor):
+                found = outputs.get(id(inputs[0]))
+                if found is not None and found[0] is inputs[0] and found[1] == inputs[0]._version:
+                    seen.pairs.append(Pair(layer=found[2], norm=name))
+            if isinstance(output, Tensor):
+                seen.activation = max(seen.activation, output.numel() // TRIED)
+                if "weight" in layer._parameters and not isinstance(layer, NORMS):
+                    outputs[id(output)] = (output, output._version, name)
+            if "weight" in layer._parameters and name not in seen.order:
+                seen.order.append(name)
+
+        handles = [one.register_forward_hook(hook) for one in module.modules()]
+        images = torch.randn(TRIED, *self._shape, generator=torch.Generator().manual_seed(0))
+        module.train()
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _other_generators(0):
+            torch.manual_seed(0)
+            states = _generator_states()
+            with guarded():
+                self._checked(module(images))
+            seen.random = _generator_states() != states
+        for handle in handles:
+            handle.remove()
+        calls = [pair.layer for pair in seen.pairs]
+        seen.pairs = [one for one in seen.pairs if calls.count(one.layer) == 1]
+        with torch.no_grad():
+            for name, one in module.named_buffers():
+                if not torch.equal(one, before[name]):
+                    seen.moved.add(name)
+                    one.copy_(before[name])
+        return seen
+
+    def _checked(self, logits: Any) -> Tensor:
+        """Logits (B, classes). Raises InputError if they are something else."""
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != self._classes:
+            what = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise InputError(
+                f"of a batch of images it makes {what}",
+                place=self._place,
+                allowed=f"allowed: one row of {self._classes} logits an image",
+            )
+        return logits
+
+    def _own_tensors(self, other: nn.Module) -> dict[str, Tensor]:
+        """What a model has of its own beside its trained parameters, as the module has it."""
+        frozen = {name: one for name, one in self.module.named_parameters() if not one.requires_grad}
+        there = {**dict(other.named_parameters()), **dict(other.named_buffers())}
+        mine = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        shapes, others = ({name: tuple(one.shape) for name, one in some.items()} for some in (mine, there))
+        if shapes != others:
+            name = sorted(set(shapes.items()) ^ set(others.items()))[0][0]
+            raise InputError(
+                f"it makes another module each time: {name} differs", place=self._place, allowed="allowed: one shape"
+            )
+        counters = {
+            f"{name}.{COUNTER}".lstrip(".")
+            for name, one in self.module.named_modules()
+            if isinstance(one, (*BATCH_NORMS, nn.InstanceNorm2d)) and one.momentum is not None
+        }
+        candidates = {**frozen, **dict(self.module.named_buffers())}
+        return {
+            name: one
+            for name, one in candidates.items()
+            if name not in counters and (name in self.seen.moved or not torch.equal(one, there[name]))
+        }
+
+    def _weight_names(self) -> tuple[str, ...]:
+        """The weights that quantizers round, in the order in which their layers are called."""
+        names = {id(one): name for name, one in self._trained.items()}
+        layers = dict(self.module.named_modules())
+        listed: Sequence[str] | None = getattr(self.module, QUANTIZED, None)
+        if listed is None:
+            chosen = [layers[name]._parameters["weight"] for name in layers if isinstance(layers[name], LAYERS)]
+        else:
+            parameters = dict(self.module.named_parameters(remove_duplicate=False))
+            chosen = []
+            for one in listed:
+                found = parameters.get(one, parameters.get(f"{one}.weight"))
+                if found is None:
+                    raise InputError(
+                        f"it has no weight {one!r}",
+                        place=f"{self._place}: {QUANTIZED}",
+                        allowed="allowed: names of its parameters, or of layers that have a weight",
+                    )
+                chosen.append(found)
+        found_names = dict.fromkeys(names[id(one)] for one in chosen if id(one) in names)
+        if not found_names:
+            raise InputError(
+                "it has no Conv2d and no Linear layer that is trained",
+                place=self._place,
+                allowed=f"name the weights in an attribute {QUANTIZED!r} of the module",
+            )
+        called = {f"{name}.weight".lstrip("."): place for place, name in enumerate(self.seen.order)}
+        return tuple(sorted(found_names, key=lambda name: called.get(name, len(called))))
+
+    def _declared(self) -> Layout:
+        """The tensors: weights in the order of their layers' calls, all others as the module has them."""
+        roles, folded = self._roles(), {pair.norm for pair in self._pairs}
+        specs = []
+        for number, name in enumerate(self._weights):
+            specs.append(
+                TensorSpec(
+                    name=name,
+                    shape=tuple(self._trained[name].shape),
+                    role=Role.WEIGHT,
+                    group=name,
+                    outer=number in (0, len(self._weights) - 1),
+                )
+            )
+            specs.append(TensorSpec(name=f"{name}.step", shape=(), role=Role.STEP_SIZE, group=name))
+        for name, one in {**self._trained, **self._own}.items():
+            if name not in self._weights:
+                role, folds = roles.get(name, Role.BIAS), name.rpartition(".")[0] in folded
+                specs.append(TensorSpec(name=name, shape=tuple(one.shape), role=role, folds=folds))
+        for pair in self._pairs:
+            name, norm = f"{pair.layer}.bias", self._trained[f"{pair.norm}.weight"]
+            if name not in self._trained:
+                specs.append(TensorSpec(name=name, shape=tuple(norm.shape), role=Role.HIDDEN_BIAS, kept=False))
+        return Layout([ModuleSpec(name="module", tensors=tuple(specs), draw=self._draw, draws_statistics=True)])
+
+    def _roles(self) -> dict[str, Role]:
+        """The roles of tensors that are neither weights nor plain biases."""
+        roles = dict.fromkeys(self._own, Role.STATE)
+        for name, layer in self.module.named_modules():
+            if isinstance(layer, NORMS):
+                roles[f"{name}.weight"], roles[f"{name}.bias"] = Role.SCALE, Role.SHIFT
+            if isinstance(layer, BATCH_NORMS):
+                for part, role in (("running_mean", Role.MEAN), ("running_var", Role.VARIANCE)):
+                    if f"{name}.{part}" in self._own:
+                        roles[f"{name}.{part}"] = role
+        return roles | {f"{pair.layer}.bias": Role.HIDDEN_BIAS for pair in self._pairs}
+
+    def _draw(self) -> dict[str, Tensor]:
+        module = self._new()
+        there = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        return {name: there[name].detach() for name in (*self._trained, *self._own)}
+
+    def _folds(self, pair: Pair) -> bool:
+        """Whether folding this batch norm alone leaves a noisy model's logits as they were."""
+        needed = [f"{pair.norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+        if any(name not in self._trained and name not in self._own for name in needed):
+            return False
+        if f"{pair.layer}.weight" not in self._trained:
+            return False
+        layout, noise = self.layout, torch.Generator().manual_seed(1)
+        parameters = layout.initial_parameters(0).double()
+        statistics = layout.initial_statistics(0).double()
+        for row in (parameters, statistics):
+            row += 0.1 * torch.rand(row.shape, generator=noise, dtype=row.dtype)
+        for spec in layout.of_role(Role.HIDDEN_BIAS):
+            if not spec.kept:
+                layout[spec.name].of(parameters[None]).zero_()
+        images = torch.randn(TRIED, *self._shape, generator=noise, dtype=torch.float64)
+        before = self._logits_of(images, parameters, statistics)
+        pairs, self._pairs = self._pairs, (pair,)
+        try:
+            self.fold(parameters, statistics)
+        finally:
+            self._pairs = pairs
+        after = self._logits_of(images, parameters, statistics)
+        return bool((after - before).abs().max() <= SAME * before.abs().max().clamp(min=1.0))
+
+    @torch.no_grad()
+    def _logits_of(self, images: Tensor, parameters: Tensor, statistics: Tensor) -> Tensor:
+        """Of one model's rows (P) and (S)."""
+        rows = parameters[None]
+        return self.evaluate(images, self.views(self.layout.tensors(rows, rows, statistics[None])))
+
+
+class MovedBuffers:
+    """What a training pass left in the buffers becomes the running statistics."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def update(self, rows: Tensor, parameters: Tensor, moments: Mapping[str, Tensor], images: int) -> None:
+        for name, value in moments.items():
+            self._layout[name].of(rows).copy_(value)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Around code that is not ours: what would end the process is an error of that code."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"the module called sys.exit({error.code!r})") from error
+
+
+@contextmanager
+def _other_generators(seed: int) -> Iterator[None]:
+    """Seed Python's and numpy's random numbers for a while."""
+    before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def _generator_states() -> tuple[object, ...]:
+    numbers: Any = np.random.get_state()
+    return random.getstate(), numbers[1].tobytes(), numbers[2], torch.get_rng_state().numpy().tobytes()
