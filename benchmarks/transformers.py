@@ -28,7 +28,7 @@ from qsweep.workers.forms import Form
 SHAPES: dict[str, dict[str, Any]] = {
     "ViT 4x32": {"model": "vit", "patch": 2, "width": 32, "depth": 4, "heads": 2},
     "ViT 2x16": {"model": "vit", "patch": 2, "width": 16, "depth": 2, "heads": 2},
-    "Swin 2-1x16": {"model": "swin", "patch": 1, "width": 16, "depths": [2, 1], "heads": 2, "window": 4},
+    "Swin 2-1x16": {"model": "swin", "patch": 1, "width": 16, "depths": [2, 1], "heads": 2, "window_size": 4},
 }
 QUANTIZED = (("lsq", {"bits": 4, "quantizer": "lsq"}), ("vvtq", {"bits": 4, "quantizer": "vvtq"}))
 BATCH = 64
@@ -62,7 +62,7 @@ def module_of(shape: dict[str, Any]) -> nn.Module:
     swin: nn.Module = SwinTransformer(
         patch_size=[shape["patch"]] * 2, embed_dim=shape["width"], depths=shape["depths"],
         num_heads=[shape["heads"] * 2**stage for stage in range(len(shape["depths"]))],
-        window_size=[shape["window"]] * 2, stochastic_depth_prob=0.0, num_classes=10,
+        window_size=[shape["window_size"]] * 2, stochastic_depth_prob=0.0, num_classes=10,
     )  # fmt: skip
     swin.features[0][0] = nn.Conv2d(1, shape["width"], shape["patch"], shape["patch"])  # type: ignore[index,operator]
     return swin

@@ -90,10 +90,10 @@ class Swin:
 
     Patches of `patch` pixels a side become tokens of `width` numbers. Stages of `depths` blocks each; between two of
     them four tokens are merged into one of twice the width, by a layer norm and a matrix. A block attends within
-    windows of `window` tokens a side, shifted by half of that in every second block, with a learned bias by relative
+    windows of `window_size` tokens a side, shifted by half of that in every second block, with a learned bias by relative
     position; `heads` heads in the first stage, twice as many in each one after it. A stage that is one window shifts
     nothing. The rest is as in `Vit`, with a linear head on the mean of the tokens. `patch` 4, `width` 96, `depths` 2,
-    2, 6, 2, `heads` 3 and `window` 7 are Swin-T.
+    2, 6, 2, `heads` 3 and `window_size` 7 are Swin-T.
     """
 
     name: ClassVar[str] = "swin"
@@ -105,7 +105,7 @@ class Swin:
     width: int = setting(Rule(low=1, high=4096))
     depths: tuple[int, ...] = setting(Rule(low=1, high=64))
     heads: int = setting(Rule(low=1, high=64))
-    window: int = setting(Rule(low=1, high=64))
+    window_size: int = setting(Rule(low=1, high=64))
     mlp_ratio: int = setting(Rule(low=1, high=16), default=4)
     drop_path: float = setting(DROP_PATH, default=0.1)
 
@@ -117,17 +117,17 @@ class Swin:
     def label(self) -> str:
         ratio = "" if self.mlp_ratio == 4 else f"-mlp{self.mlp_ratio}"
         depths = ".".join(map(str, self.depths))
-        return f"swin-{depths}x{self.width}-patch{self.patch}-window{self.window}-heads{self.heads}{ratio}"
+        return f"swin-{depths}x{self.width}-patch{self.patch}-window{self.window_size}-heads{self.heads}{ratio}"
 
     @property
     def shape(self) -> str:
         """What sets it apart in tables from the paper's network of this name."""
         depths = "-".join(map(str, self.depths))
-        return "" if self._is_tiny else f"{depths}x{self.width}, patch {self.patch}, window {self.window}"
+        return "" if self._is_tiny else f"{depths}x{self.width}, patch {self.patch}, window {self.window_size}"
 
     @property
     def _is_tiny(self) -> bool:
-        given = (self.patch, self.width, self.depths, self.heads, self.window, self.mlp_ratio)
+        given = (self.patch, self.width, self.depths, self.heads, self.window_size, self.mlp_ratio)
         return given == (4, 96, (2, 2, 6, 2), 3, 7, 4)
 
     @property
@@ -145,13 +145,13 @@ class Swin:
             raise InputError("[] is not allowed", place=f"{where}depths", allowed="allowed: blocks of 1 stage or more")
         _check_patch(self.patch, data, where)
         _check_heads(self.width, self.heads, where)
-        side, divisor = data.size // self.patch, self.window * 2 ** (len(self.depths) - 1)
+        side, divisor = data.size // self.patch, self.window_size * 2 ** (len(self.depths) - 1)
         if side % divisor:
             stages = f"{len(self.depths)} stages, each of half as many" if len(self.depths) > 1 else "one stage"
             raise InputError(
-                f"windows of {self.window} don't divide {side} tokens a side in {stages}",
-                place=f"{where}window",
-                allowed=f"allowed: window · {2 ** (len(self.depths) - 1)} a divisor of {side}",
+                f"windows of {self.window_size} don't divide {side} tokens a side in {stages}",
+                place=f"{where}window_size",
+                allowed=f"allowed: window_size · {2 ** (len(self.depths) - 1)} a divisor of {side}",
             )
 
     def signals(self, data: DataSet) -> tuple[Signal, ...]:
@@ -161,7 +161,7 @@ class Swin:
             width, heads = self.width * 2**stage, self.heads * 2**stage
             for block in range(depth):
                 name = f"stage{stage + 1}.{block}"
-                found += _block_signals(name, width, side**2, self.mlp_ratio, heads, self.window**2)
+                found += _block_signals(name, width, side**2, self.mlp_ratio, heads, self.window_size**2)
         return (*found, _before_head(self.width * 2 ** (len(self.depths) - 1)))
 
     def layers(self, data: DataSet) -> tuple[LinearLayer, ...]:
@@ -185,7 +185,7 @@ class Swin:
             for block in range(depth):
                 heads = self.heads * 2**stage
                 found += _block(
-                    f"stage{stage + 1}.{block}", width, side**2, self.mlp_ratio, heads, self.window**2
+                    f"stage{stage + 1}.{block}", width, side**2, self.mlp_ratio, heads, self.window_size**2
                 )  # fmt: skip
         return (*found, _head(width, data))
 

@@ -35,7 +35,7 @@ from tests.workers.trainings import on, training
 
 CPU = torch.device("cpu")
 DEIT_T = Vit(patch=16, width=192, depth=12, heads=3)
-SWIN_T = Swin(patch=4, width=96, depths=(2, 2, 6, 2), heads=3, window=7)
+SWIN_T = Swin(patch=4, width=96, depths=(2, 2, 6, 2), heads=3, window_size=7)
 NAMES = ("vit", "swin")
 
 
@@ -71,7 +71,7 @@ def oracle(one: Training) -> torch.nn.Module:
     assert isinstance(model, Swin)
     net = torchvision.models.SwinTransformer(
         patch_size=[model.patch] * 2, embed_dim=model.width, depths=list(model.depths),
-        num_heads=[model.heads, 2 * model.heads], window_size=[model.window] * 2, stochastic_depth_prob=0.0,
+        num_heads=[model.heads, 2 * model.heads], window_size=[model.window_size] * 2, stochastic_depth_prob=0.0,
         num_classes=data.classes,
     )  # fmt: skip
     net.features[0][0] = torch.nn.Conv2d(data.channels, model.width, model.patch, model.patch)
@@ -318,8 +318,8 @@ def test_swins_authors_names_are_known() -> None:
         ("vit", {"heads": 3}, "3 heads don't divide a width of 8"),
         ("vit", {"drop_path": 1.0}, "1.0 is not allowed"),
         ("swin", {"patch": 3}, "patches of 3 pixels don't divide images of 8"),
-        ("swin", {"window": 3}, "windows of 3 don't divide 8 tokens a side"),
-        ("swin", {"depths": [1, 1, 1], "window": 4}, "windows of 4 don't divide 8 tokens a side in 3 stages"),
+        ("swin", {"window_size": 3}, "windows of 3 don't divide 8 tokens a side"),
+        ("swin", {"depths": [1, 1, 1], "window_size": 4}, "windows of 4 don't divide 8 tokens a side in 3 stages"),
         ("swin", {"depths": []}, r"\[\] is not allowed"),
         ("swin", {"heads": 5}, "5 heads don't divide a width of 8"),
         ("vit", {"weights": "imagenet"}, "torchvision has no such weights"),

@@ -17,7 +17,7 @@ RATES = {"sgd": 0.1, "adam": 0.01, "rmsprop": 0.002}
 CALM: dict[str, dict[str, Any]] = {"sgd": {}, "adam": {"epsilon": 1e-3}, "rmsprop": {"epsilon": 1e-3}}
 TRANSFORMERS: dict[str, dict[str, Any]] = {
     "vit": {"patch": 2, "width": 8, "depth": 2, "heads": 2},
-    "swin": {"patch": 1, "width": 8, "depths": [2, 1], "heads": 2, "window": 4},
+    "swin": {"patch": 1, "width": 8, "depths": [2, 1], "heads": 2, "window_size": 4},
 }
 """Small ones, whose windows are shifted in one block."""
 

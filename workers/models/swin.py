@@ -26,7 +26,7 @@ class SwinNetwork(Transformer):
     def __init__(self, model: Swin, data: DataSet, quantizer: ActivationQuantizer | None = None) -> None:
         self._model, self._sides = model, model.sides(data)
         layers = list(model.layers(data))
-        width, window = model.width, model.window
+        width, window = model.width, model.window_size
         patch = (width, data.channels, model.patch, model.patch)
         modules: list[ModuleSpec] = [linear_module(layers.pop(0), patch), norm_module("patch.norm", width)]
         for stage, depth in enumerate(model.depths):
@@ -59,7 +59,7 @@ class SwinNetwork(Transformer):
                 tokens = stack.linear(f"{name}.merge", merged).to(images.dtype)
             for block in range(depth):
                 place = f"{name}.{block}"
-                shift = model.window // 2 if block % 2 and side > model.window else 0
+                shift = model.window_size // 2 if block % 2 and side > model.window_size else 0
                 normal = stack.norm(f"{place}.norm1", tokens, EPSILON)
                 found = self._attend(stack, place, normal, side, shift, model.heads * 2**stage)
                 tokens = added(tokens, found, left.pop(0))
@@ -71,7 +71,7 @@ class SwinNetwork(Transformer):
 
     def _attend(self, stack: Stack, name: str, tokens: Tensor, side: int, shift: int, heads: int) -> Tensor:
         """Attention within the windows of a side of so many tokens, shifted by `shift`."""
-        window = self._model.window
+        window = self._model.window_size
         table = stack[f"{name}.table"]
         bias = table[:, self._relative.to(table.device)].permute(0, 3, 1, 2)[:, None]
         if shift:
