@@ -46,7 +46,8 @@ class Selection:
             f"milestone {milestone} lies beyond the last epoch ({epochs}) and has no effect"
             for milestone, epochs in sorted(late)
         ]
-        waves = any(one.schedule == "cosine" and one.milestones for one in (job.training.recipe for job in self.chosen))
+        recipes = [job.training.recipe for job in with_training(self.chosen)]
+        waves = any(one.schedule == "cosine" and one.milestones for one in recipes)
         idle += ["milestones have no effect with schedule = cosine"] if waves else []
         return idle + late_ones + list(_large_radii(self.chosen))
 

@@ -12,8 +12,6 @@ from qsweep.db.schema import ROW_KINDS
 from qsweep.reports.source import Source
 
 VIEW = "returned"
-PACKED = ("settings", "returned")
-"""The columns of JSON that become columns of their own."""
 PREFIX = "returned_"
 """Stands before a returned value that is called as a setting is."""
 
@@ -22,8 +20,8 @@ def wide_rows(source: Source) -> list[dict[str, Any]]:
     """The one row of each done call: what is stored of it, its settings, and what it returned, by name."""
     found = []
     for row in source.read(VIEW).to_pylist():
-        settings: dict[str, Any] = json.loads(row.pop("settings"))
-        returned: dict[str, Any] = json.loads(row.pop("returned"))
+        settings: dict[str, Any] = json.loads(row["settings"])
+        returned: dict[str, Any] = json.loads(row["returned"])
         found.append(row | settings | {called(name, settings): value for name, value in returned.items()})
     return found
 
@@ -45,7 +43,7 @@ def called(name: str, settings: Mapping[str, Any]) -> str:
 
 def wide_schema(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
     """The columns that such rows have: those of every call, and those of their own by the types of their values."""
-    base = [field for field in ROW_KINDS[VIEW].columns if field.name not in PACKED]
+    base = ROW_KINDS[VIEW].columns
     names = {field.name for field in base}
     values: dict[str, list[Any]] = {}
     for row in rows:

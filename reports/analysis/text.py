@@ -25,6 +25,8 @@ MISSING = "–"
 def analysis_content(analysis: Analysis) -> dict[str, Any]:
     """Everything that was found, for JSON: full precision, None where undefined."""
     content = asdict(analysis)
+    if not analysis.flat_or_sharp:
+        del content["flat_or_sharp"]
     content["comparisons"] = [
         {"group": group, **asdict(one), "precision": str(one.precision)} for group, one in analysis.comparisons
     ]

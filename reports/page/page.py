@@ -42,7 +42,7 @@ from qsweep.reports.page.tables import (
 )
 from qsweep.reports.quantization import FULL, Quantization, quantization_of
 from qsweep.reports.series import by_quantization, timeline
-from qsweep.sweeps.kinds import KINDS, Kind
+from qsweep.sweeps.kinds import KINDS, TRAIN, Kind
 
 SECTIONS = (
     ("effects-0", "effects", "Hyperparameters"),
@@ -130,7 +130,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     facts = [
         (f"{_product(kind)} done", f"{len(evidence.results[kind.name]):,} of {expected[kind]:,}")
         for kind in KINDS.values()
-        if expected[kind] or not kind.parents
+        if expected[kind] or kind is TRAIN
     ]
     states = evidence.jobs["state"].value_counts()
     facts.append(("Failed", f"{int(states.get('failed', 0)):,}"))

@@ -418,7 +418,7 @@ class PlainSmallMobileNetV2(Plain):
                 inputs = outputs
         self.body = nn.Sequential(*body)
         self.last = ConvNorm(he_normal(PlainConv(inputs, 1280, 1, bias=False)))
-        head = PlainConv(1280, data.classes, 1)
+        head = linear(1280, data.classes)
         with torch.no_grad():
             head.weight.normal_(0, 0.01)
             head.bias.zero_()
