@@ -23,7 +23,7 @@ from qsweep.workers.forms import Form
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.module import ModuleNetwork
 
-MODELS, ROUNDS, STEPS = 16, 12, 5
+MODELS, ROUNDS, STEPS = 16, 6, 3
 CPU = torch.device("cpu")
 
 

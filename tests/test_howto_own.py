@@ -49,7 +49,7 @@ def test_a_page_runs_from_top_to_bottom(tmp_path: Path, page: str) -> None:
 @pytest.mark.parametrize(
     ("name", "jobs", "changes"),
     [("mlp/mlp", 2, ("hidden=16", "dropout=0.2", "seed=0", "bits=[32, 2]", "epochs=2")),
-     ("torchvision/digits", 3, ("epochs=1", "bits=4"))],
+     ("torchvision/digits", 3, ("epochs=1", "bits=4", "batch_size=721"))],
 )  # fmt: skip
 def test_an_example_runs(tmp_path: Path, name: str, jobs: int, changes: tuple[str, ...]) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

@@ -84,7 +84,7 @@ def test_a_copy_of_nin_has_the_losses_of_the_built_in_one(
         trainings = [trainings[place] for place in (0, 5, 10, 3)][method["method"].startswith("saq") :]
     losses, states = stepped(trainings, few, Form.GATHER, 20)
     use(monkeypatch, copied)
-    for form in FORMS:
+    for form in FORMS if method["method"] == "plain" else (Form.STACKED,):
         found, ours = stepped(trainings, few, form, 20)
         torch.testing.assert_close(found, losses, rtol=0, atol=1e-10)
         for one, other in zip(ours, states, strict=True):

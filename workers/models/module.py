@@ -87,7 +87,7 @@ class ModuleNetwork:
         self._pairs: tuple[Pair, ...] = tuple(self.seen.pairs)
         self.layout = self._declared()
         self._steps = frozenset(spec.name for spec in self.layout.of_role(Role.STEP_SIZE))
-        self._pairs = tuple(one for one in self.seen.pairs if self._folds(one))
+        self._pairs = self._folding(self.seen.pairs)
         self.layout = self._declared()
         self._steps = frozenset(spec.name for spec in self.layout.of_role(Role.STEP_SIZE))
         self.activation = self.seen.activation
@@ -362,36 +362,41 @@ class ModuleNetwork:
         there = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         return {name: there[name].detach() for name in (*self._trained, *self._own)}
 
-    def _folds(self, pair: Pair) -> bool:
-        """Whether folding this batch norm alone leaves a noisy model's logits as they were."""
-        needed = [f"{pair.norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
-        if any(name not in self._trained and name not in self._own for name in needed):
-            return False
-        if f"{pair.layer}.weight" not in self._trained:
-            return False
+    def _folding(self, pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+        """Those of the pairs whose folding leaves a noisy model's logits as they were: tried together, and each by
+        itself only if that changes them."""
+        known = {*self._trained, *self._own}
+        whole = [one for one in pairs if known.issuperset(_tensors_of(one))]
         layout, noise = self.layout, torch.Generator().manual_seed(1)
-        parameters = layout.initial_parameters(0).double()
-        statistics = layout.initial_statistics(0).double()
-        for row in (parameters, statistics):
+        rows = layout.initial_parameters(0).double(), layout.initial_statistics(0).double()
+        for row in rows:
             row += 0.1 * torch.rand(row.shape, generator=noise, dtype=row.dtype)
         for spec in layout.of_role(Role.HIDDEN_BIAS):
             if not spec.kept:
-                layout[spec.name].of(parameters[None]).zero_()
+                layout[spec.name].of(rows[0][None]).zero_()
         images = torch.randn(TRIED, *self._shape, generator=noise, dtype=torch.float64)
-        before = self._logits_of(images, parameters, statistics)
-        pairs, self._pairs = self._pairs, (pair,)
-        try:
+        before = self._logits_of(images, *rows)
+
+        def same(some: Sequence[Pair]) -> bool:
+            parameters, statistics = (row.clone() for row in rows)
+            self._pairs = tuple(some)
             self.fold(parameters, statistics)
-        finally:
-            self._pairs = pairs
-        after = self._logits_of(images, parameters, statistics)
-        return bool((after - before).abs().max() <= SAME * before.abs().max().clamp(min=1.0))
+            after = self._logits_of(images, parameters, statistics)
+            return bool((after - before).abs().max() <= SAME * before.abs().max().clamp(min=1.0))
+
+        return tuple(whole if not whole or same(whole) else (one for one in whole if same([one])))
 
     @torch.no_grad()
     def _logits_of(self, images: Tensor, parameters: Tensor, statistics: Tensor) -> Tensor:
         """Of one model's rows (P) and (S)."""
         rows = parameters[None]
         return self.evaluate(images, self.views(self.layout.tensors(rows, rows, statistics[None])))
+
+
+def _tensors_of(pair: Pair) -> list[str]:
+    """What folding a pair takes, beside a bias."""
+    norm = [f"{pair.norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+    return [f"{pair.layer}.weight", *norm]
 
 
 class MovedBuffers:
