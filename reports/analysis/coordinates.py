@@ -20,7 +20,8 @@ def place_in_grid(runs: pd.DataFrame, axes: Sequence[Axis]) -> pd.DataFrame:
 
     The values of an axis that depends on another are counted within the branch: the highest of three learning
     rates is 2 for every optimizer, so that grids stay products. A model that lacks the
-    setting is at 0. The index is that of `runs`.
+    setting is at 0; one with a value that the axis does not name, as in full precision `saq3` is stored as `sam`, comes
+    behind all others. The index is that of `runs`.
     """
     return pd.DataFrame({axis.name: _positions(runs, axis) for axis in axes}, index=runs.index, dtype=np.int64)
 
@@ -41,9 +42,14 @@ def _positions(runs: pd.DataFrame, axis: Axis) -> list[int]:
     ]
     if axis.by is None:
         ranks = {None: 0, **_ranks(axis.values)}
-        return [ranks[key] for key in keys]
+        return [_rank(ranks, key) for key in keys]
     branches = {name: {None: 0, **_ranks(values)} for name, values in axis.branches}
-    return [branches[_branch(by, branches)][key] for by, key in zip(runs[axis.by], keys, strict=True)]
+    return [_rank(branches[_branch(by, branches)], key) for by, key in zip(runs[axis.by], keys, strict=True)]
+
+
+def _rank(ranks: dict[Any, int], key: Any) -> int:
+    """The rank of a value; one that the axis does not name comes behind those that it names."""
+    return ranks.setdefault(key, max(ranks.values()) + 1)
 
 
 def _branch(value: Any, names: Collection[str]) -> str:

@@ -30,6 +30,7 @@ from qsweep.reports.analysis.text import analysis_content, render_analysis
 from qsweep.reports.evidence import gather
 from qsweep.reports.quantization import FULL, Quantization
 from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.spec import Axis
 from tests.reports.drawn import made_source
 
 QUICK = Resampling(resamples=100)
@@ -134,6 +135,13 @@ def pairs(count: int = 40, *, shift: float = -0.02) -> pd.DataFrame:
     draw = np.random.default_rng(1)
     full = draw.normal(0.3, 0.1, count)
     return by_bits({8: full + draw.normal(0, 1e-4, count), 2: full + shift + draw.normal(0, 0.01, count), 32: full})
+
+
+def test_a_value_that_an_axis_does_not_name_stands_behind_those_that_it_names() -> None:
+    """In full precision `saq3` is stored as `sam`."""
+    runs = pd.DataFrame({"method": [None, "saq3", "sam"]})
+    grid = place_in_grid(runs, [Axis(name="method", values=("plain", "saq3"))])
+    assert grid["method"].tolist() == [0, 1, 2]
 
 
 def test_a_paired_difference_is_that_of_the_matched_configurations() -> None:

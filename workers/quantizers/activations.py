@@ -212,28 +212,24 @@ class _Rounding(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor, scale: Tensor | None, spread: Spread
     ) -> Tensor:
-        ctx.save_for_backward(x, step, low, high, scale)
+        size, lowest, highest = (spread.over(one) for one in (step, low, high))
+        ratio = x.to(step.dtype) / size
+        rounded = torch.clamp(ratio, lowest, highest, out=ratio).round_().mul_(size)
+        ctx.save_for_backward(x, rounded, step, low, high, scale)
         ctx.spread = spread
-        ratio, low, high, size = _ratio(x, step, low, high, spread)
-        return torch.clamp(ratio, low, high, out=ratio).round_().mul_(size).to(x.dtype)
+        return rounded.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, step, low, high, scale = ctx.saved_tensors
+        x, rounded, step, low, high, scale = ctx.saved_tensors
         above = gradients[0]
-        ratio, low, high, _ = _ratio(x, step, low, high, ctx.spread)
-        clipped = torch.clamp(ratio, low, high)
-        inside = clipped == ratio
-        below = above * inside if ctx.needs_input_grad[0] else None
-        shares = clipped.round_().sub_(ratio.mul_(inside)).mul_(above)
+        lowest, highest = ctx.spread.over(low * step), ctx.spread.over(high * step)
+        inside = torch.clamp(x.to(step.dtype), lowest, highest).eq_(x)
+        below = (above * inside).to(x.dtype) if ctx.needs_input_grad[0] else None
+        shares = torch.addcmul(rounded, x.to(step.dtype), inside, value=-1).mul_(above)
         sums = torch.stack([part.sum() for part in ctx.spread.apart(shares)])  # a sum over a dimension is shared out
+        sums = sums / step
         return below, sums if scale is None else sums * scale, None, None, None, None
-
-
-def _ratio(x: Tensor, step: Tensor, low: Tensor, high: Tensor, spread: Spread) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """u = x/s, and the levels and s as they are broadcast."""
-    size, low, high = (spread.over(one) for one in (step, low, high))
-    return x.to(step.dtype) / size, low, high, size
 
 
 def _positive(highest: Tensor) -> Tensor:
