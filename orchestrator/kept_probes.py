@@ -32,6 +32,8 @@ from qsweep.sweeps.wholefiles import write_whole
 
 RESTED = 2.0
 """Seconds for which a file has to lie unchanged before it is known by its times: they may be as coarse as that."""
+ASKED_ANEW = ("weights", "broken_promises")
+"""What a probe finds of the trainings, and not of the machine: never kept."""
 MOST = 32
 """Files that are kept: a container has a machine's name of its own each time."""
 CHOOSING = ("CUDA", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "GPU_", "TORCH", "PYTORCH_", "ATEN_", "DNNL_", "LD_", "PYTHON")
@@ -184,7 +186,7 @@ def write(home: Home, kept: Kept) -> None:
     assert kept.machine is not None
     place = _place(home)
     place.parent.mkdir(exist_ok=True)
-    machine = {one.name: getattr(kept.machine, one.name) for one in fields(Machine) if one.name != "weights"}
+    machine = {one.name: getattr(kept.machine, one.name) for one in fields(Machine) if one.name not in ASKED_ANEW}
     content = {"stamp": kept.stamp, "machine": machine, "data": kept.data}
     write_whole(place, json.dumps({"hash": _digest(content), "kept": content}, indent=1).encode())
     for old in sorted(place.parent.glob("*.json"), key=_age, reverse=True)[MOST:]:

@@ -92,8 +92,8 @@ class Swin:
     them four tokens are merged into one of twice the width, by a layer norm and a matrix. A block attends within
     windows of `window_size` tokens a side, shifted by half of that in every second block, with a learned bias by
     relative position; `heads` heads in the first stage, twice as many in each one after it. A stage that is one window
-    shifts nothing. The rest is as in `Vit`, with a linear head on the mean of the tokens. `patch` 4, `width` 96, `depths` 2,
-    2, 6, 2, `heads` 3 and `window_size` 7 are Swin-T.
+    shifts nothing. The rest is as in `Vit`, with a linear head on the mean of the tokens. `patch` 4, `width` 96,
+    `depths` 2, 2, 6, 2, `heads` 3 and `window_size` 7 are Swin-T.
     """
 
     name: ClassVar[str] = "swin"

@@ -21,6 +21,7 @@ from qsweep.orchestrator.machine import Machine
 from qsweep.orchestrator.selection import read_selection
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
 from qsweep.sweeps.job import Job
 from qsweep.workers.data.archive import write_archive
 from tests.conftest import Qsweep
@@ -332,7 +333,7 @@ def no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_launch_asks_nobody_for_what_is_known(pretended: Home, jobs: Sequence[Job], no_child: None) -> None:
     execution = Execution(workers=None, lease=30, time_limit=None, detach=False)
-    ground = survey(pretended, LocalBackend(), execution, jobs)
+    ground = survey(pretended, LocalBackend(), execution, read_sweep("digits-grid"), jobs)
     assert ground.site.agents == 77
 
 

@@ -16,7 +16,7 @@ from qsweep.workers.data import Images
 from qsweep.workers.data.batches import Batches
 from qsweep.workers.engine import Engine
 from qsweep.workers.forms import Form
-from qsweep.workers.models.layout import TRAINED, Layout, Role
+from qsweep.workers.models.layout import STATISTICS, TRAINED, Layout, Role
 from tests.workers.plain import PlainTraining, named
 from tests.workers.test_equivalence import tensors
 from tests.workers.test_independence import assert_same_bits, finish
@@ -170,4 +170,4 @@ def test_sharpness_aware_minimization_equals_plain_modules(
 
 
 def test_the_roles_of_the_ball_are_all_that_the_training_loss_differentiates() -> None:
-    assert set(Role) - set(TRAINED) == {Role.HIDDEN_BIAS, Role.STEP_SIZE, Role.MEAN, Role.VARIANCE, Role.LEVEL}
+    assert set(Role) - set(TRAINED) == {Role.HIDDEN_BIAS, Role.STEP_SIZE, *STATISTICS}
