@@ -13,6 +13,7 @@ from qsweep.orchestrator.basis import Basis
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import File
 from qsweep.sweeps.models import is_transformer
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
 from qsweep.workers.forms import SAVED, Form, default_form, known_form
 
@@ -114,7 +115,8 @@ def _cohort(
     if job.kind.of_user:
         return _calls(job, count, speeds)
     slots, form = default_form(job.training, device, trains=job.kind.is_calibrated, side_by_side=job.kind.side_by_side)
-    if recorded is not None and (known := known_form(recorded.slots, recorded.form)):
+    modules = isinstance(job.training.model, Module)
+    if recorded is not None and (known := known_form(recorded.slots, recorded.form, modules=modules)):
         slots, form = recorded.slots, known
     else:
         recorded = None

@@ -45,13 +45,17 @@ MOST_SLOTS = 1024
 """More models side by side than any calibration tries."""
 
 
-def known_form(slots: object, form: object) -> Form | None:
-    """The form that a calibration names, if this version can run it in that many slots.
+def known_form(slots: object, form: object, *, modules: bool = False) -> Form | None:
+    """The form that a calibration names, if this version can run it in that many slots; of `modules` of users, or of
+    the built-in networks.
 
     A calibration may come from an import or a newer version: one that can't be run must not make every launch of its
     shape fail, so a reader falls back to the default.
     """
-    return Form(form) if is_known(slots, form) and isinstance(form, str) and form not in RETIRED else None
+    if not is_known(slots, form) or not isinstance(form, str) or form in RETIRED:
+        return None
+    found = Form(form)
+    return None if found is Form.STACKED and not modules else found
 
 
 def is_known(slots: object, form: object) -> bool:

@@ -16,7 +16,7 @@ from qsweep.workers.data.batches import Batches
 from qsweep.workers.forms import Form
 from qsweep.workers.models.layout import Role
 from tests.workers.plain import PlainTraining, named
-from tests.workers.trainings import CALM, RATES, UNCOMPILED, first, mixture, on, training
+from tests.workers.trainings import CALM, CONVOLUTIONAL, RATES, UNCOMPILED, first, mixture, on, training
 
 CPU = torch.device("cpu")
 STEPS = 20
@@ -104,7 +104,7 @@ def calm(model: str, **settings: Any) -> list[Training]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 def test_mobilenets_side_by_side_equal_plain_ones_trained_alone(few: Images) -> None:
-    assert_equal_to_plain_models(few, list(Form), calm("mobilenet", batch_size=32), steps=3)
+    assert_equal_to_plain_models(few, CONVOLUTIONAL, calm("mobilenet", batch_size=32), steps=3)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_vggs_side_by_side_equal_plain_ones_trained_alone(few: Images) -> None:
     draw = torch.Generator().manual_seed(0)
     noise = 16 * torch.rand(few.train_images.shape, generator=draw, dtype=torch.float64)
     noisy = dataclasses.replace(few, train_images=noise)
-    assert_equal_to_plain_models(noisy, list(Form), calm("vgg", batch_size=32), steps=11)
+    assert_equal_to_plain_models(noisy, CONVOLUTIONAL, calm("vgg", batch_size=32), steps=11)
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_vggs_side_by_side_equal_plain_ones_trained_alone(few: Images) -> None:
 @pytest.mark.parametrize("preact", [False, True])
 def test_cifars_resnets_side_by_side_equal_plain_ones_trained_alone(few: Images, preact: bool) -> None:
     trainings = calm("cifar-resnet", batch_size=32, preact=preact)
-    assert_equal_to_plain_models(few, list(Form), trainings, steps=3)
+    assert_equal_to_plain_models(few, CONVOLUTIONAL, trainings, steps=3)
 
 
 @pytest.mark.slow

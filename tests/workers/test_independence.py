@@ -14,7 +14,7 @@ from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.forms import Form
 from qsweep.workers.results import Result
-from tests.workers.trainings import UNCOMPILED, mixture, on, training
+from tests.workers.trainings import CONVOLUTIONAL, UNCOMPILED, mixture, on, training
 
 CPU = torch.device("cpu")
 SLOTS = 13
@@ -86,7 +86,7 @@ def test_the_place_changes_no_bit_where_no_slot_is_vacant(few: Images, form: For
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("form", CONVOLUTIONAL)
 def test_a_diverging_neighbour_changes_no_bit(few: Images, form: Form) -> None:
     chosen = [(bits, name) for bits in (32, 2) for name in ("sgd", "adam", "rmsprop")]
     quiet = [training(bits=bits, optimizer=name, batch_size=30) for bits, name in chosen]
@@ -109,7 +109,7 @@ def poisoned(few: Images, form: Form, trainings: list[Training], *, slots: int) 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("form", CONVOLUTIONAL)
 def test_a_neighbour_of_nan_changes_no_bit_and_is_called_diverged(few: Images, form: Form) -> None:
     trainings = [training(bits=8), training(bits=2, optimizer="adam"), training(bits=4)]
     results = finish(poisoned(few, form, trainings, slots=4))

@@ -24,6 +24,7 @@ from qsweep.workers.models.layout import TRAINED
 from qsweep.workers.quantizers.lsq import layer_bits
 from qsweep.workers.results import starting_rows
 from tests.late import Late
+from tests.workers.trainings import CONVOLUTIONAL
 
 torchvision = Late("torchvision")
 
@@ -107,7 +108,7 @@ def test_the_engine_evaluates_as_torchvisions_own_network_does(model: Model, tmp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("form", CONVOLUTIONAL)
 @pytest.mark.parametrize(("model", "made"), SMALL_ONES, ids=lambda one: getattr(one, "label", ""))
 def test_a_training_pass_has_torchvisions_loss_and_gradients_in_every_form(
     model: Model, made: Callable[[], torch.nn.Module], form: Form, tmp_path: Path

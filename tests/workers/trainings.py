@@ -10,7 +10,8 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.data import Images
 from qsweep.workers.forms import Form
 
-UNCOMPILED = tuple(form for form in Form if not (form.compiled or form is Form.STACKED))
+CONVOLUTIONAL = tuple(form for form in Form if form is not Form.STACKED)
+UNCOMPILED = tuple(form for form in CONVOLUTIONAL if not form.compiled)
 RATES = {"sgd": 0.1, "adam": 0.01, "rmsprop": 0.002}
 # Deep networks on the edge of stability multiply a rounding error in every step, so ResNets are compared at small
 # rates, and without the division by nearly nothing in which Adam and RMSprop do the same.

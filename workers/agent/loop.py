@@ -22,6 +22,7 @@ from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.kinds import Kind
+from qsweep.sweeps.modules import Module
 from qsweep.workers.agent.endings import (
     DISK_FULL,
     DeviceLost,
@@ -142,7 +143,7 @@ class Agent:
             fixed = self.place.queue.calibration(
                 shape=shape, device=device, build=build(), slots=slots, form=form.value
             )
-            known = known_form(fixed.slots, fixed.form)
+            known = known_form(fixed.slots, fixed.form, modules=isinstance(head.job.training.model, Module))
             if known is None:
                 log.warning("%s: the calibration %s in %s slots is unknown: not used", shape, fixed.form, fixed.slots)
             self._plans[shape] = Plan(slots=fixed.slots if known else slots, form=known or form)
