@@ -70,7 +70,7 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
             place=f"{selection.spec.name}: val_fraction",
             allowed="for example: --set val_fraction=0.1",
         )
-    chosen = matching(trainings, tuning.where)
+    chosen = tuple(matching(trainings, tuning.where))
     if not chosen:
         raise InputError(
             f"none of the {len(trainings)} jobs matches", place=f"--where {shortened(tuning.where or '')!r}"
@@ -82,7 +82,7 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
         spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), zero_shot=(), keep=keep),
         label=name or f"{selection.label}-{tuning.label}",
         jobs=trainings,
-        chosen=tuple(chosen),
+        chosen=chosen,
     )
 
 
