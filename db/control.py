@@ -116,16 +116,16 @@ def _without_file(
 
 def invalidate(transaction: Transaction, ids: Sequence[int], reason: str) -> int:
     """The given done jobs, then level by level their descendants, parents first."""
-    changed = 0
+    changed = set[int]()
     level = [row for row in _rows(transaction, jobs.c.id, ids) if row.state == State.DONE]
     blocked = False
     while level:
         supersede(transaction, level, reason, blocked)
-        changed += len(level)
+        changed.update(row.id for row in level)  # one may be given, and a descendant of another
         families = [row.id for row in level if row.has_children]
         level = _rows(transaction, jobs.c.parent_id, families)
         blocked = True
-    return changed
+    return len(changed)
 
 
 def _rows(transaction: Transaction, column: sa.Column[Any], values: Sequence[int]) -> list[Any]:

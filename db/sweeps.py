@@ -146,7 +146,8 @@ class Sweeps(Part):
     def sharing(self, transaction: Transaction, job_ids: Sequence[int], sweep_id: int) -> dict[str, int]:
         """The other sweeps that hold any of these jobs or their descendants, by title, and how many each."""
         found: dict[str, int] = {}
-        level = list(job_ids)
+        level = list(dict.fromkeys(job_ids))
+        counted = set(level)  # one that is given may be a descendant of another
         while level:
             for batch in batches(level):
                 statement = (
@@ -165,7 +166,9 @@ class Sweeps(Part):
                 for child in transaction.run(
                     sa.select(jobs_table.c.id).where(jobs_table.c.parent_id.in_(batch))
                 ).scalars()
+                if child not in counted
             ]
+            counted.update(level)
         return found
 
     @reads

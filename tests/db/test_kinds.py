@@ -99,6 +99,19 @@ def test_a_chain_is_known_again_from_what_is_stored(registry: Registry, sweep: S
     assert [one.kind for one in registry.history.done_after(sweep.id, 0, 10)] == [one.name for one in GENERATIONS]
 
 
+def test_a_job_that_is_given_beside_its_ancestor_is_counted_once(
+    registry: Registry, sweep: Sweep, chain: list[Job]
+) -> None:
+    registry.sweeps.register(sweep.id, chain)
+    other = registry.sweeps.add(name="other", label="b", spec="{}", size=0)
+    registry.sweeps.register(other.id, chain)
+    work(registry, registry.agents.enlist(agent_info()))
+    ids = [row.id for row in registry.catalogue.jobs(sweep.id)]
+    assert registry.sweeps.sharing(ids, sweep.id) == {other.title: 4}
+    assert registry.sweeps.invalidate(ids, "wrong") == 4
+    assert [row.blocked for row in registry.catalogue.jobs(sweep.id)] == [False, True, True, True]
+
+
 @pytest.mark.parametrize("generation", range(4))
 def test_what_stands_on_an_invalidated_job_is_invalidated_and_done_again(
     registry: Registry, sweep: Sweep, chain: list[Job], generation: int
