@@ -63,6 +63,7 @@ def selected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Selection:
     spec = read_sweep(str(folder / "chain.toml"), ())
     jobs = tuple(chain_on(spec.jobs()[0], corruption="contrast"))
     monkeypatch.setattr(Spec, "jobs", lambda _: list(jobs))
+    monkeypatch.setattr(Spec, "trainings", lambda _: [job for job in jobs if job.parent is None])
     return Selection(spec=spec, label=variant(jobs), jobs=jobs, chosen=jobs)
 
 
