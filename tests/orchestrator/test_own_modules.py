@@ -18,6 +18,7 @@ import qsweep as api
 from qsweep.db.registry import Registry
 from qsweep.db.states import State
 from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, environment, wait_until_training
 
 pytestmark = pytest.mark.slow
@@ -109,6 +110,8 @@ def test_it_is_trained_and_measured(launched: Path) -> None:
     measured = api.results("own", "measures", home=launched / "home")
     assert len(measured) == 4
     assert set(measured.omega) == {4 * 6 + 6 * 3}
+    with pytest.raises(InputError, match="a module of yours"):
+        api.load_model(found.job[0], home=launched / "home")
     again = qsweep(launched, "launch", "own.toml")
     assert "Nothing to do" in again.stderr, again.stderr
 
