@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +18,7 @@ from qsweep.reports.source import Source
 from qsweep.reports.table import Table
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, SYNTHESIS, TRAIN
+from qsweep.sweeps.modules import ARGUMENTS
 from qsweep.sweeps.spec import Spec
 
 VIEWS = ("jobs", "attempts")
@@ -79,13 +82,15 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
             f"{source.title} calls a function or a command of yours, and this is of trainings",
             allowed="answered: qsweep tables, qsweep query, qsweep jobs, qsweep export",
         )
+    arguments = sorted(source.spec.argument_names)
     return Evidence(
         sweep=source.sweep,
         spec=source.spec,
-        jobs=source.frame("jobs"),
+        jobs=_with_arguments(source.frame("jobs"), arguments),
         attempts=source.frame("attempts"),
         results={
-            name: source.frame(kind.rows[0]).drop(columns=["trace"], errors="ignore") for name, kind in KINDS.items()
+            name: _with_arguments(source.frame(kind.rows[0]).drop(columns=["trace"], errors="ignore"), arguments)
+            for name, kind in KINDS.items()
         },
         epochs=source.frame("epochs", ["job", "epoch", "train_loss", "train_accuracy"]),
         layers=source.frame("layers", ["job", "layer", "index", "bits", "step_size"]),
@@ -95,3 +100,17 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         options=options or Options(),
         lost=tuple(source.lost),
     )
+
+
+def _with_arguments(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The rows with the arguments of modules of the user as columns: they are settings of the sweep like any other."""
+    if not names or ARGUMENTS not in rows:
+        return rows
+    given = [json.loads(one) if isinstance(one, str) else {} for one in rows[ARGUMENTS]]
+    found: dict[str, pd.Series[Any]] = {}
+    for name in names:
+        values = pd.Series(
+            [tuple(v) if isinstance(v := one.get(name), list) else v for one in given], rows.index, object
+        )
+        found[name] = (values.where(values.notna(), rows[name]) if name in rows else values).infer_objects()
+    return rows.assign(**found)

@@ -176,7 +176,7 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
     found.columns = pd.Index(["low", "median", "high"])
     counted = found.assign(models=grouped.count()).reset_index()
-    sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"[\d.]+", name))))
+    sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"\d+(?:\.\d+)?", name))))
     return counted.assign(size=sizes).sort_values(["size", "network", "quantization", "index"]).drop(columns=["size"])
 
 

@@ -219,7 +219,8 @@ def _called(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _family(model: str) -> str:
     """What a family of networks is called."""
-    return str(getattr(PARTS["model"].components[model].settings, "family", model))
+    component = PARTS["model"].components.get(model)  # none of a module of the user, which is a family by itself
+    return model if component is None else str(getattr(component.settings, "family", model))
 
 
 def _configurations(runs: pd.DataFrame, but: frozenset[str]) -> pd.Series:

@@ -110,6 +110,9 @@ def test_it_is_trained_and_measured(launched: Path) -> None:
     measured = api.results("own", "measures", home=launched / "home")
     assert len(measured) == 4
     assert set(measured.omega) == {4 * 6 + 6 * 3}
+    for command in (("analyze", "own"), ("report", "own", "--out", "own.html"), ("figures", "own", "--out", "figures")):
+        answer = qsweep(launched, *command)
+        assert answer.returncode == 0, answer.stderr
     with pytest.raises(InputError, match="a module of yours"):
         api.load_model(found.job[0], home=launched / "home")
     again = qsweep(launched, "launch", "own.toml")
