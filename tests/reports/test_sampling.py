@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -32,10 +33,20 @@ def panel_of(*, order: int = 0) -> list[Mark]:
     return [Rule(x=0.5), *(series_of(number, size, order=order) for number, size in enumerate(SIZES))]
 
 
+def dots_of(marks: Sequence[Mark]) -> list[Dots]:
+    return [one for one in marks if isinstance(one, Dots)]
+
+
+def values_of(dots: Dots) -> dict[str, tuple[float | None, float | None]]:
+    """x and y by job."""
+    assert not isinstance(dots.x, int)
+    return dict(zip(dots.jobs, zip(dots.x, dots.y, strict=True), strict=True))
+
+
 def test_of_many_dots_a_random_sample_is_drawn_in_proportion_and_a_small_series_whole() -> None:
-    rule, *drawn = sampled(panel_of())
-    assert rule == Rule(x=0.5)
-    assert all(isinstance(one, Dots) for one in drawn)
+    marks = sampled(panel_of())
+    drawn = dots_of(marks)
+    assert marks == [Rule(x=0.5), *drawn]
     counts = [count_dots([one]) for one in drawn]
     assert counts[0] == pytest.approx(3 * counts[1], abs=3)
     assert counts[2] == SIZES[2]
@@ -46,11 +57,10 @@ def test_of_many_dots_a_random_sample_is_drawn_in_proportion_and_a_small_series_
 
 
 def test_a_sample_keeps_what_belongs_to_a_job_and_depends_on_no_order() -> None:
-    values = [dict(zip(one.jobs, zip(one.x, one.y, strict=True), strict=True)) for one in panel_of()[1:]]
-    drawn, shuffled = sampled(panel_of())[1:], sampled(panel_of(order=1))[1:]
-    for one, other, whole in zip(drawn, shuffled, values, strict=True):
-        assert set(one.jobs) == set(other.jobs)
-        assert [whole[job] for job in one.jobs] == list(zip(one.x, one.y, strict=True))
+    drawn, shuffled = dots_of(sampled(panel_of())), dots_of(sampled(panel_of(order=1)))
+    for one, other, whole in zip(drawn, shuffled, dots_of(panel_of()), strict=True):
+        assert values_of(one) == values_of(other)
+        assert values_of(one).items() <= values_of(whole).items()
 
 
 def test_a_figure_says_how_many_are_drawn_and_one_with_few_dots_is_what_it_was() -> None:
