@@ -50,9 +50,17 @@ def find_lost(store: ResultStore, pointers: pa.Table, *, kinds: Iterable[str] = 
     """What these jobs lost, by reading every file that they point to, whole."""
     for name in kinds:
         of_kind = pointers.filter(pc.equal(pointers["kind"], text(ROW_KINDS[name].of.name)))
-        for publication in pc.unique(of_kind["publication"]).to_pylist():
-            theirs = of_kind.filter(pc.equal(of_kind["publication"], text(publication)))
+        for publication, theirs in _by_publication(of_kind).items():
             yield from _lost_in(store, name, publication, theirs)
+
+
+def _by_publication(pointers: pa.Table) -> dict[str, list[tuple[str, int]]]:
+    """The job and attempt of each pointer, by publication, in their order. One pass: there may be one a few jobs."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    columns = (pointers[name].to_pylist() for name in ("publication", "job", "attempt"))
+    for publication, job, attempt in zip(*columns, strict=True):
+        found.setdefault(publication, []).append((job, attempt))
+    return found
 
 
 def find_missing(store: ResultStore, pointers: pa.Table) -> Iterator[Lost]:
@@ -98,24 +106,23 @@ def counted(jobs: Collection[str]) -> str:
     return f"{len(jobs):,} done job" + ("" if len(jobs) == 1 else "s")
 
 
-def _lost_in(store: ResultStore, name: str, publication: str, pointers: pa.Table) -> Iterator[Lost]:
-    """What the jobs lost whose rows should be in this file."""
+def _lost_in(store: ResultStore, name: str, publication: str, asked: Sequence[tuple[str, int]]) -> Iterator[Lost]:
+    """What the jobs lost whose rows, by job and attempt, should be in this file."""
     file = store.path(name, publication)
-    asked = pointers.select(["job", "attempt"]).to_pylist()
     try:
         table = store.read_file(name, publication)
     except VanishedResults:
-        yield from (Lost(job=one["job"], kind=name, file=file, why="is gone") for one in asked)
+        yield from (Lost(job=job, kind=name, file=file, why="is gone") for job, _ in asked)
         return
     except DamagedResults as error:
-        yield from (Lost(job=one["job"], kind=name, file=file, why=str(error)) for one in asked)
+        yield from (Lost(job=job, kind=name, file=file, why=str(error)) for job, _ in asked)
         return
     if not ROW_KINDS[name].one_row_a_job:
         return
     rows: dict[tuple[str, int], int] = {}
     for job, attempt in zip(table["job"].to_pylist(), table["attempt"].to_pylist(), strict=True):
         rows[job, attempt] = rows.get((job, attempt), 0) + 1
-    for one in asked:
-        found = rows.get((one["job"], one["attempt"]), 0)
+    for job, attempt in asked:
+        found = rows.get((job, attempt), 0)
         if found != 1:
-            yield Lost(job=one["job"], kind=name, file=file, why=f"holds {found} rows of it, not one")
+            yield Lost(job=job, kind=name, file=file, why=f"holds {found} rows of it, not one")

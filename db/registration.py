@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -103,8 +103,11 @@ def _check_code(found: Any, code: str, seen: str) -> None:
         )
 
 
-def register(database: Database, sweep_id: int, given: Sequence[Job]) -> Registered:
-    """Chunk by chunk; while the database works on one, the next is put into words."""
+def register(
+    database: Database, sweep_id: int, given: Sequence[Job], told: Callable[[int], None] | None = None
+) -> Registered:
+    """Chunk by chunk; while the database works on one, the next is put into words. `told` hears after each chunk but
+    the last how many of the jobs are in."""
     found: list[Registered] = []
     with ThreadPoolExecutor(1) as writer:
         pending: Future[Registered] | None = None
@@ -112,6 +115,8 @@ def register(database: Database, sweep_id: int, given: Sequence[Job]) -> Registe
             rows = _rows(chunk)
             if pending is not None:
                 found.append(pending.result())
+                if told is not None:
+                    told(sum(one.new + one.shared + one.known for one in found))
             pending = writer.submit(_write, database, sweep_id, rows)
         if pending is not None:
             found.append(pending.result())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import sqlalchemy as sa
 
@@ -56,9 +56,10 @@ class Sweeps(Part):
             written=written, seen_code=seen_code,
         )  # fmt: skip
 
-    def register(self, sweep_id: int, jobs: Sequence[Job]) -> Registered:
-        """Makes `jobs` members of the sweep, in this order, parents before children. Idempotent."""
-        return registration.register(self._database, sweep_id, jobs)
+    def register(self, sweep_id: int, jobs: Sequence[Job], *, told: Callable[[int], None] | None = None) -> Registered:
+        """Makes `jobs` members of the sweep, in this order, parents before children. Idempotent. `told` hears now and
+        then how many of them are."""
+        return registration.register(self._database, sweep_id, jobs, told)
 
     @writes
     def select(self, transaction: Transaction, jobs: Collection[Job]) -> int:

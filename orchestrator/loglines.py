@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from qsweep.sweeps.errors import InputError
 
 PAUSE = 0.5
 """Seconds between two looks at a log that is followed."""
+BLOCK = 1 << 16
+"""Bytes of a log that are read at once, from its end."""
 OPEN = (State.QUEUED, State.RUNNING)
 
 
@@ -29,8 +32,19 @@ def log_of(home: Home, registry: Registry, job: JobRow) -> Path:
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log."""
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    """The last lines of a log, of which no more is read than holds them."""
+    with path.open("rb") as file:
+        place = file.seek(0, os.SEEK_END)
+        blocks, ends = list[bytes](), 0
+        while place and ends <= count:
+            size = min(BLOCK, place)
+            place = file.seek(place - size)
+            blocks.append(file.read(size))
+            ends += blocks[-1].count(b"\n")
+    text = b"".join(reversed(blocks))
+    if place:  # before the first end of a line may stand a part of one
+        text = text.partition(b"\n")[2]
+    return _lines(text)[-count:]
 
 
 def follow_log(home: Home, registry: Registry, job: JobRow, count: int) -> Iterator[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Callable
 
 from qsweep.db.belonging import check_belonging, settle_belonging
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.rows import Sweep
+from qsweep.orchestrator.layout import say
 from qsweep.orchestrator.selection import Selection
 from qsweep.orchestrator.store import name_store
 from qsweep.reports.demands import spec_of
@@ -17,6 +19,9 @@ from qsweep.sweeps.grid import identities_of
 from qsweep.sweeps.spec import variant
 from qsweep.sweeps.user_code import keep_user_code
 from qsweep.sweeps.words import counted
+
+TELLING = 25_000
+"""Jobs of which a launch says that they are registered, each time as many more are: that takes seconds."""
 
 
 def register(
@@ -50,9 +55,22 @@ def register(
         raise
     if paused is not None:
         registry.sweeps.pause(sweep.id, paused)
-    added = registry.sweeps.register(sweep.id, selection.chosen)
+    added = registry.sweeps.register(sweep.id, selection.chosen, told=_progress(len(selection.chosen)))
     words = f"{counted(len(selection.chosen), 'job')}: {added.new} new, {added.known} known"
     return registry, sweep, words + (f", {added.shared} shared with other sweeps" if added.shared else "")
+
+
+def _progress(whole: int) -> Callable[[int], None]:
+    """Says how many of that many jobs are registered, once for each TELLING of them."""
+    said = 0
+
+    def told(count: int) -> None:
+        nonlocal said
+        if count // TELLING > said:
+            said = count // TELLING
+            say(f"{count:,} of {whole:,} jobs registered", err=True)
+
+    return told
 
 
 def launch_again(

@@ -30,6 +30,7 @@ from qsweep.reports.charts.made import (
     signs_chart,
     steps_chart,
 )
+from qsweep.reports.charts.sampling import sampled, sampling_note
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import FEW
 from qsweep.reports.page.joblist import JobList, rounded
@@ -71,6 +72,9 @@ def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, dict[str, Any]]:
 def _chart(chart: Chart, jobs: JobList) -> dict[str, Any]:
     content = _filled(replace(chart, panels=(), choices=()))
     content |= {"legend": False} if content.pop("legend", None) is None else {}
+    panels = [*chart.panels, *(panel for choice in chart.choices for panel in choice.panels)]
+    if note := sampling_note([list(_marks(panel, jobs)) for panel in panels]):
+        content["note"] = note
     if chart.choices:
         return content | {"choices": [_choice(choice, jobs) for choice in chart.choices]}
     return content | {"panels": [_panel(panel, jobs) for panel in chart.panels]}
@@ -86,10 +90,10 @@ def _panel(panel: Panel, jobs: JobList) -> dict[str, Any]:
         content["rowHeight"] = content.pop("row_height")
     for side, axis in (("x", panel.x), ("y", panel.y)):
         content[side] = _filled(axis) | ({"type": "category"} if isinstance(axis, Categories) else {})
-    return content | {"marks": list(_marks(panel, jobs))}
+    return content | {"marks": [_mark(mark, jobs) for mark in sampled(list(_marks(panel, jobs)))]}
 
 
-def _marks(panel: Panel, jobs: JobList) -> Iterator[dict[str, Any]]:
+def _marks(panel: Panel, jobs: JobList) -> Iterator[Mark]:
     """The marks: dots lead to the jobs that the page carries. A column of dots that lead nowhere is a box alone."""
     carried = bool(jobs.ids[TRAIN.name])
     for mark in panel.marks:
@@ -97,7 +101,7 @@ def _marks(panel: Panel, jobs: JobList) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(mark, BoxPlot) and mark.count < FEW and carried:
             continue
-        yield _mark(mark, jobs)
+        yield mark
 
 
 def _mark(mark: Mark, jobs: JobList) -> dict[str, Any]:

@@ -74,9 +74,11 @@ def test_registered_jobs_come_back_equal_and_in_order(registry: Registry, sweep:
     assert registry.catalogue.job(jobs[2].identity[:20]).job == jobs[2]
 
 
-def test_more_jobs_than_a_chunk_are_registered(registry: Registry, sweep: Sweep, monkeypatch: Any) -> None:
+def test_more_jobs_than_a_chunk_are_registered_and_told_of(registry: Registry, sweep: Sweep, monkeypatch: Any) -> None:
     monkeypatch.setattr("qsweep.db.registration.CHUNK", 7)
-    assert registry.sweeps.register(sweep.id, trained(30)) == Registered(new=30, shared=0, known=0)
+    told: list[int] = []
+    assert registry.sweeps.register(sweep.id, trained(30), told=told.append) == Registered(new=30, shared=0, known=0)
+    assert told == [7, 14, 21, 28]
     assert [row.job for row in registry.catalogue.jobs(sweep.id)] == trained(30)
 
 
