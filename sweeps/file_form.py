@@ -36,11 +36,12 @@ class _SweepFile(BaseModel):
     title: StrictStr = ""
     run: StrictStr | None = None
     command: StrictStr | None = None
-    tables: list[StrictStr] = Field(default_factory=list)
+    tables: list[StrictStr | dict[str, Any]] = Field(default_factory=list)
     keep: Literal["all", "children", "none"] = "all"
     measures: list[dict[str, Values]] = Field(default_factory=list)
     zero_shot: list[dict[str, Values]] = Field(default_factory=list)
     compare_with: StrictStr | None = None
+    memory: StrictStr | None = None
     fixed: dict[str, Value] = Field(default_factory=dict)
     axes: dict[str, Annotated[list[Value] | _BoundAxis, Field(union_mode="left_to_right")]] = Field(
         default_factory=dict

@@ -75,13 +75,13 @@ ENDS = {
     "late": ("crash", "KeyError: 'step 100'"),
     "exits": ("crash", "sys.exit(3)"),
     "killed": ("crash", "killed by signal 9"),
-    "leaks": ("memory", "are allowed (QSWEEP_RUN_MEMORY)"),
+    "leaks": ("memory", "GB are allowed"),
     "hangs": ("timeout", "not done after 4 s"),
     "junk": ("input", "the returned model is <object"),
 }
-LIMITS = {"QSWEEP_RUN_MEMORY": str(300_000_000)}
 SWEEP = f"""
 run = "file:code/train.py:train"
+memory = "300 MB"
 [fixed]
 x = 3
 [axes]
@@ -128,7 +128,7 @@ def made(folder: Path, train: str = TRAIN, sweep: str = SWEEP, name: str = "case
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """All cases, run by one agent."""
     project = made(tmp_path_factory.mktemp("cases"))
-    found = project.qsweep("launch", "cases.toml", "--workers", "1", "--time-limit", "4", **LIMITS)
+    found = project.qsweep("launch", "cases.toml", "--workers", "1", "--time-limit", "4")
     assert found.returncode == 1, found.stderr
     yield project
     assert not audit(project.home)

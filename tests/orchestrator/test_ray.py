@@ -20,9 +20,10 @@ import qsweep as api
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.states import FailureClass
-from qsweep.orchestrator.cluster import Node, Wanted, connect, nodes, parse_memory
+from qsweep.orchestrator.cluster import Node, Wanted, connect, nodes
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.memory import parse_memory
 from tests.conftest import QSWEEP, Qsweep, environment
 from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
@@ -310,4 +311,4 @@ def test_agents_fit_a_node_by_its_scarcest_resource() -> None:
     assert Wanted(gpus=0, cpus=3).on([node]).fit(node) == 2
     with pytest.raises(InputError, match="no single node has all"):
         Wanted(gpus=1, memory="50GB").on([node, Node(id="", host="b", cpus=8, gpus=0, memory=60e9)])
-    assert parse_memory("1.5 GB") == 1.5e9
+    assert parse_memory("1.5 GB", place="") == 1.5e9

@@ -42,7 +42,8 @@ GRACE = 20.0
 MOST_LOGGED = 200_000
 """Logged values of one call that are kept."""
 MEMORY = "QSWEEP_RUN_MEMORY"
-"""The variable that says how much memory a call may take, in bytes; else nine tenths of what is free when it begins."""
+"""The variable that says how much memory a call may take, in bytes, where its sweep does not; else nine tenths of
+what is free when it begins."""
 SHARE = 0.9
 OUTPUT = 4000
 """Characters of the output that a failure shows."""
@@ -213,7 +214,7 @@ class RunCalls:
     def _attend(self, host: Hosted, claim: Claim, heard: _Heard, waiting: list[Claim]) -> int | None:
         """Look after a call until it ends; its exit status, None if it has to run in a cold process."""
         place, began, looked = self._tools.place, time.monotonic(), 0.0
-        most, asked_at = _memory_limit(), None
+        most, asked_at = place.memory or _memory_limit(), None
         early: StoppedEarly | None = None
         try:
             while True:
@@ -245,7 +246,7 @@ class RunCalls:
                     raise Ended(FailureClass.TIMEOUT, f"not done after {place.time_limit:g} s" + _shown(host.tail))
                 if most and host.pid and (size := group_memory(host.pid)) > most:
                     host.kill()
-                    text = f"the run took {size / 1e9:.2f} GB of memory, and {most / 1e9:.2f} GB are allowed ({MEMORY})"
+                    text = f"the run took {size / 1e9:.2f} GB of memory, and {most / 1e9:.2f} GB are allowed"
                     raise Ended(FailureClass.MEMORY, text + _shown(host.tail))
                 if asked_at is None and place.is_to_stop([claim]):
                     asked_at = now
