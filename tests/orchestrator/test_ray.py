@@ -25,6 +25,7 @@ from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.memory import parse_memory
 from tests.conftest import QSWEEP, Qsweep, environment
+from tests.orchestrator import called
 from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
 
@@ -120,7 +121,7 @@ def test_auto_where_no_ray_runs_is_refused(run: Run, home: Path, monkeypatch: py
 
 
 def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
-    cluster: RayCluster, begin: Begin, run: Run, home: Path
+    cluster: RayCluster, begin: Begin, run: Run, home: Path, folder: Path
 ) -> None:
     arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address]
     arguments += ["--lease", "6", "--set", "epochs=90"]  # long enough for everything that happens to them
@@ -166,6 +167,20 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     runs = api.results("mine", home=home)
     assert len(runs) == runs.job.nunique() == 10
     assert {one.removesuffix(".dirty") for one in runs.code} == {sweep.code}
+
+    called.write(folder)  # a function goes on from what it saved when its agent is killed
+    launcher = begin("launch", "calls.toml", "--backend", "ray", "--ray-address", cluster.address, "--workers", "1")
+    until((folder / "reached").exists, "the function waits")
+    with Registry.open(home / "registry.db") as registry:
+        alive = [one.pid for one in registry.catalogue.agents() if psutil.pid_exists(one.pid)]
+    for one in alive:
+        psutil.Process(one).kill()
+    (folder / "go").touch()
+    assert launcher.wait(600) == 0
+    tried = called.attempts(Home.at(home))[1]
+    assert {one.backend for one in tried} == {"ray"}
+    assert tried[-1].resumed_from >= 2
+    assert api.query("SELECT x, loss FROM returned ORDER BY x", home=home).loss.tolist() == [0.25, 0.5, 1.0]
     assert run("db", "check").returncode == 0
 
 

@@ -20,7 +20,7 @@ from qsweep.sweeps.code import ROOT
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.memory import oom_kills
-from qsweep.sweeps.user_code import UserCode, kept_user_code, origin_of, reference_of
+from qsweep.sweeps.user_code import Signature, UserCode, kept_user_code, origin_of, reference_of
 from qsweep.sweeps.wholefiles import digest_of
 from qsweep.workers.agent.endings import DISK_FULL, InterruptedByUser, Stopped, StoppedEarly
 from qsweep.workers.agent.stopping import StopRequest
@@ -83,6 +83,7 @@ class RunCalls:
         """What a call takes, about."""
         self._killed = oom_kills()
         self._codes: dict[str, UserCode] = {}
+        self._signatures: dict[tuple[str, str], Signature] = {}
 
     @property
     def together(self) -> int:
@@ -181,7 +182,10 @@ class RunCalls:
             request["origin"] = str(origin_of(home.user_code, call.code) or folder)
         if call.form == RUN:
             name = reference_of(call.target, place=RUN).name
-            signature = code.signature(name, place=RUN)
+            assert call.code is not None
+            if (call.code, name) not in self._signatures:
+                self._signatures[call.code, name] = code.signature(name, place=RUN)
+            signature = self._signatures[call.code, name]
             named = None if signature.open else [one.name for one in signature.parameters]
             return request | {"name": name, "config": call.config, "positional": signature.positional, "named": named}
         words = words_of(call)
