@@ -160,7 +160,9 @@ def tables_of(spec: Spec) -> list[Declaration]:
 
 def _filled(content: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     """What a table of a sweep's own need not say: its title, what it is of, and of a column more than its value."""
-    columns = content.get("columns", [])
+    columns = content.get("columns")
+    if not isinstance(columns, list):
+        return {"title": spec.title, "kind": OF_RUNS[0] if spec.calls else "runs", **content}
     short = [{"name": one, "label": one, "value": one} if isinstance(one, str) else one for one in columns]
     full = [
         {"label": one.get("name", one["value"]), "name": one["value"]} | one

@@ -16,7 +16,7 @@ from qsweep.reports.analysis.analysis import Analysis, Models, Options, analyze,
 from qsweep.reports.analysis.claims import Verdict
 from qsweep.reports.analysis.explained import Explained, explain
 from qsweep.reports.answers import make_tables
-from qsweep.reports.returned import Returned, returned_by, settings_of_runs
+from qsweep.reports.returned import Returned, returned_by
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table
 from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, SYNTHESIS, TRAIN
@@ -93,10 +93,11 @@ class Evidence:
 def gather(source: Source, options: Options | None = None) -> Evidence:
     """Read what there is so far."""
     arguments = sorted(source.spec.argument_names)
+    returned = returned_by(source) if source.spec.calls else None
     return Evidence(
         sweep=source.sweep,
         spec=source.spec,
-        jobs=_with_settings(source, _with_arguments(source.frame("jobs"), arguments)),
+        jobs=_with_arguments(source.frame("jobs"), arguments),
         attempts=source.frame("attempts"),
         results={
             name: _with_arguments(source.frame(kind.rows[0]).drop(columns=["trace"], errors="ignore"), arguments)
@@ -109,13 +110,8 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         tables=tuple(make_tables(source)),
         options=options or Options(),
         lost=tuple(source.lost),
-        returned=returned_by(source) if source.spec.calls else None,
+        returned=returned,
     )
-
-
-def _with_settings(source: Source, jobs: pd.DataFrame) -> pd.DataFrame:
-    """The jobs with those settings of functions and commands in which they differ: no column is known beforehand."""
-    return jobs.assign(**settings_of_runs(source, jobs["job"].tolist())) if source.spec.calls else jobs
 
 
 def _with_arguments(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,8 @@ class Returned:
     expected: int
     axes: tuple[Varied, ...]
     """What varies, but for the seed."""
-    seeds: int
+    settings: pd.DataFrame
+    """What varies, seed included, of every job that the sweep spans."""
     numbers: pd.DataFrame
     logged: pd.DataFrame
     diverged: int
@@ -79,7 +80,10 @@ def returned_by(source: Source) -> Returned:
         noun="" if first is None or first.call is None else first.call.name,
         expected=len(settings),
         axes=tuple(_varied(name, settings, done) for name in names if name != SEED),
-        seeds=len({row.get(SEED) for row in settings.values()}),
+        settings=pd.DataFrame(
+            {name: pd.Series([row.get(name) for row in settings.values()], list(settings), object) for name in names},
+            index=pd.Index(list(settings), dtype=object),
+        ),
         numbers=numbers,
         logged=logged[np.isfinite(logged["value"])],
         diverged=sum(bool(row["diverged"]) for row in rows.values()),
@@ -104,13 +108,6 @@ def curves_of(found: Returned, name: str, axis: Varied | None) -> pd.DataFrame:
 def text_of(value: Any) -> str:
     """A value of a setting on an axis; one that a run does not have is a dash."""
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else setting_text(value)
-
-
-def settings_of_runs(source: Source, identities: Sequence[str]) -> dict[str, list[Any]]:
-    """The settings in which the runs differ, seed included, as columns for these jobs."""
-    settings = {job.identity: job.settings() for job in source.jobs}
-    names = [name for name in varying(settings.values()) if not name.endswith(CODE)]
-    return {name: [settings.get(one, {}).get(name) for one in identities] for name in names}
 
 
 def _varied(name: str, settings: Mapping[str, Mapping[str, Any]], done: pd.Index) -> Varied:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.types
 
 from qsweep.db.schema import ROW_KINDS
 from qsweep.reports.source import Source

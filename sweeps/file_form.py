@@ -58,7 +58,7 @@ def check_form(content: Mapping[str, Any], place: str) -> None:
 
 def _explain(error: ValidationError, place: str) -> InputError:
     first = error.errors(include_url=False)[0]
-    keys = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "_BoundAxis"))]
+    keys = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "dict[", "_BoundAxis"))]
     if first["type"] == "extra_forbidden":
         return InputError(f"unknown key {keys[-1]!r}", place=place, allowed=nearest(keys[-1], _SweepFile.model_fields))
     at = ".".join(key for key in keys if key not in ("bool", "int", "float", "str"))

@@ -13,7 +13,6 @@ from qsweep.db.schema import ROW_KINDS, own_settings
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.frames import texts_of
 from qsweep.reports.returned import Returned
-from qsweep.sweeps.calls import SEED
 from qsweep.sweeps.kinds import CALL, KINDS, TRAIN, Kind
 from qsweep.sweeps.training import Training
 
@@ -123,8 +122,8 @@ def list_jobs(evidence: Evidence) -> JobList:
 
 def _columns_of_runs(own: Returned, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
     """Of runs of the user's code: the settings that vary, what they returned, and their states."""
-    names = [*(axis.name for axis in own.axes), *([SEED] if own.seeds > 1 else [])]
-    columns = [_coded(name, name, jobs[name], setting=True) for name in names]
+    settings = own.settings.reindex(jobs["job"])
+    columns = [_coded(name, name, settings[name], setting=True) for name in settings]
     numbers = own.numbers.reindex(jobs["job"])
     columns += [_numbers(name, name, numbers[name]) for name in numbers]
     found = results.set_index("job").reindex(jobs["job"])

@@ -29,7 +29,7 @@ def found() -> Returned:
             Varied(name="rate", values=(0.1, 0.2, 0.4), places=pd.Series(rate, jobs, dtype=object)),
             Varied(name="kind", values=("a", (1, 2)), places=pd.Series(kind, jobs, dtype=object)),
         ),
-        seeds=1,
+        settings=pd.DataFrame(index=jobs),
         numbers=pd.DataFrame({"loss": loss, "same": 1.0}, index=jobs),
         logged=pd.DataFrame(steps, columns=["job", "step", "name", "value"]),
         diverged=0,

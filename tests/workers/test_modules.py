@@ -111,7 +111,7 @@ def test_the_activations_of_a_copy_are_rounded_as_those_of_the_built_in_one(
         images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
         tensors = network.layout.tensors(rows[0][None], rows[0][None], rows[1][None])
         wanted = network.evaluate(images, network.views(tensors))[0].mT
-        torch.testing.assert_close(network.deployed(*rows).double()(images).detach(), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network.deployed(*rows)(images).detach(), wanted, rtol=0, atol=1e-9)
 
 
 def test_the_measures_of_a_copy_are_those_of_the_built_in_one(few: Images, monkeypatch: pytest.MonkeyPatch) -> None:

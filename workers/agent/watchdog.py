@@ -54,11 +54,13 @@ class Watchdog:
             return
         text = f"no step ended for {silent:.0f} s; it hangs here:\n{self._stack()}"
         log.error("%d jobs hang: %s", len(claims), text)
-        if len(claims) == 1:
-            self._fail(claims, FailureClass.TIMEOUT, text, "")
-        else:
-            self._fail(claims, FailureClass.CRASH, text, HANGS)
-        self._leave(1)
+        try:
+            if len(claims) == 1:
+                self._fail(claims, FailureClass.TIMEOUT, text, "")
+            else:
+                self._fail(claims, FailureClass.CRASH, text, HANGS)
+        finally:  # else nobody ever gets these jobs: the main thread can't see that the lease is gone
+            self._leave(1)
 
     def _stack(self) -> str:
         """Where the main thread is: from the user's code on, if that is on its stack."""

@@ -142,15 +142,15 @@ class ModuleNetwork:
         """Logits (M, classes, B) of images (B, *shape), and what the buffers that training moves became (M, *shape)."""
         self.module.train()
         signals = views.signals
-        views = Views({name: views[name] for name in (*self._trained, *self._own)}, signals)
+        own = {name: views[name] for name in (*self._trained, *self._own)}
         constants = self._constants_at(images.device, images.dtype)
         if arithmetic.stacked and not signals:
-            call = vmap(partial(self._trained_by, images, arithmetic), in_dims=(dict.fromkeys(views, 0), None))
-            logits, moved = call(views, constants)
+            call = vmap(partial(self._trained_by, images, arithmetic), in_dims=(dict.fromkeys(own, 0), None))
+            logits, moved = call(own, constants)
             return logits.mT, moved
         found, moved_of = list[Tensor](), list[dict[str, Tensor]]()
-        models = len(next(iter(views.values())))
-        parts = {name: tensor.unbind() for name, tensor in views.items()}
+        models = len(next(iter(own.values())))
+        parts = {name: tensor.unbind() for name, tensor in own.items()}
         for number in range(min(models, arithmetic.members)):
             arithmetic.seed(number, images.device, everything=self.seen.random)
             tensors = {name: some[number] for name, some in parts.items()}
@@ -436,7 +436,7 @@ class ModuleNetwork:
         """One model of rows (P) and (S) as its module, in evaluation mode: rounded where activations are."""
         tensors = self.layout.tensors(parameters[None], parameters[None], statistics[None])
         views = self.views(tensors)
-        module = self._made(0)
+        module = self._made(0).to(parameters.dtype)
         with torch.no_grad():
             for name, one in {**dict(module.named_parameters()), **dict(module.named_buffers())}.items():
                 if name in views:
