@@ -175,7 +175,7 @@ def assert_same_results(home: Path, local: pd.DataFrame) -> None:
 
 
 def test_a_detached_sweep_survives_a_requeue_among_decoys_and_ends_with_the_bits_of_a_local_one(
-    run: Run, home: Path, registry: Callable[[], Registry], slurm: dict[str, str], local: pd.DataFrame
+    run: Run, folder: Path, home: Path, registry: Callable[[], Registry], slurm: dict[str, str], local: pd.DataFrame
 ) -> None:
     answer = run("launch", "slurm.toml", "--backend", "slurm", "--workers", "2", "--detach")
     assert answer.returncode == 0, answer.stderr
