@@ -12,7 +12,6 @@ import functools
 import logging
 import math
 import os
-import re
 import shutil
 import signal
 import socket
@@ -25,6 +24,7 @@ import psutil
 
 from qsweep.orchestrator.machine import Machine
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.memory import parse_memory
 
 NAMESPACE = "qsweep"
 AUTO = "auto"
@@ -46,9 +46,6 @@ OBJECT_STORE = 128 * 2**20
 """Bytes of shared memory of a local Ray instance: only orders and reports go through it."""
 PATIENCE = 5.0
 """Seconds that a head node has for taking a connection."""
-
-
-SIZES = {"": 1.0, "B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,19 +84,10 @@ class Wanted:
         wanted = Resources(
             cpus=1.0 if self.cpus is None else self.cpus,
             gpus=float(has_gpus) if self.gpus is None else self.gpus,
-            memory=parse_memory(self.memory) if self.memory else 0.0,
+            memory=parse_memory(self.memory, place="--memory-per-worker") if self.memory else 0.0,
         )
         check_resources(wanted, found)
         return wanted
-
-
-def parse_memory(text: str) -> float:
-    """Bytes from `4GB`, `512 MB`. Raises InputError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
-    unit = (match[2] + "B" if match[2] in tuple("KMGT") else match[2]) if match else ""
-    if match is None or not float(match[1]):
-        raise InputError(f"{text!r} is no size", place="--memory-per-worker", allowed="for example: 4GB, 512MB")
-    return float(match[1]) * SIZES[unit]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,21 @@
-"""What `qsweep init` writes: a sweep file and a function that run as they are."""
+"""What `qsweep init` writes: sweep files with a function and with a network, that run as they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import NAME as SWEEP_NAME
 from qsweep.sweeps.wholefiles import whole_file
 
 SWEEP = """\
-# qsweep plan sweep.toml     says what it would run
-# qsweep launch sweep.toml   runs it; again to resume
-# qsweep tables sweep        answers
+# qsweep plan {name}.toml     says what it would run
+# qsweep launch {name}.toml   runs it; again to resume
+# qsweep tables {name}        answers
 title = "My first sweep"
 
 # The function that is called for each combination: FILE and NAME. Or a script, whose last line of JSON is the row:
-# command = "python train.py --lr {learning_rate}"
+# command = "python train.py --lr {{learning_rate}}"
 run = "file:train.py:train"
 
 [fixed]                      # settings with one value
@@ -25,6 +26,44 @@ learning_rate = [0.05, 0.1, 0.2]
 momentum = [0.0, 0.9]
 seed = [0, 1, 2]
 """
+
+NET_SWEEP = """\
+# qsweep launch {name}-net.toml   trains the network of net.py, in full precision and with weights of 4 bits
+title = "My first network"
+
+[fixed]
+data = "digits"              # or your own: docs/howto/your-data.md
+model = "file:net.py:build"
+optimizer = "adam"
+learning_rate = 0.01
+weight_decay = 0.0
+epochs = 3
+batch_size = 64
+
+[axes]
+width = [4, 8]               # an argument of build
+bits = [32, 4]
+seed = [0, 1]
+"""
+
+NET = '''\
+"""A network of yours: any torch.nn.Module that takes a batch and returns logits."""
+
+from torch import nn
+
+
+def build(data, *, width: int = 8, dropout: float = 0.0):
+    """`data` is the data set; keyword-only arguments are settings of the sweep."""
+    return nn.Sequential(
+        nn.Conv2d(data.channels, width, 3, padding=1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(4 * width, data.classes),
+    )
+'''
 
 TRAIN = '''\
 """A training of yours. Any library will do; this one fits a line with none."""
@@ -50,18 +89,28 @@ def train(run, *, steps: int, learning_rate: float = 0.1, momentum: float = 0.0)
             return None
     return {"loss": loss, "slope": state["slope"]}
 '''
-FILES = {"sweep.toml": SWEEP, "train.py": TRAIN}
+NAME = "sweep"
+"""Of the sweep in a folder whose name can name none."""
+
+
+def starter_name(folder: Path) -> str:
+    """What the sweep in this folder is called: as the folder is."""
+    name = folder.absolute().resolve().name
+    return name if SWEEP_NAME.fullmatch(name) else NAME
 
 
 def write_starter(folder: Path) -> list[Path]:
     """Write the files into the folder, which is made. Raises InputError, with nothing written, if one is there."""
-    if there := [name for name in FILES if (folder / name).exists()]:
+    name = starter_name(folder)
+    files = {f"{name}.toml": SWEEP.format(name=name), "train.py": TRAIN}
+    files |= {f"{name}-net.toml": NET_SWEEP.format(name=name), "net.py": NET}
+    if there := [name for name in files if (folder / name).exists()]:
         raise InputError(f"{there[0]} is there already", place=str(folder), allowed="name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in FILES.items():
-            with whole_file(folder / name, new=True) as file:
+        for file_name, text in files.items():
+            with whole_file(folder / file_name, new=True) as file:
                 file.write(text.encode())
     except OSError as error:
         raise InputError(f"{folder} can't be written: {error.strerror}", place="FOLDER") from None
-    return [folder / name for name in FILES]
+    return [folder / one for one in files]

@@ -30,7 +30,7 @@ MEASURED = ["job", "diverged", "saturated", "value_init", "value_orig", "flatnes
 def chosen_tables(spec: Spec, chosen: str | None) -> list[Declaration]:
     """The sweep's declared tables; or the one of that number or name, or in that file. Raises InputError."""
     if chosen is not None and chosen.endswith(".toml") and chosen not in dict(spec.declarations):
-        return [read_table(Path(chosen))]
+        return [read_table(Path(chosen), spec)]
     tables = tables_of(spec)
     if chosen is None:
         return tables

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from qsweep.reports.declaration import Declaration
+from qsweep.reports.declaration import OF_RUNS, Declaration
 from qsweep.reports.quantization import NAMING, filled, setting_text
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.training import Training
@@ -29,7 +29,7 @@ def averaged_over(declaration: Declaration, models: Sequence[Mapping[str, Any]])
     told |= set(TOLD["precision"]) if any(column.precision for column in declaration.columns) else set()
     names = [name for part in PARTS.values() for name in part.columns() if name not in told]
     different = _different(models)
-    if declaration.kind == "returned":
+    if declaration.kind in OF_RUNS:
         names = [name for model in models for name in model if name not in {*declaration.rows, *declaration.averages}]
         different = list(models)
     found = ((name, _values(different, name)) for name in dict.fromkeys(names))

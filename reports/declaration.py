@@ -24,6 +24,8 @@ ROW_NAMES = ("dataset", "model", "precision")
 NO_OTHERS = {"extra": "forbid"}
 """A user's table has no other keys than these."""
 MOST_DECIMALS = 9
+OF_RUNS = ("returned", "logged")
+"""The kinds of results of a user's functions and commands."""
 PAPERS = ("table1.csv",)
 """The paper's values that a user's table may stand beside."""
 
@@ -42,7 +44,7 @@ class Column:
     value: str
     statistic: Statistic = "mean"
     scale: float = 1.0
-    decimals: int
+    decimals: int = 4
     precision: str | None = None
     paper_scale: float = 1.0
     """What the paper's value is multiplied by to be in the unit of the column."""
@@ -86,6 +88,10 @@ class Declaration:
     paper_spread: PaperSpread | None = None
     usual_widths: dict[str, int] = field(default_factory=dict)
     """The width of each family of networks at which it bears the paper's name."""
+    spread: bool = False
+    """Whether it always shows the spread of its values."""
+    order: str = ""
+    """The column by which its rows are ordered, the largest value first with a `-` before it; else by their keys."""
     name: str = ""
     """Of its file."""
 
@@ -96,6 +102,11 @@ class Declaration:
         spread = content.get("paper_spread")
         nested = {"columns": columns, "paper_spread": spread and PaperSpread(**spread)}
         return cls(**{**content, **nested, "name": name})
+
+    @property
+    def nouns(self) -> str:
+        """What its rows average: `runs` of a user's functions and commands, else models."""
+        return "runs" if self.kind in OF_RUNS else "models"
 
     @property
     def heading(self) -> str:
@@ -142,14 +153,30 @@ def tables_of(spec: Spec) -> list[Declaration]:
     own = dict(spec.declarations)
     arguments = spec.argument_names
     return [
-        parse_table(json.loads(own[name]), name, arguments) if name in own else find_table(name) for name in spec.tables
+        parse_table(_filled(json.loads(own[name]), spec), name, arguments) if name in own else find_table(name)
+        for name in spec.tables
     ]
 
 
-def read_table(path: Path) -> Declaration:
-    """The table that a file declares. Raises InputError."""
+def _filled(content: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
+    """What a table of a sweep's own need not say: its title, what it is of, and of a column more than its value."""
+    columns = content.get("columns")
+    if not isinstance(columns, list):
+        return {"title": spec.title, "kind": OF_RUNS[0] if spec.calls else "runs", **content}
+    short = [{"name": one, "label": one, "value": one} if isinstance(one, str) else one for one in columns]
+    full = [
+        {"label": one.get("name", one["value"]), "name": one["value"]} | one
+        if isinstance(one, Mapping) and isinstance(one.get("value"), str)
+        else one
+        for one in short
+    ]
+    return {"title": spec.title, "kind": OF_RUNS[0] if spec.calls else "runs", **content, "columns": full}
+
+
+def read_table(path: Path, spec: Spec) -> Declaration:
+    """The table of this sweep that a file declares. Raises InputError."""
     try:
-        return parse_table(read_toml(path, str(path)), str(path))
+        return parse_table(_filled(read_toml(path, str(path)), spec), str(path), spec.argument_names)
     except FileNotFoundError:
         raise InputError("there is no such file", place=str(path), allowed="allowed: TOML") from None
 
@@ -169,6 +196,9 @@ def parse_table(content: Mapping[str, Any], name: str, arguments: Collection[str
         raise InputError(
             f"there is no kind of result {table.kind!r}", place=name, allowed=nearest(table.kind, ROW_KINDS)
         )
+    if table.order and table.order.removeprefix("-") not in (names := [one.name for one in table.columns]):
+        allowed = nearest(table.order.removeprefix("-"), names)
+        raise InputError(f"there is no column {table.order!r}", place=f"{name}: order", allowed=allowed)
     of_user = ROW_KINDS[table.kind].of.of_user
     numbers = ROW_KINDS[table.kind].averaged
     for number, column in enumerate(table.columns, 1):

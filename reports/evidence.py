@@ -13,10 +13,12 @@ import pandas as pd
 from qsweep.db.losses import Lost
 from qsweep.db.rows import Sweep
 from qsweep.reports.analysis.analysis import Analysis, Models, Options, analyze, finite_runs, group_models
+from qsweep.reports.analysis.claims import Verdict
+from qsweep.reports.analysis.explained import Explained, explain
 from qsweep.reports.answers import make_tables
+from qsweep.reports.returned import Returned, returned_by
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table
-from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, SYNTHESIS, TRAIN
 from qsweep.sweeps.modules import ARGUMENTS
 from qsweep.sweeps.spec import Spec
@@ -44,6 +46,8 @@ class Evidence:
     options: Options
     lost: tuple[Lost, ...] = ()
     """What could not be read, of jobs that count."""
+    returned: Returned | None = None
+    """What runs of the user's functions or commands say, where the sweep is of these and not of trainings."""
 
     @property
     def title(self) -> str:
@@ -66,6 +70,17 @@ class Evidence:
         return self.results[SYNTHESIS.name]
 
     @cached_property
+    def explained(self) -> tuple[Explained, ...]:
+        """What returned numbers go with, where the sweep is of runs."""
+        return () if self.returned is None else explain(self.returned)
+
+    @property
+    def is_of_paper(self) -> bool:
+        """Whether it is about what the papers claim: it declares a table of theirs, or says something of a claim."""
+        declared = any(table.declaration.number is not None for table in self.tables)
+        return declared or any(claim.verdict is not Verdict.NO_DATA for claim in self.analysis.claims)
+
+    @cached_property
     def models(self) -> list[Models]:
         """The finite models, by data set and family of networks."""
         return list(group_models(self.spec, finite_runs(self.runs)))
@@ -76,13 +91,9 @@ class Evidence:
 
 
 def gather(source: Source, options: Options | None = None) -> Evidence:
-    """Read what there is so far. Raises InputError for a sweep that trains nothing that qsweep knows of."""
-    if source.spec.calls:
-        raise InputError(
-            f"{source.title} calls a function or a command of yours, and this is of trainings",
-            allowed="answered: qsweep tables, qsweep query, qsweep jobs, qsweep export",
-        )
+    """Read what there is so far."""
     arguments = sorted(source.spec.argument_names)
+    returned = returned_by(source) if source.spec.calls else None
     return Evidence(
         sweep=source.sweep,
         spec=source.spec,
@@ -99,6 +110,7 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
         tables=tuple(make_tables(source)),
         options=options or Options(),
         lost=tuple(source.lost),
+        returned=returned,
     )
 
 

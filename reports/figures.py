@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qsweep.reports.canvas import STYLE, save
+from qsweep.reports.charts.general import GENERAL
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.formats import FileFormat, Picture
-from qsweep.reports.pictures import DRAWN, progress
+from qsweep.reports.pictures import DRAWN, draw_general, progress
 from qsweep.sweeps.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ def _pictures(evidence: Evidence, picture: Picture) -> Iterator[tuple[str, Figur
         if figure is not None:
             yield picture.value, figure
         return
+    if evidence.returned is not None and picture.value in GENERAL:
+        for name, figure in draw_general(evidence.returned, picture.value):
+            yield picture.value + (f"-{_slug(name)}" if name else ""), figure
     for models in evidence.models:
         suffix = "" if len(evidence.models) == 1 else f"-{_slug(models.group)}"
         for detail, figure in DRAWN[picture](evidence, models):

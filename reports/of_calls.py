@@ -9,7 +9,7 @@ from typing import Any
 from qsweep.reports.declaration import Column, Declaration
 from qsweep.reports.source import Source
 from qsweep.reports.widening import VIEW, returned_numbers, wide_rows
-from qsweep.sweeps.calls import SEED
+from qsweep.sweeps.calls import COMMAND, RUN, SEED
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.settings import varying
 
@@ -34,7 +34,12 @@ def table_of_calls(source: Source) -> list[Declaration]:
     averages = [name for name in names if name not in keys]
     return [
         Declaration(
-            title=source.spec.title, kind=VIEW, rows=keys or ["run"], columns=columns, averages=averages, name=VIEW
+            title=source.spec.title,
+            kind=VIEW,
+            rows=keys or [RUN if rows[0][RUN] else COMMAND],
+            columns=columns,
+            averages=averages,
+            name=VIEW,
         )
     ]
 

@@ -11,6 +11,7 @@ import pandas as pd
 from qsweep.reports.analysis.analysis import GAP, Models
 from qsweep.reports.canvas import WIDTH, legend_above, panels_of, say_below
 from qsweep.reports.charts.chart import Categories, Panel
+from qsweep.reports.charts.general import GENERAL
 from qsweep.reports.charts.made import (
     NORMS,
     curves_chart,
@@ -26,6 +27,7 @@ from qsweep.reports.evidence import Evidence
 from qsweep.reports.formats import Picture
 from qsweep.reports.labels import counts_text, layer_note, signed_text
 from qsweep.reports.quantization import FULL
+from qsweep.reports.returned import Returned
 from qsweep.reports.series import by_quantization, distorted, timeline
 from qsweep.reports.synthesis import draw_synthesis
 
@@ -187,6 +189,29 @@ def _synthesis(evidence: Evidence, models: Models) -> Drawn:
     mine = evidence.syntheses[evidence.syntheses["parent"].isin(models.runs.index)]
     mine = mine[~mine["diverged"].astype(bool)]
     return [(job[:8] if len(mine) > 1 else "", draw_synthesis(evidence, job)) for job in mine["job"]]
+
+
+def draw_general(found: Returned, picture: str) -> Drawn:
+    """The chart of that name of a user's runs: a figure for each of its choices."""
+    chart = GENERAL[picture](found)
+    if chart is None:
+        return []
+    caption = f"{len(found.numbers):,} of {found.expected:,} runs of {found.noun}. {ABOUT[picture]}"
+    columns = 2 if picture != "effects" else 3
+    drawn = []
+    for choice in chart.choices:
+        figure, _ = _figure(
+            choice.names or chart.names, choice.panels, caption, columns=columns, height=2.3, legend=chart.legend
+        )
+        drawn.append((choice.label if len(chart.choices) > 1 else "", figure))
+    return drawn
+
+
+ABOUT = {
+    "distributions": "Boxes: quartiles, whiskers from the 5th to the 95th percentile, median, and mean (diamond).",
+    "effects": "Means over all other settings, 95% intervals.",
+    "curves": "Median at each step, and the band from the 10th to the 90th percentile.",
+}
 
 
 def progress(evidence: Evidence) -> Figure | None:

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qsweep.reports import escaping, html, latex
@@ -85,27 +85,30 @@ def _partial_note(table: Table) -> Iterator[str]:
     done, expected = sum(row.done for row in table.rows), sum(row.expected for row in table.rows)
     lacking = sum(row.done < row.expected for row in table.rows)
     if lacking and REPEATING.isdisjoint(table.declaration.rows):
-        yield f"Partial: {done} of {expected} models are done."
+        yield f"Partial: {done} of {expected} {table.declaration.nouns} are done."
     elif lacking:
-        yield f"Partial: {lacking} of {len(table.rows)} rows lack models."
+        yield f"Partial: {lacking} of {len(table.rows)} rows lack {table.declaration.nouns}."
 
 
 def _spread_note(table: Table) -> str:
+    nouns = table.declaration.nouns
     kinds = {column.statistic for column in table.declaration.columns} & {"mean", "median"}
     named = {"mean": "standard error of the mean", "median": "median absolute deviation"}
     spreads = " (means) or ".join(named[kind] for kind in sorted(kinds)) + (" (medians)" if len(kinds) > 1 else "")
-    return f"± {spreads} over the models; n where fewer models have the value."
+    return f"± {spreads} over the {nouns}; n where fewer {nouns} have the value."
 
 
 def header_of(table: Table, layout: Layout) -> list[str]:
     """The labels of the columns."""
     keys = [name.replace("_", " ").capitalize() for name in table.declaration.rows]
     source = ["Source"] if layout.against_paper else []
-    return [*keys, *source, *(column.label for column in table.declaration.columns), "Models"]
+    labels = (column.label for column in table.declaration.columns)
+    return [*keys, *source, *labels, table.declaration.nouns.capitalize()]
 
 
 def sheet_of(table: Table, layout: Layout) -> Sheet:
     """The table as it is printed, in whatever form."""
+    layout = _fitting(table, layout)
     columns = table.declaration.columns
     keys = len(table.declaration.rows) + layout.against_paper
     spare = [0] * keys + [1 + rank for rank in spares(len(columns))] + [0]
@@ -126,8 +129,15 @@ def sheet_of(table: Table, layout: Layout) -> Sheet:
     )
 
 
+def _fitting(table: Table, layout: Layout) -> Layout:
+    """The layout that a table asks for: its spread, and no place for the paper's values where no paper has any."""
+    against = layout.against_paper and table.declaration.paper is not None
+    return replace(layout, against_paper=against, spread=layout.spread or table.declaration.spread)
+
+
 def _csv(table: Table, layout: Layout) -> str:
     """Full precision, one line a row; means in the paper's units."""
+    layout = _fitting(table, layout)
     safe = escaping.spreadsheet if layout.spreadsheet else str
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -147,7 +157,7 @@ def _csv(table: Table, layout: Layout) -> str:
         [
             *table.declaration.rows,
             *(name + suffix for suffix, _ in extra for name in names),
-            "models",
+            table.declaration.nouns,
             "expected",
             "diverged",
             *(["averaged_over"] if averages else []),
@@ -180,7 +190,7 @@ def _content(table: Table, layout: Layout) -> dict[str, Any]:
             {
                 "keys": dict(zip(table.declaration.rows, row.keys, strict=True)),
                 "cells": {name: _cell(cell) for name, cell in zip(names, row.cells, strict=True)},
-                "models": row.counted,
+                table.declaration.nouns: row.counted,
                 "done": row.done,
                 "expected": row.expected,
                 "diverged": row.diverged,

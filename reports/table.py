@@ -127,7 +127,20 @@ def make_table(
         )
         rows.append(_row(declaration, keys, groups[keys], expected[keys], paper.get(beside, {}), jobs))
     rows = rows if compare_with is None else [beside_other_data(row) for row in rows]
+    rows = _sorted(rows, declaration)
     return Table(declaration=declaration, heading=heading, rows=tuple(rows), compared_with=compare_with)
+
+
+def _sorted(rows: list[Row], declaration: Declaration) -> list[Row]:
+    """The rows in the order that the table declares, those without a value last."""
+    if not declaration.order:
+        return rows
+    name = declaration.order.removeprefix("-")
+    place = next(place for place, one in enumerate(declaration.columns) if one.name == name)
+    known = [row for row in rows if row.cells[place].mean is not None]
+    missing = [row for row in rows if row.cells[place].mean is None]
+    known.sort(key=lambda row: row.cells[place].mean or 0.0, reverse=declaration.order.startswith("-"))
+    return known + missing
 
 
 def beside_other_data(row: Row) -> Row:

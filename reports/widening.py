@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.types
 
 from qsweep.db.schema import ROW_KINDS
 from qsweep.reports.source import Source
@@ -64,12 +65,19 @@ def wide_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table
 
 
 def kind_of(values: Iterable[Any]) -> pa.DataType:
-    """The type of a column of these values: numbers of both kinds are float64, and what is mixed is text."""
-    types = {type(value) for value in values if value is not None}
+    """The type of a column of these values: numbers of both kinds are float64, lists have that of their parts; what is
+    mixed, and lists of lists, are text."""
+    known = [value for value in values if value is not None]
+    types = {type(value) for value in known}
+    if types == {list}:
+        parts = [part for value in known for part in value]
+        inner = kind_of(parts)
+        plain = {*map(type, parts)} == {str} if inner == pa.string() else not pa.types.is_list(inner)
+        return pa.list_(inner) if plain else pa.string()
     if types == {bool}:
         return pa.bool_()
     if types == {int}:
-        return pa.int64() if all(abs(one) < 1 << 63 for one in values if one is not None) else pa.float64()
+        return pa.int64() if all(abs(one) < 1 << 63 for one in known) else pa.float64()
     if types and types <= {int, float}:
         return pa.float64()
     return pa.string()

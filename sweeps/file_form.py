@@ -36,11 +36,12 @@ class _SweepFile(BaseModel):
     title: StrictStr = ""
     run: StrictStr | None = None
     command: StrictStr | None = None
-    tables: list[StrictStr] = Field(default_factory=list)
+    tables: list[StrictStr | dict[str, Any]] = Field(default_factory=list)
     keep: Literal["all", "children", "none"] = "all"
     measures: list[dict[str, Values]] = Field(default_factory=list)
     zero_shot: list[dict[str, Values]] = Field(default_factory=list)
     compare_with: StrictStr | None = None
+    memory: StrictStr | None = None
     fixed: dict[str, Value] = Field(default_factory=dict)
     axes: dict[str, Annotated[list[Value] | _BoundAxis, Field(union_mode="left_to_right")]] = Field(
         default_factory=dict
@@ -57,7 +58,7 @@ def check_form(content: Mapping[str, Any], place: str) -> None:
 
 def _explain(error: ValidationError, place: str) -> InputError:
     first = error.errors(include_url=False)[0]
-    keys = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "_BoundAxis"))]
+    keys = [str(part) for part in first["loc"] if not str(part).startswith(("list[", "dict[", "_BoundAxis"))]
     if first["type"] == "extra_forbidden":
         return InputError(f"unknown key {keys[-1]!r}", place=place, allowed=nearest(keys[-1], _SweepFile.model_fields))
     at = ".".join(key for key in keys if key not in ("bool", "int", "float", "str"))

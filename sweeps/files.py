@@ -11,11 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from qsweep.sweeps.calls import COMMAND, FORMS, SEED, check_command, check_function, script_of
+from qsweep.sweeps.calls import COMMAND, FORMS, SEED, check_command, check_function, is_call, script_of
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.datasets import is_arrays
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
+from qsweep.sweeps.memory import parse_memory
 from qsweep.sweeps.modules import check_signature
 from qsweep.sweeps.questions import DescribeArrays
 from qsweep.sweeps.recipe import Recipe
@@ -229,23 +230,44 @@ def _parse(content: Mapping[str, Any], name: str, *, place: str) -> Spec:
         title=content.get("title") or name,
         fixed=tuple((key, _frozen(value)) for key, value in fixed.items()),
         axes=tuple(_axis(key, values) for key, values in axes.items()),
-        tables=tuple(tables),
+        tables=tuple(_table_name(one, number) for number, one in enumerate(tables, 1)),
         declarations=_declarations(tables, place),
         keep=content.get("keep", "all"),
         measures=_entries(content, "measures", place),
         zero_shot=_entries(content, "zero_shot", place),
         compare_with=content.get("compare_with"),
+        memory=_memory(content, [*fixed, *axes], place),
         place=place,
     )
 
 
-def _declarations(tables: Sequence[str], place: str) -> tuple[tuple[str, str], ...]:
-    """The tables that stand in files beside the sweep file: `NAME.toml`, with their content."""
-    found = []
-    for name in (one for one in tables if one.endswith(".toml")):
+def _memory(content: Mapping[str, Any], names: Sequence[str], place: str) -> int:
+    """The bytes that a run may take. Raises InputError where the jobs are no calls of the user's code."""
+    if content.get("memory") is None:
+        return 0
+    if not is_call(names):
+        raise InputError("this bounds runs of functions and commands, not trainings", place=f"{place}: memory")
+    return int(parse_memory(content["memory"], place=f"{place}: memory"))
+
+
+def _table_name(table: str | Mapping[str, Any], number: int) -> str:
+    """What a table is called: one that stands in the sweep file by its place, `own1`, unless it has a name."""
+    return table if isinstance(table, str) else str(table.get("name") or f"own{number}")
+
+
+def _declarations(tables: Sequence[str | Mapping[str, Any]], place: str) -> tuple[tuple[str, str], ...]:
+    """The tables of its own, with their content: of the sweep file, `[[tables]]`, or files beside it, `NAME.toml`."""
+    found: list[tuple[str, str]] = []
+    for number, one in enumerate(tables, 1):
+        name = _table_name(one, number)
+        if isinstance(one, str) and not one.endswith(".toml"):
+            continue
+        if name in dict(found):
+            raise InputError(f"two tables are called {name!r}", place=f"{place}: tables")
         try:
-            content = read_toml(Path(place).parent / name, f"{place}: tables: {name}")
-            found.append((name, json.dumps(content, sort_keys=True)))
+            content = read_toml(Path(place).parent / name, f"{place}: tables: {name}") if isinstance(one, str) else one
+            own = {key: value for key, value in content.items() if key != "name"}
+            found.append((name, json.dumps(own, sort_keys=True)))
         except FileNotFoundError:
             raise InputError(f"there is no file {name!r} beside it", place=f"{place}: tables") from None
         except TypeError as error:  # a date

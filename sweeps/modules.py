@@ -39,6 +39,7 @@ class Module:
 
     name: ClassVar[str] = "module"
     semantics: ClassVar[int] = 1
+    quantizes_activations: ClassVar[bool] = True
 
     source: str
     code: str = ""

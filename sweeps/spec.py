@@ -84,6 +84,8 @@ class Spec:
     """What is made of each trained model without data."""
     compare_with: str | None = None
     """The paper's data set to show beside this sweep's, if the paper does not cover this one."""
+    memory: int = 0
+    """Bytes that a run of a user's function or command may take; 0 is what is free on its machine."""
     tuning: Tuning | None = None
     """How its points are tried, if it is a tuning run."""
     user_code: tuple[tuple[str, str], ...] = ()
@@ -306,6 +308,8 @@ class Spec:
             later["zero_shot"] = self.zero_shot
         if self.declarations:
             later["declarations"] = {name: json.loads(text) for name, text in self.declarations}
+        if self.memory:
+            later["memory"] = self.memory
         if self.tuning:
             later["tuning"] = self.tuning.content()
         if self.user_code:
@@ -340,6 +344,7 @@ class Spec:
             measures=_entries_from(content.get("measures", ())),
             zero_shot=_entries_from(content.get("zero_shot", ())),
             compare_with=content["compare_with"],
+            memory=content.get("memory", 0),
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,
             user_code=tuple(sorted(content.get("user_code", {}).items())),
             arrays=tuple(

@@ -44,22 +44,28 @@ def test_the_page_runs(page: str, tmp_path: Path) -> None:
 def test_the_other_blocks_of_the_page_about_scripts_run(tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / "docs" / "howto" / "your-script.md").read_text())
     python = [text for kind, text in blocks if kind == "python"]
-    tables = [text for kind, text in blocks if kind == "toml" and "[[columns]]" in text]
+    tables = [text for kind, text in blocks if kind == "toml" and "[[tables]]" in text]
+    answers = [text for kind, text in blocks if kind == "sh" and "qsweep report" in text]
     (tmp_path / "train.py").write_text(python[0])
-    (tmp_path / "best.toml").write_text(tables[0])
+    (tmp_path / "best.toml").write_text(tables[0].replace("[[tables]]\n", ""))
     program = 'if __name__ == "__main__":\n' + "".join(f"    {line}\n" for line in python[1].splitlines())
     (tmp_path / "on_my_own.py").write_text(program)
     surroundings = environment(tmp_path / "home")
     subprocess.run([sys.executable, "on_my_own.py"], env=surroundings, cwd=tmp_path, check=True, capture_output=True)
     table = run(tmp_path, *QSWEEP, "tables", "mine", "--table", "best.toml", "--format", "csv")
     assert [line.split(",")[0] for line in table.splitlines()] == ["act", "gelu", "relu"]
+    for line in answers[0].splitlines():
+        assert run(tmp_path, *QSWEEP, *shlex.split(line)[1:]) is not None
+    assert "By activation" not in (page := (tmp_path / "mine.html").read_text())
+    assert "paper" not in re.sub(r"<(script|style|pre)[^>]*>.*?</\1>", "", page, flags=re.DOTALL).lower()
 
 
 @pytest.mark.slow
 def test_what_init_writes_runs_as_it_is(tmp_path: Path) -> None:
     run(tmp_path, *QSWEEP, "init", "mine")
-    assert "18 of 18 jobs" in run(tmp_path, *QSWEEP, "plan", "mine/sweep.toml")
-    run(tmp_path, *QSWEEP, "launch", "mine/sweep.toml", "--workers", "1")
+    assert "18 of 18 jobs" in run(tmp_path, *QSWEEP, "plan", "mine/mine.toml")
+    run(tmp_path, *QSWEEP, "launch", "mine/mine.toml", "--workers", "1")
+    assert "8 of 8 jobs" in run(tmp_path, *QSWEEP, "plan", "mine/mine-net.toml")
     again = processes.run(
         [*QSWEEP, "init", "mine"], env=environment(tmp_path / "home"), cwd=tmp_path, capture_output=True, text=True
     )

@@ -12,6 +12,7 @@ from qsweep.sweeps.layers import ConvLayer, Layer
 from qsweep.sweeps.training import Training
 from qsweep.workers.models import network_of
 from qsweep.workers.models.arithmetic import pool_planes
+from qsweep.workers.models.module import ModuleNetwork
 from qsweep.workers.models.stage import EPSILON, bounded
 from qsweep.workers.models.transformer import Transformer
 from qsweep.workers.quantizers.activations import tensors_of
@@ -104,9 +105,9 @@ def _plain(name: str) -> str:
     return name.replace(".", "_")
 
 
-def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork | DeployedTransformer:
-    """The module of a kept model (its tensors by name), in evaluation mode. Raises QsweepError if it is of another
-    network."""
+def deployed(training: Training, model: Mapping[str, Tensor]) -> nn.Module:
+    """The module of a kept model (its tensors by name), in evaluation mode; of a module of the user, that one. Raises
+    QsweepError if it is of another network."""
     try:
         return _deployed(training, model)
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
@@ -114,11 +115,13 @@ def deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork
         raise QsweepError(f"the kept model is none of {training.model.title} ({problem})") from error
 
 
-def _deployed(training: Training, model: Mapping[str, Tensor]) -> DeployedNetwork | DeployedTransformer:
+def _deployed(training: Training, model: Mapping[str, Tensor]) -> nn.Module:
     computing = network_of(training)
     layout = computing.layout
     parameters, statistics = deployed_rows(training, model, layout, torch.float32)
     found = dict(layout.named(parameters, statistics))
+    if isinstance(computing, ModuleNetwork):
+        return computing.deployed(parameters, statistics)
     if isinstance(computing, Transformer):
         return DeployedTransformer(computing, found).eval()
     network = DeployedNetwork(layout.layers, {one.layer for one in layout.signals})

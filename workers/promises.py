@@ -99,6 +99,8 @@ def why_not_stacked(training: Training, slots: int, device: torch.device) -> str
     assert isinstance(model, Module)
     if network_of_module(model, training.data).seen.random:
         return "it draws random numbers, which are each model's own only where one is called after another"
+    if training.activation_quantizer is not None:
+        return "its activations are quantized, which is done for one after another"
     recipe = dataclasses.replace(training.recipe, epochs=1, milestones=(), val_fraction=0.0, augment="none")
     noise = _noise(training, training.recipe.batch_size * 2 + 1)
     one = dataclasses.replace(training, data=noise.data, recipe=recipe)

@@ -177,7 +177,7 @@ def tables(
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the paper's tables from the results so far."""
+    """Print the sweep's tables, such as the paper's, from the results so far."""
     from qsweep.orchestrator.arrow import spare_numpy
 
     spare_numpy()
@@ -282,7 +282,7 @@ def figures(
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw the paper's Figure 1 (step-sizes) and more from the results so far."""
+    """Draw the paper's Figure 1 (step-sizes), curves, effects of settings and more from the results so far."""
     from qsweep.reports.evidence import VIEWS, gather
     from qsweep.reports.figures import draw_figures
     from qsweep.reports.opening import opened_source
@@ -335,11 +335,13 @@ def analyze(
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Test the paper's claims, compare precisions, and rank what correlates with the generalization gap."""
+    """Test the paper's claims, compare precisions, and rank what correlates with the generalization gap; of functions
+    and commands of yours: which settings their numbers go with."""
     from qsweep.orchestrator.layout import show_document
     from qsweep.reports.analysis.analysis import Options
     from qsweep.reports.analysis.claims import Margins
     from qsweep.reports.analysis.correlation import Resampling
+    from qsweep.reports.analysis.explained import returned_content, returned_parts
     from qsweep.reports.analysis.text import analysis_content, analysis_parts
     from qsweep.reports.evidence import gather
     from qsweep.reports.opening import opened_source
@@ -359,8 +361,13 @@ def analyze(
     )
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
-        analysis = gather(source, options).analysis
-    if as_json:
-        write_json(analysis_content(analysis))
+        evidence = gather(source, options)
+    if (found := evidence.returned) is not None:
+        if as_json:
+            write_json(returned_content(evidence.title, found, evidence.explained))
+        else:
+            show_document(returned_parts(evidence.title, found, evidence.explained))
+    elif as_json:
+        write_json(analysis_content(evidence.analysis))
     else:
-        show_document(analysis_parts(analysis))
+        show_document(analysis_parts(evidence.analysis))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Values: TypeAlias = Sequence[float | None]
 """Numbers in full precision; None or NaN where one is missing."""
@@ -26,6 +26,13 @@ class Axis:
     """The label in a figure, if it says more there: no page stands around it."""
     figure_ticks: int | None = None
     """At most that many numbers at the axis in a figure."""
+
+
+def axis_of(values: Iterable[float | None], *, label: str = "", log: bool = False, **more: Any) -> Axis:
+    """An axis from the smallest of these values to the largest; `log` where all are above zero."""
+    known = [value for value in values if value is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    return Axis(type="log" if log and low > 0 else "linear", low=low, high=high, label=label, short=label, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +144,8 @@ class Choice:
 
     label: str
     panels: tuple[Panel, ...]
+    names: tuple[str, ...] = ()
+    """Of its series, where they are others than those of the chart."""
 
 
 @dataclass(frozen=True, kw_only=True)

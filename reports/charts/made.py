@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from qsweep.reports.charts.chart import (
     Mark,
     Panel,
     Rule,
+    axis_of,
 )
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import FEW, MEASURE_TITLES, METRICS, TRAINED, difference_label, short_layer, tau_text
@@ -36,12 +36,6 @@ from qsweep.sweeps.kinds import KINDS
 def _names(models: Models) -> tuple[str, ...]:
     """The series of what the models are called, by their slots."""
     return tuple(series_names(models.runs["quantization"]))
-
-
-def _axis(values: Iterable[float | None], *, label: str = "", log: bool = False, **more: Any) -> Axis:
-    known = [value for value in values if value is not None]
-    low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    return Axis(type="log" if log and low > 0 else "linear", low=low, high=high, label=label, short=label, **more)
 
 
 def progress_chart(found: Timeline) -> Chart:
@@ -67,11 +61,11 @@ def progress_chart(found: Timeline) -> Chart:
     return Chart(
         names=("", *(KINDS[kind].plural for kind in found.done)),
         panels=(
-            Panel(title="Jobs done", x=time, y=_axis([0.0, most], label="jobs"), marks=tuple(lines)),
+            Panel(title="Jobs done", x=time, y=axis_of([0.0, most], label="jobs"), marks=tuple(lines)),
             Panel(
                 title="Throughput",
                 x=time,
-                y=_axis([0.0, float(base.max())], label="jobs per minute"),
+                y=axis_of([0.0, float(base.max())], label="jobs per minute"),
                 marks=tuple(bars),
             ),
         ),
@@ -92,7 +86,7 @@ def distributions_chart(models: Models) -> Chart:
             values = group[metric] * factor
             dots.append(Dots(series=one.slot, x=place, y=values.tolist(), jobs=tuple(group.index)))
             boxes.append(BoxPlot(x=place, label=labels[place], **vars(box(values))))
-        axis = _axis((models.runs[metric] * factor).tolist(), label=label)
+        axis = axis_of((models.runs[metric] * factor).tolist(), label=label)
         panels.append(Panel(title=title, x=Categories(labels=labels), y=axis, marks=(*dots, *boxes)))
     return Chart(names=_names(models), panels=tuple(panels), minimum=300, columns=2, legend=False)
 
@@ -109,7 +103,7 @@ def paired_chart(models: Models, comparisons: Sequence[Paired]) -> Chart | None:
             Panel(
                 title=title,
                 figure_title=f"{title}, minus FP32's",
-                x=_axis([0.0, *ends], label=difference_label(metric), figure_ticks=5),
+                x=axis_of([0.0, *ends], label=difference_label(metric), figure_ticks=5),
                 y=Categories(labels=tuple(str(one.precision) for one in rows)),
                 row_height=30,
                 marks=(Rule(x=0), *(_difference(one, place, factor) for place, one in enumerate(rows))),
@@ -140,7 +134,7 @@ def effects_chart(models: Models, evidence: Evidence) -> Chart | None:
         found = effects(models, evidence.spec.axes, metric)
         lines = [(one, _effect(one, factor)) for one in found]
         ends = [end for _, line in lines for side in (line.low or (), line.high or (), line.y) for end in side]
-        axis = _axis(ends, label=label, figure_label=f"{title}{' (%)' if factor != 1 else ' (nats)'}", figure_ticks=4)
+        axis = axis_of(ends, label=label, figure_label=f"{title}{' (%)' if factor != 1 else ' (nats)'}", figure_ticks=4)
         panels = tuple(
             Panel(
                 title=name.replace("_", " "),
@@ -185,8 +179,8 @@ def curves_chart(models: Models, evidence: Evidence) -> Chart | None:
         panels.append(
             Panel(
                 title=title,
-                x=_axis(found["epoch"].astype(float).tolist(), label="epoch", tight=True, figure_ticks=8),
-                y=_axis(ends, label=label, log=factor == 1),
+                x=axis_of(found["epoch"].astype(float).tolist(), label="epoch", tight=True, figure_ticks=8),
+                y=axis_of(ends, label=label, log=factor == 1),
                 hover="x",
                 marks=(*bands, *lines),
             )
@@ -222,8 +216,8 @@ def scatter_chart(models: Models, evidence: Evidence) -> Chart | None:
             title=f"{title}   {tau}",
             figure_title=tau,
             kind="scatter",
-            x=_axis(values.tolist(), label=title, log=spread, figure_ticks=4),
-            y=_axis(gap.tolist(), label="generalization gap (nats)", figure_ticks=5),
+            x=axis_of(values.tolist(), label=title, log=spread, figure_ticks=4),
+            y=axis_of(gap.tolist(), label="generalization gap (nats)", figure_ticks=5),
             marks=tuple(marks),
         )
         found.setdefault(quantity.convention, []).append(panel)
@@ -277,7 +271,7 @@ def steps_chart(models: Models, evidence: Evidence) -> Chart | None:
     found = step_sizes(evidence.layers, models)
     if found.empty:
         return None
-    axis = _axis([*found["low"].tolist(), *found["high"].tolist()], label="step size s", log=True)
+    axis = axis_of([*found["low"].tolist(), *found["high"].tolist()], label="step size s", log=True)
     panels = []
     for network, rows in found.groupby("network", sort=False):
         layers = rows.drop_duplicates("index").sort_values("index")

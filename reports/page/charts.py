@@ -20,6 +20,7 @@ from qsweep.reports.charts.chart import (
     Panel,
     Rule,
 )
+from qsweep.reports.charts.general import GENERAL
 from qsweep.reports.charts.made import (
     curves_chart,
     distributions_chart,
@@ -35,7 +36,6 @@ from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import FEW
 from qsweep.reports.page.joblist import JobList, rounded
 from qsweep.reports.series import timeline
-from qsweep.sweeps.kinds import TRAIN
 
 TYPES: dict[type, str] = {
     Rule: "rule",
@@ -53,6 +53,8 @@ def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, dict[str, Any]]:
     """Every chart for which there are data."""
     found = timeline(evidence.attempts, evidence.jobs.set_index("job")["kind"])
     charts = {"progress": progress_chart(found) if found else None}
+    if evidence.returned is not None:
+        charts |= {name: make(evidence.returned) for name, make in GENERAL.items()}
     for number, models in enumerate(evidence.models):
         comparisons = [one for group, one in evidence.analysis.comparisons if group == models.group]
         associations = [one for one in evidence.analysis.associations if one.group == models.group]
@@ -81,7 +83,8 @@ def _chart(chart: Chart, jobs: JobList) -> dict[str, Any]:
 
 
 def _choice(choice: Choice, jobs: JobList) -> dict[str, Any]:
-    return {"label": choice.label, "panels": [_panel(panel, jobs) for panel in choice.panels]}
+    named = {"names": list(choice.names)} if choice.names else {}
+    return {"label": choice.label, "panels": [_panel(panel, jobs) for panel in choice.panels], **named}
 
 
 def _panel(panel: Panel, jobs: JobList) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def _panel(panel: Panel, jobs: JobList) -> dict[str, Any]:
 
 def _marks(panel: Panel, jobs: JobList) -> Iterator[Mark]:
     """The marks: dots lead to the jobs that the page carries. A column of dots that lead nowhere is a box alone."""
-    carried = bool(jobs.ids[TRAIN.name])
+    carried = bool(jobs.ids[jobs.drawn])
     for mark in panel.marks:
         if isinstance(mark, Dots) and isinstance(mark.x, int) and not carried:
             continue
@@ -107,7 +110,7 @@ def _marks(panel: Panel, jobs: JobList) -> Iterator[Mark]:
 def _mark(mark: Mark, jobs: JobList) -> dict[str, Any]:
     content = {"type": TYPES[type(mark)], **_filled(mark)}
     if isinstance(mark, Dots):
-        rows = jobs.rows(TRAIN.name, content.pop("jobs"))
+        rows = jobs.rows(jobs.drawn, content.pop("jobs"))
         content |= {} if rows is None else {"jobs": rows}
     return content
 

@@ -12,7 +12,8 @@ import pandas as pd
 from qsweep.db.schema import ROW_KINDS, own_settings
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.frames import texts_of
-from qsweep.sweeps.kinds import KINDS, TRAIN, Kind
+from qsweep.reports.returned import Returned
+from qsweep.sweeps.kinds import CALL, KINDS, TRAIN, Kind
 from qsweep.sweeps.training import Training
 
 MOST = 20_000
@@ -58,6 +59,8 @@ class JobList:
 
     ids: dict[str, list[str]]
     content: dict[str, Any]
+    drawn: str = TRAIN.name
+    """The kind of the jobs that dots of charts stand for."""
     sets: list[list[int]] = field(default_factory=list)
     _rows: dict[str, dict[str, int]] = field(default_factory=dict)
     _known: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict)
@@ -70,7 +73,7 @@ class JobList:
 
     def kind_of(self, jobs: Sequence[str]) -> str:
         """The kind of jobs that are all of one kind."""
-        return next((kind for kind in self.ids if jobs and self.row(kind, jobs[0]) is not None), TRAIN.name)
+        return next((kind for kind in self.ids if jobs and self.row(kind, jobs[0]) is not None), self.drawn)
 
     def rows(self, kind: str, jobs: Iterable[str]) -> list[int] | None:
         """The numbers of these jobs; None if the page carries no jobs of that kind."""
@@ -111,8 +114,24 @@ def list_jobs(evidence: Evidence) -> JobList:
         if len(jobs) > MOST:
             jobs = jobs.iloc[:0]
         ids[kind] = jobs["job"].tolist()
-        content[kind] = {"ids": ids[kind], "columns": _columns(kind, jobs, results)}
-    return JobList(ids=ids, content=content)
+        own = evidence.returned if KINDS[kind].of_user else None
+        columns = _columns(kind, jobs, results) if own is None else _columns_of_runs(own, jobs, results)
+        content[kind] = {"ids": ids[kind], "columns": columns}
+    return JobList(ids=ids, content=content, drawn=(TRAIN if evidence.returned is None else CALL).name)
+
+
+def _columns_of_runs(own: Returned, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of runs of the user's code: the settings that vary, what they returned, and their states."""
+    settings = own.settings.reindex(jobs["job"])
+    columns = [_coded(name, name, settings[name], setting=True) for name in settings]
+    numbers = own.numbers.reindex(jobs["job"])
+    columns += [_numbers(name, name, numbers[name]) for name in numbers]
+    found = results.set_index("job").reindex(jobs["job"])
+    columns.append(_numbers("seconds", "seconds", found["seconds"]))
+    columns += [_coded(name, name, jobs[name]) for name in STATES]
+    if found["diverged"].eq(other=True).any():
+        columns.append(_coded("diverged", "diverged", found["diverged"].map({True: "diverged"})))
+    return columns
 
 
 def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:

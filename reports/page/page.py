@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from qsweep.db.losses import counted
 from qsweep.reports.analysis.claims import SAQ, Claim
+from qsweep.reports.analysis.explained import NOTES
 from qsweep.reports.analysis.methods import Answer, FlatOrSharp
 from qsweep.reports.analysis.text import (
     ASSOCIATION_NOTES,
@@ -25,6 +26,7 @@ from qsweep.reports.analysis.text import (
     quantity_text,
     reason_of,
 )
+from qsweep.reports.charts.general import GENERAL
 from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import counts_text, layer_note
 from qsweep.reports.page.charts import make_charts
@@ -36,13 +38,14 @@ from qsweep.reports.page.tables import (
     association_table,
     attempts_table,
     comparison_table,
+    explained_table,
     paper_tables,
     provenance_table,
     trouble_table,
 )
 from qsweep.reports.quantization import FULL, Quantization, quantization_of
 from qsweep.reports.series import by_quantization, timeline
-from qsweep.sweeps.kinds import KINDS, TRAIN, Kind
+from qsweep.sweeps.kinds import CALL, KINDS, TRAIN, Kind
 
 SECTIONS = (
     ("effects-0", "effects", "Hyperparameters"),
@@ -76,12 +79,18 @@ def render_page(evidence: Evidence) -> str:
     style = Markup(asset("page.css"))
     script = Markup("\n".join(asset(name) for name in SCRIPTS))
     numbers = itertools.count(1)
+    noun = "model" if evidence.returned is None else CALL.noun
+    drawn = {"kind": jobs.drawn, "noun": noun}
     return template("page.html").render(
         title=evidence.title,
         heading=evidence.spec.title,
         lead=_lead(evidence),
         facts=_facts(evidence),
         contents=list(_contents(evidence, charts)),
+        of_paper=evidence.is_of_paper,
+        returned=evidence.returned,
+        explained=explained_table(evidence.explained),
+        explained_notes=NOTES,
         answers=_answers(evidence.analysis.flat_or_sharp),
         claims=_claims(evidence.analysis.claims),
         about_methods=any(claim.where == SAQ for claim in evidence.analysis.claims),
@@ -101,7 +110,7 @@ def render_page(evidence: Evidence) -> str:
         jobs_carried=any(jobs.ids.values()),
         charts=charts,
         count=lambda: next(numbers),
-        data=embedded({"charts": charts, "jobs": jobs.content, "sets": jobs.sets}),
+        data=embedded({"charts": charts, "jobs": jobs.content, "sets": jobs.sets, **drawn}),
         style=style,
         script=script,
         style_hash=hash_of(style),
@@ -110,13 +119,19 @@ def render_page(evidence: Evidence) -> str:
 
 
 def _lead(evidence: Evidence) -> str:
+    if evidence.returned is not None:
+        return f"{len(evidence.returned.numbers):,} runs of {evidence.returned.noun}{_missing(evidence)}"
     rows: Any = evidence.runs.to_dict("records")
     words = [_words(one) for one in sorted({quantization_of(row) for row in rows})]
     listed = ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else "no precision yet"
+    return f"{len(evidence.runs):,} models at {listed}{_missing(evidence)}"
+
+
+def _missing(evidence: Evidence) -> str:
+    """What is lost of the results."""
     jobs = {one.job for one in evidence.lost}
     kinds = ", ".join(sorted({one.kind for one in evidence.lost}))
-    missing = f"; the results of {counted(jobs)} are lost ({kinds}) and left out" if jobs else ""
-    return f"{len(evidence.runs):,} models at {listed}{missing}"
+    return f"; the results of {counted(jobs)} are lost ({kinds}) and left out" if jobs else ""
 
 
 def _words(one: Quantization) -> str:
@@ -130,11 +145,12 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
     facts = [
         (f"{_product(kind)} done", f"{len(evidence.results[kind.name]):,} of {expected[kind]:,}")
         for kind in KINDS.values()
-        if expected[kind] or kind is TRAIN
+        if expected[kind] or (kind is TRAIN and evidence.returned is None)
     ]
     states = evidence.jobs["state"].value_counts()
     facts.append(("Failed", f"{int(states.get('failed', 0)):,}"))
-    facts.append(("Diverged", f"{int(evidence.runs['diverged'].fillna(value=False).sum()):,}"))
+    runs = evidence.runs if evidence.returned is None else evidence.results[CALL.name]
+    facts.append(("Diverged", f"{int(runs['diverged'].fillna(value=False).sum()):,}"))
     ended, started = evidence.attempts["ended_at"].max(), evidence.attempts["started_at"].min()
     if not pd.isna(ended) and not pd.isna(started):
         facts.append(("Wall-clock time", _duration((ended - started).total_seconds())))
@@ -145,7 +161,7 @@ def _facts(evidence: Evidence) -> list[tuple[str, str]]:
 
 def _product(kind: Kind) -> str:
     """What its jobs make, as the head of the page counts it."""
-    return kind.plural.capitalize() if kind.parents else "Models"
+    return kind.plural.capitalize() if kind.parents or kind.of_user else "Models"
 
 
 def _duration(seconds: float) -> str:
@@ -158,8 +174,13 @@ def _duration(seconds: float) -> str:
 def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if evidence.analysis.flat_or_sharp:
         yield "answer", "Flat or sharp?"
-    yield "claims", "Claims"
+    if evidence.is_of_paper:
+        yield "claims", "Claims"
     yield "tables", "Tables"
+    if evidence.returned is not None:
+        yield from ((name, name.capitalize()) for name in GENERAL if name in charts)
+        if evidence.explained:
+            yield "explained", "Explained"
     if evidence.models:
         yield "precision", "By precision"
     for chart, anchor, name in SECTIONS:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from qsweep.reports.analysis.analysis import Association
+from qsweep.reports.analysis.explained import HEADER as EXPLAINED_HEADER
+from qsweep.reports.analysis.explained import Explained, explained_cells
 from qsweep.reports.analysis.pairing import Paired
 from qsweep.reports.analysis.text import (
     ASSOCIATION_HEADER,
@@ -21,7 +23,7 @@ from qsweep.reports.labels import MEASURE_TITLES, zeroed
 from qsweep.reports.page.joblist import JobList
 from qsweep.reports.render import Layout, notes, paper_text
 from qsweep.reports.table import Table
-from qsweep.sweeps.kinds import FLATNESS, TRAIN
+from qsweep.sweeps.kinds import FLATNESS, KINDS, TRAIN
 
 BLANK = ("", "–")
 
@@ -108,7 +110,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
     numbers = [(column.label, True) for column in declaration.columns]
     return PageTable(
         caption=f"{declaration.heading}.",
-        header=(*texts, *numbers, ("Models", True)),
+        header=(*texts, *numbers, (declaration.nouns.capitalize(), True)),
         rows=tuple(rows),
         remarks=tuple(notes(table, Layout(against_paper=True))),
     )
@@ -138,6 +140,22 @@ def comparison_table(comparisons: Sequence[Paired]) -> PageTable:
     return PageTable(
         caption="Each precision against FP32 over the configurations that both have.",
         header=header,
+        rows=tuple(rows),
+    )
+
+
+def explained_table(found: Sequence[Explained]) -> PageTable:
+    """What the numbers that runs return go with."""
+    rows = []
+    for one in found:
+        values = (None, None, float(one.values), float(one.runs), one.share, one.tau, one.p_value)
+        cells = zip(explained_cells(one), values, strict=True)
+        rows.append(
+            tuple(PageCell(text=text, sort=value, numeric=place > 1) for place, (text, value) in enumerate(cells))
+        )
+    return PageTable(
+        caption="What each returned number goes with.",
+        header=tuple((name, place > 1) for place, name in enumerate(EXPLAINED_HEADER)),
         rows=tuple(rows),
     )
 
@@ -185,7 +203,7 @@ def attempts_table(evidence: Evidence, jobs: JobList) -> PageTable:
         key = jobs.add(str(kind), group["job"])
         rows.append(
             (
-                PageCell(text=str(kind)),
+                PageCell(text=_noun(str(kind))),
                 PageCell(text=str(end)),
                 PageCell(
                     text=f"{len(group):,}",
@@ -221,7 +239,7 @@ def trouble_table(evidence: Evidence, jobs: JobList) -> PageTable | None:
         rows.append(
             (
                 PageCell(text=job[:12], jobs=jobs.add(kind, [job]), kind=kind, title=job[:12]),
-                PageCell(text=kind),
+                PageCell(text=_noun(kind)),
                 PageCell(text=f"{one['state']}{', diverged' if one['diverged'] else ''}"),
                 _count(int(one["attempt"])),
                 PageCell(text=_last_line([one["error"]]), wrap=True),
@@ -242,11 +260,11 @@ def provenance_table(evidence: Evidence) -> PageTable:
     for kind, frame in evidence.results.items():
         if frame.empty:
             continue
-        keyed = frame[names].map(lambda value: "–" if pd.isna(value) else str(value))
+        keyed = frame.reindex(columns=names).map(lambda value: "–" if pd.isna(value) else str(value))
         for keys, group in frame.groupby([keyed[name] for name in names], sort=True):
             values = keys if isinstance(keys, tuple) else (keys,)
             seconds = float(group["seconds"].sum())
-            cells = [PageCell(text=kind), *(PageCell(text=str(value)) for value in values), _count(len(group))]
+            cells = [PageCell(text=_noun(kind)), *(PageCell(text=str(value)) for value in values), _count(len(group))]
             cells.append(PageCell(text=f"{seconds / 3600:,.2f}", sort=seconds, numeric=True))
             rows.append(tuple(cells))
     header = ["Kind", "Code", "Torch", "Device", "Host", "Precision", "Slots", "Form", "Jobs", "Hours of one slot"]
@@ -255,6 +273,11 @@ def provenance_table(evidence: Evidence) -> PageTable:
         header=tuple((name, index >= 8) for index, name in enumerate(header)),
         rows=tuple(rows),
     )
+
+
+def _noun(kind: str) -> str:
+    """What the page calls a kind of jobs: runs of the user's code have no other name."""
+    return KINDS[kind].noun if KINDS[kind].of_user else kind
 
 
 def _count(value: int) -> PageCell:

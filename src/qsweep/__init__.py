@@ -109,19 +109,19 @@ def tables(
 
 
 def load_model(job: str, *, home: str | Path | None = None, registry: str | None = None) -> nn.Module:
-    """The trained model of a job as a plain PyTorch module in evaluation mode, on the CPU.
+    """The trained model of a job as a plain PyTorch module in evaluation mode, on the CPU; of a module of yours, that
+    module, made by the copy of its code that was launched.
 
     It has the weights that are deployed: those of the chosen epoch, rounded if the model is quantized, with batch norm
     as it is. It takes images (B, channels, side, side) that are standardized by the mean and the deviation of each
     channel of the training images, and gives logits (B, classes). `job` is a job's identity, or its first digits.
-    Raises InputError if it is not a training, or one of a user's module, if it is not done, diverged, or its model was
+    Raises InputError if it is not a training, if it is not done, diverged, or its model was
     not kept, or if the registry's results are those of another home, and QsweepError if the file is gone or altered.
     This function needs torch.
     """
     from qsweep.db.belonging import check_belonging
     from qsweep.db.registry import Registry
     from qsweep.sweeps.kinds import File, kind_named
-    from qsweep.sweeps.modules import Module
 
     place = _home(home, registry)
     with Registry.open(place.registry) as opened:
@@ -137,10 +137,11 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
         raise InputError(
             f"the model of {name} was not kept", place="load_model", allowed='train it under a sweep with keep = "all"'
         )
-    if isinstance(row.job.training.model, Module):
-        raise InputError(f"{name} is a module of yours, which is not made again here yet", place="load_model")
     from qsweep.workers.checkpoints import load
     from qsweep.workers.deployed import deployed
+    from qsweep.workers.user_code import look_in
+
+    look_in(place.user_code)
 
     return deployed(row.job.training, load(place.models / row.model_file, row.model_hash))
 

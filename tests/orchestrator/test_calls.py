@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from qsweep.db.registry import Registry
 from qsweep.db.states import State
 from qsweep.sweeps import processes
 from tests.conftest import QSWEEP, environment
+from tests.postgres import missing_postgres, running_server
 
 TRAIN = """
 import math
@@ -75,13 +77,13 @@ ENDS = {
     "late": ("crash", "KeyError: 'step 100'"),
     "exits": ("crash", "sys.exit(3)"),
     "killed": ("crash", "killed by signal 9"),
-    "leaks": ("memory", "are allowed (QSWEEP_RUN_MEMORY)"),
+    "leaks": ("memory", "GB are allowed"),
     "hangs": ("timeout", "not done after 4 s"),
     "junk": ("input", "the returned model is <object"),
 }
-LIMITS = {"QSWEEP_RUN_MEMORY": str(300_000_000)}
 SWEEP = f"""
 run = "file:code/train.py:train"
+memory = "300 MB"
 [fixed]
 x = 3
 [axes]
@@ -94,15 +96,21 @@ class Project:
     """A folder of a user with a home in it."""
 
     folder: Path
+    registry: str | None = None
 
     @property
     def home(self) -> Home:
-        return Home.at(self.folder / "home")
+        return Home.at(self.folder / "home", registry=self.registry)
+
+    @property
+    def surroundings(self) -> dict[str, str]:
+        """The variables of every command of it."""
+        return {} if self.registry is None else {"QSWEEP_REGISTRY": self.registry}
 
     def qsweep(self, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
         return processes.run(  # type: ignore[call-overload,no-any-return]
             [*QSWEEP, *arguments],
-            env=environment(self.home.root, extra),
+            env=environment(self.home.root, self.surroundings | extra),
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -128,7 +136,7 @@ def made(folder: Path, train: str = TRAIN, sweep: str = SWEEP, name: str = "case
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """All cases, run by one agent."""
     project = made(tmp_path_factory.mktemp("cases"))
-    found = project.qsweep("launch", "cases.toml", "--workers", "1", "--time-limit", "4", **LIMITS)
+    found = project.qsweep("launch", "cases.toml", "--workers", "1", "--time-limit", "4")
     assert found.returncode == 1, found.stderr
     yield project
     assert not audit(project.home)
@@ -194,6 +202,21 @@ def test_every_command_answers(cases: Project, jobs: dict[str, Any]) -> None:
     curves = cases.query("SELECT step, value FROM logged WHERE job = '" + fine + "' ORDER BY step")
     assert [one["value"] for one in curves] == pytest.approx([1.0, 0.36787944117144233, 0.1353352832366127])
     assert "failed" in cases.qsweep("status", "cases").stdout
+    assert "| score | case |" in cases.qsweep("analyze", "cases").stdout
+    assert cases.qsweep("report", "cases", "--out", "cases.html").returncode == 0
+    page = (cases.folder / "cases.html").read_text()
+    assert "12 of 12" not in page
+    assert ">Runs</button>" in page
+    assert "KeyError: &#39;step 100&#39;" in page
+    assert "paper" not in re.sub(r"<(style|script|pre)[^>]*>.*?</\1>", "", page, flags=re.DOTALL).lower()
+    drawn = cases.qsweep("figures", "cases", "--out", "drawn", "--format", "svg")
+    assert drawn.returncode == 0, drawn.stderr
+    assert {path.stem for path in (cases.folder / "drawn").iterdir()} == {
+        "curves",
+        "distributions",
+        "effects",
+        "progress",
+    }
 
 
 RESUMED = """
@@ -217,13 +240,25 @@ def train(config, run):
 """
 
 
+@pytest.fixture
+def registry(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """The URL of a registry: of a Postgres server, or None of the home's own."""
+    if request.param == "sqlite":
+        yield None
+        return
+    missing_postgres()
+    with running_server() as server:
+        yield server.url
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["killed", "asked"])
-def test_a_run_goes_on_from_what_it_saved(tmp_path: Path, how: str) -> None:
-    project = made(tmp_path, RESUMED, 'run = "file:code/train.py:train"\n[fixed]\nx = 1\n', "one.toml")
+@pytest.mark.parametrize(("how", "registry"), [("killed", "postgres"), ("asked", "sqlite")], indirect=["registry"])
+def test_a_run_goes_on_from_what_it_saved(tmp_path: Path, how: str, registry: str | None) -> None:
+    sweep = 'run = "file:code/train.py:train"\n[fixed]\nx = 1\n'
+    project = replace(made(tmp_path, RESUMED, sweep, "one.toml"), registry=registry)
     began = processes.start(
         [*QSWEEP, "launch", "one.toml", "--workers", "1"],
-        env=environment(project.home.root),
+        env=environment(project.home.root, project.surroundings),
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -231,25 +266,25 @@ def test_a_run_goes_on_from_what_it_saved(tmp_path: Path, how: str) -> None:
     )
     try:
         _until((tmp_path / "code" / "reached").exists)
-        with Registry.open(project.home.registry) as registry:
-            (sweep,) = registry.catalogue.sweeps()
-            _until(lambda: (registry.catalogue.jobs(sweep.id)[0].progress or 0) >= 20)
-            (agent,) = registry.catalogue.agents()
+        with Registry.open(project.home.registry) as opened:
+            (row,) = opened.catalogue.sweeps()
+            _until(lambda: (opened.catalogue.jobs(row.id)[0].progress or 0) >= 20)
+            (agent,) = opened.catalogue.agents()
             (tmp_path / "code" / "go").touch() if how == "killed" else None
             os.kill(agent.pid, 9 if how == "killed" else 15)
             if how == "asked":
-                _until(lambda: registry.catalogue.jobs(sweep.id)[0].state is not State.RUNNING)
+                _until(lambda: opened.catalogue.jobs(row.id)[0].state is not State.RUNNING)
                 (tmp_path / "code" / "go").touch()
         began.wait(120)
     finally:
         began.kill()
         began.wait()
     assert project.qsweep("launch", "one.toml", "--workers", "1").returncode == 0
-    (row,) = project.query('SELECT "sum", attempt_of_it, attempt FROM returned')
+    (found,) = project.query('SELECT "sum", attempt_of_it, attempt FROM returned')
     total = 0.0
     for step in range(40):
         total += 0.1 * step
-    assert row["sum"] == total, "the same bits as without the interruption"
+    assert found["sum"] == total, "the same bits as without the interruption"
     logged = project.query("SELECT count(*) AS rows, min(step) AS low, max(step) AS high FROM logged")
     assert logged == [{"rows": 40, "low": 1, "high": 40}]
 

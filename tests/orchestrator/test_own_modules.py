@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import qsweep as api
+from qsweep.db.audit import audit
+from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.states import State
 from qsweep.sweeps import processes
-from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, environment, wait_until_training
 
 pytestmark = pytest.mark.slow
@@ -113,8 +115,17 @@ def test_it_is_trained_and_measured(launched: Path) -> None:
     for command in (("analyze", "own"), ("report", "own", "--out", "own.html"), ("figures", "own", "--out", "figures")):
         answer = qsweep(launched, *command)
         assert answer.returncode == 0, answer.stderr
-    with pytest.raises(InputError, match="a module of yours"):
-        api.load_model(found.job[0], home=launched / "home")
+    quantized = found[found.bits == 4].iloc[0]
+    model = api.load_model(quantized.job, home=launched / "home")
+    assert type(model).__name__ == "Net"
+    with np.load(launched / "points.npz") as points:
+        rows, labels = points["X"].astype(np.float32), points["y"]
+    test = [place for label in range(3) for place in np.flatnonzero(labels == label)[4::5]]
+    train = np.setdiff1d(np.arange(len(labels)), test)
+    scaled = (rows - rows[train].mean(0)) / rows[train].std(0)
+    with torch.no_grad():
+        hits = (model(torch.from_numpy(scaled[test])).argmax(1).numpy() == labels[test]).mean()
+    assert hits == pytest.approx(quantized.test_accuracy)
     again = qsweep(launched, "launch", "own.toml")
     assert "Nothing to do" in again.stderr, again.stderr
 
@@ -173,6 +184,53 @@ def test_a_module_that_raises_takes_no_neighbour_with_it(launched: Path, tmp_pat
     assert "crash" in shown
     assert "net.py" in shown
     assert "ArithmeticError: the weights are too large for me" in shown
+
+
+ODD = """
+import os, sys, time
+
+class Odd(Net):
+    def forward(self, rows):
+        self.head.taken = getattr(self.head, "taken", 0) + 1
+        what = self.what if self.training and self.head.taken > 40 else ""
+        if what == "prints":
+            print("{}")
+            open("/dev/null").close()
+        elif what == "exits":
+            sys.exit(3)
+        elif what == "forks":
+            os.fork()
+        elif what == "hangs":
+            time.sleep(3600)
+        elif what == "nan":
+            return super().forward(rows) * float("nan")
+        return super().forward(rows)
+
+    def __init__(self, data, *, what: str):
+        super().__init__(data)
+        self.what = what
+"""
+
+
+def test_a_module_that_misbehaves_ends_in_its_class_and_takes_nobody_with_it(launched: Path, tmp_path: Path) -> None:
+    """What is printed, forked or NaN ends no training, and what exits or hangs its own alone."""
+    folder = own_files(launched, tmp_path)
+    (folder / "net.py").write_text(NET + ODD)
+    sweep = SWEEP.partition("[[measures]]")[0].replace("net.py:Net", "net.py:Odd").replace("bits = [32, 4]", "")
+    sweep = sweep.replace("seed = [0, 1]", 'what = ["fine", "prints", "exits", "forks", "hangs", "nan"]')
+    (folder / "own.toml").write_text(sweep.replace("epochs = 40", "epochs = 6"))
+    found = qsweep(folder, "launch", "own.toml", "--workers", "1", "--lease", "3", "--time-limit", "12")
+    assert found.returncode == 1, found.stderr
+    with Registry.open(folder / "home" / "registry.db") as registry:
+        (sweep_row,) = registry.catalogue.sweeps()
+        rows = {str(row.job.settings()["what"]): row for row in registry.catalogue.jobs(sweep_row.id)}
+        errors = {what: registry.history.attempts(row.id)[-1].error for what, row in rows.items()}
+    assert {what for what, row in rows.items() if row.state is State.DONE} == {"fine", "prints", "forks", "nan"}
+    assert {what for what, row in rows.items() if row.diverged} == {"nan"}
+    assert (rows["exits"].failure_class, rows["hangs"].failure_class) == ("crash", "timeout")
+    assert "sys.exit(3)" in errors["exits"]
+    assert "time.sleep(3600)" in errors["hangs"]
+    assert not audit(Home.at(folder / "home"))
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,12 @@ import qsweep as api
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.states import FailureClass
-from qsweep.orchestrator.cluster import Node, Wanted, connect, nodes, parse_memory
+from qsweep.orchestrator.cluster import Node, Wanted, connect, nodes
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.memory import parse_memory
 from tests.conftest import QSWEEP, Qsweep, environment
+from tests.orchestrator import called
 from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
 
@@ -119,7 +121,7 @@ def test_auto_where_no_ray_runs_is_refused(run: Run, home: Path, monkeypatch: py
 
 
 def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
-    cluster: RayCluster, begin: Begin, run: Run, home: Path
+    cluster: RayCluster, begin: Begin, run: Run, home: Path, folder: Path
 ) -> None:
     arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address]
     arguments += ["--lease", "6", "--set", "epochs=90"]  # long enough for everything that happens to them
@@ -165,6 +167,20 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     runs = api.results("mine", home=home)
     assert len(runs) == runs.job.nunique() == 10
     assert {one.removesuffix(".dirty") for one in runs.code} == {sweep.code}
+
+    called.write(folder)  # a function goes on from what it saved when its agent is killed
+    launcher = begin("launch", "calls.toml", "--backend", "ray", "--ray-address", cluster.address, "--workers", "1")
+    until((folder / "reached").exists, "the function waits")
+    with Registry.open(home / "registry.db") as registry:
+        alive = [one.pid for one in registry.catalogue.agents() if psutil.pid_exists(one.pid)]
+    for one in alive:
+        psutil.Process(one).kill()
+    (folder / "go").touch()
+    assert launcher.wait(600) == 0
+    tried = called.attempts(Home.at(home))[1]
+    assert {one.backend for one in tried} == {"ray"}
+    assert tried[-1].resumed_from >= 2
+    assert api.query("SELECT x, loss FROM returned ORDER BY x", home=home).loss.tolist() == [0.25, 0.5, 1.0]
     assert run("db", "check").returncode == 0
 
 
@@ -310,4 +326,4 @@ def test_agents_fit_a_node_by_its_scarcest_resource() -> None:
     assert Wanted(gpus=0, cpus=3).on([node]).fit(node) == 2
     with pytest.raises(InputError, match="no single node has all"):
         Wanted(gpus=1, memory="50GB").on([node, Node(id="", host="b", cpus=8, gpus=0, memory=60e9)])
-    assert parse_memory("1.5 GB") == 1.5e9
+    assert parse_memory("1.5 GB", place="") == 1.5e9

@@ -224,7 +224,6 @@ def test_the_tables_that_come_along_have_the_form_that_is_asked_of_users() -> No
         ({"rows": []}, "mine.toml: rows: this is empty"),
         ({"foo": 1}, "mine.toml: foo: there is no such key"),
         ({"columns": [{"name": "a", "label": "A", "value": "train_loss", "decimals": 10}]}, "columns.1.decimals"),
-        ({"columns": [{"name": "a", "label": "A", "value": "train_loss"}]}, "mine.toml: columns.1.decimals"),
         ({"columns": [{"name": "a", "label": 3, "value": "train_loss", "decimals": 1}]}, "mine.toml: columns.1.label"),
     ],
 )

@@ -24,6 +24,7 @@ from qsweep.workers.measures import measure_models
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.layout import Role
 from qsweep.workers.models.module import ModuleNetwork
+from qsweep.workers.quantizers.deployment import quantizer_of
 from qsweep.workers.selfcheck import same_state
 from tests.workers.test_independence import finish
 from tests.workers.trainings import mixture, on, training
@@ -44,9 +45,9 @@ def nin(data: DataSet, *, width: int, depth: int, channels_per_width: int) -> nn
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def copied(model: Any, data: DataSet) -> ModuleNetwork:
+def copied(model: Any, data: DataSet, quantizer: Any = None) -> ModuleNetwork:
     build = partial(nin, data, width=model.width, depth=model.depth, channels_per_width=model.channels_per_width)
-    return ModuleNetwork(build, (data.channels, data.size, data.size), data.classes)
+    return ModuleNetwork(build, (data.channels, data.size, data.size), data.classes, quantizer=quantizer)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, network: Callable[[Any, DataSet], ModuleNetwork]) -> None:
@@ -91,6 +92,26 @@ def test_a_copy_of_nin_has_the_losses_of_the_built_in_one(
             for row in ("parameters", "statistics"):
                 length = min(one[row].numel(), other[row].numel())
                 torch.testing.assert_close(one[row][:length], other[row][:length], rtol=0, atol=1e-9)
+
+
+def test_the_activations_of_a_copy_are_rounded_as_those_of_the_built_in_one(
+    few: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 steps in double precision, and what the kept model of the user's module says of images."""
+    trainings = on(few, [training(bits=bits, activation_bits=4, depth=1, width=3, batch_size=16) for bits in (32, 4)])
+    losses, states = stepped(trainings, few, Form.GATHER, 20)
+    with monkeypatch.context() as patch:
+        use(patch, copied)
+        found, ours = stepped(trainings, few, Form.LOOP, 20)
+        torch.testing.assert_close(found, losses, rtol=0, atol=1e-10)
+        assert not torch.equal(states[0]["parameters"][-32:], torch.ones(32, dtype=torch.float64)), "steps are learned"
+        network = copied(trainings[1].model, trainings[1].data, trainings[1].activation_quantizer)
+        rows = ours[1]["parameters"], ours[1]["statistics"]
+        quantizer_of(trainings[1], network.layout, CPU, torch.float64).round_copies(rows[0][None])
+        images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        tensors = network.layout.tensors(rows[0][None], rows[0][None], rows[1][None])
+        wanted = network.evaluate(images, network.views(tensors))[0].mT
+        torch.testing.assert_close(network.deployed(*rows)(images).detach(), wanted, rtol=0, atol=1e-9)
 
 
 def test_the_measures_of_a_copy_are_those_of_the_built_in_one(few: Images, monkeypatch: pytest.MonkeyPatch) -> None:

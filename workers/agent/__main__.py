@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
 import os
@@ -113,6 +114,7 @@ def run(
         heartbeat=heartbeat,
         stop=stop,
         time_limit=time_limit,
+        memory=memory_of(registry, scope),
         incarnation=incarnation,
         published=merging.published,
     )
@@ -139,6 +141,12 @@ def run(
         registry.agents.retire(agent)
     registry.close()
     return Exit.ONLY_FAILED if reason else Exit.LEFT
+
+
+def memory_of(registry: Registry, scope: Scope) -> int:
+    """The bytes that a run of the sweep that is worked for may take; 0 where none says so."""
+    found = next((one for one in registry.catalogue.sweeps() if one.id == scope.sweep), None)
+    return 0 if found is None else int(json.loads(found.spec).get("memory", 0))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from qsweep.db.errors import LeaseLost
 from qsweep.sweeps.errors import QsweepError
@@ -38,6 +39,8 @@ class Heartbeat:
         self.patience = patience
         self.lost = threading.Event()
         self.unwanted: frozenset[int] = frozenset()
+        self.look: Callable[[float], None] = lambda progressed: None
+        """Told at each beat when the agent got on last."""
         self._note = ""
         self._silence = lease + OUTAGE
         self._progressed = self._beaten = time.monotonic()
@@ -79,6 +82,7 @@ class Heartbeat:
             self.lost.set()
 
     def _beat_once(self) -> None:
+        self.look(self._progressed)
         if time.monotonic() - self._progressed > self.patience:
             log.error("no progress for %.0f s (%s): the heartbeat stops", self.patience, self._note)
             self.lost.set()

@@ -38,6 +38,7 @@ from qsweep.workers.agent.models import Models
 from qsweep.workers.agent.node import data_folder
 from qsweep.workers.agent.publishing import provenance, publish
 from qsweep.workers.agent.rows import result_rows
+from qsweep.workers.agent.watchdog import Watchdog
 from qsweep.workers.agent.workplace import Plan, Workplace
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Collection, find, load_staged
@@ -71,6 +72,8 @@ class Agent:
             on_step=self._close_step,
             fail=self._fail_one,
         )
+        self._watchdog = Watchdog(self._fail_hanging, patience=place.heartbeat.patience, time_limit=place.time_limit)
+        place.heartbeat.look = self._watchdog.look
         self._implementations: dict[Kind, Implementation] = {}
         self._parents: tuple[int, ...] = ()
         self._worked = time.monotonic()
@@ -189,9 +192,14 @@ class Agent:
     def _run(self, claims: Sequence[Claim], plan: Plan) -> None:
         """Run them as their kind is run, and publish what ends as it ends."""
         started, kind = time.monotonic(), claims[0].job.kind
-        with closing(self._implementation(kind).run(claims, plan)) as outcomes:
-            for outcome in outcomes:
-                self._publish(outcome, plan, (time.monotonic() - started) * len(outcome.claims) / len(claims))
+        own = not kind.of_user and isinstance(claims[0].job.training.model, Module)
+        self._watchdog.watch(claims if own else ())
+        try:
+            with closing(self._implementation(kind).run(claims, plan)) as outcomes:
+                for outcome in outcomes:
+                    self._publish(outcome, plan, (time.monotonic() - started) * len(outcome.claims) / len(claims))
+        finally:
+            self._watchdog.watch(())
         if kind.leaves is not None:
             self._parents = tuple(claim.job_id for claim in claims)
 
@@ -206,6 +214,10 @@ class Agent:
         held = self.place.queue.fail(self.place.agent, [claim], failure, text, slots=1, kind=kind)
         if held and text.startswith(DISK_FULL):
             self.place.queue.pause_for([claim], text)
+
+    def _fail_hanging(self, claims: Sequence[Claim], failure: FailureClass, text: str, kind: str) -> None:
+        """End the jobs of a cohort that hangs. Called in the heartbeat's thread."""
+        self.place.queue.fail(self.place.agent, claims, failure, text, slots=len(claims), kind=kind)
 
     def _publish(self, outcome: Outcome, plan: Plan, seconds: float) -> None:
         """Write the files of jobs that took so long, and publish their results."""

@@ -42,6 +42,8 @@ class Workplace:
     """Set when the agent is asked to checkpoint, hand its jobs back and leave."""
     time_limit: float = math.inf
     """Seconds that one attempt may take."""
+    memory: int = 0
+    """Bytes that a run of the user's code may take; 0 is what is free when it begins."""
     incarnation: str = ""
     """That of the registry, which publications bear in their names."""
     published: Callable[[], None] = lambda: None

@@ -20,7 +20,7 @@ from qsweep.sweeps.code import ROOT
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.memory import oom_kills
-from qsweep.sweeps.user_code import UserCode, kept_user_code, origin_of, reference_of
+from qsweep.sweeps.user_code import Signature, UserCode, kept_user_code, origin_of, reference_of
 from qsweep.sweeps.wholefiles import digest_of
 from qsweep.workers.agent.endings import DISK_FULL, InterruptedByUser, Stopped, StoppedEarly
 from qsweep.workers.agent.stopping import StopRequest
@@ -42,7 +42,8 @@ GRACE = 20.0
 MOST_LOGGED = 200_000
 """Logged values of one call that are kept."""
 MEMORY = "QSWEEP_RUN_MEMORY"
-"""The variable that says how much memory a call may take, in bytes; else nine tenths of what is free when it begins."""
+"""The variable that says how much memory a call may take, in bytes, where its sweep does not; else nine tenths of
+what is free when it begins."""
 SHARE = 0.9
 OUTPUT = 4000
 """Characters of the output that a failure shows."""
@@ -82,6 +83,7 @@ class RunCalls:
         """What a call takes, about."""
         self._killed = oom_kills()
         self._codes: dict[str, UserCode] = {}
+        self._signatures: dict[tuple[str, str], Signature] = {}
 
     @property
     def together(self) -> int:
@@ -180,7 +182,10 @@ class RunCalls:
             request["origin"] = str(origin_of(home.user_code, call.code) or folder)
         if call.form == RUN:
             name = reference_of(call.target, place=RUN).name
-            signature = code.signature(name, place=RUN)
+            assert call.code is not None
+            if (call.code, name) not in self._signatures:
+                self._signatures[call.code, name] = code.signature(name, place=RUN)
+            signature = self._signatures[call.code, name]
             named = None if signature.open else [one.name for one in signature.parameters]
             return request | {"name": name, "config": call.config, "positional": signature.positional, "named": named}
         words = words_of(call)
@@ -213,7 +218,7 @@ class RunCalls:
     def _attend(self, host: Hosted, claim: Claim, heard: _Heard, waiting: list[Claim]) -> int | None:
         """Look after a call until it ends; its exit status, None if it has to run in a cold process."""
         place, began, looked = self._tools.place, time.monotonic(), 0.0
-        most, asked_at = _memory_limit(), None
+        most, asked_at = place.memory or _memory_limit(), None
         early: StoppedEarly | None = None
         try:
             while True:
@@ -245,7 +250,7 @@ class RunCalls:
                     raise Ended(FailureClass.TIMEOUT, f"not done after {place.time_limit:g} s" + _shown(host.tail))
                 if most and host.pid and (size := group_memory(host.pid)) > most:
                     host.kill()
-                    text = f"the run took {size / 1e9:.2f} GB of memory, and {most / 1e9:.2f} GB are allowed ({MEMORY})"
+                    text = f"the run took {size / 1e9:.2f} GB of memory, and {most / 1e9:.2f} GB are allowed"
                     raise Ended(FailureClass.MEMORY, text + _shown(host.tail))
                 if asked_at is None and place.is_to_stop([claim]):
                     asked_at = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ from torch.func import functional_call, vmap
 from torch.nn.parameter import is_lazy
 
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.quantizers import ActivationQuantizer
+from qsweep.sweeps.signals import Place, Signal
 from qsweep.workers.models.calls import Calls
-from qsweep.workers.models.layout import Layout, ModuleSpec, Role, TensorSpec
+from qsweep.workers.models.layout import QUANTIZERS, Layout, ModuleSpec, Role, TensorSpec
+from qsweep.workers.quantizers import ACTIVATION_QUANTIZATIONS
+from qsweep.workers.quantizers.activations import SignalTensors, stacked, tensors_of
 
 QUANTIZED = "quantized"
 """The attribute of a module that lists the names of the weights, or of their layers, that a quantizer rounds."""
@@ -44,6 +49,15 @@ class Pair:
     norm: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """What a layer read: numbers of one image, whether any was negative, and whether it was the images themselves."""
+
+    features: int
+    signed: bool
+    images: bool
+
+
 @dataclass(kw_only=True)
 class Seen:
     """What a training pass of a module showed."""
@@ -57,10 +71,20 @@ class Seen:
     """Numbers in the largest output of a layer, of one image."""
     random: bool = False
     """Whether it drew from the generators of Python, numpy or torch."""
+    reads: dict[str, Read] = field(default_factory=dict)
+    """What each layer with weights read first, by the layer's name."""
+
+
+class Views(dict[str, Tensor]):
+    """The tensors (M, *shape) of M models by name, and beside them what the activations are quantized with."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], signals: Mapping[str, SignalTensors]) -> None:
+        super().__init__(tensors)
+        self.signals = dict(signals)
 
 
 class ModuleNetwork:
-    """M models of one module side by side: a `workers.models.network.Network` whose views are tensors by name.
+    """M models of one module side by side: a `workers.models.network.Network` whose views are `Views`.
 
     The module is made by `build` and called on images (B, `shape`); logits are (B, `classes`). Its trained parameters
     lie in the parameters' row. The weights of the Conv2d and Linear layers, or those that its attribute `quantized`
@@ -69,13 +93,24 @@ class ModuleNetwork:
     model is drawn from its seed, lie in the row of statistics. A bias before a batch norm gets no gradient: the norm
     cancels it.
 
+    With a `quantizer` of activations, what each layer with such a weight reads is rounded before it: signed where
+    anything was negative in a pass of noise. Such models are called one after another alone.
+
     Raises InputError if the module can't be used so, and whatever `build` and the module raise.
     """
 
     draws: ClassVar[int] = 0
     saved: ClassVar[int | None] = None
 
-    def __init__(self, build: Build, shape: tuple[int, ...], classes: int, *, place: str = "model") -> None:
+    def __init__(
+        self,
+        build: Build,
+        shape: tuple[int, ...],
+        classes: int,
+        *,
+        quantizer: ActivationQuantizer | None = None,
+        place: str = "model",
+    ) -> None:
         self._build, self._shape, self._classes, self._place = build, shape, classes, place
         self.module = self._made(0)
         other = self._made(1)
@@ -84,33 +119,43 @@ class ModuleNetwork:
         self._own = self._own_tensors(other)
         self._weights = self._weight_names()
         self._constants: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        self._rounding: Mapping[str, SignalTensors] = {}
+        """What the call that runs rounds activations with."""
         self._pairs: tuple[Pair, ...] = tuple(self.seen.pairs)
         self.layout = self._declared()
         self._steps = frozenset(spec.name for spec in self.layout.of_role(Role.STEP_SIZE))
         self._pairs = self._folding(self.seen.pairs)
-        self.layout = self._declared()
-        self._steps = frozenset(spec.name for spec in self.layout.of_role(Role.STEP_SIZE))
+        self.layout = self._declared(quantizer)
+        self._steps = frozenset(spec.name for spec in self.layout.of_role(*QUANTIZERS))
         self.activation = self.seen.activation
+        for signal in self.layout.signals:
+            self.module.get_submodule(signal.layer).register_forward_pre_hook(partial(self._rounded, signal.layer))
 
-    def views(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return {name: tensor for name, tensor in tensors.items() if name not in self._steps}
+    def views(self, tensors: Mapping[str, Tensor]) -> Views:
+        own = {name: tensor for name, tensor in tensors.items() if name not in self._steps}
+        return Views(own, tensors_of(self.layout, tensors))
 
-    def train(self, images: Tensor, views: Mapping[str, Tensor], arithmetic: Calls) -> tuple[Tensor, dict[str, Tensor]]:
+    def signals(self, views: Views) -> list[SignalTensors]:
+        return list(views.signals.values())
+
+    def train(self, images: Tensor, views: Views, arithmetic: Calls) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits (M, classes, B) of images (B, *shape), and what the buffers that training moves became (M, *shape)."""
         self.module.train()
-        views = {name: views[name] for name in (*self._trained, *self._own)}
+        signals = views.signals
+        own = {name: views[name] for name in (*self._trained, *self._own)}
         constants = self._constants_at(images.device, images.dtype)
-        if arithmetic.stacked:
-            call = vmap(partial(self._trained_by, images, arithmetic), in_dims=(dict.fromkeys(views, 0), None))
-            logits, moved = call(views, constants)
+        if arithmetic.stacked and not signals:
+            call = vmap(partial(self._trained_by, images, arithmetic), in_dims=(dict.fromkeys(own, 0), None))
+            logits, moved = call(own, constants)
             return logits.mT, moved
         found, moved_of = list[Tensor](), list[dict[str, Tensor]]()
-        models = len(next(iter(views.values())))
-        parts = {name: tensor.unbind() for name, tensor in views.items()}
+        models = len(next(iter(own.values())))
+        parts = {name: tensor.unbind() for name, tensor in own.items()}
         for number in range(min(models, arithmetic.members)):
             arithmetic.seed(number, images.device, everything=self.seen.random)
             tensors = {name: some[number] for name, some in parts.items()}
-            logits, one = self._trained_by(images, arithmetic, tensors, constants)
+            with self._rounds(signals, number):
+                logits, one = self._trained_by(images, arithmetic, tensors, constants)
             found.append(logits)
             moved_of.append(one)
         vacant = models - len(found)
@@ -129,7 +174,21 @@ class ModuleNetwork:
             logits = self._checked(functional_call(self.module, {**constants, **counters, **given}, (images,)))
         return logits.to(images.dtype), {name: given[name].detach().to(images.dtype) for name in self._moved}
 
-    def evaluate(self, images: Tensor, views: Mapping[str, Tensor]) -> Tensor:
+    @contextmanager
+    def _rounds(self, signals: Mapping[str, SignalTensors], model: int) -> Iterator[None]:
+        """Around the call of one model, whose layers round what they read."""
+        self._rounding = {name: one.of(slice(model, model + 1)) for name, one in signals.items()}
+        try:
+            yield
+        finally:
+            self._rounding = {}
+
+    def _rounded(self, name: str, layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """What a layer reads in the place of what it is given."""
+        signal = self._rounding.get(name)
+        return None if signal is None else (stacked(given[0][None], signal)[0], *given[1:])
+
+    def evaluate(self, images: Tensor, views: Views) -> Tensor:
         """One model after another, in evaluation mode."""
         self.module.eval()
         found = []
@@ -137,10 +196,11 @@ class ModuleNetwork:
         with guarded():
             for number in range(len(next(iter(views.values())))):
                 tensors = {name: self._in_its_kind(name, one[number]) for name, one in views.items()}
-                found.append(self._checked(functional_call(self.module, {**constants, **tensors}, (images,))))
+                with self._rounds(views.signals, number):
+                    found.append(self._checked(functional_call(self.module, {**constants, **tensors}, (images,))))
         return torch.stack(found).mT
 
-    def ready(self, views: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    def ready(self, views: Views) -> Callable[[Tensor], Tensor]:
         return lambda images: self.evaluate(images, views)
 
     def statistics(self, rows: Tensor) -> MovedBuffers:
@@ -226,6 +286,10 @@ class ModuleNetwork:
 
         def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             name = names[id(layer)]
+            if "weight" in layer._parameters and inputs and isinstance(inputs[0], Tensor) and name not in seen.reads:
+                signed = bool((inputs[0] < 0).any())
+                features = inputs[0].numel() // TRIED
+                seen.reads[name] = Read(features=features, signed=signed, images=inputs[0] is images)
             if isinstance(layer, BATCH_NORMS) and inputs and isinstance(inputs[0], Tensor):
                 found = outputs.get(id(inputs[0]))
                 if found is not None and found[0] is inputs[0] and found[1] == inputs[0]._version:
@@ -320,8 +384,28 @@ class ModuleNetwork:
         called = {f"{name}.weight".lstrip("."): place for place, name in enumerate(self.seen.order)}
         return tuple(sorted(found_names, key=lambda name: called.get(name, len(called))))
 
-    def _declared(self) -> Layout:
-        """The tensors: weights in the order of their layers' calls, all others as the module has them."""
+    def _signals(self, quantizer: ActivationQuantizer) -> list[Signal]:
+        """What the layers with quantized weights read, in the order of their calls."""
+        layers = [name.rpartition(".")[0] for name in self._weights if name.rpartition(".")[2] == "weight"]
+        called = [one for one in self.seen.order if one in layers and one in self.seen.reads]
+        found = []
+        for number, layer in enumerate(called):
+            read = self.seen.reads[layer]
+            place = Place.OUTER if number in (0, len(called) - 1) else Place.SECOND if number == 1 else Place.INNER
+            found.append(
+                Signal(
+                    layer=layer,
+                    features=read.features,
+                    signed=read.signed,
+                    linear=isinstance(self.module.get_submodule(layer), nn.Linear),
+                    place=Place.IMAGES if read.images else place,
+                )
+            )
+        return [one for one in found if one.place is not Place.IMAGES or quantizer.quantizes_images]
+
+    def _declared(self, quantizer: ActivationQuantizer | None = None) -> Layout:
+        """The tensors: weights in the order of their layers' calls, all others as the module has them, and what
+        activations are quantized with."""
         roles, folded = self._roles(), {pair.norm for pair in self._pairs}
         specs = []
         for number, name in enumerate(self._weights):
@@ -343,7 +427,23 @@ class ModuleNetwork:
             name, norm = f"{pair.layer}.bias", self._trained[f"{pair.norm}.weight"]
             if name not in self._trained:
                 specs.append(TensorSpec(name=name, shape=tuple(norm.shape), role=Role.HIDDEN_BIAS, kept=False))
-        return Layout([ModuleSpec(name="module", tensors=tuple(specs), draw=self._draw, draws_statistics=True)])
+        modules = [ModuleSpec(name="module", tensors=tuple(specs), draw=self._draw, draws_statistics=True)]
+        if quantizer is None:
+            return Layout(modules)
+        return Layout(modules, self._signals(quantizer), ACTIVATION_QUANTIZATIONS[quantizer.name])
+
+    def deployed(self, parameters: Tensor, statistics: Tensor) -> nn.Module:
+        """One model of rows (P) and (S) as its module, in evaluation mode: rounded where activations are."""
+        tensors = self.layout.tensors(parameters[None], parameters[None], statistics[None])
+        views = self.views(tensors)
+        module = self._made(0).to(parameters.dtype)
+        with torch.no_grad():
+            for name, one in {**dict(module.named_parameters()), **dict(module.named_buffers())}.items():
+                if name in views:
+                    one.copy_(self._in_its_kind(name, views[name][0]))
+        for name, signal in views.signals.items():
+            module.get_submodule(name).register_forward_pre_hook(partial(_rounded_by, signal))
+        return module.eval()
 
     def _roles(self) -> dict[str, Role]:
         """The roles of tensors that are neither weights nor plain biases."""
@@ -393,6 +493,10 @@ class ModuleNetwork:
         return self.evaluate(images, self.views(self.layout.tensors(rows, rows, statistics[None])))
 
 
+def _rounded_by(signal: SignalTensors, layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    return stacked(given[0][None], signal)[0], *given[1:]
+
+
 def _tensors_of(pair: Pair) -> list[str]:
     """What folding a pair takes, beside a bias."""
     norm = [f"{pair.norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
@@ -412,11 +516,16 @@ class MovedBuffers:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Around code that is not ours: what would end the process is an error of that code."""
+    """Around code that is not ours: what would end the process is an error of that code, and a process that it has
+    forked never comes back from it as another one of us."""
+    process = os.getpid()
     try:
         yield
     except SystemExit as error:
         raise RuntimeError(f"the module called sys.exit({error.code!r})") from error
+    finally:
+        if os.getpid() != process:
+            os._exit(1)
 
 
 @contextmanager

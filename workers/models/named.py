@@ -12,6 +12,7 @@ from torch import nn
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.modules import Module
+from qsweep.sweeps.quantizers import ActivationQuantizer
 from qsweep.workers.models.module import ModuleNetwork
 from qsweep.workers.user_code import function_of
 
@@ -20,7 +21,7 @@ KEPT = 4
 
 
 @lru_cache(maxsize=KEPT)
-def network_of_module(model: Module, data: DataSet) -> ModuleNetwork:
+def network_of_module(model: Module, data: DataSet, quantizer: ActivationQuantizer | None = None) -> ModuleNetwork:
     """The network of a module. Raises InputError if it can't be used, and whatever the user's code raises."""
     if model.reference is not None:
         function = function_of(model.code, model.reference.name)
@@ -28,7 +29,7 @@ def network_of_module(model: Module, data: DataSet) -> ModuleNetwork:
     else:
         library, _, name = model.source.partition(":")
         build = partial(LIBRARIES[library], name, data)
-    return ModuleNetwork(build, data.shape, data.classes, place=f"model {model.source}")
+    return ModuleNetwork(build, data.shape, data.classes, quantizer=quantizer, place=f"model {model.source}")
 
 
 def _torchvision(name: str, data: DataSet) -> nn.Module:

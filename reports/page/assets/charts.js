@@ -135,7 +135,7 @@ const DRAW = {
     svg("path", { d: `M${x - half} ${m}H${x + half}`, stroke: "var(--ink)", "stroke-width": 2.6 }, layer);
     const y = fixed(at.y(mark.mean));
     svg("path", { d: marker("diamond", x, y, 4), fill: "var(--paper)", stroke: "var(--ink)", "stroke-width": 1.4 }, layer);
-    hits.push({ x, y, text: `${mark.label}\nmean ${number(mark.mean, 4)}, median ${number(mark.quantiles[2], 4)}\nhalf between ${number(mark.quantiles[1])} and ${number(mark.quantiles[3])}\n${mark.count} models` });
+    hits.push({ x, y, text: `${mark.label}\nmean ${number(mark.mean, 4)}, median ${number(mark.quantiles[2], 4)}\nhalf between ${number(mark.quantiles[1])} and ${number(mark.quantiles[3])}\n${mark.count} ${DATA.noun}s` });
   },
   interval(mark, at, layer, hits) {
     mark.y.forEach((row, i) => {
@@ -249,25 +249,34 @@ function listen(image, hits, panel) {
   image.addEventListener("pointerleave", () => { tip.style.visibility = "hidden"; });
   image.addEventListener("click", (event) => {
     const hit = nearest(image, hits, event);
-    if (hit && hit.job !== undefined && hit.job !== null) { tip.style.visibility = "hidden"; showJobs("One model", "train", [hit.job], null); }
+    if (hit && hit.job !== undefined && hit.job !== null) { tip.style.visibility = "hidden"; showJobs(`One ${DATA.noun}`, DATA.kind, [hit.job], null); }
   });
 }
 
 function draw(spot, chart) {
   const choice = spot.querySelector("select");
-  const panels = chart.choices ? chart.choices[choice ? choice.selectedIndex : 0].panels : chart.panels;
+  const shown = chart.choices ? chart.choices[choice ? choice.selectedIndex : 0] : chart;
+  const panels = shown.panels, names = shown.names || chart.names;
+  nameSeries(spot, chart, shown, names);
   const grid = spot.querySelector(".plots");
   const room = grid.clientWidth || 680, gap = 19;
   const columns = Math.max(1, Math.min(panels.length, chart.columns || 4, Math.floor((room + gap) / ((chart.minimum || 300) + gap))));
   grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
   const width = Math.floor((room - gap * (columns - 1)) / columns);
   const left = Math.max(...panels.map((panel) => leftOf(panel, width)));
-  grid.replaceChildren(...panels.map((panel) => panelOf(panel, width, chart.names, left)));
+  grid.replaceChildren(...panels.map((panel) => panelOf(panel, width, names, left)));
 }
 
-function legend(chart, used) {
+function nameSeries(spot, chart, shown, names) {
+  // The legend: of all choices, where they have the same series, so that it stays as it is.
+  const marks = (shown.names ? [shown] : chart.choices || [chart]).flatMap((one) => one.panels).flatMap((one) => one.marks);
+  const used = new Set(marks.filter((mark) => mark.series !== undefined).map((mark) => mark.series));
+  spot.querySelector(".keys").replaceChildren(...(used.size > 1 && chart.legend !== false ? [legend(chart, names, used)] : []));
+}
+
+function legend(chart, names, used) {
   const keys = document.createDocumentFragment();
-  chart.names.forEach((name, series) => {
+  names.forEach((name, series) => {
     if (!used.has(series)) return;
     const key = document.createElement("span");
     key.className = "key";
@@ -283,9 +292,9 @@ function legend(chart, used) {
 function setUp(place) {
   const chart = DATA.charts[place.dataset.chart];
   const bar = place.querySelector(".bar");
-  const all = (chart.choices || [{ panels: chart.panels }]).flatMap((one) => one.panels).flatMap((one) => one.marks);
-  const used = new Set(all.filter((mark) => mark.series !== undefined).map((mark) => mark.series));
-  if (used.size > 1 && chart.legend !== false) bar.append(legend(chart, used));
+  const keys = document.createElement("span");
+  keys.className = "keys";
+  bar.append(keys);
   if (chart.choices && chart.choices.length > 1) {
     const select = document.createElement("select");
     select.setAttribute("aria-label", chart.choose);

@@ -22,7 +22,7 @@ function aligned(value, column) {
 }
 
 function describe(row) {
-  const jobs = DATA.jobs.train;
+  const jobs = DATA.jobs[DATA.kind];
   const settings = jobs.columns.filter((one) => one.setting).map((one) => `${one.label} ${cellOf(one, row)}`);
   return `${jobs.ids[row].slice(0, 12)}\n${settings.join(", ")}`;
 }
