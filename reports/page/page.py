@@ -51,7 +51,7 @@ SECTIONS = (
     ("steps-0", "steps", "Step sizes"),
 )
 """Sections that are there only with their chart: chart, anchor and name."""
-SCRIPTS = ("charts.js", "page.js")
+SCRIPTS = ("charts.js", "parallel.js", "page.js")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,7 @@ def render_page(evidence: Evidence) -> str:
     charts = make_charts(evidence, jobs)
     tables = paper_tables(evidence, jobs)
     attempts, trouble = attempts_table(evidence, jobs), trouble_table(evidence, jobs)
+    explored = [kind for kind, ids in jobs.ids.items() if len(ids) > 1]
     style = Markup(asset("page.css"))
     script = Markup("\n".join(asset(name) for name in SCRIPTS))
     numbers = itertools.count(1)
@@ -81,7 +82,7 @@ def render_page(evidence: Evidence) -> str:
         heading=evidence.spec.title,
         lead=_lead(evidence),
         facts=_facts(evidence),
-        contents=list(_contents(evidence, charts)),
+        contents=list(_contents(evidence, charts, explored)),
         answers=_answers(evidence.analysis.flat_or_sharp),
         claims=_claims(evidence.analysis.claims),
         about_methods=any(claim.where == SAQ for claim in evidence.analysis.claims),
@@ -99,6 +100,7 @@ def render_page(evidence: Evidence) -> str:
         specification=json.dumps(json.loads(evidence.sweep.spec), indent=1, ensure_ascii=False),
         footer=_footer(evidence),
         jobs_carried=any(jobs.ids.values()),
+        explored=explored,
         charts=charts,
         count=lambda: next(numbers),
         data=embedded({"charts": charts, "jobs": jobs.content, "sets": jobs.sets}),
@@ -155,7 +157,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _contents(evidence: Evidence, charts: dict[str, Any], explored: Sequence[str]) -> Iterator[tuple[str, str]]:
     if evidence.analysis.flat_or_sharp:
         yield "answer", "Flat or sharp?"
     yield "claims", "Claims"
@@ -165,6 +167,8 @@ def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str,
     for chart, anchor, name in SECTIONS:
         if chart in charts:
             yield anchor, name
+    if explored:
+        yield "explore", "Every job"
     yield "progress", "Progress"
     yield "provenance", "Provenance"
 
