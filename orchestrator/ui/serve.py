@@ -15,6 +15,7 @@ from qsweep.reports.escaping import html as escape
 from qsweep.sweeps.errors import InputError
 
 if TYPE_CHECKING:
+    from qsweep.orchestrator.ui.app import Site
     from qsweep.orchestrator.ui.guard import Law
 
 PORT = 8470
@@ -47,6 +48,7 @@ class Served:
     address: str
     server: Any
     listener: socket.socket
+    site: Site
 
     def run(self) -> None:
         try:
@@ -98,7 +100,7 @@ def prepared(wanted: Wanted) -> Served:
         proxy_headers=False,
         timeout_graceful_shutdown=1,
     )
-    return Served(address=_address(wanted.host, port, law), server=uvicorn.Server(config), listener=listener)
+    return Served(address=_address(wanted.host, port, law), server=uvicorn.Server(config), listener=listener, site=site)
 
 
 class Background:
@@ -111,6 +113,11 @@ class Background:
         self.address = self._served.address
         self._thread = Thread(target=self._served.run, name="qsweep-ui", daemon=True)
         self._thread.start()
+
+    @property
+    def site(self) -> Site:
+        """What is served."""
+        return self._served.site
 
     def close(self) -> None:
         """Serve no more."""

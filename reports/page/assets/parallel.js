@@ -1,7 +1,7 @@
 "use strict";
 // Every job as a line over all its settings and results, and as a dot over any two of them; brushed, coloured, pointed at.
 // What it draws are the page's lists of jobs (reports/page/joblist.py): {ids, columns: [{label, values, codes} or {label, numbers}]}.
-const MOST_SVG = 1500, MOST_AXES = 16, MOST_VALUES = 40, STEPS = 12, AXIS_ROOM = 74;
+const MOST_SVG = 1500, MOST_AXES = 16, MOST_VALUES = 40, STEPS = 12, AXIS_ROOM = 62;
 const RAMP = [[49, 104, 190], [140, 140, 150], [214, 98, 20]];
 
 const rampAt = (share) => {
@@ -320,6 +320,7 @@ function explore(place, jobs, options = {}) {
   // A canvas has no variables of CSS: it is drawn anew in another theme.
   new MutationObserver(() => redraw()).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
+  watchEdges(lines);
   show(jobs);
   return { show, among(given) { among = given; redraw(); } };
 }
