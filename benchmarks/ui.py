@@ -1,6 +1,6 @@
 """What the live page costs: to the first paint, in bytes, and in statements that the registry is asked.
 
-`python -m benchmarks.ui [--runs N] [--home DIR]` prints a Markdown table and keeps the raw figures in `results/ui.json`.
+`python -m benchmarks.ui [--runs N] [--home DIR]` prints a Markdown table, and keeps raw figures in `results/ui.json`.
 It shows the finished digits grid of `benchmarks.made_up` in a real headless Chromium (`tests/reports/browser.py`): the
 median of the runs of the browser's own first contentful paint of each page, and the bytes that were sent until then and
 until everything was drawn. Then viewers follow, and what SQLite was asked in a minute without changes is counted.
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.made_up import make_up
-from qsweep.db.asking import SqliteAsking
+from qsweep.db import connection
 from qsweep.db.home import Home
 from qsweep.orchestrator.ui.serve import Background, Wanted
 from tests.reports.browser import Browser, started
@@ -42,25 +43,30 @@ def painted(browser: Browser, address: str) -> dict[str, float]:
     return {"paint": browser.run(f"return {PAINT}.startTime") / 1000, "page": page, "whole": page + rest}
 
 
-def statements(browser: Browser, address: str, tabs: int) -> float:
-    """Statements a second that SQLite was asked while so many pages were open and nothing changed."""
-    asked = 0
-    original = SqliteAsking.ask
+class Statements:
+    """Counts what SQLite is asked in this process, but for the number of its version, which is no query."""
 
-    def counted(self, *given, **named):  # type: ignore[no-untyped-def]
-        nonlocal asked
-        asked += 1
-        return original(self, *given, **named)
+    def __init__(self) -> None:
+        self.asked = 0
+        self._open = connection._sqlite_connection
+        connection._sqlite_connection = self._traced
 
-    for _ in range(tabs):
-        browser.run(f"open({json.dumps(address)})")
-    time.sleep(10)
-    SqliteAsking.ask = counted  # type: ignore[method-assign]
-    try:
+    def _traced(self, file: str) -> sqlite3.Connection:
+        raw = self._open(file)
+        raw.set_trace_callback(self._count)
+        return raw
+
+    def _count(self, sql: str) -> None:
+        self.asked += "data_version" not in sql
+
+    def a_second(self, browser: Browser, address: str, tabs: int) -> float:
+        """While so many more pages are open and nothing changes."""
+        for _ in range(tabs):
+            browser.run(f"open({json.dumps(address)})")
+        time.sleep(10)
+        before = self.asked
         time.sleep(MINUTE)
-    finally:
-        SqliteAsking.ask = original  # type: ignore[method-assign]
-    return asked / MINUTE
+        return (self.asked - before) / MINUTE
 
 
 def main() -> None:
@@ -71,6 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Home.at(given.home or Path(folder) / "home")
         make_up(home, GRID)
+        counted = Statements()
         page = Background(Wanted(home=home, port=0))
         try:
             with started(Path(folder)) as browser:
@@ -79,7 +86,7 @@ def main() -> None:
                     name: [painted(browser, page.address + path) for _ in range(given.runs)]
                     for name, path in PAGES.items()
                 }
-                asked = {tabs: statements(browser, page.address, tabs) for tabs in (1, 9)}
+                asked = {tabs: counted.a_second(browser, page.address, tabs) for tabs in (1, 9)}
         finally:
             page.close()
     RESULTS.write_text(json.dumps({"pages": found, "statements_a_second": asked}, indent=1) + "\n")

@@ -298,7 +298,7 @@ class BundleDesk(Desk):
             "job": {name: row.get(name) for name in SHOWN} | {"identity": whole, "error": row["error"], "lost": False},
             "settings": _plain(settings),
             "results": {name: value for name, value in _plain(found).items() if name not in settings},
-            "epochs": [_plain(one) for one in of("epochs")],
+            "epochs": [{"final": True, **_plain(one)} for one in of("epochs")],
             "attempts": [_plain(one) for one in attempts],
             "events": events,
             "model": None,

@@ -19,9 +19,11 @@ import pytest
 
 from qsweep.db.registry import Registry
 from qsweep.db.states import SweepState
+from qsweep.orchestrator.ui import app
 from qsweep.orchestrator.ui.serve import Background, Wanted, prepared
 from qsweep.reports.bundle import write_bundle
 from qsweep.reports.opening import opened_source
+from qsweep.reports.query import Bounds
 from qsweep.sweeps.errors import InputError
 from tests.conftest import Qsweep
 from tests.reports.browser import CHROMEDRIVER, CHROMIUM, Browser, started
@@ -124,7 +126,7 @@ def test_a_token_is_asked_for_once_and_kept_in_a_cookie(half: Made) -> None:
         assert ask(page, "/data/home", authorization=f"token {token}", host="evil.example")[0] == 403
 
 
-def test_a_query_has_its_lock(page: Background) -> None:
+def test_a_query_has_its_lock_and_its_bounds(page: Background, monkeypatch: pytest.MonkeyPatch) -> None:
     def query(sql: str) -> Answer:
         return ask(page, "/data/sql", method="POST", content={"sql": sql})
 
@@ -139,8 +141,13 @@ def test_a_query_has_its_lock(page: Background) -> None:
         status, _, text = query(sql)
         assert status == 400
         assert json.loads(text)["problem"].startswith("query: ")
-    assert len(json.loads(query("SELECT * FROM range(20000)")[2])["rows"]) == 10_000
+    monkeypatch.setattr(app, "BOUNDS", Bounds(seconds=1.0, memory="60MB", rows=100))
+    answer = json.loads(query("SELECT * FROM range(20000)")[2])
+    assert len(answer["rows"]) == 100
+    assert "first 100 rows" in answer["notes"][0]
     assert "memory" in json.loads(query("SELECT list(i) FROM range(10000000000) t(i)")[2])["problem"].lower()
+    endless = "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b"
+    assert "longer than the 1 s" in json.loads(query(endless)[2])["problem"]
 
 
 def test_fifty_viewers_that_vanish_cost_what_one_does(half: Made) -> None:
@@ -305,10 +312,10 @@ def _follows(browser: Browser, page: Background, made: Made) -> None:
     browser.until(f"{done} === '8 of 24'")
     work(made, cohorts=1)
     browser.until(f"{done} === '12 of 24'", seconds=10)
-    browser.until("[...document.querySelectorAll('#report td')].some(one => one.textContent === '3/6')")
-    registry = Path(made.home.registry)
-    registry.rename(registry.with_suffix(".away"))
+    browser.until("[...document.querySelectorAll('#report td')].some(one => one.textContent === '12')")
+    root = made.home.root
+    root.rename(root.with_suffix(".away"))
     browser.until("!document.getElementById('away').hidden")
-    registry.with_suffix(".away").rename(registry)
+    root.with_suffix(".away").rename(root)
     browser.until("document.getElementById('away').hidden && document.getElementById('pulse').textContent === 'live'")
     assert browser.run(f"return {done}") == "12 of 24"

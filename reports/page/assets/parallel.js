@@ -76,7 +76,7 @@ function penOf(box, width, height, count) {
 function explore(place, jobs, options = {}) {
   // options: {pick(row), changed(rows or null)}; gives back {show(jobs), among(set or null)}.
   const brushes = new Map();
-  let axes = [], among = null, colors = null, redraw = () => {}, width = 0, drawn = "";
+  let dragging = false, later = null, axes = [], among = null, colors = null, redraw = () => {}, width = 0, drawn = "";
   const bar = html("div", { class: "bar" }), status = html("span", { role: "status", class: "count" });
   const clear = html("button", { type: "button", hidden: "" }, "Clear the brushes");
   const choose = (label) => html("select", { "aria-label": label });
@@ -163,7 +163,7 @@ function explore(place, jobs, options = {}) {
     };
     const put = (range) => { if (range) brushes.set(axis.column.name, range); else brushes.delete(axis.column.name); show(); changed(); };
     let start = null;
-    handle.addEventListener("pointerdown", (event) => { start = share(event); handle.setPointerCapture(event.pointerId); });
+    handle.addEventListener("pointerdown", (event) => { start = share(event); dragging = true; handle.setPointerCapture(event.pointerId); });
     handle.addEventListener("pointermove", (event) => {
       if (start === null) return;
       const now = share(event);
@@ -171,9 +171,10 @@ function explore(place, jobs, options = {}) {
     });
     handle.addEventListener("pointerup", (event) => {
       if (start !== null && Math.abs(share(event) - start) <= 0.015) put(null);
-      start = null;
+      ended();
     });
-    handle.addEventListener("pointercancel", () => { start = null; });
+    const ended = () => { start = null; dragging = false; if (later) show(later); };
+    handle.addEventListener("pointercancel", ended);
     handle.addEventListener("click", (event) => event.stopPropagation());
     handle.addEventListener("keydown", (event) => {
       const by = { ArrowUp: 0.05, ArrowRight: 0.05, ArrowDown: -0.05, ArrowLeft: -0.05 }[event.key];
@@ -293,7 +294,9 @@ function explore(place, jobs, options = {}) {
   }
 
   function show(given) {
-    const before = jobs.ids.length;
+    // A brush that is being drawn is finished first.
+    later = dragging ? given : null;
+    if (dragging) return;
     jobs = given;
     const found = jobs.columns.map(axisOf).filter((one) => one && one.column.name !== "attempt");
     const settings = found.filter((one) => one.column.setting), rest = found.filter((one) => !one.column.setting);
@@ -306,8 +309,10 @@ function explore(place, jobs, options = {}) {
     fill(tint, named("bits") || axes[0].column.name, axes[0].column.name);
     fill(across, named("train_loss") || axes[0].column.name, axes[0].column.name);
     fill(up, named("generalization_gap") || last, last);
-    drawn = before === jobs.ids.length ? drawn : "new";
+    drawn = "new";
+    const held = place.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
     build();
+    if (held) [...place.querySelectorAll(".axis-hit")].find((one) => one.getAttribute("aria-label") === held)?.focus({ preventScroll: true });
   }
 
   tint.addEventListener("change", () => redraw());

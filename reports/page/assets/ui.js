@@ -69,7 +69,6 @@ function meter(row) {
 }
 const facts = (pairs) => html("dl", { class: "facts" }, ...pairs.map(([name, text]) => html("div", {}, html("dt", {}, name), html("dd", {}, text))));
 const remarks = (lines) => lines && lines.length ? [html("ul", { class: "remarks" }, ...lines.map((one) => html("li", {}, one)))] : [];
-const pairs = (content) => Object.entries(content).map(([name, one]) => [name.replaceAll("_", " "), value(one)]);
 function head(heading, lead) {
   document.getElementById("heading").textContent = heading;
   document.getElementById("lead").replaceChildren(...[].concat(lead));
@@ -360,12 +359,12 @@ async function fresh(part) {
   if (busy.has(part)) return;
   busy.add(part);
   try {
-    while (having.get(part) !== newest) {
+    while ((having.get(part) ?? -1) < newest) {
       const wanted = newest;
       try {
         const { content, number: of } = await ask(`/data/${part}`, ASKED);
         if (part === DATA.page) { await PAGE.draw(content); away(""); } else PAGE.drawPart(part, content);
-        having.set(part, of >= wanted ? newest === wanted ? newest : of : of);
+        having.set(part, of);
         if (of < newest) await new Promise((done) => { setTimeout(done, 2000); });
       } catch (error) {
         if (part === DATA.page) away(error.message); else PAGE.failPart(part, error);
@@ -385,9 +384,11 @@ if (DATA.content) { having.set(DATA.page, DATA.number); Promise.resolve(PAGE.dra
 const stream = new EventSource("/events");
 stream.addEventListener("message", (event) => {
   const moment = JSON.parse(event.data);
+  if (moment.number < newest) having.clear(); // another server counts anew
   if (moment.away) { newest = moment.number; away(moment.away); return; }
   away(newest === moment.number ? DATA.problem : "");
   if (moment.number !== newest) { newest = moment.number; freshen(); }
 });
 stream.addEventListener("error", () => away("The server of this page does not answer; it is asked again …"));
 addEventListener("pagehide", () => stream.close());
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
