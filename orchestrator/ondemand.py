@@ -17,6 +17,7 @@ MODULES: Mapping[str, Sequence[str]] = {
     "carry": ("pack", "import", "recall"),
     "tune": ("tune",),
     "look": ("status", "jobs", "show", "logs"),
+    "ui": ("ui",),
     "act": ("retry", "cancel", "invalidate", "delete"),
     "answer": ("query", "tables", "export", "figures", "report", "analyze"),
     "landscape": ("landscape",),

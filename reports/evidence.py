@@ -97,10 +97,10 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
     return Evidence(
         sweep=source.sweep,
         spec=source.spec,
-        jobs=_with_arguments(source.frame("jobs"), arguments),
+        jobs=with_arguments(source.frame("jobs"), arguments),
         attempts=source.frame("attempts"),
         results={
-            name: _with_arguments(source.frame(kind.rows[0]).drop(columns=["trace"], errors="ignore"), arguments)
+            name: with_arguments(source.frame(kind.rows[0]).drop(columns=["trace"], errors="ignore"), arguments)
             for name, kind in KINDS.items()
         },
         epochs=source.frame("epochs", ["job", "epoch", "train_loss", "train_accuracy"]),
@@ -114,7 +114,7 @@ def gather(source: Source, options: Options | None = None) -> Evidence:
     )
 
 
-def _with_arguments(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def with_arguments(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The rows with the arguments of modules of the user as columns: they are settings of the sweep like any other."""
     if not names or ARGUMENTS not in rows:
         return rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,8 +46,17 @@ class Answer:
     notes: tuple[str, ...]
 
 
-def run_query(sql: str, sources: Sequence[Source]) -> Answer:
-    """What one statement answers about these sweeps, the one launched last first.
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a statement may take: seconds, memory of DuckDB's in its own words (`1GB`), rows that are answered."""
+
+    seconds: float
+    memory: str
+    rows: int
+
+
+def run_query(sql: str, sources: Sequence[Source], bounds: Bounds | None = None) -> Answer:
+    """What one statement answers about these sweeps, the one launched last first; within these bounds, if any.
 
     Raises InputError for anything but one statement that reads, and with DuckDB's own words for what does not
     hold in it.
@@ -62,9 +71,11 @@ def run_query(sql: str, sources: Sequence[Source]) -> Answer:
         for name, view in views.items():
             connection.register(name, view)
         connection.execute("SET TimeZone = 'UTC'")
+        if bounds is not None:
+            connection.execute(f"SET memory_limit = '{bounds.memory}'")
         connection.execute("SET lock_configuration = true")  # from here on no statement changes a setting
         _check(connection, sql)
-        table = plain(_fetch(connection, sql))
+        table = plain(_fetch(connection, sql, bounds))
     except duckdb.Error as error:
         raise _explained(error, sql, views) from None
     finally:
@@ -73,18 +84,41 @@ def run_query(sql: str, sources: Sequence[Source]) -> Answer:
         check_times(table)
     except ValueError as error:
         raise InputError(str(error), place=PLACE, allowed="cast it to VARCHAR") from None
-    return Answer(table=table, notes=tuple(_notes(views)))
+    notes = list(_notes(views))
+    if bounds is not None and table.num_rows > bounds.rows:
+        table = table.slice(0, bounds.rows)
+        notes.append(f"these are the first {bounds.rows:,} rows; the command line answers all")
+    return Answer(table=table, notes=tuple(notes))
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.Table:
-    """The statement's rows, fetched by a thread: a thread that computes for DuckDB does not hear Ctrl-C."""
+def _fetch(connection: duckdb.DuckDBPyConnection, sql: str, bounds: Bounds | None) -> pa.Table:
+    """The statement's rows, fetched by a thread: a thread that computes for DuckDB does not hear Ctrl-C. One row more
+    than the bounds allow shows that there are more. Raises InputError where the time is up."""
     with ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(lambda: connection.sql(sql).to_arrow_table())
+        answer = threads.submit(lambda: _rows(connection, sql, bounds))
         try:
-            return answer.result()
+            return answer.result(None if bounds is None else bounds.seconds)
         except KeyboardInterrupt:
             connection.interrupt()
             raise
+        except TimeoutError:
+            assert bounds is not None
+            while not wait([answer], 0.1).done:  # it hears this only while it computes
+                connection.interrupt()
+            problem = f"this took longer than the {bounds.seconds:g} s that a query may take here"
+            raise InputError(problem, place=PLACE, allowed="on the command line it may take longer") from None
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, sql: str, bounds: Bounds | None) -> pa.Table:
+    if bounds is None:
+        return connection.sql(sql).to_arrow_table()
+    reader, parts, count = connection.sql(sql).to_arrow_reader(), [], 0
+    for part in reader:
+        parts.append(part)
+        count += part.num_rows
+        if count > bounds.rows:
+            break
+    return pa.Table.from_batches(parts, schema=reader.schema).slice(0, bounds.rows + 1)
 
 
 def _notes(views: Mapping[str, Catalogued]) -> Iterator[str]:

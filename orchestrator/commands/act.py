@@ -23,13 +23,9 @@ from qsweep.orchestrator.options import (
     home_of,
     size_text,
 )
-from qsweep.sweeps.chains import with_all_above
-from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.words import counted
 
 if TYPE_CHECKING:
-    from qsweep.db.home import Home
-    from qsweep.db.registry import Registry
     from qsweep.db.rows import Sweep
     from qsweep.orchestrator.deleting import Freed
 
@@ -61,13 +57,14 @@ def retry(
 
     Measures that failed because the trained model is not there take the training along: it is repeated.
     """
+    from qsweep.orchestrator.giving_up import without_file
     from qsweep.orchestrator.lost_jobs import find_losses, lost_agents
 
     place = home_of(home, registry)
     with opened(place) as found:
         sweep = choose_sweep(found, name)
         ended = State(state.value)
-        gone = _without_file(place, found, sweep, ended)
+        gone = without_file(place, found, sweep, ended)
         done = found.sweeps.retry(sweep.id, ended, failure_class=failure, gone=gone)
         losses = find_losses(found, sweep.id, lost_agents(found.catalogue.agents()))
     if done.trainings:
@@ -79,23 +76,12 @@ def retry(
         typer.echo(losses.words(sweep))
 
 
-def _without_file(home: Home, registry: Registry, sweep: Sweep, state: State) -> set[int]:
-    """The jobs above the sweep's ended ones whose kept file is not in the home any more."""
-    parents = {row.parent_id for row in registry.catalogue.jobs(sweep.id, state=state) if row.parent_id is not None}
-    done = {row.id: row for row in registry.catalogue.jobs(sweep.id, state=State.DONE)} if parents else {}
-    above = with_all_above(parents, {row.id: row.parent_id for row in done.values()})
-    kept = [row for row in done.values() if row.id in above and row.model_file]
-    return {row.id for row in kept if not (home.models / str(row.model_file)).is_file()}
-
-
 def cancel(
     name: SweepArgument, yes: YesOption = False, home: HomeOption = DEFAULT_HOME, registry: RegistryOption = None
 ) -> None:
     """Withdraw a sweep: its unfinished jobs stop, unless another sweep wants them. Results stay."""
     from qsweep.db.standing import standing
-    from qsweep.orchestrator.backends.choice import BackendName, backend_class
-    from qsweep.orchestrator.dead_agents import mark_dead_agents
-    from qsweep.orchestrator.starts import by_backend, recorded
+    from qsweep.orchestrator.giving_up import withdraw
 
     place = home_of(home, registry)
     with opened(place) as found:
@@ -104,13 +90,9 @@ def cancel(
         if counts.open:
             waiting = f"{counted(counts.queued, 'job waits', 'jobs wait')} and {counts.running} run"
             confirm(f"Cancel {sweep.title}, of which {waiting}?", yes=yes, unasked=True)
-        mark_dead_agents(found)
-        done = found.sweeps.cancel(sweep.id)
-    for backend, starts in by_backend(recorded(place, sweep.id)).items():
-        try:
-            backend_class(BackendName(backend)).withdraw(starts)
-        except QsweepError as error:  # the sweep is cancelled all the same: its agents will find nothing
-            typer.echo(f"note: agents may still wait in a queue: {error}", err=True)
+        done, problems = withdraw(place, found, sweep)
+    for problem in problems:
+        typer.echo(f"note: {problem}", err=True)
     if done.over:
         typer.echo(f"{sweep.title}: {standing(sweep, counts)}; nothing to cancel")
         return

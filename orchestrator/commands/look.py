@@ -191,6 +191,8 @@ def _watch(home: Home, name: str | None, *, as_json: bool) -> None:
         lookout = Lookout(found, ResultStore(home.store), found.catalogue.find_sweep(name or sweeps[0].title))
         try:
             if not as_json:
+                if sys.stderr.isatty():
+                    typer.echo("in a browser: qsweep ui --open", err=True)
                 watch(lookout, Screen(stderr=False))
                 return
             for content in contents(lookout):

@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from qsweep.db.schema import ROW_KINDS, own_settings
-from qsweep.reports.evidence import Evidence
+from qsweep.reports.evidence import Evidence, with_arguments
 from qsweep.reports.frames import texts_of
 from qsweep.reports.returned import Returned
+from qsweep.reports.source import Source
+from qsweep.reports.widening import returned_numbers, wide_rows
 from qsweep.sweeps.kinds import CALL, KINDS, TRAIN, Kind
 from qsweep.sweeps.training import Training
 
@@ -51,6 +53,8 @@ RESULTS = {
 PERCENT = ("train_accuracy", "test_accuracy", "corrupted_accuracy")
 """Shares that are shown in percent."""
 STATES = ("state", "attempt")
+FLAGS = ("diverged", "saturated")
+"""What a result may be marked by."""
 
 
 @dataclass
@@ -134,13 +138,48 @@ def _columns_of_runs(own: Returned, jobs: pd.DataFrame, results: pd.DataFrame) -
     return columns
 
 
+def read_jobs(source: Source, most: int) -> dict[str, Any]:
+    """The sweep's jobs so far, by kind, the first `most` of each: what `list_jobs` makes of a report's evidence."""
+    everything, content = source.frame("jobs"), {}
+    if arguments := sorted(source.spec.argument_names):
+        everything = with_arguments(everything, arguments)
+    for kind in everything["kind"].unique():
+        jobs = everything[everything["kind"] == kind].iloc[:most].reset_index(drop=True)
+        if kind == CALL.name:
+            columns = _columns_of_calls(source, jobs)
+        else:
+            names = ["job", *(name for name, _ in _shown(KINDS[kind]))]
+            names += [one for one in FLAGS if one in ROW_KINDS[KINDS[kind].rows[0]].columns.names]
+            columns = _columns(kind, jobs, source.frame(KINDS[kind].rows[0], names))
+        whole = int((everything["kind"] == kind).sum())
+        content[str(kind)] = {"ids": jobs["job"].tolist(), "columns": columns, "of": whole}
+    return content
+
+
+def _columns_of_calls(source: Source, jobs: pd.DataFrame) -> list[dict[str, Any]]:
+    """The settings in which calls of the user's code differ, the numbers that they returned, and their states."""
+    settings = {job.identity: job.settings() for job in source.jobs}
+    given = [settings.get(job, {}) for job in jobs["job"]]
+    rows = {row["job"]: row for row in wide_rows(source)}
+    found = [rows.get(job, {}) for job in jobs["job"]]
+    columns = []
+    for name in dict.fromkeys(name for one in given for name in one):
+        values = pd.Series([one.get(name) for one in given], dtype=object)
+        if len({str(one) for one in values}) > 1:
+            columns.append(_coded(name, name.replace("_", " "), values, setting=True))
+    for name in (*returned_numbers(source), "seconds"):
+        values = pd.Series([one.get(name) for one in found], dtype=object)
+        columns.append(_numbers(name, name.replace("_", " "), values))
+    return columns + [_coded(name, name, jobs[name]) for name in STATES]
+
+
 def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
     columns = [_coded("parent", "model", jobs["parent"].str[:12])] if KINDS[kind].parents and len(jobs) else []
     columns += [_coded(name, name.replace("_", " "), jobs[name], setting=True) for name in varying(jobs, kind)]
     found = results.set_index("job").reindex(jobs["job"])
     columns += [_numbers(name, label, found[name]) for name, label in _shown(KINDS[kind])]
     columns += [_coded(name, name, jobs[name]) for name in STATES]
-    for flag in ("diverged", "saturated"):
+    for flag in FLAGS:
         if flag in found and found[flag].eq(other=True).any():
             columns.append(_coded(flag, flag, found[flag].map({True: flag})))
     return columns

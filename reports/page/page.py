@@ -54,7 +54,7 @@ SECTIONS = (
     ("steps-0", "steps", "Step sizes"),
 )
 """Sections that are there only with their chart: chart, anchor and name."""
-SCRIPTS = ("charts.js", "page.js")
+SCRIPTS = ("charts.js", "parallel.js", "page.js")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ def render_page(evidence: Evidence) -> str:
     charts = make_charts(evidence, jobs)
     tables = paper_tables(evidence, jobs)
     attempts, trouble = attempts_table(evidence, jobs), trouble_table(evidence, jobs)
+    explored = [kind for kind, ids in jobs.ids.items() if len(ids) > 1]
     style = Markup(asset("page.css"))
     script = Markup("\n".join(asset(name) for name in SCRIPTS))
     numbers = itertools.count(1)
@@ -86,11 +87,11 @@ def render_page(evidence: Evidence) -> str:
         heading=evidence.spec.title,
         lead=_lead(evidence),
         facts=_facts(evidence),
-        contents=list(_contents(evidence, charts)),
         of_paper=evidence.is_of_paper,
         returned=evidence.returned,
         explained=explained_table(evidence.explained),
         explained_notes=NOTES,
+        contents=list(_contents(evidence, charts, explored)),
         answers=_answers(evidence.analysis.flat_or_sharp),
         claims=_claims(evidence.analysis.claims),
         about_methods=any(claim.where == SAQ for claim in evidence.analysis.claims),
@@ -108,6 +109,7 @@ def render_page(evidence: Evidence) -> str:
         specification=json.dumps(json.loads(evidence.sweep.spec), indent=1, ensure_ascii=False),
         footer=_footer(evidence),
         jobs_carried=any(jobs.ids.values()),
+        explored=explored,
         charts=charts,
         count=lambda: next(numbers),
         data=embedded({"charts": charts, "jobs": jobs.content, "sets": jobs.sets, **drawn}),
@@ -171,7 +173,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _contents(evidence: Evidence, charts: dict[str, Any], explored: Sequence[str]) -> Iterator[tuple[str, str]]:
     if evidence.analysis.flat_or_sharp:
         yield "answer", "Flat or sharp?"
     if evidence.is_of_paper:
@@ -186,6 +188,8 @@ def _contents(evidence: Evidence, charts: dict[str, Any]) -> Iterator[tuple[str,
     for chart, anchor, name in SECTIONS:
         if chart in charts:
             yield anchor, name
+    if explored:
+        yield "explore", "Every job"
     yield "progress", "Progress"
     yield "provenance", "Provenance"
 

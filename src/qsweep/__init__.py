@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qsweep.db.home import Home
+    from qsweep.orchestrator.ui.serve import Background
 
-__all__ = ["InputError", "QsweepError", "Sweep", "load_model", "query", "results", "tables"]
+__all__ = ["InputError", "QsweepError", "Sweep", "load_model", "query", "results", "tables", "ui"]
 
 
 def query(
@@ -144,6 +145,26 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
     look_in(place.user_code)
 
     return deployed(row.job.training, load(place.models / row.model_file, row.model_hash))
+
+
+def ui(
+    *,
+    home: str | Path | None = None,
+    registry: str | None = None,
+    bundle: str | Path | None = None,
+    port: int = 0,
+    height: int = 720,
+) -> Background:
+    """The live page of `qsweep ui`, served from a thread of this process to this machine alone; it only reads.
+
+    As the last value of a notebook's cell it is shown there, `height` CSS pixels high. `address` is where a browser
+    finds it; `close()` ends it. `port` 0 is any that is free. Raises InputError for an unknown home, registry or
+    bundle, a port that is in use, or where the extra `ui` is not installed.
+    """
+    from qsweep.orchestrator.ui.serve import NOTEBOOKS, Background, Wanted
+
+    wanted = Wanted(home=_home(home, registry), bundle=_path(bundle), port=port, frames=NOTEBOOKS)
+    return Background(wanted, height=height)
 
 
 class Sweep:

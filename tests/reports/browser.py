@@ -38,9 +38,9 @@ class Browser:
         wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         self._session = self._send("/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
 
-    def open(self, page: Path) -> None:
-        """Load a page and wait until its script has run."""
-        self._command("url", {"url": page.as_uri()})
+    def open(self, page: Path | str) -> None:
+        """Load a page, a file or an address, and wait until its script has run."""
+        self._command("url", {"url": page if isinstance(page, str) else page.as_uri()})
         deadline = time.monotonic() + 300
         while self.run("return document.documentElement.dataset.ready") != "true":
             assert time.monotonic() < deadline, self.messages()
@@ -50,6 +50,13 @@ class Browser:
     def run(self, script: str) -> Any:
         """The value that a piece of JavaScript returns."""
         return self._command("execute/sync", {"script": script, "args": []})
+
+    def until(self, condition: str, *, seconds: float = 60) -> None:
+        """Wait until a piece of JavaScript is true."""
+        deadline = time.monotonic() + seconds
+        while not self.run(f"return Boolean({condition})"):
+            assert time.monotonic() < deadline, (condition, self.messages())
+            time.sleep(0.05)
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         """A command of the DevTools protocol."""

@@ -213,7 +213,7 @@ function nearest(image, hits, event) {
   return best;
 }
 
-function place(event) {
+function placeTip(event) {
   const room = tip.getBoundingClientRect();
   tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - room.width - 6))}px`;
   tip.style.top = `${Math.max(4, event.clientY - room.height - 12)}px`;
@@ -232,7 +232,7 @@ function follow(image, panel, at, names, frame) {
     cross.setAttribute("d", `M${fixed(at.x(value))} ${frame.top}V${frame.bottom}`);
     cross.setAttribute("visibility", "visible");
     tip.textContent = [at.tip(value), ...here.map(([mark, i]) => `${names[mark.series]}: ${number(mark.y[i], 4)}`)].join("\n");
-    place(event);
+    placeTip(event);
   });
   image.addEventListener("pointerleave", () => { tip.style.visibility = "hidden"; cross.setAttribute("visibility", "hidden"); });
 }
@@ -244,7 +244,7 @@ function listen(image, hits, panel) {
     if (!hit) { tip.style.visibility = "hidden"; return; }
     const values = hit.value === undefined ? "" : (hit.across === null ? "" : `\n${panel.x.label}: ${number(hit.across, 4)}`) + `\n${panel.y.label || panel.title}: ${number(hit.value, 4)}`;
     tip.textContent = hit.text + values;
-    place(event);
+    placeTip(event);
   });
   image.addEventListener("pointerleave", () => { tip.style.visibility = "hidden"; });
   image.addEventListener("click", (event) => {

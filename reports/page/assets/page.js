@@ -108,10 +108,6 @@ function theme() {
   name();
 }
 
-document.querySelectorAll("table.sortable").forEach((table) => {
-  makeSortable(table);
-  if (table.tBodies[0].rows.length > 8) table.closest(".scroll").before(filterOf(table));
-});
 document.addEventListener("click", (event) => {
   const cell = event.target.closest("button.cell");
   if (cell) showJobs(cell.dataset.title, cell.dataset.kind, members(DATA.sets[cell.dataset.set]), cell.dataset.by);
@@ -129,7 +125,18 @@ const watchEdges = (box) => {
   box.addEventListener("scroll", () => edges(box), { passive: true });
   new ResizeObserver(() => edges(box)).observe(box);
 };
-document.querySelectorAll(".scroll, nav > div").forEach(watchEdges);
-document.querySelectorAll("[data-chart]").forEach(setUp);
+function prepare(root) {
+  root.querySelectorAll("table.sortable").forEach((table) => {
+    makeSortable(table);
+    if (table.tBodies[0].rows.length > 8) table.closest(".scroll").before(filterOf(table));
+  });
+  root.querySelectorAll(".scroll, nav > div").forEach(watchEdges);
+  root.querySelectorAll("[data-chart]").forEach(setUp);
+  root.querySelectorAll("[data-parallel]").forEach((place) => {
+    const kind = place.dataset.parallel;
+    explore(place, DATA.jobs[kind], { pick: (row) => showJobs("One job", kind, [row], null) });
+  });
+}
+prepare(document);
 theme();
 document.documentElement.dataset.ready = "true";

@@ -1,0 +1,376 @@
+"""What the live page shows, as JSON: of a home's registry, or of one exported bundle. Reading changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from qsweep.db.belonging import check_belonging
+from qsweep.db.home import Home
+from qsweep.db.progress import note_of
+from qsweep.db.registry import Registry
+from qsweep.db.results import ResultStore
+from qsweep.db.rows import AgentRow, Sweep
+from qsweep.db.states import AgentState, State
+from qsweep.db.urls import parse_url
+from qsweep.orchestrator.board import content as view_content
+from qsweep.orchestrator.board import notes
+from qsweep.orchestrator.joblife import life_of
+from qsweep.orchestrator.joblist import kept_pages
+from qsweep.orchestrator.loglines import log_of
+from qsweep.orchestrator.lookout import Lookout, View
+from qsweep.orchestrator.lost_jobs import lost_agents
+from qsweep.orchestrator.standing import look_at
+from qsweep.reports.bundle import BundleSource
+from qsweep.reports.page.joblist import read_jobs
+from qsweep.reports.source import RegistrySource, Source
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import kind_named
+from qsweep.sweeps.spec import matching
+
+Content = dict[str, Any]
+
+TAIL = 64_000
+"""Bytes of a log's end that are shown."""
+MOST_CARRIED = 100_000
+"""Most jobs that a sweep's page carries; of more it shows the first ones, and says so."""
+LOOKOUTS = 8
+"""Most sweeps that are followed at once."""
+RECENT = 30
+"""Changes that a sweep's page lists."""
+
+
+class Desk(ABC):
+    """What is asked of one place. One thread alone asks `pulse` and what is looked at; the sources are opened anew."""
+
+    place: str
+    """Where it is, for a person."""
+
+    @abstractmethod
+    def pulse(self) -> Hashable:
+        """A value that is another one once anything has changed. Raises QsweepError where the place is away."""
+
+    @abstractmethod
+    def home(self) -> Content:
+        """The sweeps, how they stand, and who is at work."""
+
+    @abstractmethod
+    def sweep(self, name: str) -> Content:
+        """One sweep as it stands. Raises InputError if there is none."""
+
+    @abstractmethod
+    def job(self, identity: str) -> Content:
+        """The life of the job whose identity begins so. Raises InputError."""
+
+    @abstractmethod
+    def log(self, identity: str) -> Content:
+        """The end of the log of the agent that ran it last. Raises InputError."""
+
+    @abstractmethod
+    def agents(self) -> Content:
+        """All that are alive, and those that stopped last."""
+
+    @abstractmethod
+    def chosen(self, name: str, where: str) -> list[str]:
+        """The identities of the jobs that a condition admits. Raises InputError."""
+
+    @contextmanager
+    @abstractmethod
+    def source(self, name: str) -> Iterator[Source]:
+        """One sweep's rows, in whatever thread."""
+
+    @contextmanager
+    @abstractmethod
+    def sources(self) -> Iterator[list[Source]]:
+        """Every sweep's."""
+
+    def jobs(self, name: str) -> Content:
+        """The sweep's jobs by kind, as columns: settings, results, states."""
+        with self.source(name) as source:
+            return {"name": source.title, "jobs": read_jobs(source, MOST_CARRIED), "most": MOST_CARRIED}
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        return
+
+
+class RegistryDesk(Desk):
+    """What stands in a home's registry, SQLite or Postgres."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.place = parse_url(home.registry).shown
+        self._path = parse_url(home.registry).path
+        self._registry: Registry | None = None
+        self._file: Hashable = None
+        self._lookouts: dict[int, Lookout] = {}
+        self._beat = time.monotonic()
+
+    def close(self) -> None:
+        self._lookouts.clear()
+        if self._registry is not None:
+            self._registry.close()
+            self._registry = None
+
+    def _opened(self) -> Registry:
+        """The registry, opened anew where its file is another one. Raises InputError while there is none."""
+        found = None if self._path is None else _file_of(self._path)
+        if self._registry is None or found != self._file:
+            self.close()
+            self._registry, self._file = Registry.open(self._home.registry), found
+        return self._registry
+
+    def pulse(self) -> Hashable:
+        registry = self._opened()
+        seen = registry.catalogue.pulse()
+        if seen is None:  # Postgres: what no event tells is looked at once in a while
+            return registry.history.newest_event(), int(time.monotonic() - self._beat) // 60
+        return self._file, seen
+
+    def home(self) -> Content:
+        registry = self._opened()
+        living = registry.catalogue.agents()
+        lost = lost_agents(living)
+        found = [look_at(registry, sweep, lost) for sweep in registry.catalogue.sweeps()]
+        sweeps = []
+        for one in found:
+            row = one.row() | {"name": one.sweep.title, "launched_at": one.sweep.launched_at}
+            row |= {"heading": _heading(one.sweep), "words": list(one.words())}
+            if one.is_open and len(sweeps) < LOOKOUTS:
+                progress = self._lookout(one.sweep).look().progress
+                row |= {"jobs_per_minute": progress.rate, "seconds_left": progress.seconds_left}
+            sweeps.append(row)
+        working = [one for one in living if one.id not in lost]
+        return {
+            "place": self.place,
+            "sweeps": sweeps,
+            "agents": len(working),
+            "machines": len({one.host for one in working}),
+            "remarks": [one.idle_words() for one in found if one.waits] if not working else [],
+        }
+
+    def _lookout(self, sweep: Sweep) -> Lookout:
+        if sweep.id not in self._lookouts:
+            while len(self._lookouts) >= LOOKOUTS:
+                self._lookouts.pop(next(iter(self._lookouts)))
+            self._lookouts[sweep.id] = Lookout(self._opened(), ResultStore(self._home.store), sweep)
+        return self._lookouts[sweep.id]
+
+    def sweep(self, name: str) -> Content:
+        registry = self._opened()
+        sweep = registry.catalogue.find_sweep(name)
+        view = self._lookout(sweep).look()
+        return view_content(view) | {
+            "name": sweep.title,
+            "heading": _heading(sweep),
+            "owner": sweep.owner,
+            "launched_at": sweep.launched_at,
+            "told": sweep.state.value,
+            "words": notes(view),
+            "epochs": [],
+            "falls": _falls(view),
+            "recent": [
+                {"at": one.at, "job": one.identity, "source": one.source.value, "target": one.target.value,
+                 "detail": one.detail}
+                for one in view.recent[:RECENT]
+            ],
+        }  # fmt: skip
+
+    def job(self, identity: str) -> Content:
+        registry = self._opened()
+        row = registry.catalogue.job(identity)
+        life = life_of(self._home, registry, row)
+        content = life.content()
+        stored: Content = content["job"]
+        return {
+            "job": {name: stored[name] for name in SHOWN} | {"error": row.error, "lost": life.lost is not None},
+            "settings": _plain(row.settings),
+            "results": {name: value for name, value in _plain(content["results"]).items() if name not in row.settings}
+            | ({"problem": life.results} if isinstance(life.results, str) else {}),
+            "epochs": [_plain(one) for one in content["epochs"]],
+            "attempts": content["attempts"],
+            "events": content["events"],
+            "model": content["model"],
+        }
+
+    def log(self, identity: str) -> Content:
+        registry = self._opened()
+        path = log_of(self._home, registry, registry.catalogue.job(identity))
+        return {"log": str(path), "text": _tail(path)}
+
+    def agents(self) -> Content:
+        registry = self._opened()
+        living = registry.catalogue.agents()
+        lost, held = lost_agents(living), registry.agents.held()
+        stopped = sorted(registry.catalogue.agents(AgentState.STOPPED), key=lambda one: one.id)[-20:]
+        return {
+            "agents": [
+                _agent(one) | {"lost": one.id in lost, "held": held.get(one.id, 0), **note_of(one.note)}
+                for one in living
+            ],
+            "stopped": [_agent(one) | {"reason": one.reason} for one in reversed(stopped)],
+        }
+
+    def chosen(self, name: str, where: str) -> list[str]:
+        registry = self._opened()
+        sweep = registry.catalogue.find_sweep(name)
+        return [row.identity for page in kept_pages(registry, sweep.id, None, where, None) for row in page]
+
+    @contextmanager
+    def source(self, name: str) -> Iterator[Source]:
+        with closing(Registry.open(self._home.registry)) as registry:
+            check_belonging(self._home, registry)
+            yield RegistrySource(
+                self._home, registry, registry.catalogue.find_sweep(name), together=("jobs", "attempts")
+            )
+
+    @contextmanager
+    def sources(self) -> Iterator[list[Source]]:
+        with closing(Registry.open(self._home.registry)) as registry:
+            check_belonging(self._home, registry)
+            yield [RegistrySource(self._home, registry, one) for one in registry.catalogue.sweeps()]
+
+
+class BundleDesk(Desk):
+    """What an exported sweep's folder holds: it is read once, and does not change."""
+
+    def __init__(self, folder: Path) -> None:
+        self._source = BundleSource(folder)
+        self.place = str(folder)
+
+    def pulse(self) -> Hashable:
+        return 0
+
+    def home(self) -> Content:
+        row = self._row()
+        return {"place": self.place, "sweeps": [row], "agents": 0, "machines": 0, "remarks": []}
+
+    def _row(self) -> Content:
+        sweep = self._source.sweep
+        states = self._source.read("jobs", ["state", "diverged"]).to_pylist()
+        counts = {state.value: sum(row["state"] == state for row in states) for state in State}
+        diverged = sum(bool(row["diverged"]) for row in states)
+        return counts | {
+            "name": sweep.title, "sweep": sweep.title, "heading": _heading(sweep), "size": sweep.size,
+            "state": f"exported, {sweep.state.value}", "owner": sweep.owner, "launched_at": sweep.launched_at,
+            "lost": 0, "blocked": 0, "diverged": diverged, "words": list(filter(None, [self._source.remark()])),
+        }  # fmt: skip
+
+    def sweep(self, name: str) -> Content:
+        self._check(name)
+        return self._row() | {"told": "", "agents": [], "falls": [], "recent": [], "means": {}}
+
+    def _check(self, name: str) -> None:
+        if name not in (self._source.title, self._source.sweep.name):
+            raise InputError(f"this bundle holds {self._source.title}, not {name}", place=self.place)
+
+    def job(self, identity: str) -> Content:
+        rows = [row for row in self._source.read("jobs").to_pylist() if row["job"].startswith(identity)]
+        if len(rows) != 1 or not identity:
+            raise InputError("there is no such job" if not rows else "several jobs begin so", place=identity or "JOB")
+        (row,) = rows
+        whole = row["job"]
+        job: Job | None = next((one for one in self._source.jobs if one.identity == whole), None)
+
+        def of(name: str) -> list[Content]:
+            return [one for one in self._source.read(name).to_pylist() if one["job"] == whole]
+
+        settings = {} if job is None else dict(job.settings())
+        found = next(iter(of(kind_named(row["kind"]).rows[0])), {})
+        attempts = [
+            one | {"started_at": _seconds(one["started_at"]), "ended_at": _seconds(one["ended_at"])}
+            for one in of("attempts")
+        ]
+        events = [
+            {"at": _seconds(one["changed_at"]), "source": one["from_state"], "target": one["to_state"],
+             "detail": one["detail"], "attempt": one["attempt"]}
+            for one in of("events")
+        ]  # fmt: skip
+        return {
+            "job": {name: row.get(name) for name in SHOWN} | {"identity": whole, "error": row["error"], "lost": False},
+            "settings": _plain(settings),
+            "results": {name: value for name, value in _plain(found).items() if name not in settings},
+            "epochs": [{"final": True, **_plain(one)} for one in of("epochs")],
+            "attempts": [_plain(one) for one in attempts],
+            "events": events,
+            "model": None,
+        }
+
+    def log(self, identity: str) -> Content:
+        raise InputError("a bundle holds no logs", place=self.place)
+
+    def agents(self) -> Content:
+        return {"agents": [], "stopped": []}
+
+    def chosen(self, name: str, where: str) -> list[str]:
+        self._check(name)
+        return [job.identity for job in matching(self._source.jobs, where)]
+
+    @contextmanager
+    def source(self, name: str) -> Iterator[Source]:
+        self._check(name)
+        yield self._source
+
+    @contextmanager
+    def sources(self) -> Iterator[list[Source]]:
+        yield [self._source]
+
+
+SHOWN = ("identity", "kind", "state", "attempt", "progress", "epoch", "diverged", "failure_class", "cohort_key")
+"""What a job's page says of it beside its life."""
+AGENT = ("id", "host", "pid", "backend", "device", "log", "enlisted_at", "beat_at", "ended_at")
+
+
+def _agent(one: AgentRow) -> Content:
+    return {name: getattr(one, name) for name in AGENT}
+
+
+def _file_of(path: Path) -> Hashable:
+    """Which file lies there; None if none does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _heading(sweep: Sweep) -> str:
+    """The title that its file gives it."""
+    try:
+        given = json.loads(sweep.spec).get("title")
+    except (ValueError, AttributeError):
+        given = None
+    return given if isinstance(given, str) and given else sweep.title
+
+
+def _falls(view: View) -> list[Content]:
+    return [
+        {"called": str(one.called), "trainings": one.trainings, "epochs": one.epochs, "losses": list(one.losses)}
+        for one in view.falls
+    ]
+
+
+def _plain(row: Mapping[str, Any]) -> Content:
+    """The row without what says nothing and without the trace of a search, its times as seconds."""
+    return {name: _seconds(value) for name, value in row.items() if value is not None and name != "trace"}
+
+
+def _seconds(value: Any) -> Any:
+    return value.timestamp() if isinstance(value, datetime) else value
+
+
+def _tail(path: Path) -> str:
+    """The last lines of a log, read from its end."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - TAIL, 0))
+        text = file.read(TAIL).decode("utf-8", errors="replace")
+    return text if size <= TAIL else text.partition("\n")[2]
