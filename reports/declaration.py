@@ -165,7 +165,7 @@ def _filled(content: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
         return {"title": spec.title, "kind": OF_RUNS[0] if spec.calls else "runs", **content}
     short = [{"name": one, "label": one, "value": one} if isinstance(one, str) else one for one in columns]
     full = [
-        {"label": one.get("name", one["value"]), "name": one["value"]} | one
+        {"label": one.get("name", one["value"]), "name": one["value"], **one}
         if isinstance(one, Mapping) and isinstance(one.get("value"), str)
         else one
         for one in short
