@@ -67,7 +67,7 @@ def returned_by(source: Source) -> Returned:
     """What the runs of a sweep have returned and logged so far."""
     jobs = source.jobs
     settings = {job.identity: job.settings() for job in jobs}
-    names = [name for name in varying(settings.values()) if not name.endswith(CODE)]
+    names = [name for name in varying(list(settings.values())) if not name.endswith(CODE)]
     rows = {str(row["job"]): row for row in wide_rows(source)}
     shown = returned_numbers(source)[:MOST_NUMBERS]
     done = pd.Index(list(rows), dtype=object, name="job")
@@ -111,7 +111,7 @@ def text_of(value: Any) -> str:
 
 
 def _varied(name: str, settings: Mapping[str, Mapping[str, Any]], done: pd.Index) -> Varied:
-    values = {_key(row.get(name)): row.get(name) for row in settings.values()}
+    values: dict[Any, Any] = {_key(row.get(name)): row.get(name) for row in settings.values()}
     order = sorted(values, key=lambda one: values[one]) if all(map(_is_number, values.values())) else list(values)
     place = {one: number for number, one in enumerate(order)}
     places = [place[_key(settings[job].get(name))] if job in settings else None for job in done]

@@ -140,7 +140,7 @@ class RegistryDesk(Desk):
         living = registry.catalogue.agents()
         lost = lost_agents(living)
         found = [look_at(registry, sweep, lost) for sweep in registry.catalogue.sweeps()]
-        sweeps = []
+        sweeps: list[dict[str, Any]] = []
         for one in found:
             row = one.row() | {"name": one.sweep.title, "launched_at": one.sweep.launched_at}
             row |= {"heading": _heading(one.sweep), "words": list(one.words())}

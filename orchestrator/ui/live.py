@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from qsweep.orchestrator.board import LONGEST, SHARE
 from qsweep.sweeps.errors import QsweepError
@@ -72,12 +73,15 @@ class Live:
             while True:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(QUIET), self._changed:
-                        await self._changed.wait_for(lambda seen=seen: self.now != seen)
+                        await self._changed.wait_for(partial(self._is_other, seen))
                 now = self.now  # it may be another one by the time that this was sent
                 yield ": still here\n\n" if now == seen else now.line()
                 seen = now
         finally:
             self.viewers -= 1
+
+    def _is_other(self, seen: Moment) -> bool:
+        return self.now != seen
 
     async def _follow(self) -> None:
         while self.viewers:

@@ -114,7 +114,7 @@ def _means(found: Returned, axis: Varied) -> Sheet:
 
 
 def _mean(values: pd.Series) -> str:
-    error = f" ± {shown(float(values.sem()))}" if len(values) > 1 else ""
+    error = f" ± {shown(float(values.std() / len(values) ** 0.5))}" if len(values) > 1 else ""
     return shown(float(values.mean()) if len(values) else None) + error
 
 

@@ -35,11 +35,11 @@ def distributions_chart(found: Returned) -> Chart | None:
     """Every run's numbers: a choice a setting, a panel a number, a column a value of the setting."""
     if found.numbers.empty:
         return None
-    axes = [axis for axis in found.axes if len(axis.values) <= MOST_COLUMNS]
+    axes: list[Varied | None] = [axis for axis in found.axes if len(axis.values) <= MOST_COLUMNS]
     choices = tuple(
         Choice(
             label=EVERYTHING if axis is None else f"by {axis.name}",
-            panels=tuple(_distribution(found, name, axis) for name in found.numbers),
+            panels=tuple(_distribution(found, name, axis) for name in map(str, found.numbers)),
             names=(EVERYTHING,) if axis is None else axis.labels,
         )
         for axis in axes or [None]
@@ -64,7 +64,7 @@ def effects_chart(found: Returned) -> Chart | None:
     if found.numbers.empty or not found.axes:
         return None
     choices = []
-    for name in found.numbers:
+    for name in map(str, found.numbers):
         lines = {axis.name: _effect(found, name, axis) for axis in found.axes}
         ends = [end for line in lines.values() for side in (line.low or (), line.high or (), line.y) for end in side]
         y = axis_of(ends, label=name, figure_ticks=4)
@@ -102,7 +102,7 @@ def curves_chart(found: Returned) -> Chart | None:
     """The median of each logged number at each step, and a band about it: a choice a setting, a series a value."""
     if not found.curves:
         return None
-    axes = [axis for axis in found.axes if len(axis.values) <= MOST_SERIES]
+    axes: list[Varied | None] = [axis for axis in found.axes if len(axis.values) <= MOST_SERIES]
     choices = tuple(
         Choice(
             label=EVERYTHING if axis is None else f"by {axis.name}",

@@ -127,9 +127,9 @@ def list_jobs(evidence: Evidence) -> JobList:
 def _columns_of_runs(own: Returned, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:
     """Of runs of the user's code: the settings that vary, what they returned, and their states."""
     settings = own.settings.reindex(jobs["job"])
-    columns = [_coded(name, name, settings[name], setting=True) for name in settings]
+    columns = [_coded(name, name, settings[name], setting=True) for name in map(str, settings)]
     numbers = own.numbers.reindex(jobs["job"])
-    columns += [_numbers(name, name, numbers[name]) for name in numbers]
+    columns += [_numbers(name, name, numbers[name]) for name in map(str, numbers)]
     found = results.set_index("job").reindex(jobs["job"])
     columns.append(_numbers("seconds", "seconds", found["seconds"]))
     columns += [_coded(name, name, jobs[name]) for name in STATES]
