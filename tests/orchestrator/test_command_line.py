@@ -35,6 +35,7 @@ COMMANDS = [
     "gc",
     "tables",
     "doctor",
+    "ui",
     "db",
     "query",
     "init",

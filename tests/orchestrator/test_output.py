@@ -35,7 +35,7 @@ from tests.reports.made import SWEEP, Made, launch, work
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred\x1b[0m\x9b2J\r\x08"
 COMMANDS_WITHOUT_JSON = {
     "launch", "resume", "worker", "logs", "report", "retry", "cancel", "invalidate", "pack", "recall", "delete", "init",
-    "db upgrade", "db serve",
+    "db upgrade", "db serve", "ui",
 }  # fmt: skip
 """What does something, prints a log or writes a page: no listing."""
 

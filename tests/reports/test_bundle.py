@@ -194,7 +194,7 @@ def test_a_table_of_ones_own_travels_with_the_sweep_and_can_be_a_file(made: Made
             ('value = "test_loss"', 'value = "test_lost"', "runs has no number 'test_lost'"),
             ('statistic = "min"', 'statistic = "mode"', "'mean', 'median', 'min' or 'max'"),
             ("bits < 32", "bit < 32", "'bit' is not a setting"),
-            ("decimals = 4", "decimal = 4", r"late\.toml: columns\.1\.decimals"),
+            ("decimals = 4", "decimal = 4", r"late\.toml: columns\.1\.decimal: there is no such key"),
         ):
             (tmp_path / "late.toml").write_text(OWN.replace(right, wrong))
             with pytest.raises(InputError, match=said):

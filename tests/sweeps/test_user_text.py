@@ -89,8 +89,9 @@ def test_a_sweep_file_and_a_declaration_of_any_depth_are_one_short_message(tmp_p
     sweep.write_text(MINE + line)
     table.write_text('title = "t"\n' + line)
     user.write_text('tables = ["table.toml"]\n' + MINE)
+    digits = read_sweep("digits-grid")
     reads: tuple[Callable[[], object], ...] = (
-        lambda: read_sweep(str(sweep)).jobs(), lambda: read_table(table), lambda: read_sweep(str(user))
+        lambda: read_sweep(str(sweep)).jobs(), lambda: read_table(table, digits), lambda: read_sweep(str(user))
     )  # fmt: skip
     for read in reads:
         with pytest.raises(InputError) as refused:
@@ -105,7 +106,7 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
     assert read_sweep(str(tmp_path / "mine.toml")).jobs() == list(jobs())
     table = tmp_path / "table.toml"
     table.write_text(Path("reports/declarations/table1.toml").read_text(encoding="utf-8"), encoding="utf-8-sig")
-    assert read_table(table).number == 1
+    assert read_table(table, read_sweep("digits-grid")).number == 1
     (tmp_path / "own.toml").write_text(
         'tables = ["table.toml"]\n' + content.partition("\n")[2].partition("tables")[2].partition("\n")[2],
         encoding="utf-8-sig",
