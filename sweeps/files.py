@@ -322,7 +322,7 @@ def _change(spec: Spec, change: str) -> Spec:
     value = _toml_value(text.strip(), place)
     if key in known_measure_settings():
         return _change_measures(spec, key, value, place)
-    if key in known_zero_shot_settings():
+    if key in known_zero_shot_settings() and (spec.zero_shot or key not in Training.known()):
         return _change_zero_shot(spec, key, value, place)
     is_axis = isinstance(value, list) and (key not in LISTS or any(isinstance(one, list) for one in value))
     fixed = {name: old for name, old in spec.fixed if name != key}

@@ -98,9 +98,11 @@ class Job:
         if self.call is not None:
             return self.call.settings()
         flat = self.training.settings()
-        for one in (*self.above, *(() if self.measure is None else (self.measure,))):
-            flat = flat | {kind_of(one).family: one.name, **settings_of(one)}
-        return flat
+        for one in self.above:
+            flat |= {kind_of(one).family: one.name, **settings_of(one)}
+        return (
+            flat if self.measure is None else flat | {self.kind.family: self.measure.name, **settings_of(self.measure)}
+        )
 
     def columns(self) -> dict[str, Any]:
         """Its settings as the columns of its row of results: those of the user's own as one text of JSON, as a module
@@ -126,8 +128,9 @@ class Job:
         measure = _asked(kind, {**OLD_CONVENTIONS, **settings})
         above = tuple(_asked(one, settings) for one in _between(kind) if one.family in settings)
         asked = {name for one in (measure, *above) if one is not None for name in names_of(type(one))}
+        of_training = {name: one for name, one in settings.items() if name not in asked} if asked else settings
         return cls(
-            training=Training.from_settings({name: one for name, one in settings.items() if name not in asked}),
+            training=Training.from_settings(of_training),
             kind=kind,
             parent=content["parent"],
             measure=measure,

@@ -98,6 +98,8 @@ def test_a_setting_is_changed_where_it_is_used(tmp_path: Path) -> None:
     jobs = spec_of(tmp_path, text, "image_iterations=[10, 20]", "swing=false", "seed=0", "iterations=3").jobs()
     assert [one.kind.name for one in jobs] == ["train", "synthesize", "synthesize", "measure"]
     assert jobs[1].measure == Genie(image_iterations=10, swing=False)
+    (quantized,) = spec_of(tmp_path, SWEEP, "bits=4", "activation_bits=4", "seed=0").jobs()  # a training's own
+    assert quantized.settings()["activation_bits"] == 4
     with pytest.raises(InputError, match="no entry of zero_shot of made is changed by image_count"):
         spec_of(tmp_path, SWEEP, "image_count=128")
 

@@ -158,7 +158,8 @@ class Plain:
                 blocks[-1].append(name)
             else:
                 blocks.append([name])
-        straight = self.run({None: self.images}, self.names, self.weights, None)
+        with torch.no_grad():
+            straight = self.run({None: self.images}, self.names, self.weights, None)
         rounded: Tensor = self.images
         for number, block in enumerate(blocks):
             entry = self.source[block[0]]

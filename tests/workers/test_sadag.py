@@ -18,7 +18,7 @@ from qsweep.workers.deployed import deployed
 from qsweep.workers.measures.draws import generator as draws_of
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.zero_shot.generator import Generator, initial_embeddings
-from qsweep.workers.zero_shot.scales import activation_scale, quantized_weights, round_activations
+from qsweep.workers.zero_shot.scales import activation_scale, round_activations, weight_grid
 from qsweep.workers.zero_shot.sharpness import LastGradient, SecondStage, diversity, mismatch, worst_move
 from qsweep.workers.zero_shot.student import Student
 from qsweep.workers.zero_shot.swing import draw_shifts
@@ -32,6 +32,11 @@ ASKED = Sadag(
     weight_bits=3, activation_bits=4,
 )  # fmt: skip
 WIDE = torch.float64
+
+
+def quantized_weights(weight: Tensor, bits: int) -> Tensor:
+    grid = weight_grid(weight, bits)
+    return grid.values(grid.codes(weight)).view_as(weight)
 
 
 def draws(number: int) -> torch.Generator:

@@ -66,12 +66,6 @@ def weight_grid(weight: Tensor, bits: int) -> WeightGrid:
     return WeightGrid(step=best_step, zero=best_zero, levels=levels)
 
 
-def quantized_weights(weight: Tensor, bits: int) -> Tensor:
-    """Weights (C, …) rounded to the nearest level of their grid."""
-    grid = weight_grid(weight, bits)
-    return grid.values(grid.codes(weight)).view_as(weight)
-
-
 def activation_scale(values: Tensor, bits: int) -> ActivationScale:
     """The scale of one tensor: symmetric, signed if a value is negative."""
     signed = bool(values.min() < 0)
