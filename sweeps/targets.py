@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -12,6 +13,8 @@ PREFIX = "teacher_"
 """Before the settings of a teacher's network: `teacher_depth` is its `depth`."""
 OF_TRAINING = frozenset({"drop_path"})
 """Settings of a network that matter while it is trained alone."""
+FOLDER = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""What a folder of soft labels may be called."""
 FKD_FOLDER = "FKD_soft_label_500_crops_marginal_smoothing_k_5"
 
 

@@ -21,7 +21,7 @@ from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quanti
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
-from qsweep.sweeps.targets import Fkd, Hard, Targets, Teacher
+from qsweep.sweeps.targets import FOLDER, Fkd, Hard, Targets, Teacher
 from qsweep.sweeps.transformers import Swin, Vit
 
 UNKNOWN_OPERATIONS = 1_000_000
@@ -172,6 +172,13 @@ class Training:
             teacher._check_weights(f"{where}teacher: ")
 
     def _check_fkd(self, where: str) -> None:
+        assert isinstance(self.targets, Fkd)
+        if not FOLDER.fullmatch(self.targets.soft_labels):
+            raise InputError(
+                f"{self.targets.soft_labels!r} is not allowed",
+                place=f"{where}soft_labels",
+                allowed="allowed: the name of a folder in that of the data set, of letters, digits, '.', '_' and '-'",
+            )
         if self.recipe.corrupt != "refuse":
             allowed = "allowed: refuse, because each image has soft labels of its own"
             raise InputError(

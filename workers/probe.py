@@ -84,7 +84,7 @@ def _check_soft_labels(trainings: Sequence[Training], collections: Mapping[DataS
     for one, targets in asked.items():
         files = collections[one.data]
         assert isinstance(files, ImageFiles), "soft labels are of image files"
-        check_soft_labels(soft_labels_of(files, targets), files.train)
+        check_soft_labels(soft_labels_of(files, targets), files.train, one.recipe.crops)
 
 
 def _with_weights(trainings: Sequence[Training]) -> list[Training]:

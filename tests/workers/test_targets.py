@@ -133,13 +133,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def soft(place: Path, **settings: Any) -> Training:
-    return training_on(place, targets="fkd", soft_labels="soft", crops=2, batch_size=10, **settings)
+    given: dict[str, Any] = {"targets": "fkd", "soft_labels": "soft", "crops": 2, "batch_size": 10}
+    return training_on(place, **given | settings)
 
 
 def test_fkds_cuts_and_shares_are_those_of_its_files(folder: Path) -> None:
     one = soft(folder)
     files = read_files(one.data, folder.parent)
-    check_soft_labels(find_soft_labels(folder, "soft", files.train, 3), files.train)
+    check_soft_labels(find_soft_labels(folder, "soft", files.train, 3), files.train, 2)
     source = source_of(files, one.recipe, CPU, torch.float64, one.targets)
     try:
         source.open(0)
@@ -206,7 +207,7 @@ def test_soft_labels_that_are_missing_or_of_other_images_are_refused(
     files = read_files(one.data, folder.parent)
     spoil(folder / "soft")
     with pytest.raises(InputError, match=said):
-        check_soft_labels(find_soft_labels(folder, "soft", files.train, 3), files.train)
+        check_soft_labels(find_soft_labels(folder, "soft", files.train, 3), files.train, 2)
 
 
 def bee(place: Path) -> Path:
@@ -242,7 +243,11 @@ def test_targets_that_cannot_be_are_refused(settings: dict[str, Any], said: str)
 
 
 def test_fkds_cuts_exclude_others(folder: Path) -> None:
-    for settings, said in (({"augment": "none"}, "augment"), ({"corrupt": "skip"}, "corrupt: 'skip' is not for FKD")):
+    for settings, said in (
+        ({"augment": "none", "crops": 1}, "augment: 'none' is not for FKD"),
+        ({"corrupt": "skip"}, "corrupt: 'skip' is not for FKD"),
+        ({"soft_labels": "../soft"}, "soft_labels: '../soft' is not allowed"),
+    ):
         with pytest.raises(InputError, match=said):
             soft(folder, **settings)
 

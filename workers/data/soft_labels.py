@@ -76,19 +76,24 @@ class SoftLabels:
     def draw(self, listing: Listing, places: np.ndarray, count: int, counter: str) -> Drawn:
         """`count` cuts of each of the images at these places, each cut once: by the counter and the place alone. Raises
         InputError."""
-        found = [self._of(listing, place, count, f"{counter}/{place}") for place in places.tolist()]
+        found = []
+        for place in places.tolist():
+            cuts = self.read(listing, place, count)
+            found.append(cuts.only(seeded(f"{counter}/{place}").sample(range(len(cuts)), count)))
         boxes = Boxes(parts=np.stack([one.boxes for one in found]), flipped=np.stack([one.flipped for one in found]))
         classes, shares = (
             torch.from_numpy(np.concatenate([getattr(one, name) for one in found])) for name in ("classes", "shares")
         )
         return Drawn(boxes=boxes, shares=spread(classes, shares, self.classes))
 
-    def _of(self, listing: Listing, place: int, count: int, counter: str) -> Cuts:
+    def read(self, listing: Listing, place: int, count: int) -> Cuts:
+        """All cuts of one image. Raises InputError if they can't be read, or are fewer than `count`."""
         path = self.path(listing, place)
         cuts = read_cuts(path, self.classes)
         if len(cuts) < count:
-            raise InputError(f"{len(cuts)} cuts are fewer than {count}", place=str(path), allowed="fewer crops")
-        return cuts.only(seeded(counter).sample(range(len(cuts)), count))
+            problem = f"it holds {len(cuts)} cuts, and {count} are taken of an image"
+            raise InputError(problem, place=str(path), allowed=f"crops up to {len(cuts)}")
+        return cuts
 
 
 def find_soft_labels(folder: Path, name: str, listing: Listing, classes: int) -> SoftLabels:
@@ -104,8 +109,9 @@ def find_soft_labels(folder: Path, name: str, listing: Listing, classes: int) ->
     )
 
 
-def check_soft_labels(soft: SoftLabels, listing: Listing) -> None:
-    """Raise InputError if a training image has no soft labels, or a sample of them is not of these images."""
+def check_soft_labels(soft: SoftLabels, listing: Listing, crops: int) -> None:
+    """Raise InputError if a training image has no soft labels, or a sample of them is not of these images or of fewer
+    cuts than `crops`."""
     missing = _missing(soft, listing)
     if missing:
         raise InputError(
@@ -115,7 +121,7 @@ def check_soft_labels(soft: SoftLabels, listing: Listing) -> None:
         )
     agreeing, places = 0, sorted(random.Random(0).sample(range(len(listing)), min(SAMPLE, len(listing))))
     for place in places:
-        cuts = read_cuts(soft.path(listing, place), soft.classes)
+        cuts = soft.read(listing, place, crops)
         agreeing += bool((cuts.classes == listing.labels[place]).any(1).mean() >= AGREEING)
     if agreeing < AGREEING * len(places):
         raise InputError(
