@@ -24,7 +24,7 @@ from qsweep.orchestrator.board import content as view_content
 from qsweep.orchestrator.board import notes
 from qsweep.orchestrator.joblife import life_of
 from qsweep.orchestrator.joblist import kept_pages
-from qsweep.orchestrator.loglines import log_of
+from qsweep.orchestrator.loglines import last_lines, log_of
 from qsweep.orchestrator.lookout import Lookout, View
 from qsweep.orchestrator.lost_jobs import lost_agents
 from qsweep.orchestrator.standing import look_at
@@ -38,8 +38,8 @@ from qsweep.sweeps.spec import matching
 
 Content = dict[str, Any]
 
-TAIL = 64_000
-"""Bytes of a log's end that are shown."""
+LINES = 500
+"""Of a log that a job's page shows, from its end."""
 MOST_CARRIED = 100_000
 """Most jobs that a sweep's page carries; of more it shows the first ones, and says so."""
 LOOKOUTS = 8
@@ -204,7 +204,7 @@ class RegistryDesk(Desk):
     def log(self, identity: str) -> Content:
         registry = self._opened()
         path = log_of(self._home, registry, registry.catalogue.job(identity))
-        return {"log": str(path), "text": _tail(path)}
+        return {"log": str(path), "text": "\n".join(last_lines(path, LINES))}
 
     def agents(self) -> Content:
         registry = self._opened()
@@ -365,12 +365,3 @@ def _plain(row: Mapping[str, Any]) -> Content:
 
 def _seconds(value: Any) -> Any:
     return value.timestamp() if isinstance(value, datetime) else value
-
-
-def _tail(path: Path) -> str:
-    """The last lines of a log, read from its end."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - TAIL, 0))
-        text = file.read(TAIL).decode("utf-8", errors="replace")
-    return text if size <= TAIL else text.partition("\n")[2]

@@ -22,6 +22,8 @@ def train(config, run):
             Path("reached").touch()
             while not Path("go").exists() and not run.should_stop:
                 time.sleep(0.02)
+            if run.should_stop:
+                return None
     return {"loss": config["x"] / step, "seed_was": run.seed}
 """
 SWEEP = """

@@ -28,6 +28,7 @@ from qsweep.orchestrator.starts import Start, fleet_size, record
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, SCRIPT, environment
+from tests.orchestrator import called
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, one_node, until
 
 pytestmark = pytest.mark.slow
@@ -174,7 +175,7 @@ def assert_same_results(home: Path, local: pd.DataFrame) -> None:
 
 
 def test_a_detached_sweep_survives_a_requeue_among_decoys_and_ends_with_the_bits_of_a_local_one(
-    run: Run, home: Path, registry: Callable[[], Registry], slurm: dict[str, str], local: pd.DataFrame
+    run: Run, folder: Path, home: Path, registry: Callable[[], Registry], slurm: dict[str, str], local: pd.DataFrame
 ) -> None:
     answer = run("launch", "slurm.toml", "--backend", "slurm", "--workers", "2", "--detach")
     assert answer.returncode == 0, answer.stderr
@@ -194,6 +195,23 @@ def test_a_detached_sweep_survives_a_requeue_among_decoys_and_ends_with_the_bits
     assert "results counted" in run("logs", json.loads(run("jobs", "slurm", "--json").stdout)[0]["job"]).stdout
     assert "handed over on SIGTERM" in (home / "logs" / "slurm" / f"{array}_0_0_log.out").read_text()
     until(lambda: not arrays(slurm), "the agents have left")
+
+    called.write(folder)  # a function is handed over by what it saved
+    assert run("launch", "calls.toml", "--backend", "slurm", "--workers", "1", "--detach").returncode == 0
+    until((folder / "reached").exists, "the function waits")
+    (array,) = arrays(slurm)
+    ask(slurm, "scontrol", "requeue", array)
+    until(lambda: len(called.attempts(Home.at(home))[1]) == 2, "it is taken up again")
+    (folder / "go").touch()
+    until(lambda: not arrays(slurm), "the agent has left")
+    tried = called.attempts(Home.at(home))
+    assert [(one.backend, one.failure_class) for one in tried[1]] == [
+        ("slurm", FailureClass.PREEMPTED),
+        ("slurm", None),
+    ]
+    assert tried[1][-1].resumed_from == 2
+    found = api.query("SELECT x, loss FROM returned ORDER BY x", home=home)
+    assert found.loss.tolist() == [0.25, 0.5, 1.0]
     assert run("db", "check").returncode == 0
 
 

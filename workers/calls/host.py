@@ -31,6 +31,10 @@ from qsweep.workers.calls.run import Run, row_of
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LARGEST = 1 << 20
 """Bytes of a request."""
+LEAVE = signal.SIGUSR2
+"""What ends a host: no cluster sends it. Those that end an allocation signal every process in it; then it is for the
+agent alone to say when a call ends."""
+HEARD_BY_AGENT = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 VICTIM = 600
 """How much sooner the kernel ends a call than others, if the machine runs out of memory (`oom_score_adj`)."""
 
@@ -126,8 +130,11 @@ def _live(request: Mapping[str, Any], modules: Mapping[str, ModuleType], message
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        for one in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for one in HEARD_BY_AGENT:
             signal.signal(one, signal.SIG_DFL)
+        signal.signal(LEAVE, signal.SIG_DFL)
+        if request["form"] == "run":
+            _outlive_the_agents_signal()
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(str(VICTIM))
         with contextlib.suppress(OSError):
@@ -142,6 +149,18 @@ def _live(request: Mapping[str, Any], modules: Mapping[str, ModuleType], message
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)
+
+
+def _outlive_the_agents_signal() -> None:
+    """Have SIGTERM end what this process forks or becomes, and not itself: it is told by its agent when to save."""
+    own = os.getpid()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, hear)
 
 
 def _call(request: Mapping[str, Any], modules: Mapping[str, ModuleType], run: Run, messages: int) -> int:
@@ -226,7 +245,7 @@ def _become(request: Mapping[str, Any]) -> NoReturn:
 def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    prctl(PR_SET_PDEATHSIG, int(LEAVE))
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     sys.dont_write_bytecode = True
     for stream in (sys.stdout, sys.stderr):
@@ -238,8 +257,8 @@ def main(arguments: list[str] | None = None) -> int:
         host.end_child()
         os._exit(0)
 
-    signal.signal(signal.SIGTERM, leave)
-    for one in (signal.SIGINT, signal.SIGUSR1):
+    signal.signal(LEAVE, leave)
+    for one in HEARD_BY_AGENT:
         signal.signal(one, signal.SIG_IGN)
     if os.getppid() == 1:
         return 0

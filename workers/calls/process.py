@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from qsweep.workers.calls.host import LEAVE
+
 HOST = "qsweep.workers.calls.host"
 LARGEST = 1 << 16
 TAIL = 1 << 18
@@ -117,7 +119,7 @@ class Hosted:
         """End the host, and the call if it runs."""
         self.kill()
         self.over()
-        self._process.terminate()
+        self._process.send_signal(LEAVE)
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

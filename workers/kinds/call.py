@@ -23,7 +23,7 @@ from qsweep.sweeps.memory import oom_kills
 from qsweep.sweeps.user_code import Signature, UserCode, kept_user_code, origin_of, reference_of
 from qsweep.sweeps.wholefiles import digest_of
 from qsweep.workers.agent.endings import DISK_FULL, InterruptedByUser, Stopped, StoppedEarly
-from qsweep.workers.agent.stopping import StopRequest
+from qsweep.workers.agent.stopping import SIGNALS, StopRequest
 from qsweep.workers.agent.workplace import Plan
 from qsweep.workers.calls.process import Hosted, HostLost
 from qsweep.workers.calls.run import checked_row
@@ -37,8 +37,12 @@ SHORT = 1.0
 """Seconds after which calls that were claimed together and have not begun are handed back, and results published."""
 GLANCE = 0.2
 """Seconds between two looks at what a call takes, and whether it is to stop."""
+SIGNALLED = 1.0
+"""Seconds within which an agent hears of a signal that has ended its call: clusters send it to every process."""
 GRACE = 20.0
 """Seconds that a function has to save and return which asks whether it is to stop."""
+ENDED_BY_SIGNAL = tuple(sign for one in SIGNALS for sign in (-one, 128 + one))
+"""Statuses of a process that such a signal has ended, as Python and as shells have them."""
 MOST_LOGGED = 200_000
 """Logged values of one call that are kept."""
 MEMORY = "QSWEEP_RUN_MEMORY"
@@ -137,6 +141,8 @@ class RunCalls:
                 status = self._attend(host, claim, heard, waiting)
         except HostLost as error:
             self._close()
+            if self._stops_soon():
+                raise self._stopped() from None
             raise Ended(FailureClass.CRASH, str(error), "HostLost") from None
         except InputError as error:
             raise Ended(FailureClass.INPUT, str(error)) from None
@@ -144,6 +150,8 @@ class RunCalls:
         host.over()
         self._record(claim, heard)
         if heard.told and place.is_to_stop([claim]):
+            raise self._stopped()
+        if status in ENDED_BY_SIGNAL and heard.row is None and self._stops_soon():
             raise self._stopped()
         row = _result(call, heard, status or 0, tail, self._is_out_of_memory())
         return {"returned": [_stored(row)], "logged": _logged(heard)}
@@ -314,6 +322,10 @@ class RunCalls:
         for file in place.queue.checkpointed(place.agent, [record]).deletable:
             (place.home.checkpoints / file).unlink(missing_ok=True)
         point("checkpoint.recorded", saved["step"])
+
+    def _stops_soon(self) -> bool:
+        """Whether what has ended the call is what ends its agent."""
+        return self._tools.place.stop.wait(SIGNALLED)
 
     def _stopped(self) -> Stopped:
         stop = self._tools.place.stop
