@@ -40,6 +40,11 @@ FEW = 5
 """Fewest models for which a box, and fewest pairs for which a sign-error, is drawn."""
 
 
+def setting_label(name: str) -> str:
+    """The head of a table's column of a setting: `Learning rate`."""
+    return name.replace("_", " ").capitalize()
+
+
 def short_layer(name: str) -> str:
     """A layer's name, short enough to stand many on an axis: `block1.conv2` is 1.2, `stage3.0.shortcut` 3.0.s."""
     short = re.sub(r"^(?:block|stage)(\d+)\.", r"\1.", name)

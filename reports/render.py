@@ -13,7 +13,7 @@ from qsweep.reports import escaping, html, latex
 from qsweep.reports.averages import FEW
 from qsweep.reports.declaration import Column
 from qsweep.reports.formats import Format as Format
-from qsweep.reports.labels import zeroed
+from qsweep.reports.labels import setting_label, zeroed
 from qsweep.reports.outliers import RULE
 from qsweep.reports.sheet import Heading, Sheet, markdown, spares
 from qsweep.reports.table import Cell, Row, Table
@@ -100,7 +100,7 @@ def _spread_note(table: Table) -> str:
 
 def header_of(table: Table, layout: Layout) -> list[str]:
     """The labels of the columns."""
-    keys = [name.replace("_", " ").capitalize() for name in table.declaration.rows]
+    keys = [setting_label(name) for name in table.declaration.rows]
     source = ["Source"] if layout.against_paper else []
     labels = (column.label for column in table.declaration.columns)
     return [*keys, *source, *labels, table.declaration.nouns.capitalize()]

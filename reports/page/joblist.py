@@ -12,9 +12,8 @@ import pandas as pd
 from qsweep.db.schema import ROW_KINDS, own_settings
 from qsweep.reports.evidence import Evidence, with_arguments
 from qsweep.reports.frames import texts_of
-from qsweep.reports.returned import Returned
+from qsweep.reports.returned import Returned, returned_by
 from qsweep.reports.source import Source
-from qsweep.reports.widening import returned_numbers, wide_rows
 from qsweep.sweeps.kinds import CALL, KINDS, TRAIN, Kind
 from qsweep.sweeps.training import Training
 
@@ -146,7 +145,8 @@ def read_jobs(source: Source, most: int) -> dict[str, Any]:
     for kind in everything["kind"].unique():
         jobs = everything[everything["kind"] == kind].iloc[:most].reset_index(drop=True)
         if kind == CALL.name:
-            columns = _columns_of_calls(source, jobs)
+            results = source.frame(CALL.rows[0], ["job", "seconds", "diverged"])
+            columns = _columns_of_runs(returned_by(source), jobs, results)
         else:
             names = ["job", *(name for name, _ in _shown(KINDS[kind]))]
             names += [one for one in FLAGS if one in ROW_KINDS[KINDS[kind].rows[0]].columns.names]
@@ -154,23 +154,6 @@ def read_jobs(source: Source, most: int) -> dict[str, Any]:
         whole = int((everything["kind"] == kind).sum())
         content[str(kind)] = {"ids": jobs["job"].tolist(), "columns": columns, "of": whole}
     return content
-
-
-def _columns_of_calls(source: Source, jobs: pd.DataFrame) -> list[dict[str, Any]]:
-    """The settings in which calls of the user's code differ, the numbers that they returned, and their states."""
-    settings = {job.identity: job.settings() for job in source.jobs}
-    given = [settings.get(job, {}) for job in jobs["job"]]
-    rows = {row["job"]: row for row in wide_rows(source)}
-    found = [rows.get(job, {}) for job in jobs["job"]]
-    columns = []
-    for name in dict.fromkeys(name for one in given for name in one):
-        values = pd.Series([one.get(name) for one in given], dtype=object)
-        if len({str(one) for one in values}) > 1:
-            columns.append(_coded(name, name.replace("_", " "), values, setting=True))
-    for name in (*returned_numbers(source), "seconds"):
-        values = pd.Series([one.get(name) for one in found], dtype=object)
-        columns.append(_numbers(name, name.replace("_", " "), values))
-    return columns + [_coded(name, name, jobs[name]) for name in STATES]
 
 
 def _columns(kind: str, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:

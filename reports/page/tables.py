@@ -19,7 +19,7 @@ from qsweep.reports.analysis.text import (
     shown,
 )
 from qsweep.reports.evidence import Evidence
-from qsweep.reports.labels import MEASURE_TITLES, zeroed
+from qsweep.reports.labels import MEASURE_TITLES, setting_label, zeroed
 from qsweep.reports.page.joblist import JobList
 from qsweep.reports.render import Layout, notes, paper_text
 from qsweep.reports.table import Table
@@ -106,7 +106,7 @@ def _page_table(table: Table, jobs: JobList) -> PageTable:
         models = f"{row.counted}/{row.expected}"
         cells.append(PageCell(text=models, sort=float(row.done), numeric=True))
         rows.append(tuple(cells))
-    texts = [(name.capitalize(), False) for name in declaration.rows]
+    texts = [(setting_label(name), False) for name in declaration.rows]
     numbers = [(column.label, True) for column in declaration.columns]
     return PageTable(
         caption=f"{declaration.heading}.",

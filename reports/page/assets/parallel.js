@@ -210,8 +210,8 @@ function explore(place, jobs, options = {}) {
       return best;
     }, points);
     axes.forEach((axis, index) => {
-      const x = xs[index], words = axis.column.label.slice(0, 26).split(/ (?=\S{3,})/), head = svg("text", { x, y: 14, "text-anchor": "middle", class: "title" }, image);
-      const two = words.length > 1 && axis.column.label.length > 9 ? [words.slice(0, -1).join(" "), words[words.length - 1]] : [axis.column.label.slice(0, 26)];
+      const x = xs[index], label = axis.column.label.replace(/_/g, " ").slice(0, 26), words = label.split(/ (?=\S{3,})/), head = svg("text", { x, y: 14, "text-anchor": "middle", class: "title" }, image);
+      const two = words.length > 1 && label.length > 9 ? [words.slice(0, -1).join(" "), words[words.length - 1]] : [label];
       two.forEach((one, line) => svg("tspan", { x, dy: line ? 13 : 0 }, head, one));
       svg("path", { d: `M${x} ${top}V${bottom}`, class: "axis" }, image);
       let last = Infinity;
