@@ -1,6 +1,7 @@
 """What the engine computed before its core was rebuilt (commit c7c49c9), it still computes, in double precision.
 
-`golden.json` was written by that commit (VGG's part on noise, later): `python -m tests.workers.test_golden` writes what the present one computes.
+`golden.json` was written by that commit (VGG's part on noise, later): `python -m tests.workers.test_golden` writes what
+the present one computes.
 """
 
 from __future__ import annotations
