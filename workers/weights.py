@@ -209,9 +209,10 @@ def find_weights(training: Training, *, kept: Path, given: Iterable[Path], data:
 
 
 def _matching(training: Training, given: Iterable[Path]) -> tuple[Path, str] | None:
-    """The first of the files, or of those in the folders, that holds this network's weights, and its hash."""
+    """The first of the files, or of those in the folders, that holds this network's weights, and its hash: of several,
+    one that is called as the weights are."""
     layout = network_of(training).layout
-    for path in _files(given):
+    for path in sorted(_files(given), key=lambda path: path.stem != training.start.weights):
         content, digest = _read(path)
         if misfit(content, training.model, layout) is None:
             return path, digest
