@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, get_type_hints
@@ -350,7 +350,8 @@ class TargetsChoice(Choice):
         return super().known().union(*map(self._of_network, self.networks))
 
     def columns(self) -> dict[str, Any]:
-        kinds = {PREFIX + name: kind for one in self.networks.values() for name, kind in _types_of(one).items()}
+        networks: Iterable[Any] = self.networks.values()  # for mypy a type is not hashable
+        kinds = {PREFIX + name: kind for one in networks for name, kind in _types_of(one).items()}
         known = self.known()
         return super().columns() | {name: kind for name, kind in kinds.items() if name in known}
 

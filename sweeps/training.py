@@ -370,12 +370,12 @@ def common_content(chosen: Components, others: Components) -> dict[str, Any]:
 
 
 def different_needs(trainings: Iterable[Training]) -> list[Training]:
-    """One training for each data set, each network that starts from weights, each teacher, each folder of soft labels,
-    and each module."""
-    needs: dict[tuple[DataSet, Targets, str, Model | None], Training] = {}
+    """One training for each data set, each network that starts from weights, each teacher, each folder of soft labels
+    and number of cuts, and each module."""
+    needs: dict[tuple[DataSet, Targets, int, str, Model | None], Training] = {}
     for one in trainings:
-        apart = one.starts_from_weights or isinstance(one.model, Module)
-        needs.setdefault((one.data, one.targets, one.start.weights, one.model if apart else None), one)
+        model = one.model if one.starts_from_weights or isinstance(one.model, Module) else None
+        needs.setdefault((one.data, one.targets, one.recipe.crops, one.start.weights, model), one)
     return list(needs.values())
 
 

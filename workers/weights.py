@@ -238,7 +238,8 @@ def check_given(trainings: Iterable[Training], given: Iterable[Path]) -> None:
         content, _ = _read(path)
         problems = [misfit(content, one.model, layout) for one, layout in networks]
         if None not in problems:
-            said = f"of {_network(networks[0][0])}: {problems[0]}" if networks else "asked for: no training has any"
+            each = [f"of {_network(one)}: {said}" for (one, _), said in zip(networks, problems, strict=True)]
+            said = "; ".join(dict.fromkeys(each)) or "asked for: no training has any"
             raise InputError(f"these are no weights {said}", place=f"--weights {path}")
 
 

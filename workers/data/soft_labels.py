@@ -184,6 +184,6 @@ def _arrays(path: Path) -> tuple[np.ndarray, ...]:
 def _of_numpy() -> list[Any]:
     """What an array of numpy is unpickled by, under the names of either of its versions."""
     kinds = [type(np.dtype(one)) for one in (np.float16, np.float32, np.float64, np.int64, np.bool_)]
-    make = np._core.multiarray._reconstruct
+    make: Any = np.empty(0).__reduce__()[0]
     both = [(make, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     return [*both, np.ndarray, np.dtype, *kinds]

@@ -70,7 +70,7 @@ class Stream:
         )
         self._pool: Decoders | None = None
         self._epoch = 0
-        self._ahead: Iterator[Batch] = iter(())
+        self._ahead: Iterator[tuple[Tensor, Targets]] = iter(())
         self._next: tuple[int, int] | None = None
 
     @property
