@@ -216,9 +216,9 @@ def test_a_module_that_misbehaves_ends_in_its_class_and_takes_nobody_with_it(lau
     """What is printed, forked or NaN ends no training, and what exits or hangs its own alone."""
     folder = own_files(launched, tmp_path)
     (folder / "net.py").write_text(NET + ODD)
-    sweep = SWEEP.partition("[[measures]]")[0].replace("net.py:Net", "net.py:Odd").replace("bits = [32, 4]", "")
+    sweep = SWEEP.partition("[[measures]]")[0].replace("net.py:Net", "net.py:Odd").replace("bits = [32, 4]\n", "")
     sweep = sweep.replace("seed = [0, 1]", 'what = ["fine", "prints", "exits", "forks", "hangs", "nan"]')
-    (folder / "own.toml").write_text(sweep.replace("epochs = 40", "epochs = 6"))
+    (folder / "own.toml").write_text(sweep.replace("epochs = 40", "epochs = 6\nbits = 32"))
     found = qsweep(folder, "launch", "own.toml", "--workers", "1", "--lease", "3", "--time-limit", "12")
     assert found.returncode == 1, found.stderr
     with Registry.open(folder / "home" / "registry.db") as registry:
