@@ -45,3 +45,10 @@ def attempts(home: Home) -> dict[int, list[AttemptRow]]:
     with Registry.open(home.registry) as registry:
         rows = registry.catalogue.jobs(registry.catalogue.find_sweep("calls").id)
         return {int(row.job.settings()["x"]): registry.history.attempts(row.id) for row in rows}
+
+
+def saved(home: Home) -> int:
+    """The step at x = 1 that the registry knows to be saved."""
+    with Registry.open(home.registry) as registry:
+        rows = registry.catalogue.jobs(registry.catalogue.find_sweep("calls").id)
+        return next(row.progress for row in rows if row.job.settings()["x"] == 1)

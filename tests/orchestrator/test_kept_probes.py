@@ -42,14 +42,24 @@ def place(home: Path) -> Home:
     return found
 
 
+@pytest.fixture(scope="session")
+def answers() -> dict[object, Machine]:
+    """What this machine really answered, by what its answer depends on here: its cores, and the files of data sets."""
+    return {}
+
+
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How often this machine was really asked since the last call."""
+def asked(monkeypatch: pytest.MonkeyPatch, answers: dict[object, Machine]) -> Callable[[], int]:
+    """How often this machine was asked since the last call. What it has answered once, it answers without torch."""
     calls: list[object] = []
 
-    def probe(*arguments: Any, **named: Any) -> Machine:
+    def probe(home: Home, *arguments: Any, **named: Any) -> Machine:
         calls.append(arguments)
-        return machine.probe(*arguments, **named)
+        files = {path.name: path.read_bytes() for path in home.data.glob("*")}
+        key = (frozenset(os.sched_getaffinity(0)), frozenset(files.items()), repr(arguments), repr(named))
+        if key not in answers:
+            answers[key] = machine.probe(home, *arguments, **named)
+        return answers[key]
 
     def count() -> int:
         number = len(calls)

@@ -171,6 +171,7 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     called.write(folder)  # a function goes on from what it saved when its agent is killed
     launcher = begin("launch", "calls.toml", "--backend", "ray", "--ray-address", cluster.address, "--workers", "1")
     until((folder / "reached").exists, "the function waits")
+    until(lambda: called.saved(Home.at(home)) == 2, "its agent has heard what it saved")
     with Registry.open(home / "registry.db") as registry:
         alive = [one.pid for one in registry.catalogue.agents() if psutil.pid_exists(one.pid)]
     for one in alive:
