@@ -67,18 +67,37 @@ def parse(content: bytes, schema: pa.Schema, *, rows: int) -> pa.Table:
 
 
 def check_times(table: pa.Table) -> None:
-    """Raise ValueError for a time outside of the years 1 to 9999, which nothing can show."""
-    for field, column in zip(table.schema, table.columns, strict=True):
-        if pa.types.is_date(field.type):
-            bounds: Sequence[date] = (date.min, date.max)
-        elif pa.types.is_timestamp(field.type) and field.type.unit != "ns":  # which reaches from 1677 to 2262
-            bounds = CALENDAR
-        else:
-            continue
-        low, high = (pa.scalar(one, field.type) for one in bounds)
-        values = column.drop_null()
-        if not pc.all(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), min_count=0).as_py():
-            raise ValueError(f"{field.name} holds a time outside of the years 1 to 9999")
+    """Raise ValueError for a time outside of the years 1 to 9999, which nothing can show; in lists and structs, too."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        for chunk in column.chunks:
+            _check_times(name, chunk)
+
+
+def _check_times(name: str, values: pa.Array) -> None:
+    kind = values.type
+    if pa.types.is_date(kind):
+        bounds: Sequence[date] = (date.min, date.max)
+    elif pa.types.is_timestamp(kind) and kind.unit != "ns":  # which reaches from 1677 to 2262
+        bounds = CALENDAR
+    else:
+        for part in _parts(values):
+            _check_times(name, part)
+        return
+    low, high = (pa.scalar(one, kind) for one in bounds)
+    values = values.drop_null()
+    if not pc.all(pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)), min_count=0).as_py():
+        raise ValueError(f"{name} holds a time outside of the years 1 to 9999")
+
+
+def _parts(values: pa.Array) -> Sequence[pa.Array]:
+    """What an array of lists, maps or structs is made of."""
+    if isinstance(values, pa.MapArray):
+        return (values.keys, values.items)
+    if isinstance(values, pa.StructArray | pa.UnionArray):
+        return [values.field(place) for place in range(values.type.num_fields)]
+    if isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+        return (values.flatten(),)
+    return ()
 
 
 def check_values(table: pa.Table) -> None:

@@ -82,7 +82,7 @@ def legend_above(figure: Figure, axes: Axes, *, always: bool = False) -> None:
 
 def save(figure: Figure, path: Path, form: FileFormat) -> Path:
     """Write the figure to a file that appears whole."""
-    with whole_file(path) as file:
+    with whole_file(path, tidy=True) as file:
         figure.savefig(file, format=form.value, dpi=200, metadata=UNDATED[form.value])
     return path
 

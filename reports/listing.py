@@ -20,10 +20,13 @@ from qsweep.reports.formats import RowFormat
 from qsweep.reports.frames import with_frame_types
 from qsweep.reports.screen import drawn
 from qsweep.reports.sheet import Heading, Sheet, plain, spares
+from qsweep.sweeps.errors import InputError
 
 MISSING = "–"
 DIGITS = 6
 """Significant digits of a float in a text; CSV and JSON have all of them."""
+UNWRITABLE = (pa.ArrowNotImplementedError, pa.ArrowInvalid)
+"""What Arrow says of a type that Parquet, or a DataFrame, does not have."""
 
 
 def written(
@@ -31,7 +34,8 @@ def written(
 ) -> bytes:
     """The table in that format. `width` (characters) and `rows` bound a text alone; what they leave out it says.
 
-    For a `spreadsheet`, cells of CSV that would be formulas are made texts.
+    For a `spreadsheet`, cells of CSV that would be formulas are made texts. Raises InputError for a column of a type
+    that Parquet does not have.
     """
     match form:
         case RowFormat.TABLE:
@@ -40,6 +44,23 @@ def written(
             return _csv(table, spreadsheet=spreadsheet).encode()
         case RowFormat.JSON:
             return _json(table).encode()
+    return _parquet(table)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    try:
+        return _packed(table)
+    except UNWRITABLE:
+        for place, field in enumerate(table.schema):
+            try:
+                _packed(table.select([place]).slice(0, 1))
+            except UNWRITABLE:
+                problem = f"Parquet can't hold the column {field.name}, which is {field.type}"
+                raise InputError(problem, place="--format parquet", allowed="cast it, say to VARCHAR") from None
+        raise
+
+
+def _packed(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(with_frame_types(table), buffer, compression="zstd")
     return buffer.getvalue()

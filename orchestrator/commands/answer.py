@@ -84,7 +84,8 @@ def query(
     """Ask results and registry by SQL, read-only, while sweeps run or after."""
     from qsweep.orchestrator.arrow import spare_numpy
 
-    spare_numpy()
+    if form is not RowFormat.PARQUET:  # which says of each column what pandas makes of it
+        spare_numpy()
     from qsweep.orchestrator.layout import say, width_of
     from qsweep.reports.listing import written
     from qsweep.reports.opening import all_sources
@@ -141,7 +142,7 @@ def deliver(content: str | bytes, out: Path | None) -> None:
             typer.echo(content, nl=False)
         return
     try:
-        write_whole(out, content.encode() if isinstance(content, str) else content)
+        write_whole(out, content.encode() if isinstance(content, str) else content, tidy=True)
     except OSError as error:
         raise InputError(f"this file can't be written: {error.strerror}", place=f"--out {out}") from None
     typer.echo(str(out), err=True)

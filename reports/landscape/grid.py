@@ -108,7 +108,7 @@ def write_grid(grid: Grid, path: Path) -> None:
     }
     schema = COLUMNS.with_metadata({METADATA: json.dumps(content)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as file:
+    with whole_file(path, tidy=True) as file:
         pq.write_table(pa.table(columns, schema=schema), file)
 
 

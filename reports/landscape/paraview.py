@@ -61,5 +61,5 @@ def _array(parent: ElementTree.Element, name: str, kind: str, values: np.ndarray
 def write_polydata(grid: Grid, path: Path, *, logarithm: bool) -> Path:
     """Write the surface of a plane; the file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, polydata(grid, logarithm=logarithm))
+    write_whole(path, polydata(grid, logarithm=logarithm), tidy=True)
     return path

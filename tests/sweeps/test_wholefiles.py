@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from qsweep.sweeps.wholefiles import whole_file, whole_folder, write_whole
+from qsweep.sweeps.wholefiles import clear_abandoned, whole_file, whole_folder, write_whole
 
 
 @pytest.fixture
@@ -101,3 +103,28 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"), whole_folder(tmp_path / "folder") as begun:
         (begun / "file").write_bytes(b"content")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from qsweep.sweeps.wholefiles import whole_file, whole_folder
+with whole_file(Path(sys.argv[1]) / "file") as file, whole_folder(Path(sys.argv[1]) / "folder") as begun:
+    (begun / "half").write_bytes(b"of it")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_goes_and_what_is_written_stays(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
+    assert killed.returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / f".other.{'0' * 32}.tmp").touch()  # of another name: nobody's business
+    with whole_file(tmp_path / "file") as first, whole_folder(tmp_path / "folder") as begun:
+        write_whole(tmp_path / "file", b"second", tidy=True)
+        clear_abandoned(tmp_path / "folder")
+        first.write(b"first")
+        (begun / "half").write_bytes(b"and half")
+    assert sorted(os.listdir(tmp_path)) == [f".other.{'0' * 32}.tmp", "file", "folder"]
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert (tmp_path / "folder" / "half").read_bytes() == b"and half"

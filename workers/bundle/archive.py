@@ -42,7 +42,10 @@ BOUNDS = Bounds()
 
 def write_zip(folder: Path, files: Sequence[Path], out: Path) -> None:
     """Write files below `folder` as `out`, whole or not at all."""
-    with whole_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with (
+        whole_file(out, tidy=True) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
         for path in files:
             archive.write(path, path.relative_to(folder).as_posix())
 

@@ -251,7 +251,7 @@ def put(path: Path, array: np.ndarray) -> None:
     """Write an array as `path`, complete or not at all; a file that is there stays."""
     if path.is_file():
         return
-    with whole_file(path) as file:
+    with whole_file(path, tidy=True) as file:
         np.save(file, array)
 
 

@@ -37,5 +37,5 @@ def write_sheet(
             enlarged = np.repeat(np.repeat(image, times, axis=0), times, axis=1)
             colours = np.broadcast_to(enlarged, (*enlarged.shape[:2], 3))
             sheet.paste(image_library.fromarray(np.ascontiguousarray(colours)), (NAMES + column * step, top))
-    with whole_file(path) as file:
+    with whole_file(path, tidy=True) as file:
         sheet.save(file, "PNG")

@@ -75,7 +75,7 @@ def write_archive(name: str, folder: Path, out: Path, *, download: bool) -> None
 
     images = load(DATASETS[name], folder, download=download)
     out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / f"{name}.npz") as file:
+    with whole_file(out / f"{name}.npz", tidy=True) as file:
         save_archive(file, *(getattr(images, part).numpy() for part in PARTS))
 
 
