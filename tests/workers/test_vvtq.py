@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.files import read_sweep
-from qsweep.sweeps.kinds import TRAIN
 from qsweep.sweeps.measures import Sharpness
 from qsweep.sweeps.quantizers import Lsq, Vvtq, VvtqActivations
 from qsweep.sweeps.signals import Place, Signal
@@ -284,16 +282,3 @@ def test_quantized_activations_keep_models_apart(name: str, few: Images) -> None
     outputs = network_of(trainings[0]).layout
     assert ("patch.activation.step" in dict(together[0].model)) is (name == "vit")
     assert len([one for one in outputs.signals if one.after_gelu]) == (2 if name == "vit" else 3)
-
-
-@pytest.mark.slow
-def test_a_toy_vit_keeps_its_accuracy_at_four_bits_and_not_at_two(digits: Images) -> None:
-    """The networks and the recipe of `digits-transformers`, seeds 0 and 1: means over the seeds."""
-    jobs = [job.training for job in read_sweep("digits-transformers").jobs() if job.kind is TRAIN]
-    trainings = [one for one in jobs if one.model.name == "vit" and one.bits != 8 and one.recipe.seed < 2]
-    results = finish(Cohort(trainings, digits, slots=len(trainings), form=Form.GROUPED, device=CPU))
-    found = [(one.bits, result.run["test_accuracy"]) for one, result in zip(trainings, results, strict=True)]
-    full, four, two = (sum(accuracy for bits, accuracy in found if bits == width) / 2 for width in (32, 4, 2))
-    assert full > 0.9
-    assert four >= 0.95 * full
-    assert two < four
