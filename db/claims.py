@@ -34,12 +34,15 @@ QUEUED = jobs.c.state == State.QUEUED.value
 OTHERS = agents.alias("others")
 IS_EXPIRED = has_expired(OTHERS.c.expires, OTHERS.c.clock)
 ANY_EXPIRED = sa.select(OTHERS.c.id, OTHERS.c.lease).where(sa.text("others.state = 'alive'"), IS_EXPIRED)
-EXPIRED = ANY_EXPIRED.order_by(OTHERS.c.id).with_for_update(key_share=True, skip_locked=True)
+OTHER_EXPIRED = ANY_EXPIRED.where(OTHERS.c.id != sa.bindparam("agent"))
+EXPIRED = OTHER_EXPIRED.order_by(OTHERS.c.id).with_for_update(key_share=True, skip_locked=True)
+NOBODY = 0
+"""No agent has this number."""
 RENEW = (
     agents.update()
     .where(agents.c.id == sa.bindparam("agent"), agents.c.state == AgentState.ALIVE.value)
     .values(expires=moment() + agents.c.lease, clock=boot(), beat_at=wall())
-    .returning(agents.c.id, ANY_EXPIRED.exists().label("others_expired"))
+    .returning(agents.c.id, OTHER_EXPIRED.exists().label("others_expired"))
 )
 RESTED = sa.or_(
     jobs.c.not_before.is_(None), jobs.c.not_before <= moment(), jobs.c.not_before > moment() + LONGEST_DELAY
@@ -185,8 +188,10 @@ def _head_of(row: Any) -> Head:
     )
 
 
-def take_back_expired(transaction: Transaction) -> int:
-    expired = transaction.run(EXPIRED).all()
+def take_back_expired(transaction: Transaction, claiming: int = NOBODY) -> int:
+    """Takes back expired leases; returns how many. Not that of the agent that claims in this transaction: who stood
+    still in it for longer than its lease would be dead, and then get jobs that nobody takes back."""
+    expired = transaction.run(EXPIRED, {"agent": claiming}).all()
     for row in expired:
         failures.mark_dead(transaction, row.id, FailureClass.LOST, f"no heartbeat for a lease of {row.lease:g} s")
     return len(expired)
@@ -213,7 +218,7 @@ def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, numb
     if transaction.again and (claimed := claimed_before(transaction, agent_id, number)):
         return claimed
     if others_expired:
-        take_back_expired(transaction)
+        take_back_expired(transaction, agent_id)
     wanted = {
         "key": head.cohort_key,
         "runs_alone": head.alone,

@@ -70,13 +70,15 @@ def _settings() -> tuple[pa.Field, ...]:
 
 
 def own_settings(*of: kinds.Kind) -> tuple[pa.Field, ...]:
-    """One column for each setting that a job of one of these kinds may have beside those of the training above it."""
+    """One column for each setting that a job of one of these kinds may have beside those of the training above it; one
+    that bears the name of a training's has its column."""
     found: dict[str, pa.DataType] = {}
+    trained = {field.name for field in _settings()}
     for kind in of:
         found |= {kind.family: pa.string()} if kind.family else {}
         for component in kind.classes().values():
             found |= _columns_of(component)
-    return tuple(pa.field(name, of_values) for name, of_values in found.items())
+    return tuple(pa.field(name, of_values) for name, of_values in found.items() if name not in trained)
 
 
 def _columns_of(component: type[Any]) -> dict[str, pa.DataType]:
@@ -250,6 +252,35 @@ SYNTHETIC_IMAGE = (
 """What the model sees in one image. `pixels` (channels, side, side), standardized as in training, of the first ones;
 `warm_up` those that they had before the second stage of sadag."""
 
+QUANTIZATION = (
+    pa.field("parent", pa.string()),
+    pa.field("parent_attempt", pa.int32()),
+    pa.field("model_hash", pa.string()),
+    pa.field("images_hash", pa.string()),
+    pa.field("diverged", pa.bool_()),
+    pa.field("train_loss", pa.float64()),
+    pa.field("train_accuracy", pa.float64()),
+    pa.field("test_loss", pa.float64()),
+    pa.field("test_accuracy", pa.float64()),
+    pa.field("generalization_gap", pa.float64()),
+    pa.field("float_test_loss", pa.float64()),
+    pa.field("float_test_accuracy", pa.float64()),
+    pa.field("accuracy_drop", pa.float64()),
+    pa.field("weights_hash", pa.string()),
+)
+
+UNIT = (
+    pa.field("unit", pa.string()),
+    pa.field("index", pa.int32()),
+    pa.field("weights", pa.int64()),
+    pa.field("error_nearest", pa.float64()),
+    pa.field("error", pa.float64()),
+    pa.field("changed_share", pa.float64()),
+)
+"""One block that was reconstructed: its error in the mean over images and pixels of the sum over channels of squares,
+by nearest rounding on what the blocks before it put out, and at the end; and the share of its weights that are not
+rounded to nearest."""
+
 SETTINGS = pa.schema(
     {field.name: field for field in (*_settings(), *own_settings(*kinds.KINDS.values()))}.values(),
 )
@@ -277,5 +308,18 @@ ROW_KINDS: dict[str, RowKind] = {
         ),
         RowKind(name="synthesis_losses", columns=pa.schema([*KEY, *SYNTHESIS_LOSS])),
         RowKind(name="synthetic_images", columns=pa.schema([*KEY, *SYNTHETIC_IMAGE])),
+        RowKind(
+            name="quantizations",
+            columns=pa.schema(
+                [
+                    *KEY,
+                    *PROVENANCE,
+                    *_settings(),
+                    *own_settings(kinds.SYNTHESIS, kinds.QUANTIZATION),
+                    *QUANTIZATION,
+                ]
+            ),
+        ),
+        RowKind(name="units", columns=pa.schema([*KEY, *UNIT])),
     )
 }

@@ -14,10 +14,9 @@ from qsweep.db.foreign import check_unique, check_values, is_of, parse
 from qsweep.db.rows import Claim
 from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.kinds import File
+from qsweep.sweeps.kinds import QUANTIZATION, SYNTHESIS, File
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
-from qsweep.sweeps.zero_shot import Genie
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
@@ -106,8 +105,11 @@ def _most(kind: RowKind, claim: Claim) -> int:
     if claim.job.kind.of_user:
         return MOST_LOGGED
     training = claim.job.training
-    if isinstance(claim.job.measure, Genie):
-        return claim.job.measure.rows()[kind.name]
+    if claim.job.kind is SYNTHESIS:
+        rows: Mapping[str, int] = claim.job.measure.rows()  # type: ignore[union-attr]
+        return rows[kind.name]
+    if claim.job.kind is QUANTIZATION:
+        return len(training.model.layers(training.data))
     if kind.name == "epochs":
         return training.recipe.epochs
     weighted = _weighted(training)

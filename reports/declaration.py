@@ -16,6 +16,7 @@ from qsweep.sweeps.measures import known_measure_settings
 from qsweep.sweeps.spec import Spec
 from qsweep.sweeps.toml import read_toml
 from qsweep.sweeps.training import Training
+from qsweep.sweeps.zero_shot import known_zero_shot_settings
 
 Statistic: TypeAlias = Literal["mean", "median", "min", "max"]
 
@@ -211,7 +212,7 @@ def parse_table(content: Mapping[str, Any], name: str, arguments: Collection[str
         if column.value not in numbers and not of_user:
             allowed = nearest(column.value, numbers)
             raise InputError(f"{table.kind} has no number {column.value!r}", place=f"{name}: columns", allowed=allowed)
-    settings = {*Training.known(), *known_measure_settings(), *arguments}
+    settings = {*Training.known(), *known_measure_settings(), *known_zero_shot_settings(), *arguments}
     for part, keys, known in (("rows", table.rows, {*ROW_NAMES, *settings}), ("averages", table.averages, settings)):
         if not of_user and (unknown := [key for key in keys if key not in known]):
             allowed = nearest(unknown[0], known)

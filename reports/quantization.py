@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qsweep.sweeps.components import PARTS, naming_settings
-from qsweep.sweeps.parts import Choice, QuantizerChoice
+from qsweep.sweeps.parts import Choice, Part, QuantizerChoice
 from qsweep.sweeps.quantizers import FULL_PRECISION
 from qsweep.sweeps.settings import old_value
 
@@ -163,8 +163,14 @@ def _is_whole(name: str) -> bool:
     return any(part.columns().get(name) is int for part in PARTS.values())
 
 
+@functools.lru_cache
+def _parts_of(name: str) -> tuple[Part, ...]:
+    """The parts that have a component with this setting."""
+    return tuple(part for part in PARTS.values() if any(name in one.names for one in part.components.values()))
+
+
 def _default(row: Mapping[str, Any], name: str) -> Any:
-    for part in PARTS.values():
+    for part in _parts_of(name):
         component = part.components.get(_known(row, part.name) or part.name)
         if component is not None and name in component.names:
             return old_value(component.settings, name)

@@ -48,9 +48,10 @@ def draw_synthesis(evidence: Evidence, identity: str) -> Figure:
     above, below = parts
     cells = above.subplots(rows, ACROSS, squeeze=False)
     _draw_images(cells, lines, pictures)
-    left, right = below.subplots(1, 2)
-    _draw_losses(left, losses)
-    _draw_classes(right, row["class_counts"])
+    charts = below.subplots(1, 2 if len(losses) else 1, squeeze=False)[0]
+    if len(losses):
+        _draw_losses(charts[0], losses)
+    _draw_classes(charts[-1], row["class_counts"])
     say_below(figure, _caption(job, row, sum(len(one) for _, one in lines[:1])))
     return figure
 
@@ -138,12 +139,19 @@ def _caption(job: Job, row: Any, shown: int) -> str:
     asked = job.settings()
     return (
         f"{job.training.model.title} on {job.training.data.title}, job {job.identity[:12]}: the first "
-        f"{shown} of {asked['image_count']:,} images ({asked['images']}, batches of {asked['image_batch']}, "
-        f"{asked['image_iterations']:,}{_more(asked)} iterations), with the class that the model sees and its "
+        f"{shown} of {asked['image_count']:,} images ({asked['images']}{_learned(asked)}), "
+        f"with the class that the model sees and its "
         f"probability, {_percent(row['confidence'])} on average; {row['classes_seen']} of "
         f"{job.training.data.classes} classes. Distance from batch norm's statistics without swing: "
         f"{row['statistics_distance']:.3g}."
     )
+
+
+def _learned(asked: Mapping[str, Any]) -> str:
+    """How images came about that were learned."""
+    if "image_batch" not in asked:
+        return ""
+    return f", batches of {asked['image_batch']}, {asked['image_iterations']:,}{_more(asked)} iterations"
 
 
 def _more(asked: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.user_code import Signature, UserCode, read_user_code, reference_of, referenced
-from qsweep.sweeps.zero_shot import known_zero_shot_settings, synthesis_settings
+from qsweep.sweeps.zero_shot import known_zero_shot_settings, settings_of_entry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"
@@ -344,7 +344,7 @@ def _change(spec: Spec, change: str) -> Spec:
     value = _toml_value(text.strip(), place)
     if key in known_measure_settings():
         return _change_measures(spec, key, value, place)
-    if key in known_zero_shot_settings():
+    if key in known_zero_shot_settings() and (spec.zero_shot or key not in Training.known()):
         return _change_zero_shot(spec, key, value, place)
     is_axis = isinstance(value, list) and (key not in LISTS or any(isinstance(one, list) for one in value))
     fixed = {name: old for name, old in spec.fixed if name != key}
@@ -374,7 +374,7 @@ def _change_zero_shot(spec: Spec, key: str, value: Any, place: str) -> Spec:
     """`spec` with a setting changed in every entry of `[[zero_shot]]` that has it."""
 
     def has(entry: Mapping[str, tuple[Setting, ...]]) -> bool:
-        return key == "images" or any(key in synthesis_settings(one) for one in entry.get("images", ()))
+        return key == "rounding" or key in settings_of_entry(entry.get("images", ()), entry.get("rounding", ()))
 
     entries = _changed(spec.zero_shot, key, value, has)
     if entries == spec.zero_shot:

@@ -50,8 +50,8 @@ class Combinations:
 class Grid:
     """The trainings of a grid in the order of its points, then what is measured of each; each job once.
 
-    A training is a pair of combinations, of the parts CHOSEN and of the others; a child its training's place and the
-    place of what is `asked` of it.
+    A training is a pair of combinations, of the parts CHOSEN and of the others; a child the place of the job that it
+    stands on and the place of what is `asked` of it.
     """
 
     def __init__(self, place: str) -> None:
@@ -64,7 +64,7 @@ class Grid:
         self.asked: list[Any] = []
         self.calls: list[Job] = []
         self._place = place
-        self._known: set[str] = set()
+        self._known: dict[str, int] = {}
         self._checked: set[tuple[int, ...]] = set()
         self._asked: dict[Any, int] = {}
         self._keys: dict[tuple[int, int, int], str] = {}
@@ -83,16 +83,17 @@ class Grid:
             self.trainings[0].append(first)
             self.trainings[1].append(second)
 
-    def add_child(self, training: int, measure: Any) -> None:
-        """Adds the job that takes this measure of the model of a training."""
-        chosen, others = self.combinations
-        texts = chosen.encoded[self.trainings[0][training]], others.encoded[self.trainings[1][training]]
-        if self._is_new(identity_of(kind_of(measure), self.identities[training], measure, *texts)):
+    def add_child(self, parent: int, measure: Any) -> int:
+        """Adds the job that is asked this of the job at a place, all trainings being there; its own place."""
+        texts = (part.encoded[one] for part, one in zip(self.combinations, self._pair(parent), strict=True))
+        identity = identity_of(kind_of(measure), self.identities[parent], measure, *texts)
+        if self._is_new(identity):
             place = self._asked.setdefault(measure, len(self.asked))
             if place == len(self.asked):
                 self.asked.append(measure)
-            self.children[0].append(training)
+            self.children[0].append(parent)
             self.children[1].append(place)
+        return self._known[identity]
 
     def add_call(self, job: Job) -> None:
         """Adds a job that calls the user's code: it has no components."""
@@ -103,19 +104,18 @@ class Grid:
         """The job at a place."""
         if self.calls:
             return self.calls[place]
-        training, measure, asked = place, None, place - len(self.trainings[0])
-        if asked >= 0:
-            training, asked = self.children[0][asked], self.children[1][asked]
-            measure = self.asked[asked]
-        pair = self.trainings[0][training], self.trainings[1][training]
+        above, pair = self._chain(place), self._pair(place)
+        measure = above.pop() if above else None
         job = Job(
             training=self._training(*pair),
             kind=TRAIN if measure is None else kind_of(measure),
-            parent=None if measure is None else self.identities[training],
+            parent=None if measure is None else self.identities[self._parent(place)],
             measure=measure,
+            above=tuple(above),
         )
+        asked = -1 if measure is None else self._asked[measure]
         chosen, others = self.combinations
-        key = chosen.common[pair[0]], others.common[pair[1]], max(asked, -1)
+        key = chosen.common[pair[0]], others.common[pair[1]], asked
         vars(job)["identity"] = self.identities[place]
         if key not in self._keys:
             self._keys[key] = job.cohort_key
@@ -129,13 +129,31 @@ class Grid:
         first, second = self.trainings[0][place], self.trainings[1][place]
         return {**self.combinations[0].settings[first], **self.combinations[1].settings[second]}
 
+    def _parent(self, place: int) -> int:
+        """The place of the job that a child stands on."""
+        return self.children[0][place - len(self.trainings[0])]
+
+    def _pair(self, place: int) -> tuple[int, int]:
+        """The two combinations of the training that a job is, or stands on."""
+        while place >= len(self.trainings[0]):
+            place = self._parent(place)
+        return self.trainings[0][place], self.trainings[1][place]
+
+    def _chain(self, place: int) -> list[Any]:
+        """What is asked of the training that a job stands on, and so on down to what is asked in the job itself."""
+        found: list[Any] = []
+        while place >= len(self.trainings[0]):
+            found.insert(0, self.asked[self.children[1][place - len(self.trainings[0])]])
+            place = self._parent(place)
+        return found
+
     def _training(self, first: int, second: int) -> Training:
         return Training(**self.combinations[0].components[first], **self.combinations[1].components[second])
 
     def _is_new(self, identity: str) -> bool:
         if identity in self._known:
             return False
-        self._known.add(identity)
+        self._known[identity] = len(self.identities)
         self.identities.append(identity)
         return True
 

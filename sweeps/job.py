@@ -11,17 +11,17 @@ from typing import Any, TypeAlias
 
 from qsweep.sweeps.calls import Call
 from qsweep.sweeps.errors import InputError, nearest
-from qsweep.sweeps.kinds import CALL, TRAIN, Kind, kind_named
+from qsweep.sweeps.kinds import CALL, KINDS, TRAIN, Kind, kind_named, kind_of
 from qsweep.sweeps.measures import Measure, measure_content
 from qsweep.sweeps.modules import Module
-from qsweep.sweeps.settings import Setting, build, settings_of
+from qsweep.sweeps.settings import Setting, build, names_of, settings_of
 from qsweep.sweeps.training import CHOSEN, SET, Components, Training, chosen_of, common_content, content_of, set_of
-from qsweep.sweeps.zero_shot import Synthesis
+from qsweep.sweeps.zero_shot import Quantization, Synthesis
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
 
-Asked: TypeAlias = Measure | Synthesis
+Asked: TypeAlias = Measure | Synthesis | Quantization
 """What a job may be asked for beside a training."""
 
 
@@ -41,6 +41,9 @@ class Job:
     """The settings of its kind, beside those of the training; None of a training itself."""
     call: Call | None = None
     """What is called; None where something is trained."""
+    above: tuple[Asked, ...] = ()
+    """The settings of the jobs between the training and this one, the highest first; the parent's identity holds
+    them."""
 
     def __post_init__(self) -> None:
         assert (self.call is None) is (self.training is not None) is not self.kind.of_user, "a training or a call"
@@ -95,9 +98,11 @@ class Job:
         if self.call is not None:
             return self.call.settings()
         flat = self.training.settings()
-        if self.measure is None:
-            return flat
-        return flat | {self.kind.family: self.measure.name, **settings_of(self.measure)}
+        for one in self.above:
+            flat |= {kind_of(one).family: one.name, **settings_of(one)}
+        return (
+            flat if self.measure is None else flat | {self.kind.family: self.measure.name, **settings_of(self.measure)}
+        )
 
     def columns(self) -> dict[str, Any]:
         """Its settings as the columns of its row of results: those of the user's own as one text of JSON, as a module
@@ -120,11 +125,16 @@ class Job:
         settings, kind = content["settings"], kind_named(content["kind"])
         if kind.of_user:
             return cls(kind=kind, call=Call.from_settings(_tupled(settings), place=kind.noun))
+        measure = _asked(kind, {**OLD_CONVENTIONS, **settings})
+        above = tuple(_asked(one, settings) for one in _between(kind) if one.family in settings)
+        asked = {name for one in (measure, *above) if one is not None for name in names_of(type(one))}
+        of_training = {name: one for name, one in settings.items() if name not in asked} if asked else settings
         return cls(
-            training=Training.from_settings(settings),
+            training=Training.from_settings(of_training),
             kind=kind,
             parent=content["parent"],
-            measure=_asked(kind, {**OLD_CONVENTIONS, **settings}),
+            measure=measure,
+            above=above,
         )
 
 
@@ -189,6 +199,13 @@ def _cohort_key(kind: Kind, names: str, chosen: Components, others: Components, 
 def _what(kind: Kind, measure: Asked | None) -> str:
     """What a job does, as keys begin with it."""
     return kind.name if measure is None else f"{kind.name}-{measure.name}"
+
+
+def _between(kind: Kind) -> list[Kind]:
+    """The kinds that may stand between a training and a job of this kind and have settings of another name, the highest
+    first."""
+    above = {name for parent in kind.parents for name in (parent, *(one.name for one in _between(KINDS[parent])))}
+    return [one for one in KINDS.values() if one.name in above and one.family not in ('', kind.family)]
 
 
 def _asked(kind: Kind, settings: Mapping[str, Any]) -> Any:

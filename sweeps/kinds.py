@@ -20,6 +20,7 @@ class File(StrEnum):
 
     MODEL = "model"
     IMAGES = "images"
+    QUANTIZED = "quantized"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,9 +109,22 @@ SYNTHESIS = Kind(
     rows=("syntheses", "synthesis_losses", "synthetic_images"),
     parents=("train",),
     family="images",
-    settings=("qsweep.sweeps.zero_shot.Genie", "qsweep.sweeps.zero_shot.Sadag"),
+    settings=tuple(f"qsweep.sweeps.zero_shot.{one}" for one in ("Genie", "Sadag", "Noise", "RealImages")),
     takes=(File.MODEL,),
     leaves=File.IMAGES,
+    side_by_side=False,
+)
+QUANTIZATION = Kind(
+    name="quantize",
+    noun="quantization",
+    plural="quantizations",
+    runs="qsweep.workers.kinds.quantization.Quantize",
+    rows=("quantizations", "units"),
+    parents=("synthesize",),
+    family="rounding",
+    settings=("qsweep.sweeps.zero_shot.Nearest", "qsweep.sweeps.zero_shot.Reconstruction"),
+    takes=(File.MODEL, File.IMAGES),
+    leaves=File.QUANTIZED,
     side_by_side=False,
 )
 
@@ -123,7 +137,7 @@ CALL = Kind(
     of_user=True,
 )
 
-KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, SYNTHESIS, CALL)}
+KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, SYNTHESIS, QUANTIZATION, CALL)}
 """Every kind by its name, parents first."""
 
 

@@ -27,7 +27,14 @@ from qsweep.sweeps.training import SET, Training
 from qsweep.sweeps.tuning import Tuning
 from qsweep.sweeps.user_code import Signature, UserCode, with_code
 from qsweep.sweeps.where import parse_where
-from qsweep.sweeps.zero_shot import Synthesis, check_parent, synthesis_from, synthesis_settings
+from qsweep.sweeps.zero_shot import (
+    Quantization,
+    Synthesis,
+    check_parent,
+    quantization_from,
+    settings_of_entry,
+    synthesis_from,
+)
 
 SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep", "user_code", "arrays")
 """The parts of a specification that decide which jobs it has. (`keep` allows what takes models, or does not.)"""
@@ -127,12 +134,17 @@ class Spec:
         if idle := [axis.name for axis in self.axes if axis.name not in grid.used]:
             raise InputError("no job uses this setting", place=f"{self.place}: axes.{idle[0]}")
         trainings = range(len(grid.identities))
-        syntheses = self.declared_syntheses() if trainings else []
+        zero_shot = self.declared_zero_shot() if trainings else []
         measures = self.declared_measures() if trainings else []
-        for place in trainings if syntheses else ():
+        made: dict[tuple[int, Synthesis], int] = {}
+        for place in trainings if zero_shot else ():
             parent = grid.job(place)
-            for synthesis in syntheses:
-                grid.add_child(place, self._synthesized(parent, synthesis))
+            for synthesis, _ in zero_shot:
+                made[place, synthesis] = grid.add_child(place, self._synthesized(parent, synthesis))
+        for place in trainings if zero_shot else ():
+            for synthesis, quantization in zero_shot:
+                if quantization is not None:
+                    grid.add_child(made[place, synthesis], quantization)
         for place in trainings if measures else ():
             parent = grid.job(place)
             for measure in measures:
@@ -194,18 +206,19 @@ class Spec:
             found.append(measure)
         return found
 
-    def declared_syntheses(self) -> list[Synthesis]:
-        """Every point of the grids of `zero_shot`, as declared. Raises InputError.
+    def declared_zero_shot(self) -> list[tuple[Synthesis, Quantization | None]]:
+        """Every point of the grids of `zero_shot`, as declared: images, and how a model is quantized on them, if it is.
+        Raises InputError.
 
         A setting of an entry that some of its images don't use makes no second job of those.
         """
         self._check_kept("zero_shot", self.zero_shot)
-        found: dict[Synthesis, None] = {}
+        found: dict[tuple[Synthesis, Quantization | None], None] = {}
         for place, entry, given in self._entries("zero_shot", self.zero_shot):
-            synthesis = synthesis_from(given, place=place)
-            known = {"images"}.union(*(synthesis_settings(one) for one in entry.get("images", ())))
-            _check_names(given, known, synthesis.name, place)
-            found[synthesis] = None
+            point = synthesis_from(given, place=place), quantization_from(given, place=place)
+            known = settings_of_entry(entry.get("images", ()), entry.get("rounding", ()))
+            _check_names(given, set(known), point[0].name, place)
+            found[point] = None
         return list(found)
 
     def _check_kept(self, what: str, entries: Sequence[Entry]) -> None:

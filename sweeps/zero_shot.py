@@ -1,4 +1,5 @@
-"""What a sweep may ask for without data: images synthesized from a trained model. `workers.zero_shot` computes them.
+"""What a sweep may ask for without data: images synthesized from a trained model, and its quantization on them.
+`workers.zero_shot` computes both.
 
 Every field is stored beside what it led to. Where a value is Genie's (Jeon et al. 2023, arXiv 2212.04780), it is that
 of the published code (SamsungLabs/Genie, `distill.py`).
@@ -11,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from qsweep.sweeps.errors import InputError, nearest
-from qsweep.sweeps.kinds import SYNTHESIS
+from qsweep.sweeps.kinds import QUANTIZATION, SYNTHESIS
 from qsweep.sweeps.layers import ConvLayer, Layer, NormLayer
 from qsweep.sweeps.settings import Rule, Setting, build, names_of, setting
 from qsweep.sweeps.training import Training
 
 RATES: Mapping[str, tuple[float, float]] = {"code": (0.1, 0.01), "paper": (0.01, 0.1)}
 """Learning rates of the embeddings and of the generator, as the published code runs and as the paper names them."""
+COUNT = Rule(low=2, high=1_000_000)
+SEED = Rule(low=0, high=2**31 - 1)
 SIDE = 4
 """The generator doubles the side of its first images twice: sides of images are multiples of this."""
 
@@ -35,13 +38,13 @@ class Genie:
     name: ClassVar[str] = "genie"
     semantics: ClassVar[int] = 1
 
-    image_count: int = setting(Rule(low=2, high=1_000_000), default=1024)
+    image_count: int = setting(COUNT, default=1024)
     image_batch: int = setting(Rule(low=2, high=65_536), default=128)
     image_iterations: int = setting(Rule(low=1, high=1_000_000), default=4000)
     embedding_size: int = setting(Rule(low=1, high=65_536), default=256)
     rates: str = setting(Rule(choices=tuple(RATES)), default="code")
     swing: bool = setting(default=True)
-    image_seed: int = setting(Rule(low=0, high=2**31 - 1), default=0)
+    image_seed: int = setting(SEED, default=0)
 
     @property
     def batches(self) -> int:
@@ -74,8 +77,7 @@ class Genie:
 
     def operations(self, training: Training) -> float:
         """Multiplications and additions: each image through the network and back to its pixels, in each iteration."""
-        forward = float(sum(layer.operations for layer in training.model.layers(training.data)))
-        return 2 * forward * self.image_batch * self.steps
+        return 2 * _forward(training) * self.image_batch * self.steps
 
 
 BITS = Rule(choices=(2, 3, 4, 5, 6, 7, 8))
@@ -88,7 +90,7 @@ SHARP_COST = 6
 class Sadag(Genie):
     """SADAG's synthesis: Genie's for `image_iterations`, then `sharp_iterations` that look at a quantized model.
 
-    That has weights of `weight_bits` and activations of `act_bits`, rounded to nearest. To Genie's loss come
+    That has weights of `weight_bits` and activations of `activation_bits`, rounded to nearest. To Genie's loss come
     `matching_factor` times how far the gradient of the last layer turns at the worst move of an image's embedding, of
     `sharp_radius`, and `diversity_factor` times how alike the gradients of different images are above
     `diversity_threshold`. The radius (2) and the factors (1) are the paper's. It does not state the others: the number
@@ -100,7 +102,7 @@ class Sadag(Genie):
     name: ClassVar[str] = "sadag"
 
     weight_bits: int = setting(BITS)
-    act_bits: int = setting(BITS)
+    activation_bits: int = setting(BITS)
     sharp_iterations: int = setting(Rule(low=1, high=1_000_000), default=400)
     sharp_radius: float = setting(Rule(above=0, high=1000), default=2.0)
     matching_factor: float = setting(FACTOR, default=1.0)
@@ -120,9 +122,107 @@ class Sadag(Genie):
         return a_step * self.batches * (self.image_iterations + SHARP_COST * self.sharp_iterations)
 
 
-Synthesis: TypeAlias = Genie | Sadag
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """`image_count` images of standard normal noise: the lower bound of what synthesis is worth."""
+
+    name: ClassVar[str] = "noise"
+    semantics: ClassVar[int] = 1
+
+    image_count: int = setting(COUNT, default=1024)
+    image_seed: int = setting(SEED, default=0)
+
+    def rows(self) -> dict[str, int]:
+        """How many rows a job has, of the kinds of which it has more than one."""
+        return {"synthetic_images": self.image_count, "synthesis_losses": 0}
+
+    def operations(self, training: Training) -> float:
+        """Multiplications and additions of one look at the images."""
+        return _forward(training) * self.image_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealImages(Noise):
+    """`image_count` training images, drawn at random, not augmented: the upper bound."""
+
+    name: ClassVar[str] = "train"
+
+
+Synthesis: TypeAlias = Genie | Sadag | Noise | RealImages
 SYNTHESES: Mapping[str, type[Synthesis]] = SYNTHESIS.classes()
 """Every way to synthesize images by the name that a sweep file gives it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """Weights of `weight_bits` and activations of `activation_bits`, rounded to nearest by scales that are searched.
+
+    Those of activations are found on the first 32 images. The first layer and the last have 8-bit weights, what the
+    second convolution and the last read has 8 bits, and the images are not quantized, as in Genie.
+    """
+
+    name: ClassVar[str] = "nearest"
+    semantics: ClassVar[int] = 1
+
+    weight_bits: int = setting(BITS)
+    activation_bits: int = setting(BITS)
+
+    def operations(self, training: Training) -> float:
+        """Multiplications and additions of a pass over the training set and the test set."""
+        return _forward(training) * (training.train_images + training.data.test_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Nearest):
+    """From there block by block, each until it does what it did in full precision, as Genie (`reconstruct.py`).
+
+    Whether a weight is rounded up or down is learned (AdaRound, Nagel et al. 2020) with the scale of its channel and
+    the scales of activations (LSQ), in `unit_iterations` steps of Adam on `unit_batch` images each. `unit_batches =
+    "genie"` has a 32nd of the images in a batch, as the published code does; the two agree at 1,024 images. A share
+    `drop_share` of the activations is not quantized, drawn anew in each step (QDrop, Wei et al. 2022).
+    `rounding_factor` weighs the term that draws every rounding to a decision, in all but the first fifth of the steps.
+    All draws follow from `unit_seed`.
+    """
+
+    name: ClassVar[str] = "reconstruction"
+
+    unit_iterations: int = setting(Rule(low=1, high=1_000_000), default=20_000)
+    unit_batch: int = setting(Rule(low=1, high=65_536), default=32)
+    unit_batches: str = setting(Rule(choices=("fixed", "genie")), default="fixed")
+    drop_share: float = setting(Rule(low=0, high=1), default=0.5)
+    rounding_factor: float = setting(FACTOR, default=1.0)
+    rounding_rate: float = setting(Rule(above=0, high=1), default=1e-3)
+    weight_step_rate: float = setting(Rule(low=0, high=1), default=1e-4)
+    activation_step_rate: float = setting(Rule(low=0, high=1), default=4e-5)
+    unit_seed: int = setting(SEED, default=0)
+
+    def batch(self, images: int) -> int:
+        """Images of one step."""
+        return max(1, images // GENIE_BATCHES) if self.unit_batches == "genie" else min(self.unit_batch, images)
+
+    def operations(self, training: Training) -> float:
+        """With three passes' worth for each image of each step."""
+        steps = 3.0 * self.unit_iterations * self.unit_batch
+        return super().operations(training) + steps * _forward(training)
+
+
+GENIE_BATCHES = 32
+"""Batches that the published code makes of all images."""
+Quantization: TypeAlias = Nearest | Reconstruction
+ROUNDINGS: Mapping[str, type[Quantization]] = QUANTIZATION.classes()
+"""Every way to round by the name that a sweep file gives it."""
+
+
+def quantization_from(given: Mapping[str, Any], *, place: str | None = None) -> Quantization | None:
+    """The quantization that flat settings (`rounding`, `weight_bits`, …) describe; None without `rounding`. Raises
+    InputError."""
+    name = given.get(QUANTIZATION.family)
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in ROUNDINGS:
+        where = f"{place}: rounding" if place else "rounding"
+        raise InputError(f"{name!r} is not known", place=where, allowed=nearest(str(name), ROUNDINGS))
+    return build(ROUNDINGS[name], given, place=place)
 
 
 def synthesis_from(given: Mapping[str, Any], *, place: str | None = None) -> Synthesis:
@@ -133,7 +233,7 @@ def synthesis_from(given: Mapping[str, Any], *, place: str | None = None) -> Syn
         problem = "images is missing" if name is None else f"{name!r} is not known"
         raise InputError(problem, place=where, allowed=nearest(str(name or ""), SYNTHESES))
     synthesis = build(SYNTHESES[name], given, place=place)
-    if synthesis.image_count % synthesis.image_batch:
+    if isinstance(synthesis, Genie) and synthesis.image_count % synthesis.image_batch:
         raise InputError(
             f"{synthesis.image_count} images can't be made in batches of {synthesis.image_batch}",
             place=f"{place}: image_count" if place else "image_count",
@@ -163,7 +263,13 @@ def check_parent(training: Training, synthesis: Synthesis) -> None:
             place="model",
             allowed="allowed with images = 'sadag': networks with a linear head",
         )
-    if training.data.size % SIDE:
+    if isinstance(synthesis, RealImages) and synthesis.image_count > training.train_images:
+        raise InputError(
+            f"{synthesis.image_count} is not allowed",
+            place="image_count",
+            allowed=f"allowed with images = 'train': up to {training.train_images}",
+        )
+    if isinstance(synthesis, Genie) and training.data.size % SIDE:
         raise InputError(
             f"images of {training.data.size} pixels a side can't be synthesized",
             place="image_size",
@@ -180,9 +286,21 @@ def layers_of(training: Training) -> Sequence[Layer]:
 
 def known_zero_shot_settings() -> frozenset[str]:
     """The names of every setting of `[[zero_shot]]`."""
-    return frozenset((SYNTHESIS.family,)).union(*(names_of(one) for one in SYNTHESES.values()))
+    classes = (*SYNTHESES.values(), *ROUNDINGS.values())
+    return frozenset((SYNTHESIS.family, QUANTIZATION.family)).union(*(names_of(one) for one in classes))
 
 
-def synthesis_settings(name: Setting) -> frozenset[str]:
-    """The names of the settings of an entry of `[[zero_shot]]` with these images; none if they are unknown."""
-    return frozenset(names_of(SYNTHESES[str(name)])) if name in SYNTHESES else frozenset()
+def settings_of_entry(images: Sequence[Setting], roundings: Sequence[Setting]) -> frozenset[str]:
+    """The names of the settings of an entry of `[[zero_shot]]` with these images and roundings; unknown ones have
+    none."""
+    classes = [SYNTHESES[str(one)] for one in images if one in SYNTHESES]
+    found = frozenset((SYNTHESIS.family,)).union(*(names_of(one) for one in classes))
+    if not roundings:
+        return found
+    return found.union(
+        (QUANTIZATION.family,), *(names_of(ROUNDINGS[str(one)]) for one in roundings if one in ROUNDINGS)
+    )
+
+
+def _forward(training: Training) -> float:
+    return float(sum(layer.operations for layer in training.model.layers(training.data)))

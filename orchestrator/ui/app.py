@@ -107,14 +107,14 @@ class Site:
         except (QsweepError, OSError) as error:
             problem, status = clean(str(error)), 404 if isinstance(error, InputError) else 503
         style, script = _assets()
-        data = {
+        live = {
             "page": name, "asked": asked, "content": json.loads(content), "number": number, "problem": problem,
-            "place": self._desk.place, "acts": self._actions is not None, "charts": {}, "jobs": {}, "sets": [],
+            "place": self._desk.place, "acts": self._actions is not None,
         }  # fmt: skip
         page = template("ui.html").render(
             page=name,
             title=asked.get("name") or asked.get("id") or name,
-            data=embedded(data),
+            data=embedded({"live": live, "charts": {}}),
             style=style,
             script=script,
         )

@@ -42,6 +42,16 @@ def test_the_next_claim_takes_back_an_expired_lease_in_one_go(
     assert (attempt.outcome, attempt.failure_class) == (State.QUEUED, FailureClass.LOST)
 
 
+def test_who_stands_still_in_its_own_claim_does_not_take_its_own_lease_back(registry: Registry, sweep: Sweep) -> None:
+    """Or it would be dead and hold jobs that nobody takes back: it goes on, and who comes next finds its lease over."""
+    registry.sweeps.register(sweep.id, trained(2))
+    slow = registry.agents.enlist(agent_info(lease=-1.0))  # over at every look, as after a stop that outlasts it
+    held = registry.queue.claim(slow, registry.queue.next_cohort(slow), 2)
+    assert [(one.state, one.expired) for one in registry.catalogue.agents(None)] == [(AgentState.ALIVE, True)]
+    assert registry.agents.take_back_expired() == 1
+    assert {registry.catalogue.job(one.job.identity).state for one in held} == {State.QUEUED}
+
+
 def test_a_heartbeat_keeps_the_lease(registry: Registry, sweep: Sweep, execute: Execute) -> None:
     registry.sweeps.register(sweep.id, trained(1))
     agent = registry.agents.enlist(agent_info(lease=1000.0))

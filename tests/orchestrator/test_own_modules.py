@@ -192,7 +192,7 @@ import os, sys, time
 class Odd(Net):
     def forward(self, rows):
         self.head.taken = getattr(self.head, "taken", 0) + 1
-        what = self.what if self.training and self.head.taken > 40 else ""
+        what = self.what if self.training and self.head.taken > 40 or self.what == "never finite" else ""
         if what == "prints":
             print("{}")
             open("/dev/null").close()
@@ -202,7 +202,7 @@ class Odd(Net):
             os.fork()
         elif what == "hangs":
             time.sleep(3600)
-        elif what == "nan":
+        elif what in ("nan", "never finite"):
             return super().forward(rows) * float("nan")
         return super().forward(rows)
 
@@ -216,17 +216,26 @@ def test_a_module_that_misbehaves_ends_in_its_class_and_takes_nobody_with_it(lau
     """What is printed, forked or NaN ends no training, and what exits or hangs its own alone."""
     folder = own_files(launched, tmp_path)
     (folder / "net.py").write_text(NET + ODD)
-    sweep = SWEEP.partition("[[measures]]")[0].replace("net.py:Net", "net.py:Odd").replace("bits = [32, 4]", "")
-    sweep = sweep.replace("seed = [0, 1]", 'what = ["fine", "prints", "exits", "forks", "hangs", "nan"]')
-    (folder / "own.toml").write_text(sweep.replace("epochs = 40", "epochs = 6"))
+    sweep = SWEEP.partition("[[measures]]")[0].replace("net.py:Net", "net.py:Odd").replace("bits = [32, 4]\n", "")
+    sweep = sweep.replace(
+        "seed = [0, 1]", 'what = ["fine", "prints", "exits", "forks", "hangs", "nan", "never finite"]'
+    )
+    (folder / "own.toml").write_text(sweep.replace("epochs = 40", "epochs = 6\nbits = 32"))
     found = qsweep(folder, "launch", "own.toml", "--workers", "1", "--lease", "3", "--time-limit", "12")
     assert found.returncode == 1, found.stderr
     with Registry.open(folder / "home" / "registry.db") as registry:
         (sweep_row,) = registry.catalogue.sweeps()
         rows = {str(row.job.settings()["what"]): row for row in registry.catalogue.jobs(sweep_row.id)}
         errors = {what: registry.history.attempts(row.id)[-1].error for what, row in rows.items()}
-    assert {what for what, row in rows.items() if row.state is State.DONE} == {"fine", "prints", "forks", "nan"}
-    assert {what for what, row in rows.items() if row.diverged} == {"nan"}
+    done = {"fine", "prints", "forks", "nan", "never finite"}
+    assert {what for what, row in rows.items() if row.state is State.DONE} == done
+    # What was finite before the NaN counts, as of any training; without one finite epoch there is no model.
+    assert {what for what, row in rows.items() if row.diverged} == {"never finite"}
+    trained = runs(folder / "home", columns=["chosen_epoch", "last_train_loss"])
+    assert dict(trained.loc[rows["nan"].identity].isna()) == {"chosen_epoch": False, "last_train_loss": True}
+    pd.testing.assert_series_equal(
+        trained.loc[rows["fine"].identity], trained.loc[rows["prints"].identity], check_names=False, check_exact=True
+    )
     assert (rows["exits"].failure_class, rows["hangs"].failure_class) == ("crash", "timeout")
     assert "sys.exit(3)" in errors["exits"]
     assert "time.sleep(3600)" in errors["hangs"]

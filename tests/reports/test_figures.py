@@ -190,9 +190,9 @@ def test_the_figure_of_a_synthesis_shows_its_first_images_losses_and_classes() -
     source = made_source("digits-zeroshot", changes=("image_seed=[0, 1]",))
     evidence = gather(source, QUICK)
     with rc_context(STYLE):
-        (name, figure), (other, _) = DRAWN[Picture.SYNTHESIS](evidence, evidence.models[0])
+        (name, figure), (other, _), *_ = DRAWN[Picture.SYNTHESIS](evidence, evidence.models[0])
     jobs = [row["job"][:8] for row in source.rows["syntheses"]]
-    assert [name, other] == jobs
+    assert [name, other] == jobs[:2]
     shown = [axes for axes in figure.axes if axes.images]
     rows = [row for row in source.rows["synthetic_images"] if row["job"].startswith(name)]
     assert [axes.get_title() for axes in shown] == [f"{row['class']} · 100%" for row in rows[:16]]

@@ -9,7 +9,7 @@ import pytest
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import read_sweep
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.kinds import SYNTHESIS, TRAIN
+from qsweep.sweeps.kinds import QUANTIZATION, SYNTHESIS, TRAIN
 from qsweep.sweeps.spec import Spec, select
 from qsweep.sweeps.zero_shot import Genie, Sadag
 
@@ -58,12 +58,12 @@ def test_one_synthesis_is_one_job_however_often_it_is_asked_for(tmp_path: Path) 
 
 
 def test_images_that_know_of_no_bits_are_made_once_for_all_bits(tmp_path: Path) -> None:
-    entry = '[[zero_shot]]\nimages = ["genie", "sadag"]\nweight_bits = [2, 4]\nact_bits = 4\n'
+    entry = '[[zero_shot]]\nimages = ["genie", "sadag"]\nweight_bits = [2, 4]\nactivation_bits = 4\n'
     jobs = spec_of(tmp_path, SWEEP + entry, "seed=0").jobs()
     assert [one.measure for one in jobs[1:]] == [
         Genie(),
-        Sadag(weight_bits=2, act_bits=4),
-        Sadag(weight_bits=4, act_bits=4),
+        Sadag(weight_bits=2, activation_bits=4),
+        Sadag(weight_bits=4, activation_bits=4),
     ]
     assert jobs[2].measure.operations(jobs[0].training) == pytest.approx(  # type: ignore[union-attr]
         1.6 * jobs[1].measure.operations(jobs[0].training)  # type: ignore[union-attr]
@@ -71,11 +71,35 @@ def test_images_that_know_of_no_bits_are_made_once_for_all_bits(tmp_path: Path) 
     assert [Job.from_json(one.to_json()) for one in jobs] == jobs
 
 
+def test_quantizations_stand_on_their_images_and_images_serve_all_bits(tmp_path: Path) -> None:
+    entry = (
+        '[[zero_shot]]\nimages = ["genie", "sadag", "noise", "train"]\nrounding = ["nearest", "reconstruction"]\n'
+        "weight_bits = [2, 4]\nactivation_bits = 4\nunit_seed = [0, 1]\n"
+    )
+    spec = spec_of(tmp_path, SWEEP + entry, "seed=0")
+    jobs = spec.jobs()
+    kinds = [one.kind for one in jobs]
+    assert [kinds.count(one) for one in (TRAIN, SYNTHESIS, QUANTIZATION)] == [1, 5, 24]
+    by_identity = {one.identity: one for one in jobs}
+    for job in jobs.of(QUANTIZATION):
+        above = by_identity[str(job.parent)]
+        assert job.above == (above.measure,)
+        assert job.settings() == {**above.settings(), **job.settings()}
+        if isinstance(above.measure, Sadag):
+            assert above.measure.weight_bits == job.measure.weight_bits  # type: ignore[union-attr]
+    assert [Job.from_json(one.to_json()) for one in jobs] == jobs
+    assert Spec.from_json(spec.to_json(), place="the registry").jobs() == jobs
+    chosen = select(jobs, where="images == 'noise' and rounding == 'nearest' and weight_bits == 2")
+    assert [one.kind for one in chosen] == [TRAIN, SYNTHESIS, QUANTIZATION]
+
+
 def test_a_setting_is_changed_where_it_is_used(tmp_path: Path) -> None:
     text = SWEEP + '[[measures]]\nmeasure = "pac_bayes"\n' + GENIE
     jobs = spec_of(tmp_path, text, "image_iterations=[10, 20]", "swing=false", "seed=0", "iterations=3").jobs()
     assert [one.kind.name for one in jobs] == ["train", "synthesize", "synthesize", "measure"]
     assert jobs[1].measure == Genie(image_iterations=10, swing=False)
+    (quantized,) = spec_of(tmp_path, SWEEP, "bits=4", "activation_bits=4", "seed=0").jobs()  # a training's own
+    assert quantized.settings()["activation_bits"] == 4
     with pytest.raises(InputError, match="no entry of zero_shot of made is changed by image_count"):
         spec_of(tmp_path, SWEEP, "image_count=128")
 
@@ -102,9 +126,22 @@ def test_the_rates_have_two_names() -> None:
         (GENIE, ("model=vit", "patch=2", "depth=2", "heads=2"), "has no batch norm, whose statistics the images are"),
         (GENIE, ("images=sadag",), "zero_shot 1: weight_bits is missing"),
         (GENIE, ("images=sadag", "weight_bits=1"), "weight_bits: 1 is not allowed; allowed: 2, 3, 4"),
-        (GENIE, ("images=sadag", "weight_bits=2", "act_bits=2", "model=nin", "depth=1"), "the last layer of NiN"),
+        (
+            GENIE,
+            ("images=sadag", "weight_bits=2", "activation_bits=2", "model=nin", "depth=1"),
+            "the last layer of NiN",
+        ),
         ("[[zero_shot]]\nimage_count = 128\n", (), "images is missing"),
         (GENIE + "weight_bits = 4\n", (), "zero_shot 1: 'weight_bits' is not a setting of genie"),
+        (GENIE + 'rounding = "adaround"\n', (), "rounding: 'adaround' is not known"),
+        (GENIE + 'rounding = "nearest"\n', (), "zero_shot 1: weight_bits is missing"),
+        (GENIE + 'rounding = "nearest"\nweight_bits = 1\n', (), "weight_bits: 1 is not allowed; allowed: 2, 3, 4"),
+        (GENIE + "unit_iterations = 10\n", (), "'unit_iterations' is not a setting of genie"),
+        (
+            GENIE,
+            ("images=train", "image_count=5000"),
+            "image_count: 5000 is not allowed; allowed with images = 'train': up",
+        ),
         (GENIE + "image_count = []\n", (), "an axis needs at least one value"),
         ("[zero_shot]\nimages = 'genie'\n", (), "zero_shot"),
     ],

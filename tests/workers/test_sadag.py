@@ -18,7 +18,7 @@ from qsweep.workers.deployed import deployed
 from qsweep.workers.measures.draws import generator as draws_of
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.zero_shot.generator import Generator, initial_embeddings
-from qsweep.workers.zero_shot.scales import activation_scale, quantized_weights, round_activations
+from qsweep.workers.zero_shot.scales import activation_scale, round_activations, weight_grid
 from qsweep.workers.zero_shot.sharpness import LastGradient, SecondStage, diversity, mismatch, worst_move
 from qsweep.workers.zero_shot.student import Student
 from qsweep.workers.zero_shot.swing import draw_shifts
@@ -29,9 +29,14 @@ from tests.workers.trainings import training
 
 ASKED = Sadag(
     image_count=8, image_batch=4, image_iterations=2, sharp_iterations=2, embedding_size=8, image_seed=3,
-    weight_bits=3, act_bits=4,
+    weight_bits=3, activation_bits=4,
 )  # fmt: skip
 WIDE = torch.float64
+
+
+def quantized_weights(weight: Tensor, bits: int) -> Tensor:
+    grid = weight_grid(weight, bits)
+    return grid.values(grid.codes(weight)).view_as(weight)
 
 
 def draws(number: int) -> torch.Generator:
@@ -94,12 +99,12 @@ def test_the_gradient_of_a_rounding_passes_where_nothing_is_clipped() -> None:
 class PlainStudent:
     """The quantized model as a loop over the layers, with a quantizer of each tensor that a convolution reads."""
 
-    def __init__(self, one: Training, model: Mapping[str, Tensor], weight_bits: int, act_bits: int) -> None:
+    def __init__(self, one: Training, model: Mapping[str, Tensor], weight_bits: int, activation_bits: int) -> None:
         self.network = deployed(one, model).double()
         self.layers = list(zip(self.network.geometry, self.network.layers, strict=True))
         convolutions = [layer.name for layer, _ in self.layers if isinstance(layer, ConvLayer)]
         self.second, self.last = convolutions[1], convolutions[-1]
-        self.act_bits = act_bits
+        self.activation_bits = activation_bits
         self.scales: dict[str, Any] = {}
         for layer, module in self.layers:
             if isinstance(layer, ConvLayer):
@@ -110,7 +115,7 @@ class PlainStudent:
         for layer, _ in self.layers:
             source = (before if layer.source is None else layer.source) + ("" if layer.pool is None else " pooled")
             if isinstance(layer, ConvLayer) and source != "images":
-                bits = 8 if layer.name in (self.second, self.last) else act_bits
+                bits = 8 if layer.name in (self.second, self.last) else activation_bits
                 self.read[source] = max(bits, self.read.get(source, 0))
             before = layer.name
 
@@ -155,7 +160,7 @@ NETWORKS = [{"model": "cifar-resnet", "width": 2}, {"model": "cifar-resnet", "wi
 def test_the_student_is_the_plain_quantized_model(settings: dict[str, Any]) -> None:
     one = training(**settings)
     model = model_of(one)
-    student = Student(one, model, weight_bits=3, act_bits=4, device=CPU, dtype=WIDE)
+    student = Student(one, model, weight_bits=3, activation_bits=4, device=CPU, dtype=WIDE)
     plain = PlainStudent(one, model, 3, 4)
     images = torch.randn(6, 1, 8, 8, dtype=WIDE, generator=draws(0))
     student.calibrate(images)

@@ -159,7 +159,23 @@ class ConvNetwork:
         and the residual that it adds; `normalize` one that is batch norm alone. What a stage reads is pooled and
         quantized first; a residual is not."""
         outputs = {IMAGES: images}
-        for number, (node, stage) in enumerate(zip(self.nodes, stages, strict=True)):
+        self.follow(outputs, range(len(self.nodes)), stages, step, pool, normalize, quantize)
+        return outputs[len(self.nodes) - 1]
+
+    def follow(
+        self,
+        outputs: dict[int, Activations],
+        numbers: Sequence[int],
+        stages: Sequence[Any],
+        step: Callable[[Activations, Window, Any, Activations | None], Activations],
+        pool: Callable[[Activations, Pool], Activations],
+        normalize: Callable[[Activations, NormLayer, Any], Activations],
+        quantize: Callable[[Activations, SignalTensors], Activations],
+    ) -> None:
+        """The stages of these numbers alone. `outputs` holds what they read, by the number of the stage that puts it
+        out, and then what they put out; what no stage needs any more is taken away."""
+        for number in numbers:
+            node, stage = self.nodes[number], stages[number]
             residual = None if node.residual is None else outputs[node.residual]
             read = outputs[node.source]
             if node.layer.pool is not None:
@@ -173,7 +189,6 @@ class ConvNetwork:
             outputs[number] = output if after is None else pool(output, after)
             for one in node.spent:
                 del outputs[one]
-        return outputs[len(self.nodes) - 1]
 
 
 def make_nodes(layers: Sequence[Layer], size: int) -> tuple[Node, ...]:

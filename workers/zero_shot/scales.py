@@ -25,23 +25,45 @@ class ActivationScale:
     high: int
 
 
-def quantized_weights(weight: Tensor, bits: int) -> Tensor:
-    """Weights (C, …) rounded to the nearest of 2^bits levels, asymmetric, with a scale of each output channel.
+@dataclass(frozen=True, kw_only=True)
+class WeightGrid:
+    """ŵ = (clip(code, 0, 2^bits − 1) − zero)·Δ of each output channel of a weight (C, …)."""
 
-    Δ = (max − min)·r/(2^bits − 1), zero = round(−min·r/Δ), ŵ = (clip(round(w/Δ) + zero, 0, 2^bits − 1) − zero)·Δ. A
-    channel of equal weights of 0 stays.
+    step: Tensor
+    """Δ (C, 1)."""
+    zero: Tensor
+    """(C, 1), whole numbers."""
+    levels: int
+    """2^bits − 1."""
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Those of the nearest levels (C, weights of a channel)."""
+        return ((weight.flatten(1) / self.step).round() + self.zero).clamp(0, self.levels)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """What codes (C, weights of a channel) stand for."""
+        return (codes - self.zero) * self.step
+
+
+def weight_grid(weight: Tensor, bits: int) -> WeightGrid:
+    """The grid of weights (C, …): asymmetric, with a scale of each output channel.
+
+    Δ = (max − min)·r/(2^bits − 1), zero = round(−min·r/Δ). A channel of equal weights is on its grid.
     """
     rows, levels = weight.flatten(1), 2**bits - 1
     high, low = rows.amax(1, keepdim=True), rows.amin(1, keepdim=True)
-    best, found = torch.full_like(high, torch.inf), rows.clone()
+    alike = high == low
+    best_step = torch.where(high == 0, 1.0, high.abs())
+    best_zero = torch.where(high < 0, 1.0, 0.0).to(rows)
+    best = torch.where(alike, 0.0, torch.inf).to(rows)
     for ratio in _ratios():
         step = (high - low) * ratio / levels
-        zero = (-low * ratio / step).round()
-        rounded = ((rows / step).round().add(zero).clamp(0, levels) - zero) * step
-        error = (rows - rounded).abs().pow(POWER).mean(1, keepdim=True)
+        grid = WeightGrid(step=step, zero=(-low * ratio / step).round(), levels=levels)
+        error = (rows - grid.values(grid.codes(weight))).abs().pow(POWER).mean(1, keepdim=True)
         better = error < best
-        best, found = torch.where(better, error, best), torch.where(better, rounded, found)
-    return found.view_as(weight)
+        best = torch.where(better, error, best)
+        best_step, best_zero = torch.where(better, step, best_step), torch.where(better, grid.zero, best_zero)
+    return WeightGrid(step=best_step, zero=best_zero, levels=levels)
 
 
 def activation_scale(values: Tensor, bits: int) -> ActivationScale:

@@ -85,7 +85,12 @@ class SecondStage:
         self._asked, self._teacher, self._generator = asked, teacher, generator
         self._device, self._dtype = device, dtype
         self._student = Student(
-            training, model, weight_bits=asked.weight_bits, act_bits=asked.act_bits, device=device, dtype=dtype
+            training,
+            model,
+            weight_bits=asked.weight_bits,
+            activation_bits=asked.activation_bits,
+            device=device,
+            dtype=dtype,
         )
         self.warm_up: list[Tensor] = []
 

@@ -7,8 +7,8 @@ everything that reads or adds it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
@@ -23,7 +23,13 @@ from qsweep.workers.models.convolved import rescale, thinned
 from qsweep.workers.models.graph import IMAGES, ConvNetwork
 from qsweep.workers.models.stage import NormTensors, activate
 from qsweep.workers.models.window import Window
-from qsweep.workers.zero_shot.scales import ActivationScale, activation_scale, quantized_weights, round_activations
+from qsweep.workers.zero_shot.scales import (
+    ActivationScale,
+    WeightGrid,
+    activation_scale,
+    round_activations,
+    weight_grid,
+)
 from qsweep.workers.zero_shot.swing import Shift, swung
 
 OUTER_BITS = 8
@@ -57,106 +63,141 @@ class Student:
         model: Mapping[str, Tensor],
         *,
         weight_bits: int,
-        act_bits: int,
+        activation_bits: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         network = NETWORKS[training.model.name](training.model, training.data)
         assert isinstance(network, ConvNetwork), "a convolutional network was asked for before"
-        self._network = network
+        self.network = network
         layout = network.layout
         parameters, statistics = (row[None].to(device, dtype) for row in layout.packed(model))
-        self._bits = _bits(network, act_bits)
+        self.bits = _bits(network, activation_bits)
         convolutions = [place for place, node in enumerate(network.nodes) if not isinstance(node.layer, NormLayer)]
         outer = {convolutions[0], convolutions[-1]}
-        self._stages: list[Any] = []
+        self.stages: list[Any] = []
+        self.float_stages: list[Any] = []
+        self.grids: dict[int, WeightGrid] = {}
+        """Of each convolution, by its number."""
         for place, view in enumerate(network.views(layout.tensors(parameters, parameters, statistics))):
             if isinstance(view, NormTensors):
                 scale, shift = view.scale_and_shift()
-                self._stages.append((scale[0], shift[0]))
+                self.stages.append((scale[0], shift[0]))
+                self.float_stages.append((scale[0], shift[0]))
                 continue
             node = network.nodes[place]
             read = (node.source, node.layer.pool is not None)
             added = None if node.residual is None else (node.residual, False)
-            weight = quantized_weights(view.weight[0], OUTER_BITS if place in outer else weight_bits)
             norm = None if view.norm is None else view.norm.scale_and_shift()
-            self._stages.append(
-                StudentStage(
-                    weight=weight.contiguous(memory_format=torch.channels_last),
-                    bias=view.bias[0],
-                    norm=None if norm is None else (norm[0][0], norm[1][0]),
-                    reads=read if read in self._bits else None,
-                    adds=added if added in self._bits else None,
-                )
+            stage = StudentStage(
+                weight=view.weight[0].contiguous(memory_format=torch.channels_last),
+                bias=view.bias[0],
+                norm=None if norm is None else (norm[0][0], norm[1][0]),
+                reads=read if read in self.bits else None,
+                adds=added if added in self.bits else None,
             )
-        self._last = self._stages[-1]
-        self._scales: dict[Read, ActivationScale] = {}
+            grid = self.grids[place] = weight_grid(view.weight[0], OUTER_BITS if place in outer else weight_bits)
+            self.float_stages.append(replace(stage, reads=None, adds=None))
+            self.stages.append(with_rows(stage, grid.values(grid.codes(view.weight[0]))))
+        self.scales: dict[Read, ActivationScale] = {}
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
         """Find the scale of every tensor on these images, each on what comes of those before it in the graph."""
-        self._scales = {}
-        self._walk(images, None, calibrating=True)
+        self.scales = {}
+
+        def found(values: Tensor, name: Read) -> Tensor:
+            self.scales[name] = activation_scale(values, self.bits[name])
+            return round_activations(values, self.scales[name])
+
+        self._walk(images, None, found)
 
     def see(self, images: Tensor, shifts: Sequence[Shift] | None = None) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and what the last layer reads (B, F), the mean over its pixels."""
-        return self._walk(images, shifts, calibrating=False)
+        return self._walk(images, shifts, self.rounded)
 
-    def _walk(self, images: Tensor, shifts: Sequence[Shift] | None, *, calibrating: bool) -> tuple[Tensor, Tensor]:
-        left = iter(shifts or ())
-        rounded: dict[Read, Tensor] = {}
+    def rounded(self, values: Tensor, name: Read) -> Tensor:
+        """Activations by the scale of their tensor."""
+        return round_activations(values, self.scales[name])
+
+    def _walk(
+        self, images: Tensor, shifts: Sequence[Shift] | None, quantize: Callable[[Tensor, Read], Tensor]
+    ) -> tuple[Tensor, Tensor]:
         features: list[Tensor] = []
 
-        def quantized(values: Tensor, name: Read | None) -> Tensor:
-            if name is None:
-                return values
-            if name not in rounded:
-                if calibrating:
-                    self._scales[name] = activation_scale(values, self._bits[name])
-                rounded[name] = round_activations(values, self._scales[name])
-            return rounded[name]
-
-        def step(read: Tensor, window: Window, stage: StudentStage, residual: Tensor | None) -> Tensor:
-            layer = window.layer
-            read = quantized(read, stage.reads)
-            if stage is self._last:
+        def look(stage: StudentStage, read: Tensor) -> None:
+            if stage is self.stages[-1]:
                 features.append(read.mean((2, 3)))
-            if layer.stride != 1 and shifts is not None:
-                read = swung(read, next(left))
-            read, stride = thinned(read, layer)
-            groups = layer.inputs if layer.depthwise else 1
-            output = F.conv2d(read, stage.weight, stage.bias, stride=stride, padding=layer.padding, groups=groups)
-            if stage.norm is not None:
-                scale, shift = (one[:, None, None] for one in stage.norm)
-                # The shift holds the bias, which the convolution has added: batch norm takes it off again.
-                output = (output - stage.bias[:, None, None]) * scale + shift
-            if residual is not None:
-                output = output + quantized(residual, stage.adds)
-            return activate(output, layer)
 
         images = images.contiguous(memory_format=torch.channels_last)
-        logits = self._network.walk(images, self._stages, step, pool_planes, rescale)
-        return logits, features[0]
+        step = step_with(quantize, shifts, look)
+        return self.network.walk(images, self.stages, step, pool_planes, rescale), features[0]
 
     def state(self) -> list[tuple[int, bool, Tensor, int, int]]:
         """The scales, as `restore` takes them."""
-        return [(*name, one.step.cpu(), one.low, one.high) for name, one in self._scales.items()]
+        return [(*name, one.step.cpu(), one.low, one.high) for name, one in self.scales.items()]
 
     def restore(self, state: Sequence[tuple[int, bool, Tensor, int, int]], device: torch.device) -> None:
-        self._scales = {
+        self.scales = {
             (node, pooled): ActivationScale(step=step.to(device), low=low, high=high)
             for node, pooled, step, low, high in state
         }
 
 
-def _bits(network: ConvNetwork, act_bits: int) -> dict[Read, int]:
+Step: TypeAlias = Callable[[Tensor, Window, StudentStage, Tensor | None], Tensor]
+
+
+def with_rows(stage: StudentStage, rows: Tensor) -> StudentStage:
+    """The stage with another weight, given as (C, weights of a channel)."""
+    weight = rows.view_as(stage.weight).contiguous(memory_format=torch.channels_last)
+    return replace(stage, weight=weight)
+
+
+def step_with(
+    quantize: Callable[[Tensor, Read], Tensor],
+    shifts: Sequence[Shift] | None = None,
+    look: Callable[[StudentStage, Tensor], None] = lambda stage, read: None,
+) -> Step:
+    """What computes the stages of one pass over images, in their order. `quantize` is asked once for each tensor that
+    is quantized; strided convolutions swing by these shifts; `look` is told what each stage reads."""
+    left = iter(shifts or ())
+    rounded: dict[Read, Tensor] = {}
+
+    def quantized(values: Tensor, name: Read | None) -> Tensor:
+        if name is None:
+            return values
+        if name not in rounded:
+            rounded[name] = quantize(values, name)
+        return rounded[name]
+
+    def step(read: Tensor, window: Window, stage: StudentStage, residual: Tensor | None) -> Tensor:
+        layer = window.layer
+        read = quantized(read, stage.reads)
+        look(stage, read)
+        if layer.stride != 1 and shifts is not None:
+            read = swung(read, next(left))
+        read, stride = thinned(read, layer)
+        groups = layer.inputs if layer.depthwise else 1
+        output = F.conv2d(read, stage.weight, stage.bias, stride=stride, padding=layer.padding, groups=groups)
+        if stage.norm is not None:
+            scale, shift = (one[:, None, None] for one in stage.norm)
+            # The shift holds the bias, which the convolution has added: batch norm takes it off again.
+            output = (output - stage.bias[:, None, None]) * scale + shift
+        if residual is not None:
+            output = output + quantized(residual, stage.adds)
+        return activate(output, layer)
+
+    return step
+
+
+def _bits(network: ConvNetwork, activation_bits: int) -> dict[Read, int]:
     """The bits of every tensor that a convolution reads, the images left out."""
     readers = [node for node in network.nodes if not isinstance(node.layer, NormLayer)]
     found: dict[Read, int] = {}
     for place, node in enumerate(readers):
         if node.source == IMAGES:
             continue
-        bits = OUTER_BITS if place in (1, len(readers) - 1) else act_bits
+        bits = OUTER_BITS if place in (1, len(readers) - 1) else activation_bits
         name = (node.source, node.layer.pool is not None)
         found[name] = max(found.get(name, 0), bits)
     return found

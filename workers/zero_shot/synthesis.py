@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qsweep.sweeps.optimizers import Adam
 from qsweep.sweeps.training import Training
-from qsweep.sweeps.zero_shot import Sadag, Synthesis
+from qsweep.sweeps.zero_shot import Genie, Sadag, Synthesis
 from qsweep.workers.optimizers import AdamSteps
 from qsweep.workers.zero_shot.generator import Generator, initial_embeddings
 from qsweep.workers.zero_shot.plateau import Plateau
@@ -27,6 +27,8 @@ from qsweep.workers.zero_shot.teacher import Teacher
 
 GENERATOR_DECAY, DECAY_EVERY = 0.95, 100
 """What the generator's learning rate is multiplied by, and after how many iterations each time: Genie's."""
+LOOKED_AT = 128
+"""Images that the model looks at in one batch where they did not come about in batches."""
 PICTURED = 16
 """Images whose pixels stand in the results too, for figures."""
 TERMS = ("image_loss", "statistics_loss")
@@ -44,13 +46,12 @@ class Synthesizer:
         self,
         training: Training,
         model: Mapping[str, Tensor],
-        asked: Synthesis,
+        asked: Genie,
         *,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._asked, self._device, self._dtype = asked, device, dtype
-        self._classes = training.data.classes
         self._teacher = Teacher(training, model, device, dtype)
         self._generator = Generator(asked.embedding_size, training.data.channels, training.data.size)
         self._adam = AdamSteps([Adam(learning_rate=1.0, weight_decay=0.0)], device, dtype)
@@ -165,23 +166,31 @@ class Synthesizer:
 
     def found(self) -> Found:
         """What came about, once all steps are done."""
-        with torch.no_grad():
-            seen = [self._teacher.see(one.to(self._device)) for one in self._made]
-        shares = torch.cat([one.logits for one in seen]).double().softmax(1).cpu()
-        distances = torch.stack([one.statistics_loss for one in seen]).double().cpu()
-        return Found(
-            asked=self._asked,
-            images=self.images(),
-            warm_up=None if self._second is None else torch.cat(self._second.warm_up),
-            losses=self._losses.cpu(),
-            distance=float(distances.mean()),
-            confidences=shares.max(1).values,
-            classes=shares.argmax(1),
-            counts=torch.bincount(shares.argmax(1), minlength=self._classes),
-        )
+        found = look_at(self._teacher, self._asked, self.images(), self._device)
+        warm_up = None if self._second is None else torch.cat(self._second.warm_up)
+        return replace(found, warm_up=warm_up, losses=self._losses.cpu())
 
 
-def generator_rates(asked: Synthesis) -> Tensor:
+def look_at(teacher: Teacher, asked: Synthesis, images: Tensor, device: torch.device) -> Found:
+    """What the model sees in images (N, channels, side, side), batch by batch."""
+    size = asked.image_batch if isinstance(asked, Genie) else LOOKED_AT
+    with torch.no_grad():
+        seen = [teacher.see(one.to(device)) for one in images.split(size)]
+    shares = torch.cat([one.logits for one in seen]).double().softmax(1).cpu()
+    distances = torch.stack([one.statistics_loss for one in seen]).double().cpu()
+    return Found(
+        asked=asked,
+        images=images,
+        warm_up=None,
+        losses=torch.empty(0, len(COLUMNS), dtype=torch.float64),
+        distance=float(distances.mean()),
+        confidences=shares.max(1).values,
+        classes=shares.argmax(1),
+        counts=torch.bincount(shares.argmax(1), minlength=shares.shape[1]),
+    )
+
+
+def generator_rates(asked: Genie) -> Tensor:
     """The generator's learning rate in each iteration of a batch (float64)."""
     iterations = torch.arange(asked.iterations_of_batch, dtype=torch.float64)
     return asked.generator_rate * GENERATOR_DECAY ** (iterations // DECAY_EVERY)
@@ -208,23 +217,33 @@ class Found:
 
     def row(self) -> dict[str, Any]:
         """The columns of `syntheses`. Losses are those of the last iteration, the mean over the batches."""
-        ends = self.losses[self.asked.iterations_of_batch - 1 :: self.asked.iterations_of_batch].mean(0).tolist()
         return {
             "diverged": False,
-            **dict(zip(TERMS, ends, strict=False)),
-            **dict(zip(SHARP_COLUMNS, ends[len(COLUMNS) :], strict=False)),
-            "loss": sum(ends[: len(TERMS)]),
+            **self._ends(),
             "statistics_distance": self.distance,
             "confidence": float(self.confidences.mean()),
             "class_counts": self.counts.tolist(),
             "classes_seen": int((self.counts > 0).sum()),
+            "images_hash": hashlib.sha256(self.images.contiguous().numpy().tobytes()).hexdigest(),
+        }
+
+    def _ends(self) -> dict[str, Any]:
+        """What images have that were learned."""
+        if not isinstance(self.asked, Genie):
+            return {}
+        ends = self.losses[self.asked.iterations_of_batch - 1 :: self.asked.iterations_of_batch].mean(0).tolist()
+        return {
+            **dict(zip(TERMS, ends, strict=False)),
+            **dict(zip(SHARP_COLUMNS, ends[len(COLUMNS) :], strict=False)),
+            "loss": sum(ends[: len(TERMS)]),
             "embedding_rate": self.asked.embedding_rate,
             "generator_rate": self.asked.generator_rate,
-            "images_hash": hashlib.sha256(self.images.contiguous().numpy().tobytes()).hexdigest(),
         }
 
     def loss_rows(self) -> Iterator[dict[str, Any]]:
         """The rows of `synthesis_losses`: one an iteration of a batch, numbers that are not finite left empty."""
+        if not isinstance(self.asked, Genie):
+            return
         for place, row in enumerate(self.losses.tolist()):
             batch, iteration = divmod(place, self.asked.iterations_of_batch)
             numbers = [one if math.isfinite(one) else None for one in row]

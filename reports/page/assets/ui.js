@@ -1,7 +1,7 @@
 "use strict";
 // The live page: draws what the server sends, once as it is loaded and again whenever something has changed.
 // Texts come from anywhere: they are put in as text, never as markup.
-const MAIN = document.getElementById("main"), ASKED = DATA.asked;
+const MAIN = document.getElementById("main"), LIVE = DATA.live, ASKED = LIVE.asked;
 const query = (values) => new URLSearchParams(values).toString();
 const link = (path, values, ...children) => html("a", { href: `${path}?${query(values)}` }, ...children);
 const box = (id, ...children) => html("section", { id, "aria-live": "off" }, ...children);
@@ -85,8 +85,9 @@ function curves(names, series) {
   return { names, lines: "dashed", columns: 1, panels: [panel] };
 }
 function figure(name, chart, caption) {
-  DATA.charts[name] = chart;
-  const made = html("figure", { "data-chart": name }, html("div", { class: "bar" }), html("div", { class: "plots" }), html("figcaption", {}, caption));
+  // Named so that no chart of a report has its name.
+  DATA.charts[`live-${name}`] = chart;
+  const made = html("figure", { "data-chart": `live-${name}` }, html("div", { class: "bar" }), html("div", { class: "plots" }), html("figcaption", {}, caption));
   setUp(made);
   return made;
 }
@@ -143,7 +144,7 @@ const PAGES = {
       const scroll = scrollY;
       document.getElementById("now").replaceChildren(...parts);
       scrollTo({ top: scroll, behavior: "instant" });
-      if (DATA.acts) acts(content.name);
+      if (LIVE.acts) acts(content.name);
     },
     drawPart(part, content) { if (part === "jobs") SWEEP.take(content); else SWEEP.report(content); },
     failPart(part, error) {
@@ -308,11 +309,11 @@ const SWEEP = {
     document.getElementById("matched").textContent = this.among || this.brushed || beyond ? `${count(rows.length)} of ${count(jobs.ids.length)} jobs${beyond}` : "";
   },
   report(content) {
-    // The report's own sections, drawn by its own scripts; what was opened there stays open.
+    // The report's own sections, drawn by its own scripts of all its data; what was opened there stays open.
     const spot = document.getElementById("report"), opened = new Set([...spot.querySelectorAll("details[open] > summary")].map((one) => one.textContent));
     const found = new DOMParser().parseFromString(content.main, "text/html");
     found.querySelectorAll("script, [data-parallel], #explore, noscript").forEach((one) => one.remove());
-    Object.assign(DATA, { charts: { ...DATA.charts, ...content.data.charts }, jobs: content.data.jobs, sets: content.data.sets });
+    Object.assign(DATA, content.data, { charts: { ...DATA.charts, ...content.data.charts } });
     const scroll = scrollY;
     spot.replaceChildren(...found.body.childNodes);
     spot.querySelectorAll("details > summary").forEach((one) => { if (opened.has(one.textContent)) one.parentElement.open = true; });
@@ -350,8 +351,8 @@ function away(words) {
   pulse.classList.toggle("off", Boolean(words));
 }
 
-const PAGE = PAGES[DATA.page];
-let newest = DATA.number;
+const PAGE = PAGES[LIVE.page];
+let newest = LIVE.number;
 const having = new Map(), busy = new Set();
 
 async function fresh(part) {
@@ -363,30 +364,30 @@ async function fresh(part) {
       const wanted = newest;
       try {
         const { content, number: of } = await ask(`/data/${part}`, ASKED);
-        if (part === DATA.page) { await PAGE.draw(content); away(""); } else PAGE.drawPart(part, content);
+        if (part === LIVE.page) { await PAGE.draw(content); away(""); } else PAGE.drawPart(part, content);
         having.set(part, of);
         if (of < newest) await new Promise((done) => { setTimeout(done, 2000); });
       } catch (error) {
-        if (part === DATA.page) away(error.message); else PAGE.failPart(part, error);
+        if (part === LIVE.page) away(error.message); else PAGE.failPart(part, error);
         having.set(part, wanted);
       }
     }
   } finally { busy.delete(part); }
 }
-function freshen() { for (const part of [DATA.page, ...(PAGE.parts || [])]) fresh(part); }
+function freshen() { for (const part of [LIVE.page, ...(PAGE.parts || [])]) fresh(part); }
 
 MAIN.append(...PAGE.make());
-document.getElementById("footer").textContent = `qsweep ui · ${DATA.place} · times are UTC`;
-head(DATA.asked.name || DATA.asked.id || "qsweep", "");
-away(DATA.problem);
-if (DATA.content) { having.set(DATA.page, DATA.number); Promise.resolve(PAGE.draw(DATA.content)).finally(() => { document.documentElement.dataset.drawn = "true"; }); }
+document.getElementById("footer").textContent = `qsweep ui · ${LIVE.place} · times are UTC`;
+head(LIVE.asked.name || LIVE.asked.id || "qsweep", "");
+away(LIVE.problem);
+if (LIVE.content) { having.set(LIVE.page, LIVE.number); Promise.resolve(PAGE.draw(LIVE.content)).finally(() => { document.documentElement.dataset.drawn = "true"; }); }
 (PAGE.parts || []).forEach((part) => fresh(part));
 const stream = new EventSource("/events");
 stream.addEventListener("message", (event) => {
   const moment = JSON.parse(event.data);
   if (moment.number < newest) having.clear(); // another server counts anew
   if (moment.away) { newest = moment.number; away(moment.away); return; }
-  away(newest === moment.number ? DATA.problem : "");
+  away(newest === moment.number ? LIVE.problem : "");
   if (moment.number !== newest) { newest = moment.number; freshen(); }
 });
 stream.addEventListener("error", () => away("The server of this page does not answer; it is asked again …"));
