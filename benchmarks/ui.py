@@ -3,7 +3,8 @@
 `python -m benchmarks.ui [--runs N] [--home DIR]` prints a Markdown table, and keeps raw figures in `results/ui.json`.
 It shows the finished digits grid of `benchmarks.made_up` in a real headless Chromium (`tests/reports/browser.py`): the
 median of the runs of the browser's own first contentful paint of each page, and the bytes that were sent until then and
-until everything was drawn. Then viewers follow, and what SQLite was asked in a minute without changes is counted.
+until everything was drawn (of a sweep its jobs and its report, which come after the first paint). Then viewers follow,
+and what SQLite was asked in a minute without changes is counted.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def main() -> None:
                     name: [painted(browser, page.address + path) for _ in range(given.runs)]
                     for name, path in PAGES.items()
                 }
+                assert counted.asked, "the pages were drawn, and nothing was counted"
                 asked = {tabs: counted.a_second(browser, page.address, tabs) for tabs in (1, 9)}
         finally:
             page.close()

@@ -205,7 +205,7 @@ def _between(kind: Kind) -> list[Kind]:
     """The kinds that may stand between a training and a job of this kind and have settings of another name, the highest
     first."""
     above = {name for parent in kind.parents for name in (parent, *(one.name for one in _between(KINDS[parent])))}
-    return [one for one in KINDS.values() if one.name in above and one.family not in ('', kind.family)]
+    return [one for one in KINDS.values() if one.name in above and one.family not in ("", kind.family)]
 
 
 def _asked(kind: Kind, settings: Mapping[str, Any]) -> Any:

@@ -6,10 +6,14 @@ Seen on noise, in a few steps of two models: what breaks later, or only with oth
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
+import signal
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,8 +32,33 @@ from qsweep.workers.user_code import is_copied
 
 PATIENCE = 20.0
 """Seconds after which no more modules are looked at."""
+LIMIT = 300.0
+"""Seconds that looking at one module may take: one that hangs would hang the launch."""
 BATCH, STEPS = 4, 3
 OWN = "random numbers, or state, of its own beside its parameters and buffers"
+
+
+class Hangs(BaseException):
+    """A module has taken its time. No `Exception`: what it catches itself would go on."""
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises Hangs after so many seconds, wherever Python is; a process that is elsewhere by then, in a library that
+    does not come back, says on stderr where that is, and ends. For the main thread alone."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    faulthandler.dump_traceback_later(seconds * 1.1 + 1.0, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def check_modules(trainings: Iterable[Training], device: torch.device) -> list[str]:
@@ -42,12 +71,19 @@ def check_modules(trainings: Iterable[Training], device: torch.device) -> list[s
             continue
         function = (model.code, model.source, training.data)
         try:
-            network_of_module(model, training.data)
-            problem = None if function in seen else problem_of(training, device)
+            with _limited(LIMIT):
+                network_of_module(model, training.data)
+                problem = None if function in seen else problem_of(training, device)
         except InputError:
             raise
         except torch.OutOfMemoryError:
             raise
+        except Hangs as error:
+            raise InputError(
+                f"it is still at work after {LIMIT:g} s{_place_of(error)}",
+                place=f"model {model.source}",
+                allowed=f"a few steps on {BATCH} samples each, in that time; nothing was started",
+            ) from error
         except Exception as error:
             raise InputError(
                 f"it raises {type(error).__name__}: {error}{_place_of(error)}",
@@ -171,7 +207,7 @@ def _noise(training: Training, count: int) -> Images:
     )
 
 
-def _place_of(error: Exception) -> str:
+def _place_of(error: BaseException) -> str:
     """The last line of the user's code that the error went through."""
     frames = [one for some in chain_of(error) for one in traceback.extract_tb(some.__traceback__)]
     own = [one for one in frames if is_copied(one.filename)]

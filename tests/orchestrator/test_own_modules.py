@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.states import State
 from qsweep.sweeps import processes
+from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
+from qsweep.workers import promises
+from qsweep.workers.user_code import offer
 from tests.conftest import QSWEEP, environment, wait_until_training
 
 pytestmark = pytest.mark.slow
@@ -259,6 +264,29 @@ def test_what_fails_at_once_is_said_before_anything_is_registered(
     assert found.returncode == 2
     assert said in " ".join(found.stderr.split())
     assert not (folder / "home" / "registry.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "place"),
+    [("self.head = nn.Linear(hidden, data.classes)", "__init__"), ("return self.head(self.body(rows))", "forward")],
+)
+def test_a_module_that_hangs_does_not_hang_the_launch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, place: str
+) -> None:
+    (tmp_path / "net.py").write_text(NET.replace(where, f"import time; time.sleep(600); {where}"))
+    (tmp_path / "layers.py").write_text(LAYERS)
+    sweep = SWEEP.replace("file:points.npz", "digits").replace("data.shape[0]", "64").replace("[32, 4]", "[32]")
+    (tmp_path / "own.toml").write_text(sweep)
+    spec = read_sweep(str(tmp_path / "own.toml"))
+    offer(
+        [{"main": one.main, "files": {name: text.decode() for name, text in one.files.items()}} for one in spec.sources]
+    )
+    monkeypatch.setattr(promises, "LIMIT", 2.0)
+    trainings = [job.training for job in spec.jobs() if job.training is not None][:1]
+    began = time.monotonic()
+    with pytest.raises(InputError, match=rf"still at work after 2 s \(net.py, line \d+, in {place}\)"):
+        promises.check_modules(trainings, torch.device("cpu"))
+    assert time.monotonic() - began < 60
 
 
 def test_what_can_not_be_promised_is_said(launched: Path, tmp_path: Path) -> None:

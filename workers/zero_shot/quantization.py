@@ -250,10 +250,9 @@ class ModelQuantizer:
 
     def _error(self, values: Tensor) -> float:
         """The mean over images and pixels of the sum over channels of squares, from what the unit should put out."""
-        total = sum(
-            float((some - target).double().square().sum())
-            for some, target in zip(values.split(AT_ONCE), self._target.split(AT_ONCE), strict=True)
-        )
+        total = 0.0
+        for some, target in zip(torch.split(values, AT_ONCE), torch.split(self._target, AT_ONCE), strict=True):
+            total += float((some - target).double().square().sum())
         return total / (values.numel() / values.shape[1])
 
     def _brought(self, values: Tensor) -> Tensor:

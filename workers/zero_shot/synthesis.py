@@ -175,7 +175,7 @@ def look_at(teacher: Teacher, asked: Synthesis, images: Tensor, device: torch.de
     """What the model sees in images (N, channels, side, side), batch by batch."""
     size = asked.image_batch if isinstance(asked, Genie) else LOOKED_AT
     with torch.no_grad():
-        seen = [teacher.see(one.to(device)) for one in images.split(size)]
+        seen = [teacher.see(one.to(device)) for one in torch.split(images, size)]
     shares = torch.cat([one.logits for one in seen]).double().softmax(1).cpu()
     distances = torch.stack([one.statistics_loss for one in seen]).double().cpu()
     return Found(
