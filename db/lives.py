@@ -78,8 +78,10 @@ def record(asking: Asking) -> Record:
 def _standings(asking: Asking) -> list[Standing]:
     """All jobs in the order of their registration."""
     rows = asking.ask(f"SELECT {', '.join(Standing._fields)} FROM jobs ORDER BY id")
-    state = Standing._fields.index("state")
-    return [Standing(*row[:state], STATES[row[state]], *row[state + 1 :]) for row in rows]
+    return [
+        Standing(job, identity, kind, STATES[state], attempt, agent, publication, model)
+        for job, identity, kind, state, attempt, agent, publication, model in rows
+    ]
 
 
 def _steps(asking: Asking) -> list[Step]:
