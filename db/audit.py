@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 
 import pyarrow as pa
 
 from qsweep.db.belonging import check_belonging
+from qsweep.db.columns import column
 from qsweep.db.digests import digest_problems
 from qsweep.db.home import Home
 from qsweep.db.losses import Lost, counted, find_lost, find_lost_models
 from qsweep.db.registry import Registry
 from qsweep.db.results import ResultStore
-from qsweep.db.rows import EventRow, JobRow, Record
+from qsweep.db.rows import EventRow, JobRow, Record, Standing, Step
 from qsweep.db.states import TRANSITIONS, State
 
 SHOWN = 20
@@ -86,14 +89,14 @@ def repair(home: Home, registry: Registry, lost: Sequence[Lost]) -> int:
 
 
 def _broken(record: Record) -> Iterator[str]:
-    events: dict[int, list[EventRow]] = {}
-    for event in record.events:
-        events.setdefault(event.job_id, []).append(event)
+    told = {job: tuple(steps) for job, steps in groupby(record.steps, attrgetter("job_id"))}
     for row in record.jobs:
-        yield from job_problems(row, events.get(row.id, []), record.holders)
+        yield from job_problems(row, told.get(row.id, ()), record.holders)
 
 
-def job_problems(row: JobRow, events: Iterable[EventRow], alive: frozenset[int] | set[int]) -> Iterator[str]:
+def job_problems(
+    row: JobRow | Standing, events: Iterable[EventRow | Step], alive: frozenset[int] | set[int]
+) -> Iterator[str]:
     """What is wrong with one job: its events have to be a path of allowed steps to where it stands."""
     name = f"job {row.identity[:12]}"
     state, claims, finishes = State.QUEUED, 0, 0
@@ -118,7 +121,7 @@ def job_problems(row: JobRow, events: Iterable[EventRow], alive: frozenset[int] 
         yield f"{name}: is {row.state} with publication {row.publication}"
 
 
-def _lost(home: Home, registry: Registry, rows: Sequence[JobRow]) -> list[Lost]:
+def _lost(home: Home, registry: Registry, rows: Sequence[JobRow | Standing]) -> list[Lost]:
     """Every pointer has to lead to exactly one row, and every kept model to its file."""
     store = ResultStore(home.store)
     ids = {row.identity: row.id for row in rows}
@@ -134,19 +137,19 @@ def _lost(home: Home, registry: Registry, rows: Sequence[JobRow]) -> list[Lost]:
     return lost
 
 
-def _points(row: JobRow) -> tuple[object, ...]:
+def _points(row: JobRow | Standing) -> tuple[object, ...]:
     return row.state, row.attempt, row.publication, row.model_file
 
 
-def pointers_of(rows: Iterable[JobRow]) -> pa.Table:
+def pointers_of(rows: Iterable[JobRow | Standing]) -> pa.Table:
     """The pointers of the done jobs among these, as `Registry.pointers` has them."""
     done = [row for row in rows if row.state is State.DONE and row.publication is not None]
     return pa.table(
         {
-            "job": pa.array([row.identity for row in done], pa.string()),
-            "attempt": pa.array([row.attempt for row in done], pa.int64()),
-            "publication": pa.array([row.publication for row in done], pa.string()),
-            "kind": pa.array([row.kind for row in done], pa.string()),
+            "job": column([row.identity for row in done], pa.string()),
+            "attempt": column([row.attempt for row in done], pa.int64()),
+            "publication": column([row.publication for row in done], pa.string()),
+            "kind": column([row.kind for row in done], pa.string()),
         }
     )
 

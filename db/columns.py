@@ -58,6 +58,19 @@ def table_of_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Ta
     )
 
 
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """What `to_pylist` makes of a table, which imports pandas for each time that has a zone."""
+    listed = {name: _values(table[name]) for name in table.column_names}
+    return [dict(zip(listed, row, strict=True)) for row in zip(*listed.values(), strict=True)]
+
+
+def _values(cells: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(cells.type) and cells.type.unit == "us" and cells.type.tz == "UTC":
+        return [None if one is None else EPOCH + one * TICK for one in cells.cast(pa.int64()).to_pylist()]
+    values: list[Any] = cells.to_pylist()
+    return values
+
+
 def _bits(values: Iterable[bool]) -> pa.Buffer:
     octets = bytes(values)
     return pa.Array.from_buffers(pa.uint8(), len(octets), [None, pa.py_buffer(octets)]).cast(pa.bool_()).buffers()[1]

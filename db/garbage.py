@@ -209,7 +209,7 @@ def _is_lost_result(file: StoredFile, holdings: Holdings, now: float) -> bool:
             and publication not in holdings.pointed
             and _is_over(holdings.left_at[publication], now)
         )
-    if TEMPORARY.fullmatch(Path(file.name).name):
+    if TEMPORARY.fullmatch(_last_name(file.name)):
         return True
     if publication in holdings.pointed:
         return False
@@ -261,9 +261,14 @@ def _publication(name: str) -> str | None:
 
 def _final_name(name: str) -> str:
     """The name of the file that a temporary one would have become."""
-    last = Path(name).name
+    last = _last_name(name)
     match = TEMPORARY.fullmatch(last)
     return match["name"] if match else last
+
+
+def _last_name(name: str) -> str:
+    """The name of a listed file without its folders."""
+    return name.rpartition("/")[2]
 
 
 def _is_live(holdings: Holdings, job: str, attempt: str) -> bool:

@@ -12,7 +12,7 @@ from qsweep.db.columns import column, text
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore, VanishedResults
-from qsweep.db.rows import JobRow
+from qsweep.db.rows import JobRow, Standing
 from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import State
 
@@ -75,7 +75,7 @@ def find_missing(store: ResultStore, pointers: pa.Table) -> Iterator[Lost]:
             yield Lost(job=row["job"], kind=name, file=store.path(name, row["publication"]), why="is gone")
 
 
-def find_lost_models(home: Home, rows: Iterable[JobRow]) -> Iterator[Lost]:
+def find_lost_models(home: Home, rows: Iterable[JobRow | Standing]) -> Iterator[Lost]:
     """Kept models of done jobs whose files are gone."""
     for row in rows:
         if row.state is State.DONE and row.model_file and not (home.models / row.model_file).is_file():

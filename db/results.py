@@ -27,6 +27,8 @@ FILE = "__file"
 """The column of what is read that holds the place of each row's file."""
 IDENTITY = "STORE"
 """The file of a store by which its registry knows it again."""
+SMALL = 10_000
+"""Rows of a file up to which handing its columns to threads costs more than reading them."""
 UNREADABLE = (pa.ArrowException, OSError, MemoryError, ValueError, KeyError)
 """What reading a damaged file may raise."""
 
@@ -142,7 +144,7 @@ class ResultStore:
         with self._files.open_input_file(path) as source:
             file = pq.ParquetFile(source, page_checksum_verification=True)
             there = set(file.schema_arrow.names)
-            found = file.read(columns=[name for name in names if name in there])
+            found = _read(file, [name for name in names if name in there])
         columns = {
             name: found[name].cast(kind.columns.field(name).type)
             if name in there
@@ -180,8 +182,9 @@ class ResultStore:
         try:
             with self._files.open_input_file(path) as source:
                 file = pq.ParquetFile(source, page_checksum_verification=True)
-                known = [one for one in ROW_KINDS[kind].columns.names if one in file.schema_arrow.names]
-                table = file.read(columns=known)
+                there = set(file.schema_arrow.names)  # made anew each time that it is asked for
+                known = [one for one in ROW_KINDS[kind].columns.names if one in there]
+                table = _read(file, known)
             table.validate(full=True)
             return table.select(["job", "attempt", *(one for one in known if one not in ("job", "attempt"))])
         except FileNotFoundError:
@@ -290,6 +293,11 @@ class ResultStore:
                 stream.write(content)
 
 
+def _read(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
+    table: pa.Table = file.read(columns=list(columns), use_threads=file.metadata.num_rows > SMALL)
+    return table
+
+
 def open_url(url: str) -> tuple[fs.FileSystem, str]:
     """The file system that a URL names, and the path in it."""
     files, root = fs.FileSystem.from_uri(url)
@@ -328,14 +336,14 @@ def list_files(folder: Path) -> list[StoredFile]:
     """Every file below a folder. One that goes away meanwhile is not there."""
     found = []
     for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent) / name
+        below = Path(parent).relative_to(folder).as_posix()
+        before = "" if below == "." else f"{below}/"
+        for name in names:  # tens of thousands in one folder: a Path of each would take longer than its stat
             try:
-                status = path.stat(follow_symlinks=False)
+                status = os.stat(f"{parent}/{name}", follow_symlinks=False)
             except OSError:
                 continue
-            place = path.relative_to(folder).as_posix()
-            found.append(StoredFile(name=place, size=status.st_size, modified=status.st_mtime))
+            found.append(StoredFile(name=f"{before}{name}", size=status.st_size, modified=status.st_mtime))
     return found
 
 

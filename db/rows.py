@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from qsweep.db.rules import LEASE
 from qsweep.db.states import AgentState, FailureClass, Obstacle, State, SweepState
@@ -285,12 +285,35 @@ class EventRow:
     cause: str | None = None
 
 
+class Standing(NamedTuple):
+    """Where one job stands: what an audit looks at of a `JobRow`."""
+
+    id: int
+    identity: str
+    kind: str
+    state: State
+    attempt: int
+    agent_id: int | None
+    publication: str | None
+    model_file: str | None
+
+
+class Step(NamedTuple):
+    """One change of one job: what an audit looks at of an `EventRow`."""
+
+    id: int
+    job_id: int
+    source: State
+    target: State
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """All jobs and all their events at one moment, and the agents and bundles that may hold jobs."""
+    """All jobs in the order of their registration, and all their events, job after job, at one moment; and the agents
+    and bundles that may hold jobs."""
 
-    jobs: list[JobRow]
-    events: list[EventRow]
+    jobs: list[Standing]
+    steps: list[Step]
     holders: frozenset[int]
 
 

@@ -9,15 +9,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from qsweep.db.columns import rows_of
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.results import DamagedResults, ResultStore
-from qsweep.db.rows import AgentRow, AttemptRow, Curve, EventRow, JobRow
+from qsweep.db.rows import AgentRow, AttemptRow, Committed, Curve, EventRow, JobRow
 from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import State
 from qsweep.orchestrator.joblist import RESULTS, state_text
 from qsweep.orchestrator.layout import duration
 from qsweep.orchestrator.lost_jobs import Losses, lost_agents
+from qsweep.sweeps.kinds import kind_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class Life:
 def life_of(home: Home, registry: Registry, row: JobRow) -> Life:
     """All that is known of this job. Changes nothing."""
     lost = lost_agents(registry.catalogue.agents())
-    results, epochs = _results(home, registry, row)
+    results, epochs = _results(home, row)
     return Life(
         job=row,
         attempts=registry.history.attempts(row.id),
@@ -115,15 +117,17 @@ def _marked(curve: Curve) -> Iterator[dict[str, Any]]:
         yield {"attempt": curve.attempt, "final": False, **epoch}
 
 
-def _results(home: Home, registry: Registry, row: JobRow) -> tuple[dict[str, Any] | str, list[dict[str, Any]]]:
+def _results(home: Home, row: JobRow) -> tuple[dict[str, Any] | str, list[dict[str, Any]]]:
     """Its counted row and its counted epochs."""
     if row.state is not State.DONE:
         return {}, []
-    store, pointers = ResultStore(home.store), registry.results.committed_job(row.id)
+    assert row.publication is not None
+    kind = kind_named(row.kind)
+    pointers = [Committed(job=row.identity, attempt=row.attempt, publication=row.publication, kind=kind)]
+    store, kinds = ResultStore(home.store), [one.name for one in ROW_KINDS.values() if one.one_row_a_job]
     try:
-        kinds = [kind.name for kind in ROW_KINDS.values() if kind.one_row_a_job]
-        found = [one for kind in kinds for one in store.read(kind, pointers).to_pylist()]
-        epochs = [{"final": True, **one} for one in store.read("epochs", pointers).to_pylist()]
+        found = [one for name in kinds for one in rows_of(store.read(name, pointers))]
+        epochs = [{"final": True, **one} for one in rows_of(store.read("epochs", pointers))]
     except DamagedResults as error:
         return f"can't be read: {error}", []
     return (found[0] if found else {}), epochs

@@ -229,6 +229,9 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Check the registry's laws and that every counted result is there; exit 1 on a violation."""
+    from qsweep.orchestrator.arrow import spare_numpy
+
+    spare_numpy()
     from qsweep.db.audit import NAMED, SHOWN, Findings, examine, repair
     from qsweep.db.losses import MODEL
     from qsweep.orchestrator.layout import counted, say

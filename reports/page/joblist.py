@@ -17,8 +17,10 @@ from qsweep.reports.source import Source
 from qsweep.sweeps.kinds import CALL, KINDS, TRAIN, Kind
 from qsweep.sweeps.training import Training
 
-MOST = 20_000
-"""Most jobs of a kind that a page carries; beyond them numbers lead to no list, and the page says so."""
+MOST = 10_000
+"""Jobs of a sweep of which a page carries all; of more, about as many, a random sample."""
+LEAST = 500
+"""Jobs of a kind of which all are carried, whatever other kinds there are."""
 DIGITS = 6
 RESULTS = {
     "runs": (
@@ -58,15 +60,18 @@ FLAGS = ("diverged", "saturated")
 
 @dataclass
 class JobList:
-    """The jobs of the page by kind, and the sets of them that numbers lead to."""
+    """The jobs that the page carries by kind, and the sets of them that numbers lead to.
+
+    Of a set that is not carried whole the page has `{"rows": …, "of": how many there are}`.
+    """
 
     ids: dict[str, list[str]]
     content: dict[str, Any]
     drawn: str = TRAIN.name
     """The kind of the jobs that dots of charts stand for."""
-    sets: list[list[int]] = field(default_factory=list)
+    sets: list[list[int] | dict[str, Any]] = field(default_factory=list)
     _rows: dict[str, dict[str, int]] = field(default_factory=dict)
-    _known: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict)
+    _known: dict[tuple[str, int, tuple[int, ...]], int] = field(default_factory=dict)
 
     def row(self, kind: str, job: str) -> int | None:
         """The number of a job in the list of its kind; None if the page does not carry it."""
@@ -76,22 +81,25 @@ class JobList:
 
     def kind_of(self, jobs: Sequence[str]) -> str:
         """The kind of jobs that are all of one kind."""
-        return next((kind for kind in self.ids if jobs and self.row(kind, jobs[0]) is not None), self.drawn)
+        found = (kind for kind in self.ids if any(self.row(kind, job) is not None for job in jobs))
+        return next(found, self.drawn)
 
-    def rows(self, kind: str, jobs: Iterable[str]) -> list[int] | None:
-        """The numbers of these jobs; None if the page carries no jobs of that kind."""
-        found = [self.row(kind, job) for job in jobs]
-        return [one for one in found if one is not None] if self.ids[kind] else None
+    def rows(self, kind: str, jobs: Iterable[str]) -> list[int | None] | None:
+        """The numbers of these jobs, None for one that is not carried; None if no jobs of that kind are."""
+        return [self.row(kind, job) for job in jobs] if self.ids[kind] else None
 
     def add(self, kind: str, jobs: Iterable[str]) -> int | None:
         """The key of the set of these jobs; None if there is nothing to lead to."""
-        key = (kind, tuple(sorted(jobs)))
-        rows = sorted(self.rows(kind, key[1]) or [])
+        asked = list(jobs)
+        rows = sorted(row for row in self.rows(kind, asked) or [] if row is not None)
         if not rows:
             return None
+        whole = len(rows) if len(rows) == len(asked) else len(set(asked))
+        key = (kind, whole, tuple(rows))
         if key not in self._known:
             self._known[key] = len(self.sets)
-            self.sets.append(runs_of(rows))
+            runs = runs_of(rows)
+            self.sets.append(runs if len(rows) == len(asked) else {"rows": runs, "of": whole})
         return self._known[key]
 
 
@@ -109,18 +117,28 @@ def runs_of(rows: Sequence[int]) -> list[int]:
 
 
 def list_jobs(evidence: Evidence) -> JobList:
-    """The sweep's jobs with their settings, states and results, in the order of their registration."""
+    """The sweep's jobs, or a sample of them, with their settings, states and results, in the order of registration."""
     ids: dict[str, list[str]] = {}
     content: dict[str, Any] = {}
+    share = min(MOST / max(len(evidence.jobs), 1), 1.0)
     for kind, results in evidence.results.items():
-        jobs = evidence.jobs[evidence.jobs["kind"] == kind].reset_index(drop=True)
-        if len(jobs) > MOST:
-            jobs = jobs.iloc[:0]
+        whole = evidence.jobs[evidence.jobs["kind"] == kind].reset_index(drop=True)
+        jobs = _sample(whole, share)
         ids[kind] = jobs["job"].tolist()
         own = evidence.returned if KINDS[kind].of_user else None
         columns = _columns(kind, jobs, results) if own is None else _columns_of_runs(own, jobs, results)
         content[kind] = {"ids": ids[kind], "columns": columns}
+        content[kind] |= {} if len(jobs) == len(whole) else {"of": len(whole)}
     return JobList(ids=ids, content=content, drawn=(TRAIN if evidence.returned is None else CALL).name)
+
+
+def _sample(jobs: pd.DataFrame, share: float) -> pd.DataFrame:
+    """About this share of jobs of one kind: those with the smallest identities, as of dots (`reports.charts.sampling`),
+    so that most dots which are drawn lead to a job."""
+    count = max(math.floor(share * len(jobs)), min(LEAST, len(jobs)))
+    if count == len(jobs):
+        return jobs
+    return jobs.loc[jobs["job"].sort_values().index[:count]].sort_index().reset_index(drop=True)
 
 
 def _columns_of_runs(own: Returned, jobs: pd.DataFrame, results: pd.DataFrame) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import counts_text, layer_note
 from qsweep.reports.page.charts import make_charts
 from qsweep.reports.page.document import asset, embedded, hash_of, template
-from qsweep.reports.page.joblist import MOST, list_jobs
+from qsweep.reports.page.joblist import JobList, list_jobs
 from qsweep.reports.page.tables import (
     PageCell,
     PageTable,
@@ -107,7 +107,7 @@ def render_page(evidence: Evidence) -> str:
         provenance=provenance_table(evidence),
         provenance_note=_provenance_note(evidence),
         specification=json.dumps(json.loads(evidence.sweep.spec), indent=1, ensure_ascii=False),
-        footer=_footer(evidence),
+        footer=_footer(evidence, jobs),
         jobs_carried=any(jobs.ids.values()),
         explored=explored,
         charts=charts,
@@ -276,6 +276,10 @@ def _provenance_note(evidence: Evidence) -> str:
     )
 
 
-def _footer(evidence: Evidence) -> str:
-    carried = "" if len(evidence.jobs) <= MOST else f" With {len(evidence.jobs):,} jobs, lists of jobs are left out."
-    return f"A report of qsweep. Times are UTC.{carried}"
+def _footer(evidence: Evidence, jobs: JobList) -> str:
+    whole, carried = len(evidence.jobs), sum(map(len, jobs.ids.values()))
+    sample = (
+        f" Lists of jobs show {carried:,} of {whole:,} jobs, a random sample; every number is of all. "
+        f"qsweep jobs {evidence.title} lists them all."
+    )
+    return f"A report of qsweep. Times are UTC.{sample if carried < whole else ''}"

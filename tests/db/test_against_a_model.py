@@ -413,5 +413,5 @@ def test_a_registry_is_what_a_model_of_it_says(
     assert writers == {("moves.py", "_update")}
     record = registry.history.record()
     for row in record.jobs:
-        told_of = [event for event in record.events if event.job_id == row.id]
+        told_of = [step for step in record.steps if step.job_id == row.id]
         assert list(job_problems(row, told_of, record.holders)) == []

@@ -66,18 +66,18 @@ def test_what_happens_between_registry_and_files_is_no_violation(
 
 def test_what_happens_while_the_registry_is_read_is_no_violation(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its reads the registry is changed, and it still tells of one moment."""
-    from qsweep.db import history
+    from qsweep.db import lives
 
-    read = history._events
+    read = lives._steps
 
     def beside_a_finish(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(history, "_events", read)
+        monkeypatch.setattr(lives, "_steps", read)
         thread = threading.Thread(target=work, args=(made,), kwargs={"cohorts": 1, "seed": 4})
         thread.start()
         thread.join()
         return read(*arguments, **options)
 
-    monkeypatch.setattr(history, "_events", beside_a_finish)
+    monkeypatch.setattr(lives, "_steps", beside_a_finish)
     assert audit(made.home) == []
 
 

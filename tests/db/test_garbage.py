@@ -154,6 +154,7 @@ def test_files_that_go_away_meanwhile_are_no_error(made: Made, monkeypatch: pyte
 
     class Walker:
         walk = staticmethod(walk_beside_an_agent)
+        stat = staticmethod(os.stat)
 
     monkeypatch.setattr("qsweep.db.results.os", Walker)
     with Registry.open(made.home.registry) as registry:

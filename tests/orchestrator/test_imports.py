@@ -50,21 +50,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--version",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.db.registry", "qsweep.reports")),
         (("status",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.sweeps.training")),
         (("jobs", "made"), (*HEAVY, "duckdb", "numpy", *CONVERTING)),
+        (("show", "JOB"), (*HEAVY, "duckdb", "numpy", *CONVERTING)),
+        (("db", "check"), (*HEAVY, "duckdb", "numpy", *CONVERTING)),
         (("sweeps",), (*HEAVY, *ARROW, *CONVERTING, "qsweep.db.registry")),
         (("plan", "made.toml"), (*HEAVY, *ARROW, "qsweep.reports.source")),
         (("tables", "made"), (*HEAVY, "duckdb", "numpy", *CONVERTING)),
         (("query", "SELECT bits, avg(train_loss) FROM runs GROUP BY bits"), (*HEAVY, "numpy", *CONVERTING)),
         (("launch", "made.toml"), (*HEAVY, "duckdb", "psutil", "qsweep.orchestrator.watch")),
     ],
-    ids=("version", "status", "jobs", "sweeps", "plan", "tables", "query", "launch"),
+    ids=("version", "status", "jobs", "show", "db-check", "sweeps", "plan", "tables", "query", "launch"),
 )
 def test_a_command_that_looks_imports_only_what_it_needs(
     root: Path, tmp_path: Path, words: tuple[str, ...], spared: tuple[str, ...]
 ) -> None:
     loaded = tmp_path / "loaded"
     code = LOUD.replace("sys.argv[0]", repr(str(loaded)))
+    with Registry.open(root / "registry.db") as registry:
+        job = next(iter(registry.catalogue.done()))
     subprocess.run(
-        [sys.executable, "-c", code, *words],
+        [sys.executable, "-c", code, *(job if word == "JOB" else word for word in words)],
         cwd=root.parent,
         env={**os.environ, "QSWEEP_HOME": str(root), "PYTHONPATH": str(own.ROOT)},
         check=True,

@@ -131,6 +131,48 @@ def test_equal_sets_are_kept_once() -> None:
     assert jobs.sets == [[0, 1, 1, 1], [1, 1]]
 
 
+def lists_of(page: str) -> dict[str, tuple[set[str], int]]:
+    """The jobs that each number of a page leads to, and of how many it says that they are; by the number's title."""
+    data, found = embedded(page), {}
+    for key, kind, title in re.findall(r'data-set="(\d+)" data-kind="(\w+)" data-by="\w*" data-title="([^"]*)"', page):
+        made = data["sets"][int(key)]
+        rows = members(made["rows"] if isinstance(made, dict) else made)
+        found[title] = (
+            {data["jobs"][kind]["ids"][row] for row in rows},
+            made["of"] if isinstance(made, dict) else len(rows),
+        )
+    return found
+
+
+def test_a_page_of_many_jobs_carries_a_random_sample_of_them_and_says_of_how_many(
+    page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = embedded(page)["jobs"]["train"]["ids"]
+    kept = set(sorted(whole)[: len(whole) // 3])
+    monkeypatch.setattr("qsweep.reports.page.joblist.MOST", len(kept))
+    monkeypatch.setattr("qsweep.reports.page.joblist.LEAST", 0)
+    sampled = page_of(made_source(where=SMALL))
+    jobs = embedded(sampled)["jobs"]["train"]
+    assert jobs["ids"] == [one for one in whole if one in kept]
+    assert jobs["of"] == len(whole)
+    assert f"Lists of jobs show {len(kept):,} of {len(whole):,} jobs, a random sample" in sampled
+    lists, every = lists_of(sampled), lists_of(page)
+    assert len(lists) > 20
+    assert lists == {title: (jobs & kept, of) for title, (jobs, of) in every.items() if jobs & kept}
+    dots = [mark for mark in marks_of(embedded(sampled)["charts"]) if "jobs" in mark]
+    assert all(len(mark["jobs"]) == len(mark["y"]) for mark in dots)
+    assert any(None in mark["jobs"] for mark in dots)
+
+
+def marks_of(charts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for chart in charts.values():
+        for panel in [
+            *chart.get("panels", ()),
+            *(one for choice in chart.get("choices", ()) for one in choice["panels"]),
+        ]:
+            yield from panel["marks"]
+
+
 @pytest.mark.slow
 def test_a_sweep_with_measures_shows_tables_2_and_3_with_their_searches(measured: str) -> None:
     page = measured

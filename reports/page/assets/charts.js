@@ -122,8 +122,9 @@ const DRAW = {
     mark.y.forEach((value, i) => {
       const x = fixed(column ? at.x(mark.x) + offsets[i] : at.x(mark.x[i])), y = fixed(at.y(value));
       path += marker(column ? "circle" : shape, x, y, r);
-      const about = mark.jobs ? describe(mark.jobs[i]) : mark.tips ? mark.tips[i] : names[mark.series];
-      hits.push({ x, y, job: mark.jobs && mark.jobs[i], text: about, value, across: column ? null : mark.x[i] });
+      const job = mark.jobs?.[i] ?? null;  // null: the page does not carry it
+      const about = job !== null ? describe(job) : mark.tips ? mark.tips[i] : names[mark.series];
+      hits.push({ x, y, job, text: about, value, across: column ? null : mark.x[i] });
     });
     svg("path", { d: path, fill: color(mark.series), opacity: mark.y.length > 40 ? 0.5 : 0.9 }, layer);
   },

@@ -28,17 +28,17 @@ function describe(row) {
 }
 
 function members(set) {
-  // [first, length, gap, length, …]: runs of row numbers.
-  const rows = [];
+  // [first, length, gap, length, …]: runs of row numbers; of a set that is not here whole {rows: such runs, of: its size}.
+  const rows = [], runs = set.rows ?? set;
   let next = 0;
-  for (let index = 0; index < set.length; index += 2) {
-    next += set[index];
-    for (let count = 0; count < set[index + 1]; count += 1) rows.push(next++);
+  for (let index = 0; index < runs.length; index += 2) {
+    next += runs[index];
+    for (let count = 0; count < runs[index + 1]; count += 1) rows.push(next++);
   }
   return rows;
 }
 
-function showJobs(title, kind, rows, sortBy) {
+function showJobs(title, kind, rows, sortBy, of) {
   const jobs = DATA.jobs[kind], dialog = document.getElementById("jobs");
   const columns = jobs.columns.filter((one) => rows.some((row) => cellOf(one, row) !== null));
   const head = html("tr", {}, ...["job", ...columns.map((one) => one.label)].map((label, index) => {
@@ -53,7 +53,8 @@ function showJobs(title, kind, rows, sortBy) {
     }))));
   const table = html("table", { class: "sortable" }, html("thead", {}, head), body);
   const spot = document.getElementById("jobs-body");
-  const count = rows.length === 1 ? "1 job" : `${rows.length} jobs`;
+  const jobsOf = (many) => many === 1 ? "1 job" : `${many} jobs`;
+  const count = of ? `${rows.length} of ${jobsOf(of)}, a random sample` : jobsOf(rows.length);
   document.getElementById("jobs-title").textContent = `${title} — ${count}`;
   const hint = html("p", { class: "note" }, "Full history of a job: ", html("code", {}, `qsweep show ${jobs.ids[rows[0]].slice(0, 12)}`));
   spot.replaceChildren(...(rows.length > 8 ? [filterOf(table)] : []), html("div", { class: "scroll" }, table), hint);
@@ -110,7 +111,8 @@ function theme() {
 
 document.addEventListener("click", (event) => {
   const cell = event.target.closest("button.cell");
-  if (cell) showJobs(cell.dataset.title, cell.dataset.kind, members(DATA.sets[cell.dataset.set]), cell.dataset.by);
+  const set = cell && DATA.sets[cell.dataset.set];
+  if (cell) showJobs(cell.dataset.title, cell.dataset.kind, members(set), cell.dataset.by, set.of);
 });
 document.getElementById("jobs").addEventListener("click", (event) => {
   if (event.target.id === "jobs" || event.target.id === "jobs-close") document.getElementById("jobs").close();
@@ -134,7 +136,7 @@ function prepare(root) {
   root.querySelectorAll("[data-chart]").forEach(setUp);
   root.querySelectorAll("[data-parallel]").forEach((place) => {
     const kind = place.dataset.parallel;
-    explore(place, DATA.jobs[kind], { pick: (row) => showJobs("One job", kind, [row], null) });
+    explore(place, DATA.jobs[kind], { sample: true, pick: (row) => showJobs("One job", kind, [row], null) });
   });
 }
 prepare(document);

@@ -74,7 +74,7 @@ function penOf(box, width, height, count) {
 }
 
 function explore(place, jobs, options = {}) {
-  // options: {pick(row), changed(rows or null)}; gives back {show(jobs), among(set or null)}.
+  // options: {pick(row), changed(rows or null), sample: whether jobs.of tells of how many these are one}; gives back {show(jobs), among(set or null)}.
   const brushes = new Map();
   let dragging = false, later = null, axes = [], among = null, colors = null, redraw = () => {}, width = 0, drawn = "";
   const bar = html("div", { class: "bar" }), status = html("span", { role: "status", class: "count" });
@@ -237,7 +237,9 @@ function explore(place, jobs, options = {}) {
       }
       dots(inside, outside, count);
       const narrowed = brushes.size || among;
-      status.textContent = narrowed ? `${count.toLocaleString("en")} of ${jobs.ids.length.toLocaleString("en")} jobs` : `${jobs.ids.length.toLocaleString("en")} jobs`;
+      const carried = jobs.ids.length.toLocaleString("en");
+      const all = options.sample && jobs.of ? `${carried} jobs, a random sample of ${jobs.of.toLocaleString("en")}` : `${carried} jobs`;
+      status.textContent = narrowed ? `${count.toLocaleString("en")} of ${all}` : all;
       clear.hidden = !brushes.size;
       const now = JSON.stringify([...brushes]);
       if (options.changed && now !== drawn) options.changed(brushes.size ? new Set(inside.flat().map((row) => jobs.ids[row])) : null);
