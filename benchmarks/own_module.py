@@ -43,10 +43,10 @@ def plain(training: Training, batches: Batches, *, foreach: bool) -> Callable[[]
     optimizers = [torch.optim.SGD(one.parameters(), lr=0.05, momentum=0.9, foreach=foreach) for one in models]
 
     def step() -> None:
-        images, labels = batches.batch(0)
+        images, targets = batches.batch(0)
         for model, optimizer in zip(models, optimizers, strict=True):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
+            nn.functional.cross_entropy(model(images), targets.labels).backward()
             optimizer.step()
 
     return step

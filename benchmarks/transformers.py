@@ -6,12 +6,14 @@ The modules are timm's `VisionTransformer` (which must be installed) and torchvi
 `torch.optim.Adam`; the engine trains models of the same shapes on the same batches of the digits, in full precision and
 with half of them at 4 bits by LSQ and VVTQ, for which the modules have no counterpart. Both take steps in turn in one
 process; of each the least processor time of a step counts, so that a busy machine disturbs little. Prints one Markdown
-table.
+table; the processor seconds of every step go to `benchmarks/results/transformers.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,15 +96,15 @@ def _batches(images: Images) -> Iterator[tuple[Tensor, Tensor]]:
             yield pictures[places], labels[places]
 
 
-def least(steps: dict[str, Step], turns: int) -> dict[str, float]:
-    """Least processor time of a step of each contender, taken in turn."""
-    found = dict.fromkeys(steps, float("inf"))
+def timed(steps: dict[str, Step], turns: int) -> dict[str, list[float]]:
+    """Processor seconds of every step of each contender, taken in turn."""
+    found: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARM_UP + turns):
         for name, step in steps.items():
             started = time.process_time()
             step()
             if turn >= WARM_UP:
-                found[name] = min(found[name], time.process_time() - started)
+                found[name].append(time.process_time() - started)
     return found
 
 
@@ -110,8 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=12)
     parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    figures = []
     print("| network | modules, ms | engine, ms | ratio | engine, half LSQ at 4 bits | half VVTQ |")
     print("|---|--:|--:|--:|--:|--:|")
     for title, shape in SHAPES.items():
@@ -125,10 +129,19 @@ def main() -> None:
         for name, settings in QUANTIZED:
             mixed = [training_of(shape, seed, **(settings if seed % 2 else {})) for seed in range(given.models)]
             steps[name] = cohort_step(mixed, images)
-        found = least(steps, given.turns)
+        seconds = timed(steps, given.turns)
+        figures.append({"shape": title, "models": given.models, "seconds": seconds})
+        found = {name: min(times) for name, times in seconds.items()}
         modules, engine = found["modules"], found["engine"]
         times = f"{modules * 1e3:.0f} | {engine * 1e3:.0f} | {modules / engine:.2f}"
         print(f"| {title} | {times} | {modules / found['lsq']:.2f} | {modules / found['vvtq']:.2f} |", flush=True)
+    machine = {
+        "torch": torch.__version__,
+        "processor": platform.processor() or platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "transformers.json").write_text(json.dumps({**machine, "figures": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

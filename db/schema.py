@@ -111,6 +111,7 @@ RUN = (
     pa.field("last_train_loss", pa.float64()),
     pa.field("init_hash", pa.string()),
     pa.field("weights_hash", pa.string()),
+    pa.field("teacher_hash", pa.string()),
     pa.field("weight_norm", pa.float64()),
     pa.field("distance", pa.float64()),
     pa.field("bops", pa.float64()),

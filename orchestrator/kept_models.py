@@ -1,16 +1,22 @@
-"""Whether the files that a selection's jobs take from done ones are there: asked before anything is written."""
+"""The files that done jobs have left: whether those that a selection takes are there, and models named as weights."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+import re
+from collections.abc import Container, Sequence
+from pathlib import Path
 
 from qsweep.db.home import Home
 from qsweep.db.losses import find_lost_models
 from qsweep.db.registry import Registry
+from qsweep.db.rows import JobRow
 from qsweep.db.states import State
 from qsweep.orchestrator.selection import Selection
 from qsweep.sweeps.chains import source_of
 from qsweep.sweeps.errors import InputError
+
+JOB = re.compile(r"[0-9a-f]{6,32}")
+"""The first digits of a job's identity, by which the model is named that was kept of it."""
 
 
 def check_models(home: Home, selection: Selection) -> None:
@@ -52,3 +58,26 @@ def _sources(selection: Selection, done: Container[str]) -> dict[str, None]:
         source_of(job, file, jobs) for job in selection.chosen if job.identity not in done for file in job.kind.takes
     )
     return {one.identity: None for one in found if one is not None}
+
+
+def with_kept(home: Home, given: Sequence[Path]) -> tuple[Path, ...]:
+    """Files and folders of weights as they were given; where one is named by the first digits of a job's identity, the
+    model that was kept of it. Raises InputError if that has none."""
+    named = [one for one in given if JOB.fullmatch(str(one)) and not one.exists()]
+    registry = Registry.open_if_present(home.registry) if named else None
+    if registry is None:
+        return tuple(given)
+    with registry:
+        rows = {one: registry.catalogue.job(str(one)) for one in named}
+    return tuple(_kept(home, rows[one]) if one in rows else one for one in given)
+
+
+def _kept(home: Home, row: JobRow) -> Path:
+    """The model of a job. Raises InputError if it was not kept."""
+    if row.model_file is None:
+        raise InputError(
+            f"job {row.identity[:12]} has left no model",
+            place="--weights",
+            allowed="a training that is done and whose model was kept, or a file",
+        )
+    return home.models / row.model_file

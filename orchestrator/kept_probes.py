@@ -80,7 +80,7 @@ def look(home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = (), codes
     """
     trainings = [job.training for job in with_training(jobs)]
     data = {one.data for one in trainings}
-    asks = any(one.starts_from_weights or isinstance(one.model, Module) for one in trainings)
+    asks = any(one.with_weights or isinstance(one.model, Module) for one in trainings)
     if weights or asks or any(one.streamed for one in data):
         return Found(machine=probe(home, jobs=jobs, weights=weights, codes=codes))
     known, stamp, stamps = read(home), machine_stamp(), _stamps(data, home)

@@ -23,7 +23,8 @@ WeightsOption = Annotated[
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="A file of weights that trainings start from, or a folder of them. The home keeps a copy.",
+        help="A file of weights that trainings start from or a teacher has, a folder of them, or a job whose model "
+        "was kept. The home keeps a copy.",
         show_default="weights/ beside the data; torchvision's are downloaded",
     ),
 ]

@@ -171,7 +171,7 @@ def _find_weights(
     starting = [
         job
         for job in with_training(selection.chosen)
-        if job.parent is None and job.training.starts_from_weights and job.identity not in done
+        if job.parent is None and job.training.with_weights and job.identity not in done
     ]
     if not starting and not given:
         return ()
@@ -309,9 +309,9 @@ def _needed(data: DataSet) -> str:
 
 
 def _put_weights(home: Home, claims: Sequence[Claim], folder: Path) -> None:
-    """The weights that trainings start from."""
+    """The weights that trainings start from, and those of their teachers."""
     trainings = [job.training for job in with_training(claim.job for claim in claims) if job.parent is None]
-    for name in sorted({one.weights_file for one in trainings if one.starts_from_weights}):
+    for name in sorted({one.weights_file for training in trainings for one in training.with_weights}):
         source, target = home.weights / name, folder / home.weights.name / name
         if not source.is_file():
             raise InputError(

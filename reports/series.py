@@ -219,7 +219,7 @@ def networks(models: Models, usual: Mapping[str, int] | None = None) -> pd.Serie
     found: dict[tuple[str, ...], str] = {}
     titles = []
     for row in models.runs[names].to_dict("records"):
-        settings = {str(name): _whole(value) for name, value in row.items() if not pd.isna(value)}
+        settings = {str(name): _whole(value) for name, value in row.items() if np.ndim(value) or not pd.isna(value)}
         key = tuple(map(str, sorted(settings.items())))
         if key not in found:
             found[key] = network_title(PARTS["model"].build(settings, None), usual or {})
@@ -228,7 +228,9 @@ def networks(models: Models, usual: Mapping[str, int] | None = None) -> pd.Serie
 
 
 def _whole(value: Any) -> Any:
-    """A number of a frame as the setting that it was: a column with gaps holds floats."""
+    """A value of a frame as the setting that it was: a column with gaps holds floats, one of lists holds arrays."""
+    if np.ndim(value):
+        return tuple(np.asarray(value).tolist())
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

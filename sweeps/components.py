@@ -1,9 +1,9 @@
 """The components of a training, in one table: `PARTS`.
 
-A training has one component in each part: its data, network, optimizer, weight quantizer, activation quantizer and
-method; and a recipe and a start. What a sweep may set, the columns of the results, what counts for a job's identity,
-which jobs may be trained side by side, what a trained model is called and what computes it follow from the rows here
-(`sweeps.parts` says how). Nothing else in qsweep lists components.
+A training has one component in each part: its data, network, optimizer, weight quantizer, activation quantizer, method
+and targets; and a recipe and a start. What a sweep may set, the columns of the results, what counts for a job's
+identity, which jobs may be trained side by side, what a trained model is called and what computes it follow from the
+rows here (`sweeps.parts` says how). Nothing else in qsweep lists components.
 
 `register` adds one. The files that the environment variable `QSWEEP_COMPONENTS` names are run when this is imported, to
 do so in every process.
@@ -26,16 +26,18 @@ from qsweep.sweeps.methods import Asam, Plain, Sam, Saq1, Saq2, Saq3, settled
 from qsweep.sweeps.models import CifarResNet, MobileNet, MobileNetV2, NiN, ResNet, Vgg
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.optimizers import Adam, AdamW, RmsProp, Sgd
-from qsweep.sweeps.parts import Choice, Component, DataChoice, ModelChoice, Part, QuantizerChoice
+from qsweep.sweeps.parts import Choice, Component, DataChoice, ModelChoice, Part, QuantizerChoice, TargetsChoice
 from qsweep.sweeps.quantizers import FULL_PRECISION, Liq, LiqActivations, Lsq, LsqActivations, Vvtq, VvtqActivations
 from qsweep.sweeps.recipe import Recipe, recipe_content
 from qsweep.sweeps.start import Start
+from qsweep.sweeps.targets import Fkd, Hard, Teacher
 from qsweep.sweeps.transformers import Swin, Vit
 
 FILES = "QSWEEP_COMPONENTS"
 """Names files with further components, separated as in `PATH`."""
 
 CONVOLUTIONS = "qsweep.workers.models.graph:ConvNetwork"
+CONVOLUTIONAL = (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet)
 
 
 def _by_name(*components: Component) -> dict[str, Component]:
@@ -101,7 +103,7 @@ PARTS: dict[str, Part] = {
         ModelChoice(
             name="model",
             components=_by_name(
-                *(_family(one, CONVOLUTIONS) for one in (NiN, ResNet, MobileNet, MobileNetV2, Vgg, CifarResNet)),
+                *(_family(one, CONVOLUTIONS) for one in CONVOLUTIONAL),
                 _family(Vit, "qsweep.workers.models.vit:VitNetwork"),
                 _family(Swin, "qsweep.workers.models.swin:SwinNetwork"),
                 Component(name=Module.name, implementation="qsweep.workers.models.named:network_of_module"),
@@ -165,6 +167,19 @@ PARTS: dict[str, Part] = {
             in_cohort="same kind",
             names_rows=True,
             settled=lambda method, chosen: settled(method, chosen["quantizer"], chosen["recipe"]),
+        ),
+        TargetsChoice(
+            name="targets",
+            components=_by_name(
+                Component(name=Hard.name, settings=Hard),
+                Component(name=Teacher.name, settings=Teacher, label="soft targets"),
+                Component(name=Fkd.name, settings=Fkd, label="FKD"),
+            ),
+            networks={one.name: one for one in (*CONVOLUTIONAL, Vit, Swin)},
+            default=Hard.name,
+            added_later=True,
+            names_rows=True,
+            settled=lambda targets, chosen: targets if chosen["recipe"].epochs else Hard(),
         ),
         Part(
             name="recipe",

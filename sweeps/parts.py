@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal, get_type_hints
@@ -11,6 +11,7 @@ from qsweep.sweeps.datasets import DATASETS, Arrays, arrays_from, data_from, dat
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.modules import ALLOWED, ARGUMENTS, CODE, Module, arguments_of, is_module
 from qsweep.sweeps.settings import Rule, Setting, build, canonical, names_of, rule_of, settings_of
+from qsweep.sweeps.targets import PREFIX, Teacher, teacher_settings
 
 
 @cache
@@ -118,11 +119,13 @@ class Part:
 
     def common(self, value: Any) -> Hashable:
         """What the members of a cohort have in common of this part; None if it is nothing."""
+        if self.drops_out(value):
+            return None
         if self.in_cohort == "same":
             same: Hashable = replace(value, **dict.fromkeys(self.apart, 0)) if self.apart else value
             return same
         component = self.component(value)
-        if self.in_cohort == "any" or component is None or self.drops_out(value):
+        if self.in_cohort == "any" or component is None:
             return None
         return (component.kind(value) if callable(component.kind) else component.kind) or component.name
 
@@ -314,3 +317,53 @@ class QuantizerChoice(Choice):
             raise InputError(f"{self.width} is missing", place=place, allowed=allowed)
         where = f"{place}: {self.width}" if place else self.width
         raise InputError(f"{width!r} is not allowed", place=where, allowed=allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetsChoice(Choice):
+    """What models learn to say. A teacher is a network of one of the families `networks`, with settings of its own."""
+
+    networks: Mapping[str, type[Any]]
+
+    def build(self, given: Mapping[str, Any], place: str | None) -> Any:
+        built = super().build(given, place)
+        if not isinstance(built, Teacher):
+            return built
+        where = f"{place}: teacher" if place else "teacher"
+        if built.teacher not in self.networks:
+            raise InputError(
+                f"{built.teacher!r} is not known", place=where, allowed=nearest(built.teacher, self.networks)
+            )
+        own = {name.removeprefix(PREFIX): given[name] for name in self._of_network(built.teacher) if name in given}
+        return replace(built, network=build(self.networks[built.teacher], own, place=where))
+
+    def choice(self, given: Mapping[str, Any]) -> str | None:
+        """Of a teacher with the family of its network behind it."""
+        name = super().choice(given)
+        return f"{name} {given.get(Teacher.name)}" if name == Teacher.name else name
+
+    def used(self, choice: str | None) -> frozenset[str]:
+        name, _, family = (choice or "").partition(" ")
+        return super().used(name) | frozenset(self._of_network(family))
+
+    def known(self) -> frozenset[str]:
+        return super().known().union(*map(self._of_network, self.networks))
+
+    def columns(self) -> dict[str, Any]:
+        networks: Iterable[Any] = self.networks.values()  # for mypy a type is not hashable
+        kinds = {PREFIX + name: kind for one in networks for name, kind in _types_of(one).items()}
+        known = self.known()
+        return super().columns() | {name: kind for name, kind in kinds.items() if name in known}
+
+    def settings(self, value: Any) -> dict[str, Setting]:
+        if isinstance(value, Teacher):
+            return {self.name: value.name, **value.all_settings}
+        return super().settings(value)
+
+    def content(self, value: Any, idle: Collection[str] = ()) -> dict[str, Any] | None:
+        if isinstance(value, Teacher):
+            return {"name": value.name, **value.content}
+        return super().content(value, idle)
+
+    def _of_network(self, family: str) -> tuple[str, ...]:
+        return teacher_settings(self.networks, family)

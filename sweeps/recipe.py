@@ -27,8 +27,9 @@ class Recipe:
     `val_fraction` of the training images, of each class alike and drawn by `data_seed`, are held out: the
     model is not trained on them, but evaluated after each epoch. `augment` is a crop after padding by 4 pixels and a
     flip, or a crop of random place, size and shape (Szegedy et al. 2015) and a flip, for sets that are read from
-    their files. `corrupt = "skip"` leaves images out that can't be decoded (`workers.data.stream`); otherwise they end
-    the training.
+    their files. Each image is cut `crops` times in a row, so that a batch holds `batch_size` / `crops` images, and an
+    epoch all of them as often. `corrupt = "skip"` leaves images out that can't be decoded (`workers.data.stream`);
+    otherwise they end the training.
     """
 
     semantics: ClassVar[int] = 1
@@ -47,6 +48,7 @@ class Recipe:
     schedule: str = setting(Rule(choices=("steps", "cosine")), default="steps", added_later=True)
     warmup_epochs: int = setting(Rule(low=0, high=100_000), default=0, added_later=True)
     warmup_factor: float = setting(Rule(above=0, high=1), default=0.01, added_later=True)
+    crops: int = setting(Rule(low=1, high=64), default=1, added_later=True)
     label_smoothing: float = setting(Rule(low=0, below=1), default=0.0, added_later=True)
 
 
@@ -59,4 +61,6 @@ def recipe_content(recipe: Recipe) -> dict[str, Any]:
         del content["lr_factor"]
     if not recipe.warmup_epochs:
         content.pop("warmup_factor", None)
+    if not recipe.epochs:
+        content.pop("crops", None)
     return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from qsweep.sweeps.components import PARTS, known_settings, used_settings
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.methods import Method
+from qsweep.sweeps.methods import Method, Plain
 from qsweep.sweeps.models import Model, published_name
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.optimizers import Optimizer, Sgd
@@ -21,6 +21,7 @@ from qsweep.sweeps.quantizers import FULL_PRECISION, ActivationQuantizer, Quanti
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.start import IMAGENET_CLASSES, IMAGENET_WEIGHTS, NO_WEIGHTS, WEIGHTS, Start
+from qsweep.sweeps.targets import FOLDER, Fkd, Hard, Targets, Teacher
 from qsweep.sweeps.transformers import Swin, Vit
 
 UNKNOWN_OPERATIONS = 1_000_000
@@ -42,6 +43,7 @@ class Training:
     quantizer: Quantizer | None
     activation_quantizer: ActivationQuantizer | None
     method: Method
+    targets: Targets
     recipe: Recipe
     start: Start
 
@@ -81,12 +83,13 @@ class Training:
         if isinstance(self.optimizer, Sgd) and self.optimizer.nesterov and not self.optimizer.momentum:
             raise InputError("nesterov needs a momentum", place=f"{where}nesterov", allowed="allowed: false")
         self._check_data(where)
+        self._check_targets(where)
         if isinstance(self.model, Vit | Swin):
             self.model.check(self.data, where)
         self._check_weights(where)
         ascent = getattr(self.method, "ascent_images", 0)
         for what, size, wholes, name in (
-            ("batches", batch, (self.train_images,), "batch_size"),
+            ("batches", batch, (self.train_samples,), "batch_size"),
             ("parts", ascent, self._batches, "ascent_images"),
         ):
             if size and any(one % size == 1 or size == 1 for one in wholes) and self._norms_single_pixels:
@@ -99,8 +102,8 @@ class Training:
     @property
     def _batches(self) -> tuple[int, ...]:
         """The sizes that its batches have."""
-        size, images = self.recipe.batch_size, self.train_images
-        return tuple({min(size, images), images % size} - {0})
+        size, samples = self.recipe.batch_size, self.train_samples
+        return tuple({min(size, samples), samples % size} - {0})
 
     @property
     def _norms_single_pixels(self) -> bool:
@@ -132,6 +135,62 @@ class Training:
         if self.recipe.corrupt != "refuse" and not self.data.streamed:
             raise InputError(
                 f"{self.data.title} has no image files", place=f"{where}corrupt", allowed="allowed: refuse"
+            )
+
+    def _check_targets(self, where: str) -> None:
+        crops, augment = self.recipe.crops, self.recipe.augment
+        if crops > 1 and augment == "none":
+            allowed = "allowed: 1; more with an augment that cuts at random"
+            raise InputError(f"{crops} crops of an image would be equal", place=f"{where}crops", allowed=allowed)
+        if self.recipe.batch_size % crops:
+            raise InputError(
+                f"batches of {self.recipe.batch_size} do not hold whole images of {crops} crops",
+                place=f"{where}crops",
+                allowed="allowed: a divisor of batch_size",
+            )
+        if isinstance(self.targets, Hard):
+            return
+        if self.recipe.label_smoothing:
+            raise InputError(
+                "soft targets are not smoothed again", place=f"{where}label_smoothing", allowed="allowed: 0"
+            )
+        if isinstance(self.targets, Fkd):
+            self._check_fkd(where)
+        elif self.targets.teacher_top >= self.data.classes:
+            raise InputError(
+                f"{self.targets.teacher_top} of {self.data.classes} classes leave none to spread the rest over",
+                place=f"{where}teacher_top",
+                allowed=f"allowed: up to {self.data.classes - 1}",
+            )
+        elif self.targets.teacher_weights == NO_WEIGHTS:
+            allowed = f"allowed: {IMAGENET_WEIGHTS}, or a name, whose file you give with --weights"
+            raise InputError("a teacher has weights", place=f"{where}teacher_weights", allowed=allowed)
+        elif (teacher := self.teacher) is not None:
+            teacher._check_data(f"{where}teacher: ")
+            if isinstance(teacher.model, Vit | Swin):
+                teacher.model.check(self.data, f"{where}teacher: ")
+            teacher._check_weights(f"{where}teacher: ")
+
+    def _check_fkd(self, where: str) -> None:
+        assert isinstance(self.targets, Fkd)
+        if not FOLDER.fullmatch(self.targets.soft_labels):
+            raise InputError(
+                f"{self.targets.soft_labels!r} is not allowed",
+                place=f"{where}soft_labels",
+                allowed="allowed: the name of a folder in that of the data set, of letters, digits, '.', '_' and '-'",
+            )
+        if self.recipe.corrupt != "refuse":
+            allowed = "allowed: refuse, because each image has soft labels of its own"
+            raise InputError(
+                f"{self.recipe.corrupt!r} is not for FKD's targets", place=f"{where}corrupt", allowed=allowed
+            )
+        if not self.data.streamed:
+            allowed = "allowed: hard, teacher; or a data set of image files"
+            raise InputError(f"FKD has no files of {self.data.title}", place=f"{where}targets", allowed=allowed)
+        if self.recipe.augment != "resized-crop":
+            allowed = "allowed: resized-crop, whose cuts its files hold"
+            raise InputError(
+                f"{self.recipe.augment!r} is not for FKD's targets", place=f"{where}augment", allowed=allowed
             )
 
     def _check_weights(self, where: str) -> None:
@@ -179,6 +238,29 @@ class Training:
         return self.start.weights != NO_WEIGHTS
 
     @property
+    def teacher(self) -> Training | None:
+        """The network that gives it its targets: as a training of no epochs, which starts from its weights."""
+        if not isinstance(self.targets, Teacher):
+            return None
+        recipe = replace(self.recipe, epochs=0, milestones=(), warmup_epochs=0, crops=1, val_fraction=0.0, seed=0)
+        return replace(
+            self,
+            model=self.targets.network,
+            quantizer=None,
+            activation_quantizer=None,
+            method=Plain(),
+            targets=Hard(),
+            recipe=recipe,
+            start=Start(weights=self.targets.teacher_weights),
+        )
+
+    @property
+    def with_weights(self) -> tuple[Training, ...]:
+        """The trainings whose weights it takes: its own, if it starts from some, and those of its teacher."""
+        own = (self,) if self.starts_from_weights else ()
+        return own if self.teacher is None else (*own, self.teacher)
+
+    @property
     def weights_file(self) -> str:
         """Where a home keeps the weights that it starts from, in its folder of them."""
         return f"{self.start.weights}/{self.model.label}-{self.data.classes}.pth"
@@ -194,18 +276,27 @@ class Training:
         return self.data.train_images - self.val_images
 
     @property
+    def train_samples(self) -> int:
+        """What the model sees in an epoch: each of these images as often as it is cut."""
+        return self.train_images * self.recipe.crops
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch; the last batch may be smaller."""
-        return -(-self.train_images // self.recipe.batch_size)
+        return -(-self.train_samples // self.recipe.batch_size)
 
     @property
     def operations(self) -> float:
         """Multiplications and additions of the whole training, a backward counted as two forward passes."""
         forward = sum(layer.operations for layer in self.model.layers(self.data)) or UNKNOWN_OPERATIONS
-        passes = 3 * getattr(self.method, "passes", 1) + (self.recipe.select_by == "evaluated")
-        an_epoch = passes * self.train_images + self.val_images
-        images = an_epoch * self.recipe.epochs + self.data.train_images + self.data.test_images
-        return float(forward * images)
+        evaluated = self.val_images + self.train_images * (self.recipe.select_by == "evaluated")
+        passes = 3 * getattr(self.method, "passes", 1)
+        images = (passes * self.train_samples + evaluated) * self.recipe.epochs
+        found = forward * (images + self.data.train_images + self.data.test_images)
+        if self.teacher is not None:
+            layers = self.teacher.model.layers(self.data)
+            found += sum(layer.operations for layer in layers) * self.train_samples * self.recipe.epochs
+        return float(found)
 
     @property
     def initial_norm(self) -> float:
@@ -279,11 +370,12 @@ def common_content(chosen: Components, others: Components) -> dict[str, Any]:
 
 
 def different_needs(trainings: Iterable[Training]) -> list[Training]:
-    """One training for each data set, each network that starts from weights, and each module."""
-    needs: dict[tuple[DataSet, str, Model | None], Training] = {}
+    """One training for each data set, each network that starts from weights, each teacher, each folder of soft labels
+    and number of cuts, and each module."""
+    needs: dict[tuple[DataSet, Targets, int, str, Model | None], Training] = {}
     for one in trainings:
-        apart = one.starts_from_weights or isinstance(one.model, Module)
-        needs.setdefault((one.data, one.start.weights, one.model if apart else None), one)
+        model = one.model if one.starts_from_weights or isinstance(one.model, Module) else None
+        needs.setdefault((one.data, one.targets, one.recipe.crops, one.start.weights, model), one)
     return list(needs.values())
 
 

@@ -14,24 +14,21 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.data import Collection, Part, source_of
 from qsweep.workers.device import set_precision
 from qsweep.workers.engine import Engine
-from qsweep.workers.evaluation import tally
-from qsweep.workers.forms import LARGE_IMAGE, Form
+from qsweep.workers.evaluation import evaluation_batch, tally
+from qsweep.workers.forms import Form
 from qsweep.workers.graphs import Step, StepGraphs
 from qsweep.workers.methods import method_of
 from qsweep.workers.models import network_of
 from qsweep.workers.optimizers import update_kind
 from qsweep.workers.quantizers.deployment import quantization
 from qsweep.workers.results import Result, Trained, describe, epoch_rows, starting_rows
+from qsweep.workers.teacher import Teacher
 from qsweep.workers.weights import Start
 
 __all__ = ["Cohort", "Result"]
 
 HISTORY = ("losses", "hits", "val_losses", "val_accuracies")
 """The rows that hold one value an epoch; the last two only where images are held out."""
-EVALUATION_BATCH = 256
-"""Images of one pass in evaluation mode: part of the numerics, so it is not a setting."""
-LARGE_EVALUATION_BATCH = 64
-"""The same for large images."""
 
 
 class Cohort:
@@ -40,7 +37,8 @@ class Cohort:
     Every tensor has one row a slot, and every operation works on rows apart: what a training computes
     depends on the training, the number of slots and the form, never on its neighbours or its slot. Nothing
     in `step` waits for the device. Master weights, batch norm's statistics and evaluation are in `dtype`; the
-    recipe's precision is that of the training pass. A pass over a whole data set calls `tick` with each batch, so that
+    recipe's precision is that of the training pass. `start` are the weights that all begin with, `teacher` those of the
+    network that their targets are from. A pass over a whole data set calls `tick` with each batch, so that
     a watcher sees that it goes on.
     """
 
@@ -55,6 +53,7 @@ class Cohort:
         dtype: torch.dtype = torch.float32,
         tick: Callable[[], None] = lambda: None,
         start: Start | None = None,
+        teacher: Start | None = None,
     ) -> None:
         _check(trainings, slots)
         self._members = tuple(trainings)
@@ -69,9 +68,9 @@ class Cohort:
         self._network = network_of(first)
         self.layout = self._network.layout
         self._device, self._dtype = device, dtype
-        self._source = source_of(images, first.recipe, device, dtype)
-        self._start = start
-        self._large = first.data.size**2 > LARGE_IMAGE
+        self._source = source_of(images, first.recipe, device, dtype, first.targets)
+        self._start, self._teacher_hash = start, None if teacher is None else teacher.file_hash
+        self._teacher = None if first.teacher is None else Teacher(first, teacher, device, dtype)
         self._rows = self._initial_rows(placed, slots)
         self._engine = Engine(self._network, placed, self._rows, form, tick=tick)
         step = method_of(placed, self._engine).step
@@ -134,7 +133,6 @@ class Cohort:
 
     def step(self) -> None:
         """One optimizer step of every member that is not ahead; ends the epoch after its last."""
-        set_precision(self._recipe.precision)
         self._admit()
         epoch, number = divmod(self._position, self._steps_per_epoch)
         if self._open_epoch != epoch:
@@ -142,11 +140,14 @@ class Cohort:
             self._engine.open(epoch)
             self._open_epoch = epoch
         self._engine.number.fill_(self._position + 1)
-        images, labels = self._source.batch(number)
+        images, targets = self._source.batch(number)
+        if self._teacher is not None:
+            targets = self._teacher.targets(images, targets.labels)
+        set_precision(self._recipe.precision)
         if not self._position:
             self._engine.start_activations(images)
-        self._engine.begin(epoch, number, len(labels))
-        losses, hits = self._run_step(images, labels)
+        self._engine.begin(epoch, number, len(targets))
+        losses, hits = self._run_step(images, targets)
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
         self._position += 1
@@ -182,7 +183,7 @@ class Cohort:
         """Between epochs: training loss and accuracy of each member that has just done one, from one read."""
         epoch = self._position // self._steps_per_epoch - 1
         losses, hits = self._rows["losses"][:, epoch].tolist(), self._rows["hits"][:, epoch].tolist()
-        images = self._members[0].train_images
+        images = self._members[0].train_samples
         slots = {member: self._slot_of[member] for member in self._left if member not in self._ahead}
         return {member: (losses[slot], hits[slot] / images) for member, slot in slots.items()}
 
@@ -224,6 +225,7 @@ class Cohort:
                     epochs=epochs,
                     passes=[float(one[slot]) for one in passes],
                     start=self._start,
+                    teacher_hash=self._teacher_hash,
                 )
             )
             for member, slot in zip(members, slots, strict=True)
@@ -270,7 +272,7 @@ class Cohort:
             self._tick()
             interrupt()
 
-        batches = self._source.passes(part, LARGE_EVALUATION_BATCH if self._large else EVALUATION_BATCH)
+        batches = self._source.passes(part, evaluation_batch(self._members[0].data))
         slots = len(self._rows["parameters"])
         found = tally(lambda images: self._network.evaluate(images, views), batches, slots, self._device, tick=tick)
         return found.loss, found.accuracy

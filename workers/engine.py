@@ -12,7 +12,8 @@ from torch import Tensor
 from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import watch
 from qsweep.workers.data.source import epoch_generator
-from qsweep.workers.evaluation import cross_entropy
+from qsweep.workers.data.targets import Targets
+from qsweep.workers.evaluation import cross_entropy, soft_cross_entropy
 from qsweep.workers.forms import SAVED, Form
 from qsweep.workers.models.calls import Calls
 from qsweep.workers.models.forming import arithmetic_of
@@ -133,27 +134,33 @@ class Engine:
         deployed.roundings = self._deployment.deploy(deployed.parameters, deployed.weights)
 
     def gradients(
-        self, deployed: Deployed, images: Tensor, labels: Tensor, *, update_statistics: bool | Tensor
+        self, deployed: Deployed, images: Tensor, targets: Targets, *, update_statistics: bool | Tensor
     ) -> Pass:
         """One pass of a batch in training mode, down the sum of the models' own mean losses.
 
         `update_statistics` says whether the batch moves the running statistics, of all models or of those that are
         true in (M, 1); batch norm uses the batch's own.
         """
-        if len(labels) > self._part:
-            return self._in_parts(deployed, images, labels)
-        logits, moments = self._train(deployed, images, slice(0, len(labels)))
-        losses = cross_entropy(logits, labels, self._smoothing).mean(1)
+        if len(targets) > self._part:
+            return self._in_parts(deployed, images, targets)
+        logits, moments = self._train(deployed, images, slice(0, len(targets)))
+        losses = self._losses(logits, targets).mean(1)
         # A module may leave parameters out of a pass, and vacant rows are left out of all: their gradient is 0.
         leaves = [deployed.leaves[name] for name in self._trained]
         found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             if update_statistics is not False:
-                self._update_statistics(update_statistics, deployed.parameters, moments, len(labels))
+                self._update_statistics(update_statistics, deployed.parameters, moments, len(targets))
             torch._foreach_copy_(self._gradient_views, found)
             self._gradients[:, self.layout.hidden_biases] = 0.0
-            hits = (logits.argmax(1) == labels).sum(1)
+            hits = (logits.argmax(1) == targets.labels).sum(1)
         return Pass(losses=losses.detach(), hits=hits, gradients=self._gradients)
+
+    def _losses(self, logits: Tensor, targets: Targets) -> Tensor:
+        """Each model's loss of each image (M, B)."""
+        if targets.shares is None:
+            return cross_entropy(logits, targets.labels, self._smoothing)
+        return soft_cross_entropy(logits, targets.shares)
 
     def _train(self, deployed: Deployed, images: Tensor, places: slice) -> tuple[Tensor, Any]:
         """The training pass of the images that stand at these places of the batch."""
@@ -162,22 +169,22 @@ class Engine:
         draws = (self._draws[:, places],) if len(self._draws) else ()
         return self._network.train(images, deployed.views, self._arithmetic, *draws)
 
-    def _in_parts(self, deployed: Deployed, images: Tensor, labels: Tensor) -> Pass:
+    def _in_parts(self, deployed: Deployed, images: Tensor, targets: Targets) -> Pass:
         """A pass of a network that has no batch norm, with sums over parts of the batch that its memory allows."""
         leaves = [deployed.leaves[name] for name in self._trained]
         losses = self.parameters.new_zeros(len(self.parameters))
-        hits = torch.zeros(len(self.parameters), dtype=torch.int64, device=labels.device)
+        hits = torch.zeros(len(self.parameters), dtype=torch.int64, device=images.device)
         for view in self._gradient_views:
             view.zero_()
-        for start in range(0, len(labels), self._part):
+        for start in range(0, len(targets), self._part):
             places = slice(start, start + self._part)
             logits, _ = self._train(deployed, images[places], places)
-            shares = cross_entropy(logits, labels[places], self._smoothing).sum(1) / len(labels)
+            shares = self._losses(logits, targets[places]).sum(1) / len(targets)
             found = torch.autograd.grad(shares.sum(), leaves)
             with torch.no_grad():
                 torch._foreach_add_(self._gradient_views, found)
                 losses += shares
-                hits += (logits.argmax(1) == labels[places]).sum(1)
+                hits += (logits.argmax(1) == targets.labels[places]).sum(1)
         return Pass(losses=losses, hits=hits, gradients=self._gradients)
 
     def _update_statistics(self, which: bool | Tensor, parameters: Tensor, moments: Any, images: int) -> None:

@@ -9,7 +9,20 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from qsweep.sweeps.datasets import DataSet
+from qsweep.workers.forms import LARGE_IMAGE
+
 Batch = TypeVar("Batch")
+
+EVALUATION_BATCH = 256
+"""Images of one pass in evaluation mode: part of the numerics, so it is not a setting."""
+LARGE_EVALUATION_BATCH = 64
+"""The same for large images."""
+
+
+def evaluation_batch(data: DataSet) -> int:
+    """Images of one pass in evaluation mode."""
+    return LARGE_EVALUATION_BATCH if data.size**2 > LARGE_IMAGE else EVALUATION_BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +60,11 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Ten
     logarithms = logits.log_softmax(1)
     found = -logarithms.gather(1, places).squeeze(1)
     return found * (1 - smoothing) - logarithms.mean(1) * smoothing if smoothing else found
+
+
+def soft_cross_entropy(logits: Tensor, shares: Tensor) -> Tensor:
+    """−Σ share · log softmax(logits) over the classes: (M, B) from logits (M, classes, B) and shares (B, classes)."""
+    return -(shares.T * logits.log_softmax(1)).sum(1)
 
 
 def tally(

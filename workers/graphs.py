@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qsweep.workers.data.targets import Targets
+
 WARM_UP = 2
 """Steps before a recording, so that libraries have chosen and loaded their kernels."""
-Step = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+Step = Callable[[Tensor, Targets], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class Recording:
 
     graph: Any
     images: Tensor
-    labels: Tensor
+    targets: Targets
     outputs: tuple[Tensor, ...]
 
 
@@ -36,12 +38,12 @@ class StepGraphs:
         self._step, self._state = step, tuple(state)
         self._recordings: dict[int, Recording] = {}
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        one = self._recordings.get(len(labels))
+    def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, ...]:
+        one = self._recordings.get(len(targets))
         if one is None:
-            one = self._recordings[len(labels)] = self._record(images, labels)
+            one = self._recordings[len(targets)] = self._record(images, targets)
         one.images.copy_(images)
-        one.labels.copy_(labels)
+        one.targets.copy_(targets)
         one.graph.replay()
         return one.outputs
 
@@ -49,19 +51,19 @@ class StepGraphs:
         """Give the recordings' memory back: a graph keeps what a step needs for as long as it lives."""
         self._recordings.clear()
 
-    def _record(self, images: Tensor, labels: Tensor) -> Recording:
-        images, labels = images.clone(), labels.clone()
+    def _record(self, images: Tensor, targets: Targets) -> Recording:
+        images, targets = images.clone(), targets.clone()
         before = [tensor.clone() for tensor in self._state]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                self._step(images, labels)
+                self._step(images, targets)
         torch.cuda.current_stream().wait_stream(stream)
         for tensor, value in zip(self._state, before, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()
         # What other threads ask of the device meanwhile is no part of the step and must not spoil the recording.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            outputs = self._step(images, labels)
-        return Recording(graph=graph, images=images, labels=labels, outputs=outputs)
+            outputs = self._step(images, targets)
+        return Recording(graph=graph, images=images, targets=targets, outputs=outputs)

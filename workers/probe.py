@@ -15,9 +15,11 @@ import torch
 from qsweep.sweeps.datasets import DATASETS, DataSet, data_of
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.questions import Probe
+from qsweep.sweeps.targets import Fkd
 from qsweep.sweeps.training import Training
 from qsweep.workers.corruptions.files import Stored, check_stored, corrupted_files
-from qsweep.workers.data import Collection, ImageFiles, find
+from qsweep.workers.data import Collection, ImageFiles, find, soft_labels_of
+from qsweep.workers.data.soft_labels import check_soft_labels
 from qsweep.workers.device import build, device_class, this_device
 from qsweep.workers.promises import check_modules
 from qsweep.workers.user_code import look_in, offer
@@ -47,8 +49,9 @@ def probe(asked: Probe) -> dict[str, Any]:
     needed = dict.fromkeys([*named, *(one.data for one in trainings)]) if asked.reads_data else {}
     collections = {data: find(data, folder, download=asked.download) for data in needed}
     _check_trees(asked.distortions, collections, folder)
+    _check_soft_labels(trainings, collections)
     found["broken_promises"] = check_modules(trainings, device)
-    found["weights"] = _weights(asked, [one for one in trainings if one.starts_from_weights])
+    found["weights"] = _weights(asked, _with_weights(trainings))
     return found
 
 
@@ -73,6 +76,20 @@ def _check_trees(
             found = corrupted_files(data, folder, corruption, severity, seed=seed)
             if isinstance(found, Stored):
                 check_stored(found, files.test, data.size)
+
+
+def _check_soft_labels(trainings: Sequence[Training], collections: Mapping[DataSet, Collection]) -> None:
+    """Raise InputError for soft labels that are missing, or of other images than those that are trained on."""
+    asked = {one: one.targets for one in trainings if isinstance(one.targets, Fkd) and one.data in collections}
+    for one, targets in asked.items():
+        files = collections[one.data]
+        assert isinstance(files, ImageFiles), "soft labels are of image files"
+        check_soft_labels(soft_labels_of(files, targets), files.train, one.recipe.crops)
+
+
+def _with_weights(trainings: Sequence[Training]) -> list[Training]:
+    """One training for each file of weights that these take."""
+    return list({one.weights_file: one for training in trainings for one in training.with_weights}.values())
 
 
 def _weights(asked: Probe, trainings: list[Training]) -> list[dict[str, str]]:

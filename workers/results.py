@@ -47,6 +47,8 @@ class Trained:
     passes: Sequence[float]
     start: Start | None = None
     """The weights that it started from, if it was not initialized."""
+    teacher_hash: str | None = None
+    """The hash of its teacher's weights, if it has one."""
 
 
 def initial_row(training: Training, layout: Layout) -> Tensor:
@@ -109,6 +111,7 @@ def describe(trained: Trained) -> Result:
         "last_train_loss": finite(float(rows["losses"][trained.epochs - 1])) if trained.epochs else None,
         "init_hash": hashlib.sha256(initial[weights].numpy().tobytes()).hexdigest()[:32],
         "weights_hash": None if trained.start is None else trained.start.file_hash,
+        "teacher_hash": trained.teacher_hash,
         "weight_norm": _norm(layout.counted(final)) if kept else None,
         "distance": _norm(layout.counted(final).double() - layout.counted(begun).double()) if kept else None,
         "bops": None if isinstance(training.model, Module) else bit_operations(training),
@@ -127,7 +130,7 @@ def epoch_rows(training: Training, rows: Mapping[str, Tensor], epochs: int) -> l
         {
             "epoch": epoch + 1,
             "train_loss": finite(float(rows["losses"][epoch])),
-            "train_accuracy": int(rows["hits"][epoch]) / training.train_images,
+            "train_accuracy": int(rows["hits"][epoch]) / training.train_samples,
             "learning_rate": rate_at(training.recipe, training.optimizer.learning_rate, epoch),
         }
         for epoch in range(epochs)

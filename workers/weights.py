@@ -209,9 +209,10 @@ def find_weights(training: Training, *, kept: Path, given: Iterable[Path], data:
 
 
 def _matching(training: Training, given: Iterable[Path]) -> tuple[Path, str] | None:
-    """The first of the files, or of those in the folders, that holds this network's weights, and its hash."""
+    """The first of the files, or of those in the folders, that holds this network's weights, and its hash: of several,
+    one that is called as the weights are."""
     layout = network_of(training).layout
-    for path in _files(given):
+    for path in sorted(_files(given), key=lambda path: path.stem != training.start.weights):
         content, digest = _read(path)
         if misfit(content, training.model, layout) is None:
             return path, digest
@@ -237,7 +238,8 @@ def check_given(trainings: Iterable[Training], given: Iterable[Path]) -> None:
         content, _ = _read(path)
         problems = [misfit(content, one.model, layout) for one, layout in networks]
         if None not in problems:
-            said = f"of {_network(networks[0][0])}: {problems[0]}" if networks else "asked for: no training has any"
+            each = [f"of {_network(one)}: {said}" for (one, _), said in zip(networks, problems, strict=True)]
+            said = "; ".join(dict.fromkeys(each)) or "asked for: no training has any"
             raise InputError(f"these are no weights {said}", place=f"--weights {path}")
 
 

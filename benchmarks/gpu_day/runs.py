@@ -23,6 +23,7 @@ from qsweep.workers import selfcheck
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.data.batches import Batches
+from qsweep.workers.data.targets import Targets
 from qsweep.workers.device import device_class, precisions
 from qsweep.workers.forms import Form, forms_of
 from tests.workers.plain import PlainTraining, named
@@ -132,7 +133,7 @@ def plain_course(device: torch.device, calm: tuple[Training, ...]) -> tuple[Any,
     return losses, [named(one.net, training) for one, training in zip(plain, calm, strict=True)]
 
 
-def _batches(images: Images, one: Training, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+def _batches(images: Images, one: Training, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, Targets]]]:
     batches = Batches(images, one.recipe, device, torch.float64)
     for step in range(STEPS):
         epoch, number = divmod(step, one.steps_per_epoch)

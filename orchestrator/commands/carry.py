@@ -60,14 +60,15 @@ def pack(
     bundle comes back, or is recalled, its jobs are held for it, and nothing runs them here.
     """
     from qsweep.orchestrator import packing
+    from qsweep.orchestrator.kept_models import with_kept
     from qsweep.orchestrator.selection import read_selection
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     for warning in selection.warnings():
         typer.echo(f"note: {warning}", err=True)
-    packed = packing.pack(
-        home_of(home, registry, data), selection, out, with_data=with_data, code=code, weights=weights or ()
-    )
+    place = home_of(home, registry, data)
+    files = with_kept(place, weights or ())
+    packed = packing.pack(place, selection, out, with_data=with_data, code=code, weights=files)
     typer.echo(
         f"{packed.title}: bundle {packed.holder} with {counted(packed.jobs, 'job')}, {packed.place} "
         f"({size_text(packed.size)})"

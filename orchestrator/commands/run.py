@@ -121,6 +121,7 @@ def launch(
         choose(wish)  # its options are looked at before anything else
 
     from qsweep.orchestrator.arrow import spare_pandas
+    from qsweep.orchestrator.kept_models import with_kept
     from qsweep.orchestrator.launcher import Execution
     from qsweep.orchestrator.launcher import launch as launch_selection
     from qsweep.orchestrator.layout import say
@@ -138,7 +139,7 @@ def launch(
             time_limit=time_limit,
             detach=detach,
             results=results,
-            weights=tuple(weights or ()),
+            weights=with_kept(place, weights or ()),
         ),
         code=code,
     )

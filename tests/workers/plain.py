@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.training import Training
+from qsweep.workers.data.targets import Targets
 from tests.late import Late
 
 torchvision = Late("torchvision")
@@ -534,8 +535,9 @@ class PlainTraining:
             for name, value in self.net.named_buffers():
                 value.copy_(kept[name])
 
-    def step(self, images: Tensor, labels: Tensor) -> float:
-        loss = nn.functional.cross_entropy(self.net(images), labels, label_smoothing=self.smoothing)
+    def step(self, images: Tensor, targets: Targets) -> float:
+        wanted = targets.labels if targets.shares is None else targets.shares
+        loss = nn.functional.cross_entropy(self.net(images), wanted, label_smoothing=self.smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

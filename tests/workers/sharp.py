@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qsweep.sweeps.training import Training
+from qsweep.workers.data.targets import Targets
 from tests.workers.plain import PlainTraining
 
 
@@ -32,7 +33,8 @@ class SharpTraining(PlainTraining):
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.net(images), labels)
 
-    def step(self, images: Tensor, labels: Tensor) -> float:
+    def step(self, images: Tensor, targets: Targets) -> float:
+        labels = targets.labels if targets.shares is None else targets.shares
         """One step, each part of the batch with an ε of its own; the first alone moves running statistics."""
         self.optimizer.zero_grad()
         size, mean = self.method.ascent_images or len(labels), 0.0

@@ -97,8 +97,8 @@ def test_order_depends_on_seed_and_epoch_and_not_on_the_way_there(digits: Images
         for earlier in first:
             batches.open(earlier)
         batches.open(epoch)
-        images, labels = batches.batch(0)
-        return [*labels.tolist(), float(images.double().sum())]
+        images, targets = batches.batch(0)
+        return [*targets.labels.tolist(), float(images.double().sum())]
 
     assert labels_of(3) == labels_of(3, first=(0, 1, 2)) == labels_of(3, first=(7,))
     assert labels_of(3) != labels_of(2)
@@ -109,7 +109,7 @@ def test_an_epoch_uses_every_image_once_and_the_last_batch_is_smaller(digits: Im
     batches = Batches(digits, training(batch_size=100).recipe, CPU, torch.float32)
     batches.open(0)
     parts = [batches.batch(number) for number in range(15)]
-    assert [len(labels) for _, labels in parts] == [100] * 14 + [42]
+    assert [len(targets) for _, targets in parts] == [100] * 14 + [42]
     found = torch.cat([images for images, _ in parts]).flatten(1).double().sum(1).sort().values
     wanted = batches.standardized(digits.train_images).flatten(1).double().sum(1).sort().values
     torch.testing.assert_close(found, wanted)

@@ -28,6 +28,7 @@ from qsweep.workers.data.folders import classes_fingerprint
 from qsweep.workers.data.images import Images
 from qsweep.workers.data.source import epoch_generator
 from qsweep.workers.data.stream import DEVIATION, MEAN, Stream
+from qsweep.workers.data.targets import Targets
 from qsweep.workers.decoding.pixels import BrokenImage, Cut, draw_cut, evaluation_pixels, training_pixels
 from qsweep.workers.forms import Form
 from qsweep.workers.measures import ascent, measure_models
@@ -101,7 +102,7 @@ def test_a_training_cut_is_the_drawn_one_resized_and_flipped(tmp_path: Path) -> 
         part = Image.fromarray(pixels[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width])
         wanted = np.asarray(part.resize((16, 16), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         wanted = wanted[:, :, ::-1] if cut.flipped else wanted
-        assert np.array_equal(training_pixels(path, 16, f"0/0/cuts/{number}"), wanted)
+        assert np.array_equal(cut_at(path, 16, f"0/0/cuts/{number}"), wanted)
         seen.add(cut.flipped)
     assert seen == {True, False}
 
@@ -133,21 +134,21 @@ def test_a_batch_is_what_its_counters_say_from_whatever_step_it_is_asked(place: 
     stream = Stream(files, one.recipe, CPU, torch.float64)
     streams.append(stream)
     assert one.steps_per_epoch == 5
-    seen: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+    seen: dict[tuple[int, int], tuple[torch.Tensor, Targets]] = {}
     for epoch in range(2):
         stream.open(epoch)
         for number in range(5):
             seen[epoch, number] = stream.batch(number)
-    labels = torch.cat([labels for (epoch, _), (_, labels) in seen.items() if epoch == 0])
+    labels = torch.cat([targets.labels for (epoch, _), (_, targets) in seen.items() if epoch == 0])
     assert sorted(labels.tolist()) == sorted(files.train.labels.tolist())
     stream.open(1)
     again = stream.batch(3)
     assert torch.equal(again[0], seen[1, 3][0])
-    assert torch.equal(again[1], seen[1, 3][1])
+    assert torch.equal(again[1].labels, seen[1, 3][1].labels)
     order = torch.randperm(24, generator=epoch_generator(3, 1, "order"))
     mean, deviation = (torch.tensor(part, dtype=torch.float64)[:, None, None] for part in (MEAN, DEVIATION))
     for image, spot in zip(seen[1, 2][0], order[10:15].tolist(), strict=True):
-        pixels = torch.from_numpy(training_pixels(files.train.path(spot), 16, f"3/1/cuts/{spot}")).double()
+        pixels = torch.from_numpy(cut_at(files.train.path(spot), 16, f"3/1/cuts/{spot}")).double()
         torch.testing.assert_close(image, (pixels / 255 - mean) / deviation, rtol=0, atol=1e-12)
 
 
@@ -164,6 +165,10 @@ def test_held_out_images_are_evaluated_and_never_trained_on(place: Path, streams
     held_out = {image.numpy().tobytes() for images, _ in stream.passes(Part.VAL, 6) for image in images}
     assert (len(trained), len(held_out)) == (18, 6)
     assert not trained & held_out
+
+
+def cut_at(path: Path, side: int, counter: str) -> np.ndarray:
+    return training_pixels(path, side, lambda width, height: [draw_cut(width, height, counter)])[0]
 
 
 def finish(cohort: Cohort, steps: int | None = None) -> list[Result]:
@@ -271,9 +276,9 @@ def test_images_that_cannot_be_decoded_are_left_out_if_asked(broken: Path, strea
     streams.append(stream)
     assert sum(len(labels) for _, labels in stream.passes(Part.TEST, 5)) == 11
     stream.open(0)
-    images, labels = stream.batch(0)
+    images, targets = stream.batch(0)
     assert len(images) == 12
-    assert sorted(labels.tolist()) == sorted(files.train.labels.tolist())
+    assert sorted(targets.labels.tolist()) == sorted(files.train.labels.tolist())
     result = finish(Cohort([one], files, slots=1, form=Form.LOOP, device=CPU))[0]
     assert not result.run["diverged"]
     assert (result.run["test_accuracy"] * 11) == pytest.approx(round(result.run["test_accuracy"] * 11), abs=1e-6)

@@ -14,6 +14,7 @@ from qsweep.workers import cohort as cohorts
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.data.batches import Batches
+from qsweep.workers.data.targets import Targets
 from qsweep.workers.engine import Engine
 from qsweep.workers.forms import Form
 from qsweep.workers.models.layout import STATISTICS, TRAINED, Layout, Role
@@ -40,16 +41,16 @@ class Sam:
         for span in layout.spans_of(*TRAINED):
             self._ball[span.start : span.stop] = 1.0
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         engine = self._engine
         engine.deploy(self._here)
-        first = engine.gradients(self._here, images, labels, update_statistics=True)
+        first = engine.gradients(self._here, images, targets, update_statistics=True)
         engine.pull_back(self._here, first.gradients)
         norms = torch.stack([torch.linalg.vector_norm(row) for row in first.gradients * self._ball])
         away = first.gradients * self._ball * (self._rho / (norms + 1e-12))[:, None]
         self._moved.copy_(engine.parameters + away)
         engine.deploy(self._there)
-        second = engine.gradients(self._there, images, labels, update_statistics=False)
+        second = engine.gradients(self._there, images, targets, update_statistics=False)
         engine.pull_back(self._there, second.gradients)
         engine.apply(second.gradients)
         return first.losses.double(), first.hits
@@ -59,17 +60,17 @@ class Saq3(Sam):
     """SAQ's third case: ε = ρ·G/‖G‖, G the gradient in the deployed weights, is added to what was rounded, and the
     second gradient is pulled back at θ itself."""
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         engine = self._engine
         engine.deploy(self._here)
-        first = engine.gradients(self._here, images, labels, update_statistics=True)
+        first = engine.gradients(self._here, images, targets, update_statistics=True)
         norms = torch.stack([torch.linalg.vector_norm(row) for row in first.gradients * self._ball])
         away = first.gradients * self._ball * (self._rho / (norms + 1e-12))[:, None]
         self._moved.copy_(engine.parameters + away)
         engine.deploy(self._there)
         weights = slice(0, self._weights)
         self._there.weights[:, weights] = (self._here.weights + away)[:, weights]
-        second = engine.gradients(self._there, images, labels, update_statistics=False)
+        second = engine.gradients(self._there, images, targets, update_statistics=False)
         engine.pull_back(self._here, second.gradients)
         engine.apply(second.gradients)
         return first.losses.double(), first.hits
@@ -120,9 +121,9 @@ def test_two_passes_leave_a_models_neighbours_and_slot_without_effect(
     assert_same_bits(together[1], alone)
 
 
-def plain_sam_step(one: PlainTraining, images: Tensor, labels: Tensor, rho: float) -> None:
+def plain_sam_step(one: PlainTraining, images: Tensor, targets: Targets, rho: float) -> None:
     """The same with a plain module: restored from a saved copy, running statistics moved by the first pass alone."""
-    loss: Callable[[], Tensor] = lambda: torch.nn.functional.cross_entropy(one.net(images), labels)  # noqa: E731
+    loss: Callable[[], Tensor] = lambda: torch.nn.functional.cross_entropy(one.net(images), targets.labels)  # noqa: E731
     hidden = {id(pair.conv.bias) for pair in one.net.pairs() if isinstance(pair.norm, torch.nn.BatchNorm2d)}
     ball = [
         parameter

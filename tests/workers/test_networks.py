@@ -16,6 +16,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
 from qsweep.workers.data.batches import Batches
+from qsweep.workers.data.targets import Targets
 from qsweep.workers.forms import Form
 from qsweep.workers.measures import measure_models
 from qsweep.workers.models import NETWORKS
@@ -165,9 +166,9 @@ class PlainAttention:
         read = read + torch.nn.functional.scaled_dot_product_attention(query, key, value)
         return torch.nn.functional.linear(read.mean(1), head, head_bias)
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
+    def step(self, images: Tensor, targets: Targets) -> None:
         self.optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(self.logits(images), labels).backward()
+        torch.nn.functional.cross_entropy(self.logits(images), targets.labels).backward()
         self.optimizer.step()
 
 

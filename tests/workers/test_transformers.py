@@ -161,10 +161,10 @@ def test_a_cohort_trains_as_plain_modules_do(name: str, few: Images) -> None:
     source.open(0)
     for number in range(6):
         cohort.step()
-        images, labels = source.batch(number)
+        images, targets = source.batch(number)
         for net, optimizer in zip(nets, optimizers, strict=True):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(net(images), labels).backward()
+            torch.nn.functional.cross_entropy(net(images), targets.labels).backward()
             optimizer.step()
     for member, (net, one) in enumerate(zip(nets, trainings, strict=True)):
         wanted = rows_of(net, one)[1][0]

@@ -12,6 +12,7 @@ from qsweep.sweeps.recipe import Recipe
 from qsweep.workers.data.images import Images
 from qsweep.workers.data.source import Part, epoch_generator
 from qsweep.workers.data.split import hold_out
+from qsweep.workers.data.targets import Targets
 
 PADDING = 4
 """Black pixels around an image before a crop of its own size."""
@@ -57,24 +58,25 @@ class Batches:
         count = len(self.train[0])
         self._order = torch.randperm(count, generator=self._generator(epoch, "order")).to(self._device)
         if self._recipe.augment == "crop-flip":
-            shifts = draw_shifts(count, self._generator(epoch, "shifts"))
+            shifts = draw_shifts(count * self._recipe.crops, self._generator(epoch, "shifts"))
             self._shifts = Shifts(
                 down=shifts.down.to(self._device),
                 across=shifts.across.to(self._device),
                 flipped=shifts.flipped.to(self._device),
             )
 
-    def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Images (B, channels, side, side) and labels (B) of one step of the open epoch."""
-        size = self._recipe.batch_size
-        places = slice(number * size, (number + 1) * size)
-        order = self._order[places]
+    def batch(self, number: int) -> tuple[Tensor, Targets]:
+        """Images (B, channels, side, side) and their labels of one step of the open epoch."""
+        crops = self._recipe.crops
+        size = self._recipe.batch_size // crops
+        order = self._order[number * size : (number + 1) * size].repeat_interleave(crops)
         all_images, all_labels = self.train
         images = all_images[order]
         if self._shifts is not None:
             one = self._shifts
-            images = shifted(images, Shifts(down=one.down[order], across=one.across[order], flipped=one.flipped[order]))
-        return self.standardized(images), all_labels[order]
+            drawn = order * crops + torch.arange(len(order), device=order.device) % crops
+            images = shifted(images, Shifts(down=one.down[drawn], across=one.across[drawn], flipped=one.flipped[drawn]))
+        return self.standardized(images), Targets(labels=all_labels[order])
 
     @property
     def parts(self) -> tuple[Part, ...]:

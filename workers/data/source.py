@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qsweep.workers.data.targets import Targets
+
 
 class Part(StrEnum):
     """What the images of a part are for: to be trained on, to be tested on, or held out for validation."""
@@ -35,8 +37,9 @@ class Source(Protocol):
     def open(self, epoch: int) -> None:
         """Begin an epoch (from 0)."""
 
-    def batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """Images (B, channels, side, side) and labels (B) of one step of the open epoch."""
+    def batch(self, number: int) -> tuple[Tensor, Targets]:
+        """Images (B, channels, side, side) and what should be said of them, of one step of the open epoch. The crops of
+        one image follow one another."""
 
     def passes(self, part: Part, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images of a part and their labels, not augmented, up to `size` at a time."""

@@ -20,8 +20,10 @@ from torch import Tensor
 from qsweep.sweeps.recipe import Recipe
 from qsweep.workers.corruptions.files import CorruptedFiles
 from qsweep.workers.data.folders import ImageFiles
+from qsweep.workers.data.soft_labels import Drawn, SoftLabels
 from qsweep.workers.data.source import Part, epoch_generator
 from qsweep.workers.data.split import hold_out
+from qsweep.workers.data.targets import Targets
 from qsweep.workers.decoding.pool import CHUNK, Decoded, Decoder, Decoders, Task, processes_here
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,11 +33,21 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Stream:
-    """The images of a training, from their files: a `workers.data.source.Source`."""
+    """The images of a training, from their files: a `workers.data.source.Source`. With `soft` labels it is trained on
+    cuts that those are of."""
 
-    def __init__(self, files: ImageFiles, recipe: Recipe, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        files: ImageFiles,
+        recipe: Recipe,
+        device: torch.device,
+        dtype: torch.dtype,
+        soft: SoftLabels | None = None,
+    ) -> None:
         self.dtype = dtype
         self.side = files.data.size
+        self._soft = soft
+        self._images = recipe.batch_size // recipe.crops
         self._recipe, self._device = recipe, device
         held_out = torch.zeros(len(files.train), dtype=torch.bool)
         if recipe.val_fraction:
@@ -54,10 +66,11 @@ class Stream:
             listings={Part.TRAIN.value: files.train, Part.TEST.value: files.test},
             side=self.side,
             skip=recipe.corrupt == "skip",
+            crops=recipe.crops,
         )
         self._pool: Decoders | None = None
         self._epoch = 0
-        self._ahead: Iterator[Batch] = iter(())
+        self._ahead: Iterator[tuple[Tensor, Targets]] = iter(())
         self._next: tuple[int, int] | None = None
 
     @property
@@ -74,14 +87,15 @@ class Stream:
     def open(self, epoch: int) -> None:
         self._epoch = epoch
 
-    def batch(self, number: int) -> Batch:
-        """Images (B, 3, side, side) and labels (B) of one step of the open epoch. Raises BrokenImage."""
+    def batch(self, number: int) -> tuple[Tensor, Targets]:
+        """Images (B, 3, side, side) and what should be said of them, of one step of the open epoch. Raises BrokenImage,
+        and InputError for soft labels that can't be read."""
         if self._next != (self._epoch, number):
             self._ahead = self._read(Part.TRAIN, self._batches(self._epoch, number), exact=True)
-        steps = -(-len(self._places[Part.TRAIN]) // self._recipe.batch_size)
+        steps = -(-len(self._places[Part.TRAIN]) // self._images)
         self._next = (self._epoch, number + 1) if number + 1 < steps else (self._epoch + 1, 0)
-        pixels, labels = next(self._ahead)
-        return self.standardized(pixels), labels
+        pixels, targets = next(self._ahead)
+        return self.standardized(pixels), targets
 
     def passes(self, part: Part, size: int) -> Iterator[Batch]:
         return self._evaluated(part, self._places[part], size)
@@ -94,7 +108,8 @@ class Stream:
     ) -> Iterator[Batch]:
         """The images of a part at these places, or the corrupted images of them, as they were decoded: uint8."""
         batches = _unaugmented(self._places[part][places.cpu()], size)
-        return self._read(part, batches, exact=False, corrupted=corrupted)
+        read = self._read(part, batches, exact=False, corrupted=corrupted)
+        return ((pixels, targets.labels) for pixels, targets in read)
 
     def standardized(self, pixels: Tensor) -> Tensor:
         """(x − mean) / deviation per channel, in the working precision."""
@@ -107,12 +122,12 @@ class Stream:
         self._pool, self._ahead, self._next = None, iter(()), None
 
     def _evaluated(self, part: Part, places: Tensor, size: int) -> Iterator[Batch]:
-        for pixels, labels in self._read(part, _unaugmented(places, size), exact=False):
-            yield self.standardized(pixels), labels
+        for pixels, targets in self._read(part, _unaugmented(places, size), exact=False):
+            yield self.standardized(pixels), targets.labels
 
     def _batches(self, epoch: int, number: int) -> Iterator[tuple[np.ndarray, str | None]]:
         """The places of every batch from this one on to the end of the training, and the counter of their cuts."""
-        seed, size = self._recipe.data_seed, self._recipe.batch_size
+        seed, size = self._recipe.data_seed, self._images
         mine = self._places[Part.TRAIN]
         for one in range(epoch, self._recipe.epochs):
             order = mine[torch.randperm(len(mine), generator=epoch_generator(seed, one, "order"))]
@@ -127,25 +142,41 @@ class Stream:
         *,
         exact: bool,
         corrupted: CorruptedFiles | None = None,
-    ) -> Iterator[Batch]:
-        """Pixels (uint8) and labels of each batch, on the device, decoded in chunks by the pool."""
+    ) -> Iterator[tuple[Tensor, Targets]]:
+        """Pixels (uint8) of each batch and what should be said of them, on the device; the pool decodes in chunks."""
         name = Part.TEST if part is Part.TEST else Part.TRAIN
-        labels, counts = self._labels[part], deque[int]()
+        labels, begun = self._labels[part], deque[tuple[int, Tensor | None]]()
 
         def tasks() -> Iterator[Task]:
             for places, counter in batches:
-                chunks = [places[start : start + CHUNK] for start in range(0, len(places), CHUNK)]
-                counts.append(len(chunks))
-                for chunk in chunks:
-                    yield Task(listing=name.value, places=chunk, counter=counter, exact=exact, corrupted=corrupted)
+                starts = range(0, len(places), CHUNK)
+                soft = self._drawn(places, counter)
+                begun.append((len(starts), None if soft is None else soft.shares))
+                for chunk in (slice(start, start + CHUNK) for start in starts):
+                    yield Task(
+                        listing=name.value,
+                        places=places[chunk],
+                        counter=counter,
+                        exact=exact,
+                        boxes=None if soft is None else soft.boxes[chunk],
+                        corrupted=corrupted,
+                    )
 
         decoded = self._decoders().decode(tasks())
         for first in decoded:
-            chunks: list[Decoded] = [first, *islice(decoded, counts.popleft() - 1)]
+            count, shares = begun.popleft()
+            chunks: list[Decoded] = [first, *islice(decoded, count - 1)]
             pixels = torch.from_numpy(np.concatenate([one.pixels for one in chunks]))
             found = labels[torch.from_numpy(np.concatenate([one.places for one in chunks]))]
             if len(found):
-                yield self._moved(pixels), self._moved(found)
+                shares = None if shares is None else self._moved(shares).to(self.dtype)
+                yield self._moved(pixels), Targets(labels=self._moved(found), shares=shares)
+
+    def _drawn(self, places: np.ndarray, counter: str | None) -> Drawn | None:
+        """The cuts of a batch that soft labels are of, if it is cut at random and there are such labels."""
+        if self._soft is None or counter is None:
+            return None
+        return self._soft.draw(self._decoder.listings[Part.TRAIN.value], places, self._recipe.crops, counter)
 
     def _decoders(self) -> Decoders:
         if self._pool is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,39 @@ class Cut:
     flipped: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """Cuts of images that were drawn before: top, left, height and width as parts of 1 (B, crops, 4), and flips (B,
+    crops)."""
+
+    parts: np.ndarray
+    flipped: np.ndarray
+
+    def __getitem__(self, places: slice) -> Boxes:
+        return Boxes(parts=self.parts[places], flipped=self.flipped[places])
+
+    def cuts(self, image: int, width: int, height: int) -> list[Cut]:
+        """Those of one image of that size, in its pixels, rounded as Pillow rounds a box."""
+        found = []
+        for (top, left, down, across), flipped in zip(self.parts[image].tolist(), self.flipped[image], strict=True):
+            first, upper = min(round(left * width), width - 1), min(round(top * height), height - 1)
+            last, lower = round((left + across) * width), round((top + down) * height)
+            size = {"width": max(1, last - first), "height": max(1, lower - upper)}
+            found.append(Cut(left=first, top=upper, flipped=bool(flipped), **size))
+        return found
+
+
+def seeded(counter: str) -> random.Random:
+    """Random numbers that depend on a counter alone."""
+    return random.Random(int.from_bytes(hashlib.sha256(counter.encode()).digest()[:16], "big"))
+
+
 def draw_cut(width: int, height: int, counter: str) -> Cut:
     """A crop of random size, shape and place, and a fair flip, as torchvision's RandomResizedCrop draws them.
 
     They depend on the image's size and the counter alone.
     """
-    draw = random.Random(int.from_bytes(hashlib.sha256(counter.encode()).digest()[:16], "big"))
+    draw = seeded(counter)
     flipped = draw.random() < 0.5
     low, high = (math.log(one) for one in SHAPE)
     for _ in range(ATTEMPTS):
@@ -69,13 +97,16 @@ def draw_cut(width: int, height: int, counter: str) -> Cut:
     return Cut(left=(width - across) // 2, top=(height - down) // 2, width=across, height=down, flipped=flipped)
 
 
-def training_pixels(path: Path, side: int, counter: str) -> np.ndarray:
-    """Pixels (3, side, side), uint8, of a random cut. Raises BrokenImage."""
+def training_pixels(path: Path, side: int, cuts: Callable[[int, int], Sequence[Cut]]) -> list[np.ndarray]:
+    """Pixels (3, side, side), uint8, of each of the `cuts` of an image of its width and height, which is decoded once.
+    Raises BrokenImage."""
     image = _decoded(path)
-    cut = draw_cut(image.width, image.height, counter)
+    return [_cut_out(image, cut, side) for cut in cuts(image.width, image.height)]
+
+
+def _cut_out(image: Any, cut: Cut, side: int) -> np.ndarray:
     box = (cut.left, cut.top, cut.left + cut.width, cut.top + cut.height)
-    small = image.crop(box).resize((side, side), _filter())
-    pixels = _planes(small)
+    pixels = _planes(image.crop(box).resize((side, side), _filter()))
     return np.ascontiguousarray(pixels[:, :, ::-1]) if cut.flipped else pixels
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,7 +18,15 @@ import numpy as np
 from qsweep.sweeps.errors import QsweepError
 from qsweep.workers.corruptions.files import CorruptedFiles, Drawn, Stored
 from qsweep.workers.decoding.listing import Listing
-from qsweep.workers.decoding.pixels import BrokenImage, evaluation_pixels, stored_pixels, training_pixels
+from qsweep.workers.decoding.pixels import (
+    Boxes,
+    BrokenImage,
+    Cut,
+    draw_cut,
+    evaluation_pixels,
+    stored_pixels,
+    training_pixels,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +47,15 @@ class Task:
     """Images to decode: the name of their listing, their places in it, and how.
 
     `counter` is that of their random cuts; None cuts from the middle. With `exact`, as many images come back as were
-    asked for: the next of the listing that can be decoded takes the place of one that is skipped. `corrupted` takes
-    the corrupted images of those at the places.
+    asked for: the next of the listing that can be decoded takes the place of one that is skipped. `boxes` are cuts of
+    these images that were drawn before. `corrupted` takes the corrupted images of those at the places.
     """
 
     listing: str
     places: np.ndarray
     counter: str | None
     exact: bool
+    boxes: Boxes | None = None
     corrupted: CorruptedFiles | None = None
 
 
@@ -60,15 +69,17 @@ class Decoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """What a process decodes by: listings by name, the side of the images, and whether broken ones are skipped."""
+    """What a process decodes by: listings by name, the side of the images, whether broken ones are skipped, and how
+    often an image is cut at random."""
 
     listings: Mapping[str, Listing]
     side: int
     skip: bool
+    crops: int = 1
 
     def decode(self, task: Task) -> Decoded:
         """Raises BrokenImage at an image that can't be decoded and is not to be skipped."""
-        found = [one for one in (self._one(task, place) for place in task.places.tolist()) if one is not None]
+        found = [one for number in range(len(task.places)) for one in self._cuts_of(task, number)]
         pixels = np.empty((len(found), 3, self.side, self.side), dtype=np.uint8)
         for number, (_, picture) in enumerate(found):
             pixels[number] = picture
@@ -78,23 +89,33 @@ class Decoder:
             pixels = task.corrupted.applied(pixels, [listing.name(place) for place in places.tolist()])
         return Decoded(pixels=pixels, places=places)
 
-    def _one(self, task: Task, place: int) -> tuple[int, np.ndarray] | None:
-        listing = self.listings[task.listing]
-        for number in range(NEXT if task.exact else 1):
-            other = (place + number) % len(listing)
+    def _cuts_of(self, task: Task, number: int) -> list[tuple[int, np.ndarray]]:
+        """The cuts of one of a task's images, each with the place that it is from; none of one that is skipped."""
+        listing, place = self.listings[task.listing], int(task.places[number])
+        for further in range(NEXT if task.exact else 1):
+            other = (place + further) % len(listing)
             try:
                 if isinstance(task.corrupted, Stored):
-                    return other, stored_pixels(task.corrupted.path(listing, other), self.side)
+                    return [(other, stored_pixels(task.corrupted.path(listing, other), self.side))]
                 if task.counter is None:
-                    return other, evaluation_pixels(listing.path(other), self.side)
-                return other, training_pixels(listing.path(other), self.side, f"{task.counter}/{place}")
+                    return [(other, evaluation_pixels(listing.path(other), self.side))]
+                pixels = training_pixels(listing.path(other), self.side, self._cuts(task, number))
+                return [(other, one) for one in pixels]
             except BrokenImage as error:
                 if not self.skip:
                     raise
                 log.warning("%s: left out", error)
         if task.exact:
             raise QsweepError(f"{NEXT} images from {listing.path(place)} on can't be decoded")
-        return None
+        return []
+
+    def _cuts(self, task: Task, number: int) -> Callable[[int, int], list[Cut]]:
+        """The cuts of one of a task's images by its width and height: those drawn before, or random ones."""
+        if (boxes := task.boxes) is not None:
+            return lambda width, height: boxes.cuts(number, width, height)
+        counter = f"{task.counter}/{task.places[number]}"
+        counters = [counter, *(f"{counter}/{further}" for further in range(1, self.crops))]
+        return lambda width, height: [draw_cut(width, height, one) for one in counters]
 
 
 class Decoders:

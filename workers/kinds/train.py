@@ -123,6 +123,7 @@ def _note(claims: Sequence[Claim], cohort: Cohort) -> None:
 
 
 def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Collection) -> Cohort:
+    training = claims[0].job.training
     cohort = Cohort(
         [claim.job.training for claim in claims],
         images,
@@ -130,7 +131,8 @@ def _cohort(place: Workplace, claims: Sequence[Claim], plan: Plan, images: Colle
         form=plan.form,
         device=place.device,
         tick=place.heartbeat.touch,
-        start=start_of(claims[0].job.training, place.home.weights),
+        start=start_of(training, place.home.weights),
+        teacher=None if training.teacher is None else start_of(training.teacher, place.home.weights),
     )
     for member, claim in enumerate(claims):
         restore(place, cohort, member, claim)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qsweep.sweeps.components import Implementations
 from qsweep.sweeps.training import Training
+from qsweep.workers.data.targets import Targets
 from qsweep.workers.engine import Engine
 
 METHODS = Implementations("method")
@@ -24,7 +25,7 @@ class Method(Protocol):
     nothing from one step to the next.
     """
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Train on a batch; each model's mean loss (M, float64) and hits (M), as the epoch's history counts them."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from qsweep.sweeps.training import Training
+from qsweep.workers.data.targets import Targets
 from qsweep.workers.engine import Engine
 
 
@@ -17,10 +18,10 @@ class Plain:
         self._engine = engine
         self._deployed = engine.place(engine.parameters)
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         engine, deployed = self._engine, self._deployed
         engine.deploy(deployed)
-        found = engine.gradients(deployed, images, labels, update_statistics=True)
+        found = engine.gradients(deployed, images, targets, update_statistics=True)
         engine.pull_back(deployed, found.gradients)
         engine.apply(found.gradients)
         return found.losses.double(), found.hits

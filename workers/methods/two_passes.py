@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qsweep.sweeps.methods import Saq1, Saq3, SharpnessAware
 from qsweep.sweeps.training import Training
+from qsweep.workers.data.targets import Targets
 from qsweep.workers.engine import Engine, Pass
 from qsweep.workers.methods.perturbation import Perturbation
 
@@ -44,33 +45,33 @@ class TwoPasses:
         self._part = methods[0].ascent_images
         self._sum = torch.zeros_like(engine.parameters) if self._part else None
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         engine, here = self._engine, self._here
         engine.deploy(here)
         _put(here.weights[:, self._weights], self._from_float, engine.parameters[:, self._weights])
-        if self._sum is None or len(labels) <= self._part:
-            found = self._passes(images, labels, update_statistics=True)
+        if self._sum is None or len(targets) <= self._part:
+            found = self._passes(images, targets, update_statistics=True)
             engine.apply(found.gradients)
             return found.losses.double(), found.hits
         self._sum.zero_()
         losses, hits = [], []
-        parts = zip(torch.split(images, self._part), torch.split(labels, self._part), strict=True)
-        for number, (some, names) in enumerate(parts):
-            share = len(names) / len(labels)
-            found = self._passes(some, names, update_statistics=not number)
+        parts = zip(torch.split(images, self._part), targets.split(self._part), strict=True)
+        for number, (some, wanted) in enumerate(parts):
+            share = len(wanted) / len(targets)
+            found = self._passes(some, wanted, update_statistics=not number)
             self._sum.add_(found.gradients, alpha=share)
             losses.append(found.losses.double() * share)
             hits.append(found.hits)
         engine.apply(self._sum)
         return torch.stack(losses).sum(0), torch.stack(hits).sum(0)
 
-    def _passes(self, images: Tensor, labels: Tensor, *, update_statistics: bool) -> Pass:
+    def _passes(self, images: Tensor, targets: Targets, *, update_statistics: bool) -> Pass:
         """Both passes of some images: their losses and hits, and the gradient at the perturbed point."""
         engine, here, there = self._engine, self._here, self._there
         which = (self._first_statistics, self._second_statistics) if update_statistics else (False, False)
-        first = engine.gradients(here, images, labels, update_statistics=which[0])
+        first = engine.gradients(here, images, targets, update_statistics=which[0])
         self._move(first.gradients)
-        second = engine.gradients(there, images, labels, update_statistics=which[1])
+        second = engine.gradients(there, images, targets, update_statistics=which[1])
         engine.pull_back(there, second.gradients)
         if self._from_float is not None:
             _put(first.losses, self._from_float[:, 0], second.losses)
