@@ -326,7 +326,7 @@ def test_a_wide_answer_keeps_to_the_terminal_and_says_what_it_left_out(made: Mad
         table = run_query("FROM runs", found).table
     text = listed(table, width=80, rows=5)
     assert max(map(len, text.splitlines())) <= 80
-    assert re.search(r"\(\d+ of \d\d columns shown, 5 of 24 rows shown", text)
+    assert re.search(r"\(\d+ of \d+ columns shown, 5 of 24 rows shown", text)
     everything = listed(table)
     assert len(everything.splitlines()) == 25
     assert all(row["job"] in everything for row in made.rows["runs"])
