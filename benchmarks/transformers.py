@@ -1,12 +1,12 @@
 """Toy transformers side by side in the cohort engine, against plain modules trained one after another, on one core.
 
-    python -m benchmarks.transformers [--models 12] [--turns 10]
+    python -m benchmarks.transformers [--models 12] [--turns 40]
 
 The modules are timm's `VisionTransformer` (which must be installed) and torchvision's `SwinTransformer`, with
 `torch.optim.Adam`; the engine trains models of the same shapes on the same batches of the digits, in full precision and
 with half of them at 4 bits by LSQ and VVTQ, for which the modules have no counterpart. Both take steps in turn in one
-process; of each the least processor time of a step counts, so that a busy machine disturbs little. Prints one Markdown
-table; the processor seconds of every step go to `benchmarks/results/transformers.json`.
+process; a ratio is the median over the turns, because the speed of a machine drifts. Prints one Markdown table; the
+processor seconds of every step go to `benchmarks/results/transformers.json`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -108,10 +109,15 @@ def timed(steps: dict[str, Step], turns: int) -> dict[str, list[float]]:
     return found
 
 
+def ratio_of(seconds: dict[str, list[float]], name: str) -> float:
+    """How many times as long the modules take, the median over the turns: a step of each stands beside the other's."""
+    return statistics.median(plain / other for plain, other in zip(seconds["modules"], seconds[name], strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=12)
-    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -131,10 +137,9 @@ def main() -> None:
             steps[name] = cohort_step(mixed, images)
         seconds = timed(steps, given.turns)
         figures.append({"shape": title, "models": given.models, "seconds": seconds})
-        found = {name: min(times) for name, times in seconds.items()}
-        modules, engine = found["modules"], found["engine"]
-        times = f"{modules * 1e3:.0f} | {engine * 1e3:.0f} | {modules / engine:.2f}"
-        print(f"| {title} | {times} | {modules / found['lsq']:.2f} | {modules / found['vvtq']:.2f} |", flush=True)
+        modules, engine = (statistics.median(seconds[name]) * 1e3 for name in ("modules", "engine"))
+        ratios = " | ".join(f"{ratio_of(seconds, name):.2f}" for name in ("engine", "lsq", "vvtq"))
+        print(f"| {title} | {modules:.0f} | {engine:.0f} | {ratios} |", flush=True)
     machine = {
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
