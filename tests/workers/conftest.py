@@ -1,12 +1,15 @@
-"""Small trainings on the real digits."""
+"""Small trainings on the real digits, and a home with a registry for agents."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
 from qsweep.sweeps.datasets import DATASETS
 from qsweep.workers.data import Images, load
 from qsweep.workers.decoding import pool
@@ -23,6 +26,20 @@ def _one_thread() -> None:
 def _forked_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that decode begin with their imports done: most tests decode a few images, in a pool of their own."""
     monkeypatch.setattr(pool, "ANEW", APART)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home that is ready, instead of the folder of one."""
+    made = Home.at(tmp_path / "home")
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def registry(home: Home) -> Iterator[Registry]:
+    with Registry.open(home.registry, create=True) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,8 @@ import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,19 +34,6 @@ SETTINGS = {
     "learning_rate": 0.1, "weight_decay": 0.0, "bits": 4, "epochs": 1, "batch_size": 64,
 }  # fmt: skip
 INFO = AgentInfo(host="here", pid=1, process_started=1.0, boot_id="boot", backend="local", device="cpu", build="test")
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    made = Home.at(tmp_path / "home")
-    made.prepare()
-    return made
-
-
-@pytest.fixture
-def registry(home: Home) -> Iterator[Registry]:
-    with Registry.open(home.registry, create=True) as opened:
-        yield opened
 
 
 def register(registry: Registry, *jobs: Job) -> int:

@@ -24,13 +24,6 @@ from tests.made_kinds import SKETCH, chain_on, register_kinds
 from tests.workers.test_agent import SETTINGS, agent, register
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    made = Home.at(tmp_path / "home")
-    made.prepare()
-    return made
-
-
 def test_every_kind_has_an_implementation_its_settings_and_its_parents() -> None:
     for kind in KINDS.values():
         assert callable(kind.implementation().run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,6 @@ from tests.workers.test_agent import SETTINGS, agent, register
 GENIE = Genie(image_count=16, image_batch=8, image_iterations=3, embedding_size=8)
 ASKED = Reconstruction(weight_bits=2, activation_bits=4, unit_iterations=6, unit_batch=8)
 Rows = dict[str, list[dict[str, Any]]]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    made = Home.at(tmp_path / "home")
-    made.prepare()
-    return made
-
-
-@pytest.fixture
-def registry(home: Home) -> Iterator[Registry]:
-    with Registry.open(home.registry, create=True) as opened:
-        yield opened
 
 
 def chain(images: Any = GENIE, asked: Nearest = ASKED, **settings: Any) -> list[Job]:

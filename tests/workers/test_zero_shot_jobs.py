@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,6 @@ from qsweep.workers.zero_shot.synthesis import Synthesizer
 from tests.workers.test_agent import SETTINGS, agent, register
 
 ASKED = Genie(image_count=16, image_batch=8, image_iterations=5, embedding_size=8)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    made = Home.at(tmp_path / "home")
-    made.prepare()
-    return made
-
-
-@pytest.fixture
-def registry(home: Home) -> Iterator[Registry]:
-    with Registry.open(home.registry, create=True) as opened:
-        yield opened
 
 
 def jobs() -> tuple[Job, Job]:
