@@ -197,9 +197,10 @@ def test_two_launchers_on_a_postgres_and_a_killed_agent_change_no_bit(launched: 
         ]  # fmt: skip
         wait_until_training(home, 4, registry=server.url)
         with Registry.open(server.url) as registry:
-            for agent in registry.catalogue.agents():
-                if agent.note:
-                    os.kill(agent.pid, signal.SIGKILL)
+            (sweep,) = registry.catalogue.sweeps()
+            running = registry.catalogue.jobs(sweep.id, state=State.RUNNING)
+            for pid in {registry.history.attempts(row.id)[-1].pid for row in running}:
+                os.kill(pid, signal.SIGKILL)
         assert [one.wait(timeout=600) for one in launchers] == [0, 0]
         found = api.results("own", home=home, registry=server.url).set_index("job")
         assert (found.attempt > 1).all()
@@ -230,14 +231,15 @@ def test_a_bundle_brings_the_module_along(launched: Path, tmp_path: Path) -> Non
 
 ODD = """
 import os, sys, time
-import numpy as np
+import numpy as np, torch
 
 HOARD = []
 
 class Odd(Net):
     def forward(self, rows):
-        self.head.taken = getattr(self.head, "taken", 0) + 1
-        what = self.what if self.training and self.head.taken > 100 or self.what == "never finite" else ""
+        if self.training:
+            self.steps += 1
+        what = self.what if self.training and self.steps >= 100 or self.what == "never finite" else ""
         if what == "prints":
             print("{}")
             open("/dev/null").close()
@@ -258,6 +260,7 @@ class Odd(Net):
     def __init__(self, data, *, what: str):
         super().__init__(data)
         self.what = what
+        self.register_buffer("steps", torch.zeros(()))
 """
 
 
