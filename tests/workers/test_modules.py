@@ -240,7 +240,8 @@ def test_a_network_of_a_library_is_its_own_and_trains_as_promised(name: str, out
     make = package.get_model if library == "torchvision" else package.create_model
     theirs = make(called, num_classes=10)
     found = {spec.name: spec.shape for spec in network.layout.of_role(*Role)}  # and step sizes
-    assert {name: tuple(one.shape) for name, one in theirs.state_dict().items()}.items() <= found.items()
+    theirs = {name: tuple(one.shape) for name, one in theirs.state_dict().items() if one.is_floating_point()}
+    assert theirs.items() <= found.items()
     quantized = [spec.name for spec in network.layout.of_role(Role.WEIGHT)]
     assert (quantized[0], quantized[-1]) == outer
     assert problem_of(one, CPU) is None, "the check that a launch does: twice, beside another, and with a break"
