@@ -1,5 +1,4 @@
-"""Code of a user for the backends: a function that waits at its second step for a file, so that its agent can be taken
-from it there, and a module."""
+"""A sweep of a function that waits at its second step for a file, so that its agent can be taken from it there."""
 
 from __future__ import annotations
 
@@ -34,29 +33,11 @@ x = [1, 2, 4]
 """
 
 
-NET = """
-from torch import nn
-
-def build(data, *, width: int):
-    return nn.Sequential(
-        nn.Conv2d(data.channels, 2 * width, 3, stride=2, padding=1), nn.BatchNorm2d(2 * width), nn.ReLU(),
-        nn.Conv2d(2 * width, 2 * width, 1), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Linear(2 * width, data.classes),
-    )
-"""
-
-
 def write(folder: Path) -> Path:
     """The folder with the files `train.py` and `calls.toml`; it works there."""
     (folder / "train.py").write_text(TRAIN)
     (folder / "calls.toml").write_text(SWEEP)
     return folder
-
-
-def write_module(folder: Path) -> None:
-    """The module `file:code/net.py:build`, in a folder of its own: beside the decoys it would import them."""
-    (folder / "code").mkdir()
-    (folder / "code" / "net.py").write_text(NET)
 
 
 def attempts(home: Home) -> dict[int, list[AttemptRow]]:

@@ -36,7 +36,9 @@ title = "Ray"
 tables = ["table1"]
 [fixed]
 data = "digits"
-model = "file:code/net.py:build"
+model = "nin"
+channels_per_width = 2
+depth = 2
 weight_decay = 0.0
 optimizer = "sgd"
 epochs = 60
@@ -46,7 +48,7 @@ width = [2, 3, 4, 5, 6]
 bits = [32, 4]
 learning_rate = [0.02]
 """
-"""10 trainings of a user's module in five cohorts."""
+"""10 trainings in five cohorts."""
 DECOYS = ("db", "workers", "sweeps", "reports", "orchestrator", "qsweep", "torch", "numpy", "ray")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -60,7 +62,6 @@ def folder(tmp_path: Path) -> Path:
         (decoys / name / "__init__.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
         (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
     (decoys / "mine.toml").write_text(SWEEP)
-    called.write_module(decoys)
     return decoys
 
 

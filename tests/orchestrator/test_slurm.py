@@ -38,7 +38,9 @@ title = "Slurm"
 tables = ["table1"]
 [fixed]
 data = "digits"
-model = "file:code/net.py:build"
+model = "nin"
+channels_per_width = 2
+depth = 2
 weight_decay = 0.0
 optimizer = "sgd"
 epochs = {epochs}
@@ -48,7 +50,7 @@ width = [2, 3]
 bits = [32, 4]
 learning_rate = [0.02, 0.01]
 """
-"""8 trainings of a user's module in two cohorts."""
+"""8 trainings in two cohorts."""
 PARTS = ("db", "workers", "sweeps", "reports", "orchestrator", "qsweep", "torch", "numpy", "submitit")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -68,7 +70,6 @@ def folder(tmp_path: Path) -> Path:
         (decoys / name / "__init__.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
         (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
     (decoys / "slurm.toml").write_text(SWEEP.format(epochs=80))
-    called.write_module(decoys)
     return decoys
 
 
@@ -157,7 +158,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The results of the same sweep on the local backend."""
     place = tmp_path_factory.mktemp("local")
     (place / "slurm.toml").write_text(SWEEP.format(epochs=80))
-    called.write_module(place)
     command = [*QSWEEP, "launch", "slurm.toml"]
     answer = processes.run(
         command, env=environment(place / "home"), cwd=place, capture_output=True, text=True, timeout=600, check=False
