@@ -12,9 +12,9 @@ from tests.conftest import SURROUNDINGS, Qsweep
 
 CIFAR = Path(SURROUNDINGS.get("QSWEEP_DATA", os.devnull))
 REDUCED = (
-    "width=4", "epochs=2", "milestones=[1]", "val_fraction=0.9", "image_count=32", "image_batch=16", "image_iterations=20",
-    "sharp_iterations=3", "unit_iterations=20", "measure_samples=100", "iterations=2", "copies=2", "ascent_steps=2",
-    "image_seed=0",
+    "width=4", "epochs=2", "milestones=[1]", "val_fraction=0.9", "image_count=32", "image_batch=16", "image_seed=0",
+    "image_iterations=20", "sharp_iterations=3", "unit_iterations=20", "measure_samples=100", "iterations=2", "copies=2",
+    "ascent_steps=2",
 )  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def test_the_path_of_cifar_100_from_the_training_to_the_premise(qsweep: Qsweep) 
     assert json.loads(asked.stdout) == [{"n": 16, "measured": 16}]
     table = qsweep("tables", "zeroshot-cifar100@small", "--against-paper").stdout
     assert "CIFAR-100" in table
+    assert "image_iterations 20 (4000)" in table
     analysis = qsweep("analyze", "zeroshot-cifar100@small").stdout
     assert "SADAG rests on it" in analysis
     assert "n = 8" in analysis

@@ -11,6 +11,7 @@ from scipy import stats
 from qsweep.reports.analysis.claims import Claim, Verdict
 from qsweep.reports.analysis.correlation import Resampling
 from qsweep.reports.analysis.on_images import judge_on_images
+from qsweep.reports.changed import changed_from_builtin
 from qsweep.sweeps.files import read_sweep
 from qsweep.sweeps.kinds import QUANTIZATION
 from qsweep.sweeps.spec import Spec
@@ -100,3 +101,13 @@ def test_of_models_that_are_not_measured_nothing_is_claimed(spec: Spec) -> None:
     _, models = judged(spec, 1e-3)
     none = pd.DataFrame(columns=["job", "diverged", "flatness", "value_init", "value_orig", "saturated"])
     assert judge_on_images(spec, models, none, Resampling(), group="Digits ResNet") == []
+
+
+def test_a_variant_says_in_what_it_differs_from_the_sweep_as_written(spec: Spec) -> None:
+    changes = ("image_iterations=20", "image_seed=[0, 1]", "width=8", "measure_samples=100")
+    assert changed_from_builtin(read_sweep("zeroshot-cifar100", changes)) == (
+        "Not as zeroshot-cifar100 is written, in parentheses: width 8 (16), image_seed 0, 1 (0, 1, 2), "
+        "image_iterations 20 (4000), measure_samples 100 (5000)."
+    )
+    assert changed_from_builtin(read_sweep("zeroshot-cifar100", ("image_iterations=4000",))) is None
+    assert changed_from_builtin(spec) is None
