@@ -13,8 +13,8 @@ from tests.conftest import SURROUNDINGS, Qsweep
 CIFAR = Path(SURROUNDINGS.get("QSWEEP_DATA", os.devnull))
 REDUCED = (
     "width=4", "epochs=2", "milestones=[1]", "val_fraction=0.9", "image_count=32", "image_batch=16", "image_seed=0",
-    "image_iterations=20", "sharp_iterations=3", "unit_iterations=20", "measure_samples=100", "iterations=2", "copies=2",
-    "ascent_steps=2",
+    "image_iterations=20", "sharp_iterations=3", "unit_iterations=20", "measure_samples=100", "iterations=2",
+    "copies=2", "ascent_steps=2",
 )  # fmt: skip
 
 
