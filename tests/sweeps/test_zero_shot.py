@@ -122,7 +122,7 @@ def test_measures_are_of_the_models_that_are_named(
 @pytest.mark.parametrize(
     ("of", "more", "problem"),
     [
-        ('["quantised"]', BOTH + MEASURE, "'quantised' is not allowed; did you mean quantizations"),
+        ('["quantised"]', BOTH + MEASURE, "'quantised' is not allowed; did you mean 'quantizations'"),
         ("[]", BOTH + MEASURE, "measures_of: nothing is named; allowed: trainings, quantizations"),
         ('["quantizations", "quantizations"]', BOTH + MEASURE, "measures_of: something stands twice"),
         ('["quantizations"]', BOTH, "measures_of: there are no measures"),

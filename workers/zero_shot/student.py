@@ -179,8 +179,7 @@ def step_with(
         output = F.conv2d(read, stage.weight, stage.bias, stride=stride, padding=layer.padding, groups=groups)
         if stage.norm is not None:
             scale, shift = (one[:, None, None] for one in stage.norm)
-            # The shift holds the bias, which the convolution has added: batch norm takes it off again.
-            output = (output - stage.bias[:, None, None]) * scale + shift
+            output = output * scale + shift
         if residual is not None:
             output = output + quantized(residual, stage.adds)
         return activate(output, layer)
