@@ -282,6 +282,9 @@ UNIT = (
 by nearest rounding on what the blocks before it put out, and at the end; and the share of its weights that are not
 rounded to nearest."""
 
+ABOVE = own_settings(kinds.SYNTHESIS, kinds.QUANTIZATION)
+"""The settings of a quantization on images, beside those of what is measured of its model."""
+
 SETTINGS = pa.schema(
     {field.name: field for field in (*_settings(), *own_settings(*kinds.KINDS.values()))}.values(),
 )
@@ -295,11 +298,11 @@ ROW_KINDS: dict[str, RowKind] = {
         RowKind(name="layers", columns=pa.schema([*KEY, *LAYER])),
         RowKind(
             name="measures",
-            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.FLATNESS), *MEASURE]),
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.FLATNESS), *MEASURE, *ABOVE]),
         ),
         RowKind(
             name="distortions",
-            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.DISTORTION), *DISTORTION]),
+            columns=pa.schema([*KEY, *PROVENANCE, *_settings(), *own_settings(kinds.DISTORTION), *DISTORTION, *ABOVE]),
         ),
         RowKind(name="returned", columns=pa.schema([*KEY, *PROVENANCE, *CALLED])),
         RowKind(name="logged", columns=pa.schema([*KEY, *LOGGED])),

@@ -25,10 +25,12 @@ from qsweep.reports.landscape.grid import Grid, file_name, read_grid, write_grid
 from qsweep.reports.quantization import quantization_of
 from qsweep.sweeps.code import code_origin
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.kinds import File, kind_named
+from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import QUANTIZATION, File, kind_named
 from qsweep.sweeps.landscape import PLANE, Landscape
 from qsweep.sweeps.questions import LandscapePoints
 from qsweep.sweeps.service import Service
+from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.spec import matching
 
 KEEP = (
@@ -127,6 +129,18 @@ def trained_model(home: Home, row: JobRow) -> JobRow:
     return row
 
 
+def check_quantized(rows: Sequence[JobRow]) -> bool:
+    """Whether models were quantized on images. Raises InputError if there is no line between them for that."""
+    widths = {row.job.settings()["activation_bits"] if row.job.kind is QUANTIZATION else None for row in rows}
+    if len(widths) > 1:
+        raise InputError(
+            "the activations of the two models are rounded to different levels, which have no line between them",
+            place="--between",
+            allowed="two models of trainings, or two that were quantized on images to one activation_bits",
+        )
+    return widths != {None}
+
+
 def _why_none(members: dict[str, JobRow]) -> str:
     done = [row for row in members.values() if row.state is State.DONE]
     if not members:
@@ -162,7 +176,12 @@ def _ask_parts(
         models=str(home.models),
         landscape=one.asked.settings(),
         trained=[
-            {"settings": row.job.training.settings(), "file": row.model_file, "hash": row.model_hash}
+            {
+                "settings": row.job.training.settings(),
+                "file": row.model_file,
+                "hash": row.model_hash,
+                "quantized": row.job.kind is QUANTIZATION,
+            }
             for row in one.rows
         ],
         first=0,
@@ -184,6 +203,7 @@ def _joined(one: Wanted, answers: Sequence[dict[str, Any]]) -> Grid:
         identity=one.identity,
         jobs=one.jobs,
         trainings=tuple(row.job.training for row in one.rows),
+        quantized=tuple(_beside(row.job) for row in one.rows),
         loss=np.array(losses, dtype=np.float64).reshape(shape),
         accuracy=np.array(accuracies, dtype=np.float64).reshape(shape),
         provenance={
@@ -200,6 +220,12 @@ def _joined(one: Wanted, answers: Sequence[dict[str, Any]]) -> Grid:
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
+
+
+def _beside(job: Job) -> dict[str, Setting]:
+    """The settings of a job beside those of its training."""
+    own = job.training.settings()
+    return {name: value for name, value in job.settings().items() if name not in own}
 
 
 @contextmanager

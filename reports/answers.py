@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qsweep.db.schema import ROW_KINDS
+from qsweep.reports.changed import changed_from_builtin
 from qsweep.reports.declaration import Declaration, read_table, tables_of, with_medians
 from qsweep.reports.demands import jobs_of
 from qsweep.reports.distortion import NEEDED, make_distortion_table
@@ -19,6 +21,7 @@ from qsweep.reports.source import Source
 from qsweep.reports.table import Table, make_table, with_doubts
 from qsweep.reports.widening import VIEW, wide_rows
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.kinds import QUANTIZATION
 from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.spec import Spec
 from qsweep.sweeps.training import Training
@@ -96,10 +99,12 @@ def _made(source: Source, declaration: Declaration) -> Table:
     columns += LOSSES if declaration.kind == "runs" else ()
     jobs = jobs_of(declaration, source.spec, f"{declaration.name}: where")
     results = source.read(declaration.kind, list(dict.fromkeys(columns))).to_pylist()
-    return make_table(
+    table = make_table(
         declaration,
         heading=source.title,
         jobs=jobs,
         results=with_bit_operations(results, jobs) if "bops" in columns else results,
         compare_with=source.spec.compare_with,
     )
+    changed = changed_from_builtin(source.spec) if declaration.kind in QUANTIZATION.rows else None
+    return table if changed is None else replace(table, remarks=(*table.remarks, changed))

@@ -14,6 +14,7 @@ from qsweep.reports.labels import network_title
 from qsweep.reports.quantization import quantization_of
 from qsweep.reports.table import Cell, Row, Table, beside_other_data, is_finite, mean_and_error
 from qsweep.sweeps.corruptions import CORRUPTIONS
+from qsweep.sweeps.kinds import TRAIN
 from qsweep.sweeps.measures import Distortion
 from qsweep.sweeps.spec import Spec
 
@@ -87,7 +88,7 @@ def _groups(declaration: Declaration, spec: Spec) -> dict[Keys, Group]:
     found: dict[tuple[Any, ...], tuple[Keys, Group]] = {}
     asked = [one for one in spec.declared_measures() if isinstance(one, Distortion)]
     several = len({one.corruption for one in asked}) > 1
-    trainings = spec.trainings() if asked else []
+    trainings = spec.measured(TRAIN) if asked else []
     networks: dict[tuple[str, str], int] = {}
     for parent in trainings:
         training = parent.training

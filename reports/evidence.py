@@ -19,7 +19,7 @@ from qsweep.reports.answers import make_tables
 from qsweep.reports.returned import Returned, returned_by
 from qsweep.reports.source import Source
 from qsweep.reports.table import Table
-from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, SYNTHESIS, TRAIN
+from qsweep.sweeps.kinds import DISTORTION, FLATNESS, KINDS, QUANTIZATION, SYNTHESIS, TRAIN
 from qsweep.sweeps.modules import ARGUMENTS
 from qsweep.sweeps.spec import Spec
 
@@ -87,7 +87,16 @@ class Evidence:
 
     @cached_property
     def analysis(self) -> Analysis:
-        return analyze(self.title, self.spec, self.runs, self.measures, self.layers, self.options, groups=self.models)
+        return analyze(
+            self.title,
+            self.spec,
+            self.runs,
+            self.measures,
+            self.layers,
+            self.options,
+            groups=self.models,
+            quantizations=self.results[QUANTIZATION.name],
+        )
 
 
 def gather(source: Source, options: Options | None = None) -> Evidence:

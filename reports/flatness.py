@@ -11,6 +11,7 @@ from qsweep.reports.averages import averaged_over
 from qsweep.reports.declaration import Declaration, paper_values
 from qsweep.reports.quantization import quantization_of
 from qsweep.reports.table import Cell, Row, Table, make_cell
+from qsweep.sweeps.kinds import TRAIN
 from qsweep.sweeps.measures import Flatness, PacBayes, measure_settings
 from qsweep.sweeps.spec import Spec
 
@@ -53,7 +54,7 @@ def make_flatness_table(
     settings: dict[str, Mapping[str, Any]] = {}
     groups: dict[Keys, Group] = {}
     measures = placed(spec.flatness_measures())
-    for parent in spec.trainings():
+    for parent in spec.measured(TRAIN):
         training = parent.training
         settings[parent.identity] = training.settings()
         shape = f"{training.model.title} ({training.model.shape})" if training.model.shape else training.model.title

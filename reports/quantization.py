@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qsweep.sweeps.components import PARTS, naming_settings
+from qsweep.sweeps.kinds import QUANTIZATION, SYNTHESIS
 from qsweep.sweeps.parts import Choice, Part, QuantizerChoice
 from qsweep.sweeps.quantizers import FULL_PRECISION
 from qsweep.sweeps.settings import old_value
@@ -80,6 +81,8 @@ FULL = Quantization()
 
 def quantization_of(settings: Mapping[str, Any]) -> Quantization:
     """What a model with these settings is called, whatever else is shown: settings of a job, or a row of results."""
+    if _known(settings, QUANTIZATION.family) is not None:
+        return _on_images(settings)
     widths = {part.width: _known(settings, part.width) for part in NAMING if isinstance(part, QuantizerChoice)}
     chosen = ((part, part.components.get(_known(settings, part.name))) for part in NAMING)
     labels = (
@@ -90,6 +93,13 @@ def quantization_of(settings: Mapping[str, Any]) -> Quantization:
     details = tuple(label for label in labels if label)
     found = {name: int(value) for name, value in widths.items() if value is not None}
     return _placed([Quantization(**found, details=details)])[0]
+
+
+def _on_images(settings: Mapping[str, Any]) -> Quantization:
+    """What a model is called that was quantized on images: by these, and by how it was rounded."""
+    details = tuple(str(settings[kind.family]) for kind in (SYNTHESIS, QUANTIZATION))
+    widths = {"bits": int(settings["weight_bits"]), "activation_bits": int(settings["activation_bits"])}
+    return _placed([Quantization(**widths, details=details)])[0]
 
 
 def quantizations(rows: Sequence[Mapping[str, Any]]) -> list[Quantization]:

@@ -39,6 +39,7 @@ class _SweepFile(BaseModel):
     tables: list[StrictStr | dict[str, Any]] = Field(default_factory=list)
     keep: Literal["all", "children", "none"] = "all"
     measures: list[dict[str, Values]] = Field(default_factory=list)
+    measures_of: list[StrictStr] = Field(default_factory=lambda: ["trainings"])
     zero_shot: list[dict[str, Values]] = Field(default_factory=list)
     compare_with: StrictStr | None = None
     memory: StrictStr | None = None

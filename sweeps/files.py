@@ -15,6 +15,7 @@ from qsweep.sweeps.calls import COMMAND, FORMS, SEED, check_command, check_funct
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.datasets import is_arrays
 from qsweep.sweeps.errors import InputError, nearest
+from qsweep.sweeps.kinds import FLATNESS, KINDS, TRAIN
 from qsweep.sweeps.measures import MEASURES, known_measure_settings
 from qsweep.sweeps.memory import parse_memory
 from qsweep.sweeps.modules import check_signature
@@ -235,10 +236,25 @@ def _parse(content: Mapping[str, Any], name: str, *, place: str) -> Spec:
         keep=content.get("keep", "all"),
         measures=_entries(content, "measures", place),
         zero_shot=_entries(content, "zero_shot", place),
+        measures_of=_measured(content, place),
         compare_with=content.get("compare_with"),
         memory=_memory(content, [*fixed, *axes], place),
         place=place,
     )
+
+
+def _measured(content: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    """Whose models are measured. Raises InputError for what leaves none."""
+    given = tuple(content.get("measures_of", (TRAIN.plural,)))
+    allowed = [KINDS[name].plural for name in FLATNESS.parents]
+    if unknown := [one for one in given if one not in allowed]:
+        raise InputError(
+            f"{unknown[0]!r} is not allowed", place=f"{place}: measures_of", allowed=nearest(unknown[0], allowed)
+        )
+    if not given or len(set(given)) < len(given):
+        problem = "something stands twice" if given else "nothing is named"
+        raise InputError(problem, place=f"{place}: measures_of", allowed=f"allowed: {', '.join(allowed)}")
+    return given
 
 
 def _memory(content: Mapping[str, Any], names: Sequence[str], place: str) -> int:

@@ -48,7 +48,7 @@ class Combinations:
 
 
 class Grid:
-    """The trainings of a grid in the order of its points, then what is measured of each; each job once.
+    """The trainings of a grid in the order of its points, then what stands on them; each job once.
 
     A training is a pair of combinations, of the parts CHOSEN and of the others; a child the place of the job that it
     stands on and the place of what is `asked` of it.
@@ -67,7 +67,7 @@ class Grid:
         self._known: dict[str, int] = {}
         self._checked: set[tuple[int, ...]] = set()
         self._asked: dict[Any, int] = {}
-        self._keys: dict[tuple[int, int, int], str] = {}
+        self._keys: dict[tuple[int, int, int, bool], str] = {}
 
     def add(self, keys: tuple[Hashable, Hashable], point: Callable[[], Mapping[str, Any]]) -> None:
         """Adds the training of a point; see `Combinations.place` for its `keys`. Raises InputError."""
@@ -115,7 +115,7 @@ class Grid:
         )
         asked = -1 if measure is None else self._asked[measure]
         chosen, others = self.combinations
-        key = chosen.common[pair[0]], others.common[pair[1]], asked
+        key = chosen.common[pair[0]], others.common[pair[1]], asked, job.of_quantized
         vars(job)["identity"] = self.identities[place]
         if key not in self._keys:
             self._keys[key] = job.cohort_key

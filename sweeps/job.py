@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 
 from qsweep.sweeps.calls import Call
 from qsweep.sweeps.errors import InputError, nearest
-from qsweep.sweeps.kinds import CALL, KINDS, TRAIN, Kind, kind_named, kind_of
+from qsweep.sweeps.kinds import CALL, KINDS, QUANTIZATION, TRAIN, Kind, kind_named, kind_of
 from qsweep.sweeps.measures import Measure, measure_content
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.settings import Setting, build, names_of, settings_of
 from qsweep.sweeps.training import CHOSEN, SET, Components, Training, chosen_of, common_content, content_of, set_of
-from qsweep.sweeps.zero_shot import Quantization, Synthesis
+from qsweep.sweeps.zero_shot import Nearest, Quantization, Synthesis
 
 OLD_CONVENTIONS: Mapping[str, Setting] = {"perturb_folded": "none"}
 """What a stored measure means by a convention that it doesn't name, because there was none when it was stored."""
@@ -53,6 +53,11 @@ class Job:
         """The job of one call."""
         return cls(kind=CALL, call=call)
 
+    @property
+    def of_quantized(self) -> bool:
+        """Whether the model that it takes is that of a quantization on images, and not the training's own."""
+        return any(isinstance(one, Nearest) for one in self.above)
+
     @cached_property
     def identity(self) -> str:
         """32 hex digits: the hash of the canonical, typed JSON of the configuration."""
@@ -68,7 +73,7 @@ class Job:
             return self.shape
         training = self.training
         names = f"{training.data.name}/{training.model.label}"
-        return _cohort_key(self.kind, names, *training.common(), self.measure)
+        return _cohort_key(self.kind, names, *training.common(), self.measure, self.of_quantized)
 
     @cached_property
     def shape(self) -> str:
@@ -188,11 +193,15 @@ def _encoded_measure(measure: Asked) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _cohort_key(kind: Kind, names: str, chosen: Components, others: Components, measure: Asked | None) -> str:
+def _cohort_key(
+    kind: Kind, names: str, chosen: Components, others: Components, measure: Asked | None, of_quantized: bool
+) -> str:
     """Kept, because thousands of jobs share one."""
     shared = common_content(chosen, others)
     if measure is not None:
         shared[kind.family] = measure_content(measure)
+    if of_quantized:
+        shared["of"] = QUANTIZATION.name
     return f"{_what(kind, measure)}/{names}/{_digest(shared, 16)}"
 
 

@@ -20,7 +20,6 @@ class File(StrEnum):
 
     MODEL = "model"
     IMAGES = "images"
-    QUANTIZED = "quantized"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,28 +78,6 @@ TRAIN = Kind(
     leaves=File.MODEL,
     is_calibrated=True,
 )
-FLATNESS = Kind(
-    name="measure",
-    noun="measure",
-    plural="measures",
-    runs="qsweep.workers.kinds.flatness.MeasureFlatness",
-    rows=("measures",),
-    parents=("train",),
-    family="measure",
-    settings=("qsweep.sweeps.measures.PacBayes", "qsweep.sweeps.measures.Sharpness"),
-    takes=(File.MODEL,),
-)
-DISTORTION = Kind(
-    name="corrupt",
-    noun="distortion",
-    plural="distortions",
-    runs="qsweep.workers.kinds.distortion.Distort",
-    rows=("distortions",),
-    parents=("train",),
-    family="measure",
-    settings=("qsweep.sweeps.measures.Distortion",),
-    takes=(File.MODEL,),
-)
 SYNTHESIS = Kind(
     name="synthesize",
     noun="synthesis",
@@ -124,8 +101,30 @@ QUANTIZATION = Kind(
     family="rounding",
     settings=("qsweep.sweeps.zero_shot.Nearest", "qsweep.sweeps.zero_shot.Reconstruction"),
     takes=(File.MODEL, File.IMAGES),
-    leaves=File.QUANTIZED,
+    leaves=File.MODEL,
     side_by_side=False,
+)
+FLATNESS = Kind(
+    name="measure",
+    noun="measure",
+    plural="measures",
+    runs="qsweep.workers.kinds.flatness.MeasureFlatness",
+    rows=("measures",),
+    parents=("train", "quantize"),
+    family="measure",
+    settings=("qsweep.sweeps.measures.PacBayes", "qsweep.sweeps.measures.Sharpness"),
+    takes=(File.MODEL,),
+)
+DISTORTION = Kind(
+    name="corrupt",
+    noun="distortion",
+    plural="distortions",
+    runs="qsweep.workers.kinds.distortion.Distort",
+    rows=("distortions",),
+    parents=("train", "quantize"),
+    family="measure",
+    settings=("qsweep.sweeps.measures.Distortion",),
+    takes=(File.MODEL,),
 )
 
 CALL = Kind(
@@ -137,7 +136,7 @@ CALL = Kind(
     of_user=True,
 )
 
-KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, FLATNESS, DISTORTION, SYNTHESIS, QUANTIZATION, CALL)}
+KINDS: dict[str, Kind] = {one.name: one for one in (TRAIN, SYNTHESIS, QUANTIZATION, FLATNESS, DISTORTION, CALL)}
 """Every kind by its name, parents first."""
 
 

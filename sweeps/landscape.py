@@ -59,7 +59,7 @@ class Landscape:
             )
         return asked
 
-    def folds(self, training: Training) -> bool:
+    def folds(self, training: Training, *, quantized: bool = False) -> bool:
         """Batch norm stays as it is."""
         return False
 
@@ -85,8 +85,11 @@ class Landscape:
             return axis[place // self.points], axis[place % self.points]
         return (axis[place],)
 
-    def asked_of(self, training: Training) -> Landscape:
-        """This, with the convention at its default that makes no difference for the model of `training`."""
+    def asked_of(self, training: Training, *, quantized: bool = False) -> Landscape:
+        """This, with the convention at its default that makes no difference for the model of `training`; what that was
+        `quantized` to on images has no latent weights."""
+        if quantized:
+            return replace(self, perturb="quantized")
         plain = training.quantizer is None and self.view != BETWEEN
         return replace(self, perturb="latent") if plain else self
 

@@ -65,9 +65,11 @@ class Search:
         """Images that decide the accuracies."""
         return self.measure_samples or training.train_images
 
-    def folds(self, training: Training) -> bool:
-        """Whether batch norm is folded into this training's convolutions."""
-        folded = self.fold_bn == "all" or (self.fold_bn == "reference" and training.quantizer is None)
+    def folds(self, training: Training, *, quantized: bool = False) -> bool:
+        """Whether batch norm is folded into the convolutions of this training's model, or of what it was `quantized`
+        to."""
+        rounded = quantized or training.quantizer is not None
+        folded = self.fold_bn == "all" or (self.fold_bn == "reference" and not rounded)
         return folded and has_batch_norm(training.model)
 
     def operations(self, training: Training) -> float:
@@ -156,11 +158,12 @@ def measure_from(given: Mapping[str, Any], *, place: str | None = None) -> Measu
     return build(MEASURES[name], given, place=place)
 
 
-def asked_of(measure: Measure, training: Training) -> Measure:
+def asked_of(measure: Measure, training: Training, *, quantized: bool = False) -> Measure:
     """`measure` with every convention that makes no difference for this training at its default.
 
     Full precision has nothing to round and no step sizes; a perturbed quantized weight has no step size
-    either. Quantized activations have step sizes in any case. Raises InputError if the set that a sample is drawn from
+    either. Quantized activations have step sizes in any case. What a training's model was `quantized` to has no latent
+    weights, and steps of activations. Raises InputError if the set that a sample is drawn from
     is smaller than the sample, and for a distortion of a data set that has no corrupted test set or too large images.
     """
     if isinstance(measure, Distortion) and training.data.name not in CORRUPTED:
@@ -185,15 +188,18 @@ def asked_of(measure: Measure, training: Training) -> Measure:
             )
         return measure
     changes: dict[str, Any] = {} if measure.measure_samples else {"m_from": "train"}
-    if training.quantizer is None:
+    if quantized:
+        changes |= {"perturb": "quantized"}
+    if training.quantizer is None and not quantized:
         changes |= {"perturb": "latent"}
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "all" else {}
     else:
         changes |= {"fold_bn": "reference"} if measure.fold_bn == "none" else {}
     changes |= {} if has_batch_norm(training.model) else {"fold_bn": "reference"}
-    if training.activation_quantizer is None and (training.quantizer is None or measure.perturb == "quantized"):
+    has_steps = quantized or training.activation_quantizer is not None
+    if not has_steps and (training.quantizer is None or measure.perturb == "quantized"):
         changes |= {"perturb_step": True}
-    changes |= {} if measure.folds(training) else {"perturb_folded": "none"}
+    changes |= {} if measure.folds(training, quantized=quantized) else {"perturb_folded": "none"}
     if measure.scaling == "plain":
         changes |= {"denominator": "distance", "magnitude_epsilon": 1e-3}
         changes |= {"ball": "relative", "delta": 0.01} if isinstance(measure, Sharpness) else {}

@@ -17,7 +17,7 @@ from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.grid import Grid, Jobs, identities_of, only
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.kinds import kind_of
+from qsweep.sweeps.kinds import QUANTIZATION, TRAIN, Kind, kind_of
 from qsweep.sweeps.measures import Flatness, Measure, Search, asked_of, measure_from
 from qsweep.sweeps.modules import with_arguments
 from qsweep.sweeps.parts import Part
@@ -36,7 +36,7 @@ from qsweep.sweeps.zero_shot import (
     synthesis_from,
 )
 
-SPANNING = ("fixed", "axes", "measures", "zero_shot", "keep", "user_code", "arrays")
+SPANNING = ("fixed", "axes", "measures", "measures_of", "zero_shot", "keep", "user_code", "arrays")
 """The parts of a specification that decide which jobs it has. (`keep` allows what takes models, or does not.)"""
 Entry: TypeAlias = tuple[tuple[str, tuple[Setting, ...]], ...]
 """One entry of `[[measures]]` or `[[zero_shot]]`: its settings with their values, a grid of its own."""
@@ -86,7 +86,9 @@ class Spec:
     keep: str = "all"
     """Which trained models stay: all, those with children, or none."""
     measures: tuple[Entry, ...] = ()
-    """Measures of each trained model."""
+    """Measures of each model of the kinds of jobs `measures_of`."""
+    measures_of: tuple[str, ...] = (TRAIN.plural,)
+    """Whose models are measured: those of `trainings`, or of `quantizations` on images, or of both."""
     zero_shot: tuple[Entry, ...] = ()
     """What is made of each trained model without data."""
     compare_with: str | None = None
@@ -141,20 +143,38 @@ class Spec:
             parent = grid.job(place)
             for synthesis, _ in zero_shot:
                 made[place, synthesis] = grid.add_child(place, self._synthesized(parent, synthesis))
+        quantized: dict[int, None] = {}
         for place in trainings if zero_shot else ():
             for synthesis, quantization in zero_shot:
                 if quantization is not None:
-                    grid.add_child(made[place, synthesis], quantization)
-        for place in trainings if measures else ():
+                    quantized[grid.add_child(made[place, synthesis], quantization)] = None
+        self._check_measured(measured=bool(measures), quantized=bool(quantized) or not trainings)
+        measured = [*(trainings if self.measures_models_of(TRAIN) else ()),
+                    *(quantized if self.measures_models_of(QUANTIZATION) else ())]  # fmt: skip
+        for place in measured if measures else ():
             parent = grid.job(place)
             for measure in measures:
                 grid.add_child(place, self._asked(parent, measure))
         return grid
 
+    def measures_models_of(self, kind: Kind) -> bool:
+        """Whether its measures are of the models that jobs of this kind leave."""
+        return kind.plural in self.measures_of
+
+    def _check_measured(self, *, measured: bool, quantized: bool) -> None:
+        place = f"{self.place}: measures_of"
+        if self.measures_of != (TRAIN.plural,) and not measured:
+            raise InputError("there are no measures", place=place, allowed="allowed with [[measures]]")
+        if self.measures_models_of(QUANTIZATION) and not quantized:
+            raise InputError(
+                "no model is quantized on images", place=place, allowed="allowed with a rounding in [[zero_shot]]"
+            )
+
     def _expand_calls(self) -> Grid:
         if self.measures:
             place = f"{self.place}: measures"
             raise InputError("measures are of trained models, and a function leaves none", place=place)
+        self._check_measured(measured=False, quantized=False)
         grid, axes = Grid(self.place), self._ordered()
         for point in self._points(axes):
             grid.add_call(Job.of_call(Call.from_settings(self._settings(axes, point), place=self.place)))
@@ -170,15 +190,23 @@ class Spec:
         """Those of its jobs that train a model: every other stands on one of them. Raises InputError."""
         return self.jobs().trainings()
 
+    def measured(self, kind: Kind) -> Jobs:
+        """Those of its jobs of a kind whose models it measures. Raises InputError."""
+        jobs = self.jobs()
+        if not self.measures or not self.measures_models_of(kind):
+            return jobs[:0]
+        return jobs.trainings() if kind is TRAIN else jobs.of(kind)
+
     def child(self, parent: Job, measure: Measure) -> Job:
         """The job that takes this measure of the parent's model. Raises InputError."""
         asked = self._asked(parent, measure)
-        return Job(training=parent.training, kind=kind_of(asked), parent=parent.identity, measure=asked)
+        above = parent.above if parent.measure is None else (*parent.above, parent.measure)
+        return Job(training=parent.training, kind=kind_of(asked), parent=parent.identity, measure=asked, above=above)
 
     def _asked(self, parent: Job, measure: Measure) -> Measure:
         """What is measured of the parent's model. Raises InputError."""
         try:
-            return asked_of(measure, parent.training)
+            return asked_of(measure, parent.training, quantized=parent.kind is QUANTIZATION)
         except InputError as error:
             place = f"{self.place}: measures: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
@@ -319,6 +347,8 @@ class Spec:
         later: dict[str, Any] = {"measures": self.measures} if self.measures else {}
         if self.zero_shot:
             later["zero_shot"] = self.zero_shot
+        if self.measures_of != (TRAIN.plural,):
+            later["measures_of"] = self.measures_of
         if self.declarations:
             later["declarations"] = {name: json.loads(text) for name, text in self.declarations}
         if self.memory:
@@ -356,6 +386,7 @@ class Spec:
             keep=content["keep"],
             measures=_entries_from(content.get("measures", ())),
             zero_shot=_entries_from(content.get("zero_shot", ())),
+            measures_of=tuple(content.get("measures_of", (TRAIN.plural,))),
             compare_with=content["compare_with"],
             memory=content.get("memory", 0),
             tuning=Tuning.from_content(content["tuning"]) if "tuning" in content else None,

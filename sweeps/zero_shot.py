@@ -162,7 +162,8 @@ class Nearest:
     """
 
     name: ClassVar[str] = "nearest"
-    semantics: ClassVar[int] = 1
+    semantics: ClassVar[int] = 2
+    """Since 2 a bias before batch norm counts, and the file has the steps of activations by their names."""
 
     weight_bits: int = setting(BITS)
     activation_bits: int = setting(BITS)

@@ -13,9 +13,9 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.models import network_of
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.module import ModuleNetwork
-from qsweep.workers.models.stage import EPSILON, bounded
+from qsweep.workers.models.stage import EPSILON, StageTensors, bounded
 from qsweep.workers.models.transformer import Transformer
-from qsweep.workers.quantizers.activations import tensors_of
+from qsweep.workers.quantizers.activations import SignalTensors
 from qsweep.workers.quantizers.deployment import deployed_rows
 
 
@@ -23,25 +23,29 @@ class DeployedNetwork(nn.Module):
     """Logits (B, classes) of images (B, channels, side, side), standardized as in training.
 
     `layers` has one module a layer, in their order: `activation` where what it reads is rounded, `conv` if it has
-    weights, and `norm` if it has batch norm.
+    weights, and `norm` if it has batch norm. `added` has what rounds what a layer adds, by the layer's number.
     """
 
-    def __init__(self, layers: tuple[Layer, ...], rounded: Collection[str] = ()) -> None:
-        """`rounded` names the layers that read quantized activations."""
+    def __init__(self, layers: tuple[Layer, ...], rounded: Collection[str] = (), adding: Collection[str] = ()) -> None:
+        """`rounded` names the layers that read quantized activations, `adding` those that add such."""
         super().__init__()
         self.geometry = layers
         self.layers = nn.ModuleList(_layer(one, rounded=one.name in rounded) for one in layers)
+        self.added = nn.ModuleDict(
+            {str(number): RoundedActivations() for number, one in enumerate(layers) if one.name in adding}
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         outputs: dict[str, Tensor] = {}
         signal = images
-        for layer, module in zip(self.geometry, self.layers, strict=True):
+        for number, (layer, module) in enumerate(zip(self.geometry, self.layers, strict=True)):
             signal = signal if layer.source is None else outputs[layer.source]
             if layer.pool is not None:
                 signal = pool_planes(signal, layer.pool)
             signal = module(signal)
             if layer.residual is not None:
-                signal = signal + outputs[layer.residual]
+                added = outputs[layer.residual]
+                signal = signal + (self.added[str(number)](added) if str(number) in self.added else added)
             if layer.relu:
                 signal = bounded(signal, layer.ceiling)
             if layer.pool_after is not None:
@@ -105,18 +109,18 @@ def _plain(name: str) -> str:
     return name.replace(".", "_")
 
 
-def deployed(training: Training, model: Mapping[str, Tensor]) -> nn.Module:
-    """The module of a kept model (its tensors by name), in evaluation mode; of a module of the user, that one. Raises
-    QsweepError if it is of another network."""
+def deployed(training: Training, model: Mapping[str, Tensor], *, quantized: bool = False) -> nn.Module:
+    """The module of a kept model (its tensors by name), in evaluation mode, that of a training or what it was
+    `quantized` to on images; of a module of the user, that one. Raises QsweepError if it is of another network."""
     try:
-        return _deployed(training, model)
+        return _deployed(training, model, quantized=quantized)
     except (KeyError, AttributeError, TypeError, RuntimeError) as error:
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         raise QsweepError(f"the kept model is none of {training.model.title} ({problem})") from error
 
 
-def _deployed(training: Training, model: Mapping[str, Tensor]) -> nn.Module:
-    computing = network_of(training)
+def _deployed(training: Training, model: Mapping[str, Tensor], *, quantized: bool) -> nn.Module:
+    computing = network_of(training, quantized=quantized)
     layout = computing.layout
     parameters, statistics = deployed_rows(training, model, layout, torch.float32)
     found = dict(layout.named(parameters, statistics))
@@ -124,21 +128,29 @@ def _deployed(training: Training, model: Mapping[str, Tensor]) -> nn.Module:
         return computing.deployed(parameters, statistics)
     if isinstance(computing, Transformer):
         return DeployedTransformer(computing, found).eval()
-    network = DeployedNetwork(layout.layers, {one.layer for one in layout.signals})
-    signals = tensors_of(layout, layout.tensors(parameters[None], parameters[None], statistics[None]))
+    views = computing.views(layout.tensors(parameters[None], parameters[None], statistics[None]))
+    stages = {layer.name: one for layer, one in zip(layout.layers, views, strict=True) if isinstance(one, StageTensors)}
+    read = {name: one.signal for name, one in stages.items() if one.signal is not None}
+    added = {name: one.added for name, one in stages.items() if one.added is not None}
+    network = DeployedNetwork(layout.layers, read, added)
     state: dict[str, Tensor] = {}
     for number, layer in enumerate(layout.layers):
         if layer.weights:
-            state[f"{number}.conv.weight"] = found[f"{layer.name}.weight"]
+            state[f"layers.{number}.conv.weight"] = found[f"{layer.name}.weight"]
         if layer.bias:
-            state[f"{number}.conv.bias"] = found[f"{layer.name}.bias"]
+            state[f"layers.{number}.conv.bias"] = found[f"{layer.name}.bias"]
         if layer.norm:
             names = ("weight", "bias", "running_mean", "running_var")
-            state |= {f"{number}.norm.{name}": found[f"{layer.name}.norm.{name}"] for name in names}
-            state[f"{number}.norm.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
-        if layer.name in signals:
-            signal = signals[layer.name]
-            for name, value in (("step", signal.step), ("low", signal.low), ("high", signal.high)):
-                state[f"{number}.activation.{name}"] = value[0]
-    network.layers.load_state_dict(state)
+            state |= {f"layers.{number}.norm.{name}": found[f"{layer.name}.norm.{name}"] for name in names}
+            state[f"layers.{number}.norm.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+        if layer.name in read:
+            state |= _rounding(f"layers.{number}.activation", read[layer.name])
+        if layer.name in added:
+            state |= _rounding(f"added.{number}", added[layer.name])
+    network.load_state_dict(state)
     return network.eval()
+
+
+def _rounding(name: str, signal: SignalTensors) -> dict[str, Tensor]:
+    """The state of the module of this name that rounds a signal."""
+    return {f"{name}.step": signal.step[0], f"{name}.low": signal.low[0], f"{name}.high": signal.high[0]}

@@ -94,7 +94,8 @@ def landscape(
     """
     from qsweep.db.belonging import check_belonging
     from qsweep.db.registry import Registry
-    from qsweep.orchestrator.surveying import Wanted, choose_models
+    from qsweep.orchestrator.surveying import Wanted, check_quantized, choose_models
+    from qsweep.sweeps.kinds import QUANTIZATION
     from qsweep.sweeps.landscape import BETWEEN, LINE, PLANE, Landscape, check_pair, rounding
 
     place = home_of(home, registry, data)
@@ -114,6 +115,8 @@ def landscape(
     if between is not None:
         if len(trainings) != 2:
             raise InputError("these are not two different jobs", place="--between")
+        if check_quantized(chosen.rows):
+            asked = Landscape.from_settings(asked.settings() | {"perturb": "quantized"})
         if perturb is None and rounding(trainings[0]) != rounding(trainings[1]):
             asked = Landscape.from_settings(asked.settings() | {"perturb": "quantized"})
         check_pair(trainings[0], trainings[1], asked)
@@ -124,7 +127,12 @@ def landscape(
         wanted = [Wanted(asked=asked, rows=chosen.rows, folder=grids_folder)]
     else:
         wanted = [
-            Wanted(asked=asked.asked_of(row.job.training), rows=(row,), folder=grids_folder) for row in chosen.rows
+            Wanted(
+                asked=asked.asked_of(row.job.training, quantized=row.job.kind is QUANTIZATION),
+                rows=(row,),
+                folder=grids_folder,
+            )
+            for row in chosen.rows
         ]
     files = [str(path) for path in _draw(_computed(place, wanted, workers), out, scale)]
     if as_json:

@@ -34,6 +34,7 @@ from qsweep.orchestrator.watch import Interrupted
 from qsweep.reports.demands import spec_of
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.kinds import TRAIN
 from qsweep.sweeps.spec import matching
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.tuning import Scheduler, Search, Tuning
@@ -79,7 +80,15 @@ def make_selection(selection: Selection, tuning: Tuning, name: str | None) -> Se
     # A sweep that measures the trials' models later has to find them: without its measures the sweep would keep none.
     keep = "all" if spec.keep == "children" and (spec.measures or spec.zero_shot) else spec.keep
     return Selection(
-        spec=replace(spec, name=f"{spec.name}{SUFFIX}", tuning=tuning, measures=(), zero_shot=(), keep=keep),
+        spec=replace(
+            spec,
+            name=f"{spec.name}{SUFFIX}",
+            tuning=tuning,
+            measures=(),
+            measures_of=(TRAIN.plural,),
+            zero_shot=(),
+            keep=keep,
+        ),
         label=name or f"{selection.label}-{tuning.label}",
         jobs=trainings,
         chosen=chosen,

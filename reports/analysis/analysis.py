@@ -43,6 +43,7 @@ from qsweep.reports.analysis.methods import (
     judge,
     methods_of,
 )
+from qsweep.reports.analysis.on_images import FLATTER_IMAGES, FLATTER_IS_BETTER, judge_on_images
 from qsweep.reports.analysis.pairing import METRICS, Paired, adjust, compare, holm, matched
 from qsweep.reports.frames import texts_of
 from qsweep.reports.outliers import is_outside
@@ -54,7 +55,7 @@ from qsweep.sweeps.spec import Spec
 from qsweep.sweeps.training import Training
 
 GAP = "generalization_gap"
-MEASURED = (FLATTER.name, FLATTER_THAN_PLAIN.name)
+MEASURED = (FLATTER.name, FLATTER_THAN_PLAIN.name, FLATTER_IMAGES.name, FLATTER_IS_BETTER.name)
 """The claims that rest on measures."""
 
 
@@ -157,8 +158,10 @@ def analyze(
     options: Options | None = None,
     *,
     groups: Sequence[Models] | None = None,
+    quantizations: pd.DataFrame | None = None,
 ) -> Analysis:
-    """Analyze the committed rows of `runs`, `measures` and `layers` of the sweep `spec`, in any order.
+    """Analyze the committed rows of `runs`, `measures`, `layers` and, where models were quantized on images,
+    `quantizations` of the sweep `spec`, in any order.
 
     `groups` are those of `group_models` over the finite runs, if they are there already.
     """
@@ -179,6 +182,11 @@ def analyze(
         for variant in models.variants():
             judged = _judge(variant, flatness, layers, options)
             claims += _marked(judged, variant, spec, runs, measures)
+        if quantizations is not None:
+            first = models.runs.iloc[0]
+            mine = quantizations[(quantizations["data"] == first["data"]) & (quantizations["model"] == first["model"])]
+            judged = judge_on_images(spec, mine, measures, options.resampling, group=models.group)
+            claims += _marked(judged, models, spec, runs, measures)
         if (answer := flat_or_sharp(methods, flatness)) is not None:
             answers.append(answer)
     return Analysis(

@@ -16,8 +16,9 @@ from qsweep.reports.analysis.ranks import page, signed_rank_equivalence
 from qsweep.reports.quantization import Quantization
 
 EIGHT = 8
-SAQ = "SAQ"
-"""Where claims about training methods are made; all others stand in a table or figure of QGen."""
+SAQ, SADAG = "SAQ", "SADAG"
+"""Where claims about training methods, and about synthetic images, are made; all others stand in a table or figure of
+QGen."""
 
 
 class Verdict(StrEnum):
@@ -69,7 +70,7 @@ class Claim:
     @property
     def source(self) -> str:
         """Where it is made, in words."""
-        return f"{self.where}'s paper" if self.where == SAQ else f"{self.where} of the paper"
+        return f"{self.where}'s paper" if self.where in (SAQ, SADAG) else f"{self.where} of the paper"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +294,17 @@ def _of_flatness(numbers: Sequence[Number]) -> tuple[Verdict, str]:
     verdict = Verdict.PARTLY if yes and no < yes else Verdict.CONTRADICTED if no > yes else Verdict.UNDECIDED
     verdict = Verdict.SUPPORTED if yes == count else verdict
     return verdict, f"{text}; significantly lower in {yes}, higher in {no}."
+
+
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of claims that all have to hold."""
+    yes, no = verdicts.count(Verdict.SUPPORTED), verdicts.count(Verdict.CONTRADICTED)
+    partly = verdicts.count(Verdict.PARTLY)
+    if yes == len(verdicts):
+        return Verdict.SUPPORTED
+    if (yes or partly) and no <= yes:
+        return Verdict.PARTLY
+    return Verdict.CONTRADICTED if no else Verdict.UNDECIDED
 
 
 def reference_of(table: pd.DataFrame) -> Quantization | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from qsweep.reports.flatness import COLUMNS, PREFIX, convention_name, varying_settings
+from qsweep.sweeps.kinds import TRAIN, Kind
 from qsweep.sweeps.spec import Spec
 
 OF_RUN = ("weight_norm", "distance", "train_loss")
@@ -39,12 +40,13 @@ def quantities(spec: Spec, runs: pd.DataFrame, measures: pd.DataFrame) -> list[Q
     return found + flatness_quantities(spec, measures)
 
 
-def flatness_quantities(spec: Spec, measures: pd.DataFrame) -> list[Quantity]:
-    """Each declared flatness measure (`pac_mag_init`, …) under its convention, by job of the trained model."""
+def flatness_quantities(spec: Spec, measures: pd.DataFrame, kind: Kind = TRAIN) -> list[Quantity]:
+    """Each declared flatness measure (`pac_mag_init`, …) under its convention, by the job of a kind that made the
+    model."""
     declared = spec.flatness_measures()
     varying = varying_settings(declared)
     rows = measures[~measures["diverged"].fillna(value=True).astype(bool)].set_index("job")
-    parents = spec.trainings() if declared else []
+    parents = spec.measured(kind) if declared else []
     found = []
     for measure in declared:
         children = {parent.identity: spec.child(parent, measure).identity for parent in parents}

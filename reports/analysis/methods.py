@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qsweep.reports.analysis.claims import SAQ, Claim, Number, Statement, Verdict, number_of, of_trend
+from qsweep.reports.analysis.claims import SAQ, Claim, Number, Statement, Verdict, number_of, of_trend, together
 from qsweep.reports.analysis.measured import Quantity
 from qsweep.reports.analysis.pairing import ALPHA, Shift, matched, shift_of, simultaneous
 from qsweep.reports.flatness import FLATTER, SHARPER
@@ -155,7 +155,7 @@ def loss_rises(models: Methods) -> Claim:
     if not tested:
         return LOSS_RISES.judged(models.group, Verdict.NO_DATA, "No configuration is done at two radii.")
     reason = " ".join(f"{name}: {one.reason}" for name, one in tested.items())
-    return LOSS_RISES.judged(models.group, _together([one.verdict for one in tested.values()]), reason, numbers)
+    return LOSS_RISES.judged(models.group, together([one.verdict for one in tested.values()]), reason, numbers)
 
 
 def gap_narrows(models: Methods) -> Claim:
@@ -216,7 +216,7 @@ def _of_differences(
     few = [len(one) for one in samples if not decidable(len(one), comparisons)]
     if few:
         text += f" {_few(min(few), max(few), len(few), len(numbers))}"
-    return _together(verdicts), text
+    return together(verdicts), text
 
 
 def _few(low: int, high: int, count: int, of: int) -> str:
@@ -228,17 +228,6 @@ def _few(low: int, high: int, count: int, of: int) -> str:
 def decidable(pairs: int, comparisons: int = 1) -> bool:
     """Whether any outcome of a signed-rank test over so many pairs is significant beside so many others."""
     return comparisons * 2.0 ** (1 - pairs) <= ALPHA
-
-
-def _together(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of claims that all have to hold."""
-    yes, no = verdicts.count(Verdict.SUPPORTED), verdicts.count(Verdict.CONTRADICTED)
-    partly = verdicts.count(Verdict.PARTLY)
-    if yes == len(verdicts):
-        return Verdict.SUPPORTED
-    if (yes or partly) and no <= yes:
-        return Verdict.PARTLY
-    return Verdict.CONTRADICTED if no else Verdict.UNDECIDED
 
 
 def flatter_than_plain(models: Methods, flatness: Sequence[Quantity]) -> Claim:

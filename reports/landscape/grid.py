@@ -51,6 +51,8 @@ class Grid:
     loss: np.ndarray
     accuracy: np.ndarray
     provenance: Mapping[str, Any]
+    quantized: tuple[Mapping[str, Any], ...] = ({}, {})
+    """What settings each has beside its training's: those of a quantization on images."""
 
     @property
     def precision(self) -> str:
@@ -60,7 +62,8 @@ class Grid:
     @property
     def called(self) -> tuple[Quantization, ...]:
         """What each of the models is called."""
-        return tuple(quantization_of(one.settings()) for one in self.trainings)
+        both = zip(self.trainings, self.quantized, strict=False)
+        return tuple(quantization_of({**training.settings(), **more}) for training, more in both)
 
     @property
     def axis(self) -> np.ndarray:
@@ -106,6 +109,8 @@ def write_grid(grid: Grid, path: Path) -> None:
         "trainings": [one.settings() for one in grid.trainings],
         **grid.provenance,
     }
+    if any(grid.quantized):
+        content["quantized"] = list(grid.quantized)
     schema = COLUMNS.with_metadata({METADATA: json.dumps(content)})
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, tidy=True) as file:
@@ -129,6 +134,7 @@ def read_grid(path: Path) -> Grid:
         identity=content.pop("identity"),
         jobs=tuple(content.pop("jobs")),
         trainings=tuple(Training.from_settings(one) for one in content.pop("trainings")),
+        quantized=tuple(content.pop("quantized", ({}, {}))),
         loss=loss,
         accuracy=accuracy,
         provenance=content,

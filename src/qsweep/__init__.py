@@ -110,19 +110,19 @@ def tables(
 
 
 def load_model(job: str, *, home: str | Path | None = None, registry: str | None = None) -> nn.Module:
-    """The trained model of a job as a plain PyTorch module in evaluation mode, on the CPU; of a module of yours, that
-    module, made by the copy of its code that was launched.
+    """The model of a training, or of a quantization on images, as a plain PyTorch module in evaluation mode, on the
+    CPU; of a module of yours, that module, made by the copy of its code that was launched.
 
-    It has the weights that are deployed: those of the chosen epoch, rounded if the model is quantized, with batch norm
-    as it is. It takes images (B, channels, side, side) that are standardized by the mean and the deviation of each
-    channel of the training images, and gives logits (B, classes). `job` is a job's identity, or its first digits.
-    Raises InputError if it is not a training, if it is not done, diverged, or its model was
+    It has the weights that are deployed: those of the chosen epoch, rounded if the model is quantized, as what its
+    layers read is then, with batch norm as it is. It takes images (B, channels, side, side) that are standardized by
+    the mean and the deviation of each channel of the training images, and gives logits (B, classes). `job` is a job's
+    identity, or its first digits. Raises InputError if it makes no model, if it is not done, diverged, or its model was
     not kept, or if the registry's results are those of another home, and QsweepError if the file is gone or altered.
     This function needs torch.
     """
     from qsweep.db.belonging import check_belonging
     from qsweep.db.registry import Registry
-    from qsweep.sweeps.kinds import File, kind_named
+    from qsweep.sweeps.kinds import QUANTIZATION, File, kind_named
 
     place = _home(home, registry)
     with Registry.open(place.registry) as opened:
@@ -144,7 +144,8 @@ def load_model(job: str, *, home: str | Path | None = None, registry: str | None
 
     look_in(place.user_code)
 
-    return deployed(row.job.training, load(place.models / row.model_file, row.model_hash))
+    content = load(place.models / row.model_file, row.model_hash)
+    return deployed(row.job.training, content, quantized=kind is QUANTIZATION)
 
 
 def ui(
@@ -173,7 +174,8 @@ class Sweep:
     `fixed` holds settings with one value, `axes` those with several (or `{"by": …}`), as in the file. `run` is a
     function of a file of yours, as `file:PATH:NAME` (from the `folder`) or as itself; `command` a command line with
     `{setting}` in it; without both, the settings are those of a training. `options` are the other keys of a sweep file:
-    `title`, `tables`, `measures`, `keep`, `compare_with`. Raises InputError where the file would be refused.
+    `title`, `tables`, `measures`, `measures_of`, `zero_shot`, `keep`, `compare_with`. Raises InputError where the file
+    would be refused.
     """
 
     def __init__(

@@ -53,10 +53,32 @@ def ask(slurm: dict[str, str], *command: str) -> str:
     return answer.stdout
 
 
-def until(true: Callable[[], bool], what: str, seconds: float = 600) -> None:
-    """Wait until that is so, or fail and say what was waited for."""
+def until(true: Callable[[], bool], what: str, seconds: float = 600, slurm: dict[str, str] | None = None) -> None:
+    """Wait until that is so, or fail and say what was waited for, and where Slurm is given what it says of itself."""
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:
-            pytest.fail(f"in {seconds:g} s it did not come about that {what}")
+            pytest.fail(f"in {seconds:g} s it did not come about that {what}" + (condition(slurm) if slurm else ""))
         time.sleep(0.3)
+
+
+def in_service(slurm: dict[str, str]) -> bool:
+    """Whether the node takes jobs. Done for it what its administrator would do: put back what Slurm took away from it.
+
+    A slow machine drains a node by itself, when a job that was requeued meets what is left of its first run.
+    """
+    node, state = ask(slurm, "sinfo", "--noheader", "--partition=main", "--format=%n %T").split()
+    if state.startswith(("drain", "down")):
+        ask(slurm, "scontrol", "update", f"nodename={node}", "state=resume")
+    for line in ask(slurm, "squeue", "--noheader", "--format=%A %r").splitlines():
+        job, _, reason = line.partition(" ")
+        if reason == "launch failed requeued held":
+            ask(slurm, "scontrol", "release", job)
+    return state.rstrip("-") in ("idle", "mixed", "allocated", "planned")
+
+
+def condition(slurm: dict[str, str]) -> str:
+    """Slurm's node, its queue and the ends of its daemons' logs, for the message of a test that fails."""
+    logs = [Path(slurm["SLURM_CONF"]).with_name(f"{daemon}.log") for daemon in ("slurmctld", "slurmd")]
+    ends = ["\n".join(log.read_text(errors="replace").splitlines()[-40:]) for log in logs]
+    return "\n".join(["", ask(slurm, "sinfo", "--Node", "--long"), ask(slurm, "squeue"), *ends])

@@ -29,7 +29,7 @@ from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, SCRIPT, environment
 from tests.orchestrator import called
-from tests.orchestrator.slurm import LARGEST_ARRAY, ask, one_node, until
+from tests.orchestrator.slurm import LARGEST_ARRAY, ask, in_service, one_node, until
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def run(home: Path, folder: Path, slurm: dict[str, str]) -> Iterator[Run]:
 
     yield call
     ask(slurm, "scancel", "--user=" + ask(slurm, "id", "-un").strip())
-    until(lambda: not ask(slurm, "squeue", "--noheader"), "the queue is empty")
+    until(lambda: in_service(slurm) and not ask(slurm, "squeue", "--noheader"), "the queue is empty", slurm=slurm)
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -297,8 +297,7 @@ def test_a_node_that_dies_or_lacks_the_data_costs_no_job_and_a_batch_script_of_o
     waiting = f"Slurm array {array}: 1 agent waiting for nodes that are down, drained or reserved"
     until(lambda: waiting in status(run)["remarks"], "it says that the node is down")
     (data / "a set").unlink()
-    ask(slurm, "scontrol", "update", f"nodename={node}", "state=resume")
-    until(lambda: not arrays(slurm), "the agent has left again")
+    until(lambda: in_service(slurm) and not arrays(slurm), "the agent has left again", slurm=slurm)
     assert "the data sets are not here" in (home / "logs" / "slurm" / f"{array}_0_log.out").read_text()
     (failed,) = status(run)["remarks"]
     assert failed.startswith(f"Slurm array {array}: 1 agent failed; see ")

@@ -9,7 +9,7 @@ import pytest
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import read_sweep
 from qsweep.sweeps.job import Job
-from qsweep.sweeps.kinds import QUANTIZATION, SYNTHESIS, TRAIN
+from qsweep.sweeps.kinds import FLATNESS, QUANTIZATION, SYNTHESIS, TRAIN
 from qsweep.sweeps.spec import Spec, select
 from qsweep.sweeps.zero_shot import Genie, Sadag
 
@@ -91,6 +91,48 @@ def test_quantizations_stand_on_their_images_and_images_serve_all_bits(tmp_path:
     assert Spec.from_json(spec.to_json(), place="the registry").jobs() == jobs
     chosen = select(jobs, where="images == 'noise' and rounding == 'nearest' and weight_bits == 2")
     assert [one.kind for one in chosen] == [TRAIN, SYNTHESIS, QUANTIZATION]
+
+
+BOTH = '[[zero_shot]]\nimages = "noise"\nrounding = "nearest"\nweight_bits = [2, 4]\nactivation_bits = 4\n'
+MEASURE = '[[measures]]\nmeasure = "pac_bayes"\nperturb = ["latent", "quantized"]\n'
+
+
+@pytest.mark.parametrize(("of", "trained", "quantized"), [
+    (None, 1, 0), (["trainings"], 1, 0), (["quantizations"], 0, 2), (["quantizations", "trainings"], 1, 2)
+])  # fmt: skip
+def test_measures_are_of_the_models_that_are_named(
+    tmp_path: Path, of: list[str] | None, trained: int, quantized: int
+) -> None:
+    text = ("" if of is None else f"measures_of = {of}\n") + SWEEP + BOTH + MEASURE
+    spec = spec_of(tmp_path, text, "seed=0")
+    jobs = spec.jobs()
+    assert (len(spec.measured(TRAIN)), len(spec.measured(QUANTIZATION))) == (trained, quantized)
+    found = jobs.of(FLATNESS)  # of float models latent and quantized weights are the same, and of quantized ones too
+    assert [one.of_quantized for one in found] == [False] * trained + [True] * quantized
+    assert [one.measure.perturb for one in found] == ["latent"] * trained + ["quantized"] * quantized  # type: ignore[union-attr]
+    assert [one.parent for one in found[trained:]] == [one.identity for one in jobs.of(QUANTIZATION)][:quantized]
+    children = [spec.child(one, spec.declared_measures()[0]) for one in spec.measured(QUANTIZATION)]
+    assert [one.identity for one in children] == [one.identity for one in found[trained:]]
+    assert [Job.from_json(one.to_json()) for one in jobs] == jobs
+    assert Spec.from_json(spec.to_json(), place="the registry").jobs() == jobs
+    chosen = select(jobs, where="weight_bits == 4 and measure == 'pac_bayes'") if quantized else []
+    assert len(chosen) == (4 if quantized else 0)
+
+
+@pytest.mark.parametrize(
+    ("of", "more", "problem"),
+    [
+        ('["quantised"]', BOTH + MEASURE, "'quantised' is not allowed; did you mean 'quantizations'"),
+        ("[]", BOTH + MEASURE, "measures_of: nothing is named; allowed: trainings, quantizations"),
+        ('["quantizations", "quantizations"]', BOTH + MEASURE, "measures_of: something stands twice"),
+        ('["quantizations"]', BOTH, "measures_of: there are no measures"),
+        ('["quantizations"]', GENIE + MEASURE, "measures_of: no model is quantized on images; allowed with a rounding"),
+        ('"quantizations"', BOTH + MEASURE, "measures_of"),
+    ],
+)
+def test_models_that_there_are_not_can_not_be_measured(tmp_path: Path, of: str, more: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        spec_of(tmp_path, f"measures_of = {of}\n" + SWEEP + more).jobs()
 
 
 def test_a_setting_is_changed_where_it_is_used(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class Distort:
                 self._known.recall(name, model.passes or {})
         found = distort_models(
             trainings, tensors, measure, images, self._sets, self._known,
-            slots=plan.slots, device=tools.place.device, tick=partial(tools.progress(claims), 0, 1),
+            slots=plan.slots, device=tools.place.device, quantized=claims[0].job.of_quantized,
+            tick=partial(tools.progress(claims), 0, 1),
         )  # fmt: skip
         return {claim.job_id: row for claim, row in zip(sound.values(), found, strict=True)}

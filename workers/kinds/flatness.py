@@ -37,7 +37,10 @@ class MeasureFlatness:
             measure = sound[0].job.measure
             assert isinstance(measure, Search)
             trainings, tensors = [claim.job.training for claim in sound], [one.tensors for one in found]
-            rows = measure_models(trainings, tensors, measure, images, device=tools.place.device, tick=tick)
+            rows = measure_models(
+                trainings, tensors, measure, images,
+                device=tools.place.device, quantized=sound[0].job.of_quantized, tick=tick,
+            )  # fmt: skip
         for claim, model, row in zip(sound, found, rows, strict=True):
             if model.init_hash is not None and model.init_hash != row["init_hash"]:
                 raise OtherInitialization(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from qsweep.db.rows import Claim, ParentModel
 from qsweep.sweeps.kinds import File
 from qsweep.sweeps.zero_shot import Nearest
 from qsweep.workers import checkpoints
-from qsweep.workers.agent.models import KeptFile, KeptModel
+from qsweep.workers.agent.models import INIT_HASH, PASSED, PASSES, KeptFile, KeptModel
 from qsweep.workers.agent.workplace import Plan
 from qsweep.workers.data import Part
 from qsweep.workers.data import source_of as images_of
@@ -52,7 +52,8 @@ class Quantize:
             log.info("%s: the loss is not finite", claim.job.identity[:12])
             return _without_model(claim)
         rows = {"quantizations": [named(claim) | row], "units": list(made.unit_rows())}
-        return Outcome(claims=[claim], rows=[rows], write=partial(self._write, claim, made))
+        content = made.content() | {INIT_HASH: model.init_hash, PASSES: {name: row[name] for name in PASSED}}
+        return Outcome(claims=[claim], rows=[rows], write=partial(self._write, claim, content))
 
     def _row(self, claim: Claim, made: ModelQuantizer, model: KeptModel) -> dict[str, Any]:
         """The columns of `quantizations`: the quantized model on the training set and on the test set."""
@@ -78,9 +79,9 @@ class Quantize:
             "weights_hash": made.weights_hash(),
         }
 
-    def _write(self, claim: Claim, made: ModelQuantizer, place: int) -> KeptFile:
+    def _write(self, claim: Claim, content: Mapping[str, Any], place: int) -> KeptFile:
         file = model_name(claim.job.identity, claim.attempt)
-        return file, checkpoints.save(self._tools.models.folder / file, made.content())
+        return file, checkpoints.save(self._tools.models.folder / file, content)
 
 
 def _images_of(claim: Claim) -> ParentModel:

@@ -69,7 +69,14 @@ class Points:
         trainings = [Training.from_settings(one["settings"]) for one in asked.trained]
         models = [self._model(one["file"], one["hash"]) for one in asked.trained]
         wanted = Landscape.from_settings(asked.landscape)
-        survey = Survey(trainings, models, wanted, self._set(trainings[0]), device=self._device)
+        survey = Survey(
+            trainings,
+            models,
+            wanted,
+            self._set(trainings[0]),
+            device=self._device,
+            quantized=asked.trained[0]["quantized"],
+        )
         self._last = asked.identity, survey
         return survey
 

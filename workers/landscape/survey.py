@@ -32,7 +32,8 @@ class Scores:
 
 
 class Survey:
-    """One landscape of one trained model (of two for `view = "between"`), ready to be asked for its points.
+    """One landscape of one trained model (of two for `view = "between"`), ready to be asked for its points; or of what
+    it was `quantized` to on images.
 
     Memory is bounded by the pass: `full_pass` moved models over one batch of images. A point's bits depend on the
     model, what is asked, and device and build alone, so the points may be asked for in any parts.
@@ -47,6 +48,7 @@ class Survey:
         *,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        quantized: bool = False,
     ) -> None:
         assert len(trainings) == len(models) == (2 if asked.view == BETWEEN else 1)
         first = trainings[0]
@@ -54,7 +56,7 @@ class Survey:
             check_pair(first, trainings[1], asked)
         self.asked = asked
         asked.images(first)
-        network = network_of(first)
+        network = network_of(first, quantized=quantized)
         self._layout: Layout = network.layout
         self._device = device
         points = [make_point(one, model, network, asked, dtype) for one, model in zip(trainings, models, strict=True)]

@@ -75,15 +75,17 @@ def distort_models(
     slots: int,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    quantized: bool = False,
     tick: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """The distortion's columns of each model's row, in the order of `models`.
 
-    Models of one shape and data set are judged side by side in that many `slots`, each as if it were alone. What
+    Models of one shape and data set, those of the trainings or what these were `quantized` to on images, are judged
+    side by side in that many `slots`, each as if it were alone. What
     `known` does not have of them on clean images is judged too, and added to it. Of images in files no more than some
     batches are in memory. Raises InputError: BrokenImage at one that can't be decoded, if such are not to be skipped.
     """
-    deployed = _DeployedModels(trainings, models, device, dtype)
+    deployed = _DeployedModels(trainings, models, device, dtype, quantized=quantized)
     if isinstance(images, ImageFiles):
         brought: _TestImages = _OfFiles(deployed, measure, images, trainings[0], sets, tick)
     else:
@@ -116,11 +118,16 @@ class _DeployedModels:
     """The models, as deployed."""
 
     def __init__(
-        self, trainings: Sequence[Training], models: Mapping[Name, Model], device: torch.device, dtype: torch.dtype
+        self,
+        trainings: Sequence[Training],
+        models: Mapping[Name, Model],
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        quantized: bool,
     ) -> None:
-        first = trainings[0]
         self.device, self.dtype = device, dtype
-        self.network = network_of(first)
+        self.network = network_of(trainings[0], quantized=quantized)
         self._names = list(models)
         self._rows = {
             name: deployed_rows(training, model, self.network.layout, dtype)

@@ -55,11 +55,13 @@ def measure_models(
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
+    quantized: bool = False,
     tick: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Measured]:
-    """Measure trained models of one shape and data set side by side, each as if it were alone."""
+    """Measure models of one shape and data set side by side, each as if it were alone: those of the trainings, or what
+    these were `quantized` to on images."""
     first = trainings[0]
-    network = network_of(first)
+    network = network_of(first, quantized=quantized)
     layout = network.layout
     points = [
         make_point(one, model, network, measure, dtype, device=device)

@@ -12,6 +12,7 @@ from torch import Tensor
 from qsweep.sweeps.training import Training
 from qsweep.workers.models.layout import AFFINE, Layout, Role
 from qsweep.workers.models.network import Network
+from qsweep.workers.models.rounded import RoundedNetwork
 from qsweep.workers.quantizers.deployment import deployed_rows, quantizer_of
 from qsweep.workers.quantizers.quantizer import WeightQuantizer
 from qsweep.workers.results import initial_row
@@ -28,7 +29,7 @@ class Conventions(Protocol):
     def perturb_step(self) -> bool: ...
     @property
     def perturb_folded(self) -> str: ...
-    def folds(self, training: Training) -> bool: ...
+    def folds(self, training: Training, *, quantized: bool = False) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ def make_point(
         parameters, statistics = (row.to(dtype) for row in layout.packed(model))
     initial = initial_row(training, layout).to(dtype)
     first = layout.initial_statistics(training.recipe.seed).to(dtype)
-    folded = search.folds(training)
+    folded = search.folds(training, quantized=isinstance(network, RoundedNetwork))
     scale = None
     if folded:
         scale = network.fold(parameters, statistics)

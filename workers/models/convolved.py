@@ -147,6 +147,7 @@ class Folded:
     weight: Tensor
     shift: Tensor
     signal: SignalTensors | None
+    added: SignalTensors | None
 
 
 def thinned(images: Tensor, layer: ConvLayer) -> tuple[Tensor, int]:
@@ -166,7 +167,7 @@ def folded(stage: StageTensors) -> Folded:
     scale, shift = stage.scale_and_shift()
     weight = stage.weight if scale is None else stage.weight * scale[:, :, None, None, None]
     weight = weight[0].contiguous(memory_format=torch.channels_last)
-    return Folded(weight=weight, shift=shift[0], signal=stage.signal)
+    return Folded(weight=weight, shift=shift[0], signal=stage.signal, added=stage.added)
 
 
 def convolve(images: Tensor, window: Window, stage: Folded, residual: Tensor | None) -> Tensor:

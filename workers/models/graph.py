@@ -157,7 +157,7 @@ class ConvNetwork:
     ) -> Activations:
         """The last stage's output. `step` computes a stage from its input, its window, what it computes with,
         and the residual that it adds; `normalize` one that is batch norm alone. What a stage reads is pooled and
-        quantized first; a residual is not."""
+        quantized first; a residual where the stage says what with."""
         outputs = {IMAGES: images}
         self.follow(outputs, range(len(self.nodes)), stages, step, pool, normalize, quantize)
         return outputs[len(self.nodes) - 1]
@@ -184,6 +184,8 @@ class ConvNetwork:
                 output = normalize(read, node.layer, stage)
             else:
                 read = read if stage.signal is None else quantize(read, stage.signal)
+                if residual is not None and stage.added is not None:
+                    residual = quantize(residual, stage.added)
                 output = step(read, node.of_convolution, stage, residual)
             after = node.layer.pool_after
             outputs[number] = output if after is None else pool(output, after)

@@ -56,6 +56,8 @@ class StageTensors:
     norm: NormTensors | None
     signal: SignalTensors | None = None
     """What its input is quantized with, if it is."""
+    added: SignalTensors | None = None
+    """What the residual that it adds is quantized with, if it is."""
 
     def of(self, model: int) -> StageTensors:
         """Those of one of the models."""
@@ -65,6 +67,7 @@ class StageTensors:
             bias=self.bias[one],
             norm=None if norm is None else norm.of(model),
             signal=None if self.signal is None else self.signal.of(one),
+            added=None if self.added is None else self.added.of(one),
         )
 
     def scale_and_shift(self) -> tuple[Tensor | None, Tensor]:
@@ -123,6 +126,7 @@ class Affine:
     kernel: Tensor
     shift: Tensor
     signal: SignalTensors | None
+    added: SignalTensors | None
 
 
 @torch.no_grad()
@@ -131,7 +135,10 @@ def affine(window: Window, tensors: StageTensors) -> Affine:
     scale, shift = tensors.scale_and_shift()
     kernel = window.kernel(tensors.weight)
     return Affine(
-        kernel=kernel if scale is None else kernel * scale[:, :, None], shift=shift[:, :, None], signal=tensors.signal
+        kernel=kernel if scale is None else kernel * scale[:, :, None],
+        shift=shift[:, :, None],
+        signal=tensors.signal,
+        added=tensors.added,
     )
 
 

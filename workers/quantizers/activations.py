@@ -197,6 +197,15 @@ class LiqSignals(LsqSignals):
         return tensors.tensors["step"] / _positive(tensors.high)
 
 
+class TensorSignals(LsqSignals):
+    """The same levels, and no factor to a step's gradient: the activations of models that are quantized on images, as
+    Genie has them (Jeon et al. 2023, arXiv 2212.04780)."""
+
+    @staticmethod
+    def quantize(tensors: SignalTensors, activations: Tensor, spread: Spread) -> Tensor:
+        return round_signal(activations, tensors.step, tensors.low, tensors.high, None, spread)
+
+
 def round_signal(
     activations: Tensor, step: Tensor, low: Tensor, high: Tensor, scale: Tensor | None, spread: Spread
 ) -> Tensor:

@@ -19,13 +19,16 @@ from qsweep.sweeps.zero_shot import Quantization, Reconstruction
 from qsweep.workers.data import Part, Source
 from qsweep.workers.evaluation import Tally, tally
 from qsweep.workers.measures.draws import generator as draws_of
+from qsweep.workers.measures.inference import models_in_turn
+from qsweep.workers.models import network_of
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.convolved import rescale
 from qsweep.workers.models.graph import IMAGES
+from qsweep.workers.models.rounded import Read, RoundedNetwork
 from qsweep.workers.quantizers.activations import stacked
 from qsweep.workers.zero_shot.rounding import Rounding, cosine, hard, power, soft, undecided
 from qsweep.workers.zero_shot.scales import round_activations
-from qsweep.workers.zero_shot.student import CALIBRATED_ON, Read, Student, step_with, with_rows
+from qsweep.workers.zero_shot.student import CALIBRATED_ON, Student, step_with, with_rows
 from qsweep.workers.zero_shot.units import Unit, units_of
 
 AT_ONCE = 128
@@ -133,6 +136,7 @@ class ModelQuantizer:
         self._codes = {number: grid.codes(self._student.float_stages[number].weight) for number, grid in grids}
         self._steps = {number: grid.step for number, grid in grids}
         self._nodes = self._student.network.nodes
+        self._deployed: RoundedNetwork = network_of(training, quantized=True)
         self._units = units_of(self._nodes) if isinstance(asked, Reconstruction) else []
         self._images = images.to(dtype)
         self._decided: list[dict[str, Any]] = []
@@ -278,29 +282,41 @@ class ModelQuantizer:
 
     @torch.no_grad()
     def judge(self, source: Source, part: Part) -> Tally:
-        """How the quantized model does on the images of a part."""
+        """How the quantized model does on the images of a part, as all compute it that take its file."""
+        packed = self._deployed.layout.packed(self._tensors())
+        logits = models_in_turn(self._deployed, *(row[None].to(self._device, self.dtype) for row in packed))
         batches = source.passes(part, AT_ONCE)
-        return tally(lambda images: self._student.see(images)[0].mT[None], batches, 1, self._device)
+        return tally(lambda images: logits(_ordered(images)), batches, 1, self._device)
 
     def unit_rows(self) -> Iterator[dict[str, Any]]:
         """The rows of `units`."""
         yield from self._found
 
     def content(self) -> dict[str, Any]:
-        """What its file holds: the tensors of the model with the rounded weights, by layer their codes, scales and
-        zeros, and the scales of activations as `Student.restore` takes them."""
-        tensors = {name: one for name, one in self._model.items() if isinstance(one, Tensor)}
-        codes: dict[str, dict[str, Any]] = {}
-        for number, grid in self._student.grids.items():
-            name, stage = self._nodes[number].layer.name, self._student.stages[number]
-            tensors[f"{name}.weight"] = stage.weight.detach().cpu().contiguous().view_as(tensors[f"{name}.weight"])
-            codes[name] = {
+        """What its file holds: the tensors of a `RoundedNetwork`, its weights rounded, and by layer their codes, scales
+        and zeros."""
+        codes = {
+            self._nodes[number].layer.name: {
                 "codes": self._codes[number].to(torch.uint8).cpu(),
                 "step": self._steps[number].cpu(),
                 "zero": grid.zero.cpu(),
                 "levels": grid.levels,
             }
-        return {**tensors, "codes": codes, "signals": self._student.state()}
+            for number, grid in self._student.grids.items()
+        }
+        return {**self._tensors(), "codes": codes}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {name: one for name, one in self._model.items() if isinstance(one, Tensor)}
+        for number in self._student.grids:
+            weight = self._student.stages[number].weight.detach().cpu().contiguous()
+            name = f"{self._nodes[number].layer.name}.weight"
+            tensors[name] = weight.view_as(tensors[name])
+        for node, pooled, step, low, high in self._student.state():
+            name = self._deployed.name_of((node, pooled))
+            levels = {"low": step.new_tensor(low), "high": step.new_tensor(high)}
+            tensors |= {f"{name}.{part}": value for part, value in {"step": step, **levels}.items()}
+        return tensors
 
     def weights_hash(self) -> str:
         """SHA-256 of the rounded weights and the scales of activations."""

@@ -20,7 +20,8 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.arithmetic import pool_planes
 from qsweep.workers.models.convolved import rescale, thinned
-from qsweep.workers.models.graph import IMAGES, ConvNetwork
+from qsweep.workers.models.graph import ConvNetwork
+from qsweep.workers.models.rounded import Read, added_of, read_of, readers_of
 from qsweep.workers.models.stage import NormTensors, activate
 from qsweep.workers.models.window import Window
 from qsweep.workers.zero_shot.scales import (
@@ -36,15 +37,13 @@ OUTER_BITS = 8
 CALIBRATED_ON = 32
 """Images that the scales of activations are found on: Genie's."""
 
-Read: TypeAlias = tuple[int, bool]
-"""A tensor that a convolution reads: the node that puts it out, and whether it is pooled in between."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StudentStage:
     """A rounded convolution with its bias and batch norm (each (C)), and the quantizers of what it reads and adds."""
 
     signal: ClassVar[None] = None
+    added: ClassVar[None] = None
     """The walk quantizes nothing: the step does, the skips too."""
 
     weight: Tensor
@@ -86,8 +85,7 @@ class Student:
                 self.float_stages.append((scale[0], shift[0]))
                 continue
             node = network.nodes[place]
-            read = (node.source, node.layer.pool is not None)
-            added = None if node.residual is None else (node.residual, False)
+            read, added = read_of(node), added_of(node)
             norm = None if view.norm is None else view.norm.scale_and_shift()
             stage = StudentStage(
                 weight=view.weight[0].contiguous(memory_format=torch.channels_last),
@@ -181,8 +179,7 @@ def step_with(
         output = F.conv2d(read, stage.weight, stage.bias, stride=stride, padding=layer.padding, groups=groups)
         if stage.norm is not None:
             scale, shift = (one[:, None, None] for one in stage.norm)
-            # The shift holds the bias, which the convolution has added: batch norm takes it off again.
-            output = (output - stage.bias[:, None, None]) * scale + shift
+            output = output * scale + shift
         if residual is not None:
             output = output + quantized(residual, stage.adds)
         return activate(output, layer)
@@ -192,12 +189,7 @@ def step_with(
 
 def _bits(network: ConvNetwork, activation_bits: int) -> dict[Read, int]:
     """The bits of every tensor that a convolution reads, the images left out."""
-    readers = [node for node in network.nodes if not isinstance(node.layer, NormLayer)]
-    found: dict[Read, int] = {}
-    for place, node in enumerate(readers):
-        if node.source == IMAGES:
-            continue
-        bits = OUTER_BITS if place in (1, len(readers) - 1) else activation_bits
-        name = (node.source, node.layer.pool is not None)
-        found[name] = max(found.get(name, 0), bits)
-    return found
+    convolutions = [place for place, node in enumerate(network.nodes) if not isinstance(node.layer, NormLayer)]
+    outer = {convolutions[1], convolutions[-1]}
+    readers = readers_of(network.nodes).items()
+    return {read: activation_bits if outer.isdisjoint(numbers) else OUTER_BITS for read, numbers in readers}

@@ -43,7 +43,8 @@ class TeacherStage:
     """A convolution (outputs, reads, k, k), its bias (outputs) if it has one, and its batch norm if it has one."""
 
     signal: ClassVar[None] = None
-    """What it reads is not quantized."""
+    added: ClassVar[None] = None
+    """What it reads and adds is not quantized."""
 
     weight: Tensor
     bias: Tensor | None
