@@ -153,8 +153,8 @@ ABOUT = (
     "The paper is QGen, “On the Ability to Generalize in Quantization Aware Training” (arXiv 2404.11769). Its Tables 1 "
     "and 3 are checked here against its own formulas and against what others published. Nothing is trained or "
     "downloaded: every number below comes from the printed tables, which are installed with qsweep as "
-    "`reports/paper/table1.csv` and so on. Columns have the names of these files.",
-    "Where qsweep puts a value that is in doubt beside yours (`qsweep tables NAME --against-paper`), it is marked "
+    "reports/paper/table1.csv and so on. Columns have the names of these files.",
+    "Where qsweep puts a value that is in doubt beside yours (qsweep tables NAME --against-paper), it is marked "
     "with ‡.",
 )
 """What a newcomer has to know first."""
@@ -168,7 +168,7 @@ MEANINGS = (
 HOW = {
     1: (
         "Compared are the accuracies that SAQ and VVTQ publish and the last line of VVTQ's public training logs, for "
-        "the same network and bits (`saq.csv`, `vvtq.csv` and `vvtq-log.csv` beside the tables).",
+        "the same network and bits (saq.csv, vvtq.csv and vvtq-log.csv beside the tables).",
         "Of DeiT-T, “train” holds validation values, and “test” training values with soft labels: the difference is no "
         "generalization gap.",
         f"A test loss is called high where it is over {HIGH:g} times the validation loss that VVTQ's logs have at the "
