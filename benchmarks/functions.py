@@ -3,9 +3,13 @@
 Each program gets the same grid of `value = 0, 1, …` and a function that returns it, with what it needs to answer
 afterwards: qsweep a launch with its default registry, Ray Tune `Tuner.fit`, Optuna a study in SQLite, Hydra a multirun.
 Each is run with few and with many runs, in turn, in processes of its own. `ms` is the wall time of the many over their
-number, start included; `ms_more` that of one run more, (many − few) / (more runs). qsweep and Ray Tune run each in a
-process of its own, Optuna and Hydra in theirs. A program that is not installed is left out; `--hydra PYTHON` names an
-interpreter that has it.
+number, start included; `ms_more` that of one run more, (many − few) / (more runs); `processor_ms` and
+`processor_ms_more` are the same of the processor time of all processes together, which other load on the machine
+disturbs least. Where more rounds are asked for, the least counts.
+
+qsweep runs each in a process of its own, Ray Tune in actors that it reuses (without that each takes about a second of
+a processor), Optuna and Hydra in their own process. A program that is not installed is left out; `--hydra PYTHON` names
+an interpreter that has it.
 
 Raw figures in `benchmarks/results/functions.json`.
 """
@@ -13,9 +17,12 @@ Raw figures in `benchmarks/results/functions.json`.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -26,6 +33,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "functions.json"
 FEW, MANY = 50, 500
+SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER of prctl(2)."""
 
 QSWEEP = """
 run = "file:nothing.py:nothing"
@@ -44,7 +53,10 @@ def nothing(config):
 if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     space = {"value": tune.grid_search(list(range(int(sys.argv[1]))))}
-    found = tune.Tuner(nothing, param_space=space, run_config=tune.RunConfig(storage_path=sys.argv[2], verbose=0)).fit()
+    config = tune.RunConfig(storage_path=sys.argv[2], verbose=0)
+    found = tune.Tuner(
+        nothing, param_space=space, run_config=config, tune_config=tune.TuneConfig(reuse_actors=True)
+    ).fit()
     assert len(found) == int(sys.argv[1])
 """
 OPTUNA = """
@@ -93,19 +105,29 @@ def hydra(count: int, folder: Path, python: str) -> list[str]:
     return [python, "nothing_hydra.py", "--multirun", f"+value={values}", f"hydra.sweep.dir={folder / 'multirun'}"]
 
 
-def seconds(command: Callable[[int, Path], list[str]], count: int) -> float:
-    """The wall time of a program for so many runs, in a folder of its own."""
+def seconds(command: Callable[[int, Path], list[str]], count: int) -> tuple[float, float]:
+    """The wall time of a program for so many runs, in a folder of its own, and the processor time of all that it
+    starts: whatever outlives it becomes a child of this process."""
     folder = Path(tempfile.mkdtemp(prefix="functions-"))
     try:
         words, log = command(count, folder), folder / "log"
-        began = time.monotonic()
+        began, before = time.monotonic(), processor_time()
         with log.open("wb") as output:
             found = subprocess.run(words, cwd=folder, env=quiet(), stdout=output, stderr=output, check=False)
         took = time.monotonic() - began
         assert found.returncode == 0, log.read_text()[-3000:]
-        return took
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+        return took, processor_time() - before
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def processor_time() -> float:
+    """Of all that this process has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def quiet() -> Mapping[str, str]:
@@ -117,10 +139,24 @@ def quiet() -> Mapping[str, str]:
     }
 
 
+def figures(took: Mapping[int, list[tuple[float, float]]]) -> dict[str, object]:
+    """What one run costs, by the least wall and processor seconds of few and of many."""
+    few, many = took
+    found: dict[str, object] = {}
+    for place, prefix in enumerate(("", "processor_")):
+        least = {count: min(one[place] for one in some) for count, some in took.items()}
+        found[f"{prefix}ms"] = round(1000 * least[many] / many, 1)
+        found[f"{prefix}ms_more"] = round(1000 * (least[many] - least[few]) / (many - few), 1)
+    return found | {
+        "seconds": {str(count): [[round(value, 2) for value in one] for one in some] for count, some in took.items()}
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hydra", metavar="PYTHON", default=sys.executable)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--runs", type=int, nargs=2, metavar=("FEW", "MANY"), default=(FEW, MANY))
     parser.add_argument("--only", nargs="*")
     given = parser.parse_args()
     programs: dict[str, Callable[[int, Path], list[str]]] = {
@@ -134,21 +170,17 @@ def main() -> None:
     if not subprocess.run([given.hydra, "-c", "import hydra"], capture_output=True, check=False).returncode:
         programs["Hydra"] = lambda count, folder: hydra(count, folder, given.hydra)
     programs = {name: one for name, one in programs.items() if not given.only or name in given.only}
-    took: dict[str, dict[int, list[float]]] = {name: {FEW: [], MANY: []} for name in programs}
+    few, many = given.runs
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    took: dict[str, dict[int, list[tuple[float, float]]]] = {name: {few: [], many: []} for name in programs}
     for _ in range(given.rounds):
         for name, command in programs.items():
-            for count in (FEW, MANY):
+            for count in (few, many):
                 took[name][count].append(seconds(command, count))
-    rows = [
-        {
-            "program": name,
-            "ms": round(1000 * min(found[MANY]) / MANY, 1),
-            "ms_more": round(1000 * (min(found[MANY]) - min(found[FEW])) / (MANY - FEW), 1),
-            "seconds": {str(count): [round(one, 2) for one in some] for count, some in found.items()},
-        }
-        for name, found in took.items()
-    ]
-    content = {"runs": [FEW, MANY], "cores": os.cpu_count(), "load": os.getloadavg()[0], "programs": rows}
+                wall, processor = took[name][count][-1]
+                sys.stderr.write(f"{name}, {count} runs: {wall:.1f} s, of the processors {processor:.1f} s\n")
+    rows = [{"program": name} | figures(found) for name, found in took.items()]
+    content = {"runs": [few, many], "cores": os.cpu_count(), "load": os.getloadavg()[0], "programs": rows}
     sys.stdout.write(json.dumps(content, indent=1) + "\n")
     if not given.only:
         RESULTS.write_text(json.dumps(content, indent=1) + "\n")

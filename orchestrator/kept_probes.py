@@ -22,13 +22,14 @@ from typing import Any
 
 from qsweep.db.clock import machine_id
 from qsweep.db.home import Home
-from qsweep.orchestrator.machine import Machine, probe
+from qsweep.orchestrator.machine import Machine, plain_machine, probe
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.user_code import UserCode
 from qsweep.sweeps.wholefiles import write_whole
+from qsweep.workers.hardware import DEV, DEVICES
 
 RESTED = 2.0
 """Seconds for which a file has to lie unchanged before it is known by its times: they may be as coarse as that."""
@@ -38,9 +39,7 @@ MOST = 32
 """Files that are kept: a container has a machine's name of its own each time."""
 CHOOSING = ("CUDA", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "GPU_", "TORCH", "PYTORCH_", "ATEN_", "DNNL_", "LD_", "PYTHON")
 """Beginnings of variables that decide which torch is loaded, and which devices it finds."""
-DEV, PROC = Path("/dev"), Path("/proc")
-DEVICES = ("nvidia*", "nvidia-caps/*", "kfd", "dri/*", "dxg", "accel/*")
-"""Devices below /dev of which torch may make GPUs."""
+PROC = Path("/proc")
 DRIVERS = ("driver/nvidia/version", "driver/nvidia/gpus/*/information", "driver/nvidia/capabilities/**/access")
 """Files below /proc in which a driver says what it has."""
 LIBRARIES = ("/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1")
@@ -76,8 +75,11 @@ class Found:
 def look(home: Home, jobs: Sequence[Job], *, weights: Sequence[Path] = (), codes: Sequence[UserCode] = ()) -> Found:
     """This machine, and that the data sets of the jobs are in order: as it is kept, else asked. Raises InputError.
 
-    Weights, data sets that stay files, and modules, are looked at each time.
+    Weights, data sets that stay files, and modules, are looked at each time. Where nothing is trained it is not asked
+    for what torch finds there, if that can only be the processor.
     """
+    if jobs and all(job.kind.of_user for job in jobs) and (machine := plain_machine()) is not None:
+        return Found(machine=machine)
     trainings = [job.training for job in with_training(jobs)]
     data = {one.data for one in trainings}
     asks = any(one.with_weights or isinstance(one.model, Module) for one in trainings)

@@ -22,7 +22,7 @@ from qsweep.orchestrator.reach import check_reach
 from qsweep.orchestrator.registration import find_launched, launch_again, register
 from qsweep.orchestrator.selection import Selection
 from qsweep.orchestrator.store import check_store
-from qsweep.orchestrator.warming import warm_up
+from qsweep.orchestrator.warming import warm_up_for
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.spec import Spec
@@ -71,7 +71,7 @@ def survey(home: Home, backend: Backend, execution: Execution, spec: Spec, jobs:
     keep_arrays(home, spec, jobs)
     check_data(home, jobs)
     if not backend.independent:
-        warm_up(home)
+        warm_up_for(home, calls=spec.calls)
     found = look(home, jobs, weights=execution.weights, codes=spec.sources)
     for one in found.machine.broken_promises:
         say(f"note: {one}", err=True)

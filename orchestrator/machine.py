@@ -19,6 +19,7 @@ from qsweep.sweeps.questions import DescribeImages, Probe
 from qsweep.sweeps.training import different_needs
 from qsweep.sweeps.user_code import UserCode
 from qsweep.sweeps.wholefiles import digest_of, whole_file
+from qsweep.workers.hardware import cores, memory, plain_processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,14 @@ def probe(
         ),
         broken_promises=tuple(found["broken_promises"]),
     )
+
+
+def plain_machine() -> Machine | None:
+    """This machine, for work that computes nothing with torch; None where there may be a GPU."""
+    processor = plain_processor()
+    if processor is None:
+        return None
+    return Machine(cores=cores(), gpus=0, torch=processor.build, device=processor.name, memory=memory())
 
 
 def _distortions(jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import NAME, NAME_ALLOWED, read_sweep
 from qsweep.sweeps.job import Job, with_training
 from qsweep.sweeps.methods import Sam, Saq1, Saq3, SharpnessAware
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.quantizers import Lsq
 from qsweep.sweeps.spec import Spec, select, variant
 
@@ -53,8 +54,9 @@ class Selection:
 
 
 def _large_radii(jobs: Iterable[Job]) -> Iterator[str]:
-    """A line for each radius of a sharpness-aware method that is large beside the weights of a network with LSQ."""
-    trainings = [job.training for job in with_training(jobs)]
+    """A line for each radius of a sharpness-aware method that is large beside the weights of a network with LSQ. The
+    weights of a user's module are unknown here."""
+    trainings = [job.training for job in with_training(jobs) if not isinstance(job.training.model, Module)]
     sharp = [one for one in trainings if isinstance(one.method, Sam | Saq1 | Saq3)]  # not ASAM's
     shares: dict[float, float] = {}
     for training in {

@@ -9,6 +9,7 @@ import torch
 
 from qsweep.sweeps.errors import InputError
 from qsweep.workers.environment import GPU
+from qsweep.workers.hardware import Hardware
 
 WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """Without it cuBLAS may add up in another order, as its scratch memory happens to be free."""
@@ -57,6 +58,11 @@ def _name(device: torch.device) -> str:
         return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else device.type
     except RuntimeError:
         return "GPU"
+
+
+def hardware_of(device: torch.device) -> Hardware:
+    """What registries and results call it."""
+    return Hardware(type=device.type, name=device_class(device), build=build(), precisions=precisions(device))
 
 
 def device_class(device: torch.device) -> str:

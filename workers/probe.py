@@ -5,7 +5,6 @@ The orchestrator, which never imports torch, asks this before it registers or st
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from qsweep.workers.corruptions.files import Stored, check_stored, corrupted_fil
 from qsweep.workers.data import Collection, ImageFiles, find, soft_labels_of
 from qsweep.workers.data.soft_labels import check_soft_labels
 from qsweep.workers.device import build, device_class, this_device
+from qsweep.workers.hardware import cores, memory
 from qsweep.workers.promises import check_modules
 from qsweep.workers.user_code import look_in, offer
 from qsweep.workers.weights import check_given, find_weights
@@ -38,7 +38,7 @@ def probe(asked: Probe) -> dict[str, Any]:
         "device": device_class(device),
         "memory": _memory(device),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
     }
     folder = Path(asked.data)
     named = [DATASETS[name] for name in asked.datasets]
@@ -107,4 +107,4 @@ def _memory(device: torch.device) -> int:
     """Bytes of the device that agents share: those of one GPU, or of the machine."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory()

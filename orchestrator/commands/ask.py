@@ -75,7 +75,7 @@ def plan(
     """Show a sweep's jobs, cohorts, memory, disk and time. Nothing is started or written."""
     from qsweep.orchestrator.kept_probes import kept_machine
     from qsweep.orchestrator.layout import say, show
-    from qsweep.orchestrator.machine import probe
+    from qsweep.orchestrator.machine import plain_machine, probe
     from qsweep.orchestrator.outlook import cohort_sheet, known_jobs, look_ahead, nothing_ahead
     from qsweep.orchestrator.selection import read_selection
 
@@ -85,7 +85,8 @@ def plan(
     if not as_json and not known.left(selection.chosen):
         ahead = nothing_ahead(selection)
     else:
-        machine = kept_machine(place) or probe(place, [], download=False)
+        plain = plain_machine() if selection.spec.calls else None
+        machine = plain or kept_machine(place) or probe(place, [], download=False)
         ahead = look_ahead(place, selection, machine, workers, known)
     made = ahead.plan
     if as_json:

@@ -107,7 +107,7 @@ def launch(
     """Register what is missing of a sweep, run it, show progress, end with its tables. Run it again to resume."""
     from qsweep.orchestrator.data_folders import check_data
     from qsweep.orchestrator.selection import read_selection
-    from qsweep.orchestrator.warming import is_new, warm_up
+    from qsweep.orchestrator.warming import is_new, warm_up_for
 
     selection = read_selection(source, changes=changes or (), where=where, limit=limit, name=name)
     place = home_of(home, registry, data)
@@ -116,7 +116,7 @@ def launch(
     if name_of(wish) is BackendName.LOCAL:
         check_data(place, selection.chosen)
         if is_new(place, selection.title):
-            warm_up(place)  # torch is imported there while all the rest is imported here
+            warm_up_for(place, calls=selection.spec.calls)  # torch is imported while the rest is imported here
     else:
         choose(wish)  # its options are looked at before anything else
 

@@ -23,8 +23,9 @@ from qsweep.orchestrator.backends.base import Fleet, Site
 from qsweep.orchestrator.cluster import Resources, Wanted, check_address, connect, load_ray, nodes, start_own
 from qsweep.orchestrator.data_folders import check_data, keep_arrays
 from qsweep.orchestrator.freezing import Code, choose_code, choose_user_code, keep_code
+from qsweep.orchestrator.kept_probes import look
 from qsweep.orchestrator.layout import tell
-from qsweep.orchestrator.machine import Machine, probe
+from qsweep.orchestrator.machine import Machine
 from qsweep.orchestrator.reach import check_reach
 from qsweep.orchestrator.registration import find_launched, register
 from qsweep.orchestrator.selection import Selection
@@ -117,7 +118,7 @@ def tune(home: Home, selection: Selection, ground: Ground, console: Console, *, 
         check_address(ground.address)
     keep_arrays(home, selection.spec, selection.chosen)
     check_data(home, selection.chosen)
-    machine = probe(home, jobs=selection.chosen, codes=selection.spec.sources)
+    machine = look(home, selection.chosen, codes=selection.spec.sources).machine
     with told_if_full(), _connected(ground, machine) as (site, resources):
         check_reach(home, site.hosts)
         first = () if _tuning(selection).search is Search.OPTUNA else drawn_jobs(selection.chosen, _tuning(selection))

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,6 +117,18 @@ class Project:
             text=True,
             timeout=300,
         )
+
+    def begin(self, *arguments: str, said: str = "said") -> subprocess.Popen[bytes]:
+        """The same, not waited for, in a session of its own; what it says goes into a file of the folder."""
+        with (self.folder / said).open("wb") as output:
+            return processes.start(
+                [*QSWEEP, *arguments],
+                env=environment(self.home.root, self.surroundings),
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def query(self, sql: str) -> list[dict[str, Any]]:
         found = self.qsweep("query", sql, "--format", "json")
@@ -259,14 +272,7 @@ def registry(request: pytest.FixtureRequest) -> Iterator[str | None]:
 def test_a_run_goes_on_from_what_it_saved(tmp_path: Path, how: str, registry: str | None) -> None:
     sweep = 'run = "file:code/train.py:train"\n[fixed]\nx = 1\n'
     project = replace(made(tmp_path, RESUMED, sweep, "one.toml"), registry=registry)
-    began = processes.start(
-        [*QSWEEP, "launch", "one.toml", "--workers", "1"],
-        env=environment(project.home.root, project.surroundings),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    began = project.begin("launch", "one.toml", "--workers", "1")
     try:
         _until((tmp_path / "code" / "reached").exists)
         with Registry.open(project.home.registry) as opened:
@@ -290,6 +296,57 @@ def test_a_run_goes_on_from_what_it_saved(tmp_path: Path, how: str, registry: st
     assert found["sum"] == total, "the same bits as without the interruption"
     logged = project.query("SELECT count(*) AS rows, min(step) AS low, max(step) AS high FROM logged")
     assert logged == [{"rows": 40, "low": 1, "high": 40}]
+
+
+SHARED = """
+import time
+from pathlib import Path
+
+def train(run, *, x: int):
+    with open("ran.txt", "a") as file:
+        file.write(f"{x}\\n")
+    if x == 3 and not Path("mended").exists():
+        raise ValueError("not yet")
+    if x == 5:
+        Path("reached").touch()
+        while not Path("go").exists() and not run.should_stop:
+            time.sleep(0.01)
+    return {"square": x * x}
+"""
+
+
+@pytest.mark.slow
+def test_two_launchers_share_the_runs_a_pause_holds_them_and_a_retry_takes_the_failed(tmp_path: Path) -> None:
+    sweep = f'run = "file:code/train.py:train"\n[axes]\nx = {list(range(12))}\n'
+    project, code = made(tmp_path, SHARED, sweep, "shared.toml"), tmp_path / "code"
+    names = ("one", "other")
+    launchers = [project.begin("launch", "shared.toml", "--workers", "2", said=name) for name in names]
+    try:
+        _until((code / "reached").exists)
+        with Registry.open(project.home.registry) as registry:
+            (found,) = registry.catalogue.sweeps()
+            _until(lambda: all("12 jobs" in (tmp_path / name).read_text() for name in names))
+            registry.sweeps.pause(found.id, "for a while")
+        assert [one.wait(120) for one in launchers] == [1, 1]
+    finally:
+        for one in launchers:
+            one.kill()
+            one.wait()
+    with Registry.open(project.home.registry) as registry:
+        assert registry.catalogue.counts(found.id).running == 0
+    (code / "go").touch()
+    resumed = project.qsweep("resume", "shared", "--workers", "1")
+    assert resumed.returncode == 1, resumed.stderr
+    assert "1 job failed" in resumed.stderr
+    (code / "mended").touch()
+    assert "1 job queued again" in project.qsweep("retry", "shared").stdout
+    assert project.qsweep("launch", "shared.toml", "--workers", "1").returncode == 0
+    assert [one["square"] for one in project.query("SELECT square FROM returned ORDER BY x")] == [
+        x * x for x in range(12)
+    ]
+    ran = Counter(map(int, (code / "ran.txt").read_text().split()))
+    assert {x: times for x, times in ran.items() if times > 1} == {3: 4, 5: 2}, "three tries and one; handed back once"
+    assert not audit(project.home)
 
 
 def _until(condition: Any, seconds: float = 60.0) -> None:

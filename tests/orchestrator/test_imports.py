@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ from qsweep.sweeps import code as own
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.training import Training
+from qsweep.workers import hardware
+from qsweep.workers.hardware import Hardware, plain_processor
 from tests.reports.made import home_at, launch, work
 
 LOUD = """
@@ -81,6 +85,37 @@ def test_the_python_interface_imports_nothing_heavy() -> None:
     code = "import qsweep, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert set(loaded).intersection((*HEAVY, *ARROW, *CONVERTING, "typer", "qsweep.db.registry")) == set()
+
+
+OF_FUNCTIONS = """
+import sys
+from importlib import import_module
+from pathlib import Path
+from qsweep.orchestrator.machine import plain_machine
+from qsweep.orchestrator.warming import CALLING
+from qsweep.sweeps.files import make_sweep
+from qsweep.sweeps.kinds import CALL
+modules = [import_module(one) for one in CALLING]
+CALL.implementation()
+agent = next(one for one in modules if one.__name__.endswith("__main__"))
+spec = make_sweep({"command": "true {x}", "fixed": {}, "axes": {"x": [1]}}, "mine", Path())
+print(agent.hardware_for(spec).name == plain_machine().device, "torch" in sys.modules)
+"""
+
+
+def test_an_agent_of_functions_imports_no_torch_where_there_can_be_no_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if plain_processor() is not None:
+        found = subprocess.run([sys.executable, "-c", OF_FUNCTIONS], check=True, capture_output=True, text=True)
+        assert found.stdout.splitlines() == ["True False"]
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(hardware, "DEV", tmp_path)
+    assert plain_processor() is None
+    (tmp_path / "nvidia0").unlink()
+    assert plain_processor() == Hardware(
+        type="cpu", name=f"cpu {platform.machine()}", build=version("torch"), precisions=("fp32",)
+    )
 
 
 def test_every_command_is_found_where_it_is_made() -> None:

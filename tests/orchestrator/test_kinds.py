@@ -33,7 +33,7 @@ from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.workplace import Workplace
 from qsweep.workers.bundle.local_queue import LocalQueue
 from qsweep.workers.bundle.manifest import read_manifest
-from qsweep.workers.device import build, device_class
+from qsweep.workers.device import hardware_of
 from tests.made_kinds import chain_on, register_kinds
 from tests.workers.test_agent import agent
 
@@ -74,10 +74,10 @@ def work_off(folder: Path) -> None:
     queue = LocalQueue(home, read_manifest(folder))
     try:
         queue.enlist(1, ("fp32",))
-        device = torch.device("cpu")
-        queue.began({"host": "far", "device": device_class(device), "torch": build(), "code": "test"})
+        hardware = hardware_of(torch.device("cpu"))
+        queue.began({"host": "far", "device": hardware.name, "torch": hardware.build, "code": "test"})
         place = Workplace(
-            home=home, queue=queue, device=device, agent=1, code="test",
+            home=home, queue=queue, hardware=hardware, agent=1, code="test",
             heartbeat=Heartbeat(queue, 1, lease=30.0, patience=math.inf), stop=threading.Event(),
         )  # fmt: skip
         Agent(place).run()

@@ -28,6 +28,7 @@ from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.workplace import Workplace
 from qsweep.workers.cohort import Cohort, Result
+from qsweep.workers.device import hardware_of
 
 SETTINGS = {
     "data": "digits", "model": "nin", "width": 2, "depth": 1, "channels_per_width": 2, "optimizer": "sgd",
@@ -46,8 +47,8 @@ def agent(home: Home, registry: Registry, *, time_limit: float = math.inf) -> Ag
     number = registry.agents.enlist(INFO)
     heartbeat = Heartbeat(registry.queue, number, lease=30.0, patience=600.0)
     place = Workplace(
-        home=home, queue=registry.queue, device=torch.device("cpu"), agent=number, code="test", heartbeat=heartbeat,
-        stop=threading.Event(), time_limit=time_limit,
+        home=home, queue=registry.queue, hardware=hardware_of(torch.device("cpu")), agent=number, code="test",
+        heartbeat=heartbeat, stop=threading.Event(), time_limit=time_limit,
     )  # fmt: skip
     return Agent(place)
 
@@ -223,7 +224,7 @@ def test_an_agent_whose_device_answers_no_more_hands_its_jobs_back_and_ends(
     worker = agent(home, registry)
 
     def fall_off_the_bus(*given: object) -> None:
-        worker.place = replace(worker.place, device=torch.device("cuda"))
+        worker.place = replace(worker.place, hardware=replace(worker.place.hardware, type="cuda"))
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr("qsweep.workers.kinds.train.point", fall_off_the_bus)

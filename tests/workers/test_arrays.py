@@ -107,6 +107,27 @@ def test_a_function_returns_data_sets_of_torch_and_finds_what_lies_beside_it(tmp
         described(tmp_path, "file:data.py:fails")
 
 
+def test_a_data_set_of_torchvision_is_a_line(tmp_path: Path) -> None:
+    """Its own files, as they are published, in the folder of the data sets: nothing is downloaded."""
+    pytest.importorskip("torchvision.datasets", reason="torchvision is not installed")
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = NUMBERS.integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    for name, part in (("train", slice(48)), ("t10k", slice(48, 60))):
+        some, labels = images[part], LABELS[part].astype(np.uint8)
+        head = np.array([0x0803, len(some), 28, 28], dtype=">i4").tobytes()
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(head + some.tobytes())
+        head = np.array([0x0801, len(some)], dtype=">i4").tobytes()
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
+    data = described(tmp_path, "torchvision:FashionMNIST", keep=True)
+    assert (data.shape, data.values, data.classes, data.train_images) == ((1, 28, 28), "uint8", 3, 48)
+    found = load(data, tmp_path / "data", download=False)
+    assert np.array_equal(found.test_images[:, 0].numpy(), images[48:])
+    assert found.test_labels.tolist() == LABELS[48:].tolist()
+    with pytest.raises(InputError, match="torchvision has no data set 'Nothing'"):
+        described(tmp_path, "torchvision:Nothing")
+
+
 def test_every_agent_checks_its_copy(tmp_path: Path) -> None:
     data = saved(tmp_path, X=ROWS, y=LABELS)
     shared, node = tmp_path / "data", tmp_path / "node"

@@ -22,6 +22,7 @@ from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.agent.queue import JobQueue
 from qsweep.workers.agent.stopping import SIGNALS, listen
 from qsweep.workers.agent.workplace import Workplace
+from qsweep.workers.device import hardware_of
 
 NOBODY = cast(JobQueue, None)
 """No registry: nothing here asks one."""
@@ -86,7 +87,7 @@ def test_ctrl_c_is_told_from_a_preemption(number: signal.Signals, failure: Failu
         stop = listen()
         signal.raise_signal(number)
         place = Workplace(
-            home=Home.at(tmp_path), queue=NOBODY, device=torch.device("cpu"), agent=1, code="",
+            home=Home.at(tmp_path), queue=NOBODY, hardware=hardware_of(torch.device("cpu")), agent=1, code="",
             heartbeat=Heartbeat(NOBODY, 1, lease=1, patience=1), stop=stop,
         )  # fmt: skip
         with pytest.raises(Stopped) as stopped:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qsweep.sweeps.datasets import DataSet
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.measures import PacBayes, Sharpness
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images
@@ -24,6 +25,8 @@ from qsweep.workers.measures import measure_models
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.layout import Role
 from qsweep.workers.models.module import ModuleNetwork
+from qsweep.workers.models.named import network_of_module
+from qsweep.workers.promises import problem_of
 from qsweep.workers.quantizers.deployment import quantizer_of
 from qsweep.workers.selfcheck import same_state
 from tests.workers.test_independence import finish
@@ -215,6 +218,33 @@ def test_neighbours_and_a_break_change_no_bit_whatever_a_module_draws(
     assert all(map(same_state, states(trainings, breaks=7), together))
     counted = [odd(None, few.data).layout["norm.num_batches_tracked"].of(one["statistics"][None]) for one in together]
     assert [float(one) for one in counted] == [10.0] * 3  # five steps an epoch
+
+
+@pytest.mark.parametrize(
+    ("name", "outer"),
+    [
+        ("torchvision:shufflenet_v2_x0_5", ("conv1.0.weight", "fc.weight")),
+        ("timm:convnext_atto", ("stem.0.weight", "head.fc.weight")),
+    ],
+)
+def test_a_network_of_a_library_is_its_own_and_trains_as_promised(name: str, outer: tuple[str, str]) -> None:
+    library, _, called = name.partition(":")
+    package = pytest.importorskip({"torchvision": "torchvision.models"}.get(library, library), reason="not installed")
+    settings = {
+        "data": "cifar10", "model": name, "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 0.0, "bits": 4,
+        "epochs": 1, "batch_size": 4,
+    }  # fmt: skip
+    one = Training.from_settings(settings)
+    assert isinstance(one.model, Module)
+    network = network_of_module(one.model, one.data)
+    make = package.get_model if library == "torchvision" else package.create_model
+    theirs = make(called, num_classes=10)
+    found = {spec.name: spec.shape for spec in network.layout.of_role(*Role)}  # and step sizes
+    theirs = {name: tuple(one.shape) for name, one in theirs.state_dict().items() if one.is_floating_point()}
+    assert theirs.items() <= found.items()
+    quantized = [spec.name for spec in network.layout.of_role(Role.WEIGHT)]
+    assert (quantized[0], quantized[-1]) == outer
+    assert problem_of(one, CPU) is None, "the check that a launch does: twice, beside another, and with a break"
 
 
 def test_what_can_not_be_used_is_said(few: Images) -> None:

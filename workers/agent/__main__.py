@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import os
@@ -11,8 +10,6 @@ import socket
 import sys
 import threading
 from pathlib import Path
-
-import torch
 
 from qsweep.db.belonging import check_belonging
 from qsweep.db.clock import machine_id, process_started
@@ -23,6 +20,7 @@ from qsweep.db.rows import AgentInfo, Scope
 from qsweep.sweeps.code import code_origin
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.logs import log_to
+from qsweep.sweeps.spec import Spec
 from qsweep.workers.agent.directed import DirectedAgent, Orders
 from qsweep.workers.agent.endings import DeviceLost, LeaseGone, OnlyFails
 from qsweep.workers.agent.exits import Exit
@@ -31,8 +29,8 @@ from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.merging import Merging
 from qsweep.workers.agent.stopping import listen
 from qsweep.workers.agent.workplace import Workplace
-from qsweep.workers.device import build, check_device, device_class, precisions, this_device
 from qsweep.workers.environment import PLACE
+from qsweep.workers.hardware import Hardware, plain_processor
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,7 +47,6 @@ def main(arguments: list[str] | None = None) -> int:
     home = Home.at(given.home, registry=os.environ.get("QSWEEP_REGISTRY"), data=given.data)
     stop = listen()
     orders = Orders(sys.stdin, stop) if given.leash or given.directed else None
-    torch.set_num_threads(1)
     scope = Scope(sweep=given.sweep, selection=given.selection)
     try:
         return run(
@@ -78,9 +75,9 @@ def run(
     orders: Orders | None = None,
 ) -> int:
     """Enlist, work, retire; the exit code."""
-    device = this_device()
-    check_device(device)
     registry = Registry.open(home.registry)
+    spec = spec_of(registry, scope)
+    hardware = hardware_for(spec)
     incarnation = check_belonging(home, registry, writing=True)
     log_file = home.logs / "agents" / f"{socket.gethostname()}-{os.getpid()}.log"
     agent = registry.agents.enlist(
@@ -90,9 +87,9 @@ def run(
             process_started=process_started(os.getpid()),
             boot_id=machine_id(),
             backend=os.environ.get("QSWEEP_BACKEND", "local"),
-            device=device_class(device),
-            build=build(),
-            precisions=precisions(device),
+            device=hardware.name,
+            build=hardware.build,
+            precisions=hardware.precisions,
             code=code_origin(),
             log=str(log_file.relative_to(home.root)),
             lease=lease,
@@ -108,13 +105,13 @@ def run(
     place = Workplace(
         home=home,
         queue=registry.queue,
-        device=device,
+        hardware=hardware,
         agent=agent,
         code=code_origin(),
         heartbeat=heartbeat,
         stop=stop,
         time_limit=time_limit,
-        memory=memory_of(registry, scope),
+        memory=0 if spec is None else spec.memory,
         incarnation=incarnation,
         published=merging.published,
     )
@@ -143,10 +140,28 @@ def run(
     return Exit.ONLY_FAILED if reason else Exit.LEFT
 
 
-def memory_of(registry: Registry, scope: Scope) -> int:
-    """The bytes that a run of the sweep that is worked for may take; 0 where none says so."""
+def spec_of(registry: Registry, scope: Scope) -> Spec | None:
+    """What the sweep asks for that is worked for; None if it is all of them."""
     found = next((one for one in registry.catalogue.sweeps() if one.id == scope.sweep), None)
-    return 0 if found is None else int(json.loads(found.spec).get("memory", 0))
+    return None if found is None else Spec.from_json(found.spec, place=found.title)
+
+
+def hardware_for(spec: Spec | None) -> Hardware:
+    """What this agent computes on, with torch ready for it: not where the sweep calls functions or scripts alone and
+    there can be no GPU, for torch takes longer to import than such an agent takes for all the rest.
+
+    Raises InputError if this build of torch can't compute there.
+    """
+    if spec is not None and spec.calls and (processor := plain_processor()) is not None:
+        return processor
+    import torch
+
+    from qsweep.workers.device import check_device, hardware_of, this_device
+
+    torch.set_num_threads(1)
+    device = this_device()
+    check_device(device)
+    return hardware_of(device)
 
 
 if __name__ == "__main__":

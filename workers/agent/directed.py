@@ -13,7 +13,7 @@ import logging
 import queue
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from qsweep.db.rows import Claim, Head
 from qsweep.db.trials import Trials
@@ -21,7 +21,9 @@ from qsweep.workers.agent.endings import StoppedEarly
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.saying import say
 from qsweep.workers.agent.workplace import Workplace
-from qsweep.workers.cohort import Cohort
+
+if TYPE_CHECKING:
+    from qsweep.workers.cohort import Cohort
 
 log = logging.getLogger(__name__)
 

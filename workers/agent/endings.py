@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
+import sys
 import traceback
 from collections.abc import Iterator
-
-import torch
 
 from qsweep.db.errors import RegistryFull
 from qsweep.db.states import FailureClass
@@ -55,7 +54,8 @@ def failure_class(error: Exception) -> FailureClass:
     torch a RuntimeError that only its text tells from others. The kernel's OOM killer raises nothing: that
     death is seen by the supervisor (`orchestrator.supervisor`).
     """
-    if any(isinstance(one, torch.OutOfMemoryError) for one in chain_of(error)):
+    torch = sys.modules.get("torch")  # what was never imported has raised nothing
+    if torch is not None and any(isinstance(one, torch.OutOfMemoryError) for one in chain_of(error)):
         return FailureClass.MEMORY  # whatever its clearing up ran into, such as a recording that ended half-way
     match error:
         case InterruptedByUser():

@@ -10,9 +10,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from qsweep.db.budgets import TRIES
 from qsweep.db.errors import RegistryUnavailable
@@ -40,12 +38,13 @@ from qsweep.workers.agent.publishing import provenance, publish
 from qsweep.workers.agent.rows import result_rows
 from qsweep.workers.agent.watchdog import Watchdog
 from qsweep.workers.agent.workplace import Plan, Workplace
-from qsweep.workers.cohort import Cohort
-from qsweep.workers.data import Collection, find, load_staged
-from qsweep.workers.device import build, check_device, device_class, precisions
 from qsweep.workers.forms import Form, default_form, known_form
 from qsweep.workers.kinds.base import Implementation, Outcome, Tools
 from qsweep.workers.user_code import look_in
+
+if TYPE_CHECKING:
+    from qsweep.workers.cohort import Cohort
+    from qsweep.workers.data import Collection
 
 log = logging.getLogger(__name__)
 
@@ -118,8 +117,8 @@ class Agent:
             if remaining.queued:
                 log.info(
                     "jobs are left that this device can't run: %s in %s",
-                    device_class(self.place.device),
-                    ", ".join(precisions(self.place.device)),
+                    self.place.hardware.name,
+                    ", ".join(self.place.hardware.precisions),
                 )
             return False
         if not remaining.queued and time.monotonic() - self._worked > self._idle:
@@ -140,11 +139,12 @@ class Agent:
         if head.job.kind.of_user:
             return Plan(slots=self._implementation(head.job.kind).together, form=Form.LOOP)
         if shape not in self._plans:
-            device = device_class(self.place.device)
-            of = head.job.kind
-            slots, form = default_form(head.job.training, device, trains=of.is_calibrated, side_by_side=of.side_by_side)
+            hardware, of = self.place.hardware, head.job.kind
+            slots, form = default_form(
+                head.job.training, hardware.name, trains=of.is_calibrated, side_by_side=of.side_by_side
+            )
             fixed = self.place.queue.calibration(
-                shape=shape, device=device, build=build(), slots=slots, form=form.value
+                shape=shape, device=hardware.name, build=hardware.build, slots=slots, form=form.value
             )
             known = known_form(fixed.slots, fixed.form, modules=isinstance(head.job.training.model, Module))
             if known is None:
@@ -181,8 +181,12 @@ class Agent:
             if one.__traceback__ is not None:
                 traceback.clear_frames(one.__traceback__)
         gc.collect()
-        if self.place.device.type != "cuda":
+        if self.place.hardware.type != "cuda":
             return
+        import torch
+
+        from qsweep.workers.device import check_device
+
         try:
             check_device(self.place.device)
             torch.cuda.empty_cache()
@@ -192,8 +196,7 @@ class Agent:
     def _run(self, claims: Sequence[Claim], plan: Plan) -> None:
         """Run them as their kind is run, and publish what ends as it ends."""
         started, kind = time.monotonic(), claims[0].job.kind
-        own = not kind.of_user and isinstance(claims[0].job.training.model, Module)
-        self._watchdog.watch(claims if own else ())
+        self._watchdog.watch(claims if _has_module(claims) else ())
         try:
             with closing(self._implementation(kind).run(claims, plan)) as outcomes:
                 for outcome in outcomes:
@@ -235,9 +238,17 @@ class Agent:
         """A call of the user's code has logged a step. May raise StoppedEarly."""
 
     def _data(self, data: DataSet) -> Collection:
+        from qsweep.workers.data import find, load_staged  # here: it imports torch
+
         if data not in self._images:
             shared = self.place.home.data
             near = None if data.streamed else data_folder(shared, os.environ)
             found = find(data, shared, download=False) if near is None else load_staged(data, shared, near)
             self._images[data] = found
         return self._images[data]
+
+
+def _has_module(claims: Sequence[Claim]) -> bool:
+    """Whether they train or measure a module of a user."""
+    job = claims[0].job
+    return not job.kind.of_user and isinstance(job.training.model, Module)

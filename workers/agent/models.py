@@ -6,15 +6,16 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qsweep.db.model_names import model_name
 from qsweep.db.rows import Claim, ParentModel
 from qsweep.sweeps.errors import InputError
-from qsweep.workers import checkpoints
-from qsweep.workers.results import Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qsweep.workers.results import Result
 
 KEPT = 64
 """Models that an agent keeps in memory after it trained them."""
@@ -58,6 +59,8 @@ class Models:
 
     def write(self, claim: Claim, result: Result) -> KeptFile:
         """Write one model; its file and hash."""
+        from qsweep.workers import checkpoints  # here, as below: it imports torch
+
         file = model_name(claim.job.identity, claim.attempt)
         return file, checkpoints.save(self.folder / file, _content(result))
 
@@ -66,6 +69,10 @@ class Models:
 
         Raises InputError if it was not kept, DamagedFile if its file is not what was written.
         """
+        from torch import Tensor
+
+        from qsweep.workers import checkpoints
+
         content = self._recent.get((parent.identity, parent.attempt))
         if content is None:
             if parent.model_file is None or parent.model_hash is None:

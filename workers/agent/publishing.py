@@ -15,7 +15,6 @@ from qsweep.sweeps.faults import point
 from qsweep.workers.agent.models import KeptFile
 from qsweep.workers.agent.rows import Provenance
 from qsweep.workers.agent.workplace import Plan, Workplace
-from qsweep.workers.device import build, device_class
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +25,8 @@ def provenance(
     """Where the results of a cohort come from, that took `seconds` (and that many optimizer `steps`)."""
     return Provenance(
         code=place.code,
-        torch=build(),
-        device=device_class(place.device),
+        torch=place.hardware.build,
+        device=place.hardware.name,
         slots=plan.slots,
         form=plan.form.value,
         seconds=seconds / len(claims),

@@ -8,8 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from qsweep.db.home import Home
 from qsweep.db.rows import Claim
@@ -18,6 +17,10 @@ from qsweep.workers.agent.heartbeat import Heartbeat
 from qsweep.workers.agent.queue import JobQueue
 from qsweep.workers.agent.stopping import StopRequest
 from qsweep.workers.forms import Form
+from qsweep.workers.hardware import Hardware
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Workplace:
 
     home: Home
     queue: JobQueue
-    device: torch.device
+    hardware: Hardware
     agent: int
     code: str
     heartbeat: Heartbeat
@@ -48,6 +51,13 @@ class Workplace:
     """That of the registry, which publications bear in their names."""
     published: Callable[[], None] = lambda: None
     """Told whenever results have been counted."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device, for those who compute with torch."""
+        import torch  # here: an agent that only runs functions of users never imports it
+
+        return torch.device(self.hardware.type)
 
     def report(self, claims: Sequence[Claim], step: int, steps: int) -> None:
         """Tell the registry how far these jobs are. Raises LeaseGone if they are somebody else's by now."""

@@ -25,7 +25,7 @@ from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.stopping import StopRequest, listen
 from qsweep.workers.agent.workplace import Workplace
 from qsweep.workers.bundle.queue_client import QueueClient
-from qsweep.workers.device import build, device_class, precisions, this_device
+from qsweep.workers.device import hardware_of, this_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,13 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(home: Home, queue: QueueClient, number: int, *, stop: StopRequest, time_limit: float) -> int:
     """Enlist and work until nothing is left; the exit code."""
-    device = this_device()
-    queue.enlist(number, precisions(device))
+    hardware = hardware_of(this_device())
+    queue.enlist(number, hardware.precisions)
     queue.began(
         {
             "host": socket.gethostname(),
-            "device": device_class(device),
-            "torch": build(),
+            "device": hardware.name,
+            "torch": hardware.build,
             "code": code_origin(),
         }
     )
@@ -66,7 +66,7 @@ def run(home: Home, queue: QueueClient, number: int, *, stop: StopRequest, time_
     place = Workplace(
         home=home,
         queue=queue,
-        device=device,
+        hardware=hardware,
         agent=number,
         code=code_origin(),
         heartbeat=heartbeat,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from qsweep.db.rows import Claim
 from qsweep.db.states import FailureClass
 from qsweep.sweeps.datasets import DataSet
 from qsweep.workers.agent.models import KeptFile, Models
 from qsweep.workers.agent.workplace import Plan, Workplace
-from qsweep.workers.cohort import Cohort
-from qsweep.workers.data import Collection
+
+if TYPE_CHECKING:
+    from qsweep.workers.cohort import Cohort
+    from qsweep.workers.data import Collection
 
 Rows: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
 """The rows of one job by kind of result, without what every row has: job, attempt, settings, and where it was done."""

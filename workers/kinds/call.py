@@ -168,7 +168,7 @@ class RunCalls:
 
     def _request(self, claim: Claim, call: Call) -> dict[str, Any]:
         """What the host is told. Raises InputError if the copy of the code is gone."""
-        home, device = self._tools.place.home, self._tools.place.device
+        home, hardware = self._tools.place.home, self._tools.place.hardware
         saved, step = self._saved(claim)
         request: dict[str, Any] = {
             "form": call.form,
@@ -176,7 +176,7 @@ class RunCalls:
             "attempt": claim.attempt,
             "code": call.code,
             "seed": call.seed,
-            "device": str(device),
+            "device": hardware.type,
             "checkpoints": str(home.checkpoints),
             "saved": saved,
             "step": step,
