@@ -21,19 +21,21 @@ TRAINED = {
     "train_accuracy": ("Training accuracy", "accuracy (%)", 100.0),
 }
 """What is drawn of their epochs."""
+SEARCHES = {
+    "pac": "PAC-Bayes",
+    "pac_mag": "PAC-Bayes magn.",
+    "sharp": "Sharpness",
+    "sharp_mag": "Sharpness magn.",
+}
+"""Searches for a radius, by how the names of what they find begin …"""
+FOUND = {"init": "Init", "orig": "Orig", "flatness": "1/radius²"}
+"""… and how these end."""
 MEASURE_TITLES = {
     "weight_norm": "‖w‖₂",
     "distance": "‖w − w₀‖₂",
     "train_loss": "Training loss",
     **{
-        f"{prefix}_{column}": f"{title}, {word}"
-        for prefix, title in {
-            "pac": "PAC-Bayes",
-            "pac_mag": "PAC-Bayes magn.",
-            "sharp": "Sharpness",
-            "sharp_mag": "Sharpness magn.",
-        }.items()
-        for column, word in {"init": "Init", "orig": "Orig", "flatness": "1/radius²"}.items()
+        f"{prefix}_{column}": f"{title}, {word}" for prefix, title in SEARCHES.items() for column, word in FOUND.items()
     },
 }
 FEW = 5

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from qsweep.reports.sheet import GAP, Heading, Part, Sheet
 
 RULE, LIGHT = "─", "┄"
+UNDERLINED = {"#": "═", "##": RULE, "###": ""}
+"""Marks of headings, with what these are underlined with."""
 MORE = "…"
 COMFORT = 24
 """Characters that a column of texts keeps as long as another column can be left out instead."""
@@ -41,12 +43,15 @@ def drawn_document(parts: Sequence[Part], width: int) -> str:
 def _text(part: str, width: int) -> str:
     lines = list[str]()
     for line in part.split("\n"):
-        mark, _, rest = line.partition(" ")
-        if mark in ("#", "##"):
+        bare = line.lstrip(" ")
+        mark, _, rest = bare.partition(" ")
+        if mark in UNDERLINED:
             heading = paragraph(rest, width)
-            lines += [*heading, ("═" if mark == "#" else RULE) * max(map(cells, heading))]
+            lines += [*heading, *(rule * max(map(cells, heading)) for rule in UNDERLINED[mark])]
+        elif mark == "-":
+            lines += paragraph(rest, width, first=" " * (len(line) - len(bare)) + "- ")
         else:
-            lines += paragraph(rest, width, first="- ") if mark == "-" else paragraph(line, width)
+            lines += paragraph(line, width)
     return "\n".join(lines) + "\n"
 
 

@@ -132,9 +132,11 @@ class Models:
         )
 
     def variants(self) -> list[Models]:
-        """The models of each variant, which differ in the bits of their weights alone, beside full precision."""
+        """The models of each variant, which differ in the bits of their weights alone, beside full precision; of
+        variants without any quantized model only if there are no others."""
         called = sorted(set(self.runs["quantization"]))
-        variants = sorted({one.variant for one in called if one != FULL} or {FULL.variant})
+        quantized = {one.variant for one in called if not one.is_full}
+        variants = sorted(quantized or {one.variant for one in called if one != FULL} or {FULL.variant})
         return [self._of(called, variant, several=len(variants) > 1) for variant in variants]
 
     def _of(self, called: Sequence[Quantization], variant: object, *, several: bool) -> Models:
@@ -175,11 +177,11 @@ def analyze(
         tables = {metric: models.table(metric) for metric in METRICS}
         paired = [one for metric, better in METRICS.items() for one in compare(tables[metric], metric, better)]
         comparisons += [(models.group, one) for one in adjust(paired, tables)]
-        for variant in models.variants():
-            judged = _judge(variant, spec, measures, layers, options)
-            claims += _marked(judged, variant, spec, runs, measures)
         methods = models.methods()
         claims += _marked(judge(methods, flatness), models, spec, runs, measures)
+        for variant in models.variants():
+            judged = _judge(variant, flatness, layers, options)
+            claims += _marked(judged, variant, spec, runs, measures)
         if quantizations is not None:
             first = models.runs.iloc[0]
             mine = quantizations[(quantizations["data"] == first["data"]) & (quantizations["model"] == first["model"])]
@@ -281,10 +283,9 @@ def _association(
     )
 
 
-def _judge(models: Models, spec: Spec, measures: pd.DataFrame, layers: pd.DataFrame, options: Options) -> list[Claim]:
+def _judge(models: Models, flatness: Sequence[Quantity], layers: pd.DataFrame, options: Options) -> list[Claim]:
     group = models.group
     gap, loss, steps = models.table(GAP), models.table("train_loss"), _step_sizes(models, layers)
-    flatness = flatness_quantities(spec, measures)
     return [
         trend(GAP_SHRINKS, gap, quantity="gap", group=group, grows=False),
         trend(LOSS_GROWS, loss, quantity="train loss", group=group, grows=True),

@@ -16,6 +16,9 @@ import pandas as pd
 from qsweep.reports.analysis.claims import SAQ, Claim, Number, Statement, Verdict, number_of, of_trend, together
 from qsweep.reports.analysis.measured import Quantity
 from qsweep.reports.analysis.pairing import ALPHA, Shift, matched, shift_of, simultaneous
+from qsweep.reports.flatness import FLATTER, SHARPER
+from qsweep.reports.flatness import SATURATED as BOUND
+from qsweep.reports.labels import SEARCHES
 from qsweep.reports.quantization import filled, setting_text
 from qsweep.sweeps.components import PARTS
 
@@ -271,24 +274,69 @@ class Finding:
         """The finding in a word."""
         return {-1: "flatter", 0: "undecided", 1: "sharper"}[self.sign]
 
+    @property
+    def mark(self) -> str:
+        """The finding in a sign, as `SIGNS` explains them."""
+        undecided = "·" if decidable(self.shift.pairs) else "?"
+        return {-1: FLATTER, 0: undecided, 1: SHARPER}[self.sign]
+
     def __str__(self) -> str:
         few = "" if decidable(self.shift.pairs) else ", too few pairs"
         return f"{self.word} ({self.flatter} of {self.shift.pairs}{few}{SATURATED if self.saturated else ''})"
+
+
+SIGNS = (
+    "Init, Orig and 1/radius² of each search, in this order: ↓ flatter, ↑ sharper, · undecided, ? too few pairs for "
+    "any test to decide; * a search ended at an end of its interval, so its values are bounds only."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What one measure under one convention says in each comparison, by its name."""
+
+    measure: str
+    convention: str
+    cells: Mapping[str, Finding]
+
+    @property
+    def label(self) -> str:
+        return f"{self.measure} ({self.convention})" if self.convention else self.measure
+
+    @property
+    def search(self) -> str:
+        """The search that the measure comes from: three measures come from each."""
+        return SEARCHES[self.measure.rpartition("_")[0]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlatOrSharp:
     """Does quantization flatten, and does sharpness-aware training flatten beyond that, of one group of models.
 
-    `rows` has a row for each measure and convention: its name, and what was found in each comparison of
-    `quantization` (each width of plain models against full precision) and of `methods` (each method against plain
-    training at the same bits, of quantized models alone).
+    `rows` has what was found in each comparison of `quantization` (each width of plain models against full precision)
+    and of `methods` (each method against plain training at the same bits, of quantized models alone).
     """
 
     group: str
     quantization: tuple[str, ...]
     methods: tuple[str, ...]
-    rows: tuple[tuple[str, Mapping[str, Finding]], ...]
+    rows: tuple[Compared, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The comparisons."""
+        return (*self.quantization, *self.methods)
+
+    def by_search(self) -> list[tuple[str, str, list[str]]]:
+        """Each search and convention with the signs of its measures in each comparison."""
+        return [
+            (
+                search,
+                convention,
+                [_marks([row.cells[name] for row in rows if name in row.cells]) for name in self.names],
+            )
+            for (search, convention), rows in _grouped(self.rows).items()
+        ]
 
     def answers(self) -> list[Answer]:
         """The answer in words, to each question that the models say something of."""
@@ -307,7 +355,7 @@ class FlatOrSharp:
         ]
 
     def _counted(self, name: str) -> str:
-        found = [cells[name] for _, cells in self.rows if name in cells]
+        found = [row.cells[name] for row in self.rows if name in row.cells]
         flat, sharp = (sum(one.sign == sign for one in found) for sign in (-1, 1))
         return f"{name}: flatter under {flat} of {len(found)} measures and conventions, sharper under {sharp}"
 
@@ -321,8 +369,21 @@ class Answer:
     details: tuple[str, ...]
 
 
-def _verdict_of(names: Sequence[str], rows: Sequence[tuple[str, Mapping[str, Finding]]]) -> str:
-    found = [cells[name].sign for _, cells in rows for name in names if name in cells]
+def _grouped(rows: Sequence[Compared]) -> dict[tuple[str, str], list[Compared]]:
+    order = list(SEARCHES.values())
+    found: dict[tuple[str, str], list[Compared]] = {}
+    for row in sorted(rows, key=lambda one: order.index(one.search)):
+        found.setdefault((row.search, row.convention), []).append(row)
+    return found
+
+
+def _marks(found: Sequence[Finding]) -> str:
+    saturated = any(one.saturated for one in found)
+    return "".join(one.mark for one in found) + (BOUND if saturated else "")
+
+
+def _verdict_of(names: Sequence[str], rows: Sequence[Compared]) -> str:
+    found = [row.cells[name].sign for row in rows for name in names if name in row.cells]
     flat, sharp = found.count(-1), found.count(1)
     if flat == len(found):
         return "Yes, under every convention."
@@ -347,7 +408,7 @@ def flat_or_sharp(models: Methods, flatness: Sequence[Quantity]) -> FlatOrSharp 
     if full is None or not widths or not flatness or not models.rivals():
         return None
     quantized = called.map(lambda one: not one.is_full)
-    rows = list[tuple[str, Mapping[str, Finding]]]()
+    rows = list[Compared]()
     for quantity in flatness:
         both = [one.reindex(models.runs.index) for one in (quantity.values, _flags(quantity))]
         cells: dict[str, Finding] = {}
@@ -359,8 +420,8 @@ def flat_or_sharp(models: Methods, flatness: Sequence[Quantity]) -> FlatOrSharp 
             for rival in models.rivals():
                 _find(cells, tables, rival, other)
         if cells:
-            rows.append((quantity.label, cells))
-    names = list(dict.fromkeys(name for _, cells in rows for name in cells))
+            rows.append(Compared(measure=quantity.name, convention=quantity.convention, cells=cells))
+    names = list(dict.fromkeys(name for row in rows for name in row.cells))
     by_width = tuple(name for name in names if name.endswith(f"− {full}"))
     return FlatOrSharp(
         group=models.group,

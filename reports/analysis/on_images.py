@@ -54,7 +54,8 @@ def _flatter_images(models: pd.DataFrame, quantities: Sequence[Quantity], group:
     for quantity in quantities:
         values = quantity.values.reindex(models.index)
         for name, own in values.dropna().groupby(called):
-            means.append(Number(label=f"{quantity.label} at {name}", value=float(own.mean()), note=f"n = {len(own)}"))
+            note = f"n = {len(own)}{_bounds(quantity, own)}"
+            means.append(Number(label=f"{quantity.label} at {name}", value=float(own.mean()), note=note))
         table = matched(values, models["images"], _configurations(models))
         if {"sadag", "genie"} <= set(table.columns):
             both = table[["sadag", "genie"]].dropna()
@@ -118,9 +119,16 @@ def _taus(models: pd.DataFrame, quantity: Quantity, resampling: Resampling) -> I
             label=f"τ of {quantity.label}, {name}",
             value=float("nan") if found.tau is None else found.tau,
             p_value=found.p_value,
-            note=f"n = {found.models}",
+            note=f"n = {found.models}{_bounds(quantity, own)}",
             method=f"{found.method} Kendall's τ" if found.method else "",
         )
+
+
+def _bounds(quantity: Quantity, models: pd.Series | pd.DataFrame) -> str:
+    """How many of these models' values are bounds only, because their search ended at an end of its interval."""
+    assert quantity.saturated is not None
+    count = int(quantity.saturated.reindex(models.index).fillna(value=False).astype(bool).sum())
+    return f", {count} saturated" if count else ""
 
 
 def _adjusted(numbers: Sequence[Number]) -> list[Number]:

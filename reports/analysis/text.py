@@ -12,7 +12,7 @@ import numpy as np
 from qsweep.reports.analysis.analysis import Analysis, Association, Options
 from qsweep.reports.analysis.claims import Claim, Number
 from qsweep.reports.analysis.correlation import RESAMPLED, Environment
-from qsweep.reports.analysis.methods import FlatOrSharp
+from qsweep.reports.analysis.methods import SIGNS, FlatOrSharp
 from qsweep.reports.analysis.pairing import ALPHA, Paired
 from qsweep.reports.analysis.ranks import SIGNED_PAIRS
 from qsweep.reports.outliers import RULE
@@ -58,14 +58,13 @@ def analysis_parts(analysis: Analysis) -> list[Part]:
 def _answers(found: Sequence[FlatOrSharp]) -> list[Part]:
     parts: list[Part] = ["## Flat or sharp?"] if found else []
     for one in found:
-        names = (*one.quantization, *one.methods)
-        rows = [[label, *(str(cells.get(name, "")) for name in names)] for label, cells in one.rows]
+        rows = [[search, convention, *marks] for search, convention, marks in one.by_search()]
         answers = [
             (f"- {each.question} {each.verdict}", *(f"  - {line}" for line in each.details)) for each in one.answers()
         ]
         parts += [f"### {one.group}", "\n".join(line for lines in answers for line in lines)]
-        parts.append(table(["Measure (convention)", *names], rows, texts=1 + len(names)))
-    return parts
+        parts.append(table(["Measure", "Convention", *one.names], rows, texts=2))
+    return [*parts, SIGNS] if found else parts
 
 
 def outside_notes(analysis: Analysis) -> list[str]:

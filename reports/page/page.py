@@ -15,7 +15,7 @@ from markupsafe import Markup
 from qsweep.db.losses import counted
 from qsweep.reports.analysis.claims import SAQ, Claim
 from qsweep.reports.analysis.explained import NOTES
-from qsweep.reports.analysis.methods import Answer, FlatOrSharp
+from qsweep.reports.analysis.methods import SIGNS, Answer, FlatOrSharp
 from qsweep.reports.analysis.text import (
     ASSOCIATION_NOTES,
     claim_note,
@@ -194,16 +194,32 @@ def _contents(evidence: Evidence, charts: dict[str, Any], explored: Sequence[str
     yield "provenance", "Provenance"
 
 
-def _answers(found: Sequence[FlatOrSharp]) -> list[tuple[str, list[Answer], PageTable]]:
-    """Of each group: its name, the answer in words, and the table behind it."""
-    return [(one.group, one.answers(), _answer_table(one)) for one in found]
+def _answers(found: Sequence[FlatOrSharp]) -> list[tuple[str, list[Answer], PageTable, PageTable]]:
+    """Of each group: its name, the answer in words, the signs behind it by convention, and these pair by pair."""
+    return [(one.group, one.answers(), _sign_table(one), _answer_table(one)) for one in found]
+
+
+def _sign_table(one: FlatOrSharp) -> PageTable:
+    rows = tuple(
+        (PageCell(text=search), PageCell(text=convention, words=True), *(PageCell(text=signs) for signs in marks))
+        for search, convention, marks in one.by_search()
+    )
+    return PageTable(
+        caption=f"{one.group}: flatter or sharper, by search and convention.",
+        header=(("Measure", False), ("Convention", False), *((name, False) for name in one.names)),
+        rows=rows,
+        remarks=(SIGNS,),
+    )
 
 
 def _answer_table(one: FlatOrSharp) -> PageTable:
-    names = (*one.quantization, *one.methods)
+    names = one.names
     rows = tuple(
-        (PageCell(text=label, words=True), *(PageCell(text=str(cells.get(name, "")), words=True) for name in names))
-        for label, cells in one.rows
+        (
+            PageCell(text=row.label, words=True),
+            *(PageCell(text=str(row.cells.get(name, "")), words=True) for name in names),
+        )
+        for row in one.rows
     )
     remark = "In how many pairs the first of the two is flatter stands in brackets. " + (
         "Methods are compared over quantized models alone."

@@ -95,11 +95,15 @@ def test_the_opposite_is_contradicted_and_no_effect_is_undecided() -> None:
 
 
 def test_too_few_seeds_decide_nothing_and_it_is_said() -> None:
-    found = claims(source("seed=[0,1]", "bits=[4]"))
+    few = source("seed=[0,1]", "bits=[32,4]")
+    analysis = evidence_of(few).analysis
+    found = {one.name: one for one in analysis.claims if one.where == "SAQ"}
     for name in ("sharpness-aware-narrows-gap", "saq-over-sam-over-plain"):
         assert found[name].verdict is Verdict.UNDECIDED
-        assert "None can be decided by so few pairs (2 each)" in found[name].reason
+        assert "None can be decided by so few pairs (2 to 4 each)" in found[name].reason
     assert found["sharpness-aware-is-flatter"].verdict is Verdict.UNDECIDED
+    (answer,) = analysis.flat_or_sharp
+    assert {marks.strip("*") for *_, all_ in answer.by_search() for marks in all_} == {"???"}
 
 
 @pytest.mark.parametrize("pairs", range(2, 9))
@@ -115,9 +119,9 @@ def test_the_question_of_qgen_is_answered_for_each_convention(evidence: Evidence
     assert answer.quantization == ("W4A4 − FP32", "W2A2 − FP32")
     assert answer.methods == tuple(f"{name} ρ {rho} − plain" for name in ("SAM", "SAQ1", "SAQ3") for rho in (0.05, 0.2))
     assert len(answer.rows) == 4 * 3  # conventions, and three quantities of each
-    for _, cells in answer.rows:
-        assert {cells[name].sign for name in answer.quantization} == {-1}  # the made-up values fall by 1 there
-        assert all(cells[name].flatter == 12 and cells[name].shift.pairs == 12 for name in answer.methods)
+    for row in answer.rows:
+        assert {row.cells[name].sign for name in answer.quantization} == {-1}  # the made-up values fall by 1 there
+        assert all(row.cells[name].flatter == 12 and row.cells[name].shift.pairs == 12 for name in answer.methods)
     first, second = answer.answers()
     assert (first.question, first.verdict) == ("Does quantization flatten?", "Yes, under every convention.")
     assert first.details[0] == "W4A4 − FP32: flatter under 12 of 12 measures and conventions, sharper under 0"
@@ -136,10 +140,17 @@ def test_an_answer_that_depends_on_the_convention_says_so() -> None:
     for row in given.rows["measures"]:
         sharper(row)
     (answer,) = evidence_of(given).analysis.flat_or_sharp
-    signs = {label: cells["W2A2 − FP32"].sign for label, cells in answer.rows}
+    signs = {one.label: one.cells["W2A2 − FP32"].sign for one in answer.rows}
     assert set(signs.values()) == {-1, 1}
     assert all((sign > 0) == ("quantized" in label) for label, sign in signs.items())
     assert answer.answers()[0].verdict == "It depends on the convention."
+    marks = {
+        (search, convention): dict(zip(answer.names, all_, strict=True))
+        for search, convention, all_ in answer.by_search()
+    }
+    assert {one["W4A4 − FP32"] for (_, convention), one in marks.items() if "quantized" in convention} == {"↑↑↑"}
+    assert {one["W4A4 − FP32"] for (_, convention), one in marks.items() if "latent" in convention} == {"↓↓↓"}
+    assert [search for search, _ in marks] == ["PAC-Bayes"] * 2 + ["PAC-Bayes magn."] * 2
     assert "W4A4 − FP32: flatter under 6 of 12 measures and conventions, sharper under 6" in answer.answers()[0].details
 
 
@@ -148,7 +159,7 @@ def test_the_report_opens_with_the_answer_and_analyze_has_it(evidence: Evidence)
     assert page.index('id="answer"') < page.index('id="claims"') < page.index('id="tables"')
     assert "Does quantization flatten? Yes, under every convention." in page
     assert "flatter (12 of 12)" in page
-    assert text.index("## Flat or sharp?") < text.index("## The paper's claims")
+    assert text.index("## Flat or sharp?") < text.index("↓↓↓") < text.index("## The paper's claims")
 
 
 @pytest.mark.parametrize("name", ["digits-grid", "digits-flatness"])

@@ -107,8 +107,9 @@ def test_one_description_makes_markdown_and_plain_text() -> None:
 
 
 def test_a_document_has_underlined_headings_and_paragraphs_within_the_width(sheets: dict[str, Sheet]) -> None:
-    text = drawn_document(["# Title", "- one\n- " + "word " * 30, sheets["paper"]], 60)
-    assert text.startswith("Title\n═════\n\n- one\n- word")
+    text = drawn_document(["# Title", "### Part", "- one\n  - " + "word " * 30, sheets["paper"]], 60)
+    assert text.startswith("Title\n═════\n\nPart\n\n- one\n  - word word")
+    assert "\n    word" in text  # what an entry goes on with stands below it
     assert max(map(cells, text.splitlines())) <= 60
 
 

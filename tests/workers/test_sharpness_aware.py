@@ -175,40 +175,56 @@ def test_where_nothing_is_clipped_the_first_case_is_the_third_bit_for_bit(few: I
 
 
 class Surface:
-    """The engine's verbs on a loss of weights (2) that is given as a function; none is quantized."""
+    """The engine's verbs on a loss of weights (2) that is given as a function; they are deployed as `rounded` says, and
+    the slope of that is 1 between −1 and 1, else 0."""
 
-    def __init__(self, loss: Callable[[Tensor], Tensor], rows: Tensor) -> None:
+    def __init__(
+        self, loss: Callable[[Tensor], Tensor], rows: Tensor, rounded: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         names = TensorSpec(name="weight", shape=(2,), role=Role.WEIGHT, group="all")
         step = TensorSpec(name="step", shape=(), role=Role.STEP_SIZE, group="all")
         self.layout = Layout([ModuleSpec(name="", tensors=(names, step), draw=dict)])
         self.parameters = torch.zeros(len(rows), self.layout.parameters_length, dtype=torch.float64)
         self.parameters[:, :2] = rows
-        self._loss = loss
+        self._loss, self._rounded = loss, rounded
+        self.points: list[Tensor] = []
+        """Where each pass was taken."""
         self.losses: list[Tensor] = []
+        self.slopes: list[Tensor] = []
         self.applied: Tensor
 
     def place(self, parameters: Tensor) -> Any:
-        return SimpleNamespace(parameters=parameters, weights=parameters)
+        return SimpleNamespace(parameters=parameters, weights=torch.zeros_like(parameters))
 
     def deploy(self, deployed: Any) -> None:
-        pass
+        deployed.weights.copy_(deployed.parameters)
+        if self._rounded is not None:
+            deployed.weights[:, :2] = self._rounded(deployed.parameters[:, :2])
 
     def gradients(self, deployed: Any, images: Tensor, labels: Tensor, *, update_statistics: bool) -> Pass:
-        at = deployed.parameters.detach().clone().requires_grad_()
+        at = deployed.weights.detach().clone().requires_grad_()
         losses = torch.stack([self._loss(row[:2]) for row in at])
         (gradients,) = torch.autograd.grad(losses.sum(), [at])
         self.losses.append(losses.detach())
+        self.points.append(at.detach()[:, :2])
+        self.slopes.append(gradients[:, :2].clone())
         return Pass(losses=losses.detach(), hits=torch.zeros(len(at), dtype=torch.int64), gradients=gradients)
 
     def pull_back(self, deployed: Any, gradients: Tensor) -> None:
-        pass
+        if self._rounded is not None:
+            gradients[:, :2] *= deployed.parameters[:, :2].abs() <= 1
 
     def apply(self, gradients: Tensor) -> None:
         self.applied = gradients[:, :2].clone()
 
 
-def stepped(loss: Callable[[Tensor], Tensor], rows: Tensor, *chosen: Training) -> Surface:
-    surface: Any = Surface(loss, rows)
+def stepped(
+    loss: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    *chosen: Training,
+    rounded: Callable[[Tensor], Tensor] | None = None,
+) -> Surface:
+    surface: Any = Surface(loss, rows, rounded)
     TwoPasses(chosen, surface).step(torch.empty(0), torch.empty(0))
     return surface
 
@@ -222,6 +238,40 @@ def test_on_a_quadratic_the_step_of_sam_has_its_closed_form() -> None:
     for row, rho, found in zip(rows, radii, surface.applied, strict=True):
         slope = matrix @ row
         torch.testing.assert_close(found, slope + rho * matrix @ slope / (slope.norm() + 1e-12), rtol=0, atol=1e-14)
+
+
+def bowl(at: Tensor) -> Tensor:
+    return (at[0] - 2.0) ** 2 + 3 * (at[1] - 3.0) ** 2
+
+
+def test_the_perturbation_of_each_case_has_its_length_and_leaves_out_what_is_clipped_but_in_the_third() -> None:
+    """The second weight is clipped to 1: case 1 goes up the masked gradient alone, case 3 up both."""
+    rho, rows = 0.125, torch.tensor([[0.25, 1.75]] * 2, dtype=torch.float64)
+    chosen = [training(bits=4, method=name, rho=rho) for name in ("saq1", "saq3")]
+    found = stepped(bowl, rows, *chosen, rounded=lambda weights: weights.clamp(-1, 1))
+    here, there = found.points
+    assert torch.equal(here, rows.clamp(-1, 1))
+    first, third = away = there - here
+    slopes = torch.stack([found.slopes[0][0] * torch.tensor([1.0, 0.0]), found.slopes[0][1]])
+    lengths = torch.linalg.vector_norm(slopes, dim=1, keepdim=True)
+    torch.testing.assert_close(away, rho * slopes / (lengths + 1e-12), rtol=0, atol=1e-15)
+    assert float(first[1]) == 0
+    assert float(first.norm()) == pytest.approx(rho)
+    assert float(third.norm()) == pytest.approx(rho)
+    assert float(first @ third) < 0.9 * rho**2
+    assert found.applied[:, 1].tolist() == [0, 0]
+
+
+def test_where_no_code_changes_sam_on_rounded_weights_is_plain_training() -> None:
+    """SAQ's second case vanishes there: both passes see the same network. A larger radius changes a code."""
+    rows = torch.tensor([[0.55, -0.4]] * 2, dtype=torch.float64)
+    chosen = [training(bits=4, method="sam", rho=rho) for rho in (0.1, 0.5)]
+    found = stepped(bowl, rows, *chosen, rounded=lambda weights: (2 * weights).round() / 2)
+    here, there = found.points
+    assert torch.equal(here[0], there[0])
+    assert torch.equal(found.applied[0], found.slopes[0][0])
+    assert not torch.equal(here[1], there[1])
+    assert not torch.equal(found.applied[1], found.slopes[0][1])
 
 
 def test_asam_without_eta_does_not_depend_on_how_layers_share_their_scale_and_sam_does() -> None:

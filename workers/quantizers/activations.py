@@ -223,7 +223,7 @@ class _Rounding(torch.autograd.Function):
     ) -> Tensor:
         size, lowest, highest = (spread.over(one) for one in (step, low, high))
         ratio = x.to(step.dtype) / size
-        rounded = torch.clamp(ratio, lowest, highest, out=ratio).round_().mul_(size)
+        rounded = _clamped(ratio, lowest, highest, out=ratio).round_().mul_(size)
         ctx.save_for_backward(x, rounded, step, low, high, scale)
         ctx.spread = spread
         return rounded.to(x.dtype)
@@ -233,12 +233,18 @@ class _Rounding(torch.autograd.Function):
         x, rounded, step, low, high, scale = ctx.saved_tensors
         above = gradients[0]
         lowest, highest = ctx.spread.over(low * step), ctx.spread.over(high * step)
-        inside = torch.clamp(x.to(step.dtype), lowest, highest).eq_(x)
+        inside = _clamped(x.to(step.dtype), lowest, highest).eq_(x)
         below = (above * inside).to(x.dtype) if ctx.needs_input_grad[0] else None
         shares = torch.addcmul(rounded, x.to(step.dtype), inside, value=-1).mul_(above)
         sums = torch.stack([part.sum() for part in ctx.spread.apart(shares)])  # a sum over a dimension is shared out
         sums = sums / step
         return below, sums if scale is None else sums * scale, None, None, None, None
+
+
+def _clamped(values: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
+    """`torch.clamp`, faster: its kernel for the CPU isn't vectorized where both bounds are broadcast."""
+    found = torch.maximum(values, lowest, out=out)
+    return torch.minimum(found, highest, out=found)
 
 
 def _positive(highest: Tensor) -> Tensor:
