@@ -127,27 +127,33 @@ def keys_of(row: Mapping[str, str]) -> tuple[str, str, str]:
 
 def paper_sheet() -> Sheet:
     """The inversion of the paper's tables."""
-    texts = ("Dataset", "Network", "Precision", "Saturated")
-    names = ("ω", "σ", "σ·512", "α", "α·512", "‖w − w₀‖", "‖w₀‖", "ω by identity")
-    header = (*texts[:3], *names, texts[3])
+    names = ("σ", "α", "‖w − w₀‖", "‖w₀‖", "ω", "ω by identity", "σ·512", "α·512")
+    header = ("Row", *names[:4], "End", *names[4:])
     rows = []
     for keys, omega, one in paper_rows():
         grid = [None if radius is None else radius * HALVINGS for radius in (one.sigma, one.alpha)]
         cells = (
-            *keys,
-            f"{omega:,}",
+            " ".join(keys),
             _shown(one.sigma, 4),
-            _shown(grid[0], 1),
             _shown(one.alpha, 4),
-            _shown(grid[1], 1),
             _shown(one.distance, 2),
             _shown(one.initial, 2),
+            ", ".join(one.saturated).replace("upper", "at 2").replace("lower", "at 0"),
+            f"{omega:,}",
             _shown(one.omega, 0),
-            ", ".join(one.saturated),
+            _shown(grid[0], 1),
+            _shown(grid[1], 1),
         )
         rows.append(cells)
     return Sheet(
-        headings=_spared(header, names, {"ω": 5, "σ·512": 4, "α·512": 3, "ω by identity": 2}), rows=tuple(rows)
+        headings=_spared(header, names, {"ω": 5, "σ·512": 4, "α·512": 3, "ω by identity": 2}),
+        rows=tuple(rows),
+        notes=(
+            "σ·512 and α·512 are whole numbers where a bisection of [0, 2] found the value, as in most rows.",
+            "“End” says which search stopped at which end of that interval, or as near to 0 as its halvings came: its "
+            "value is a bound.",
+            "‖w₀‖ should be the same at every precision, and “ω by identity” should be ω.",
+        ),
     )
 
 

@@ -64,7 +64,8 @@ DIGITS = 2
 """Decimals of Table 1's accuracies, and of its losses on ImageNet."""
 HIGH = 1.25
 """How many times the logged loss is implausible: the nearest logged accuracies differ by up to 7 points."""
-BOUNDS = {"pac": "PAC-Bayes", "sharp": "sharpness"}
+BOUNDS = ("pac", "sharp")
+"""What the columns of a bound begin with."""
 BITS = {"FP32": "32", "Int8": "8", "Int4": "4", "Int2": "2"}
 """Bit widths of weights and activations, as the other papers' tables name them."""
 
@@ -96,13 +97,35 @@ def review_parts() -> list[Part]:
     counted = ", ".join(f"{sum(one.strength is kind for one in found)} by {kind}" for kind in Strength)
     return [
         "# The paper's tables, reviewed",
-        f"{len(found)} findings: {counted}. They are computed from the printed values alone.",
+        *ABOUT,
+        "\n".join(f"- {line}" for line in _in_short(found)),
+        f"{len(found)} findings: {counted}.",
         "\n".join(f"- {line}" for line in MEANINGS),
         *(_section(number, title, found) for number, title in SECTIONS.items()),
         "## What Tables 2 and 3 imply",
-        "σ, α and norms by inverting the bounds' formulas, row by row.",
+        "Table 3 is computed from σ, α, ‖w‖ and ‖w − w₀‖, of which the paper prints ‖w‖ alone (Table 2). Solving the "
+        "formulas for the others gives, row by row:",
         inversion_sheet(),
     ]
+
+
+def _in_short(found: Sequence[Finding]) -> Iterator[str]:
+    """How many rows of each table, and of which networks, have values in doubt."""
+    for number in SECTIONS:
+        rows = [keys_of(row) for row in read_paper(f"table{number}.csv")]
+        mine = [one for one in found if one.doubt and one.table == number]
+        doubted = {one.keys for one in mine}
+        stronger = {one.keys for one in mine if one.strength is not Strength.SUSPICION}
+        networks = dict.fromkeys(keys[:2] for keys in rows if keys in doubted)
+        listed = ", ".join(
+            f"{' '.join(network)} ({sum(keys[:2] == network for keys in doubted)} of "
+            f"{sum(keys[:2] == network for keys in rows)})"
+            for network in networks
+        )
+        yield (
+            f"Table {number}: {len(doubted)} of {len(rows)} rows hold values in doubt, {len(doubted - stronger)} of "
+            f"them by suspicion alone: {listed}."
+        )
 
 
 def review_content() -> dict[str, Any]:
@@ -126,26 +149,42 @@ def review_content() -> dict[str, Any]:
     }
 
 
+ABOUT = (
+    "The paper is QGen, “On the Ability to Generalize in Quantization Aware Training” (arXiv 2404.11769). Its Tables 1 "
+    "and 3 are checked here against its own formulas and against what others published. Nothing is trained or "
+    "downloaded: every number below comes from the printed tables, which are installed with qsweep as "
+    "reports/paper/table1.csv and so on. Columns have the names of these files.",
+    "Where qsweep puts a value that is in doubt beside yours (qsweep tables NAME --against-paper), it is marked "
+    "with ‡.",
+)
+"""What a newcomer has to know first."""
 MEANINGS = (
     "identity: the values contradict the formulas that they come from, or show that a search ended at the end of its "
     "interval. Only the formulas, the rounding of the printed digits and the number of weights are assumed.",
-    "match: the value equals one that others published, in every printed digit.",
+    "match: the value equals one that others published, in every printed digit. In the right column it is only named; "
+    "in the wrong one it is in doubt.",
     "suspicion: the values are implausible together, or equal a published one in fewer digits. This proves nothing.",
 )
 HOW = {
     1: (
-        "Compared with SAQ's and VVTQ's published accuracies and the last line of VVTQ's public training logs, for "
-        "the same network and bits. Of DeiT-T, “train” holds validation values and “test” training values with soft "
-        "labels, so its generalization gap is none.",
-        f"A test loss is called high where it is over {HIGH:g} times the validation loss that a log has at the nearest "
-        "lower accuracy.",
+        "Compared are the accuracies that SAQ and VVTQ publish and the last line of VVTQ's public training logs, for "
+        "the same network and bits (saq.csv, vvtq.csv and vvtq-log.csv beside the tables).",
+        "Of DeiT-T, “train” holds validation values, and “test” training values with soft labels: the difference is no "
+        "generalization gap.",
+        f"A test loss is called high where it is over {HIGH:g} times the validation loss that VVTQ's logs have at the "
+        "nearest lower accuracy.",
     ),
     3: (
-        "By the formulas, (PAC init / PAC orig)² and (sharp. init / sharp. orig)² are both ‖w − w₀‖²/‖w‖² but for the "
-        "bounds' logarithms, and 4·(mag. init² − mag. orig²) / ln(‖w − w₀‖²/‖w‖²) is ω/m: weights for each training "
-        "image. Every value may be off by half of its last digit; beyond that, "
+        "w are the trained weights, w₀ the initial ones, ω their number, m the training images (50,000 on CIFAR; on "
+        "ImageNet the rows fit 100,000). A search finds the largest σ (deviation of random noise) and α (distance of "
+        "the worst case) at which accuracy falls by no more than 0.1.",
+        "By the formulas, pac_init is √(v/m) with v = ‖w − w₀‖²/(4σ²) + ln(m/σ) + 10, and sharp_init with "
+        "v = ‖w − w₀‖²·ln(2ω)/(4α²) + ln m + 10; in …_orig ‖w‖² stands for ‖w − w₀‖². So (pac_init/pac_orig)² and "
+        "(sharp_init/sharp_orig)² are both ‖w − w₀‖²/‖w‖², but for the logarithms, which are taken off here.",
+        "In the magnitude-aware columns (…_mag_…), 4·(init² − orig²)/ln(‖w − w₀‖²/‖w‖²) is ω/m, whatever σ and α are.",
+        "Every value may be off by half of its last digit; beyond that, "
         f"{100 * RATIO_SLACK:g}% of the ratio and {100 * WEIGHTS_SLACK:g}% of ω/m are allowed.",
-        "σ, α and ‖w₀‖ need the norms of Table 2, which has none for DeiT-T.",
+        "Findings about σ, α and ‖w₀‖ need the norms of Table 2, which has none for DeiT-T.",
     ),
 }
 """How a reader checks the findings of a table."""
@@ -185,12 +224,12 @@ def contradictions(keys: Keys, values: Mapping[str, float], *, omega: int, image
             table=3,
             keys=keys,
             columns=("pac_init", "pac_orig", "sharp_init", "sharp_orig"),
-            text=f"‖w − w₀‖²/‖w‖² is {first:.3f} by the PAC-Bayes columns and {second:.3f} by those of sharpness; "
-            "it is one number.",
+            text=f"‖w − w₀‖²/‖w‖² is one number, but {_quotient(values, 'pac')} ≈ {first:.3f} and "
+            f"{_quotient(values, 'sharp')} ≈ {second:.3f}.",
             numbers={"pac_ratio": first, "sharp_ratio": second},
         )
     expected = omega / images
-    for name, title in BOUNDS.items():
+    for name in BOUNDS:
         found = _weights_an_image(values, name, images)
         if found is not None and _apart(found, (expected, expected)) > WEIGHTS_SLACK * expected:
             middle = math.fsum(found) / 2
@@ -199,8 +238,8 @@ def contradictions(keys: Keys, values: Mapping[str, float], *, omega: int, image
                 table=3,
                 keys=keys,
                 columns=tuple(f"{name}_{end}" for end in ("init", "orig", "mag_init", "mag_orig")),
-                text=f"The {title} columns imply ω/m = {_signed(middle)} ({_signed(found[0])} to "
-                f"{_signed(found[1])} by rounding); the network has {_signed(expected)}.",
+                text=f"ω/m is {_signed(expected)}, but {_of_weights(values, name, images)} ≈ {_signed(middle)} "
+                f"({_signed(found[0])} to {_signed(found[1])} by rounding).",
                 numbers={"implied": middle, "low": found[0], "high": found[1], "weights_per_image": expected},
             )
 
@@ -231,6 +270,17 @@ def _weights_an_image(values: Mapping[str, float], name: str, images: int) -> In
     return min(found), max(found)
 
 
+def _quotient(values: Mapping[str, float], name: str) -> str:
+    """What a reader types to have ‖w − w₀‖²/‖w‖² by one pair of columns."""
+    return f"({values[f'{name}_init']:g}/{values[f'{name}_orig']:g})²"
+
+
+def _of_weights(values: Mapping[str, float], name: str, images: int) -> str:
+    """What a reader types to have ω/m by one pair of bounds."""
+    ratio = math.fsum(_ratio(values, name, images)) / 2
+    return f"4·({values[f'{name}_mag_init']:g}² − {values[f'{name}_mag_orig']:g}²)/ln {ratio:.4f}"
+
+
 def _apart(one: Interval, other: Interval) -> float:
     """The distance of two intervals; 0 where they overlap."""
     return max(0.0, one[0] - other[1], other[0] - one[1])
@@ -252,8 +302,8 @@ def _saturated() -> Iterator[Finding]:
                     table=3,
                     keys=keys,
                     columns=(f"{name}_init", f"{name}_orig"),
-                    text=f"{symbol} = {radius:.4f} is the {ends[0]} end of the search: the value is a bound, "
-                    "not a measurement.",
+                    text=f"Solved for {symbol}, the formula gives {radius:.4f}, the {ends[0]} end of a search in "
+                    f"[0, {UPPER:g}]: the value is a bound, not a measurement.",
                     numbers={"radius": radius},
                 )
 
@@ -265,14 +315,14 @@ def _initial_norms() -> Iterator[Finding]:
         others = {other[2]: value for other, value in norms.items() if other[:2] == keys[:2] and other != keys}
         agree = [value for value in others.values() if abs(value - norm) <= INITIAL_SLACK * norm]
         if len(agree) < len(others) / 2:
-            listed = ", ".join(f"{precision} {value:.1f}" for precision, value in others.items())
+            listed = ", ".join(f"{value:.1f} ({precision})" for precision, value in others.items())
             yield Finding(
                 strength=Strength.SUSPICION,
                 table=3,
                 keys=keys,
                 columns=("pac_init", "pac_orig"),
-                text=f"With the norm of Table 2, ‖w₀‖ is {norm:.1f} ({listed}): that norm is of another model, or the "
-                "trainings did not start alike.",
+                text=f"With the norm of Table 2, ‖w₀‖ is {norm:.1f}, beside {listed}: that norm is of another model, "
+                "or the trainings did not start alike.",
                 numbers={"initial_norm": norm} | {f"initial_norm_{one}": value for one, value in others.items()},
             )
 
@@ -343,7 +393,7 @@ def _published() -> Iterator[Finding]:
                     keys=one.keys,
                     columns=(column, "generalization_gap") if exchanged else (column,),
                     text=f"{printed} is {one.what} ({one.value})"
-                    + (f": it stands in the column “{split}”." if exchanged else "."),
+                    + (f": it stands in the column {column}." if exchanged else ", in the column where it belongs."),
                     numbers={"paper": float(printed), "published": float(one.value)},
                     doubt=exchanged,
                 )
@@ -373,8 +423,8 @@ def _implausible_losses() -> Iterator[Finding]:
                 table=1,
                 keys=keys_of(row),
                 columns=("train_loss", "test_loss", "generalization_gap"),
-                text=f"A test loss of {row['test_loss']} at {row['test_acc']}% is high: VVTQ's log has "
-                f"{nearest[1]:.2f} at {nearest[0]:.1f}%. The training loss, {row['train_loss']}, is closer: "
-                "the losses look exchanged.",
+                text=f"A test loss of {row['test_loss']} at {row['test_acc']}% is high: VVTQ's log has a validation "
+                f"loss of {nearest[1]:.2f} at {nearest[0]:.1f}%. train_loss, {row['train_loss']}, is closer: the two "
+                "losses look exchanged.",
                 numbers={"test_loss": loss, "logged_loss": nearest[1], "logged_accuracy": nearest[0]},
             )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from qsweep.sweeps.calls import COMMAND, FORMS, SEED, check_command, check_function, is_call, script_of
 from qsweep.sweeps.components import PARTS
@@ -20,10 +20,10 @@ from qsweep.sweeps.measures import MEASURES, known_measure_settings
 from qsweep.sweeps.memory import parse_memory
 from qsweep.sweeps.modules import check_signature
 from qsweep.sweeps.questions import DescribeArrays
-from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.service import Service
 from qsweep.sweeps.settings import Setting, names_of
 from qsweep.sweeps.spec import Axis, Entry, Spec
+from qsweep.sweeps.targets import PREFIX
 from qsweep.sweeps.text import shortened
 from qsweep.sweeps.toml import parse_toml, read_toml, read_user_text
 from qsweep.sweeps.training import Training
@@ -32,8 +32,15 @@ from qsweep.sweeps.zero_shot import known_zero_shot_settings, settings_of_entry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 NAME_ALLOWED = "allowed: letters, digits, '.', '_' and '-', a letter or a digit first"
-LISTS = frozenset(field.name for field in dataclasses.fields(Recipe) if isinstance(field.default, tuple))
-"""The settings whose one value is a list."""
+LISTS = frozenset(
+    prefix + name
+    for part in PARTS.values()
+    for component in part.components.values()
+    for name, kind in component.columns().items()
+    if get_origin(kind) is tuple
+    for prefix in ("", PREFIX)
+)
+"""The settings whose one value is a list; those of a teacher's network too."""
 
 
 def builtin_names() -> list[str]:

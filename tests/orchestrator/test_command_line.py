@@ -91,7 +91,7 @@ def test_sweeps_lists_the_builtin_ones_and_shows_one(here: Qsweep) -> None:
         ("cifar100-distortion", 912),
         ("digits-distortion", 912),
         ("digits-sam", 44),
-        ("digits-transformers", 96),
+        ("digits-transformers", 72),
         ("digits-saq", 474),
         ("flat-or-sharp", 2220),
         ("saq-cifar100", 80),

@@ -250,7 +250,7 @@ def test_networks_have_the_names_of_the_tables() -> None:
 
 def test_a_network_whose_settings_are_lists_has_its_name() -> None:
     named = {name for one in gather(made_source("digits-transformers"), QUICK).models for name in networks(one)}
-    assert named == {"ViT (2x24, patch 2)", "Swin (2-1x24, patch 2, window 2)"}
+    assert named == {"ViT (2x16, patch 4)", "Swin (2-1x16, patch 2, window 2)"}
 
 
 def test_accuracies_are_in_percent_and_their_differences_in_points() -> None:

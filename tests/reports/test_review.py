@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
 
 from qsweep.reports.declaration import declared_tables
 from qsweep.reports.render import DOUBTED, Format, Layout, render
-from qsweep.reports.review import Strength, contradictions, doubted_cells, review, review_content
+from qsweep.reports.review import Strength, contradictions, doubted_cells, review, review_content, review_parts
 from qsweep.reports.table import Cell, Row, Table, with_doubts
 from qsweep.workers.measures.bounds import pac_bayes, pac_bayes_magnitude, sharpness, sharpness_magnitude
 
@@ -39,6 +40,28 @@ def test_deit_implies_impossible_numbers_of_weights() -> None:
     assert implied == pytest.approx([1708, 1403, -1597, -224, 2422, -1344, 213, -863], abs=1)
     true = {one.numbers.get("weights_per_image") for one in review() if one.keys[1] == "DeiT-T"} - {None}
     assert true == {56.47872}
+
+
+def test_what_a_reader_types_gives_what_a_finding_says() -> None:
+    """The quotients and bounds that the texts write out, computed as they stand there."""
+    texts = " ".join(one.text for one in review() if one.strength is Strength.IDENTITY)
+    quotients = re.findall(r"\(([\d.]+)/([\d.]+)\)² ≈ ([\d.]+\d)", texts)
+    assert len(quotients) == 12
+    for init, orig, said in quotients:
+        assert (float(init) / float(orig)) ** 2 == pytest.approx(float(said), abs=0.001)
+    bounds = re.findall(r"4·\(([\d.]+)² − ([\d.]+)²\)/ln ([\d.]+) ≈ (\S+)", texts)
+    assert len(bounds) >= 8
+    for init, orig, ratio, said in bounds:
+        found = 4 * (float(init) ** 2 - float(orig) ** 2) / math.log(float(ratio))
+        assert found == pytest.approx(float(said.replace("−", "-").replace(",", "")), rel=0.02, abs=0.1)
+
+
+def test_the_review_opens_with_the_rows_that_are_in_doubt() -> None:
+    opening = " ".join(str(one) for one in review_parts()[:6] if isinstance(one, str))
+    assert "Table 1: 12 of 20 rows hold values in doubt" in opening
+    assert "ImageNet-1K DeiT-T (4 of 4)" in opening
+    assert "CIFAR-10 NiN (4x12) (2 of 4)" in opening
+    assert len({one.keys for one in review() if one.doubt and one.table == 1}) == 12
 
 
 def test_rows_that_do_follow_the_formulas_are_never_found() -> None:

@@ -113,6 +113,8 @@ def test_set_takes_the_whole_list_of_a_setting_that_is_a_list() -> None:
     jobs = read_sweep("cifar10-grid", ["milestones=[5, 9]"]).jobs()
     assert {job.settings()["milestones"] for job in jobs} == {(5, 9)}
     assert len(read_sweep("cifar10-grid", ["milestones=[[5, 9], [7]]"]).jobs()) == 2 * 972
+    swins = read_sweep("digits-transformers", ["model=swin", "depths=[1, 1]"]).trainings()
+    assert {job.settings()["depths"] for job in swins} == {(1, 1)}
 
 
 def test_a_set_makes_a_variant_and_one_that_changes_nothing_makes_none() -> None:

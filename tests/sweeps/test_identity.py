@@ -53,7 +53,7 @@ GOLDEN = {
     "saq-imagenet": ("7bc62b2cedd3e1de8e198b70ef11a16c", "bcf12cc85b9bdb0c026d1d2913af711b", "0bbedd6a69b38c4f"),
     "imagenet-resnets": ("504d1612bf95958bdb0be384ab219889", "b126d24751448e5cb39a313692267a01", "47d970b9ba40ecfc"),
     "imagenet-distortion": ("656bae1445f93185b147a51a5d40b1f2", "8393089041a8eac75cfcfbcc5691e6e2", "f105460fe53a3ab2"),
-    "digits-transformers": ("e407de8fd084901134ff2202141fea7a", "926ef3a3c5ab7ba4cd17fc2d8c9816bd", "a615dbd2268711db"),
+    "digits-transformers": ("c4f30d01abecc4fb31897967da300dd8", "0cb80d3cd0ba47d730a09dcf2fd6283a", "c7ba0b35526ec6a5"),
     "imagenet-transformers": (
         "d7c5a0ed48f8dfc01704e3285de2d74c",
         "a73e0cdc679cf6cc5c7a3e6e567f4dc5",

@@ -211,6 +211,14 @@ def test_soft_labels_that_are_missing_or_of_other_images_are_refused(
         check_soft_labels(find_soft_labels(folder, "soft", files.train, 3), files.train, 2)
 
 
+def test_fkds_files_are_found_where_they_are_published_and_where_its_generator_writes_them(folder: Path) -> None:
+    files, before = read_files(soft(folder).data, folder.parent), folder / "soft" / "train"
+    for below in ("imagenet/train", "imagenet", f"{folder.name}/train"):
+        place = folder / below.replace("/", "-") / below
+        shutil.copytree(before, place)
+        assert find_soft_labels(folder, below.replace("/", "-"), files.train, 3).root == place
+
+
 def bee(place: Path) -> Path:
     return place / "train" / "bee" / "3.tar"
 

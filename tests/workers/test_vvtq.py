@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.files import read_sweep
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.measures import Sharpness
 from qsweep.sweeps.quantizers import Lsq, Vvtq, VvtqActivations
 from qsweep.sweeps.signals import Place, Signal
@@ -282,3 +284,27 @@ def test_quantized_activations_keep_models_apart(name: str, few: Images) -> None
     outputs = network_of(trainings[0]).layout
     assert ("patch.activation.step" in dict(together[0].model)) is (name == "vit")
     assert len([one for one in outputs.signals if one.after_gelu]) == (2 if name == "vit" else 3)
+
+
+def test_32_bits_everywhere_are_the_float_network() -> None:
+    """Nothing is left to round: the same job, whatever quantizers are named beside them."""
+    named = training(model="vit", quantizer="vvtq", activation_quantizer="vvtq", activation_bits=32)
+    assert Job(training=named).identity == Job(training=training(model="vit")).identity
+
+
+@pytest.mark.slow
+def test_a_toy_vit_keeps_its_accuracy_at_four_bits_and_not_at_two(digits: Images) -> None:
+    """The ViT of `digits-transformers` by its own recipe, seeds 0 and 1: means over the seeds."""
+    jobs = [job.training for job in read_sweep("digits-transformers", ["model=vit", "bits=[32, 4, 2]"]).trainings()]
+    found: dict[int, list[float]] = {}
+    for float_ones in (True, False):
+        some = [one for one in jobs if (one.bits == 32) is float_ones and one.recipe.seed < 2]
+        for one, result in zip(
+            some, finish(Cohort(some, digits, slots=len(some), form=Form.GROUPED, device=CPU)), strict=True
+        ):
+            found.setdefault(one.bits, []).append(result.run["test_accuracy"])
+    full, four, two = (sum(found[bits]) / 2 for bits in (32, 4, 2))
+    assert [len(one) for one in found.values()] == [2, 2, 2]
+    assert full > 0.93
+    assert four >= 0.95 * full
+    assert two < four - 0.005

@@ -25,7 +25,8 @@ from qsweep.workers.ordinary import check_ordinary
 
 SUFFIX = ".tar"
 BELOW = ("", TRAIN, f"imagenet/{TRAIN}", "imagenet")
-"""Where the folders of classes lie below a folder of soft labels."""
+"""Where the folders of classes lie below a folder of soft labels, as published. FKD's generator puts them below the
+name of the data set's folder, `NAME/train`."""
 SAMPLE = 64
 """Files of which the content is looked at before anything starts: opening all of ImageNet's would take an hour."""
 AGREEING = 0.5
@@ -99,7 +100,7 @@ class SoftLabels:
 def find_soft_labels(folder: Path, name: str, listing: Listing, classes: int) -> SoftLabels:
     """The soft labels called `name` of the images of a training set. Raises InputError if they are not there."""
     first = os.path.dirname(listing.name(0))
-    for below in BELOW:
+    for below in (*BELOW, f"{folder.name}/{TRAIN}"):
         if (root := folder / name / below).joinpath(first).is_dir():
             return SoftLabels(root=root, classes=classes)
     raise InputError(
