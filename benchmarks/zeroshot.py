@@ -1,6 +1,6 @@
 """A synthesis' steps against a straightforward script of the same method, SADAG against Genie, and where the time goes.
 
-    python -m benchmarks.zeroshot [--turns 40] [--threads 1]
+    python -m benchmarks.zeroshot [--turns 40] [--threads 1] [--networks digits]
 
 The script is Genie's published one (SamsungLabs/Genie, `distill.py`) on plain modules: the teacher frozen, hooks at its
 batch norm, autograd to the pixels, one batch after another; `as published` is the same with the teacher not frozen. The
@@ -153,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--networks", default="", help="Those alone in whose titles this stands.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -160,6 +161,8 @@ def main() -> None:
     print("| network | step, ms | script | as published | second stage's step | SADAG / Genie | in convolutions |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     for title, (shape, batch) in SHAPES.items():
+        if given.networks not in title:
+            continue
         training = Training.from_settings({**RECIPE, **shape})
         model = model_of(training)
         steps = {

@@ -175,17 +175,19 @@ def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pyt
     return run
 
 
-def wait_until_training(home: Path, jobs: int, *, step: int = 20, seconds: float = 600) -> None:
+def wait_until_training(
+    home: Path, jobs: int, *, step: int = 20, seconds: float = 600, registry: str | None = None
+) -> None:
     """Until so many jobs run and have a checkpoint of this step or a later one."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        registry = Registry.open_if_present(home / "registry.db")
-        if registry is not None:
-            with registry:
+        opened = Registry.open_if_present(registry or home / "registry.db")
+        if opened is not None:
+            with opened:
                 rows = [
                     row
-                    for sweep in registry.catalogue.sweeps()
-                    for row in registry.catalogue.jobs(sweep.id, state=State.RUNNING)
+                    for sweep in opened.catalogue.sweeps()
+                    for row in opened.catalogue.jobs(sweep.id, state=State.RUNNING)
                 ]
             if sum(row.progress >= step for row in rows) >= jobs:
                 return

@@ -212,6 +212,46 @@ def test_a_tuning_by_optuna_survives_kill_9_of_an_actor_ctrl_c_and_kill_9_of_its
     assert run("db", "check").returncode == 0
 
 
+FUNCTION = """
+def train(run, *, lr: float):
+    step, loss = run.restored or (0, 1.0)
+    while step < 27:
+        step, loss = step + 1, loss * (1 - lr)
+        run.log(step, loss=loss)
+        run.save((step, loss))
+        if run.should_stop:
+            return None
+    return {"loss": loss}
+"""
+RATES = (0.5, 0.1, 0.01, 0.001)
+
+
+@pytest.mark.slow
+def test_a_function_of_a_user_is_tuned_and_goes_on_when_it_is_wanted_whole(
+    cluster: RayCluster, run: Run, home: Path, folder: Path
+) -> None:
+    (folder / "train.py").write_text(FUNCTION)
+    (folder / "mine.toml").write_text(f'run = "file:train.py:train"\n[axes]\nlr = {list(RATES)}\n')
+    tuned = run("tune", "mine.toml", "--metric", "loss", "--ray-address", cluster.address)
+    assert tuned.returncode == 0, tuned.stderr
+    assert "**Best trials by loss**" in tuned.stdout
+    with Registry.open(home / "registry.db") as registry:
+        states = {row.job.settings()["lr"]: row.state for row in rows_of(registry, "mine+tune").values()}
+    assert set(states.values()) == {State.DONE, State.CANCELLED}, "some were stopped early"
+    assert states[0.5] is State.DONE
+    whole = run("launch", "mine.toml", "--workers", "1")
+    assert whole.returncode == 0, whole.stderr
+    assert "4 shared with other sweeps" in whole.stderr
+    expected = []
+    for lr in RATES:
+        loss = 1.0
+        for _ in range(27):
+            loss *= 1 - lr
+        expected.append(loss)
+    found = api.query("SELECT lr, loss FROM returned ORDER BY lr DESC", sweep="mine", home=home)
+    assert found.loss.tolist() == expected
+
+
 @pytest.mark.slow
 def test_a_tuning_whose_trial_failed_says_so_and_ends_with_1(
     cluster: RayCluster, run: Run, home: Path, folder: Path

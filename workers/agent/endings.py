@@ -40,7 +40,7 @@ class OnlyFails(Exception):
 
 
 class DeviceLost(Exception):
-    """The device computes nothing any more in this process; says why."""
+    """The device computes nothing any more in this process, or its memory is taken for good; says why."""
 
 
 class LeaseGone(Exception):

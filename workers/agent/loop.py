@@ -163,7 +163,8 @@ class Agent:
             self._end(claims, plan, error)
 
     def _end(self, claims: Sequence[Claim], plan: Plan, error: Exception) -> None:
-        """Hand the jobs back in the class of this error; a full disk pauses their sweeps."""
+        """Hand the jobs back in the class of this error; a full disk pauses their sweeps. Raises DeviceLost if this
+        process is of no more use to others."""
         failure, queue, agent = failure_class(error), self.place.queue, self.place.agent
         log.info("%d jobs end as %s: %s", len(claims), failure, story(error))
         self._failed = failure in TRIES
@@ -174,6 +175,8 @@ class Agent:
         if is_disk_full(error):
             # Only for what was still ours: an agent that lost its lease has no say in the sweep any more.
             queue.pause_for([one for one in claims if one.job_id in held], story(error))
+        if failure is FailureClass.MEMORY and _has_module(claims):
+            raise DeviceLost("memory ran out in a user's module, which may hold it to the end of this process")
 
     def _free_memory(self, error: Exception) -> None:
         """Give the next cohort what the failed one held. Raises DeviceLost if the device is of no more use."""
