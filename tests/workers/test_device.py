@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 import torch
 
+from qsweep.db.home import Home
+from qsweep.db.registry import Registry
 from qsweep.sweeps.errors import InputError
 from qsweep.workers.agent.exits import Exit
 from qsweep.workers.device import make_deterministic, this_device
@@ -54,14 +55,14 @@ def test_a_process_started_for_a_gpu_does_not_go_on_on_the_processor(monkeypatch
 
 @pytest.mark.slow
 @without_gpu
-def test_an_agent_whose_gpu_is_gone_ends_before_it_enlists(tmp_path: Path) -> None:
+def test_an_agent_whose_gpu_is_gone_ends_before_it_enlists(home: Home, registry: Registry) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "qsweep.workers.agent", "--home", str(tmp_path / "home"), "--lease", "30"],
+        [sys.executable, "-m", "qsweep.workers.agent", "--home", str(home.root), "--lease", "30"],
         env={**os.environ, GPU: "0"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == Exit.BAD_INPUT
     assert "started for GPU 0" in ended.stderr
-    assert not (tmp_path / "home").exists()
+    assert registry.catalogue.agents(state=None) == []
 
 
 @pytest.fixture
