@@ -328,7 +328,7 @@ def test_two_launchers_share_the_runs_a_pause_holds_them_and_a_retry_takes_the_f
             (found,) = registry.catalogue.sweeps()
             _until(lambda: all("12 jobs" in (tmp_path / name).read_text() for name in names))
             registry.sweeps.pause(found.id, "for a while")
-        assert [one.wait(120) for one in launchers] == [1, 1]
+        assert [one.wait(600) for one in launchers] == [1, 1]
     finally:
         for one in launchers:
             one.kill()
@@ -359,7 +359,7 @@ def test_two_launchers_share_the_runs_a_pause_holds_them_and_a_retry_takes_the_f
     assert not audit(project.home)
 
 
-def _until(condition: Any, seconds: float = 60.0) -> None:
+def _until(condition: Any, seconds: float = 600.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
