@@ -33,7 +33,7 @@ from benchmarks.train_throughput import (
     plain_step,
     training_of,
 )
-from benchmarks.transformers import timed
+from benchmarks.turns import ratio_of, timed
 from qsweep.sweeps.training import Training
 from qsweep.workers.data import Images
 from qsweep.workers.environment import KEEP_MEMORY
@@ -137,11 +137,6 @@ def measure(turns: int, core: int, start: Any, results: Any) -> None:
     start.wait()
     seconds = timed(steps | loops(images, plan[0]), turns)
     results.put({"models": plan[0], "form": plan[1].value, "seconds": seconds})
-
-
-def ratio_of(seconds: dict[str, list[float]], above: str, below: str) -> float:
-    """The median over the turns: a step of each stands beside the other's."""
-    return statistics.median(one / other for one, other in zip(seconds[above], seconds[below], strict=True))
 
 
 def main() -> None:

@@ -15,14 +15,14 @@ import argparse
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.turns import Step, ratio_of, timed
 from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import Images, find
@@ -35,8 +35,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 QUANTIZED = (("lsq", {"bits": 4, "quantizer": "lsq"}), ("vvtq", {"bits": 4, "quantizer": "vvtq"}))
 BATCH = 64
-WARM_UP = 2
-Step = Callable[[], None]
 
 
 def training_of(shape: dict[str, Any], seed: int, **more: Any) -> Training:
@@ -97,23 +95,6 @@ def _batches(images: Images) -> Iterator[tuple[Tensor, Tensor]]:
             yield pictures[places], labels[places]
 
 
-def timed(steps: dict[str, Step], turns: int) -> dict[str, list[float]]:
-    """Processor seconds of every step of each contender, taken in turn."""
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(WARM_UP + turns):
-        for name, step in steps.items():
-            started = time.process_time()
-            step()
-            if turn >= WARM_UP:
-                found[name].append(time.process_time() - started)
-    return found
-
-
-def ratio_of(seconds: dict[str, list[float]], name: str) -> float:
-    """How many times as long the modules take, the median over the turns: a step of each stands beside the other's."""
-    return statistics.median(plain / other for plain, other in zip(seconds["modules"], seconds[name], strict=True))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=int, default=12)
@@ -138,7 +119,7 @@ def main() -> None:
         seconds = timed(steps, given.turns)
         figures.append({"shape": title, "models": given.models, "seconds": seconds})
         modules, engine = (statistics.median(seconds[name]) * 1e3 for name in ("modules", "engine"))
-        ratios = " | ".join(f"{ratio_of(seconds, name):.2f}" for name in ("engine", "lsq", "vvtq"))
+        ratios = " | ".join(f"{ratio_of(seconds, 'modules', name):.2f}" for name in ("engine", "lsq", "vvtq"))
         print(f"| {title} | {modules:.0f} | {engine:.0f} | {ratios} |", flush=True)
     machine = {
         "torch": torch.__version__,

@@ -17,8 +17,7 @@ import json
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.turns import Step, ratio_of, timed
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.zero_shot import Genie, Sadag
 from qsweep.workers.deployed import deployed
@@ -44,10 +44,8 @@ SHAPES: dict[str, tuple[dict[str, Any], int]] = {
 }
 """The network of `digits-zeroshot` and that of `zeroshot-cifar100`, with the images of a batch."""
 BITS = {"weight_bits": 2, "activation_bits": 2}
-WARM_UP = 2
 CONVOLUTIONS = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d", "aten::thnn_conv2d")
 """What the profiler calls the work of convolutions, forward and backward."""
-Step = Callable[[], None]
 
 
 def model_of(training: Training) -> dict[str, Tensor]:
@@ -113,23 +111,6 @@ def synthesis(training: Training, model: Mapping[str, Tensor], batch: int, *, se
         **given, image_iterations=100_000
     )  # fmt: skip
     return Synthesizer(training, model, asked, device=torch.device("cpu"))
-
-
-def timed(steps: dict[str, Step], turns: int) -> dict[str, list[float]]:
-    """Processor seconds of every step of each contender, taken in turn."""
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(WARM_UP + turns):
-        for name, step in steps.items():
-            started = time.process_time()
-            step()
-            if turn >= WARM_UP:
-                found[name].append(time.process_time() - started)
-    return found
-
-
-def ratio_of(seconds: dict[str, list[float]], one: str, other: str) -> float:
-    """How many times as long `one` takes, the median over the turns."""
-    return statistics.median(slow / fast for slow, fast in zip(seconds[one], seconds[other], strict=True))
 
 
 def whole_ratio(seconds: dict[str, list[float]]) -> float:
