@@ -148,13 +148,13 @@ def qsweep(home: Path, tmp_path: Path) -> Qsweep:
 
 @pytest.fixture
 def real_data() -> str:
-    """The folder of the real CIFAR-10 and CIFAR-100, which QSWEEP_TEST_DATA names."""
+    """The folder of the real CIFAR-10, which QSWEEP_TEST_DATA names."""
     folder = os.environ.get("QSWEEP_TEST_DATA")
     if folder:
         return folder
     if "data" in os.environ.get("QSWEEP_REQUIRE", ""):
-        pytest.fail("QSWEEP_TEST_DATA has to name the folder of the real CIFAR-10 and CIFAR-100")
-    pytest.skip("QSWEEP_TEST_DATA names no folder with the real CIFAR-10 and CIFAR-100")
+        pytest.fail("QSWEEP_TEST_DATA has to name the folder of the real CIFAR-10")
+    pytest.skip("QSWEEP_TEST_DATA names no folder with the real CIFAR-10")
 
 
 @pytest.fixture
