@@ -294,7 +294,7 @@ class ResultStore:
 
 
 def _joined(parts: Sequence[pa.Table], kind: RowKind, names: Iterable[str]) -> pa.Table:
-    """Files' rows one after another, with nulls for the columns that a file lacks, and the place of its file in each."""
+    """The rows of files one after another, nulls where a file lacks a column, and the place of the file of each."""
     schema = pa.schema([kind.columns.field(name) for name in names])
     table = pa.concat_tables([schema.empty_table(), *parts], promote_options="default")
     places = array("i")
