@@ -219,7 +219,11 @@ def _adopt(wanted: bool) -> None:
 
 
 _server: ForkServer | None = None
-"""The server of this process."""
+
+
+def served_by() -> ForkServer | None:
+    """The server of this process."""
+    return _server
 
 
 def be_served_by(server: ForkServer | None) -> None:
