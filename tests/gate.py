@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-FREE = 30
+FREE = 60
 """Steps that a process may take at any time."""
 
 
