@@ -44,12 +44,10 @@ CPU = torch.device("cpu")
 def pieces(device: torch.device) -> list[Piece]:
     trained = "within {:g} of the processor in float64; no step waits; the same bits beside others and when resumed"
     made = f"within {EXACT:g} of the processor in float64"
-    found = [
-        Piece(
-            name=f"{part}/{name}", target=trained.format(_bound(part, name)), work=partial(trains, part=part, name=name)
-        )
-        for part, name in COMPONENTS
-    ]
+    found = []
+    for part, name in COMPONENTS:
+        work = partial(trains, part=part, name=name)
+        found.append(Piece(name=f"{part}/{name}", target=trained.format(_bound(part, name)), work=work))
     learned = (name for name, one in SYNTHESES.items() if issubclass(one, Genie))
     found += [Piece(name=f"images/{name}", target=made, work=partial(synthesizes, name=name)) for name in learned]
     found += [Piece(name=f"rounding/{name}", target=made, work=partial(rounds, name=name)) for name in ROUNDINGS]
