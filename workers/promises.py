@@ -133,8 +133,8 @@ def why_not_stacked(training: Training, slots: int, device: torch.device) -> str
     can: then a model's bits depend neither on its place nor on the others."""
     model = training.model
     assert isinstance(model, Module)
-    if network_of_module(model, training.data).seen.random:
-        return "it draws random numbers, which are each model's own only where one is called after another"
+    if network_of_module(model, training.data).seen.random_elsewhere:
+        return "it draws from Python's or numpy's random numbers, which are each model's own only one after another"
     if training.activation_quantizer is not None:
         return "its activations are quantized, which is done for one after another"
     recipe = dataclasses.replace(training.recipe, epochs=1, milestones=(), val_fraction=0.0, augment="none")
@@ -146,7 +146,7 @@ def why_not_stacked(training: Training, slots: int, device: torch.device) -> str
     ]
     try:
         alike, apart = (
-            list(_states(members, noise, device, form=Form.STACKED, slots=slots))
+            list(_states(members, noise, device, form=Form.VMAP, slots=slots))
             for members in ([one] * slots, [one, *others])
         )
     except torch.OutOfMemoryError:
