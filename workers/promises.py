@@ -98,6 +98,9 @@ def check_modules(trainings: Iterable[Training], device: torch.device) -> list[s
 
 def problem_of(training: Training, device: torch.device) -> str | None:
     """What can't be promised of this training's module, in words; None if nothing was found."""
+    assert isinstance(training.model, Module)
+    if replaced := sorted(network_of_module(training.model, training.data).seen.replaced):
+        return f"it puts another tensor in the place of its buffer {replaced[0]}, which is lost: change it in place"
     recipe = dataclasses.replace(
         training.recipe,
         epochs=1,

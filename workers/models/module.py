@@ -68,6 +68,8 @@ class Seen:
     pairs: list[Pair] = field(default_factory=list)
     moved: set[str] = field(default_factory=set)
     """The buffers that it changed."""
+    replaced: set[str] = field(default_factory=set)
+    """Those of them in whose place it put another tensor, which no model keeps."""
     activation: int = 1
     """Numbers in the largest output of a layer, of one image."""
     random: bool = False
@@ -322,6 +324,7 @@ class ModuleNetwork:
         """Watch a training pass of some noise."""
         seen = Seen()
         before = {name: one.clone() for name, one in module.named_buffers()}
+        buffers = dict(module.named_buffers())
         names = {id(one): name for name, one in module.named_modules()}
         outputs: dict[int, tuple[Tensor, int, str]] = {}
 
@@ -358,6 +361,8 @@ class ModuleNetwork:
         seen.pairs = [one for one in seen.pairs if calls.count(one.layer) == 1]
         with torch.no_grad():
             for name, one in module.named_buffers():
+                if one is not buffers[name]:
+                    seen.replaced.add(name)
                 if not torch.equal(one, before[name]):
                     seen.moved.add(name)
                     one.copy_(before[name])
