@@ -42,7 +42,7 @@ class Vmapped(TorchFunctionMode):
         self, function: Any, types: Any, given: Sequence[Any] = (), named: Mapping[str, Any] | None = None
     ) -> Any:
         named = named or {}
-        if function is functional.batch_norm and given and given[0].dim() > 2:
+        if function is functional.batch_norm:
             return self._normed(*given, **named)
         if function in POOLINGS and given and given[0].dim() == 4 and not named.get("return_indices"):
             return _Pooled.apply(given[0], function, given[1:], named)
