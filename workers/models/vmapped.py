@@ -69,7 +69,7 @@ class Vmapped(TorchFunctionMode):
         if not training or not p:
             return input
         shape = (*input.shape[: input.dim() - spared], *(1,) * spared)
-        mask = _Mask.apply(self._model, input.detach(), self._draw, shape, 1.0 - p)
+        mask: Tensor = _Mask.apply(self._model, input.detach(), self._draw, shape, 1.0 - p)
         return input.mul_(mask) if inplace else input * mask
 
 
@@ -85,13 +85,13 @@ class _Normed(Function):
         raise NotImplementedError("it is called under vmap")
 
     @staticmethod
-    def vmap(info: Any, dims: Any, signal: Tensor, *given: Any) -> tuple[Tensor, int]:
-        models = info.batch_size
-        own = [
-            _beside(one, dim, models, 0) if isinstance(one, Tensor) else one
-            for one, dim in zip(given, dims[1:], strict=True)
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
+        models: int = info.batch_size
+        beside: list[Any] = [
+            _beside(one, dim, models, int(not place)) if isinstance(one, Tensor) else one
+            for place, (one, dim) in enumerate(zip(args, in_dims, strict=True))
         ]
-        found = functional.batch_norm(_beside(signal, dims[0], models, 1), *own)
+        found = functional.batch_norm(*beside)
         return found.unflatten(1, (models, -1)), 1
 
 
@@ -107,8 +107,9 @@ class _Pooled(Function):
         raise NotImplementedError("it is called under vmap")
 
     @staticmethod
-    def vmap(info: Any, dims: Any, signal: Tensor, pooling: Any, given: Any, named: Any) -> tuple[Tensor, int]:
-        found = pooling(_beside(signal, dims[0], info.batch_size, 1), *given, **named)
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
+        signal, pooling, given, named = args
+        found: Tensor = pooling(_beside(signal, in_dims[0], info.batch_size, 1), *given, **named)
         return found.unflatten(1, (info.batch_size, -1)), 1
 
 
@@ -124,9 +125,8 @@ class _Mask(Function):
         raise NotImplementedError("it is called under vmap")
 
     @staticmethod
-    def vmap(
-        info: Any, dims: Any, model: Tensor, like: Tensor, draw: Draw, shape: Sequence[int], kept: float
-    ) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
+        _, like, draw, shape, kept = args
         return draw(shape, kept, like).div_(kept), 0
 
 
