@@ -29,7 +29,7 @@ from qsweep.orchestrator.starts import Start, fleet_size, record
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
 from tests.conftest import QSWEEP, SCRIPT, environment
-from tests.orchestrator import called, owned
+from tests.orchestrator import called
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, in_service, one_node, until
 
 pytestmark = pytest.mark.slow
@@ -213,13 +213,6 @@ def test_a_detached_sweep_survives_a_requeue_among_decoys_and_ends_with_the_bits
     assert tried[1][-1].resumed_from == 2
     found = api.query("SELECT x, loss FROM returned ORDER BY x", home=home)
     assert found.loss.tolist() == [0.25, 0.5, 1.0]
-
-    owned.write(folder)  # a module, and what it imports, come along
-    answer = run("launch", "own.toml", "--backend", "slurm", "--workers", "1")
-    assert answer.returncode == 0, answer.stderr
-    runs = api.results("own", home=home)
-    assert (len(runs), set(runs.form), set(runs.model)) == (owned.JOBS, {"loop"}, {"file:net.py:build"})
-    assert (runs.test_accuracy > 0.5).all()
     assert run("db", "check").returncode == 0
 
 
