@@ -26,22 +26,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.made_up import made_up_rows
 from benchmarks.registry import databases, fill
+from qsweep.db.columns import table_of_rows
 from qsweep.db.home import Home
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import AgentInfo
+from qsweep.db.schema import ROW_KINDS
 from qsweep.orchestrator.registration import register
 from qsweep.orchestrator.selection import read_selection
 from qsweep.sweeps.code import code_version, freeze
 from qsweep.sweeps.files import source_text
+from qsweep.sweeps.job import Job
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
 TORCH = (sys.executable, "-c", "import torch")
@@ -49,6 +54,8 @@ GRID = "digits-grid"
 NAME = "scale"
 MEMBERS = 5
 """Jobs of a publication."""
+TOGETHER = 1_000
+"""Jobs whose rows are made at once."""
 CUBE = 11
 """Axes of three values each."""
 AGENT, BEGAN = 1, 1_700_000_000.0
@@ -114,14 +121,23 @@ def make(folder: Path, count: int) -> Home:
         )  # fmt: skip
         registry.agents.retire(agent)
     jobs, dice, store = selection.jobs, random.Random(0), ResultStore(home.store)
-    for start in range(0, len(jobs), MEMBERS):
-        rows = made_up_rows([(job, 1) for job in jobs[start : start + MEMBERS]], dice)
-        for kind, found in rows.items():
-            store.write(kind, _publication(agent, start // MEMBERS), found)
+    for start in range(0, len(jobs), TOGETHER):
+        _publish(store, agent, start, jobs[start : start + TOGETHER], dice)
     (home.logs / Path(LOG).name).parent.mkdir(exist_ok=True)
     (home.root / LOG).write_text("".join(f"epoch {number}: made up\n" for number in range(20_000)))
     _finish(home.registry, agent)
     return home
+
+
+def _publish(store: ResultStore, agent: int, start: int, jobs: Sequence[Job], dice: random.Random) -> None:
+    """The results of these jobs, the first of which is the sweep's in place `start`: made at once, written by fives."""
+    for kind, rows in made_up_rows([(job, 1) for job in jobs], dice).items():
+        table = table_of_rows(rows, ROW_KINDS[kind].columns)
+        counts = Counter(row["job"] for row in rows)
+        ends = list(accumulate((counts[job.identity] for job in jobs), initial=0))
+        for place in range(0, len(jobs), MEMBERS):
+            first, last = ends[place], ends[min(place + MEMBERS, len(jobs))]
+            store.write_table(kind, _publication(agent, (start + place) // MEMBERS), table.slice(first, last - first))
 
 
 def _grid(folder: Path, count: int) -> Path:

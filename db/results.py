@@ -6,7 +6,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,14 @@ class ResultStore:
         self.write_table(kind, publication, table_of_rows(rows, columns))
 
     def write_table(self, kind: str, publication: str, table: pa.Table) -> None:
-        """Publishes a table that has the columns of its kind."""
-        labelled = table.replace_schema_metadata({"qsweep.kind": kind, "qsweep.schema": str(VERSION)})
+        """Publishes a table that has the columns of its kind.
+
+        Of a job's one wide row the columns in which nobody has a value are left out: what a small file says of its
+        columns is most of it, and takes a reader of two columns most of its time.
+        """
+        wide = ROW_KINDS[kind].one_row_a_job and table.num_rows > 0
+        told = [one for one in table.column_names if not wide or table[one].null_count < table.num_rows]
+        labelled = table.select(told).replace_schema_metadata({"qsweep.kind": kind, "qsweep.schema": str(VERSION)})
         buffer = pa.BufferOutputStream()
         pq.write_table(labelled, buffer, compression="zstd", write_page_checksum=True)
         self._put(self._path(kind, publication), buffer.getvalue(), at="parquet")
@@ -128,8 +135,7 @@ class ResultStore:
             self._check_file(path)
         try:
             if isinstance(self._files, fs.LocalFileSystem):
-                parts = [self._read_columns(path, known, wanted, place) for place, path in enumerate(paths)]
-                table = pa.concat_tables(parts)
+                table = _joined([self._read_columns(path, known, wanted) for path in paths], known, wanted)
             else:
                 table = self._read_together(paths, known, wanted)
         except FileNotFoundError as error:
@@ -139,19 +145,13 @@ class ResultStore:
         files = pc.index_in(pointers["publication"], value_set=column(publications, pa.string()))
         return _counted(table, pointers, files, known, self.place).select(names).cast(schema)
 
-    def _read_columns(self, path: str, kind: RowKind, names: Iterable[str], place: int) -> pa.Table:
-        """These columns of a file, with nulls for those that it lacks, and its `place` in each row."""
+    def _read_columns(self, path: str, kind: RowKind, names: Collection[str]) -> pa.Table:
+        """Those of these columns that a file has, with the types of its kind."""
         with self._files.open_input_file(path) as source:
-            file = pq.ParquetFile(source, page_checksum_verification=True)
-            there = set(file.schema_arrow.names)
-            found = _read(file, [name for name in names if name in there])
-        columns = {
-            name: found[name].cast(kind.columns.field(name).type)
-            if name in there
-            else pa.nulls(found.num_rows, kind.columns.field(name).type)
-            for name in names
-        }
-        return pa.table({**columns, FILE: column([place] * found.num_rows, pa.int32())})
+            # With what it lacks left out, and nothing else asked of each file: there may be tens of thousands.
+            found = _read(pq.ParquetFile(source, page_checksum_verification=True), names)
+        known = pa.schema([kind.columns.field(name) for name in found.column_names])
+        return found.cast(known) if found.schema != known else found
 
     def _read_together(self, paths: Sequence[str], known: RowKind, names: Iterable[str]) -> pa.Table:
         """The same of all these files, where each read is a request: many at a time, and ahead."""
@@ -168,7 +168,7 @@ class ResultStore:
         path = self._path(kind, publication)
         self._check_file(path)
         try:
-            jobs: list[str] = self._read_columns(path, ROW_KINDS[kind], ["job"], 0)["job"].to_pylist()
+            jobs: list[str] = self._read_columns(path, ROW_KINDS[kind], ["job"])["job"].to_pylist()
         except FileNotFoundError as error:
             raise VanishedResults(f"a results file that the registry counts is gone: {error}") from None
         except UNREADABLE as error:
@@ -293,7 +293,18 @@ class ResultStore:
                 stream.write(content)
 
 
-def _read(file: pq.ParquetFile, columns: Sequence[str]) -> pa.Table:
+def _joined(parts: Sequence[pa.Table], kind: RowKind, names: Iterable[str]) -> pa.Table:
+    """The rows of files one after another, nulls where a file lacks a column, and the place of the file of each."""
+    schema = pa.schema([kind.columns.field(name) for name in names])
+    table = pa.concat_tables([schema.empty_table(), *parts], promote_options="default")
+    places = array("i")
+    for place, part in enumerate(parts):
+        places.extend(array("i", [place]) * part.num_rows)
+    return table.append_column(FILE, pa.Array.from_buffers(pa.int32(), len(places), [None, pa.py_buffer(places)]))
+
+
+def _read(file: pq.ParquetFile, columns: Collection[str]) -> pa.Table:
+    """Those of these columns that the file has."""
     table: pa.Table = file.read(columns=list(columns), use_threads=file.metadata.num_rows > SMALL)
     return table
 

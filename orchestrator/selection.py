@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from qsweep.reports.demands import check_answers
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.files import NAME, NAME_ALLOWED, read_sweep
-from qsweep.sweeps.job import Job, with_training
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.methods import Sam, Saq1, Saq3, SharpnessAware
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.quantizers import Lsq
+from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.spec import Spec, select, variant
+from qsweep.sweeps.training import Training
 
 LARGE_RADIUS = 0.02
 """Of the weights' norm: a larger radius of a sharpness-aware method is said."""
@@ -36,32 +38,43 @@ class Selection:
 
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant."""
+        recipes, sharp = self._recipes_and_sharp()
         late = {
-            (milestone, job.training.recipe.epochs)
-            for job in with_training(self.chosen)
-            for milestone in job.training.recipe.milestones
-            if job.training.recipe.schedule == "steps" and milestone >= job.training.recipe.epochs
+            (milestone, recipe.epochs)
+            for recipe in recipes
+            for milestone in recipe.milestones
+            if recipe.schedule == "steps" and milestone >= recipe.epochs
         }
         idle = [f"{name} is set, but no job uses it" for name in self.spec.unused()]
         late_ones = [
             f"milestone {milestone} lies beyond the last epoch ({epochs}) and has no effect"
             for milestone, epochs in sorted(late)
         ]
-        recipes = [job.training.recipe for job in with_training(self.chosen)]
         waves = any(one.schedule == "cosine" and one.milestones for one in recipes)
         idle += ["milestones have no effect with schedule = cosine"] if waves else []
-        return idle + late_ones + list(_large_radii(self.chosen))
+        return idle + late_ones + list(_large_radii(sharp))
+
+    def _recipes_and_sharp(self) -> tuple[list[Recipe], list[Training]]:
+        """What the warnings look at, in one pass over jobs of which there may be a million: the recipes, and a training
+        of each sharpness-aware method, network and data set with LSQ. The weights of a user's module are unknown here.
+        """
+        recipes: dict[int, Recipe] = {}
+        sharp: dict[object, Training] = {}
+        for job in self.chosen:
+            if job.call is not None:
+                continue
+            one = job.training
+            recipes.setdefault(id(one.recipe), one.recipe)  # combinations share them
+            is_sharp = isinstance(one.method, Sam | Saq1 | Saq3)  # not ASAM's
+            if is_sharp and isinstance(one.quantizer, Lsq) and not isinstance(one.model, Module):
+                sharp[one.model, one.data, one.method] = one
+        return list(recipes.values()), list(sharp.values())
 
 
-def _large_radii(jobs: Iterable[Job]) -> Iterator[str]:
-    """A line for each radius of a sharpness-aware method that is large beside the weights of a network with LSQ. The
-    weights of a user's module are unknown here."""
-    trainings = [job.training for job in with_training(jobs) if not isinstance(job.training.model, Module)]
-    sharp = [one for one in trainings if isinstance(one.method, Sam | Saq1 | Saq3)]  # not ASAM's
+def _large_radii(trainings: Iterable[Training]) -> Iterator[str]:
+    """A line for each radius of a sharpness-aware method that is large beside the weights of a network with LSQ."""
     shares: dict[float, float] = {}
-    for training in {
-        (one.model, one.data, one.method): one for one in sharp if isinstance(one.quantizer, Lsq)
-    }.values():
+    for training in trainings:
         assert isinstance(training.method, SharpnessAware)
         rho = training.method.rho
         shares[rho] = max(rho / training.initial_norm, shares.get(rho, 0.0))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from qsweep.reports.declaration import OF_RUNS, Declaration
-from qsweep.reports.quantization import NAMING, filled, setting_text
+from qsweep.reports.quantization import NAMING, filled, parts_of, setting_text
 from qsweep.sweeps.components import PARTS
-from qsweep.sweeps.training import Training
 
 TOLD = {
     "dataset": ("data",),
@@ -28,18 +27,37 @@ def averaged_over(declaration: Declaration, models: Sequence[Mapping[str, Any]])
     told = {name for key in declaration.rows for name in TOLD.get(key, (key,))} | set(declaration.averages)
     told |= set(TOLD["precision"]) if any(column.precision for column in declaration.columns) else set()
     names = [name for part in PARTS.values() for name in part.columns() if name not in told]
-    different = _different(models)
     if declaration.kind in OF_RUNS:
         names = [name for model in models for name in model if name not in {*declaration.rows, *declaration.averages}]
-        different = list(models)
-    found = ((name, _values(different, name)) for name in dict.fromkeys(names))
+        found = ((name, _values(models, name)) for name in dict.fromkeys(names))
+    else:
+        varying = _varying(models)
+        found = ((name, _values(_told_apart(models, name, varying), name)) for name in dict.fromkeys(names))
     return tuple(f"{name} {values}" for name, values in found if values)
 
 
-def _different(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One model of each combination of settings."""
-    known = sorted(Training.known())
-    return list({tuple(map(model.get, known)): model for model in models}.values())
+def _varying(models: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The settings that not all of these models have, or not with one value: by columns, for there may be a million."""
+    shapes: dict[tuple[str, ...], list[Iterable[Any]]] = {}
+    for model in models:
+        shapes.setdefault(tuple(model), []).append(model.values())
+    values: dict[str, set[Any]] = {}
+    for names, rows in shapes.items():
+        for name, column in zip(names, zip(*rows, strict=True), strict=True):
+            values.setdefault(name, set()).update(column)
+    common = set(values).intersection(*shapes)
+    return {name for name, some in values.items() if len(some) > 1 or name not in common}
+
+
+def _told_apart(
+    models: Sequence[Mapping[str, Any]], name: str, varying: Collection[str]
+) -> Collection[Mapping[str, Any]]:
+    """One model of each value of what decides its value of a setting: the setting itself and, where it is left out,
+    the components of the parts that may have it."""
+    deciding = [name, *(part.name for part in parts_of(name))]
+    if not any(one in varying for one in deciding):
+        return models[:1]
+    return {tuple((type(value := model.get(one)), value) for one in deciding): model for model in models}.values()
 
 
 def _values(models: Iterable[Mapping[str, Any]], name: str) -> str:

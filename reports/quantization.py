@@ -174,13 +174,13 @@ def _is_whole(name: str) -> bool:
 
 
 @functools.lru_cache
-def _parts_of(name: str) -> tuple[Part, ...]:
+def parts_of(name: str) -> tuple[Part, ...]:
     """The parts that have a component with this setting."""
     return tuple(part for part in PARTS.values() if any(name in one.names for one in part.components.values()))
 
 
 def _default(row: Mapping[str, Any], name: str) -> Any:
-    for part in _parts_of(name):
+    for part in parts_of(name):
         component = part.components.get(_known(row, part.name) or part.name)
         if component is not None and name in component.names:
             return old_value(component.settings, name)

@@ -122,6 +122,13 @@ class Grid:
         vars(job)["cohort_key"] = self._keys[key]
         return job
 
+    def kind(self, place: int) -> Kind:
+        """That of the job at a place."""
+        if self.calls:
+            return self.calls[place].kind
+        first = len(self.trainings[0])
+        return TRAIN if place < first else kind_of(self.asked[self.children[1][place - first]])
+
     def settings(self, place: int) -> dict[str, Setting]:
         """Those of the job at a place."""
         if self.calls or place >= len(self.trainings[0]):
@@ -202,7 +209,7 @@ class Jobs(Sequence[Job]):
 
     def of(self, kind: Kind) -> Jobs:
         """Those of a kind."""
-        return self.only(at for at, job in enumerate(self) if job.kind is kind)
+        return self.only(at for at, place in enumerate(self._places) if self._grid.kind(place) is kind)
 
     def only(self, chosen: Iterable[int]) -> Jobs:
         """Those at these places here, in this order."""

@@ -152,7 +152,7 @@ class ForkServer:
         if search == own:
             return True
         first, _, rest = search.partition(os.pathsep)
-        return rest == own and Path(first).name == code_version() and is_intact(Path(first), code_version())
+        return rest == own and is_intact(Path(first), code_version())
 
     def fork(self, request: Mapping[str, Any], files: Sequence[int]) -> int:
         """The pid of a new child of this process, which runs what the request says."""
@@ -219,7 +219,11 @@ def _adopt(wanted: bool) -> None:
 
 
 _server: ForkServer | None = None
-"""The server of this process."""
+
+
+def served_by() -> ForkServer | None:
+    """The server of this process."""
+    return _server
 
 
 def be_served_by(server: ForkServer | None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.training import Training
 from qsweep.workers.data import Collection, Part, source_of
-from qsweep.workers.device import set_precision
+from qsweep.workers.device import precision_of, set_precision
 from qsweep.workers.engine import Engine
 from qsweep.workers.evaluation import evaluation_batch, tally
 from qsweep.workers.forms import Form
@@ -143,11 +143,11 @@ class Cohort:
         images, targets = self._source.batch(number)
         if self._teacher is not None:
             targets = self._teacher.targets(images, targets.labels)
-        set_precision(self._recipe.precision)
-        if not self._position:
-            self._engine.start_activations(images)
-        self._engine.begin(epoch, number, len(targets))
-        losses, hits = self._run_step(images, targets)
+        with precision_of(self._recipe.precision):
+            if not self._position:
+                self._engine.start_activations(images)
+            self._engine.begin(epoch, number, len(targets))
+            losses, hits = self._run_step(images, targets)
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
         self._position += 1
@@ -234,9 +234,9 @@ class Cohort:
     def _start_activations(self) -> None:
         """Of trainings without a step, which are judged as they begin."""
         if self.layout.signals:
-            set_precision(self._recipe.precision)
             self._source.open(0)
-            self._engine.start_activations(self._source.batch(0)[0])
+            with precision_of(self._recipe.precision):
+                self._engine.start_activations(self._source.batch(0)[0])
             self._rows["best_parameters"].copy_(self._rows["parameters"])
 
     def close(self) -> None:

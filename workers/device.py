@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from qsweep.sweeps.errors import InputError
 from qsweep.workers.environment import GPU
@@ -35,8 +38,10 @@ def this_device() -> torch.device:
 def make_deterministic() -> None:
     """Let every operation of a GPU add up in a fixed order, where it can: the same training has the same bits.
 
-    An operation that has no such order says so in a warning, and goes on; none of ours is known to.
+    An operation that has no such order says so in a warning, and goes on; none of ours is known to. Products are taken
+    in single precision, but for the steps of a training that asks for another.
     """
+    set_precision("fp32")
     os.environ.setdefault(*WORKSPACE)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
@@ -92,6 +97,22 @@ def set_precision(precision: str) -> None:
     allowed = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def precision_of(precision: str) -> Iterator[None]:
+    """Around the training steps of that precision: whatever is computed between them is in single precision."""
+    set_precision(precision)
+    try:
+        yield
+    finally:
+        set_precision("fp32")
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on the device, without waiting for what that still computes: a copy from pageable memory
+    would."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def _has_bf16() -> bool:

@@ -13,6 +13,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import watch
 from qsweep.workers.data.source import epoch_generator
 from qsweep.workers.data.targets import Targets
+from qsweep.workers.device import sent
 from qsweep.workers.evaluation import cross_entropy, soft_cross_entropy
 from qsweep.workers.forms import SAVED, Form
 from qsweep.workers.models.calls import Calls
@@ -117,7 +118,7 @@ class Engine:
         if len(self._draws):
             generator = epoch_generator(self._data_seed, epoch, f"draws/{number}")
             drawn = torch.rand(len(self._draws), images, generator=generator)
-            self._draws[:, :images].copy_(drawn)
+            self._draws[:, :images].copy_(sent(drawn, self._draws.device))
         if self._calls is not None:
             self._calls.begin(epoch, number)
 

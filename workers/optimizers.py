@@ -21,6 +21,7 @@ from qsweep.sweeps.optimizers import Adam, Optimizer, RmsProp, Sgd
 from qsweep.sweeps.recipe import Recipe
 from qsweep.sweeps.training import Training
 from qsweep.workers.compiling import compiled
+from qsweep.workers.device import sent
 from qsweep.workers.models.layout import AFFINE, Layout
 
 Update = Callable[..., None]
@@ -183,7 +184,7 @@ class CohortOptimizer:
     def open(self, epoch: int) -> None:
         """Set the learning rates of an epoch (from 0)."""
         rates = [rate_at(one.recipe, one.optimizer.learning_rate, epoch) for one in self._trainings]
-        self._rates.copy_(torch.tensor(rates, dtype=torch.float64)[:, None])
+        self._rates.copy_(sent(torch.tensor(rates, dtype=torch.float64)[:, None], self._device))
 
     def step(self, parameters: Tensor, gradients: Tensor, first: Tensor, second: Tensor, number: Tensor) -> None:
         """One step of every model; `gradients` are used up."""

@@ -19,6 +19,7 @@ STAGES = (
     Stage(name="runs", title="Does it run, and compute what plain PyTorch computes?", minutes=3),
     Stage(name="speed", title="How fast does it train?", minutes=8),
     Stage(name="flatness", title="How flat, how fast?", minutes=4),
+    Stage(name="components", title="Does every component of the table compute what it should?", minutes=4),
     Stage(name="portion", title="A real piece of a sweep, through the bundle", minutes=None),
 )
 NAMES = tuple(one.name for one in STAGES)

@@ -85,6 +85,22 @@ def test_an_older_file_has_nulls_and_a_newer_one_loses_what_we_do_not_know(store
     assert "sharpness" not in rows[2]
 
 
+def test_a_wide_row_is_stored_without_the_columns_in_which_nobody_has_a_value(store: ResultStore) -> None:
+    """Files of different columns are read as one, each value in its place."""
+    store.write("runs", "a", [run(1, bits=4, momentum=None), run(2)])
+    store.write("runs", "b", [run(3, momentum=0.9)])
+    assert pq.read_schema(store.path("runs", "a")).names == ["job", "attempt", "bits", "train_loss"]
+    table = store.read("runs", [pointer(3, "b"), pointer(1, "a"), pointer(2, "a")])
+    assert table.schema.equals(ROW_KINDS["runs"].columns)
+    rows = table.to_pylist()
+    assert [(row["bits"], row["momentum"], row["train_loss"]) for row in rows] == [
+        (None, 0.9, 3 / 10),
+        (4, None, 1 / 10),
+        (None, None, 2 / 10),
+    ]
+    assert all(row["test_loss"] is None for row in rows)
+
+
 def test_a_failed_write_leaves_no_file(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.write("runs", "before", [run(1)])
 
@@ -182,7 +198,7 @@ def test_a_flipped_bit_gives_no_other_rows(store: ResultStore) -> None:
     path = Path(store.path("runs", "p"))
     whole, rows = path.read_bytes(), store.read_file("runs", "p")
     footer, noticed = int.from_bytes(whole[-8:-4], "little") + 8, 0
-    for place in range(4, len(whole) - footer, 29):
+    for place in range(4, len(whole) - footer, 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
             assert store.read_file("runs", "p") == rows

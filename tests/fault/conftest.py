@@ -7,12 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fault.databases import databases
-from tests.fault.trial import Database, Outcome, run_trial
+from tests.fault.trial import Database, Outcome, forked, run_trial
 from tests.postgres import missing_postgres
 
 
-@pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+@pytest.fixture(scope="module")
+def forks() -> Iterator[None]:
+    """What trials start is forked."""
+    with forked():
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, forks: None) -> Outcome:
     """The same sweep without faults."""
     outcome = run_trial(tmp_path_factory.mktemp("reference") / "trial", [], Database(name="sqlite"), reference=None)
     assert not outcome.violations

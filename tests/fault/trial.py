@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import shutil
 import signal
@@ -9,14 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from qsweep.sweeps import processes
+from qsweep.workers.environment import KEEP_MEMORY
+from tests.conftest import PRELOADED, SURROUNDINGS
 from tests.fault.checker import Found, differences, look, violations
 from tests.fault.sabotage import Fault, Saboteur
 
@@ -43,6 +47,7 @@ CHECKPOINT_STEPS = 40
 LEASE = 3.0
 LAUNCHES = 60
 SLACK = 1.1
+CLOCK = Path(__file__).with_name("clock.c")
 QSWEEP = (sys.executable, "-m", "qsweep.orchestrator.cli")
 
 
@@ -127,20 +132,38 @@ def trial_environment(folder: Path, socket: Path, database: Database) -> dict[st
         "OMP_NUM_THREADS": "1",
         "COLUMNS": "100",
     }
-    shim = clock_shim(folder)
-    if shim is not None:
-        own |= {"LD_PRELOAD": str(shim), "QSWEEP_TEST_CLOCK": str(folder / "clock")}
+    if clock_shim() is not None:
+        own |= {"LD_PRELOAD": str(clock_shim()), "QSWEEP_TEST_CLOCK": str(folder / "clock")}
     return kept | own | ({} if database.url is None else {"QSWEEP_REGISTRY": database.url})
 
 
-def clock_shim(folder: Path) -> Path | None:
-    """The library under which a process's wall clock jumps; None without a C compiler."""
+@functools.cache
+def clock_shim() -> Path | None:
+    """The library under which a process's wall clock jumps, made once; None without a C compiler."""
     compiler = shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
         return None
-    target = folder / "clock.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", target, Path(__file__).with_name("clock.c")], check=True)
-    return target
+    folder = Path(tempfile.mkdtemp(prefix="qsc-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "clock.so", CLOCK], check=True)
+    return folder / "clock.so"
+
+
+@contextmanager
+def forked() -> Iterator[None]:
+    """Within it, the processes of trials are forked where the clock jumps, and none is started cold."""
+    surroundings = {**SURROUNDINGS, **KEEP_MEMORY, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if (shim := clock_shim()) is None:
+        yield
+        return
+    server = processes.ForkServer.started(PRELOADED, surroundings | {"LD_PRELOAD": str(shim)})
+    before = processes.served_by()
+    processes.be_served_by(server)
+    try:
+        yield
+    finally:
+        processes.be_served_by(before)
+        server.close()
 
 
 def _qsweep(folder: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,4 @@
-"""A real Ray of several nodes (raylets) on this machine, for the tests. `python -m` it: one process holds it.
-
-It prints the head's address, then for each line `add` the process number of a new node's raylet; it ends with
-its input.
-"""
+"""A real Ray of several nodes (raylets) on this machine, for the tests: a process holds it."""
 
 from __future__ import annotations
 
@@ -19,7 +15,28 @@ from pathlib import Path
 import psutil
 import pytest
 
+from qsweep.sweeps.faults import LISTENER
+from tests.gate import Gate
+
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120", "PYTHONSAFEPATH": "1"}
+
+
+HOLD = """
+import sys
+
+from ray.cluster_utils import Cluster
+
+node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+print("> " + cluster.address, flush=True)
+for _ in sys.stdin:
+    added = cluster.add_node(wait=True, **node)
+    (raylet,) = (process.pid for name, process in added.live_processes() if name == "raylet")
+    print(f"> {raylet}", flush=True)
+cluster.shutdown()
+"""
+"""Holds a cluster until the input ends. Prints the head's address, then for each line of input the process number of
+a new node's raylet."""
 
 
 class RayCluster:
@@ -27,10 +44,11 @@ class RayCluster:
 
     def __init__(self, folder: Path) -> None:
         self._errors = folder / "errors"
+        self.gate = Gate(folder / "gate")
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, __file__],
-                env={**os.environ, **QUIET, "RAY_TMPDIR": str(folder)},
+                [sys.executable, "-c", HOLD],
+                env={**os.environ, **QUIET, "RAY_TMPDIR": str(folder), LISTENER: str(self.gate.socket)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -51,6 +69,7 @@ class RayCluster:
         self._process.stdin.close()
         self._process.wait(timeout=600)
         self._process.stdout.close()
+        self.gate.close()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -81,23 +100,3 @@ def two_nodes() -> Iterator[RayCluster]:
     finally:
         cluster.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def hold() -> None:
-    """Hold a cluster until the input ends."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    sys.stdout.write(f"> {cluster.address}\n")
-    sys.stdout.flush()
-    for _ in sys.stdin:
-        added = cluster.add_node(wait=True, **node)
-        (raylet,) = (process.pid for name, process in added.live_processes() if name == "raylet")
-        sys.stdout.write(f"> {raylet}\n")
-        sys.stdout.flush()
-    cluster.shutdown()
-
-
-if __name__ == "__main__":
-    hold()

@@ -98,19 +98,36 @@ def python(folder: Path, absent: Path, *arguments: str, **extra: str) -> subproc
     )
 
 
+def work_off(folder: Path, bundle: str, *options: str, **extra: str) -> subprocess.Popen[str]:
+    """`python -m qsweep.workers` with the code that came along, in this folder."""
+    return processes.start(
+        [*processes.PYTHON, "qsweep.workers", bundle, *options],
+        env=environment(folder, {"PYTHONPATH": str(folder / bundle / "code"), **extra}),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.fixture
-def far(tmp_path: Path, absent: Path) -> Far:
+def bare(tmp_path: Path, absent: Path) -> Far:
     """Run Python on such a machine, in a folder where a test packs its bundles."""
     return partial(python, tmp_path, absent)
 
 
+@pytest.fixture
+def far(tmp_path: Path) -> Far:
+    """Work off a bundle's folder by the code in it."""
+    return partial(work_off, tmp_path)
+
+
 @pytest.fixture(scope="module")
-def worked_once(tmp_path_factory: pytest.TempPathFactory, absent: Path) -> Path:
+def worked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a home, the bundle `far` of 4 jobs that left it and was worked off, and its results.zip."""
     folder = tmp_path_factory.mktemp("worked")
     command = [*QSWEEP, "pack", *SHORT, "--out", str(folder / "far")]
     processes.run(command, env=environment(folder / "home"), capture_output=True, check=True, timeout=600)
-    finish(python(folder, absent, "far", "--results", "results.zip", "--workers", "1"))
+    finish(work_off(folder, "far", "--results", "results.zip", "--workers", "1"))
     return folder
 
 
@@ -155,11 +172,11 @@ def kept(home: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_a_bundle_killed_twice_brings_home_the_same_bits_as_agents_here(
-    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
+    qsweep: Qsweep, home: Path, bare: Far, tmp_path: Path
 ) -> None:
     assert qsweep("pack", *LONG, "--out", str(tmp_path / "far.zip")).returncode == 0
     steps = {"QSWEEP_CHECKPOINT_STEPS": "20"}
-    first = far("far.zip", "--workers", "2", **steps)
+    first = bare("far.zip", "--workers", "2", **steps)
     wait_for(tmp_path / "far" / "checkpoints.jsonl", 16)
     agents = psutil.Process(first.pid).children()
     agents[0].kill()
@@ -169,7 +186,7 @@ def test_a_bundle_killed_twice_brings_home_the_same_bits_as_agents_here(
     half = qsweep("import", str(tmp_path / "far"))
     assert half.returncode == 0, half.stderr
     assert "16 still checked out" in half.stdout
-    finish(far("far", "--results", "results.zip", "--workers", "1", **steps))
+    finish(bare("far", "--results", "results.zip", "--workers", "1", **steps))
     log = "".join(path.read_text() for path in (tmp_path / "far" / "logs").glob("*.log"))
     resumed = [int(step) for step in re.findall(r"jobs from step (\d+)", log)]
     assert max(resumed) > 0
@@ -214,22 +231,10 @@ def test_what_is_away_is_neither_run_nor_waited_for_and_comes_back_when_recalled
 
 
 def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
-    qsweep: Qsweep, home: Path, far: Far, absent: Path, tmp_path: Path
+    qsweep: Qsweep, home: Path, far: Far, tmp_path: Path
 ) -> None:
     qsweep("pack", *SHORT, "--out", str(tmp_path / "far"))
-    finish(
-        far(
-            "-m",
-            "qsweep.workers",
-            "far",
-            "--results",
-            "results.zip",
-            "--no-models",
-            "--workers",
-            "1",
-            PYTHONPATH=code_path(tmp_path, absent),
-        )
-    )
+    finish(far("far", "--results", "results.zip", "--no-models", "--workers", "1"))
     first = qsweep("import", str(tmp_path / "results.zip"))
     assert "4 jobs counted" in first.stdout
     assert "4 of them without their models" in first.stdout
@@ -253,29 +258,24 @@ def test_importing_twice_changes_nothing_and_keeps_where_it_was_computed(
 
 @pytest.mark.usefixtures("worked")
 def test_a_bundle_from_before_the_package_had_one_name_is_not_run_by_this_code(
-    far: Far, absent: Path, tmp_path: Path
+    bare: Far, absent: Path, tmp_path: Path
 ) -> None:
     code = tmp_path / "far" / "code"
     newer = shutil.copytree(code, tmp_path / "newer")
     for room in (code / "qsweep").iterdir():
         room.rename(code / room.name)
     (code / "qsweep").rmdir()
-    said = finish(far("-m", "qsweep.workers", "far", PYTHONPATH=os.pathsep.join([str(newer), str(absent)])), 2)
+    said = finish(bare("-m", "qsweep.workers", "far", PYTHONPATH=os.pathsep.join([str(newer), str(absent)])), 2)
     assert "packed by an older qsweep" in said
     assert "python " in said
-
-
-def code_path(tmp_path: Path, absent: Path) -> str:
-    """Where `qsweep` is found, and the blocker of other imports."""
-    return os.pathsep.join([str(tmp_path / "far" / "code"), str(absent)])
 
 
 def test_measures_travel_with_their_models_or_after_them(qsweep: Qsweep, home: Path, far: Far, tmp_path: Path) -> None:
     trained, measured = tmp_path / "trained.toml", tmp_path / "measured.toml"
     trained.write_text(MEASURED)
     measured.write_text(MEASURED + MEASURES)
-    assert "with 4 jobs" in qsweep("pack", str(measured), "--out", str(tmp_path / "both.zip")).stdout
-    finish(far("both.zip", "--workers", "1"))
+    assert "with 4 jobs" in qsweep("pack", str(measured), "--out", str(tmp_path / "both")).stdout
+    finish(far("both", "--workers", "1"))
     assert "4 jobs counted" in qsweep("import", str(tmp_path / "both")).stdout
     together = api.results("measured", "measures", home=home)
 
@@ -367,7 +367,9 @@ def test_a_bundle_without_data_says_so_and_takes_it_from_a_folder(qsweep: Qsweep
     finish(far("far", "--data", str(data), "--workers", "1"))
     os.truncate(data / "digits.npz", 5000)
     shutil.rmtree(tmp_path / "far")
-    missing = finish(far("far.zip", "--data", str(data)), code=0)
+    with zipfile.ZipFile(tmp_path / "far.zip") as archive:
+        archive.extractall(tmp_path / "far")
+    missing = finish(far("far", "--data", str(data)), code=0)
     assert "4/4 done" in missing
 
 

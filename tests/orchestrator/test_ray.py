@@ -41,7 +41,7 @@ channels_per_width = 2
 depth = 2
 weight_decay = 0.0
 optimizer = "sgd"
-epochs = 60
+epochs = 20
 batch_size = 64
 [axes]
 width = [2, 3, 4, 5, 6]
@@ -124,39 +124,41 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     cluster: RayCluster, begin: Begin, run: Run, home: Path, folder: Path
 ) -> None:
     arguments = ["launch", "mine.toml", "--backend", "ray", "--ray-address", cluster.address]
-    arguments += ["--lease", "6", "--set", "epochs=90"]  # long enough for everything that happens to them
-    launcher = begin(*arguments)
-    until(lambda: len(agents_at_work(home)) == 2, "an agent at work on each core")  # and nobody said how many
-    grown = cluster.add_node()
-    agents = until(lambda: len(found := agents_at_work(home)) == 3 and found, "the third agent on the new node")
+    arguments += ["--lease", "6"]
+    with cluster.gate.held():
+        launcher = begin(*arguments)
+        until(lambda: len(agents_at_work(home)) == 2, "an agent at work on each core")  # and nobody said how many
+        grown = cluster.add_node()
+        agents = until(lambda: len(found := agents_at_work(home)) == 3 and found, "the third agent on the new node")
+        with Registry.open(home / "registry.db") as registry:
+            sweep = registry.catalogue.find_sweep("mine")
+            environments = [psutil.Process(one).environ() for one in agents]
+            assert all(str(home / "code" / sweep.code) in one["PYTHONPATH"] for one in environments)
+            assert all(one["PYTHONSAFEPATH"] == "1" for one in environments)
+
+            on_grown = [one for one in agents if grown in actor_of(one).parents()]
+            elsewhere = [one for one in agents if one not in on_grown]
+            assert len(on_grown) == 1
+            launcher.kill()
+            grown.kill()
+            actor_of(elsewhere[0]).kill()
+            launcher.communicate()
+            for gone in (on_grown[0], elsewhere[0]):
+                until(lambda gone=gone: not psutil.pid_exists(gone), "an agent without its actor leaves")
+            crashed = elsewhere[1]
+            actor = actor_of(crashed)
+            psutil.Process(crashed).kill()
+            until(
+                lambda: any(one != crashed and actor in psutil.Process(one).parents() for one in agents_at_work(home)),
+                "the actor of a crashed agent starts another one, without a launcher",
+            )
+
+    resumed = run("resume", "mine")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "decoy" not in resumed.stderr
+    ours = "some agents wait for room on the Ray cluster"
+    assert "ray" not in resumed.stderr.replace(ours, "").lower()
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.catalogue.find_sweep("mine")
-        environments = [psutil.Process(one).environ() for one in agents]
-        assert all(str(home / "code" / sweep.code) in one["PYTHONPATH"] for one in environments)
-        assert all(one["PYTHONSAFEPATH"] == "1" for one in environments)
-
-        on_grown = [one for one in agents if grown in actor_of(one).parents()]
-        elsewhere = [one for one in agents if one not in on_grown]
-        assert len(on_grown) == 1
-        launcher.kill()
-        grown.kill()
-        actor_of(elsewhere[0]).kill()
-        launcher.communicate()
-        for gone in (on_grown[0], elsewhere[0]):
-            until(lambda gone=gone: not psutil.pid_exists(gone), "an agent without its actor leaves")
-        crashed = elsewhere[1]
-        actor = actor_of(crashed)
-        psutil.Process(crashed).kill()
-        until(
-            lambda: any(one != crashed and actor in psutil.Process(one).parents() for one in agents_at_work(home)),
-            "the actor of a crashed agent starts another one, without a launcher",
-        )
-
-        resumed = run("resume", "mine")
-        assert resumed.returncode == 0, resumed.stderr
-        assert "decoy" not in resumed.stderr
-        ours = "some agents wait for room on the Ray cluster"
-        assert "ray" not in resumed.stderr.replace(ours, "").lower()
         assert registry.catalogue.counts(sweep.id).done == 10
         attempts = [one for row in registry.catalogue.jobs(sweep.id) for one in registry.history.attempts(row.id)]
         assert {one.backend for one in attempts} == {"ray"}

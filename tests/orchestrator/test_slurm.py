@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +29,9 @@ from qsweep.orchestrator.backends.slurm import SlurmBackend, commands
 from qsweep.orchestrator.starts import Start, fleet_size, record
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.faults import LISTENER
 from tests.conftest import QSWEEP, SCRIPT, environment
+from tests.gate import Gate
 from tests.orchestrator import called
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, in_service, one_node, until
 
@@ -57,9 +60,25 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[dict[str, str]]:
-    with one_node() as found:
+def gate() -> Iterator[Gate]:
+    """Every agent on this Slurm passes it."""
+    with tempfile.TemporaryDirectory(prefix="qsg-") as folder:
+        found = Gate(Path(folder) / "gate")
         yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def slurm(gate: Gate) -> Iterator[dict[str, str]]:
+    with one_node() as found:
+        yield found | {LISTENER: str(gate.socket)}
+
+
+@pytest.fixture
+def held(gate: Gate) -> Iterator[None]:
+    """Trainings of this test go slowly from beginning to end."""
+    with gate.held():
+        yield
 
 
 @pytest.fixture
@@ -70,7 +89,7 @@ def folder(tmp_path: Path) -> Path:
         (decoys / name).mkdir(parents=True)
         (decoys / name / "__init__.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
         (decoys / f"{name}.py").write_text(f"raise RuntimeError('the decoy {name} was imported')\n")
-    (decoys / "slurm.toml").write_text(SWEEP.format(epochs=80))
+    (decoys / "slurm.toml").write_text(SWEEP.format(epochs=15))
     return decoys
 
 
@@ -158,7 +177,7 @@ RESULTS = ("train_loss", "test_loss", "train_accuracy", "weight_norm", "distance
 def local(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """The results of the same sweep on the local backend."""
     place = tmp_path_factory.mktemp("local")
-    (place / "slurm.toml").write_text(SWEEP.format(epochs=80))
+    (place / "slurm.toml").write_text(SWEEP.format(epochs=15))
     command = [*QSWEEP, "launch", "slurm.toml"]
     answer = processes.run(
         command, env=environment(place / "home"), cwd=place, capture_output=True, text=True, timeout=600, check=False
@@ -176,15 +195,23 @@ def assert_same_results(home: Path, local: pd.DataFrame) -> None:
 
 
 def test_a_detached_sweep_survives_a_requeue_among_decoys_and_ends_with_the_bits_of_a_local_one(
-    run: Run, folder: Path, home: Path, registry: Callable[[], Registry], slurm: dict[str, str], local: pd.DataFrame
+    run: Run,
+    folder: Path,
+    home: Path,
+    registry: Callable[[], Registry],
+    gate: Gate,
+    slurm: dict[str, str],
+    local: pd.DataFrame,
 ) -> None:
-    answer = run("launch", "slurm.toml", "--backend", "slurm", "--workers", "2", "--detach")
-    assert answer.returncode == 0, answer.stderr
-    assert "2 agents started" in answer.stderr
-    assert done(registry) == 0
-    until(lambda: past_the_first_steps(registry) == 8, "all jobs are trained")
-    (array,) = arrays(slurm)
-    ask(slurm, "scontrol", "requeue", array)
+    with gate.held():
+        answer = run("launch", "slurm.toml", "--backend", "slurm", "--workers", "2", "--detach")
+        assert answer.returncode == 0, answer.stderr
+        assert "2 agents started" in answer.stderr
+        assert done(registry) == 0
+        until(lambda: past_the_first_steps(registry) == 8, "all jobs are trained")
+        (array,) = arrays(slurm)
+        ask(slurm, "scontrol", "requeue", array)
+        until(lambda: len([one for one in attempts(registry) if one.failure_class]) == 8, "all are handed over")
     until(lambda: done(registry) == 8, "the sweep is done without a launcher")
     assert_same_results(home, local)
     tried = attempts(registry)
@@ -217,14 +244,15 @@ def test_a_detached_sweep_survives_a_requeue_among_decoys_and_ends_with_the_bits
 
 
 def test_a_cancelled_array_is_reported_and_resume_goes_on_where_the_sweep_was_started(
-    run: Run, home: Path, registry: Callable[[], Registry], slurm: dict[str, str], local: pd.DataFrame
+    run: Run, home: Path, registry: Callable[[], Registry], gate: Gate, slurm: dict[str, str], local: pd.DataFrame
 ) -> None:
-    answer = run("launch", "slurm.toml", "--backend", "slurm", "--workers", "2", "--slurm", "time=10", "--detach")
-    assert answer.returncode == 0, answer.stderr
-    until(lambda: past_the_first_steps(registry) > 0, "the sweep is trained")
-    (array,) = arrays(slurm)
-    ask(slurm, "scancel", array)
-    until(lambda: not arrays(slurm), "the array is gone")
+    with gate.held():
+        answer = run("launch", "slurm.toml", "--backend", "slurm", "--workers", "2", "--slurm", "time=10", "--detach")
+        assert answer.returncode == 0, answer.stderr
+        until(lambda: past_the_first_steps(registry) > 0, "the sweep is trained")
+        (array,) = arrays(slurm)
+        ask(slurm, "scancel", array)
+        until(lambda: not arrays(slurm), "the array is gone")
     found = status(run)
     assert (found["sweeps"][0]["running"], found["agents"]) == (0, [])
     assert found["remarks"] == [f"Slurm array {array}: 2 agents cancelled (scancel, or a preemption that cancels)"]
@@ -238,6 +266,7 @@ def test_a_cancelled_array_is_reported_and_resume_goes_on_where_the_sweep_was_st
     assert [(one["agents"], one["options"]) for one in starts(home)] == [(2, {"time": "10"})] * 2
 
 
+@pytest.mark.usefixtures("held")
 def test_a_launch_replaces_what_died_leaves_what_was_cancelled_and_can_be_told_to_end(
     run: Run, home: Path, folder: Path, registry: Callable[[], Registry], slurm: dict[str, str], tmp_path: Path
 ) -> None:
@@ -278,6 +307,7 @@ def test_a_launch_replaces_what_died_leaves_what_was_cancelled_and_can_be_told_t
         ask(slurm, "scontrol", "update", "partition=main", "state=up")
 
 
+@pytest.mark.usefixtures("held")
 def test_a_node_that_dies_or_lacks_the_data_costs_no_job_and_a_batch_script_of_ones_own_goes_on(
     run: Run, home: Path, folder: Path, registry: Callable[[], Registry], slurm: dict[str, str], tmp_path: Path
 ) -> None:
@@ -314,6 +344,7 @@ def test_a_node_that_dies_or_lacks_the_data_costs_no_job_and_a_batch_script_of_o
     assert {(one.backend, one.resumed_from > 20) for one in tried if one.attempt == 2} == {("slurm", True)}
 
 
+@pytest.mark.usefixtures("held")
 def test_in_an_allocation_of_one_minute_an_agent_outlives_a_crash_and_the_allocations_end(
     run: Run, home: Path, folder: Path, registry: Callable[[], Registry], slurm: dict[str, str]
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
@@ -116,59 +115,12 @@ def test_single_precision_forbids_tf32_which_pytorch_allows_in_convolutions() ->
     assert not torch.backends.cuda.matmul.allow_tf32
 
 
-READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
-"""Operations whose result, or its shape, the host must wait for."""
-
-
-class Reads(TorchDispatchMode):
-    """Counts what makes the host wait: such operations, and copies from the device to the CPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in READS:
-            self.found.append(name)
-        result = func(*args, **(kwargs or {}))
-        tensors = [one for one in (args[0] if args else None, result) if isinstance(one, Tensor)]
-        if len(tensors) == 2 and name in ("_to_copy", "copy_") and tensors[1].device.type == "cpu":
-            origin = args[1] if name == "copy_" else args[0]
-            if isinstance(origin, Tensor) and origin.device.type != "cpu":
-                self.found.append(name)
-        return result
-
-
 FOR_GPUS = forms_of("fp32", "cuda")
 
 
 def epoch_of(cohort: Cohort, steps: int) -> None:
     for _ in range(steps):
         cohort.step()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize(("form", "select_by"), [(Form.GATHER, "evaluated"), *((form, "running") for form in FOR_GPUS)])
-def test_two_epochs_never_read_anything_back(few: Images, form: Form, select_by: str) -> None:
-    # Tensors on the meta device have no values: whatever reads one, or copies it to the CPU, raises.
-    chosen = zip(("sgd", "adam", "rmsprop"), (32, 8, 2), strict=True)
-    trainings = [training(depth=1, select_by=select_by, optimizer=name, bits=bits) for name, bits in chosen]
-    meta = Cohort(on(few, trainings), few, slots=4, form=form, device=torch.device("meta"))
-    with Reads() as reads:
-        epoch_of(meta, meta.steps)
-    assert meta.finished
-    assert not reads.found
-    with pytest.raises(NotImplementedError):
-        meta.state(0)
-
-
-def test_the_count_of_reads_sees_them() -> None:
-    with Reads() as reads:
-        float(torch.ones(2).sum())
-        torch.ones(3).nonzero()
-    assert reads.found == ["_local_scalar_dense", "nonzero"]
 
 
 def needs_gpu() -> None:

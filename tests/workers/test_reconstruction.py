@@ -20,8 +20,7 @@ from qsweep.workers.zero_shot.quantization import ModelQuantizer, batch_rows
 from qsweep.workers.zero_shot.rounding import Rounding, hard, power, soft, undecided
 from qsweep.workers.zero_shot.scales import POWER, WeightGrid, weight_grid
 from qsweep.workers.zero_shot.units import units_of
-from tests.workers.test_zero_shot import model_of
-from tests.workers.trainings import training
+from tests.workers.trainings import model_of, training
 
 CPU = torch.device("cpu")
 WIDE = torch.float64

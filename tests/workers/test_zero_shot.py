@@ -14,31 +14,15 @@ from torch.nn import functional as F
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.zero_shot import Genie
 from qsweep.workers.deployed import deployed
-from qsweep.workers.models import NETWORKS
 from qsweep.workers.zero_shot.generator import Generator, generator_modules, initial_embeddings
 from qsweep.workers.zero_shot.plateau import Plateau
 from qsweep.workers.zero_shot.swing import draw_shifts, swung
 from qsweep.workers.zero_shot.synthesis import Synthesizer, generator_rates
 from qsweep.workers.zero_shot.teacher import StoredNorm, Teacher, image_loss, observe
-from tests.workers.trainings import training
+from tests.workers.trainings import model_of, training
 
 CPU = torch.device("cpu")
 SMALL = Genie(image_count=8, image_batch=4, image_iterations=4, embedding_size=8, image_seed=3)
-
-
-def model_of(training: Training) -> dict[str, Tensor]:
-    """A model of this training as it begins, with statistics that are not those of any images."""
-    layout = NETWORKS[training.model.name](training.model, training.data).layout
-    model = dict(layout.named(layout.initial_parameters(1), layout.initial_statistics()))
-    draws = torch.Generator().manual_seed(2)
-    for name, tensor in model.items():
-        if name.endswith("running_mean"):
-            tensor.normal_(0, 0.5, generator=draws)
-        elif name.endswith(("running_var", "norm.weight")):
-            tensor.uniform_(0.5, 2, generator=draws)
-        elif name.endswith("norm.bias"):
-            tensor.normal_(0, 0.2, generator=draws)
-    return model
 
 
 def synthesizer(asked: Genie, **settings: Any) -> Synthesizer:

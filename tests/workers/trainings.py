@@ -6,9 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from qsweep.sweeps.components import PARTS
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
 from qsweep.workers.data import Images
 from qsweep.workers.forms import Form
+from qsweep.workers.models import NETWORKS
 
 CONVOLUTIONAL = tuple(form for form in Form if form is not Form.VMAP)
 UNCOMPILED = tuple(form for form in CONVOLUTIONAL if not form.compiled)
@@ -47,6 +53,57 @@ def training(**settings: Any) -> Training:
     base |= settings
     base.setdefault("learning_rate", RATES.get(base["optimizer"], 0.01))
     return Training.from_settings(base)
+
+
+COMPONENTS = tuple(
+    (part, name)
+    for part in ("model", "optimizer", "quantizer", "activation_quantizer", "method", "targets")
+    for name in PARTS[part].components
+    if name != "fkd"  # it takes files, and its steps are those of a teacher
+)
+"""Every component of the table that has a part in a training step, by its part."""
+NEEDED: dict[str, Any] = {
+    "rho": 0.05,
+    "teacher": "nin",
+    "teacher_width": 5,
+    "teacher_depth": 2,
+    "teacher_channels_per_width": 2,
+    "teacher_weights": "large",
+    "teacher_top": 3,
+}
+"""Settings without a default, of any component."""
+
+
+def with_component(part: str, name: str, **settings: Any) -> Training:
+    """A small training in 4 bits with this component of the table."""
+    if name == Module.name:
+        return _of_module(**settings)
+    asked = {"bits": 4, part: name, **settings}
+    if part == "activation_quantizer":
+        asked["activation_bits"] = 4
+    needed = NEEDED if name == "teacher" else {one: NEEDED[one] for one in NEEDED if one == "rho" and part == "method"}
+    return training(**{**needed, **asked})
+
+
+def _of_module(**settings: Any) -> Training:
+    """A network that a library builds and torch calls, as a user's would be."""
+    base = {"data": "digits", "model": "torchvision:shufflenet_v2_x0_5", "optimizer": "sgd", "learning_rate": 0.01}
+    return Training.from_settings({**base, "bits": 4, "weight_decay": 1e-3, "epochs": 2, "batch_size": 150, **settings})
+
+
+def model_of(training: Training) -> dict[str, Tensor]:
+    """A model of this training as it begins, with statistics that are not those of any images."""
+    layout = NETWORKS[training.model.name](training.model, training.data).layout
+    model = dict(layout.named(layout.initial_parameters(1), layout.initial_statistics()))
+    draws = torch.Generator().manual_seed(2)
+    for name, tensor in model.items():
+        if name.endswith("running_mean"):
+            tensor.normal_(0, 0.5, generator=draws)
+        elif name.endswith(("running_var", "norm.weight")):
+            tensor.uniform_(0.5, 2, generator=draws)
+        elif name.endswith("norm.bias"):
+            tensor.normal_(0, 0.2, generator=draws)
+    return model
 
 
 def first(images: Images, train: int, test: int) -> Images:

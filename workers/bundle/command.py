@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 from qsweep.db.home import Home
+from qsweep.sweeps import code as own_code
 from qsweep.sweeps import processes
-from qsweep.sweeps.code import ROOT, clear_bytecode, is_intact, is_of_older_layout
+from qsweep.sweeps.code import clear_bytecode, is_intact, is_of_older_layout
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.sweeps.job import with_training
 from qsweep.sweeps.questions import Probe
@@ -99,7 +100,7 @@ def _become_packed_code(folder: Path, manifest: Manifest, given: argparse.Namesp
         raise InputError(
             f"the code of this bundle is not {manifest.code}", place=str(code), allowed="copy the bundle again"
         )
-    if code.resolve() == ROOT.resolve():
+    if code.resolve() == own_code.ROOT.resolve():
         return
     sys.stderr.flush()
     arguments = [str(folder)]

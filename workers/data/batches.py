@@ -13,6 +13,7 @@ from qsweep.workers.data.images import Images
 from qsweep.workers.data.source import Part, epoch_generator
 from qsweep.workers.data.split import hold_out
 from qsweep.workers.data.targets import Targets
+from qsweep.workers.device import sent
 
 PADDING = 4
 """Black pixels around an image before a crop of its own size."""
@@ -56,13 +57,13 @@ class Batches:
     def open(self, epoch: int) -> None:
         """Draw the order and the augmentation of an epoch (from 0) on the CPU, and move them over at once."""
         count = len(self.train[0])
-        self._order = torch.randperm(count, generator=self._generator(epoch, "order")).to(self._device)
+        self._order = sent(torch.randperm(count, generator=self._generator(epoch, "order")), self._device)
         if self._recipe.augment == "crop-flip":
             shifts = draw_shifts(count * self._recipe.crops, self._generator(epoch, "shifts"))
             self._shifts = Shifts(
-                down=shifts.down.to(self._device),
-                across=shifts.across.to(self._device),
-                flipped=shifts.flipped.to(self._device),
+                down=sent(shifts.down, self._device),
+                across=sent(shifts.across, self._device),
+                flipped=sent(shifts.flipped, self._device),
             )
 
     def batch(self, number: int) -> tuple[Tensor, Targets]:

@@ -25,6 +25,7 @@ from qsweep.workers.data.source import Part, epoch_generator
 from qsweep.workers.data.split import hold_out
 from qsweep.workers.data.targets import Targets
 from qsweep.workers.decoding.pool import CHUNK, Decoded, Decoder, Decoders, Task, processes_here
+from qsweep.workers.device import sent
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of each channel, of 1: ImageNet's, as torchvision's weights were trained with. To take a set's own, all of it would
@@ -169,8 +170,8 @@ class Stream:
             pixels = torch.from_numpy(np.concatenate([one.pixels for one in chunks]))
             found = labels[torch.from_numpy(np.concatenate([one.places for one in chunks]))]
             if len(found):
-                shares = None if shares is None else self._moved(shares).to(self.dtype)
-                yield self._moved(pixels), Targets(labels=self._moved(found), shares=shares)
+                shares = None if shares is None else sent(shares, self._device).to(self.dtype)
+                yield sent(pixels, self._device), Targets(labels=sent(found, self._device), shares=shares)
 
     def _drawn(self, places: np.ndarray, counter: str | None) -> Drawn | None:
         """The cuts of a batch that soft labels are of, if it is cut at random and there are such labels."""
@@ -187,11 +188,6 @@ class Stream:
     def _agents(self) -> int:
         """Agents that share this machine's cores: one a GPU, or one a core."""
         return torch.cuda.device_count() if self.is_cuda else os.cpu_count() or 1
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        if self.is_cuda:
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
 
 
 def _unaugmented(places: Tensor, size: int) -> Iterator[tuple[np.ndarray, None]]:

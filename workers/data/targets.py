@@ -42,7 +42,9 @@ def spread(places: Tensor, shares: Tensor, classes: int) -> Tensor:
     """Shares (B, classes) of all classes: those at `places` (B, k) have `shares` (B, k), the others what is left of 1,
     evenly."""
     rest = (1 - shares.sum(1, keepdim=True)).clamp_(min=0) / (classes - shares.shape[1])
-    return rest.expand(-1, classes).scatter(1, places, shares)
+    spread_out = rest.repeat(1, classes)
+    spread_out[torch.arange(len(places), device=places.device)[:, None], places] = shares
+    return spread_out
 
 
 def first_shares(logits: Tensor, first: int) -> Tensor:

@@ -45,6 +45,8 @@ class SwinNetwork(Transformer):
             modules, model.layers(data), drop_rates(sum(model.depths), model.drop_path), model.signals(data), quantizer
         )
         self._relative = relative_places(window)
+        self._there: dict[tuple[int, int, torch.device], Tensor] = {}
+        """What is made once for a device: a copy to it within a step could not be recorded."""
 
     def logits(self, images: Tensor, stack: Stack, kept: Sequence[Tensor | None]) -> Tensor:
         model, left = self._model, list(kept)
@@ -73,11 +75,20 @@ class SwinNetwork(Transformer):
         """Attention within the windows of a side of so many tokens, shifted by `shift`."""
         window = self._model.window_size
         table = stack[f"{name}.table"]
-        bias = table[:, self._relative.to(table.device)].permute(0, 3, 1, 2)[:, None]
+        places = self._at(table.device, 0, 0)
+        bias = table[:, places].permute(0, 3, 1, 2)[:, None]
         if shift:
-            bias = bias + apart(side, window, shift).to(table.device, table.dtype)[None, :, None]
+            bias = bias + self._at(table.device, side, shift).to(table.dtype)[None, :, None]
         rows = windows_of(tokens, side, window, shift)
         return tokens_of(stack.attend(name, rows, heads, window**2, bias), side, window, shift)
+
+    def _at(self, device: torch.device, side: int, shift: int) -> Tensor:
+        """On a device: `relative_places`, or with a shift what `apart` says of sides of so many tokens."""
+        key = (side, shift, device)
+        if key not in self._there:
+            made = apart(side, self._model.window_size, shift) if shift else self._relative
+            self._there[key] = made.to(device)
+        return self._there[key]
 
 
 def windows_of(tokens: Tensor, side: int, window: int, shift: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from qsweep.sweeps.signals import Signal
 from qsweep.workers.models.layout import ACTIVATION, Layout, Role, TensorSpec
 from qsweep.workers.quantizers.lsq import clamp_steps
+from qsweep.workers.quantizers.sums import sum_of
 
 START_OF_CLIP = 0.8
 """Share of the largest value before a linear layer that a clip of LIQ begins at."""
@@ -236,7 +237,7 @@ class _Rounding(torch.autograd.Function):
         inside = _clamped(x.to(step.dtype), lowest, highest).eq_(x)
         below = (above * inside).to(x.dtype) if ctx.needs_input_grad[0] else None
         shares = torch.addcmul(rounded, x.to(step.dtype), inside, value=-1).mul_(above)
-        sums = torch.stack([part.sum() for part in ctx.spread.apart(shares)])  # a sum over a dimension is shared out
+        sums = torch.stack([sum_of(part) for part in ctx.spread.apart(shares)])
         sums = sums / step
         return below, sums if scale is None else sums * scale, None, None, None, None
 

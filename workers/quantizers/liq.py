@@ -11,6 +11,7 @@ from torch import Tensor
 from qsweep.sweeps.quantizers import Liq
 from qsweep.workers.models.layout import Layout
 from qsweep.workers.quantizers.lsq import clamp_steps, layer_bits
+from qsweep.workers.quantizers.sums import row_sums
 
 START_OF_CLIP = 0.8
 """Share of the largest weight of a linear layer that its clip begins at."""
@@ -103,8 +104,7 @@ class LiqWeights:
         shares = (rounding.rounded - rounding.ratio * inside).mul_(above if factor is None else above * factor)
         above.mul_(inside).div_(rounding.deviation)
         for index, part in enumerate(torch.split(shares, self._counts, 1)):
-            for run in _runs(part):
-                torch.sum(part[run], -1, out=of_clips[run, index])
+            row_sums(part, out=of_clips[:, index])
 
     def restrain(self, rows: Tensor) -> Tensor:
         """Keep the clips of `rows` (M, P) positive, in place; how many of each row were not (M)."""
@@ -120,16 +120,6 @@ def _moments(weights: Tensor, *, normalized: bool) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each row of one layer's weights (M, N): 0 and 1 where they are not normalized."""
     if not normalized:
         return weights.new_zeros(len(weights)), weights.new_ones(len(weights))
-    mean = _sums(weights) / weights.shape[1]
-    square = _sums((weights - mean[:, None]).square())
+    mean = row_sums(weights) / weights.shape[1]
+    square = row_sums((weights - mean[:, None]).square())
     return mean, (square / (weights.shape[1] - 1)).sqrt()
-
-
-def _sums(rows: Tensor) -> Tensor:
-    """Of each row by itself."""
-    return torch.cat([rows[run].sum(-1) for run in _runs(rows)])
-
-
-def _runs(rows: Tensor) -> Sequence[slice]:
-    """The rows that are summed at once: a GPU shares a sum out among its threads by the number of rows."""
-    return [slice(row, row + 1) for row in range(len(rows))] if rows.is_cuda else [slice(None)]

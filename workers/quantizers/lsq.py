@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qsweep.sweeps.quantizers import Stepped
 from qsweep.workers.models.layout import Layout
+from qsweep.workers.quantizers.sums import row_sums
 
 SMALLEST_STEP = float(torch.finfo(torch.float32).eps)
 """Step sizes are kept at or above this: a plain update may take them below zero."""
@@ -157,15 +158,10 @@ class LsqWeights:
             step_gradients.div_(self._root)
 
     def _sums(self, values: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """The sums of values (M, ω) over each layer (M, layers).
-
-        A GPU shares a sum out among its threads by the number of rows, and that depends on the neighbours.
-        """
+        """The sums of values (M, ω) over each layer (M, layers)."""
         sums = values.new_empty(len(values), len(self._counts)) if out is None else out
-        runs = range(len(values)) if values.is_cuda else (slice(None),)
         for layer, part in enumerate(torch.split(values, self._counts, 1)):
-            for run in runs:
-                torch.sum(part[run], -1, out=sums[run, layer])
+            row_sums(part, out=sums[:, layer])
         return sums
 
     def restrain(self, rows: Tensor) -> Tensor:

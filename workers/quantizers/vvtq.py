@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qsweep.sweeps.quantizers import VvtqActivations
 from qsweep.sweeps.signals import Signal
+from qsweep.workers.device import sent
 from qsweep.workers.models.layout import ACTIVATION, Layout, Role, TensorSpec
 from qsweep.workers.quantizers.activations import LsqSignals, SignalTensors, Spread, round_signal
 from qsweep.workers.quantizers.lsq import LsqWeights, Rounding, clamp_steps, layer_bits
@@ -74,7 +75,7 @@ class VvtqWeights(LsqWeights):
     def open(self, epoch: int, epochs: int) -> None:
         """Set λ of an epoch (from 0) of so many."""
         shares = [penalty_at(epoch, epochs, one.bin_regularization) for one in self._quantizers]
-        self._share.copy_(torch.tensor(shares, dtype=torch.float64)[:, None])
+        self._share.copy_(sent(torch.tensor(shares, dtype=torch.float64)[:, None], self._share.device))
         # A step on a GPU is recorded once, whatever λ is.
         self._penalized = any(shares) or (
             self._share.is_cuda and any(one.bin_regularization for one in self._quantizers)

@@ -17,6 +17,7 @@ from torch import Tensor
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.zero_shot import Quantization, Reconstruction
 from qsweep.workers.data import Part, Source
+from qsweep.workers.device import sent
 from qsweep.workers.evaluation import Tally, tally
 from qsweep.workers.measures.draws import generator as draws_of
 from qsweep.workers.measures.inference import models_in_turn
@@ -185,7 +186,7 @@ class ModelQuantizer:
             if not asked.drop_share:
                 return values
             kept = torch.rand(float_values.shape, generator=draws) < asked.drop_share
-            return torch.where(kept.to(self._device), float_values, values)
+            return torch.where(sent(kept, self._device), float_values, values)
 
         def quantize(values: Tensor, name: Read) -> Tensor:
             return dropped(values, self._learned.quantize(values, name))
@@ -260,7 +261,7 @@ class ModelQuantizer:
         return total / (values.numel() / values.shape[1])
 
     def _brought(self, values: Tensor) -> Tensor:
-        return values.to(self._device, self.dtype)
+        return sent(values, self._device).to(self.dtype)
 
     def state(self) -> dict[str, Any]:
         """What a quantization goes on from after `position` steps, on the CPU."""

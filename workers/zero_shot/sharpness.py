@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.zero_shot import Sadag
+from qsweep.workers.device import sent
 from qsweep.workers.measures.draws import generator as draws_of
 from qsweep.workers.zero_shot.generator import Generator
 from qsweep.workers.zero_shot.student import CALIBRATED_ON, Student
@@ -123,7 +124,7 @@ class SecondStage:
         move = worst_move(
             here,
             lambda one: moved(one, learned[0].detach(), embeddings.detach()),
-            start.to(self._device, self._dtype),
+            sent(start.to(self._dtype), self._device),
             asked.sharp_radius,
             asked.delta_norm,
         )
