@@ -152,6 +152,18 @@ def figures(took: Mapping[int, list[tuple[float, float]]]) -> dict[str, object]:
     }
 
 
+def _has_hydra(parser: argparse.ArgumentParser, python: str) -> bool:
+    """Whether this interpreter has Hydra; ends the program if one was named that hasn't, or that is none."""
+    try:
+        missing = subprocess.run([python, "-c", "import hydra"], capture_output=True, check=False).returncode != 0
+        problem = "it has no hydra" if missing else ""
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem and python != sys.executable:
+        parser.error(f"--hydra {python}: {problem}; allowed: a Python interpreter that can import hydra")
+    return not problem
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hydra", metavar="PYTHON", default=sys.executable)
@@ -167,7 +179,7 @@ def main() -> None:
         programs["Ray Tune"] = ray
     if importlib.util.find_spec("optuna"):
         programs["Optuna"] = optuna
-    if not subprocess.run([given.hydra, "-c", "import hydra"], capture_output=True, check=False).returncode:
+    if _has_hydra(parser, given.hydra):
         programs["Hydra"] = lambda count, folder: hydra(count, folder, given.hydra)
     programs = {name: one for name, one in programs.items() if not given.only or name in given.only}
     few, many = given.runs

@@ -4,7 +4,7 @@
 engine in each of its two ways to call modules, and of 16 plain loops of a module and `torch.optim.SGD` (for each
 tensor, and `foreach`), in turn. Reported is the processor time of a step of all models, the least of the rounds, which
 other load on the machine disturbs least, and how many times as fast as the better plain loop the way is that `qsweep
-calibrate` takes: `vmap` (stacked) where a module may be stacked and that is the faster one.
+calibrate` takes: `loop` or `vmap`, whichever is faster. All have the memory allocator's settings that agents have.
 
 Raw figures in `benchmarks/results/own_module.json`.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from qsweep.sweeps.training import Training
 from qsweep.workers.cohort import Cohort
 from qsweep.workers.data import load
 from qsweep.workers.data.batches import Batches
+from qsweep.workers.environment import KEEP_MEMORY
 from qsweep.workers.forms import Form
 from qsweep.workers.models import NETWORKS
 from qsweep.workers.models.module import ModuleNetwork
@@ -87,10 +89,9 @@ def measure(name: str, build: Callable[[], nn.Module], rounds: int) -> dict[str,
     trainings = [Training.from_settings({**settings, "seed": seed}) for seed in range(MODELS)]
     batches = Batches(images, trainings[0].recipe, CPU, torch.float32)
     batches.open(0)
-    draws = ModuleNetwork(build, (1, 8, 8), 10).seen.random
     ways: dict[str, Callable[[], None]] = {
         form.value: Cohort(trainings, images, slots=MODELS, form=form, device=CPU).step
-        for form in (Form.LOOP, *([] if draws else [Form.STACKED]))
+        for form in (Form.LOOP, Form.VMAP)
     }
     engine = list(ways)
     ways |= {"plain": plain(build, batches, foreach=False), "foreach": plain(build, batches, foreach=True)}
@@ -113,6 +114,8 @@ def measure(name: str, build: Callable[[], nn.Module], rounds: int) -> dict[str,
 
 
 def main() -> None:
+    if not KEEP_MEMORY.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.own_module"], {**os.environ, **KEEP_MEMORY})
     torch.set_num_threads(1)
     rows = []
     for name, build in MODULES.items():

@@ -15,7 +15,7 @@ from qsweep.db.errors import LeaseLost
 from qsweep.db.moments import boot, has_expired, moment, wall
 from qsweep.db.moves import move
 from qsweep.db.rows import Claim, Head, ParentModel, Remaining, Saved, Scope
-from qsweep.db.rules import most_together, place_in_queue
+from qsweep.db.rules import most_together, place_in_queue, share
 from qsweep.db.states import AgentState, FailureClass, State
 from qsweep.db.tables import CLAIMABLE, RUNNING, agents, attempts, checkpoints, jobs, selections, sweep_jobs
 from qsweep.db.transaction import Transaction
@@ -123,6 +123,13 @@ FREE = {
     for kind, inside in INSIDE.items()
 }
 """The claimable jobs of a cohort, locked."""
+CLAIMABLE_NOW = {
+    kind: sa.select(sa.func.count()).select_from(
+        sa.select(jobs.c.id).where(CLAIMABLE, RESTED, *inside).limit(sa.bindparam("most")).subquery()
+    )
+    for kind, inside in INSIDE.items()
+}
+"""How many jobs are claimable, counted up to `most`."""
 HELD = sa.select(*CLAIMED).where(RUNNING, jobs.c.agent_id == sa.bindparam("agent")).order_by(*ORDER_IN_COHORT)
 HELD_BY_ID = HELD.where(jobs.c.id.in_(sa.bindparam("ids", expanding=True, type_=sa.BigInteger)))
 HELD_BY_CLAIM = HELD.where(
@@ -208,17 +215,22 @@ def renew(transaction: Transaction, agent_id: int) -> bool:
     return bool(renewed.others_expired)
 
 
-def claim(database: Database, agent_id: int, head: Head, limit: int, scope: Scope) -> list[Claim]:
+def claim(database: Database, agent_id: int, head: Head, limit: int, scope: Scope, sharers: int = 1) -> list[Claim]:
     number = random.getrandbits(62)  # by which a repetition, if the answer is lost, finds its own claim
-    return database.write(lambda t: _claim(t, agent_id, head, limit, number, scope))
+    return database.write(lambda t: _claim(t, agent_id, head, limit, number, scope, sharers))
 
 
-def _claim(transaction: Transaction, agent_id: int, head: Head, limit: int, number: int, scope: Scope) -> list[Claim]:
+def _claim(
+    transaction: Transaction, agent_id: int, head: Head, limit: int, number: int, scope: Scope, sharers: int
+) -> list[Claim]:
     others_expired = renew(transaction, agent_id)
     if transaction.again and (claimed := claimed_before(transaction, agent_id, number)):
         return claimed
     if others_expired:
         take_back_expired(transaction, agent_id)
+    if sharers > 1:
+        within = {"sweep": scope.sweep, "selection": scope.selection, "most": limit * sharers}
+        limit = share(limit, int(transaction.run(CLAIMABLE_NOW[scope.kind], within).scalar_one()), sharers)
     wanted = {
         "key": head.cohort_key,
         "runs_alone": head.alone,

@@ -75,13 +75,16 @@ class Queue(Part):
         """
         return claims.next_cohort(self._database, agent_id, scope, parents)
 
-    def claim(self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING) -> list[Claim]:
-        """Up to `limit` jobs of the head's cohort within the scope, further progress first.
+    def claim(
+        self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING, *, sharers: int = 1
+    ) -> list[Claim]:
+        """Up to `limit` jobs of the head's cohort within the scope, further progress first: no more than one of so many
+        agents should take of all that is claimable there (`db.rules.share`).
 
         Takes back expired leases before, and renews this agent's. A head that has to run alone yields one
         job. Empty when others were faster. Raises LeaseLost.
         """
-        return claims.claim(self._database, agent_id, head, limit, scope)
+        return claims.claim(self._database, agent_id, head, limit, scope, sharers)
 
     @reads
     def remaining(self, transaction: Transaction, scope: Scope = EVERYTHING) -> Remaining:

@@ -21,3 +21,9 @@ def place_in_queue(cost: float, cohort_key: str, progress: int, job_id: int) -> 
 def most_together(limit: int, *, alone: bool, slots_limit: int | None) -> int:
     """How many jobs may be claimed at once: those of a cohort, up to `limit`, or fewer after failures."""
     return 1 if alone else min(limit, slots_limit or limit)
+
+
+def share(limit: int, claimable: int, sharers: int) -> int:
+    """How many jobs one of so many agents claims at once, up to `limit`, where what is claimable is shared among them:
+    a fair part of what is left, as in guided self-scheduling (Polychronopoulos and Kuck, 1987)."""
+    return max(1, min(limit, -(-claimable // sharers)))

@@ -1,9 +1,10 @@
-"""Opening a registry: is it one, of this version? Making it, and upgrading it, with Alembic."""
+"""Opening a registry: is it one, of this version? Making it as it is declared, and upgrading it with Alembic."""
 
 from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qsweep.db.asking import Asking
 from qsweep.db.connection import Database, refused
@@ -11,6 +12,9 @@ from qsweep.db.errors import NoRegistry, RegistryRefused, RegistryUnavailable, R
 from qsweep.db.migrations import HEAD, REVISIONS, VERSION_TABLE
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.words import counted
+
+if TYPE_CHECKING:
+    from qsweep.db.transaction import Transaction
 
 OPENING_PATIENCE = 2.0
 WORKING = "SELECT id FROM agents WHERE state = 'alive' AND clock = {boot} AND expires > {moment}"
@@ -101,25 +105,40 @@ def _own_tables() -> set[str]:
     return set(metadata.tables)
 
 
-def _made(database: Database) -> str:
+def _made(database: Database) -> str | None:
+    """The version that stands there now: another process may have been first."""
     from sqlalchemy.exc import DBAPIError
 
     try:
         database.prepare()
-        _migrate(database)
+        database.write(_create)
     except RegistryRefused as error:
         raise InputError(error.database_error, place=database.place) from None
     except (DBAPIError, sqlite3.Error) as error:
         raise InputError(refused(database, error), place=database.place) from None
-    return HEAD
+    return _asked(database)
+
+
+def _create(transaction: Transaction) -> None:
+    """The declared tables, which are those that all migrations make, without the time that these and Alembic take."""
+    import sqlalchemy as sa
+
+    from qsweep.db.tables import metadata
+
+    transaction.lock_schema()
+    if VERSION_TABLE in transaction.schema_tables():
+        return
+    version = sa.Table(VERSION_TABLE, sa.MetaData(), sa.Column("version_num", sa.String(32), nullable=False))
+    version.append_constraint(sa.PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"))
+    metadata.create_all(transaction.connection, checkfirst=False)
+    version.create(transaction.connection, checkfirst=False)
+    transaction.run(version.insert().values(version_num=HEAD))
 
 
 def _migrate(database: Database, target: str = HEAD) -> None:
     # Imported here: Alembic takes longer to load than `qsweep status` takes to answer.
     from alembic import command
     from alembic.config import Config
-
-    from qsweep.db.transaction import Transaction
 
     def run(transaction: Transaction) -> None:
         transaction.lock_schema()

@@ -12,6 +12,7 @@ from qsweep.db.rows import Calibration
 from qsweep.orchestrator.basis import Basis
 from qsweep.reports.speeds import Ran
 from qsweep.sweeps.job import Job
+from qsweep.workers.forms import fills_slots
 
 CPU_OPERATION = 1 / 5.8e10
 """Seconds of an operation of large nets on one core, where nothing was measured: the README's NiN 2x8 at CIFAR size."""
@@ -37,9 +38,10 @@ class Speeds:
     """What the cohorts that ran on this class of devices tell about those to come.
 
     A vacant slot costs nearly as much as one in use, so that a cohort takes what its slots take, however many
-    members it has. On one shape the time grows with the work of a job. From one shape to another it is scaled
-    by the counted operations of all slots, from the shape that is nearest in work per image, if that is within
-    a factor NEAR: a device comes nearer to its limit with large nets, so tiny ones tell nothing about them.
+    members it has; where it costs nothing (`workers.forms.fills_slots`), the time is that of all slots in use. On one
+    shape the time grows with the work of a job. From one shape to another it is scaled by the counted operations of all
+    slots, from the shape that is nearest in work per image, if that is within a factor NEAR: a device comes nearer to
+    its limit with large nets, so tiny ones tell nothing about them.
     """
 
     def __init__(self, ran: Iterable[Ran], device: str) -> None:
@@ -51,9 +53,10 @@ class Speeds:
             if one.device == device and one.seconds > 0 and one.job.kind.of_user:
                 by_key[one.job.cohort_key, 1].append(one.seconds / one.members)
             elif one.device == device and one.seconds > 0:
-                by_key[one.job.cohort_key, one.slots].append(one.seconds)
-                by_shape[one.job.shape, one.slots].append(one.seconds / one.job.cost)
-                by_work[one.job.kind.name, _work(one.job)].append(one.seconds / one.job.cost / one.slots)
+                seconds = one.seconds * _slots_for_members(one)
+                by_key[one.job.cohort_key, one.slots].append(seconds)
+                by_shape[one.job.shape, one.slots].append(seconds / one.job.cost)
+                by_work[one.job.kind.name, _work(one.job)].append(seconds / one.job.cost / one.slots)
         self._by_key = {key: statistics.median(values) for key, values in by_key.items()}
         self._by_shape = {key: statistics.median(values) for key, values in by_shape.items()}
         self._by_work = {key: statistics.median(values) for key, values in by_work.items()}
@@ -86,3 +89,10 @@ def _work(job: Job) -> float:
     if job.kind.of_user:
         return 1.0
     return sum(layer.operations for layer in job.training.model.layers(job.training.data)) or 1.0
+
+
+def _slots_for_members(ran: Ran) -> float:
+    """By what the time of a cohort is multiplied to be that of one whose slots are all in use."""
+    if not ran.job.kind.is_calibrated or fills_slots(ran.job.training, ran.form):
+        return 1.0
+    return ran.slots / ran.members

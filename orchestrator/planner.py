@@ -5,17 +5,18 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qsweep.db.rows import Calibration
+from qsweep.db.rules import share
 from qsweep.orchestrator.basis import Basis
 from qsweep.sweeps.job import Job
 from qsweep.sweeps.kinds import File
 from qsweep.sweeps.models import is_transformer
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
-from qsweep.workers.forms import SAVED, Form, default_form, known_form
+from qsweep.workers.forms import SAVED, Form, default_form, fills_slots, known_form
 
 if TYPE_CHECKING:
     from qsweep.orchestrator.estimates import Speeds
@@ -37,6 +38,8 @@ class CohortPlan:
     key: str
     jobs: int
     slots: int
+    together: int
+    """Jobs of one cohort: as many as it has slots, or fewer where they are shared out over the agents."""
     form: str
     memory: float
     """Bytes of an agent that runs such a cohort: as `qsweep calibrate` saw it, else estimated."""
@@ -47,7 +50,7 @@ class CohortPlan:
 
     @property
     def cohorts(self) -> int:
-        return -(-self.jobs // self.slots)
+        return -(-self.jobs // self.together)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,10 @@ def make_plan(
         first.setdefault(key, job)
         counts[key] += 1
     groups = [(job, counts[key], key[1]) for key, job in first.items()]
-    cohorts = [_cohort(job, count, device, speeds, recorded(job.shape), limit) for job, count, limit in groups]
+    cohorts = [
+        _shared_out(_cohort(job, count, device, speeds, recorded(job.shape), limit), job, len(jobs), workers)
+        for job, count, limit in groups
+    ]
     seconds, idle = _simulate(cohorts, workers)
     return Plan(
         cohorts=tuple(cohorts),
@@ -129,6 +135,7 @@ def _cohort(
         key=job.cohort_key,
         jobs=count,
         slots=slots,
+        together=slots,
         form=form.value,
         memory=memory,
         seconds=estimate.seconds,
@@ -137,11 +144,19 @@ def _cohort(
     )
 
 
+def _shared_out(plan: CohortPlan, job: Job, jobs: int, workers: int) -> CohortPlan:
+    """With fewer jobs in a cohort where a vacant slot costs nothing, so that all agents have some."""
+    if job.kind.of_user or not job.kind.is_calibrated or fills_slots(job.training, plan.form):
+        return plan
+    together = share(plan.slots, jobs, workers)
+    return replace(plan, together=together, seconds=plan.seconds * together / plan.slots)
+
+
 def _calls(job: Job, count: int, speeds: Speeds) -> CohortPlan:
     """Calls of the user's code: one process after another, of which nothing is known before some have run."""
     estimate = speeds.estimate(job, 1)
     return CohortPlan(
-        key=job.cohort_key, jobs=count, slots=1, form=Form.LOOP.value, memory=0.0,
+        key=job.cohort_key, jobs=count, slots=1, together=1, form=Form.LOOP.value, memory=0.0,
         seconds=estimate.seconds, basis=estimate.basis, cost=job.cost,
     )  # fmt: skip
 

@@ -24,6 +24,7 @@ class Ran:
     members: int
     device: str
     slots: int
+    form: str = ""
     seconds: float
 
 
@@ -45,7 +46,7 @@ def ran_cohorts(home: Home) -> list[Ran]:
                 continue
             jobs = {row.identity: row.job for row in registry.catalogue.jobs(sweep.id)}
             for kind in (one.name for one in ROW_KINDS.values() if one.one_row_a_job):
-                rows, _ = read_sound(store, kind, committed, columns=["job", "seconds", "device", "slots"])
+                rows, _ = read_sound(store, kind, committed, columns=["job", "seconds", "device", "slots", "form"])
                 for one in _by_publication(rows, publications):
                     job = jobs[one["job_first"]]
                     found[publications[job.identity]] = Ran(
@@ -53,6 +54,7 @@ def ran_cohorts(home: Home) -> list[Ran]:
                         members=one["job_count"],
                         device=one["device_first"],
                         slots=one["slots_first"],
+                        form=one["form_first"],
                         seconds=one["seconds_sum"],
                     )
     return list(found.values())
@@ -63,6 +65,7 @@ def _by_publication(rows: pa.Table, publications: dict[str, str]) -> list[dict[s
     names = pa.array([publications[job] for job in rows["job"].to_pylist()], pa.string())
     rows = rows.filter(pc.is_valid(rows["seconds"])) if rows["seconds"].null_count else rows
     table = rows.append_column("publication", names)
-    wanted = [("job", "first"), ("job", "count"), ("device", "first"), ("slots", "first"), ("seconds", "sum")]
+    firsts = [(name, "first") for name in ("job", "device", "slots", "form")]
+    wanted = [*firsts, ("job", "count"), ("seconds", "sum")]
     grouped: list[dict[str, Any]] = table.group_by("publication", use_threads=False).aggregate(wanted).to_pylist()
     return grouped

@@ -34,7 +34,7 @@ def warm_up(asked: WarmUp) -> dict[str, Any]:
     look_in(Path(asked.user_code))
     trainings = [Training.from_settings(settings) for settings in asked.trainings]
     images = find(trainings[0].data, Path(asked.data), download=False)
-    if asked.form == Form.STACKED and (problem := why_not_stacked(trainings[0], asked.slots, device)) is not None:
+    if asked.form == Form.VMAP and (problem := why_not_stacked(trainings[0], asked.slots, device)) is not None:
         return {"unavailable": problem}
     try:
         cohort = Cohort(trainings, images, slots=asked.slots, form=Form(asked.form), device=device)

@@ -79,8 +79,8 @@ class Engine:
         self._network, self._rows = network, rows
         self._calls: Calls | None = None
         if isinstance(network, ModuleNetwork):
-            seeds = [one.recipe.seed for one in trainings]
-            self._calls = Calls(seeds, stacked=form is Form.STACKED, reduced=precision == "bf16")
+            seeds, stacked = [one.recipe.seed for one in trainings], form is Form.VMAP and not self.layout.signals
+            self._calls = Calls(seeds, stacked=stacked, reduced=precision == "bf16")
         self._arithmetic = self._calls or arithmetic_of(form, precision, dtype, device, slots=slots)
         self._optimizer: CohortOptimizer
         self._deployment: Deployment | CompiledDeployment
@@ -234,4 +234,7 @@ class Engine:
         """The network's views of these rows as they are deployed, for evaluation."""
         weights = self._deployment.buffer(parameters)
         self._deployment.deploy(parameters, weights)
-        return self._network.views(self.layout.tensors(parameters, weights, statistics))
+        views = self._network.views(self.layout.tensors(parameters, weights, statistics))
+        if self._calls is not None:
+            views.models = self._calls.members
+        return views

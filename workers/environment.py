@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 PLACE = "QSWEEP_PLACE"
 """The variable that names the place an agent works in: `LAUNCH/…`, the same for those that are started again in it."""
+AGENTS = "QSWEEP_AGENTS"
+"""The variable that says how many agents a launch has for its sweep."""
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 """Tells glibc to keep the memory that each step frees and asks for again, instead of returning it page by page."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"

@@ -26,8 +26,8 @@ class Form(StrEnum):
     """As `LOOP`, with what lies between the convolutions compiled; see `workers.models.chained`."""
     COMPILED_GROUPED = "compiled-grouped"
     """As `GROUPED`, in the same way."""
-    STACKED = "stacked"
-    """All models in one call by `torch.func.vmap`: modules of users alone; see `workers.models.module`."""
+    VMAP = "vmap"
+    """All models in one call by `torch.func.vmap`: modules of users alone; see `workers.models.vmapped`."""
 
     @property
     def compiled(self) -> bool:
@@ -39,8 +39,8 @@ class Form(StrEnum):
         return self in (Form.GROUPED, Form.COMPILED_GROUPED)
 
 
-RETIRED = frozenset({"blocks"})
-"""Forms of earlier versions: what was computed in them counts, and nothing more is (decision 39)."""
+RETIRED = frozenset({"blocks", "stacked"})
+"""Forms of earlier versions: what was computed in them counts, and nothing more is (decisions 39 and 63)."""
 MOST_SLOTS = 1024
 """More models side by side than any calibration tries."""
 
@@ -55,7 +55,7 @@ def known_form(slots: object, form: object, *, modules: bool = False) -> Form | 
     if not is_known(slots, form) or not isinstance(form, str) or form in RETIRED:
         return None
     found = Form(form)
-    return None if found is Form.STACKED and not modules else found
+    return None if found is Form.VMAP and not modules else found
 
 
 def is_known(slots: object, form: object) -> bool:
@@ -81,7 +81,7 @@ def forms_of(precision: str, device_class: str, model: Model | None = None) -> t
     """The forms that a calibration chooses from, for a precision on a class of devices, and a network (a convolutional
     one, where none is named)."""
     if isinstance(model, Module):
-        return Form.LOOP, Form.STACKED
+        return Form.LOOP, Form.VMAP
     if is_transformer(model):
         return (Form.GROUPED,)
     library: tuple[Form, ...] = (Form.LOOP, Form.GROUPED)
@@ -90,6 +90,12 @@ def forms_of(precision: str, device_class: str, model: Model | None = None) -> t
     if precision == "bf16":
         return library
     return (Form.GATHER, *library)
+
+
+def fills_slots(training: Training, form: str) -> bool:
+    """Whether a slot that stays vacant costs as much as one in use. Modules that are called one after another are not
+    called for it: side by side they gain little, so their jobs are shared out over all agents."""
+    return not (isinstance(training.model, Module) and form == Form.LOOP)
 
 
 def default_form(

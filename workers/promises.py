@@ -98,6 +98,9 @@ def check_modules(trainings: Iterable[Training], device: torch.device) -> list[s
 
 def problem_of(training: Training, device: torch.device) -> str | None:
     """What can't be promised of this training's module, in words; None if nothing was found."""
+    assert isinstance(training.model, Module)
+    if replaced := sorted(network_of_module(training.model, training.data).seen.replaced):
+        return f"it puts another tensor in the place of its buffer {replaced[0]}, which is lost: change it in place"
     recipe = dataclasses.replace(
         training.recipe,
         epochs=1,
@@ -133,8 +136,8 @@ def why_not_stacked(training: Training, slots: int, device: torch.device) -> str
     can: then a model's bits depend neither on its place nor on the others."""
     model = training.model
     assert isinstance(model, Module)
-    if network_of_module(model, training.data).seen.random:
-        return "it draws random numbers, which are each model's own only where one is called after another"
+    if network_of_module(model, training.data).seen.random_elsewhere:
+        return "it draws from Python's or numpy's random numbers, which are each model's own only one after another"
     if training.activation_quantizer is not None:
         return "its activations are quantized, which is done for one after another"
     recipe = dataclasses.replace(training.recipe, epochs=1, milestones=(), val_fraction=0.0, augment="none")
@@ -146,7 +149,7 @@ def why_not_stacked(training: Training, slots: int, device: torch.device) -> str
     ]
     try:
         alike, apart = (
-            list(_states(members, noise, device, form=Form.STACKED, slots=slots))
+            list(_states(members, noise, device, form=Form.VMAP, slots=slots))
             for members in ([one] * slots, [one, *others])
         )
     except torch.OutOfMemoryError:

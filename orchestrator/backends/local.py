@@ -26,7 +26,7 @@ from qsweep.orchestrator.supervisor import scope_options
 from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
 from qsweep.workers.agent.exits import Exit
-from qsweep.workers.environment import PLACE
+from qsweep.workers.environment import AGENTS, PLACE
 
 
 def worker_command(fleet: Fleet) -> list[str]:
@@ -138,7 +138,8 @@ class LocalBackend(Backend):
         with (log / "supervisors.log").open("ab") as output, _core_of(place, fleet):
             return processes.start(
                 worker_command(fleet),
-                env=worker_environment(fleet.home, threads=1, gpu=gpu) | {PLACE: f"{fleet.launch}/{place}"},
+                env=worker_environment(fleet.home, threads=1, gpu=gpu)
+                | {PLACE: f"{fleet.launch}/{place}", AGENTS: str(fleet.workers)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

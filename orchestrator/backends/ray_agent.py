@@ -17,7 +17,7 @@ from qsweep.orchestrator.backends.base import Fleet
 from qsweep.orchestrator.backends.local import worker_command
 from qsweep.orchestrator.children import worker_environment
 from qsweep.sweeps import processes
-from qsweep.workers.environment import GPU, PLACE
+from qsweep.workers.environment import AGENTS, GPU, PLACE
 
 POLL = 1.0
 """Seconds between two looks at whether the node's raylet still lives."""
@@ -41,6 +41,7 @@ class RayAgent:
                 [*worker_command(fleet), "--leash", "--stay"],
                 env=worker_environment(fleet.home, threads=1)
                 | {"QSWEEP_BACKEND": "ray", PLACE: f"{fleet.launch}/{uuid.uuid4().hex[:12]}"}
+                | {AGENTS: str(fleet.workers)}
                 | ({GPU: gpus} if gpus else {}),
                 stdin=subprocess.PIPE,  # nothing is ever written: it ends when this process does
                 stdout=subprocess.DEVNULL,

@@ -35,6 +35,21 @@ def test_a_claim_takes_no_more_than_its_limit_and_one_cohort_only(registry: Regi
     assert len({one.job.cohort_key for one in claims}) == 1
 
 
+def test_jobs_that_are_shared_out_leave_some_for_each_agent(registry: Registry, sweep: Sweep) -> None:
+    """Each takes its part of all that is claimable, of the scope, up to its limit."""
+    registry.sweeps.register(sweep.id, trained(5) + trained(2, depth=2))
+    agents = [registry.agents.enlist(agent_info()) for _ in range(3)]
+
+    def taken(agent: int, limit: int) -> int:
+        head = registry.queue.next_cohort(agent)
+        assert head is not None
+        return len(registry.queue.claim(agent, head, limit, Scope(sweep=sweep.id), sharers=3))
+
+    assert taken(agents[0], 16) == 2  # the whole cohort of larger models, and not three of seven
+    assert [taken(agent, 16) for agent in agents] == [2, 1, 1]
+    assert taken(agents[0], 16) == 1
+
+
 def test_the_most_expensive_cohort_comes_first(registry: Registry, sweep: Sweep) -> None:
     registry.sweeps.register(sweep.id, trained(1) + trained(1, depth=3) + trained(1, depth=2))
     agent = registry.agents.enlist(agent_info())

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import traceback
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from qsweep.db import upgrade
 from qsweep.db.connection import Database
 from qsweep.db.migrations import HEAD, REVISIONS
 from qsweep.db.registry import Registry
 from qsweep.db.tables import metadata
 from qsweep.sweeps.errors import InputError
 from tests.apart import APART
+from tests.db.conftest import administrator
 
 Execute = Callable[[str], list[Any]]
 
@@ -84,31 +87,45 @@ def test_a_registry_of_an_older_version_asks_for_an_upgrade(url: str, execute: E
         Registry.open(url, create=create)
 
 
-def test_the_migrations_make_exactly_the_declared_tables(url: str, execute: Execute, tmp_path: Path) -> None:
+def test_a_new_registry_is_exactly_what_the_migrations_make(
+    url: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """It is made as the tables are declared, without the migrations."""
+    migrated = str(tmp_path / "migrated.db")
     if "://" in url:
-        with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
-            execute("CREATE SCHEMA declared")
-            connection.execute(sa.text("SET search_path = declared"))
-            metadata.create_all(connection)
-            connection.commit()
-        made, declared = (
-            sorted(
-                (name, definition.replace(f"{schema}.", ""))
-                for name, definition in execute(
-                    f"SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = '{schema}'"
-                )
-                if name != "qsweep_version_pkc"
-            )
-            for schema in ("public", "declared")
-        )
-        assert made == declared
-        columns = (
-            "SELECT table_name, column_name, data_type, is_nullable, collation_name "
-            "FROM information_schema.columns WHERE table_name != 'qsweep_version' AND table_schema = "
-        )
-        assert set(execute(f"{columns}'public'")) == set(execute(f"{columns}'declared'"))
-    else:
-        assert words_of(sa.create_engine(f"sqlite:///{url}", poolclass=sa.NullPool)) == declared_words(tmp_path)
+        name = f"m{uuid.uuid4().hex[:12]}"
+        with administrator(sa.make_url(url)) as connection:
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+        migrated = str(request.getfixturevalue("postgres")).format(name)
+    database = Database(migrated, create=True)
+    upgrade._migrate(database)
+    database.close()
+    assert described(url) == described(migrated)
+
+
+def described(url: str) -> dict[str, Any]:
+    """The version of a registry, and its tables and indexes as its database describes them. Columns stand in any order:
+    nothing asks for them by place."""
+    engine = sa.create_engine(url if "://" in url else f"sqlite:///{url}", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        found: dict[str, Any] = {"version": connection.execute(sa.text("SELECT * FROM qsweep_version")).all()}
+        if "://" not in url:
+            return found | {"words": words_of(engine)}
+        for name, query in DESCRIPTIONS.items():
+            found[name] = set(connection.execute(sa.text(query)).all())
+    return found
+
+
+DESCRIPTIONS = {
+    "indexes": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    "columns": (
+        "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, "
+        "column_default, collation_name FROM information_schema.columns WHERE table_schema = 'public'"
+    ),
+    "constraints": (
+        "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
+    ),
+}
 
 
 def declared_words(folder: Path) -> set[tuple[str, tuple[str, ...]]]:

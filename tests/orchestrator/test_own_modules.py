@@ -315,46 +315,62 @@ def test_a_module_that_misbehaves_ends_in_its_class_and_takes_nobody_with_it(lau
     assert not audit(Home.at(folder / "home"))
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (("super().__init__()", "raise KeyError('no')"), "it raises KeyError: 'no' (net.py, line 7"),
-        (("return self.head(self.body(rows))", "raise KeyError('no')"), "it raises KeyError: 'no' (net.py, line 12"),
-        (("super().__init__()", "import sys; sys.exit(4)"), "the module called sys.exit(4) (net.py, line 7"),
-        (("self.body(rows))", "self.body(rows)).sum()"), "it makes a tensor ()"),
-    ],
-)  # fmt: skip
-def test_what_fails_at_once_is_said_before_anything_is_registered(
-    launched: Path, tmp_path: Path, change: tuple[str, str], said: str
-) -> None:
+def test_what_fails_at_once_is_said_before_anything_is_registered(launched: Path, tmp_path: Path) -> None:
     folder = own_files(launched, tmp_path)
-    (folder / "net.py").write_text(NET.replace(*change))
+    (folder / "net.py").write_text(NET.replace("return self.head(self.body(rows))", "raise KeyError('no')"))
     found = qsweep(folder, "launch", "own.toml", "--workers", "1")
     assert found.returncode == 2
-    assert said in " ".join(found.stderr.split())
+    assert "it raises KeyError: 'no' (net.py, line 12" in " ".join(found.stderr.split())
     assert not (folder / "home" / "registry.db").exists()
+
+
+def looked_at(folder: Path, *changes: str) -> list[str]:
+    """What the check of a launch says of a training of this module on the digits, so changed."""
+    net = NET.replace("data.shape[0]", "64").replace("self.body(rows)", "self.body(rows.flatten(1))")
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        net = net.replace(old, new)
+    (folder / "net.py").write_text(net)
+    (folder / "layers.py").write_text(LAYERS)
+    (folder / "own.toml").write_text(SWEEP.replace("file:points.npz", "digits").replace("[32, 4]", "[32]"))
+    spec = read_sweep(str(folder / "own.toml"))
+    offer(
+        [{"main": one.main, "files": {name: text.decode() for name, text in one.files.items()}} for one in spec.sources]
+    )
+    trainings = [job.training for job in spec.jobs() if job.training is not None][:1]
+    return promises.check_modules(trainings, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("super().__init__()", "raise KeyError('no')", r"it raises KeyError: 'no' \(net.py, line 7"),
+        ("super().__init__()", "import sys; sys.exit(4)", r"the module called sys.exit\(4\) \(net.py, line 7"),
+        ("rows.flatten(1)))", "rows.flatten(1))).sum()", r"it makes a tensor \(\)"),
+    ],
+)
+def test_what_a_module_does_wrong_at_once_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        looked_at(tmp_path, old, new)
+
+
+def test_a_buffer_in_whose_place_a_module_puts_another_is_said(tmp_path: Path) -> None:
+    counting = "self.steps = self.steps + 1\n        return self.head("
+    buffer = "import torch; self.register_buffer('steps', torch.zeros(())); self.head ="
+    (said,) = looked_at(tmp_path, "return self.head(", counting, "self.head =", buffer)
+    assert "it puts another tensor in the place of its buffer steps, which is lost: change it in place" in said
 
 
 @pytest.mark.parametrize(
     ("where", "place"),
-    [("self.head = nn.Linear(hidden, data.classes)", "__init__"), ("return self.head(self.body(rows))", "forward")],
+    [("self.head = nn.Linear(hidden, data.classes)", "__init__"), ("return self.head(", "forward")],
 )
 def test_a_module_that_hangs_does_not_hang_the_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, place: str
 ) -> None:
-    (tmp_path / "net.py").write_text(NET.replace(where, f"import time; time.sleep(600); {where}"))
-    (tmp_path / "layers.py").write_text(LAYERS)
-    sweep = SWEEP.replace("file:points.npz", "digits").replace("data.shape[0]", "64").replace("[32, 4]", "[32]")
-    (tmp_path / "own.toml").write_text(sweep)
-    spec = read_sweep(str(tmp_path / "own.toml"))
-    offer(
-        [{"main": one.main, "files": {name: text.decode() for name, text in one.files.items()}} for one in spec.sources]
-    )
     monkeypatch.setattr(promises, "LIMIT", 2.0)
-    trainings = [job.training for job in spec.jobs() if job.training is not None][:1]
     began = time.monotonic()
     with pytest.raises(InputError, match=rf"still at work after 2 s \(net.py, line \d+, in {place}\)"):
-        promises.check_modules(trainings, torch.device("cpu"))
+        looked_at(tmp_path, where, f"import time; time.sleep(600); {where}")
     assert time.monotonic() - began < 60
 
 

@@ -24,6 +24,8 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 0.1, "weight_decay": 0.0, "bits": 4, "epochs": 4, "batch_size": 64,
 }  # fmt: skip
 
+SHARED = ("optimizer", "learning_rate", "weight_decay", "epochs")
+
 
 def jobs(count: int, **changes: Any) -> list[Job]:
     return [Job(training=Training.from_settings(SETTINGS | changes | {"seed": seed})) for seed in range(count)]
@@ -107,6 +109,22 @@ def test_agents_claim_long_jobs_first_so_that_the_last_cohort_is_a_short_one() -
     # Two agents: 10 and 10, then 10 beside 1 + 1 + 1 + 1. Short ones first would end at 22.
     assert made.seconds == 20.0
     assert made.idle == pytest.approx(1 - 34 / 40)
+
+
+def test_modules_that_are_called_one_after_another_are_shared_out_so_that_all_agents_have_some() -> None:
+    """A cohort of half as many takes half as long: no slot that stays vacant is computed."""
+    own = {"data": "cifar10", "model": "torchvision:shufflenet_v2_x0_5", "bits": 4, "batch_size": 64}
+    given = [
+        Job(training=Training.from_settings({name: SETTINGS[name] for name in SHARED} | own | {"seed": seed}))
+        for seed in range(4)
+    ]
+    seen = [Ran(job=given[0], members=4, device=CPU, slots=12, form="loop", seconds=8.0)]
+    looped = Calibration(slots=12, form="loop")
+    for workers, cohorts, seconds in ((1, 1, 8.0), (2, 2, 4.0), (3, 2, 4.0), (9, 4, 2.0)):
+        made = plan(given, seen, workers, recorded=lambda shape: looped)
+        assert (made.cohorts[0].cohorts, made.seconds) == (cohorts, pytest.approx(seconds))
+    (stacked,) = plan(given, [], recorded=lambda shape: Calibration(slots=12, form="vmap")).cohorts
+    assert stacked.cohorts == 1, "a vacant slot costs as much as one in use"
 
 
 def test_nothing_to_do_takes_no_time() -> None:

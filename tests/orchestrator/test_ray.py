@@ -25,7 +25,7 @@ from qsweep.sweeps import processes
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.memory import parse_memory
 from tests.conftest import QSWEEP, Qsweep, environment
-from tests.orchestrator import called
+from tests.orchestrator import called, owned
 from tests.orchestrator.conftest import Begin
 from tests.orchestrator.ray_cluster import RayCluster, missing_ray
 
@@ -187,17 +187,19 @@ def test_actors_nodes_and_the_launcher_may_die_and_every_job_counts_once(
     assert run("db", "check").returncode == 0
 
 
-def test_a_ray_of_our_own_outlives_its_launchers_and_ends_with_the_work(run: Run, home: Path) -> None:
+def test_a_ray_of_our_own_outlives_its_launchers_and_ends_with_the_work(run: Run, home: Path, folder: Path) -> None:
     missing_ray()
+    owned.write(folder)  # a module of the user's, and what it imports, come along
     for bits in (32, 4):
-        options = ["--set", "epochs=3", "--where", f"bits == {bits}", "--workers", "1", "--detach"]
-        launched = run("launch", "mine.toml", "--backend", "ray", *options)
+        options = ["--where", f"bits == {bits}", "--workers", "1", "--detach"]
+        launched = run("launch", "own.toml", "--backend", "ray", *options)
         assert launched.returncode == 0, launched.stderr
         assert "1 agent started;" in launched.stderr  # one of the other selection would not do its work
     with Registry.open(home / "registry.db") as registry:
-        sweep = registry.catalogue.find_sweep("mine")
-        until(lambda: registry.catalogue.counts(sweep.id).done == 10, "the sweep finishes without its launcher")
-    again = run("resume", "mine")
+        sweep = registry.catalogue.find_sweep("own")
+        until(lambda: registry.catalogue.counts(sweep.id).done == owned.JOBS, "the sweep finishes without its launcher")
+    assert (api.results("own", home=home).test_accuracy > 0.5).all()
+    again = run("resume", "own")
     assert again.returncode == 0, again.stderr
     assert "0 jobs to do" in again.stderr
 

@@ -93,8 +93,8 @@ def test_what_was_computed_in_a_form_of_an_earlier_version_counts_and_its_calibr
     assert not is_known(1, "magic")
     assert not is_known(0, "loop")
     assert known_form(4, "loop") is Form.LOOP
-    assert known_form(4, "stacked") is None
-    assert known_form(4, "stacked", modules=True) is Form.STACKED
+    assert known_form(4, "vmap") is None
+    assert known_form(4, "vmap", modules=True) is Form.VMAP
 
 
 def test_a_processor_offers_bf16_only_with_instructions_for_it() -> None:

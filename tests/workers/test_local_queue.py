@@ -75,9 +75,9 @@ def bundle(made: Callable[[list[Job]], Bundle]) -> Bundle:
     return made(jobs(4))
 
 
-def take(queue: LocalQueue, agent: int, limit: int = 9) -> list[Claim]:
+def take(queue: LocalQueue, agent: int, limit: int = 9, sharers: int = 1) -> list[Claim]:
     head = queue.next_cohort(agent)
-    return [] if head is None else queue.claim(agent, head, limit)
+    return [] if head is None else queue.claim(agent, head, limit, sharers=sharers)
 
 
 def finished(claims: list[Claim]) -> list[Finished]:
@@ -98,8 +98,8 @@ def test_a_manifest_reads_as_it_was_written(bundle: Bundle) -> None:
 
 def test_no_job_is_handed_out_twice_and_only_its_agent_may_finish_it(bundle: Bundle) -> None:
     queue = bundle.open()
-    first, second = take(queue, 1, 2), take(queue, 2)
-    assert [one.job_id for one in first + second] == [1, 2, 3, 4]
+    first, second = take(queue, 1, sharers=2), take(queue, 2)
+    assert [[one.job_id for one in some] for some in (first, second)] == [[1, 2], [3, 4]]
     assert queue.finish(2, finished(first)).jobs == frozenset()
     assert queue.finish(1, finished(first)).jobs == {1, 2}
     assert queue.finish(1, finished(first)).jobs == frozenset()

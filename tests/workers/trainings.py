@@ -16,7 +16,7 @@ from qsweep.workers.data import Images
 from qsweep.workers.forms import Form
 from qsweep.workers.models import NETWORKS
 
-CONVOLUTIONAL = tuple(form for form in Form if form is not Form.STACKED)
+CONVOLUTIONAL = tuple(form for form in Form if form is not Form.VMAP)
 UNCOMPILED = tuple(form for form in CONVOLUTIONAL if not form.compiled)
 RATES = {"sgd": 0.1, "adam": 0.01, "rmsprop": 0.002}
 # Deep networks on the edge of stability multiply a rounding error in every step, so ResNets are compared at small

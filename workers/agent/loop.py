@@ -38,7 +38,8 @@ from qsweep.workers.agent.publishing import provenance, publish
 from qsweep.workers.agent.rows import result_rows
 from qsweep.workers.agent.watchdog import Watchdog
 from qsweep.workers.agent.workplace import Plan, Workplace
-from qsweep.workers.forms import Form, default_form, known_form
+from qsweep.workers.environment import AGENTS
+from qsweep.workers.forms import Form, default_form, fills_slots, known_form
 from qsweep.workers.kinds.base import Implementation, Outcome, Tools
 from qsweep.workers.user_code import look_in
 
@@ -77,6 +78,7 @@ class Agent:
         self._parents: tuple[int, ...] = ()
         self._worked = time.monotonic()
         self._idle = float(os.environ.get(IDLE, "inf"))
+        self._agents = int(os.environ.get(AGENTS, "1"))
         self._plans: dict[str, Plan] = {}
         self._fitting: dict[str, int] = {}
         self._failed = False
@@ -95,7 +97,7 @@ class Agent:
                     return
                 continue
             plan = self._plan(head)
-            claims = queue.claim(agent, head, plan.slots, self.scope)
+            claims = queue.claim(agent, head, plan.slots, self.scope, sharers=self._sharers(head, plan))
             point("claimed", len(claims))
             if claims:
                 self._work(claims, plan)
@@ -153,6 +155,12 @@ class Agent:
         plan = self._plans[shape]
         fitting = self._fitting.get(shape, plan.slots)
         return replace(plan, slots=min(plan.slots, head.slots_limit or plan.slots, fitting))
+
+    def _sharers(self, head: Head, plan: Plan) -> int:
+        """Among how many agents the jobs of a cohort like this are shared out."""
+        if head.job.kind.of_user or not head.job.kind.is_calibrated or fills_slots(head.job.training, plan.form):
+            return 1
+        return self._agents
 
     def _work(self, claims: Sequence[Claim], plan: Plan) -> None:
         try:

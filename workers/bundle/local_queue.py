@@ -27,7 +27,7 @@ from qsweep.db.rows import (
     Saved,
     Scope,
 )
-from qsweep.db.rules import ERROR_TAIL, KEPT, LEASE, most_together, place_in_queue
+from qsweep.db.rules import ERROR_TAIL, KEPT, LEASE, most_together, place_in_queue, share
 from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import FailureClass, State
 from qsweep.sweeps.wholefiles import digest_of, sync_folder, temporary_of
@@ -118,12 +118,15 @@ class LocalQueue:
             slots_limit=first.past.slots_limit,
         )
 
-    def claim(self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING) -> list[Claim]:
+    def claim(
+        self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING, *, sharers: int = 1
+    ) -> list[Claim]:
+        claimable = [entry for entry in self.entries.values() if self._claimable(entry, agent_id)]
+        limit = share(limit, len(claimable), sharers)
         alike = [
             entry
-            for entry in self.entries.values()
-            if self._claimable(entry, agent_id)
-            and entry.claim.job.cohort_key == head.cohort_key
+            for entry in claimable
+            if entry.claim.job.cohort_key == head.cohort_key
             and (entry.past.alone, entry.past.slots_limit) == (head.alone, head.slots_limit)
         ]
         most = most_together(limit, alone=head.alone, slots_limit=head.slots_limit)

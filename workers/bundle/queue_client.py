@@ -53,8 +53,10 @@ class QueueClient:
     def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:
         return cast("Head | None", self._ask("next_cohort", agent_id, scope, parents=tuple(parents)))
 
-    def claim(self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING) -> list[Claim]:
-        return cast("list[Claim]", self._ask("claim", agent_id, head, limit, scope))
+    def claim(
+        self, agent_id: int, head: Head, limit: int, scope: Scope = EVERYTHING, *, sharers: int = 1
+    ) -> list[Claim]:
+        return cast("list[Claim]", self._ask("claim", agent_id, head, limit, scope, sharers=sharers))
 
     def remaining(self, scope: Scope = EVERYTHING) -> Remaining:
         return cast("Remaining", self._ask("remaining", scope))

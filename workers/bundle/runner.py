@@ -20,7 +20,7 @@ from qsweep.sweeps.errors import QsweepError
 from qsweep.workers.bundle.local_queue import LocalQueue
 from qsweep.workers.bundle.progress import Pace
 from qsweep.workers.bundle.queue_client import answer_calls
-from qsweep.workers.environment import KEEP_MEMORY, gpu_environment
+from qsweep.workers.environment import AGENTS, KEEP_MEMORY, gpu_environment
 
 POLL = 0.1
 SILENCE = 90.0
@@ -191,7 +191,7 @@ class Runner:
 
 def _environment(crew: Crew, place: int) -> dict[str, str]:
     environment = KEEP_MEMORY | dict(os.environ) | {"PYTHONSAFEPATH": "1"}
-    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", AGENTS: str(crew.workers)}
     if crew.gpus:
         environment |= gpu_environment(place % crew.gpus, environment)
     return environment

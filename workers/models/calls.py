@@ -10,6 +10,9 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from qsweep.workers.models.vmapped import Draw
 
 
 class Calls:
@@ -39,14 +42,31 @@ class Calls:
     def seed(self, member: int, device: torch.device, *, everything: bool) -> None:
         """Seed torch's generators of the CPU and the device, and with `everything` Python's and numpy's, for one
         model's pass."""
-        counter = f"{self._seeds[member]}/{self._epoch}/{self._step}/{self._pass}/module".encode()
-        seed = int.from_bytes(hashlib.sha256(counter).digest()[:7], "big")
+        seed = self._seed(member)
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.default_generators[device.index or 0].manual_seed(seed)
         if everything:
             random.seed(seed)
             np.random.seed(seed % 2**32)
+
+    def draw(self, models: int, device: torch.device) -> Draw:
+        """What the models of this pass draw when they are `stacked`, one drawing after another: on a processor what
+        they draw when they are called one after another. Vacant rows are ones."""
+        generators = [torch.Generator(device).manual_seed(self._seed(member)) for member in range(self.members)]
+
+        def draw(shape: Sequence[int], probability: float, like: Tensor) -> Tensor:
+            found = torch.ones((models, *shape), dtype=like.dtype, device=device)
+            for row, generator in zip(found, generators, strict=False):
+                row.bernoulli_(probability, generator=generator)
+            return found
+
+        return draw
+
+    def _seed(self, member: int) -> int:
+        """That of a model's pass."""
+        counter = f"{self._seeds[member]}/{self._epoch}/{self._step}/{self._pass}/module".encode()
+        return int.from_bytes(hashlib.sha256(counter).digest()[:7], "big")
 
     def rounded(self, device: torch.device) -> AbstractContextManager[object]:
         """The precision of a pass."""

@@ -26,7 +26,7 @@ def arithmetic_of(
 ) -> Arithmetic[Any]:
     """How a cohort with parameters of `dtype` computes. ValueError if the form has no such precision."""
     reduced = precision == "bf16"
-    if form is Form.STACKED:
+    if form is Form.VMAP:
         raise ValueError(f"the form {form.value} is for modules alone")
     if form is Form.GATHER:
         if reduced:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.parameter import is_lazy
 
 from qsweep.sweeps.errors import InputError
@@ -21,6 +21,7 @@ from qsweep.sweeps.quantizers import ActivationQuantizer
 from qsweep.sweeps.signals import Place, Signal
 from qsweep.workers.models.calls import Calls
 from qsweep.workers.models.layout import QUANTIZERS, Layout, ModuleSpec, Role, TensorSpec
+from qsweep.workers.models.vmapped import Vmapped
 from qsweep.workers.quantizers import ACTIVATION_QUANTIZATIONS
 from qsweep.workers.quantizers.activations import SignalTensors, stacked, tensors_of
 
@@ -67,10 +68,14 @@ class Seen:
     pairs: list[Pair] = field(default_factory=list)
     moved: set[str] = field(default_factory=set)
     """The buffers that it changed."""
+    replaced: set[str] = field(default_factory=set)
+    """Those of them in whose place it put another tensor, which no model keeps."""
     activation: int = 1
     """Numbers in the largest output of a layer, of one image."""
     random: bool = False
     """Whether it drew from the generators of Python, numpy or torch."""
+    random_elsewhere: bool = False
+    """Whether it drew from those of Python or numpy."""
     reads: dict[str, Read] = field(default_factory=dict)
     """What each layer with weights read first, by the layer's name."""
 
@@ -81,6 +86,8 @@ class Views(dict[str, Tensor]):
     def __init__(self, tensors: Mapping[str, Tensor], signals: Mapping[str, SignalTensors]) -> None:
         super().__init__(tensors)
         self.signals = dict(signals)
+        self.models = len(next(iter(tensors.values())))
+        """How many models come before the vacant rows, which are not evaluated."""
 
 
 class ModuleNetwork:
@@ -144,12 +151,17 @@ class ModuleNetwork:
         signals = views.signals
         own = {name: views[name] for name in (*self._trained, *self._own)}
         constants = self._constants_at(images.device, images.dtype)
-        if arithmetic.stacked and not signals:
-            call = vmap(partial(self._trained_by, images, arithmetic), in_dims=(dict.fromkeys(own, 0), None))
-            logits, moved = call(own, constants)
+        models = len(next(iter(own.values())))
+        if arithmetic.stacked:
+            draw = arithmetic.draw(models, images.device)
+
+            def one_of_all(tensors: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+                with Vmapped(next(iter(tensors.values())), draw):
+                    return self._trained_by(images, arithmetic, tensors, constants)
+
+            logits, moved = vmap(one_of_all)(own)
             return logits.mT, moved
         found, moved_of = list[Tensor](), list[dict[str, Tensor]]()
-        models = len(next(iter(own.values())))
         parts = {name: tensor.unbind() for name, tensor in own.items()}
         for number in range(min(models, arithmetic.members)):
             arithmetic.seed(number, images.device, everything=self.seen.random)
@@ -170,9 +182,39 @@ class ModuleNetwork:
         given = {name: self._in_its_kind(name, one) for name, one in tensors.items()}
         given |= {name: given[name].clone() for name in self._moved}
         counters = {name: one.clone() for name, one in constants.items() if name in self.seen.moved}
-        with guarded(), arithmetic.rounded(images.device):
-            logits = self._checked(functional_call(self.module, {**constants, **counters, **given}, (images,)))
+        with guarded(), arithmetic.rounded(images.device), self._holding({**constants, **counters, **given}):
+            logits = self._checked(self.module(images))
         return logits.to(images.dtype), {name: given[name].detach().to(images.dtype) for name in self._moved}
+
+    @contextmanager
+    def _holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Have the module hold these tensors in the place of its own: what `torch.func.functional_call` does, which
+        looks for their places each time."""
+        places = [(*place, one) for name, one in tensors.items() for place in self._places[name]]
+        before = [holder[key] for holder, key, _ in places]
+        try:
+            for holder, key, one in places:
+                holder[key] = one
+            yield
+        finally:
+            for (holder, key, _), one in zip(places, before, strict=True):
+                holder[key] = one
+
+    @cached_property
+    def _places(self) -> dict[str, list[tuple[dict[str, Any], str]]]:
+        """Where the module holds the tensor of each name, in several places if layers share it; and where it would hold
+        a bias that it lacks."""
+        holding: dict[int, list[tuple[dict[str, Any], str]]] = {}
+        for layer in self.module.modules():
+            for holder in (layer._parameters, layer._buffers):
+                for key, one in holder.items():
+                    holding.setdefault(id(one), []).append((holder, key))
+        named = (*self.module.named_parameters(), *self.module.named_buffers())
+        places = {name: holding[id(one)] for name, one in named}
+        for spec in self.layout.of_role(Role.HIDDEN_BIAS):
+            if spec.name not in places:
+                places[spec.name] = [(self.module.get_submodule(spec.layer)._parameters, "bias")]
+        return places
 
     @contextmanager
     def _rounds(self, signals: Mapping[str, SignalTensors], model: int) -> Iterator[None]:
@@ -194,10 +236,11 @@ class ModuleNetwork:
         found = []
         constants = self._constants_at(images.device, images.dtype)
         with guarded():
-            for number in range(len(next(iter(views.values())))):
+            for number in range(views.models):
                 tensors = {name: self._in_its_kind(name, one[number]) for name, one in views.items()}
-                with self._rounds(views.signals, number):
-                    found.append(self._checked(functional_call(self.module, {**constants, **tensors}, (images,))))
+                with self._rounds(views.signals, number), self._holding({**constants, **tensors}):
+                    found.append(self._checked(self.module(images)))
+        found += [torch.zeros_like(found[0])] * (len(next(iter(views.values()))) - len(found))
         return torch.stack(found).mT
 
     def ready(self, views: Views) -> Callable[[Tensor], Tensor]:
@@ -281,6 +324,7 @@ class ModuleNetwork:
         """Watch a training pass of some noise."""
         seen = Seen()
         before = {name: one.clone() for name, one in module.named_buffers()}
+        buffers = dict(module.named_buffers())
         names = {id(one): name for name, one in module.named_modules()}
         outputs: dict[int, tuple[Tensor, int, str]] = {}
 
@@ -309,13 +353,16 @@ class ModuleNetwork:
             states = _generator_states()
             with guarded():
                 self._checked(module(images))
-            seen.random = _generator_states() != states
+            after = _generator_states()
+            seen.random, seen.random_elsewhere = after != states, after[:-1] != states[:-1]
         for handle in handles:
             handle.remove()
         calls = [pair.layer for pair in seen.pairs]
         seen.pairs = [one for one in seen.pairs if calls.count(one.layer) == 1]
         with torch.no_grad():
             for name, one in module.named_buffers():
+                if one is not buffers[name]:
+                    seen.replaced.add(name)
                 if not torch.equal(one, before[name]):
                     seen.moved.add(name)
                     one.copy_(before[name])

@@ -20,7 +20,7 @@ from qsweep.orchestrator.children import worker_environment
 from qsweep.orchestrator.machine import Machine
 from qsweep.orchestrator.starts import Start, record, recorded
 from qsweep.sweeps.errors import InputError, QsweepError
-from qsweep.workers.environment import PLACE
+from qsweep.workers.environment import AGENTS, PLACE
 
 GLANCE, STEADY = 2.0, 15.0
 """Seconds for which an answer of Slurm's is good, and for which if nothing changes: a controller serves many."""
@@ -239,7 +239,12 @@ def environment(fleet: Fleet) -> Iterator[None]:
     """What an array takes along: its registry, its share of the machine, its launch, and no module from the current
     folder."""
     before = dict(os.environ)
-    own = {"QSWEEP_BACKEND": SlurmBackend.name, "QSWEEP_IDLE": str(IDLE), PLACE: fleet.launch}
+    own = {
+        "QSWEEP_BACKEND": SlurmBackend.name,
+        "QSWEEP_IDLE": str(IDLE),
+        PLACE: fleet.launch,
+        AGENTS: str(fleet.workers),
+    }
     os.environ.update(worker_environment(fleet.home, threads=1) | own)
     # A launch from within a job must not hand that job's own allocation on, nor an SBATCH_EXPORT keep ours back.
     for name in before:
