@@ -44,8 +44,12 @@ SHAPES: dict[str, tuple[dict[str, Any], int]] = {
 }
 """The network of `digits-zeroshot` and that of `zeroshot-cifar100`, with the images of a batch."""
 BITS = {"weight_bits": 2, "activation_bits": 2}
-CONVOLUTIONS = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d", "aten::thnn_conv2d")
-"""What the profiler calls the work of convolutions, forward and backward."""
+CONVOLUTIONS = (
+    "aten::mkldnn_convolution", "aten::_convolution", "aten::convolution_backward", "aten::_slow_conv2d",
+    "aten::thnn_conv2d",
+)  # fmt: skip
+"""What the profiler calls the work of convolutions, forward and backward; `aten::_convolution` is that of transposed
+ones."""
 
 
 def model_of(training: Training) -> dict[str, Tensor]:

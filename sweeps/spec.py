@@ -30,6 +30,7 @@ from qsweep.sweeps.where import parse_where
 from qsweep.sweeps.zero_shot import (
     Quantization,
     Synthesis,
+    check_judged,
     check_parent,
     quantization_from,
     settings_of_entry,
@@ -145,9 +146,11 @@ class Spec:
                 made[place, synthesis] = grid.add_child(place, self._synthesized(parent, synthesis))
         quantized: dict[int, None] = {}
         for place in trainings if zero_shot else ():
+            parent = grid.job(place)
             for synthesis, quantization in zero_shot:
                 if quantization is not None:
-                    quantized[grid.add_child(made[place, synthesis], quantization)] = None
+                    asked = self._quantized(parent, quantization)
+                    quantized[grid.add_child(made[place, synthesis], asked)] = None
         self._check_measured(measured=bool(measures), quantized=bool(quantized) or not trainings)
         measured = [*(trainings if self.measures_models_of(TRAIN) else ()),
                     *(quantized if self.measures_models_of(QUANTIZATION) else ())]  # fmt: skip
@@ -213,12 +216,20 @@ class Spec:
 
     def _synthesized(self, parent: Job, synthesis: Synthesis) -> Synthesis:
         """How images are synthesized from the parent's model. Raises InputError."""
+        self._check_zero_shot(lambda: check_parent(parent.training, synthesis))
+        return synthesis
+
+    def _quantized(self, parent: Job, quantization: Quantization) -> Quantization:
+        """How the parent's model is quantized on images. Raises InputError."""
+        self._check_zero_shot(lambda: check_judged(parent.training, quantization))
+        return quantization
+
+    def _check_zero_shot(self, check: Callable[[], None]) -> None:
         try:
-            check_parent(parent.training, synthesis)
+            check()
         except InputError as error:
             place = f"{self.place}: zero_shot: {error.place}"
             raise InputError(error.problem, place=place, allowed=error.allowed) from None
-        return synthesis
 
     def flatness_measures(self) -> list[Flatness]:
         """Those of the declared measures that are searches for flatness. Raises InputError."""

@@ -36,7 +36,8 @@ class Genie:
     """
 
     name: ClassVar[str] = "genie"
-    semantics: ClassVar[int] = 1
+    semantics: ClassVar[int] = 2
+    """Since 2 the generator's doubled convolutions are one product each: other last bits."""
 
     image_count: int = setting(COUNT, default=1024)
     image_batch: int = setting(Rule(low=2, high=65_536), default=128)
@@ -158,7 +159,8 @@ class Nearest:
     """Weights of `weight_bits` and activations of `activation_bits`, rounded to nearest by scales that are searched.
 
     Those of activations are found on the first 32 images. The first layer and the last have 8-bit weights, what the
-    second convolution and the last read has 8 bits, and the images are not quantized, as in Genie.
+    second convolution and the last read has 8 bits, and the images are not quantized, as in Genie. Its training loss is
+    that of `train_samples` training images, drawn class by class, 0 for all.
     """
 
     name: ClassVar[str] = "nearest"
@@ -167,10 +169,11 @@ class Nearest:
 
     weight_bits: int = setting(BITS)
     activation_bits: int = setting(BITS)
+    train_samples: int = setting(Rule(low=0, high=10_000_000), default=0, added_later=True)
 
     def operations(self, training: Training) -> float:
-        """Multiplications and additions of a pass over the training set and the test set."""
-        return _forward(training) * (training.train_images + training.data.test_images)
+        """Multiplications and additions of a pass over the training images that count and the test set."""
+        return _forward(training) * ((self.train_samples or training.train_images) + training.data.test_images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +278,17 @@ def check_parent(training: Training, synthesis: Synthesis) -> None:
             f"images of {training.data.size} pixels a side can't be synthesized",
             place="image_size",
             allowed=f"allowed with zero_shot: sides that {SIDE} divides",
+        )
+
+
+def check_judged(training: Training, quantization: Quantization) -> None:
+    """Raise InputError unless there are as many training images as the quantized model is judged by."""
+    if quantization.train_samples and not training.data.classes <= quantization.train_samples <= training.train_images:
+        raise InputError(
+            f"{quantization.train_samples} is not allowed",
+            place="train_samples",
+            allowed=f"allowed: 0 (all), or {training.data.classes} to {training.train_images} images of "
+            f"{training.data.title}",
         )
 
 

@@ -147,6 +147,17 @@ def qsweep(home: Path, tmp_path: Path) -> Qsweep:
 
 
 @pytest.fixture
+def real_data() -> str:
+    """The folder of the real CIFAR-10, which QSWEEP_TEST_DATA names."""
+    folder = os.environ.get("QSWEEP_TEST_DATA")
+    if folder:
+        return folder
+    if "data" in os.environ.get("QSWEEP_REQUIRE", ""):
+        pytest.fail("QSWEEP_TEST_DATA has to name the folder of the real CIFAR-10")
+    pytest.skip("QSWEEP_TEST_DATA names no folder with the real CIFAR-10")
+
+
+@pytest.fixture
 def here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Qsweep:
     """Run `qsweep` in this process: for what is answered at once, where starting a process would be all the time."""
     folder = tmp_path / "here"

@@ -6,7 +6,6 @@ A block's mark says how: `no-test` is left out, the launches of `long` get one a
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -86,14 +85,9 @@ def test_the_long_commands_run_one_after_the_other_and_then_the_python(
 
 
 @pytest.mark.slow
-def test_the_cifar_commands_run_on_the_real_images(qsweep: Qsweep) -> None:
-    folder = os.environ.get("QSWEEP_TEST_DATA")
-    if not folder:
-        if "data" in os.environ.get("QSWEEP_REQUIRE", ""):
-            pytest.fail("QSWEEP_TEST_DATA has to name the folder of the real CIFAR-10")
-        pytest.skip("QSWEEP_TEST_DATA names no folder with the real CIFAR-10")
+def test_the_cifar_commands_run_on_the_real_images(qsweep: Qsweep, real_data: str) -> None:
     launch, tables = commands("cifar")
-    launch[launch.index("--data") + 1] = folder
+    launch[launch.index("--data") + 1] = real_data
     narrow = ("--set", "channels_per_width=1", "--set", "batch_size=500")  # on all images, but a 25th as wide
     answer = qsweep(*launch[1:], *narrow, "--limit", "1", "--workers", "1", timeout=1200)
     assert answer.returncode == 0, answer.stderr

@@ -184,6 +184,11 @@ def test_the_rates_have_two_names() -> None:
             ("images=train", "image_count=5000"),
             "image_count: 5000 is not allowed; allowed with images = 'train': up",
         ),
+        (
+            GENIE + 'rounding = "nearest"\nweight_bits = 2\nactivation_bits = 2\ntrain_samples = 5000\n',
+            (),
+            r"zero_shot: train_samples: 5000 is not allowed; allowed: 0 \(all\), or 10 to 1442 images",
+        ),
         (GENIE + "image_count = []\n", (), "an axis needs at least one value"),
         ("[zero_shot]\nimages = 'genie'\n", (), "zero_shot"),
     ],

@@ -27,6 +27,7 @@ from qsweep.workers.data import Images, Part, source_of
 from qsweep.workers.deployed import deployed
 from qsweep.workers.landscape import Survey
 from qsweep.workers.measures.ascent import Ascent
+from qsweep.workers.measures.draws import balanced
 from qsweep.workers.measures.inference import InTurn, SideBySide
 from qsweep.workers.measures.point import make_point
 from qsweep.workers.models import network_of
@@ -110,6 +111,20 @@ def test_every_network_is_evaluated_as_the_student_that_was_quantized(settings: 
         wanted = student.see(images)[0]
         for logits in (network.evaluate(images, views)[0].T, network.ready(views)(images)[0].T):
             torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_training_images_are_judged_as_many_as_were_asked_for(few: Images) -> None:
+    one = dataclasses.replace(training(**RESNET), data=few.data)
+    asked = dataclasses.replace(NEAREST, train_samples=40)
+    made = ModelQuantizer(one, model_of(one), asked, images_for(one), device=CPU, dtype=WIDE)
+    source = source_of(few, one.recipe, CPU, WIDE)
+    found = made.judge(source, Part.TRAIN)
+    images, labels = next(source.chosen(balanced(source.labels(Part.TRAIN), 40, 0), 40))
+    with torch.no_grad():
+        wanted = float(F.cross_entropy(logits_of(plain_of(one), images), labels))
+    assert (found.images, torch.bincount(labels).tolist()) == (40, [4] * 10)
+    assert float(found.loss) == pytest.approx(wanted, rel=1e-9)
+    assert made.judge(source, Part.TEST).images == len(few.test_labels)
 
 
 def test_an_ascent_climbs_the_gradient_of_plain_torch() -> None:

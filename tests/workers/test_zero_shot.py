@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.zero_shot import Genie
 from qsweep.workers.deployed import deployed
-from qsweep.workers.zero_shot.generator import Generator, generator_modules, initial_embeddings
+from qsweep.workers.zero_shot.generator import Generator, doubled, generator_modules, initial_embeddings
 from qsweep.workers.zero_shot.plateau import Plateau
 from qsweep.workers.zero_shot.swing import draw_shifts, swung
 from qsweep.workers.zero_shot.synthesis import Synthesizer, generator_rates
-from qsweep.workers.zero_shot.teacher import StoredNorm, Teacher, image_loss, observe
+from qsweep.workers.zero_shot.teacher import Distance, StoredNorm, Teacher, image_loss, observe
 from tests.workers.trainings import model_of, training
 
 CPU = torch.device("cpu")
@@ -141,12 +141,32 @@ def test_a_synthesis_is_that_of_the_published_code(settings: dict[str, Any], ask
     assert made.found().distance == pytest.approx(sum(without_swing) / len(found), rel=1e-10)
 
 
+@pytest.mark.parametrize("side", [1, 2, 5])
+def test_a_doubled_image_is_convolved_as_it_stands(side: int) -> None:
+    draws = torch.Generator().manual_seed(side)
+    shapes = ((2, 3, side, side), (4, 3, 3, 3), (4,))
+    given = [torch.randn(one, dtype=torch.float64, generator=draws, requires_grad=True) for one in shapes]
+    images, weight, bias = given
+    expected = F.conv2d(F.interpolate(images, scale_factor=2), weight, bias, padding=1)
+    found = doubled(*given)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+    above = torch.randn(expected.shape, dtype=torch.float64, generator=draws)
+    ours, theirs = (torch.autograd.grad(one, given, above) for one in (found, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 def norm_of(mean: list[float], variance: list[float]) -> StoredNorm:
     numbers = torch.tensor(variance, dtype=torch.float64)
     ones = torch.ones_like(numbers)
     return StoredNorm(
         scale=ones, shift=0 * ones, mean=torch.tensor(mean, dtype=torch.float64), deviation=(numbers + 1e-6).sqrt()
     )
+
+
+def loss_of(images: Tensor, *norms: StoredNorm) -> Tensor:
+    """That of several batch norms which see the same images."""
+    return Distance(norms)([observe(images, norm)[1] for norm in norms])
 
 
 def test_the_loss_of_one_batch_norm_by_hand() -> None:
@@ -156,7 +176,7 @@ def test_the_loss_of_one_batch_norm_by_hand() -> None:
     wanted = torch.tensor([[0.5, 1.0], [1.0, 2.0]], dtype=torch.float64)[:, None, :, None, None]
     images = (drawn - mean) / deviation * wanted[1] + wanted[0]
     expected = 0.25 / 2 + ((1 - (1 + 1e-6) ** 0.5) ** 2 + (2 - (4 + 1e-6) ** 0.5) ** 2) / 2
-    assert float(observe(images, norm_of([0, 1], [1, 4]))[1]) == pytest.approx(expected, rel=1e-12)
+    assert float(loss_of(images, norm_of([0, 1], [1, 4]))) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_loss_of_images_that_are_standard_is_nothing() -> None:
@@ -169,12 +189,14 @@ def test_the_loss_of_images_that_are_standard_is_nothing() -> None:
 def test_the_gradient_of_a_batch_norm_is_that_of_its_definition() -> None:
     images = torch.randn(3, 2, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     norm = replace(norm_of([0.3, -0.2], [0.7, 1.9]), scale=torch.tensor([1.5, -0.4]).double())
-    assert torch.autograd.gradcheck(lambda x: observe(x, norm), images.requires_grad_())
+    other = norm_of([0.1, 0.4], [1.2, 0.3])
+    images.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: (observe(x, norm)[0], loss_of(x, norm, other)), images)
 
 
 def test_a_channel_that_is_all_alike_gets_no_gradient_of_its_deviation() -> None:
     images = torch.ones(3, 1, 2, 2, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(observe(images, norm_of([0.5], [1.0]))[1], images)
+    (gradient,) = torch.autograd.grad(loss_of(images, norm_of([0.5], [1.0])), images)
     torch.testing.assert_close(gradient, torch.full_like(images, 2 * 0.5 / 12))
 
 

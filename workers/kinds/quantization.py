@@ -56,7 +56,7 @@ class Quantize:
         return Outcome(claims=[claim], rows=[rows], write=partial(self._write, claim, content))
 
     def _row(self, claim: Claim, made: ModelQuantizer, model: KeptModel) -> dict[str, Any]:
-        """The columns of `quantizations`: the quantized model on the training set and on the test set."""
+        """The columns of `quantizations`: the quantized model on training images and on the test set."""
         training = claim.job.training
         source = images_of(self._tools.images(training.data), training.recipe, self._tools.place.device, made.dtype)
         try:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn import functional as F
 
 from qsweep.workers.measures.draws import generator as draws_of
 
 WIDE, NARROW = 128, 64
 """Channels of the first images and of those between the two doublings."""
+SLOPE = 0.2
+"""Of the leaky ReLU below zero."""
+DOUBLING = ((0, 0, 1), (0, 1, 1), (1, 1, 0), (1, 0, 0))
+"""Which weights of a row of three meet a pixel at each of the four places that it reaches once it is doubled."""
 
 
 def generator_modules(embedding_size: int, channels: int, side: int) -> nn.Sequential:
@@ -27,7 +33,7 @@ def generator_modules(embedding_size: int, channels: int, side: int) -> nn.Seque
         nn.Upsample(scale_factor=2),
         nn.Conv2d(WIDE, NARROW, 3, padding=1),
         nn.BatchNorm2d(NARROW, track_running_stats=False),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(SLOPE),
         nn.Upsample(scale_factor=2),
         nn.Conv2d(NARROW, channels, 3, padding=1),
         nn.Tanh(),
@@ -39,9 +45,9 @@ class Generator:
     """The generator as a function of one row of all its parameters, which an optimizer moves as a whole."""
 
     def __init__(self, embedding_size: int, channels: int, side: int) -> None:
-        self._modules = generator_modules(embedding_size, channels, side).to(device="meta")
-        self._shapes = {name: one.shape for name, one in self._modules.named_parameters()}
-        self._given = (embedding_size, channels, side)
+        modules = generator_modules(embedding_size, channels, side).to(device="meta")
+        self._shapes = [one.shape for one in modules.parameters()]
+        self._given, self._small = (embedding_size, channels, side), side // 4
 
     def initial(self, seed: int, batch: int) -> Tensor:
         """The parameters (1, P) that the generator of this batch begins with, as PyTorch initializes (CPU, float32)."""
@@ -52,10 +58,33 @@ class Generator:
 
     def __call__(self, row: Tensor, embeddings: Tensor) -> Tensor:
         """Images (B, channels, side, side) of parameters (1, P) and embeddings (B, E)."""
-        parts = torch.split(row[0], [shape.numel() for shape in self._shapes.values()])
-        named = {name: part.view(shape) for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)}
-        images: Tensor = functional_call(self._modules, named, (embeddings,))
-        return images
+        parts = torch.split(row[0], [shape.numel() for shape in self._shapes])
+        named = [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+        linear, first, narrow, second, last = zip(named[::2], named[1::2], strict=True)  # weights and biases
+        images = F.linear(embeddings, *linear).view(-1, WIDE, self._small, self._small)
+        images = doubled(F.batch_norm(images, None, None, *first, training=True), *narrow)
+        images = F.leaky_relu(F.batch_norm(images, None, None, *second, training=True), SLOPE)
+        return F.batch_norm(doubled(images, *last).tanh(), None, None, training=True)
+
+
+def doubled(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The 3×3 convolution (B, O, 2·side, 2·side), with zeros around, of images (B, C, side, side) that were doubled to
+    the nearest pixel.
+
+    As a transposed convolution of stride 2: what it sees of one pixel of the images is summed in the kernel, which has
+    16 products a pixel and pair of channels then where the doubled image takes 36.
+    """
+    outputs, channels = weight.shape[:2]
+    kernel = weight.reshape(outputs * channels, 9) @ _doubling(weight.dtype, weight.device)
+    kernel = kernel.view(outputs, channels, 4, 4).transpose(0, 1)
+    return F.conv_transpose2d(images, kernel, bias, stride=2, padding=1)
+
+
+@cache
+def _doubling(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What makes a 4×4 kernel (16) of a 3×3 one (9)."""
+    rows = torch.tensor(DOUBLING, dtype=dtype, device=device)
+    return torch.kron(rows, rows).t().contiguous()
 
 
 def initial_embeddings(seed: int, batch: int, count: int, size: int) -> Tensor:

@@ -21,8 +21,8 @@ class Plateau:
 
     @property
     def rate(self) -> Tensor:
-        """The rate (1, 1) of the next step."""
-        return self.state[:1].view(1, 1)
+        """The rate of the next step (float64, one number)."""
+        return self.state[0]
 
     def step(self, loss: Tensor) -> None:
         """A step has led to this loss (one number)."""

@@ -19,6 +19,7 @@ from qsweep.sweeps.zero_shot import Quantization, Reconstruction
 from qsweep.workers.data import Part, Source
 from qsweep.workers.device import sent
 from qsweep.workers.evaluation import Tally, tally
+from qsweep.workers.measures.draws import balanced
 from qsweep.workers.measures.draws import generator as draws_of
 from qsweep.workers.measures.inference import models_in_turn
 from qsweep.workers.models import network_of
@@ -34,6 +35,8 @@ from qsweep.workers.zero_shot.units import Unit, units_of
 
 AT_ONCE = 128
 """Images of one pass through a block, or the network, that is not learned."""
+JUDGED_SEED = 0
+"""Of the training images that models are judged by, where these are not all: every quantization has the same."""
 LEAST_STEP = 1e-8
 """A learned scale stays above zero."""
 Outputs: TypeAlias = dict[int, Tensor]
@@ -283,10 +286,13 @@ class ModelQuantizer:
 
     @torch.no_grad()
     def judge(self, source: Source, part: Part) -> Tally:
-        """How the quantized model does on the images of a part, as all compute it that take its file."""
+        """How the quantized model does on the images of a part, as all compute it that take its file: on training
+        images as many as were asked for."""
         packed = self._deployed.layout.packed(self._tensors())
         logits = models_in_turn(self._deployed, *(row[None].to(self._device, self.dtype) for row in packed))
-        batches = source.passes(part, AT_ONCE)
+        count = self._asked.train_samples if part is Part.TRAIN else 0
+        places = balanced(source.labels(part), count, JUDGED_SEED) if count else None
+        batches = source.passes(part, AT_ONCE) if places is None else source.chosen(places, AT_ONCE)
         return tally(lambda images: logits(_ordered(images)), batches, 1, self._device)
 
     def unit_rows(self) -> Iterator[dict[str, Any]]:

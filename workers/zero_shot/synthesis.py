@@ -6,6 +6,7 @@ gives the same bits as one that was never interrupted.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qsweep.sweeps.optimizers import Adam
 from qsweep.sweeps.training import Training
 from qsweep.sweeps.zero_shot import Genie, Sadag, Synthesis
-from qsweep.workers.optimizers import AdamSteps
 from qsweep.workers.zero_shot.generator import Generator, initial_embeddings
 from qsweep.workers.zero_shot.plateau import Plateau
 from qsweep.workers.zero_shot.sharpness import SecondStage
@@ -54,9 +53,7 @@ class Synthesizer:
         self._asked, self._device, self._dtype = asked, device, dtype
         self._teacher = Teacher(training, model, device, dtype)
         self._generator = Generator(asked.embedding_size, training.data.channels, training.data.size)
-        self._adam = AdamSteps([Adam(learning_rate=1.0, weight_decay=0.0)], device, dtype)
         self._generator_rates = generator_rates(asked).to(device)
-        self._numbers = torch.arange(1, asked.iterations_of_batch + 1, dtype=torch.float64, device=device)
         self._second = None
         if isinstance(asked, Sadag):
             self._second = SecondStage(
@@ -89,7 +86,7 @@ class Synthesizer:
     def step(self) -> None:
         """One iteration of the batch at hand. The images of its last one are kept as they were before the update."""
         asked, (batch, iteration) = self._asked, divmod(self.position, self._asked.iterations_of_batch)
-        learned = [one.detach().requires_grad_() for one in self._learned]
+        learned = self._learned
         images = self._generator(learned[0], learned[1].view(asked.image_batch, -1))
         shifts = self._shifts(batch, iteration)
         seen = self._teacher.see(images, shifts)
@@ -106,9 +103,7 @@ class Synthesizer:
                 self._losses[self.position, len(COLUMNS) :] = sharp.double().clamp(
                     min=0
                 )  # a cosine may be rounded to above 1
-            rates = (self._generator_rates[iteration].view(1, 1), self._plateau.rate)
-            for one, gradient, (first, second), rate in zip(self._learned, gradients, self._moving, rates, strict=True):
-                self._adam.update(one, gradient, first, second, *self._adam.columns(rate, self._numbers[iteration]))
+            self._update(gradients, (self._generator_rates[iteration], self._plateau.rate))
             self._plateau.step(loss)
         self.position += 1
         if self._second is not None and iteration + 1 == asked.image_iterations:
@@ -123,9 +118,19 @@ class Synthesizer:
         asked, batch = self._asked, self.position // self._asked.iterations_of_batch
         embeddings = initial_embeddings(asked.image_seed, batch, asked.image_batch, asked.embedding_size)
         drawn = (self._generator.initial(asked.image_seed, batch), embeddings.view(1, -1))
-        self._learned = [one.to(self._device, self._dtype) for one in drawn]
-        self._moving = [(torch.zeros_like(one), torch.zeros_like(one)) for one in self._learned]
+        self._learn([one.to(self._device, self._dtype) for one in drawn])
         self._plateau = Plateau(asked.embedding_rate, self._device)
+
+    def _learn(self, begun: Sequence[Tensor]) -> None:
+        """Have Adam move these: the generator's row and the embeddings'."""
+        self._learned = [one.requires_grad_() for one in begun]
+        self._adam = torch.optim.Adam([{"params": [one]} for one in self._learned], fused=True)
+
+    def _update(self, gradients: Sequence[Tensor], rates: Sequence[Tensor]) -> None:
+        """A step of Adam at these rates."""
+        for one, gradient, rate, group in zip(self._learned, gradients, rates, self._adam.param_groups, strict=True):
+            one.grad, group["lr"] = gradient, rate.to(self._dtype)
+        self._adam.step()
 
     def _shifts(self, batch: int, iteration: int) -> Sequence[Shift] | None:
         if not self._asked.swing:
@@ -137,23 +142,18 @@ class Synthesizer:
         tensors = {
             "generator": self._learned[0],
             "embeddings": self._learned[1],
-            "generator_moments": torch.cat(self._moving[0]),
-            "embedding_moments": torch.cat(self._moving[1]),
             "plateau": self._plateau.state,
             "losses": self._losses[: self.position],
         }
         found: dict[str, Any] = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        found |= {"position": self.position, "images": self.images()}
+        found |= {"position": self.position, "images": self.images(), "adam": copy.deepcopy(self._adam.state_dict())}
         return found if self._second is None else found | {"second": self._second.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self.position = state["position"]
-        self._learned = [state[name].to(self._device) for name in ("generator", "embeddings")]
-        self._moving = [
-            (first[None].clone(), second[None].clone())
-            for first, second in (state[name].to(self._device) for name in ("generator_moments", "embedding_moments"))
-        ]
+        self._learn([state[name].to(self._device, copy=True) for name in ("generator", "embeddings")])
+        self._adam.load_state_dict(state["adam"])
         self._plateau.state = state["plateau"].to(self._device)
         self._losses[: self.position] = state["losses"].to(self._device)
         if self._second is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class StoredNorm:
     shift: Tensor
     mean: Tensor
     deviation: Tensor
+
+
+Moments: TypeAlias = tuple[Tensor, Tensor]
+"""Mean and unbiased variance of the channels of some images, each (C)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,8 @@ class Teacher:
         views = network.views(layout.tensors(parameters, parameters, statistics))
         self._network = network
         self._stages = [_stored(one) if isinstance(one, NormTensors) else _stage(one) for one in views]
-        self._classes = training.data.classes
+        norms = [one if isinstance(one, StoredNorm) else one.norm for one in self._stages]
+        self._distance = Distance([one for one in norms if one is not None])
         self.strided = sum(isinstance(layer, ConvLayer) and layer.stride != 1 for layer in layout.layers)
         """How many convolutions there are that swing."""
 
@@ -87,9 +92,14 @@ class Teacher:
         over its pixels, against 0 and 1 (`image_loss`), and of each batch norm's input over batch and pixels, against
         what it stores (`statistics_loss`). Deviations are the unbiased ones.
         """
-        terms: list[Tensor] = []
+        moments: list[Moments] = []
         features: list[Tensor] = []
         left = iter(shifts or ())
+
+        def observed(read: Tensor, norm: StoredNorm) -> Tensor:
+            output, both = observe(read, norm)
+            moments.append(both)
+            return output
 
         def step(read: Tensor, window: Window, stage: TeacherStage, residual: Tensor | None) -> Tensor:
             layer = window.layer
@@ -101,16 +111,13 @@ class Teacher:
             groups = layer.inputs if layer.depthwise else 1
             output = F.conv2d(read, stage.weight, stage.bias, stride=stride, padding=layer.padding, groups=groups)
             if stage.norm is not None:
-                output, term = observe(output, stage.norm)
-                terms.append(term)
+                output = observed(output, stage.norm)
             if residual is not None:
                 output.add_(residual)
             return activate(output, layer)
 
         def normalize(read: Tensor, layer: NormLayer, stage: StoredNorm) -> Tensor:
-            output, term = observe(read, stage)
-            terms.append(term)
-            return activate(output, layer)
+            return activate(observed(read, stage), layer)
 
         images = images.contiguous(memory_format=torch.channels_last)
         logits = self._network.walk(images, self._stages, step, pool_planes, normalize)
@@ -118,7 +125,7 @@ class Teacher:
             logits=logits,
             features=features[0],
             image_loss=image_loss(images),
-            statistics_loss=torch.stack(terms).sum(),
+            statistics_loss=self._distance(moments),
         )
 
 
@@ -128,44 +135,52 @@ def image_loss(images: Tensor) -> Tensor:
     return (mean.square().sum() + (deviation - 1).square().sum()) / len(images)
 
 
-def observe(images: Tensor, norm: StoredNorm) -> tuple[Tensor, Tensor]:
-    """Batch norm of images (B, C, side, side) by what it stores, and how far their moments are from that:
-    (‖mean − stored mean‖² + ‖deviation − stored deviation‖²)/C."""
-    found: tuple[Tensor, Tensor] = _Observe.apply(images, norm.scale, norm.shift, norm.mean, norm.deviation)
-    return found
+def observe(images: Tensor, norm: StoredNorm) -> tuple[Tensor, Moments]:
+    """Batch norm of images (B, C, side, side) by what it stores, and the moments that the images have."""
+    output, mean, variance = _Observe.apply(images, norm.scale, norm.shift)
+    return output, (mean, variance)
 
 
 class _Observe(torch.autograd.Function):
-    """`observe` with the gradient of both in one pass over the pixels.
+    """`observe` with the gradient of all three in one pass over the pixels.
 
-    With N pixels a channel, ∂mean/∂x = 1/N and ∂deviation/∂x = (x − mean)/((N − 1)·deviation), 0 where all are equal:
-    the gradient is scale·∂output + a·x + b with a and b of a channel.
+    With N pixels a channel, ∂mean/∂x = 1/N and ∂variance/∂x = 2·(x − mean)/(N − 1): the gradient is scale·∂output +
+    a·x + b with a and b of a channel.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, images: Tensor, scale: Tensor, shift: Tensor, stored_mean: Tensor, stored_deviation: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, images: Tensor, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Batch norm's own moments: channels-last, `torch.var_mean` takes ten times as long on a processor.
         mean, variance = torch.batch_norm_update_stats(images, None, None, 0.0)
         pixels = images.numel() // len(mean)
-        deviation = (variance * (pixels / (pixels - 1))).sqrt()
-        too_high, too_wide = mean - stored_mean, deviation - stored_deviation
-        channels = len(mean)
-        ctx.save_for_backward(images, scale, mean, deviation, too_high, too_wide)
-        output = torch.addcmul(_wide(shift), images, _wide(scale))
-        return output, (too_high.square().sum() + too_wide.square().sum()) / channels
+        ctx.save_for_backward(images, scale, mean)
+        return torch.addcmul(_wide(shift), images, _wide(scale)), mean, variance.mul_(pixels / (pixels - 1))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        images, scale, mean, deviation, too_high, too_wide = ctx.saved_tensors
-        outer, of_term = gradients
-        channels, pixels = len(mean), images.numel() // len(mean)
-        twice = 2 * of_term / channels
-        slope = torch.where(deviation > 0, twice * too_wide / ((pixels - 1) * deviation), 0.0)
-        level = twice * too_high / pixels - slope * mean
+        images, scale, mean = ctx.saved_tensors
+        outer, of_mean, of_variance = gradients
+        pixels = images.numel() // len(mean)
+        slope = of_variance * (2 / (pixels - 1))
+        level = torch.addcmul(of_mean / pixels, slope, mean, value=-1)
         inner = torch.addcmul(_wide(level), images, _wide(slope))
-        return inner.addcmul_(outer, _wide(scale)), None, None, None, None
+        return inner.addcmul_(outer, _wide(scale)), None, None
+
+
+class Distance:
+    """How far moments are from what batch norms store: Σ (‖mean − stored mean‖² + ‖deviation − stored deviation‖²)/C,
+    of all of them in one go."""
+
+    def __init__(self, norms: Sequence[StoredNorm]) -> None:
+        self._means = torch.cat([one.mean for one in norms])
+        self._deviations = torch.cat([one.deviation for one in norms])
+        self._shares = torch.cat([torch.full_like(one.mean, 1 / len(one.mean)) for one in norms])
+
+    def __call__(self, moments: Sequence[Moments]) -> Tensor:
+        means, variances = (torch.cat(one) for one in zip(*moments, strict=True))
+        deviations = variances.clamp(min=torch.finfo(variances.dtype).tiny).sqrt()  # where all are equal, no gradient
+        apart = (means - self._means).square() + (deviations - self._deviations).square()
+        return (self._shares * apart).sum()
 
 
 def _wide(column: Tensor) -> Tensor:
