@@ -150,7 +150,7 @@ def made(folder: Path, train: str = TRAIN, sweep: str = SWEEP, name: str = "case
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """All cases, run by one agent."""
     project = made(tmp_path_factory.mktemp("cases"))
-    found = project.qsweep("launch", "cases.toml", "--workers", "1", "--time-limit", "4")
+    found = project.qsweep("launch", "cases.toml", "--workers", "1", "--time-limit", "15")
     assert found.returncode == 1, found.stderr
     yield project
     assert not audit(project.home)

@@ -287,7 +287,7 @@ def test_a_module_that_misbehaves_ends_in_its_class_and_takes_nobody_with_it(lau
     (folder / "own.toml").write_text(sweep.replace("epochs = 40", "epochs = 12\nbits = 32"))
     with room(16 << 30):
         launcher = processes.start(
-            [*QSWEEP, "launch", "own.toml", "--workers", "1", "--lease", "3", "--time-limit", "12"],
+            [*QSWEEP, "launch", "own.toml", "--workers", "1", "--lease", "3", "--time-limit", "60"],
             env=environment(folder / "home"), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     said = launcher.communicate(timeout=600)[1]
