@@ -50,7 +50,8 @@ def main() -> int:
             return 0
         chosen = _chosen(given.only or NAMES)
         if given.list:
-            return max(_listed(stage, prefix, given) for stage, prefix in chosen)
+            codes = (_listed(stage, prefix, given) for stage, prefix in chosen)
+            return next((code for code in codes if code), 0)
         given.out = given.out.absolute()
         given.out.mkdir(parents=True, exist_ok=True)
         with _hold(given.out) as hold:

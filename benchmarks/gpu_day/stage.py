@@ -48,7 +48,7 @@ def main() -> int:
     torch.set_num_threads(1)
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.stderr.write("there is no GPU that this torch can use: --device cpu runs the same on the processor\n")
+        sys.stderr.write("there is no GPU that this torch can use: with --device cpu the processor takes its place\n")
         return REFUSED
     pieces = importlib.import_module(f"benchmarks.gpu_day.{given.stage}").pieces(device)
     pieces = [one for one in pieces if one.name.startswith(given.only)]
