@@ -33,6 +33,7 @@ KEYS = {
     "synthetic_images": ("job", "image"),
     "attempts": ("job", "attempt"),
     "events": ("event",),
+    "loads": ("agent", "read_at"),
 }
 """The columns that name a row, where it is more than the job."""
 

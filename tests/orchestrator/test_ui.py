@@ -267,7 +267,7 @@ def test_a_browser_shows_every_page_as_things_change(tmp_path: Path) -> None:
                 if path.startswith("sweep"):
                     browser.until("document.querySelector('#report h2#claims')")
                 if path.startswith("job"):
-                    browser.until("document.querySelector('#settings td.differs')")
+                    browser.until("document.querySelector('#settings tr.differs')")
                 assert browser.run("return document.documentElement.scrollWidth") <= width, path
                 origins = browser.run(
                     "return performance.getEntriesByType('resource').map(one => new URL(one.name).origin)"
