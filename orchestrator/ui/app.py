@@ -208,6 +208,8 @@ class Site:
         """The curves of groups of a sweep's jobs: `{"name": …, "groups": [[what it is called, [identity …]] …]}`."""
         asked = await _posted(request)
         try:
+            if not all(isinstance(jobs, list) for _, jobs in asked["groups"]):
+                raise TypeError
             groups = [(str(called)[:80], [str(one) for one in jobs]) for called, jobs in asked["groups"]]
         except (KeyError, TypeError, ValueError):
             raise InputError("groups of jobs are asked for, each with its name", place="groups") from None

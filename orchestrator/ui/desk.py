@@ -154,6 +154,7 @@ class RegistryDesk(Desk):
         self._path = parse_url(home.registry).path
         self._registry: Registry | None = None
         self._file: Hashable = None
+        self._seen: Hashable = None
         self._lookouts: dict[int, Lookout] = {}
         self._beat = time.monotonic()
 
@@ -161,7 +162,7 @@ class RegistryDesk(Desk):
         self._lookouts.clear()
         if self._registry is not None:
             self._registry.close()
-            self._registry = None
+            self._registry = self._seen = None
 
     def _opened(self) -> Registry:
         """The registry, opened anew where its file is another one. Raises InputError while there is none."""
@@ -173,9 +174,12 @@ class RegistryDesk(Desk):
 
     def pulse(self) -> Hashable:
         registry = self._opened()
-        seen = registry.catalogue.pulse()
+        seen: Hashable = registry.catalogue.pulse()
         if seen is None:  # Postgres: what no event tells is looked at once in a while
-            return registry.history.newest_event(), int(time.monotonic() - self._beat) // 60
+            seen = registry.history.newest_event(), int(time.monotonic() - self._beat) // 60
+        if seen != self._seen:
+            registry.check_version()  # a newer program may have upgraded it
+            self._seen = seen
         return self._file, seen
 
     def home(self) -> Content:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from qsweep.db.registry import Registry
 from qsweep.db.rows import AgentInfo
 from qsweep.workers.agent import heartbeat as heartbeats
+from qsweep.workers.agent.gauge import Gauge
 from qsweep.workers.agent.heartbeat import Heartbeat
 
 INFO = AgentInfo(host="here", pid=1, process_started=1.0, boot_id="boot", backend="local", device="cpu", build="test")
@@ -27,6 +32,36 @@ def test_a_heart_beats_on_through_errors_of_the_database(tmp_path: Path, caplog:
         heartbeat.unwanted = frozenset({1})
         heartbeat._beat_once()
         assert heartbeat.unwanted == frozenset()
+
+
+def test_a_heartbeat_tells_what_the_agent_and_the_processes_below_it_use(tmp_path: Path) -> None:
+    now = 100.0
+    with Registry.open(tmp_path / "registry.db", create=True) as registry:
+        number = registry.agents.enlist(INFO)
+        gauge = Gauge(wall=lambda: now, clock=lambda: now)
+        heartbeat = Heartbeat(registry.queue, number, lease=30.0, patience=600.0, gauge=gauge)
+        heartbeat._beat_once()  # from here on it counts
+        before = spent()
+        subprocess.run([sys.executable, "-c", BURN], check=True)
+        exec(BURN)
+        now += 10.0
+        heartbeat._beat_once()
+        used = spent() - before
+        now += 0.5  # too soon for another reading
+        heartbeat._beat_once()
+        (row,) = registry.history.loads([number], 100)
+    assert 0.4 < 10 * row["processor"] == pytest.approx(used, abs=0.2)
+    assert row["memory"] >= 0.5 * psutil.Process().memory_info().rss
+    assert (row["at"], row["gpu"], row["gpu_memory"]) == (110.0, None, None)
+
+
+BURN = "import time\nend = time.process_time() + 0.25\nwhile time.process_time() < end: pass"
+
+
+def spent() -> float:
+    """Seconds of processors by this process and those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def test_an_error_that_nobody_foresaw_gives_up_the_jobs_with_its_traceback(

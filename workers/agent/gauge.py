@@ -26,13 +26,14 @@ class Gauge:
     def __init__(self, *, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic) -> None:
         self._wall, self._clock = wall, clock
         self._began = self._read_at = clock()
-        self._used = 0.0
-        """Seconds of processors until then."""
+        self._used: float | None = None
+        """Seconds of processors until then; None before the first reading, which only begins to count."""
 
     def read(self) -> Load | None:
-        """What was used since the last reading; None while that was too short a time ago, or if it can't be seen."""
-        now = self._clock()
-        if now - self._read_at < min(MINUTE, SHARE * (now - self._began)) or now <= self._read_at:
+        """What was used since the last reading; None the first time, while the last was too short a time ago, or if it
+        can't be seen."""
+        now, first = self._clock(), self._used is None
+        if not first and (now <= self._read_at or now - self._read_at < min(MINUTE, SHARE * (now - self._began))):
             return None
         import psutil  # here: an agent that lives for less than a heartbeat needs it not
 
@@ -45,9 +46,11 @@ class Gauge:
                     memory += one.memory_info().rss
         except (psutil.Error, OSError):
             return None
+        before, since, self._used, self._read_at = self._used, now - self._read_at, used, now
+        if before is None:
+            return None
         gpu, held = _gpu()
-        processor = max(0.0, used - self._used) / (now - self._read_at)
-        self._read_at, self._used = now, used
+        processor = max(0.0, used - before) / since
         return Load(at=self._wall(), processor=processor, memory=memory, gpu=gpu, gpu_memory=held)
 
 

@@ -61,7 +61,7 @@ function beside(heads, rows) {
   // What several say of the same things: [[name, [text, …]]]. What differs is marked, and may stand alone.
   const differ = rows.map(([, texts]) => texts.length > 1 && new Set(texts).size > 1);
   const body = rows.map(([name, texts], index) => html("tr", differ[index] ? { class: "differs" } : {}, html("th", { scope: "row" }, name), ...texts.map((one) => html("td", {}, one))));
-  const table = html("table", { class: "beside" }, html("thead", {}, html("tr", {}, html("th", { scope: "col" }, html("span", {}, "")), ...heads.map((one) => html("th", { scope: "col", class: "id" }, html("span", {}, one))))), html("tbody", {}, ...body));
+  const table = html("table", { class: "beside" }, html("thead", {}, html("tr", {}, html("th", { scope: "col" }, html("span", {}, "Name")), ...heads.map((one) => html("th", { scope: "col", class: "id" }, html("span", {}, one))))), html("tbody", {}, ...body));
   const scroll = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": heads.length > 1 ? "Comparison" : "Settings and results" }, table);
   watchEdges(scroll);
   if (heads.length < 2) return [scroll];

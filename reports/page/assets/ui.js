@@ -151,7 +151,7 @@ const PAGES = {
       const job = content.job;
       head(`Job ${short(job.identity)}`, [html("span", { class: "id" }, job.identity)]);
       replace("life", facts([["State", job.lost ? "lost" : job.state], ["Kind", job.kind], ["Attempt", value(job.attempt)], ["Epoch", value(job.epoch)], ...(job.failure_class ? [["Failure", job.failure_class]] : []), ...(job.diverged ? [["Diverged", "yes"]] : [])]),
-        ...(job.error ? [html("pre", {}, job.error)] : []), ...(content.model ? [html("p", { class: "note" }, "Model: ", html("code", {}, content.model))] : []));
+        ...(job.error ? [html("pre", { tabindex: "0", role: "region", "aria-label": "Error" }, job.error)] : []), ...(content.model ? [html("p", { class: "note" }, "Model: ", html("code", {}, content.model))] : []));
       let second = null, problem = [];
       if (ASKED.with) try { second = (await ask("/data/job", { id: ASKED.with })).content; } catch (error) { problem = [html("p", { class: "problem" }, error.message)]; }
       const both = [content, ...(second ? [second] : [])];
