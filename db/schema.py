@@ -115,6 +115,7 @@ RUN = (
     pa.field("weight_norm", pa.float64()),
     pa.field("distance", pa.float64()),
     pa.field("bops", pa.float64()),
+    pa.field("changed_codes", pa.float64()),
 )
 
 EPOCH = (
@@ -124,6 +125,7 @@ EPOCH = (
     pa.field("val_loss", pa.float64()),
     pa.field("val_accuracy", pa.float64()),
     pa.field("learning_rate", pa.float64()),
+    pa.field("changed_codes", pa.float64()),
 )
 
 LAYER = (
