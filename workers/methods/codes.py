@@ -40,8 +40,9 @@ class Codes:
         if not self._any:
             return torch.zeros_like(self._quantized, dtype=torch.float64)
         counts = ((self._of(deployed) - self._before).abs() > APART).sum(1)
-        return torch.where(self._quantized, counts, 0).double() / self._weights
+        return (counts * self._quantized).double() / self._weights
 
     @torch.no_grad()
     def _of(self, deployed: Deployed) -> Tensor:
-        return deployed.weights[:, : self._weights] / self._steps.of(deployed.parameters)[:, self._layer_of]
+        steps = self._steps.of(deployed.parameters)[:, self._layer_of]
+        return deployed.weights[:, : self._weights] / steps
