@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
@@ -92,7 +93,7 @@ class _Normed(Function):
             for place, (one, dim) in enumerate(zip(args, in_dims, strict=True))
         ]
         found = functional.batch_norm(*beside)
-        return found.unflatten(1, (models, -1)), 1
+        return torch.unflatten(found, 1, (models, -1)), 1
 
 
 class _Pooled(Function):
@@ -110,7 +111,7 @@ class _Pooled(Function):
     def vmap(info: Any, in_dims: Any, *args: Any) -> tuple[Tensor, int]:
         signal, pooling, given, named = args
         found: Tensor = pooling(_beside(signal, in_dims[0], info.batch_size, 1), *given, **named)
-        return found.unflatten(1, (info.batch_size, -1)), 1
+        return torch.unflatten(found, 1, (info.batch_size, -1)), 1
 
 
 class _Mask(Function):
