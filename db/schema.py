@@ -118,6 +118,9 @@ RUN = (
     pa.field("changed_codes", pa.float64()),
 )
 
+OPTIONAL = ("bops", "changed_codes")
+"""Numbers that some models have none of, by their settings: null is then no sign that one diverged."""
+
 EPOCH = (
     pa.field("epoch", pa.int32()),
     pa.field("train_loss", pa.float64()),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qsweep.db.schema import OPTIONAL
 from qsweep.reports.averages import averaged_over
 from qsweep.reports.declaration import Column, Declaration, paper_values
 from qsweep.reports.outliers import is_outside
@@ -207,7 +208,8 @@ def _row(
     counted = sorted((one for one in results if str(one["job"]) not in lost), key=lambda one: str(one["job"]))
     cells = []
     for column in declaration.columns:
-        behind = tuple((str(one["job"]), column.scale * float(one[column.value])) for one in counted)
+        having = [one for one in counted if one[column.value] is not None]
+        behind = tuple((str(one["job"]), column.scale * float(one[column.value])) for one in having)
         cells.append(make_cell(column, behind, paper.get(column.name)))
     done = {str(result["job"]) for result in results}
     outside = [str(one["job"]) for one in counted if is_outside(one, jobs[one["job"]])]
@@ -238,10 +240,12 @@ STATISTICS: dict[str, Callable[[list[float]], float]] = {"median": statistics.me
 
 
 def is_finite(result: Mapping[str, Any], names: Iterable[str]) -> bool:
-    """Whether a model has every value. One may have a finite training loss and overflow in evaluation."""
+    """Whether a model has every value that it can have. One may have a finite training loss and overflow in
+    evaluation."""
     if result.get("diverged"):
         return False
-    return all(result[name] is not None and math.isfinite(result[name]) for name in names)
+    needed = (name for name in names if name not in OPTIONAL or result[name] is not None)
+    return all(result[name] is not None and math.isfinite(result[name]) for name in needed)
 
 
 def mean_and_error(values: list[float]) -> tuple[float | None, float | None]:

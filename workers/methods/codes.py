@@ -17,10 +17,11 @@ APART = 1e-3
 
 class Codes:
     """The codes of the weights of M models, each model's own: deployed weights in units of the step sizes that they are
-    deployed with, whatever the quantizer. The rows behind those of `trainings` are vacant."""
+    deployed with, whatever the quantizer. Where no step size moves (`steps_move`), one deployed weight is one code. The
+    rows behind those of `trainings` are vacant."""
 
-    def __init__(self, trainings: Sequence[Training], layout: Layout, parameters: Tensor) -> None:
-        self._steps, self._weights = layout.steps, layout.weights
+    def __init__(self, trainings: Sequence[Training], layout: Layout, parameters: Tensor, *, steps_move: bool) -> None:
+        self._steps, self._weights, self._steps_move = layout.steps, layout.weights, steps_move
         counts = torch.tensor([group.count for group in layout.groups])
         self._layer_of = torch.arange(len(counts)).repeat_interleave(counts).to(parameters.device)
         quantized = torch.zeros(len(parameters), dtype=torch.bool)
@@ -39,10 +40,11 @@ class Codes:
         is counted, and so no matter of the order of a sum."""
         if not self._any:
             return torch.zeros_like(self._quantized, dtype=torch.float64)
-        counts = ((self._of(deployed) - self._before).abs() > APART).sum(1)
-        return (counts * self._quantized).double() / self._weights
+        now = self._of(deployed)
+        others = (now - self._before).abs() > APART if self._steps_move else now != self._before
+        return (others.sum(1) * self._quantized).double() / self._weights
 
     @torch.no_grad()
     def _of(self, deployed: Deployed) -> Tensor:
-        steps = self._steps.of(deployed.parameters)[:, self._layer_of]
-        return deployed.weights[:, : self._weights] / steps
+        weights = deployed.weights[:, : self._weights]
+        return weights / self._steps.of(deployed.parameters)[:, self._layer_of] if self._steps_move else weights

@@ -39,14 +39,15 @@ class TwoPasses:
         self._there = engine.place(torch.zeros_like(engine.parameters))
         methods = [one.method for one in trainings if isinstance(one.method, SharpnessAware)]
         self._perturbation = Perturbation(methods, engine.layout, engine.parameters)
-        self._codes = Codes(trainings, engine.layout, engine.parameters)
+        steps_move = any(one.ball_steps for one in methods)
+        self._codes = Codes(trainings, engine.layout, engine.parameters, steps_move=steps_move)
         self._from_float = self._rows(methods, _climbs_from_float)
         self._unmasked = self._rows(methods, lambda one: _climbs_from_float(one) or isinstance(one, Saq3))
         self._after_rounding = self._rows(methods, lambda one: isinstance(one, Saq1 | Saq3))
         second = self._rows(methods, lambda one: _climbs_from_float(one) or one.bn_second_pass)
         self._first_statistics = True if self._from_float is None else ~self._from_float
         self._second_statistics = False if second is None else second
-        self._moves_steps = bool(engine.layout.signals) or any(one.ball_steps for one in methods)
+        self._moves_steps = bool(engine.layout.signals) or steps_move
         self._part = methods[0].ascent_images
         self._sum = torch.zeros_like(engine.parameters) if self._part else None
 
