@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from qsweep.db.foreign import check_unique, check_values, is_of, parse
+from qsweep.db.foreign import check_returned, check_unique, check_values, is_of, parse
 from qsweep.db.rows import Claim
 from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
@@ -85,6 +85,8 @@ def _check_file(content: bytes, kind: RowKind, publication: Publication, trained
         raise ValueError(f"these are no {kind.name}, or of another version of qsweep")
     check_unique(table, kind.name)
     check_values(table)
+    if kind.name == "returned":
+        check_returned(table)
     _check_jobs(table, claims)
     if kind.name == "epochs":
         _check_epochs(table, publication)

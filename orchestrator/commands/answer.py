@@ -196,6 +196,8 @@ def tables(
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
         made = make_tables(source, chosen, median=median)
+        if not made:
+            typer.echo("no tables: none is declared, and no run has returned a number so far", err=True)
         if cell is not None:
             width = None if out else width_of(sys.stdout)
             text = _explained(source, made, cell, shape, layout, width)

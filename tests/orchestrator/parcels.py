@@ -20,6 +20,7 @@ from qsweep.db.home import Home
 from qsweep.db.model_names import model_name
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import Claim, Finished
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import FailureClass
 from qsweep.orchestrator.packing import pack
 from qsweep.orchestrator.selection import read_selection
@@ -151,6 +152,8 @@ def _publish(place: Home, queue: LocalQueue, claims: list[Claim], loss: float) -
 def rows_of(claims: list[Claim], loss: float) -> dict[str, list[dict[str, Any]]]:
     if claims[0].parent is not None:
         return {"measures": [measured(claim) for claim in claims]}
+    if claims[0].job.call is not None:
+        return {"returned": [returned(claim, loss) for claim in claims], "logged": []}
     rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
     for claim in claims:
         key, training = {"job": claim.job.identity, "attempt": claim.attempt}, claim.job.training
@@ -162,6 +165,13 @@ def rows_of(claims: list[Claim], loss: float) -> dict[str, list[dict[str, Any]]]
         layers = training.model.layers(training.data)
         rows["layers"] += [key | {"layer": one.name, "index": place} for place, one in enumerate(layers)]
     return rows
+
+
+def returned(claim: Claim, loss: float) -> dict[str, Any]:
+    """What a call is stored as."""
+    found = {"finished_at": datetime(2026, 1, 1, tzinfo=UTC), "returned": json.dumps({"loss": loss}), "diverged": False}
+    origin = ORIGIN | {"slots": 1, "form": "loop"}
+    return {"job": claim.job.identity, "attempt": claim.attempt} | origin | claim.job.columns() | found
 
 
 def measured(claim: Claim) -> dict[str, Any]:
@@ -225,9 +235,12 @@ def edit_table(bundle: Path, kind: str, edit: Callable[[pa.Table], pa.Table]) ->
 
 
 def put(column: str, values: Mapping[int, Any]) -> Callable[[pa.Table], pa.Table]:
-    """Other values in some rows of a column."""
+    """Other values in some rows of a column, which a file has not where nobody has a value in it."""
 
     def edit(table: pa.Table) -> pa.Table:
+        if column not in table.column_names:
+            kind = next(one.columns for one in ROW_KINDS.values() if column in one.columns.names)
+            table = table.append_column(kind.field(column), pa.nulls(len(table), kind.field(column).type))
         place, field = table.column_names.index(column), table.schema.field(column)
         listed = table[column].to_pylist()
         for row, value in values.items():

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sqlite3
 import stat
 import struct
@@ -410,6 +411,30 @@ def test_rows_that_are_not_exactly_those_of_the_jobs_are_refused(made: Made, wha
     kind, edit, words = TABLES[what]
     edit_table(made.bundle, kind, edit)
     assert words in refused(made)
+
+
+CALLS = """
+run = "file:train.py:train"
+[axes]
+x = [1, 2]
+long = [[%s]]
+"""
+NO_ROWS = [None, "", "{", "[1]", "3", '{"a": {"b": 1}}', '{"job": 1}', '{"a b": 1}', '{"a": "\\ud800"}', '{"a": NaN}',
+           '{"a": 1e999}', f'{{"a": {"9" * 400}}}', f'{{"a": {"[" * 1500}{"]" * 1500}}}']  # fmt: skip
+
+
+def test_what_a_run_of_the_users_code_returned_is_a_row_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("def train(config):\n    return 1\n")
+    text = CALLS % ", ".join(map(str, range(1500)))  # more characters of settings than a text of ours may have
+    made = parcels.make(tmp_path, text, "calls")
+    spoiled = Made(home=made.home, bundle=tmp_path / "spoiled")
+    for value in NO_ROWS:
+        shutil.rmtree(spoiled.bundle, ignore_errors=True)
+        shutil.copytree(made.bundle, spoiled.bundle)
+        edit_table(spoiled.bundle, "returned", put("returned", {0: value}))
+        assert "returned" in refused(spoiled), value
+    assert import_results(Home.at(made.home), made.bundle).counted == 2
+    assert api.query("SELECT loss FROM returned", home=made.home)["loss"].tolist() == [0.5, 0.5]
 
 
 def test_parquet_that_is_damaged_and_sealed_is_refused_in_one_message(made: Made, tmp_path: Path) -> None:
