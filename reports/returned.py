@@ -85,7 +85,7 @@ def returned_by(source: Source) -> Returned:
             index=pd.Index(list(settings), dtype=object),
         ),
         numbers=numbers,
-        logged=logged[np.isfinite(logged["value"])],
+        logged=logged[np.isfinite(logged["value"]) & logged["job"].isin(done)],  # a lost row leaves what it logged
         diverged=sum(bool(row["diverged"]) for row in rows.values()),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -37,7 +37,7 @@ def returned_numbers(source: Source) -> list[str]:
     return [name for name, is_number in found.items() if is_number]
 
 
-def called(name: str, settings: Mapping[str, Any], returned: Mapping[str, Any]) -> str:
+def called(name: str, settings: Container[str], returned: Container[str]) -> str:
     """What the column of a returned value is called: as no setting is, and no other returned value."""
     found = name
     while found in settings or (found != name and found in returned):
