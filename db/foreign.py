@@ -23,7 +23,7 @@ TEXT = 4096
 OF_CALLS = frozenset(field.name for field in CALLED)
 """Texts of any length: they are those of the job, or have a rule of their own."""
 SHARE = "accuracy"
-"""Columns whose name holds this lie between 0 and 1."""
+"""Columns whose name ends so lie between 0 and 1."""
 AMOUNTS = ("loss", "norm", "distance", "second", "epoch")
 """Columns whose name holds one of these are not negative."""
 CALENDAR = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -114,7 +114,7 @@ def check_values(table: pa.Table) -> None:
             if not pc.all(pc.is_finite(values)).as_py():
                 raise ValueError(f"{field.name} holds a number that is not finite")
             low, high = pc.min_max(values).as_py().values()
-            if SHARE in field.name and not 0 <= low <= high <= 1:
+            if field.name.endswith(SHARE) and not 0 <= low <= high <= 1:
                 raise ValueError(f"{field.name} holds {low if low < 0 else high}, which is no share")
             _check_amount(field.name, low)
         elif pa.types.is_integer(field.type):
