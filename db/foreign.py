@@ -34,6 +34,7 @@ KEYS = {
     "logged": ("job", "step", "name"),
     "synthesis_losses": ("job", "batch", "iteration"),
     "synthetic_images": ("job", "image"),
+    "units": ("job", "index"),
     "attempts": ("job", "attempt"),
     "events": ("event",),
 }
