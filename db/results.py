@@ -302,8 +302,8 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _joined(parts: Sequence[pa.Table], kind: RowKind, names: Iterable[str]) -> pa.Table:
     """The rows of files one after another, nulls where a file lacks a column, and the place of the file of each."""
-    schema = pa.schema([kind.columns.field(name) for name in names])
-    table = pa.concat_tables([schema.empty_table(), *parts], promote_options="default")
+    nothing = pa.table({name: column([], kind.columns.field(name).type) for name in names})  # without pandas
+    table = pa.concat_tables([nothing, *parts], promote_options="default")
     places = array("i")
     for place, part in enumerate(parts):
         places.extend(array("i", [place]) * part.num_rows)

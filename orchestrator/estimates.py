@@ -93,6 +93,4 @@ def _work(job: Job) -> float:
 
 def _slots_for_members(ran: Ran) -> float:
     """By what the time of a cohort is multiplied to be that of one whose slots are all in use."""
-    if not ran.job.kind.is_calibrated or fills_slots(ran.job.training, ran.form):
-        return 1.0
-    return ran.slots / ran.members
+    return 1.0 if fills_slots(ran.job, ran.form) else ran.slots / ran.members

@@ -146,7 +146,7 @@ def _cohort(
 
 def _shared_out(plan: CohortPlan, job: Job, jobs: int, workers: int) -> CohortPlan:
     """With fewer jobs in a cohort where a vacant slot costs nothing, so that all agents have some."""
-    if job.kind.of_user or not job.kind.is_calibrated or fills_slots(job.training, plan.form):
+    if fills_slots(job, plan.form):
         return plan
     together = share(plan.slots, jobs, workers)
     return replace(plan, together=together, seconds=plan.seconds * together / plan.slots)

@@ -63,6 +63,15 @@ class DataSet:
         """Bytes of one example."""
         return math.prod(self.shape) * (1 if self.values == "uint8" else 4)
 
+    def check_sample(self, count: int, most: int, *, place: str) -> None:
+        """Raise InputError unless so many images can be drawn class by class of `most`, or are all of them: 0."""
+        if count and not self.classes <= count <= most:
+            raise InputError(
+                f"{count} is not allowed",
+                place=place,
+                allowed=f"allowed: 0 (all), or {self.classes} to {most} images of {self.title}",
+            )
+
 
 DATASETS: dict[str, DataSet] = {
     one.name: one

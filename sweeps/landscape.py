@@ -95,13 +95,7 @@ class Landscape:
 
     def images(self, training: Training) -> int:
         """How many images decide. Raises InputError if the training set is smaller than the sample."""
-        if self.samples and not training.data.classes <= self.samples <= training.train_images:
-            raise InputError(
-                f"{self.samples} is not allowed",
-                place="samples",
-                allowed=f"allowed: 0 (all), or {training.data.classes} to {training.train_images} images "
-                f"of {training.data.title}",
-            )
+        training.data.check_sample(self.samples, training.train_images, place="samples")
         return self.samples or training.train_images
 
     def identity(self, models: list[tuple[str, int, str]]) -> str:

@@ -173,12 +173,7 @@ def asked_of(measure: Measure, training: Training, *, quantized: bool = False) -
             allowed="allowed with distortion: " + ", ".join(CORRUPTED),
         )
     most = training.data.test_images if isinstance(measure, Distortion) else training.train_images
-    if measure.measure_samples and not training.data.classes <= measure.measure_samples <= most:
-        raise InputError(
-            f"{measure.measure_samples} is not allowed",
-            place="measure_samples",
-            allowed=f"allowed: 0 (all), or {training.data.classes} to {most} images of {training.data.title}",
-        )
+    training.data.check_sample(measure.measure_samples, most, place="measure_samples")
     if isinstance(measure, Distortion):
         if training.data.size > LARGEST:
             raise InputError(

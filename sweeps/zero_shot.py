@@ -283,13 +283,7 @@ def check_parent(training: Training, synthesis: Synthesis) -> None:
 
 def check_judged(training: Training, quantization: Quantization) -> None:
     """Raise InputError unless there are as many training images as the quantized model is judged by."""
-    if quantization.train_samples and not training.data.classes <= quantization.train_samples <= training.train_images:
-        raise InputError(
-            f"{quantization.train_samples} is not allowed",
-            place="train_samples",
-            allowed=f"allowed: 0 (all), or {training.data.classes} to {training.train_images} images of "
-            f"{training.data.title}",
-        )
+    training.data.check_sample(quantization.train_samples, training.train_images, place="train_samples")
 
 
 def layers_of(training: Training) -> Sequence[Layer]:

@@ -6,12 +6,13 @@ one step a second: at work, alive and ready to be stopped, as long as the test n
 
 from __future__ import annotations
 
-import socketserver
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from tests.listener import ON, Listener
 
 FREE = 60
 """Steps that a process may take at any time."""
@@ -24,25 +25,15 @@ class Gate:
         self.socket = socket
         self._open = threading.Event()
         self._open.set()
-        steps: Counter[str] = Counter()
-        opened = self._open
+        self._steps: Counter[int] = Counter()
+        self._listener = Listener(socket, self._hear)
 
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                pid, name, _ = self.rfile.readline().decode().split("\t")
-                if name == "step":
-                    steps[pid] += 1
-                    if steps[pid] > FREE:
-                        opened.wait(1)
-                with suppress(BrokenPipeError):
-                    self.wfile.write(b"on")
-
-        class Server(socketserver.ThreadingUnixStreamServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-        self._server = Server(str(socket), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+    def _hear(self, pid: int, name: str, _: str) -> bytes:
+        if name == "step":
+            self._steps[pid] += 1
+            if self._steps[pid] > FREE:
+                self._open.wait(1)
+        return ON
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -55,5 +46,4 @@ class Gate:
 
     def close(self) -> None:
         self._open.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._listener.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from qsweep.sweeps.job import Job
 from qsweep.sweeps.models import Model, is_transformer
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
@@ -92,10 +93,10 @@ def forms_of(precision: str, device_class: str, model: Model | None = None) -> t
     return (Form.GATHER, *library)
 
 
-def fills_slots(training: Training, form: str) -> bool:
-    """Whether a slot that stays vacant costs as much as one in use. Modules that are called one after another are not
+def fills_slots(job: Job, form: str) -> bool:
+    """Whether a slot that stays vacant costs as much as one in use. Modules that are trained one after another are not
     called for it: side by side they gain little, so their jobs are shared out over all agents."""
-    return not (isinstance(training.model, Module) and form == Form.LOOP)
+    return not (job.kind.is_calibrated and isinstance(job.training.model, Module) and form == Form.LOOP)
 
 
 def default_form(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socketserver
 import sqlite3
 import threading
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from qsweep.sweeps.faults import DISK_FULL
+from tests.listener import ON, Listener
 
 DEATHS = ("kill", "kill both", "stop")
 CUTS = ("drop", "restart")
@@ -86,31 +86,12 @@ class Saboteur:
         self._lock = threading.Lock()
         self._armed: list[list[Fault | int]] = []
         self._timers: list[threading.Thread] = []
-        saboteur = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                pid, name, subject = self.rfile.readline().decode().rstrip("\n").split("\t")
-                answer = saboteur.hear(int(pid), name, subject)
-                try:
-                    self.wfile.write(answer)
-                except BrokenPipeError:
-                    saboteur.notes.append(f"{name}: gone before the answer")
-
-        class Server(socketserver.ThreadingUnixStreamServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-        self._server = Server(str(self.socket), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
+        self._listener = Listener(self.socket, self.hear)
 
     def close(self) -> None:
         for timer in self._timers:
             timer.join()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._listener.close()
 
     def settle(self) -> None:
         """Waits until every stopped process goes on and every lock is given back."""
@@ -127,7 +108,7 @@ class Saboteur:
             if fault is not None:
                 self.fired.append(fault)
                 self.notes.append(f"{fault.action} {pid} at {name} {Path(subject).name}")
-        return b"on" if fault is None else self._do(fault.action, pid, subject)
+        return ON if fault is None else self._do(fault.action, pid, subject)
 
     def _due(self, name: str) -> Fault | None:
         while len(self._armed) < ARMED and self.plan:
@@ -175,7 +156,7 @@ class Saboteur:
             case "restart":
                 assert self.restart_database is not None
                 self.restart_database()
-        return b"on"
+        return ON
 
     def _kill_supervisor(self, pid: int) -> None:
         parent = psutil.Process(pid).parent()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import signal
-import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from qsweep.db.registry import Registry
 from qsweep.db.states import AgentState
 from tests.fault.small import Small, keepers
+from tests.listener import ON, Listener
 from tests.postgres import missing_postgres, running_server
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
@@ -55,31 +54,20 @@ class Weakness:
 
     def __init__(self, socket: Path, weaken: Callable[[int], None], *, spared: int = 1) -> None:
         self.weak: list[int] = []
-        healthy: list[int] = []
-        lock, here = threading.Lock(), self
+        self._healthy: list[int] = []
+        self._spared, self._weaken, self._lock = spared, weaken, threading.Lock()
+        self._listener = Listener(socket, self._hear)
 
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                text, name, _ = self.rfile.readline().decode().rstrip("\n").split("\t")
-                pid = int(text)
-                with lock:
-                    if name == "claimed" and pid not in (*healthy, *here.weak):
-                        (healthy if len(healthy) < spared else here.weak).append(pid)
-                        if pid in here.weak:
-                            weaken(pid)
-                with contextlib.suppress(BrokenPipeError):
-                    self.wfile.write(b"on")
-
-        class Server(socketserver.ThreadingUnixStreamServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-        self._server = Server(str(socket), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+    def _hear(self, pid: int, name: str, _: str) -> bytes:
+        with self._lock:
+            if name == "claimed" and pid not in (*self._healthy, *self.weak):
+                (self._healthy if len(self._healthy) < self._spared else self.weak).append(pid)
+                if pid in self.weak:
+                    self._weaken(pid)
+        return ON
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._listener.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -391,7 +391,9 @@ TABLES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
     "no accuracies at all": ("runs", lambda t: t.drop(["train_accuracy"]), "has no train_accuracy"),
     "an epoch chosen after the last": ("runs", put("chosen_epoch", {0: 3}), "has 2 epochs, and chose epoch 3"),
     "no column of a setting": ("runs", lambda t: t.drop(["bits"]), "or of another job"),
-    "a setting that the job has not": ("runs", put("beta1", {0: 0.5}), "or of another job"),
+    "a setting that the job has not": (
+        "runs", lambda t: t.append_column("beta1", pa.array([0.5] * len(t), pa.float64())), "or of another job",
+    ),
     "a time of no calendar": ("runs", put_times(2**62), "a time outside of the years 1 to 9999"),
     "a host without end": ("runs", put("host", {0: "x" * 3000}), "more than 255"),
     "a column of another type": (

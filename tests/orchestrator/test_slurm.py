@@ -32,7 +32,7 @@ from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import LISTENER
 from tests.conftest import QSWEEP, SCRIPT, environment
 from tests.gate import Gate
-from tests.orchestrator import called
+from tests.orchestrator import called, owned
 from tests.orchestrator.slurm import LARGEST_ARRAY, ask, in_service, one_node, until
 
 pytestmark = pytest.mark.slow
@@ -240,6 +240,17 @@ def test_a_detached_sweep_survives_a_requeue_among_decoys_and_ends_with_the_bits
     assert tried[1][-1].resumed_from == 2
     found = api.query("SELECT x, loss FROM returned ORDER BY x", home=home)
     assert found.loss.tolist() == [0.25, 0.5, 1.0]
+
+    owned.write(folder)  # a module of the user's, and what it imports, come along
+    answer = run("launch", "own.toml", "--backend", "slurm", "--workers", "1")
+    assert answer.returncode == 0, answer.stderr
+    with registry() as opened:
+        tried = [
+            one
+            for row in opened.catalogue.jobs(opened.catalogue.find_sweep("own").id)
+            for one in opened.history.attempts(row.id)
+        ]
+    assert [(one.backend, one.failure_class) for one in tried] == [("slurm", None)] * owned.JOBS
     assert run("db", "check").returncode == 0
 
 

@@ -28,18 +28,10 @@ from tests.workers.folders import CLASSES, training_on, write_folder
 from tests.workers.plain import PlainTraining, named
 from tests.workers.test_equivalence import tensors
 from tests.workers.test_independence import assert_same_bits, cohort_of, finish
-from tests.workers.trainings import on, training
+from tests.workers.trainings import TEACHER, on, training
 
 CPU = torch.device("cpu")
-TEACHER: dict[str, Any] = {
-    "targets": "teacher",
-    "teacher": "nin",
-    "teacher_width": 5,
-    "teacher_depth": 2,
-    "teacher_channels_per_width": 2,
-    "teacher_weights": "large",
-    "teacher_top": 3,
-}
+TAUGHT: dict[str, Any] = {"targets": "teacher", **TEACHER}
 
 
 def test_soft_targets_of_one_class_are_hard_ones_bit_for_bit() -> None:
@@ -56,7 +48,7 @@ def test_soft_targets_of_one_class_are_hard_ones_bit_for_bit() -> None:
 def test_a_cohort_with_a_teacher_is_plain_models_on_its_first_classes(few: Images) -> None:
     """Six steps in double precision; the teacher's shares are found here class by class."""
     pair = [{"optimizer": "sgd", "bits": 4}, {"optimizer": "adam", "bits": 32, "epsilon": 1e-3, "learning_rate": 1e-3}]
-    trainings = on(few, [training(batch_size=50, seed=seed, **TEACHER, **one) for seed, one in enumerate(pair, 7)])
+    trainings = on(few, [training(batch_size=50, seed=seed, **TAUGHT, **one) for seed, one in enumerate(pair, 7)])
     cohort = Cohort(trainings, few, slots=3, form=Form.GATHER, device=CPU, dtype=torch.float64)
     plain = [PlainTraining(one) for one in trainings]
     teacher = trainings[0].teacher
@@ -87,7 +79,7 @@ def first_three(shares: Tensor) -> Tensor:
 def test_with_a_teacher_neighbours_and_an_interruption_change_no_bit(few: Images) -> None:
     """Of both methods' cohorts, one of which takes a batch in parts."""
     for settings in ({}, {"method": "sam", "rho": 0.05, "ascent_images": 20}):
-        both = [training(batch_size=50, seed=seed, bits=4, **TEACHER, **settings) for seed in range(2)]
+        both = [training(batch_size=50, seed=seed, bits=4, **TAUGHT, **settings) for seed in range(2)]
         first = cohort_of(both, few, Form.GATHER, slots=3)
         for _ in range(2):
             first.step()
@@ -236,12 +228,12 @@ def swap(place: Path) -> None:
     [
         ({"targets": "warm"}, "targets: 'warm' is not known; allowed: fkd, hard, teacher"),
         ({"targets": "fkd"}, "targets: FKD has no files of Digits"),
-        ({**TEACHER, "teacher": "nun"}, "teacher: 'nun' is not known"),
-        ({**TEACHER, "teacher_depth": 99}, "teacher: depth: 99 is not allowed"),
-        ({**TEACHER, "teacher_weights": "none"}, "teacher_weights: a teacher has weights"),
-        ({**TEACHER, "teacher_top": 10}, "teacher_top: 10 of 10 classes leave none"),
-        ({**TEACHER, "label_smoothing": 0.1}, "label_smoothing: soft targets are not smoothed again"),
-        ({**TEACHER, "teacher": "vit", "teacher_patch": 3, "teacher_heads": 1}, "teacher: patch: .*8"),
+        ({**TAUGHT, "teacher": "nun"}, "teacher: 'nun' is not known"),
+        ({**TAUGHT, "teacher_depth": 99}, "teacher: depth: 99 is not allowed"),
+        ({**TAUGHT, "teacher_weights": "none"}, "teacher_weights: a teacher has weights"),
+        ({**TAUGHT, "teacher_top": 10}, "teacher_top: 10 of 10 classes leave none"),
+        ({**TAUGHT, "label_smoothing": 0.1}, "label_smoothing: soft targets are not smoothed again"),
+        ({**TAUGHT, "teacher": "vit", "teacher_patch": 3, "teacher_heads": 1}, "teacher: patch: .*8"),
         ({"crops": 2}, "crops: 2 crops of an image would be equal"),
         ({"crops": 4, "augment": "crop-flip", "batch_size": 50}, "crops: batches of 50 do not hold whole images"),
     ],
@@ -262,11 +254,11 @@ def test_fkds_cuts_exclude_others(folder: Path) -> None:
 
 
 def test_what_a_teacher_is_counts_for_the_identity_and_hard_targets_do_not() -> None:
-    plain, taught = training(), training(**TEACHER)
+    plain, taught = training(), training(**TAUGHT)
     assert "targets" not in plain.settings()
     assert Job(training=plain).identity == Job(training=training(targets="hard", crops=1)).identity
     others = ({"teacher_depth": 3}, {"teacher_weights": "x"}, {"teacher_top": 4}, {})
-    jobs = [Job(training=training(**TEACHER | other)) for other in others]
+    jobs = [Job(training=training(**TAUGHT | other)) for other in others]
     assert len({job.identity for job in (*jobs, Job(training=plain))}) == len({job.cohort_key for job in jobs}) + 1 == 5
     assert Training.from_settings(taught.settings()) == taught
     assert [one.weights_file for one in taught.with_weights] == [f"large/{taught.with_weights[0].model.label}-10.pth"]

@@ -62,8 +62,7 @@ COMPONENTS = tuple(
     if name != "fkd"  # it takes files, and its steps are those of a teacher
 )
 """Every component of the table that has a part in a training step, by its part."""
-NEEDED: dict[str, Any] = {
-    "rho": 0.05,
+TEACHER: dict[str, Any] = {
     "teacher": "nin",
     "teacher_width": 5,
     "teacher_depth": 2,
@@ -71,6 +70,8 @@ NEEDED: dict[str, Any] = {
     "teacher_weights": "large",
     "teacher_top": 3,
 }
+"""A network of another shape, whose weights a test keeps as `large`."""
+NEEDED: dict[str, Any] = {"rho": 0.05, **TEACHER}
 """Settings without a default, of any component."""
 
 

@@ -158,9 +158,7 @@ class Agent:
 
     def _sharers(self, head: Head, plan: Plan) -> int:
         """Among how many agents the jobs of a cohort like this are shared out."""
-        if head.job.kind.of_user or not head.job.kind.is_calibrated or fills_slots(head.job.training, plan.form):
-            return 1
-        return self._agents
+        return 1 if fills_slots(head.job, plan.form) else self._agents
 
     def _work(self, claims: Sequence[Claim], plan: Plan) -> None:
         try:
