@@ -14,7 +14,7 @@ from qsweep.reports.demands import jobs_of
 from qsweep.reports.distortion import NEEDED, make_distortion_table
 from qsweep.reports.flatness import make_flatness_table
 from qsweep.reports.formats import Format
-from qsweep.reports.of_calls import table_of_calls, with_numbers
+from qsweep.reports.of_calls import lacking, table_of_calls, with_numbers
 from qsweep.reports.outliers import LOSSES
 from qsweep.reports.render import Layout, render_all
 from qsweep.reports.source import Source
@@ -91,12 +91,13 @@ def _made(source: Source, declaration: Declaration) -> Table:
             compare_with=source.spec.compare_with,
         )
     if declaration.kind == VIEW:
-        return make_table(
+        table = make_table(
             declaration,
             heading=source.title,
             jobs=jobs_of(declaration, source.spec, f"{declaration.name}: where"),
             results=with_numbers(wide_rows(source), [one.value for one in declaration.columns], declaration.name),
         )
+        return replace(table, remarks=(*table.remarks, *lacking(table)))
     known = ROW_KINDS[declaration.kind].columns.names
     columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]
     columns += LOSSES if declaration.kind == "runs" else ()
