@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from qsweep.sweeps.components import PARTS, naming_settings
 from qsweep.sweeps.corruptions import CORRUPTIONS
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.spec import Axis
+
+if TYPE_CHECKING:
+    from pandas.api.typing import SeriesGroupBy
 
 BAND = (0.1, 0.9)
 """Quantiles between which a band is drawn."""
@@ -137,9 +140,15 @@ def curves(epochs: pd.DataFrame, models: Models, metric: str) -> pd.DataFrame:
     rows = epochs[epochs["job"].isin(models.runs.index)]
     called = rows["job"].map(models.runs["quantization"]).rename("quantization")
     grouped = rows.groupby([called, "epoch"], sort=True)[metric]
-    found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
+    return spread_of(grouped).reset_index().dropna()
+
+
+def spread_of(grouped: SeriesGroupBy) -> pd.DataFrame:
+    """The quantiles `low`, `median` and `high` of each group, of which there may be none."""
+    asked = pd.Index([BAND[0], 0.5, BAND[1]])
+    found = grouped.quantile(asked).unstack().reindex(columns=asked)
     found.columns = pd.Index(["low", "median", "high"])
-    return found.reset_index().dropna()
+    return found
 
 
 def by_quantization(rows: pd.DataFrame) -> list[tuple[Quantization, pd.DataFrame]]:
@@ -194,9 +203,7 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     shapes = networks(models)
     keyed = rows.assign(network=rows["job"].map(shapes), quantization=rows["job"].map(models.runs["quantization"]))
     grouped = keyed.groupby(["network", "quantization", "index", "layer"], sort=True)["step_size"]
-    found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
-    found.columns = pd.Index(["low", "median", "high"])
-    counted = found.assign(models=grouped.count()).reset_index()
+    counted = spread_of(grouped).assign(models=grouped.count()).reset_index()
     sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"\d+(?:\.\d+)?", name))))
     return counted.assign(size=sizes).sort_values(["size", "network", "quantization", "index"]).drop(columns=["size"])
 

@@ -113,7 +113,7 @@ def _marks(panel: Panel, jobs: JobList) -> Iterator[Mark]:
 def _mark(mark: Mark, jobs: JobList) -> dict[str, Any]:
     content = {"type": TYPES[type(mark)], **_filled(mark)}
     if isinstance(mark, Dots):
-        rows = jobs.rows(jobs.drawn, content.pop("jobs"))
+        rows = jobs.rows(jobs.drawn, content.pop("jobs", ()))
         content |= {} if rows is None else {"jobs": rows}
     return content
 
