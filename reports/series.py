@@ -123,7 +123,7 @@ def told(source: Source, jobs: Collection[str]) -> pd.DataFrame:
     """What these jobs have said of themselves so far, done or not: `job`, `step` (or epoch), `name`, `value`. Of long
     curves, POINTS steps."""
     if source.spec.calls:
-        rows = source.read("logged", ["job", "step", "name", "value"]).to_pandas()
+        rows: pd.DataFrame = source.read("logged", ["job", "step", "name", "value"]).to_pandas()
     else:
         epochs = source.look("epochs", ["job", "epoch", *SAID]).to_pandas()
         rows = epochs.rename(columns={"epoch": "step"}).melt(["job", "step"], list(SAID), "name", "value")

@@ -432,12 +432,11 @@ def _follows(browser: Browser, page: Background, made: Made) -> None:
     browser.until(f"{done} === '8 of 24'")
     work(made, cohorts=1)
     browser.until(f"{done} === '12 of 24'", seconds=10)
-    browser.until("[...document.querySelectorAll('#report td')].some(one => one.textContent === '12')")
+    browser.until("[...document.querySelectorAll('#report td')].some(one => one.textContent === '12')", seconds=200)
     with Registry.open(made.home.registry) as registry:
         compact(made.home, registry, [made.sweep.id])
         registry.sweeps.cancel(made.sweep.id)
     browser.until("document.getElementById('lead').textContent.includes('cancelled')")
-    browser.until("[...document.querySelectorAll('#report td')].some(one => one.textContent === '12')")
     root = made.home.root
     root.rename(root.with_suffix(".away"))
     browser.until("!document.getElementById('away').hidden")
