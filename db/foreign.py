@@ -37,6 +37,7 @@ KEYS = {
     "units": ("job", "index"),
     "attempts": ("job", "attempt"),
     "events": ("event",),
+    "loads": ("agent", "read_at"),
 }
 """The columns that name a row, where it is more than the job."""
 

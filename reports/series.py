@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ from qsweep.reports.analysis.analysis import Models
 from qsweep.reports.analysis.coordinates import hyperparameters
 from qsweep.reports.analysis.pairing import matched
 from qsweep.reports.declaration import find_table
-from qsweep.reports.labels import network_title
+from qsweep.reports.labels import SAID, network_title
 from qsweep.reports.quantization import FULL, Quantization
+from qsweep.reports.source import Source
 from qsweep.sweeps.components import PARTS, naming_settings
 from qsweep.sweeps.corruptions import CORRUPTIONS
 from qsweep.sweeps.settings import Setting
@@ -92,7 +93,7 @@ def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
     start = attempts["started_at"].min()
     seconds = (done["ended_at"] - start).dt.total_seconds().to_numpy(dtype=np.float64)
     longest = max(float(seconds.max()), 1.0)
-    unit, size = next((one for one in UNITS if longest >= 2 * one[1]), UNITS[-1])
+    unit, size = unit_of(longest)
     scaled = np.sort(seconds) / size
     times = np.unique(np.concatenate([[0.0], scaled]))
     cohorts = done["started_at"].dt.round("1s").groupby(done["agent"]).nunique().sum()
@@ -111,6 +112,26 @@ def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
         edges=edges.tolist(),
         rates={name: (np.histogram(one, edges)[0] * per_minute).tolist() for name, one in counts.items()},
     )
+
+
+def unit_of(seconds: float) -> tuple[str, float]:
+    """The unit in which a time axis of that length is read, and its seconds."""
+    return next((one for one in UNITS if seconds >= 2 * one[1]), UNITS[-1])
+
+
+def told(source: Source, jobs: Collection[str]) -> pd.DataFrame:
+    """What these jobs have said of themselves so far, done or not: `job`, `step` (or epoch), `name`, `value`. Of long
+    curves, POINTS steps."""
+    if source.spec.calls:
+        rows: pd.DataFrame = source.read("logged", ["job", "step", "name", "value"]).to_pandas()
+    else:
+        epochs = source.look("epochs", ["job", "epoch", *SAID]).to_pandas()
+        rows = epochs.rename(columns={"epoch": "step"}).melt(["job", "step"], list(SAID), "name", "value")
+    rows = rows[rows["job"].isin(jobs)].dropna(subset=["value"])
+    steps = np.unique(rows["step"])
+    if len(steps) > POINTS:
+        rows = rows[rows["step"].isin(steps[np.linspace(0, len(steps) - 1, POINTS).round().astype(int)])]
+    return rows
 
 
 def curves(epochs: pd.DataFrame, models: Models, metric: str) -> pd.DataFrame:
