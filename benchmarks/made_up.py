@@ -11,7 +11,7 @@ import argparse
 import os
 import platform
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,11 @@ ORIGIN = {
 }  # fmt: skip
 
 
-def make_up(home: Home, sweep: str, changes: Sequence[str] = (), *, seed: int = 0) -> str:
-    """Register every training of a sweep, and publish made-up results of each; the sweep's title."""
+def make_up(
+    home: Home, sweep: str, changes: Sequence[str] = (), *, seed: int = 0, pause: Callable[[], object] = lambda: None
+) -> str:
+    """Register every training of a sweep, and publish made-up results of each; the sweep's title. After each cohort it
+    pauses."""
     selection = read_selection(sweep, changes=changes)
     assert all(job.kind is TRAIN for job in selection.jobs)
     freeze(home.code)
@@ -51,6 +54,7 @@ def make_up(home: Home, sweep: str, changes: Sequence[str] = (), *, seed: int = 
             finished = [Finished(job_id=one.job_id, attempt=one.attempt, publication=publication) for one in claims]
             accepted = registry.queue.finish(agent, finished)
             assert len(accepted.jobs) == len(claims)
+            pause()
         registry.agents.retire(agent)
     return selection.title
 

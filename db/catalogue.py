@@ -88,6 +88,16 @@ class Catalogue(Part):
         return looking.jobs_of(asking, ids)
 
     @looks
+    def ids_of(self, asking: Asking, identities: Collection[str]) -> list[int]:
+        """The numbers of these jobs, in the order of their registration; those that are not here are left out."""
+        return looking.ids_of(asking, identities)
+
+    @looks
+    def siblings(self, asking: Asking, job_id: int, most: int) -> tuple[int | None, list[str]]:
+        """A sweep of the job, and a random sample of its other jobs of the same kind that have begun."""
+        return looking.siblings(asking, job_id, most)
+
+    @looks
     def agents(self, asking: Asking, state: AgentState | None = AgentState.ALIVE) -> list[AgentRow]:
         """The agents in this state; all that ever enlisted if it is None."""
         return looking.agents(asking, state)

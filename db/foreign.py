@@ -13,14 +13,17 @@ import pyarrow.parquet as pq
 from qsweep.db.schema import CALLED, SETTINGS
 from qsweep.sweeps.components import PARTS
 from qsweep.sweeps.job import Job
+from qsweep.sweeps.returned import has_diverged, read_row
 from qsweep.sweeps.settings import canonical, settings_of
 
 LARGEST = 1 << 33
 """Bytes that one file may unpack to."""
 TEXT = 4096
 """Characters of a text in a row of results at most."""
+OF_CALLS = frozenset(field.name for field in CALLED)
+"""Texts of any length: they are those of the job, or have a rule of their own."""
 SHARE = "accuracy"
-"""Columns whose name holds this lie between 0 and 1."""
+"""Columns whose name ends so lie between 0 and 1."""
 AMOUNTS = ("loss", "norm", "distance", "second", "epoch")
 """Columns whose name holds one of these are not negative."""
 CALENDAR = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -31,8 +34,10 @@ KEYS = {
     "logged": ("job", "step", "name"),
     "synthesis_losses": ("job", "batch", "iteration"),
     "synthetic_images": ("job", "image"),
+    "units": ("job", "index"),
     "attempts": ("job", "attempt"),
     "events": ("event",),
+    "loads": ("agent", "read_at"),
 }
 """The columns that name a row, where it is more than the job."""
 
@@ -111,18 +116,35 @@ def check_values(table: pa.Table) -> None:
             if not pc.all(pc.is_finite(values)).as_py():
                 raise ValueError(f"{field.name} holds a number that is not finite")
             low, high = pc.min_max(values).as_py().values()
-            if SHARE in field.name and not 0 <= low <= high <= 1:
+            if field.name.endswith(SHARE) and not 0 <= low <= high <= 1:
                 raise ValueError(f"{field.name} holds {low if low < 0 else high}, which is no share")
             _check_amount(field.name, low)
         elif pa.types.is_integer(field.type):
             _check_amount(field.name, pc.min(values).as_py())
-        elif pa.types.is_string(field.type) and pc.max(pc.utf8_length(values)).as_py() > TEXT:
+        elif (
+            pa.types.is_string(field.type)
+            and field.name not in OF_CALLS
+            and pc.max(pc.utf8_length(values)).as_py() > TEXT
+        ):
             raise ValueError(f"{field.name} holds a text of more than {TEXT} characters")
 
 
 def _check_amount(name: str, low: float) -> None:
     if low < 0 and any(word in name for word in AMOUNTS):
         raise ValueError(f"{name} holds {low:g}, which is less than nothing")
+
+
+def check_returned(table: pa.Table) -> None:
+    """Raise ValueError for what no run of the user's code returns, or that does not say whether it diverged."""
+    if missing := [name for name in ("returned", "diverged") if name not in table.column_names]:
+        raise ValueError(f"it has no column {missing[0]}")
+    for text, diverged in zip(table["returned"].to_pylist(), table["diverged"].to_pylist(), strict=True):
+        try:
+            row = read_row(text or "")
+        except ValueError as error:
+            raise ValueError(f"returned holds what no run returns: {error}") from None
+        if diverged is not has_diverged(row):
+            raise ValueError("returned and diverged contradict each other")
 
 
 def check_unique(table: pa.Table, name: str) -> None:

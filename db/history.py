@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qsweep.db import lives
 from qsweep.db.asking import Asking
@@ -43,6 +43,12 @@ class History(Part):
     ) -> list[EventRow]:
         """The events after the event `since`, of one job, one sweep or all, in order."""
         return lives.events(asking, job_id, since, sweep_id, limit)
+
+    @looks
+    def loads(self, asking: Asking, agents: Sequence[int], points: int) -> list[dict[str, Any]]:
+        """What these agents used over time (`db.rows.Load`), with `agent` and `at`: of each at most about so many means
+        over equal parts of the time."""
+        return lives.loads(asking, agents, points)
 
     @looks
     def newest_event(self, asking: Asking) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qsweep.db.asking import Asking, named
@@ -18,6 +18,7 @@ CURVE = {
     "job": "jobs.identity", "state": "jobs.state", "attempt": "curves.attempt", "content": "jobs.content",
     "epochs": "curves.epochs",
 }  # fmt: skip
+LOAD = ("processor", "memory", "gpu", "gpu_memory")
 UNDONE = "FROM curves JOIN jobs ON jobs.id = curves.job_id WHERE jobs.state != 'done'"
 STATES = {state.value: state for state in State}
 
@@ -66,6 +67,19 @@ def curve(asking: Asking, job_id: int) -> list[Curve]:
 def _curves(rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> Iterator[Curve]:
     for row in rows:
         yield Curve(**{**row, "state": State(row["state"]), "epochs": tuple(json.loads(row["epochs"]))})
+
+
+def loads(asking: Asking, agents: Sequence[int], points: int) -> list[dict[str, Any]]:
+    """What these agents used over time: means over so many equal parts of the time since the first reading of any."""
+    listed = f"FROM loads WHERE agent_id IN ({', '.join(str(int(one)) for one in agents) or 'NULL'})"
+    ((first, last),) = asking.ask(f"SELECT min(at), max(at) {listed}")
+    if first is None:
+        return []
+    part = "CAST((at - :first) * :parts AS INTEGER)"
+    means = {name: f"CAST(avg({name}) AS DOUBLE PRECISION)" for name in ("at", *LOAD)}
+    values = {"first": first, "parts": points / max(last - first, 1.0)}
+    rest = f"{listed} GROUP BY agent_id, {part} ORDER BY agent_id, min(at)"
+    return named(asking, {"agent": "agent_id"} | means, rest, values)
 
 
 def record(asking: Asking) -> Record:

@@ -186,6 +186,31 @@ def jobs_of(asking: Asking, ids: Sequence[int]) -> list[JobRow]:
     return sorted(map(job_row, rows), key=lambda row: row.id)
 
 
+def ids_of(asking: Asking, identities: Collection[str]) -> list[int]:
+    """The numbers of these jobs, of those that are here."""
+    known = sorted(one for one in identities if re.fullmatch(r"[0-9a-f]{32}", one))
+    found: list[int] = []
+    for start in range(0, len(known), LISTED):
+        listed = ", ".join(f"'{one}'" for one in known[start : start + LISTED])
+        found += [job for (job,) in asking.ask(f"SELECT id FROM jobs WHERE identity IN ({listed})")]
+    return sorted(found)
+
+
+def siblings(asking: Asking, job_id: int, most: int) -> tuple[int | None, list[str]]:
+    """A sweep of the job, that which registered it first if it still has it, and so many other jobs of the same kind of
+    that sweep which have begun: those with the smallest identities, which are a random sample."""
+    of = "SELECT sweep_id FROM sweep_jobs WHERE job_id = :job ORDER BY shared, sweep_id LIMIT 1"
+    sweep = next((one for (one,) in asking.ask(of, {"job": job_id})), None)
+    rows = asking.ask(
+        "SELECT identity FROM jobs WHERE state IN ('done', 'running') AND id <> :job "
+        "AND kind = (SELECT kind FROM jobs WHERE id = :job) "
+        "AND EXISTS (SELECT 1 FROM sweep_jobs WHERE sweep_id = :sweep AND job_id = jobs.id) "
+        "ORDER BY identity LIMIT :most",
+        {"job": job_id, "sweep": sweep, "most": most},
+    )
+    return sweep, [identity for (identity,) in rows]
+
+
 def _listed(ids: Sequence[int]) -> str:
     return ", ".join(str(int(one)) for one in ids)
 

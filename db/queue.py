@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import sqlalchemy as sa
 
@@ -20,11 +21,12 @@ from qsweep.db.rows import (
     Fenced,
     Finished,
     Head,
+    Load,
     Remaining,
     Scope,
 )
 from qsweep.db.states import FailureClass, SweepState
-from qsweep.db.tables import RUNNING, attempts, jobs, sweep_jobs, sweeps
+from qsweep.db.tables import RUNNING, attempts, jobs, loads, sweep_jobs, sweeps
 from qsweep.db.transaction import Transaction
 
 BEAT = RENEW.values(note=sa.bindparam("new_note"))
@@ -59,13 +61,16 @@ class Queue(Part):
     """
 
     @writes
-    def beat(self, transaction: Transaction, agent_id: int, note: str = "") -> frozenset[int]:
+    def beat(self, transaction: Transaction, agent_id: int, note: str = "", load: Load | None = None) -> frozenset[int]:
         """Renews the lease; returns the claimed jobs that no sweep wants any more (release them).
 
-        Raises LeaseLost when the lease was taken back.
+        A `load` is kept, once however often it is told. Raises LeaseLost when the lease was taken back.
         """
         if transaction.run(BEAT, {"agent": agent_id, "new_note": note}).first() is None:
             raise LeaseLost(agent_id)
+        if load is not None:
+            told = transaction.insert(loads).values(agent_id=agent_id, **asdict(load))
+            transaction.run(told.on_conflict_do_nothing())
         return frozenset(transaction.run(HELD_BY_NOBODY, {"agent": agent_id}).scalars())
 
     def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:

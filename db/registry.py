@@ -64,6 +64,10 @@ class Registry:
         """Brings the schema to this version; returns the versions before and after."""
         return upgrade.upgrade(url)
 
+    def check_version(self) -> None:
+        """Raise InputError if its schema is another one by now: a newer program has upgraded it."""
+        upgrade.check_version(self._database)
+
     @property
     def url(self) -> str:
         """Where it is, without the password."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
@@ -89,11 +90,12 @@ class ResultStore:
         self.place = str(place)
 
     def write(self, kind: str, publication: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Publishes rows of one kind under a name that nobody used before. Missing columns become null."""
+        """Publishes rows of one kind under a name that nobody used before. Missing columns become null, and
+        numbers that are not finite: no reader admits them."""
         columns = ROW_KINDS[kind].columns
         unknown = set[str]().union(*(row.keys() for row in rows)) - set(columns.names)
         assert not unknown, f"{kind} has no columns {sorted(unknown)}"
-        self.write_table(kind, publication, table_of_rows(rows, columns))
+        self.write_table(kind, publication, table_of_rows([_finite(row) for row in rows], columns))
 
     def write_table(self, kind: str, publication: str, table: pa.Table) -> None:
         """Publishes a table that has the columns of its kind.
@@ -291,6 +293,11 @@ class ResultStore:
         else:
             with self._files.open_output_stream(path) as stream:
                 stream.write(content)
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without its numbers that are not finite."""
+    return {name: value for name, value in row.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def _joined(parts: Sequence[pa.Table], kind: RowKind, names: Iterable[str]) -> pa.Table:

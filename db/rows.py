@@ -151,6 +151,22 @@ class AgentInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Load:
+    """What an agent and the processes below it use: processors on average since the reading before, the rest now."""
+
+    at: float
+    """When, in seconds since 1970 by the agent's clock."""
+    processor: float
+    """Processors kept busy."""
+    memory: int
+    """Bytes that are resident."""
+    gpu: float | None = None
+    """Share of the time, 0 to 1, in which the GPU had work, of whomever; None without one, or if it does not tell."""
+    gpu_memory: int | None = None
+    """Bytes that this agent holds on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AgentRow:
     """One incarnation of an agent. `expired`: alive by the book, but its lease has run out."""
 

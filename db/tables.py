@@ -1,6 +1,6 @@
 """The registry's tables. `db/migrations` makes them; a test holds the two together.
 
-No row of `sweeps`, `jobs`, `agents`, `attempts` or `events` is ever deleted, so no foreign key could break;
+No row of `sweeps`, `jobs`, `agents`, `loads`, `attempts` or `events` is ever deleted, so no foreign key could break;
 none is declared, because each would cost a look-up per insert of a million. A deleted sweep keeps its row, in the
 state `deleted` and under a label that nobody can type; only its rows of `sweep_jobs` go (`db.deletion`).
 """
@@ -154,6 +154,18 @@ agents = sa.Table(
     sa.Column("beat_at", sa.Double, nullable=False),
     sa.Column("ended_at", sa.Double),
     sa.Index("agents_alive", "expires", sqlite_where=_ALIVE_INDEX),
+)
+
+loads = sa.Table(
+    "loads",  # what an agent used, on average since the reading before: told with its heartbeats (`db.rows.Load`)
+    metadata,
+    sa.Column("agent_id", sa.BigInteger, primary_key=True),
+    sa.Column("at", sa.Double, primary_key=True),
+    sa.Column("processor", sa.Double, nullable=False),
+    sa.Column("memory", sa.BigInteger, nullable=False),
+    sa.Column("gpu", sa.Double),
+    sa.Column("gpu_memory", sa.BigInteger),
+    sqlite_with_rowid=False,
 )
 
 attempts = sa.Table(

@@ -75,6 +75,11 @@ def upgrade(url: str | Path) -> tuple[str, str]:
         database.close()
 
 
+def check_version(database: Database) -> None:
+    """Raise InputError unless this open database is of this version still."""
+    _check(_asked(database), database.place)
+
+
 def _asked(database: Database) -> str | None:
     """The schema's version; None if the database is empty."""
     patience, database.patience = database.patience, OPENING_PATIENCE

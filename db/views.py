@@ -67,6 +67,12 @@ def _time(source: str) -> Stored:
 
 MEMBERS = "sweep_jobs JOIN jobs ON jobs.id = sweep_jobs.job_id"
 ATTEMPTS = f"{MEMBERS} JOIN attempts ON attempts.job_id = jobs.id JOIN agents ON agents.id = attempts.agent_id"
+LOADS = """
+    (SELECT DISTINCT sweep_jobs.sweep_id, attempts.agent_id
+     FROM sweep_jobs JOIN attempts ON attempts.job_id = sweep_jobs.job_id) AS sweep_jobs
+    JOIN loads ON loads.agent_id = sweep_jobs.agent_id JOIN agents ON agents.id = loads.agent_id
+"""
+"""Of the agents that have worked for the sweep."""
 
 VIEWS: dict[str, View] = {
     one.name: one
@@ -118,6 +124,21 @@ VIEWS: dict[str, View] = {
             },
             rows=ATTEMPTS,
             order="sweep_jobs.job_id, attempts.attempt",
+        ),
+        View(
+            name="loads",
+            columns={
+                "agent": _whole("loads.agent_id"),
+                "read_at": _time("loads.at"),
+                "processor": Stored(source="loads.processor", type=pa.float64()),
+                "memory": _whole("loads.memory"),
+                "gpu": Stored(source="loads.gpu", type=pa.float64()),
+                "gpu_memory": _whole("loads.gpu_memory"),
+                "host": _text("agents.host"),
+                "device": _text("agents.device"),
+            },
+            rows=LOADS,
+            order="loads.agent_id, loads.at",
         ),
         View(
             name="events",

@@ -255,7 +255,8 @@ class _Import:
         if logs:
             name = f"bundle-{self.bundle.token[:12]}.log"
             (self.home.logs / "agents").mkdir(parents=True, exist_ok=True)
-            write_whole(self.home.logs / "agents" / name, b"".join(read_plain(log) for log in logs)[-LOG:])
+            content = b"".join(read_plain(log) for log in logs)[-LOG:]
+            write_whole(self.home.logs / "agents" / name, content, tidy=True)
 
 
 def _publications(bundle: BundleRow, publication: Publication) -> tuple[str, str]:

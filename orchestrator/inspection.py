@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
-from qsweep.db.foreign import check_unique, check_values, is_of, parse
+from qsweep.db.foreign import check_returned, check_unique, check_values, is_of, parse
 from qsweep.db.rows import Claim
 from qsweep.db.schema import ROW_KINDS, VERSION, RowKind
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import QUANTIZATION, SYNTHESIS, File
 from qsweep.sweeps.modules import Module
 from qsweep.sweeps.training import Training
+from qsweep.sweeps.zero_shot import Reconstruction
 from qsweep.workers.bundle.findings import Findings, Publication
 from qsweep.workers.bundle.plain import NAME, read_plain
 from qsweep.workers.forms import is_known
@@ -85,6 +86,8 @@ def _check_file(content: bytes, kind: RowKind, publication: Publication, trained
         raise ValueError(f"these are no {kind.name}, or of another version of qsweep")
     check_unique(table, kind.name)
     check_values(table)
+    if kind.name == "returned":
+        check_returned(table)
     _check_jobs(table, claims)
     if kind.name == "epochs":
         _check_epochs(table, publication)
@@ -92,6 +95,8 @@ def _check_file(content: bytes, kind: RowKind, publication: Publication, trained
         _need(table, "step", "name", "value")
     elif kind.name == "layers":
         _check_layers(table, claims)
+    elif kind.name == "units":
+        _check_units(table, publication)
     elif not kind.one_row_a_job:
         _check_counts(table, kind, publication)
     else:
@@ -171,6 +176,17 @@ def _check_layers(table: pa.Table, claims: Iterable[Claim]) -> None:
             expected, key=str
         ):
             raise ValueError(f"job {identity[:12]} has not each of its {len(expected)} layers once")
+
+
+def _check_units(table: pa.Table, publication: Publication) -> None:
+    """Of a reconstruction each unit once, which only torch can count; of any other quantization none."""
+    _need(table, "unit", "index")
+    places = _grouped(table, "index")
+    for one in publication.results:
+        found = sorted(places.get(one.claim.job.identity, []))
+        learned = isinstance(one.claim.job.measure, Reconstruction) and not one.diverged
+        if found != list(range(len(found))) or bool(found) is not learned:
+            raise ValueError(f"job {one.claim.job.identity[:12]} has not each of its units once")
 
 
 def _check_counts(table: pa.Table, kind: RowKind, publication: Publication) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from qsweep.db.rows import JobRow
 from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import FailureClass, State
 from qsweep.reports.source import Source
+from qsweep.reports.widening import called
+from qsweep.sweeps.calls import is_call
 from qsweep.sweeps.errors import InputError, nearest
 from qsweep.sweeps.where import parse_where
 
@@ -23,9 +26,13 @@ RESULTS = (
     "statistics_distance", "confidence", "classes_seen", "seconds",
 )  # fmt: skip
 """Columns of the results that a listing shows where any job has them."""
-HIGHER = ("train_accuracy", "test_accuracy", "val_accuracy", "corrupted_accuracy")
-"""Columns of which more is better."""
+HIGHER = "accuracy"
+"""Columns whose name holds this are those of which more is better."""
 BEST_BY = "test_accuracy"
+RETURNED = ("settings", "returned")
+"""Columns of runs of the user's code, of which those of the returned values are made."""
+OWN = ("job", "state", "attempt", "failure", "diverged", "lost", "epoch")
+"""Columns of every row, beside settings and results."""
 PAGE = 2_000
 """Jobs that are looked at together."""
 
@@ -69,7 +76,7 @@ class Found:
         self._tables: list[pa.Table] = []
         self._places: dict[str, tuple[int, int]] = {}
         for number, kind in enumerate(one for one in ROW_KINDS.values() if one.one_row_a_job):
-            there = [name for name in columns if name in kind.columns.names]
+            there = [name for name in (*columns, *RETURNED) if name in kind.columns.names]
             table = source.read(kind.name, ["job", *there])
             self._places |= {job: (number, row) for row, job in enumerate(table["job"].to_pylist())}
             self._tables.append(table.drop(["job"]))
@@ -82,8 +89,21 @@ class Found:
                 wanted[place[0]][job] = place[1]
         found: dict[str, Row] = {}
         for table, rows in zip(self._tables, wanted, strict=True):
-            found |= zip(rows, table.take(column(rows.values(), pa.int64())).to_pylist(), strict=True)
+            taken = table.take(column(rows.values(), pa.int64())).to_pylist()
+            found |= zip(rows, map(_widened, taken) if RETURNED[0] in table.column_names else taken, strict=True)
         return found
+
+
+def _widened(row: Row) -> Row:
+    """The row of a run of the user's code with what it returned by name."""
+    settings, returned = (json.loads(row.pop(name)) for name in RETURNED)
+    return row | {called(name, {*settings, *OWN}, returned): value for name, value in returned.items()}
+
+
+def result_names(rows: Sequence[Row], jobs: Iterable[JobRow]) -> list[str]:
+    """The columns that hold results: those of ours, then what runs of the user's code returned."""
+    known = {*OWN, *RESULTS}.union(*(job.settings for job in jobs))
+    return [*RESULTS, *dict.fromkeys(name for row in rows for name in row if name not in known)]
 
 
 def job_rows(jobs: Sequence[JobRow], lost: Collection[int], found: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -134,7 +154,8 @@ def _words(row: JobRow, lost: Collection[int]) -> Iterator[str]:
 
 
 def chosen_rows(rows: Sequence[Row], *, sort: str | None, best: int | None) -> list[Row]:
-    """The rows in the order of a column, `-COLUMN` the other way round; or the `best` by it. Raises InputError.
+    """The rows in the order of a column, `-COLUMN` the other way round; or the `best` by it: the least, but for
+    accuracies and `-COLUMN`. Raises InputError.
 
     Jobs that lack it come last, and are none of the best.
     """
@@ -142,8 +163,10 @@ def chosen_rows(rows: Sequence[Row], *, sort: str | None, best: int | None) -> l
         return list(rows)
     column = (sort or BEST_BY).removeprefix("-")
     check_columns(rows, [column], "--sort")
+    if sort is None and any(map(is_call, rows)):
+        raise InputError(f"runs of your own have no {BEST_BY}", place="--best", allowed="name a column by --sort too")
     there = [row for row in rows if row.get(column) is not None]
-    backwards = bool(sort and sort.startswith("-")) if best is None else column in HIGHER
+    backwards = bool(sort and sort.startswith("-")) or (best is not None and HIGHER in column)
     try:
         ordered = sorted(there, key=lambda row: row[column], reverse=backwards)
     except TypeError:

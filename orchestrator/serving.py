@@ -420,7 +420,7 @@ def _run(program: Path, arguments: list[str], account: str | None, *, log: Path 
 def _write_private(path: Path, text: str, account: str | None = None) -> None:
     """Write a file whole, which nobody but that account can ever read, also while it is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, mode=0o600) as file:
+    with whole_file(path, mode=0o600, tidy=True) as file:
         file.write(text.encode())
         if account is not None:
             entry = pwd.getpwnam(account)

@@ -109,7 +109,7 @@ def write_starter(folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file_name, text in files.items():
-            with whole_file(folder / file_name, new=True) as file:
+            with whole_file(folder / file_name, new=True, tidy=True) as file:
                 file.write(text.encode())
     except OSError as error:
         raise InputError(f"{folder} can't be written: {error.strerror}", place="FOLDER") from None

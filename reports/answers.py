@@ -14,7 +14,7 @@ from qsweep.reports.demands import jobs_of
 from qsweep.reports.distortion import NEEDED, make_distortion_table
 from qsweep.reports.flatness import make_flatness_table
 from qsweep.reports.formats import Format
-from qsweep.reports.of_calls import table_of_calls, with_numbers
+from qsweep.reports.of_calls import lacking, table_of_calls, with_numbers
 from qsweep.reports.outliers import LOSSES
 from qsweep.reports.render import Layout, render_all
 from qsweep.reports.source import Source
@@ -22,6 +22,7 @@ from qsweep.reports.table import Table, make_table, with_doubts
 from qsweep.reports.widening import VIEW, wide_rows
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import QUANTIZATION
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.spec import Spec
 from qsweep.sweeps.training import Training
@@ -66,13 +67,15 @@ def render_tables(
 def with_bit_operations(
     results: Sequence[Mapping[str, Any]], jobs: Mapping[str, Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """The rows with their bit operations, which rows of earlier versions lack: they follow from a job's settings."""
-    return [
-        {**one, "bops": bit_operations(Training.from_settings(jobs[one["job"]]))}
-        if one["bops"] is None and one["job"] in jobs
-        else one
-        for one in results
-    ]
+    """The rows with their bit operations, which rows of earlier versions lack: they follow from a job's settings. A
+    module of a user's has none."""
+    found = []
+    for one in results:
+        if one["bops"] is None and one["job"] in jobs:
+            training = Training.from_settings(jobs[one["job"]])
+            one = one if isinstance(training.model, Module) else {**one, "bops": bit_operations(training)}
+        found.append(one)
+    return found
 
 
 def _made(source: Source, declaration: Declaration) -> Table:
@@ -88,12 +91,13 @@ def _made(source: Source, declaration: Declaration) -> Table:
             compare_with=source.spec.compare_with,
         )
     if declaration.kind == VIEW:
-        return make_table(
+        table = make_table(
             declaration,
             heading=source.title,
             jobs=jobs_of(declaration, source.spec, f"{declaration.name}: where"),
             results=with_numbers(wide_rows(source), [one.value for one in declaration.columns], declaration.name),
         )
+        return replace(table, remarks=(*table.remarks, *lacking(table)))
     known = ROW_KINDS[declaration.kind].columns.names
     columns = ["job", *(["diverged"] if "diverged" in known else []), *(one.value for one in declaration.columns)]
     columns += LOSSES if declaration.kind == "runs" else ()

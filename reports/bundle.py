@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qsweep.db.foreign import check_settings, check_unique, check_values, parse
+from qsweep.db.foreign import check_returned, check_settings, check_unique, check_values, parse
 from qsweep.db.losses import counted
 from qsweep.db.results import DamagedResults
 from qsweep.db.schema import ROW_KINDS
@@ -179,6 +179,8 @@ class BundleSource(Source):
             if name in ROW_KINDS and ROW_KINDS[name].one_row_a_job:
                 check_values(table)
                 check_settings(table, self._jobs)
+            if name == "returned":
+                check_returned(table)
         except ValueError as error:
             raise InputError(str(error), place=str(path), allowed=AGAIN) from None
         return table

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,11 +37,11 @@ def draw_figures(
     """
     from matplotlib import rc_context  # here, because it takes a second to import
 
-    written = []
+    written: list[Path] = []
     with rc_context(STYLE):
         for picture in chosen or list(Picture):
             for name, figure in _pictures(evidence, picture):
-                path = _written(figure, folder / f"{name}.{form}", form)
+                path = _written(figure, _free(folder / f"{name}.{form}", written), form)
                 written.append(path)
                 if tell is not None:
                     tell(path)
@@ -48,6 +49,12 @@ def draw_figures(
         what = ", ".join(chosen) if chosen else "any figure"
         raise InputError(f"nothing is done yet that {what} could show", place=evidence.title)
     return written
+
+
+def _free(path: Path, written: Sequence[Path]) -> Path:
+    """The path, numbered if another figure has it: two names may differ in what no name of a file shows."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if one not in written)
 
 
 def _written(figure: Figure, path: Path, form: FileFormat) -> Path:
@@ -67,11 +74,16 @@ def _pictures(evidence: Evidence, picture: Picture) -> Iterator[tuple[str, Figur
         return
     if evidence.returned is not None and picture.value in GENERAL:
         for name, figure in draw_general(evidence.returned, picture.value):
-            yield picture.value + (f"-{_slug(name)}" if name else ""), figure
+            yield _joined(picture.value, name), figure
     for models in evidence.models:
-        suffix = "" if len(evidence.models) == 1 else f"-{_slug(models.group)}"
+        group = "" if len(evidence.models) == 1 else models.group
         for detail, figure in DRAWN[picture](evidence, models):
-            yield picture.value + suffix + (f"-{_slug(detail)}" if detail else ""), figure
+            yield _joined(picture.value, group, detail), figure
+
+
+def _joined(*texts: str) -> str:
+    """The name of a file of these texts; what has no letter and no digit is left out."""
+    return "-".join(filter(None, map(_slug, texts)))
 
 
 def _slug(text: str) -> str:

@@ -21,6 +21,11 @@ TRAINED = {
     "train_accuracy": ("Training accuracy", "accuracy (%)", 100.0),
 }
 """What is drawn of their epochs."""
+SAID = TRAINED | {
+    "val_loss": ("Loss on the held-out images", "cross-entropy (nats)", 1.0),
+    "val_accuracy": ("Accuracy on the held-out images", "accuracy (%)", 100.0),
+}
+"""What is drawn of the epochs of a single training."""
 SEARCHES = {
     "pac": "PAC-Bayes",
     "pac_mag": "PAC-Bayes magn.",

@@ -8,6 +8,7 @@ from typing import Any
 
 from qsweep.reports.declaration import Column, Declaration
 from qsweep.reports.source import Source
+from qsweep.reports.table import Table
 from qsweep.reports.widening import VIEW, returned_numbers, wide_rows
 from qsweep.sweeps.calls import COMMAND, RUN, SEED
 from qsweep.sweeps.errors import InputError, nearest
@@ -52,7 +53,21 @@ def with_numbers(rows: Iterable[Mapping[str, Any]], names: Sequence[str], table:
         raise InputError(
             f"no run returns a number {unknown[0]!r}", place=f"{table}: columns", allowed=nearest(unknown[0], known)
         )
-    return [{**dict.fromkeys(names), **row} for row in found]
+    return [{**row, **{name: _number(row.get(name)) for name in names}} for row in found]
+
+
+def lacking(table: Table) -> list[str]:
+    """A sentence for each mean that is not over all runs of its row, as not all of them returned a number there."""
+    return [
+        f"A number by some of the runs alone: {' '.join(row.keys)}: {column.label} by {cell.count} of {row.counted}."
+        for row in table.rows
+        for column, cell in zip(table.declaration.columns, row.cells, strict=True)
+        if 0 < cell.count < row.counted
+    ]
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, bool | int | float) else None
 
 
 def _decimals(values: Iterable[Any]) -> int:

@@ -187,7 +187,7 @@ def _heat_maps(network: str, rows: pd.DataFrame, count: int) -> Figure:
 def _synthesis(evidence: Evidence, models: Models) -> Drawn:
     """One figure a synthesis: its first images with what the model sees in them, its losses, and its classes."""
     mine = evidence.syntheses[evidence.syntheses["parent"].isin(models.runs.index)]
-    mine = mine[~mine["diverged"].astype(bool)]
+    mine = mine[~mine["diverged"].astype(bool) & mine["job"].isin(evidence.synthetic_images["job"])]  # or they are lost
     return [(job[:8] if len(mine) > 1 else "", draw_synthesis(evidence, job)) for job in mine["job"]]
 
 

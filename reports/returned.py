@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from qsweep.reports.quantization import setting_text
-from qsweep.reports.series import BAND, POINTS
+from qsweep.reports.series import POINTS, spread_of
 from qsweep.reports.source import Source
 from qsweep.reports.widening import returned_numbers, wide_rows
 from qsweep.sweeps.calls import SEED
@@ -85,7 +85,7 @@ def returned_by(source: Source) -> Returned:
             index=pd.Index(list(settings), dtype=object),
         ),
         numbers=numbers,
-        logged=logged[np.isfinite(logged["value"])],
+        logged=logged[np.isfinite(logged["value"]) & logged["job"].isin(done)],  # a lost row leaves what it logged
         diverged=sum(bool(row["diverged"]) for row in rows.values()),
     )
 
@@ -100,9 +100,7 @@ def curves_of(found: Returned, name: str, axis: Varied | None) -> pd.DataFrame:
         rows = rows[rows["step"].isin(steps)]
     place = pd.Series(0, rows.index) if axis is None else rows["job"].map(axis.places)
     grouped = rows.groupby([place.rename("place"), "step"], sort=True)["value"]
-    quantiles = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
-    quantiles.columns = pd.Index(["low", "median", "high"])
-    return quantiles.reset_index().dropna()
+    return spread_of(grouped).reset_index().dropna()
 
 
 def text_of(value: Any) -> str:

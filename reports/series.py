@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,16 @@ from qsweep.reports.analysis.analysis import Models
 from qsweep.reports.analysis.coordinates import hyperparameters
 from qsweep.reports.analysis.pairing import matched
 from qsweep.reports.declaration import find_table
-from qsweep.reports.labels import network_title
+from qsweep.reports.labels import SAID, network_title
 from qsweep.reports.quantization import FULL, Quantization
+from qsweep.reports.source import Source
 from qsweep.sweeps.components import PARTS, naming_settings
 from qsweep.sweeps.corruptions import CORRUPTIONS
 from qsweep.sweeps.settings import Setting
 from qsweep.sweeps.spec import Axis
+
+if TYPE_CHECKING:
+    from pandas.api.typing import SeriesGroupBy
 
 BAND = (0.1, 0.9)
 """Quantiles between which a band is drawn."""
@@ -89,7 +93,7 @@ def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
     start = attempts["started_at"].min()
     seconds = (done["ended_at"] - start).dt.total_seconds().to_numpy(dtype=np.float64)
     longest = max(float(seconds.max()), 1.0)
-    unit, size = next((one for one in UNITS if longest >= 2 * one[1]), UNITS[-1])
+    unit, size = unit_of(longest)
     scaled = np.sort(seconds) / size
     times = np.unique(np.concatenate([[0.0], scaled]))
     cohorts = done["started_at"].dt.round("1s").groupby(done["agent"]).nunique().sum()
@@ -110,15 +114,41 @@ def timeline(attempts: pd.DataFrame, kinds: pd.Series) -> Timeline | None:
     )
 
 
+def unit_of(seconds: float) -> tuple[str, float]:
+    """The unit in which a time axis of that length is read, and its seconds."""
+    return next((one for one in UNITS if seconds >= 2 * one[1]), UNITS[-1])
+
+
+def told(source: Source, jobs: Collection[str]) -> pd.DataFrame:
+    """What these jobs have said of themselves so far, done or not: `job`, `step` (or epoch), `name`, `value`. Of long
+    curves, POINTS steps."""
+    if source.spec.calls:
+        rows: pd.DataFrame = source.read("logged", ["job", "step", "name", "value"]).to_pandas()
+    else:
+        epochs = source.look("epochs", ["job", "epoch", *SAID]).to_pandas()
+        rows = epochs.rename(columns={"epoch": "step"}).melt(["job", "step"], list(SAID), "name", "value")
+    rows = rows[rows["job"].isin(jobs)].dropna(subset=["value"])
+    steps = np.unique(rows["step"])
+    if len(steps) > POINTS:
+        rows = rows[rows["step"].isin(steps[np.linspace(0, len(steps) - 1, POINTS).round().astype(int)])]
+    return rows
+
+
 def curves(epochs: pd.DataFrame, models: Models, metric: str) -> pd.DataFrame:
     """Quantiles of a metric over models that are called alike, at each epoch: `quantization`, `epoch`, `low`,
     `median`, `high`."""
     rows = epochs[epochs["job"].isin(models.runs.index)]
     called = rows["job"].map(models.runs["quantization"]).rename("quantization")
     grouped = rows.groupby([called, "epoch"], sort=True)[metric]
-    found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
+    return spread_of(grouped).reset_index().dropna()
+
+
+def spread_of(grouped: SeriesGroupBy) -> pd.DataFrame:
+    """The quantiles `low`, `median` and `high` of each group, of which there may be none."""
+    asked = pd.Index([BAND[0], 0.5, BAND[1]])
+    found = grouped.quantile(asked).unstack().reindex(columns=asked)
     found.columns = pd.Index(["low", "median", "high"])
-    return found.reset_index().dropna()
+    return found
 
 
 def by_quantization(rows: pd.DataFrame) -> list[tuple[Quantization, pd.DataFrame]]:
@@ -173,9 +203,7 @@ def step_sizes(layers: pd.DataFrame, models: Models) -> pd.DataFrame:
     shapes = networks(models)
     keyed = rows.assign(network=rows["job"].map(shapes), quantization=rows["job"].map(models.runs["quantization"]))
     grouped = keyed.groupby(["network", "quantization", "index", "layer"], sort=True)["step_size"]
-    found = grouped.quantile(pd.Index([BAND[0], 0.5, BAND[1]])).unstack()
-    found.columns = pd.Index(["low", "median", "high"])
-    counted = found.assign(models=grouped.count()).reset_index()
+    counted = spread_of(grouped).assign(models=grouped.count()).reset_index()
     sizes = counted["network"].map(lambda name: tuple(map(float, re.findall(r"\d+(?:\.\d+)?", name))))
     return counted.assign(size=sizes).sort_values(["size", "network", "quantization", "index"]).drop(columns=["size"])
 

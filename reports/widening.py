@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,23 +23,26 @@ def wide_rows(source: Source) -> list[dict[str, Any]]:
     for row in source.read(VIEW).to_pylist():
         settings: dict[str, Any] = json.loads(row["settings"])
         returned: dict[str, Any] = json.loads(row["returned"])
-        found.append(row | settings | {called(name, settings): value for name, value in returned.items()})
+        found.append(row | settings | {called(name, settings, returned): value for name, value in returned.items()})
     return found
 
 
 def returned_numbers(source: Source) -> list[str]:
-    """The names of the numbers that its calls return, in the order in which they stand there."""
+    """The names of the numbers that its calls return, or some of them, in the order in which they stand there."""
     known = {name for job in source.jobs for name in job.settings()} | set(ROW_KINDS[VIEW].columns.names)
-    values: dict[str, list[Any]] = {}
+    found: dict[str, bool] = {}
     for row in wide_rows(source):
         for name in (one for one in row if one not in known):
-            values.setdefault(name, []).append(row[name])
-    return [name for name, some in values.items() if kind_of(some) in (pa.int64(), pa.float64(), pa.bool_())]
+            found[name] = found.get(name, False) or isinstance(row[name], bool | int | float)
+    return [name for name, is_number in found.items() if is_number]
 
 
-def called(name: str, settings: Mapping[str, Any]) -> str:
-    """What the column of a returned value is called."""
-    return f"{PREFIX}{name}" if name in settings else name
+def called(name: str, settings: Container[str], returned: Container[str]) -> str:
+    """What the column of a returned value is called: as no setting is, and no other returned value."""
+    found = name
+    while found in settings or (found != name and found in returned):
+        found = f"{PREFIX}{found}"
+    return found
 
 
 def wide_schema(rows: Iterable[Mapping[str, Any]]) -> pa.Schema:

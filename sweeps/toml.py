@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,10 @@ MARK = "\ufeff"
 
 
 def read_user_text(path: Path) -> str:
-    """The text of a file in UTF-8, without a byte order mark. Raises OSError, or ValueError for other bytes."""
+    """The text of a file in UTF-8, without a byte order mark. Raises OSError, also for a pipe or a device, which would
+    never end, or ValueError for other bytes."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "this is not a file")
     return path.read_text(encoding="utf-8").removeprefix(MARK)
 
 

@@ -377,7 +377,7 @@ def keep_user_code(folder: Path, code: UserCode) -> Path:
         except OSError:
             if not target.is_dir():  # else another launch was faster
                 raise
-    write_whole(target / ORIGIN, str(code.folder).encode())
+    write_whole(target / ORIGIN, str(code.folder).encode(), tidy=True)
     return target
 
 

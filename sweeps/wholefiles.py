@@ -4,7 +4,7 @@ Every file that someone may find half written otherwise is written here: under a
 synced, renamed into place, and then the folder is synced too, so that a power cut does not take the rename back.
 
 Who writes holds a lock on that file or folder. One that a killed writer left has none: in a home `qsweep gc` finds it,
-and elsewhere, in folders that a user names, the next who writes the same and is `tidy`.
+and elsewhere the next who writes there and is `tidy`, or clears the folder.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from qsweep.sweeps.faults import point
 
 LONGEST = 200
 """Bytes of a name that its temporary one takes up: file systems allow 255 in all."""
+BEGUN = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+"""The name of what somebody began to write."""
 NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 """How some network file systems answer who syncs a folder."""
 
@@ -120,6 +122,14 @@ def clear_abandoned(path: Path) -> None:
     with suppress(OSError):
         for one in [path.with_name(name) for name in os.listdir(path.parent) if named.fullmatch(name)]:
             _clear(one)
+
+
+def clear_folder(folder: Path, *, below: bool = False) -> None:
+    """Deletes what killed writers left in a folder of ours, whatever it was to become; with `below`, also under it."""
+    for parent, folders, files in os.walk(folder):
+        for name in filter(BEGUN.fullmatch, [*folders, *files]):
+            _clear(Path(parent, name))
+        folders[:] = [name for name in folders if below and not BEGUN.fullmatch(name)]
 
 
 def _clear(path: Path) -> None:

@@ -5,6 +5,6 @@ Before it is added, `python tests/db/past/make.py` keeps a registry file of the 
 
 from __future__ import annotations
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 HEAD = REVISIONS[-1]
 VERSION_TABLE = "qsweep_version"

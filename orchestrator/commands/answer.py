@@ -196,6 +196,9 @@ def tables(
     with opened_source(name, home_of(home, registry), bundle) as source:
         typer.echo(source.title, err=True)
         made = make_tables(source, chosen, median=median)
+        if not made:
+            why = "no run has returned a number so far" if source.spec.calls else "the sweep declares none"
+            typer.echo(f"no tables: {why}", err=True)
         if cell is not None:
             width = None if out else width_of(sys.stdout)
             text = _explained(source, made, cell, shape, layout, width)

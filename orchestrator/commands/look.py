@@ -220,7 +220,8 @@ def jobs(
         str | None, typer.Option("--sort", metavar="COLUMN", help="Order by a column; -COLUMN the other way round.")
     ] = None,
     best: Annotated[
-        int | None, typer.Option("--best", min=1, help="Show only the best models, by test accuracy or --sort.")
+        int | None,
+        typer.Option("--best", min=1, help="Show only the best by test accuracy or --sort (-COLUMN: most)."),
     ] = None,
     columns: Annotated[
         str | None, typer.Option("--columns", metavar="A,B,…", help="Show these columns: of results and settings.")
@@ -297,7 +298,7 @@ def _job_table(
     """One line a job: its state, the class of its failure if any has one, results that any has, differing settings."""
     import pyarrow as pa
 
-    from qsweep.orchestrator.joblist import RESULTS, state_text
+    from qsweep.orchestrator.joblist import result_names, state_text
     from qsweep.orchestrator.layout import width_of
     from qsweep.reports.listing import listed
 
@@ -306,7 +307,9 @@ def _job_table(
         "state": [state_text(row, lost) for row in stored],
     }
     if wanted is None:
-        wanted = [name for name in ("failure", *RESULTS) if any(row.get(name) is not None for row in rows)]
+        wanted = [
+            name for name in ("failure", *result_names(rows, stored)) if any(row.get(name) is not None for row in rows)
+        ]
         wanted = [*wanted, *differing]
     shown |= {name: _column([_short(row.get(name)) for row in rows]) for name in wanted if name not in shown}
     spare = [_spare(name, place) for place, name in enumerate(shown)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import Any, TypeVar
 
+import pyarrow as pa
+import pyarrow.types
 from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,10 +23,12 @@ from qsweep.orchestrator.ui.actions import Actions
 from qsweep.orchestrator.ui.desk import Desk
 from qsweep.orchestrator.ui.guard import Guard, Law
 from qsweep.orchestrator.ui.live import Live
+from qsweep.reports.charts.live import answer_chart
 from qsweep.reports.evidence import gather
 from qsweep.reports.formats import RowFormat
 from qsweep.reports.listing import written
 from qsweep.reports.page import render_page
+from qsweep.reports.page.charts import chart_content
 from qsweep.reports.page.document import asset, embedded, hash_of, template
 from qsweep.reports.query import Bounds, describe_columns, run_query
 from qsweep.sweeps.errors import InputError, QsweepError
@@ -82,6 +86,7 @@ class Site:
             Route("/report", self._report_page),
             Route("/events", self._events),
             Route("/data/sql", self._sql, methods=["POST"]),
+            Route("/data/curves", self._curves, methods=["POST"]),
             Route("/data/{what}", self._data),
         ]
         if self._actions is not None:
@@ -133,6 +138,7 @@ class Site:
         }
         slow: dict[str, Callable[[], Any]] = {
             "jobs": lambda: desk.jobs(name),
+            "compared": lambda: desk.compared(identity, asked.get("with", "")),
             "report": lambda: self._report(name),
             "sql": self._schema,
         }
@@ -143,10 +149,13 @@ class Site:
         else:
             raise HTTPException(404)
 
+        return await self._kept((what, *sorted(asked.items())), ask)
+
+    async def _kept(self, key: Hashable, ask: Callable[[], Awaitable[Any]]) -> tuple[int, bytes]:
         async def made() -> bytes:
             return as_json(cleaned(await ask())).encode()
 
-        return await self.live.kept((what, *sorted(asked.items())), made)
+        return await self.live.kept(key, made)
 
     async def _data(self, request: Request) -> Response:
         number, content = await self._found(request.path_params["what"], dict(request.query_params))
@@ -188,10 +197,25 @@ class Site:
             name = f'attachment; filename="query.{form}"'
             return Response(written(table, kind), media_type=media, headers={"Content-Disposition": name})
         columns = [{"name": one.name, "type": str(one.type)} for one in table.schema]
+        numeric = [is_number(one.type) for one in table.schema]
         rows = list(zip(*(column.to_pylist() for column in table.columns), strict=True))
-        return Response(
-            as_json(cleaned({"columns": columns, "rows": rows, "notes": notes})), media_type="application/json"
-        )
+        chart = answer_chart(table.schema.names, numeric, rows)
+        content = {"columns": columns, "numeric": numeric, "rows": rows, "notes": notes,
+                   "chart": None if chart is None else chart_content(chart)}  # fmt: skip
+        return Response(as_json(cleaned(content)), media_type="application/json")
+
+    async def _curves(self, request: Request) -> Response:
+        """The curves of groups of a sweep's jobs: `{"name": …, "groups": [[what it is called, [identity …]] …]}`."""
+        asked = await _posted(request)
+        try:
+            if not all(isinstance(jobs, list) for _, jobs in asked["groups"]):
+                raise TypeError
+            groups = [(str(called)[:80], [str(one) for one in jobs]) for called, jobs in asked["groups"]]
+        except (KeyError, TypeError, ValueError):
+            raise InputError("groups of jobs are asked for, each with its name", place="groups") from None
+        ask = partial(self._later, partial(self._desk.curves, str(asked.get("name") or ""), groups))
+        number, content = await self._kept(("curves", as_json(asked)), ask)
+        return Response(content, media_type="application/json", headers={NUMBER: str(number)})
 
     async def _act(self, request: Request) -> Response:
         """Say what an act would do; do it once the same is posted with the words that were answered."""
@@ -220,6 +244,12 @@ async def _posted(request: Request) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError("what was posted is no object of JSON", place="request")
     return content
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether values of this type stand on an axis."""
+    tests = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(one(kind) for one in tests)
 
 
 def cleaned(content: Any) -> Any:

@@ -6,11 +6,13 @@ import json
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from qsweep.db.belonging import check_belonging
 from qsweep.db.home import Home
@@ -29,7 +31,11 @@ from qsweep.orchestrator.lookout import Lookout, View
 from qsweep.orchestrator.lost_jobs import lost_agents
 from qsweep.orchestrator.standing import look_at
 from qsweep.reports.bundle import BundleSource
+from qsweep.reports.charts.chart import Chart
+from qsweep.reports.charts.live import Groups, curves_chart, loads_chart
+from qsweep.reports.page.charts import chart_content
 from qsweep.reports.page.joblist import read_jobs
+from qsweep.reports.series import told
 from qsweep.reports.source import RegistrySource, Source
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.job import Job
@@ -46,6 +52,17 @@ LOOKOUTS = 8
 """Most sweeps that are followed at once."""
 RECENT = 30
 """Changes that a sweep's page lists."""
+MOST_CURVES = 200
+"""Jobs whose curves are drawn at once …"""
+MOST_SIBLINGS = 300
+"""… and those of its siblings against which a job's are."""
+POINTS = 240
+"""Means of an agent's readings that are drawn."""
+ENDED = 20
+"""Agents that stopped last which a page shows."""
+SHORT = 12
+"""Digits by which a page calls a job."""
+BEGUN = (State.DONE.value, State.RUNNING.value)
 
 
 class Desk(ABC):
@@ -72,7 +89,7 @@ class Desk(ABC):
 
     @abstractmethod
     def log(self, identity: str) -> Content:
-        """The end of the log of the agent that ran it last. Raises InputError."""
+        """The end of the log of the agent that ran it last, or the problem why there is none."""
 
     @abstractmethod
     def agents(self) -> Content:
@@ -84,8 +101,14 @@ class Desk(ABC):
 
     @contextmanager
     @abstractmethod
-    def source(self, name: str) -> Iterator[Source]:
-        """One sweep's rows, in whatever thread."""
+    def source(self, name: str, jobs: Collection[str] | None = None) -> Iterator[Source]:
+        """One sweep's rows, or at least those of these jobs, in whatever thread."""
+
+    @contextmanager
+    @abstractmethod
+    def kin(self, identity: str, most: int) -> Iterator[tuple[Source, str, list[str]]]:
+        """The sweep of the job whose identity begins so, that identity, and a random sample of at most so many other
+        jobs of the same kind there, in whatever thread. Raises InputError."""
 
     @contextmanager
     @abstractmethod
@@ -96,6 +119,26 @@ class Desk(ABC):
         """The sweep's jobs by kind, as columns: settings, results, states."""
         with self.source(name) as source:
             return {"name": source.title, "jobs": read_jobs(source, MOST_CARRIED), "most": MOST_CARRIED}
+
+    def curves(self, name: str, groups: Groups) -> Content:
+        """The curves of these groups of a sweep's jobs. Raises InputError for more than MOST_CURVES jobs."""
+        jobs = {one for _, members in groups for one in members}
+        if len(jobs) > MOST_CURVES:
+            raise InputError(f"curves of {len(jobs)} jobs are asked for", allowed=f"at most {MOST_CURVES} at once")
+        with self.source(name, jobs) as source:
+            return {"chart": _drawn(curves_chart(told(source, jobs), groups))}
+
+    def compared(self, identity: str, other: str = "") -> Content:
+        """A job's curves against those of its siblings, and beside those of another job if one is named."""
+        parts, groups = [], list[tuple[str, list[str]]]()
+        for one, most in ((identity, MOST_SIBLINGS), (other, 0)):
+            if not one:
+                continue
+            with self.kin(one, most) as (source, whole, siblings):
+                parts.append(told(source, {whole, *siblings}))
+                groups += [(f"{len(siblings)} other jobs of {source.title}", siblings)] if siblings else []
+                groups.append((whole[:SHORT], [whole]))
+        return {"chart": _drawn(curves_chart(pd.concat(parts), groups))}
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -111,6 +154,7 @@ class RegistryDesk(Desk):
         self._path = parse_url(home.registry).path
         self._registry: Registry | None = None
         self._file: Hashable = None
+        self._seen: Hashable = None
         self._lookouts: dict[int, Lookout] = {}
         self._beat = time.monotonic()
 
@@ -118,7 +162,7 @@ class RegistryDesk(Desk):
         self._lookouts.clear()
         if self._registry is not None:
             self._registry.close()
-            self._registry = None
+            self._registry = self._seen = None
 
     def _opened(self) -> Registry:
         """The registry, opened anew where its file is another one. Raises InputError while there is none."""
@@ -130,9 +174,12 @@ class RegistryDesk(Desk):
 
     def pulse(self) -> Hashable:
         registry = self._opened()
-        seen = registry.catalogue.pulse()
+        seen: Hashable = registry.catalogue.pulse()
         if seen is None:  # Postgres: what no event tells is looked at once in a while
-            return registry.history.newest_event(), int(time.monotonic() - self._beat) // 60
+            seen = registry.history.newest_event(), int(time.monotonic() - self._beat) // 60
+        if seen != self._seen:
+            registry.check_version()  # a newer program may have upgraded it
+            self._seen = seen
         return self._file, seen
 
     def home(self) -> Content:
@@ -203,20 +250,30 @@ class RegistryDesk(Desk):
 
     def log(self, identity: str) -> Content:
         registry = self._opened()
-        path = log_of(self._home, registry, registry.catalogue.job(identity))
-        return {"log": str(path), "text": "\n".join(last_lines(path, LINES))}
+        try:
+            path = log_of(self._home, registry, registry.catalogue.job(identity))
+            return {"log": str(path), "text": "\n".join(last_lines(path, LINES))}
+        except InputError as error:
+            return {"problem": str(error)}
 
     def agents(self) -> Content:
         registry = self._opened()
         living = registry.catalogue.agents()
         lost, held = lost_agents(living), registry.agents.held()
-        stopped = sorted(registry.catalogue.agents(AgentState.STOPPED), key=lambda one: one.id)[-20:]
+        stopped = sorted(registry.catalogue.agents(AgentState.STOPPED), key=lambda one: one.id)[-ENDED:]
+        ended = [] if living else registry.catalogue.agents(AgentState.RETIRED)
+        hosts = {one.id: one.host for one in living or sorted(ended, key=lambda one: one.ended_at or 0.0)[-ENDED:]}
+        loads = registry.history.loads(list(hosts), POINTS)
+        newest = {row["agent"]: row for row in loads}
         return {
             "agents": [
-                _agent(one) | {"lost": one.id in lost, "held": held.get(one.id, 0), **note_of(one.note)}
+                _agent(one)
+                | {name: newest.get(one.id, {}).get(name) for name in ("processor", "memory", "gpu")}
+                | {"lost": one.id in lost, "held": held.get(one.id, 0), **note_of(one.note)}
                 for one in living
             ],
             "stopped": [_agent(one) | {"reason": one.reason} for one in reversed(stopped)],
+            "loads": _drawn(loads_chart(pd.DataFrame(row | {"host": hosts[row["agent"]]} for row in loads))),
         }
 
     def chosen(self, name: str, where: str) -> list[str]:
@@ -225,12 +282,26 @@ class RegistryDesk(Desk):
         return [row.identity for page in kept_pages(registry, sweep.id, None, where, None) for row in page]
 
     @contextmanager
-    def source(self, name: str) -> Iterator[Source]:
+    def source(self, name: str, jobs: Collection[str] | None = None) -> Iterator[Source]:
         with closing(Registry.open(self._home.registry)) as registry:
             check_belonging(self._home, registry)
-            yield RegistrySource(
-                self._home, registry, registry.catalogue.find_sweep(name), together=("jobs", "attempts")
-            )
+            sweep = registry.catalogue.find_sweep(name)
+            if jobs is None:
+                yield RegistrySource(self._home, registry, sweep, together=("jobs", "attempts"))
+            else:
+                yield RegistrySource(self._home, registry, sweep, ids=registry.catalogue.ids_of(jobs))
+
+    @contextmanager
+    def kin(self, identity: str, most: int) -> Iterator[tuple[Source, str, list[str]]]:
+        with closing(Registry.open(self._home.registry)) as registry:
+            check_belonging(self._home, registry)
+            job = registry.catalogue.job(identity)
+            number, siblings = registry.catalogue.siblings(job.id, most)
+            sweep = next((one for one in registry.catalogue.sweeps() if one.id == number), None)
+            if sweep is None:
+                raise InputError("no sweep holds this job any more", place=identity)
+            ids = registry.catalogue.ids_of([job.identity, *siblings])
+            yield RegistrySource(self._home, registry, sweep, ids=ids), job.identity, siblings
 
     @contextmanager
     def sources(self) -> Iterator[list[Source]]:
@@ -266,17 +337,14 @@ class BundleDesk(Desk):
 
     def sweep(self, name: str) -> Content:
         self._check(name)
-        return self._row() | {"told": "", "agents": [], "falls": [], "recent": [], "means": {}}
+        return self._row() | {"told": "", "agents": [], "falls": None, "recent": [], "means": {}}
 
     def _check(self, name: str) -> None:
         if name not in (self._source.title, self._source.sweep.name):
             raise InputError(f"this bundle holds {self._source.title}, not {name}", place=self.place)
 
     def job(self, identity: str) -> Content:
-        rows = [row for row in self._source.read("jobs").to_pylist() if row["job"].startswith(identity)]
-        if len(rows) != 1 or not identity:
-            raise InputError("there is no such job" if not rows else "several jobs begin so", place=identity or "JOB")
-        (row,) = rows
+        row = self._job(identity)
         whole = row["job"]
         job: Job | None = next((one for one in self._source.jobs if one.identity == whole), None)
 
@@ -305,19 +373,35 @@ class BundleDesk(Desk):
         }
 
     def log(self, identity: str) -> Content:
-        raise InputError("a bundle holds no logs", place=self.place)
+        return {"problem": "a bundle holds no logs"}
 
     def agents(self) -> Content:
-        return {"agents": [], "stopped": []}
+        loads = self._source.frame("loads")
+        return {"agents": [], "stopped": [], "loads": _drawn(loads_chart(loads.assign(at=_unix(loads["read_at"]))))}
 
     def chosen(self, name: str, where: str) -> list[str]:
         self._check(name)
         return [job.identity for job in matching(self._source.jobs, where)]
 
     @contextmanager
-    def source(self, name: str) -> Iterator[Source]:
+    def source(self, name: str, jobs: Collection[str] | None = None) -> Iterator[Source]:
         self._check(name)
         yield self._source
+
+    @contextmanager
+    def kin(self, identity: str, most: int) -> Iterator[tuple[Source, str, list[str]]]:
+        row = self._job(identity)
+        jobs = self._source.read("jobs", ["job", "kind", "state"]).to_pylist()
+        begun = (one["job"] for one in jobs if one["kind"] == row["kind"] and one["state"] in BEGUN)
+        siblings = sorted(one for one in begun if one != row["job"])
+        yield self._source, row["job"], siblings[:most]
+
+    def _job(self, identity: str) -> Content:
+        """The row of the job whose identity begins so. Raises InputError."""
+        rows: list[Content] = [one for one in self._source.read("jobs").to_pylist() if one["job"].startswith(identity)]
+        if len(rows) != 1 or not identity:
+            raise InputError("there is no such job" if not rows else "several jobs begin so", place=identity or "JOB")
+        return rows[0]
 
     @contextmanager
     def sources(self) -> Iterator[list[Source]]:
@@ -351,16 +435,32 @@ def _heading(sweep: Sweep) -> str:
     return given if isinstance(given, str) and given else sweep.title
 
 
-def _falls(view: View) -> list[Content]:
-    return [
-        {"called": str(one.called), "trainings": one.trainings, "epochs": one.epochs, "losses": list(one.losses)}
+def _falls(view: View) -> Content | None:
+    """How the losses of trainings fall that are not done."""
+    rows = [
+        {"job": str(one.called), "step": epoch, "name": "train_loss", "value": loss}
         for one in view.falls
+        for epoch, loss in enumerate(one.losses, 1)
+        if loss is not None
     ]
+    if not rows:
+        return None
+    groups = [(f"{one.called} ({one.trainings})", [str(one.called)]) for one in view.falls]
+    return _drawn(curves_chart(pd.DataFrame(rows), groups))
+
+
+def _drawn(chart: Chart | None) -> Content | None:
+    """The chart as the page's script draws it."""
+    return None if chart is None else chart_content(chart)
 
 
 def _plain(row: Mapping[str, Any]) -> Content:
     """The row without what says nothing and without the trace of a search, its times as seconds."""
     return {name: _seconds(value) for name, value in row.items() if value is not None and name != "trace"}
+
+
+def _unix(times: pd.Series) -> pd.Series:
+    return (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
 
 
 def _seconds(value: Any) -> Any:

@@ -36,6 +36,7 @@ from qsweep.reports.evidence import Evidence
 from qsweep.reports.labels import FEW
 from qsweep.reports.page.joblist import JobList, rounded
 from qsweep.reports.series import timeline
+from qsweep.sweeps.kinds import TRAIN
 
 TYPES: dict[type, str] = {
     Rule: "rule",
@@ -47,6 +48,7 @@ TYPES: dict[type, str] = {
     Intervals: "interval",
 }
 """What the script calls each kind of mark."""
+NO_JOBS = JobList(ids={TRAIN.name: []}, content={})
 
 
 def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, dict[str, Any]]:
@@ -68,10 +70,11 @@ def make_charts(evidence: Evidence, jobs: JobList) -> dict[str, dict[str, Any]]:
             "steps": steps_chart(models, evidence),
         }
         charts |= {f"{name}-{number}": chart for name, chart in made.items()}
-    return {name: _chart(chart, jobs) for name, chart in charts.items() if chart}
+    return {name: chart_content(chart, jobs) for name, chart in charts.items() if chart}
 
 
-def _chart(chart: Chart, jobs: JobList) -> dict[str, Any]:
+def chart_content(chart: Chart, jobs: JobList = NO_JOBS) -> dict[str, Any]:
+    """A chart as the page's script draws it, whose dots lead to these jobs."""
     content = _filled(replace(chart, panels=(), choices=()))
     content |= {"legend": False} if content.pop("legend", None) is None else {}
     panels = [*chart.panels, *(panel for choice in chart.choices for panel in choice.panels)]
@@ -110,7 +113,7 @@ def _marks(panel: Panel, jobs: JobList) -> Iterator[Mark]:
 def _mark(mark: Mark, jobs: JobList) -> dict[str, Any]:
     content = {"type": TYPES[type(mark)], **_filled(mark)}
     if isinstance(mark, Dots):
-        rows = jobs.rows(jobs.drawn, content.pop("jobs"))
+        rows = jobs.rows(jobs.drawn, content.pop("jobs", ()))
         content |= {} if rows is None else {"jobs": rows}
     return content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.fs as fs
 import pyarrow.parquet as pq
 import pytest
 
+from qsweep.db.foreign import check_values
 from qsweep.db.results import DamagedResults, ResultStore, VanishedResults
 from qsweep.db.rows import Committed
 from qsweep.db.schema import ROW_KINDS
@@ -83,6 +85,20 @@ def test_an_older_file_has_nulls_and_a_newer_one_loses_what_we_do_not_know(store
     assert [row["bits"] for row in rows] == [4, 8, None]
     assert [row["train_loss"] for row in rows] == [0.1, None, None]
     assert "sharpness" not in rows[2]
+
+
+def test_a_number_that_is_not_finite_is_left_empty_and_every_reader_admits_the_file(store: ResultStore) -> None:
+    kinds = {"syntheses": "confidence", "measures": "radius", "distortions": "corrupted_loss", "epochs": "train_loss"}
+    for kind, name in kinds.items():
+        rows = [{"job": f"{job:032x}", "attempt": 1, name: value} for job, value in ((1, math.nan), (2, 0.5))]
+        store.write(kind, "p", rows)
+        of = ROW_KINDS[kind].of
+        table = store.read(kind, [Committed(job=f"{job:032x}", attempt=1, publication="p", kind=of) for job in (1, 2)])
+        assert table[name].to_pylist() == [None, 0.5]
+        check_values(table)
+        check_values(pa.table({"accuracy_drop": [-0.02]}))  # of a quantized model that is better
+        with pytest.raises(ValueError, match="no share"):
+            check_values(pa.table({"clean_accuracy": [-0.02]}))
 
 
 def test_a_wide_row_is_stored_without_the_columns_in_which_nobody_has_a_value(store: ResultStore) -> None:

@@ -20,9 +20,12 @@ from qsweep.db.home import Home
 from qsweep.db.model_names import model_name
 from qsweep.db.results import ResultStore
 from qsweep.db.rows import Claim, Finished
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import FailureClass
 from qsweep.orchestrator.packing import pack
 from qsweep.orchestrator.selection import read_selection
+from qsweep.sweeps.kinds import QUANTIZATION, SYNTHESIS, File
+from qsweep.sweeps.zero_shot import Genie, Noise, Reconstruction
 from qsweep.workers.bundle.ledger import _seal
 from qsweep.workers.bundle.local_queue import LEDGER, LocalQueue
 from qsweep.workers.bundle.manifest import FILE, read_manifest, seed
@@ -149,8 +152,12 @@ def _publish(place: Home, queue: LocalQueue, claims: list[Claim], loss: float) -
 
 
 def rows_of(claims: list[Claim], loss: float) -> dict[str, list[dict[str, Any]]]:
+    if claims[0].job.kind in (SYNTHESIS, QUANTIZATION):
+        return zero_shot(claims)
     if claims[0].parent is not None:
-        return {"measures": [measured(claim) for claim in claims]}
+        return {"measures": [measured(claim) | {"radius": 0.5} for claim in claims]}
+    if claims[0].job.call is not None:
+        return {"returned": [returned(claim, loss) for claim in claims], "logged": []}
     rows: dict[str, list[dict[str, Any]]] = {"runs": [], "epochs": [], "layers": []}
     for claim in claims:
         key, training = {"job": claim.job.identity, "attempt": claim.attempt}, claim.job.training
@@ -164,12 +171,35 @@ def rows_of(claims: list[Claim], loss: float) -> dict[str, list[dict[str, Any]]]
     return rows
 
 
+def returned(claim: Claim, loss: float) -> dict[str, Any]:
+    """What a call is stored as."""
+    found = {"finished_at": datetime(2026, 1, 1, tzinfo=UTC), "returned": json.dumps({"loss": loss}), "diverged": False}
+    origin = ORIGIN | {"slots": 1, "form": "loop"}
+    return {"job": claim.job.identity, "attempt": claim.attempt} | origin | claim.job.columns() | found
+
+
+def zero_shot(claims: list[Claim]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of syntheses or of quantizations: of each, as many as its kind says; of units three."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in claims[0].job.kind.rows}
+    for claim in claims:
+        key, asked = {"job": claim.job.identity, "attempt": claim.attempt}, claim.job.measure
+        rows[claim.job.kind.rows[0]].append(measured(claim))
+        if isinstance(asked, Reconstruction):
+            rows["units"] += [key | {"unit": f"block {place}", "index": place} for place in range(3)]
+        elif isinstance(asked, Genie | Noise):
+            counts = asked.rows()
+            rows["synthetic_images"] += [key | {"image": place} for place in range(counts["synthetic_images"])]
+            steps = range(counts["synthesis_losses"])
+            rows["synthesis_losses"] += [key | {"batch": 0, "iteration": place} for place in steps]
+    return rows
+
+
 def measured(claim: Claim) -> dict[str, Any]:
-    """A row of a measure of its parent's model."""
-    parent = claim.parent
-    assert parent is not None
-    origin = {"parent": parent.identity, "parent_attempt": parent.attempt, "model_hash": parent.model_hash}
-    at = {"finished_at": datetime(2026, 1, 1, tzinfo=UTC), "diverged": False, "radius": 0.5}
+    """A row of what was found of a model."""
+    source = claim.source(File.MODEL)
+    assert source is not None
+    origin = {"parent": source.identity, "parent_attempt": source.attempt, "model_hash": source.model_hash}
+    at = {"finished_at": datetime(2026, 1, 1, tzinfo=UTC), "diverged": False}
     return {"job": claim.job.identity, "attempt": claim.attempt} | ORIGIN | at | origin | claim.job.settings()
 
 
@@ -225,9 +255,12 @@ def edit_table(bundle: Path, kind: str, edit: Callable[[pa.Table], pa.Table]) ->
 
 
 def put(column: str, values: Mapping[int, Any]) -> Callable[[pa.Table], pa.Table]:
-    """Other values in some rows of a column."""
+    """Other values in some rows of a column, which a file has not where nobody has a value in it."""
 
     def edit(table: pa.Table) -> pa.Table:
+        if column not in table.column_names:
+            kind = next(one.columns for one in ROW_KINDS.values() if column in one.columns.names)
+            table = table.append_column(kind.field(column), pa.nulls(len(table), kind.field(column).type))
         place, field = table.column_names.index(column), table.schema.field(column)
         listed = table[column].to_pylist()
         for row, value in values.items():

@@ -186,7 +186,13 @@ def test_a_bundle_killed_twice_brings_home_the_same_bits_as_agents_here(
     half = qsweep("import", str(tmp_path / "far"))
     assert half.returncode == 0, half.stderr
     assert "16 still checked out" in half.stdout
+    far = tmp_path / "far"
+    left = [far / place / f".1.{'0' * 32}.tmp" for place in (".", "checkpoints", "models/deep", "results/runs")]
+    for one in left:  # as what is killed in the midst of a write leaves it
+        one.parent.mkdir(exist_ok=True)
+        one.write_bytes(b"half")
     finish(bare("far", "--results", "results.zip", "--workers", "1", **steps))
+    assert not any(one.exists() for one in left)
     log = "".join(path.read_text() for path in (tmp_path / "far" / "logs").glob("*.log"))
     resumed = [int(step) for step in re.findall(r"jobs from step (\d+)", log)]
     assert max(resumed) > 0

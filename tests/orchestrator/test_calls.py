@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,11 @@ from qsweep.db.budgets import CRASHES_ALONE, TRIES_IN_ALL
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.states import FailureClass, State
+from qsweep.reports.charts.general import curves_chart
+from qsweep.reports.opening import opened_source
+from qsweep.reports.returned import Returned, returned_by
 from qsweep.sweeps import processes
+from qsweep.sweeps.errors import LostResults
 from tests.conftest import QSWEEP, environment
 from tests.postgres import missing_postgres, running_server
 
@@ -234,6 +239,28 @@ def test_every_command_answers(cases: Project, jobs: dict[str, Any]) -> None:
         "effects-seed-was",
         "progress",
     }
+    listed = json.loads(cases.qsweep("jobs", "cases", "--json", "--sort", "-loss", "--best", "1").stdout)
+    assert [(one["case"], one["loss"]) for one in listed] == [("nothing", pytest.approx(0.1353352832366127))]
+    assert "seed_was" in cases.qsweep("jobs", "cases").stdout
+    assert "name a column by --sort too" in cases.qsweep("jobs", "cases", "--best", "1").stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("jobs")
+def test_of_a_run_whose_row_is_lost_nothing_is_drawn(cases: Project, tmp_path: Path) -> None:
+    home = Home.at(Path(shutil.copytree(cases.home.root, tmp_path / "home")))
+    files = list((home.results / "returned").iterdir())
+    for file in files[1:]:
+        file.unlink()
+    with pytest.warns(LostResults, match="are lost and left out"):
+        found = returned_of("cases", home)
+    assert set(found.logged["job"]) <= set(found.numbers.index)
+    assert curves_chart(found) is not None
+
+
+def returned_of(name: str, home: Home) -> Returned:
+    with opened_source(name, home) as source:
+        return returned_by(source)
 
 
 RESUMED = """

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sqlite3
 import stat
 import struct
@@ -22,13 +23,17 @@ import torch
 
 import qsweep as api
 from qsweep.db.audit import audit
+from qsweep.db.foreign import KEYS
 from qsweep.db.home import Home
 from qsweep.db.registry import Registry
 from qsweep.db.rows import JobRow
+from qsweep.db.schema import ROW_KINDS
 from qsweep.db.states import State, SweepState
 from qsweep.orchestrator.importing import import_results
 from qsweep.orchestrator.registration import register
 from qsweep.orchestrator.selection import read_selection
+from qsweep.reports.bundle import BundleSource, write_bundle
+from qsweep.reports.opening import opened_source
 from qsweep.sweeps.code import code_version
 from qsweep.sweeps.errors import InputError, QsweepError
 from qsweep.workers.bundle.archive import Bounds, unpack
@@ -414,6 +419,30 @@ def test_rows_that_are_not_exactly_those_of_the_jobs_are_refused(made: Made, wha
     assert words in refused(made)
 
 
+CALLS = """
+run = "file:train.py:train"
+[axes]
+x = [1, 2]
+long = [[%s]]
+"""
+NO_ROWS = [None, "", "{", "[1]", "3", '{"a": {"b": 1}}', '{"job": 1}', '{"a b": 1}', '{"a": "\\ud800"}', '{"a": NaN}',
+           '{"a": 1e999}', f'{{"a": {"9" * 400}}}', f'{{"a": {"[" * 1500}{"]" * 1500}}}']  # fmt: skip
+
+
+def test_what_a_run_of_the_users_code_returned_is_a_row_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("def train(config):\n    return 1\n")
+    text = CALLS % ", ".join(map(str, range(1500)))  # more characters of settings than a text of ours may have
+    made = parcels.make(tmp_path, text, "calls")
+    spoiled = Made(home=made.home, bundle=tmp_path / "spoiled")
+    for value in NO_ROWS:
+        shutil.rmtree(spoiled.bundle, ignore_errors=True)
+        shutil.copytree(made.bundle, spoiled.bundle)
+        edit_table(spoiled.bundle, "returned", put("returned", {0: value}))
+        assert "returned" in refused(spoiled), value
+    assert import_results(Home.at(made.home), made.bundle).counted == 2
+    assert api.query("SELECT loss FROM returned", home=made.home)["loss"].tolist() == [0.5, 0.5]
+
+
 def test_parquet_that_is_damaged_and_sealed_is_refused_in_one_message(made: Made, tmp_path: Path) -> None:
     name = finished(parcels.records_of(made.bundle))["publication"]
     path = made.bundle / "results" / "runs" / f"{name}.parquet"
@@ -616,3 +645,48 @@ def test_the_models_that_measures_were_packed_with_are_held_against_the_registry
     with pytest.raises(InputError, match="was never packed with the model that it names"):
         import_results(Home.at(made.home), made.bundle)
     assert files(made.home) == before
+
+
+ZERO_SHOT = (
+    parcels.SWEEP.replace("[32, 4]", "[32]").replace("[0.05, 0.1]", "[0.1]")
+    + """
+[[zero_shot]]
+images = ["genie", "noise"]
+rounding = ["nearest", "reconstruction"]
+weight_bits = 4
+activation_bits = 4
+image_count = 4
+image_batch = 4
+image_iterations = 2
+unit_iterations = 2
+"""
+)
+UNITS: dict[str, tuple[str, Callable[[pa.Table], pa.Table]]] = {
+    "a unit twice": ("stands twice", put("index", {1: 0})),
+    "a unit less": ("not each of its units once", lambda t: t.slice(1)),
+    "no units": ("not each of its units once", lambda t: t.slice(0, 0)),
+    "a loss less": ("has not its 2 synthesis_losses", lambda t: t.slice(1)),
+}
+
+
+def test_syntheses_and_quantizations_come_home_and_out_of_an_export(tmp_path: Path) -> None:
+    made = parcels.make(tmp_path, ZERO_SHOT)
+    for what, (words, edit) in UNITS.items():
+        spoiled = Made(home=made.home, bundle=tmp_path / what)
+        shutil.copytree(made.bundle, spoiled.bundle)
+        edit_table(spoiled.bundle, "synthesis_losses" if "loss" in what else "units", edit)
+        assert words in refused(spoiled), what
+    assert import_results(Home.at(made.home), made.bundle).counted == 7
+    assert audit(Home.at(made.home), deep=True) == []
+    with opened_source("four", Home.at(made.home)) as source:
+        write_bundle(source, tmp_path / "exported")
+        kept = {name: source.read(name) for name in ("units", "quantizations", "synthetic_images")}
+    exported = BundleSource(tmp_path / "exported")
+    assert {name: exported.read(name) for name in kept} == kept
+    assert kept["units"].num_rows == 6
+
+
+def test_every_kind_of_rows_has_a_key() -> None:
+    """Of a kind with many rows a job, what names one: else none of them comes home."""
+    for name, kind in ROW_KINDS.items():
+        assert kind.one_row_a_job or set(KEYS[name]) - {"job"} <= set(kind.columns.names), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -16,6 +17,8 @@ from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
+AXE = os.environ.get("QSWEEP_TEST_AXE", "")
+"""The file axe.min.js of axe-core, which looks for what keeps people with disabilities from using a page."""
 QUIET = (
     "--headless",
     "--no-sandbox",
@@ -36,6 +39,7 @@ class Browser:
         self._url = url
         options = {"binary": CHROMIUM, "args": [*QUIET, f"--user-data-dir={profile}"]}
         wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted["timeouts"] = {"script": 300_000}
         self._session = self._send("/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
 
     def open(self, page: Path | str) -> None:
@@ -57,6 +61,16 @@ class Browser:
         while not self.run(f"return Boolean({condition})"):
             assert time.monotonic() < deadline, (condition, self.messages())
             time.sleep(0.05)
+
+    def violations(self) -> list[str]:
+        """What axe-core finds wrong with the page as it stands: the rule, and where."""
+        self.run(Path(AXE).read_text())
+        script = (
+            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then((found) =>"
+            "done(found.violations.flatMap((one) => one.nodes.map((node) => `${one.id}: ${node.html}`))))"
+        )
+        found: list[str] = self._command("execute/async", {"script": script, "args": []})
+        return found
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         """A command of the DevTools protocol."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ from qsweep.reports.analysis.analysis import Models, Options
 from qsweep.reports.analysis.correlation import Resampling
 from qsweep.reports.canvas import STYLE
 from qsweep.reports.charts.chart import Dots
-from qsweep.reports.charts.made import distributions_chart
+from qsweep.reports.charts.made import curves_chart, distributions_chart
 from qsweep.reports.declaration import find_table
 from qsweep.reports.evidence import Evidence, gather
 from qsweep.reports.figures import draw_figures
@@ -26,6 +27,7 @@ from qsweep.reports.page.charts import make_charts
 from qsweep.reports.page.joblist import list_jobs
 from qsweep.reports.pictures import DRAWN, progress
 from qsweep.reports.quantization import FULL, Quantization
+from qsweep.reports.returned import Returned, Varied
 from qsweep.reports.series import box, curves, effects, networks, step_sizes, timeline, value_labels
 from qsweep.sweeps.errors import InputError
 from tests.reports.drawn import START, MadeSource, made_source
@@ -59,6 +61,27 @@ def test_a_curve_is_the_median_of_its_precision_at_each_epoch(evidence: Evidence
     assert row["median"] == pytest.approx(rows.median())
     assert row["low"] == pytest.approx(rows.quantile(0.1))
     assert len(found) == 4 * 4
+
+
+def test_where_no_epoch_can_be_read_there_is_no_curve(evidence: Evidence, models: Models) -> None:
+    assert curves(evidence.epochs.iloc[:0], models, "train_loss").empty
+    assert curves_chart(models, replace(evidence, epochs=evidence.epochs.iloc[:0])) is None
+
+
+def test_numbers_whose_names_make_one_name_of_a_file_have_a_file_each(evidence: Evidence, tmp_path: Path) -> None:
+    jobs = pd.Index(["a", "b"], name="job")
+    returned = Returned(
+        noun="train",
+        expected=2,
+        axes=(Varied(name="rate", values=(0.1, 0.2), places=pd.Series([0, 1], jobs, dtype=object)),),
+        settings=pd.DataFrame(index=jobs),
+        numbers=pd.DataFrame({"loss": [1.0, 2.0], "Loss": [2.0, 3.0], "_": [3.0, 4.0]}, index=jobs),
+        logged=pd.DataFrame(columns=["job", "step", "name", "value"]),
+        diverged=0,
+    )
+    paths = draw_figures(replace(evidence, returned=returned), tmp_path, chosen=[Picture.EFFECTS], form=FileFormat.SVG)
+    assert [path.name for path in paths[:3]] == ["effects-loss.svg", "effects-loss-2.svg", "effects.svg"]
+    assert len(set(paths)) == len(paths) == len(list(tmp_path.iterdir()))
 
 
 def test_an_effect_is_the_mean_over_everything_else(evidence: Evidence, models: Models) -> None:

@@ -69,6 +69,15 @@ def test_nothing_is_fetched_and_only_the_pages_own_script_may_run(page: str) -> 
     assert "default-src 'none'" in policy
 
 
+def test_a_precision_that_is_not_measured_yet_has_no_dots(measured: str) -> None:
+    source = made_source("digits-flatness")
+    source.rows["measures"] = [row for row in source.rows["measures"] if row["bits"] != 32]
+    some, every = (embedded(text)["charts"]["scatter-0"]["choices"] for text in (page_of(source), measured))
+    dots = [[one["jobs"] for choice in choices for one in choice["panels"][-1]["marks"]] for choices in (some, every)]
+    assert [] in dots[0]
+    assert [] not in dots[1]
+
+
 def hostile_source() -> MadeSource:
     """Names, titles and errors as a spiteful user would choose them."""
     source = made_source(where="depth == 2 and width == 8 and weight_decay == 0")

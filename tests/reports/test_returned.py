@@ -10,7 +10,11 @@ from scipy import stats
 from qsweep.reports.analysis.explained import between, explain, kruskal_wallis
 from qsweep.reports.charts.chart import BoxPlot, Line
 from qsweep.reports.charts.general import curves_chart, distributions_chart, effects_chart
+from qsweep.reports.declaration import Column, Declaration
+from qsweep.reports.of_calls import lacking, with_numbers
 from qsweep.reports.returned import Returned, Varied
+from qsweep.reports.table import make_table
+from qsweep.reports.widening import called
 
 
 @pytest.fixture
@@ -67,3 +71,27 @@ def test_charts_show_every_setting_and_leave_out_what_is_missing(found: Returned
     assert curves is not None
     medians = [mark.y for mark in curves.choices[0].panels[0].marks if isinstance(mark, Line)]
     assert medians == [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [3.0, 4.0, 5.0]]
+
+
+def test_a_run_that_returned_no_such_number_has_not_diverged_and_a_mean_says_over_how_many_it_is() -> None:
+    """Runs may return what they like: means are over those that have the number."""
+    jobs = {name: {"kind": name[0]} for name in ("a1", "a2", "b1", "b2", "b3")}
+    returned = {"a1": {"loss": 1.0, "hits": 3}, "a2": {"loss": 3.0, "hits": "none"}, "b1": {"loss": 5.0},
+                "b2": {"loss": np.nan}, "b3": {"loss": [1.0]}}  # fmt: skip
+    rows = with_numbers([{"job": job, **row} for job, row in returned.items()], ["loss", "hits"], "table")
+    columns = [Column(name=name, label=name, value=name, decimals=2) for name in ("loss", "hits")]
+    declared = Declaration(title="t", kind="returned", rows=["kind"], columns=columns, averages=[], name="t")
+    table = make_table(declared, heading="h", jobs=jobs, results=rows)
+    cells = [[(cell.mean, cell.count) for cell in row.cells] for row in table.rows]
+    assert cells == [[(2.0, 2), (3.0, 1)], [(5.0, 1), (None, 0)]]
+    assert [(row.done, row.diverged) for row in table.rows] == [(2, ()), (3, ("b2",))]
+    assert lacking(table) == [
+        "A number by some of the runs alone: a: hits by 1 of 2.",
+        "A number by some of the runs alone: b: loss by 1 of 2.",
+    ]
+
+
+def test_a_returned_value_is_called_as_no_setting_and_no_other_returned_value() -> None:
+    settings, returned = {"lr": 1, "returned_act": 2}, {"lr": 3, "returned_lr": 4, "act": 5, "loss": 6}
+    names = [called(name, settings, returned) for name in returned]
+    assert names == ["returned_returned_lr", "returned_lr", "act", "loss"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from qsweep.sweeps.job import Job
 from qsweep.sweeps.logs import CleanFormatter
 from qsweep.sweeps.spec import select
 from qsweep.sweeps.text import clean
+from qsweep.sweeps.toml import read_toml
 
 
 @cache
@@ -98,6 +100,12 @@ def test_a_sweep_file_and_a_declaration_of_any_depth_are_one_short_message(tmp_p
             read()
         assert "mine.toml" in str(refused.value) or "table.toml" in str(refused.value)
         assert len(str(refused.value)) < 500 + 3 * len(str(tmp_path))
+
+
+def test_a_pipe_in_the_place_of_a_table_is_one_message_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "table.toml")
+    with pytest.raises(InputError, match="this is not a file"):
+        read_toml(tmp_path / "table.toml", "tables")
 
 
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:

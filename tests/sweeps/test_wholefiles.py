@@ -7,12 +7,15 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from qsweep.sweeps.wholefiles import clear_abandoned, whole_file, whole_folder, write_whole
+from qsweep.orchestrator.starter import write_starter
+from qsweep.sweeps.user_code import UserCode, keep_user_code
+from qsweep.sweeps.wholefiles import clear_abandoned, clear_folder, whole_file, whole_folder, write_whole
+from qsweep.workers.corruptions.sets import claim
 
 
 @pytest.fixture
@@ -108,6 +111,8 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from qsweep.orchestrator.starter import write_starter
+from qsweep.sweeps.user_code import UserCode, keep_user_code
 from qsweep.sweeps.wholefiles import whole_file, whole_folder
 with whole_file(Path(sys.argv[1]) / "file") as file, whole_folder(Path(sys.argv[1]) / "folder") as begun:
     (begun / "half").write_bytes(b"of it")
@@ -128,3 +133,45 @@ def test_what_a_killed_writer_left_goes_and_what_is_written_stays(tmp_path: Path
     assert sorted(os.listdir(tmp_path)) == [f".other.{'0' * 32}.tmp", "file", "folder"]
     assert (tmp_path / "file").read_bytes() == b"first"
     assert (tmp_path / "folder" / "half").read_bytes() == b"and half"
+
+
+def test_a_folder_is_rid_of_what_killed_writers_left_whatever_it_was_to_become(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "deep"):
+        place.mkdir(exist_ok=True)
+        assert subprocess.run([sys.executable, "-c", KILLED, str(place)]).returncode == -signal.SIGKILL
+        (place / ".hidden.tmp").touch()  # no name of ours
+    with whole_file(tmp_path / "alive") as file:
+        clear_folder(tmp_path)
+        assert len(os.listdir(tmp_path / "deep")) == 3
+        clear_folder(tmp_path, below=True)
+        clear_folder(tmp_path / "nowhere")
+        file.write(b"whole")
+    assert sorted(os.listdir(tmp_path)) == [".hidden.tmp", "alive", "deep"]
+    assert os.listdir(tmp_path / "deep") == [".hidden.tmp"]
+
+
+def _keep_code(folder: Path) -> Path:
+    return keep_user_code(folder, UserCode(folder=Path("mine"), main="one.py", files={"one.py": b""})) / "ORIGIN"
+
+
+def _start(folder: Path) -> Path:
+    return write_starter(folder)[-1]
+
+
+def _claim(folder: Path) -> Path:
+    claim(folder, {"seed": 1})
+    return folder / "qsweep.json"
+
+
+@pytest.mark.parametrize("write", [_keep_code, _start, _claim])
+def test_where_no_collector_looks_the_next_writer_clears_what_a_killed_one_left(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    written = write(tmp_path)
+    left = written.with_name(f".{written.name}.{'0' * 32}.tmp")
+    written.unlink()
+    for path in tmp_path.rglob("*") if write is _start else ():
+        path.unlink()  # it writes into folders alone that hold none of its files
+    left.write_bytes(b"half")
+    assert write(tmp_path).is_file()
+    assert not left.exists()

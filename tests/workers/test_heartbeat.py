@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from qsweep.db.registry import Registry
 from qsweep.db.rows import AgentInfo
 from qsweep.workers.agent import heartbeat as heartbeats
+from qsweep.workers.agent.gauge import Gauge
 from qsweep.workers.agent.heartbeat import Heartbeat
 
 INFO = AgentInfo(host="here", pid=1, process_started=1.0, boot_id="boot", backend="local", device="cpu", build="test")
@@ -27,6 +31,47 @@ def test_a_heart_beats_on_through_errors_of_the_database(tmp_path: Path, caplog:
         heartbeat.unwanted = frozenset({1})
         heartbeat._beat_once()
         assert heartbeat.unwanted == frozenset()
+
+
+def test_a_heartbeat_tells_what_the_agent_and_the_processes_below_it_use(tmp_path: Path) -> None:
+    now = 100.0
+    with Registry.open(tmp_path / "registry.db", create=True) as registry:
+        number = registry.agents.enlist(INFO)
+        gauge = Gauge(wall=lambda: now, clock=lambda: now)
+        heartbeat = Heartbeat(registry.queue, number, lease=30.0, patience=600.0, gauge=gauge)
+        heartbeat._beat_once()  # it begins to count
+        now += 10.0
+        heartbeat._beat_once()
+        now += 0.5  # too soon for another reading
+        heartbeat._beat_once()
+        (row,) = registry.history.loads([number], 100)
+    assert row["processor"] >= 0
+    assert row["memory"] >= 0.5 * psutil.Process().memory_info().rss
+    assert (row["at"], row["gpu"], row["gpu_memory"]) == (110.0, None, None)
+
+
+ALONE = """
+import resource, subprocess, sys
+from qsweep.workers.agent.gauge import Gauge
+def spent():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+burn = "import time\\nwhile time.process_time() < 1.0: pass"
+now = [0.0]
+gauge = Gauge(clock=lambda: now[0])
+assert gauge.read() is None
+before = spent()
+subprocess.run([sys.executable, "-c", burn], check=True)
+exec(burn)
+now[0] = 10.0
+print(10 * gauge.read().processor, spent() - before)
+"""
+
+
+def test_processors_are_counted_with_those_of_processes_that_have_ended() -> None:
+    answer = subprocess.run([sys.executable, "-c", ALONE], check=True, capture_output=True, text=True)
+    told, used = map(float, answer.stdout.split())
+    assert 1.0 < told == pytest.approx(used, abs=0.1)
 
 
 def test_an_error_that_nobody_foresaw_gives_up_the_jobs_with_its_traceback(

@@ -24,6 +24,7 @@ from qsweep.sweeps.spec import Spec
 from qsweep.workers.agent.directed import DirectedAgent, Orders
 from qsweep.workers.agent.endings import DeviceLost, LeaseGone, OnlyFails
 from qsweep.workers.agent.exits import Exit
+from qsweep.workers.agent.gauge import Gauge
 from qsweep.workers.agent.heartbeat import PATIENCE, Heartbeat
 from qsweep.workers.agent.loop import Agent
 from qsweep.workers.agent.merging import Merging
@@ -100,7 +101,7 @@ def run(
     sys.stdout.flush()
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log_to(log_file)
-    heartbeat = Heartbeat(registry.queue, agent, lease=lease, patience=PATIENCE)
+    heartbeat = Heartbeat(registry.queue, agent, lease=lease, patience=PATIENCE, gauge=Gauge())
     merging = Merging.of(home, registry, stop)
     place = Workplace(
         home=home,

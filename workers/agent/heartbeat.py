@@ -10,6 +10,7 @@ from collections.abc import Callable
 from qsweep.db.errors import LeaseLost
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.faults import point
+from qsweep.workers.agent.gauge import Gauge
 from qsweep.workers.agent.queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,12 @@ class Heartbeat:
     A heartbeat that fails is tried again: while the registry is away nobody else can take the lease. But an agent
     whose last heartbeat is a lease and a minute old has to stop as well (`gives_up`), whatever keeps its heartbeat from
     getting through: a registry that is away, a call that does not return, a thread that ended.
-    `unwanted` holds the claimed jobs that no sweep wants any more.
+    `unwanted` holds the claimed jobs that no sweep wants any more. With a `gauge` it tells what the agent uses.
     """
 
-    def __init__(self, queue: JobQueue, agent: int, *, lease: float, patience: float) -> None:
+    def __init__(
+        self, queue: JobQueue, agent: int, *, lease: float, patience: float, gauge: Gauge | None = None
+    ) -> None:
         self.queue = queue
         self.agent = agent
         self.interval = lease / 3
@@ -41,6 +44,7 @@ class Heartbeat:
         self.unwanted: frozenset[int] = frozenset()
         self.look: Callable[[float], None] = lambda progressed: None
         """Told at each beat when the agent got on last."""
+        self._gauge = gauge
         self._note = ""
         self._silence = lease + OUTAGE
         self._progressed = self._beaten = time.monotonic()
@@ -89,7 +93,8 @@ class Heartbeat:
             return
         try:
             point("heartbeat")
-            self.unwanted = self.queue.beat(self.agent, self._note)
+            load = None if self._gauge is None else self._gauge.read()
+            self.unwanted = self.queue.beat(self.agent, self._note, load)
             self._beaten = time.monotonic()
         except LeaseLost:
             log.error("the lease of agent %d is lost: its work is discarded", self.agent)

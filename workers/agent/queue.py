@@ -14,6 +14,7 @@ from qsweep.db.rows import (
     Fenced,
     Finished,
     Head,
+    Load,
     Remaining,
     Scope,
 )
@@ -26,7 +27,7 @@ class JobQueue(Protocol):
     This module knows no database, so that an agent runs where there is none.
     """
 
-    def beat(self, agent_id: int, note: str = "") -> frozenset[int]: ...
+    def beat(self, agent_id: int, note: str = "", load: Load | None = None) -> frozenset[int]: ...
 
     def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None: ...
 

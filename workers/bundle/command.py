@@ -22,7 +22,7 @@ from qsweep.sweeps.job import with_training
 from qsweep.sweeps.questions import Probe
 from qsweep.sweeps.service import ask_once
 from qsweep.sweeps.training import different_needs
-from qsweep.sweeps.wholefiles import whole_folder
+from qsweep.sweeps.wholefiles import clear_folder, whole_folder
 from qsweep.sweeps.words import counted
 from qsweep.workers.bundle.archive import unpack
 from qsweep.workers.bundle.local_queue import LocalQueue
@@ -138,6 +138,8 @@ def _work(folder: Path, manifest: Manifest, given: argparse.Namespace, hold: int
     home = Home.at(folder, data=_data(folder, manifest, given.data))
     for place in (home.results, home.models, home.checkpoints, home.logs):
         place.mkdir(exist_ok=True)
+        clear_folder(place, below=True)
+    clear_folder(folder)
     queue = LocalQueue(home, manifest)
     try:
         if queue.remaining().nothing:

@@ -22,6 +22,7 @@ from qsweep.db.rows import (
     Fenced,
     Finished,
     Head,
+    Load,
     ParentModel,
     Remaining,
     Saved,
@@ -93,7 +94,7 @@ class LocalQueue:
         self._precisions[agent] = precisions
         self.beat(agent)
 
-    def beat(self, agent_id: int, note: str = "") -> frozenset[int]:
+    def beat(self, agent_id: int, note: str = "", load: Load | None = None) -> frozenset[int]:
         if agent_id not in self._precisions:
             raise LeaseLost(agent_id)
         self.notes[agent_id] = note

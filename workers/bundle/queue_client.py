@@ -18,6 +18,7 @@ from qsweep.db.rows import (
     Fenced,
     Finished,
     Head,
+    Load,
     Remaining,
     Scope,
 )
@@ -47,7 +48,7 @@ class QueueClient:
     def began(self, facts: dict[str, Any]) -> None:
         self._ask("began", facts)
 
-    def beat(self, agent_id: int, note: str = "") -> frozenset[int]:
+    def beat(self, agent_id: int, note: str = "", load: Load | None = None) -> frozenset[int]:
         return cast("frozenset[int]", self._ask("beat", agent_id, note))
 
     def next_cohort(self, agent_id: int, scope: Scope = EVERYTHING, *, parents: Sequence[int] = ()) -> Head | None:

@@ -11,12 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qsweep.sweeps.calls import NAME, TAKEN
 from qsweep.sweeps.errors import InputError
+from qsweep.sweeps.returned import DEEPEST, check_logged, check_row
 from qsweep.sweeps.wholefiles import write_whole
-
-MOST_TEXT = 4096
-"""Characters that a returned row has at most, as JSON."""
 
 
 class Run:
@@ -64,8 +61,10 @@ class Run:
 
     def log(self, step: int, **values: float) -> None:
         """Log numbers of this step, such as losses: they are the curves of the report, and what `tune` looks at."""
-        self._step = int(step)
         found = {name: number(value, name) for name, value in values.items()}
+        for name in values or ("nothing",):
+            check_logged(int(step), name)
+        self._step = int(step)
         for name, value in found.items():
             self._logged[self._step, name] = value
         self.say({"logged": {"step": self._step, "values": found}})
@@ -136,38 +135,19 @@ def row_of(returned: Any, run: Run) -> dict[str, Any]:
 
 def checked_row(returned: Mapping[Any, Any]) -> dict[str, Any]:
     """A row of plain values by name. Raises InputError."""
-    row = {}
-    for name, value in returned.items():
-        if not isinstance(name, str) or NAME.fullmatch(name) is None or name in TAKEN:
-            raise InputError(
-                f"{name!r} can't name a returned value", allowed="allowed: letters, digits and '_', a letter first"
-            )
-        row[name] = _plain(value)
-        if not _is_plain(row[name]):
-            raise InputError(
-                f"the returned {name} is {value!r:.100}", allowed="allowed: numbers, texts, true, false, lists of them"
-            )
-    if len(json.dumps(row)) > MOST_TEXT:
-        raise InputError(
-            f"what was returned has more than {MOST_TEXT} characters", allowed="return numbers; write the rest to files"
-        )
+    row = {name: _plain(value) for name, value in returned.items()}
+    check_row(row)
     return row
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = DEEPEST) -> Any:
     """Numbers of numpy and torch as Python's."""
     if isinstance(value, bool | int | float | str) or value is None:
         return value
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(one, depth - 1) for one in value] if depth else value
     item = getattr(value, "item", None)
     try:
         return value if item is None else item()
     except (TypeError, ValueError, RuntimeError):
         return value
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_is_plain(one) for one in value)
-    return value is None or isinstance(value, bool | int | float | str)

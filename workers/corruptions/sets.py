@@ -237,7 +237,7 @@ def claim(folder: Path, origin: Mapping[str, Any]) -> None:
         problem = "this folder holds files that were not generated here"
         raise InputError(problem, place=str(folder), allowed="name a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / ORIGIN, (json.dumps(origin) + "\n").encode())
+    write_whole(folder / ORIGIN, (json.dumps(origin) + "\n").encode(), tidy=True)
 
 
 def _batches(pictures: np.ndarray, tick: Tick) -> Iterator[tuple[np.ndarray, range]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qsweep.sweeps.errors import InputError
-from qsweep.sweeps.wholefiles import write_whole
+from qsweep.sweeps.wholefiles import clear_folder, write_whole
 from qsweep.workers.corruptions.constants import IMAGENET
 from qsweep.workers.corruptions.corrupt import corrupt
 from qsweep.workers.corruptions.digital import jpeg
@@ -100,7 +100,10 @@ def write_pictures(
     textures: Sequence[Path],
     side: int = CROPPED,
 ) -> int:
-    """Write those of the pictures that are not there yet; how many. Each file appears whole or not at all."""
+    """Write those of the pictures that are not there yet; how many. Each file appears whole or not at all, and what a
+    killed run left half written beside them goes."""
+    for folder in {target(one, corruption, severity, out).parent for one in pictures}:
+        clear_folder(folder)
     missing = [one for one in pictures if not target(one, corruption, severity, out).is_file()]
     if not missing:
         return 0

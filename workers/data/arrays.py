@@ -67,7 +67,7 @@ def describe(asked: DescribeArrays) -> dict[str, Any]:
         target = Path(asked.data) / described.data(asked.source).archive
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(target) as file:
+            with whole_file(target, tidy=True) as file:
                 save_archive(file, *arrays)
     return settings_of(described)
 

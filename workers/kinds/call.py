@@ -20,6 +20,7 @@ from qsweep.sweeps.code import ROOT
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.faults import point
 from qsweep.sweeps.memory import oom_kills
+from qsweep.sweeps.returned import has_diverged
 from qsweep.sweeps.user_code import Signature, UserCode, kept_user_code, origin_of, reference_of
 from qsweep.sweeps.wholefiles import digest_of
 from qsweep.workers.agent.endings import DISK_FULL, InterruptedByUser, Stopped, StoppedEarly
@@ -384,8 +385,7 @@ def _shown(tail: str) -> str:
 
 def _stored(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row as it is stored. A number that is not finite is one of a run that diverged."""
-    numbers = [value for value in row.values() if isinstance(value, float)]
-    return {"returned": json.dumps(dict(row)), "diverged": not all(map(math.isfinite, numbers))}
+    return {"returned": json.dumps(dict(row)), "diverged": has_diverged(row)}
 
 
 def _logged(heard: _Heard) -> list[dict[str, Any]]:

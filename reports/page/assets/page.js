@@ -38,6 +38,47 @@ function members(set) {
   return rows;
 }
 
+const LIST = { show() {} };  // what is open of jobs
+document.addEventListener("held", () => LIST.show());
+// Jobs that are held to be compared, whatever list or plot they were found in.
+const HELD = { kind: "", ids: [] }, MOST_HELD = 4;
+function hold(kind, ids) {
+  Object.assign(HELD, { kind, ids });
+  document.querySelectorAll("input[data-held]").forEach((one) => { one.checked = one.dataset.kind === kind && ids.includes(one.dataset.held); });
+  document.dispatchEvent(new Event("held"));
+}
+function holder(kind, id) {
+  const box = html("input", { type: "checkbox", "aria-label": `Compare ${id.slice(0, 12)}`, "data-held": id, "data-kind": kind });
+  box.checked = HELD.kind === kind && HELD.ids.includes(id);
+  box.addEventListener("change", () => {
+    const rest = HELD.kind === kind ? HELD.ids.filter((one) => one !== id) : [];
+    hold(kind, box.checked ? [...rest, id].slice(-MOST_HELD) : rest);
+  });
+  return box;
+}
+
+function beside(heads, rows) {
+  // What several say of the same things: [[name, [text, …]]]. What differs is marked, and may stand alone.
+  const differ = rows.map(([, texts]) => texts.length > 1 && new Set(texts).size > 1);
+  const body = rows.map(([name, texts], index) => html("tr", differ[index] ? { class: "differs" } : {}, html("th", { scope: "row" }, name), ...texts.map((one) => html("td", {}, one))));
+  const table = html("table", { class: "beside" }, html("thead", {}, html("tr", {}, html("th", { scope: "col" }, html("span", {}, "Name")), ...heads.map((one) => html("th", { scope: "col", class: "id" }, html("span", {}, one))))), html("tbody", {}, ...body));
+  const scroll = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": heads.length > 1 ? "Comparison" : "Settings and results" }, table);
+  watchEdges(scroll);
+  if (heads.length < 2) return [scroll];
+  const only = html("input", { type: "checkbox" }), count = differ.filter(Boolean).length;
+  only.addEventListener("change", () => body.forEach((row, index) => { row.hidden = only.checked && !differ[index]; }));
+  return [html("div", { class: "tools" }, html("label", {}, only, " Only what differs"), html("span", { role: "status" }, `${count} of ${rows.length} differ`)), scroll];
+}
+
+function heldBeside(jobs, kind) {
+  // The comparison of those jobs of this list that are held; nothing for fewer than two.
+  const rows = HELD.kind === kind ? HELD.ids.map((id) => jobs.ids.indexOf(id)).filter((row) => row >= 0) : [];
+  if (rows.length < 2) return [];
+  const columns = jobs.columns.filter((one) => rows.some((row) => cellOf(one, row) !== null));
+  const text = (one, row) => one.values || one.setting ? String(cellOf(one, row) ?? "–") : aligned(cellOf(one, row), one);
+  return beside(rows.map((row) => jobs.ids[row].slice(0, 12)), columns.map((one) => [one.label, rows.map((row) => text(one, row))]));
+}
+
 function showJobs(title, kind, rows, sortBy, of) {
   const jobs = DATA.jobs[kind], dialog = document.getElementById("jobs");
   const columns = jobs.columns.filter((one) => rows.some((row) => cellOf(one, row) !== null));
@@ -45,7 +86,7 @@ function showJobs(title, kind, rows, sortBy, of) {
     const numeric = index > 0 && !columns[index - 1].values;
     return html("th", numeric ? { class: "n", scope: "col" } : { scope: "col" }, html("button", { type: "button" }, label));
   }));
-  const body = html("tbody", {}, ...rows.map((row) => html("tr", {}, html("td", { class: "id", title: jobs.ids[row] }, jobs.ids[row].slice(0, 12)),
+  const body = html("tbody", {}, ...rows.map((row) => html("tr", {}, html("td", { class: "id", title: jobs.ids[row] }, holder(kind, jobs.ids[row]), jobs.ids[row].slice(0, 12)),
     ...columns.map((one) => {
       const value = cellOf(one, row);
       if (one.values) return html("td", {}, value === null ? "–" : String(value));
@@ -57,8 +98,11 @@ function showJobs(title, kind, rows, sortBy, of) {
   const count = of ? `${rows.length} of ${jobsOf(of)}, a random sample` : jobsOf(rows.length);
   document.getElementById("jobs-title").textContent = `${title} — ${count}`;
   const hint = html("p", { class: "note" }, "Full history of a job: ", html("code", {}, `qsweep show ${jobs.ids[rows[0]].slice(0, 12)}`));
-  spot.replaceChildren(...(rows.length > 8 ? [filterOf(table)] : []), html("div", { class: "scroll" }, table), hint);
-  watchEdges(spot.querySelector(".scroll"));
+  const list = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Jobs" }, table), compared = html("div", {});
+  LIST.show = () => compared.replaceChildren(...heldBeside(jobs, kind));
+  LIST.show();
+  spot.replaceChildren(...(rows.length > 8 ? [filterOf(table)] : []), list, html("p", { class: "note" }, "Tick two to four jobs, here or in other lists, to compare them."), compared, hint);
+  watchEdges(list);
   makeSortable(table);
   const index = columns.findIndex((one) => one.name === sortBy);
   if (index >= 0) table.querySelectorAll("thead button")[index + 1].click();
@@ -136,7 +180,7 @@ function prepare(root) {
   root.querySelectorAll("[data-chart]").forEach(setUp);
   root.querySelectorAll("[data-parallel]").forEach((place) => {
     const kind = place.dataset.parallel;
-    explore(place, DATA.jobs[kind], { sample: true, pick: (row) => showJobs("One job", kind, [row], null) });
+    explore(place, DATA.jobs[kind], { kind, sample: true, pick: (row) => showJobs("One job", kind, [row], null) });
   });
 }
 prepare(document);

@@ -74,7 +74,8 @@ function penOf(box, width, height, count) {
 }
 
 function explore(place, jobs, options = {}) {
-  // options: {pick(row), changed(rows or null), sample: whether jobs.of tells of how many these are one}; gives back {show(jobs), among(set or null)}.
+  // options: {kind, pick(row), changed(rows or null), sample: whether jobs.of tells of how many these are one}; gives back
+  // {show(jobs), among(set or null), groups(rows): the jobs by their colour}. Held jobs stand out.
   const brushes = new Map();
   let dragging = false, later = null, axes = [], among = null, colors = null, redraw = () => {}, width = 0, drawn = "";
   const bar = html("div", { class: "bar" }), status = html("span", { role: "status", class: "count" });
@@ -200,6 +201,7 @@ function explore(place, jobs, options = {}) {
     box.style.height = `${high}px`;
     lines.replaceChildren(box);
     const pen = penOf(box, wide, high, jobs.ids.length), image = overlay(box, wide, high, "Parallel coordinates");
+    const stress = svg("path", { class: "bright", d: "" }, image);
     hovering(image, (x, y) => {
       const left = Math.min(axes.length - 2, Math.max(0, Math.floor((x - 42) / gap))), share = Math.min(1, Math.max(0, (x - xs[left]) / gap));
       let best = -1, distance = 7;
@@ -219,7 +221,8 @@ function explore(place, jobs, options = {}) {
         const y = bottom - at * (bottom - top);
         if (last - y < 11) continue;
         last = y;
-        svg("text", { x: x + 5, y: fixed(y) + 4, class: "tick" }, image, label.length > 11 ? `${label.slice(0, 10)}…` : label);
+        const side = index && index === axes.length - 1 ? { x: x - 5, "text-anchor": "end" } : { x: x + 5 };
+        svg("text", { ...side, y: fixed(y) + 4, class: "tick" }, image, label.length > 11 ? `${label.slice(0, 10)}…` : label);
       }
     });
     axes.forEach((axis, index) => brushable(image, axis, xs[index], top, bottom, () => redraw()));
@@ -236,12 +239,14 @@ function explore(place, jobs, options = {}) {
         inside.forEach((rows, index) => pen.lines(colors.list[index], opacity, 1.2, rows, points));
       }
       dots(inside, outside, count);
+      const held = HELD.kind === (options.kind ?? "") ? HELD.ids.map((id) => jobs.ids.indexOf(id)).filter((row) => row >= 0) : [];
+      stress.setAttribute("d", axes.length > 1 ? held.map((row) => "M" + points(row).map(([x, y]) => `${fixed(x)} ${fixed(y)}`).join("L")).join("") : "");
       const narrowed = brushes.size || among;
       const carried = jobs.ids.length.toLocaleString("en");
       const all = options.sample && jobs.of ? `${carried} jobs, a random sample of ${jobs.of.toLocaleString("en")}` : `${carried} jobs`;
       status.textContent = narrowed ? `${count.toLocaleString("en")} of ${all}` : all;
       clear.hidden = !brushes.size;
-      const now = JSON.stringify([...brushes]);
+      const now = JSON.stringify([...brushes, tint.value]);
       if (options.changed && now !== drawn) options.changed(brushes.size ? new Set(inside.flat().map((row) => jobs.ids[row])) : null);
       drawn = now;
     };
@@ -317,7 +322,16 @@ function explore(place, jobs, options = {}) {
     if (held) [...place.querySelectorAll(".axis-hit")].find((one) => one.getAttribute("aria-label") === held)?.focus({ preventScroll: true });
   }
 
+  function groups(rows) {
+    const axis = axes.find((one) => one.column.name === tint.value);
+    if (!axis || axis.distinct > 8) return [[`${rows.length.toLocaleString("en")} jobs`, rows.map((row) => jobs.ids[row])]];
+    const found = axis.ticks.map(([, label]) => [`${axis.column.label} ${label}`, []]);
+    for (const row of rows) if (axis.at(row) !== null) found[Math.round(axis.at(row) * (axis.ticks.length - 1))][1].push(jobs.ids[row]);
+    return found;
+  }
+
   tint.addEventListener("change", () => redraw());
+  document.addEventListener("held", () => redraw());
   for (const select of [across, up]) select.addEventListener("change", build);
   clear.addEventListener("click", () => { brushes.clear(); build(); });
   new ResizeObserver(([entry]) => {
@@ -329,5 +343,5 @@ function explore(place, jobs, options = {}) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
   watchEdges(lines);
   show(jobs);
-  return { show, among(given) { among = given; redraw(); } };
+  return { show, groups, among(given) { among = given; redraw(); } };
 }

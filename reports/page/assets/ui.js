@@ -74,21 +74,12 @@ function head(heading, lead) {
   document.getElementById("lead").replaceChildren(...[].concat(lead));
 }
 
-function curves(names, series) {
-  // One panel of lines over epochs, drawn as the report draws its own.
-  const all = series.flatMap((one) => one.y.filter((y) => y !== null));
-  if (!all.length) return null;
-  const last = Math.max(...series.flatMap((one) => one.x)), panel = {
-    title: "", hover: "x", x: { type: "linear", low: Math.min(...series.flatMap((one) => one.x)), high: last, label: "epoch", short: "epoch" },
-    y: { type: "linear", low: Math.min(...all), high: Math.max(...all), label: series[0].label }, marks: series.map((one, index) => ({ type: "line", series: index, x: one.x, y: one.y })),
-  };
-  return { names, lines: "dashed", columns: 1, panels: [panel] };
-}
-function figure(name, chart, caption) {
+function figure(name, chart, caption, chosen) {
   // Named so that no chart of a report has its name.
   DATA.charts[`live-${name}`] = chart;
   const made = html("figure", { "data-chart": `live-${name}` }, html("div", { class: "bar" }), html("div", { class: "plots" }), html("figcaption", {}, caption));
   setUp(made);
+  if (chosen > 0 && made.querySelector("select")) made.querySelector("select").selectedIndex = chosen;
   return made;
 }
 
@@ -121,7 +112,7 @@ const PAGES = {
       const kinds = html("select", { id: "kinds", "aria-label": "Kind of jobs", hidden: "" });
       kinds.addEventListener("change", () => SWEEP.draw());
       return [box("acts"), box("now"), html("h2", { id: "every" }, "Jobs"), html("div", { class: "tools" }, kinds, where, apply, html("span", { id: "matched", role: "status" })), html("p", { class: "problem", id: "refused", role: "alert", hidden: "" }),
-        html("div", { class: "explore", id: "explore-live", hidden: "" }), box("list"), box("report", html("h2", {}, "Report"), html("p", { class: "note" }, "The report is being made …"))];
+        html("div", { class: "explore", id: "explore-live", hidden: "" }), box("selected"), box("list"), box("report", html("h2", {}, "Report"), html("p", { class: "note" }, "The report is being made …"))];
     },
     draw(content) {
       head(content.heading, [html("span", { class: "id" }, content.name), ` · ${content.state} · `, link("/report", { name: content.name }, "the report alone")]);
@@ -132,11 +123,7 @@ const PAGES = {
       if (content.queued + content.running) shown.push(["Jobs a minute", number(content.jobs_per_minute)], ["Time left", left]);
       if (content.agents.length) shown.push(["Agents", count(content.agents.length)]);
       const parts = [facts(shown), meter(content), ...remarks(content.words)];
-      if (content.falls.length) {
-        const series = content.falls.map((one) => ({ x: one.losses.map((_, index) => index + 1), y: one.losses, label: "training loss" }));
-        const chart = curves(content.falls.map((one) => one.called), series);
-        if (chart) parts.push(figure("falls", chart, `Trainings that are not done: mean training loss of each epoch (${content.falls.map((one) => `${one.called}: ${one.trainings}`).join(", ")}).`));
-      }
+      if (content.falls) parts.push(figure("falls", content.falls, "Trainings that are not done, by what they are called (how many they are): mean of each epoch."));
       if (content.recent.length) {
         const rows = content.recent.map((one) => [clock(one.at), link("/job", { id: one.job }, short(one.job)), `${one.source} → ${one.target}`, (one.detail || "").split("\n")[0].slice(0, 160)]);
         parts.push(html("details", { class: "more", id: "changes", ...(document.getElementById("changes")?.open ? { open: "" } : {}) }, html("summary", {}, `The last ${content.recent.length} changes`), table("The last changes", [["At (UTC)"], ["Job"], ["Change"], ["What was said"]], rows, true)));
@@ -154,7 +141,7 @@ const PAGES = {
   },
 
   job: {
-    parts: ["log"],
+    parts: ["log", "compared"],
     make() {
       const other = html("input", { type: "search", placeholder: "Compare with job …", "aria-label": "Compare with another job", value: ASKED.with || "" });
       other.addEventListener("keydown", (event) => { if (event.key === "Enter") location.search = query({ ...ASKED, with: other.value.trim() }); });
@@ -164,43 +151,45 @@ const PAGES = {
       const job = content.job;
       head(`Job ${short(job.identity)}`, [html("span", { class: "id" }, job.identity)]);
       replace("life", facts([["State", job.lost ? "lost" : job.state], ["Kind", job.kind], ["Attempt", value(job.attempt)], ["Epoch", value(job.epoch)], ...(job.failure_class ? [["Failure", job.failure_class]] : []), ...(job.diverged ? [["Diverged", "yes"]] : [])]),
-        ...(job.error ? [html("pre", {}, job.error)] : []), ...(content.model ? [html("p", { class: "note" }, "Model: ", html("code", {}, content.model))] : []));
+        ...(job.error ? [html("pre", { tabindex: "0", role: "region", "aria-label": "Error" }, job.error)] : []), ...(content.model ? [html("p", { class: "note" }, "Model: ", html("code", {}, content.model))] : []));
       let second = null, problem = [];
       if (ASKED.with) try { second = (await ask("/data/job", { id: ASKED.with })).content; } catch (error) { problem = [html("p", { class: "problem" }, error.message)]; }
-      const rows = [];
-      for (const part of ["settings", "results"]) for (const name of Object.keys({ ...content[part], ...(second ? second[part] : {}) })) {
-        const mine = value(content[part][name]), theirs = second ? value(second[part][name]) : null;
-        rows.push([name.replaceAll("_", " "), mine, ...(second ? [theirs] : [])]);
-      }
-      const heads = [["Name"], [short(job.identity)], ...(second ? [[short(second.job.identity)]] : [])], made = table("Settings and results", heads, rows, true);
-      if (second) for (const row of made.querySelectorAll("tbody tr")) if (row.cells[1].textContent !== row.cells[2].textContent) [...row.cells].forEach((one) => one.classList.add("differs"));
-      replace("settings", ...problem, made, ...(second ? [html("p", { class: "note" }, "What differs stands on a darker ground.")] : []));
-      const both = [content, ...(second ? [second] : [])].filter((one) => one.epochs.length), names = both.map((one) => short(one.job.identity));
-      const of = (key, label) => curves(names, both.map((one) => ({ x: one.epochs.map((row) => row.epoch), y: one.epochs.map((row) => row[key] ?? null), label })));
-      const made2 = [["loss", "train_loss", "training loss (nats)"], ["accuracy", "train_accuracy", "training accuracy"]].map(([name, key, label]) => [name, of(key, label)]).filter(([, chart]) => chart);
-      replace("epochs", ...(made2.length ? [html("h2", {}, "Curves"), html("div", { class: "panes" }, ...made2.map(([name, chart]) => figure(name, chart, name === "loss" ? "Running training loss of each epoch." : "Running training accuracy of each epoch.")))] : []));
+      const both = [content, ...(second ? [second] : [])];
+      const rows = ["settings", "results"].flatMap((part) => Object.keys(Object.assign({}, ...both.map((one) => one[part]))).filter((name) => name !== "job").map((name) => [name.replaceAll("_", " "), both.map((one) => (name.endsWith("_at") ? clock : value)(one[part][name]))]));
+      const kept = document.querySelector("#settings .tools input")?.checked;
+      replace("settings", ...problem, ...beside(both.map((one) => short(one.job.identity)), rows));
+      if (kept) document.querySelector("#settings .tools input")?.click();
       const attempts = content.attempts.map((one) => [[one.attempt, String(one.attempt)], value(one.outcome ?? (job.lost ? "lost" : "running")), value(one.failure_class), value(one.host), value(one.device), clock(one.started_at), one.ended_at ? lasting(one.ended_at - one.started_at) : "–", (one.error || "").trim().split("\n").pop().slice(0, 200)]);
       const events = content.events.map((one) => [clock(one.at), `${one.source} → ${one.target}`, value(one.attempt), (one.detail || "").split("\n")[0].slice(0, 200)]);
       replace("attempts", table("Attempts", [["Attempt", true], ["Ended"], ["Failure"], ["Host"], ["Device"], ["Began (UTC)"], ["Took", true], ["Last error"]], attempts),
         html("details", { class: "more", ...(document.querySelector("#attempts details")?.open ? { open: "" } : {}) }, html("summary", {}, `Its ${events.length} events`), table("Events", [["At (UTC)"], ["Change"], ["Attempt"], ["What was said"]], events, true)));
     },
     drawPart(part, content) {
+      if (part === "compared") {
+        replace("epochs", ...(content.chart ? [html("h2", {}, "Curves"), figure("compared", content.chart, "This job against others of its sweep, of which the median and the band from the 10th to the 90th percentile are drawn (of many, a random sample).")] : []));
+        return;
+      }
+      if (content.problem) { replace("log", html("p", { class: "note" }, content.problem)); return; }
       const old = document.querySelector("#log pre"), ends = !old || old.scrollTop + old.clientHeight > old.scrollHeight - 30, at = old ? old.scrollTop : 0;
       const text = html("pre", { class: "log", tabindex: "0", role: "region", "aria-label": "Log" }, content.text);
       document.getElementById("log").replaceChildren(html("p", { class: "note" }, html("code", {}, content.log)), text);
       text.scrollTop = ends ? text.scrollHeight : at;
     },
-    failPart(part, error) { replace("log", html("p", { class: "note" }, error.message)); },
+    failPart(part, error) { replace({ log: "log", compared: "epochs" }[part], html("p", { class: "note" }, error.message)); },
   },
 
   agents: {
-    make: () => [box("living"), box("ended")],
+    make: () => [box("living"), box("loads"), box("ended")],
     draw(content) {
       const hosts = new Set(content.agents.filter((one) => !one.lost).map((one) => one.host));
       head("Agents", `${count(content.agents.filter((one) => !one.lost).length)} at work on ${count(hosts.size)} ${hosts.size === 1 ? "machine" : "machines"}`);
       const rows = content.agents.map((one) => [[one.id, String(one.id)], value(one.host), value(one.device), value(one.backend), one.lost ? "gone" : one.cohort ? `${count(one.jobs)} × ${one.cohort}` : one.held ? `begins with ${count(one.held)} jobs` : "waits for jobs",
-        [one.steps ? one.step / one.steps : "", one.steps ? `${Math.round(100 * one.step / one.steps)}%` : "–"], [one.held, count(one.held)], [one.beat_at, clock(one.beat_at)], [one.enlisted_at, clock(one.enlisted_at)]]);
-      replace("living", rows.length ? table("Agents at work", [["Agent", true], ["Host"], ["Device"], ["Backend"], ["At work on"], ["Done of it", true], ["Jobs", true], ["Heartbeat (UTC)"], ["Since (UTC)"]], rows) : html("p", {}, "No agent is at work."));
+        [one.steps ? one.step / one.steps : "", one.steps ? `${Math.round(100 * one.step / one.steps)}%` : "–"], [one.held, count(one.held)], [one.processor ?? "", number(one.processor)], [one.memory ?? "", one.memory ? `${number(one.memory / 1e9)} GB` : "–"], [one.beat_at, clock(one.beat_at)], [one.enlisted_at, clock(one.enlisted_at)]]);
+      const made = rows.length ? table("Agents at work", [["Agent", true], ["Host"], ["Device"], ["Backend"], ["At work on"], ["Done of it", true], ["Jobs", true], ["Processors", true], ["Memory", true], ["Heartbeat (UTC)"], ["Since (UTC)"]], rows) : html("p", {}, "No agent is at work.");
+      made.classList.add("wide");
+      replace("living", made);
+      const chosen = document.querySelector("#loads select")?.selectedIndex;
+      replace("loads", ...(content.loads ? [html("h2", {}, rows.length ? "What they use" : "What those used that ended last"), figure("loads", content.loads, "Processors that an agent and the processes below it keep busy, and the memory that they hold; of a GPU the share of the time in which it had work, and what the agent holds on it. Read with its heartbeats.", chosen)] : []));
       replace("ended", ...(content.stopped.length ? [html("h2", {}, "Stopped last"), table("Agents that stopped", [["Agent", true], ["Host"], ["Device"], ["Ended (UTC)"], ["Why"]], content.stopped.map((one) => [[one.id, String(one.id)], value(one.host), value(one.device), clock(one.ended_at), value(one.reason)]))] : []));
     },
   },
@@ -238,23 +227,16 @@ const PAGES = {
 };
 
 function showAnswer(content) {
-  const numeric = content.columns.map((one) => /int|double|float|decimal/.test(one.type));
+  const numeric = content.numeric;
   const rows = content.rows.map((row) => row.map((one, index) => numeric[index] ? [one ?? "", value(one)] : value(one)));
   const parts = [html("p", { class: "note", role: "status" }, `${count(rows.length)} ${rows.length === 1 ? "row" : "rows"}`), ...remarks(content.notes), table("Answer", content.columns.map((one, index) => [one.name, numeric[index]]), rows, rows.length > 24)];
-  const up = numeric.lastIndexOf(true), first = content.columns.findIndex((_, index) => index !== up);
-  if (up >= 0 && first >= 0 && rows.length > 1 && rows.length <= 60) {
-    const seen = content.rows.map((row) => row[up]), finite = seen.filter((one) => typeof one === "number");
-    if (finite.length) {
-      const axis = { type: "linear", low: Math.min(0, ...finite), high: Math.max(0, ...finite), label: content.columns[up].name };
-      const panel = { title: "", y: { type: "category", labels: content.rows.map((row) => value(row[first])), label: "" }, x: axis, marks: [{ type: "interval", series: 1, y: seen.map((_, index) => index).filter((index) => typeof seen[index] === "number"), x: finite, low: finite.map(() => 0), high: finite, tips: finite.map((one) => number(one, 6)) }] };
-      parts.splice(1, 0, figure("answer", { names: ["", ""], legend: false, columns: 1, panels: [panel] }, `${content.columns[up].name} by ${content.columns[first].name}.`));
-    }
-  }
+  if (content.chart) parts.splice(1, 0, figure("answer", content.chart, "The last number of each row."));
   document.getElementById("answer").replaceChildren(...parts);
 }
 
+const MOST_CURVES = 200, FEW_CURVES = 8;
 const SWEEP = {
-  jobs: null, among: null, brushed: null, chart: null, order: null, page: 0, size: 50,
+  jobs: null, rows: [], wanted: "", among: null, brushed: null, chart: null, order: null, page: 0, size: 50,
   kind() { const chosen = document.getElementById("kinds").value; return this.jobs[chosen] ? chosen : Object.keys(this.jobs)[0]; },
   take(content) {
     this.jobs = content.jobs;
@@ -269,7 +251,7 @@ const SWEEP = {
     if (!kind) { replace("list", html("p", {}, "No job is registered yet.")); return; }
     const jobs = this.jobs[kind], spot = document.getElementById("explore-live");
     if (this.chart) this.chart.show(jobs);
-    else this.chart = explore(spot, jobs, { pick: (row) => { location.href = `/job?${query({ id: this.jobs[this.kind()].ids[row] })}`; }, changed: (set) => { this.brushed = set; this.page = 0; this.list(); } });
+    else this.chart = explore(spot, jobs, { kind: "live", pick: (row) => { location.href = `/job?${query({ id: this.jobs[this.kind()].ids[row] })}`; }, changed: (set) => { this.brushed = set; this.page = 0; this.list(); } });
     this.list();
   },
   async filter(where) {
@@ -297,7 +279,7 @@ const SWEEP = {
       button.addEventListener("click", () => { this.order = { name: one.name, down: sorted && !this.order.down }; this.list(); [...document.querySelectorAll("#list thead button")].find((other) => other.textContent === one.label)?.focus(); });
       return html("th", { scope: "col", ...(one.values ? {} : { class: "n" }), ...(sorted ? { "aria-sort": this.order.down ? "descending" : "ascending" } : {}) }, button);
     }));
-    const body = shown.map((row) => html("tr", {}, html("td", { class: "id" }, link("/job", { id: jobs.ids[row] }, short(jobs.ids[row]))), ...columns.map((one) => one.values ? html("td", {}, value(cellOf(one, row))) : html("td", { class: "n" }, aligned(cellOf(one, row), one)))));
+    const body = shown.map((row) => html("tr", {}, html("td", { class: "id" }, holder("live", jobs.ids[row]), link("/job", { id: jobs.ids[row] }, short(jobs.ids[row]))), ...columns.map((one) => one.values ? html("td", {}, value(cellOf(one, row))) : html("td", { class: "n" }, aligned(cellOf(one, row), one)))));
     const scroll = html("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Jobs" }, html("table", {}, html("thead", {}, header), html("tbody", {}, ...body)));
     const turn = (words, by2, off) => { const button = html("button", { type: "button", ...(off ? { disabled: "" } : {}) }, words); button.addEventListener("click", () => { this.page += by2; this.list(); }); return button; };
     const place = rows.length ? `${count(this.page * this.size + 1)}–${count(this.page * this.size + shown.length)} of ${count(rows.length)}` : "none";
@@ -306,7 +288,37 @@ const SWEEP = {
     scroll.scrollLeft = left;
     watchEdges(scroll);
     const beyond = jobs.of > jobs.ids.length ? `; of ${count(jobs.of)} jobs the first ${count(jobs.ids.length)} are here` : "";
+    this.rows = rows;
+    this.select();
     document.getElementById("matched").textContent = this.among || this.brushed || beyond ? `${count(rows.length)} of ${count(jobs.ids.length)} jobs${beyond}` : "";
+  },
+  groups() {
+    // Whose curves are drawn: the held jobs, or what the brushes and the condition leave, each or by their colour.
+    const jobs = this.jobs[this.kind()], held = HELD.kind === "live" ? HELD.ids.map((id) => jobs.ids.indexOf(id)).filter((row) => row >= 0) : [];
+    let rows = held.length ? held : this.among || this.brushed ? this.rows : [];
+    if (rows.length > FEW_CURVES) {
+      if (rows.length > MOST_CURVES) rows = [...rows].sort((a, b) => jobs.ids[a] < jobs.ids[b] ? -1 : 1).slice(0, MOST_CURVES); // identities are hashes: a random sample
+      return this.chart.groups(rows);
+    }
+    const differing = jobs.columns.filter((one) => one.setting && new Set(rows.map((row) => cellOf(one, row))).size > 1);
+    return rows.map((row) => [[short(jobs.ids[row]), ...differing.map((one) => `${one.label} ${cellOf(one, row) ?? "–"}`)].join(", "), [jobs.ids[row]]]);
+  },
+  async select() {
+    // The curves of what is selected, and the held jobs beside each other.
+    const groups = this.groups(), spot = document.getElementById("selected"), asked = JSON.stringify([groups, newest]), jobs = this.jobs[this.kind()];
+    if (asked === this.wanted) return;
+    this.wanted = asked;
+    let curves = [];
+    if (groups.length) try {
+      await new Promise((done) => { setTimeout(done, 250); }); // a brush that is being drawn asks once
+      if (asked !== this.wanted) return;
+      const { content } = await ask("/data/curves", {}, { name: ASKED.name, groups }), count = groups.reduce((sum, [, ids]) => sum + ids.length, 0);
+      const sample = HELD.ids.length || count === this.rows.length ? "" : `, a random sample of the ${this.rows.length.toLocaleString("en")} selected`;
+      if (content.chart) curves = [html("h3", {}, "Curves of the selected jobs"), figure("selected", content.chart, `${count.toLocaleString("en")} ${count === 1 ? "job" : "jobs"}${sample}. Of several jobs of one colour: median, and band from the 10th to the 90th percentile.`)];
+    } catch (error) { curves = [html("p", { class: "note" }, error.message)]; }
+    if (asked !== this.wanted) return;
+    const table = heldBeside(jobs, "live"), two = HELD.kind === "live" && HELD.ids.length === 2 ? [html("p", {}, link("/job", { id: HELD.ids[0], with: HELD.ids[1] }, "Both with their whole configuration"))] : [];
+    spot.replaceChildren(...curves, ...(table.length ? [html("h3", {}, "Compared"), ...table, ...two] : []));
   },
   report(content) {
     // The report's own sections, drawn by its own scripts of all its data; what was opened there stays open.
@@ -321,6 +333,8 @@ const SWEEP = {
     scrollTo({ top: scroll, behavior: "instant" });
   },
 };
+
+document.addEventListener("held", () => { if (SWEEP.jobs) SWEEP.select(); });
 
 function acts(name) {
   const spot = document.getElementById("acts");

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from qsweep.db.migrations import HEAD  # noqa: E402
 from qsweep.db.registry import Registry  # noqa: E402
-from qsweep.db.rows import Checkpoint, Claim, Finished, Scope, Sweep  # noqa: E402
+from qsweep.db.rows import Checkpoint, Claim, Finished, Load, Scope, Sweep  # noqa: E402
 from qsweep.db.states import FailureClass  # noqa: E402
 from qsweep.sweeps.job import Job  # noqa: E402
 from qsweep.sweeps.kinds import FLATNESS  # noqa: E402
@@ -55,7 +55,7 @@ def fill(registry: Registry) -> None:
     alive = registry.agents.enlist(agent_info(pid=3))
     (running,) = _claim(registry, alive, grid, 1)
     _checkpoint(registry, alive, running, 60)
-    registry.queue.beat(alive, '{"step": 61}')
+    registry.queue.beat(alive, '{"step": 61}', Load(at=1.0, processor=0.5, memory=1))
 
     tuner = registry.agents.enlist(agent_info(pid=4))
     (row,) = registry.catalogue.jobs(waiting.id)
