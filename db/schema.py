@@ -115,7 +115,11 @@ RUN = (
     pa.field("weight_norm", pa.float64()),
     pa.field("distance", pa.float64()),
     pa.field("bops", pa.float64()),
+    pa.field("changed_codes", pa.float64()),
 )
+
+OPTIONAL = ("bops", "changed_codes")
+"""Numbers that some models have none of, by their settings: null is then no sign that one diverged."""
 
 EPOCH = (
     pa.field("epoch", pa.int32()),
@@ -124,6 +128,7 @@ EPOCH = (
     pa.field("val_loss", pa.float64()),
     pa.field("val_accuracy", pa.float64()),
     pa.field("learning_rate", pa.float64()),
+    pa.field("changed_codes", pa.float64()),
 )
 
 LAYER = (

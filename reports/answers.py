@@ -22,6 +22,7 @@ from qsweep.reports.table import Table, make_table, with_doubts
 from qsweep.reports.widening import VIEW, wide_rows
 from qsweep.sweeps.errors import InputError
 from qsweep.sweeps.kinds import QUANTIZATION
+from qsweep.sweeps.modules import Module
 from qsweep.sweeps.operations import bit_operations
 from qsweep.sweeps.spec import Spec
 from qsweep.sweeps.training import Training
@@ -66,13 +67,15 @@ def render_tables(
 def with_bit_operations(
     results: Sequence[Mapping[str, Any]], jobs: Mapping[str, Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """The rows with their bit operations, which rows of earlier versions lack: they follow from a job's settings."""
-    return [
-        {**one, "bops": bit_operations(Training.from_settings(jobs[one["job"]]))}
-        if one["bops"] is None and one["job"] in jobs
-        else one
-        for one in results
-    ]
+    """The rows with their bit operations, which rows of earlier versions lack: they follow from a job's settings. A
+    module of a user's has none."""
+    found = []
+    for one in results:
+        if one["bops"] is None and one["job"] in jobs:
+            training = Training.from_settings(jobs[one["job"]])
+            one = one if isinstance(training.model, Module) else {**one, "bops": bit_operations(training)}
+        found.append(one)
+    return found
 
 
 def _made(source: Source, declaration: Declaration) -> Table:

@@ -83,16 +83,27 @@ def quantization_of(settings: Mapping[str, Any]) -> Quantization:
     """What a model with these settings is called, whatever else is shown: settings of a job, or a row of results."""
     if _known(settings, QUANTIZATION.family) is not None:
         return _on_images(settings)
-    widths = {part.width: _known(settings, part.width) for part in NAMING if isinstance(part, QuantizerChoice)}
-    chosen = ((part, part.components.get(_known(settings, part.name))) for part in NAMING)
-    labels = (
-        component.name if component.label is None else component.label
-        for part, component in chosen
-        if component is not None and component.name != part.default
-    )
-    details = tuple(label for label in labels if label)
-    found = {name: int(value) for name, value in widths.items() if value is not None}
-    return _placed([Quantization(**found, details=details)])[0]
+    quantizers = [part for part in NAMING if isinstance(part, QuantizerChoice)]
+    widths = {part.width: int(width) for part in quantizers if (width := _known(settings, part.width)) is not None}
+    used = [part for part in quantizers if widths.get(part.width, part.full) != part.full]
+    others = [label for part in NAMING if part not in quantizers and (label := _label(part, settings))]
+    return _placed([Quantization(**widths, details=(*_of_quantizers(used, settings), *others))])[0]
+
+
+def _of_quantizers(used: Sequence[QuantizerChoice], settings: Mapping[str, Any]) -> list[str]:
+    """The quantizers but for the usual ones: one name where all have the same, else with what each quantizes."""
+    labels = [_label(part, settings) for part in used]
+    if len(set(labels)) == 1:
+        return [label for label in labels[:1] if label]
+    return [f"{label} {part.what}" for part, label in zip(used, labels, strict=True) if label]
+
+
+def _label(part: Choice, settings: Mapping[str, Any]) -> str:
+    """What the chosen component adds to a model's name: nothing if it is the usual one."""
+    component = part.components.get(_known(settings, part.name))
+    if component is None or component.name == part.default:
+        return ""
+    return component.name if component.label is None else component.label
 
 
 def _on_images(settings: Mapping[str, Any]) -> Quantization:

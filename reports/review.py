@@ -167,8 +167,9 @@ MEANINGS = (
 )
 HOW = {
     1: (
-        "Compared are the accuracies that SAQ and VVTQ publish and the last line of VVTQ's public training logs, for "
-        "the same network and bits (saq.csv, vvtq.csv and vvtq-log.csv beside the tables).",
+        "Compared are the accuracies that SAQ (arXiv 2111.12273) and VVTQ (arXiv 2307.00331) publish and the last line "
+        "of VVTQ's public training logs, for the same network and bits (saq.csv, vvtq.csv and vvtq-log.csv beside the "
+        "tables).",
         "Of DeiT-T, “train” holds validation values, and “test” training values with soft labels: the difference is no "
         "generalization gap.",
         f"A test loss is called high where it is over {HIGH:g} times the validation loss that VVTQ's logs have at the "
@@ -181,7 +182,8 @@ HOW = {
         "By the formulas, pac_init is √(v/m) with v = ‖w − w₀‖²/(4σ²) + ln(m/σ) + 10, and sharp_init with "
         "v = ‖w − w₀‖²·ln(2ω)/(4α²) + ln m + 10; in …_orig ‖w‖² stands for ‖w − w₀‖². So (pac_init/pac_orig)² and "
         "(sharp_init/sharp_orig)² are both ‖w − w₀‖²/‖w‖², but for the logarithms, which are taken off here.",
-        "In the magnitude-aware columns (…_mag_…), 4·(init² − orig²)/ln(‖w − w₀‖²/‖w‖²) is ω/m, whatever σ and α are.",
+        "In the magnitude-aware columns, of pac_mag and of sharp_mag, 4·(init² − orig²)/ln(‖w − w₀‖²/‖w‖²) is ω/m, "
+        "whatever σ and α are.",
         "Every value may be off by half of its last digit; beyond that, "
         f"{100 * RATIO_SLACK:g}% of the ratio and {100 * WEIGHTS_SLACK:g}% of ω/m are allowed.",
         "Findings about σ, α and ‖w₀‖ need the norms of Table 2, which has none for DeiT-T.",

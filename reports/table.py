@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qsweep.db.schema import ROW_KINDS
+from qsweep.db.schema import OPTIONAL, ROW_KINDS
 from qsweep.reports.averages import averaged_over
 from qsweep.reports.declaration import Column, Declaration, paper_values
 from qsweep.reports.outliers import is_outside
@@ -204,12 +204,12 @@ def _row(
     jobs: Mapping[str, Mapping[str, Any]],
 ) -> Row:
     names = [column.value for column in declaration.columns]
-    may_lack = ROW_KINDS[declaration.kind].of.of_user
+    may_lack = names if ROW_KINDS[declaration.kind].of.of_user else OPTIONAL  # what runs return is theirs to choose
     lost = {str(result["job"]) for result in results if not is_finite(result, names, may_lack=may_lack)}
     counted = sorted((one for one in results if str(one["job"]) not in lost), key=lambda one: str(one["job"]))
     cells = []
     for column in declaration.columns:
-        having = (one for one in counted if one[column.value] is not None)
+        having = [one for one in counted if one[column.value] is not None]
         behind = tuple((str(one["job"]), column.scale * float(one[column.value])) for one in having)
         cells.append(make_cell(column, behind, paper.get(column.name)))
     done = {str(result["job"]) for result in results}
@@ -240,13 +240,13 @@ def make_cell(column: Column, behind: tuple[tuple[str, float], ...], paper: floa
 STATISTICS: dict[str, Callable[[list[float]], float]] = {"median": statistics.median, "min": min, "max": max}
 
 
-def is_finite(result: Mapping[str, Any], names: Iterable[str], *, may_lack: bool = False) -> bool:
-    """Whether a model has every value. One may have a finite training loss and overflow in evaluation. With `may_lack`
-    a value may be missing: what runs return is theirs to choose."""
+def is_finite(result: Mapping[str, Any], names: Iterable[str], *, may_lack: Collection[str] = OPTIONAL) -> bool:
+    """Whether a model has every value but those that it `may_lack`. One may have a finite training loss and overflow in
+    evaluation."""
     if result.get("diverged"):
         return False
-    values = [result[name] for name in names]
-    return all(may_lack if value is None else math.isfinite(value) for value in values)
+    values = {name: result[name] for name in names}
+    return all(name in may_lack if value is None else math.isfinite(value) for name, value in values.items())
 
 
 def mean_and_error(values: list[float]) -> tuple[float | None, float | None]:

@@ -421,7 +421,11 @@ def _toml_value(text: str, place: str) -> Any:
     try:
         value = parse_toml(f"value = {text}", place)
     except InputError as error:
-        raise (problem if error.problem.startswith("this is not TOML") else error) from None
+        if not error.problem.startswith("this is not TOML"):
+            raise
+        if NAME.fullmatch(text):  # a word that begins with a digit, such as a fingerprint
+            return text
+        raise problem from None
     if value.keys() != {"value"} or not isinstance(value["value"], bool | int | float | str | list):
         raise problem
     return value["value"]

@@ -269,8 +269,10 @@ class ModelChoice(Choice):
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerChoice(Choice):
-    """A quantizer, of which there is none (None) where the setting `width` is `full`: its bits at full precision."""
+    """A quantizer of `what`, of which there is none (None) where the setting `width` is `full`: its bits at full
+    precision."""
 
+    what: str
     width: str
     full: int
 

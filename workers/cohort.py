@@ -27,8 +27,9 @@ from qsweep.workers.weights import Start
 
 __all__ = ["Cohort", "Result"]
 
-HISTORY = ("losses", "hits", "val_losses", "val_accuracies")
-"""The rows that hold one value an epoch; the last two only where images are held out."""
+HISTORY = ("losses", "hits", "val_losses", "val_accuracies", "changed_codes")
+"""The rows that hold one value an epoch: those of validation only where images are held out, the last one only of
+methods of two passes."""
 
 
 class Cohort:
@@ -112,6 +113,8 @@ class Cohort:
         """Put a member where `state` left it. If that is ahead of others, it waits there for them."""
         if self._position:
             raise ValueError("members are restored before the first step")
+        if "changed_codes" in self._rows and "changed_codes" not in state:  # an earlier version's
+            state = {**state, "changed_codes": torch.full_like(self._rows["changed_codes"][0], torch.nan)}
         self._ahead[member] = state
 
     @property
@@ -147,9 +150,12 @@ class Cohort:
             if not self._position:
                 self._engine.start_activations(images)
             self._engine.begin(epoch, number, len(targets))
-            losses, hits = self._run_step(images, targets)
+            losses, hits, *changed = self._run_step(images, targets)
         self._rows["losses"][:, epoch] += losses
         self._rows["hits"][:, epoch] += hits
+        if "changed_codes" in self._rows:
+            share = changed[0] if changed else torch.nan
+            self._rows["changed_codes"][:, epoch] += share / self._steps_per_epoch
         self._position += 1
         if number == self._steps_per_epoch - 1:
             self._close(epoch)
@@ -308,6 +314,8 @@ class Cohort:
         if Part.VAL in self._source.parts:
             rows["val_losses"] = torch.zeros(slots, epochs, dtype=torch.float64)
             rows["val_accuracies"] = torch.zeros(slots, epochs, dtype=torch.float64)
+        if self._members[0].method.passes > 1:
+            rows["changed_codes"] = torch.zeros(slots, epochs, dtype=torch.float64)
         return {name: row.to(self._device) for name, row in rows.items()}
 
 

@@ -114,6 +114,7 @@ def describe(trained: Trained) -> Result:
         "teacher_hash": trained.teacher_hash,
         "weight_norm": _norm(layout.counted(final)) if kept else None,
         "distance": _norm(layout.counted(final).double() - layout.counted(begun).double()) if kept else None,
+        "changed_codes": _changed_codes(training, rows, trained.epochs),
         "bops": None if isinstance(training.model, Module) else bit_operations(training),
     }
     return Result(
@@ -139,7 +140,21 @@ def epoch_rows(training: Training, rows: Mapping[str, Tensor], epochs: int) -> l
         for epoch, row in enumerate(found):
             row["val_loss"] = finite(float(rows["val_losses"][epoch]))
             row["val_accuracy"] = float(rows["val_accuracies"][epoch])
+    if _has_changed_codes(training):
+        for epoch, row in enumerate(found):
+            row["changed_codes"] = finite(float(rows["changed_codes"][epoch]))
     return found
+
+
+def _has_changed_codes(training: Training) -> bool:
+    return training.method.passes > 1 and training.quantizer is not None
+
+
+def _changed_codes(training: Training, rows: Mapping[str, Tensor], epochs: int) -> float | None:
+    """The mean over the steps of all epochs; none of plain training and of full precision."""
+    if not (_has_changed_codes(training) and epochs):
+        return None
+    return finite(float(rows["changed_codes"][:epochs].mean()))
 
 
 def _layers(trained: Trained, initial: Tensor) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from qsweep.reports.analysis.claims import (
     STEPS_GROW,
     Claim,
     Margins,
+    Verdict,
     eight_bits_equal,
     flatter,
     trend,
@@ -179,9 +180,11 @@ def analyze(
         comparisons += [(models.group, one) for one in adjust(paired, tables)]
         methods = models.methods()
         claims += _marked(judge(methods, flatness), models, spec, runs, measures)
-        for variant in models.variants():
+        variants = models.variants()
+        for variant in variants:
             judged = _judge(variant, flatness, layers, options)
-            claims += _marked(judged, variant, spec, runs, measures)
+            told = [one for one in judged if len(variants) == 1 or one.verdict is not Verdict.NO_DATA]
+            claims += _marked(told, variant, spec, runs, measures)
         if quantizations is not None:
             first = models.runs.iloc[0]
             mine = quantizations[(quantizations["data"] == first["data"]) & (quantizations["model"] == first["model"])]

@@ -73,6 +73,24 @@ def test_a_model_is_called_by_its_components(called: str) -> None:
     assert str(quantization_of(settings(**CALLED[called]))) == called
 
 
+@pytest.mark.parametrize(
+    ("called", "changes"),
+    [
+        ("Int4 · VVTQ", {"quantizer": "vvtq"}),
+        ("W4A4 · VVTQ", {"quantizer": "vvtq", "activation_quantizer": "vvtq", "activation_bits": 4}),
+        ("W4A4 · VVTQ weights", {"quantizer": "vvtq", "activation_bits": 4}),
+        ("W4A4 · VVTQ activations", {"activation_quantizer": "vvtq", "activation_bits": 4}),
+        ("W4A4", {"activation_bits": 4}),
+        (
+            "W4A3 · LIQ · SAM",
+            {"quantizer": "liq", "activation_quantizer": "liq", "activation_bits": 3, "method": "sharp"},
+        ),
+    ],
+)
+def test_quantizers_of_one_name_are_named_once(called: str, changes: dict[str, Any]) -> None:
+    assert str(quantization_of(settings(bits=4, **changes))) == called
+
+
 def test_full_precision_comes_first_and_each_variant_by_itself() -> None:
     rows = [settings(**changes) for changes in reversed(CALLED.values())]
     assert [str(one) for one in sorted(quantizations(rows))] == list(CALLED)

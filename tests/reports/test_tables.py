@@ -88,6 +88,19 @@ def test_a_model_that_overflows_in_evaluation_is_left_out_like_a_diverged_one() 
     assert {cell.count for cell in first.cells} == {242}
 
 
+def test_a_model_that_has_no_value_of_an_optional_column_has_not_diverged() -> None:
+    """Plain trainings change no codes by a perturbation: they are counted, and their cell is empty."""
+    rows = [{**one, "changed_codes": 0.25 if one["bits"] == 4 else None} for one in results()]
+    column = replace(find_table("table1").columns[0], name="changed", value="changed_codes", scale=1)
+    declaration = replace(find_table("table1"), columns=(*find_table("table1").columns, column))
+    settings = {job.identity: job.settings() for job in JOBS}
+    made = make_table(declaration, heading="here", jobs=settings, results=rows)
+    assert [(row.diverged, row.counted, row.cells[-1].mean) for row in made.rows] == [
+        ((), 243, 0.25 if row.keys[-1] == "Int4" else None) for row in made.rows
+    ]
+    assert render(made, Format.MARKDOWN, Layout()).count("–") == 3
+
+
 def test_a_partial_sweep_gives_a_partial_table_that_says_so() -> None:
     text = render(table(results(6)), Format.MARKDOWN, Layout())
     assert "Partial: 6 of 972 models are done." in text

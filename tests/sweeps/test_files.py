@@ -130,6 +130,7 @@ def test_a_set_makes_a_variant_and_one_that_changes_nothing_makes_none() -> None
         ("=3", "not key=value"),
         ("epochs=", "not key=value"),
         ("epochs=abc", "'abc' is not a whole number"),
+        ("epochs=58fa", "'58fa' is not a whole number"),
         ("epochs=[3", "is not a value"),
         ("epochs={a=1}", "is not a value"),
         ("epochs=1\nbits=2", "is not a value"),

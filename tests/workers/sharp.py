@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qsweep.sweeps.training import Training
 from qsweep.workers.data.targets import Targets
-from tests.workers.plain import PlainTraining
+from tests.workers.plain import PlainConv, PlainTraining
 
 
 class SharpTraining(PlainTraining):
@@ -29,6 +29,8 @@ class SharpTraining(PlainTraining):
         }
         self.norms: list[float] = []
         """‖ε‖ of each step."""
+        self.changed: list[float] = []
+        """The share of codes that ε changes, of each part of a batch."""
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(self.net(images), labels)
@@ -54,6 +56,7 @@ class SharpTraining(PlainTraining):
             self.restore(kept)
         kept = {name: value.clone() for name, value in self.net.named_buffers()}
         saved = {name: one.detach().clone() for name, one in self.ball.items()}
+        self.changed.append(self.changed_by(away))
         self.move(away)
         loss = self.loss(images, labels)
         (share * loss).backward()
@@ -65,6 +68,18 @@ class SharpTraining(PlainTraining):
         if not (self.method.bn_second_pass or self.by_float()):
             self.restore(kept)
         return float(loss.detach()) if self.by_float() else first
+
+    @torch.no_grad()
+    def changed_by(self, away: Mapping[str, Tensor]) -> float:
+        """The share of all weights that LSQ or LIQ give another code at w + ε, and s + ε where ε has a share of s."""
+        names, counts, weights = {id(one): name for name, one in self.net.named_parameters()}, 0, 0
+        for conv in self.convs:
+            weights += conv.weight.numel()
+            if conv.bits != 32:
+                step = conv.step + away.get(names[id(conv.step)], 0.0)
+                moved = code_of(conv, conv.weight + away[names[id(conv.weight)]], step)
+                counts += int((moved != code_of(conv, conv.weight, conv.step)).sum())
+        return counts / weights
 
     def by_float(self) -> bool:
         return self.method.name == "saq1" and self.method.case1_gradient == "float"
@@ -124,3 +139,11 @@ class SharpTraining(PlainTraining):
 
 def length(parts: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([one.detach().flatten() for one in parts.values()]).norm()
+
+
+def code_of(conv: PlainConv, weights: Tensor, step: Tensor) -> Tensor:
+    if not conv.liq:
+        return (weights / step).clamp(-(2 ** (conv.bits - 1)), 2 ** (conv.bits - 1) - 1).round()
+    if not conv.linear:
+        weights = (weights - weights.mean()) / weights.std()
+    return ((2**conv.bits - 1) * ((weights / step).clamp(-1, 1) + 1) / 2).round()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
+import itertools
 import subprocess
 import sys
 import threading
@@ -35,7 +36,7 @@ from qsweep.workers.quantizers.compiled import CompiledDeployment
 from qsweep.workers.quantizers.deployment import Deployment
 from tests.workers.test_equivalence import assert_equal_to_plain_models
 from tests.workers.test_independence import assert_same_bits, finish
-from tests.workers.trainings import mixture, on, training
+from tests.workers.trainings import first, mixture, on, training
 
 CPU = torch.device("cpu")
 COMPILED = [form for form in Form if form.compiled]
@@ -53,12 +54,14 @@ def two_precisions(**settings: Any) -> list[Training]:
 
 @pytest.mark.slow
 def test_a_mixed_cohort_with_a_short_last_batch_equals_plain_models(few: Images) -> None:
-    assert_equal_to_plain_models(few, [Form.COMPILED_LOOP], two_precisions(batch_size=32))
+    """Batches of 32, 32 and 8, and a milestone."""
+    assert_equal_to_plain_models(first(few, 72, 30), [Form.COMPILED_LOOP], two_precisions(batch_size=32), steps=4)
 
 
 @pytest.mark.slow
 def test_a_mixed_cohort_of_one_convolution_for_all_equals_plain_models(few: Images) -> None:
-    assert_equal_to_plain_models(few, [Form.COMPILED_GROUPED], two_precisions(batch_size=WHOLE), steps=12)
+    images = first(few, 2 * WHOLE, 30)
+    assert_equal_to_plain_models(images, [Form.COMPILED_GROUPED], two_precisions(batch_size=WHOLE), steps=3)
 
 
 def members(**settings: Any) -> list[Training]:
@@ -98,6 +101,25 @@ def losses(few: Images, form: Form, precision: str = "fp32") -> Tensor:
 @pytest.mark.parametrize("form", COMPILED)
 def test_losses_of_a_whole_training_are_those_of_the_form_that_gathers(few: Images, form: Form) -> None:
     assert (losses(few, form) - losses(few, Form.GATHER)).abs().max() < 2e-3
+
+
+@pytest.mark.slow
+def test_activations_are_rounded_as_in_the_form_that_is_not_compiled(few: Images) -> None:
+    """Step sizes that begin from the first batch, and their gradients: in double precision, compiled for real."""
+    images = first(few, 2 * WHOLE, 30)
+    some = [training(bits=bits, activation_bits=3, seed=bits, **SMALL) for bits in (4, 32)]
+    loop, *others = (
+        Cohort(on(images, some), images, slots=2, form=form, device=CPU, dtype=torch.float64)
+        for form in (Form.LOOP, *COMPILED)
+    )
+    begun = loop.state(0)["parameters"]
+    for cohort, _ in itertools.product((loop, *others), range(3)):
+        cohort.step()
+    steps = loop.layout.activation_steps
+    assert bool((steps.of(loop.state(0)["parameters"][None]) != steps.of(begun[None])).any())
+    for other, member in itertools.product(others, range(len(some))):
+        for name in ("parameters", "statistics", "losses"):
+            torch.testing.assert_close(other.state(member)[name], loop.state(member)[name], rtol=0, atol=1e-10)
 
 
 @pytest.mark.usefixtures("uncompiled")

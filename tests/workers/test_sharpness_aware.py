@@ -27,7 +27,7 @@ from tests.workers.plain import named
 from tests.workers.sharp import SharpTraining
 from tests.workers.test_equivalence import tensors
 from tests.workers.test_independence import assert_same_bits, finish
-from tests.workers.trainings import RATES, UNCOMPILED, on, training
+from tests.workers.trainings import RATES, UNCOMPILED, first, on, training
 
 CPU = torch.device("cpu")
 EVERY: list[dict[str, Any]] = [
@@ -47,6 +47,12 @@ EVERY: list[dict[str, Any]] = [
 SHORT: dict[str, Any] = {"batch_size": 104, "epochs": 2, "milestones": []}
 
 
+@pytest.fixture
+def fewer(few: Images) -> Images:
+    """Two batches of 80."""
+    return first(few, 160, 30)
+
+
 def methods(images: Images, bits: Sequence[int] = (32, 4, 2), rho: float = 0.2, **settings: Any) -> list[Training]:
     """Every method in every width, each once, with radii of their own."""
     found = [
@@ -61,62 +67,68 @@ def cohort_of(trainings: Sequence[Training], images: Images, **more: Any) -> Coh
     return Cohort(trainings, images, **{"slots": len(trainings), "form": Form.GATHER, "device": CPU, **more})
 
 
-@pytest.mark.parametrize(("form", "ascent_images"), [(Form.GATHER, 0), (Form.LOOP, 0), (Form.GATHER, 40)])
-def test_every_method_equals_plain_modules_in_double_precision(few: Images, form: Form, ascent_images: int) -> None:
-    """With parts of 40 images a batch of 104 has three, the last of 24."""
-    trainings = methods(
-        few,
-        bits=(32, 4, 2) if not ascent_images else (4,),
-        learning_rate=0.02,
-        **({"ascent_images": ascent_images} if ascent_images else {}),
-    )
-    cohort = cohort_of(trainings, few, form=form, dtype=torch.float64)
+@pytest.mark.parametrize("ascent_images", [0, 32])
+def test_every_method_equals_plain_modules_in_double_precision(fewer: Images, ascent_images: int) -> None:
+    """With parts of 32 images a batch of 80 has three, the last of 16. The share of the codes that ε changes, too."""
+    settings = {"ascent_images": ascent_images} if ascent_images else {}
+    trainings = methods(fewer, (4,) if ascent_images else (32, 4, 2), learning_rate=0.02, batch_size=80, **settings)
+    forms = [Form.GATHER] if ascent_images else [Form.GATHER, Form.LOOP]
+    cohorts = [cohort_of(trainings, fewer, form=form, dtype=torch.float64) for form in forms]
     plain = [SharpTraining(one) for one in trainings]
-    batches = Batches(few, trainings[0].recipe, CPU, torch.float64)
+    batches = Batches(fewer, trainings[0].recipe, CPU, torch.float64)
     batches.open(0)
-    losses = [0.0] * len(plain)
-    for number in range(trainings[0].steps_per_epoch):
-        losses = [sum_ + one.step(*batches.batch(number)) for sum_, one in zip(losses, plain, strict=True)]
+    steps = trainings[0].steps_per_epoch
+    losses = [sum(one.step(*batches.batch(number)) for number in range(steps)) / steps for one in plain]
+    for cohort, _ in itertools.product(cohorts, range(steps)):
         cohort.step()
-    for member, (one, reference) in enumerate(zip(trainings, plain, strict=True)):
-        found, wanted = tensors(cohort, member, one), named(reference.net, one)
+    parts = [0.4, 0.4, 0.2] if ascent_images else [1.0]
+    for (member, one), cohort in itertools.product(enumerate(trainings), cohorts):
+        found, wanted = tensors(cohort, member, one), named(plain[member].net, one)
         for name, tensor in wanted.items():
             torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-10, msg=f"{one.method} {one.bits} {name}")
-        mean = losses[member] / one.steps_per_epoch
-        assert cohort.history(member)[0]["train_loss"] == pytest.approx(mean, abs=1e-10)
+        epoch = cohort.history(member)[0]
+        assert epoch["train_loss"] == pytest.approx(losses[member], abs=1e-10)
+        shares = zip(plain[member].changed, parts * steps, strict=True)
+        changed = sum(share * part for share, part in shares) / steps
+        assert epoch.get("changed_codes") == (pytest.approx(changed, abs=1e-12) if one.quantizer else None)
+        assert bool(changed) is bool(one.quantizer)
+
+
+def without_a_radius(images: Images, form: Form, bits: Sequence[int] = (32, 4, 2)) -> None:
+    """Train without a radius and plainly: the same bits, and no code is another one."""
+    sharp = [one for one in methods(images, bits, rho=0.0, epochs=1) if not one.method.bn_second_pass]
+    plain = [dataclasses.replace(one, method=training().method) for one in sharp]
+    trained = (finish(cohort_of(some, images, form=form, slots=len(some) + 1)) for some in (plain, sharp))
+    for number, (one, other) in enumerate(zip(*trained, strict=True)):
+        unchanged = 0.0 if sharp[number].quantizer else None
+        assert other.run.pop("changed_codes") == unchanged
+        assert [epoch.pop("changed_codes", None) for epoch in other.epochs] == [unchanged]
+        assert one.run.pop("changed_codes") is None
+        assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize("form", UNCOMPILED)
 def test_without_a_radius_every_method_is_plain_training_bit_for_bit(few: Images, form: Form) -> None:
-    sharp = [one for one in methods(few, rho=0.0, epochs=1) if not one.method.bn_second_pass]
-    plain = [dataclasses.replace(one, method=training().method) for one in sharp]
-    trained = (finish(cohort_of(some, few, form=form, slots=len(some) + 1)) for some in (plain, sharp))
-    for one, other in zip(*trained, strict=True):
-        assert_same_bits(one, other)
+    without_a_radius(few, form)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("form", [form for form in Form if form.compiled])
 def test_without_a_radius_every_method_is_plain_training_in_compiled_forms_too(few: Images, form: Form) -> None:
-    sharp = [one for one in methods(few, (32, 2), rho=0.0, epochs=1) if not one.method.bn_second_pass]
-    plain = [dataclasses.replace(one, method=training().method) for one in sharp]
-    trained = (finish(cohort_of(some, few, form=form, slots=len(some) + 1)) for some in (plain, sharp))
-    for one, other in zip(*trained, strict=True):
-        assert_same_bits(one, other)
+    without_a_radius(few, form, (32, 2))
 
 
 @pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("form", [Form.GATHER, *(form for form in Form if form.compiled)])
-def test_a_compiled_form_pulls_back_through_the_rounding_of_each_method(few: Images, form: Form) -> None:
-    trainings = methods(few, (32, 2), learning_rate=0.02)
-    one, other = (cohort_of(trainings, few, form=which, dtype=torch.float64) for which in (form, Form.LOOP))
-    for _ in range(trainings[0].steps_per_epoch):
-        one.step()
-        other.step()
-    for member in range(len(trainings)):
-        here, there = one.state(member), other.state(member)
-        for name in ("parameters", "statistics"):
+def test_a_compiled_form_pulls_back_through_the_rounding_of_each_method(fewer: Images) -> None:
+    trainings = methods(fewer, (32, 2), learning_rate=0.02, batch_size=80)
+    forms = [Form.LOOP, *(form for form in Form if form.compiled)]
+    first, *others = (cohort_of(trainings, fewer, form=form, dtype=torch.float64) for form in forms)
+    for cohort, _ in itertools.product((first, *others), range(trainings[0].steps_per_epoch)):
+        cohort.step()
+    for other, member in itertools.product(others, range(len(trainings))):
+        here, there = first.state(member), other.state(member)
+        for name in ("parameters", "statistics", "changed_codes"):
             torch.testing.assert_close(here[name], there[name], rtol=0, atol=1e-9)
 
 
@@ -174,6 +186,9 @@ def test_where_nothing_is_clipped_the_first_case_is_the_third_bit_for_bit(few: I
         assert torch.equal(one, other) is same
 
 
+STEP = 0.5
+
+
 class Surface:
     """The engine's verbs on a loss of weights (2) that is given as a function; they are deployed as `rounded` says, and
     the slope of that is 1 between −1 and 1, else 0."""
@@ -186,12 +201,14 @@ class Surface:
         self.layout = Layout([ModuleSpec(name="", tensors=(names, step), draw=dict)])
         self.parameters = torch.zeros(len(rows), self.layout.parameters_length, dtype=torch.float64)
         self.parameters[:, :2] = rows
+        self.parameters[:, 2] = STEP
         self._loss, self._rounded = loss, rounded
         self.points: list[Tensor] = []
         """Where each pass was taken."""
         self.losses: list[Tensor] = []
         self.slopes: list[Tensor] = []
         self.applied: Tensor
+        self.changed: Tensor
 
     def place(self, parameters: Tensor) -> Any:
         return SimpleNamespace(parameters=parameters, weights=torch.zeros_like(parameters))
@@ -225,7 +242,7 @@ def stepped(
     rounded: Callable[[Tensor], Tensor] | None = None,
 ) -> Surface:
     surface: Any = Surface(loss, rows, rounded)
-    TwoPasses(chosen, surface).step(torch.empty(0), torch.empty(0))
+    surface.changed = TwoPasses(chosen, surface).step(torch.empty(0), torch.empty(0))[2]
     return surface
 
 
@@ -266,8 +283,9 @@ def test_where_no_code_changes_sam_on_rounded_weights_is_plain_training() -> Non
     """SAQ's second case vanishes there: both passes see the same network. A larger radius changes a code."""
     rows = torch.tensor([[0.55, -0.4]] * 2, dtype=torch.float64)
     chosen = [training(bits=4, method="sam", rho=rho) for rho in (0.1, 0.5)]
-    found = stepped(bowl, rows, *chosen, rounded=lambda weights: (2 * weights).round() / 2)
+    found = stepped(bowl, rows, *chosen, rounded=lambda weights: (weights / STEP).round() * STEP)
     here, there = found.points
+    assert found.changed.tolist() == [0.0, 0.5]
     assert torch.equal(here[0], there[0])
     assert torch.equal(found.applied[0], found.slopes[0][0])
     assert not torch.equal(here[1], there[1])

@@ -25,8 +25,9 @@ class Method(Protocol):
     nothing from one step to the next.
     """
 
-    def step(self, images: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Train on a batch; each model's mean loss (M, float64) and hits (M), as the epoch's history counts them."""
+    def step(self, images: Tensor, targets: Targets) -> tuple[Tensor, ...]:
+        """Train on a batch; each model's mean loss (M, float64) and hits (M), as the epoch's history counts them; and
+        of a method of two passes that knows it, the share of the weights whose code ε changes (M, float64)."""
 
 
 def method_of(trainings: Sequence[Training], engine: Engine) -> Method:
