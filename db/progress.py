@@ -91,7 +91,7 @@ class Progress:
     def time_left(self) -> str:
         """What is known of the time left: never 0 s while a job is open."""
         if not self.still_open:
-            return "complete"
+            return "nothing left to do here" if self.blocked or self.counts.away else "complete"
         if self.seconds_left is None:
             return "time left: unknown"
         return f"time left: about {duration(max(self.seconds_left, 1.0))}"

@@ -180,7 +180,7 @@ class ResultStore:
     def read_file(self, kind: str, publication: str) -> pa.Table:
         """All rows of one file with every column that is known, counted or not. Raises DamagedResults."""
         path = self._path(kind, publication)
-        self._check_file(path)
+        self._check_file(path, "is not a file")
         try:
             with self._files.open_input_file(path) as source:
                 file = pq.ParquetFile(source, page_checksum_verification=True)
@@ -273,13 +273,13 @@ class ResultStore:
         version = int((schema.metadata or {}).get(b"qsweep.schema", VERSION))
         return version > VERSION or not set(schema.names) <= set(ROW_KINDS[kind].columns.names)
 
-    def _check_file(self, path: str) -> None:
-        """Raise DamagedResults if something else than a file lies there: opening a pipe or a device would never end."""
+    def _check_file(self, path: str, why: str | None = None) -> None:
+        """Raise DamagedResults, and say why, if no file lies there: opening a pipe or a device would never end."""
         if not isinstance(self._files, fs.LocalFileSystem):
             return
         with suppress(OSError):  # whatever is the matter with it, opening it tells
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise DamagedResults(f"{path}: this is not a file")
+                raise DamagedResults(why or f"{path}: this is not a file")
 
     def _path(self, kind: str, publication: str) -> str:
         assert kind in ROW_KINDS, f"{kind} is not a kind of result"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import isclose
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -214,6 +215,7 @@ def _check_rows(table: pa.Table, kind: RowKind, publication: Publication, traine
             raise ValueError(f"{name}: there is no form {row.get('form')!r} in {row.get('slots')} slots")
         if kind.name == "runs" and not one.diverged:
             _check_found(row, job.training.recipe.epochs, name)
+        _check_gap(row, name)
         if File.MODEL in job.kind.takes:
             _check_origin(row, _origin(one.claim, trained), name)
 
@@ -234,5 +236,15 @@ def _check_origin(row: dict[str, Any], origin: Origin | None, name: str) -> None
 def _check_found(row: dict[str, Any], epochs: int, name: str) -> None:
     if missing := [key for key in FOUND if row.get(key) is None]:
         raise ValueError(f"{name}: it did not diverge, and its row has no {missing[0]}")
-    if row["chosen_epoch"] > epochs:
+    if not min(epochs, 1) <= row["chosen_epoch"] <= epochs:
         raise ValueError(f"{name}: it has {epochs} epochs, and chose epoch {row['chosen_epoch']}")
+
+
+def _check_gap(row: dict[str, Any], name: str) -> None:
+    """The gap is the loss on test images, or on corrupted ones, less that on training images."""
+    losses = [row.get(key) for key in ("train_loss", "corrupted_loss" if "corrupted_loss" in row else "test_loss")]
+    if any(loss is None for loss in losses):
+        return
+    gap, of_losses = row.get("generalization_gap"), losses[1] - losses[0]
+    if gap is None or not isclose(gap, of_losses, rel_tol=1e-6, abs_tol=1e-6 * max(losses)):
+        raise ValueError(f"{name}: its losses differ by {of_losses:g}, and its gap is {gap}")

@@ -288,7 +288,10 @@ def is_running(server: Server) -> bool:
 def _initialize(server: Server, programs: Path, account: str | None) -> None:
     """Make a database whose superuser has no password."""
     missing = [one for one in server.folder.parents if not one.exists()]
-    server.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        server.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"nothing can be written there: {error.strerror}", place=f"--dir {server.folder}") from None
     if account is not None:
         for one in missing:
             one.chmod(0o711)  # whatever root's umask says, the account has to get to its folder

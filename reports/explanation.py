@@ -14,6 +14,7 @@ from qsweep.db.schema import ROW_KINDS
 from qsweep.reports.declaration import Column
 from qsweep.reports.escaping import on_one_line
 from qsweep.reports.listing import listed
+from qsweep.reports.screen import paragraph
 from qsweep.reports.source import Source
 from qsweep.reports.table import Cell, Row, Table
 from qsweep.sweeps.errors import InputError, nearest
@@ -109,6 +110,8 @@ def told(explanation: Explanation, width: int | None = None) -> str:
     files = [Path(one) for one in jobs["file"].to_pylist()]
     lines += [f"files     {len({*files})} in {folder}" for folder in dict.fromkeys(one.parent for one in files)]
     lines = [on_one_line(line) for line in lines]
+    if width is not None:
+        lines[:1] = paragraph(lines[0], width)
     if not jobs.num_rows:
         return "\n".join(lines) + "\n"
     short = jobs.set_column(0, "job", pc.utf8_slice_codeunits(jobs["job"], 0, 12))

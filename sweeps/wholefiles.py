@@ -16,6 +16,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -46,9 +47,11 @@ def whole_file(
     With `new` it replaces nothing: FileExistsError if there is something at `path` by then.
 
     It has that mode, less the umask. `at` names the points of the fault suite: `AT.written` before the rename,
-    `AT.renamed` after it. With `tidy`, what killed writers of `path` left beside it goes first.
+    `AT.renamed` after it. `tidy` is for places that a user named: it is written where a link leads, OSError if that is
+    a device, a pipe or a socket, which a rename would remove, and what killed writers of `path` left there goes first.
     """
     if tidy:
+        path = _named(path)
         clear_abandoned(path)
     temporary, begun = _begun(path, lambda one: os.open(one, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
     try:
@@ -67,6 +70,15 @@ def whole_file(
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def _named(path: Path) -> Path:
+    """Where a user's path leads. OSError if there is neither a file nor a folder, but something else."""
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "this is a device, a pipe or a socket", str(path))
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def rename_new(temporary: Path, path: Path) -> None:

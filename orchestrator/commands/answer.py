@@ -240,6 +240,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Export the committed results: a bundle to publish, from which every table comes by --from, or tracker runs."""
+    from qsweep.orchestrator.layout import say
     from qsweep.reports.bundle import write_bundle
     from qsweep.reports.opening import opened_source
     from qsweep.reports.trackers import export_to
@@ -255,7 +256,7 @@ def export(
                 return
             size = sum(entry["bytes"] for entry in files)
             rows = ", ".join(f"{entry['rows']} {Path(entry['file']).stem}" for entry in files if entry["rows"])
-            typer.echo(f"{out}: {rows}; {size_text(size)}")
+            say(f"{out}: {rows}; {size_text(size)}")
         else:
             count = export_to(tracker, source, out, told=_tell)
             if as_json:

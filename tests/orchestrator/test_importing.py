@@ -390,6 +390,9 @@ TABLES: dict[str, tuple[str, Callable[[pa.Table], pa.Table], str]] = {
     "no accuracy": ("runs", put("test_accuracy", {0: None}), "has no test_accuracy"),
     "no accuracies at all": ("runs", lambda t: t.drop(["train_accuracy"]), "has no train_accuracy"),
     "an epoch chosen after the last": ("runs", put("chosen_epoch", {0: 3}), "has 2 epochs, and chose epoch 3"),
+    "an epoch chosen before the first": ("runs", put("chosen_epoch", {0: 0}), "has 2 epochs, and chose epoch 0"),
+    "a gap that is none of its losses": ("runs", put("generalization_gap", {0: 9.0}), "its gap is 9.0"),
+    "no gap": ("runs", put("generalization_gap", {0: None}), "differ by 0.25, and its gap is None"),
     "no column of a setting": ("runs", lambda t: t.drop(["bits"]), "or of another job"),
     "a setting that the job has not": (
         "runs", lambda t: t.append_column("beta1", pa.array([0.5] * len(t), pa.float64())), "or of another job",

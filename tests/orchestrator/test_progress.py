@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from rich.console import Console
@@ -92,6 +92,12 @@ def test_a_finished_sweep_is_complete() -> None:
     assert progress.share == 1
     assert progress.line().startswith("4/4 done")
     assert progress.line().endswith("complete")
+
+
+def test_who_has_nothing_left_to_do_does_not_call_complete_what_is_away_or_blocked() -> None:
+    away = Tally().look(replace(counts(2, 2, 0), away=2), work(2, 4))
+    blocked = Tally().look(counts(2, 0, 2), work(2, 4), blocked=2)
+    assert [one.time_left() for one in (away, blocked)] == ["nothing left to do here"] * 2
 
 
 def test_what_diverged_has_nothing_to_average() -> None:

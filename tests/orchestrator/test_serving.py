@@ -81,6 +81,8 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     passwords = tmp_path / "p"
     with pytest.raises(InputError, match="nothing can be written there"):
         start(Server(folder=tmp_path / "file" / "pg", passwords=passwords, host="127.0.0.1", port=free_port()))
+    with pytest.raises(InputError, match="nothing can be written there"):
+        start(Server(folder=Path("/proc/pg"), passwords=passwords, host="127.0.0.1", port=free_port()))
     assert not passwords.exists()
 
 

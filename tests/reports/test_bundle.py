@@ -214,7 +214,9 @@ def test_a_cell_names_its_jobs_attempts_code_and_files(made: Made) -> None:
             assert row["job"] in pd.read_parquet(row["file"]).job.to_list()
             assert row["attempt"] == 1
             assert row["optimizer"] == made.frame().set_index("job").optimizer[row["job"]]
-        text = told(found)
+        text, narrow = told(found), told(found, 80)
+    assert all(len(line) <= 80 for line in narrow.split("value ")[0].splitlines())
+    assert narrow.split("value ")[0].split() == text.split("value ")[0].split()
     assert "code      1.0+made" in text
     assert all(job[:12] in text for job in group.job)
 

@@ -37,6 +37,21 @@ def test_a_file_is_the_new_one_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_a_user_names_is_written_where_its_links_lead_and_takes_the_place_of_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for content in (b"old", b"new"):
+        write_whole(tmp_path / "link", content, tidy=True)
+        assert ((tmp_path / "link").is_symlink(), (tmp_path / "file").read_bytes()) == (True, content)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "to-pipe"):
+        before = path.lstat()
+        with pytest.raises(OSError, match="device, a pipe or a socket"):
+            write_whole(path, b"lost", tidy=True)
+        assert (before.st_ino, before.st_mode) == (path.lstat().st_ino, path.lstat().st_mode)
+    assert len(os.listdir(tmp_path)) == 4
+
+
 @pytest.mark.usefixtures("small_disk")
 def test_on_a_full_disk_the_old_file_stays_and_nothing_else_does(tmp_path: Path) -> None:
     path = tmp_path / "file"
