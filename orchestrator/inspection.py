@@ -242,9 +242,9 @@ def _check_found(row: dict[str, Any], epochs: int, name: str) -> None:
 
 def _check_gap(row: dict[str, Any], name: str) -> None:
     """The gap is the loss on test images, or on corrupted ones, less that on training images."""
-    losses = [row.get(key) for key in ("train_loss", "corrupted_loss" if "corrupted_loss" in row else "test_loss")]
-    if any(loss is None for loss in losses):
+    trained, tested = row.get("train_loss"), row.get("corrupted_loss" if "corrupted_loss" in row else "test_loss")
+    if trained is None or tested is None:
         return
-    gap, of_losses = row.get("generalization_gap"), losses[1] - losses[0]
-    if gap is None or not isclose(gap, of_losses, rel_tol=1e-6, abs_tol=1e-6 * max(losses)):
+    gap, of_losses = row.get("generalization_gap"), tested - trained
+    if gap is None or not isclose(gap, of_losses, rel_tol=1e-6, abs_tol=1e-6 * max(trained, tested)):
         raise ValueError(f"{name}: its losses differ by {of_losses:g}, and its gap is {gap}")

@@ -143,7 +143,7 @@ def curves(epochs: pd.DataFrame, models: Models, metric: str) -> pd.DataFrame:
     return spread_of(grouped).reset_index().dropna()
 
 
-def spread_of(grouped: SeriesGroupBy) -> pd.DataFrame:
+def spread_of(grouped: SeriesGroupBy[Any, Any]) -> pd.DataFrame:
     """The quantiles `low`, `median` and `high` of each group, of which there may be none."""
     asked = pd.Index([BAND[0], 0.5, BAND[1]])
     found = grouped.quantile(asked).unstack().reindex(columns=asked)

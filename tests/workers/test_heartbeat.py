@@ -38,7 +38,7 @@ def test_a_heartbeat_tells_what_the_agent_and_the_processes_below_it_use(tmp_pat
     with Registry.open(tmp_path / "registry.db", create=True) as registry:
         number = registry.agents.enlist(INFO)
         gauge = Gauge(wall=lambda: now, clock=lambda: now)
-        heartbeat = Heartbeat(registry.queue, number, lease=30.0, patience=600.0, gauge=gauge)
+        heartbeat = Heartbeat(registry.queue, number, lease=30.0, patience=600.0, gauge=gauge.read)
         heartbeat._beat_once()  # it begins to count
         now += 10.0
         heartbeat._beat_once()

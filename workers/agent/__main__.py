@@ -101,7 +101,7 @@ def run(
     sys.stdout.flush()
     log_file.parent.mkdir(parents=True, exist_ok=True)
     log_to(log_file)
-    heartbeat = Heartbeat(registry.queue, agent, lease=lease, patience=PATIENCE, gauge=Gauge())
+    heartbeat = Heartbeat(registry.queue, agent, lease=lease, patience=PATIENCE, gauge=Gauge().read)
     merging = Merging.of(home, registry, stop)
     place = Workplace(
         home=home,

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 
 from qsweep.db.errors import LeaseLost
+from qsweep.db.rows import Load
 from qsweep.sweeps.errors import QsweepError
 from qsweep.sweeps.faults import point
-from qsweep.workers.agent.gauge import Gauge
 from qsweep.workers.agent.queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,13 @@ class Heartbeat:
     """
 
     def __init__(
-        self, queue: JobQueue, agent: int, *, lease: float, patience: float, gauge: Gauge | None = None
+        self,
+        queue: JobQueue,
+        agent: int,
+        *,
+        lease: float,
+        patience: float,
+        gauge: Callable[[], Load | None] | None = None,
     ) -> None:
         self.queue = queue
         self.agent = agent
@@ -93,7 +99,7 @@ class Heartbeat:
             return
         try:
             point("heartbeat")
-            load = None if self._gauge is None else self._gauge.read()
+            load = None if self._gauge is None else self._gauge()
             self.unwanted = self.queue.beat(self.agent, self._note, load)
             self._beaten = time.monotonic()
         except LeaseLost:

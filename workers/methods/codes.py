@@ -42,8 +42,8 @@ class Codes:
             return torch.zeros_like(self._quantized, dtype=torch.float64)
         now = self._of(deployed)
         others = (now - self._before).abs() > APART if self._steps_move else now != self._before
-        counts: Tensor = others.sum(1) * self._quantized
-        return counts.double() / self._weights
+        shares: Tensor = (others.sum(1) * self._quantized).double() / self._weights
+        return shares
 
     @torch.no_grad()
     def _of(self, deployed: Deployed) -> Tensor:
