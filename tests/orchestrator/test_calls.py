@@ -85,7 +85,7 @@ ENDS = {
     "exits": ("crash", "sys.exit(3)"),
     "killed": ("crash", "killed by signal 9"),
     "leaks": ("memory", "GB are allowed"),
-    "hangs": ("timeout", "not done after 4 s"),
+    "hangs": ("timeout", "not done after 15 s"),
     "junk": ("input", "the returned model is <object"),
 }
 SWEEP = f"""
