@@ -11,7 +11,7 @@ import pytest
 
 from qsweep.reports.charts.chart import Categories, Chart, Dots, Mark, Panel, Rule
 from qsweep.reports.charts.sampling import LEAST, MOST, count_dots, sampled, sampling_note
-from qsweep.reports.page.charts import _chart
+from qsweep.reports.page.charts import chart_content
 from qsweep.reports.page.joblist import JobList
 
 SIZES = (9 * MOST, 3 * MOST, 5)
@@ -71,7 +71,7 @@ def test_a_figure_says_how_many_are_drawn_and_one_with_few_dots_is_what_it_was()
     labels = Categories(labels=())
     chart = Chart(names=("a", "b", "c"), panels=(Panel(x=labels, y=labels, marks=tuple(many)),), minimum=1, columns=1)
     jobs = JobList(ids={"train": []}, content={})
-    content = _chart(chart, jobs)
+    content = chart_content(chart, jobs)
     shown = sum(len(one["y"]) for one in content["panels"][0]["marks"] if one["type"] == "dots")
     assert content["note"].startswith(f"Of {sum(SIZES):,} dots {shown:,} are drawn")
-    assert "note" not in _chart(Chart(names=("a",), panels=(), minimum=1, columns=1), jobs)
+    assert "note" not in chart_content(Chart(names=("a",), panels=(), minimum=1, columns=1), jobs)
