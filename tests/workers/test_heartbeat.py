@@ -50,6 +50,27 @@ def test_a_heartbeat_tells_what_the_agent_and_the_processes_below_it_use(tmp_pat
     assert (row["at"], row["gpu"], row["gpu_memory"]) == (110.0, None, None)
 
 
+def test_a_reading_that_fails_is_the_last_one_and_costs_no_heartbeat(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[None] = []
+
+    def gone() -> None:
+        asked.append(None)
+        raise RuntimeError("the GPU fell off the bus")
+
+    with Registry.open(tmp_path / "registry.db", create=True) as registry:
+        number = registry.agents.enlist(INFO)
+        heartbeat = Heartbeat(registry.queue, number, lease=30.0, patience=600.0, gauge=gone)
+        before = heartbeat._beaten
+        heartbeat._beat_once()
+        heartbeat._beat_once()
+    assert heartbeat._beaten > before
+    assert not heartbeat.lost.is_set()
+    assert len(asked) == 1
+    assert "the GPU fell off the bus" in caplog.text
+
+
 ALONE = """
 import resource, subprocess, sys
 from qsweep.workers.agent.gauge import Gauge

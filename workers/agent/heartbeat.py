@@ -99,11 +99,19 @@ class Heartbeat:
             return
         try:
             point("heartbeat")
-            load = None if self._gauge is None else self._gauge()
-            self.unwanted = self.queue.beat(self.agent, self._note, load)
+            self.unwanted = self.queue.beat(self.agent, self._note, self._load())
             self._beaten = time.monotonic()
         except LeaseLost:
             log.error("the lease of agent %d is lost: its work is discarded", self.agent)
             self.lost.set()
         except QsweepError as error:
             log.error("no heartbeat: %s", error)  # the next one may get through
+
+    def _load(self) -> Load | None:
+        """What the agent uses. A reading that fails is its last, and costs no beat: it is only looked at."""
+        try:
+            return None if self._gauge is None else self._gauge()
+        except Exception:
+            log.exception("what this agent uses is not read any more")
+            self._gauge = None
+            return None
